@@ -1,0 +1,52 @@
+"""renormlite: train with Batch Renormalization, fold, export, and prove parity on the device.
+
+Names are loaded on first use (PEP 562): importing renormlite imports no TensorFlow, so the parity
+checks run where there is only Python, NumPy and a runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .errors import UserError as UserError
+    from .export.exporter import export_model as export_model
+    from .export.fold import FoldResult as FoldResult
+    from .export.fold import fold as fold
+    from .export.fold import register_affine as register_affine
+    from .export.manifest import Manifest as Manifest
+    from .runtime_checks.parity import ParityReport as ParityReport
+    from .runtime_checks.parity import check_parity as check_parity
+    from .toolkit.layers import BatchRenormalization as BatchRenormalization
+    from .toolkit.layers import ChannelAffine as ChannelAffine
+
+_HOME = {
+    "BatchRenormalization": ".toolkit.layers",
+    "ChannelAffine": ".toolkit.layers",
+    "FoldResult": ".export.fold",
+    "Manifest": ".export.manifest",
+    "ParityReport": ".runtime_checks.parity",
+    "UserError": ".errors",
+    "check_parity": ".runtime_checks.parity",
+    "export_model": ".export.exporter",
+    "fold": ".export.fold",
+    "register_affine": ".export.fold",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from the module it lives in, on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'renormlite' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

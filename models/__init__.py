@@ -1,0 +1,1 @@
+"""Reference networks and their training recipes on real data."""

@@ -1,0 +1,1 @@
+"""The verdict as terminal table, HTML, JSON and JUnit XML."""

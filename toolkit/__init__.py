@@ -1,0 +1,1 @@
+"""TRAIN: normalization layers, their schedules and statistics, conversion, diagnostics."""

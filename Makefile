@@ -1,0 +1,86 @@
+# From a fresh clone: `make check` trains, folds, exports and checks; `make test` runs the tests.
+# Each target makes what it needs first, and nothing that is already there.
+
+# A model of your own: make check MODEL=path/to/any.keras [INPUTS=data.npz]
+MODEL      ?=
+NAME       := $(if $(MODEL),$(basename $(notdir $(MODEL))),digits)
+FORMATS    ?= tflite,onnx
+PRECISION  ?= float32
+CALIBRATION ?=
+TARGETS    ?=
+PYTHON     ?= python3
+
+OUT        := build/$(NAME)
+TRAINED    := $(if $(MODEL),$(MODEL),$(OUT)/$(NAME).keras)
+INPUTS     ?= $(if $(MODEL),,$(OUT)/$(NAME).samples.npz)
+VENV       := .venv
+BIN        := $(VENV)/bin
+INSTALLED  := $(VENV)/.installed
+OPTIONS    := $(OUT)/.options
+EXPORT_OPTIONS := --to $(FORMATS) --precision $(PRECISION) \
+	$(if $(INPUTS),--inputs $(INPUTS)) $(if $(CALIBRATION),--calibration $(CALIBRATION))
+
+TRAIN_SOURCES  := $(wildcard models/*.py toolkit/*.py)
+EXPORT_SOURCES := $(wildcard export/*.py export/fold/*.py export/fold/rules/*.py)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DELETE_ON_ERROR:
+.PHONY: help install train export check test test-devices lint typecheck bench constraints clean FORCE
+
+help: ## Explain every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: MODEL=path/to/any.keras  INPUTS=data.npz  FORMATS=tflite,onnx"
+	@echo "             PRECISION=float32,int8  CALIBRATION=data.npz  TARGETS=litert,onnxruntime"
+
+install: $(INSTALLED) ## Create .venv with everything pinned in constraints.txt
+
+train: $(TRAINED) ## Train the digits network on real data (build/digits/digits.keras)
+
+export: $(OUT)/manifest.json ## Fold and export to TFLite and ONNX (build/NAME/)
+
+check: $(OUT)/manifest.json ## Check that the exported files compute what the trained model computes
+	$(BIN)/renormlite check $(OUT) $(if $(TARGETS),--on $(TARGETS))
+
+test: $(INSTALLED) ## Run the tests that need nothing but Python
+	$(BIN)/pytest -n 2 --dist loadfile -m "not devices"
+
+lint: $(INSTALLED) ## Ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(INSTALLED) ## mypy over the package under its own name, whatever the checkout is called
+	@mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/renormlite
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p renormlite
+
+constraints: $(INSTALLED) ## Rewrite constraints.txt from what is installed and passed the tests
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable; } > constraints.tmp
+	mv constraints.tmp constraints.txt
+
+clean: ## Remove what was built (keeps .venv)
+	rm -rf build dist *.egg-info
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "renormlite needs Python 3.11 or newer; name one: make PYTHON=python3.12 install"; exit 2; }
+	$(PYTHON) -m venv $(VENV) || \
+		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(OUT)/manifest.json: $(TRAINED) $(OPTIONS) $(EXPORT_SOURCES) | $(INSTALLED)
+	$(BIN)/renormlite export $(TRAINED) --output $(OUT) $(EXPORT_OPTIONS)
+
+ifeq ($(MODEL),)
+$(TRAINED): $(TRAIN_SOURCES) | $(INSTALLED)
+	$(BIN)/renormlite train $(NAME) --output $@
+else
+$(MODEL):
+	@echo "MODEL=$(MODEL): there is no such file; name a model saved by model.save('NAME.keras')"; exit 2
+endif
+
+# Holds the export's options; rewritten, and so newer than the artifacts, only when they change.
+$(OPTIONS): FORCE
+	@mkdir -p $(@D)
+	@echo '$(EXPORT_OPTIONS)' | cmp -s - $@ || echo '$(EXPORT_OPTIONS)' > $@

@@ -1,0 +1,65 @@
+"""`renormlite train`: train a reference network on real data."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..models import RECIPES
+
+if TYPE_CHECKING:
+    import keras
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(RECIPES)))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to save the model.  [default: build/NAME/NAME.keras]",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seeds weights and order.")
+def command(name: str, output: Path | None, epochs: int | None, seed: int) -> None:
+    """Train the reference network NAME on real data and print its test accuracy.
+
+    \b
+    Leaves two files:
+      NAME.keras          the trained model
+      NAME.samples.npz    held-out real data: for calibration and for the checks
+    """
+    output = output or Path("build", name, f"{name}.keras")
+    if output.suffix != ".keras":
+        raise click.BadParameter(f"expected a name that ends in .keras, got {output}.")
+    console = Console()
+    recipe = importlib.import_module(f"..models.{name}", __package__)
+    epochs = recipe.EPOCHS if epochs is None else epochs
+    with Progress(
+        TextColumn(f"train {name}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs  loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task(name, total=epochs, loss="-")
+
+        def advance(epoch: int, logs: dict[str, float]) -> None:
+            progress.update(task, completed=epoch + 1, loss=f"{logs['loss']:.4f}")
+
+        trained = recipe.train(epochs=epochs, seed=seed, callbacks=[_on_epoch_end(advance)])
+    samples = trained.save(output)
+    console.print(f"test accuracy {trained.accuracy:.4f} on {len(trained.test.y)} held-out samples")
+    console.print(f"wrote {output} and {samples}", highlight=False, soft_wrap=True)
+
+
+def _on_epoch_end(call: object) -> keras.callbacks.Callback:
+    import keras
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=call)

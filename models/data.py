@@ -1,0 +1,53 @@
+"""Real data that ships with a package, so that training needs no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a labelled data set.
+
+    Attributes:
+        x: Inputs, float32, shape (N, ...).
+        y: Class labels, int64, shape (N,).
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled data set, split once and for all: ``train`` to fit on, ``test`` to judge by."""
+
+    name: str
+    train: Split
+    test: Split
+
+
+def handwritten_digits() -> Dataset:
+    """Return scikit-learn's handwritten digits: 1,797 real scans of 8 x 8 pixels, 10 classes.
+
+    A fifth, the same for every call and balanced over the classes, is held back as ``test``.
+
+    Returns:
+        Images in [0, 1], shape (N, 8, 8, 1), with labels 0 to 9.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository
+    (1998), the test part, as ``sklearn.datasets.load_digits`` carries it.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = (digits.images / 16.0).astype(np.float32)[..., None]
+    labels = digits.target.astype(np.int64)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
+    return Dataset("handwritten digits", Split(x_train, y_train), Split(x_test, y_test))

@@ -1,7 +1,7 @@
 """A small CNN for handwritten digits: every kind of block that a norm commonly follows.
 
-Conv -> norm -> relu, a depthwise-separable block, and Dense -> norm, trained with batches of 4, where
-batch normalization suffers and batch renormalization does not.
+Conv -> norm -> relu, a depthwise-separable block, and Dense -> norm, trained with batches of 4,
+where batch normalization suffers and batch renormalization does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a reference network is trained: the loop that every recipe shares, and what it leaves behind."""
+"""How a reference network is trained: the loop that recipes share, and what it leaves behind."""
 
 from __future__ import annotations
 

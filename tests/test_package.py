@@ -1,4 +1,4 @@
-"""Protects the shape of the package: what a wheel holds, what an import drags in, who imports whom."""
+"""Protects the shape of the package: what a wheel holds, what an import loads, who imports whom."""
 
 import ast
 import os

@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from .runtime_checks.parity import check_parity as check_parity
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
     from .toolkit.layers import ChannelAffine as ChannelAffine
+    from .toolkit.schedules import LinearRamp as LinearRamp
+    from .toolkit.schedules import paper_schedule as paper_schedule
 
 _HOME = {
     "BatchRenormalization": ".toolkit.layers",
     "ChannelAffine": ".toolkit.layers",
     "FoldResult": ".export.fold",
+    "LinearRamp": ".toolkit.schedules",
     "Manifest": ".export.manifest",
     "ParityReport": ".runtime_checks.parity",
     "UserError": ".errors",
     "check_parity": ".runtime_checks.parity",
     "export_model": ".export.exporter",
     "fold": ".export.fold",
+    "paper_schedule": ".toolkit.schedules",
     "register_affine": ".export.fold",
 }
 

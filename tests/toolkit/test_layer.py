@@ -1,0 +1,94 @@
+"""Protects the layer as a Keras citizen: state, serialization, refusals of wrong arguments."""
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+
+
+def drawn(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def trained_layer(shape=(16, 4), **arguments):
+    layer = rl.BatchRenormalization(momentum=0.7, **arguments)
+    for seed in range(3):
+        layer(drawn(shape, seed) * 2 + 1, training=True)
+    return layer
+
+
+def test_weights_come_in_the_documented_order():
+    layer = trained_layer()
+    names = ["gamma", "beta", "moving_mean", "moving_variance", "step"]
+    assert [w.name for w in layer.weights] == names
+    assert [w.name for w in layer.trainable_weights] == names[:2]
+
+
+@pytest.mark.parametrize("how", ["inference", "frozen"])
+def test_inference_and_frozen_layers_change_no_state(how):
+    layer = trained_layer()
+    before = layer.get_weights()
+    x = drawn((16, 4), 9)
+    expected = layer(x, training=False)
+    if how == "frozen":
+        layer.trainable = False
+    np.testing.assert_array_equal(layer(x, training=how == "frozen"), expected)
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_saved_model_is_the_same_model(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.layers.Input((5, 5, 3)),
+            keras.layers.Conv2D(4, 3),
+            rl.BatchRenormalization(
+                r_max=2.0,
+                center=False,
+                gamma_regularizer=keras.regularizers.L2(1e-3),
+                gamma_constraint="non_neg",
+                momentum=0.5,
+            ),
+        ]
+    )
+    model.compile("sgd", "mse")
+    model.fit(drawn((8, 5, 5, 3)), drawn((8, 3, 3, 4)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = drawn((2, 5, 5, 3), 4)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), loaded.predict(x, verbose=0))
+    assert loaded.layers[1].get_config() == model.layers[1].get_config()
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = keras.models.clone_model(model)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    for ours, theirs in zip(fresh.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_channel_affine_multiplies_and_adds_per_channel():
+    layer = rl.ChannelAffine(axis=1)
+    x = drawn((2, 3, 4))
+    layer.build(x.shape)
+    layer.set_weights([np.array([2, -1, 0], "float32"), np.array([1, 0, 5], "float32")])
+    expected = x * np.array([2, -1, 0])[:, None] + np.array([1, 0, 5])[:, None]
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-6)
+    only_shift = rl.ChannelAffine.from_config({"use_scale": False})
+    only_shift.build(x.shape)
+    assert [w.name for w in only_shift.weights] == ["shift"]
+    np.testing.assert_array_equal(only_shift(x), x)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: rl.BatchRenormalization(momentum=2), "momentum between 0 and 1"),
+        (lambda: rl.BatchRenormalization(epsilon=0), "epsilon above 0"),
+        (lambda: rl.BatchRenormalization(axis=(1, 2)), "axis to be one integer"),
+        (lambda: rl.BatchRenormalization().build((3,)), "rank 2 or more"),
+        (lambda: rl.BatchRenormalization(axis=4).build((2, 3, 4)), "have the axis 4"),
+        (lambda: rl.BatchRenormalization().build((2, None)), "channel axis -1 to be known"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(build, message):
+    with pytest.raises(rl.UserError, match=message):
+        build()

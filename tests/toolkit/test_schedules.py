@@ -1,0 +1,148 @@
+"""Protects the bounds over time: exact values, serialization, resuming, no retracing."""
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import ops
+from renormlite.toolkit.schedules import (
+    PAPER_D_MAX,
+    PAPER_R_MAX,
+    Constant,
+    LinearRamp,
+    as_schedule,
+    paper_schedule,
+)
+
+
+def at(schedule, step):
+    return np.float32(ops.convert_to_numpy(schedule(ops.convert_to_tensor(step, "int64"))))
+
+
+@pytest.mark.parametrize(
+    ("step", "r_max", "d_max"),
+    [
+        (0, 1.0, 0.0),
+        (5_000, 1.0, 0.0),
+        (5_001, 1 + 2 / 35_000, 5 / 20_000),
+        (15_000, 1 + 2 * 10 / 35, 2.5),
+        (22_500, 2.0, 5 * 17.5 / 20),
+        (25_000, 1 + 2 * 20 / 35, 5.0),
+        (40_000, 3.0, 5.0),
+        (10**9, 3.0, 5.0),
+    ],
+)
+def test_the_papers_schedule_is_exact(step, r_max, d_max):
+    # One rounding of the fraction and one of the sum: at most one unit in the last place.
+    np.testing.assert_array_max_ulp(at(PAPER_R_MAX, step), np.float32(r_max), maxulp=1)
+    np.testing.assert_array_max_ulp(at(PAPER_D_MAX, step), np.float32(d_max), maxulp=1)
+    if step in (0, 5_000, 25_000, 40_000, 10**9):
+        assert at(PAPER_D_MAX, step) == d_max
+    if step in (0, 5_000, 22_500, 40_000, 10**9):
+        assert at(PAPER_R_MAX, step) == r_max
+
+
+def test_steps_beyond_float32_integers_are_told_apart():
+    ramp = LinearRamp(0.0, 1.0, 2**25, 2**25 + 2)
+    assert [at(ramp, 2**25 + i) for i in range(3)] == [0.0, 0.5, 1.0]
+
+
+def test_a_schedule_scales_to_the_length_of_a_run():
+    r_max, d_max = paper_schedule(total_steps=1_300)
+    assert (r_max.start_step, r_max.end_step) == (50, 400)
+    assert (d_max.start_step, d_max.end_step) == (50, 250)
+    assert at(r_max, 400) == 3.0
+    tiny, _ = paper_schedule(total_steps=1)
+    assert at(tiny, 1) == 3.0
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def square_root_bound(step):
+    return 1.0 + ops.sqrt(ops.cast(step, "float32"))
+
+
+@pytest.mark.parametrize(
+    "bound", [2.0, None, Constant(1.5), LinearRamp(1, 2, 3, 4), square_root_bound]
+)
+def test_every_kind_of_bound_survives_a_config_round_trip(bound):
+    layer = rl.BatchRenormalization(r_max=bound)
+    twin = rl.BatchRenormalization.from_config(layer.get_config())
+    for step in (0, 3, 4, 9):
+        assert at(twin.r_max, step) == at(layer.r_max, step)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"r_max": 0.5}, "Expected r_max to be at least 1"),
+        ({"r_max": float("nan")}, "Expected r_max to be at least 1"),
+        ({"r_max": LinearRamp(0.9, 3, 0, 10)}, "Expected r_max to be at least 1"),
+        ({"d_max": -1}, "Expected d_max to be at least 0"),
+        ({"d_max": "five"}, "Expected d_max to be a number"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(rl.UserError, match=message):
+        rl.BatchRenormalization(**arguments)
+
+
+def test_a_ramp_needs_its_steps_in_order():
+    with pytest.raises(rl.UserError, match="start_step < end_step"):
+        LinearRamp(1, 3, 10, 10)
+    with pytest.raises(rl.UserError, match="factor above 0"):
+        LinearRamp(1, 3, 1, 10).scaled(0)
+
+
+def test_none_and_infinity_are_the_same_bound():
+    assert at(as_schedule(None, name="r_max", at_least=1), 0) == np.inf
+    assert as_schedule(float("inf"), name="r_max", at_least=1).get_config() == {"value": None}
+
+
+def renorm_model():
+    keras.utils.set_random_seed(5)
+    r_max, d_max = LinearRamp(1, 3, 4, 12), LinearRamp(0, 5, 4, 16)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            keras.layers.Dense(8),
+            rl.BatchRenormalization(r_max=r_max, d_max=d_max, momentum=0.9),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    return model
+
+
+def test_resuming_from_a_file_in_mid_ramp_changes_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 6)).astype("float32"), rng.normal(size=(80, 1)).astype("float32")
+    whole = renorm_model()
+    whole.fit(x, y, batch_size=10, epochs=2, shuffle=False, verbose=0)
+
+    first = renorm_model()
+    first.fit(x, y, batch_size=10, epochs=1, shuffle=False, verbose=0)
+    first.save(tmp_path / "first.keras")
+    resumed = keras.models.load_model(tmp_path / "first.keras")
+    assert int(resumed.layers[1].step) == 8  # inside the ramp
+    resumed.fit(x, y, batch_size=10, epochs=1, shuffle=False, verbose=0)
+    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_fit_traces_once_while_the_schedule_moves():
+    traces = []
+
+    @keras.saving.register_keras_serializable(package="tests")
+    def counted(step):
+        traces.append(step)
+        return LinearRamp(1, 3, 2, 8)(step)
+
+    model = keras.Sequential([keras.layers.Input((6,)), rl.BatchRenormalization(r_max=counted)])
+    model.compile("sgd", "mse", jit_compile=False)
+    data = np.ones((8, 6), "float32")
+    model.train_on_batch(data, data)
+    once = len(traces)
+    for _ in range(10):
+        model.train_on_batch(data, data)
+    assert len(traces) == once
+    assert int(model.layers[0].step) == 11

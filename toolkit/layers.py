@@ -1,0 +1,322 @@
+"""The layers: `BatchRenormalization` and `ChannelAffine`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from ..errors import UserError
+from .renorm import (
+    Statistics,
+    Tensor,
+    correction,
+    inference_affine,
+    normalize,
+    updated,
+)
+from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
+from .statistics import batch_statistics, broadcast_mask, channel_shape, reduction_axes
+
+
+def channels_of(input_shape: tuple[int | None, ...], axis: int) -> int:
+    """Return the number of channels, checked.
+
+    Raises:
+        UserError: When the input has fewer than two axes, not that axis, or its size is not static.
+    """
+    rank = len(input_shape)
+    if rank < 2 or not -rank <= axis < rank:
+        raise UserError(
+            f"Expected inputs of rank 2 or more that have the axis {axis}. "
+            f"Received: inputs of shape {tuple(input_shape)}."
+        )
+    channels = input_shape[axis]
+    if channels is None:
+        raise UserError(
+            f"Expected the size of the channel axis {axis} to be known when the layer is built. "
+            f"Received: inputs of shape {tuple(input_shape)}."
+        )
+    return channels
+
+
+@keras.saving.register_keras_serializable(package="renormlite")
+class BatchRenormalization(keras.layers.Layer):
+    """Batch Renormalization (Ioffe 2017, arXiv:1702.03275): trains with what inference will use.
+
+    Batch normalization trains with the statistics of each batch and infers with their moving
+    averages. Here every training output is carried over to the moving statistics,
+
+        y = gamma * ((x - mu_B) / sigma_B * r + d) + beta
+        r = clip(sigma_B / sigma, 1 / r_max, r_max)    d = clip((mu_B - mu) / sigma, -d_max, d_max)
+
+    with r and d constant to the gradient. Where neither is clipped, the training output *is* the
+    inference output, which makes small and uneven batches trainable, and leaves inference the plain
+    affine map ``gamma * (x - mu) / sqrt(moving_variance + epsilon) + beta`` that
+    `renormlite.fold` folds into the neighbouring weights.
+
+    The layer counts its own training steps in a weight, so r_max and d_max go on where they were
+    when training is resumed from a saved model. With ``trainable = False`` the layer infers.
+
+    Weights, in this order: gamma, beta, moving_mean, moving_variance, step. The statistics are
+    float32 at least, also under ``mixed_float16``.
+
+    Args:
+        axis: Axis of the channels. Inputs may have any rank from 2 up.
+        momentum: Of the moving statistics; the paper's alpha is ``1 - momentum``. Other than in
+            batch normalization this bears on training: the paper found 0.99 good.
+        epsilon: Added to the variances.
+        center: Whether to learn beta.
+        scale: Whether to learn gamma.
+        r_max: Bound on r, at least 1: a number, ``None`` for no bound, a schedule or any callable
+            from the step to a number. The paper's own by default; it is made for 130k steps, so
+            take `paper_schedule` to fit it to a shorter run.
+        d_max: Bound on d, at least 0, likewise.
+        beta_initializer: Initializer of beta.
+        gamma_initializer: Initializer of gamma.
+        moving_mean_initializer: Initializer of the moving mean.
+        moving_variance_initializer: Initializer of the moving variance.
+        beta_regularizer: Regularizer of beta.
+        gamma_regularizer: Regularizer of gamma.
+        beta_constraint: Constraint on beta.
+        gamma_constraint: Constraint on gamma.
+        name: Name of the layer.
+        dtype: Dtype or dtype policy of the layer.
+        trainable: Whether the layer learns. If not, it infers.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+        training: Whether to normalize with the batch and move the statistics.
+        mask: Optional, over the leading axes of the inputs; masked elements take no part in the
+            statistics.
+
+    Example:
+        >>> r_max, d_max = paper_schedule(total_steps=2_000)
+        >>> layer = BatchRenormalization(r_max=r_max, d_max=d_max)
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        r_max: ScheduleLike = PAPER_R_MAX,
+        d_max: ScheduleLike = PAPER_D_MAX,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        if not isinstance(axis, int):
+            raise UserError(f"Expected axis to be one integer. Received: {axis!r}.")
+        if not 0.0 <= momentum <= 1.0:
+            raise UserError(f"Expected momentum between 0 and 1. Received: {momentum}.")
+        if not epsilon > 0.0:
+            raise UserError(f"Expected epsilon above 0. Received: {epsilon}.")
+        self.axis = axis
+        self.momentum = float(momentum)
+        self.epsilon = float(epsilon)
+        self.center = center
+        self.scale = scale
+        self.r_max = as_schedule(r_max, name="r_max", at_least=1.0)
+        self.d_max = as_schedule(d_max, name="d_max", at_least=0.0)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.supports_masking = True
+        self.gamma: keras.Variable | None = None
+        self.beta: keras.Variable | None = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights for inputs of this shape."""
+        channels = channels_of(input_shape, self.axis)
+        if self.scale:
+            self.gamma = self.add_weight(
+                shape=(channels,),
+                name="gamma",
+                initializer=self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+                autocast=False,
+            )
+        if self.center:
+            self.beta = self.add_weight(
+                shape=(channels,),
+                name="beta",
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+                autocast=False,
+            )
+        self.moving_mean = self._add_statistic(
+            "moving_mean", channels, self.moving_mean_initializer
+        )
+        self.moving_variance = self._add_statistic(
+            "moving_variance", channels, self.moving_variance_initializer
+        )
+        self.step = self.add_weight(
+            shape=(),
+            name="step",
+            initializer="zeros",
+            dtype="int",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+
+    def _add_statistic(self, name: str, channels: int, initializer: Any) -> keras.Variable:
+        # Averages with momentum stop moving in half precision, so the statistics never use it.
+        return self.add_weight(
+            shape=(channels,),
+            name=name,
+            initializer=initializer,
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Normalize ``inputs``; in training also move the statistics."""
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x = ops.cast(inputs, dtype)
+        layout = channel_shape(len(x.shape), self.axis)
+
+        def channelwise(vector: keras.Variable | None) -> Tensor | None:
+            return None if vector is None else ops.reshape(ops.cast(vector, dtype), layout)
+
+        gamma, beta = channelwise(self.gamma), channelwise(self.beta)
+        moving = Statistics(channelwise(self.moving_mean), channelwise(self.moving_variance))
+        if not (training and self.trainable):
+            scale, shift = inference_affine(moving, gamma, beta, epsilon=self.epsilon)
+            return ops.cast(x * scale + shift, self.compute_dtype)
+
+        batch = batch_statistics(
+            x,
+            moving,
+            axes=reduction_axes(len(x.shape), self.axis),
+            mask=None if mask is None else broadcast_mask(mask, x),
+        )
+        corrected = correction(
+            batch,
+            moving,
+            r_max=ops.cast(self.r_max(self.step), dtype),
+            d_max=ops.cast(self.d_max(self.step), dtype),
+            epsilon=self.epsilon,
+        )
+        outputs = normalize(x, batch, corrected, gamma, beta, epsilon=self.epsilon)
+        after = updated(moving, batch, momentum=self.momentum, epsilon=self.epsilon)
+        self.moving_mean.assign(ops.reshape(after.mean, (-1,)))
+        self.moving_variance.assign(ops.reshape(after.variance, (-1,)))
+        self.step.assign(self.step + 1)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the output: that of the input."""
+        channels_of(input_shape, self.axis)
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments in serializable form."""
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+            "r_max": keras.saving.serialize_keras_object(self.r_max),
+            "d_max": keras.saving.serialize_keras_object(self.d_max),
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
+            "moving_variance_initializer": initializers.serialize(self.moving_variance_initializer),
+            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
+            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
+            "beta_constraint": constraints.serialize(self.beta_constraint),
+            "gamma_constraint": constraints.serialize(self.gamma_constraint),
+        }
+
+
+@keras.saving.register_keras_serializable(package="renormlite")
+class ChannelAffine(keras.layers.Layer):
+    """``y = scale * x + shift`` per channel: what folding leaves where no weights could absorb it.
+
+    Weights, in this order: scale, shift (those that are used).
+
+    Args:
+        axis: Axis of the channels.
+        use_scale: Whether there is a scale.
+        use_shift: Whether there is a shift.
+        name: Name of the layer.
+        dtype: Dtype or dtype policy of the layer.
+        trainable: Whether scale and shift are trainable.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        use_scale: bool = True,
+        use_shift: bool = True,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        self.axis = axis
+        self.use_scale = use_scale
+        self.use_shift = use_shift
+        self.supports_masking = True
+        self.scale: keras.Variable | None = None
+        self.shift: keras.Variable | None = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create scale and shift for inputs of this shape."""
+        channels = channels_of(input_shape, self.axis)
+        if self.use_scale:
+            self.scale = self.add_weight(shape=(channels,), name="scale", initializer="ones")
+        if self.use_shift:
+            self.shift = self.add_weight(shape=(channels,), name="shift", initializer="zeros")
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Return ``scale * inputs + shift``."""
+        layout = channel_shape(len(inputs.shape), self.axis)
+        outputs = inputs
+        if self.scale is not None:
+            outputs = outputs * ops.reshape(self.scale, layout)
+        if self.shift is not None:
+            outputs = outputs + ops.reshape(self.shift, layout)
+        return outputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the output: that of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "use_scale": self.use_scale,
+            "use_shift": self.use_shift,
+        }

@@ -1,0 +1,184 @@
+"""Bounds r_max and d_max as functions of the training step.
+
+A schedule is any callable from the step (a scalar integer tensor) to a scalar, evaluated inside the
+compiled step: a moving schedule never retraces. `LinearRamp` and `Constant` are Keras-serializable;
+so is a user's function registered with `keras.saving.register_keras_serializable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from ..errors import UserError
+from .renorm import Tensor
+
+# Updates in the paper's run of Inception-v3 that its schedule belongs to (section 4.1).
+PAPER_RUN_STEPS = 130_000
+
+
+class Schedule(Protocol):
+    """What a bound needs to be: called with the step, it returns the bound."""
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """Return the bound for a step (scalar integer tensor, 0 in the first step)."""
+        ...
+
+
+ScheduleLike = float | int | Schedule | Callable[[Tensor], Tensor] | None
+
+
+@keras.saving.register_keras_serializable(package="renormlite")
+class Constant:
+    """The same bound at every step.
+
+    Args:
+        value: The bound; ``None`` means none.
+    """
+
+    def __init__(self, value: float | None) -> None:
+        self.value = None if value is None or value == float("inf") else float(value)
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """Return the bound as a float32 scalar; infinity where there is none."""
+        return ops.convert_to_tensor(self.minimum, "float32")
+
+    @property
+    def minimum(self) -> float:
+        """The smallest bound this schedule ever gives."""
+        return float("inf") if self.value is None else self.value
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"value": self.value}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Constant:
+        """Return the schedule `get_config` describes."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        return f"Constant({self.value})"
+
+
+@keras.saving.register_keras_serializable(package="renormlite")
+class LinearRamp:
+    """A bound that stays at one value, then moves linearly to another, and stays there.
+
+    Args:
+        start_value: Bound up to and including ``start_step``.
+        end_value: Bound from ``end_step`` on.
+        start_step: Last step of the first value.
+        end_step: First step of the second value, above ``start_step``.
+
+    Example:
+        >>> ramp = LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
+        >>> float(ramp(22_500))
+        2.0
+    """
+
+    def __init__(
+        self, start_value: float, end_value: float, start_step: int, end_step: int
+    ) -> None:
+        if not 0 <= start_step < end_step:
+            raise UserError(
+                "Expected 0 <= start_step < end_step. "
+                f"Received: start_step={start_step}, end_step={end_step}."
+            )
+        self.start_value = float(start_value)
+        self.end_value = float(end_value)
+        self.start_step = int(start_step)
+        self.end_step = int(end_step)
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """Return the bound at ``step`` as a float32 scalar, exact at both ends."""
+        # Integers are subtracted before the cast: float32 cannot hold every step above 2**24.
+        done = ops.cast(ops.clip(step, self.start_step, self.end_step) - self.start_step, "float32")
+        rise = (self.end_value - self.start_value) * (done / (self.end_step - self.start_step))
+        return rise + self.start_value
+
+    @property
+    def minimum(self) -> float:
+        """The smallest bound this schedule ever gives."""
+        return min(self.start_value, self.end_value)
+
+    def scaled(self, factor: float) -> LinearRamp:
+        """Return the same ramp with its steps multiplied by ``factor`` (> 0), rounded."""
+        if factor <= 0:
+            raise UserError(f"Expected a factor above 0. Received: {factor}.")
+        start = round(self.start_step * factor)
+        return LinearRamp(
+            self.start_value,
+            self.end_value,
+            start,
+            max(start + 1, round(self.end_step * factor)),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            "start_value": self.start_value,
+            "end_value": self.end_value,
+            "start_step": self.start_step,
+            "end_step": self.end_step,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LinearRamp:
+        """Return the schedule `get_config` describes."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        return (
+            f"LinearRamp({self.start_value} -> {self.end_value}, "
+            f"steps {self.start_step} -> {self.end_step})"
+        )
+
+
+PAPER_R_MAX = LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
+PAPER_D_MAX = LinearRamp(0.0, 5.0, start_step=5_000, end_step=25_000)
+
+
+def paper_schedule(total_steps: int = PAPER_RUN_STEPS) -> tuple[LinearRamp, LinearRamp]:
+    """Return the paper's r_max and d_max, stretched to a run of ``total_steps`` updates.
+
+    Batch normalization for the first 5k updates, then linear to r_max = 3 at 40k and d_max = 5 at
+    25k, out of 130k (section 4.1). A run of 1300 updates gets 50, 400 and 250.
+
+    Args:
+        total_steps: Updates the run will make: batches per epoch times epochs.
+
+    Returns:
+        ``(r_max, d_max)`` for `BatchRenormalization`.
+    """
+    factor = total_steps / PAPER_RUN_STEPS
+    return PAPER_R_MAX.scaled(factor), PAPER_D_MAX.scaled(factor)
+
+
+def as_schedule(bound: Any, *, name: str, at_least: float) -> Schedule:
+    """Return ``bound`` as a schedule, checked where it can be.
+
+    Args:
+        bound: A number, ``None`` (no bound), a schedule, a callable, or the serialized form of one.
+        name: What the bound is called, for the error.
+        at_least: Smallest allowed value: 1 for r_max, 0 for d_max.
+
+    Raises:
+        UserError: For a bound below ``at_least`` or one that is no schedule.
+    """
+    if isinstance(bound, dict):
+        bound = keras.saving.deserialize_keras_object(bound)
+    if bound is None or isinstance(bound, int | float):
+        bound = Constant(bound)
+    if not callable(bound):
+        raise UserError(
+            f"Expected {name} to be a number, None (no bound) or a callable from the step to a "
+            f"number. Received: {bound!r}."
+        )
+    # `not >=` instead of `<` also catches NaN.
+    if isinstance(bound, Constant | LinearRamp) and not bound.minimum >= at_least:
+        raise UserError(f"Expected {name} to be at least {at_least:g}. Received: {bound!r}.")
+    return bound

@@ -1,0 +1,79 @@
+"""Statistics of a batch: mean and biased variance per channel, over all axes but the channel's.
+
+The variance is the mean of the squared distance to the mean, in two passes. The one-pass form
+``mean(x²) - mean(x)²`` loses every digit where the mean is much larger than the spread, and can
+turn negative.
+"""
+
+from __future__ import annotations
+
+from keras import ops
+
+from ..errors import UserError
+from .renorm import Statistics, Tensor
+
+
+def channel_shape(rank: int, axis: int) -> tuple[int, ...]:
+    """Return the shape that lays a vector of channels along ``axis``: ``(1, .., -1, .., 1)``."""
+    return tuple(-1 if i == axis % rank else 1 for i in range(rank))
+
+
+def reduction_axes(rank: int, axis: int) -> tuple[int, ...]:
+    """Return every axis but the channels' own."""
+    return tuple(i for i in range(rank) if i != axis % rank)
+
+
+def broadcast_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """Return ``mask`` as booleans that broadcast to ``x``.
+
+    Args:
+        mask: Which elements count. Its axes are the leading axes of ``x``, as in all of Keras:
+            (batch, time) goes with (batch, time, ...). Axes of size 1 broadcast.
+        x: The layer's input.
+
+    Raises:
+        UserError: When an axis of the mask is neither 1 nor that of ``x``.
+    """
+    if len(mask.shape) > len(x.shape) or any(
+        m not in (1, None) and n is not None and m != n
+        for m, n in zip(mask.shape, x.shape, strict=False)
+    ):
+        raise UserError(
+            "Expected a mask over the leading axes of the inputs, each of size 1 or that of the "
+            f"inputs. Received: mask of shape {tuple(mask.shape)} for inputs of shape "
+            f"{tuple(x.shape)}. With channels first, give a mask of shape (batch, 1, ...)."
+        )
+    missing = (1,) * (len(x.shape) - len(mask.shape))
+    return ops.reshape(ops.cast(mask, "bool"), (*ops.shape(mask), *missing))
+
+
+def batch_statistics(
+    x: Tensor, moving: Statistics, *, axes: tuple[int, ...], mask: Tensor | None = None
+) -> Statistics:
+    """Return the statistics of ``x`` over ``axes``, which stay as axes of size 1.
+
+    Channels without a single element to average (an empty batch, or one that is masked throughout)
+    get the moving statistics: nothing was seen, so nothing is corrected and nothing moves.
+
+    Args:
+        x: Inputs, float32 or float64.
+        moving: Moving statistics, broadcastable to the result.
+        axes: Axes to average over.
+        mask: Booleans that broadcast to ``x``; ``False`` elements do not count.
+    """
+    if mask is None and all(x.shape[a] for a in axes):  # all sizes known, none of them zero
+        mean = ops.mean(x, axes, keepdims=True)
+        return Statistics(mean, ops.mean(ops.square(x - mean), axes, keepdims=True))
+    counted = (
+        ops.ones_like(x)
+        if mask is None
+        else ops.cast(ops.broadcast_to(mask, ops.shape(x)), x.dtype)
+    )
+    count = ops.sum(counted, axes, keepdims=True)
+    share = 1.0 / ops.maximum(count, 1.0)
+    mean = share * ops.sum(x * counted, axes, keepdims=True)
+    variance = share * ops.sum(ops.square((x - mean) * counted), axes, keepdims=True)
+    seen = count > 0
+    return Statistics(
+        ops.where(seen, mean, moving.mean), ops.where(seen, variance, moving.variance)
+    )

@@ -7,6 +7,7 @@ checks run where there is only Python, NumPy and a runtime.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .runtime_checks.parity import check_parity as check_parity
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
     from .toolkit.layers import ChannelAffine as ChannelAffine
+    from .toolkit.saving import load_model as load_model
     from .toolkit.schedules import LinearRamp as LinearRamp
     from .toolkit.schedules import paper_schedule as paper_schedule
 
@@ -36,6 +38,7 @@ _HOME = {
     "check_parity": ".runtime_checks.parity",
     "export_model": ".export.exporter",
     "fold": ".export.fold",
+    "load_model": ".toolkit.saving",
     "paper_schedule": ".toolkit.schedules",
     "register_affine": ".export.fold",
 }
@@ -54,3 +57,9 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if "keras" in sys.modules:
+    # Keras finds a saved layer's class only once it is registered; whoever imported Keras may well
+    # load a model next, and has paid for the import already.
+    importlib.import_module(".toolkit.saving", __name__)

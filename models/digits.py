@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import layers
 
+from ..toolkit.layers import BatchRenormalization
+from ..toolkit.schedules import paper_schedule
 from .data import handwritten_digits
-from .recipe import Trained, train_classifier
+from .recipe import Trained, train_classifier, updates_per_epoch
 
 Norm = Callable[[], keras.layers.Layer]
 
@@ -65,9 +67,8 @@ def train(
     Returns:
         The trained model with its test accuracy.
     """
-    from ..toolkit.layers import BatchRenormalization
-
     keras.utils.set_random_seed(seed)
     data = handwritten_digits()
-    model = build(BatchRenormalization)
+    r_max, d_max = paper_schedule(epochs * updates_per_epoch(data, BATCH_SIZE))
+    model = build(lambda: BatchRenormalization(r_max=r_max, d_max=d_max))
     return train_classifier(model, data, epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks)

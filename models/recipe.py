@@ -39,7 +39,7 @@ class Trained:
         """
         samples = path.with_suffix(".samples.npz")
         arrays: dict[str, np.ndarray] = {
-            self.model.input_names[0]: self.test.x,
+            self.model.inputs[0].name: self.test.x,
             "label": self.test.y,
         }
         with atomic_path(samples) as partial:
@@ -47,6 +47,11 @@ class Trained:
         with atomic_path(path) as partial:
             self.model.save(partial)
         return samples
+
+
+def updates_per_epoch(data: Dataset, batch_size: int) -> int:
+    """Return how many training steps one pass over ``data`` takes; the last may be smaller."""
+    return -(-len(data.train.x) // batch_size)
 
 
 def train_classifier(

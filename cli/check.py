@@ -1,0 +1,53 @@
+"""`renormlite check DIR --on TARGET,…`: the verdict as a table, a page and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ..files import write_text
+from ..runtime_checks.parity import DEFAULT_TARGETS, check_parity
+from ..runtime_checks.report.terminal import print_report
+
+
+@click.command("check")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--on",
+    "targets",
+    default=",".join(DEFAULT_TARGETS),
+    show_default=True,
+    metavar="TARGET,…",
+    help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
+)
+@click.option("--threads", default=1, show_default=True, help="Threads each runtime may use.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the JSON here.")
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(path_type=Path),
+    help="Write the page here instead of DIRECTORY/report.html.",
+)
+def command(
+    directory: Path,
+    targets: str,
+    threads: int,
+    json_path: Path | None,
+    html_path: Path | None,
+) -> None:
+    """Check that the files in DIRECTORY compute what the trained model computes.
+
+    Exits 0 when every target passes, 1 when one fails, 2 when there is nothing to check.
+    """
+    names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
+    report = check_parity(directory, names, threads=threads)
+    print_report(report, Console())
+    if json_path:
+        write_text(json_path, report.to_json())
+    page = html_path or directory / "report.html"
+    write_text(page, report.to_html())
+    click.echo(f"report: {page}")
+    sys.exit(0 if report.passed else 1)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from .loading import load_model
+from ..toolkit.saving import load_model
 
 
 @click.command("export")

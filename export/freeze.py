@@ -1,0 +1,190 @@
+"""From a Keras model to a frozen TensorFlow graph, the common source of every format.
+
+The graph is traced once through `keras.Model.stateless_call` with the weights as constants, so
+there is never a variable to freeze (the converters' own freezing takes half their time and, for
+Keras 3 models, sometimes leaves variables behind). Functions inside layers are inlined (Keras
+wraps grouped convolutions in a compiled function that no converter can read), and every op's name
+starts with the exact name of the Keras layer it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import keras
+
+from ..errors import UserError
+from .manifest import TensorInfo
+from .signature import Signature, as_functional
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# While a graph is traced, layer number 12 is called `k12k`: TensorFlow makes scope names unique by
+# appending `_1`, which for layers called `conv` and `conv_1` could not be told from a name.
+_CODED_LAYER = re.compile(r"k(\d+)k(_\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenGraph:
+    """A network as one TensorFlow graph without variables.
+
+    Attributes:
+        graph_def: `tf.compat.v1.GraphDef`; its inputs are the placeholders `input_0`, `input_1`,
+            …, its outputs the identities `output_0`, `output_1`, ….
+        inputs: The placeholders, symbolic, with their static shapes.
+        outputs: The outputs, symbolic.
+        signature: Names and shapes as exported: the batch dimension is fixed unless it was to
+            stay free.
+        layer_names: Code of a layer in op names to the layer's path, see `readable_name`.
+    """
+
+    graph_def: tf.compat.v1.GraphDef
+    inputs: tuple[tf.Tensor, ...]
+    outputs: tuple[tf.Tensor, ...]
+    signature: Signature
+    layer_names: dict[str, str]
+
+    def readable_name(self, name: str) -> str:
+        """Return an op or tensor name with the names of the Keras layers put back.
+
+        `k0k_1/k3k_1/convolution` becomes `conv1/convolution`; the outermost model's own name is
+        left out. A layer's second call is `conv1#2`, its third `conv1#3`.
+        """
+        decoded = _CODED_LAYER.sub(lambda match: self.layer_names.get(match[0], match[0]), name)
+        return re.sub(r"(^|;)/+", r"\1", decoded)
+
+
+def freeze(model: keras.Model, signature: Signature, *, batch_size: int | None = 1) -> FrozenGraph:
+    """Trace a float32 model into one graph with its weights as constants.
+
+    Args:
+        model: The folded model. Its layers' names are changed while tracing and put back.
+        signature: Names and shapes to export under, in the order of the model's inputs.
+        batch_size: The fixed batch size; None leaves it free.
+
+    Returns:
+        The graph.
+
+    Raises:
+        UserError: The backend is not TensorFlow, or the model holds state outside its Keras
+            variables that a constant graph cannot carry.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise UserError(
+            "Export needs Keras on the TensorFlow backend. Received: "
+            f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow and load the model again."
+        )
+    import tensorflow as tf
+
+    model = as_functional(model)
+    inputs = tuple(with_batch(tensor, batch_size) for tensor in signature.inputs)
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    fixed = [variable.numpy() for variable in model.non_trainable_variables]
+    graph = tf.Graph()
+    with _coded_layer_names(model) as names, _inlined_functions(), graph.as_default():
+        placeholders = [
+            tf.compat.v1.placeholder(tensor.dtype, tensor.shape, name=f"input_{index}")
+            for index, tensor in enumerate(inputs)
+        ]
+        result, _ = model.stateless_call(
+            [tf.constant(value) for value in trainable],
+            [tf.constant(value) for value in fixed],
+            keras.tree.pack_sequence_as(model.input, placeholders),
+            training=False,
+        )
+        outputs = [
+            tf.identity(tensor, name=f"output_{index}")
+            for index, tensor in enumerate(keras.tree.flatten(result))
+        ]
+    graph_def = graph.as_graph_def()
+    _refuse_variables(graph_def, model.name)
+    shapes = [tuple(tensor.shape.as_list()) for tensor in outputs]
+    exported = Signature(
+        inputs,
+        tuple(
+            dataclasses.replace(tensor, shape=shape, dtype=output.dtype.name)
+            for tensor, shape, output in zip(signature.outputs, shapes, outputs, strict=True)
+        ),
+    )
+    return FrozenGraph(
+        graph_def,
+        tuple(placeholders),
+        tuple(outputs),
+        exported,
+        _decode_calls(graph_def, names),
+    )
+
+
+def with_batch(tensor: TensorInfo, batch_size: int | None) -> TensorInfo:
+    """Return `tensor` with its first dimension set to `batch_size`."""
+    return dataclasses.replace(tensor, shape=(batch_size, *tensor.shape[1:]))
+
+
+def _all_layers(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yield a model and every layer in it, nested models included, each once."""
+    seen: set[int] = set()
+    pending: list[keras.layers.Layer] = [model]
+    while pending:
+        layer = pending.pop(0)
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield layer
+        pending.extend(getattr(layer, "layers", ()))
+
+
+@contextlib.contextmanager
+def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
+    """Rename every layer by number for the time of a trace; yield number to original name."""
+    layers = list(_all_layers(model))
+    originals = [layer.name for layer in layers]
+    try:
+        for number, layer in enumerate(layers):
+            layer.name = f"k{number}k"
+        yield dict(enumerate(originals))
+    finally:
+        for layer, name in zip(layers, originals, strict=True):
+            layer.name = name
+
+
+@contextlib.contextmanager
+def _inlined_functions() -> Iterator[None]:
+    """Make every `tf.function` inside a layer run as plain Python, so that it is traced inline."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _refuse_variables(graph_def: tf.compat.v1.GraphDef, model_name: str) -> None:
+    stateful = sorted({n.name for n in graph_def.node if n.op in ("VarHandleOp", "ReadVariableOp")})
+    if stateful:
+        raise UserError(
+            f"Model {model_name!r} reads variables that are not Keras weights, first at op "
+            f"{stateful[0]!r}. Create them with `self.add_weight` so that they can be exported."
+        )
+
+
+def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> dict[str, str]:
+    """Map every coded scope to a layer name, numbering a layer's calls in order of appearance."""
+    scopes: dict[int, list[str]] = {}
+    for node in graph_def.node:
+        for match in _CODED_LAYER.finditer(node.name):
+            calls = scopes.setdefault(int(match[1]), [])
+            if match[0] not in calls:
+                calls.append(match[0])
+    decoded = {}
+    for number, calls in scopes.items():
+        for call, scope in enumerate(calls, start=1):
+            name = names[number] if call == 1 else f"{names[number]}#{call}"
+            decoded[scope] = "" if number == 0 else name
+    return decoded

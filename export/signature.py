@@ -1,0 +1,98 @@
+"""Names, shapes and types of a Keras model's inputs and outputs, in the model's own order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+
+from ..errors import UserError
+from .manifest import TensorInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What goes into a model and what comes out.
+
+    Attributes:
+        inputs: In the order of `model.inputs`; shapes include the free batch dimension.
+        outputs: In the order of `model.outputs`.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+def signature_of(model: keras.Model) -> Signature:
+    """Read the signature of a Functional or Sequential model.
+
+    Inputs are named as their `keras.Input`. Outputs are named by their key where the model
+    returns a dict, else by the layer that makes them; a name that would occur twice gets `_1`,
+    `_2`, … in order.
+
+    Args:
+        model: A built model with symbolic inputs.
+
+    Raises:
+        UserError: The model has no symbolic inputs (a subclassed model that was not folded, or
+            one that was never built).
+    """
+    if not is_symbolic(model):
+        raise UserError(
+            f"Expected a built model with known inputs. Received: {model.name!r} of type "
+            f"{type(model).__name__}, which has none. Call it once or give it a keras.Input."
+        )
+    model = as_functional(model)
+    input_names = _keys(model.input) or [tensor.name for tensor in model.inputs]
+    return Signature(
+        _describe(model.inputs, input_names),
+        _describe(model.outputs, _keys(model.output) or list(model.output_names)),
+    )
+
+
+def is_symbolic(model: keras.Model) -> bool:
+    """Tell whether a model is a built Sequential or a Functional one, with symbolic inputs."""
+    if isinstance(model, keras.Sequential):
+        return bool(model.built)
+    return hasattr(model, "inputs") and hasattr(model, "output_names")
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """Return a Sequential model as the Functional model over the same layers; others as they are.
+
+    A Sequential model lacks `output_names` and the structure of its inputs.
+    """
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    return model
+
+
+def _keys(structure: object) -> list[str] | None:
+    """Return the keys of a flat dict of tensors in Keras' flattening order, else None."""
+    if isinstance(structure, dict) and all(
+        isinstance(value, keras.KerasTensor) for value in structure.values()
+    ):
+        return [str(key) for key in sorted(structure)]
+    return None
+
+
+def _describe(tensors: Sequence[keras.KerasTensor], names: Sequence[str]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        for tensor, name in zip(tensors, unique_names(names), strict=True)
+    )
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return `names` with `_1`, `_2`, … appended to those already taken, in order."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        candidate, number = name, 0
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        taken.add(candidate)
+        unique.append(candidate)
+    return unique

@@ -1,0 +1,107 @@
+"""Tolerances that follow from the arithmetic; docs/checks.md derives each and shows its headroom.
+
+End to end a result is judged against float64 truth by the noise of the arithmetic it should have:
+the error that the trained model itself makes in float32. No absolute tolerance appears.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .compare import OutputMetrics, compare_output
+
+# Unit roundoff: half the distance from 1 to the next number (Higham, Accuracy and Stability, 2.1).
+UNIT_ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
+
+# Runtimes may flush denormals to zero, which changes a float32 result by at most this much.
+SMALLEST_NORMAL = 2.0**-126
+
+# A healthy runtime adds the same roundings in another order, so its error is of the reference's
+# size, not of a multiple of it. Calibration (benchmarks/check_calibration.py, docs/checks.md): the
+# worst sample of a healthy export had 3.5 times the reference's error, all samples pooled 1.13.
+WORST_SAMPLE_LIMIT = 5.0
+POOLED_LIMIT = 1.5
+
+
+@dataclass(frozen=True)
+class NoiseBound:
+    """How much error each sample of one output may have.
+
+    Attributes:
+        noise: (N,) root mean square error that the arithmetic explains.
+        worst: Multiple of it that the worst sample may have.
+        pooled: Multiple that all samples together may have (root mean square of the ratios).
+        reason: Where the noise comes from, to end a sentence with.
+    """
+
+    noise: np.ndarray
+    worst: float
+    pooled: float
+    reason: str
+
+    def ratios(self, metrics: OutputMetrics) -> np.ndarray:
+        """Return (N,) error over noise; an error where no noise is expected is infinite."""
+        error = metrics.rms_error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(error == 0, 0.0, error / self.noise)
+
+
+def float_noise(reference: OutputMetrics, unit: float) -> np.ndarray:
+    """Return the error that float arithmetic explains, sample by sample.
+
+    The reference's own error on that sample; but no less than its relative error over all samples,
+    since a single sample can round to the right number by luck, no less than one rounding of the
+    result itself, and no less than the smallest normal number.
+
+    Args:
+        reference: The float32 reference against float64 truth.
+        unit: Unit roundoff of the type that is compared.
+
+    Returns:
+        (N,) root mean square errors.
+    """
+    known = reference.rms_truth > 0
+    relative = reference.rms_error[known] / reference.rms_truth[known]
+    typical = float(np.sqrt(np.mean(relative**2))) if known.any() else 0.0
+    floor = np.maximum(max(typical, unit) * reference.rms_truth, SMALLEST_NORMAL)
+    return np.maximum(reference.rms_error, floor)
+
+
+def end_to_end_bound(
+    output: str,
+    truth: np.ndarray,
+    reference: np.ndarray,
+    *,
+    precision: str,
+    exported: np.ndarray | None,
+) -> NoiseBound:
+    """Return the bound for one output of one artifact.
+
+    Args:
+        output: Keras output name.
+        truth: (N, …) float64 truth.
+        reference: (N, …) float32 output of the trained model.
+        precision: The artifact's precision.
+        exported: (N, …) what the artifact gave on the exporting host; needed unless the precision
+            is float32, where the reference alone says how large an error may be.
+
+    Returns:
+        The bound.
+    """
+    of_reference = float_noise(compare_output(output, reference, truth), UNIT_ROUNDOFF["float32"])
+    if precision == "float32" or exported is None:
+        return NoiseBound(
+            of_reference,
+            WORST_SAMPLE_LIMIT,
+            POOLED_LIMIT,
+            "the float32 model's own error against float64",
+        )
+    of_artifact = compare_output(output, exported, truth).rms_error
+    return NoiseBound(
+        np.maximum(of_artifact, of_reference),
+        WORST_SAMPLE_LIMIT,
+        POOLED_LIMIT,
+        f"the {precision} file's error against float64 when it was exported",
+    )

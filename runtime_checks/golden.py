@@ -1,0 +1,111 @@
+"""The golden set: inputs and the outputs that float64, float32 and each artifact made of them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """Inputs and what each stage of the model's way made of them; N samples on the first axis.
+
+    Attributes:
+        kind: (N,) "real", "random", "border", "extreme", or what a search calls its findings.
+        inputs: Keras input name to (N, …) float32.
+        truth: Keras output name to (N, …) float64: the trained model evaluated in float64.
+        folded64: The same of the folded network.
+        reference: Keras output name to (N, …) float32: the trained model as Keras runs it.
+        artifacts: File name to the outputs that file gave on the exporting host.
+    """
+
+    kind: np.ndarray
+    inputs: Arrays
+    truth: Arrays
+    folded64: Arrays
+    reference: Arrays
+    artifacts: Mapping[str, Arrays]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.kind)
+
+    def select(self, index: np.ndarray) -> GoldenSet:
+        """Return the golden set of some samples, in the order of ``index``."""
+
+        def pick(arrays: Arrays) -> dict[str, np.ndarray]:
+            return {name: array[index] for name, array in arrays.items()}
+
+        return GoldenSet(
+            kind=self.kind[index],
+            inputs=pick(self.inputs),
+            truth=pick(self.truth),
+            folded64=pick(self.folded64),
+            reference=pick(self.reference),
+            artifacts={file: pick(arrays) for file, arrays in self.artifacts.items()},
+        )
+
+
+def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenSet:
+    """Read `golden.npz`.
+
+    Args:
+        path: The file.
+        outputs: Keras names of the outputs that it must hold.
+
+    Returns:
+        The golden set; every array has the same number of samples, and at least one.
+
+    Raises:
+        UserError: The file is damaged, lacks an output, or its arrays disagree on N.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
+
+    groups: dict[str, dict[str, np.ndarray]] = {
+        prefix: {} for prefix in ("input", "truth", "folded64", "reference")
+    }
+    artifacts: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        prefix, _, name = key.partition(":")
+        if prefix == "artifact":
+            file, _, output = name.partition(":")
+            artifacts.setdefault(file, {})[output] = array
+        elif prefix in groups:
+            groups[prefix][name] = array
+    if "kind" not in arrays or not groups["input"]:
+        raise UserError(f"{path} is not a golden set: it lacks its samples. Export again.")
+    samples = len(arrays["kind"])
+    for key, array in arrays.items():
+        if array.ndim == 0 or len(array) != samples:
+            raise UserError(
+                f"{path}: '{key}' must hold {samples} samples as 'kind' does. Received shape "
+                f"{array.shape}. Export again."
+            )
+    if samples == 0:
+        raise UserError(f"{path} holds no sample, so nothing could be compared. Export again.")
+    for prefix in ("truth", "folded64", "reference"):
+        for output in outputs:
+            if output not in groups[prefix]:
+                raise UserError(f"{path} lacks '{prefix}:{output}'. Export again.")
+    return GoldenSet(
+        kind=arrays["kind"],
+        inputs=groups["input"],
+        truth=groups["truth"],
+        folded64=groups["folded64"],
+        reference=groups["reference"],
+        artifacts=artifacts,
+    )

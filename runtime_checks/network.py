@@ -1,0 +1,219 @@
+"""The folded network as a list of operations with float64 arithmetic: what every op should compute.
+
+`network.npz` is written at export from the folded Keras model and read here with NumPy alone, so
+that the same expectations hold on the host and on a device. It is an npz archive without pickles:
+
+    graph                 one JSON text, schema "renormlite/network/1"
+    NODE/ROLE             a weight of a node, in the model's own type (float32 bits are kept)
+
+The JSON holds `inputs` ([{name, shape}]), `outputs` ([{name, value}]) and `nodes`, producers first:
+{name, op, layer, inputs, shape, attributes, weights: [ROLE, …]}. A node's name is the name of the
+value it computes. `layer` is the Keras layer it came from. Shapes have null for the batch.
+An `op` of "opaque" marks a layer that the walk cannot evaluate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .operators import OPERATORS
+
+SCHEMA = "renormlite/network/1"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of the folded network.
+
+    Attributes:
+        name: Name of the value it computes, unique.
+        op: Key of `operators.OPERATORS`, or "opaque".
+        layer: The Keras layer it belongs to.
+        inputs: Names of the values it reads.
+        shape: Shape of its value, None for the batch and other free sizes.
+        attributes: Strides, padding and the like.
+        weights: Role to array.
+    """
+
+    name: str
+    op: str
+    layer: str
+    inputs: tuple[str, ...]
+    shape: tuple[int | None, ...]
+    attributes: Mapping[str, Any]
+    weights: Mapping[str, np.ndarray]
+
+    def evaluate(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """Return the value for the given inputs, in their type.
+
+        Raises:
+            UserError: The node is opaque.
+        """
+        if self.op not in OPERATORS:
+            raise UserError(
+                f"The layer '{self.layer}' cannot be evaluated outside Keras, so its op cannot be "
+                "checked by itself."
+            )
+        weights = {role: array.astype(inputs[0].dtype) for role, array in self.weights.items()}
+        return OPERATORS[self.op].evaluate(inputs, weights, self.attributes)
+
+    def error(
+        self,
+        inputs: list[np.ndarray],
+        output: np.ndarray,
+        errors: list[np.ndarray],
+        unit: float,
+    ) -> np.ndarray:
+        """Return how far floating-point arithmetic may stray from the exact value.
+
+        Args:
+            inputs: float64 inputs.
+            output: The exact output for them.
+            errors: Bound on the absolute error of each input.
+            unit: Unit roundoff of the arithmetic that is judged.
+
+        Returns:
+            Bound on the absolute error of each element of the output.
+        """
+        weights = {role: array.astype(np.float64) for role, array in self.weights.items()}
+        return OPERATORS[self.op].error(inputs, weights, self.attributes, output, errors, unit)
+
+    @property
+    def known(self) -> bool:
+        """Whether the node can be evaluated."""
+        return self.op in OPERATORS
+
+
+@dataclass(frozen=True)
+class Network:
+    """The folded network.
+
+    Attributes:
+        inputs: Keras input name to shape; each is a value of that name.
+        outputs: Keras output name to the value it returns.
+        nodes: The operations, producers first.
+    """
+
+    inputs: Mapping[str, tuple[int | None, ...]]
+    outputs: Mapping[str, str]
+    nodes: tuple[Node, ...]
+
+    @property
+    def opaque(self) -> list[str]:
+        """Layers that cannot be evaluated."""
+        return [node.layer for node in self.nodes if not node.known]
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], *, dtype: Any = np.float64, batch: int = 8
+    ) -> dict[str, np.ndarray]:
+        """Evaluate the network.
+
+        Args:
+            inputs: Keras input name to (N, …).
+            dtype: The arithmetic: float64 for the truth, float32 for a plain reference.
+            batch: Samples at a time, to bound memory.
+
+        Returns:
+            Keras output name to (N, …) in ``dtype``.
+
+        Raises:
+            UserError: A layer is opaque.
+        """
+        samples = len(next(iter(inputs.values())))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
+        for start in range(0, samples, batch):
+            fed = {k: v[start : start + batch].astype(dtype) for k, v in inputs.items()}
+            wanted = set(self.outputs.values())
+            found = {name: value for name, value in self.values(fed) if name in wanted}
+            for name, value in self.outputs.items():
+                parts[name].append(found[value])
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def values(self, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each value, the inputs first; a value is forgotten after its last use."""
+        last = {name: node.name for node in self.nodes for name in node.inputs}
+        held = {name: inputs[name] for name in self.inputs}
+        yield from held.items()
+        for node in self.nodes:
+            value = node.evaluate([held[name] for name in node.inputs])
+            for name in set(node.inputs):
+                if last[name] == node.name:
+                    del held[name]
+            if node.name in last:
+                held[node.name] = value
+            yield node.name, value
+
+
+def read_network(path: str | os.PathLike[str]) -> Network:
+    """Read `network.npz`.
+
+    Raises:
+        UserError: The file is damaged or of another schema.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        graph = json.loads(str(arrays["graph"]))
+        if graph["schema"] != SCHEMA:
+            raise UserError(
+                f"{path} must have the schema '{SCHEMA}'. Received: {graph['schema']!r}. "
+                "Export again."
+            )
+        return Network(
+            inputs={entry["name"]: tuple(entry["shape"]) for entry in graph["inputs"]},
+            outputs={entry["name"]: entry["value"] for entry in graph["outputs"]},
+            nodes=tuple(_node(entry, arrays) for entry in graph["nodes"]),
+        )
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not a folded network ({error}). Export again.") from error
+
+
+def network_arrays(network: Network) -> dict[str, np.ndarray]:
+    """Return the arrays of `network.npz` for a network; the inverse of `read_network`."""
+    graph = {
+        "schema": SCHEMA,
+        "inputs": [{"name": k, "shape": list(v)} for k, v in network.inputs.items()],
+        "outputs": [{"name": k, "value": v} for k, v in network.outputs.items()],
+        "nodes": [
+            {
+                "name": node.name,
+                "op": node.op,
+                "layer": node.layer,
+                "inputs": list(node.inputs),
+                "shape": list(node.shape),
+                "attributes": dict(node.attributes),
+                "weights": list(node.weights),
+            }
+            for node in network.nodes
+        ],
+    }
+    arrays = {"graph": np.array(json.dumps(graph))}
+    for node in network.nodes:
+        for role, array in node.weights.items():
+            arrays[f"{node.name}/{role}"] = array
+    return arrays
+
+
+def _node(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Node:
+    """Read one node of the JSON."""
+    roles: Iterable[str] = entry["weights"]
+    return Node(
+        name=entry["name"],
+        op=entry["op"],
+        layer=entry["layer"],
+        inputs=tuple(entry["inputs"]),
+        shape=tuple(entry["shape"]),
+        attributes=entry["attributes"],
+        weights={role: arrays[f"{entry['name']}/{role}"] for role in roles},
+    )

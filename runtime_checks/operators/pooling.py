@@ -1,0 +1,122 @@
+"""Pooling, local and global; padding never counts in a mean, as Keras and the runtimes have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import Arrays, Attributes, Operator, Weights, gamma
+from .linear import paddings, windows
+
+
+def _channels_last(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return np.moveaxis(x, 1, -1) if attributes.get("data_format") == "channels_first" else x
+
+
+def _restored(y: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return np.moveaxis(y, -1, 1) if attributes.get("data_format") == "channels_first" else y
+
+
+def _pooled(x: np.ndarray, attributes: Attributes, fill: float, combine: Any) -> np.ndarray:
+    """Combine the windows of (N, *S, C); padding has the value ``fill``."""
+    size = attributes["pool_size"]
+    ones = [1] * len(size)
+    framed = {**attributes, "dilation": ones}
+    pads = paddings(x.shape[1:-1], size, framed)
+    x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
+    total = None
+    for _, part in windows(x, size, attributes["strides"], ones):
+        total = part if total is None else combine(total, part)
+    return np.asarray(total)
+
+
+def _mean(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    total = _pooled(x, attributes, 0.0, np.add)
+    count = _pooled(np.ones_like(x[:1, ..., :1]), attributes, 0.0, np.add)
+    return np.asarray(total / count)
+
+
+def _average(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    return _restored(_mean(_channels_last(inputs[0], attributes), attributes), attributes)
+
+
+def _average_error(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    errors: Arrays,
+    unit: float,
+) -> np.ndarray:
+    """A sum of K terms times 1/K: K - 1 additions, the reciprocal and the product are rounded."""
+    terms = int(np.prod(attributes["pool_size"]))
+    passed = _average([errors[0]], weights, attributes)
+    size = _average([np.abs(inputs[0])], weights, attributes)
+    return passed + gamma(terms + 1, unit) * (size + passed)
+
+
+def _max(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    x = _channels_last(inputs[0], attributes)
+    return _restored(_pooled(x, attributes, -np.inf, np.maximum), attributes)
+
+
+def _max_error(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    errors: Arrays,
+    unit: float,
+) -> np.ndarray:
+    return _max([errors[0]], weights, attributes)
+
+
+def _spatial(x: np.ndarray, attributes: Attributes) -> tuple[int, ...]:
+    """Return the axes that global pooling reduces."""
+    if attributes.get("data_format") == "channels_first":
+        return tuple(range(2, x.ndim))
+    return tuple(range(1, x.ndim - 1))
+
+
+def _global_average(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    axes = _spatial(inputs[0], attributes)
+    return np.asarray(inputs[0].mean(axis=axes, keepdims=attributes.get("keepdims", False)))
+
+
+def _global_average_error(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    errors: Arrays,
+    unit: float,
+) -> np.ndarray:
+    terms = int(np.prod([inputs[0].shape[axis] for axis in _spatial(inputs[0], attributes)]))
+    passed = _global_average([errors[0]], weights, attributes)
+    size = _global_average([np.abs(inputs[0])], weights, attributes)
+    return np.asarray(passed + gamma(terms + 1, unit) * (size + passed))
+
+
+def _global_max(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    axes = _spatial(inputs[0], attributes)
+    return np.asarray(inputs[0].max(axis=axes, keepdims=attributes.get("keepdims", False)))
+
+
+def _global_max_error(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    errors: Arrays,
+    unit: float,
+) -> np.ndarray:
+    return _global_max([errors[0]], weights, attributes)
+
+
+POOLING = {
+    "average_pool": Operator(_average, _average_error),
+    "max_pool": Operator(_max, _max_error),
+    "global_average_pool": Operator(_global_average, _global_average_error),
+    "global_max_pool": Operator(_global_max, _global_max_error),
+}

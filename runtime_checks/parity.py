@@ -1,0 +1,195 @@
+"""Checks every artifact of an export on every target asked for, against float64 truth."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .golden import GoldenSet, read_golden
+from .manifest import Artifact, ExportDirectory, read_export
+from .runners import RUNTIMES, Target, runner_class
+from .session import Session
+from .verdict import Finding, TargetResult, judge_outputs
+
+DEFAULT_TARGETS = ("litert", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The verdict on an export directory.
+
+    Attributes:
+        name: Name of the exported model.
+        directory: Where it lies.
+        results: One entry for each artifact on each target.
+        samples: Number of samples compared.
+        host: Python, machine and system that the checks ran on.
+        seconds: What the whole check took.
+        manifest: The manifest as parsed.
+        golden: The samples that were run.
+    """
+
+    name: str
+    directory: Path
+    results: tuple[TargetResult, ...]
+    samples: int
+    host: Mapping[str, str]
+    seconds: float
+    manifest: Mapping[str, Any]
+    golden: GoldenSet
+
+    @property
+    def passed(self) -> bool:
+        """True when there was something to check and all of it passed."""
+        return bool(self.results) and all(result.passed for result in self.results)
+
+    def to_json(self) -> str:
+        """Return the report as JSON of the schema that docs/checks.md describes."""
+        from .report.json_report import render
+
+        return render(self)
+
+    def to_html(self) -> str:
+        """Return the report as one HTML page that needs no other file."""
+        from .report.html_report import render
+
+        return render(self)
+
+
+def check_parity(
+    directory: str | os.PathLike[str],
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    *,
+    threads: int = 1,
+) -> ParityReport:
+    """Check that exported files compute what the trained model computes.
+
+    Each artifact that a target can load is run on the golden inputs and compared with the trained
+    model in float64. A check that fails is a finding in the report, not an exception.
+
+    Args:
+        directory: What `renormlite export` wrote.
+        targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
+        threads: Threads that each runtime may use.
+
+    Returns:
+        The report; `passed` is the verdict.
+
+    Raises:
+        UserError: The directory cannot be read, a target is unknown or not installed, or no
+            artifact fits it.
+    """
+    start = time.perf_counter()
+    export = read_export(directory)
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    results = [
+        check_artifact(export, artifact, golden, target, threads=threads)
+        for target in (Target.parse(text) for text in targets)
+        for artifact in _fitting(export, target)
+    ]
+    return ParityReport(
+        name=export.name,
+        directory=export.path,
+        results=tuple(results),
+        samples=golden.samples,
+        host=host(),
+        seconds=time.perf_counter() - start,
+        manifest=export.record,
+        golden=golden,
+    )
+
+
+def check_artifact(
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    *,
+    threads: int = 1,
+) -> TargetResult:
+    """Run one artifact on one target of this machine and judge it.
+
+    Args:
+        export: Where the artifact lies.
+        artifact: Which one.
+        golden: What to run it on.
+        target: Where to run it; the device must be `local`.
+        threads: Threads that the runtime may use.
+
+    Returns:
+        The findings and the verdict on each output.
+    """
+    damage = export.damaged(artifact)
+    findings = [
+        Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
+    ]
+    build = runner_class(target.runtime)
+    runner = build(export.path / artifact.file, threads=threads, variant=target.variant)
+    begin = time.perf_counter()
+    try:
+        with runner:
+            load = time.perf_counter() - begin
+            session = Session(runner, artifact)
+            ran = runner.describe()
+            if ran.get("fallback"):
+                findings.append(Finding("kernels", False, str(ran["fallback"])))
+            results = session.run(golden.inputs)
+            seconds = np.array(session.seconds)
+    except UserError as error:
+        # A file that is as it was exported must load: then the runtime or the target is at fault.
+        if damage is None:
+            raise
+        findings.append(Finding("load", False, str(error)))
+        return TargetResult(str(target), artifact.file, artifact.precision, tuple(findings))
+    judged, outputs = judge_outputs(results, golden, artifact)
+    return TargetResult(
+        target=str(target),
+        artifact=artifact.file,
+        precision=artifact.precision,
+        findings=(*findings, *judged),
+        outputs=tuple(outputs),
+        ran=ran,
+        measured={
+            "load_ms": 1e3 * load,
+            "latency_ms": {
+                "median": 1e3 * float(np.median(seconds)),
+                "p90": 1e3 * float(np.percentile(seconds, 90)),
+            },
+        },
+    )
+
+
+def host() -> dict[str, str]:
+    """Return what the checks themselves run on."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+    }
+
+
+def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:
+    """Return the artifacts that a target loads."""
+    fitting = [entry for entry in export.artifacts if entry.format in target.formats]
+    if not fitting:
+        formats = " or ".join(f".{name}" for name in target.formats)
+        able = [name for name, entry in RUNTIMES.items() if _any_format(export, entry.formats)]
+        raise UserError(
+            f"The target '{target}' loads {formats} files and {export.path} has none. "
+            f"Its files run on: {', '.join(able)}."
+        )
+    return fitting
+
+
+def _any_format(export: ExportDirectory, formats: Sequence[str]) -> bool:
+    """Return whether an export has a file of one of the formats."""
+    return any(artifact.format in formats for artifact in export.artifacts)

@@ -1,0 +1,153 @@
+"""What every runtime looks like to the checks: open an artifact, infer, say what really ran."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+
+from ...errors import UserError
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output as the runtime itself reports it.
+
+    Attributes:
+        name: The name in the file.
+        shape: Sizes, -1 where free.
+        dtype: Element type.
+        scale: Real value of one quantization step; None for float tensors.
+        zero_point: The quantized value that stands for 0.0; None for float tensors.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class Runner(abc.ABC):
+    """One artifact, loaded in one runtime; a context manager.
+
+    A subclass states its `variants` and implements the four underscore methods; the public ones
+    validate. Names and element types are those of the file; `session.Session` translates from and
+    to the Keras names and floats.
+
+    Args:
+        artifact: The file to load.
+        threads: Number of threads the runtime may use.
+        variant: One of the subclass' `variants`: which kernels or optimizations to demand.
+
+    Raises:
+        UserError: The runtime is not installed, does not know the variant, or cannot load the file.
+    """
+
+    runtime: ClassVar[str]
+    variants: ClassVar[Mapping[str, str]] = {"": "as the runtime ships"}
+
+    def __init__(self, artifact: Path, *, threads: int = 1, variant: str = "") -> None:
+        if variant not in self.variants:
+            known = ", ".join(f"{self.runtime}+{name}" for name in self.variants if name)
+            raise UserError(
+                f"{self.runtime} has no variant '{variant}'. "
+                + (f"Known are {known}." if known else "It has none.")
+            )
+        if threads < 1:
+            raise UserError(f"threads must be at least 1. Received: {threads}.")
+        self.artifact = Path(artifact)
+        self.threads = threads
+        self.variant = variant
+        self._inputs: tuple[TensorInfo, ...] = ()
+        self._outputs: tuple[TensorInfo, ...] = ()
+
+    def __enter__(self) -> Runner:
+        self._open()
+        self._inputs, self._outputs = self._signature()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs as the runtime reports them, in the file's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs as the runtime reports them, in the file's order."""
+        return self._outputs
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the artifact once.
+
+        Args:
+            inputs: File input name to array of the file's shape and type.
+
+        Returns:
+            File output name to array; the arrays are the caller's to keep.
+
+        Raises:
+            UserError: An input is missing, unknown, or of the wrong shape or type.
+        """
+        wanted = {info.name for info in self._inputs}
+        if set(inputs) != wanted:
+            raise UserError(
+                f"{self.artifact.name} takes the inputs {sorted(wanted)}. "
+                f"Received: {sorted(inputs)}."
+            )
+        for info in self._inputs:
+            array = inputs[info.name]
+            fits = len(array.shape) == len(info.shape) and all(
+                size in (-1, given) for size, given in zip(info.shape, array.shape)
+            )
+            if not fits or array.dtype != info.dtype:
+                raise UserError(
+                    f"Input '{info.name}' of {self.artifact.name} must be {info.dtype} of shape "
+                    f"{info.shape}. Received: {array.dtype} of shape {array.shape}."
+                )
+        return self._infer(inputs)
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return what really ran: versions, delegate, kernels, threads.
+
+        The key ``fallback``, when present, says in a sentence how the runtime silently did
+        something else than was demanded; the checks count that as a failure.
+        """
+
+    @abc.abstractmethod
+    def _open(self) -> None:
+        """Load the artifact."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Release what `_open` took."""
+
+    @abc.abstractmethod
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        """Return inputs and outputs."""
+
+    @abc.abstractmethod
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on validated inputs."""
+
+
+class TensorReader(abc.ABC):
+    """A runner that can also show every intermediate tensor, by the file's tensor names."""
+
+    @abc.abstractmethod
+    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once and return every activation tensor that the runtime kept, by name."""

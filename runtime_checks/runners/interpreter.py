@@ -1,0 +1,146 @@
+"""The Interpreter interface that LiteRT, tf.lite and tflite-runtime share.
+
+Source of the operator list used as proof of what ran: `Interpreter._get_ops_details`, the only
+place where the three packages say which nodes a delegate took.
+"""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import UserError
+from .base import Runner, TensorInfo, TensorReader
+
+# Variant to the name of the op resolver that has exactly these kernels.
+_RESOLVERS = {
+    "": "AUTO",
+    "xnnpack": "BUILTIN",
+    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
+
+
+class InterpreterRunner(Runner, TensorReader):
+    """Runs a .tflite file with the Interpreter of the module a subclass names."""
+
+    variants: ClassVar[Mapping[str, str]] = {
+        "": "the runtime's default: XNNPACK where it can, builtin kernels elsewhere",
+        "xnnpack": "XNNPACK demanded: it is a failure if it takes no op",
+        "builtin": "optimized builtin kernels, no delegate",
+        "reference": "reference kernels, no delegate",
+    }
+
+    _interpreter: Any = None
+
+    @abc.abstractmethod
+    def _load_module(self) -> ModuleType:
+        """Import and return the module that has `Interpreter` and `OpResolverType`."""
+
+    @abc.abstractmethod
+    def _version(self) -> dict[str, str]:
+        """Return the version of the package that runs."""
+
+    def _open(self) -> None:
+        self._interpreter = self._build(preserve=False)
+
+    def _build(self, *, preserve: bool) -> Any:
+        """Return an interpreter with its tensors allocated."""
+        module = self._load_module()
+        resolver = getattr(module.OpResolverType, _RESOLVERS[self.variant])
+        try:
+            # tf.lite announces its move to LiteRT, and keeping tensors its cost in memory, on each
+            # construction; neither says anything about this file.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                interpreter = module.Interpreter(
+                    model_path=str(self.artifact),
+                    num_threads=self.threads,
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=preserve,
+                )
+                interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.runtime} cannot load {self.artifact.name}: {str(error).strip()}"
+            ) from error
+        return interpreter
+
+    def _close(self) -> None:
+        self._interpreter = None
+
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        return (
+            tuple(_info(detail) for detail in self._interpreter.get_input_details()),
+            tuple(_info(detail) for detail in self._interpreter.get_output_details()),
+        )
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return _invoke(self._interpreter, inputs)
+
+    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once with every tensor kept and return them by name.
+
+        Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
+        from op to op.
+        """
+        interpreter = self._build(preserve=True)
+        _invoke(interpreter, inputs)
+        tensors = {}
+        for detail in interpreter.get_tensor_details():
+            if not detail["name"]:
+                continue
+            try:
+                tensors[detail["name"]] = interpreter.get_tensor(detail["index"])
+            except ValueError:
+                # Scratch space of a kernel: the runtime has no value to show for it.
+                continue
+        return tensors
+
+    def describe(self) -> dict[str, object]:
+        """Return version, kernels, threads and how many ops the delegate took."""
+        nodes = self._interpreter._get_ops_details()
+        delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+        taken = len({index for node in delegates for index in node.get("inputs", ())})
+        record: dict[str, object] = {
+            "runtime": self.runtime,
+            "versions": self._version(),
+            "kernels": self.variants[self.variant],
+            "threads": self.threads,
+            "delegate": "XNNPACK" if delegates else None,
+            "delegate_partitions": len(delegates),
+            "delegate_tensors": taken,
+            "ops": sum(node["op_name"] != "DELEGATE" for node in nodes),
+        }
+        if self.variant == "xnnpack" and not delegates:
+            record["fallback"] = "XNNPACK was demanded and took no op; builtin kernels ran instead"
+        return record
+
+
+def _invoke(interpreter: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Set the inputs, run, and return copies of the outputs by name."""
+    for detail in interpreter.get_input_details():
+        interpreter.set_tensor(detail["index"], inputs[detail["name"]])
+    interpreter.invoke()
+    return {
+        detail["name"]: interpreter.get_tensor(detail["index"])
+        for detail in interpreter.get_output_details()
+    }
+
+
+def _info(detail: Mapping[str, Any]) -> TensorInfo:
+    """Translate one entry of get_input_details or get_output_details."""
+    scales = detail["quantization_parameters"]["scales"]
+    points = detail["quantization_parameters"]["zero_points"]
+    return TensorInfo(
+        name=detail["name"],
+        shape=tuple(int(size) for size in detail["shape"]),
+        dtype=np.dtype(detail["dtype"]),
+        scale=float(scales[0]) if len(scales) else None,
+        zero_point=int(points[0]) if len(points) else None,
+    )

@@ -1,0 +1,111 @@
+"""ONNX Runtime on the CPU, at each level of graph optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import UserError
+from .base import Runner, TensorInfo
+
+_LEVELS = {
+    "": "ORT_ENABLE_ALL",
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_PROVIDER = "CPUExecutionProvider"
+# What ONNX Runtime calls the element types that networks have at their borders.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntimeRunner(Runner):
+    """Runs .onnx files on ONNX Runtime's CPU provider."""
+
+    runtime = "onnxruntime"
+    variants: ClassVar[Mapping[str, str]] = {
+        "": "all graph optimizations, the runtime's default",
+        "disabled": "no graph optimization",
+        "basic": "basic graph optimizations",
+        "extended": "extended graph optimizations",
+        "all": "all graph optimizations",
+    }
+
+    _session: Any = None
+
+    def _open(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                "The target 'onnxruntime' needs onnxruntime. Install it: pip install onnxruntime"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, _LEVELS[self.variant]
+        )
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.artifact), options, providers=[_PROVIDER]
+            )
+        except Exception as error:  # its exceptions have no common base but Exception
+            raise UserError(
+                f"onnxruntime cannot load {self.artifact.name}: {str(error).strip()}"
+            ) from error
+
+    def _close(self) -> None:
+        self._session = None
+
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        return (
+            tuple(_info(value) for value in self._session.get_inputs()),
+            tuple(_info(value) for value in self._session.get_outputs()),
+        )
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [info.name for info in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(inputs))))
+
+    def describe(self) -> dict[str, object]:
+        """Return version, provider, optimization level and threads."""
+        import onnxruntime
+
+        providers = self._session.get_providers()
+        record: dict[str, object] = {
+            "runtime": self.runtime,
+            "versions": {"onnxruntime": onnxruntime.__version__},
+            "kernels": self.variants[self.variant],
+            "threads": self.threads,
+            "providers": providers,
+        }
+        if providers != [_PROVIDER]:
+            record["fallback"] = f"{_PROVIDER} was demanded and {providers} were taken"
+        return record
+
+
+def _info(value: Any) -> TensorInfo:
+    """Translate one NodeArg; symbolic sizes become -1."""
+    if value.type not in _DTYPES:
+        raise UserError(f"'{value.name}' has the type {value.type}, which the checks do not feed.")
+    return TensorInfo(
+        name=value.name,
+        shape=tuple(size if isinstance(size, int) else -1 for size in value.shape),
+        dtype=np.dtype(_DTYPES[value.type]),
+    )

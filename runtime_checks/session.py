@@ -1,0 +1,123 @@
+"""Feeds a runner by Keras names in floats, whatever names, types and batch size the file has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..errors import UserError
+from .manifest import Artifact, TensorSpec
+from .runners.base import Runner, TensorInfo
+
+
+class Session:
+    """A runner behind the names and floats of the trained model.
+
+    Inputs are quantized and outputs dequantized with the scales in the file; the samples are run in
+    batches of the size the file was exported with.
+
+    Args:
+        runner: An opened runner of ``artifact``.
+        artifact: What the manifest says of the file: which name in it is which Keras name.
+
+    Attributes:
+        runner: The runner.
+        seconds: Wall time of every inference that `run` made, in order.
+
+    Raises:
+        UserError: The file's inputs are not those of the manifest, so it cannot be fed.
+    """
+
+    def __init__(self, runner: Runner, artifact: Artifact) -> None:
+        self.runner = runner
+        self.seconds: list[float] = []
+        self._expected = tuple(spec.keras_name for spec in artifact.outputs)
+        self._inputs = _bind(artifact.inputs, runner.inputs)
+        self._outputs = _bind(artifact.outputs, runner.outputs)
+        unfed = {info.name for info in runner.inputs} - {i.name for i in self._inputs.values()}
+        missing = {spec.keras_name for spec in artifact.inputs} - set(self._inputs)
+        if unfed or missing:
+            raise UserError(
+                f"{artifact.file} must take the inputs {[spec.name for spec in artifact.inputs]} "
+                f"that manifest.json lists. Received: {[info.name for info in runner.inputs]}. "
+                "Export again."
+            )
+
+    @property
+    def missing_outputs(self) -> list[str]:
+        """Keras names of outputs the manifest lists and the file does not have."""
+        found = set(self._outputs)
+        return [name for name in self._expected if name not in found]
+
+    @property
+    def output_infos(self) -> Mapping[str, TensorInfo]:
+        """Keras output name to what the runtime reports of it."""
+        return self._outputs
+
+    def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
+        """Return the file's inputs for the samples from ``start``, padded to the file's batch."""
+        fed = {}
+        for name, info in self._inputs.items():
+            size = self.batch_size
+            part = inputs[name][start : start + size]
+            if len(part) < size:
+                part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            fed[info.name] = quantize(part, info)
+        return fed
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in one run of the file; 1 where the file leaves it free."""
+        sizes = {info.shape[0] for info in self._inputs.values() if info.shape}
+        fixed = sorted(size for size in sizes if size > 0)
+        return fixed[0] if fixed else 1
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run all samples.
+
+        Args:
+            inputs: Keras input name to (N, …) floats.
+
+        Returns:
+            Keras output name to (N, …): float32 where the file's output is quantized, else the
+            file's own type.
+        """
+        samples = len(next(iter(inputs.values())))
+        size = self.batch_size
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self._outputs}
+        for start in range(0, samples, size):
+            fed = self.batch(inputs, start)
+            begin = time.perf_counter()
+            results = self.runner.infer(fed)
+            self.seconds.append(time.perf_counter() - begin)
+            for name, info in self._outputs.items():
+                parts[name].append(results[info.name])
+        return {
+            name: dequantize(np.concatenate(parts[name])[:samples], info)
+            for name, info in self._outputs.items()
+        }
+
+
+def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Return floats as the type that the file takes; round to nearest even, saturate."""
+    if info.scale is None or info.dtype.kind == "f":
+        return np.ascontiguousarray(array, dtype=info.dtype)
+    limits = np.iinfo(info.dtype)
+    steps = np.rint(np.asarray(array, np.float64) / info.scale) + (info.zero_point or 0)
+    return np.clip(steps, limits.min, limits.max).astype(info.dtype)
+
+
+def dequantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Return the real values that quantized numbers stand for; floats pass through."""
+    if info.scale is None or info.dtype.kind == "f":
+        return array
+    real = (array.astype(np.float64) - (info.zero_point or 0)) * info.scale
+    return real.astype(np.float32)
+
+
+def _bind(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> dict[str, TensorInfo]:
+    """Return Keras name to the runtime's tensor; names absent from the file are left out."""
+    by_name = {info.name: info for info in infos}
+    return {spec.keras_name: by_name[spec.name] for spec in specs if spec.name in by_name}

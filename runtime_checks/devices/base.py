@@ -1,0 +1,200 @@
+"""What every device looks like: take a bundle, run it there, bring back verdict and outputs.
+
+A device is reached by a transport (a process under an emulator, ssh, adb). Whatever goes wrong on
+the way ends as one `DeviceError` sentence, and nothing stays behind on the device or here.
+"""
+
+from __future__ import annotations
+
+import abc
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import UserError
+
+EMULATED_NOTE = "emulated: says nothing about a device"
+
+
+class DeviceError(UserError):
+    """A device that cannot be reached or used; the message is one sentence and says what to do."""
+
+
+class ConnectionLostError(DeviceError):
+    """The way to the device broke; the same step may work when it is tried again."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What a user may choose about devices.
+
+    Attributes:
+        timeout_s: Longest time that one artifact may take on the device, in seconds.
+        reconnect_s: Longest time to keep trying after a connection broke, in seconds.
+        python: The Python interpreter on the device.
+        browser: The browser to start; None finds Chromium or Chrome on the PATH.
+        benchmark_model: LiteRT's `benchmark_model` built for the device, for a device without
+            Python; None uses Python there.
+    """
+
+    timeout_s: float = 300.0
+    reconnect_s: float = 60.0
+    python: str = "python3"
+    browser: Path | None = None
+    benchmark_model: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "reconnect_s"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be positive. Received: {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class BundleRun:
+    """What one artifact gave on one device.
+
+    Attributes:
+        exit_code: Of the bundle: 0 it passed, 1 a check failed, 2 it could not be run.
+        report: The JSON that the bundle wrote, with the device's own description added under
+            `device`.
+        outputs: The outputs that the runtime gave there, by the name the bundle gave them.
+        log: What the bundle printed.
+    """
+
+    exit_code: int
+    report: Mapping[str, Any]
+    outputs: Mapping[str, np.ndarray]
+    log: str = field(repr=False, default="")
+
+
+def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str) -> BundleRun:
+    """Read what a bundle wrote.
+
+    Args:
+        exit_code: Of the bundle.
+        report: Its JSON; empty when it wrote none.
+        outputs: Its `.npz` of outputs; empty when it wrote none.
+        log: What it printed.
+        where: The device, for the message.
+
+    Raises:
+        DeviceError: The bundle wrote no verdict; its own last words are passed on.
+    """
+    if not report:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        if exit_code < 0 or exit_code > 128:
+            number = -exit_code if exit_code < 0 else exit_code - 128
+            reason = f"it was ended by signal {number}"
+        else:
+            reason = lines[-1] if lines else f"exit code {exit_code}"
+        raise DeviceError(f"The bundle gave no verdict on {where}: {reason}")
+    try:
+        verdict = json.loads(report)
+        with np.load(io.BytesIO(outputs), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DeviceError(
+            f"What came back from {where} is cut short or damaged: {error}"
+        ) from error
+    return BundleRun(exit_code, verdict, arrays, log)
+
+
+class Device(abc.ABC):
+    """A place that runs bundles; a context manager.
+
+    Entering connects, checks that the device can run the bundle, and puts it there; leaving takes
+    it away again, also after an error or an interrupt.
+
+    Args:
+        address: What follows the device's kind in the target: `user@host` of `ssh:user@host`, the
+            serial number of `adb:SERIAL`, the processor of `qemu-aarch64:cortex-a53`; may be empty.
+        bundle: The `.pyz` file that `renormlite bundle` writes.
+        options: What the user chose.
+
+    Raises:
+        DeviceError: The address is not one of this device, or the device cannot be used.
+    """
+
+    kind: ClassVar[str]
+    emulated: ClassVar[bool] = False
+
+    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
+        self.address = address
+        self.bundle = Path(bundle)
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """The device as a target names it."""
+        return f"{self.kind}:{self.address}" if self.address else self.kind
+
+    def __enter__(self) -> Device:
+        try:
+            self._connect()
+        except BaseException:
+            self._disconnect()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._disconnect()
+
+    @abc.abstractmethod
+    def require(self, runtime: str) -> None:
+        """Make sure that the device has a runtime, before anything is run.
+
+        Raises:
+            DeviceError: It has not; the message says which command installs it.
+        """
+
+    def run(self, runtime: str, arguments: Sequence[str]) -> BundleRun:
+        """Run the bundle once.
+
+        Args:
+            runtime: The runtime that the arguments ask for, without variant.
+            arguments: The bundle's own arguments, without `--json` and `--outputs`.
+
+        Returns:
+            Verdict and outputs.
+
+        Raises:
+            DeviceError: The device failed, hung, or gave nothing back.
+        """
+        run = self._run(runtime, tuple(arguments))
+        report = {**run.report, "device": self.describe()}
+        return BundleRun(run.exit_code, report, run.outputs, run.log)
+
+    def describe(self) -> dict[str, object]:
+        """Return what the device is; `note` is there when its speed says nothing about a device."""
+        record: dict[str, object] = {"name": self.name, "emulated": self.emulated}
+        if self.emulated:
+            record["note"] = EMULATED_NOTE
+        return {**record, **self._describe()}
+
+    @abc.abstractmethod
+    def _connect(self) -> None:
+        """Reach the device, check it, put the bundle there."""
+
+    @abc.abstractmethod
+    def _disconnect(self) -> None:
+        """Leave nothing behind; called also when `_connect` failed half-way."""
+
+    @abc.abstractmethod
+    def _run(self, runtime: str, arguments: tuple[str, ...]) -> BundleRun:
+        """Run the bundle once."""
+
+    def _describe(self) -> dict[str, object]:
+        """Return what only this kind of device knows of itself."""
+        return {}

@@ -1,0 +1,79 @@
+"""Runs a command with a time limit, in a process group of its own that never outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .base import DeviceError
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that came to its end."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+    @property
+    def last_line(self) -> str:
+        """The last line it said that is not empty: where programs put the reason."""
+        said = (self.err.strip() or self.out.strip()).decode(errors="replace")
+        return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
+
+
+class TimeLimitError(DeviceError):
+    """The command was still running at its time limit and has been ended."""
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Finished:
+    """Run a command to its end.
+
+    Args:
+        command: Program and arguments; no shell is involved.
+        timeout_s: After that many seconds the program and its children are ended.
+        stdin: What it reads.
+        env: Its whole environment; None passes on ours.
+        cwd: Folder it starts in.
+
+    Raises:
+        TimeLimitError: It did not end in time.
+        DeviceError: There is no such program.
+    """
+    try:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise DeviceError(f"There is no program '{command[0]}' on this machine.") from error
+    with process:
+        try:
+            out, err = process.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeLimitError(
+                f"'{Path(command[0]).name}' gave no answer within {timeout_s:g} s."
+            ) from error
+        finally:
+            # Also on an interrupt: no child may outlive the call.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return Finished(process.returncode, out, err)

@@ -1,0 +1,66 @@
+"""Devices reached by ssh: the user's own ssh, with its keys, known hosts and configuration."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from .base import ConnectionLostError, DeviceError, DeviceOptions
+from .process import Finished, TimeLimitError, run
+from .shell import ShellDevice
+
+_OPTIONS = {
+    "BatchMode": "yes",  # a question nobody can answer is an error, not a hang
+    "ConnectTimeout": "10",
+    "ServerAliveInterval": "5",
+    "ServerAliveCountMax": "3",
+}
+# HOST, USER@HOST, or [IPv6], each with an optional port; never something ssh takes for an option.
+_ADDRESS = r"(?P<host>[^\s:\[\]-][^\s:\[\]]*|(?:[^\s:-]\S*@)?\[\S+\])(?::(?P<port>\d+))?"
+_FAILED = 255  # ssh's own exit code; anything else comes from the device
+
+
+class SshDevice(ShellDevice):
+    """`ssh:USER@HOST[:PORT]`; the user may be left out and the host an alias of ssh_config."""
+
+    kind = "ssh"
+
+    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
+        super().__init__(address, bundle, options)
+        found = re.fullmatch(_ADDRESS, address)
+        if found is None:
+            raise DeviceError(
+                f"A device reached by ssh is ssh:[USER@]HOST[:PORT]. Received: 'ssh:{address}'."
+            )
+        self._host = found["host"].replace("[", "").replace("]", "")
+        port = ["-p", found["port"]] if found["port"] else []
+        settings = [part for key, value in _OPTIONS.items() for part in ("-o", f"{key}={value}")]
+        self._ssh = ["ssh", "-T", *settings, *port, "--", self._host]
+        # What a person would type to see for themselves.
+        self._by_hand = " ".join(["ssh", *port, self._host, "true"])
+
+    def _call(self, command: str, *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
+        # The login shell may be any; what it has to run is always the POSIX shell.
+        try:
+            found = run(
+                [*self._ssh, f"sh -c {shlex.quote(command)}"], timeout_s=timeout_s, stdin=stdin
+            )
+        except TimeLimitError as error:
+            raise ConnectionLostError(f"{self.name} gave no answer within {timeout_s:g} s") from (
+                error
+            )
+        if found.code != _FAILED:
+            return found
+        said = found.err.decode(errors="replace")
+        if "Permission denied" in said:
+            raise DeviceError(
+                f"{self.name} refused the login ({found.last_line}): make `{self._by_hand}` "
+                "work without a password first, for instance with ssh-copy-id."
+            )
+        if "verification failed" in said or "IDENTIFICATION HAS CHANGED" in said:
+            raise DeviceError(
+                f"The host key of {self.name} is not the one that ssh knows: run "
+                f"`{self._by_hand}` once by hand and confirm it."
+            )
+        raise ConnectionLostError(f"{self.name} cannot be reached: {found.last_line}")

@@ -1,0 +1,146 @@
+"""A real sshd on loopback, bundles to carry, and the cache that the emulated systems live in."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+import zipapp
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass
+class LoopbackSsh:
+    """A real sshd on this machine, for the user who runs the tests."""
+
+    port: int
+    folder: Path
+    tmp: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def address(self) -> str:
+        """What follows `ssh:` in a target."""
+        return f"{getpass.getuser()}@127.0.0.1:{self.port}"
+
+    def leftovers(self) -> list[str]:
+        """What lies in the device's temporary folder."""
+        return sorted(path.name for path in self.tmp.iterdir())
+
+    def drop_connections(self) -> int:
+        """End every connection, not the server, as a broken network would; return how many."""
+        children = _children(self.process.pid)
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        return len(children)
+
+
+def _children(parent: int) -> list[int]:
+    listing = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    )
+    return [int(word) for word in listing.stdout.split()]
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
+    """Start sshd with keys of its own, and an `ssh` on the PATH that knows them."""
+    server = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
+    assert server, "the tests of ssh need sshd: apt install openssh-server"
+    folder = tmp_path_factory.mktemp("sshd")
+    tmp = folder / "device-tmp"
+    tmp.mkdir()
+    for key in ("host_key", "user_key"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True
+        )
+    (folder / "authorized").write_bytes((folder / "user_key.pub").read_bytes())
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd drops its privileges to
+    port = free_port()
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nUsePAM no\n"
+        f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nPidFile none\n"
+        f"SetEnv TMPDIR={tmp}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        "MaxStartups 100\n"
+    )
+    host_key = (folder / "host_key.pub").read_text().strip()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n")
+    (folder / "ssh_config").write_text(
+        f"Host *\n  IdentityFile {folder}/user_key\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {folder}/known_hosts\n  StrictHostKeyChecking yes\n"
+    )
+    binaries = folder / "bin"
+    binaries.mkdir()
+    wrapper = binaries / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+    with (folder / "sshd.log").open("wb") as log:
+        process = subprocess.Popen(
+            [server, "-D", "-e", "-f", str(folder / "sshd_config")],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "sshd.log").read_text()
+            time.sleep(0.05)
+        yield LoopbackSsh(port, folder, tmp, process)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def ssh_path(sshd: LoopbackSsh, monkeypatch: pytest.MonkeyPatch) -> LoopbackSsh:
+    """Put the `ssh` that knows the test's keys first on the PATH."""
+    monkeypatch.setenv("PATH", f"{sshd.folder}/bin{os.pathsep}{os.environ['PATH']}")
+    return sshd
+
+
+@pytest.fixture(scope="session")
+def echo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle without a model: it does what its arguments say and keeps the bundle's contract."""
+    folder = tmp_path_factory.mktemp("echo")
+    (folder / "app").mkdir()
+    (folder / "app" / "__main__.py").write_text(
+        "import argparse, json, os, signal, sys, time\n"
+        "import numpy as np\n"
+        "parser = argparse.ArgumentParser()\n"
+        "for name in ('--json', '--outputs'): parser.add_argument(name)\n"
+        "parser.add_argument('--sleep', type=float, default=0)\n"
+        "parser.add_argument('--code', type=int, default=0)\n"
+        "parser.add_argument('--die')\n"
+        "parser.add_argument('--outputs-mb', type=float, default=0)\n"
+        "arguments = parser.parse_args()\n"
+        "time.sleep(arguments.sleep)\n"
+        "if arguments.die: sys.exit(arguments.die)\n"
+        "values = np.arange(int(arguments.outputs_mb * 250_000) or 3, dtype=np.float32)\n"
+        "np.savez(arguments.outputs, y=values)\n"
+        "json.dump({'verdict': 'passed', 'pid': os.getpid()}, open(arguments.json, 'w'))\n"
+        "print('done')\n"
+        "sys.exit(arguments.code)\n"
+    )
+    target = folder / "echo.parity.pyz"
+    zipapp.create_archive(folder / "app", target)
+    return target

@@ -59,7 +59,9 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if "keras" in sys.modules:
+if __name__ == "renormlite" and "keras" in sys.modules:
+    # Not under another name: pytest also imports this file by its folder's, and a second set of
+    # classes would take the first's places in Keras' registry.
     # Keras finds a saved layer's class only once it is registered; whoever imported Keras may well
     # load a model next, and has paid for the import already.
     importlib.import_module(".toolkit.saving", __name__)

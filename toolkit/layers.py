@@ -8,16 +8,10 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
-from .renorm import (
-    Statistics,
-    Tensor,
-    correction,
-    inference_affine,
-    normalize,
-    updated,
-)
+from .renorm import Statistics, Tensor, inference_affine
 from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
-from .statistics import batch_statistics, broadcast_mask, channel_shape, reduction_axes
+from .statistics import channel_shape
+from .training_step import Settings, training_step
 
 
 def channels_of(input_shape: tuple[int | None, ...], axis: int) -> int:
@@ -81,6 +75,11 @@ class BatchRenormalization(keras.layers.Layer):
         gamma_regularizer: Regularizer of gamma.
         beta_constraint: Constraint on beta.
         gamma_constraint: Constraint on gamma.
+        synchronized: Whether replicas share their statistics: under a `tf.distribute` strategy each
+            then sees the whole batch, weighted by what every shard counted. On JAX,
+            `keras.distribution` shares them always.
+        virtual_batch_size: Samples in a ghost batch: larger batches are cut into ghosts, each with
+            statistics, r and d of its own.
         name: Name of the layer.
         dtype: Dtype or dtype policy of the layer.
         trainable: Whether the layer learns. If not, it infers.
@@ -114,6 +113,8 @@ class BatchRenormalization(keras.layers.Layer):
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
         *,
+        synchronized: bool = False,
+        virtual_batch_size: int | None = None,
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
@@ -140,6 +141,17 @@ class BatchRenormalization(keras.layers.Layer):
         self.gamma_regularizer = regularizers.get(gamma_regularizer)
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
+        if virtual_batch_size is not None and virtual_batch_size < 1:
+            raise UserError(
+                f"Expected virtual_batch_size to be at least 1. Received: {virtual_batch_size}."
+            )
+        if synchronized and virtual_batch_size is not None:
+            raise UserError(
+                "Expected either synchronized or virtual_batch_size: the one makes the batch that "
+                "is normalized larger, the other smaller."
+            )
+        self.synchronized = synchronized
+        self.virtual_batch_size = virtual_batch_size
         self.supports_masking = True
         self.gamma: keras.Variable | None = None
         self.beta: keras.Variable | None = None
@@ -181,6 +193,12 @@ class BatchRenormalization(keras.layers.Layer):
         )
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
 
+    @property
+    def _settings(self) -> Settings:
+        return Settings(
+            self.axis, self.momentum, self.epsilon, self.synchronized, self.virtual_batch_size
+        )
+
     def _add_statistic(self, name: str, channels: int, initializer: Any) -> keras.Variable:
         # Averages with momentum stop moving in half precision, so the statistics never use it.
         return self.add_weight(
@@ -197,38 +215,33 @@ class BatchRenormalization(keras.layers.Layer):
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Normalize ``inputs``; in training also move the statistics."""
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
-        x = ops.cast(inputs, dtype)
+        if training and self.trainable:
+            return ops.cast(self._train(inputs, mask), self.compute_dtype)
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         layout = channel_shape(len(x.shape), self.axis)
+        scale, shift = (ops.reshape(v, layout) for v in self.scale_and_shift())
+        return ops.cast(x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype), self.compute_dtype)
 
-        def channelwise(vector: keras.Variable | None) -> Tensor | None:
-            return None if vector is None else ops.reshape(ops.cast(vector, dtype), layout)
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return the vectors of inference: ``x * scale + shift`` on the channel axis."""
+        moving = Statistics(self.moving_mean.value, self.moving_variance.value)
+        return inference_affine(moving, self.gamma, self.beta, epsilon=self.epsilon)
 
-        gamma, beta = channelwise(self.gamma), channelwise(self.beta)
-        moving = Statistics(channelwise(self.moving_mean), channelwise(self.moving_variance))
-        if not (training and self.trainable):
-            scale, shift = inference_affine(moving, gamma, beta, epsilon=self.epsilon)
-            return ops.cast(x * scale + shift, self.compute_dtype)
-
-        batch = batch_statistics(
-            x,
-            moving,
-            axes=reduction_axes(len(x.shape), self.axis),
-            mask=None if mask is None else broadcast_mask(mask, x),
+    def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        result = training_step(
+            inputs,
+            Statistics(self.moving_mean.value, self.moving_variance.value),
+            self.gamma,
+            self.beta,
+            self._settings,
+            r_max=ops.cast(self.r_max(self.step), self.moving_mean.dtype),
+            d_max=ops.cast(self.d_max(self.step), self.moving_mean.dtype),
+            mask=mask,
         )
-        corrected = correction(
-            batch,
-            moving,
-            r_max=ops.cast(self.r_max(self.step), dtype),
-            d_max=ops.cast(self.d_max(self.step), dtype),
-            epsilon=self.epsilon,
-        )
-        outputs = normalize(x, batch, corrected, gamma, beta, epsilon=self.epsilon)
-        after = updated(moving, batch, momentum=self.momentum, epsilon=self.epsilon)
-        self.moving_mean.assign(ops.reshape(after.mean, (-1,)))
-        self.moving_variance.assign(ops.reshape(after.variance, (-1,)))
-        self.step.assign(self.step + 1)
-        return ops.cast(outputs, self.compute_dtype)
+        self.moving_mean.assign(result.moving.mean)
+        self.moving_variance.assign(result.moving.variance)
+        self.step.assign_add(1)
+        return result.outputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the output: that of the input."""
@@ -254,6 +267,8 @@ class BatchRenormalization(keras.layers.Layer):
             "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
+            "synchronized": self.synchronized,
+            "virtual_batch_size": self.virtual_batch_size,
         }
 
 

@@ -110,7 +110,7 @@ def updated(
     )
     mean = moving.mean + alpha * (batch.mean - moving.mean)
     variance = ops.maximum(moving.variance + delta * (2.0 * old_sigma + delta), 0.0)
-    usable = ops.logical_and(ops.isfinite(mean), ops.isfinite(variance))
+    usable = ops.isfinite(mean + variance)
     return Statistics(
         ops.where(usable, mean, moving.mean), ops.where(usable, variance, moving.variance)
     )

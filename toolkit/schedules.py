@@ -96,9 +96,9 @@ class LinearRamp:
     def __call__(self, step: Tensor) -> Tensor:
         """Return the bound at ``step`` as a float32 scalar, exact at both ends."""
         # Integers are subtracted before the cast: float32 cannot hold every step above 2**24.
-        done = ops.cast(ops.clip(step, self.start_step, self.end_step) - self.start_step, "float32")
-        rise = (self.end_value - self.start_value) * (done / (self.end_step - self.start_step))
-        return rise + self.start_value
+        passed = ops.cast(step - self.start_step, "float32")
+        share = ops.clip(passed / (self.end_step - self.start_step), 0.0, 1.0)
+        return self.start_value + (self.end_value - self.start_value) * share
 
     @property
     def minimum(self) -> float:

@@ -11,6 +11,7 @@ from keras import ops
 
 from ..errors import UserError
 from .renorm import Statistics, Tensor
+from .replicas import all_reduce_sum
 
 
 def channel_shape(rank: int, axis: int) -> tuple[int, ...]:
@@ -48,7 +49,12 @@ def broadcast_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def batch_statistics(
-    x: Tensor, moving: Statistics, *, axes: tuple[int, ...], mask: Tensor | None = None
+    x: Tensor,
+    moving: Statistics,
+    *,
+    axes: tuple[int, ...],
+    mask: Tensor | None = None,
+    synchronized: bool = False,
 ) -> Statistics:
     """Return the statistics of ``x`` over ``axes``, which stay as axes of size 1.
 
@@ -60,20 +66,29 @@ def batch_statistics(
         moving: Moving statistics, broadcastable to the result.
         axes: Axes to average over.
         mask: Booleans that broadcast to ``x``; ``False`` elements do not count.
+        synchronized: Whether to average over all replicas too, weighing each by what it counted.
     """
-    if mask is None and all(x.shape[a] for a in axes):  # all sizes known, none of them zero
+    if mask is None and not synchronized and all(x.shape[a] for a in axes):  # known, none is 0
         mean = ops.mean(x, axes, keepdims=True)
-        return Statistics(mean, ops.mean(ops.square(x - mean), axes, keepdims=True))
-    counted = (
-        ops.ones_like(x)
-        if mask is None
-        else ops.cast(ops.broadcast_to(mask, ops.shape(x)), x.dtype)
+        # By definition of the mean, d variance / d mean = 0: the gradient need not go there.
+        distance = x - ops.stop_gradient(mean)
+        return Statistics(mean, ops.mean(ops.square(distance), axes, keepdims=True))
+    total = all_reduce_sum if synchronized else _unchanged
+    counted = ops.ones_like(x)
+    if mask is not None:
+        counted = ops.cast(ops.broadcast_to(mask, ops.shape(x)), x.dtype)
+    count, mass = total(
+        ops.sum(counted, axes, keepdims=True), ops.sum(x * counted, axes, keepdims=True)
     )
-    count = ops.sum(counted, axes, keepdims=True)
     share = 1.0 / ops.maximum(count, 1.0)
-    mean = share * ops.sum(x * counted, axes, keepdims=True)
-    variance = share * ops.sum(ops.square((x - mean) * counted), axes, keepdims=True)
+    mean = share * mass
+    distance = (x - ops.stop_gradient(mean)) * counted
+    (spread,) = total(ops.sum(ops.square(distance), axes, keepdims=True))
     seen = count > 0
     return Statistics(
-        ops.where(seen, mean, moving.mean), ops.where(seen, variance, moving.variance)
+        ops.where(seen, mean, moving.mean), ops.where(seen, share * spread, moving.variance)
     )
+
+
+def _unchanged(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tensors

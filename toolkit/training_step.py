@@ -1,0 +1,129 @@
+"""One training step of batch renormalization: which statistics, which kernel, in which order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from . import fused
+from .ghosts import Ghosts, average
+from .renorm import Statistics, Tensor, correction, normalize, updated
+from .statistics import batch_statistics, broadcast_mask, channel_shape, reduction_axes
+
+
+class Settings(NamedTuple):
+    """What a step needs beside tensors."""
+
+    axis: int
+    momentum: float
+    epsilon: float
+    synchronized: bool = False
+    virtual_batch_size: int | None = None
+
+
+class TrainingStep(NamedTuple):
+    """What a step gives.
+
+    Attributes:
+        outputs: Of the shape of the inputs and of the dtype it was computed in.
+        batch: Statistics of the batch; with ghost batches a row for each: (channels,) or
+            (ghosts, channels).
+        moving: Moving statistics after the step: (channels,).
+    """
+
+    outputs: Tensor
+    batch: Statistics
+    moving: Statistics
+
+
+def training_step(
+    inputs: Tensor,
+    moving: Statistics,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    settings: Settings,
+    *,
+    r_max: Tensor,
+    d_max: Tensor,
+    mask: Tensor | None = None,
+) -> TrainingStep:
+    """Run algorithm 1 once.
+
+    Args:
+        inputs: Tensor of rank 2 or more.
+        moving: Moving statistics before the step, vectors of the channels.
+        gamma: Vector of the channels, or None for ones.
+        beta: Vector of the channels, or None for zeros.
+        settings: Axis, momentum, epsilon and the like.
+        r_max: Scalar bound on r, at least 1.
+        d_max: Scalar bound on d, at least 0.
+        mask: Which elements count, over the leading axes of the inputs.
+    """
+    plain = mask is None and not settings.synchronized and settings.virtual_batch_size is None
+    run = _fused_step if plain and fused.available(inputs) else _reference_step
+    return run(inputs, moving, gamma, beta, settings, r_max, d_max, mask)
+
+
+def _fused_step(
+    x: Tensor,
+    moving: Statistics,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    settings: Settings,
+    r_max: Tensor,
+    d_max: Tensor,
+    mask: None,
+) -> TrainingStep:
+    axis, epsilon = settings.axis, settings.epsilon
+    batch = fused.batch_statistics(x, moving, axis=axis)
+    corrected = correction(batch, moving, r_max=r_max, d_max=d_max, epsilon=epsilon)
+    outputs = fused.normalize(x, batch, corrected, gamma, beta, axis=axis, epsilon=epsilon)
+    after = updated(moving, batch, momentum=settings.momentum, epsilon=epsilon)
+    return TrainingStep(outputs, batch, after)
+
+
+def _reference_step(
+    x: Tensor,
+    moving: Statistics,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    settings: Settings,
+    r_max: Tensor,
+    d_max: Tensor,
+    mask: Tensor | None,
+) -> TrainingStep:
+    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    counted = None if mask is None else broadcast_mask(mask, x)
+    rank, axis, epsilon = len(x.shape), settings.axis % len(x.shape), settings.epsilon
+    axes = reduction_axes(rank, axis)
+    ghosts = None
+    if settings.virtual_batch_size is not None:
+        ghosts = Ghosts(x, settings.virtual_batch_size)
+        x, counted = ghosts.split(x), ghosts.split_mask(counted, rank)
+        rank, axis, axes = rank + 1, axis + 1, tuple(a + 1 for a in axes)
+    layout = channel_shape(rank, axis)
+
+    def channelwise(vector: Tensor | None) -> Tensor | None:
+        return None if vector is None else ops.reshape(ops.cast(vector, x.dtype), layout)
+
+    laid_out = Statistics(channelwise(moving.mean), channelwise(moving.variance))
+    batch = batch_statistics(
+        x, laid_out, axes=axes, mask=counted, synchronized=settings.synchronized
+    )
+    corrected = correction(batch, laid_out, r_max=r_max, d_max=d_max, epsilon=epsilon)
+    outputs = normalize(x, batch, corrected, channelwise(gamma), channelwise(beta), epsilon=epsilon)
+
+    rows = moving.mean.shape if ghosts is None else (-1, *moving.mean.shape)
+    batch = Statistics(ops.reshape(batch.mean, rows), ops.reshape(batch.variance, rows))
+    seen = batch
+    if ghosts is not None:
+        outputs = ghosts.join(outputs)
+        weights = None
+        if counted is not None:
+            counts = ops.cast(ops.broadcast_to(counted, ops.shape(x)), x.dtype)
+            weights = ops.reshape(ops.sum(counts, axes, keepdims=True), rows)
+        seen = average(batch, weights, epsilon=epsilon)
+    after = updated(moving, seen, momentum=settings.momentum, epsilon=epsilon)
+    return TrainingStep(outputs, batch, after)

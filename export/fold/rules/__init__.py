@@ -1,1 +1,1 @@
-"""The rules of the fold, one family a file."""
+"""The rules of the fold, one family a file. `passes.RULES` lists them in order."""

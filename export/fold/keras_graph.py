@@ -1,0 +1,273 @@
+"""Read a Keras model into a `Graph`.
+
+Keras has no public way to walk a functional graph call by call. Everything the fold needs of its
+internals is in this file: ``KerasTensor._keras_history``, ``Operation._inbound_nodes`` and
+``_outbound_nodes``, the attributes of a ``Node`` and ``Layer._flatten_layers``.
+
+Nested models are read through, as are subclassed models and composite layers: their ``call`` is
+traced on symbolic inputs, and every trace of that is wiped off the user's layers again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+from ...errors import UserError
+from .graph import Call, Graph, Kept, Slot, Source, Value
+
+Env = dict[int, Value]
+
+
+def read_graph(model: keras.Model) -> Graph:
+    """Read a built Keras model of any kind.
+
+    Args:
+        model: Sequential, Functional (nested, shared, multi-input and -output) or subclassed. It
+            is not changed.
+
+    Returns:
+        The graph, every operation `Kept`.
+
+    Raises:
+        UserError: The model is not built, or its ``call`` cannot be traced symbolically.
+    """
+    if not isinstance(model, keras.Model):
+        raise UserError(f"Expected a Keras model. Received: {type(model).__name__}")
+    graph = Graph(model.name)
+    if _is_functional(model):
+        inputs, outputs = _structures(model)
+        _read_into(graph, inputs, outputs)
+        return graph
+    inputs = _subclassed_inputs(model)
+    with _traced(model, (inputs,), {}) as (outputs, problem):
+        if problem:
+            raise UserError(
+                f"The network inside {model.name!r} could not be read: {problem}. Make `call` use "
+                "Keras layers and keras.ops only, or build the model with the functional API."
+            )
+        _read_into(graph, inputs, outputs)
+    return graph
+
+
+def kind_of(operation: Any) -> str:
+    """Name the class of a Keras operation that has no public class, such as ``Add`` of keras.ops.
+
+    Returns:
+        The class name for operations of Keras itself, an empty string for anybody else's.
+    """
+    cls = type(operation)
+    return cls.__name__ if cls.__module__.partition(".")[0] == "keras" else ""
+
+
+def _is_functional(model: Any) -> bool:
+    """Whether a model is its graph: Functional or Sequential, with their own ``call``."""
+    if isinstance(model, keras.Sequential):
+        return type(model).call is keras.Sequential.call
+    if not isinstance(model, keras.Function):
+        return False
+    cls: Any = type(model)
+    functional = next(c for c in cls.__mro__ if c.__name__ == "Functional")
+    return bool(cls.call is functional.call)
+
+
+def _structures(model: Any) -> tuple[Any, Any]:
+    """Return the structures of symbolic inputs and outputs of a functional model."""
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise UserError(
+                f"The model {model.name!r} is not built. Call it once or give it an Input layer."
+            )
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
+def _subclassed_inputs(model: keras.Model) -> Any:
+    """Make symbolic inputs of the shapes a subclassed model was built with."""
+    config = model.get_build_config() if model.built else None
+    if not config:
+        raise UserError(
+            f"The model {model.name!r} is not built, so its input shape is unknown. "
+            "Call it once on real data first."
+        )
+    shapes = config.get("input_shape") or next(iter(config["shapes_dict"].values()))
+
+    def source(path: tuple[Any, ...], shape: Sequence[int | None]) -> keras.KerasTensor:
+        name = str(path[-1]) if path and isinstance(path[-1], str) else None
+        # The batch a model happened to be called with first is no property of the model.
+        return keras.Input(batch_shape=(None, *shape[1:]), name=name, dtype=model.input_dtype)
+
+    if _is_shape(shapes):
+        return source((), shapes)
+    if isinstance(shapes, dict):
+        return {key: source((key,), shape) for key, shape in shapes.items()}
+    return [source((), shape) for shape in shapes]
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(d is None or isinstance(d, int) for d in value)
+
+
+def _read_into(graph: Graph, inputs: Any, outputs: Any) -> None:
+    """Fill an empty graph from symbolic inputs and outputs."""
+    env: Env = {}
+    for tensor in tree.flatten(inputs):
+        name = graph.unique_name(tensor.name)
+        source = graph.add(Call(Source(tensor, name), []), [(tensor.shape, tensor.dtype)])
+        env[id(tensor)] = source.output
+        graph.inputs.append(source.output)
+    reader = _Reader(graph)
+    graph.outputs = reader.expand(tree.flatten(outputs), env, "")
+    for value in graph.outputs:
+        value.is_output = True
+    graph.output_names = [t._keras_history.operation.name for t in tree.flatten(outputs)]
+    graph.input_structure = _with_slots(inputs)
+    graph.output_structure = _with_slots(outputs)
+
+
+def _with_slots(structure: Any) -> Any:
+    """Replace the leaves of a structure by slots in flattening order."""
+    slots = [Slot(i) for i in range(len(tree.flatten(structure)))]
+    return tree.pack_sequence_as(structure, slots)
+
+
+class _Reader:
+    """Turns Keras nodes into calls, one op object for every operation however often called."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.ops: dict[int, Kept] = {}
+
+    def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
+        """Enter all calls between the tensors in ``env`` and ``outputs``, without recursion."""
+        stack = outputs[::-1]
+        while stack:
+            tensor = stack[-1]
+            if id(tensor) in env:
+                stack.pop()
+                continue
+            history = tensor._keras_history
+            node = history.operation._inbound_nodes[history.node_index]
+            waiting = [t for t in node.input_tensors if id(t) not in env]
+            if waiting:
+                stack.extend(reversed(waiting))
+                continue
+            stack.pop()
+            values = self.call(node, env, prefix)
+            for out, value in zip(node.outputs, values, strict=True):
+                env[id(out)] = value
+        return [env[id(t)] for t in outputs]
+
+    def call(self, node: Any, env: Env, prefix: str) -> list[Value]:
+        """Enter one node: read through it where it is a network itself, else as one call."""
+        operation = node.operation
+        inputs = [env[id(t)] for t in node.input_tensors]
+        if isinstance(operation, keras.Function) and _is_functional(operation):
+            return self.inline(operation.inputs, operation.outputs, inputs, operation.name)
+        if isinstance(operation, keras.Sequential):
+            return self.inline(operation.inputs, operation.outputs, inputs, operation.name)
+        if _is_composite(operation):
+            values = self.trace(node, inputs)
+            if values is not None:
+                return values
+        return self.keep(node, inputs, prefix)
+
+    def inline(
+        self,
+        inner_inputs: list[keras.KerasTensor],
+        inner_outputs: list[keras.KerasTensor],
+        inputs: list[Value],
+        prefix: str,
+    ) -> list[Value]:
+        """Enter the calls of a nested network in place of the call of it."""
+        env = {id(t): value for t, value in zip(inner_inputs, inputs, strict=False)}
+        return self.expand(list(inner_outputs), env, prefix)
+
+    def trace(self, node: Any, inputs: list[Value]) -> list[Value] | None:
+        """Enter the calls inside a subclassed model or composite layer, or None and say why."""
+        operation = node.operation
+        symbols = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in node.input_tensors]
+        swap = {id(t): s for t, s in zip(node.input_tensors, symbols, strict=True)}
+        args, kwargs = tree.map_structure(
+            lambda x: swap.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
+        )
+        with _traced(operation, args, kwargs) as (outputs, problem):
+            if problem:
+                self.graph.opaque[id(operation)] = problem
+                return None
+            flat = tree.flatten(outputs)
+            return self.inline(symbols, flat, inputs, operation.name)
+
+    def keep(self, node: Any, inputs: list[Value], prefix: str) -> list[Value]:
+        """Enter one node as one call."""
+        operation = node.operation
+        op = self.ops.get(id(operation))
+        if op is None:
+            op = Kept(operation, self.graph.unique_name(operation.name, prefix))
+            self.ops[id(operation)] = op
+        arguments = node.arguments
+        args = kwargs = None
+        simple = len(arguments.args) == 1 and not arguments.kwargs
+        if not (simple and isinstance(arguments.args[0], keras.KerasTensor)):
+            slots = iter(range(len(inputs)))
+            args, kwargs = tree.map_structure(
+                lambda x: Slot(next(slots)) if isinstance(x, keras.KerasTensor) else x,
+                (arguments.args, arguments.kwargs),
+            )
+        call = Call(op, inputs, args, kwargs)
+        return self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
+
+
+def _is_composite(operation: Any) -> bool:
+    """Whether an operation is a layer of the user's own, made of other layers."""
+    if isinstance(operation, keras.Model):
+        return True
+    if not isinstance(operation, keras.Layer) or kind_of(operation):
+        return False
+    return len(layers_inside(operation)) > 1
+
+
+def layers_inside(layer: keras.Layer) -> list[keras.Layer]:
+    """Return a layer and all layers inside it."""
+    return list(layer._flatten_layers())
+
+
+@contextlib.contextmanager
+def _traced(layer: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, str]]:
+    """Call ``layer.call`` on symbolic tensors and afterwards undo what that left on the layers.
+
+    Yields:
+        The symbolic outputs and an empty string, or None and the sentence that says why not.
+    """
+    layers = layers_inside(layer)
+    marks = [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
+    try:
+        yield _trace(layer, args, kwargs)
+    finally:
+        for inner, (inbound, outbound) in zip(layers, marks, strict=True):
+            del inner._inbound_nodes[inbound:]
+            del inner._outbound_nodes[outbound:]
+
+
+def _trace(layer: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
+    own = [w.name for w in (*layer._trainable_variables, *layer._non_trainable_variables)]
+    if own:
+        return None, f"it uses weights of its own ({', '.join(own)}) outside any layer"
+    if "training" in inspect.signature(layer.call).parameters:
+        kwargs = {**kwargs, "training": False}
+    try:
+        outputs = layer.call(*args, **kwargs)
+    except Exception as error:  # whatever the user's own code raises is the reason to report
+        first_line = str(error).strip().partition("\n")[0]
+        return (
+            None,
+            f"its `call` does not run on symbolic tensors ({type(error).__name__}: {first_line})",
+        )
+    if not all(isinstance(t, keras.KerasTensor) for t in tree.flatten(outputs)):
+        return None, "its `call` returns something other than tensors"
+    return outputs, ""

@@ -1,0 +1,28 @@
+"""The layer that the fold leaves where a bias must differ from position to position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="renormlite")
+class BiasMap(keras.layers.Layer):
+    """Add a constant to every position: ``y = x + bias``, ``bias`` of the shape of one sample.
+
+    It is what is left of a shift in front of a zero-padded convolution when the shift is moved
+    behind it: the same number everywhere but at the borders.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the bias; every axis but the batch must be static."""
+        self.bias = self.add_weight(shape=input_shape[1:], name="bias", initializer="zeros")
+
+    def call(self, inputs: Any) -> Any:
+        """Return ``inputs + bias``."""
+        return keras.ops.add(inputs, self.bias)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the input."""
+        return input_shape

@@ -1,0 +1,126 @@
+"""Linear layers: which axes they mix, and their weights with affines absorbed.
+
+A linear layer is ``L(x) = W·x + b``. The fold keeps the layer as it was and remembers one affine
+before it and one after it, ``after(L(before(x)))``; only when the network is rebuilt are they
+multiplied into the weights, in float64 and once:
+
+    W' = after.scale · W · before.scale
+    b' = after.scale · (b + W·before.shift) + after.shift
+
+``W·before.shift`` is one number per output channel only where every output sees the whole kernel;
+whether padding or striding break that is for the rules to ask (`Kind.borders`).
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from .affine import Affine, Vector
+from .graph import Shape
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A call of a linear layer without its activation, with the affines it has absorbed.
+
+    Attributes:
+        layer: The layer of the original network; only read.
+        kind: What is known about layers of its type.
+        name: Name of the layer that is built.
+        before: Affine absorbed from its input, exact at every position.
+        after: Affine absorbed from its output.
+        border: A shift of its input that zero padding must not reach; it comes in as one more
+            input channel that carries 1 and is padded with 0.
+        ones: Number of constant output channels, each 1, that it provides for others' borders.
+        blind: Number of input channels it is given and must ignore.
+    """
+
+    layer: keras.Layer
+    kind: Kind
+    name: str
+    before: Affine | None = None
+    after: Affine | None = None
+    border: Vector | None = None
+    ones: int = 0
+    blind: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(w.shape) for w in self.layer.weights)
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was absorbed, so that the weights must be computed anew."""
+        return self.before is not None or self.after is not None or bool(self.extra_channels)
+
+    @property
+    def extra_channels(self) -> int:
+        """Number of channels, in or out, that the original layer did not have."""
+        return self.ones + self.blind + (self.border is not None)
+
+
+class Kind(abc.ABC):
+    """What the fold must know about one type of linear layer. Stateless.
+
+    ``channels`` below is ``{axis: size}``, axes counted from 0 with the batch included.
+    """
+
+    @abc.abstractmethod
+    def inputs(self, layer: Any, rank: int) -> dict[int, int]:
+        """Return the input axes whose affine the weights can take, with their sizes."""
+
+    @abc.abstractmethod
+    def outputs(self, layer: Any, rank: int) -> dict[int, int]:
+        """Return the output axes whose affine the weights can take, with their sizes."""
+
+    @abc.abstractmethod
+    def arrays(self, op: Linear) -> list[Array]:
+        """Return the weights in float64, kernels first, the bias last if there is one."""
+
+    @abc.abstractmethod
+    def variables(self, layer: Any) -> list[keras.Variable]:
+        """Return the variables of a rebuilt layer in the order of `arrays`."""
+
+    def borders(self, layer: Any, shape: Shape) -> str:
+        """Say why a constant input would not give a constant output; empty where it does."""
+        return ""
+
+    def takes_channels(self, layer: Any) -> bool:
+        """Whether one more input and output channel can be given to the layer."""
+        return False
+
+    def activation(self, layer: Any) -> Any:
+        """Return the layer's own activation function, None where it is linear."""
+        return None if layer.activation is keras.activations.linear else layer.activation
+
+    def config(self, op: Linear, activation: bool) -> dict[str, Any]:
+        """Return the config of the layer to build, with or without the layer's activation."""
+        config: dict[str, Any] = op.layer.get_config()
+        config["name"] = op.name
+        self.adapt(config, op, activation)
+        return config
+
+    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+        """Write into a config what the absorbed affines change."""
+        config["use_bias"] = config["use_bias"] or needs_bias(op)
+        if not activation:
+            config["activation"] = "linear"
+        # Low-rank updates are already in `layer.kernel`; the layer built has plain weights.
+        for key in ("lora_rank", "lora_alpha"):
+            config.pop(key, None)
+
+
+def needs_bias(op: Linear) -> bool:
+    """Whether the absorbed affines add something that is not zero."""
+    affines = [a for a in (op.before, op.after) if a is not None]
+    return op.ones > 0 or any(a.shifts for a in affines)

@@ -1,0 +1,196 @@
+"""Norms: every layer that is a per-channel affine map at inference, and which one.
+
+At inference a norm computes ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``, which is
+
+    scale = gamma / sqrt(variance + epsilon)        shift = beta - mean * scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+from keras import layers as kl
+from numpy.typing import ArrayLike
+
+from ...errors import UserError
+from ...toolkit.layers import BatchRenormalization, ChannelAffine
+from .affine import Affine
+from .graph import Call, Kept, Slot
+from .keras_graph import kind_of
+
+Reading = Callable[[Any], Affine]
+_AnyReading = TypeVar("_AnyReading", bound=Reading)
+
+
+class NotAffineError(ValueError):
+    """A norm that is no per-channel affine map, with the sentence that says why."""
+
+
+def _read(variable: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
+
+
+def _batch_norm(layer: Any) -> Affine:
+    """Keras BatchNormalization (renorm or not) and our BatchRenormalization."""
+    scale = 1 / np.sqrt(_read(layer.moving_variance) + layer.epsilon)
+    if layer.scale:
+        scale = scale * _read(layer.gamma)
+    shift = -_read(layer.moving_mean) * scale
+    if layer.center:
+        shift = shift + _read(layer.beta)
+    return Affine(scale, shift, layer.axis)
+
+
+def _rescaling(layer: kl.Rescaling) -> Affine:
+    scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+    if max(scale.ndim, offset.ndim) > 1:
+        raise NotAffineError("its scale differs along more than one axis")
+    return Affine.of(scale, offset)
+
+
+def _normalization(layer: Any) -> Affine:
+    mean, deviation = _read(layer.mean), np.sqrt(_read(layer.variance))
+    deviation = np.maximum(deviation, keras.config.epsilon())
+    long = [axis for axis, size in enumerate(mean.shape) if size > 1]
+    if len(long) > 1:
+        raise NotAffineError(f"it normalizes along {len(long)} axes, so it has no channel axis")
+    mean, deviation = mean.reshape(-1), deviation.reshape(-1)
+    axis = long[0] if long else -1
+    if layer.invert:
+        return Affine.of(deviation, mean, axis)
+    return Affine.of(1 / deviation, -mean / deviation, axis)
+
+
+def _channel_affine(layer: ChannelAffine) -> Affine:
+    scale = _read(layer.scale) if layer.use_scale else 1.0
+    shift = _read(layer.shift) if layer.use_shift else 0.0
+    return Affine.of(scale, shift, layer.axis)
+
+
+_READINGS: dict[type, Reading] = {
+    kl.BatchNormalization: _batch_norm,
+    BatchRenormalization: _batch_norm,
+    kl.Rescaling: _rescaling,
+    kl.Normalization: _normalization,
+    ChannelAffine: _channel_affine,
+}
+
+_PER_SAMPLE = (
+    kl.LayerNormalization,
+    kl.GroupNormalization,
+    kl.RMSNormalization,
+    kl.UnitNormalization,
+)
+
+
+def register_affine(layer_type: type[keras.Layer]) -> Callable[[_AnyReading], _AnyReading]:
+    """Teach the fold a norm of your own.
+
+    Args:
+        layer_type: The layer class. Subclasses that leave its ``call`` alone are understood too.
+
+    Returns:
+        A decorator for the function that reads such a layer: it is given the built layer and
+        returns the `Affine` that the layer computes at inference.
+
+    Example:
+    ```python
+    @register_affine(LayerScale)
+    def _(layer):
+        return Affine.of(scale=layer.gamma.numpy(), shift=0.0, axis=-1)
+    ```
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, keras.Layer)):
+        raise UserError(f"Expected a Keras layer class to register. Received: {layer_type!r}")
+
+    def register(reading: _AnyReading) -> _AnyReading:
+        _READINGS[layer_type] = reading
+        return reading
+
+    return register
+
+
+def is_norm(layer: Any) -> bool:
+    """Whether a layer is a norm, understood or not."""
+    return isinstance(layer, (*_READINGS, *_PER_SAMPLE))
+
+
+def read_norm(call: Call) -> Affine:
+    """Read the affine that a call of a norm computes, its axis counted from 0.
+
+    Raises:
+        NotAffineError: The call computes no per-channel affine map.
+    """
+    layer = call.op.operation
+    if isinstance(layer, _PER_SAMPLE):
+        raise NotAffineError("it normalizes each sample by that sample's own statistics")
+    known = next(cls for cls in type(layer).__mro__ if cls in _READINGS)
+    if type(layer).call is not known.call:  # type: ignore[attr-defined]
+        raise NotAffineError(
+            f"{type(layer).__name__} overrides the `call` of {known.__name__}; "
+            "say what it computes with register_affine"
+        )
+    if call.kwargs and call.kwargs.get("training"):
+        raise NotAffineError("it is called with training=True, so it uses the batch's statistics")
+    affine = _READINGS[known](layer)
+    if not isinstance(affine, Affine):
+        raise UserError(
+            f"The function registered for {known.__name__} must return an Affine. "
+            f"Received: {type(affine).__name__}"
+        )
+    return _fitted(affine, call)
+
+
+def read_constant(call: Call) -> Affine | None:
+    """Read an addition or multiplication by a constant vector: a norm written by hand.
+
+    Scalars are left alone: they belong to activations written out (``x + 3`` in a hard swish),
+    which converters recognise as long as nobody takes them apart.
+    """
+    kind = kind_of(call.op.operation)
+    if kind not in {"Add", "Subtract", "Multiply", "Divide", "TrueDivide"} or not call.args:
+        return None
+    if len(call.args) != 2 or len(call.inputs) != 1:
+        return None
+    position = 1 if not isinstance(call.args[1], (int, float)) and _is_slot(call.args[0]) else 0
+    if not _is_slot(call.args[1 - position]):
+        return None
+    constant = np.asarray(call.args[position], np.float64)
+    if constant.size < 2 or max(constant.shape) != constant.size:
+        return None
+    if position == 0 and kind in {"Divide", "TrueDivide"}:
+        return None
+    flat = constant.reshape(-1)
+    axis = int(np.argmax(constant.shape)) - constant.ndim
+    forms: dict[str, tuple[ArrayLike, ArrayLike]] = {
+        "Add": (1.0, flat),
+        "Subtract": (1.0, -flat) if position == 1 else (-1.0, flat),
+        "Multiply": (flat, 0.0),
+        "Divide": (1 / flat, 0.0),
+        "TrueDivide": (1 / flat, 0.0),
+    }
+    return _fitted(Affine.of(*forms[kind], axis), call)
+
+
+def _is_slot(argument: object) -> bool:
+    return isinstance(argument, Slot)
+
+
+def _fitted(affine: Affine, call: Call) -> Affine:
+    """Count the axis from 0 and repeat a scalar to the channels it meets."""
+    shape = call.inputs[0].shape
+    axis = affine.axis % len(shape)
+    size = shape[axis]
+    if size is None:
+        raise NotAffineError(f"the size of axis {axis} is not known, so neither are its channels")
+    if affine.size not in (1, size):
+        raise NotAffineError(f"it has {affine.size} channels, its input has {size} on axis {axis}")
+    return Affine.of(affine.scale, affine.shift, axis, size)
+
+
+def kept_norm(call: Call) -> bool:
+    """Whether a call is a norm that has not been read yet."""
+    return isinstance(call.op, Kept) and is_norm(call.op.operation)

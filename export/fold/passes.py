@@ -1,0 +1,210 @@
+"""The fold itself: which rules, in which order, and when to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .affine import LARGEST, Affine
+from .cost import FREE, Cost, cost_of
+from .graph import AffineOp, Call, Graph
+from .plan import Plan, Refusal
+from .rules import absorb, activations, branch, commute, merge, rule
+
+# Who answers for a call: the first rule that matches. Only the last overlaps with others.
+RULES: tuple[rule.Rule, ...] = (
+    # Linear layers end a journey; they are asked most often, so they are asked first.
+    absorb.Absorb(),
+    merge.Merge(),
+    activations.Activation(),
+    commute.SameAxis(),
+    # Before Spatial's subclasses nothing needs to come: each lists its own layers, none shared.
+    commute.Spatial(),
+    commute.MaxPool(),
+    commute.ZeroPad(),
+    commute.GlobalPool(),
+    commute.GlobalMaxPool(),
+    commute.Reshape(),
+    commute.Permute(),
+    commute.Repeat(),
+    branch.Concatenate(),
+    branch.Add(),
+    branch.Maximum(),
+    branch.Multiply(),
+    # Matches everything, so it is last.
+    rule.Opaque(),
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to take an affine apart: ``A = forward ∘ stays ∘ backward``.
+
+    Each part is None where it does nothing.
+    """
+
+    backward: Affine | None = None
+    stays: Affine | None = None
+    forward: Affine | None = None
+
+
+def ways(affine: Affine) -> Iterator[Way]:
+    """Take an affine apart in every way worth trying; ways that cost as much: first wins.
+
+    With ``y = s·x + t`` also ``y = s·(x + q) + r``: q = t/s and r = 0, but where s = 0, q = 0 and
+    r = t.
+    """
+    # Backward first: it is exact for every padding and leaves the layers that follow as they were.
+    yield Way(backward=affine)
+    yield Way(forward=affine)
+    scale, shift = affine.scale_only, affine.shift_only
+    with np.errstate(all="ignore"):
+        ahead = np.where(affine.scale == 0, 0.0, affine.shift / affine.scale)
+    if not (np.abs(ahead) <= LARGEST).all():
+        return
+    inner = Affine(np.ones_like(ahead), ahead, affine.axis)
+    outer = Affine(affine.scale, np.where(affine.scale == 0, affine.shift, 0.0), affine.axis)
+    if affine.scales and affine.shifts:
+        yield Way(backward=inner, forward=outer)
+        yield Way(backward=scale, forward=shift)
+        # One operation stays. An ADD fuses with the relu behind it, so it is better than a MUL.
+        yield Way(stays=inner, forward=outer)
+        yield Way(stays=shift, backward=scale)
+        yield Way(stays=scale, forward=shift)
+        yield Way(stays=scale, backward=inner)
+
+
+@dataclass
+class Step:
+    """One fold that was made: what the report and the roll-back need of it.
+
+    Attributes:
+        norms: The norms whose affine travelled.
+        into: The linear layers that took something in.
+        plan: What was changed.
+    """
+
+    norms: tuple[str, ...]
+    into: list[str]
+
+
+@dataclass
+class Outcome:
+    """What the passes did.
+
+    Attributes:
+        steps: The folds, in order.
+        refusals: For a norm of which something stays, why.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    refusals: dict[str, list[Refusal]] = field(default_factory=dict)
+
+
+def run(
+    graph: Graph,
+    *,
+    copy_budget: int = 0,
+    most_steps: int | None = None,
+    banned: frozenset[tuple[str, ...]] = frozenset(),
+) -> Outcome:
+    """Fold until nothing gets cheaper.
+
+    Args:
+        graph: Recognized; changed in place.
+        copy_budget: How many parameters copies of layers may add.
+        most_steps: Stop after so many folds; the roll-back looks for the one that is wrong.
+        banned: Norms that must not be folded again, as `Step.norms` names them.
+
+    Returns:
+        What was done and what was refused.
+    """
+    outcome = Outcome()
+    changed = True
+    while changed:
+        changed = False
+        for group in _groups(graph):
+            if most_steps is not None and len(outcome.steps) >= most_steps:
+                return outcome
+            for seeds in [group] if len(group) == 1 else [group, *([call] for call in group)]:
+                norms = seeds[0].op.norms
+                if norms in banned or any(call.op.affine.is_identity for call in seeds):
+                    continue
+                plan, refusals = best_plan(graph, seeds, copy_budget)
+                outcome.refusals[seeds[0].op.name] = refusals
+                if plan is None:
+                    continue
+                outcome.steps.append(Step(norms, plan.absorbers()))
+                copy_budget -= sum(copy.op.size for copy in plan.copies)
+                plan.commit()
+                changed = True
+        _drop_identities(graph)
+    return outcome
+
+
+def best_plan(
+    graph: Graph, seeds: list[Call], copy_budget: int
+) -> tuple[Plan | None, list[Refusal]]:
+    """Find the cheapest plan for the calls of one norm, all taken apart in the same way.
+
+    Returns:
+        The plan, or None where nothing is cheaper than to leave things; and the refusals of the
+        plain ways, backward and forward.
+    """
+    best, best_cost = None, FREE
+    refusals: list[Refusal] = []
+    for way in ways(seeds[0].op.affine):
+        plan = Plan(graph, RULES, copy_budget)
+        refusal = _take(plan, seeds, way)
+        if refusal is not None:
+            refusals.append(refusal)
+            continue
+        cost = plan_cost(plan)
+        if cost < best_cost:
+            best, best_cost = plan, cost
+        if best is not None and not any(cost_of(best.op(call)).ops for call in seeds):
+            break
+    return best, refusals[:2]
+
+
+def _take(plan: Plan, seeds: list[Call], way: Way) -> Refusal | None:
+    for call in seeds:
+        identity = Affine.identity(call.op.affine.axis, call.op.affine.size)
+        plan.change(call, dataclasses.replace(call.op, affine=way.stays or identity))
+    for call in seeds:
+        refusal = None
+        if way.backward is not None:
+            refusal = plan.backward(call.inputs[0], way.backward, call)
+        if refusal is None and way.forward is not None:
+            refusal = plan.forward(call.output, way.forward)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def plan_cost(plan: Plan) -> Cost:
+    """Return what the network would cost more, if the plan were made."""
+    total = FREE
+    for call, op in plan.ops.items():
+        total = total + (cost_of(op) - cost_of(call.op))
+    for copy in plan.copies:
+        total = total + Cost(1, copy.op.size)
+    return total
+
+
+def _groups(graph: Graph) -> list[list[Call]]:
+    """Return the affines of the network, calls of one norm together, in order."""
+    groups: dict[int, list[Call]] = {}
+    for call in graph.calls():
+        if isinstance(call.op, AffineOp):
+            groups.setdefault(id(call.op), []).append(call)
+    return list(groups.values())
+
+
+def _drop_identities(graph: Graph) -> None:
+    for call in graph.calls():
+        if isinstance(call.op, AffineOp) and call.op.affine.is_identity:
+            graph.remove(call)

@@ -1,0 +1,234 @@
+"""A plan: how one affine would travel, worked out completely before anything is changed.
+
+To *recode* a value is to let it carry ``v'`` instead of ``v``, with one affine between the two:
+
+- backward, ``v' = E(v)``: the call that produces v must produce E(v) instead, and every other call
+  that reads v must undo it;
+- forward, ``v = D(v')``: whoever asks has seen to the producer, and every call that reads v must
+  apply D itself.
+
+Rules say how one call does either: it takes the affine into its weights, or asks the same of the
+values beside it. So a plan spreads from the norm until all of it is absorbed, or one call refuses.
+No weight is read while planning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .affine import Affine
+from .graph import AffineOp, Call, Graph, Value
+from .linear import Linear
+
+if TYPE_CHECKING:
+    from .rules.rule import Rule
+
+# How many steps one plan may take: it bounds the search, so that the fold is linear in the number
+# of layers. The longest that a network of keras.applications needs is far below.
+REACH = 400
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an affine cannot go where it was asked to.
+
+    Attributes:
+        reason: A clause that completes "... because": lower case, no full stop.
+        budget: Whether it could be done if the budget were larger.
+    """
+
+    reason: str
+    budget: bool = False
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A second call of a linear layer that absorbs what the first cannot."""
+
+    call: Call
+    reader: Call
+    op: Linear
+
+
+class Plan:
+    """The changes one fold would make; holds them until `commit`."""
+
+    def __init__(self, graph: Graph, rules: tuple[Rule, ...], copy_budget: int) -> None:
+        self.graph = graph
+        self.rules = rules
+        self.copy_budget = copy_budget
+        self.ops: dict[Call, Any] = {}
+        self.recoded: dict[Value, tuple[str, Affine]] = {}
+        self.copies: list[Copy] = []
+        self.steps = 0
+
+    def op(self, call: Call) -> Any:
+        """Return what a call computes as things are planned."""
+        return self.ops.get(call, call.op)
+
+    def change(self, call: Call, op: Any) -> None:
+        """Plan another op for a call."""
+        self.ops[call] = op
+
+    def backward(self, value: Value, affine: Affine, reader: Call) -> Refusal | None:
+        """Plan that ``value`` carries ``affine(value)``.
+
+        Args:
+            value: The value to recode.
+            affine: E, what it is to be mapped by.
+            reader: The call that asks; it has seen to itself.
+
+        Returns:
+            None if it can be done, else the refusal; the plan is then spoilt, see `attempt`.
+        """
+        if affine.is_identity:
+            return None
+        known = self._enter(value, "backward", affine)
+        if known is not None:
+            return None if known is _DONE else known
+        producer = value.producer
+
+        def recode() -> Refusal | None:
+            for call, slot in value.uses:
+                if call is not reader:
+                    refusal = self._undo(call, slot, affine)
+                    if refusal:
+                        return Refusal(
+                            f"{producer.name!r} also feeds {call.name!r}, and {refusal.reason}",
+                            refusal.budget,
+                        )
+            return self._rule(producer).backward(self, producer, affine)
+
+        if len(value.uses) == 1:
+            return recode()
+        refusal = self.attempt(recode)
+        return refusal and self._copy(value, affine, reader, refusal)
+
+    def forward(self, value: Value, affine: Affine) -> Refusal | None:
+        """Plan that ``value`` carries a ``v'`` with ``value = affine(v')``.
+
+        Args:
+            value: The value to recode; who asks has seen to its producer.
+            affine: D, what its readers must apply.
+
+        Returns:
+            None if it can be done, else the refusal.
+        """
+        if affine.is_identity:
+            return None
+        known = self._enter(value, "forward", affine)
+        if known is not None:
+            return None if known is _DONE else known
+        for call, slot in value.uses:
+            refusal = self._rule(call).forward(self, call, slot, affine)
+            if refusal:
+                return refusal
+        return None
+
+    def first(self, ways: Iterable[Callable[[], Refusal | None]]) -> Refusal | None:
+        """Take the first way that succeeds; return the first refusal when none does."""
+        refusals = []
+        for way in ways:
+            refusal = self.attempt(way)
+            if refusal is None:
+                return None
+            refusals.append(refusal)
+        return refusals[0]
+
+    def attempt(self, way: Callable[[], Refusal | None]) -> Refusal | None:
+        """Try a way; when it refuses, forget all it planned."""
+        before = (dict(self.ops), dict(self.recoded), list(self.copies))
+        refusal = way()
+        if refusal is not None:
+            self.ops, self.recoded, self.copies = before
+        return refusal
+
+    def absorbers(self) -> list[str]:
+        """Return the names of the linear layers that take something in."""
+        names = [c.op.name for c in self.ops if isinstance(c.op, Linear)]
+        return list(dict.fromkeys([*names, *(copy.call.op.name for copy in self.copies)]))
+
+    def commit(self) -> None:
+        """Make the planned changes in the graph."""
+        for copy in self.copies:
+            original = copy.call
+            twin = Call(copy.op, list(original.inputs), original.args, original.kwargs)
+            value = original.output
+            self.graph.add(twin, [(value.shape, value.dtype)])
+            for call, slot in [use for use in value.uses if use[0] is copy.reader]:
+                value.uses.remove((call, slot))
+                call.inputs[slot] = twin.output
+                twin.output.uses.append((call, slot))
+        for call, op in self.ops.items():
+            call.op = op
+
+    def _enter(self, value: Value, direction: str, affine: Affine) -> Refusal | None:
+        """Note that a value is recoded; it can be so only once, in one way."""
+        self.steps += 1
+        if self.steps > REACH:
+            return Refusal(f"the search for a place ended after {REACH} steps")
+        if value.is_output:
+            return Refusal(f"the output of {value.producer.name!r} is an output of the network")
+        if value in self.recoded:
+            if _agree(self.recoded[value], (direction, affine)):
+                return _DONE
+            return Refusal(f"two affines are asked of the output of {value.producer.name!r}")
+        self.recoded[value] = (direction, affine)
+        return None
+
+    def _undo(self, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        """Let a call that wants the value as it was undo a backward recoding."""
+        op = self.op(call)
+        if isinstance(op, AffineOp) and op.affine.matches(affine):
+            identity = Affine.identity(affine.axis, affine.size)
+            self.change(call, dataclasses.replace(op, affine=identity))
+            return None
+        inverse = affine.inverse()
+        if inverse is None:
+            return Refusal("what was folded into it could not be undone there")
+        return self._rule(call).forward(self, call, slot, inverse)
+
+    def _copy(self, value: Value, affine: Affine, reader: Call, refusal: Refusal) -> Refusal | None:
+        """Let a copy of the producer carry the affine for the one reader that wants it."""
+        producer = value.producer
+        op = self.op(producer)
+        if not isinstance(op, Linear):
+            return refusal
+        copied = op.size + sum(copy.op.size for copy in self.copies)
+        if copied > self.copy_budget:
+            return Refusal(
+                f"{refusal.reason}; a copy of {producer.name!r} would add {op.size} parameters, "
+                f"the budget has {self.copy_budget}",
+                budget=True,
+            )
+
+        def copy() -> Refusal | None:
+            # The rule writes into the plan what the producer would become; that is the copy's op.
+            refused = self._rule(producer).backward(self, producer, affine)
+            if refused:
+                return refused
+            self.copies.append(Copy(producer, reader, self.op(producer)))
+            self.ops.pop(producer, None)
+            if op is not producer.op:
+                self.ops[producer] = op
+            return None
+
+        return self.attempt(copy)
+
+    def _rule(self, call: Call) -> Rule:
+        op = self.op(call)
+        return next(rule for rule in self.rules if rule.matches(op))
+
+
+_DONE = Refusal("")
+
+
+def _agree(known: tuple[str, Affine], asked: tuple[str, Affine]) -> bool:
+    """Whether two recodings of one value say the same."""
+    if known[0] == asked[0]:
+        return known[1].matches(asked[1])
+    inverse = asked[1].inverse()
+    return inverse is not None and known[1].matches(inverse)

@@ -1,0 +1,190 @@
+"""The proof: both networks rebuilt in float64 and compared on inputs that leave errors no place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from .build import build
+from .graph import Graph
+from .keras_graph import read_graph
+
+# Float64 has 53 bits, 1.1e-16; a deep network amplifies a rounding by a few thousand. What is
+# above this is no rounding: a wrong border is 1e-2, a float32 cast 1e-7.
+TOLERANCE = 1e-10
+
+# A free spatial size is set to this: large enough that inner pixels see no border.
+_FREE_SIZE = 32
+
+_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The float64 comparison of the original and the folded network.
+
+    Attributes:
+        passed: Whether no output differs by more than the tolerance.
+        worst: Greatest difference, relative to the greatest magnitude of that output.
+        tolerance: What is allowed.
+        samples: Number of input samples, by kind.
+        rolled_back: Norms whose fold was found wrong and taken back.
+    """
+
+    passed: bool
+    worst: float
+    tolerance: float
+    samples: Mapping[str, int]
+    rolled_back: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dictionaries, numbers and strings."""
+        return {
+            "passed": self.passed,
+            "worst": self.worst,
+            "tolerance": self.tolerance,
+            "samples": dict(self.samples),
+            "rolled_back": list(self.rolled_back),
+        }
+
+
+def float64_twin(model: keras.Model) -> keras.Model:
+    """Rebuild a network with the same weights in float64: the truth that others are measured by.
+
+    Args:
+        model: Any built Keras model; not changed.
+
+    Returns:
+        A functional model that computes in float64 throughout.
+    """
+    return build(read_graph(model), "float64")
+
+
+class Prover:
+    """Holds the original's float64 outputs, so that several folds can be compared with them."""
+
+    def __init__(self, graph: Graph, real: Any = None) -> None:
+        """Compute the original.
+
+        Args:
+            graph: The original network, as it was read.
+            real: Real inputs, or None: an array, a list of arrays or a dict by input name.
+        """
+        twin = build(graph, "float64")
+        self.batches = list(probes(graph, real))
+        self.truth = [_outputs(twin, inputs) for _, inputs in self.batches]
+
+    def samples(self) -> dict[str, int]:
+        """Return how many samples of which kind are compared."""
+        return {kind: len(inputs[0]) for kind, inputs in self.batches}
+
+    def worst(self, graph: Graph) -> float:
+        """Return the greatest relative difference of a folded network's outputs.
+
+        A NaN or an infinity that only one of both has counts as infinitely large.
+        """
+        folded = build(graph, "float64")
+        worst = 0.0
+        for (_, inputs), truth in zip(self.batches, self.truth, strict=True):
+            for expected, got in zip(truth, _outputs(folded, inputs), strict=True):
+                worst = max(worst, relative_error(expected, got))
+        return worst
+
+
+def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:
+    """Return the greatest difference over the greatest magnitude expected."""
+    finite = np.isfinite(expected)
+    if not np.array_equal(expected[~finite], got[~finite], equal_nan=True):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    difference = np.abs(expected[finite] - got[finite]).max()
+    if not np.isfinite(difference):
+        return float("inf")
+    return float(difference / max(np.abs(expected[finite]).max(), np.finfo(np.float64).tiny))
+
+
+def probes(graph: Graph, real: Any = None) -> Iterator[tuple[str, list[NDArray[Any]]]]:
+    """Make the inputs to compare on, each kind a batch.
+
+    - random: normal numbers; integers where the network takes integers;
+    - border: ones, and impulses at corners and edges: a wrong border shows there;
+    - extreme: magnitudes of 1e-3 and 1e3;
+    - real: what the user gives.
+    """
+    rng = np.random.default_rng(0)
+    shapes = [_shape(value.shape) for value in graph.inputs]
+    dtypes = [value.dtype for value in graph.inputs]
+
+    def batch(make: Any) -> list[NDArray[Any]]:
+        return [
+            make(shape) if "float" in dtype else _integers(rng, shape, dtype)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
+        ]
+
+    yield "random", batch(lambda shape: rng.standard_normal(shape))
+    yield "border", batch(lambda shape: _borders(rng, shape))
+    yield "extreme", batch(lambda shape: _extremes(rng, shape))
+    if real is not None:
+        yield "real", real_inputs(graph, real)
+
+
+def real_inputs(graph: Graph, real: Any) -> list[NDArray[Any]]:
+    """Bring the user's inputs to the order of the network's.
+
+    Raises:
+        UserError: They are not one array for each input.
+    """
+    names = [value.producer.name for value in graph.inputs]
+    if isinstance(real, Mapping):
+        if set(real) != set(names):
+            raise UserError(f"Expected inputs named {names}. Received: {sorted(real)}")
+        return [np.asarray(real[name]) for name in names]
+    arrays = [np.asarray(x) for x in (real if isinstance(real, (list, tuple)) else [real])]
+    if len(arrays) != len(names):
+        raise UserError(f"Expected {len(names)} input arrays ({names}). Received: {len(arrays)}")
+    return arrays
+
+
+def _shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    batch, *rest = shape
+    return (batch or _SAMPLES, *(_FREE_SIZE if size is None else size for size in rest))
+
+
+def _integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    # Indices must be small to be inside every embedding.
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def _borders(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    x = np.zeros(shape)
+    x[0] = 1.0
+    for sample in x[1:]:
+        flat = sample.reshape(-1, sample.shape[-1])
+        edges = {0, len(flat) - 1, len(flat) // 2}
+        if sample.ndim > 2:
+            edges |= {sample.shape[1] - 1, len(flat) - sample.shape[1], sample.shape[1]}
+        for position in edges:
+            flat[position % len(flat)] = rng.choice([-1.0, 1.0], flat.shape[1]) * 8
+    return x
+
+
+def _extremes(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    magnitudes = np.resize([1e3, 1e-3], shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    extremes: NDArray[np.float64] = rng.standard_normal(shape) * magnitudes
+    return extremes
+
+
+def _outputs(model: keras.Model, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    packed = tree.pack_sequence_as(model.input, inputs)
+    return [
+        np.asarray(keras.ops.convert_to_numpy(y))
+        for y in tree.flatten(model(packed, training=False))
+    ]

@@ -1,0 +1,111 @@
+"""Say of each call what it is to the fold: a norm, a linear layer, an activation, or neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .graph import ActivationOp, AffineOp, Call, Graph, Kept
+from .keras_graph import kind_of, layers_inside
+from .kinds import find
+from .linear import Linear
+from .norms import NotAffineError, is_norm, kept_norm, read_constant, read_norm
+
+
+@dataclass
+class Norm:
+    """A norm of the network as it was found.
+
+    Attributes:
+        name: Name of its layer.
+        layer_type: Name of its class.
+        refusal: Why it was not understood; empty if it was.
+    """
+
+    name: str
+    layer_type: str
+    refusal: str = ""
+
+
+def recognize(graph: Graph) -> list[Norm]:
+    """Turn the calls of a graph that was just read into norms, linear layers and activations.
+
+    Returns:
+        Every norm of the network, in the order of the calls, each once.
+    """
+    made: dict[tuple[int, ...], Any] = {}
+    norms: dict[str, Norm] = {}
+    for call in graph.calls():
+        if not isinstance(call.op, Kept):
+            continue
+        if kept_norm(call):
+            _norm(call, made, norms)
+        elif kind_of(call.op.operation) and read_constant(call) is not None:
+            _constant(call, norms)
+        else:
+            _linear(graph, call, made)
+            reason = graph.opaque.get(id(getattr(call.op, "operation", None)))
+            if reason:
+                _inside(call, reason, norms)
+    return list(norms.values())
+
+
+def _norm(call: Call, made: dict[tuple[int, ...], Any], norms: dict[str, Norm]) -> None:
+    op = call.op
+    norm = norms.setdefault(op.name, Norm(op.name, type(op.operation).__name__))
+    try:
+        affine = read_norm(call)
+    except NotAffineError as reason:
+        norm.refusal = str(reason)
+        return
+    # Calls of one norm share one op, unless scalars were repeated to different channel counts.
+    key = (id(op), affine.axis, affine.size)
+    if key not in made:
+        made[key] = AffineOp(affine, op.name, (op.name,), op.operation)
+    _become_affine(call, made[key])
+
+
+def _constant(call: Call, norms: dict[str, Norm]) -> None:
+    affine = read_constant(call)
+    assert affine is not None
+    op = call.op
+    norms[op.name] = Norm(op.name, f"constant {type(op.operation).__name__}")
+    _become_affine(call, AffineOp(affine, op.name, (op.name,), op.operation))
+
+
+def _become_affine(call: Call, op: AffineOp) -> None:
+    """Let a call compute an affine of its first input; masks do not matter at inference."""
+    for slot, value in enumerate(call.inputs):
+        if slot:
+            value.uses.remove((call, slot))
+    call.op, call.args, call.kwargs = op, None, None
+    del call.inputs[1:]
+
+
+def _linear(graph: Graph, call: Call, made: dict[tuple[int, ...], Any]) -> None:
+    """Let a call of a linear layer be one, its activation a call behind it."""
+    op = call.op
+    kind = find(op.operation)
+    if kind is None:
+        return
+    key: tuple[int, ...] = (id(op),)
+    if key not in made:
+        made[key] = Linear(op.operation, kind, op.name)
+    call.op = made[key]
+    function = kind.activation(op.operation)
+    if function is None:
+        return
+    key = (id(op), 0)
+    if key not in made:
+        made[key] = ActivationOp(function, op.operation.name)
+    graph.insert_after(call.output, made[key])
+
+
+def _inside(call: Call, reason: str, norms: dict[str, Norm]) -> None:
+    """Note the norms inside a layer that could not be read through."""
+    for layer in layers_inside(call.op.operation):
+        if is_norm(layer):
+            name = f"{call.op.name}/{layer.name}"
+            norms[name] = Norm(
+                name, type(layer).__name__, f"{call.op.name!r} could not be read: {reason}"
+            )

@@ -1,0 +1,75 @@
+"""A linear layer takes an affine into its weights, whatever its type.
+
+With ``y = W·x + b``:
+
+    backward   s·y + t             = (s·W)·x + (s·b + t)
+    forward    W·(s·x' + t) + b    = (W·s)·x' + (b + W·t)
+
+Backward is exact always. Forward, ``W·t`` is one number per output channel only where every output
+position sees the whole kernel: zero padding must reach no shift, see `border.py` for what can
+be done then.
+"""
+
+# ruff: noqa: D102 - the base class documents the methods
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..affine import Affine
+from ..graph import Call
+from ..linear import Linear
+from ..plan import Plan, Refusal
+from .rule import Rule
+
+
+class Absorb(Rule):
+    """A linear layer absorbs an affine that is on one of its channel axes."""
+
+    def matches(self, op: Any) -> bool:
+        return isinstance(op, Linear)
+
+    def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        op: Linear = plan.op(call)
+        channels = op.kind.outputs(op.layer, call.output.rank)
+        taken = _aligned(affine, channels, op.after)
+        if taken is None:
+            return _wrong_axis(call, affine, channels, "gives")
+        after = taken if op.after is None else taken.after(op.after)
+        plan.change(call, dataclasses.replace(op, after=after))
+        return None
+
+    def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        op: Linear = plan.op(call)
+        value = call.inputs[slot]
+        channels = op.kind.inputs(op.layer, value.rank)
+        taken = _aligned(affine, channels, op.before)
+        if taken is None:
+            return _wrong_axis(call, affine, channels, "reads")
+        if taken.shifts:
+            border = op.kind.borders(op.layer, value.shape)
+            if border:
+                return Refusal(f"{call.name!r} cannot take the shift: {border}")
+        before = taken if op.before is None else op.before.after(taken)
+        plan.change(call, dataclasses.replace(op, before=before))
+        return None
+
+
+def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> Affine | None:
+    """Return the affine on an axis that the weights have, beside what they took already."""
+    if known is not None:
+        channels = {known.axis: known.size}
+    if affine.axis in channels:
+        return affine
+    for axis, size in channels.items():
+        there = affine.on_axis(axis, size)
+        if there is not None:
+            return there
+    return None
+
+
+def _wrong_axis(call: Call, affine: Affine, channels: dict[int, int], verb: str) -> Refusal:
+    axes = " or ".join(str(axis) for axis in channels) or "none that its weights have"
+    return Refusal(
+        f"the norm is on axis {affine.axis}, {call.name!r} {verb} its channels on axis {axes}"
+    )

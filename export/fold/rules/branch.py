@@ -1,0 +1,224 @@
+"""Where branches join: Concatenate, Add and its kind, Maximum, Multiply.
+
+Concatenate    A(concat(a, b)) = concat(A_a(a), A_b(b)), A cut where the channels were joined
+Add, backward  s·(a + b) + t   = (s·a + t) + s·b
+Add, forward   (s·a' + t) + b  = s·(a' + b') + t  with b = s·b', or with b = s·b' - t: no t is left
+Maximum        A(max(a, b))    = max(A(a), A(b))  for s >= 0
+Multiply       s·(a * b)       = (s·a) * b
+"""
+
+# ruff: noqa: D102 - the base class documents the methods
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from keras import layers as kl
+
+from ..affine import Affine, join
+from ..graph import Call, Kept, Value
+from ..keras_graph import kind_of
+from ..plan import Plan, Refusal
+from .rule import Rule
+
+
+class _Join(Rule):
+    """A call of several inputs; refuses one that reads a value twice."""
+
+    layers: tuple[type, ...] = ()
+    operators: tuple[str, ...] = ()
+
+    def matches(self, op: Any) -> bool:
+        if not isinstance(op, Kept):
+            return False
+        return type(op.operation) in self.layers or kind_of(op.operation) in self.operators
+
+    def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        return _twice(call) or self.join_backward(plan, call, affine)
+
+    def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        return _twice(call) or self.join_forward(plan, call, slot, affine)
+
+    def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        raise NotImplementedError
+
+    def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        raise NotImplementedError
+
+
+class Concatenate(_Join):
+    """Concatenate: split per branch on its axis, the same for all branches on another."""
+
+    layers = (kl.Concatenate,)
+    operators = ("Concatenate",)
+
+    def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        parts = [affine] * len(call.inputs)
+        if affine.axis == _axis(call):
+            parts = affine.split([_size(value, affine.axis) for value in call.inputs])
+        for value, part in zip(call.inputs, parts, strict=True):
+            refusal = plan.backward(value, part, call)
+            if refusal:
+                return refusal
+        return None
+
+    def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        axis = _axis(call)
+        if affine.axis != axis:
+            return _same_for_all(plan, call, slot, affine)
+        parts = [Affine.identity(axis, _size(value, axis)) for value in call.inputs]
+        parts[slot] = affine
+        return plan.forward(call.output, join(parts))
+
+
+class Add(_Join):
+    """Add, Subtract, Average: all branches have one scale, any one of them the shift."""
+
+    layers = (kl.Add, kl.Subtract, kl.Average)
+    operators = ("Add", "Subtract")
+
+    def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        if not _alike(call):
+            return _broadcasts(call)
+        ways: list[Callable[[], Refusal | None]] = [
+            partial(self._spread, plan, call, affine, carrier)
+            for carrier in range(len(call.inputs) if affine.shifts else 1)
+        ]
+        return plan.first(ways)
+
+    def _spread(self, plan: Plan, call: Call, affine: Affine, carrier: int) -> Refusal | None:
+        """Scale every branch; let one of them carry the shift."""
+        for slot, value in enumerate(call.inputs):
+            part = affine.scale_only
+            if slot == carrier:
+                shift = affine.shift / self._weight(call, slot)
+                part = Affine(affine.scale, shift, affine.axis)
+            refusal = plan.backward(value, part, call)
+            if refusal:
+                return refusal
+        return None
+
+    def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        if not _alike(call):
+            return _broadcasts(call)
+        out = Affine(affine.scale, affine.shift * self._weight(call, slot), affine.axis)
+        inverse = affine.scale_only.inverse()
+        if inverse is None:
+            return Refusal(f"{call.name!r} joins it with a branch that no scale of 0 would fit")
+        others = [i for i in range(len(call.inputs)) if i != slot]
+
+        def spread(carrier: int | None) -> Refusal | None:
+            for i in others:
+                part, left = inverse, out
+                if i == carrier:
+                    shift = inverse.scale * out.shift / self._weight(call, i)
+                    part = Affine(inverse.scale, shift, affine.axis)
+                refusal = plan.backward(call.inputs[i], part, call)
+                if refusal:
+                    return refusal
+            left = out if carrier is None else out.scale_only
+            return plan.forward(call.output, left)
+
+        carriers: list[int | None] = [*others, None] if affine.shifts else [None]
+        return plan.first([partial(spread, carrier) for carrier in carriers])
+
+    @staticmethod
+    def _weight(call: Call, slot: int) -> float:
+        """Return the factor with which a branch enters the sum."""
+        operation = call.op.operation
+        if isinstance(operation, kl.Average):
+            return 1 / len(call.inputs)
+        subtracts = isinstance(operation, kl.Subtract) or kind_of(operation) == "Subtract"
+        return -1.0 if subtracts and slot == 1 else 1.0
+
+
+class Maximum(_Join):
+    """Maximum and Minimum: the same affine on all branches, no negative scale."""
+
+    layers = (kl.Maximum, kl.Minimum)
+    operators = ("Maximum", "Minimum")
+
+    def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        refusal = self._refuses(call, affine)
+        for value in call.inputs:
+            refusal = refusal or plan.backward(value, affine, call)
+        return refusal
+
+    def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        return self._refuses(call, affine) or _same_for_all(plan, call, slot, affine)
+
+    @staticmethod
+    def _refuses(call: Call, affine: Affine) -> Refusal | None:
+        if not _alike(call):
+            return _broadcasts(call)
+        if (affine.scale < 0).any():
+            return Refusal(f"{call.name!r} keeps the order of values only under positive scales")
+        return None
+
+
+class Multiply(_Join):
+    """Multiply: any one branch carries a scale, no shift passes."""
+
+    layers = (kl.Multiply,)
+    operators = ("Multiply",)
+
+    def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        if affine.shifts:
+            return Refusal(f"no shift passes through the product {call.name!r}")
+        ways = [
+            partial(plan.backward, value, affine, call)
+            for value in call.inputs
+            if value.rank == call.output.rank
+            and value.shape[affine.axis] == call.output.shape[affine.axis]
+        ]
+        return plan.first(ways) if ways else _broadcasts(call)
+
+    def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        if affine.shifts:
+            return Refusal(f"no shift passes through the product {call.name!r}")
+        value = call.inputs[slot]
+        wide = call.output.shape[affine.axis] if value.rank == call.output.rank else None
+        there = affine.on_axis(affine.axis, wide)
+        return plan.forward(call.output, there) if there else _broadcasts(call)
+
+
+def _same_for_all(plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+    """Bring every other branch to the recoding of one, and pass it on."""
+    inverse = affine.inverse()
+    if inverse is None:
+        return Refusal(f"{call.name!r} joins it with a branch that cannot be scaled alike")
+    for i, value in enumerate(call.inputs):
+        if i != slot:
+            refusal = plan.backward(value, inverse, call)
+            if refusal:
+                return refusal
+    return plan.forward(call.output, affine)
+
+
+def _twice(call: Call) -> Refusal | None:
+    if len(set(call.inputs)) == len(call.inputs):
+        return None
+    return Refusal(f"{call.name!r} reads one tensor twice")
+
+
+def _alike(call: Call) -> bool:
+    """Whether all inputs have the shape of the output, so that nothing is broadcast."""
+    return len(call.inputs) > 1 and all(v.shape == call.output.shape for v in call.inputs)
+
+
+def _broadcasts(call: Call) -> Refusal:
+    if len(call.inputs) == 1:
+        return Refusal(f"{call.name!r} computes with a constant of its own")
+    return Refusal(f"{call.name!r} broadcasts, so its branches do not have the same channels")
+
+
+def _axis(call: Call) -> int:
+    return int(np.mod(call.op.operation.axis, call.output.rank))
+
+
+def _size(value: Value, axis: int) -> int:
+    size = value.shape[axis]
+    assert size is not None, "an affine on this axis has a length, so its parts do"
+    return size

@@ -1,0 +1,267 @@
+"""Layers that an affine passes unchanged, or changed only in its axis.
+
+With f acting on each channel alone:
+
+    f(s·x + t) = s·f(x) + t     where f averages, picks, repeats or reorders positions
+    f(s·x) = s·f(x)             where f also pads with zeros: no shift
+    max(s·x + t) = s·max(x) + t for s >= 0
+"""
+
+# ruff: noqa: D102 - the base class documents the methods
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import layers as kl
+
+from ..affine import Affine
+from ..graph import Call, Kept, Shape
+from ..keras_graph import kind_of
+from ..plan import Plan, Refusal
+from .rule import Rule
+
+
+class _Passing(Rule):
+    """An affine passes; subclasses say which layers and what becomes of it."""
+
+    layers: tuple[type, ...] = ()
+
+    def matches(self, op: Any) -> bool:
+        return isinstance(op, Kept) and type(op.operation) in self.layers
+
+    def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        refusal = self.refuses(call, affine)
+        moved = refusal or self.to_input(call, affine)
+        return moved if isinstance(moved, Refusal) else plan.backward(call.inputs[0], moved, call)
+
+    def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        refusal = self.refuses(call, affine)
+        moved = refusal or self.to_output(call, affine)
+        return moved if isinstance(moved, Refusal) else plan.forward(call.output, moved)
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        """Say why an affine does not pass whatever its axis."""
+        return None
+
+    def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
+        """Write an affine of the output as one of the input."""
+        return affine
+
+    def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
+        """Write an affine of the input as one of the output."""
+        return affine
+
+
+class SameAxis(_Passing):
+    """Dropout and its family, Identity: at inference they return what they are given."""
+
+    layers = (
+        kl.Dropout,
+        kl.SpatialDropout1D,
+        kl.SpatialDropout2D,
+        kl.SpatialDropout3D,
+        kl.AlphaDropout,
+        kl.GaussianDropout,
+        kl.GaussianNoise,
+        kl.ActivityRegularization,
+        kl.Identity,
+    )
+
+
+class _Spatial(_Passing):
+    """Layers that work on positions: the affine must be on the channel axis."""
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        axis = channel_axis(call)
+        if affine.axis == axis or affine.is_uniform:
+            return None
+        return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
+
+
+class Spatial(_Spatial):
+    """AveragePooling (Keras leaves padding out of the mean), UpSampling, Cropping."""
+
+    layers: tuple[type, ...] = (
+        kl.AveragePooling1D,
+        kl.AveragePooling2D,
+        kl.AveragePooling3D,
+        kl.UpSampling1D,
+        kl.UpSampling2D,
+        kl.UpSampling3D,
+        kl.Cropping1D,
+        kl.Cropping2D,
+        kl.Cropping3D,
+    )
+
+    def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
+        return _on_channels(call, affine, call.inputs[0].shape)
+
+    def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
+        return _on_channels(call, affine, call.output.shape)
+
+
+class MaxPool(Spatial):
+    """MaxPooling keeps the order of values only under scales that are not negative."""
+
+    layers = (kl.MaxPooling1D, kl.MaxPooling2D, kl.MaxPooling3D)
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        return _negative(call, affine) or super().refuses(call, affine)
+
+
+class ZeroPad(Spatial):
+    """ZeroPadding: the zeros take a scale but no shift."""
+
+    layers = (kl.ZeroPadding1D, kl.ZeroPadding2D, kl.ZeroPadding3D)
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        if affine.shifts:
+            return Refusal(f"{call.name!r} pads with zeros, which no shift may reach")
+        return super().refuses(call, affine)
+
+
+class GlobalPool(_Spatial):
+    """GlobalAveragePooling: one mean a channel; the channel axis becomes axis 1."""
+
+    layers: tuple[type, ...] = (
+        kl.GlobalAveragePooling1D,
+        kl.GlobalAveragePooling2D,
+        kl.GlobalAveragePooling3D,
+    )
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        # Seen from the output the channel axis is another, and every axis there is a channel axis.
+        return None
+
+    def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
+        return _on_channels(call, affine, call.inputs[0].shape, self._output_axis(call))
+
+    def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
+        source, target = channel_axis(call), self._output_axis(call)
+        there = affine.on_axis(source, call.inputs[0].shape[source])
+        if there is None:
+            return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
+        return Affine(there.scale, there.shift, target)
+
+    @staticmethod
+    def _output_axis(call: Call) -> int:
+        return channel_axis(call) if call.op.operation.keepdims else 1
+
+
+class GlobalMaxPool(GlobalPool):
+    """GlobalMaxPooling: as GlobalAveragePooling, for scales that are not negative."""
+
+    layers = (kl.GlobalMaxPooling1D, kl.GlobalMaxPooling2D, kl.GlobalMaxPooling3D)
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        return _negative(call, affine)
+
+
+class Permute(_Passing):
+    """Permute: the affine goes with its axis."""
+
+    layers = (kl.Permute,)
+
+    def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
+        axes = (0, *call.op.operation.dims)
+        return Affine(affine.scale, affine.shift, axes[affine.axis])
+
+    def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
+        axes = (0, *call.op.operation.dims)
+        return Affine(affine.scale, affine.shift, axes.index(affine.axis))
+
+
+class Repeat(_Passing):
+    """RepeatVector: (batch, features) becomes (batch, n, features)."""
+
+    layers = (kl.RepeatVector,)
+
+    def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
+        if affine.axis == 2:
+            return Affine(affine.scale, affine.shift, 1)
+        uniform = affine.on_axis(1, call.inputs[0].shape[1])
+        return uniform or Refusal(f"{call.name!r} repeats along axis {affine.axis}")
+
+    def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
+        return Affine(affine.scale, affine.shift, 2)
+
+
+class Reshape(_Passing):
+    """Flatten and Reshape: the channels are repeated as the positions are laid out."""
+
+    layers = (kl.Flatten, kl.Reshape)
+
+    def matches(self, op: Any) -> bool:
+        return super().matches(op) or (isinstance(op, Kept) and kind_of(op.operation) == "Reshape")
+
+    def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
+        return self._moved(call, affine, call.output.shape, call.inputs[0].shape)
+
+    def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
+        return self._moved(call, affine, call.inputs[0].shape, call.output.shape)
+
+    @staticmethod
+    def _moved(call: Call, affine: Affine, source: Shape, target: Shape) -> Affine | Refusal:
+        if getattr(call.op.operation, "data_format", None) == "channels_first":
+            return Refusal(f"{call.name!r} lays channels out in an order of its own")
+        moved = through_reshape(affine, source, target)
+        return moved or Refusal(f"{call.name!r} mixes positions that the norm keeps apart")
+
+
+def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | None:
+    """Write an affine of a tensor as one of the same tensor reshaped.
+
+    Args:
+        affine: On one axis of ``source``.
+        source: Shape before, batch first.
+        target: Shape after.
+
+    Returns:
+        The affine on the one axis of ``target`` along which it differs, or None where it would
+        differ along several, or a size is unknown.
+    """
+    if affine.axis == 0:
+        return None
+    if affine.axis == len(source) - 1 and source[-1] == target[-1]:
+        return Affine(affine.scale, affine.shift, len(target) - 1)
+    if None in source[1:] or None in target[1:]:
+        return affine.on_axis(len(target) - 1, target[-1])
+    before = math.prod(source[1 : affine.axis])  # type: ignore[arg-type]
+    behind = math.prod(source[affine.axis + 1 :])  # type: ignore[arg-type]
+    both = np.stack([affine.scale, affine.shift])
+    full = np.tile(np.repeat(both, behind, axis=1), (1, before)).reshape(2, *target[1:])
+    for axis in range(1, len(target)):
+        vectors = np.moveaxis(full, axis, 1).reshape(2, target[axis], -1)  # type: ignore[arg-type]
+        if (vectors == vectors[:, :, :1]).all():
+            return Affine(vectors[0, :, 0].copy(), vectors[1, :, 0].copy(), axis)
+    return None
+
+
+def channel_axis(call: Call) -> int:
+    """Return the axis on which a spatial layer finds its channels in its input."""
+    rank = call.inputs[0].rank
+    data_format = getattr(call.op.operation, "data_format", "channels_last")
+    return 1 if data_format == "channels_first" else rank - 1
+
+
+def _on_channels(
+    call: Call, affine: Affine, shape: Shape, seen_on: int | None = None
+) -> Affine | Refusal:
+    """Write an affine on the channel axis of a tensor of the given shape."""
+    axis = channel_axis(call)
+    if affine.axis == (axis if seen_on is None else seen_on):
+        return Affine(affine.scale, affine.shift, axis)
+    there = affine.on_axis(axis, shape[axis])
+    return there or Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
+
+
+def _negative(call: Call, affine: Affine) -> Refusal | None:
+    count = int((affine.scale < 0).sum())
+    if not count:
+        return None
+    return Refusal(
+        f"{call.name!r} keeps the order of values only under scales that are not negative, "
+        f"{count} of {affine.size} are negative"
+    )

@@ -1,0 +1,49 @@
+"""Two affines in a row are one.
+
+With the affine ``y = A(x)`` in the network:
+
+    backward   E(y)          = (E ∘ A)(x)
+    forward    A(D(x'))      = (A ∘ D)(x')
+"""
+
+# ruff: noqa: D102 - the base class documents the methods
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..affine import Affine
+from ..graph import AffineOp, Call
+from ..plan import Plan, Refusal
+from .rule import Rule
+
+
+class Merge(Rule):
+    """An affine takes another into itself, if both are on one axis."""
+
+    def matches(self, op: Any) -> bool:
+        return isinstance(op, AffineOp)
+
+    def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        mine = plan.op(call).affine
+        there = affine.on_axis(mine.axis, mine.size)
+        if there is not None:
+            return self._become(plan, call, there.after(mine))
+        mine = mine.on_axis(affine.axis, affine.size)
+        return self._become(plan, call, affine.after(mine)) if mine else _other_axis(call, affine)
+
+    def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        mine = plan.op(call).affine
+        here = affine.on_axis(mine.axis, mine.size)
+        if here is not None:
+            return self._become(plan, call, mine.after(here))
+        mine = mine.on_axis(affine.axis, affine.size)
+        return self._become(plan, call, mine.after(affine)) if mine else _other_axis(call, affine)
+
+    @staticmethod
+    def _become(plan: Plan, call: Call, affine: Affine) -> None:
+        plan.change(call, dataclasses.replace(plan.op(call), affine=affine))
+
+
+def _other_axis(call: Call, affine: Affine) -> Refusal:
+    return Refusal(f"{call.name!r} has its channels on another axis than {affine.axis}")

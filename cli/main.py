@@ -23,6 +23,7 @@ COMMANDS = {
     "fold": "Fold every norm of a model into its neighbours and prove it in float64.",
     "export": "Fold, write TFLite and ONNX files, and the golden set to check them with.",
     "check": "Check that exported files compute what the trained model computes.",
+    "bundle": "Pack an export and its checks into one file that runs on a device.",
 }
 
 

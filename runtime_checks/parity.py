@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import UserError
 from .golden import GoldenSet, read_golden
+from .host import host
 from .manifest import Artifact, ExportDirectory, read_export
-from .runners import RUNTIMES, Target, runner_class
-from .session import Session
-from .verdict import Finding, TargetResult, judge_outputs
+from .runners import RUNTIMES, Target
+from .target_check import check_target
+from .verdict import TargetResult
 
 DEFAULT_TARGETS = ("litert", "onnxruntime")
 
@@ -31,7 +29,7 @@ class ParityReport:
         directory: Where it lies.
         results: One entry for each artifact on each target.
         samples: Number of samples compared.
-        host: Python, machine and system that the checks ran on.
+        host: Python, system and processor that the checks ran on.
         seconds: What the whole check took.
         manifest: The manifest as parsed.
         golden: The samples that were run.
@@ -41,7 +39,7 @@ class ParityReport:
     directory: Path
     results: tuple[TargetResult, ...]
     samples: int
-    host: Mapping[str, str]
+    host: Mapping[str, Any]
     seconds: float
     manifest: Mapping[str, Any]
     golden: GoldenSet
@@ -91,7 +89,7 @@ def check_parity(
     export = read_export(directory)
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     results = [
-        check_artifact(export, artifact, golden, target, threads=threads)
+        check_target(export, artifact, golden, target, threads=threads)
         for target in (Target.parse(text) for text in targets)
         for artifact in _fitting(export, target)
     ]
@@ -105,76 +103,6 @@ def check_parity(
         manifest=export.record,
         golden=golden,
     )
-
-
-def check_artifact(
-    export: ExportDirectory,
-    artifact: Artifact,
-    golden: GoldenSet,
-    target: Target,
-    *,
-    threads: int = 1,
-) -> TargetResult:
-    """Run one artifact on one target of this machine and judge it.
-
-    Args:
-        export: Where the artifact lies.
-        artifact: Which one.
-        golden: What to run it on.
-        target: Where to run it; the device must be `local`.
-        threads: Threads that the runtime may use.
-
-    Returns:
-        The findings and the verdict on each output.
-    """
-    damage = export.damaged(artifact)
-    findings = [
-        Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
-    ]
-    build = runner_class(target.runtime)
-    runner = build(export.path / artifact.file, threads=threads, variant=target.variant)
-    begin = time.perf_counter()
-    try:
-        with runner:
-            load = time.perf_counter() - begin
-            session = Session(runner, artifact)
-            ran = runner.describe()
-            if ran.get("fallback"):
-                findings.append(Finding("kernels", False, str(ran["fallback"])))
-            results = session.run(golden.inputs)
-            seconds = np.array(session.seconds)
-    except UserError as error:
-        # A file that is as it was exported must load: then the runtime or the target is at fault.
-        if damage is None:
-            raise
-        findings.append(Finding("load", False, str(error)))
-        return TargetResult(str(target), artifact.file, artifact.precision, tuple(findings))
-    judged, outputs = judge_outputs(results, golden, artifact)
-    return TargetResult(
-        target=str(target),
-        artifact=artifact.file,
-        precision=artifact.precision,
-        findings=(*findings, *judged),
-        outputs=tuple(outputs),
-        ran=ran,
-        measured={
-            "load_ms": 1e3 * load,
-            "latency_ms": {
-                "median": 1e3 * float(np.median(seconds)),
-                "p90": 1e3 * float(np.percentile(seconds, 90)),
-            },
-        },
-    )
-
-
-def host() -> dict[str, str]:
-    """Return what the checks themselves run on."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "system": platform.platform(),
-    }
 
 
 def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...errors import UserError
 from .base import Runner
@@ -17,17 +19,30 @@ class Runtime:
         module: Module of this package.
         runner: Name of the class in it.
         formats: Artifact formats it loads.
+        package: The module whose presence shows that the runtime is installed.
+        install: What `pip install` calls it.
     """
 
     module: str
     runner: str
     formats: tuple[str, ...]
+    package: str
+    install: str
 
 
 RUNTIMES = {
-    "litert": Runtime("litert", "LiteRTRunner", ("tflite",)),
-    "tf-lite": Runtime("tf_lite", "TFLiteRunner", ("tflite",)),
-    "onnxruntime": Runtime("onnxruntime", "OnnxRuntimeRunner", ("onnx",)),
+    "litert": Runtime("litert", "LiteRTRunner", ("tflite",), "ai_edge_litert", "ai-edge-litert"),
+    "tflite-runtime": Runtime(
+        "tflite_runtime",
+        "TFLiteRuntimeRunner",
+        ("tflite",),
+        "tflite_runtime",
+        "tflite-runtime==2.14.0 'numpy<2'",
+    ),
+    "tf-lite": Runtime("tf_lite", "TFLiteRunner", ("tflite",), "tensorflow", "tensorflow"),
+    "onnxruntime": Runtime(
+        "onnxruntime", "OnnxRuntimeRunner", ("onnx",), "onnxruntime", "onnxruntime"
+    ),
 }
 
 
@@ -74,3 +89,26 @@ def runner_class(runtime: str) -> type[Runner]:
         importlib.import_module(f".{entry.module}", __package__), entry.runner
     )
     return found
+
+
+def make_runner(target: Target, artifact: Path, *, threads: int = 1) -> Runner:
+    """Return the runner of a target, in the runtime's own environment where it is not in this one.
+
+    Args:
+        target: Runtime and variant.
+        artifact: The file to load.
+        threads: Threads that the runtime may use.
+
+    Raises:
+        UserError: The variant is unknown.
+    """
+    kind = runner_class(target.runtime)
+    if importlib.util.find_spec(RUNTIMES[target.runtime].package) is None:
+        from .isolated import IsolatedRunner, environment
+
+        python = environment(target.runtime)
+        if python is not None:
+            return IsolatedRunner(
+                artifact, python=python, kind=kind, threads=threads, variant=target.variant
+            )
+    return kind(artifact, threads=threads, variant=target.variant)

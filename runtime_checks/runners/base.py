@@ -14,6 +14,10 @@ import numpy as np
 from ...errors import UserError
 
 
+class ArtifactError(UserError):
+    """The runtime is there and cannot load or run this file: a verdict, no wrong usage."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """An input or output as the runtime itself reports it.
@@ -46,7 +50,8 @@ class Runner(abc.ABC):
         variant: One of the subclass' `variants`: which kernels or optimizations to demand.
 
     Raises:
-        UserError: The runtime is not installed, does not know the variant, or cannot load the file.
+        UserError: The runtime is not installed or does not know the variant.
+        ArtifactError: On entering: it cannot load the file.
     """
 
     runtime: ClassVar[str]
@@ -101,6 +106,7 @@ class Runner(abc.ABC):
 
         Raises:
             UserError: An input is missing, unknown, or of the wrong shape or type.
+            ArtifactError: The runtime fails while it runs the file.
         """
         wanted = {info.name for info in self._inputs}
         if set(inputs) != wanted:

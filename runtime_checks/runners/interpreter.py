@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import UserError
-from .base import Runner, TensorInfo, TensorReader
+from .base import ArtifactError, Runner, TensorInfo, TensorReader
 
 # Variant to the name of the op resolver that has exactly these kernels.
 _RESOLVERS = {
@@ -66,7 +65,7 @@ class InterpreterRunner(Runner, TensorReader):
                 )
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise UserError(
+            raise ArtifactError(
                 f"{self.runtime} cannot load {self.artifact.name}: {str(error).strip()}"
             ) from error
         return interpreter
@@ -81,7 +80,12 @@ class InterpreterRunner(Runner, TensorReader):
         )
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return _invoke(self._interpreter, inputs)
+        try:
+            return _invoke(self._interpreter, inputs)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self.runtime} fails to run {self.artifact.name}: {str(error).strip()}"
+            ) from error
 
     def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once with every tensor kept and return them by name.

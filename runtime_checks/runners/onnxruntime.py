@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import UserError
-from .base import Runner, TensorInfo
+from .base import ArtifactError, Runner, TensorInfo
 
 _LEVELS = {
     "": "ORT_ENABLE_ALL",
@@ -66,7 +66,7 @@ class OnnxRuntimeRunner(Runner):
                 str(self.artifact), options, providers=[_PROVIDER]
             )
         except Exception as error:  # its exceptions have no common base but Exception
-            raise UserError(
+            raise ArtifactError(
                 f"onnxruntime cannot load {self.artifact.name}: {str(error).strip()}"
             ) from error
 
@@ -81,7 +81,12 @@ class OnnxRuntimeRunner(Runner):
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [info.name for info in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(inputs))))
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs))))
+        except Exception as error:  # as above
+            raise ArtifactError(
+                f"onnxruntime fails to run {self.artifact.name}: {str(error).strip()}"
+            ) from error
 
     def describe(self) -> dict[str, object]:
         """Return version, provider, optimization level and threads."""

@@ -1,0 +1,56 @@
+"""What the checks run on: Python, system, processor and its features, peak memory."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Features that choose kernels: an int8 or float16 result may change with any of them.
+_FEATURES = (
+    *("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni"),
+    *("avx_vnni", "amx_int8", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "sve", "sve2"),
+    *("neon", "vfpv4"),
+)
+
+
+def host() -> dict[str, Any]:
+    """Return what identifies the machine in a report."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "system": platform.platform(),
+        "cpu": cpu(),
+    }
+
+
+def cpu() -> dict[str, Any]:
+    """Return the processor's architecture, name and those features that choose kernels."""
+    name, flags = "", set()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key.lower() in ("model name", "hardware", "cpu part") and not name:
+                name = value
+            if key.lower() in ("flags", "features"):
+                flags = set(value.split())
+    return {
+        "machine": platform.machine(),
+        "name": name or platform.processor(),
+        "features": [feature for feature in _FEATURES if feature in flags],
+    }
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident size this process has had; None where the system cannot say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return int(peak if sys.platform == "darwin" else peak * 1024)

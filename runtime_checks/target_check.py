@@ -1,0 +1,129 @@
+"""One artifact in one runtime of this machine, from file to verdict; on a device just the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .golden import GoldenSet
+from .manifest import Artifact, ExportDirectory
+from .runners import Target, make_runner
+from .runners.base import ArtifactError
+from .session import Session
+from .verdict import Finding, OutputVerdict, TargetResult, judge_outputs
+
+
+@dataclass(frozen=True)
+class TargetRun:
+    """What a runtime gave and what really ran.
+
+    Attributes:
+        outputs: Keras output name to (N, …); empty when the file could not be run.
+        ran: The runner's description.
+        measured: Load time and latency in milliseconds.
+        problem: Why the file could not be loaded or run; empty when it could.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    ran: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    problem: str = ""
+
+
+def run_target(
+    path: Path,
+    artifact: Artifact,
+    inputs: Mapping[str, np.ndarray],
+    target: Target,
+    *,
+    threads: int = 1,
+) -> TargetRun:
+    """Run one file on one runtime of this machine.
+
+    Args:
+        path: The file.
+        artifact: What the manifest says of it.
+        inputs: Keras input name to (N, …) floats.
+        target: The runtime and variant; its device must be `local`.
+        threads: Threads that the runtime may use.
+
+    Returns:
+        Outputs and what ran.
+
+    Raises:
+        UserError: The runtime is not installed or does not know the variant.
+    """
+    runner = make_runner(target, path, threads=threads)
+    begin = time.perf_counter()
+    try:
+        with runner:
+            load = time.perf_counter() - begin
+            session = Session(runner, artifact)
+            ran = runner.describe()
+            outputs = session.run(inputs)
+    except ArtifactError as error:
+        return TargetRun({}, {"runtime": target.runtime}, {}, str(error))
+    seconds = np.array(session.seconds)
+    latency = {"median": np.median(seconds), "p90": np.percentile(seconds, 90)}
+    measured = {
+        "load_ms": 1e3 * load,
+        "latency_ms": {name: 1e3 * float(value) for name, value in latency.items()},
+    }
+    return TargetRun(outputs, ran, measured)
+
+
+def judge_run(
+    export: ExportDirectory, artifact: Artifact, golden: GoldenSet, target: Target, run: TargetRun
+) -> TargetResult:
+    """Judge what a target gave for the golden inputs.
+
+    Args:
+        export: The export that the artifact belongs to.
+        artifact: What was run.
+        golden: What it was run on.
+        target: Where it was run.
+        run: What came out.
+
+    Returns:
+        The findings and the verdict on each output.
+    """
+    damage = export.damaged(artifact)
+    findings = [
+        Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
+    ]
+    verdicts: list[OutputVerdict] = []
+    if run.problem:
+        findings.append(Finding("load", False, run.problem))
+    else:
+        if run.ran.get("fallback"):
+            findings.append(Finding("kernels", False, str(run.ran["fallback"])))
+        judged, verdicts = judge_outputs(run.outputs, golden, artifact)
+        findings.extend(judged)
+    return TargetResult(
+        target=str(target),
+        artifact=artifact.file,
+        precision=artifact.precision,
+        findings=tuple(findings),
+        outputs=tuple(verdicts),
+        ran=run.ran,
+        measured=run.measured,
+    )
+
+
+def check_target(
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    *,
+    threads: int = 1,
+) -> TargetResult:
+    """Run one artifact on one runtime of this machine and judge it."""
+    path = export.path / artifact.file
+    run = run_target(path, artifact, golden.inputs, target, threads=threads)
+    return judge_run(export, artifact, golden, target, run)

@@ -46,7 +46,8 @@ def command(
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need."""
     console = Console()
     trained = load_model(model)
-    from ..export.exporter import Progress, export_model
+    from ..export.exporter import export_model
+    from ..export.progress import Progress
 
     directory = output or Path("build", model.stem)
     with console.status(f"export {model.name}") as status:

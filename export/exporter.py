@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import importlib.metadata
+import json
 import os
 import platform
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +20,30 @@ from .. import __version__
 from ..errors import UserError
 from ..files import sha256
 from . import golden
+from .calibrate import Calibration, load_calibration
 from .fold import FoldResult, float64_twin, fold
-from .formats import Format, Job, format_named
+from .formats import Contents, Job, format_named, needs_calibration, takes_channels_first
 from .freeze import FrozenGraph, freeze
 from .host import run_artifact
-from .manifest import FILE_NAME as MANIFEST_FILE
-from .manifest import Artifact, FileRecord, Manifest
+from .manifest import Artifact, FileRecord, Manifest, TensorInfo, hash_folder
 from .network import write_network
 from .options import ExportOptions
-from .samples import load_samples
+from .progress import Listener, Steps
+from .samples import Preprocessing, SampleSet, Source, load_samples
 from .signature import Signature, is_symbolic, signature_of
+from .staging import moved_in_when_done
 
 NETWORK_FILE = "network.npz"
 
 _PACKAGES = (
+    "ai-edge-litert",
     "keras",
-    "tensorflow",
     "numpy",
-    "tf2onnx",
     "onnx",
     "onnxruntime",
-    "ai-edge-litert",
+    "tensorflow",
+    "tf2onnx",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """One step of an export, told when it begins and when it ends.
-
-    Attributes:
-        subject: The file the step works on, or `model`.
-        stage: What is done: `fold`, `trace`, `convert`, `validate`, `run`, ….
-        seconds: Wall time it took; None when it begins.
-    """
-
-    subject: str
-    stage: str
-    seconds: float | None = None
-
-
-Listener = Callable[[Progress], None]
-SampleSource = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str]
 
 
 def export_model(
@@ -69,36 +52,56 @@ def export_model(
     *,
     formats: Sequence[str] = ("tflite", "onnx"),
     precisions: Sequence[str] = ("float32",),
-    calibration: Any = None,
+    calibration: Source | None = None,
+    calibration_samples: int = 200,
+    inputs: Source | None = None,
     batch_size: int | None = 1,
-    inputs: SampleSource | None = None,
+    layout: str = "nhwc",
     opset: int = 17,
+    quantized_io: str = "float",
+    equalize: str = "auto",
     allow_flex: bool = False,
+    labels: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    description: str = "",
     source: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> Manifest:
     """Fold a model, write it in every format and precision asked for, and what checks need.
 
-    Writes `NAME.PRECISION.tflite|onnx`, `golden.npz`, `network.npz` and, last, `manifest.json`
-    into `directory`, NAME being the directory's own name. Everything is made aside and moved in
-    when all of it is done: an interrupted or failed export leaves the old files.
+    Writes `NAME.PRECISION.tflite|onnx|saved_model`, `golden.npz`, `network.npz` and, last,
+    `manifest.json` into `directory`, NAME being the directory's own name. Everything is made aside
+    and moved in when all of it is done: an interrupted or failed export leaves the old files.
 
     Args:
         model: A trained Keras model, built. It is not changed.
         directory: Where to; made when missing.
-        formats: `tflite`, `onnx`.
-        precisions: `float32`.
-        calibration: Samples for quantization.
+        formats: `tflite`, `onnx`, `saved_model`.
+        precisions: `float32`; `float16` (weights; TFLite computes in float32); `dynamic` (int8
+            weights, activations quantized as they come); `int8`; `int16x8` (int16 activations,
+            TFLite only); `int4` (4-bit weights, TFLite only). A format leaves out what it lacks.
+        calibration: Real samples that int8 and int16x8 take their ranges from: an array or dict of
+            arrays by input name, `.npz`, `.npy`, a folder of images, a `tf.data.Dataset`, or
+            `"module:function"`. Data that looks like noise is refused; `"random"` asks for random
+            numbers in plain words. None takes `inputs`.
+        calibration_samples: At most so many of them, evenly spread.
+        inputs: Real samples for the golden set, from any source `calibration` can have.
         batch_size: The batch size the files are made for; None leaves it free.
-        inputs: Real samples for the golden set: an array, a dict of arrays by input name, or a
-            `.npz` or `.npy` file of them.
+        layout: `nhwc`, or `nchw` for ONNX files that take and give channels first.
         opset: Version of ONNX's operator set.
+        quantized_io: `float`, or `integer` for int8 and int16x8 TFLite files that take and give
+            integers.
+        equalize: Whether quantized files are made from weights equalized across layers: `auto`
+            (where it raises the measured signal-to-noise ratio), `always` or `never`.
         allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
+        labels: Names of the classes, kept as metadata.
+        preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
+        description: One line about the model, kept as metadata.
         source: The file the model was loaded from; its hash goes into the manifest.
         listener: Called at the beginning and end of every step.
 
     Returns:
-        The manifest as written.
+        The manifest as written, with the time each file took.
 
     Raises:
         UserError: The model or an option cannot be exported; the message says how to mend it.
@@ -108,130 +111,208 @@ def export_model(
         precisions=tuple(precisions),
         batch_size=batch_size,
         opset=opset,
+        layout=layout,
+        quantized_io=quantized_io,
+        equalize=equalize,
+        calibration_samples=calibration_samples,
         allow_flex=allow_flex,
+        labels=tuple(labels),
+        preprocessing=preprocessing,
+        description=description,
     )
     target = Path(directory)
-    step = _Steps(listener or _ignore)
+    step = Steps(listener) if listener else Steps()
     with step("model", "fold"):
         folded = fold(model)
-        signature = _public_signature(model, folded.model)
-    real = _real_samples(inputs, signature)
-    samples = golden.choose_samples(signature.inputs, real, seed=0)
-    with _moved_in_when_done(target) as staging:
-        run = _Run(options, signature, folded, samples, staging, target.resolve().name, step)
-        return run.export(model, source)
+    signature = _public_signature(model, folded.model)
+    real = None
+    if inputs is not None:
+        real = load_samples(
+            inputs, signature.inputs, limit=golden.REAL, preprocessing=preprocessing
+        ).arrays
+    run = _Run(
+        model=model,
+        folded=folded,
+        signature=signature,
+        options=options,
+        calibration=_calibration(
+            options, inputs if calibration is None else calibration, signature
+        ),
+        samples=golden.choose_samples(signature.inputs, real),
+        name=target.resolve().name,
+        source={
+            "model_name": model.name,
+            "sha256": None if source is None else sha256(source),
+        },
+        step=step,
+    )
+    with moved_in_when_done(target) as staging:
+        return run.export(staging)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """One export on its way: what every step needs."""
 
-    options: ExportOptions
-    signature: Signature
+    model: keras.Model
     folded: FoldResult
+    signature: Signature
+    options: ExportOptions
+    calibration: Calibration | None
     samples: golden.Samples
-    staging: Path
     name: str
-    step: _Steps
+    source: dict[str, Any]
+    step: Steps
 
-    def export(self, model: keras.Model, source: str | os.PathLike[str] | None) -> Manifest:
-        """Write every file into the staging folder, the manifest last."""
-        with self.step("model", "trace"):
-            graph = freeze(self.folded.model, self.signature, batch_size=self.options.batch_size)
-        written = [
-            self._write(format_named(name), precision, graph)
-            for precision in self.options.precisions
-            for name in self.options.formats
-            if precision in format_named(name).precisions
-        ]
+    def export(self, folder: Path) -> Manifest:
+        """Write every file into `folder`, the manifest last."""
+        artifacts = [self._write(name, precision, folder) for name, precision in self.options.files]
         with self.step(NETWORK_FILE, "write"):
-            write_network(self.folded.model, self.staging / NETWORK_FILE)
-        with self.step(golden.FILE_NAME, "float64 truth"):
+            write_network(self.folded.model, folder / NETWORK_FILE)
+        with self.step(golden.FILE_NAME, "truth in float64"):
             exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
-            truth = golden.evaluate(float64_twin(model), self.signature, exact)
+            truth = golden.evaluate(float64_twin(self.model), self.signature, exact)
             folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
-        with self.step(golden.FILE_NAME, "float32 reference"):
-            reference = golden.evaluate(model, self.signature, self.samples.inputs)
-        outputs = {artifact.file: self._run(artifact) for artifact in written}
+        with self.step(golden.FILE_NAME, "reference in float32"):
+            reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
+        outputs = {}
+        for artifact in artifacts:
+            with self.step(artifact.file, "run"):
+                outputs[artifact.file] = run_artifact(artifact, folder, self.samples.inputs)
         golden.write_golden(
-            self.staging / golden.FILE_NAME,
+            folder / golden.FILE_NAME,
             self.samples,
             truth=truth,
             folded64=folded64,
             reference=reference,
             artifacts=outputs,
         )
-        manifest = Manifest(
-            name=self.name,
-            created_by=f"renormlite {__version__}",
-            source={
-                "model_name": model.name,
-                "sha256": None if source is None else sha256(source),
-            },
-            versions=_versions(),
-            options=self.options.to_json(),
-            inputs=self.signature.inputs,
-            outputs=self.signature.outputs,
-            fold=_fold_record(self.folded),
-            golden=FileRecord.of(self.staging / golden.FILE_NAME),
-            network=FileRecord.of(self.staging / NETWORK_FILE),
-            artifacts=tuple(
-                dataclasses.replace(
-                    artifact, snr_db=golden.snr_db(self.samples, truth, outputs[artifact.file])
-                )
-                for artifact in written
-            ),
-        )
-        manifest.write(self.staging)
+        judged = [
+            dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
+            for a in artifacts
+        ]
+        manifest = self._manifest(folder, judged)
+        manifest.write(folder)
         return manifest
 
-    def _write(self, file_format: Format, precision: str, graph: FrozenGraph) -> Artifact:
+    def _write(self, format_name: str, precision: str, folder: Path) -> Artifact:
         """Convert, write and validate one file."""
-        path = self.staging / f"{self.name}.{precision}{file_format.suffix}"
+        file_format = format_named(format_name)
+        path = folder / f"{self.name}.{precision}{file_format.suffix}"
         started = time.perf_counter()
-        job = Job(graph, precision, self.options, f"{self.name}, renormlite {__version__}", {})
+        channels_first = self.options.layout == "nchw" and takes_channels_first(format_name)
+        job = Job(
+            self._graph(channels_first),
+            precision,
+            self.options,
+            self._metadata(precision),
+            self.calibration if needs_calibration(format_name, precision) else None,
+        )
         with self.step(path.name, "convert"):
             file_format.write(job, path)
         with self.step(path.name, "validate"):
             contents = file_format.validate(path, job)
-        return Artifact(
-            file=path.name,
-            format=file_format.name,
-            precision=precision,
-            sha256=sha256(path),
-            bytes=path.stat().st_size,
-            ops=contents.ops,
-            inputs=contents.inputs,
-            outputs=contents.outputs,
-            seconds=time.perf_counter() - started,
-        )
+        return _artifact(path, format_name, job, contents, seconds=time.perf_counter() - started)
 
-    def _run(self, artifact: Artifact) -> dict[str, np.ndarray]:
-        with self.step(artifact.file, "run"):
-            return run_artifact(
-                format_named(artifact.format),
-                self.staging / artifact.file,
-                artifact,
-                self.samples.inputs,
+    def _graph(self, channels_first: bool) -> FrozenGraph:
+        with self.step("model", "trace"):
+            return freeze(
+                self.folded.model,
+                self.signature,
+                batch_size=self.options.batch_size,
+                channels_first=channels_first,
             )
 
+    def _metadata(self, precision: str) -> str:
+        """Return the JSON that is kept inside a file."""
+        return json.dumps(
+            {
+                "created_by": f"renormlite {__version__}",
+                "name": self.name,
+                "precision": precision,
+                "source": self.source,
+                "versions": versions(),
+                "options": self.options.to_json(),
+                **self.options.metadata(),
+            },
+            sort_keys=True,
+        )
 
-@dataclasses.dataclass(frozen=True)
-class _Steps:
-    """Tells a listener of the beginning and end of every step."""
+    def _manifest(self, folder: Path, artifacts: Sequence[Artifact]) -> Manifest:
+        return Manifest(
+            name=self.name,
+            created_by=f"renormlite {__version__}",
+            source=self.source,
+            versions=versions(),
+            options=self.options.to_json(),
+            metadata=self.options.metadata(),
+            calibration=None if self.calibration is None else self.calibration.to_json(),
+            inputs=self.signature.inputs,
+            outputs=self.signature.outputs,
+            fold={
+                "records": [record.to_json() for record in self.folded.report.records],
+                "proof": self.folded.proof.to_json() if self.folded.proof else None,
+            },
+            golden=FileRecord.of(folder / golden.FILE_NAME),
+            network=FileRecord.of(folder / NETWORK_FILE),
+            artifacts=tuple(artifacts),
+        )
 
-    listener: Listener
 
-    @contextlib.contextmanager
-    def __call__(self, subject: str, stage: str) -> Iterator[None]:
-        self.listener(Progress(subject, stage))
-        started = time.perf_counter()
-        yield
-        self.listener(Progress(subject, stage, time.perf_counter() - started))
+def _artifact(
+    path: Path, format_name: str, job: Job, contents: Contents, *, seconds: float
+) -> Artifact:
+    """Describe a file that is written and validated."""
+    expected = job.graph.signature
+
+    def in_keras_terms(found: TensorInfo, wanted: TensorInfo) -> TensorInfo:
+        return dataclasses.replace(found, axes=wanted.axes)
+
+    files = hash_folder(path) if path.is_dir() else None
+    return Artifact(
+        file=path.name,
+        format=format_name,
+        precision=job.precision,
+        sha256=sha256(path) if files is None else _hash_of(files),
+        bytes=_size(path),
+        ops=contents.ops,
+        inputs=tuple(map(in_keras_terms, contents.inputs, expected.inputs)),
+        outputs=tuple(map(in_keras_terms, contents.outputs, expected.outputs)),
+        seconds=seconds,
+        files=files,
+    )
 
 
-def _ignore(progress: Progress) -> None:
-    """Stand in for a listener."""
+def _hash_of(files: dict[str, str]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
+
+
+def _calibration(
+    options: ExportOptions, source: Source | None, signature: Signature
+) -> Calibration | None:
+    """Load calibration samples where a file asked for needs them."""
+    needed = [f"{name} {p}" for name, p in options.files if needs_calibration(name, p)]
+    if not needed:
+        return None
+    if source is None:
+        raise UserError(
+            f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
+            "(calibration=…, --calibration DATA); 'random' goes without and costs accuracy."
+        )
+    return load_calibration(
+        source,
+        signature.inputs,
+        limit=options.calibration_samples,
+        preprocessing=options.preprocessing,
+    )
 
 
 def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
@@ -239,9 +320,7 @@ def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
 
     A subclassed model has none of its own; it is exported under those of its trace.
     """
-    if not is_symbolic(model):
-        return signature_of(folded)
-    signature = signature_of(model)
+    signature = signature_of(model if is_symbolic(model) else folded)
     unknown = [t.name for t in signature.inputs if None in t.shape[1:]]
     if unknown:
         raise UserError(
@@ -251,53 +330,15 @@ def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
     return signature
 
 
-def _real_samples(
-    source: SampleSource | None, signature: Signature
-) -> dict[str, np.ndarray] | None:
-    if isinstance(source, (str, os.PathLike)):
-        return load_samples(Path(source), signature.inputs)
-    return golden.as_named(source, signature.inputs)
-
-
 def _exact(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) if values.dtype.kind == "f" else values
 
 
-def _fold_record(folded: FoldResult) -> dict[str, Any]:
-    return {
-        "records": [record.to_json() for record in folded.report.records],
-        "proof": folded.proof.to_json() if folded.proof is not None else None,
-    }
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of everything that takes part in an export."""
+    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"renormlite": __version__, "python": platform.python_version(), **installed}
 
 
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"renormlite": __version__, "python": platform.python_version(), **versions}
-
-
-@contextlib.contextmanager
-def _moved_in_when_done(directory: Path) -> Iterator[Path]:
-    """Yield a folder to write into; move its files into `directory` when all is done.
-
-    The manifest goes last. Files of an earlier export that the new manifest no longer names are
-    removed; whatever else lies in the directory stays.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as folder:
-        staging = Path(folder)
-        yield staging
-        earlier = _files_of_earlier_export(directory)
-        new = sorted(path.name for path in staging.iterdir())
-        for name in sorted(new, key=lambda name: name == MANIFEST_FILE):
-            os.replace(staging / name, directory / name)
-        for name in earlier - set(new):
-            (directory / name).unlink(missing_ok=True)
-
-
-def _files_of_earlier_export(directory: Path) -> set[str]:
-    try:
-        manifest = Manifest.load(directory)
-    except UserError:  # none, or damaged: nothing is known to be ours
-        return set()
-    # Only plain names: a manifest from elsewhere must not point out of its directory.
-    return {a.file for a in manifest.artifacts if Path(a.file).name == a.file}
+__all__ = ["Preprocessing", "SampleSet", "export_model", "versions"]

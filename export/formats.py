@@ -6,17 +6,48 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..errors import UserError
-from .freeze import FrozenGraph
 from .manifest import TensorInfo
-from .options import ExportOptions
 
-# One module a format; loaded when used, since each brings its own converter and runtime.
-_HOMES = {"tflite": ("tflite", "TFLite"), "onnx": ("onnx", "Onnx")}
+if TYPE_CHECKING:
+    from .calibrate import Calibration
+    from .freeze import FrozenGraph
+    from .options import ExportOptions
+    from .signature import Signature
+
+
+@dataclasses.dataclass(frozen=True)
+class _Home:
+    """Where a format lives and what it can write, known without loading its converter."""
+
+    module: str
+    type_name: str
+    precisions: tuple[str, ...]
+    calibrated: tuple[str, ...] = ()
+    channels_first: bool = False
+
+
+# One module a format, loaded when used: each brings its own converter and runtime.
+_HOMES = {
+    "tflite": _Home(
+        "tflite",
+        "TFLite",
+        ("float32", "float16", "dynamic", "int8", "int16x8", "int4"),
+        calibrated=("int8", "int16x8"),
+    ),
+    "onnx": _Home(
+        "onnx",
+        "Onnx",
+        ("float32", "float16", "dynamic", "int8"),
+        calibrated=("int8",),
+        channels_first=True,
+    ),
+    "saved_model": _Home("saved_model", "SavedModel", ("float32",)),
+}
 
 FORMAT_NAMES = tuple(_HOMES)
 
@@ -26,18 +57,18 @@ class Job:
     """One file to write.
 
     Attributes:
-        graph: The folded network as a frozen graph.
-        precision: One of the format's `precisions`.
+        graph: The folded network as a frozen graph, in the layout of the file.
+        precision: One the format offers.
         options: The export's options.
-        description: One line about the model for the file's own description field.
-        metadata: Named entries for the file's own metadata.
+        metadata: JSON text for the file's own metadata.
+        calibration: Samples in the layout of the file; None where the precision needs none.
     """
 
     graph: FrozenGraph
     precision: str
     options: ExportOptions
-    description: str
-    metadata: Mapping[str, str]
+    metadata: str
+    calibration: Calibration | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +99,6 @@ class Format(Protocol):
 
     name: str
     suffix: str
-    precisions: tuple[str, ...]
 
     def write(self, job: Job, path: Path) -> None:
         """Write one file.
@@ -93,43 +123,51 @@ class Format(Protocol):
 
 
 def format_named(name: str) -> Format:
-    """Return the format called `name`.
-
-    Raises:
-        UserError: There is none.
-    """
-    if name not in _HOMES:
-        raise UserError(f"Expected a format among {', '.join(_HOMES)}. Received: {name!r}.")
-    module, type_name = _HOMES[name]
-    format_type: type[Format] = getattr(
-        importlib.import_module(f".{module}", __package__), type_name
-    )
+    """Return the format called `name`, one of `FORMAT_NAMES`."""
+    home = _HOMES[name]
+    module = importlib.import_module(f".{home.module}", __package__)
+    format_type: type[Format] = getattr(module, home.type_name)
     return format_type()
 
 
-def check_interface(
-    path: Path, kind: str, found: tuple[TensorInfo, ...], expected: tuple[TensorInfo, ...]
-) -> None:
+def precisions_of(name: str) -> tuple[str, ...]:
+    """Return the precisions a format can write."""
+    return _HOMES[name].precisions
+
+
+def needs_calibration(name: str, precision: str) -> bool:
+    """Tell whether a precision of a format takes ranges from samples."""
+    return precision in _HOMES[name].calibrated
+
+
+def takes_channels_first(name: str) -> bool:
+    """Tell whether the layout option is for this format."""
+    return _HOMES[name].channels_first
+
+
+def check_interface(path: Path, contents: Contents, expected: Signature) -> None:
     """Refuse a file whose inputs or outputs differ from what was asked for.
 
     Args:
         path: The file, for the message.
-        kind: `input` or `output`.
-        found: As read back.
-        expected: Names, shapes and types as they must be.
+        contents: As read back.
+        expected: Names, shapes and types as they must be, in order.
 
     Raises:
         UserError: Any difference.
     """
-    if [t.name for t in found] != [t.name for t in expected]:
-        raise UserError(
-            f"{path.name}: expected {kind}s {[t.name for t in expected]}, the converter wrote "
-            f"{[t.name for t in found]}. Report this with the model's architecture."
-        )
-    for got, want in zip(found, expected, strict=True):
-        if got.dtype != want.dtype or got.shape != want.shape:
+    for kind, found, wanted in (
+        ("input", contents.inputs, expected.inputs),
+        ("output", contents.outputs, expected.outputs),
+    ):
+        if [t.name for t in found] != [t.name for t in wanted]:
             raise UserError(
-                f"{path.name}: expected {kind} {want.name!r} as {want.dtype}{list(want.shape)}, "
-                f"the converter wrote {got.dtype}{list(got.shape)}. Give every dimension a size "
-                "with input_shapes, or report this with the model's architecture."
+                f"{path.name}: expected {kind}s {[t.name for t in wanted]}, the converter wrote "
+                f"{[t.name for t in found]}."
             )
+        for got, want in zip(found, wanted, strict=True):
+            if got.dtype != want.dtype or got.shape != want.shape:
+                raise UserError(
+                    f"{path.name}: expected {kind} {want.name!r} as {want.dtype}"
+                    f"{list(want.shape)}, the converter wrote {got.dtype}{list(got.shape)}."
+                )

@@ -59,13 +59,21 @@ class FrozenGraph:
         return re.sub(r"(^|;)/+", r"\1", decoded)
 
 
-def freeze(model: keras.Model, signature: Signature, *, batch_size: int | None = 1) -> FrozenGraph:
+def freeze(
+    model: keras.Model,
+    signature: Signature,
+    *,
+    batch_size: int | None = 1,
+    channels_first: bool = False,
+) -> FrozenGraph:
     """Trace a float32 model into one graph with its weights as constants.
 
     Args:
         model: The folded model. Its layers' names are changed while tracing and put back.
         signature: Names and shapes to export under, in the order of the model's inputs.
         batch_size: The fixed batch size; None leaves it free.
+        channels_first: Whether inputs and outputs with spatial axes have their channels, the last
+            axis in Keras, next to the batch instead.
 
     Returns:
         The graph.
@@ -82,7 +90,8 @@ def freeze(model: keras.Model, signature: Signature, *, batch_size: int | None =
     import tensorflow as tf
 
     model = as_functional(model)
-    inputs = tuple(with_batch(tensor, batch_size) for tensor in signature.inputs)
+    arrange = _channels_first if channels_first else _as_it_is
+    inputs = tuple(arrange(with_batch(tensor, batch_size)) for tensor in signature.inputs)
     trainable = [variable.numpy() for variable in model.trainable_variables]
     fixed = [variable.numpy() for variable in model.non_trainable_variables]
     graph = tf.Graph()
@@ -94,30 +103,60 @@ def freeze(model: keras.Model, signature: Signature, *, batch_size: int | None =
         result, _ = model.stateless_call(
             [tf.constant(value) for value in trainable],
             [tf.constant(value) for value in fixed],
-            keras.tree.pack_sequence_as(model.input, placeholders),
+            keras.tree.pack_sequence_as(
+                model.input,
+                [
+                    _to_keras_order(placeholder, tensor.axes)
+                    for placeholder, tensor in zip(placeholders, inputs, strict=True)
+                ],
+            ),
             training=False,
         )
+        results = keras.tree.flatten(result)
+        described = [
+            arrange(dataclasses.replace(t, shape=tuple(r.shape.as_list()), dtype=r.dtype.name))
+            for t, r in zip(signature.outputs, results, strict=True)
+        ]
         outputs = [
-            tf.identity(tensor, name=f"output_{index}")
-            for index, tensor in enumerate(keras.tree.flatten(result))
+            tf.identity(_to_file_order(value, tensor.axes), name=f"output_{index}")
+            for index, (value, tensor) in enumerate(zip(results, described, strict=True))
         ]
     graph_def = graph.as_graph_def()
     _refuse_variables(graph_def, model.name)
-    shapes = [tuple(tensor.shape.as_list()) for tensor in outputs]
-    exported = Signature(
-        inputs,
-        tuple(
-            dataclasses.replace(tensor, shape=shape, dtype=output.dtype.name)
-            for tensor, shape, output in zip(signature.outputs, shapes, outputs, strict=True)
-        ),
-    )
     return FrozenGraph(
         graph_def,
         tuple(placeholders),
         tuple(outputs),
-        exported,
+        Signature(inputs, tuple(described)),
         _decode_calls(graph_def, names),
     )
+
+
+def _as_it_is(tensor: TensorInfo) -> TensorInfo:
+    return tensor
+
+
+def _channels_first(tensor: TensorInfo) -> TensorInfo:
+    """Return `tensor` with its channels next to the batch where it has spatial axes."""
+    rank = len(tensor.shape)
+    if rank < 3:
+        return tensor
+    axes = (0, rank - 1, *range(1, rank - 1))
+    return dataclasses.replace(tensor, shape=tuple(tensor.shape[i] for i in axes), axes=axes)
+
+
+def _to_file_order(value: tf.Tensor, axes: tuple[int, ...] | None) -> tf.Tensor:
+    import tensorflow as tf
+
+    return value if axes is None else tf.transpose(value, axes)
+
+
+def _to_keras_order(value: tf.Tensor, axes: tuple[int, ...] | None) -> tf.Tensor:
+    import tensorflow as tf
+
+    if axes is None:
+        return value
+    return tf.transpose(value, [axes.index(axis) for axis in range(len(axes))])
 
 
 def with_batch(tensor: TensorInfo, batch_size: int | None) -> TensorInfo:

@@ -16,15 +16,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..errors import UserError
 from ..files import atomic_path
 from .manifest import TensorInfo
+from .samples import check_samples
 from .signature import Signature, is_symbolic
 
 FILE_NAME = "golden.npz"
 Arrays = Mapping[str, np.ndarray]
 
-_REAL, _RANDOM = 16, 8  # samples; border and extreme add four and two
+REAL, _RANDOM = 16, 8  # samples; border and extreme add four and two
 _BATCH = 8  # samples evaluated at a time, so that memory stays flat
 
 
@@ -50,14 +50,14 @@ def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: i
 
     Args:
         inputs: Name, shape (with the batch dimension) and type of each input; sizes must be known.
-        real: Input name to (N, …) samples of the user's own, or None.
+        real: Input name to (N, …) samples of the user's own, or None; at most `REAL` are taken.
         seed: Of the random samples.
 
     Raises:
         UserError: `real` lacks an input, or a shape does not fit.
     """
     if real is not None:
-        _check_real(inputs, real)
+        check_samples(real, inputs)
     generator = np.random.default_rng(seed)
     columns: dict[str, np.ndarray] = {}
     kinds: list[str] = []
@@ -65,7 +65,7 @@ def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: i
         own = None if real is None else np.asarray(real[tensor.name])
         parts: list[tuple[str, np.ndarray]] = []
         if own is not None:
-            spread = np.linspace(0, len(own) - 1, min(_REAL, len(own))).round().astype(int)
+            spread = np.linspace(0, len(own) - 1, min(REAL, len(own))).round().astype(int)
             parts.append(("real", own[spread]))
         parts += _synthetic(tensor, own, generator)
         kinds = [kind for kind, values in parts for _ in range(len(values))]
@@ -73,26 +73,6 @@ def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: i
             [np.asarray(values).astype(tensor.dtype) for _, values in parts]
         )
     return Samples(tuple(kinds), columns)
-
-
-def as_named(
-    data: np.ndarray | Mapping[str, np.ndarray] | None, inputs: Sequence[TensorInfo]
-) -> dict[str, np.ndarray] | None:
-    """Return user data as a dict by input name; one array stands for the only input.
-
-    Raises:
-        UserError: One array was given for a model of several inputs.
-    """
-    if data is None:
-        return None
-    if isinstance(data, Mapping):
-        return {name: np.asarray(value) for name, value in data.items()}
-    if len(inputs) != 1:
-        raise UserError(
-            f"Expected a dict of arrays by input name ({', '.join(t.name for t in inputs)}). "
-            f"Received: {type(data).__name__}."
-        )
-    return {inputs[0].name: np.asarray(data)}
 
 
 def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -157,34 +137,16 @@ def snr_db(samples: Samples, truth: Arrays, outputs: Arrays) -> dict[str, float 
     """
     kind = np.array(samples.kind)
     chosen = kind == ("real" if "real" in samples.kind else "random")
-    return {name: _snr(truth[name][chosen], outputs[name][chosen]) for name in truth}
+    return {name: decibels(truth[name][chosen], outputs[name][chosen]) for name in truth}
 
 
-def _snr(truth: np.ndarray, output: np.ndarray) -> float | None:
+def decibels(truth: np.ndarray, output: np.ndarray) -> float | None:
+    """Return 10 log10(|truth|^2 / |output - truth|^2); None where that is no finite number."""
     signal = float(np.sum(np.square(truth)))
     noise = float(np.sum(np.square(output.astype(np.float64) - truth)))
     if signal == 0 or noise == 0 or not math.isfinite(noise):
         return None
     return round(10 * math.log10(signal / noise), 2)
-
-
-def _check_real(inputs: Sequence[TensorInfo], real: Arrays) -> None:
-    expected = {tensor.name: tensor.shape[1:] for tensor in inputs}
-    if set(real) != set(expected):
-        raise UserError(
-            f"Expected samples for the inputs {sorted(expected)}. Received: {sorted(real)}."
-        )
-    for name, shape in expected.items():
-        if np.ndim(real[name]) == 0 or real[name].shape[1:] != shape or not len(real[name]):
-            raise UserError(
-                f"Expected samples of shape (N, {', '.join(map(str, shape))}) for input {name!r}. "
-                f"Received: {np.shape(real[name])}."
-            )
-    if len({len(real[name]) for name in expected}) > 1:
-        raise UserError(
-            "Expected equally many samples for every input. Received: "
-            + ", ".join(f"{name}: {len(real[name])}" for name in sorted(expected))
-        )
 
 
 def _synthetic(

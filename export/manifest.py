@@ -17,6 +17,7 @@ from ..files import sha256, write_text
 
 SCHEMA = "renormlite/manifest/1"
 FILE_NAME = "manifest.json"
+METADATA_KEY = "renormlite"  # of the entry inside exported files that holds their metadata, JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class TensorInfo:
         keras_name: Name in the Keras model, only where the file's own name differs.
         scale: Quantization scale (real = scale * (q - zero_point)), only where quantized.
         zero_point: Quantization zero point, only where quantized.
+        axes: Which axis of the Keras tensor each axis of the file's is (`numpy.transpose` of the
+            Keras tensor by `axes` gives the file's), only where the order differs.
     """
 
     name: str
@@ -38,6 +41,7 @@ class TensorInfo:
     keras_name: str | None = None
     scale: float | None = None
     zero_point: int | None = None
+    axes: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form: absent optional fields are left out."""
@@ -50,6 +54,7 @@ class TensorInfo:
             "keras_name": self.keras_name,
             "scale": self.scale,
             "zero_point": self.zero_point,
+            "axes": None if self.axes is None else list(self.axes),
         }
         return record | {key: value for key, value in optional.items() if value is not None}
 
@@ -63,6 +68,7 @@ class TensorInfo:
             keras_name=record.get("keras_name"),
             scale=record.get("scale"),
             zero_point=record.get("zero_point"),
+            axes=tuple(record["axes"]) if "axes" in record else None,
         )
 
 
@@ -74,8 +80,8 @@ class Artifact:
         file: File name inside the export's directory.
         format: `tflite`, `onnx` or `saved_model`.
         precision: `float32`, `int8`, …
-        sha256: Hash of the file (of a folder: of its files' names and hashes, in order).
-        bytes: Size.
+        sha256: Hash of the file (of a folder: of the JSON of `files`).
+        bytes: Size (of a folder: of its files together).
         ops: How many operators of each kind it holds.
         inputs: Its inputs in the order of the Keras model.
         outputs: Its outputs in the order of the Keras model.
@@ -85,6 +91,8 @@ class Artifact:
         seconds: Wall time it took to convert, write and validate. Shown, never stored: the
             manifest is the same for the same input.
         notes: Sentences about choices the exporter made for this file.
+        files: Of a folder, such as a SavedModel: relative path to hash of each file in it. The
+            manifest lists those under `folders`, not `artifacts`. None for a file.
     """
 
     file: str
@@ -98,6 +106,7 @@ class Artifact:
     snr_db: dict[str, float | None] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    files: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -112,7 +121,11 @@ class Artifact:
             "outputs": [tensor.to_json() for tensor in self.outputs],
             "snr_db": self.snr_db,
         }
-        return record | ({"notes": list(self.notes)} if self.notes else {})
+        if self.notes:
+            record["notes"] = list(self.notes)
+        if self.files is not None:
+            record["files"] = self.files
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Artifact:
@@ -128,6 +141,7 @@ class Artifact:
             outputs=tuple(map(TensorInfo.from_json, record["outputs"])),
             snr_db=dict(record["snr_db"]),
             notes=tuple(record.get("notes", ())),
+            files=record.get("files"),
         )
 
 
@@ -142,6 +156,12 @@ class FileRecord:
     def of(cls, path: Path) -> FileRecord:
         """Hash a file that is in place."""
         return cls(path.name, sha256(path))
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Return relative path to hash of every file in a folder, in the order of the paths."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +179,7 @@ class Manifest:
         fold: `records` and `proof` of the fold.
         golden: The golden set.
         network: The folded network as op list and weights.
-        artifacts: The exported files.
+        artifacts: The exported files and folders.
         metadata: What the user said of the model: `labels`, `preprocessing`, `description`.
         calibration: Where the samples for quantization came from, or None.
     """
@@ -194,7 +214,8 @@ class Manifest:
             "fold": self.fold,
             "golden": dataclasses.asdict(self.golden),
             "network": dataclasses.asdict(self.network),
-            "artifacts": [artifact.to_json() for artifact in self.artifacts],
+            "artifacts": [a.to_json() for a in self.artifacts if a.files is None],
+            "folders": [a.to_json() for a in self.artifacts if a.files is not None],
         }
 
     def write(self, directory: Path) -> Path:
@@ -242,7 +263,9 @@ class Manifest:
                 fold=record["fold"],
                 golden=FileRecord(**record["golden"]),
                 network=FileRecord(**record["network"]),
-                artifacts=tuple(map(Artifact.from_json, record["artifacts"])),
+                artifacts=tuple(
+                    map(Artifact.from_json, [*record["artifacts"], *record["folders"]])
+                ),
                 metadata=record["metadata"],
                 calibration=record["calibration"],
             )

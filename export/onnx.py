@@ -13,8 +13,9 @@ from ..errors import UserError
 from ..files import write_bytes
 from .formats import Contents, Job, check_interface
 from .freeze import FrozenGraph
-from .manifest import TensorInfo
+from .manifest import METADATA_KEY, TensorInfo
 from .onnx_canonical import canonical
+from .onnx_quantize import quantize
 
 if TYPE_CHECKING:
     import onnx
@@ -27,12 +28,17 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
-    precisions = ("float32",)
 
     def write(self, job: Job, path: Path) -> None:
-        """Convert, put in canonical form and write one file."""
-        model = canonical(
-            convert(job.graph, job.options.opset), job.graph.readable_name, job.description
+        """Convert, quantize, put in canonical form and write one file."""
+        import onnx
+
+        model = canonical(convert(job.graph, job.options.opset), job.graph.readable_name)
+        if job.precision != "float32":
+            samples = job.calibration and job.calibration.batches(job.graph.signature.inputs)
+            model = canonical(quantize(model, job.precision, samples), str)
+        model.metadata_props.append(
+            onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
         )
         write_bytes(path, model.SerializeToString(deterministic=True))
 
@@ -50,8 +56,8 @@ class Onnx:
             tuple(map(_tensor_info, model.graph.input)),
             tuple(map(_tensor_info, model.graph.output)),
         )
-        check_interface(path, "input", contents.inputs, job.graph.signature.inputs)
-        check_interface(path, "output", contents.outputs, job.graph.signature.outputs)
+        check_interface(path, contents, job.graph.signature)
+        self.open(path)
         return contents
 
     def open(self, path: Path) -> OnnxSession:
@@ -96,13 +102,15 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
     Raises:
         UserError: An operation has no counterpart in ONNX at this opset.
     """
+    import onnx
     import tensorflow as tf
-    from tf2onnx import optimizer, tfonnx
+    from tf2onnx import constants, optimizer, tfonnx
     from tf2onnx.tf_utils import compress_graph_def
 
     graph_def = tf.compat.v1.GraphDef()
     graph_def.CopyFrom(graph.graph_def)
     weights = compress_graph_def(graph_def)  # takes them out of graph_def
+    native = min(opset, max(constants.OPSET_TO_IR_VERSION))
     rename = {
         symbolic.name: tensor.name
         for symbolic, tensor in zip(
@@ -117,7 +125,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
             converted = tfonnx.process_tf_graph(
                 tf_graph,
                 continue_on_error=False,
-                opset=opset,
+                opset=native,
                 input_names=[tensor.name for tensor in graph.inputs],
                 output_names=[tensor.name for tensor in graph.outputs],
                 const_node_values=weights,
@@ -134,7 +142,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
     finally:
         del converted.update_proto
     model: onnx.ModelProto = converted.make_model("")
-    return model
+    return model if native == opset else onnx.version_converter.convert_version(model, opset)
 
 
 def _nothing(external_tensor_storage: Any = None) -> None:

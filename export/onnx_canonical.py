@@ -22,15 +22,12 @@ if TYPE_CHECKING:
 _COUNTER = re.compile(r"__\d+|:\d+$")
 
 
-def canonical(
-    model: onnx.ModelProto, readable: Callable[[str], str], description: str
-) -> onnx.ModelProto:
+def canonical(model: onnx.ModelProto, readable: Callable[[str], str]) -> onnx.ModelProto:
     """Return `model` with nodes, weights and names in canonical order and form.
 
     Args:
         model: A model as tf2onnx made it, without control flow bodies.
         readable: From a TensorFlow op name to one with the Keras layer's name.
-        description: For the model's doc string.
 
     Raises:
         UserError: The model holds subgraphs (loops, conditions), whose names cannot be renewed.
@@ -57,10 +54,9 @@ def canonical(
             if name in weights:
                 ordered_weights.append(_renamed(weights.pop(name), names.value(name)))
     result = onnx.ModelProto()
-    result.ir_version = model.ir_version
     result.producer_name = "renormlite"
-    result.doc_string = description
     result.opset_import.extend(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    result.ir_version = onnx.helper.find_min_ir_version_for(list(result.opset_import))
     result.graph.name = "main"
     result.graph.node.extend(renewed_nodes)
     result.graph.initializer.extend(ordered_weights)

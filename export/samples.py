@@ -1,51 +1,291 @@
-"""Real data for the golden set and for calibration, from wherever the user keeps it."""
+"""Real data for calibration and for the golden set, from wherever the user keeps it.
+
+A source is an array, a dict of arrays by input name, a `.npz` or `.npy` file, a folder of images,
+a `tf.data.Dataset`, any other iterable of samples' batches, or `module:function`, the name of a
+Python function that returns one of these.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import importlib
+import os
+import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from .manifest import TensorInfo
 
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
-def load_samples(source: Path, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
-    """Read samples from a `.npz` or `.npy` file.
+Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become the numbers the network was trained on: (pixel - mean) * scale.
+
+    Attributes:
+        mean: One number, or one a channel.
+        scale: One number, or one a channel.
+    """
+
+    mean: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Return `pixels` (…, channels) preprocessed, float32."""
+        values = (pixels.astype(np.float64) - np.asarray(self.mean)) * np.asarray(self.scale)
+        return values.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSet:
+    """Samples for every input of a model.
+
+    Attributes:
+        arrays: Input name to (N, …) array.
+        source: Where they came from, for the manifest.
+        chosen: Which of them, for the manifest.
+    """
+
+    arrays: dict[str, np.ndarray]
+    source: str
+    chosen: str
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return len(next(iter(self.arrays.values())))
+
+    def take(self, limit: int) -> SampleSet:
+        """Return at most `limit` samples, evenly spread over all of them."""
+        if self.count <= limit:
+            return self
+        spread = np.linspace(0, self.count - 1, limit).round().astype(int)
+        return SampleSet(
+            {name: values[spread] for name, values in self.arrays.items()},
+            self.source,
+            f"{limit} evenly spread over {self.count}",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record for the manifest: source, choice, number and hash of the samples."""
+        digest = hashlib.sha256()
+        for name in sorted(self.arrays):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
+        return {
+            "source": self.source,
+            "chosen": self.chosen,
+            "samples": self.count,
+            "sha256": digest.hexdigest(),
+        }
+
+
+def load_samples(
+    source: Source,
+    inputs: Sequence[TensorInfo],
+    *,
+    limit: int,
+    preprocessing: Preprocessing | None = None,
+) -> SampleSet:
+    """Read samples from any source the module's docstring lists.
 
     Args:
-        source: `.npz` with one array for each input by its Keras name (other arrays, such as
-            labels, are left alone; a single array of any name serves a single input), or `.npy`
-            with the samples of the only input.
-        inputs: The model's inputs.
-
-    Returns:
-        Input name to (N, …) array.
+        source: Where from.
+        inputs: The model's inputs, shapes with the batch dimension.
+        limit: At most so many samples, evenly spread where the source tells its length, the first
+            ones where it does not.
+        preprocessing: Applied to the pixels of an image folder, and only there: every other
+            source already holds what the network takes.
 
     Raises:
-        UserError: No such file, not of these kinds, or it lacks an input.
+        UserError: The source is missing, empty, of no known kind, or does not fit the inputs.
     """
-    if not source.is_file():
-        raise UserError(f"There is no file {source}. Expected samples as .npz or .npy.")
+    samples = _read(source, inputs, limit, preprocessing)
+    check_samples(samples.arrays, inputs)
+    return samples.take(limit)
+
+
+def check_samples(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo]) -> None:
+    """Refuse samples that do not fit the inputs.
+
+    Raises:
+        UserError: An input without samples, a wrong shape, unequal numbers, none, NaN or infinity.
+    """
+    expected = {tensor.name: tensor.shape[1:] for tensor in inputs}
+    if set(arrays) != set(expected):
+        raise UserError(
+            f"Expected samples for the inputs {', '.join(sorted(expected))}. "
+            f"Received: {', '.join(sorted(arrays)) or 'none'}."
+        )
+    for name, shape in expected.items():
+        got = np.shape(arrays[name])
+        fits = len(got) == len(shape) + 1 and all(
+            want in (None, have) for want, have in zip(shape, got[1:], strict=True)
+        )
+        if not fits or not got[0]:
+            raise UserError(
+                f"Expected samples of shape (N, {', '.join(map(str, shape))}) with N at least 1 "
+                f"for input {name!r}. Received: {got}."
+            )
+        if not np.all(np.isfinite(arrays[name])):
+            raise UserError(f"The samples for input {name!r} hold NaN or infinity. Remove those.")
+    if len({len(arrays[name]) for name in expected}) > 1:
+        counts = ", ".join(f"{name}: {len(arrays[name])}" for name in sorted(expected))
+        raise UserError(f"Expected equally many samples for every input. Received: {counts}.")
+
+
+def _read(
+    source: Source, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
+) -> SampleSet:
+    if isinstance(source, str) and ":" in source and not Path(source).exists():
+        made = _call(source)
+        samples = _read(made, inputs, limit, preprocessing)
+        return dataclasses.replace(samples, source=f"function {source}")
+    if isinstance(source, (str, os.PathLike)):
+        return _from_path(Path(source), inputs, limit, preprocessing)
+    if isinstance(source, np.ndarray):
+        return SampleSet(_named(source, inputs), "array", f"all {len(source)}")
+    if isinstance(source, Mapping):
+        arrays = {name: np.asarray(values) for name, values in source.items()}
+        return SampleSet(arrays, "arrays", "all")
+    if isinstance(source, Iterable):
+        return _from_iterable(source, inputs, limit)
+    raise UserError(
+        "Expected samples as arrays, .npz, .npy, a folder of images, a tf.data.Dataset, an "
+        f"iterable or 'module:function'. Received: {type(source).__name__}."
+    )
+
+
+def _call(reference: str) -> Source:
+    """Call `module:function`, looking for the module in the current folder too."""
+    module_name, _, function_name = reference.partition(":")
+    sys.path.insert(0, os.getcwd())
     try:
-        loaded = np.load(source, allow_pickle=False)
+        function: Callable[[], Source] = getattr(
+            importlib.import_module(module_name), function_name
+        )
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"There is no file {reference}, and as module:function it cannot be imported: {error}."
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    return function()
+
+
+def _from_path(
+    path: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
+) -> SampleSet:
+    if path.is_dir():
+        return _from_images(path, inputs, limit, preprocessing or Preprocessing())
+    if not path.is_file():
+        raise UserError(
+            f"There is no file or folder {path}. Expected .npz, .npy, a folder of images or "
+            "module:function."
+        )
+    try:
+        loaded = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{source} is not a .npz or .npy file of numbers ({error}).") from error
+        raise UserError(f"{path} is not a .npz or .npy file of numbers ({error}).") from error
     if isinstance(loaded, np.ndarray):
-        arrays = {inputs[0].name: loaded} if len(inputs) == 1 else {}
-        held = "one array"
-    else:
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-        held = ", ".join(sorted(arrays))
-        if len(arrays) == 1 and len(inputs) == 1:
-            arrays = {inputs[0].name: next(iter(arrays.values()))}
+        return SampleSet(_named(loaded, inputs), path.name, "all")
+    with loaded:
+        arrays = {name: loaded[name] for name in loaded.files}
+    if len(arrays) == 1 and len(inputs) == 1:
+        return SampleSet({inputs[0].name: next(iter(arrays.values()))}, path.name, "all")
     names = [tensor.name for tensor in inputs]
     if not set(names) <= set(arrays):
         raise UserError(
-            f"{source} must hold one array for each input: {', '.join(names)}. Received: {held}. "
-            "Write it with numpy.savez(path, **arrays_by_input_name)."
+            f"{path} must hold one array for each input: {', '.join(names)}. Received: "
+            f"{', '.join(sorted(arrays))}. Write it with numpy.savez(path, **arrays_by_input_name)."
         )
-    return {name: arrays[name] for name in names}
+    return SampleSet({name: arrays[name] for name in names}, path.name, "all")
+
+
+def _from_images(
+    folder: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing
+) -> SampleSet:
+    """Read a folder of images, its subfolders included, in the order of their paths."""
+    import keras
+
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[-1] not in (1, 3):
+        raise UserError(
+            f"A folder of images ({folder}) serves a model of one image input with 1 or 3 "
+            f"channels. Received: {', '.join(f'{t.name} {list(t.shape)}' for t in inputs)}."
+        )
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    spread = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
+    _, height, width, channels = inputs[0].shape
+    pixels = np.stack(
+        [
+            keras.utils.img_to_array(
+                keras.utils.load_img(
+                    paths[index],
+                    color_mode="grayscale" if channels == 1 else "rgb",
+                    target_size=(height, width),
+                    interpolation="bilinear",
+                )
+            )
+            for index in spread
+        ]
+    )
+    values = preprocessing(pixels).astype(inputs[0].dtype)
+    chosen = f"{len(spread)} evenly spread over {len(paths)} images"
+    return SampleSet({inputs[0].name: values}, f"images in {folder.name}", chosen)
+
+
+def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorInfo], limit: int) -> SampleSet:
+    """Read the first samples of batches or single samples, labels left aside."""
+    parts: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in inputs}
+    count = 0
+    for element in source:
+        batch = _element(element, inputs)
+        for name, values in batch.items():
+            parts[name].append(values)
+        count += len(next(iter(batch.values())))
+        if count >= limit:
+            break
+    if not count:
+        raise UserError("The samples' dataset is empty.")
+    arrays = {name: np.concatenate(values)[:limit] for name, values in parts.items()}
+    return SampleSet(arrays, type(source).__name__, f"the first {min(count, limit)}")
+
+
+def _element(element: Any, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
+    """Return one element of a dataset, `x` or `(x, y)`, as a batch by input name."""
+    if isinstance(element, (tuple, list)):
+        element = element[0]
+    named = element if isinstance(element, Mapping) else {inputs[0].name: element}
+    batch = {}
+    for tensor in inputs:
+        if tensor.name not in named:
+            raise UserError(
+                f"The dataset gives {', '.join(map(str, named))}, the model takes "
+                f"{', '.join(t.name for t in inputs)}. Yield dicts by input name."
+            )
+        values = np.asarray(named[tensor.name])
+        batch[tensor.name] = values[None] if values.ndim == len(tensor.shape) - 1 else values
+    return batch
+
+
+def _named(array: np.ndarray, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
+    if len(inputs) != 1:
+        raise UserError(
+            f"Expected a dict of arrays by input name ({', '.join(t.name for t in inputs)}). "
+            "Received: one array."
+        )
+    return {inputs[0].name: array}
+
+
+__all__ = ["Preprocessing", "SampleSet", "Source", "check_samples", "load_samples"]

@@ -7,9 +7,11 @@ conversion itself, and they rename or reorder inputs and outputs.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +19,15 @@ from ..errors import UserError
 from ..files import write_bytes
 from . import flatbuffer
 from .formats import Contents, Job, check_interface
+from .manifest import METADATA_KEY, TensorInfo
+from .signature import Signature
 
 _FLEX_ADVICE = (
     "replace the layer, or allow it (allow_flex=True, --allow-flex) and ship a runtime with "
     "TensorFlow's operators linked in."
 )
+_DESCRIPTION = "made by renormlite"
+_PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
 
@@ -30,7 +36,6 @@ class TFLite:
 
     name = "tflite"
     suffix = ".tflite"
-    precisions = ("float32",)
 
     def write(self, job: Job, path: Path) -> None:
         """Convert, name and write one file."""
@@ -47,8 +52,10 @@ class TFLite:
                 tf.lite.OpsSet.SELECT_TF_OPS,
             ]
         try:
-            data = converter.convert()
-        except Exception as error:  # the converter raises its own and TensorFlow's error types
+            data = _CONVERSIONS[job.precision](converter, job)
+        except UserError:
+            raise
+        except Exception as error:  # the converter has error types of its own, none of them public
             raise UserError(_refusal(error, graph.readable_name)) from error
         model = flatbuffer.parse(data)
         flatbuffer.set_interface(
@@ -57,7 +64,7 @@ class TFLite:
             [tensor.name for tensor in graph.signature.outputs],
             graph.readable_name,
         )
-        flatbuffer.set_metadata(model, {}, job.description)
+        flatbuffer.set_metadata(model, {METADATA_KEY: job.metadata.encode()}, _DESCRIPTION)
         write_bytes(path, flatbuffer.pack(model))
 
     def validate(self, path: Path, job: Job) -> Contents:
@@ -72,17 +79,123 @@ class TFLite:
                 f"{path.name} reads variables ({', '.join(variables)}) that hold no weights in "
                 "the file. Create them with `self.add_weight` so that they can be exported."
             )
-        expected = job.graph.signature
-        check_interface(path, "input", content.inputs, expected.inputs)
-        check_interface(path, "output", content.outputs, expected.outputs)
+        contents = Contents(content.ops, content.inputs, content.outputs)
+        check_interface(path, contents, _expected(job))
         _check_signature(path, content)
         if not flex:  # a runtime with TensorFlow linked in is needed to load those
             self.open(path)
-        return Contents(content.ops, content.inputs, content.outputs)
+        return contents
 
     def open(self, path: Path) -> TFLiteSession:
         """Load a file in LiteRT."""
         return TFLiteSession(path)
+
+
+def _float32(converter: Any, job: Job) -> bytes:
+    return _bytes(converter.convert())
+
+
+def _float16(converter: Any, job: Job) -> bytes:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return _bytes(converter.convert())
+
+
+def _dynamic(converter: Any, job: Job) -> bytes:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    # Per-channel weights in a hybrid FULLY_CONNECTED need version 12 of that operator, which
+    # tflite-runtime 2.14, the last one for many boards, does not have. There is no public switch.
+    if not hasattr(converter, _PER_TENSOR_DENSE):
+        raise UserError(
+            "This TensorFlow's converter lacks the switch that keeps dynamic-range files loadable "
+            f"in tflite-runtime 2.14 ({_PER_TENSOR_DENSE}). Install the version of "
+            "constraints.txt, or export int8."
+        )
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    return _bytes(converter.convert())
+
+
+def _int8(converter: Any, job: Job) -> bytes:
+    import tensorflow as tf
+
+    return _calibrated(converter, job, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.int8)
+
+
+def _int16x8(converter: Any, job: Job) -> bytes:
+    import tensorflow as tf
+
+    ops = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    return _calibrated(converter, job, ops, tf.int16)
+
+
+def _calibrated(converter: Any, job: Job, ops: Any, integer: Any) -> bytes:
+    """Quantize weights and activations, the latter by the ranges the samples show."""
+    import tensorflow as tf
+
+    calibration = job.calibration
+    if calibration is None:
+        raise ValueError(f"{job.precision} needs calibration samples")
+
+    def samples() -> Iterator[list[np.ndarray]]:
+        for batch in calibration.batches(job.graph.signature.inputs):
+            yield list(batch.values())
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+    converter.target_spec.supported_ops = [ops]
+    if job.options.quantized_io == "integer":
+        converter.inference_input_type = converter.inference_output_type = integer
+    return _bytes(converter.convert())
+
+
+def _int4(converter: Any, job: Job) -> bytes:
+    """Four-bit weights per channel; activations are quantized to eight bits as they come."""
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise UserError(
+            "int4 needs ai-edge-quantizer. Install it with: pip install 'renormlite[int4]'"
+        ) from error
+    run = quantizer.Quantizer(bytearray(_bytes(converter.convert())), recipe.dynamic_wi4_afp32())
+    result = run.quantize(enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+_CONVERSIONS: dict[str, Callable[[Any, Job], bytes]] = {
+    "float32": _float32,
+    "float16": _float16,
+    "dynamic": _dynamic,
+    "int8": _int8,
+    "int16x8": _int16x8,
+    "int4": _int4,
+}
+
+# Element type of inputs and outputs where the user asked for integers.
+_INTEGER_IO = {"int8": "int8", "int16x8": "int16"}
+
+
+def _bytes(data: Any) -> bytes:
+    return bytes(data)
+
+
+def _expected(job: Job) -> Signature:
+    """Return the interface the file must have."""
+    signature = job.graph.signature
+    if job.options.quantized_io != "integer" or job.precision not in _INTEGER_IO:
+        return signature
+    integer = _INTEGER_IO[job.precision]
+
+    def quantized(tensor: TensorInfo) -> TensorInfo:
+        is_float = np.dtype(tensor.dtype).kind == "f"
+        return dataclasses.replace(tensor, dtype=integer) if is_float else tensor
+
+    return Signature(
+        tuple(map(quantized, signature.inputs)), tuple(map(quantized, signature.outputs))
+    )
 
 
 class TFLiteSession:

@@ -1,13 +1,17 @@
 # From a fresh clone: `make check` trains, folds, exports and checks; `make test` runs the tests.
 # Each target makes what it needs first, and nothing that is already there.
 
+comma := ,
+space := $(subst ,, )
+
 # A model of your own: make check MODEL=path/to/any.keras [INPUTS=data.npz]
 MODEL      ?=
 NAME       := $(if $(MODEL),$(basename $(notdir $(MODEL))),digits)
 FORMATS    ?= tflite,onnx
 PRECISION  ?= float32
 CALIBRATION ?=
-TARGETS    ?=
+TARGETS    ?= $(subst $(space),$(comma),$(strip \
+	$(if $(findstring tflite,$(FORMATS)),litert tf-lite) $(if $(findstring onnx,$(FORMATS)),onnxruntime)))
 PYTHON     ?= python3
 
 OUT        := build/$(NAME)
@@ -41,7 +45,7 @@ train: $(TRAINED) ## Train the digits network on real data (build/digits/digits.
 export: $(OUT)/manifest.json ## Fold and export to TFLite and ONNX (build/NAME/)
 
 check: $(OUT)/manifest.json ## Check that the exported files compute what the trained model computes
-	$(BIN)/renormlite check $(OUT) $(if $(TARGETS),--on $(TARGETS))
+	$(BIN)/renormlite check $(OUT) --on $(TARGETS)
 
 test: $(INSTALLED) ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 --dist loadfile -m "not devices"

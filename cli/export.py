@@ -8,10 +8,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..toolkit.saving import load_model
+from .command import TensorFlowCommand
 
 
-@click.command("export")
+@click.command("export", cls=TensorFlowCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
 @click.option(
     "-o",
@@ -45,6 +45,8 @@ def command(
 ) -> None:
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need."""
     console = Console()
+    from ..toolkit.saving import load_model
+
     trained = load_model(model)
     from ..export.exporter import export_model
     from ..export.progress import Progress

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..files import atomic_path, write_text
+from .command import TensorFlowCommand
 from .fold_table import print_report
 
 
-@click.command()
+@click.command(cls=TensorFlowCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
 @click.option(
     "-o",

@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from .command import TensorFlowCommand
 from .fold_table import print_report
 
 
-@click.command()
+@click.command(cls=TensorFlowCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
 @click.option(
     "--copy-budget", default=0, show_default=True, help="Parameters that copies of layers may add."

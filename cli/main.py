@@ -7,7 +7,6 @@ mend it, no traceback).
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
@@ -24,6 +23,7 @@ COMMANDS = {
     "export": "Fold, write TFLite and ONNX files, and the golden set to check them with.",
     "check": "Check that exported files compute what the trained model computes.",
     "bundle": "Pack an export and its checks into one file that runs on a device.",
+    "bench": "Time one inference of every exported file on every runtime, in turn.",
 }
 
 
@@ -56,8 +56,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # TensorFlow's banners would bury the one line the user needs.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         cli(prog_name="renormlite")
     except UserError as error:

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..models import RECIPES
+from .command import TensorFlowCommand
 
 if TYPE_CHECKING:
     import keras
 
 
-@click.command()
+@click.command(cls=TensorFlowCommand)
 @click.argument("name", type=click.Choice(list(RECIPES)))
 @click.option(
     "-o",

@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 from typing import cast
 
 from ...errors import UserError
+from ...quiet import quiet_import
 from .interpreter import InterpreterRunner
 
 
@@ -30,9 +31,9 @@ class TFLiteRunner(InterpreterRunner):
     @staticmethod
     def _tensorflow() -> ModuleType:
         try:
-            import tensorflow
+            tensorflow = quiet_import("tensorflow")
         except ImportError as error:
             raise UserError(
                 "The target 'tf-lite' needs TensorFlow. Install it: pip install tensorflow"
             ) from error
-        return cast(ModuleType, tensorflow)
+        return tensorflow

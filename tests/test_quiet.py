@@ -1,0 +1,32 @@
+"""Protects quiet imports: banners held back, errors not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+NOISY = "import os; os.write(2, b'banner from native code\\n')\n"
+
+
+def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); {program}"],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_what_native_code_prints_while_loading_is_held_back(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY + "value = 3\n")
+    result = run(
+        "from renormlite.quiet import quiet_import; print(quiet_import('noisy').value); "
+        "print('later', file=sys.stderr)",
+        tmp_path,
+    )
+    assert (result.stdout, result.stderr) == ("3\n", "later\n")
+
+
+def test_a_failing_import_shows_what_was_printed(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(NOISY + "raise ImportError('no library')\n")
+    result = run("from renormlite.quiet import quiet_import; quiet_import('broken')", tmp_path)
+    assert "banner from native code" in result.stderr
+    assert "ImportError: no library" in result.stderr

@@ -8,7 +8,7 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
-from .renorm import Statistics, Tensor, inference_affine
+from .renorm import Statistics, Tensor, inference_affine, updated
 from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
 from .statistics import channel_shape
 from .training_step import Settings, training_step
@@ -53,8 +53,9 @@ class BatchRenormalization(keras.layers.Layer):
     The layer counts its own training steps in a weight, so r_max and d_max go on where they were
     when training is resumed from a saved model. With ``trainable = False`` the layer infers.
 
-    Weights, in this order: gamma, beta, moving_mean, moving_variance, step. The statistics are
-    float32 at least, also under ``mixed_float16``.
+    Weights, in this order: gamma, beta, moving_mean, moving_variance, step, and with
+    ``renorm_momentum`` also renorm_mean and renorm_variance. The statistics are float32 at least,
+    also under ``mixed_float16``.
 
     Args:
         axis: Axis of the channels. Inputs may have any rank from 2 up.
@@ -75,6 +76,9 @@ class BatchRenormalization(keras.layers.Layer):
         gamma_regularizer: Regularizer of gamma.
         beta_constraint: Constraint on beta.
         gamma_constraint: Constraint on gamma.
+        renorm_momentum: Momentum of statistics that only training uses, to get r and d from.
+            Inference then has its own with ``momentum``, which no longer bears on training.
+            ``None``, the paper's way, has one set for both.
         synchronized: Whether replicas share their statistics: under a `tf.distribute` strategy each
             then sees the whole batch, weighted by what every shard counted. On JAX,
             `keras.distribution` shares them always.
@@ -113,6 +117,7 @@ class BatchRenormalization(keras.layers.Layer):
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
         *,
+        renorm_momentum: float | None = None,
         synchronized: bool = False,
         virtual_batch_size: int | None = None,
         name: str | None = None,
@@ -122,8 +127,9 @@ class BatchRenormalization(keras.layers.Layer):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not isinstance(axis, int):
             raise UserError(f"Expected axis to be one integer. Received: {axis!r}.")
-        if not 0.0 <= momentum <= 1.0:
-            raise UserError(f"Expected momentum between 0 and 1. Received: {momentum}.")
+        for name_of, value in (("momentum", momentum), ("renorm_momentum", renorm_momentum)):
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise UserError(f"Expected {name_of} between 0 and 1. Received: {value}.")
         if not epsilon > 0.0:
             raise UserError(f"Expected epsilon above 0. Received: {epsilon}.")
         self.axis = axis
@@ -150,6 +156,7 @@ class BatchRenormalization(keras.layers.Layer):
                 "Expected either synchronized or virtual_batch_size: the one makes the batch that "
                 "is normalized larger, the other smaller."
             )
+        self.renorm_momentum = None if renorm_momentum is None else float(renorm_momentum)
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
         self.supports_masking = True
@@ -191,13 +198,18 @@ class BatchRenormalization(keras.layers.Layer):
             trainable=False,
             aggregation="only_first_replica",
         )
+        if self.renorm_momentum is not None:
+            self.renorm_mean = self._add_statistic(
+                "renorm_mean", channels, self.moving_mean_initializer
+            )
+            self.renorm_variance = self._add_statistic(
+                "renorm_variance", channels, self.moving_variance_initializer
+            )
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
 
     @property
     def _settings(self) -> Settings:
-        return Settings(
-            self.axis, self.momentum, self.epsilon, self.synchronized, self.virtual_batch_size
-        )
+        return Settings(self.axis, self.epsilon, self.synchronized, self.virtual_batch_size)
 
     def _add_statistic(self, name: str, channels: int, initializer: Any) -> keras.Variable:
         # Averages with momentum stop moving in half precision, so the statistics never use it.
@@ -225,21 +237,38 @@ class BatchRenormalization(keras.layers.Layer):
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return the vectors of inference: ``x * scale + shift`` on the channel axis."""
         moving = Statistics(self.moving_mean.value, self.moving_variance.value)
-        return inference_affine(moving, self.gamma, self.beta, epsilon=self.epsilon)
+        return inference_affine(moving, *self._gamma_beta(), epsilon=self.epsilon)
+
+    def _gamma_beta(self) -> tuple[Tensor | None, Tensor | None]:
+        dtype = self.moving_mean.dtype
+        return (
+            None if self.gamma is None else ops.cast(self.gamma.value, dtype),
+            None if self.beta is None else ops.cast(self.beta.value, dtype),
+        )
 
     def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        moving = Statistics(self.moving_mean.value, self.moving_variance.value)
+        reference = moving
+        if self.renorm_momentum is not None:
+            reference = Statistics(self.renorm_mean.value, self.renorm_variance.value)
         result = training_step(
             inputs,
-            Statistics(self.moving_mean.value, self.moving_variance.value),
-            self.gamma,
-            self.beta,
+            reference,
+            *self._gamma_beta(),
             self._settings,
             r_max=ops.cast(self.r_max(self.step), self.moving_mean.dtype),
             d_max=ops.cast(self.d_max(self.step), self.moving_mean.dtype),
             mask=mask,
         )
-        self.moving_mean.assign(result.moving.mean)
-        self.moving_variance.assign(result.moving.variance)
+        after = updated(moving, result.batch, momentum=self.momentum, epsilon=self.epsilon)
+        self.moving_mean.assign(after.mean)
+        self.moving_variance.assign(after.variance)
+        if self.renorm_momentum is not None:
+            after = updated(
+                reference, result.batch, momentum=self.renorm_momentum, epsilon=self.epsilon
+            )
+            self.renorm_mean.assign(after.mean)
+            self.renorm_variance.assign(after.variance)
         self.step.assign_add(1)
         return result.outputs
 
@@ -267,6 +296,7 @@ class BatchRenormalization(keras.layers.Layer):
             "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
+            "renorm_momentum": self.renorm_momentum,
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
         }

@@ -9,7 +9,7 @@ from keras import ops
 
 from . import fused
 from .ghosts import Ghosts, average
-from .renorm import Statistics, Tensor, correction, normalize, updated
+from .renorm import Statistics, Tensor, correction, normalize
 from .statistics import batch_statistics, broadcast_mask, channel_shape, reduction_axes
 
 
@@ -17,7 +17,6 @@ class Settings(NamedTuple):
     """What a step needs beside tensors."""
 
     axis: int
-    momentum: float
     epsilon: float
     synchronized: bool = False
     virtual_batch_size: int | None = None
@@ -28,14 +27,14 @@ class TrainingStep(NamedTuple):
 
     Attributes:
         outputs: Of the shape of the inputs and of the dtype it was computed in.
-        batch: Statistics of the batch; with ghost batches a row for each: (channels,) or
-            (ghosts, channels).
-        moving: Moving statistics after the step: (channels,).
+        batch: What the moving statistics are to move towards: vectors of the channels.
+        ghosts: Statistics that the outputs were normalized with: (ghosts, channels), with one row
+            where the batch was not cut.
     """
 
     outputs: Tensor
     batch: Statistics
-    moving: Statistics
+    ghosts: Statistics
 
 
 def training_step(
@@ -49,14 +48,14 @@ def training_step(
     d_max: Tensor,
     mask: Tensor | None = None,
 ) -> TrainingStep:
-    """Run algorithm 1 once.
+    """Run algorithm 1 once, but for the update of the moving statistics, which the caller stores.
 
     Args:
         inputs: Tensor of rank 2 or more.
         moving: Moving statistics before the step, vectors of the channels.
         gamma: Vector of the channels, or None for ones.
         beta: Vector of the channels, or None for zeros.
-        settings: Axis, momentum, epsilon and the like.
+        settings: Axis, epsilon and the like.
         r_max: Scalar bound on r, at least 1.
         d_max: Scalar bound on d, at least 0.
         mask: Which elements count, over the leading axes of the inputs.
@@ -80,8 +79,7 @@ def _fused_step(
     batch = fused.batch_statistics(x, moving, axis=axis)
     corrected = correction(batch, moving, r_max=r_max, d_max=d_max, epsilon=epsilon)
     outputs = fused.normalize(x, batch, corrected, gamma, beta, axis=axis, epsilon=epsilon)
-    after = updated(moving, batch, momentum=settings.momentum, epsilon=epsilon)
-    return TrainingStep(outputs, batch, after)
+    return TrainingStep(outputs, batch, Statistics(batch.mean[None], batch.variance[None]))
 
 
 def _reference_step(
@@ -115,15 +113,12 @@ def _reference_step(
     corrected = correction(batch, laid_out, r_max=r_max, d_max=d_max, epsilon=epsilon)
     outputs = normalize(x, batch, corrected, channelwise(gamma), channelwise(beta), epsilon=epsilon)
 
-    rows = moving.mean.shape if ghosts is None else (-1, *moving.mean.shape)
+    rows = (-1, *moving.mean.shape)
     batch = Statistics(ops.reshape(batch.mean, rows), ops.reshape(batch.variance, rows))
-    seen = batch
-    if ghosts is not None:
-        outputs = ghosts.join(outputs)
-        weights = None
-        if counted is not None:
-            counts = ops.cast(ops.broadcast_to(counted, ops.shape(x)), x.dtype)
-            weights = ops.reshape(ops.sum(counts, axes, keepdims=True), rows)
-        seen = average(batch, weights, epsilon=epsilon)
-    after = updated(moving, seen, momentum=settings.momentum, epsilon=epsilon)
-    return TrainingStep(outputs, batch, after)
+    if ghosts is None:
+        return TrainingStep(outputs, Statistics(batch.mean[0], batch.variance[0]), batch)
+    weights = None
+    if counted is not None:
+        counts = ops.cast(ops.broadcast_to(counted, ops.shape(x)), x.dtype)
+        weights = ops.reshape(ops.sum(counts, axes, keepdims=True), rows)
+    return TrainingStep(ghosts.join(outputs), average(batch, weights, epsilon=epsilon), batch)

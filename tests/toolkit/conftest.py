@@ -54,6 +54,16 @@ class PaperRenorm:
         return np.asarray(x, np.float64) * scale + (self.beta - self.mu * scale)
 
 
+@pytest.fixture(params=["fused", "reference"])
+def kernel(request, monkeypatch):
+    """Run the test on TensorFlow's fused kernels and on the plain reference."""
+    from renormlite.toolkit import fused
+
+    if request.param == "reference":
+        monkeypatch.setattr(fused, "available", lambda x: False)
+    return request.param
+
+
 @pytest.fixture
 def paper_renorm() -> type[PaperRenorm]:
     """The oracle's class."""

@@ -48,7 +48,7 @@ def build(layer, x, gamma, beta):
 @pytest.mark.parametrize(
     ("r_max", "d_max"), [(None, None), (1.2, 0.3), (1.0, 0.0)], ids=["free", "clipped", "batchnorm"]
 )
-def test_many_steps_equal_the_oracle(paper_renorm, shape, axis, r_max, d_max):
+def test_many_steps_equal_the_oracle(kernel, paper_renorm, shape, axis, r_max, d_max):
     oracle = paper_renorm(
         5, momentum=0.9, r_max=r_max or np.inf, d_max=np.inf if d_max is None else d_max
     )
@@ -108,7 +108,7 @@ def test_each_side_of_each_clip(paper_renorm, center, spread, active):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}d")
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_gradients_equal_the_closed_form(paper_renorm, shape, axis):
+def test_gradients_equal_the_closed_form(kernel, paper_renorm, shape, axis):
     rng = np.random.default_rng(7)
     oracle = paper_renorm(5, r_max=1.3, d_max=0.4)
     oracle.gamma, oracle.beta = drawn_affine(5)

@@ -9,8 +9,10 @@ import click
 from rich.console import Console
 
 from ..files import write_text
+from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS, check_parity
 from ..runtime_checks.report.terminal import print_report
+from .device_options import device_options, with_processors
 
 
 @click.command("check")
@@ -24,6 +26,7 @@ from ..runtime_checks.report.terminal import print_report
     help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
 )
 @click.option("--threads", default=1, show_default=True, help="Threads each runtime may use.")
+@click.option("--per-op", is_flag=True, help="Check every op by itself, also where all is well.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the JSON here.")
 @click.option(
     "--html",
@@ -31,19 +34,23 @@ from ..runtime_checks.report.terminal import print_report
     type=click.Path(path_type=Path),
     help="Write the page here instead of DIRECTORY/report.html.",
 )
+@device_options
 def command(
     directory: Path,
     targets: str,
     threads: int,
+    per_op: bool,
     json_path: Path | None,
     html_path: Path | None,
+    cpus: tuple[str, ...],
+    devices: DeviceOptions,
 ) -> None:
     """Check that the files in DIRECTORY compute what the trained model computes.
 
     Exits 0 when every target passes, 1 when one fails, 2 when there is nothing to check.
     """
     names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
-    report = check_parity(directory, names, threads=threads)
+    report = check_parity(directory, with_processors(names, cpus), threads=threads, devices=devices)
     print_report(report, Console())
     if json_path:
         write_text(json_path, report.to_json())

@@ -7,15 +7,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .golden import GoldenSet, read_golden
 from .host import host
+from .inspection import Anatomy, inspect, readable
 from .manifest import Artifact, ExportDirectory, read_export
-from .runners import RUNTIMES, Target
-from .target_check import check_target
-from .verdict import TargetResult
+from .network import Network
+from .runners import LOCAL, RUNTIMES, Target
+from .target_check import check_target, judge_run
+from .verdict import Finding, TargetResult
+
+if TYPE_CHECKING:
+    from .devices.base import DeviceOptions
 
 DEFAULT_TARGETS = ("litert", "onnxruntime")
 
@@ -67,6 +72,7 @@ def check_parity(
     targets: Sequence[str] = DEFAULT_TARGETS,
     *,
     threads: int = 1,
+    devices: DeviceOptions | None = None,
 ) -> ParityReport:
     """Check that exported files compute what the trained model computes.
 
@@ -77,22 +83,33 @@ def check_parity(
         directory: What `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
         threads: Threads that each runtime may use.
+        devices: Choices about devices other than this machine, such as time limits.
 
     Returns:
         The report; `passed` is the verdict.
 
     Raises:
-        UserError: The directory cannot be read, a target is unknown or not installed, or no
-            artifact fits it.
+        UserError: The directory cannot be read, a target is unknown or not installed, its device
+            is out of reach, or no artifact fits it.
     """
     start = time.perf_counter()
     export = read_export(directory)
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
-    results = [
-        check_target(export, artifact, golden, target, threads=threads)
-        for target in (Target.parse(text) for text in targets)
-        for artifact in _fitting(export, target)
-    ]
+    network = export.read_network()
+    wanted = [Target.parse(text) for text in targets]
+    results = []
+    anatomies: dict[str, Union[Anatomy, Finding]] = {}
+    for target in wanted:
+        for artifact in _fitting(export, target):
+            result = check_target(export, artifact, golden, target, threads=threads)
+            if network is not None and readable(artifact):
+                if artifact.file not in anatomies:
+                    anatomies[artifact.file] = _anatomy(export, artifact, network)
+                anatomy = anatomies[artifact.file]
+                result = _inspected(
+                    export, artifact, network, golden, target, anatomy, result, threads, per_op
+                )
+            results.append(result)
     return ParityReport(
         name=export.name,
         directory=export.path,
@@ -102,6 +119,62 @@ def check_parity(
         seconds=time.perf_counter() - start,
         manifest=export.record,
         golden=golden,
+    )
+
+
+def _on_target(
+    export: ExportDirectory,
+    golden: GoldenSet,
+    target: Target,
+    threads: int,
+    devices: DeviceOptions | None,
+) -> list[TargetResult]:
+    """Check every artifact that a target loads, on this machine or on a device."""
+    artifacts = _fitting(export, target)
+    if target.device == LOCAL:
+        return [check_target(export, entry, golden, target, threads=threads) for entry in artifacts]
+    from .devices import run_on_device
+
+    runs = run_on_device(export, artifacts, golden.inputs, target, threads=threads, options=devices)
+    return [judge_run(export, entry, golden, target, run) for entry, run in runs]
+
+
+def _anatomy(
+    export: ExportDirectory, artifact: Artifact, network: Network
+) -> Union[Anatomy, Finding]:
+    """Return a file's anatomy, or the failure that says why it has none."""
+    try:
+        return Anatomy.of(export.path / artifact.file, artifact, network)
+    except UserError as error:
+        return Finding("weights", False, str(error))
+
+
+def _inspected(
+    export: ExportDirectory,
+    artifact: Artifact,
+    network: Network,
+    golden: GoldenSet,
+    target: Target,
+    anatomy: Union[Anatomy, Finding],
+    result: TargetResult,
+    threads: int,
+    per_op: bool,
+) -> TargetResult:
+    """Add to a result what the inside of the file says."""
+    if isinstance(anatomy, Finding):
+        return replace(result, findings=(*result.findings, anatomy))
+    result = replace(result, findings=(*result.findings, *anatomy.findings()))
+    if (result.passed and not per_op) or not result.outputs:
+        return result
+    path = export.path / artifact.file
+    walked, faults, findings = inspect(
+        path, artifact, network, golden, target, anatomy, result, threads=threads
+    )
+    return replace(
+        result,
+        findings=(*result.findings, *findings),
+        ops=walked.checks if walked else (),
+        faults=tuple(faults),
     )
 
 

@@ -26,7 +26,7 @@ from .golden import read_golden
 from .host import host, peak_memory_bytes
 from .manifest import Artifact, ExportDirectory, read_export
 from .report.json_report import plain, result_record
-from .runners import RUNTIMES, Target
+from .runners import LOCAL, RUNTIMES, Target
 from .target_check import judge_run, run_target
 
 SCHEMA = "renormlite/replay/1"
@@ -77,7 +77,7 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
             print(f"{artifact.file}  {artifact.format} {artifact.precision}")
         return 0
     target = Target.parse(options.runtime) if options.runtime else _installed(export)
-    if target.device != "local":
+    if target.device != LOCAL:
         raise UserError(f"A bundle runs where it lies. Received the device '{target.device}'.")
     artifacts = _chosen(export, target, options.artifact)
     if options.outputs and len(artifacts) > 1:
@@ -129,7 +129,11 @@ def _unpack(bundle: Path, folder: Path) -> ExportDirectory:
 def _installed(export: ExportDirectory) -> Target:
     """Return the first runtime of the table that is installed here and loads a carried file."""
     formats = {artifact.format for artifact in export.artifacts}
-    wanted = {name: entry for name, entry in RUNTIMES.items() if formats & set(entry.formats)}
+    wanted = {
+        name: entry
+        for name, entry in RUNTIMES.items()
+        if entry.home == LOCAL and formats & set(entry.formats)
+    }
     for name, entry in wanted.items():
         if importlib.util.find_spec(entry.package) is not None:
             return Target(name)

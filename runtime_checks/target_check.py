@@ -13,7 +13,7 @@ import numpy as np
 from .golden import GoldenSet
 from .manifest import Artifact, ExportDirectory
 from .runners import Target, make_runner
-from .runners.base import ArtifactError
+from .runners.base import ArtifactError, Runner
 from .session import Session
 from .verdict import Finding, OutputVerdict, TargetResult, judge_outputs
 
@@ -58,7 +58,17 @@ def run_target(
     Raises:
         UserError: The runtime is not installed or does not know the variant.
     """
-    runner = make_runner(target, path, threads=threads)
+    return drive(make_runner(target, path, threads=threads), artifact, inputs)
+
+
+def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> TargetRun:
+    """Open a runner, run all samples on it, and close it.
+
+    Args:
+        runner: Of this machine or of a device that this machine drives.
+        artifact: What the manifest says of the runner's file.
+        inputs: Keras input name to (N, …) floats.
+    """
     begin = time.perf_counter()
     try:
         with runner:
@@ -66,13 +76,15 @@ def run_target(
             session = Session(runner, artifact)
             ran = runner.describe()
             outputs = session.run(inputs)
+            known = runner.measured()
     except ArtifactError as error:
-        return TargetRun({}, {"runtime": target.runtime}, {}, str(error))
+        return TargetRun({}, {"runtime": runner.runtime}, {}, str(error))
     seconds = np.array(session.seconds)
     latency = {"median": np.median(seconds), "p90": np.percentile(seconds, 90)}
     measured = {
         "load_ms": 1e3 * load,
         "latency_ms": {name: 1e3 * float(value) for name, value in latency.items()},
+        **known,
     }
     return TargetRun(outputs, ran, measured)
 

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..runners import LOCAL, RUNTIMES
 from .base import BundleRun, ConnectionLostError, Device, DeviceError, DeviceOptions, read_run
 from .process import Finished
-from .runtimes import PACKAGES
 
 _Result = TypeVar("_Result")
 _BUNDLE, _REPORT, _OUTPUTS, _LOG = "bundle.pyz", "report.json", "outputs.npz", "log.txt"
@@ -102,15 +102,15 @@ class ShellDevice(Device):
         """Make sure that the device's Python can load NumPy and a runtime."""
         if runtime in self._loaded:
             return
-        package = PACKAGES.get(runtime)
-        if package is None:
+        entry = RUNTIMES.get(runtime)
+        if entry is None or entry.home != LOCAL:
             raise DeviceError(f"{self.name} cannot run '{runtime}', which has no Python package.")
-        for module, requirement in (("numpy", "numpy"), (package.module, package.requirement)):
+        for module, install in (("numpy", "numpy"), (entry.package, entry.install)):
             found = self._again(partial(self._call, f"{self._python} -c 'import {module}'"))
             if found.code != 0:
                 raise DeviceError(
                     f"{self.name} cannot load {module} ({found.last_line}). Install it there: "
-                    f"{self.options.python} -m pip install {shlex.quote(requirement)}"
+                    f"{self.options.python} -m pip install {install}"
                 )
         self._loaded.add(runtime)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from ...errors import UserError
 from .base import Runner
 
+LOCAL = "local"
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -21,6 +23,7 @@ class Runtime:
         formats: Artifact formats it loads.
         package: The module whose presence shows that the runtime is installed.
         install: What `pip install` calls it.
+        home: The device it runs on when a target names none.
     """
 
     module: str
@@ -28,6 +31,7 @@ class Runtime:
     formats: tuple[str, ...]
     package: str
     install: str
+    home: str = LOCAL
 
 
 RUNTIMES = {
@@ -43,6 +47,12 @@ RUNTIMES = {
     "onnxruntime": Runtime(
         "onnxruntime", "OnnxRuntimeRunner", ("onnx",), "onnxruntime", "onnxruntime"
     ),
+    "litert-web": Runtime(
+        ".devices.browser", "LiteRTWebRunner", ("tflite",), "playwright", "playwright", "browser"
+    ),
+    "onnxruntime-web": Runtime(
+        ".devices.browser", "OnnxRuntimeWebRunner", ("onnx",), "playwright", "playwright", "browser"
+    ),
 }
 
 
@@ -52,7 +62,7 @@ class Target:
 
     runtime: str
     variant: str = ""
-    device: str = "local"
+    device: str = LOCAL
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -68,7 +78,7 @@ class Target:
                 f"A target is RUNTIME[+VARIANT][@DEVICE] with a runtime among "
                 f"{', '.join(RUNTIMES)}. Received: '{text}'."
             )
-        return cls(runtime, variant, device or "local")
+        return cls(runtime, variant, device or RUNTIMES[runtime].home)
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -78,7 +88,7 @@ class Target:
     def __str__(self) -> str:
         """Return the target as the user writes it."""
         variant = f"+{self.variant}" if self.variant else ""
-        device = "" if self.device == "local" else f"@{self.device}"
+        device = "" if self.device == LOCAL else f"@{self.device}"
         return f"{self.runtime}{variant}{device}"
 
 

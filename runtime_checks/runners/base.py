@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -134,6 +134,13 @@ class Runner(abc.ABC):
         something else than was demanded; the checks count that as a failure.
         """
 
+    def measured(self) -> dict[str, Any]:
+        """Return load time, latency and memory where the runner knows better than our clock.
+
+        A runner that works through a wire says what was measured at the other end.
+        """
+        return {}
+
     @abc.abstractmethod
     def _open(self) -> None:
         """Load the artifact."""
@@ -152,8 +159,8 @@ class Runner(abc.ABC):
 
 
 class TensorReader(abc.ABC):
-    """A runner that can also show every intermediate tensor, by the file's tensor names."""
+    """A runner that can also show every intermediate tensor, by the keys that `graphs` gives them."""
 
     @abc.abstractmethod
     def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once and return every activation tensor that the runtime kept, by name."""
+        """Run once and return every tensor that the runtime has a value for, by key."""

@@ -19,8 +19,9 @@ Vector = NDArray[np.float64]
 _SAME = 8 * np.finfo(np.float64).eps
 
 # Undoing a map costs precision where its shift is large against its scale: `(s*x + t - t) / s`
-# loses log2(|t/s|) bits of an x near 1. Ten of float32's 24 bits is where we stop.
-_MOST_LOST = 2.0**10
+# loses log2(|t/s|) bits of an x near 1, in float32 of 24 and in int8 of 8. Four is where we stop:
+# one operation left in the network is better than that.
+_MOST_LOST = 2.0**4
 
 # Beyond this a number, multiplied by an ordinary weight, can leave the range of float32.
 LARGEST = 2.0**60

@@ -108,6 +108,7 @@ class Value:
         uses: The calls that read it, each with the slot it fills; a call that reads it twice is
             here twice.
         is_output: Whether the network returns it.
+        extra: The constant channel that the fold gave it beyond its shape, if it did.
     """
 
     shape: Shape
@@ -115,11 +116,25 @@ class Value:
     producer: Call
     uses: list[tuple[Call, int]] = field(default_factory=list)
     is_output: bool = False
+    extra: Extra | None = None
 
     @property
     def rank(self) -> int:
         """Number of axes, the batch included."""
         return len(self.shape)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One more channel of a value, its last, that carries a constant at every position.
+
+    Attributes:
+        axis: The channel axis.
+        constant: What it carries.
+    """
+
+    axis: int
+    constant: float
 
 
 @dataclass(eq=False)

@@ -38,6 +38,37 @@ def _bias(layer: Any, size: int, shift: Array | None, after: Affine | None) -> A
     return bias if after is None else after.scale * bias + after.shift
 
 
+def _finish(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
+    """Scale a kernel's output channels and put the channels to it that carry a constant.
+
+    Args:
+        op: What the kernel is of.
+        kernel: The kernel with the affine before it absorbed.
+        fan_in: Axis of its input channels.
+        out: Axis of its output channels.
+    """
+    if op.widened:
+        row = np.zeros_like(np.take(kernel, [0], axis=fan_in))
+        if op.border is not None:
+            original = _read(op.layer.kernel)  # type: ignore[attr-defined]
+            shifted = original * _along(op.border, fan_in, kernel.ndim)
+            row = shifted.sum(axis=fan_in, keepdims=True)
+        kernel = np.concatenate([kernel, row], axis=fan_in)
+    if op.after is not None:
+        kernel = kernel * _along(op.after.scale, out, kernel.ndim)
+    if op.gives is not None:
+        kernel = np.concatenate([kernel, np.zeros_like(np.take(kernel, [0], axis=out))], axis=out)
+    return kernel
+
+
+def _wide_bias(op: Linear, shift: Array | None) -> Array:
+    """Return the bias, with the constant of the channel that the layer gives in addition."""
+    layer: Any = op.layer
+    size = op.kind.sizes(layer)[1]  # type: ignore[attr-defined]
+    bias = _bias(layer, size, shift, op.after)
+    return bias if op.gives is None else np.append(bias, op.gives)
+
+
 class _ChannelKind(Kind):
     """A layer with one channel axis in and out."""
 
@@ -68,17 +99,23 @@ class DenseKind(_ChannelKind):
         fan_in, units = layer.kernel.shape
         return fan_in, units
 
+    def widens(self, layer: Any) -> bool:
+        return True
+
+    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+        super().adapt(config, op, activation)
+        config["units"] += op.gives is not None
+
     def arrays(self, op: Linear) -> list[Array]:
         kernel = _read(op.layer.kernel)
         shift: Array | None = None
         if op.before is not None:
             shift = op.before.shift @ kernel
             kernel = kernel * op.before.scale[:, None]
-        if op.after is not None:
-            kernel = kernel * op.after.scale
+        kernel = _finish(op, kernel, fan_in=0, out=1)
         if not (op.layer.use_bias or needs_bias(op)):
             return [kernel]
-        return [kernel, _bias(op.layer, kernel.shape[1], shift, op.after)]
+        return [kernel, _wide_bias(op, shift)]
 
 
 class ConvKind(_ChannelKind):
@@ -90,35 +127,28 @@ class ConvKind(_ChannelKind):
     def borders(self, layer: Any, shape: Shape) -> str:
         return _zero_padding(layer, shape)
 
-    def takes_channels(self, layer: Any) -> bool:
+    def widens(self, layer: Any) -> bool:
         return bool(layer.groups == 1)
 
     def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
         super().adapt(config, op, activation)
-        config["filters"] += op.ones
+        config["filters"] += op.gives is not None
 
     def arrays(self, op: Linear) -> list[Array]:
         layer: Any = op.layer
         kernel = _read(layer.kernel)
         shift: Array | None = None
-        *window, fan_in, out = kernel.shape
-        rows = [] if op.border is None else [kernel * op.border[:, None]]
+        fan_in, out = kernel.shape[-2:]
         if op.before is not None:
             # Output channel g*(out/groups) + o reads the input channels g*fan_in + i.
             grouped = kernel.reshape(-1, fan_in, layer.groups, out // layer.groups)
             scale, t = (v.reshape(layer.groups, fan_in) for v in (op.before.scale, op.before.shift))
             shift = np.einsum("kigo,gi->go", grouped, t).reshape(-1)
             kernel = (grouped * scale.T[:, :, None]).reshape(kernel.shape)
-        if rows or op.blind:
-            ones = [row.sum(axis=-2, keepdims=True) for row in rows]
-            kernel = np.concatenate([kernel, *ones, np.zeros((*window, op.blind, out))], axis=-2)
-        if op.after is not None:
-            kernel = kernel * op.after.scale
-        if op.ones:
-            kernel = np.pad(kernel, [(0, 0)] * (kernel.ndim - 1) + [(0, op.ones)])
+        kernel = _finish(op, kernel, fan_in=-2, out=-1)
         if not (layer.use_bias or needs_bias(op)):
             return [kernel]
-        return [kernel, np.append(_bias(layer, out, shift, op.after), np.ones(op.ones))]
+        return [kernel, _wide_bias(op, shift)]
 
 
 class ConvTransposeKind(_ChannelKind):
@@ -126,6 +156,13 @@ class ConvTransposeKind(_ChannelKind):
 
     def sizes(self, layer: Any) -> tuple[int, int]:
         return layer.kernel.shape[-1], layer.kernel.shape[-2]
+
+    def widens(self, layer: Any) -> bool:
+        return True
+
+    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+        super().adapt(config, op, activation)
+        config["filters"] += op.gives is not None
 
     def borders(self, layer: Any, shape: Shape) -> str:
         if math.prod(layer.kernel_size) * math.prod(layer.strides) == 1:
@@ -138,11 +175,10 @@ class ConvTransposeKind(_ChannelKind):
         if op.before is not None:
             shift = np.einsum("koi,i->o", kernel.reshape(-1, *kernel.shape[-2:]), op.before.shift)
             kernel = kernel * op.before.scale
-        if op.after is not None:
-            kernel = kernel * op.after.scale[:, None]
+        kernel = _finish(op, kernel, fan_in=-1, out=-2)
         if not (op.layer.use_bias or needs_bias(op)):
             return [kernel]
-        return [kernel, _bias(op.layer, kernel.shape[-2], shift, op.after)]
+        return [kernel, _wide_bias(op, shift)]
 
 
 class DepthwiseKind(_ChannelKind):

@@ -38,10 +38,10 @@ class Linear:
         name: Name of the layer that is built.
         before: Affine absorbed from its input, exact at every position.
         after: Affine absorbed from its output.
-        border: A shift of its input that zero padding must not reach; it comes in as one more
-            input channel that carries 1 and is padded with 0.
-        ones: Number of constant output channels, each 1, that it provides for others' borders.
-        blind: Number of input channels it is given and must ignore.
+        widened: Whether it is given one more input channel, which carries a constant.
+        border: The shift, in units of that constant, that it takes from the channel; where it is
+            padded with zeros, the shift is too. None where the channel means nothing to it.
+        gives: The constant of one more output channel; None where there is none.
     """
 
     layer: keras.Layer
@@ -49,9 +49,9 @@ class Linear:
     name: str
     before: Affine | None = None
     after: Affine | None = None
+    widened: bool = False
     border: Vector | None = None
-    ones: int = 0
-    blind: int = 0
+    gives: float | None = None
 
     @property
     def size(self) -> int:
@@ -61,12 +61,8 @@ class Linear:
     @property
     def touched(self) -> bool:
         """Whether anything was absorbed, so that the weights must be computed anew."""
-        return self.before is not None or self.after is not None or bool(self.extra_channels)
-
-    @property
-    def extra_channels(self) -> int:
-        """Number of channels, in or out, that the original layer did not have."""
-        return self.ones + self.blind + (self.border is not None)
+        affine = self.before is not None or self.after is not None
+        return affine or self.widened or self.gives is not None
 
 
 class Kind(abc.ABC):
@@ -95,8 +91,8 @@ class Kind(abc.ABC):
         """Say why a constant input would not give a constant output; empty where it does."""
         return ""
 
-    def takes_channels(self, layer: Any) -> bool:
-        """Whether one more input and output channel can be given to the layer."""
+    def widens(self, layer: Any) -> bool:
+        """Whether the layer can be given one more input channel, and one more output channel."""
         return False
 
     def activation(self, layer: Any) -> Any:
@@ -123,4 +119,4 @@ class Kind(abc.ABC):
 def needs_bias(op: Linear) -> bool:
     """Whether the absorbed affines add something that is not zero."""
     affines = [a for a in (op.before, op.after) if a is not None]
-    return op.ones > 0 or any(a.shifts for a in affines)
+    return bool(op.gives) or any(a.shifts for a in affines)

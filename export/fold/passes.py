@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,26 +123,89 @@ def run(
         What was done and what was refused.
     """
     outcome = Outcome()
-    changed = True
-    while changed:
-        changed = False
-        for group in _groups(graph):
-            if most_steps is not None and len(outcome.steps) >= most_steps:
-                return outcome
-            for seeds in [group] if len(group) == 1 else [group, *([call] for call in group)]:
-                norms = seeds[0].op.norms
-                if norms in banned or any(call.op.affine.is_identity for call in seeds):
-                    continue
-                plan, refusals = best_plan(graph, seeds, copy_budget)
-                outcome.refusals[seeds[0].op.name] = refusals
-                if plan is None:
-                    continue
-                outcome.steps.append(Step(norms, plan.absorbers()))
-                copy_budget -= sum(copy.op.size for copy in plan.copies)
-                plan.commit()
-                changed = True
-        _drop_identities(graph)
+    passes = _Passes(graph, outcome, copy_budget, most_steps, banned)
+    while passes.sweep(best_plan):
+        pass
+    # Last, since no affine travels past a value that was given one more channel.
+    passes.sweep(border_plan)
     return outcome
+
+
+Planner = Callable[[Graph, list[Call], int], tuple[Plan | None, list[Refusal]]]
+
+
+@dataclass
+class _Passes:
+    """One run of the passes over a graph: what it may still do, and what it did."""
+
+    graph: Graph
+    outcome: Outcome
+    copy_budget: int
+    most_steps: int | None
+    banned: frozenset[tuple[str, ...]]
+
+    def sweep(self, planner: Planner) -> bool:
+        """Go once through all affines; return whether any of them moved."""
+        before = len(self.outcome.steps)
+        for group in _groups(self.graph):
+            # Calls of one norm are folded alike, so that shared layers stay shared; where that
+            # cannot be, each for itself.
+            for seeds in [group] if len(group) == 1 else [group, *([call] for call in group)]:
+                self.fold(planner, seeds)
+        _drop_identities(self.graph)
+        return len(self.outcome.steps) > before
+
+    def fold(self, planner: Planner, seeds: list[Call]) -> None:
+        """Fold the affine of some calls of one norm, if that makes the network cheaper."""
+        steps = self.outcome.steps
+        op: AffineOp = seeds[0].op
+        if self.most_steps is not None and len(steps) >= self.most_steps:
+            return
+        if op.norms in self.banned or any(call.op.affine.is_identity for call in seeds):
+            return
+        plan, refusals = planner(self.graph, seeds, self.copy_budget)
+        self.outcome.refusals.setdefault(op.name, refusals)
+        if plan is None:
+            return
+        steps.append(Step(op.norms, plan.absorbers()))
+        self.copy_budget -= sum(copy.op.size for copy in plan.copies)
+        plan.commit()
+
+
+def border_plan(
+    graph: Graph, seeds: list[Call], copy_budget: int
+) -> tuple[Plan | None, list[Refusal]]:
+    """Find a plan that lets zero-padded layers take a shift from a channel of ones.
+
+    The layer before the norm gives one more channel that carries 1. What pads its input with zeros
+    pads that channel too, so a row of its kernel that reads it adds the shift exactly where the
+    shift was.
+    """
+    affine: Affine = seeds[0].op.affine
+    refusals = []
+    for way in (Way(forward=affine), Way(stays=affine.scale_only, forward=affine.shift_only)):
+        plan = Plan(graph, RULES, copy_budget)
+        refusal = _take_from_ones(plan, seeds, way)
+        if refusal is not None:
+            refusals.append(refusal)
+        elif plan_cost(plan) < FREE:
+            return plan, refusals
+    return None, refusals
+
+
+def _take_from_ones(plan: Plan, seeds: list[Call], way: Way) -> Refusal | None:
+    assert way.forward is not None
+    for call in seeds:
+        affine: Affine = call.op.affine
+        left = way.stays or Affine.identity(affine.axis, affine.size)
+        plan.change(call, dataclasses.replace(call.op, affine=left))
+        extra = plan.rule(call).provide(plan, call, affine.axis, 1.0)
+        if isinstance(extra, Refusal):
+            return extra
+        refusal = plan.carry(call.output, way.forward, extra)
+        if refusal:
+            return refusal
+    return None
 
 
 def best_plan(

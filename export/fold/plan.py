@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .affine import Affine
-from .graph import AffineOp, Call, Graph, Value
+from .graph import AffineOp, Call, Extra, Graph, Value
 from .linear import Linear
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Plan:
         self.copy_budget = copy_budget
         self.ops: dict[Call, Any] = {}
         self.recoded: dict[Value, tuple[str, Affine]] = {}
+        self.extras: dict[Value, Extra] = {}
         self.copies: list[Copy] = []
         self.steps = 0
 
@@ -100,7 +101,7 @@ class Plan:
                             f"{producer.name!r} also feeds {call.name!r}, and {refusal.reason}",
                             refusal.budget,
                         )
-            return self._rule(producer).backward(self, producer, affine)
+            return self.rule(producer).backward(self, producer, affine)
 
         if len(value.uses) == 1:
             return recode()
@@ -123,10 +124,72 @@ class Plan:
         if known is not None:
             return None if known is _DONE else known
         for call, slot in value.uses:
-            refusal = self._rule(call).forward(self, call, slot, affine)
+            refusal = self.rule(call).forward(self, call, slot, affine)
             if refusal:
                 return refusal
         return None
+
+    def provide(self, value: Value, axis: int, fill: float, reader: Call) -> Extra | Refusal:
+        """Plan that ``value`` has one more channel, its last, that carries a constant.
+
+        Args:
+            value: The value to widen.
+            axis: Its channel axis.
+            fill: 1 for any constant but 0, 0 for 0.
+            reader: The call that asks; every other call that reads the value ignores the channel.
+
+        Returns:
+            The channel, or the refusal.
+        """
+        known = self.extra(value)
+        if known is not None:
+            fits = known.axis == axis and bool(known.constant) == bool(fill)
+            return known if fits else Refusal("it has a constant channel of another kind")
+        refusal = self._step(value)
+        if refusal:
+            return refusal
+        extra = self.rule(value.producer).provide(self, value.producer, axis, fill)
+        if isinstance(extra, Refusal):
+            return extra
+        self.extras[value] = extra
+        for call, slot in value.uses:
+            if call is not reader:
+                refusal = self.rule(call).ignore(self, call, slot, extra)
+                if refusal:
+                    return Refusal(
+                        f"{value.producer.name!r} also feeds {call.name!r}, and {refusal.reason}"
+                    )
+        return extra
+
+    def ignore(self, value: Value, extra: Extra) -> Refusal | None:
+        """Plan that ``value`` has one more channel, which nobody uses."""
+        if self.extra(value) is not None:
+            return None
+        refusal = self._step(value)
+        self.extras[value] = extra
+        for call, slot in value.uses:
+            refusal = refusal or self.rule(call).ignore(self, call, slot, extra)
+        return refusal
+
+    def carry(self, value: Value, affine: Affine, extra: Extra) -> Refusal | None:
+        """Plan that ``value`` is ``affine(v')`` and that ``v'`` has one more, constant channel.
+
+        Whoever reads it may take the shift from that channel, so that zero padding reaches both
+        alike.
+        """
+        known = self._enter(value, "forward", affine)
+        if known is not None:
+            return known
+        self.extras[value] = extra
+        for call, slot in value.uses:
+            refusal = self.rule(call).carry(self, call, slot, affine, extra)
+            if refusal:
+                return refusal
+        return None
+
+    def extra(self, value: Value) -> Extra | None:
+        """Return the constant channel of a value as things are planned."""
+        return self.extras.get(value, value.extra)
 
     def first(self, ways: Iterable[Callable[[], Refusal | None]]) -> Refusal | None:
         """Take the first way that succeeds; return the first refusal when none does."""
@@ -140,10 +203,10 @@ class Plan:
 
     def attempt(self, way: Callable[[], Refusal | None]) -> Refusal | None:
         """Try a way; when it refuses, forget all it planned."""
-        before = (dict(self.ops), dict(self.recoded), list(self.copies))
+        before = (dict(self.ops), dict(self.recoded), dict(self.extras), list(self.copies))
         refusal = way()
         if refusal is not None:
-            self.ops, self.recoded, self.copies = before
+            self.ops, self.recoded, self.extras, self.copies = before
         return refusal
 
     def absorbers(self) -> list[str]:
@@ -164,19 +227,28 @@ class Plan:
                 twin.output.uses.append((call, slot))
         for call, op in self.ops.items():
             call.op = op
+        for value, extra in self.extras.items():
+            value.extra = extra
 
     def _enter(self, value: Value, direction: str, affine: Affine) -> Refusal | None:
         """Note that a value is recoded; it can be so only once, in one way."""
-        self.steps += 1
-        if self.steps > REACH:
-            return Refusal(f"the search for a place ended after {REACH} steps")
-        if value.is_output:
-            return Refusal(f"the output of {value.producer.name!r} is an output of the network")
+        refusal = self._step(value)
+        if refusal:
+            return refusal
         if value in self.recoded:
             if _agree(self.recoded[value], (direction, affine)):
                 return _DONE
             return Refusal(f"two affines are asked of the output of {value.producer.name!r}")
         self.recoded[value] = (direction, affine)
+        return None
+
+    def _step(self, value: Value) -> Refusal | None:
+        """Count a step; nothing may change what the network returns."""
+        self.steps += 1
+        if self.steps > REACH:
+            return Refusal(f"the search for a place ended after {REACH} steps")
+        if value.is_output:
+            return Refusal(f"the output of {value.producer.name!r} is an output of the network")
         return None
 
     def _undo(self, call: Call, slot: int, affine: Affine) -> Refusal | None:
@@ -189,7 +261,7 @@ class Plan:
         inverse = affine.inverse()
         if inverse is None:
             return Refusal("what was folded into it could not be undone there")
-        return self._rule(call).forward(self, call, slot, inverse)
+        return self.rule(call).forward(self, call, slot, inverse)
 
     def _copy(self, value: Value, affine: Affine, reader: Call, refusal: Refusal) -> Refusal | None:
         """Let a copy of the producer carry the affine for the one reader that wants it."""
@@ -207,7 +279,7 @@ class Plan:
 
         def copy() -> Refusal | None:
             # The rule writes into the plan what the producer would become; that is the copy's op.
-            refused = self._rule(producer).backward(self, producer, affine)
+            refused = self.rule(producer).backward(self, producer, affine)
             if refused:
                 return refused
             self.copies.append(Copy(producer, reader, self.op(producer)))
@@ -218,7 +290,8 @@ class Plan:
 
         return self.attempt(copy)
 
-    def _rule(self, call: Call) -> Rule:
+    def rule(self, call: Call) -> Rule:
+        """Return the rule that answers for a call."""
         op = self.op(call)
         return next(rule for rule in self.rules if rule.matches(op))
 

@@ -49,7 +49,7 @@ def _same_linear(one: Linear, other: Linear) -> bool:
         and _same(one.after, other.after)
         and (one.border is None) == (other.border is None)
         and (one.border is None or np.array_equal(one.border, other.border))  # type: ignore[arg-type]
-        and (one.ones, one.blind) == (other.ones, other.blind)
+        and (one.widened, one.gives) == (other.widened, other.gives)
     )
 
 

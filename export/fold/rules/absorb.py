@@ -17,7 +17,7 @@ import dataclasses
 from typing import Any
 
 from ..affine import Affine
-from ..graph import Call
+from ..graph import Call, Extra
 from ..linear import Linear
 from ..plan import Plan, Refusal
 from .rule import Rule
@@ -54,12 +54,53 @@ class Absorb(Rule):
         plan.change(call, dataclasses.replace(op, before=before))
         return None
 
+    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+        op: Linear = plan.op(call)
+        fits = axis in op.kind.outputs(op.layer, call.output.rank)
+        if op.gives is not None or not fits or not op.kind.widens(op.layer):
+            return super().provide(plan, call, axis, fill)
+        plan.change(call, dataclasses.replace(op, gives=fill))
+        return Extra(axis, fill)
+
+    def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        op: Linear = plan.op(call)
+        fits = extra.axis in op.kind.inputs(op.layer, call.inputs[slot].rank)
+        if op.widened or not fits or not op.kind.widens(op.layer):
+            return super().ignore(plan, call, slot, extra)
+        plan.change(call, dataclasses.replace(op, widened=True))
+        return None
+
+    def carry(
+        self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
+    ) -> Refusal | None:
+        """Take the shift as a row of the kernel that reads the constant: ``sum_c W_c·t_c``.
+
+        Zero padding then reaches that channel as it reaches the others, so every position sees
+        what it saw before.
+        """
+        op: Linear = plan.op(call)
+        refusal = self.forward(plan, call, slot, affine)
+        if refusal is None:
+            return self._widened(plan, call, slot, extra)
+        refusal = self.forward(plan, call, slot, affine.scale_only)
+        refusal = refusal or self._widened(plan, call, slot, extra)
+        if refusal:
+            return refusal
+        # What the layer absorbed before sits between its weights and this shift.
+        shift = affine.shift if op.before is None else op.before.scale * affine.shift
+        border = shift / extra.constant + (0.0 if op.border is None else op.border)
+        plan.change(call, dataclasses.replace(plan.op(call), border=border))
+        return None
+
+    def _widened(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        return None if plan.op(call).widened else self.ignore(plan, call, slot, extra)
+
 
 def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> Affine | None:
     """Return the affine on an axis that the weights have, beside what they took already."""
     if known is not None:
         channels = {known.axis: known.size}
-    if affine.axis in channels:
+    if channels.get(affine.axis) == affine.size:
         return affine
     for axis, size in channels.items():
         there = affine.on_axis(axis, size)

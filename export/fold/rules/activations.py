@@ -20,7 +20,7 @@ from keras import activations
 from keras import layers as kl
 
 from ..affine import Affine
-from ..graph import ActivationOp, Call, Kept
+from ..graph import ActivationOp, Call, Extra, Kept
 from ..keras_graph import kind_of
 from ..plan import Plan, Refusal
 from .rule import Rule
@@ -78,6 +78,27 @@ class Activation(Rule):
         if constant.any():
             shift = np.where(constant, self.evaluate(call, affine.shift), 0.0)
         return plan.forward(call.output, Affine(affine.scale, shift, affine.axis))
+
+    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+        if self.family(call) == "prelu":
+            return super().provide(plan, call, axis, fill)
+        extra = plan.provide(call.inputs[0], axis, fill, call)
+        if isinstance(extra, Refusal):
+            return extra
+        result = self._through(call, extra)
+        if bool(result.constant) == bool(fill) and np.isfinite(result.constant):
+            return result
+        return Refusal(f"{call.name!r} makes {result.constant:g} of a constant channel")
+
+    def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        if self.family(call) == "prelu":
+            return super().ignore(plan, call, slot, extra)
+        return plan.ignore(call.output, self._through(call, extra))
+
+    def _through(self, call: Call, extra: Extra) -> Extra:
+        """Return the constant channel behind the activation."""
+        (constant,) = self.evaluate(call, np.array([extra.constant]))
+        return Extra(extra.axis, float(constant))
 
     def judge(self, call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None:
         """Say why an affine does not pass, its constant channels apart."""

@@ -18,7 +18,7 @@ import numpy as np
 from keras import layers as kl
 
 from ..affine import Affine, join
-from ..graph import Call, Kept, Value
+from ..graph import Call, Extra, Kept, Value
 from ..keras_graph import kind_of
 from ..plan import Plan, Refusal
 from .rule import Rule
@@ -123,6 +123,29 @@ class Add(_Join):
 
         carriers: list[int | None] = [*others, None] if affine.shifts else [None]
         return plan.first([partial(spread, carrier) for carrier in carriers])
+
+    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+        """The first branch provides the constant, the others 0."""
+        if _twice(call) or not _alike(call):
+            return super().provide(plan, call, axis, fill)
+        total = 0.0
+        for slot, value in enumerate(call.inputs):
+            extra = plan.provide(value, axis, 0.0 if slot else fill, call)
+            if isinstance(extra, Refusal):
+                return extra
+            total += self._weight(call, slot) * extra.constant
+        return Extra(axis, total)
+
+    def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        if _twice(call) or not _alike(call):
+            return super().ignore(plan, call, slot, extra)
+        total = self._weight(call, slot) * extra.constant
+        for i, value in enumerate(call.inputs):
+            if i != slot:
+                other = plan.provide(value, extra.axis, 0.0, call)
+                if isinstance(other, Refusal):
+                    return other
+        return plan.ignore(call.output, Extra(extra.axis, total))
 
     @staticmethod
     def _weight(call: Call, slot: int) -> float:

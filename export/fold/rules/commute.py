@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers as kl
 
 from ..affine import Affine
-from ..graph import Call, Kept, Shape
+from ..graph import Call, Extra, Kept, Shape
 from ..keras_graph import kind_of
 from ..plan import Plan, Refusal
 from .rule import Rule
@@ -40,6 +40,45 @@ class _Passing(Rule):
         refusal = self.refuses(call, affine)
         moved = refusal or self.to_output(call, affine)
         return moved if isinstance(moved, Refusal) else plan.forward(call.output, moved)
+
+    # Whether a constant channel stays what it is, borders included.
+    constant_passes = True
+
+    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+        inner = next(
+            (a for a in range(call.inputs[0].rank) if self.axis_out(call, a) == axis), None
+        )
+        if inner is None or (fill and not self.constant_passes):
+            return super().provide(plan, call, axis, fill)
+        extra = plan.provide(call.inputs[0], inner, fill, call)
+        return extra if isinstance(extra, Refusal) else Extra(axis, extra.constant)
+
+    def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        axis = self.axis_out(call, extra.axis)
+        if axis is None:
+            return super().ignore(plan, call, slot, extra)
+        return plan.ignore(call.output, Extra(axis, extra.constant))
+
+    def carry(
+        self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
+    ) -> Refusal | None:
+        # The constant goes through the layer as the shift would: also into its zero padding.
+        refusal = self.refuses(call, affine if self.constant_passes else affine.scale_only)
+        moved = refusal or self.to_output(call, affine)
+        if isinstance(moved, Refusal):
+            return moved
+        axis = self.axis_out(call, extra.axis)
+        if axis is None:
+            return super().carry(plan, call, slot, affine, extra)
+        return plan.carry(call.output, moved, Extra(axis, extra.constant))
+
+    def axis_out(self, call: Call, axis: int) -> int | None:
+        """Return where an axis of the input is in the output if one entry more there is one more.
+
+        Returns:
+            The axis, or None where more entries would change the others or the layout.
+        """
+        return axis
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
         """Say why an affine does not pass whatever its axis."""
@@ -79,6 +118,9 @@ class _Spatial(_Passing):
             return None
         return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
 
+    def axis_out(self, call: Call, axis: int) -> int | None:
+        return axis if axis == channel_axis(call) else None
+
 
 class Spatial(_Spatial):
     """AveragePooling (Keras leaves padding out of the mean), UpSampling, Cropping."""
@@ -115,6 +157,7 @@ class ZeroPad(Spatial):
     """ZeroPadding: the zeros take a scale but no shift."""
 
     layers = (kl.ZeroPadding1D, kl.ZeroPadding2D, kl.ZeroPadding3D)
+    constant_passes = False
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
         if affine.shifts:
@@ -145,6 +188,9 @@ class GlobalPool(_Spatial):
             return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
         return Affine(there.scale, there.shift, target)
 
+    def axis_out(self, call: Call, axis: int) -> int | None:
+        return self._output_axis(call) if axis == channel_axis(call) else None
+
     @staticmethod
     def _output_axis(call: Call) -> int:
         return channel_axis(call) if call.op.operation.keepdims else 1
@@ -164,6 +210,9 @@ class Permute(_Passing):
 
     layers = (kl.Permute,)
 
+    def axis_out(self, call: Call, axis: int) -> int | None:
+        return (0, *call.op.operation.dims).index(axis)
+
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
         axes = (0, *call.op.operation.dims)
         return Affine(affine.scale, affine.shift, axes[affine.axis])
@@ -178,6 +227,9 @@ class Repeat(_Passing):
 
     layers = (kl.RepeatVector,)
 
+    def axis_out(self, call: Call, axis: int) -> int | None:
+        return 2
+
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
         if affine.axis == 2:
             return Affine(affine.scale, affine.shift, 1)
@@ -189,12 +241,18 @@ class Repeat(_Passing):
 
 
 class Reshape(_Passing):
-    """Flatten and Reshape: the channels are repeated as the positions are laid out."""
+    """Flatten and Reshape: the channels are repeated as the positions are laid out.
+
+    One more channel would be one more entry at every position, so none passes.
+    """
 
     layers = (kl.Flatten, kl.Reshape)
 
     def matches(self, op: Any) -> bool:
         return super().matches(op) or (isinstance(op, Kept) and kind_of(op.operation) == "Reshape")
+
+    def axis_out(self, call: Call, axis: int) -> int | None:
+        return None
 
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
         return self._moved(call, affine, call.output.shape, call.inputs[0].shape)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..affine import Affine
-from ..graph import AffineOp, Call
+from ..affine import Affine, join
+from ..graph import AffineOp, Call, Extra
 from ..plan import Plan, Refusal
 from .rule import Rule
 
@@ -39,6 +39,25 @@ class Merge(Rule):
             return self._become(plan, call, mine.after(here))
         mine = mine.on_axis(affine.axis, affine.size)
         return self._become(plan, call, mine.after(affine)) if mine else _other_axis(call, affine)
+
+    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+        if plan.op(call).affine.axis != axis:
+            return super().provide(plan, call, axis, fill)
+        extra = plan.provide(call.inputs[0], axis, fill, call)
+        if not isinstance(extra, Refusal):
+            self._widen(plan, call)
+        return extra
+
+    def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        if plan.op(call).affine.axis != extra.axis:
+            return super().ignore(plan, call, slot, extra)
+        self._widen(plan, call)
+        return plan.ignore(call.output, extra)
+
+    def _widen(self, plan: Plan, call: Call) -> None:
+        """Let the constant channel through as it is."""
+        affine = plan.op(call).affine
+        self._become(plan, call, join([affine, Affine.identity(affine.axis, 1)]))
 
     @staticmethod
     def _become(plan: Plan, call: Call, affine: Affine) -> None:

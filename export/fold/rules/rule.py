@@ -7,7 +7,7 @@ import abc
 from typing import Any
 
 from ..affine import Affine
-from ..graph import Call
+from ..graph import Call, Extra
 from ..plan import Plan, Refusal
 
 
@@ -28,6 +28,35 @@ class Rule(abc.ABC):
     @abc.abstractmethod
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         """Plan that the call is given ``x'`` in a slot where it was given ``x = affine(x')``."""
+
+    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+        """Plan that the call's output has one more channel, its last, that carries a constant.
+
+        Args:
+            plan: The plan.
+            call: The call.
+            axis: Channel axis of the output.
+            fill: 1 for any constant but 0, 0 for 0.
+
+        Returns:
+            The channel, or the refusal.
+        """
+        return Refusal(f"{call.name!r} has no channel to spare for a constant")
+
+    def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
+        """Plan that the call is given one more channel in a slot, and computes what it did."""
+        return Refusal(f"{call.name!r} cannot be given one more channel")
+
+    def carry(
+        self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
+    ) -> Refusal | None:
+        """Plan that the call is given ``x'`` where it was given ``affine(x')``, and a constant.
+
+        Only a layer that pads with zeros has a use for the constant; others take the affine as
+        ever.
+        """
+        refusal = self.forward(plan, call, slot, affine)
+        return refusal or self.ignore(plan, call, slot, extra)
 
 
 class Opaque(Rule):

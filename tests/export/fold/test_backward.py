@@ -40,9 +40,7 @@ BEFORE = {
     ),
     "einsum with an ellipsis": (
         (3, 6, 7),
-        lambda use_bias: kl.EinsumDense(
-            "...c,cd->...d", 4, bias_axes="d" if use_bias else None
-        ),
+        lambda use_bias: kl.EinsumDense("...c,cd->...d", 4, bias_axes="d" if use_bias else None),
     ),
     "time distributed dense": ((6, 7), lambda **k: kl.TimeDistributed(kl.Dense(5, **k))),
     "time distributed conv": (

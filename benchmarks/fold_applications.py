@@ -1,0 +1,118 @@
+"""Fold every network of keras.applications with randomized statistics, prove each in float64.
+
+    python benchmarks/fold_applications.py [--only NAME ...] [--gammas positive|mixed] [--json FILE]
+
+Weights are random (``weights=None``), the statistics of every norm are randomized, inputs are
+small: what is shown is what folds and that it is exact, not how fast. Each network runs in a
+process of its own. Prints one Markdown row a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+# The smallest input that a family takes; 32 where it is not listed.
+SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+
+
+def networks() -> list[str]:
+    """Return the names of all networks of keras.applications."""
+    return sorted(
+        name
+        for name, item in vars(keras.applications).items()
+        if callable(item) and "weights" in inspect.signature(item).parameters
+    )
+
+
+def make(name: str, *, positive: bool, seed: int = 0) -> keras.Model:
+    """Build a network with random weights and randomized statistics."""
+    size = SIZES.get(name, 32)
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=10
+    )
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if not isinstance(layer, kl.BatchNormalization):
+            continue
+        channels = layer.moving_mean.shape[0]
+        sign = 1 if positive else rng.choice([-1, 1], channels)
+        if layer.scale:
+            layer.gamma.assign(rng.uniform(0.5, 1.5, channels) * sign)
+        if layer.center:
+            layer.beta.assign(rng.normal(0, 0.3, channels))
+        layer.moving_mean.assign(rng.normal(0, 0.3, channels))
+        layer.moving_variance.assign(rng.uniform(0.5, 1.5, channels))
+    return model
+
+
+def measure(name: str, *, positive: bool) -> dict[str, object]:
+    """Fold one network and say what is left."""
+    from renormlite import fold
+
+    model = make(name, positive=positive)
+    start = time.perf_counter()
+    result = fold(model)
+    records = result.report.records
+    left = [r for r in records if r.remaining_ops]
+    return {
+        "network": name,
+        "parameters": model.count_params(),
+        "norms": len(records),
+        "folded": result.report.folded,
+        "left": [" ".join(r.remaining_ops) for r in left],
+        "left_names": [f"{r.name} ({r.layer_type}): {r.reason}" for r in left],
+        "proof": result.proof.worst,
+        "passed": result.proof.passed,
+        "rolled_back": result.proof.rolled_back,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def main() -> None:
+    """Run every network asked for in a process of its own and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--gammas", choices=["positive", "mixed"], default="positive")
+    parser.add_argument("--json")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, positive=options.gammas == "positive")))
+        return
+    results = []
+    print("| network | norms | folded | left | float64 difference |")
+    print("| --- | ---: | ---: | --- | ---: |")
+    for name in options.only or networks():
+        command = [sys.executable, __file__, "--one", name, "--gammas", options.gammas]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            print(f"| {name} | failed: {run.stderr.strip().splitlines()[-1]} |", flush=True)
+            results.append({"network": name, "error": run.stderr})
+            continue
+        row = json.loads(run.stdout.splitlines()[-1])
+        results.append(row)
+        kinds = {kind: row["left"].count(kind) for kind in sorted(set(row["left"]))}
+        left = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing"
+        print(
+            f"| {name} | {row['norms']} | {row['folded']} | {left} | {row['proof']:.1e} |",
+            flush=True,
+        )
+    if options.json:
+        with open(options.json, "w") as stream:
+            json.dump(results, stream, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -50,7 +50,13 @@ def command(
     Exits 0 when every target passes, 1 when one fails, 2 when there is nothing to check.
     """
     names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
-    report = check_parity(directory, with_processors(names, cpus), threads=threads, devices=devices)
+    report = check_parity(
+        directory,
+        with_processors(names, cpus),
+        threads=threads,
+        per_op=per_op,
+        devices=devices,
+    )
     print_report(report, Console())
     if json_path:
         write_text(json_path, report.to_json())

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import sha256
+from .network import Network, read_network
 
 SCHEMA = "renormlite/manifest/1"
 FILE = "manifest.json"
@@ -108,6 +109,13 @@ class ExportDirectory:
     golden: Path
     network: Path | None
     record: Mapping[str, Any]
+
+    def read_network(self) -> Network | None:
+        """Return the folded network under the trained model's names; None if there is none."""
+        if self.network is None:
+            return None
+        names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
+        return read_network(self.network).named(*names)
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is."""

@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,22 @@ class Network:
     inputs: Mapping[str, tuple[int | None, ...]]
     outputs: Mapping[str, str]
     nodes: tuple[Node, ...]
+
+    def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Network:
+        """Return the network under other names of its inputs and outputs, given in order.
+
+        The trained model's names stay in force where folding replaced the layer that gave them.
+        """
+        before = dict(zip(self.inputs, inputs))
+        nodes = [
+            replace(node, inputs=tuple(before.get(name, name) for name in node.inputs))
+            for node in self.nodes
+        ]
+        return Network(
+            inputs=dict(zip(inputs, self.inputs.values())),
+            outputs=dict(zip(outputs, [before.get(v, v) for v in self.outputs.values()])),
+            nodes=tuple(nodes),
+        )
 
     @property
     def opaque(self) -> list[str]:

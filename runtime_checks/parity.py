@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ def check_parity(
     targets: Sequence[str] = DEFAULT_TARGETS,
     *,
     threads: int = 1,
+    per_op: bool = False,
     devices: DeviceOptions | None = None,
 ) -> ParityReport:
     """Check that exported files compute what the trained model computes.
@@ -83,6 +84,8 @@ def check_parity(
         directory: What `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
         threads: Threads that each runtime may use.
+        per_op: Check every op by itself even where all is well; without it, ops are looked at only
+            to name what is at fault.
         devices: Choices about devices other than this machine, such as time limits.
 
     Returns:
@@ -98,18 +101,10 @@ def check_parity(
     network = export.read_network()
     wanted = [Target.parse(text) for text in targets]
     results = []
-    anatomies: dict[str, Union[Anatomy, Finding]] = {}
+    inside = _Inside(export, network, golden, threads, per_op)
     for target in wanted:
-        for artifact in _fitting(export, target):
-            result = check_target(export, artifact, golden, target, threads=threads)
-            if network is not None and readable(artifact):
-                if artifact.file not in anatomies:
-                    anatomies[artifact.file] = _anatomy(export, artifact, network)
-                anatomy = anatomies[artifact.file]
-                result = _inspected(
-                    export, artifact, network, golden, target, anatomy, result, threads, per_op
-                )
-            results.append(result)
+        for artifact, result in _on_target(export, golden, target, threads, devices):
+            results.append(inside.add(artifact, target, result))
     return ParityReport(
         name=export.name,
         directory=export.path,
@@ -128,54 +123,68 @@ def _on_target(
     target: Target,
     threads: int,
     devices: DeviceOptions | None,
-) -> list[TargetResult]:
+) -> Iterator[tuple[Artifact, TargetResult]]:
     """Check every artifact that a target loads, on this machine or on a device."""
     artifacts = _fitting(export, target)
     if target.device == LOCAL:
-        return [check_target(export, entry, golden, target, threads=threads) for entry in artifacts]
+        for entry in artifacts:
+            yield entry, check_target(export, entry, golden, target, threads=threads)
+        return
     from .devices import run_on_device
 
     runs = run_on_device(export, artifacts, golden.inputs, target, threads=threads, options=devices)
-    return [judge_run(export, entry, golden, target, run) for entry, run in runs]
+    for entry, run in runs:
+        yield entry, judge_run(export, entry, golden, target, run)
 
 
-def _anatomy(
-    export: ExportDirectory, artifact: Artifact, network: Network
-) -> Union[Anatomy, Finding]:
-    """Return a file's anatomy, or the failure that says why it has none."""
-    try:
-        return Anatomy.of(export.path / artifact.file, artifact, network)
-    except UserError as error:
-        return Finding("weights", False, str(error))
+class _Inside:
+    """Adds to each result what the inside of its file says; reads each file once."""
 
+    def __init__(
+        self,
+        export: ExportDirectory,
+        network: Network | None,
+        golden: GoldenSet,
+        threads: int,
+        per_op: bool,
+    ) -> None:
+        self._export, self._network, self._golden = export, network, golden
+        self._threads, self._per_op = threads, per_op
+        self._anatomies: dict[str, Anatomy | Finding] = {}
 
-def _inspected(
-    export: ExportDirectory,
-    artifact: Artifact,
-    network: Network,
-    golden: GoldenSet,
-    target: Target,
-    anatomy: Union[Anatomy, Finding],
-    result: TargetResult,
-    threads: int,
-    per_op: bool,
-) -> TargetResult:
-    """Add to a result what the inside of the file says."""
-    if isinstance(anatomy, Finding):
-        return replace(result, findings=(*result.findings, anatomy))
-    result = replace(result, findings=(*result.findings, *anatomy.findings()))
-    if (result.passed and not per_op) or not result.outputs:
-        return result
-    path = export.path / artifact.file
-    walked, faults, findings = inspect(
-        path, artifact, network, golden, target, anatomy, result, threads=threads
-    )
-    return replace(
-        result,
-        findings=(*result.findings, *findings),
-        ops=walked.checks if walked else (),
-        faults=tuple(faults),
-    )
+    def add(self, artifact: Artifact, target: Target, result: TargetResult) -> TargetResult:
+        """Return a result with the verdict on weights and, where called for, on every op."""
+        network = self._network
+        if network is None or not readable(artifact):
+            return result
+        path = self._export.path / artifact.file
+        if artifact.file not in self._anatomies:
+            try:
+                self._anatomies[artifact.file] = Anatomy.of(path, artifact, network)
+            except UserError as error:
+                self._anatomies[artifact.file] = Finding("weights", False, str(error))
+        anatomy = self._anatomies[artifact.file]
+        if isinstance(anatomy, Finding):
+            return replace(result, findings=(*result.findings, anatomy))
+        result = replace(result, findings=(*result.findings, *anatomy.findings()))
+        if (result.passed and not self._per_op) or not result.outputs:
+            return result
+        walked, faults, findings = inspect(
+            path,
+            artifact,
+            network,
+            self._golden,
+            target,
+            anatomy,
+            result,
+            threads=self._threads,
+        )
+        return replace(
+            result,
+            findings=(*result.findings, *findings),
+            ops=walked.checks if walked else (),
+            faults=tuple(faults),
+        )
 
 
 def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from .bounds import NoiseBound, end_to_end_bound
 from .compare import OutputMetrics, compare_output
 from .golden import GoldenSet
 from .manifest import Artifact
+
+if TYPE_CHECKING:
+    from .culprit import Fault
+    from .walk import OpCheck
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class TargetResult:
         outputs: One verdict for each output that could be compared.
         ran: What really ran, in the runner's words.
         measured: Load and inference times in milliseconds and the like.
+        ops: Every op that was checked by itself; empty when none was.
+        faults: What is at fault, by layer.
     """
 
     target: str
@@ -72,6 +78,8 @@ class TargetResult:
     outputs: tuple[OutputVerdict, ...] = ()
     ran: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    ops: tuple[OpCheck, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -33,9 +33,11 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def paddings(
     sizes: Sequence[int], kernel: Sequence[int], attributes: Attributes
 ) -> list[tuple[int, int]]:
-    """Return the zero padding of every spatial axis."""
+    """Return the zero padding of every spatial axis: as named, or pairs given outright."""
     padding = attributes["padding"]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, attributes["dilation"])]
+    if not isinstance(padding, str):
+        return [(before, after) for before, after in padding]
     if padding == "valid":
         return [(0, 0)] * len(sizes)
     if padding == "causal":

@@ -159,7 +159,7 @@ class Runner(abc.ABC):
 
 
 class TensorReader(abc.ABC):
-    """A runner that can also show every intermediate tensor, by the keys that `graphs` gives them."""
+    """A runner that can also show every intermediate tensor, under the keys of `graphs`."""
 
     @abc.abstractmethod
     def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

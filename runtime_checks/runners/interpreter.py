@@ -88,7 +88,7 @@ class InterpreterRunner(Runner, TensorReader):
             ) from error
 
     def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once with every tensor kept and return them by name.
+        """Run once with every tensor kept and return them by index.
 
         Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
         from op to op.
@@ -97,10 +97,8 @@ class InterpreterRunner(Runner, TensorReader):
         _invoke(interpreter, inputs)
         tensors = {}
         for detail in interpreter.get_tensor_details():
-            if not detail["name"]:
-                continue
             try:
-                tensors[detail["name"]] = interpreter.get_tensor(detail["index"])
+                tensors[str(detail["index"])] = interpreter.get_tensor(detail["index"])
             except ValueError:
                 # Scratch space of a kernel: the runtime has no value to show for it.
                 continue

@@ -1,0 +1,453 @@
+"""Op by op: does every op of a file compute what the folded network says, from its own inputs?
+
+The network is evaluated in float64, node by node. Each node reads the *runtime's own* tensors where
+the file has one for its input, so an error made upstream is not counted again. The expected value
+carries a bound: what rounding in that op may add. A tensor of the file that agrees with a node's
+expected value within that bound is that node's tensor; names play no part in it. Where a converter
+fused several nodes into one op, only the last of them has a tensor, and values and bounds are
+carried through the ones before.
+
+A node is *accounted for* when it has a tensor or all that read it are accounted for. The first that
+is not, though everything it reads is right, is the culprit. To look behind it, the walk takes the
+file's tensor for what it is and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .bounds import UNIT_ROUNDOFF
+from .graphs.base import ArtifactGraph, GraphOp, GraphTensor
+from .network import Network, Node
+from .weights import WeightMatch, file_weight
+
+# Elements of a tensor that are compared first: most pairs of tensors are told apart by these.
+_PROBE = 64
+
+# An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
+# multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
+_LINEAR_STEPS = 0.51
+# Look-up tables and integer approximations of activations, means and softmax: within one step.
+_OTHER_STEPS = 1.01
+_LINEAR = ("conv", "depthwise_conv", "conv_transpose", "dense", "einsum")
+
+_MAX_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class OpCheck:
+    """One node of the network that has a tensor in the file, and how near it came to its bound.
+
+    Attributes:
+        node: The network's node.
+        layer: Its Keras layer.
+        fused: Nodes that the same op computes on the way.
+        op: The op of the file that wrote the tensor; None for a graph input.
+        ratio: Greatest |got - expected| over its bound; at most 1.
+        max_abs: Greatest |got - expected|.
+        drift: Root mean square error relative to the expected value's.
+    """
+
+    node: str
+    layer: str
+    fused: tuple[str, ...]
+    op: GraphOp | None
+    ratio: float
+    max_abs: float
+    drift: float
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The first op whose inputs were right and whose output was not.
+
+    Attributes:
+        node: The network's node.
+        layer: Its Keras layer.
+        segment: The nodes from it to the one that the tensor belongs to.
+        op: The op of the file that computes it; None when no tensor of its size is left.
+        inputs: Network value to the runtime's tensor, (P, …), that it was computed from.
+        expected: (P, …) float64.
+        allowed: (P, …) bound on the error.
+        got: (P, …) the runtime's tensor; None when there is none.
+    """
+
+    node: Node
+    layer: str
+    segment: tuple[Node, ...]
+    op: GraphOp | None
+    inputs: Mapping[str, np.ndarray] = field(repr=False)
+    expected: np.ndarray = field(repr=False)
+    allowed: np.ndarray = field(repr=False)
+    got: np.ndarray | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The result of walking a file.
+
+    Attributes:
+        checks: Every node that has a tensor.
+        culprits: Nodes at fault, in the order of the network; empty when all is well.
+        unchecked: Layers that could not be evaluated, and those behind them that could not either.
+    """
+
+    checks: tuple[OpCheck, ...]
+    culprits: tuple[Culprit, ...]
+    unchecked: tuple[str, ...]
+
+
+def walk(
+    network: Network,
+    graph: ArtifactGraph,
+    tensors: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
+    weights: Sequence[WeightMatch],
+) -> Walk:
+    """Check a file op by op.
+
+    Args:
+        network: The folded network.
+        graph: The file.
+        tensors: Key to (P, …): what the runtime computed for each of P samples.
+        inputs: Keras input name to the (P, …) floats that it was fed.
+        weights: What became of each weight: quantized ones that lie within half a step are taken
+            from the file, so that their rounding is not blamed on the op.
+
+    Returns:
+        Every op's distance to its bound, and the culprits.
+    """
+    walker = _Walker(network, graph, tensors, inputs, weights)
+    forced: dict[str, str] = {}
+    culprits: list[Culprit] = []
+    while True:
+        walker.run(forced)
+        culprit = walker.culprit(forced)
+        if culprit is None or len(culprits) == _MAX_FAULTS:
+            break
+        culprits.append(culprit)
+        if culprit.op is None or culprit.got is None:
+            break
+        forced[culprit.segment[-1].name] = walker.got_key
+    return Walk(tuple(walker.checks), tuple(culprits), tuple(dict.fromkeys(walker.unchecked)))
+
+
+class _Walker:
+    """One pass after another over the network, with more and more tensors taken as they are."""
+
+    def __init__(
+        self,
+        network: Network,
+        graph: ArtifactGraph,
+        tensors: Mapping[str, np.ndarray],
+        inputs: Mapping[str, np.ndarray],
+        weights: Sequence[WeightMatch],
+    ) -> None:
+        self.network, self.graph, self.inputs = network, graph, inputs
+        self.samples = len(next(iter(inputs.values())))
+        self.nodes = {node.name: node for node in network.nodes}
+        self.readers: dict[str, list[Node]] = {}
+        for node in network.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
+        self.weights, self.hybrid = _file_weights(network, weights)
+        self.producer = {key: op for op in graph.ops for key in op.outputs}
+        computed = [
+            key
+            for key in tensors
+            if key in graph.tensors and graph.tensors[key].data is None and key in self.producer
+        ]
+        self.tensors = {key: tensors[key] for key in computed}
+        self.by_size: dict[int, list[str]] = {}
+        for key, array in self.tensors.items():
+            self.by_size.setdefault(array.size, []).append(key)
+
+    def run(self, forced: Mapping[str, str]) -> None:
+        """Walk the network once."""
+        self.value: dict[str, np.ndarray] = dict(self.inputs)
+        self.bound = {name: np.zeros_like(array) for name, array in self.inputs.items()}
+        self.exact: dict[str, np.ndarray] = {}
+        self.allowed: dict[str, np.ndarray] = {}
+        self.mapped: dict[str, str] = {}
+        self.checks: list[OpCheck] = []
+        self.unchecked: list[str] = []
+        self._take_inputs()
+        for node in self.network.nodes:
+            if not node.known or any(name not in self.value for name in node.inputs):
+                self._skip(node, forced)
+                continue
+            expected, allowed = self._expect(node)
+            self.exact[node.name], self.allowed[node.name] = expected, allowed
+            key = forced.get(node.name) or self._find(node, expected, allowed)
+            if key is None:
+                self.value[node.name], self.bound[node.name] = expected, allowed
+                continue
+            got = self._views(key, expected.shape)[0]
+            if node.name in forced:
+                got = self._closest(key, expected)
+            else:
+                got = self._matching(key, node, expected, allowed)
+                self._record(node, key, expected, allowed, got)
+            self.mapped[node.name] = key
+            self.value[node.name] = got
+            self.bound[node.name] = np.zeros_like(got)
+
+    def _take_inputs(self) -> None:
+        """Replace quantized inputs by what the file's integers stand for."""
+        for name, key in zip(self.network.inputs, self.graph.inputs):
+            tensor = self.graph.tensors[key]
+            if tensor.quantization is None or tensor.dtype.kind == "f":
+                continue
+            step, limits = tensor.quantization, np.iinfo(tensor.dtype)
+            scaled = np.rint(self.inputs[name] / step.scales[0]) + step.zero_points[0]
+            clipped = np.clip(scaled, limits.min, limits.max)
+            self.value[name] = (clipped - step.zero_points[0]) * step.scales[0]
+
+    def _skip(self, node: Node, forced: Mapping[str, str]) -> None:
+        """Note a node that cannot be evaluated; what reads it cannot either."""
+        self.unchecked.append(node.layer)
+
+    def _expect(self, node: Node) -> tuple[np.ndarray, np.ndarray]:
+        """Return a node's exact value and its bound."""
+        inputs = [self.value[name] for name in node.inputs]
+        errors = [self.bound[name] for name in node.inputs]
+        if node.name in self.hybrid:
+            # Dynamic range: the op quantizes its input to 8 bits by that sample's largest number.
+            axes = tuple(range(1, inputs[0].ndim))
+            step = np.abs(inputs[0]).max(axis=axes, keepdims=True) / 127
+            errors = [errors[0] + 0.51 * step, *errors[1:]]
+        used = self.weights.get(node.name, node)
+        output = used.evaluate(inputs)
+        return output, used.error(inputs, output, errors, UNIT_ROUNDOFF["float32"])
+
+    def _find(self, node: Node, expected: np.ndarray, allowed: np.ndarray) -> str | None:
+        """Return the key of the tensor that holds a node's value within its bound."""
+        taken = set(self.mapped.values())
+        candidates = self.by_size.get(expected.size, [])
+        # A tensor may serve two nodes (an identity), so the taken ones are only tried last.
+        for key in sorted(candidates, key=lambda key: key in taken):
+            if self._matching_or_none(key, node, expected, allowed) is not None:
+                return key
+        return None
+
+    def _matching(
+        self, key: str, node: Node, expected: np.ndarray, allowed: np.ndarray
+    ) -> np.ndarray:
+        found = self._matching_or_none(key, node, expected, allowed)
+        assert found is not None
+        return found
+
+    def _matching_or_none(
+        self, key: str, node: Node, expected: np.ndarray, allowed: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the view of a tensor that agrees with a node, None when none does."""
+        tensor = self.graph.tensors[key]
+        target, limit = _in_type(tensor, self.tensors[key].dtype, node, expected, allowed)
+        flat_target, flat_limit = target.reshape(-1), limit.reshape(-1)
+        probe = np.linspace(0, target.size - 1, min(_PROBE, target.size)).astype(int)
+        for view in self._views(key, expected.shape):
+            flat = view.reshape(-1)
+            if not _within(flat[probe], flat_target[probe], flat_limit[probe]):
+                continue
+            if _within(flat, flat_target, flat_limit):
+                return view
+        return None
+
+    def _views(self, key: str, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Return a tensor as real numbers in a node's shape: as it lies, or with channels moved."""
+        raw = self.tensors[key]
+        real = self.graph.tensors[key].real(raw)
+        body = real.reshape(self.samples, *raw.shape[2:]) if raw.shape[1:2] == (1,) else real
+        views = [body.reshape(shape)]
+        if body.ndim >= 3:
+            views.append(np.moveaxis(body, 1, -1).reshape(shape))
+            views.append(np.moveaxis(body, -1, 1).reshape(shape))
+        return views
+
+    def _closest(self, key: str, expected: np.ndarray) -> np.ndarray:
+        """Return the view of a tensor that is nearest to a node's value."""
+        views = self._views(key, expected.shape)
+        return min(views, key=lambda view: _distance(view, expected))
+
+    def _record(
+        self,
+        node: Node,
+        key: str,
+        expected: np.ndarray,
+        allowed: np.ndarray,
+        got: np.ndarray,
+    ) -> None:
+        """Enter a check."""
+        tensor = self.graph.tensors[key]
+        target, limit = _in_type(tensor, self.tensors[key].dtype, node, expected, allowed)
+        both = np.isfinite(got) & np.isfinite(target)
+        error = np.abs(np.where(both, got, 0.0) - np.where(both, target, 0.0))
+        ratio = np.divide(error, limit, where=limit > 0, out=np.zeros_like(error))
+        power = float(np.sqrt(np.mean(np.square(np.where(both, target, 0.0)))))
+        noise = float(np.sqrt(np.mean(np.square(error))))
+        self.checks.append(
+            OpCheck(
+                node=node.name,
+                layer=node.layer,
+                fused=tuple(inner.name for inner in self._interior(node)),
+                op=self.producer.get(key),
+                ratio=float(ratio.max(initial=0.0)),
+                max_abs=float(error.max(initial=0.0)),
+                drift=noise / power if power else 0.0,
+            )
+        )
+
+    def _interior(self, node: Node) -> list[Node]:
+        """Return the nodes without a tensor that lead up to a node, nearest last."""
+        found: list[Node] = []
+        waiting = list(node.inputs)
+        while waiting:
+            name = waiting.pop()
+            if name in self.nodes and name not in self.mapped:
+                found.append(self.nodes[name])
+                waiting.extend(self.nodes[name].inputs)
+        order = {inner.name: place for place, inner in enumerate(self.network.nodes)}
+        return sorted({n.name: n for n in found}.values(), key=lambda n: order[n.name])
+
+    def culprit(self, forced: Mapping[str, str]) -> Culprit | None:
+        """Return the first node that is not accounted for, None when all are."""
+        outputs = set(self.network.outputs.values())
+        accounted: set[str] = set()
+        for node in reversed(self.network.nodes):
+            readers = self.readers.get(node.name, [])
+            if (
+                node.name in self.mapped
+                or node.name not in self.exact
+                or (
+                    node.name not in outputs
+                    and readers
+                    and all(reader.name in accounted for reader in readers)
+                )
+            ):
+                accounted.add(node.name)
+        wrong = [node for node in self.network.nodes if node.name not in accounted]
+        if not wrong:
+            return None
+        return self._describe(wrong[0], {node.name for node in wrong})
+
+    def _describe(self, first: Node, wrong: set[str]) -> Culprit:
+        """Find the file's op and tensor for a node at fault."""
+        chain = [first]
+        while True:
+            readers = self.readers.get(chain[-1].name, [])
+            if len(readers) != 1 or len(readers[0].inputs) != 1 or readers[0].weights:
+                break
+            if readers[0].name not in wrong or readers[0].name not in self.exact:
+                break
+            chain.append(readers[0])
+        taken = set(self.mapped.values())
+        ready = [
+            key
+            for key, op in self.producer.items()
+            if key in self.tensors
+            and key not in taken
+            and all(
+                name in taken or name in self.graph.inputs for name in self.graph.activations(op)
+            )
+        ]
+        best: tuple[float, int, str] | None = None
+        for place, node in enumerate(chain):
+            expected = self.exact[node.name]
+            for key in ready:
+                if self.tensors[key].size == expected.size:
+                    distance = _distance(self._closest(key, expected), expected)
+                    if best is None or distance < best[0]:
+                        best = (distance, place, key)
+        place = best[1] if best else 0
+        segment = chain[: place + 1]
+        last = segment[-1].name
+        self.got_key = best[2] if best else ""
+        needed = {name for node in segment for name in node.inputs} - {n.name for n in segment}
+        return Culprit(
+            node=first,
+            layer=first.layer,
+            segment=tuple(segment),
+            op=self.producer[best[2]] if best else None,
+            inputs={name: self.value[name] for name in needed},
+            expected=self.exact[last],
+            allowed=self.allowed[last],
+            got=self._closest(best[2], self.exact[last]) if best else None,
+        )
+
+
+def _file_weights(
+    network: Network, weights: Sequence[WeightMatch]
+) -> tuple[dict[str, Node], set[str]]:
+    """Return nodes whose right but rounded weights come from the file, and the hybrid ones."""
+    rounded: dict[str, dict[str, np.ndarray]] = {}
+    hybrid: set[str] = set()
+    nodes = {node.name: node for node in network.nodes}
+    for match in weights:
+        tensor = match.tensor
+        if match.state != "equal" or tensor is None or tensor.data is None:
+            continue
+        if tensor.data.dtype == np.float32:
+            continue
+        weight = nodes[match.node].weights[match.role]
+        rounded.setdefault(match.node, {})[match.role] = file_weight(match, weight.shape)
+        if match.role == "kernel" and tensor.data.dtype.kind in "iu":
+            hybrid.add(match.node)
+    replaced = {}
+    for name, arrays in rounded.items():
+        node = nodes[name]
+        replaced[name] = Node(
+            node.name,
+            node.op,
+            node.layer,
+            node.inputs,
+            node.shape,
+            node.attributes,
+            {**node.weights, **arrays},
+        )
+    # A bias that is an integer as well belongs to an op that is integer throughout.
+    for match in weights:
+        data = None if match.tensor is None else match.tensor.data
+        if match.role == "bias" and data is not None and data.dtype.kind in "iu":
+            hybrid.discard(match.node)
+    return replaced, hybrid
+
+
+def _in_type(
+    tensor: GraphTensor,
+    dtype: np.dtype,
+    node: Node,
+    expected: np.ndarray,
+    allowed: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return value and bound as a tensor's own type can hold them."""
+    if dtype == np.float16:
+        # Computed or at least stored in half precision: u of that type, and overflow to infinity.
+        unit = UNIT_ROUNDOFF["float16"]
+        grown = allowed * (unit / UNIT_ROUNDOFF["float32"]) + unit * np.abs(expected) + 2.0**-24
+        return expected, grown
+    if dtype.kind == "f" or tensor.quantization is None:
+        return expected, allowed
+    limits = np.iinfo(dtype)
+    step = tensor.quantization.step(0 if tensor.quantization.scales.size == 1 else 1)
+    scale, point = float(np.max(step)), int(tensor.quantization.zero_points[0])
+    low, high = (limits.min - point) * scale, (limits.max - point) * scale
+    steps = _LINEAR_STEPS if node.op in _LINEAR else _OTHER_STEPS
+    return np.clip(expected, low, high), allowed + steps * scale
+
+
+def _within(got: np.ndarray, expected: np.ndarray, limit: np.ndarray) -> bool:
+    """Return whether every element is within its limit, or infinite or NaN alike."""
+    with np.errstate(invalid="ignore"):
+        near = np.abs(got - expected) <= limit
+    alike = (np.isnan(got) & np.isnan(expected)) | (got == expected)
+    return bool(np.all(near | alike))
+
+
+def _distance(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative distance of two arrays; infinite when one is not finite."""
+    if not np.isfinite(got).all():
+        return float("inf")
+    return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-300))

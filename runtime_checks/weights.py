@@ -1,0 +1,201 @@
+"""Compares the constants of a file with the weights of the folded network, before anything runs.
+
+Float weights must be equal bit for bit: both exporters only reorder axes. Quantized weights must
+lie within half a step of the real ones, since that is what rounding to the nearest step means. A
+constant is looked for by value, never by name or place; where none is right, the one that agrees
+in most elements is the one that was altered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .graphs.base import ArtifactGraph, GraphTensor
+from .network import Network, Node
+
+# A quantized weight is off by half a step at most, and by the float32 rounding of q·scale.
+_HALF_STEP = 0.5 * (1 + 2.0**-10)
+
+# A constant that agrees with a weight in half of its elements and not in all was altered. One that
+# a converter merged with a neighbour agrees nowhere, except where numbers are 0.
+_ALTERED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class WeightMatch:
+    """What became of one weight.
+
+    Attributes:
+        node: The network's node.
+        layer: Its Keras layer.
+        role: "kernel", "bias", …
+        state: "equal", "altered" (most elements agree), or "absent" (no constant resembles it:
+            merged by the converter, reordered, or altered throughout).
+        tensor: The constant that it is or most resembles; None when there is none of its size.
+        form: Axes of the network's weight in the order of the constant, flattened.
+        differing: Number of elements that differ.
+        size: Number of elements.
+        at: Place of the first that differs, in the network's axes.
+        found: The file's number there.
+        expected: The network's number there.
+    """
+
+    node: str
+    layer: str
+    role: str
+    state: str
+    tensor: GraphTensor | None = None
+    form: tuple[int, ...] = ()
+    differing: int = 0
+    size: int = 0
+    at: tuple[int, ...] = ()
+    found: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        """Say what differs."""
+        return (
+            f"{self.role} of layer '{self.layer}': {self.differing} / {self.size} weights "
+            f"({100 * self.differing / max(self.size, 1):.3g} %) are not those of the folded "
+            f"network; first at {list(self.at)}: {self.found:.9g} in the file, "
+            f"{self.expected:.9g} in the network"
+        )
+
+
+def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
+    """Find every weight of the network among the constants of a file.
+
+    Args:
+        network: The folded network.
+        graph: The file.
+
+    Returns:
+        One entry for each weight of each node.
+    """
+    constants = [c for c in graph.constants if c.data is not None and c.data.size > 0]
+    exact: dict[bytes, GraphTensor] = {}
+    by_size: dict[int, list[GraphTensor]] = {}
+    for constant in constants:
+        assert constant.data is not None
+        by_size.setdefault(constant.data.size, []).append(constant)
+        if constant.data.dtype.kind == "f":
+            exact[_digest(constant.data)] = constant
+    matches = []
+    claimed: set[str] = set()
+    for node in network.nodes:
+        for role, weight in node.weights.items():
+            match = _exactly(node, role, weight, exact)
+            if match is not None and match.tensor is not None:
+                claimed.add(match.tensor.key)
+            matches.append((node, role, weight, match))
+    found = []
+    for node, role, weight, match in matches:
+        if match is None:
+            rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
+            match = _nearest(node, role, weight, rest)
+        found.append(match)
+    return found
+
+
+def forms(op: str, role: str, rank: int) -> Iterator[tuple[int, ...]]:
+    """Yield the axis orders in which files store a weight of ``rank`` axes.
+
+    Keras stores (*K, in, out) for convolutions, (*K, channel, multiplier) for depthwise ones,
+    (*K, out, in) for transposed ones and (in, out) for dense layers.
+    """
+    axes = tuple(range(rank))
+    yield axes
+    if role != "kernel" or rank < 2:
+        return
+    spatial, last = axes[:-2], axes[-2:]
+    if op == "depthwise_conv":
+        yield (*last, *spatial)
+        return
+    yield (last[1], *spatial, last[0])  # TFLite: out, K, in
+    yield (last[1], last[0], *spatial)  # ONNX: out, in, K; in, out, K when transposed
+    yield (last[0], *spatial, last[1])  # TFLite, transposed: out, K, in
+
+
+def _exactly(
+    node: Node, role: str, weight: np.ndarray, exact: dict[bytes, GraphTensor]
+) -> WeightMatch | None:
+    """Return the match with the constant that is equal bit for bit, as float32 or float16."""
+    for form in dict.fromkeys(forms(node.op, role, weight.ndim)):
+        ordered = np.transpose(weight, form)
+        for dtype in (np.float32, np.float16):
+            with np.errstate(over="ignore"):
+                constant = exact.get(_digest(ordered.astype(dtype)))
+            if constant is not None:
+                return WeightMatch(
+                    node.name, node.layer, role, "equal", constant, form, size=weight.size
+                )
+    return None
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """Return a hash of the numbers in order; -0.0 counts as 0.0, which it equals."""
+    plain = np.ascontiguousarray(array) + array.dtype.type(0)
+    return hashlib.blake2b(str(array.dtype).encode() + plain.tobytes(), digest_size=16).digest()
+
+
+def _nearest(node: Node, role: str, weight: np.ndarray, rest: list[GraphTensor]) -> WeightMatch:
+    """Return the match with the constant that agrees in most elements."""
+    best: tuple[float, GraphTensor, tuple[int, ...], np.ndarray, np.ndarray] | None = None
+    for form in dict.fromkeys(forms(node.op, role, weight.ndim)):
+        ordered = np.transpose(weight, form).astype(np.float64).reshape(-1)
+        for constant in rest:
+            wrong, real = _wrong(ordered, constant)
+            share = 1 - float(wrong.mean())
+            if best is None or share > best[0]:
+                best = (share, constant, form, wrong, real)
+    if best is None:
+        return WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
+    share, constant, form, wrong, real = best
+    if not wrong.any():
+        return WeightMatch(node.name, node.layer, role, "equal", constant, form, size=weight.size)
+    first = int(np.argmax(wrong))
+    place = np.unravel_index(first, [weight.shape[axis] for axis in form])
+    at = [0] * weight.ndim
+    for axis, index in zip(form, place):
+        at[axis] = int(index)
+    return WeightMatch(
+        node=node.name,
+        layer=node.layer,
+        role=role,
+        state="altered" if share >= _ALTERED_SHARE else "absent",
+        tensor=constant,
+        form=form,
+        differing=int(wrong.sum()),
+        size=weight.size,
+        at=tuple(at),
+        found=float(real[first]),
+        expected=float(weight[tuple(at)]),
+    )
+
+
+def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a constant is not the expected numbers, and the numbers it stands for."""
+    data = constant.data
+    assert data is not None
+    real = constant.real(data).reshape(-1)
+    if data.dtype.kind == "f":
+        rounded = expected.astype(data.dtype).astype(np.float64)
+        return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
+    if constant.quantization is None:
+        return np.ones(expected.shape, bool), real
+    step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
+    return ~(np.abs(real - expected) <= _HALF_STEP * step), real
+
+
+def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the numbers that the file holds for a weight, in the network's axes, as float64."""
+    assert match.tensor is not None
+    assert match.tensor.data is not None
+    real = match.tensor.real(match.tensor.data)
+    ordered = real.reshape([shape[axis] for axis in match.form])
+    return np.transpose(ordered, np.argsort(match.form))

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.manifest import Manifest as Manifest
+    from .export.samples import Preprocessing as Preprocessing
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
+    from .toolkit.functional import RenormState as RenormState
+    from .toolkit.functional import batch_renorm as batch_renorm
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
     from .toolkit.layers import ChannelAffine as ChannelAffine
+    from .toolkit.learned import LearnedRenormalization as LearnedRenormalization
     from .toolkit.saving import load_model as load_model
     from .toolkit.schedules import LinearRamp as LinearRamp
     from .toolkit.schedules import paper_schedule as paper_schedule
@@ -31,10 +35,14 @@ _HOME = {
     "BatchRenormalization": ".toolkit.layers",
     "ChannelAffine": ".toolkit.layers",
     "FoldResult": ".export.fold",
+    "LearnedRenormalization": ".toolkit.learned",
     "LinearRamp": ".toolkit.schedules",
     "Manifest": ".export.manifest",
     "ParityReport": ".runtime_checks.parity",
+    "Preprocessing": ".export.samples",
+    "RenormState": ".toolkit.functional",
     "UserError": ".errors",
+    "batch_renorm": ".toolkit.functional",
     "check_parity": ".runtime_checks.parity",
     "export_model": ".export.exporter",
     "fold": ".export.fold",

@@ -44,7 +44,12 @@ def sigma(variance: Tensor, epsilon: float) -> Tensor:
 
 
 def correction(
-    batch: Statistics, moving: Statistics, *, r_max: Tensor, d_max: Tensor, epsilon: float
+    batch: Statistics,
+    moving: Statistics,
+    *,
+    r_max: Tensor | float,
+    d_max: Tensor | float,
+    epsilon: float,
 ) -> Correction:
     """Return r and d, clipped, and constant to the gradient.
 

@@ -10,6 +10,7 @@ import keras
 
 from ..errors import UserError
 from . import layers as _registers_our_layers  # noqa: F401
+from . import learned as _registers_more_layers  # noqa: F401
 
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 

@@ -44,8 +44,8 @@ def training_step(
     beta: Tensor | None,
     settings: Settings,
     *,
-    r_max: Tensor,
-    d_max: Tensor,
+    r_max: Tensor | float,
+    d_max: Tensor | float,
     mask: Tensor | None = None,
 ) -> TrainingStep:
     """Run algorithm 1 once, but for the update of the moving statistics, which the caller stores.
@@ -71,8 +71,8 @@ def _fused_step(
     gamma: Tensor | None,
     beta: Tensor | None,
     settings: Settings,
-    r_max: Tensor,
-    d_max: Tensor,
+    r_max: Tensor | float,
+    d_max: Tensor | float,
     mask: None,
 ) -> TrainingStep:
     axis, epsilon = settings.axis, settings.epsilon
@@ -88,8 +88,8 @@ def _reference_step(
     gamma: Tensor | None,
     beta: Tensor | None,
     settings: Settings,
-    r_max: Tensor,
-    d_max: Tensor,
+    r_max: Tensor | float,
+    d_max: Tensor | float,
     mask: Tensor | None,
 ) -> TrainingStep:
     x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))

@@ -1,0 +1,197 @@
+"""Speed and memory of the layer against its peers, paired in one process.
+
+    python benchmarks/layer.py                 graph mode, CPU: the shapes below, forward + backward
+    python benchmarks/layer.py --xla           the same under XLA
+    python benchmarks/layer.py --model         a whole `fit` step of MobileNetV2
+    python benchmarks/layer.py --memory        peak resident memory of one step, a process each
+    python benchmarks/layer.py --inference     inference
+
+Times are interleaved in random order, round by round, and compared by the median of the ratios
+within a round, which another load moves far less than it moves the times themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+SHAPES = [(16, 112, 112, 32), (16, 56, 56, 64), (16, 28, 28, 128), (64, 7, 7, 512)]
+MEMORY_SHAPE = (32, 112, 112, 64)
+EPSILON = 1e-3
+
+Step = Callable[[], object]
+
+
+def candidates(shape: tuple[int, ...]) -> dict:
+    """Return name -> (function of x, trainable variables) for one shape."""
+    import keras
+    import renormlite as rl
+    import tensorflow as tf
+
+    channels = shape[-1]
+    gamma, beta = tf.Variable(tf.ones(channels)), tf.Variable(tf.zeros(channels))
+
+    def raw_operation(x: tf.Tensor) -> tf.Tensor:
+        empty = tf.zeros(0)
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=EPSILON
+        ).y
+
+    def of_layer(layer: keras.layers.Layer) -> tuple:
+        layer.build(shape)
+        variables = [v.value for v in layer.trainable_variables]
+        return (lambda x, training=True: layer(x, training=training)), variables
+
+    clipping = {"rmin": 1 / 3, "rmax": 3.0, "dmax": 5.0}
+    return {
+        "BatchRenormalization": of_layer(rl.BatchRenormalization()),
+        "keras BatchNormalization": of_layer(keras.layers.BatchNormalization()),
+        "keras BatchNormalization(renorm)": of_layer(
+            keras.layers.BatchNormalization(renorm=True, renorm_clipping=clipping)
+        ),
+        "raw fused operation": (raw_operation, [gamma, beta]),
+    }
+
+
+def training_step(function: Callable, variables: list, shape: tuple[int, ...], xla: bool) -> Step:
+    """Return a compiled forward + backward pass, ready to call."""
+    import tensorflow as tf
+
+    x, dy = tf.random.normal(shape, seed=1) + 0.5, tf.random.normal(shape, seed=2)
+
+    @tf.function(jit_compile=xla)
+    def step(x: tf.Tensor, dy: tf.Tensor) -> list:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return tape.gradient(y, [x, *variables], dy)
+
+    return lambda: step(x, dy)[-1].numpy()
+
+
+def inference_step(function: Callable, shape: tuple[int, ...], xla: bool) -> Step:
+    """Return a compiled inference pass, ready to call."""
+    import tensorflow as tf
+
+    x = tf.random.normal(shape, seed=1)
+    step = tf.function(lambda x: function(x, training=False), jit_compile=xla)
+    return lambda: step(x).shape
+
+
+def paired(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Return seconds by name, one entry a round; each round runs every step once, shuffled."""
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(title: str, seconds: dict[str, list[float]]) -> None:
+    """Print the median of ours over each peer's, and the median times for orientation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "median ms", "ours / this", "quartiles", title=title)
+    ours = next(iter(seconds))
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(seconds[ours], times, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        table.add_row(
+            name,
+            f"{statistics.median(times) * 1e3:.2f}",
+            f"{middle:.3f}",
+            f"{low:.3f} to {high:.3f}",
+        )
+    Console().print(table)
+
+
+def model_steps() -> dict[str, Step]:
+    """Return one `train_on_batch` of MobileNetV2 (96 px, batch 16) with each norm."""
+    import keras
+    import numpy as np
+    import renormlite as rl
+
+    x = np.random.default_rng(0).normal(size=(16, 96, 96, 3)).astype("float32")
+    y = np.arange(16) % 10
+    plain = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
+
+    def with_peer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            config |= {"renorm": True, "renorm_clipping": {"rmin": 1 / 3, "rmax": 3, "dmax": 5}}
+        return type(layer).from_config(config)
+
+    models = {
+        "BatchRenormalization": rl.to_renorm(plain),
+        "keras BatchNormalization": plain,
+        "keras BatchNormalization(renorm)": keras.models.clone_model(
+            plain, clone_function=with_peer
+        ),
+    }
+    steps = {}
+    for name, model in models.items():
+        model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+        steps[name] = lambda model=model: model.train_on_batch(x, y)
+    return steps
+
+
+def peak_memory(name: str) -> None:
+    """Print the peak resident memory, in MiB, of training steps with one candidate."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = training_step(*candidates(MEMORY_SHAPE)[name], MEMORY_SHAPE, xla=False)
+    for _ in range(3):
+        step()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{name:34s} {(after - before) / 1024:8.0f} MiB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--xla", action="store_true", help="compile with XLA")
+    parser.add_argument("--model", action="store_true", help="a fit step of MobileNetV2")
+    parser.add_argument("--inference", action="store_true", help="inference instead of training")
+    parser.add_argument("--memory", action="store_true", help="peak memory, a process each")
+    parser.add_argument("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=100, help="rounds a shape (default 100)")
+    options = parser.parse_args()
+    if options.memory_of:
+        peak_memory(options.memory_of)
+    elif options.memory:
+        print(f"peak memory of a training step, {MEMORY_SHAPE}, over that before TensorFlow")
+        for name in candidates((2, 4, 4, 2)):
+            subprocess.run([sys.executable, __file__, "--memory-of", name], check=True)
+    elif options.model:
+        report("MobileNetV2, one fit step", paired(model_steps(), min(options.rounds, 30)))
+    else:
+        for shape in SHAPES:
+            peers = candidates(shape)
+            if options.inference:
+                del peers["raw fused operation"]
+                steps = {n: inference_step(f, shape, options.xla) for n, (f, _) in peers.items()}
+            else:
+                steps = {n: training_step(f, v, shape, options.xla) for n, (f, v) in peers.items()}
+            mode = "XLA" if options.xla else "graph"
+            kind = "inference" if options.inference else "training step"
+            report(f"{shape}, {kind}, {mode}", paired(steps, options.rounds))
+
+
+if __name__ == "__main__":
+    main()

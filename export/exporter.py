@@ -266,7 +266,7 @@ def _artifact(
     expected = job.graph.signature
 
     def in_keras_terms(found: TensorInfo, wanted: TensorInfo) -> TensorInfo:
-        return dataclasses.replace(found, axes=wanted.axes)
+        return dataclasses.replace(found, axes=wanted.axes, keras_name=wanted.keras_name)
 
     files = hash_folder(path) if path.is_dir() else None
     return Artifact(

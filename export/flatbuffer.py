@@ -90,6 +90,11 @@ def set_interface(
                 f"The converter left {len(indices)} of {len(names)} {kind}s {list(names)}. "
                 f"An {kind} that nothing uses or computes cannot be exported; remove it."
             )
+    if len({*map(int, graph.inputs), *map(int, graph.outputs)}) < len(inputs) + len(outputs):
+        raise UserError(
+            f"Two of the outputs {list(outputs)} are one and the same tensor, or an input passed "
+            "through, which a TFLite file cannot name apart. Return each tensor once."
+        )
     interface = {int(i): n for i, n in zip(graph.outputs, outputs, strict=True)}
     interface |= {int(i): n for i, n in zip(graph.inputs, inputs, strict=True)}
     # Interface names are taken first, so that an inner tensor never takes one of them.
@@ -168,7 +173,7 @@ def content_of(model: Any) -> Content:
     """Read operators, interface and signature of a parsed file (main subgraph's interface)."""
     graph = model.subgraphs[0]
     ops = Counter(
-        _operator_name(model.operatorCodes[operator.opcodeIndex])
+        operator_name(model.operatorCodes[operator.opcodeIndex])
         for subgraph in model.subgraphs
         for operator in subgraph.operators or []
     )
@@ -187,7 +192,8 @@ def content_of(model: Any) -> Content:
     )
 
 
-def _operator_name(code: Any) -> str:
+def operator_name(code: Any) -> str:
+    """Return the name of an operator code: `CONV_2D`, or a custom operator's own."""
     # Files written for old runtimes carry the code in the deprecated 8-bit field.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM:

@@ -12,14 +12,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import keras
 
 from ..errors import UserError
 from .manifest import TensorInfo
-from .signature import Signature, as_functional
+from .rewrites import redirect, split_grouped_conv3d
+from .signature import Signature, as_functional, unique_names
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -113,22 +114,43 @@ def freeze(
             training=False,
         )
         results = keras.tree.flatten(result)
-        described = [
-            arrange(dataclasses.replace(t, shape=tuple(r.shape.as_list()), dtype=r.dtype.name))
-            for t, r in zip(signature.outputs, results, strict=True)
-        ]
+        described = _described(signature, results, arrange)
         outputs = [
             tf.identity(_to_file_order(value, tensor.axes), name=f"output_{index}")
             for index, (value, tensor) in enumerate(zip(results, described, strict=True))
         ]
+    replaced = split_grouped_conv3d(graph)
     graph_def = graph.as_graph_def()
+    redirect(graph_def, replaced)
     _refuse_variables(graph_def, model.name)
     return FrozenGraph(
         graph_def,
         tuple(placeholders),
         tuple(outputs),
-        Signature(inputs, tuple(described)),
+        Signature(inputs, described),
         _decode_calls(graph_def, names),
+    )
+
+
+def _described(
+    signature: Signature,
+    results: Sequence[tf.Tensor],
+    arrange: Callable[[TensorInfo], TensorInfo],
+) -> tuple[TensorInfo, ...]:
+    """Return the outputs as traced; one called like an input gets a name of its own in the file."""
+    inputs = [tensor.name for tensor in signature.inputs]
+    names = unique_names([*inputs, *(t.name for t in signature.outputs)])[len(inputs) :]
+    return tuple(
+        arrange(
+            dataclasses.replace(
+                tensor,
+                name=name,
+                keras_name=tensor.name if name != tensor.name else None,
+                shape=tuple(result.shape.as_list()),
+                dtype=result.dtype.name,
+            )
+        )
+        for tensor, name, result in zip(signature.outputs, names, results, strict=True)
     )
 
 

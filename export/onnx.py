@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from ..files import write_bytes
 from .formats import Contents, Job, check_interface
 from .freeze import FrozenGraph
 from .manifest import METADATA_KEY, TensorInfo
-from .onnx_canonical import canonical
+from .onnx_canonical import bodies, canonical
 from .onnx_quantize import quantize
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Onnx:
 
         model = canonical(convert(job.graph, job.options.opset), job.graph.readable_name)
         if job.precision != "float32":
-            samples = job.calibration and job.calibration.batches(job.graph.signature.inputs)
+            inputs = job.graph.signature.inputs
+            samples = job.calibration.batches(inputs) if job.calibration else None
             model = canonical(quantize(model, job.precision, samples), str)
         model.metadata_props.append(
             onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
@@ -52,7 +55,7 @@ class Onnx:
         if foreign:
             raise UserError(f"{path.name}: {', '.join(foreign)} is no standard ONNX operator.")
         contents = Contents(
-            dict(Counter(node.op_type for node in model.graph.node)),
+            dict(_count(model.graph)),
             tuple(map(_tensor_info, model.graph.input)),
             tuple(map(_tensor_info, model.graph.output)),
         )
@@ -119,7 +122,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
             strict=True,
         )
     }
-    with tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
+    with _quiet_tf2onnx(), tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
         tf.import_graph_def(graph_def, name="")
         try:
             converted = tfonnx.process_tf_graph(
@@ -130,6 +133,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
                 output_names=[tensor.name for tensor in graph.outputs],
                 const_node_values=weights,
                 tensors_to_rename=rename,
+                custom_op_handlers={"Erfc": (_erfc, [])},
             )
         except (ValueError, NotImplementedError, AssertionError, KeyError) as error:
             raise UserError(
@@ -143,6 +147,38 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
         del converted.update_proto
     model: onnx.ModelProto = converted.make_model("")
     return model if native == opset else onnx.version_converter.convert_version(model, opset)
+
+
+def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write erfc, which exact GELU traces to and ONNX lacks: erfc(x) = 1 - erf(x)."""
+    shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
+    erf = ctx.make_node("Erf", list(node.input), name=f"{name}/erf", shapes=shapes, dtypes=dtypes)
+    one = ctx.make_const(f"{name}/one", np.array(1, np.float32))
+    outputs = list(node.output)
+    ctx.remove_node(name)
+    terms = [one.output[0], erf.output[0]]
+    ctx.make_node("Sub", terms, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+@contextlib.contextmanager
+def _quiet_tf2onnx() -> Iterator[None]:
+    """Keep tf2onnx from logging what is raised as an error anyway."""
+    logger = logging.getLogger("tf2onnx")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _count(graph: onnx.GraphProto) -> Counter[str]:
+    """Count the operators of a graph, those in the bodies of loops included."""
+    counter = Counter(node.op_type for node in graph.node)
+    for node in graph.node:
+        for body in bodies(node):
+            counter += _count(body)
+    return counter
 
 
 def _nothing(external_tensor_storage: Any = None) -> None:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from ..errors import UserError
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,42 +24,33 @@ def canonical(model: onnx.ModelProto, readable: Callable[[str], str]) -> onnx.Mo
     """Return `model` with nodes, weights and names in canonical order and form.
 
     Args:
-        model: A model as tf2onnx made it, without control flow bodies.
-        readable: From a TensorFlow op name to one with the Keras layer's name.
-
-    Raises:
-        UserError: The model holds subgraphs (loops, conditions), whose names cannot be renewed.
+        model: A model as a converter made it.
+        readable: From a converter's op name to one with the Keras layer's name.
     """
-    graph = model.graph
-    nodes = list(_in_order(graph))
-    names = _Names(
-        [value.name for value in graph.input] + [value.name for value in graph.output], readable
-    )
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    ordered_weights: list[onnx.TensorProto] = []
-    renewed_nodes = []
-    for node in nodes:
-        if any(
-            a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-            for a in node.attribute
-        ):
-            raise UserError(
-                f"The model holds the control flow operator {node.op_type} (a loop or condition "
-                "over data), which this exporter does not write to ONNX. Unroll it."
-            )
-        renewed_nodes.append(_renew(node, names))
-        for name in node.input:
-            if name in weights:
-                ordered_weights.append(_renamed(weights.pop(name), names.value(name)))
+    interface = [value.name for value in (*model.graph.input, *model.graph.output)]
     result = onnx.ModelProto()
     result.producer_name = "renormlite"
     result.opset_import.extend(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
     result.ir_version = onnx.helper.find_min_ir_version_for(list(result.opset_import))
+    result.graph.CopyFrom(_renewed_graph(model.graph, _Names(interface, readable)))
     result.graph.name = "main"
-    result.graph.node.extend(renewed_nodes)
-    result.graph.initializer.extend(ordered_weights)
-    result.graph.input.extend(graph.input)
-    result.graph.output.extend(graph.output)
+    return result
+
+
+def _renewed_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
+    """Return a graph, the main one or a loop's body, in canonical form."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    result = onnx.GraphProto(name="body")
+    result.input.extend(_renamed_value(value, names) for value in graph.input)
+    for node in _in_order(graph):
+        for name in _reads(node):
+            if name in weights:
+                result.initializer.append(_renamed_weight(weights.pop(name), names))
+        result.node.append(_renewed_node(node, names))
+    result.output.extend(_renamed_value(value, names) for value in graph.output)
+    for value in graph.output:  # a weight may be an output itself
+        if value.name in weights:
+            result.initializer.append(_renamed_weight(weights.pop(value.name), names))
     return result
 
 
@@ -81,7 +70,24 @@ def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield node
             else:
                 stack.append((name, True))
-                stack.extend((needed, False) for needed in reversed(node.input))
+                stack.extend((needed, False) for needed in reversed(_reads(node)))
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Return the values a node reads, those its bodies take from outside included."""
+    names = list(node.input)
+    for body in bodies(node):
+        made = {value.name for value in (*body.input, *body.initializer)}
+        made |= {output for inner in body.node for output in inner.output}
+        for inner in body.node:
+            names += [name for name in _reads(inner) if name not in made]
+        names += [value.name for value in body.output if value.name not in made]
+    return names
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs inside a loop or condition; none for any other node."""
+    return [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
 
 
 class _Names:
@@ -114,17 +120,26 @@ def _unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _renew(node: onnx.NodeProto, names: _Names) -> onnx.NodeProto:
-    renewed = onnx.NodeProto()
-    renewed.op_type = node.op_type
-    renewed.domain = node.domain
-    renewed.name = names.node(node.name)
+def _renewed_node(node: onnx.NodeProto, names: _Names) -> onnx.NodeProto:
+    renewed = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
     renewed.input.extend(names.value(name) for name in node.input)
+    renewed.name = names.node(node.name)
     renewed.output.extend(names.value(name) for name in node.output)
-    renewed.attribute.extend(sorted(node.attribute, key=lambda attribute: attribute.name))
+    for attribute in sorted(node.attribute, key=lambda attribute: attribute.name):
+        copy = renewed.attribute.add()
+        copy.CopyFrom(attribute)
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            copy.g.CopyFrom(_renewed_graph(attribute.g, names))
     return renewed
 
 
-def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    tensor.name = name
+def _renamed_weight(tensor: onnx.TensorProto, names: _Names) -> onnx.TensorProto:
+    tensor.name = names.value(tensor.name)
     return tensor
+
+
+def _renamed_value(value: onnx.ValueInfoProto, names: _Names) -> onnx.ValueInfoProto:
+    renamed = onnx.ValueInfoProto()
+    renamed.CopyFrom(value)
+    renamed.name = names.value(value.name)
+    return renamed

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
     from .toolkit.functional import RenormState as RenormState
+    from .toolkit.convert import to_batch_norm as to_batch_norm
+    from .toolkit.convert import to_renorm as to_renorm
     from .toolkit.functional import batch_renorm as batch_renorm
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
     from .toolkit.layers import ChannelAffine as ChannelAffine
@@ -49,6 +51,8 @@ _HOME = {
     "load_model": ".toolkit.saving",
     "paper_schedule": ".toolkit.schedules",
     "register_affine": ".export.fold",
+    "to_batch_norm": ".toolkit.convert",
+    "to_renorm": ".toolkit.convert",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

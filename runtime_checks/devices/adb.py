@@ -43,7 +43,7 @@ class Adb:
         if shutil.which("adb") is None:
             raise DeviceError(f"Android devices are reached by adb, which is not here. {_INSTALL}")
         self.name = name
-        self.serial = _choose(serial, _attached())
+        self.serial = _choose(serial, attached())
         features = run(["adb", "-s", self.serial, "features"], timeout_s=30)
         if b"shell_v2" not in features.out:
             raise DeviceError(
@@ -135,7 +135,7 @@ class AdbDevice(ShellDevice):
         return {**super()._describe(), "serial": self._adb.serial if self._adb else ""}
 
 
-def _attached() -> dict[str, str]:
+def attached() -> dict[str, str]:
     """Return serial number to state of every device that the adb server knows."""
     found = run(["adb", "devices"], timeout_s=60)
     if found.code != 0:

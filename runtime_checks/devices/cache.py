@@ -92,6 +92,15 @@ class Component:
         progress(f"{self.name}: made ({megabytes(noted['bytes'])} at {self.path})")
         return noted
 
+    def remove(self) -> int:
+        """Remove it and return the bytes freed; 0 when it was not there."""
+        if not self.path.exists():
+            return 0
+        with _locked(self.path.parent):
+            size = folder_size(self.path)
+            shutil.rmtree(self.path)
+        return size
+
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.path.parent).free
         if free < self.needs_bytes:

@@ -196,7 +196,7 @@ def require_browser(options: DeviceOptions) -> Path:
     program = find_browser(options.browser)
     if program is None:
         raise DeviceError(
-            "No Chromium or Chrome is on the PATH. Install one (sudo apt install chromium), or "
-            "name yours with --browser PATH."
+            "No Chromium or Chrome is on the PATH: name yours with --browser PATH, or install one: "
+            "sudo apt install chromium"
         )
     return program

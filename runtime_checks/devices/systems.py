@@ -129,7 +129,7 @@ ARMV7 = System(
 
 SYSTEMS = {system.kind: system for system in (AARCH64, ARMV7)}
 
-_EMULATOR = Component(
+EMULATOR = Component(
     "qemu",
     {"suite": pins.QEMU_SUITE, "programs": [AARCH64.emulator, ARMV7.emulator]},
     needs_bytes=600_000_000,
@@ -140,8 +140,8 @@ def find_emulator(system: System) -> Path | None:
     """Return a QEMU that is new enough, from the PATH or the cache, or None."""
     names = (system.emulator, f"{system.emulator}-static")
     candidates = [Path(found) for name in names if (found := shutil.which(name))]
-    if _EMULATOR.record() is not None:
-        candidates.append(_EMULATOR.path / system.emulator)
+    if EMULATOR.record() is not None:
+        candidates.append(EMULATOR.path / system.emulator)
     for path in candidates:
         version = qemu_version(path)
         if version is not None and int(version.split(".")[0]) >= pins.QEMU_MAJOR:
@@ -173,7 +173,7 @@ def build(system: System, *, source: str | None, progress: Progress) -> None:
     emulator = find_emulator(system)
     if emulator is None:
         apt.require_apt()
-        _EMULATOR.make(lambda folder: _fetch_emulator(folder, source, progress), progress)
+        EMULATOR.make(lambda folder: _fetch_emulator(folder, source, progress), progress)
         emulator = find_emulator(system)
     if emulator is None:
         raise DeviceError(

@@ -1,0 +1,64 @@
+"""`renormlite device setup|remove`: the emulated systems and web runtimes in the user's cache."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ..runtime_checks.devices import web_packages
+from ..runtime_checks.devices.base import DeviceOptions
+from ..runtime_checks.devices.cache import Component, cache_root, megabytes
+from ..runtime_checks.devices.chromium import require_browser
+from ..runtime_checks.devices.systems import EMULATOR, SYSTEMS, build
+
+BROWSER = "browser"
+KINDS = (*SYSTEMS, BROWSER)
+
+
+@click.group("device")
+def command() -> None:
+    """Set up devices that need no hardware: emulated ARM systems, a browser."""
+
+
+@command.command("setup")
+@click.argument("kinds", nargs=-1, required=True, type=click.Choice(KINDS))
+@click.option(
+    "--source",
+    metavar="URI",
+    help="Debian mirror for the ARM systems. [default: the one this machine's apt uses]",
+)
+@click.option("--browser", type=click.Path(path_type=Path), help="The browser that will be used.")
+def setup(kinds: tuple[str, ...], source: str | None, browser: Path | None) -> None:
+    """Fetch and build devices of KINDS, once; what is there already is used as it is.
+
+    Takes no privileges. Downloads come from where apt, pip and npm of this machine get theirs; the
+    result lies in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
+    """
+    start = time.monotonic()
+
+    def progress(line: str) -> None:
+        click.echo(f"{time.monotonic() - start:6.1f} s  {line}")
+
+    for kind in kinds:
+        if kind == BROWSER:
+            web_packages.build(progress=progress)
+            progress(f"browser: {require_browser(DeviceOptions(browser=browser))}")
+        else:
+            build(SYSTEMS[kind], source=source, progress=progress)
+
+
+@command.command("remove")
+@click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
+def remove(kinds: tuple[str, ...]) -> None:
+    """Remove devices of KINDS from the cache, or all of them."""
+    components: dict[str, Component] = {
+        **{kind: system.component for kind, system in SYSTEMS.items()},
+        BROWSER: web_packages.PACKAGES,
+        "qemu": EMULATOR,
+    }
+    for name in kinds or components:
+        freed = components[name].remove()
+        click.echo(f"{name}: {megabytes(freed)} freed" if freed else f"{name}: was not set up")
+    click.echo(f"cache: {cache_root()}")

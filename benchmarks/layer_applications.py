@@ -1,8 +1,8 @@
-"""Converts every network of keras.applications to batch renormalization and back, and compares bits.
+"""Converts every network of keras.applications to batch renorm and back, and compares bits.
 
     python benchmarks/layer_applications.py [NAME ...]
 
-Weights are random, statistics are drawn as training might leave them. Prints the norms found and the
+Weights are random, statistics drawn as training might leave them. Prints the norms found and the
 largest difference of inference; anything but 0 is a failure, and the exit code says so.
 """
 

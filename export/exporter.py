@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,11 @@ import numpy as np
 from .. import __version__
 from ..errors import UserError
 from ..files import sha256
+from ..runtime_checks.noise import expected_noise
 from . import golden
 from .calibrate import Calibration, load_calibration
 from .fold import FoldResult, float64_twin, fold
 from .formats import Contents, Job, format_named, needs_calibration, takes_channels_first
-from .freeze import FrozenGraph, freeze
 from .host import run_artifact
 from .manifest import Artifact, FileRecord, Manifest, TensorInfo, hash_folder
 from .network import write_network
@@ -32,8 +33,12 @@ from .progress import Listener, Steps
 from .samples import Preprocessing, SampleSet, Source, load_samples
 from .signature import Signature, is_symbolic, signature_of
 from .staging import moved_in_when_done
+from .variants import Variant, Variants, choice_note, choose
 
 NETWORK_FILE = "network.npz"
+
+# Precisions that gain nothing from equalized ranges: their numbers carry exponents of their own.
+FLOAT_PRECISIONS = ("float32", "float16")
 
 _PACKAGES = (
     "ai-edge-litert",
@@ -129,16 +134,22 @@ def export_model(
     if inputs is not None:
         real = load_samples(
             inputs, signature.inputs, limit=golden.REAL, preprocessing=preprocessing
-        ).arrays
+        )
+    samples = _calibration(options, inputs if calibration is None else calibration, signature)
     run = _Run(
         model=model,
         folded=folded,
         signature=signature,
         options=options,
-        calibration=_calibration(
-            options, inputs if calibration is None else calibration, signature
+        calibration=samples,
+        variants=Variants(
+            folded.model,
+            signature,
+            _judges(samples, real),
+            batch_size=batch_size,
+            equalize=equalize,
         ),
-        samples=golden.choose_samples(signature.inputs, real),
+        samples=golden.choose_samples(signature.inputs, real.arrays if real else None),
         name=target.resolve().name,
         source={
             "model_name": model.name,
@@ -159,6 +170,7 @@ class _Run:
     signature: Signature
     options: ExportOptions
     calibration: Calibration | None
+    variants: Variants
     samples: golden.Samples
     name: str
     source: dict[str, Any]
@@ -168,13 +180,20 @@ class _Run:
         """Write every file into `folder`, the manifest last."""
         artifacts = [self._write(name, precision, folder) for name, precision in self.options.files]
         with self.step(NETWORK_FILE, "write"):
-            write_network(self.folded.model, folder / NETWORK_FILE)
+            network = write_network(
+                self.folded.model,
+                folder / NETWORK_FILE,
+                inputs=[tensor.name for tensor in self.signature.inputs],
+                outputs=[tensor.name for tensor in self.signature.outputs],
+            )
         with self.step(golden.FILE_NAME, "truth in float64"):
             exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
             truth = golden.evaluate(float64_twin(self.model), self.signature, exact)
             folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
         with self.step(golden.FILE_NAME, "reference in float32"):
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
+        with self.step(golden.FILE_NAME, "noise of float32"):
+            noise = expected_noise(network, self.samples.inputs)
         outputs = {}
         for artifact in artifacts:
             with self.step(artifact.file, "run"):
@@ -186,6 +205,7 @@ class _Run:
             folded64=folded64,
             reference=reference,
             artifacts=outputs,
+            noise=noise,
         )
         judged = [
             dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
@@ -196,13 +216,54 @@ class _Run:
         return manifest
 
     def _write(self, format_name: str, precision: str, folder: Path) -> Artifact:
+        """Write one file, from the variant of the network that makes the best of its bits."""
+        started = time.perf_counter()
+        if precision in FLOAT_PRECISIONS:
+            artifact = self._convert(format_name, precision, self.variants.plain, folder)
+        else:
+            artifact = self._best(format_name, precision, folder)
+        return dataclasses.replace(artifact, seconds=time.perf_counter() - started)
+
+    def _best(self, format_name: str, precision: str, folder: Path) -> Artifact:
+        """Write a quantized file from every variant and keep the one with the least noise."""
+        with self.step("model", "equalize"):
+            variants = self.variants.quantized
+        if len(variants) == 1:
+            return self._convert(format_name, precision, variants[0], folder)
+        tried: list[tuple[Variant, float]] = []
+        made: dict[str, tuple[Artifact, Path]] = {}
+        for index, variant in enumerate(variants):
+            place = folder / f".variant-{index}"
+            place.mkdir()
+            artifact = self._convert(format_name, precision, variant, place)
+            with self.step(artifact.file, "judge"):
+                tried.append((variant, self.variants.judge(artifact, place)))
+            made[variant.name] = (artifact, place)
+        chosen = choose(tried)
+        artifact, place = made[chosen.name]
+        os.replace(place / artifact.file, folder / artifact.file)
+        for _, place in made.values():
+            shutil.rmtree(place)
+        if not chosen.name:
+            return artifact
+        network = folder / f"network.{chosen.name}.npz"
+        if not network.exists():
+            write_network(chosen.model, network)
+        return dataclasses.replace(
+            artifact, notes=(choice_note(tried, chosen),), network=FileRecord.of(network)
+        )
+
+    def _convert(
+        self, format_name: str, precision: str, variant: Variant, folder: Path
+    ) -> Artifact:
         """Convert, write and validate one file."""
         file_format = format_named(format_name)
         path = folder / f"{self.name}.{precision}{file_format.suffix}"
-        started = time.perf_counter()
         channels_first = self.options.layout == "nchw" and takes_channels_first(format_name)
+        with self.step(path.name, "trace"):
+            graph = self.variants.graph(variant, channels_first)
         job = Job(
-            self._graph(channels_first),
+            graph,
             precision,
             self.options,
             self._metadata(precision),
@@ -212,16 +273,7 @@ class _Run:
             file_format.write(job, path)
         with self.step(path.name, "validate"):
             contents = file_format.validate(path, job)
-        return _artifact(path, format_name, job, contents, seconds=time.perf_counter() - started)
-
-    def _graph(self, channels_first: bool) -> FrozenGraph:
-        with self.step("model", "trace"):
-            return freeze(
-                self.folded.model,
-                self.signature,
-                batch_size=self.options.batch_size,
-                channels_first=channels_first,
-            )
+        return _artifact(path, format_name, job, contents)
 
     def _metadata(self, precision: str) -> str:
         """Return the JSON that is kept inside a file."""
@@ -259,9 +311,7 @@ class _Run:
         )
 
 
-def _artifact(
-    path: Path, format_name: str, job: Job, contents: Contents, *, seconds: float
-) -> Artifact:
+def _artifact(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:
     """Describe a file that is written and validated."""
     expected = job.graph.signature
 
@@ -278,7 +328,6 @@ def _artifact(
         ops=contents.ops,
         inputs=tuple(map(in_keras_terms, contents.inputs, expected.inputs)),
         outputs=tuple(map(in_keras_terms, contents.outputs, expected.outputs)),
-        seconds=seconds,
         files=files,
     )
 
@@ -313,6 +362,13 @@ def _calibration(
         limit=options.calibration_samples,
         preprocessing=options.preprocessing,
     )
+
+
+def _judges(calibration: Calibration | None, real: SampleSet | None) -> SampleSet | None:
+    """Return real samples to judge quantized files by; random ones would judge wrongly."""
+    if calibration is not None and not calibration.random:
+        return calibration.samples
+    return real
 
 
 def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:

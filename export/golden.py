@@ -3,7 +3,8 @@
 `golden.npz` holds, for N samples: `kind` (N,), `input:NAME`, `truth:NAME` (the trained model in
 float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
-quantized, axes in Keras order). NAME is the Keras name of an input or output.
+quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
+arithmetic is expected to make. NAME is the Keras name of an input or output.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def write_golden(
     folded64: Arrays,
     reference: Arrays,
     artifacts: Mapping[str, Arrays],
+    noise: Arrays,
 ) -> None:
     """Write `golden.npz`, whole or not at all; see the module's docstring for its layout."""
     content: dict[str, np.ndarray] = {"kind": np.array(samples.kind)}
@@ -121,6 +123,7 @@ def write_golden(
         "truth": truth,
         "folded64": folded64,
         "reference": {name: value.astype(np.float32) for name, value in reference.items()},
+        "noise": noise,
         **{f"artifact:{file}": outputs for file, outputs in artifacts.items()},
     }
     for prefix, arrays in groups.items():

@@ -73,6 +73,19 @@ class TensorInfo:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileRecord:
+    """A file beside the artifacts: its name in the directory and its hash."""
+
+    file: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Hash a file that is in place."""
+        return cls(path.name, sha256(path))
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifact:
     """One exported file.
 
@@ -93,6 +106,8 @@ class Artifact:
         notes: Sentences about choices the exporter made for this file.
         files: Of a folder, such as a SavedModel: relative path to hash of each file in it. The
             manifest lists those under `folders`, not `artifacts`. None for a file.
+        network: The network this file was made from, where that is not the folded one but an
+            equalized twin; its layers' weights are not those of the folded network.
     """
 
     file: str
@@ -107,6 +122,7 @@ class Artifact:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     files: dict[str, str] | None = None
+    network: FileRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -125,6 +141,8 @@ class Artifact:
             record["notes"] = list(self.notes)
         if self.files is not None:
             record["files"] = self.files
+        if self.network is not None:
+            record["network"] = dataclasses.asdict(self.network)
         return record
 
     @classmethod
@@ -142,20 +160,8 @@ class Artifact:
             snr_db=dict(record["snr_db"]),
             notes=tuple(record.get("notes", ())),
             files=record.get("files"),
+            network=FileRecord(**record["network"]) if "network" in record else None,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class FileRecord:
-    """A file beside the artifacts: its name in the directory and its hash."""
-
-    file: str
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> FileRecord:
-        """Hash a file that is in place."""
-        return cls(path.name, sha256(path))
 
 
 def hash_folder(folder: Path) -> dict[str, str]:

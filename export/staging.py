@@ -55,5 +55,7 @@ def _files_of_earlier_export(directory: Path) -> set[str]:
         manifest = Manifest.load(directory)
     except UserError:  # none, or damaged: nothing is known to be ours
         return set()
+    named = {a.file for a in manifest.artifacts}
+    named |= {a.network.file for a in manifest.artifacts if a.network is not None}
     # Only plain names: a manifest from elsewhere must not point out of its directory.
-    return {a.file for a in manifest.artifacts if Path(a.file).name == a.file}
+    return {name for name in named if Path(name).name == name}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 import zipapp
 from collections.abc import Iterator
@@ -144,3 +146,105 @@ def echo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = folder / "echo.parity.pyz"
     zipapp.create_archive(folder / "app", target)
     return target
+
+
+@dataclass
+class FakeAdb:
+    """An adb server without a phone, and what it pretends to have attached."""
+
+    folder: Path
+    port: int
+
+    def attach(self, **devices: str) -> None:
+        """Set serial number to state; "unplugged" cuts every connection."""
+        partial = self.folder / "devices.part"
+        partial.write_text(json.dumps(devices))
+        partial.replace(self.folder / "devices.json")
+
+    @property
+    def tmp(self) -> Path:
+        """The device's temporary folder."""
+        return self.folder / "root" / "tmp"
+
+    def leftovers(self) -> list[str]:
+        """What lies there."""
+        return sorted(path.name for path in self.tmp.iterdir())
+
+    def install(self, name: str, text: str) -> Path:
+        """Put an executable on the device's PATH."""
+        path = self.folder / "root" / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAdb]:
+    """Start the fake adb server and let the real adb client speak to it."""
+    assert shutil.which("adb"), "the tests of adb need its client: apt install adb"
+    folder = tmp_path / "adb"
+    for name in ("root/bin", "root/tmp"):
+        (folder / name).mkdir(parents=True)
+    fake = FakeAdb(folder, free_port())
+    fake.attach(PHONE1="device")
+    server = Path(__file__).with_name("fake_adb_server.py")
+    process = subprocess.Popen([sys.executable, str(server), str(fake.port), str(folder)])
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(fake.port))
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", fake.port)) == 0:
+                    break
+            assert process.poll() is None, "the fake adb server does not start"
+            time.sleep(0.05)
+        yield fake
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The digits network and a MobileNetV2, trained a little, in every precision.
+
+    Real data throughout: the scanned digits, and crops of the photographs that scikit-learn ships.
+    """
+    import keras
+    import numpy as np
+    import renormlite
+    from renormlite.models import digits
+    from renormlite.models.data import handwritten_digits
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("exports")
+    precisions = ("float32", "float16", "dynamic", "int8")
+    keras.utils.set_random_seed(0)
+    data = handwritten_digits()
+    network = digits.build(renormlite.BatchRenormalization)
+    network.compile("adam", "sparse_categorical_crossentropy")
+    network.fit(data.train.x[:640], data.train.y[:640], batch_size=8, epochs=2, verbose=0)
+    renormlite.export_model(
+        network,
+        folder / "digits",
+        precisions=precisions,
+        calibration=data.train.x[:100],
+        inputs=data.test.x[:24],
+    )
+    rng = np.random.default_rng(0)
+    crops = []
+    for _ in range(32):
+        image = load_sample_images().images[rng.integers(2)]
+        top, left = (rng.integers(size - 192) for size in image.shape[:2])
+        crops.append(image[top : top + 192 : 2, left : left + 192 : 2] / 127.5 - 1)
+    photos = np.asarray(crops, np.float32)
+    mobilenet = keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None, classes=10)
+    for start in range(0, 32, 8):  # statistics of real images, not the zeros and ones of a new net
+        mobilenet(photos[start : start + 8], training=True)
+    renormlite.export_model(
+        mobilenet,
+        folder / "mobilenet",
+        precisions=precisions,
+        calibration=photos,
+        inputs=photos[:4],
+    )
+    return {name: folder / name for name in ("digits", "mobilenet")}

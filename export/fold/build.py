@@ -3,50 +3,77 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
+from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...toolkit.layers import ChannelAffine
-from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Slot, Source
-from .layers import BiasMap
+from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Shape, Slot, Source, Value
+from .layers import BiasMap, Resampling
 from .linear import Linear
 
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 
 
-def build(graph: Graph, dtype: str) -> keras.Model:
+def build(graph: Graph, dtype: str, watch: Sequence[Value] | None = None) -> keras.Model:
     """Build the network that a graph describes.
 
     Args:
         graph: The graph; it stays as it is.
         dtype: ``"float32"`` or ``"float64"``: what every floating-point layer computes in.
+        watch: Values to return, as a flat list, instead of the network's outputs.
 
     Returns:
         A functional model whose layers, inputs and outputs have the names of the original's.
     """
-    return _Builder(graph, dtype).model()
+    return _Builder(graph, dtype, watch).model()
+
+
+def response(op: Linear, shape: Shape) -> NDArray[np.float64]:
+    """Return what a linear layer without its bias gives for an input of ones, in float64.
+
+    Args:
+        op: The layer with what it absorbed.
+        shape: The shape of one sample, static.
+    """
+    config = _in_dtype(op.kind.config(op, activation=False), "float64")
+    layer = _from_config(op.layer, config)
+    ones = keras.ops.ones((1, *shape), dtype="float64")
+    layer.build(ones.shape)
+    for variable, array in zip(op.kind.variables(layer), op.kind.arrays(op), strict=True):
+        variable.assign(array)
+    bias = keras.ops.convert_to_numpy(layer(keras.ops.zeros_like(ones)))
+    result: NDArray[np.float64] = keras.ops.convert_to_numpy(layer(ones))[0] - bias[0]
+    return result
 
 
 class _Builder:
     """Builds one model; holds the layers and tensors made so far."""
 
-    def __init__(self, graph: Graph, dtype: str) -> None:
+    def __init__(self, graph: Graph, dtype: str, watch: Sequence[Value] | None) -> None:
         self.graph = graph
         self.dtype = dtype
+        self.watch = watch
         self.calls = graph.calls()
-        self.fused, self.with_activation = _fused_activations(self.calls)
+        self.fused, self.with_activation = _fused_activations(self.calls, set(watch or ()))
         self.layers: dict[int, Any] = {}
         self.tensors: dict[int, Any] = {}
 
     def model(self) -> keras.Model:
         for call in self.calls:
             self.call(call)
-        inputs = self.packed(self.graph.input_structure, self.graph.inputs)
-        outputs = self.packed(self.graph.output_structure, self.graph.outputs, self.named_outputs())
+        inputs = self.packed(
+            self.graph.input_structure, [self.tensors[id(v)] for v in self.graph.inputs]
+        )
+        if self.watch is None:
+            outputs = self.packed(self.graph.output_structure, self.named_outputs())
+        else:
+            outputs = [self.tensors[id(value)] for value in self.watch]
         model = keras.Model(inputs, outputs, name=self.graph.name)
         for call in self.calls:
             self.fill(call)
@@ -88,9 +115,9 @@ class _Builder:
             layer = self.layers[id(op)] = _make(op, self)
         return layer
 
-    def packed(self, structure: Any, values: list[Any], tensors: list[Any] | None = None) -> Any:
-        flat = tensors or [self.tensors[id(value)] for value in values]
-        return tree.map_structure(lambda slot: flat[slot.index], structure)
+    @staticmethod
+    def packed(structure: Any, tensors: list[Any]) -> Any:
+        return tree.map_structure(lambda slot: tensors[slot.index], structure)
 
     def named_outputs(self) -> list[Any]:
         """Return the outputs, each made by a layer of the name its user knows.
@@ -114,6 +141,10 @@ class _Builder:
             tensors.append(tensor)
         return tensors
 
+    def calls_of(self, op: Any) -> list[Call]:
+        """Return the calls of one op; only for ops that are rare."""
+        return [call for call in self.calls if call.op is op]
+
     def fill(self, call: Call) -> None:
         """Give the layer of a call its weights, once however often it is called."""
         layer = self.layers.pop(id(call.op), None)
@@ -121,7 +152,7 @@ class _Builder:
             _fill(call.op, layer)
 
 
-def _fused_activations(calls: list[Call]) -> tuple[set[int], set[int]]:
+def _fused_activations(calls: list[Call], watched: set[Value]) -> tuple[set[int], set[int]]:
     """Find the activations that go back into their layer, because nothing came between.
 
     A layer has its activation in all its calls or in none.
@@ -136,7 +167,7 @@ def _fused_activations(calls: list[Call]) -> tuple[set[int], set[int]]:
     fused: set[int] = set()
     owners: set[int] = set()
     for op, group in by_op.items():
-        after = [_own_activation(call) for call in group]
+        after = [None if call.output in watched else _own_activation(call) for call in group]
         if all(after):
             fused.update(id(activation) for activation in after)
             owners.add(op)
@@ -159,7 +190,12 @@ def _make(op: Any, builder: _Builder) -> Any:
 
 @_make.register
 def _(op: Kept, builder: _Builder) -> Any:
-    config = _in_dtype(op.operation.get_config(), builder.dtype)
+    layer = op.operation
+    if builder.dtype == "float64" and isinstance(layer, keras.layers.UpSampling2D):
+        (call, *_) = builder.calls_of(op)
+        if layer.interpolation != "nearest" and None not in call.inputs[0].shape[1:]:
+            return Resampling(layer, name=op.name, dtype="float64")
+    config = _in_dtype(layer.get_config(), builder.dtype)
     config["name"] = op.name
     return _from_config(op.operation, config)
 

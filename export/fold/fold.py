@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -59,7 +60,7 @@ def fold(
             "Folding needs the TensorFlow backend of Keras. "
             f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
         )
-    graph, norms, outcome = _folded(model, copy_budget)
+    graph, norms, outcome = _folded(model, copy_budget, Limits())
     proof = None
     rolled_back: tuple[str, ...] = ()
     if verify:
@@ -75,17 +76,36 @@ def fold(
 
 
 def inspect(model: keras.Model, *, copy_budget: int = 0) -> FoldReport:
-    """Return the report of a fold without making it: no weight but those of norms is read."""
-    graph, norms, outcome = _folded(model, copy_budget)
+    """Return the report of a fold without building the folded network."""
+    graph, norms, outcome = _folded(model, copy_budget, Limits())
     return make_report(graph, norms, outcome)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a run of the fold may not do; all off but in the search for a wrong fold.
+
+    Attributes:
+        distrusted: Norms that are not read.
+        most_norms: Read no norm after so many.
+        banned: Norms that are not folded, as `Step.norms` names them.
+        most_steps: Stop after so many folds.
+    """
+
+    distrusted: frozenset[str] = frozenset()
+    most_norms: int | None = None
+    banned: frozenset[tuple[str, ...]] = frozenset()
+    most_steps: int | None = None
+
+
 def _folded(
-    model: keras.Model, copy_budget: int, **limits: Any
+    model: keras.Model, copy_budget: int, limits: Limits
 ) -> tuple[Graph, list[Norm], Outcome]:
     graph = read_graph(model)
-    norms = recognize(graph)
-    outcome = run(graph, copy_budget=copy_budget, **limits)
+    norms = recognize(graph, limits.distrusted, limits.most_norms)
+    outcome = run(
+        graph, copy_budget=copy_budget, most_steps=limits.most_steps, banned=limits.banned
+    )
     settle(graph)
     return graph, norms, outcome
 
@@ -93,21 +113,35 @@ def _folded(
 def _roll_back(
     model: keras.Model, prover: Prover, copy_budget: int
 ) -> tuple[Graph, list[Norm], Outcome, tuple[str, ...], float]:
-    """Find the folds that change an output and fold again without them.
+    """Find what changes an output, a norm read wrongly or a wrong fold, and do without it.
 
-    Each fold keeps the outputs, so the first prefix of folds that does not ends with a wrong one:
-    bisection finds it. Repeated until the rest is right.
+    Every reading and every fold keeps the outputs, so the first prefix of them that does not ends
+    with a wrong one: bisection finds it. Repeated until the rest is right.
     """
-    banned: frozenset[tuple[str, ...]] = frozenset()
+    limits = Limits()
+
+    def worst(**more: Any) -> float:
+        return prover.worst(_folded(model, copy_budget, replace(limits, **more))[0])
+
     while True:
-        graph, norms, outcome = _folded(model, copy_budget, banned=banned)
-        worst = prover.worst(graph)
-        if worst <= TOLERANCE or not outcome.steps:
-            names = tuple(name for group in banned for name in group)
-            return graph, norms, outcome, names, worst
-        right, wrong = 0, len(outcome.steps)
-        while wrong - right > 1:
-            middle = (right + wrong) // 2
-            part, _, _ = _folded(model, copy_budget, banned=banned, most_steps=middle)
-            right, wrong = (middle, wrong) if prover.worst(part) <= TOLERANCE else (right, middle)
-        banned |= {outcome.steps[wrong - 1].norms}
+        graph, norms, outcome = _folded(model, copy_budget, limits)
+        error = prover.worst(graph)
+        taken_back = (*limits.distrusted, *(name for group in limits.banned for name in group))
+        if error <= TOLERANCE or worst(most_norms=0, most_steps=0) > TOLERANCE:
+            # The second is a network that differs from itself: no norm is to blame.
+            return graph, norms, outcome, taken_back, error
+        if worst(most_steps=0) > TOLERANCE:
+            culprit = _first_wrong(len(norms), lambda n: worst(most_norms=n, most_steps=0))
+            limits = replace(limits, distrusted=limits.distrusted | {norms[culprit].name})
+        else:
+            culprit = _first_wrong(len(outcome.steps), lambda n: worst(most_steps=n))
+            limits = replace(limits, banned=limits.banned | {outcome.steps[culprit].norms})
+
+
+def _first_wrong(count: int, error_of: Callable[[int], float]) -> int:
+    """Return the index of the thing that makes the first wrong prefix; all of them are wrong."""
+    right, wrong = 0, count
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
+        right, wrong = (middle, wrong) if error_of(middle) <= TOLERANCE else (right, middle)
+    return wrong - 1

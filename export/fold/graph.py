@@ -131,10 +131,12 @@ class Extra:
     Attributes:
         axis: The channel axis.
         constant: What it carries.
+        padded: Whether zero padding has been put around it, so that it carries 0 there.
     """
 
     axis: int
     constant: float
+    padded: bool = False
 
 
 @dataclass(eq=False)

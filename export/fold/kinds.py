@@ -157,6 +157,9 @@ class ConvTransposeKind(_ChannelKind):
     def sizes(self, layer: Any) -> tuple[int, int]:
         return layer.kernel.shape[-1], layer.kernel.shape[-2]
 
+    def channels_last(self, kernel: Array) -> Array:
+        return super().channels_last(np.moveaxis(kernel, -2, -1))
+
     def widens(self, layer: Any) -> bool:
         return True
 
@@ -188,6 +191,9 @@ class DepthwiseKind(_ChannelKind):
         fan_in, multiplier = layer.kernel.shape[-2:]
         return fan_in, fan_in * multiplier
 
+    def channels_last(self, kernel: Array) -> Array:
+        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
+
     def borders(self, layer: Any, shape: Shape) -> str:
         return _zero_padding(layer, shape)
 
@@ -209,6 +215,9 @@ class SeparableKind(_ChannelKind):
 
     def sizes(self, layer: Any) -> tuple[int, int]:
         return layer.depthwise_kernel.shape[-2], layer.pointwise_kernel.shape[-1]
+
+    def channels_last(self, kernel: Array) -> Array:
+        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1])
 
     def borders(self, layer: Any, shape: Shape) -> str:
         return _zero_padding(layer, shape)

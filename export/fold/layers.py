@@ -1,10 +1,12 @@
-"""The layer that the fold leaves where a bias must differ from position to position."""
+"""Layers that Keras has not: a bias that differs by position, and resampling in float64."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 
 @keras.saving.register_keras_serializable(package="renormlite")
@@ -26,3 +28,44 @@ class BiasMap(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the input."""
         return input_shape
+
+
+class Resampling(keras.layers.Layer):
+    """What ``UpSampling2D`` with interpolation computes, in the layer's own precision.
+
+    TensorFlow interpolates images in float32 whatever it is given, which no proof in float64
+    survives. Interpolation is linear and separable, so one matrix an axis does the same. Only
+    networks rebuilt in float64 hold this layer; it is not meant to be saved.
+    """
+
+    def __init__(self, layer: keras.layers.UpSampling2D, **options: Any) -> None:
+        super().__init__(**options)
+        self._factors = layer.size
+        self._interpolation = layer.interpolation
+        self._first = 2 if layer.data_format == "channels_first" else 1
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the matrices; height and width must be static."""
+        self._matrices: list[NDArray[np.float64]] = []
+        for axis, factor in enumerate(self._factors, self._first):
+            size = input_shape[axis]
+            assert size is not None, "who makes this layer has looked"
+            self._matrices.append(_interpolation_matrix(size, factor, self._interpolation))
+
+    def call(self, inputs: Any) -> Any:
+        """Return the resampled images."""
+        outputs = inputs
+        for axis, matrix in enumerate(self._matrices, self._first):
+            moved = keras.ops.moveaxis(outputs, axis, -1)
+            moved = keras.ops.matmul(moved, keras.ops.cast(matrix, self.compute_dtype))
+            outputs = keras.ops.moveaxis(moved, -1, axis)
+        return outputs
+
+
+def _interpolation_matrix(size: int, factor: int, method: str) -> NDArray[np.float64]:
+    """Return the (size, size * factor) matrix by which a row of pixels is resampled."""
+    images = np.eye(size, dtype=np.float32)[:, None, :, None]
+    resized = keras.ops.image.resize(images, (1, size * factor), interpolation=method)
+    matrix = np.asarray(keras.ops.convert_to_numpy(resized), np.float64)[:, 0, :, 0]
+    # The weights of a pixel sum to 1 in exact arithmetic, and to 1 plus a float32 rounding here.
+    return matrix / matrix.sum(axis=0)

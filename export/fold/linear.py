@@ -87,6 +87,10 @@ class Kind(abc.ABC):
     def variables(self, layer: Any) -> list[keras.Variable]:
         """Return the variables of a rebuilt layer in the order of `arrays`."""
 
+    def channels_last(self, kernel: Array) -> Array:
+        """Return the first kernel as (weights, output channels)."""
+        return kernel.reshape(-1, kernel.shape[-1])
+
     def borders(self, layer: Any, shape: Shape) -> str:
         """Say why a constant input would not give a constant output; empty where it does."""
         return ""

@@ -45,7 +45,8 @@ def _batch_norm(layer: Any) -> Affine:
 
 
 def _rescaling(layer: kl.Rescaling) -> Affine:
-    scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+    # The layer holds Python numbers and TensorFlow reads those as float32, whatever it computes in.
+    scale, offset = np.asarray(layer.scale, np.float32), np.asarray(layer.offset, np.float32)
     if max(scale.ndim, offset.ndim) > 1:
         raise NotAffineError("its scale differs along more than one axis")
     return Affine.of(scale, offset)
@@ -94,7 +95,8 @@ def register_affine(layer_type: type[keras.Layer]) -> Callable[[_AnyReading], _A
 
     Returns:
         A decorator for the function that reads such a layer: it is given the built layer and
-        returns the `Affine` that the layer computes at inference.
+        returns the `Affine` that the layer computes at inference. It must compute in float64: a
+        rounding to float32 is a difference that the proof finds.
 
     Example:
     ```python

@@ -126,8 +126,10 @@ def run(
     passes = _Passes(graph, outcome, copy_budget, most_steps, banned)
     while passes.sweep(best_plan):
         pass
-    # Last, since no affine travels past a value that was given one more channel.
+    # After all travel, since no affine travels past a value that was given one more channel.
     passes.sweep(border_plan)
+    # Last: it costs more parameters than any other way.
+    passes.sweep(map_plan)
     return outcome
 
 
@@ -208,6 +210,29 @@ def _take_from_ones(plan: Plan, seeds: list[Call], way: Way) -> Refusal | None:
     return None
 
 
+def map_plan(
+    graph: Graph, seeds: list[Call], copy_budget: int
+) -> tuple[Plan | None, list[Refusal]]:
+    """Find a plan that adds behind a zero-padded layer what the shift in front of it amounts to.
+
+    ``W*pad(s·x + t) = (W·s)*pad(x) + W*pad(t)``: the last is a constant of the size of the output,
+    the same everywhere but at the borders. One operation, where a multiplication and an addition
+    would stay.
+    """
+    plan = Plan(graph, RULES, copy_budget)
+    for call in seeds:
+        op: AffineOp = call.op
+        identity = Affine.identity(op.affine.axis, op.affine.size)
+        plan.change(call, dataclasses.replace(op, affine=identity))
+        for user, slot in call.output.uses:
+            refusal = absorb.take_as_map(plan, user, slot, op)
+            if refusal:
+                return None, [refusal]
+        if call.output.is_output or call.output.extra is not None:
+            return None, []
+    return (plan, []) if plan_cost(plan) < FREE else (None, [])
+
+
 def best_plan(
     graph: Graph, seeds: list[Call], copy_budget: int
 ) -> tuple[Plan | None, list[Refusal]]:
@@ -255,6 +280,8 @@ def plan_cost(plan: Plan) -> Cost:
         total = total + (cost_of(op) - cost_of(call.op))
     for copy in plan.copies:
         total = total + Cost(1, copy.op.size)
+    for _, op in plan.maps:
+        total = total + cost_of(op)
     return total
 
 

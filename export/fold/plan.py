@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .affine import Affine
-from .graph import AffineOp, Call, Extra, Graph, Value
+from .graph import AffineOp, Call, Extra, Graph, MapOp, Value
 from .linear import Linear
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Plan:
         self.recoded: dict[Value, tuple[str, Affine]] = {}
         self.extras: dict[Value, Extra] = {}
         self.copies: list[Copy] = []
+        self.maps: list[tuple[Call, MapOp]] = []
         self.steps = 0
 
     def op(self, call: Call) -> Any:
@@ -229,6 +230,8 @@ class Plan:
             call.op = op
         for value, extra in self.extras.items():
             value.extra = extra
+        for call, op in self.maps:
+            self.graph.insert_after(call.output, op)
 
     def _enter(self, value: Value, direction: str, affine: Affine) -> Refusal | None:
         """Note that a value is recoded; it can be so only once, in one way."""

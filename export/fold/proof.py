@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from .build import build
-from .graph import Graph
+from .graph import ActivationOp, Graph, Kept, Value
 from .keras_graph import read_graph
+from .recognize import split_activation
 
 # Float64 has 53 bits, 1.1e-16; a deep network amplifies a rounding by a few thousand. What is
 # above this is no rounding: a wrong border is 1e-2, a float32 cast 1e-7.
@@ -24,6 +25,14 @@ TOLERANCE = 1e-10
 _FREE_SIZE = 32
 
 _SAMPLES = 2
+
+# A softmax of one large logit is 1 whatever the others are, so what goes in is compared too. No
+# affine passes these, so it is the same in both networks.
+_SATURATING = {
+    keras.activations.softmax,
+    keras.activations.log_softmax,
+    keras.activations.sigmoid,
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,12 @@ class Prover:
             graph: The original network, as it was read.
             real: Real inputs, or None: an array, a list of arrays or a dict by input name.
         """
-        twin = build(graph, "float64")
+        made: dict[tuple[int, ...], Any] = {}
+        for call in graph.calls():
+            if any(value.is_output for value in call.outputs) and isinstance(call.op, Kept):
+                split_activation(graph, call, made)
+        self.hidden = [saturates(value) for value in graph.outputs]
+        twin = build(graph, "float64", _watched(graph, self.hidden))
         self.batches = list(probes(graph, real))
         self.truth = [_outputs(twin, inputs) for _, inputs in self.batches]
 
@@ -90,12 +104,35 @@ class Prover:
 
         A NaN or an infinity that only one of both has counts as infinitely large.
         """
-        folded = build(graph, "float64")
+        folded = build(graph, "float64", _watched(graph, self.hidden))
         worst = 0.0
         for (_, inputs), truth in zip(self.batches, self.truth, strict=True):
             for expected, got in zip(truth, _outputs(folded, inputs), strict=True):
                 worst = max(worst, relative_error(expected, got))
         return worst
+
+
+def saturates(value: Value) -> bool:
+    """Whether a value comes out of an activation that can hide a difference, such as softmax."""
+    op = value.producer.op
+    if isinstance(op, ActivationOp):
+        return op.function in _SATURATING
+    if not isinstance(op, Kept):
+        return False
+    layer = op.operation
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation in _SATURATING
+    return isinstance(layer, keras.layers.Softmax)
+
+
+def _watched(graph: Graph, hidden: list[bool]) -> list[Value]:
+    """Return what to compare: the outputs, and what is behind those that can hide a difference."""
+    behind = [
+        value.producer.inputs[0]
+        for value, hides in zip(graph.outputs, hidden, strict=True)
+        if hides and saturates(value)
+    ]
+    return [*graph.outputs, *behind]
 
 
 def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,16 @@ class Norm:
     refusal: str = ""
 
 
-def recognize(graph: Graph) -> list[Norm]:
+def recognize(
+    graph: Graph, distrusted: Container[str] = (), most_norms: int | None = None
+) -> list[Norm]:
     """Turn the calls of a graph that was just read into norms, linear layers and activations.
+
+    Args:
+        graph: The graph; changed in place.
+        distrusted: Names of norms to leave as they are.
+        most_norms: Leave all norms after so many as they are; the roll-back looks for the one that
+            was read wrongly.
 
     Returns:
         Every norm of the network, in the order of the calls, each once.
@@ -36,41 +45,41 @@ def recognize(graph: Graph) -> list[Norm]:
     made: dict[tuple[int, ...], Any] = {}
     norms: dict[str, Norm] = {}
     for call in graph.calls():
-        if not isinstance(call.op, Kept):
+        op = call.op
+        if not isinstance(op, Kept):
             continue
-        if kept_norm(call):
-            _norm(call, made, norms)
-        elif kind_of(call.op.operation) and read_constant(call) is not None:
-            _constant(call, norms)
-        else:
-            _linear(graph, call, made)
-            reason = graph.opaque.get(id(getattr(call.op, "operation", None)))
-            if reason:
-                _inside(call, reason, norms)
+        is_constant = kind_of(op.operation) and read_constant(call) is not None
+        if is_constant or kept_norm(call):
+            norm = norms.setdefault(op.name, Norm(op.name, type(op.operation).__name__))
+            if op.name in distrusted:
+                norm.refusal = (
+                    "what it was read as is not what it computes; a function given to "
+                    "register_affine must be exact and compute in float64"
+                )
+            elif most_norms is None or len(norms) <= most_norms:
+                _norm(call, norm, made)
+            continue
+        split_activation(graph, call, made)
+        reason = graph.opaque.get(id(op.operation))
+        if reason:
+            _inside(call, reason, norms)
     return list(norms.values())
 
 
-def _norm(call: Call, made: dict[tuple[int, ...], Any], norms: dict[str, Norm]) -> None:
+def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any]) -> None:
+    """Let a call of a norm be the affine it computes, or note why it is none."""
     op = call.op
-    norm = norms.setdefault(op.name, Norm(op.name, type(op.operation).__name__))
     try:
-        affine = read_norm(call)
+        affine = read_norm(call) if kept_norm(call) else read_constant(call)
     except NotAffineError as reason:
         norm.refusal = str(reason)
         return
+    assert affine is not None
     # Calls of one norm share one op, unless scalars were repeated to different channel counts.
     key = (id(op), affine.axis, affine.size)
     if key not in made:
         made[key] = AffineOp(affine, op.name, (op.name,), op.operation)
     _become_affine(call, made[key])
-
-
-def _constant(call: Call, norms: dict[str, Norm]) -> None:
-    affine = read_constant(call)
-    assert affine is not None
-    op = call.op
-    norms[op.name] = Norm(op.name, f"constant {type(op.operation).__name__}")
-    _become_affine(call, AffineOp(affine, op.name, (op.name,), op.operation))
 
 
 def _become_affine(call: Call, op: AffineOp) -> None:
@@ -82,8 +91,14 @@ def _become_affine(call: Call, op: AffineOp) -> None:
     del call.inputs[1:]
 
 
-def _linear(graph: Graph, call: Call, made: dict[tuple[int, ...], Any]) -> None:
-    """Let a call of a linear layer be one, its activation a call behind it."""
+def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any]) -> None:
+    """Let a call of a linear layer be one, its activation a call behind it.
+
+    Args:
+        graph: The graph; changed in place.
+        call: A call of any layer; nothing happens where it is no linear one.
+        made: Ops made so far, so that calls of one layer share theirs.
+    """
     op = call.op
     kind = find(op.operation)
     if kind is None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from .cost import remaining_ops
 from .graph import AffineOp, Graph, MapOp
-from .linear import Linear
 from .passes import Outcome
 from .plan import Refusal
+from .ranges import range_growths
 from .recognize import Norm
 
 
@@ -26,8 +26,8 @@ class NormRecord:
         into: The layers that absorbed it.
         reason: Why something is left; empty where nothing is.
         remaining_ops: The operations left of it in an exported file.
-        range_growth: The greatest growth of the weight range of a layer that absorbed it, see
-            `export.fold.ranges`; 1.0 where none grew.
+        range_growth: The greatest growth of peak over root mean square of an output channel's
+            weights, among the layers that absorbed it: what int8 pays for. 1.0 where none grew.
         within_budget: False where only the copy budget stands in the way.
     """
 
@@ -76,59 +76,41 @@ def make_report(
 ) -> FoldReport:
     """Collect the records of a folded graph."""
     left: dict[str, tuple[str, ...]] = {}
-    growths: dict[str, float] = {}
     for call in graph.calls():
         if isinstance(call.op, (AffineOp, MapOp)):
             left[call.op.norms[0]] = remaining_ops(call.op)
-        elif isinstance(call.op, Linear):
-            growths[call.op.name] = 1.0
+    growths = range_growths(graph)
     into: dict[str, dict[str, None]] = {}
     for step in outcome.steps:
         for norm in step.norms:
             into.setdefault(norm, {}).update(dict.fromkeys(step.into))
     taken_back = set(rolled_back)
-    return FoldReport(
-        tuple(
-            _record(
-                norm,
-                tuple(into.get(norm.name, ())),
-                left.get(norm.name),
-                outcome.refusals.get(norm.name, []),
-                norm.name in taken_back,
+    records = []
+    for norm in norms:
+        names = tuple(into.get(norm.name, ()))
+        ops = ("norm",) if norm.refusal else left.get(norm.name, ())
+        refusals = outcome.refusals.get(norm.name, [])
+        records.append(
+            NormRecord(
+                name=norm.name,
+                layer_type=norm.layer_type,
+                outcome="folded" if not ops else "partly folded" if names else "kept",
+                into=names,
+                reason=_reason(norm, refusals, norm.name in taken_back) if ops else "",
+                remaining_ops=ops,
+                range_growth=max((growths.get(name, 1.0) for name in names), default=1.0),
+                within_budget=not (ops and any(refusal.budget for refusal in refusals)),
             )
-            for norm in norms
         )
-    )
+    return FoldReport(tuple(records))
 
 
-def _record(
-    norm: Norm,
-    into: tuple[str, ...],
-    left: tuple[str, ...] | None,
-    refusals: list[Refusal],
-    taken_back: bool,
-) -> NormRecord:
+def _reason(norm: Norm, refusals: list[Refusal], taken_back: bool) -> str:
+    """Say in one sentence why something is left of a norm."""
     if norm.refusal:
-        return NormRecord(norm.name, norm.layer_type, "kept", (), norm.refusal, ("norm",), 1.0)
-    if not left:
-        return NormRecord(norm.name, norm.layer_type, "folded", into, "", (), 1.0)
-    reason = _sentence(refusals)
+        return norm.refusal
     if taken_back:
-        reason = "its fold changed the outputs and was taken back"
-    return NormRecord(
-        norm.name,
-        norm.layer_type,
-        "partly folded" if into else "kept",
-        into,
-        reason,
-        left,
-        1.0,
-        not any(refusal.budget for refusal in refusals),
-    )
-
-
-def _sentence(refusals: list[Refusal]) -> str:
+        return "its fold changed the outputs and was taken back"
     sides = ("not into what comes before", "not into what follows")
-    return "; ".join(
-        f"{side}: {refusal.reason}" for side, refusal in zip(sides, refusals, strict=False)
-    )
+    clauses = zip(sides, refusals, strict=False)
+    return "; ".join(f"{side}: {refusal.reason}" for side, refusal in clauses)

@@ -16,8 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from ..affine import Affine
-from ..graph import Call, Extra
+from ..build import response
+from ..graph import AffineOp, Call, Extra, MapOp
 from ..linear import Linear
 from ..plan import Plan, Refusal
 from .rule import Rule
@@ -79,8 +82,7 @@ class Absorb(Rule):
         what it saw before.
         """
         op: Linear = plan.op(call)
-        refusal = self.forward(plan, call, slot, affine)
-        if refusal is None:
+        if not extra.padded and self.forward(plan, call, slot, affine) is None:
             return self._widened(plan, call, slot, extra)
         refusal = self.forward(plan, call, slot, affine.scale_only)
         refusal = refusal or self._widened(plan, call, slot, extra)
@@ -94,6 +96,28 @@ class Absorb(Rule):
 
     def _widened(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         return None if plan.op(call).widened else self.ignore(plan, call, slot, extra)
+
+
+def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | None:
+    """Plan that a linear layer takes the scale of an affine, and a map behind it the shift."""
+    op = plan.op(call)
+    if not isinstance(op, Linear) or None in call.inputs[slot].shape[1:]:
+        return Refusal(f"{call.name!r} has no output of a fixed size to add a constant to")
+    if any(known is call for known, _ in plan.maps):
+        return Refusal(f"{call.name!r} reads one tensor twice")
+    refusal = plan.rule(call).forward(plan, call, slot, seed.affine.scale_only)
+    if refusal:
+        return refusal
+    inner = seed.affine.shift if op.before is None else op.before.scale * seed.affine.shift
+    alone = dataclasses.replace(
+        op,
+        before=Affine(inner, np.zeros_like(inner), seed.affine.axis),
+        after=op.after and op.after.scale_only,
+        gives=None,
+    )
+    constant = response(alone, call.inputs[slot].shape[1:])
+    plan.maps.append((call, MapOp(constant, seed.name, seed.norms)))
+    return None
 
 
 def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> Affine | None:

@@ -98,7 +98,7 @@ class Activation(Rule):
     def _through(self, call: Call, extra: Extra) -> Extra:
         """Return the constant channel behind the activation."""
         (constant,) = self.evaluate(call, np.array([extra.constant]))
-        return Extra(extra.axis, float(constant))
+        return Extra(extra.axis, float(constant), extra.padded)
 
     def judge(self, call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None:
         """Say why an affine does not pass, its constant channels apart."""

@@ -145,7 +145,7 @@ class Add(_Join):
                 other = plan.provide(value, extra.axis, 0.0, call)
                 if isinstance(other, Refusal):
                     return other
-        return plan.ignore(call.output, Extra(extra.axis, total))
+        return plan.ignore(call.output, Extra(extra.axis, total, extra.padded))
 
     @staticmethod
     def _weight(call: Call, slot: int) -> float:

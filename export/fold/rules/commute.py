@@ -10,6 +10,7 @@ With f acting on each channel alone:
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -43,6 +44,8 @@ class _Passing(Rule):
 
     # Whether a constant channel stays what it is, borders included.
     constant_passes = True
+    # Whether the layer acts on a sum as on its terms, so that a shift may differ by position.
+    is_linear = True
 
     def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
         inner = next(
@@ -51,13 +54,13 @@ class _Passing(Rule):
         if inner is None or (fill and not self.constant_passes):
             return super().provide(plan, call, axis, fill)
         extra = plan.provide(call.inputs[0], inner, fill, call)
-        return extra if isinstance(extra, Refusal) else Extra(axis, extra.constant)
+        return extra if isinstance(extra, Refusal) else dataclasses.replace(extra, axis=axis)
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         axis = self.axis_out(call, extra.axis)
         if axis is None:
             return super().ignore(plan, call, slot, extra)
-        return plan.ignore(call.output, Extra(axis, extra.constant))
+        return plan.ignore(call.output, dataclasses.replace(extra, axis=axis))
 
     def carry(
         self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
@@ -68,9 +71,10 @@ class _Passing(Rule):
         if isinstance(moved, Refusal):
             return moved
         axis = self.axis_out(call, extra.axis)
-        if axis is None:
+        if axis is None or (extra.padded and not self.is_linear):
             return super().carry(plan, call, slot, affine, extra)
-        return plan.carry(call.output, moved, Extra(axis, extra.constant))
+        padded = extra.padded or not self.constant_passes
+        return plan.carry(call.output, moved, Extra(axis, extra.constant, padded))
 
     def axis_out(self, call: Call, axis: int) -> int | None:
         """Return where an axis of the input is in the output if one entry more there is one more.
@@ -148,6 +152,7 @@ class MaxPool(Spatial):
     """MaxPooling keeps the order of values only under scales that are not negative."""
 
     layers = (kl.MaxPooling1D, kl.MaxPooling2D, kl.MaxPooling3D)
+    is_linear = False
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
         return _negative(call, affine) or super().refuses(call, affine)
@@ -200,6 +205,7 @@ class GlobalMaxPool(GlobalPool):
     """GlobalMaxPooling: as GlobalAveragePooling, for scales that are not negative."""
 
     layers = (kl.GlobalMaxPooling1D, kl.GlobalMaxPooling2D, kl.GlobalMaxPooling3D)
+    is_linear = False
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
         return _negative(call, affine)

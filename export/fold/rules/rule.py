@@ -55,6 +55,8 @@ class Rule(abc.ABC):
         Only a layer that pads with zeros has a use for the constant; others take the affine as
         ever.
         """
+        if extra.padded and affine.shifts:
+            return Refusal(f"{call.name!r} has no use for a shift that is not there at borders")
         refusal = self.forward(plan, call, slot, affine)
         return refusal or self.ignore(plan, call, slot, extra)
 

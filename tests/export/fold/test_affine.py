@@ -1,0 +1,84 @@
+"""Protects the algebra that everything else rests on."""
+
+import numpy as np
+import pytest
+from renormlite.export.fold.affine import Affine, join
+from renormlite.export.fold.rules.commute import through_reshape
+
+RNG = np.random.default_rng(0)
+
+
+def random_affine(size: int = 5, axis: int = 2) -> Affine:
+    return Affine(
+        RNG.uniform(0.5, 2, size) * RNG.choice([-1, 1], size), RNG.normal(size=size), axis
+    )
+
+
+def test_composition_and_inverse():
+    first, second = random_affine(), random_affine()
+    x = RNG.normal(size=(3, 4, 5))
+    both = second.after(first)
+    np.testing.assert_allclose(both.apply(x), second.apply(first.apply(x)), rtol=1e-14)
+    assert first.inverse().after(first).matches(Affine.identity(2, 5)) or np.allclose(
+        first.inverse().apply(first.apply(x)), x, rtol=1e-14
+    )
+
+
+def test_scale_times_its_reciprocal_leaves_no_operation():
+    scale = Affine.of(RNG.uniform(1e-3, 1e3, 1000), 0.0, axis=1)
+    assert scale.inverse().after(scale).is_identity
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [([1, 0], [0, 0]), ([1, 1e-30], [0, 1]), ([1, np.nan], [0, 0]), ([1, 1], [0, 1e6])],
+)
+def test_no_inverse_where_undoing_would_lose_the_value(scale, shift):
+    assert Affine.of(scale, shift).inverse() is None
+
+
+def test_split_is_undone_by_join():
+    affine = random_affine(7)
+    parts = affine.split([2, 4, 1])
+    assert [part.size for part in parts] == [2, 4, 1]
+    assert join(parts).matches(affine)
+
+
+def test_only_a_uniform_affine_changes_its_axis():
+    assert random_affine().on_axis(1, 5) is None
+    there = Affine.of(2.0, 3.0, axis=3, size=4).on_axis(1, 7)
+    assert (there.axis, there.size) == (1, 7)
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="same length"):
+        Affine(np.ones(2), np.zeros(3), 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "axis"),
+    [
+        ((None, 3, 4, 5), (None, 60), 3),
+        ((None, 3, 4, 5), (None, 12, 5), 3),
+        ((None, 3, 4, 5), (None, 5, 12), 2),
+        ((None, 6, 5), (None, 2, 3, 5), 1),
+        ((None, 6, 5), (None, 6, 5, 1), 1),
+        ((None, None, 5), (None, 7, None, 5), 2),
+    ],
+)
+def test_affine_of_a_reshaped_tensor(source, target, axis):
+    affine = random_affine(source[axis], axis)
+    moved = through_reshape(affine, source, target)
+    if moved is None:
+        return
+    x = RNG.normal(size=[2, *(size or 7 for size in source[1:])])
+    shape = [2, *(size or -1 for size in target[1:])]
+    np.testing.assert_array_equal(moved.apply(x.reshape(shape)), affine.apply(x).reshape(shape))
+
+
+def test_reshape_that_mixes_channels_is_seen():
+    assert through_reshape(random_affine(4, 2), (None, 6, 4), (None, 4, 6)) is None
+    assert through_reshape(random_affine(6, 1), (None, 6), (None, 2, 3)) is None
+    flat = Affine(np.repeat([1.0, 2.0, 3.0], 4), np.zeros(12), 1)
+    back = through_reshape(flat, (None, 12), (None, 3, 4))
+    assert (back.axis, list(back.scale)) == (1, [1.0, 2.0, 3.0])

@@ -1,0 +1,204 @@
+"""Protects norms where the graph branches, joins and shares: nothing lost, nothing wrong."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from renormlite import fold
+
+NORM = kl.BatchNormalization
+
+
+def conv(filters=4, size=3, **options):
+    return kl.Conv2D(filters, size, padding="same", **options)
+
+
+def test_norm_after_concatenate_is_split(folded):
+    x = keras.Input((8, 8, 3))
+    y = kl.Concatenate()([conv(3)(x), kl.AveragePooling2D(3, 1, padding="same")(conv(5)(x))])
+    result = folded(keras.Model(x, kl.ReLU()(NORM()(y))))
+    (record,) = result.report.records
+    assert record.outcome == "folded"
+    assert len(record.into) == 2
+
+
+def test_norm_after_concatenate_on_another_axis(folded):
+    x = keras.Input((8, 8, 3))
+    y = kl.Concatenate(axis=1)([conv()(x), conv()(x)])
+    assert folded(keras.Model(x, kl.ReLU()(NORM()(y)))).report.remaining_ops == 0
+
+
+@pytest.mark.parametrize("join", [kl.Add, kl.Subtract, kl.Average])
+def test_norm_after_a_sum(join, folded):
+    x = keras.Input((8, 8, 3))
+    y = join()([conv()(x), conv()(x)])
+    assert folded(keras.Model(x, kl.ReLU()(NORM()(y)))).report.remaining_ops == 0
+
+
+def test_norm_after_a_sum_written_as_an_operator(folded):
+    x = keras.Input((8, 8, 3))
+    y = conv()(x) + conv()(x)
+    assert folded(keras.Model(x, kl.ReLU()(NORM()(y)))).report.remaining_ops == 0
+
+
+def test_norm_before_a_sum_that_goes_on(folded):
+    """The scale travels through the sum, the other branch takes the shift."""
+    x = keras.Input((8, 8, 3))
+    y = NORM()(conv(activation="relu")(x))
+    z = kl.ReLU()(kl.Add()([y, conv()(x)]))
+    result = folded(keras.Model(x, conv()(z)), positive=True)
+    assert result.report.remaining_ops == 0
+
+
+def test_product_takes_a_scale_but_no_shift(folded):
+    x = keras.Input((8, 8, 4))
+    y = kl.Multiply()([conv(activation="sigmoid")(x), NORM(center=False)(conv()(x))])
+    assert folded(keras.Model(x, NORM()(y))).report.records[0].outcome == "folded"
+
+
+def test_norm_feeding_several_layers(folded):
+    x = keras.Input((8, 8, 3))
+    y = NORM()(conv(activation="relu")(x))
+    outputs = [kl.Conv2D(2, 1)(y), kl.Conv2D(3, 3)(y), kl.Dense(2)(kl.Flatten()(y))]
+    result = folded(keras.Model(x, outputs))
+    (record,) = result.report.records
+    assert record.outcome == "folded"
+    assert len(record.into) == 3
+
+
+def test_layer_feeding_a_norm_and_something_that_can_undo_it(folded):
+    x = keras.Input((8, 8, 3))
+    y = conv()(x)
+    model = keras.Model(x, [kl.ReLU()(NORM()(y)), kl.Conv2D(3, 1)(y)])
+    randomize_mildly(model)
+    result = fold(model)
+    assert result.proof.passed
+    assert result.report.remaining_ops == 0
+
+
+def test_two_norms_of_one_tensor(folded):
+    x = keras.Input((8, 8, 3))
+    y = conv()(x)
+    model = keras.Model(x, [conv()(kl.ReLU()(NORM()(y))), conv()(kl.ReLU()(NORM()(y)))])
+    result = folded(model, positive=True)
+    assert result.report.remaining_ops <= 1
+
+
+def test_copy_only_under_a_budget(folded):
+    x = keras.Input((8, 8, 3))
+    y = conv(name="shared")(x)
+    model = keras.Model(x, [kl.Softmax()(NORM()(y)), kl.Softmax()(y)])
+    (record,) = folded(model).report.records
+    assert record.remaining_ops == ("MUL", "ADD")
+    assert not record.within_budget
+    assert "112 parameters" in record.reason
+    assert "budget" in record.reason
+
+    result = folded(model, copy_budget=112)
+    assert result.report.remaining_ops == 0
+    assert {"shared", "shared_copy"} <= {layer.name for layer in result.model.layers}
+    assert fold(model, copy_budget=111).report.remaining_ops == 2
+
+
+def test_one_layer_called_twice_with_two_norms_is_unshared(folded):
+    x, z = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    shared = conv(name="shared")
+    model = keras.Model([x, z], [kl.ReLU()(NORM()(shared(x))), kl.ReLU()(NORM()(shared(z)))])
+    result = folded(model)
+    assert result.report.remaining_ops == 0
+    assert {"shared", "shared_copy"} <= {layer.name for layer in result.model.layers}
+
+
+def test_one_layer_called_twice_with_one_norm_stays_shared(folded):
+    x, z = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    shared, norm = conv(activation="relu"), NORM()
+    after = kl.Conv2D(3, 1)
+    model = keras.Model([x, z], [after(norm(shared(x))), after(norm(shared(z)))])
+    result = folded(model)
+    assert result.report.remaining_ops == 0
+    assert len(result.model.layers) == 4
+    assert result.model.count_params() == shared.count_params() + after.count_params()
+
+
+def test_nested_model_called_twice_stays_shared(folded):
+    inner_input = keras.Input((8, 8, 3))
+    inner = keras.Model(
+        inner_input, kl.ReLU()(NORM()(conv(name="c")(inner_input))), name="backbone"
+    )
+    x, z = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    model = keras.Model([x, z], kl.Add()([inner(x), inner(z)]))
+    result = folded(model)
+    assert result.report.remaining_ops == 0
+    assert result.model.count_params() == 112
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_pre_activation_network_keeps_at_most_the_stem(blocks, folded):
+    """Norm -> relu -> conv in residual blocks: the shifts meet in the branches' biases."""
+    x = keras.Input((8, 8, 3))
+    y = conv(8)(x)
+    for _ in range(blocks):
+        z = conv(8)(kl.ReLU()(NORM()(y)))
+        z = conv(8)(kl.ReLU()(NORM()(z)))
+        y = kl.Add()([y, z])
+    y = kl.Dense(3)(kl.GlobalAveragePooling2D()(kl.ReLU()(NORM()(y))))
+    model = keras.Model(x, y)
+    result = folded(model, positive=True)
+    assert result.report.remaining_ops == 0
+
+
+def test_dense_block_leaves_one_add_a_norm(folded):
+    x = keras.Input((8, 8, 3))
+    y = kl.MaxPooling2D(2)(kl.ReLU()(conv(6)(x)))
+    for _ in range(3):
+        z = conv(4, use_bias=False)(kl.ReLU()(NORM()(y)))
+        y = kl.Concatenate()([y, z])
+    model = keras.Model(x, conv(2)(kl.ReLU()(NORM()(y))))
+    result = folded(model, positive=True)
+    assert all(record.remaining_ops in ((), ("ADD",)) for record in result.report.records)
+
+
+def test_negative_scale_is_stopped_by_a_relu(folded):
+    x = keras.Input((8, 8, 3))
+    y = kl.Concatenate()([x, kl.MaxPooling2D(2, 1, padding="same")(x)])
+    model = keras.Model(x, [conv()(kl.ReLU()(NORM()(y))), kl.Softmax()(y)])
+    (record,) = folded(model, seed=1).report.records
+    assert record.remaining_ops == ("MUL", "ADD")
+    assert "negative" in record.reason or "also feeds" in record.reason
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-30, -1.0])
+def test_odd_gammas_through_a_relu(gamma, randomized):
+    x = keras.Input((8, 8, 6))
+    y = kl.MaxPooling2D(2)(x)
+    model = randomized(keras.Model(x, kl.Conv2D(3, 2)(kl.ReLU()(NORM(name="n")(y)))), positive=True)
+    norm = model.get_layer("n")
+    norm.gamma.assign(np.where(np.arange(6) == 2, gamma, norm.gamma.numpy()))
+    result = fold(model)
+    assert result.proof.passed
+    assert np.isfinite(result.model(np.ones((1, 8, 8, 6), "f4")).numpy()).all()
+    # Where the gamma is tiny the shift in front, t/s, would leave the range of float32.
+    assert result.report.remaining_ops == (1 if gamma == 0 else 2)
+
+
+def test_variance_of_zero(randomized):
+    model = randomized(keras.Sequential([kl.Input((8, 8, 3)), conv(), NORM(), kl.ReLU()]))
+    model.layers[1].moving_variance.assign([0.0, 1.0, 2.0, 0.0])
+    result = fold(model)
+    assert result.proof.passed
+    assert result.report.folded == 1
+
+
+def test_norm_after_norm_is_one(folded):
+    layers = [kl.Input((8, 8, 3)), conv(activation="sigmoid"), NORM(), NORM(), kl.Softmax()]
+    result = folded(keras.Sequential(layers))
+    assert result.report.remaining_ops == 2
+    assert len(result.model.layers) == 4
+
+
+def randomize_mildly(model):
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, NORM):
+            layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
+            layer.beta.assign(rng.normal(size=layer.beta.shape))

@@ -1,0 +1,157 @@
+"""Protects the fold of a norm into the layers after it: activations, borders, pooling, Flatten."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from renormlite import fold
+from renormlite.export.fold.layers import BiasMap
+
+NORM = kl.BatchNormalization
+
+
+def chain(shape, *layers):
+    return keras.Sequential([kl.Input(shape), *layers])
+
+
+def kinds(model):
+    names = [type(layer).__name__ for layer in model.layers]
+    return [name for name in names if name != "InputLayer"]  # Sequential does not list it
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "swish", "tanh"])
+@pytest.mark.parametrize(
+    "after",
+    {
+        "valid": lambda: [kl.Conv2D(3, 3)],
+        "strided valid": lambda: [kl.Conv2D(3, 3, strides=2)],
+        "dilated valid": lambda: [kl.Conv2D(3, 2, dilation_rate=2)],
+        "grouped valid": lambda: [kl.Conv2D(4, 3, groups=2)],
+        "1x1 same": lambda: [kl.Conv2D(3, 1, padding="same")],
+        "same that pads nothing": lambda: [kl.Conv2D(3, 2, strides=2, padding="same")],
+        "depthwise valid": lambda: [kl.DepthwiseConv2D(3, depth_multiplier=2)],
+        "separable valid": lambda: [kl.SeparableConv2D(3, 3, depth_multiplier=2)],
+        "transposed 1x1": lambda: [kl.Conv2DTranspose(3, 1)],
+        "dense": lambda: [kl.Dense(3)],
+        "einsum": lambda: [kl.EinsumDense("abcd,de->abce", (6, 6, 3), bias_axes="e")],
+        "time distributed": lambda: [kl.TimeDistributed(kl.Conv1D(3, 3))],
+        "average pool": lambda: [kl.AveragePooling2D(2, padding="same"), kl.Conv2D(3, 1)],
+        "flatten": lambda: [kl.Flatten(), kl.Dense(3)],
+        "global average": lambda: [kl.GlobalAveragePooling2D(), kl.Dense(3)],
+        "global average kept": lambda: [kl.GlobalAveragePooling2D(keepdims=True), kl.Conv2D(3, 1)],
+        "dropout": lambda: [kl.Dropout(0.5), kl.SpatialDropout2D(0.2), kl.Conv2D(3, 1)],
+        "noise": lambda: [kl.GaussianNoise(0.5), kl.GaussianDropout(0.5), kl.Conv2D(3, 1)],
+        "upsampling": lambda: [kl.UpSampling2D(2, interpolation="bilinear"), kl.Conv2D(3, 1)],
+        "cropping": lambda: [kl.Cropping2D(1), kl.Conv2D(3, 1)],
+        "permute": lambda: [kl.Permute((3, 2, 1)), kl.Permute((3, 2, 1)), kl.Conv2D(3, 1)],
+        "reshape": lambda: [kl.Reshape((-1, 4)), kl.Conv1D(3, 2)],
+    }.items(),
+    ids=lambda case: case[0] if isinstance(case, tuple) else case,
+)
+def test_norm_after_an_activation_leaves_nothing(activation, after, folded):
+    model = chain((8, 8, 3), kl.Conv2D(4, 3, activation=activation), NORM(), *after[1]())
+    result = folded(model)
+    (record,) = result.report.records
+    assert record.outcome == "folded", record.reason
+    assert kinds(result.model) == [k for k in kinds(model) if k != "BatchNormalization"]
+
+
+@pytest.mark.parametrize(
+    "after",
+    {
+        "same": lambda: [kl.Conv2D(3, 3, padding="same")],
+        "strided": lambda: [kl.Conv2D(3, 3, strides=2, padding="same")],
+        "dilated": lambda: [kl.Conv2D(3, 3, dilation_rate=2, padding="same")],
+        "even kernel": lambda: [kl.Conv2D(3, 4, padding="same")],
+        "zero padding": lambda: [kl.ZeroPadding2D(((1, 2), (0, 1))), kl.Conv2D(3, 3)],
+        "pool, then same": lambda: [kl.AveragePooling2D(2), kl.Conv2D(3, 3, padding="same")],
+        "transposed": lambda: [kl.Conv2DTranspose(3, 3, strides=2, padding="same")],
+        "dropout, then same": lambda: [kl.Dropout(0.1), kl.Conv2D(3, 3, padding="same")],
+    }.items(),
+    ids=lambda case: case[0],
+)
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "swish"])
+def test_shift_reaches_zero_padding_exactly(after, activation, folded):
+    """One channel of ones, padded as the others are, carries the shift: no operation is left."""
+    model = chain((8, 9, 3), kl.Conv2D(4, 3, activation=activation), NORM(), *after[1]())
+    result = folded(model)
+    assert result.report.remaining_ops == 0
+    assert kinds(result.model) == [k for k in kinds(model) if k != "BatchNormalization"]
+    assert result.model.layers[1].filters == 5
+
+
+def test_conv1d_and_conv3d_at_borders(folded):
+    one = chain(
+        (9, 3), kl.Conv1D(4, 3, activation="relu"), NORM(), kl.Conv1D(3, 3, padding="causal")
+    )
+    three = chain(
+        (5, 6, 5, 2), kl.Conv3D(3, 2, activation="relu"), NORM(), kl.Conv3D(2, 3, padding="same")
+    )
+    assert folded(one).report.remaining_ops == 0
+    assert folded(three).report.remaining_ops == 0
+
+
+def test_depthwise_at_a_border_leaves_one_add(folded):
+    """A depthwise kernel sees one channel only: nothing can tell it where the border is."""
+    layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.DepthwiseConv2D(3, padding="same")]
+    (record,) = folded(chain((8, 8, 3), *layers)).report.records
+    assert record.remaining_ops == ("ADD",)
+    assert "pads with zeros" in record.reason
+    assert record.outcome == "partly folded"
+
+
+def test_bias_map_where_a_gamma_is_zero_and_nothing_gives_a_channel(randomized):
+    layers = [
+        kl.DepthwiseConv2D(3, activation="relu"),
+        NORM(),
+        kl.DepthwiseConv2D(3, padding="same", activation="relu"),
+    ]
+    model = randomized(chain((8, 8, 4), *layers))
+    model.layers[1].gamma.assign([0.0, -1.5, 0.7, 2.0])
+    result = fold(model)
+    assert result.proof.passed
+    assert result.report.records[0].remaining_ops == ("ADD",)
+    assert [type(layer) for layer in result.model.layers].count(BiasMap) == 1
+
+
+def test_norm_of_the_input_folds_into_the_first_layer(folded):
+    model = chain((8, 8, 3), NORM(), kl.Conv2D(4, 3), NORM())
+    assert folded(model).report.folded == 2
+
+
+def test_max_pooling_takes_only_scales_that_are_not_negative(folded):
+    layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.MaxPooling2D(2), kl.Conv2D(3, 1)]
+    assert folded(chain((8, 8, 3), *layers), positive=True).report.remaining_ops == 0
+    layers = [kl.Conv2D(4, 3, activation="tanh"), NORM(), kl.MaxPooling2D(2), kl.Conv2D(3, 1)]
+    (record,) = folded(chain((8, 8, 3), *layers), seed=1).report.records
+    assert "negative" in record.reason
+
+
+def test_range_growth_is_that_of_the_absorbing_layer(folded):
+    forward = chain((8, 8, 3), kl.Conv2D(4, 3, activation="relu"), NORM(), kl.Conv2D(3, 1))
+    backward = chain((8, 8, 3), kl.Conv2D(4, 3), NORM(), kl.ReLU())
+    result = folded(forward)
+    (record,) = result.report.records
+    old, new = (m.layers[-1].kernel.numpy().reshape(4, 3) for m in (forward, result.model))
+
+    def spread(kernel):
+        return np.abs(kernel).max(0) / np.sqrt(np.square(kernel).mean(0))
+
+    assert record.range_growth == pytest.approx(max(1, (spread(new) / spread(old)).max()), rel=1e-4)
+    assert folded(backward).report.records[0].range_growth == 1.0
+
+
+def test_output_of_the_network_is_not_changed(folded):
+    model = chain((8, 8, 3), kl.Conv2D(4, 3, activation="sigmoid"), NORM())
+    (record,) = folded(model).report.records
+    assert record.remaining_ops == ("MUL", "ADD")
+    assert "sigmoid" in record.reason or "activation" in record.reason
+    assert "output of the network" in record.reason
+
+
+def test_unknown_sizes(folded):
+    x = keras.Input((None, None, 3))
+    y = NORM()(kl.Conv2D(4, 3, activation="relu")(x))
+    y = kl.Conv2D(5, 3, padding="same", activation="relu")(y)
+    y = kl.Dense(3)(kl.GlobalAveragePooling2D()(NORM()(y)))
+    assert folded(keras.Model(x, y)).report.remaining_ops == 0

@@ -1,0 +1,321 @@
+"""Protects that every kind of Keras model and every kind of norm is read, or refused in words."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from renormlite import BatchRenormalization, ChannelAffine, UserError, fold, register_affine
+from renormlite.export.fold import Affine, float64_twin, inspect
+from renormlite.models.mlperf_tiny import NETWORKS
+
+
+@keras.saving.register_keras_serializable(package="renormlite-tests")
+class Block(kl.Layer):
+    """A composite layer, as users write them."""
+
+    def __init__(self, filters=4, **options):
+        super().__init__(**options)
+        self.filters = filters
+        self.conv = kl.Conv2D(filters, 3, padding="same")
+        self.norm = kl.BatchNormalization()
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        self.norm.build((*input_shape[:-1], self.filters))
+
+    def call(self, x, training=False):
+        return keras.ops.relu(self.norm(self.conv(x), training=training))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable(package="renormlite-tests")
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = [Block(), Block()]
+        self.head = kl.Dense(3)
+
+    def call(self, x, training=False):
+        for block in self.blocks:
+            x = x[..., :3] + block(x, training=training)[..., :3]
+        return self.head(keras.ops.mean(x, axis=(1, 2)))
+
+
+def test_subclassed_model_is_traced(randomized, state_of):
+    model = Subclassed()
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("f4")
+    model(x)
+    randomized(model)
+    before = state_of(model)
+    result = fold(model)
+    assert state_of(model) == before
+    assert result.proof.passed
+    assert result.report.folded == 2
+    np.testing.assert_allclose(result.model(x), model(x), atol=1e-4)
+
+
+def test_composite_layer_is_read_through(folded):
+    model = keras.Sequential([kl.Input((8, 8, 3)), Block(), Block(), kl.Flatten(), kl.Dense(2)])
+    result = folded(model)
+    assert result.report.folded == 2
+    assert not any(isinstance(layer, Block) for layer in result.model.layers)
+
+
+def test_composite_layer_that_cannot_be_traced_is_kept_and_reported(folded):
+    class Stubborn(Block):
+        def call(self, x, training=False):
+            if float(keras.ops.max(x)) > 1e9:  # needs a number, which a symbolic tensor has not
+                return x
+            return super().call(x, training=training)
+
+    x = keras.Input((8, 8, 3))
+    layer = Stubborn()
+    layer.compute_output_spec = lambda x, training=False: keras.KerasTensor((None, 8, 8, 4))
+    model = keras.Model(x, layer(x))
+    (record,) = inspect(model).records
+    assert record.outcome == "kept"
+    assert "could not be read" in record.reason
+    assert record.remaining_ops == ("norm",)
+
+
+def test_unbuilt_model_is_an_error():
+    with pytest.raises(UserError, match="not built"):
+        fold(Subclassed())
+    with pytest.raises(UserError, match="Expected a Keras model"):
+        fold("digits.keras")
+
+
+def test_nested_models_and_names(folded):
+    inner = keras.Sequential(
+        [kl.Input((8, 8, 3)), kl.Conv2D(4, 3, name="conv"), kl.BatchNormalization(name="norm")],
+        name="inner",
+    )
+    middle_input = keras.Input((8, 8, 3))
+    middle = keras.Model(middle_input, kl.ReLU(name="act")(inner(middle_input)), name="middle")
+    x = keras.Input((8, 8, 3), name="image")
+    y = kl.Conv2D(3, 3, padding="same", name="conv")(x)
+    y = kl.BatchNormalization(name="norm")(y)
+    model = keras.Model(x, middle(y), name="outer")
+    result = folded(model)
+    assert result.report.folded == 2
+    assert {"conv", "inner_conv"} <= {layer.name for layer in result.model.layers}
+    assert result.model.output_names == ["middle"]
+    assert result.model.name == "outer"
+
+
+def test_many_inputs_and_outputs_keep_their_structure(folded):
+    inputs = {"b": keras.Input((6,), name="b"), "a": keras.Input((5,), name="a")}
+    y = kl.Concatenate()([kl.Dense(4)(inputs["b"]), kl.Dense(4)(inputs["a"])])
+    y = kl.BatchNormalization()(y)
+    model = keras.Model(inputs, {"z": kl.Dense(2)(y), "y": [y, inputs["a"]]})
+    result = folded(model)
+    assert set(result.model.input) == {"a", "b"}
+    assert [t.name for t in result.model.inputs] == [t.name for t in model.inputs]
+    keras.tree.assert_same_structure(result.model.output, model.output)
+
+
+def test_mask_and_training_arguments(folded):
+    tokens = keras.Input((7,), dtype="int32")
+    x = kl.Embedding(10, 6, mask_zero=True)(tokens)
+    x = kl.BatchNormalization()(kl.TimeDistributed(kl.Dense(4))(x))
+    x = kl.LSTM(3)(x)
+    model = keras.Model(tokens, kl.BatchNormalization()(x, training=False))
+    result = fold(model)
+    assert result.proof.passed
+    assert [r.outcome for r in result.report.records] == ["folded", "kept"]
+
+
+def test_norm_called_with_training_is_refused():
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, kl.BatchNormalization()(kl.Conv2D(4, 3)(x), training=True))
+    result = fold(model, verify=False)
+    assert "training=True" in result.report.records[0].reason
+    assert result.report.records[0].remaining_ops == ("norm",)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [kl.LayerNormalization, lambda: kl.GroupNormalization(2), kl.RMSNormalization],
+)
+def test_norms_that_are_no_affine_are_refused(norm, folded):
+    model = keras.Sequential([kl.Input((8, 8, 3)), kl.Conv2D(4, 3), norm(), kl.Conv2D(2, 1)])
+    (record,) = folded(model).report.records
+    assert record.outcome == "kept"
+    assert "own statistics" in record.reason
+
+
+def test_preprocessing_layers_fold(folded):
+    model = keras.Sequential(
+        [
+            kl.Input((8, 8, 3)),
+            kl.Rescaling(1 / 127.5, offset=-1),
+            kl.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0]),
+            kl.Rescaling([1.0, 2.0, 3.0]),
+            kl.Conv2D(4, 3),
+        ]
+    )
+    result = folded(model)
+    assert result.report.folded == 3
+    assert len(result.model.layers) == 2
+
+
+def test_adapted_and_inverted_normalization(folded):
+    data = np.random.default_rng(0).normal(2, 3, (50, 6)).astype("f4")
+    normalization = kl.Normalization()
+    normalization.adapt(data)
+    x = keras.Input((6,))
+    y = kl.Dense(3)(normalization(x))
+    y = kl.Normalization(mean=[1.0, 2, 3], variance=[1.0, 4, 9], invert=True)(y)
+    assert folded(keras.Model(x, y)).report.folded == 2
+
+
+def test_normalization_along_two_axes_is_kept_as_it_is(folded):
+    normalization = kl.Normalization(axis=(1, 2))
+    normalization.adapt(np.random.default_rng(0).normal(2, 3, (50, 4, 6)).astype("f4"))
+    x = keras.Input((4, 6))
+    (record,) = folded(keras.Model(x, kl.Dense(3)(normalization(x)))).report.records
+    assert "2 axes" in record.reason
+
+
+def test_norm_written_by_hand(folded):
+    x = keras.Input((8, 8, 3))
+    y = kl.Conv2D(3, 3)(x)
+    y = (y - np.array([1.0, 2.0, 3.0], "f4")) * np.array([2.0, -1.0, 0.5], "f4") + np.ones(3, "f4")
+    result = folded(keras.Model(x, kl.ReLU()(y)))
+    assert result.report.remaining_ops == 0
+    assert len(result.model.layers) == 3
+
+
+def test_written_out_hard_swish_is_left_whole(folded):
+    """Converters know it as one operation as long as nobody takes a part of it away."""
+    x = keras.Input((8, 8, 3))
+    y = kl.BatchNormalization()(kl.Conv2D(4, 3)(x))
+    y = y * keras.ops.relu6(y + 3.0) * (1.0 / 6.0)
+    result = folded(keras.Model(x, kl.Conv2D(2, 1)(y)))
+    assert [r.outcome for r in result.report.records] == ["folded"]
+    assert len(result.model.operations) == 7
+
+
+def test_fold_leaves_channel_affines_that_fold_later(folded):
+    model = keras.Sequential([kl.Input((8, 8, 3)), kl.Conv2D(4, 3), ChannelAffine(), kl.ReLU()])
+    assert folded(model).report.folded == 1
+
+
+def test_subclass_of_a_norm(folded):
+    class Renamed(kl.BatchNormalization):
+        pass
+
+    class Different(kl.BatchNormalization):
+        def call(self, inputs, training=None, mask=None):
+            return inputs * 2
+
+    first = keras.Sequential([kl.Input((8, 8, 3)), kl.Conv2D(4, 3), Renamed()])
+    second = keras.Sequential([kl.Input((8, 8, 3)), kl.Conv2D(4, 3), Different()])
+    assert folded(first).report.folded == 1
+    assert "overrides" in folded(second).report.records[0].reason
+
+
+class Scale(kl.Layer):
+    def build(self, shape):
+        self.s = self.add_weight(shape=(shape[-1],), name="s", initializer="random_normal")
+
+    def call(self, x):
+        return x * self.s * self.s
+
+
+def test_registered_norm_folds(folded):
+    class Mine(Scale):
+        pass
+
+    x = [kl.Input((6,)), kl.Dense(4), Mine(), kl.Dense(3)]
+    assert folded(keras.Sequential(x)).report.records == ()
+    register_affine(Mine)(lambda layer: Affine.of(layer.s.numpy().astype("float64") ** 2, 0.0))
+    x = [kl.Input((6,)), kl.Dense(4), Mine(), kl.Dense(3)]
+    assert folded(keras.Sequential(x)).report.folded == 1
+
+
+def test_wrongly_registered_norm_is_found_and_left_alone(randomized):
+    class Wrong(Scale):
+        pass
+
+    register_affine(Wrong)(lambda layer: Affine.of(layer.s.numpy(), 0.0))  # forgets the square
+    layers = [kl.Input((6,)), kl.Dense(4), kl.BatchNormalization(), kl.ReLU()]
+    layers += [kl.Dense(4), Wrong(name="wrong"), kl.Dense(5), kl.BatchNormalization()]
+    result = fold(randomized(keras.Sequential(layers)))
+    assert result.proof.passed
+    assert result.proof.rolled_back == ("wrong",)
+    assert [r.outcome for r in result.report.records] == ["folded", "kept", "folded"]
+    assert any(isinstance(layer, Wrong) for layer in result.model.layers)
+
+
+def test_registration_must_be_of_a_layer_and_give_an_affine():
+    class Nothing(Scale):
+        pass
+
+    with pytest.raises(UserError, match="Keras layer class"):
+        register_affine(np.ndarray)
+    register_affine(Nothing)(lambda layer: 3.0)
+    with pytest.raises(UserError, match="must return an Affine"):
+        fold(keras.Sequential([kl.Input((6,)), Nothing()]))
+
+
+def test_wrong_fold_is_found_and_taken_back(randomized, monkeypatch):
+    """A rule that ignores zero padding, as other tools do, is caught by the proof."""
+    from renormlite.export.fold import kinds
+
+    monkeypatch.setattr(kinds, "_zero_padding", lambda layer, shape: "")
+    same = {"padding": "same", "activation": "relu"}
+    layers = [
+        kl.Input((8, 8, 3)),
+        kl.Conv2D(4, 3, **same),
+        kl.BatchNormalization(name="valid"),
+        kl.Conv2D(4, 3, activation="relu"),
+        kl.BatchNormalization(name="bordered"),
+        kl.Conv2D(4, 3, **same),
+        kl.BatchNormalization(name="bordered_too"),
+        kl.Conv2D(4, 3, **same),
+    ]
+    result = fold(randomized(keras.Sequential(layers)))
+    assert result.proof.passed
+    assert set(result.proof.rolled_back) == {"bordered", "bordered_too"}
+    outcomes = {r.name: r.outcome for r in result.report.records}
+    assert outcomes == {"valid": "folded", "bordered": "kept", "bordered_too": "kept"}
+    assert "taken back" in result.report.records[1].reason
+
+
+def test_real_inputs_join_the_proof(randomized):
+    model = randomized(NETWORKS["image_classification"](BatchRenormalization))
+    images = np.random.default_rng(0).uniform(size=(3, 32, 32, 3))
+    assert fold(model, inputs=images).proof.samples["real"] == 3
+    assert fold(model, inputs={"image": images}).proof.samples["real"] == 3
+    with pytest.raises(UserError, match="inputs named"):
+        fold(model, inputs={"picture": images})
+
+
+def test_float64_twin_is_the_same_network(randomized):
+    model = randomized(NETWORKS["keyword_spotting"](BatchRenormalization))
+    twin = float64_twin(model)
+    x = np.random.default_rng(0).normal(size=(2, 49, 10, 1))
+    y = twin(x)
+    assert y.dtype == "float64"
+    np.testing.assert_allclose(model(x), y, atol=1e-5)
+    assert twin.output_names == model.output_names
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_mlperf_tiny(name, after, folded):
+    model = NETWORKS[name](BatchRenormalization, norm_after_activation=after)
+    result = folded(model, positive=after)
+    # With the norm after the activation one ADD stays before each zero-padded depthwise layer.
+    left = {"keyword_spotting": 4, "visual_wake_words": 13}.get(name, 0) if after else 0
+    assert result.report.remaining_ops == left
+    twin = NETWORKS[name](None)
+    layers = [type(layer).__name__ for layer in result.model.layers]
+    kept = [kind for kind in layers if kind != "ChannelAffine"]
+    assert kept == [type(layer).__name__ for layer in twin.layers]

@@ -1,4 +1,4 @@
-"""Imports packages whose native libraries print banners before any log level can apply."""
+"""Holds back what native code prints, where no log level can."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 
@@ -26,24 +26,38 @@ def quiet_import(name: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _held_back_stderr():
-        return importlib.import_module(name)
+    printed: Callable[[], str] = str
+    try:
+        with held_back_stderr() as printed:
+            return importlib.import_module(name)
+    except BaseException:
+        sys.stderr.write(printed())
+        raise
 
 
 @contextlib.contextmanager
-def _held_back_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to a temporary file, and print that file if the block raises."""
+def held_back_stderr() -> Iterator[Callable[[], str]]:
+    """Send file descriptor 2 to a temporary file for a while.
+
+    Yields:
+        A function that returns what was printed so far, also after the block has ended.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
+    text = ""
     with tempfile.TemporaryFile() as held:
+
+        def printed() -> str:
+            if held.closed:
+                return text
+            held.seek(0)
+            return held.read().decode(errors="replace")
+
         os.dup2(held.fileno(), 2)
         try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
-            raise
+            yield printed
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+            text = printed()

@@ -38,6 +38,7 @@ class ParityReport:
         seconds: What the whole check took.
         manifest: The manifest as parsed.
         golden: The samples that were run.
+        left_out: A sentence for each artifact that a target cannot run by its makers' word.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ParityReport:
     seconds: float
     manifest: Mapping[str, Any]
     golden: GoldenSet
+    left_out: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -114,6 +116,7 @@ def check_parity(
         seconds=time.perf_counter() - start,
         manifest=export.record,
         golden=golden,
+        left_out=tuple(sentence for target in wanted for sentence in _left_out(export, target)),
     )
 
 
@@ -192,12 +195,24 @@ def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:
     fitting = [entry for entry in export.artifacts if entry.format in target.formats]
     if not fitting:
         formats = " or ".join(f".{name}" for name in target.formats)
-        able = [name for name, entry in RUNTIMES.items() if _any_format(export, entry.formats)]
+        others = [name for name, entry in RUNTIMES.items() if _any_format(export, entry.formats)]
         raise UserError(
             f"The target '{target}' loads {formats} files and {export.path} has none. "
-            f"Its files run on: {', '.join(able)}."
+            f"Its files run on: {', '.join(others)}."
         )
-    return fitting
+    able = [entry for entry in fitting if entry.precision not in target.unable]
+    if not able:
+        raise UserError(". ".join(_left_out(export, target)) + ". Check on another target.")
+    return able
+
+
+def _left_out(export: ExportDirectory, target: Target) -> list[str]:
+    """Return a sentence for each artifact that a target cannot run by its makers' word."""
+    return [
+        f"{artifact.file} was not run on {target}: {target.unable[artifact.precision]}"
+        for artifact in export.artifacts
+        if artifact.format in target.formats and artifact.precision in target.unable
+    ]
 
 
 def _any_format(export: ExportDirectory, formats: Sequence[str]) -> bool:

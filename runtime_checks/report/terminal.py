@@ -25,6 +25,8 @@ def print_report(report: ParityReport, console: Console) -> None:
         "sample.",
         style="dim",
     )
+    for sentence in report.left_out:
+        console.print(f"[yellow]left out[/] {escape(sentence)}")
     for result in report.results:
         for finding in result.findings:
             if not finding.passed:

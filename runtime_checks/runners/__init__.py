@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
@@ -24,6 +25,7 @@ class Runtime:
         package: The module whose presence shows that the runtime is installed.
         install: What `pip install` calls it.
         home: The device it runs on when a target names none.
+        unable: Precision to the reason why the runtime, as its makers built it, cannot run it.
     """
 
     module: str
@@ -32,6 +34,7 @@ class Runtime:
     package: str
     install: str
     home: str = LOCAL
+    unable: Mapping[str, str] = field(default_factory=dict)
 
 
 RUNTIMES = {
@@ -43,9 +46,35 @@ RUNTIMES = {
         "tflite_runtime",
         "tflite-runtime==2.14.0 'numpy<2'",
     ),
+    "litert-compiled": Runtime(
+        "litert_compiled", "LiteRTCompiledRunner", ("tflite",), "ai_edge_litert", "ai-edge-litert"
+    ),
     "tf-lite": Runtime("tf_lite", "TFLiteRunner", ("tflite",), "tensorflow", "tensorflow"),
     "onnxruntime": Runtime(
         "onnxruntime", "OnnxRuntimeRunner", ("onnx",), "onnxruntime", "onnxruntime"
+    ),
+    "onnx-reference": Runtime(
+        "onnx_reference",
+        "OnnxReferenceRunner",
+        ("onnx",),
+        "onnx",
+        "onnx",
+        unable={
+            "int8": "onnx has no reference for the quantizing operators of the files' opset",
+            "dynamic": "onnx has no reference for the quantizing operators of the files' opset",
+        },
+    ),
+    "openvino": Runtime("openvino", "OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino"),
+    "tflite-micro": Runtime(
+        "tflite_micro",
+        "TFLiteMicroRunner",
+        ("tflite",),
+        "tflite_micro",
+        "--pre tflite-micro",
+        unable={
+            "float16": "its DEQUANTIZE takes no float16 weights",
+            "dynamic": "it has no kernels for float inputs with int8 weights",
+        },
     ),
     "litert-web": Runtime(
         ".devices.browser", "LiteRTWebRunner", ("tflite",), "playwright", "playwright", "browser"
@@ -84,6 +113,11 @@ class Target:
     def formats(self) -> tuple[str, ...]:
         """Artifact formats that the runtime loads."""
         return RUNTIMES[self.runtime].formats
+
+    @property
+    def unable(self) -> Mapping[str, str]:
+        """Precision to the reason why the runtime cannot run it."""
+        return RUNTIMES[self.runtime].unable
 
     def __str__(self) -> str:
         """Return the target as the user writes it."""

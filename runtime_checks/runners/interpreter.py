@@ -25,7 +25,7 @@ _RESOLVERS = {
 }
 
 
-class InterpreterRunner(Runner, TensorReader):
+class InterpreterRunner(Runner):
     """Runs a .tflite file with the Interpreter of the module a subclass names."""
 
     variants: ClassVar[Mapping[str, str]] = {
@@ -75,8 +75,8 @@ class InterpreterRunner(Runner, TensorReader):
 
     def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
         return (
-            tuple(_info(detail) for detail in self._interpreter.get_input_details()),
-            tuple(_info(detail) for detail in self._interpreter.get_output_details()),
+            tuple(tensor_info(detail) for detail in self._interpreter.get_input_details()),
+            tuple(tensor_info(detail) for detail in self._interpreter.get_output_details()),
         )
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,23 +86,6 @@ class InterpreterRunner(Runner, TensorReader):
             raise ArtifactError(
                 f"{self.runtime} fails to run {self.artifact.name}: {str(error).strip()}"
             ) from error
-
-    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once with every tensor kept and return them by index.
-
-        Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
-        from op to op.
-        """
-        interpreter = self._build(preserve=True)
-        _invoke(interpreter, inputs)
-        tensors = {}
-        for detail in interpreter.get_tensor_details():
-            try:
-                tensors[str(detail["index"])] = interpreter.get_tensor(detail["index"])
-            except ValueError:
-                # Scratch space of a kernel: the runtime has no value to show for it.
-                continue
-        return tensors
 
     def describe(self) -> dict[str, object]:
         """Return version, kernels, threads and how many ops the delegate took."""
@@ -124,6 +107,30 @@ class InterpreterRunner(Runner, TensorReader):
         return record
 
 
+class TensorKeeper(InterpreterRunner, TensorReader):
+    """An interpreter that keeps every tensor when it is asked to.
+
+    tflite-runtime 2.14 is none: it lets an op write over the input that it no longer needs.
+    """
+
+    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once with every tensor kept and return them by index.
+
+        Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
+        from op to op.
+        """
+        interpreter = self._build(preserve=True)
+        _invoke(interpreter, inputs)
+        tensors = {}
+        for detail in interpreter.get_tensor_details():
+            try:
+                tensors[str(detail["index"])] = interpreter.get_tensor(detail["index"])
+            except ValueError:
+                # Scratch space of a kernel: the runtime has no value to show for it.
+                continue
+        return tensors
+
+
 def _invoke(interpreter: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Set the inputs, run, and return copies of the outputs by name."""
     for detail in interpreter.get_input_details():
@@ -135,7 +142,7 @@ def _invoke(interpreter: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
     }
 
 
-def _info(detail: Mapping[str, Any]) -> TensorInfo:
+def tensor_info(detail: Mapping[str, Any]) -> TensorInfo:
     """Translate one entry of get_input_details or get_output_details."""
     scales = detail["quantization_parameters"]["scales"]
     points = detail["quantization_parameters"]["zero_points"]

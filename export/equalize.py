@@ -71,11 +71,13 @@ class _Site:
     Attributes:
         call: Its call.
         axis: Channel axis of its output.
+        size: Number of its channels.
         readers: The linear layers that take the scale, at least one.
     """
 
     call: Call
     axis: int
+    size: int
     readers: tuple[_Reader, ...]
 
 
@@ -143,7 +145,7 @@ def _sites(graph: Graph) -> list[_Site]:
                 continue
             readers = _readers(plan, call)
             if readers:
-                sites.append(_Site(call, axis, readers))
+                sites.append(_Site(call, axis, size, readers))
                 break
     return sites
 
@@ -206,7 +208,7 @@ def _ranges(
 
 def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np.ndarray:
     """Return s, one number a channel, its geometric mean 1."""
-    size = site.call.output.shape[site.axis]
+    size = site.size
     activation, weight = np.zeros(size), np.zeros(size)
     for reader in site.readers:
         np.maximum.at(activation, reader.source, ranges[id(reader.value)])

@@ -193,13 +193,14 @@ def _from_path(
             "module:function."
         )
     try:
-        loaded = np.load(path, allow_pickle=False)
+        # Opened here: given a path, numpy leaves a damaged file open.
+        with open(path, "rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return SampleSet(_named(loaded, inputs), path.name, "all")
+            arrays = {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a .npz or .npy file of numbers ({error}).") from error
-    if isinstance(loaded, np.ndarray):
-        return SampleSet(_named(loaded, inputs), path.name, "all")
-    with loaded:
-        arrays = {name: loaded[name] for name in loaded.files}
     if len(arrays) == 1 and len(inputs) == 1:
         return SampleSet({inputs[0].name: next(iter(arrays.values()))}, path.name, "all")
     names = [tensor.name for tensor in inputs]

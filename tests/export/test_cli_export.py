@@ -1,0 +1,112 @@
+"""Protects `renormlite export`: its table, its options, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import renormlite as rl
+from click.testing import CliRunner, Result
+from renormlite.cli.export import command
+
+
+@pytest.fixture
+def model_file(small, tmp_path) -> Path:
+    path = tmp_path / "shapes.keras"
+    small.save(path)
+    return path
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_it_writes_files_and_prints_a_table(model_file, images, tmp_path):
+    np.savez(tmp_path / "images.npz", image=images)
+    result = _run(
+        *(model_file, "--output", tmp_path / "out" / "shapes"),
+        *("--inputs", tmp_path / "images.npz", "--precision", "float32,int16x8"),
+    )
+    assert result.exit_code == 0, result.output
+    for name in ("shapes.float32.tflite", "shapes.float32.onnx", "shapes.int16x8.tflite"):
+        assert name in result.output
+        assert (tmp_path / "out" / "shapes" / name).exists()
+    for heading in ("size", "ops", "SNR (dB)", "time"):
+        assert heading in result.output
+    assert "onnx has no int16x8: left out" in result.output
+
+
+def test_every_option_reaches_the_manifest(model_file, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    result = _run(
+        *(model_file, "-o", tmp_path / "out", "--to", "onnx,tflite", "--precision", "int8"),
+        *("--calibration", tmp_path / "images.npy", "--calibration-samples", 20, "--batch", 2),
+        *("--layout", "nchw", "--opset", 15, "--quantized-io", "integer", "--equalize", "never"),
+        *("--labels", tmp_path / "labels.txt", "--mean", "0.5", "--scale", "2,2,4"),
+        *("--description", "shapes"),
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert record["options"] == {
+        "allow_flex": False,
+        "batch_size": 2,
+        "calibration_samples": 20,
+        "equalize": "never",
+        "formats": ["onnx", "tflite"],
+        "layout": "nchw",
+        "opset": 15,
+        "precisions": ["int8"],
+        "quantized_io": "integer",
+    }
+    assert record["metadata"] == {
+        "description": "shapes",
+        "labels": ["a", "b", "c", "d", "e"],
+        "preprocessing": {"mean": 0.5, "scale": [2.0, 2.0, 4.0]},
+    }
+    assert record["calibration"]["samples"] == 20
+
+
+def test_random_calibration_warns_of_its_cost(model_file, tmp_path):
+    result = _run(
+        *(model_file, "-o", tmp_path / "out", "--to", "tflite", "--precision", "int8"),
+        *("--calibration", "random"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "costs accuracy" in result.output
+
+
+def test_a_free_batch(model_file, tmp_path):
+    result = _run(model_file, "-o", tmp_path / "out", "--to", "onnx", "--batch", "dynamic")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert record["artifacts"][0]["inputs"][0]["shape"][0] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--to", "tensorrt"), "formats"),
+        (("--precision", "int7"), "precisions"),
+        (("--precision", "int8"), "real samples"),
+        (("--opset", "7"), "opset"),
+        (("--layout", "chwn"), "layout"),
+        (("--quantized-io", "both"), "quantized_io"),
+        (("--equalize", "often"), "equalize"),
+        (("--inputs", "nowhere.npz"), "nowhere.npz"),
+        (("--precision", "float32,float32"), "different"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
+    result = _run(model_file, "-o", tmp_path / "out", *arguments)
+    assert isinstance(result.exception, rl.UserError)
+    assert sentence in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--batch", "many"), ("--batch", "0"), ("--mean", "grey")])
+def test_wrong_usage_exits_with_two(arguments, model_file, tmp_path):
+    assert _run(model_file, "-o", tmp_path / "out", *arguments).exit_code == 2

@@ -1,0 +1,58 @@
+"""Protects that the same model gives the same bytes, within a process and in two of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import renormlite as rl
+from renormlite.export.formats import FORMAT_NAMES
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
+
+PROGRAM = """
+import sys, numpy as np, renormlite as rl
+model = rl.load_model(sys.argv[1])
+rl.export_model(model, sys.argv[2], formats=sys.argv[3].split(","),
+                precisions=sys.argv[4].split(","), inputs=sys.argv[5], source=sys.argv[1])
+"""
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_write_the_same_bytes(small, images, tmp_path):
+    import numpy as np
+
+    small.save(tmp_path / "small.keras")
+    np.save(tmp_path / "images.npy", images)
+    made = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed / "net"
+        subprocess.run(
+            [
+                *(sys.executable, "-c", PROGRAM, tmp_path / "small.keras", folder),
+                *(",".join(FORMAT_NAMES), ",".join(PRECISIONS), tmp_path / "images.npy"),
+            ],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        made.append(_contents(folder))
+    first, second = made
+    assert sorted(first) == sorted(second)
+    assert [name for name in first if first[name] != second[name]] == []
+    assert "manifest.json" in first
+    assert len(first) > len(PRECISIONS)
+
+
+def test_exporting_twice_in_one_process_writes_the_same_bytes(small, tmp_path):
+    for folder in ("one", "two"):
+        rl.export_model(small, tmp_path / folder / "net", formats=FORMAT_NAMES)
+    assert _contents(tmp_path / "one") == _contents(tmp_path / "two")

@@ -1,0 +1,179 @@
+"""Protects every source of real data, and the refusal of what is none."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+import tensorflow as tf
+from renormlite.export.calibrate import load_calibration, looks_like_noise
+from renormlite.export.manifest import TensorInfo
+from renormlite.export.samples import Preprocessing, load_samples
+
+IMAGE = (TensorInfo("image", (None, 12, 12, 3), "float32"),)
+TWO = (TensorInfo("a", (None, 4), "float32"), TensorInfo("b", (None, 2), "int32"))
+
+
+def test_an_array_serves_the_only_input(images):
+    samples = load_samples(images, IMAGE, limit=100)
+    np.testing.assert_array_equal(samples.arrays["image"], images)
+
+
+def test_a_limit_takes_samples_evenly_spread(images):
+    samples = load_samples(images, IMAGE, limit=5)
+    np.testing.assert_array_equal(samples.arrays["image"], images[[0, 12, 24, 35, 47]])
+    assert samples.to_json()["chosen"] == "5 evenly spread over 48"
+
+
+@pytest.mark.parametrize("name", ["image", "any_name"])
+def test_npz_of_one_array(name, images, tmp_path):
+    np.savez(tmp_path / "data.npz", **{name: images})
+    assert load_samples(tmp_path / "data.npz", IMAGE, limit=9).count == 9
+
+
+def test_npz_with_labels_beside_the_inputs(images, tmp_path):
+    np.savez(tmp_path / "data.npz", image=images, label=np.arange(48))
+    samples = load_samples(tmp_path / "data.npz", IMAGE, limit=100)
+    assert list(samples.arrays) == ["image"]
+
+
+def test_npy(images, tmp_path):
+    np.save(tmp_path / "data.npy", images)
+    assert load_samples(str(tmp_path / "data.npy"), IMAGE, limit=100).count == 48
+
+
+def test_a_folder_of_images_is_resized_and_preprocessed(tmp_path):
+    for index, colour in enumerate((0, 255)):
+        path = tmp_path / "photos" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        keras.utils.save_img(path, np.full((20, 16, 3), colour, np.uint8), scale=False)
+    (tmp_path / "photos" / "readme.txt").write_text("not an image")
+    samples = load_samples(
+        tmp_path / "photos", IMAGE, limit=10, preprocessing=Preprocessing(127.5, 1 / 127.5)
+    )
+    assert samples.arrays["image"].shape == (2, 12, 12, 3)
+    assert samples.arrays["image"].dtype == np.float32
+    np.testing.assert_allclose(samples.arrays["image"][0], -1)
+    np.testing.assert_allclose(samples.arrays["image"][1], 1)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_tf_data(batched, labelled, images):
+    data = tf.data.Dataset.from_tensor_slices(
+        (images, np.arange(len(images))) if labelled else images
+    )
+    samples = load_samples(data.batch(10) if batched else data, IMAGE, limit=25)
+    np.testing.assert_array_equal(samples.arrays["image"], images[:25])
+    assert samples.chosen == "the first 25"
+
+
+def test_an_iterable_of_dictionaries_serves_several_inputs():
+    rows = ({"a": np.full(4, i), "b": np.full(2, -i)} for i in range(7))
+    samples = load_samples(rows, TWO, limit=5)
+    np.testing.assert_array_equal(samples.arrays["b"][:, 0], [0, -1, -2, -3, -4])
+
+
+def test_module_function_in_the_current_folder(images, tmp_path, monkeypatch):
+    np.save(tmp_path / "data.npy", images)
+    (tmp_path / "my_samples.py").write_text(
+        "import numpy as np\ndef few():\n    return np.load('data.npy')[:6]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    samples = load_samples("my_samples:few", IMAGE, limit=100)
+    assert samples.count == 6
+    assert samples.source == "function my_samples:few"
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("nowhere.npz", "no file or folder"),
+        ("nowhere:function", "cannot be imported"),
+        ("os:nothing", "cannot be imported"),
+        (np.zeros((4, 5, 5, 3)), "shape"),
+        (np.zeros((0, 12, 12, 3)), "at least 1"),
+        ({"picture": np.zeros((1, 12, 12, 3))}, "picture"),
+        (np.full((1, 12, 12, 3), np.nan), "NaN"),
+        (12, "int"),
+        ([], "empty"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(source, sentence):
+    with pytest.raises(rl.UserError, match=sentence):
+        load_samples(source, IMAGE, limit=10)
+
+
+def test_unequal_numbers_of_samples_are_refused():
+    with pytest.raises(rl.UserError, match="equally many"):
+        load_samples({"a": np.zeros((3, 4)), "b": np.zeros((2, 2))}, TWO, limit=10)
+
+
+def test_one_array_for_two_inputs_is_refused():
+    with pytest.raises(rl.UserError, match="by input name"):
+        load_samples(np.zeros((3, 4)), TWO, limit=10)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "data.npz").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(rl.UserError, match=r"data\.npz is not"):
+        load_samples(tmp_path / "data.npz", IMAGE, limit=1)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(rl.UserError, match="holds no image"):
+        load_samples(tmp_path, IMAGE, limit=1)
+
+
+def test_noise_is_refused_as_calibration_and_real_images_are_not(images):
+    noise = np.random.default_rng(0).random((48, 12, 12, 3), np.float32)
+    with pytest.raises(rl.UserError, match="random noise"):
+        load_calibration(noise, IMAGE, limit=48)
+    assert load_calibration(images, IMAGE, limit=48).random is False
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["uniform", "normal", "bytes"])
+def test_noise_of_any_kind_is_recognised(kind, seed):
+    generator = np.random.default_rng(seed)
+    shape = (20, 16, 16, 1)
+    made = {
+        "uniform": generator.random(shape),
+        "normal": generator.standard_normal(shape),
+        "bytes": generator.integers(0, 256, shape),
+    }
+    assert looks_like_noise(made[kind])
+
+
+def test_handwritten_digits_are_no_noise():
+    from renormlite.models.data import handwritten_digits
+
+    assert not looks_like_noise(handwritten_digits().test.x)
+
+
+def test_random_calibration_must_be_asked_for_by_name():
+    calibration = load_calibration("random", IMAGE, limit=7)
+    assert calibration.random is True
+    assert calibration.samples.count == 7
+    assert calibration.to_json()["source"].startswith("standard normal")
+
+
+def test_random_calibration_is_recorded(small, export):
+    manifest, _ = export(small, precisions=("int8",), calibration="random")
+    assert manifest.calibration["random"] is True
+
+
+def test_batches_have_the_files_size_and_order(images):
+    calibration = load_calibration(images, IMAGE, limit=48)
+    file = (TensorInfo("image", (10, 3, 12, 12), "float32", axes=(0, 3, 1, 2)),)
+    batches = list(calibration.batches(file))
+    assert [batch["image"].shape for batch in batches] == [(10, 3, 12, 12)] * 4
+    np.testing.assert_array_equal(batches[1]["image"][0, 2], images[10, :, :, 2])
+
+
+def test_too_few_samples_for_a_batch_are_repeated(images):
+    calibration = load_calibration(images[:3], IMAGE, limit=48)
+    (batch,) = calibration.batches((TensorInfo("image", (4, 12, 12, 3), "float32"),))
+    np.testing.assert_array_equal(batch["image"][3], images[0])

@@ -64,7 +64,11 @@ def _parser(bundle: str) -> argparse.ArgumentParser:
     parser.add_argument("--artifact", metavar="FILE", help="default: each file the runtime loads")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--json", metavar="OUT", help="write the verdict and all metrics here")
-    parser.add_argument("--outputs", metavar="OUT.npz", help="write the outputs here")
+    parser.add_argument(
+        "--outputs",
+        metavar="OUT.npz",
+        help="write the outputs here, each by its name, or as FILE:NAME where several files ran",
+    )
     parser.add_argument("--list", action="store_true", help="list the carried files and stop")
     return parser
 
@@ -80,21 +84,21 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
     if target.device != LOCAL:
         raise UserError(f"A bundle runs where it lies. Received the device '{target.device}'.")
     artifacts = _chosen(export, target, options.artifact)
-    if options.outputs and len(artifacts) > 1:
-        raise UserError("--outputs needs --artifact FILE, since it holds one file's outputs.")
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     records = []
+    arrays: dict[str, Any] = {}
     for artifact in artifacts:
         path = export.path / artifact.file
         run = run_target(path, artifact, golden.inputs, target, threads=options.threads)
         result = judge_run(export, artifact, golden, target, run)
         records.append(_record(result_record(result), target, run.outputs))
         _print(records[-1])
-        if options.outputs:
-            buffer = io.BytesIO()
-            arrays: dict[str, Any] = dict(run.outputs)
-            np.savez(buffer, **arrays)
-            write_bytes(options.outputs, buffer.getvalue())
+        prefix = f"{artifact.file}:" if len(artifacts) > 1 else ""
+        arrays.update({prefix + name: array for name, array in run.outputs.items()})
+    if options.outputs:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_bytes(options.outputs, buffer.getvalue())
     passed = all(record["verdict"] == "pass" for record in records)
     if options.json:
         whole = records[0] if len(records) == 1 else _several(records, target, passed)

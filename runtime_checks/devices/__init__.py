@@ -7,6 +7,7 @@ back is a `TargetRun`, judged by the same code as a run on this machine.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from ..bundle import write_bundle
 from ..manifest import Artifact, ExportDirectory
 from ..runners import RUNTIMES, Target
 from ..target_check import TargetRun, drive
-from .base import BundleRun, Device, DeviceError, DeviceOptions
+from .base import BundleRun, CrashError, Device, DeviceError, DeviceOptions
 
 # Device to the module and class that carry a bundle there.
 CARRIERS = {
@@ -105,33 +106,57 @@ def _by_bundle(
     threads: int,
     options: DeviceOptions,
 ) -> Iterator[tuple[Artifact, TargetRun]]:
-    """Carry the artifacts to the device in a bundle and run it once for each."""
+    """Carry the artifacts to the device in a bundle, and run it there."""
     runtime = f"{target.runtime}+{target.variant}" if target.variant else target.runtime
+    common = ("--runtime", runtime, "--threads", str(threads))
     with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
         files = [artifact.file for artifact in artifacts]
         bundle = write_bundle(export.path, Path(folder) / "bundle.pyz", artifacts=files)
         with carrier(target.device, bundle, options) as device:
             device.require(target.runtime)
+            # A process for each file gives each its own peak of memory; where memory and time say
+            # nothing, one process saves starting Python under emulation again and again.
+            if device.emulated and len(files) > 1:
+                with contextlib.suppress(CrashError):
+                    run = device.run(target.runtime, common, files=len(files))
+                    yield from ((entry, _one_of_several(run, entry)) for entry in artifacts)
+                    return
             for artifact in artifacts:
-                chosen = ("--runtime", runtime, "--artifact", artifact.file)
-                run = device.run(target.runtime, (*chosen, "--threads", str(threads)))
-                yield artifact, _target_run(run)
+                yield artifact, _alone(device, target, artifact, common)
 
 
-def _target_run(run: BundleRun) -> TargetRun:
+def _alone(
+    device: Device, target: Target, artifact: Artifact, common: tuple[str, ...]
+) -> TargetRun:
+    """Run one artifact in a process of its own; one that crashes the runtime has failed."""
+    try:
+        run = device.run(target.runtime, (*common, "--artifact", artifact.file))
+    except CrashError as error:
+        ran = {"runtime": target.runtime, "device": device.describe()}
+        return TargetRun({}, ran, {}, f"{artifact.file}: {error}")
+    return _target_run(run.report, run.outputs, run.report["device"])
+
+
+def _one_of_several(run: BundleRun, artifact: Artifact) -> TargetRun:
+    """Return what one artifact gave in a run of several."""
+    record = next(r for r in run.report["results"] if r["artifact"] == artifact.file)
+    prefix = f"{artifact.file}:"
+    outputs = {
+        name[len(prefix) :]: array for name, array in run.outputs.items() if name.startswith(prefix)
+    }
+    return _target_run(record, outputs, run.report["device"])
+
+
+def _target_run(
+    record: Mapping[str, Any], outputs: Mapping[str, np.ndarray], device: Mapping[str, Any]
+) -> TargetRun:
     """Read a bundle's verdict; its outputs are judged here again, beside all others."""
-    report = run.report
-    ran = {**report["ran"], "device": report["device"], "cpu": report.get("cpu")}
-    measured = {key: report[key] for key in _MEASURED if report.get(key) is not None}
-    if "note" in report["device"]:
-        measured["note"] = report["device"]["note"]
-    problem = "" if run.outputs else _reason(report)
-    return TargetRun(run.outputs, ran, measured, problem)
-
-
-def _reason(report: Mapping[str, Any]) -> str:
-    """Return why the device has no outputs to show."""
-    return str(report.get("reason") or "the device gave no outputs and no reason")
+    ran = {**record["ran"], "device": device, "cpu": record.get("cpu")}
+    measured = {key: record[key] for key in _MEASURED if record.get(key) is not None}
+    if "note" in device:
+        measured["note"] = device["note"]
+    reason = str(record.get("reason") or "the device gave no outputs and no reason")
+    return TargetRun(outputs, ran, measured, "" if outputs else reason)
 
 
 def _in_browser(

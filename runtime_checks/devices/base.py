@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import io
 import json
+import signal
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ EMULATED_NOTE = "emulated: says nothing about a device"
 
 class DeviceError(UserError):
     """A device that cannot be reached or used; the message is one sentence and says what to do."""
+
+
+class CrashError(DeviceError):
+    """The bundle was ended by a signal: the runtime crashed on an artifact."""
 
 
 class ConnectionLostError(DeviceError):
@@ -91,9 +96,9 @@ def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         if exit_code < 0 or exit_code > 128:
             number = -exit_code if exit_code < 0 else exit_code - 128
-            reason = f"it was ended by signal {number}"
-        else:
-            reason = lines[-1] if lines else f"exit code {exit_code}"
+            name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+            raise CrashError(f"the runtime crashed on {where} ({name})")
+        reason = lines[-1] if lines else f"exit code {exit_code}"
         raise DeviceError(f"The bundle gave no verdict on {where}: {reason}")
     try:
         verdict = json.loads(report)
@@ -159,12 +164,13 @@ class Device(abc.ABC):
             DeviceError: It has not; the message says which command installs it.
         """
 
-    def run(self, runtime: str, arguments: Sequence[str]) -> BundleRun:
+    def run(self, runtime: str, arguments: Sequence[str], *, files: int = 1) -> BundleRun:
         """Run the bundle once.
 
         Args:
             runtime: The runtime that the arguments ask for, without variant.
             arguments: The bundle's own arguments, without `--json` and `--outputs`.
+            files: How many artifacts it runs: each is given the time of one.
 
         Returns:
             Verdict and outputs.
@@ -172,7 +178,7 @@ class Device(abc.ABC):
         Raises:
             DeviceError: The device failed, hung, or gave nothing back.
         """
-        run = self._run(runtime, tuple(arguments))
+        run = self._run(runtime, tuple(arguments), files * self.options.timeout_s)
         report = {**run.report, "device": self.describe()}
         return BundleRun(run.exit_code, report, run.outputs, run.log)
 
@@ -192,8 +198,8 @@ class Device(abc.ABC):
         """Leave nothing behind; called also when `_connect` failed half-way."""
 
     @abc.abstractmethod
-    def _run(self, runtime: str, arguments: tuple[str, ...]) -> BundleRun:
-        """Run the bundle once."""
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> BundleRun:
+        """Run the bundle once, within a time limit."""
 
     def _describe(self) -> dict[str, object]:
         """Return what only this kind of device knows of itself."""

@@ -55,7 +55,7 @@ class QemuDevice(Device):
                 f"{self.kind} has no '{runtime}'. It has {', '.join(self.system.runtimes)}."
             )
 
-    def _run(self, runtime: str, arguments: tuple[str, ...]) -> BundleRun:
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> BundleRun:
         assert self._scratch is not None, "the device is entered before it runs anything"
         report, outputs = self._scratch / "report.json", self._scratch / "outputs.npz"
         for file in (report, outputs):
@@ -69,14 +69,14 @@ class QemuDevice(Device):
                     *("-B", str(self.bundle.resolve()), *arguments),
                     *("--json", str(report), "--outputs", str(outputs)),
                 ],
-                timeout_s=self.options.timeout_s,
+                timeout_s=limit_s,
                 env={"TMPDIR": str(self._scratch)},
                 cwd=self._scratch,
             )
         except TimeLimitError as error:
             raise DeviceError(
                 f"{self.name} did not finish {' '.join(arguments)} within "
-                f"{self.options.timeout_s:g} s and was ended; --device-timeout allows more."
+                f"{limit_s:g} s and was ended; --device-timeout allows more."
             ) from error
         return read_run(
             finished.code,

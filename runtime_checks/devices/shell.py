@@ -133,7 +133,7 @@ class ShellDevice(Device):
 
     # Running ----------------------------------------------------------------------------------
 
-    def _run(self, runtime: str, arguments: tuple[str, ...]) -> BundleRun:
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> BundleRun:
         name = uuid.uuid4().hex
         job = {
             "job": name,
@@ -141,17 +141,17 @@ class ShellDevice(Device):
                 *(self.options.python, _BUNDLE, *arguments),
                 *("--json", _REPORT, "--outputs", _OUTPUTS),
             ],
-            "timeout_s": self.options.timeout_s,
+            "timeout_s": limit_s,
             "collect": [_REPORT, _OUTPUTS],
         }
         text = json.dumps(job).encode()
         place = f"{self._folder}/job.json"
         self._again(lambda: self._checked(f"cat > {place}.part && mv {place}.part {place}", text))
-        done = self._wait(name)
+        done = self._wait(name, limit_s)
         if done["code"] is None:
             raise DeviceError(
                 f"{self.name} did not finish {' '.join(arguments)} within "
-                f"{self.options.timeout_s:g} s and was ended; --device-timeout allows more."
+                f"{limit_s:g} s and was ended; --device-timeout allows more."
             )
         sizes = done["sizes"]
         files = {file: self._fetch(file, sizes.get(file, 0)) for file in (_REPORT, _OUTPUTS, _LOG)}
@@ -163,9 +163,9 @@ class ShellDevice(Device):
             self.name,
         )
 
-    def _wait(self, name: str) -> dict[str, Any]:
+    def _wait(self, name: str, limit_s: float) -> dict[str, Any]:
         """Return the result of a job; asks in long polls and outlives broken connections."""
-        deadline = time.monotonic() + self.options.timeout_s + 2 * _STEP_S
+        deadline = time.monotonic() + limit_s + 2 * _STEP_S
         poll = (
             f"cd {self._folder} && i=0 && while [ $i -lt 40 ] && ! grep -q {name} done.json "
             "2>/dev/null; do touch lease; sleep 0.25; i=$((i+1)); done; cat done.json 2>/dev/null"

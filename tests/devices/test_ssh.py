@@ -101,7 +101,7 @@ def test_a_hang_is_ended_there_and_here(ssh_path: Any, echo_bundle: Path) -> Non
 
 def test_an_interrupt_leaves_nothing_running(ssh_path: Any, echo_bundle: Path) -> None:
     class Interrupting(SshDevice):
-        def _wait(self, name: str) -> dict[str, Any]:
+        def _wait(self, name: str, limit_s: float) -> dict[str, Any]:
             while not running("--sleep 32.5"):
                 time.sleep(0.05)
             raise KeyboardInterrupt

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -28,17 +28,32 @@ Attributes = dict[str, Any]
 Weights = dict[str, np.ndarray]
 
 
-def write_network(model: keras.Model, path: str | os.PathLike[str]) -> None:
+def write_network(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Network:
     """Write `network.npz`.
 
     Args:
         model: The folded model.
         path: Where to write; the file appears whole or not at all.
+        inputs: Names of the trained model's inputs; by default those of ``model``.
+        outputs: Names of the trained model's outputs; folding may have replaced the layers that
+            gave them.
+
+    Returns:
+        What was written.
     """
+    network = build_network(model)
+    network = network.named(inputs or list(network.inputs), outputs or list(network.outputs))
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = network_arrays(build_network(model))
+    arrays: dict[str, Any] = network_arrays(network)
     np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
+    return network
 
 
 def build_network(model: keras.Model) -> Network:

@@ -1,7 +1,8 @@
 """Tolerances that follow from the arithmetic; docs/checks.md derives each and shows its headroom.
 
 End to end a result is judged against float64 truth by the noise of the arithmetic it should have:
-the error that the trained model itself makes in float32. No absolute tolerance appears.
+what a model of rounding expects of float32 on this network and sample (`noise`), and no less than
+the trained model's own float32 error. No absolute tolerance appears.
 """
 
 from __future__ import annotations
@@ -48,25 +49,36 @@ class NoiseBound:
             return np.where(error == 0, 0.0, error / self.noise)
 
 
-def float_noise(reference: OutputMetrics, unit: float) -> np.ndarray:
+def float_noise(
+    reference: OutputMetrics, unit: float, model: np.ndarray | None = None
+) -> np.ndarray:
     """Return the error that float arithmetic explains, sample by sample.
 
-    The reference's own error on that sample; but no less than its relative error over all samples,
-    since a single sample can round to the right number by luck, no less than one rounding of the
+    The model of rounding says how large it is on each sample; where the reference errs more than
+    the model over all samples, the model is scaled up to it. Without a model, the reference's own
+    error on that sample, but no less than its relative error over all samples, since a single
+    sample can round to the right number by luck. In any case no less than one rounding of the
     result itself, and no less than the smallest normal number.
 
     Args:
         reference: The float32 reference against float64 truth.
         unit: Unit roundoff of the type that is compared.
+        model: (N,) expected error by `noise.expected_noise`; None where a layer is beyond it.
 
     Returns:
         (N,) root mean square errors.
     """
+    least = np.maximum(unit * reference.rms_truth, SMALLEST_NORMAL)
+    if model is not None:
+        usable = np.isfinite(model) & np.isfinite(reference.rms_error)
+        floor = np.maximum(np.where(usable, model, 0.0), least)
+        ratios = reference.rms_error[usable] / floor[usable]
+        scale = max(1.0, float(np.sqrt(np.mean(ratios**2)))) if usable.any() else 1.0
+        return np.where(usable, scale * floor, np.maximum(reference.rms_error, least))
     known = reference.rms_truth > 0
     relative = reference.rms_error[known] / reference.rms_truth[known]
     typical = float(np.sqrt(np.mean(relative**2))) if known.any() else 0.0
-    floor = np.maximum(max(typical, unit) * reference.rms_truth, SMALLEST_NORMAL)
-    return np.maximum(reference.rms_error, floor)
+    return np.maximum(np.maximum(reference.rms_error, typical * reference.rms_truth), least)
 
 
 def end_to_end_bound(
@@ -75,6 +87,7 @@ def end_to_end_bound(
     reference: np.ndarray,
     *,
     precision: str,
+    model: np.ndarray | None,
     exported: np.ndarray | None,
 ) -> NoiseBound:
     """Return the bound for one output of one artifact.
@@ -84,19 +97,24 @@ def end_to_end_bound(
         truth: (N, …) float64 truth.
         reference: (N, …) float32 output of the trained model.
         precision: The artifact's precision.
+        model: (N,) the expected error of float32 arithmetic, if the golden set has it.
         exported: (N, …) what the artifact gave on the exporting host; needed unless the precision
             is float32, where the reference alone says how large an error may be.
 
     Returns:
         The bound.
     """
-    of_reference = float_noise(compare_output(output, reference, truth), UNIT_ROUNDOFF["float32"])
+    of_reference = float_noise(
+        compare_output(output, reference, truth), UNIT_ROUNDOFF["float32"], model
+    )
     if precision == "float32" or exported is None:
         return NoiseBound(
             of_reference,
             WORST_SAMPLE_LIMIT,
             POOLED_LIMIT,
-            "the float32 model's own error against float64",
+            "float32 arithmetic on this network"
+            if model is not None
+            else "the float32 model's own error against float64",
         )
     of_artifact = compare_output(output, exported, truth).rms_error
     return NoiseBound(

@@ -17,6 +17,7 @@ import numpy as np
 from .graphs.base import ArtifactGraph, GraphOp
 from .network import Node
 from .operators.linear import paddings
+from .operators.shaping import SHAPING
 from .walk import Culprit, OpCheck
 from .weights import WeightMatch
 
@@ -98,7 +99,7 @@ def static_faults(
     by_name = {node.name: node for node in nodes}
     last: dict[int, OpCheck] = {}
     for check in checks:
-        if check.op is not None:
+        if check.op is not None and by_name[check.node].op not in SHAPING:
             last[check.op.index] = check
     faults = []
     for check in last.values():

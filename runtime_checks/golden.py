@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ class GoldenSet:
         folded64: The same of the folded network.
         reference: Keras output name to (N, …) float32: the trained model as Keras runs it.
         artifacts: File name to the outputs that file gave on the exporting host.
+        noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
+            to make; empty where a layer of the network is beyond the model.
+        labels: (N,) true class of each sample, -1 where it is not known; None without any.
     """
 
     kind: np.ndarray
@@ -34,6 +37,8 @@ class GoldenSet:
     folded64: Arrays
     reference: Arrays
     artifacts: Mapping[str, Arrays]
+    noise: Arrays = field(default_factory=dict)
+    labels: np.ndarray | None = None
 
     @property
     def samples(self) -> int:
@@ -53,6 +58,8 @@ class GoldenSet:
             folded64=pick(self.folded64),
             reference=pick(self.reference),
             artifacts={file: pick(arrays) for file, arrays in self.artifacts.items()},
+            noise=pick(self.noise),
+            labels=None if self.labels is None else self.labels[index],
         )
 
 
@@ -76,7 +83,7 @@ def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenS
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
 
     groups: dict[str, dict[str, np.ndarray]] = {
-        prefix: {} for prefix in ("input", "truth", "folded64", "reference")
+        prefix: {} for prefix in ("input", "truth", "folded64", "reference", "noise")
     }
     artifacts: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
@@ -108,4 +115,5 @@ def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenS
         folded64=groups["folded64"],
         reference=groups["reference"],
         artifacts=artifacts,
+        noise=groups["noise"],
     )

@@ -34,8 +34,15 @@ WALK_SAMPLES = 8
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A file's graph and what became of the network's weights in it."""
+    """A file's graph, the network it was made from, and what became of that network's weights.
 
+    Attributes:
+        network: What the file should compute.
+        graph: The file.
+        weights: Every weight of the network.
+    """
+
+    network: Network
     graph: ArtifactGraph
     weights: tuple[WeightMatch, ...]
 
@@ -47,13 +54,13 @@ class Anatomy:
             UserError: It cannot be parsed.
         """
         graph = read_graph(path, artifact.format)
-        return cls(graph, tuple(match_weights(network, graph)))
+        return cls(network, graph, tuple(match_weights(network, graph)))
 
     def findings(self) -> list[Finding]:
         """Return the verdict on the weights: one failure for each altered one."""
         altered = [match for match in self.weights if match.state == "altered"]
         if altered:
-            return [Finding("weights", False, match.sentence) for match in altered]
+            return [Finding("weights", False, match.sentence, match.layer) for match in altered]
         equal = sum(match.state == "equal" for match in self.weights)
         rest = len(self.weights) - equal
         merged = f"; {rest} merged or reordered by the converter, left to the ops" if rest else ""
@@ -75,7 +82,6 @@ def readable(artifact: Artifact) -> bool:
 def walk_artifact(
     path: Path,
     artifact: Artifact,
-    network: Network,
     golden: GoldenSet,
     target: Target,
     anatomy: Anatomy,
@@ -88,10 +94,9 @@ def walk_artifact(
     Args:
         path: The file.
         artifact: What the manifest says of it.
-        network: The folded network.
         golden: Where the samples are taken from.
         target: The runtime; one that shows no tensors is stood in for by one that does.
-        anatomy: The file's graph and weights.
+        anatomy: What the file holds and should hold.
         threads: Threads that the runtime may use.
         first: Samples to look at before others: those that failed.
 
@@ -122,13 +127,12 @@ def walk_artifact(
         if all(key in run and run[key].shape == runs[0][key].shape for run in runs)
     }
     exact = {name: array.astype(np.float64) for name, array in inputs.items()}
-    return walk(network, anatomy.graph, tensors, exact, anatomy.weights), target
+    return walk(anatomy.network, anatomy.graph, tensors, exact, anatomy.weights), target
 
 
 def inspect(
     path: Path,
     artifact: Artifact,
-    network: Network,
     golden: GoldenSet,
     target: Target,
     anatomy: Anatomy,
@@ -141,10 +145,9 @@ def inspect(
     Args:
         path: The file.
         artifact: What the manifest says of it.
-        network: The folded network.
         golden: The samples.
         target: Where it was run.
-        anatomy: The file's graph and weights.
+        anatomy: What the file holds and should hold.
         result: The verdict end to end: its worst samples are looked at first.
         threads: Threads that the runtime may use.
 
@@ -154,14 +157,14 @@ def inspect(
     worst = [entry.worst_sample for entry in result.outputs]
     try:
         walked, used = walk_artifact(
-            path, artifact, network, golden, target, anatomy, threads=threads, first=worst
+            path, artifact, golden, target, anatomy, threads=threads, first=worst
         )
     except ArtifactError as error:
         return None, [], [Finding("ops", False, str(error))]
     faults = [name_fault(culprit, anatomy.weights) for culprit in walked.culprits]
-    faults.extend(static_faults(walked.checks, anatomy.graph, network.nodes))
+    faults.extend(static_faults(walked.checks, anatomy.graph, anatomy.network.nodes))
     if faults:
-        return walked, faults, [Finding("ops", False, fault.message) for fault in faults]
+        return walked, faults, [Finding("ops", False, fault.message, fault.layer) for fault in faults]
     where = "" if used == target else f" on {used}, since {target} shows no tensors"
     blind = f"; not evaluated: {', '.join(walked.unchecked)}" if walked.unchecked else ""
     worst_ratio = max((check.ratio for check in walked.checks), default=0.0)

@@ -36,6 +36,8 @@ class TensorSpec:
         keras_name: The name in the trained model.
         scale: Real value of one quantization step, None for float tensors.
         zero_point: The quantized value that stands for 0.0, None for float tensors.
+        axes: Order of the Keras axes in the file (`numpy.transpose` of the Keras tensor by it gives
+            the file's); None where it is the same.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TensorSpec:
     keras_name: str
     scale: float | None = None
     zero_point: int | None = None
+    axes: tuple[int, ...] | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TensorSpec:
@@ -55,12 +58,18 @@ class TensorSpec:
             keras_name=record.get("keras_name", record["name"]),
             scale=record.get("scale"),
             zero_point=record.get("zero_point"),
+            axes=tuple(record["axes"]) if record.get("axes") else None,
         )
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported file, as the manifest describes it."""
+    """One exported file, as the manifest describes it.
+
+    Attributes:
+        network: File and hash of the network it was made from, where that is not the folded one
+            but an equalized twin of it.
+    """
 
     file: str
     format: str
@@ -70,6 +79,7 @@ class Artifact:
     ops: Mapping[str, int]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    network: Mapping[str, str] | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Artifact:
@@ -83,6 +93,7 @@ class Artifact:
             ops=dict(record["ops"]),
             inputs=tuple(TensorSpec.from_json(entry) for entry in record["inputs"]),
             outputs=tuple(TensorSpec.from_json(entry) for entry in record["outputs"]),
+            network=record.get("network"),
         )
 
 
@@ -110,12 +121,22 @@ class ExportDirectory:
     network: Path | None
     record: Mapping[str, Any]
 
-    def read_network(self) -> Network | None:
-        """Return the folded network under the trained model's names; None if there is none."""
-        if self.network is None:
+    def read_network(self, artifact: Artifact) -> Network | None:
+        """Return the network that an artifact was made from; None if the export wrote none.
+
+        That is the folded network, or the same network with ranges equalized across layers, and
+        has the trained model's input and output names.
+
+        Raises:
+            UserError: The network is missing or damaged.
+        """
+        path = self.network
+        if artifact.network is not None:
+            path = _trusted(self.path, artifact.network, "the network behind a file")
+        if path is None:
             return None
         names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
-        return read_network(self.network).named(*names)
+        return read_network(path).named(*names)
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is."""

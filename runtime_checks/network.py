@@ -87,6 +87,28 @@ class Node:
         weights = {role: array.astype(np.float64) for role, array in self.weights.items()}
         return OPERATORS[self.op].error(inputs, weights, self.attributes, output, errors, unit)
 
+    def carried(self, variance: np.ndarray) -> np.ndarray:
+        """Return what a linear node makes of an independent variance of its input.
+
+        Args:
+            variance: float64, the shape of the node's first input.
+        """
+        weights = {"kernel": np.square(self.weights["kernel"].astype(np.float64))}
+        return OPERATORS[self.op].evaluate([variance], weights, self.attributes)
+
+    def variance(
+        self, inputs: list[np.ndarray], output: np.ndarray, variances: list[np.ndarray]
+    ) -> np.ndarray:
+        """Return the expected variance of rounding errors, in units of the unit roundoff squared.
+
+        Args:
+            inputs: The inputs.
+            output: The output for them.
+            variances: The variance of each input's error.
+        """
+        weights = {role: array.astype(output.dtype) for role, array in self.weights.items()}
+        return OPERATORS[self.op].variance(inputs, weights, self.attributes, output, variances)
+
     @property
     def known(self) -> bool:
         """Whether the node can be evaluated."""

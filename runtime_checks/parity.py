@@ -14,7 +14,6 @@ from .golden import GoldenSet, read_golden
 from .host import host
 from .inspection import Anatomy, inspect, readable
 from .manifest import Artifact, ExportDirectory, read_export
-from .network import Network
 from .runners import LOCAL, RUNTIMES, Target
 from .target_check import check_target, judge_run
 from .verdict import Finding, TargetResult
@@ -100,10 +99,9 @@ def check_parity(
     start = time.perf_counter()
     export = read_export(directory)
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
-    network = export.read_network()
     wanted = [Target.parse(text) for text in targets]
     results = []
-    inside = _Inside(export, network, golden, threads, per_op)
+    inside = _Inside(export, golden, threads, per_op)
     for target in wanted:
         for artifact, result in _on_target(export, golden, target, threads, devices):
             results.append(inside.add(artifact, target, result))
@@ -146,36 +144,30 @@ class _Inside:
     def __init__(
         self,
         export: ExportDirectory,
-        network: Network | None,
         golden: GoldenSet,
         threads: int,
         per_op: bool,
     ) -> None:
-        self._export, self._network, self._golden = export, network, golden
+        self._export, self._golden = export, golden
         self._threads, self._per_op = threads, per_op
-        self._anatomies: dict[str, Anatomy | Finding] = {}
+        self._anatomies: dict[str, Anatomy | Finding | None] = {}
 
     def add(self, artifact: Artifact, target: Target, result: TargetResult) -> TargetResult:
         """Return a result with the verdict on weights and, where called for, on every op."""
-        network = self._network
-        if network is None or not readable(artifact):
-            return result
         path = self._export.path / artifact.file
         if artifact.file not in self._anatomies:
-            try:
-                self._anatomies[artifact.file] = Anatomy.of(path, artifact, network)
-            except UserError as error:
-                self._anatomies[artifact.file] = Finding("weights", False, str(error))
+            self._anatomies[artifact.file] = self._read(path, artifact)
         anatomy = self._anatomies[artifact.file]
+        if anatomy is None:
+            return result
         if isinstance(anatomy, Finding):
             return replace(result, findings=(*result.findings, anatomy))
         result = replace(result, findings=(*result.findings, *anatomy.findings()))
-        if (result.passed and not self._per_op) or not result.outputs:
+        if (result.passed and not self._per_op) or not result.given:
             return result
         walked, faults, findings = inspect(
             path,
             artifact,
-            network,
             self._golden,
             target,
             anatomy,
@@ -188,6 +180,16 @@ class _Inside:
             ops=walked.checks if walked else (),
             faults=tuple(faults),
         )
+
+    def _read(self, path: Path, artifact: Artifact) -> Anatomy | Finding | None:
+        """Return a file's anatomy, the failure to read it, or None where there is no network."""
+        network = self._export.read_network(artifact) if readable(artifact) else None
+        if network is None:
+            return None
+        try:
+            return Anatomy.of(path, artifact, network)
+        except UserError as error:
+            return Finding("weights", False, str(error))
 
 
 def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from ..errors import UserError
 from .manifest import Artifact, TensorSpec
 from .runners.base import Runner, TensorInfo
+
+# A tensor of the file, and the order of the Keras axes in it (None: the same).
+Bound = tuple[TensorInfo, tuple[int, ...] | None]
 
 
 class Session:
@@ -33,10 +37,9 @@ class Session:
     def __init__(self, runner: Runner, artifact: Artifact) -> None:
         self.runner = runner
         self.seconds: list[float] = []
-        self._expected = tuple(spec.keras_name for spec in artifact.outputs)
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
-        unfed = {info.name for info in runner.inputs} - {i.name for i in self._inputs.values()}
+        unfed = {info.name for info in runner.inputs} - {i.name for i, _ in self._inputs.values()}
         missing = {spec.keras_name for spec in artifact.inputs} - set(self._inputs)
         if unfed or missing:
             raise UserError(
@@ -45,32 +48,21 @@ class Session:
                 "Export again."
             )
 
-    @property
-    def missing_outputs(self) -> list[str]:
-        """Keras names of outputs the manifest lists and the file does not have."""
-        found = set(self._outputs)
-        return [name for name in self._expected if name not in found]
-
-    @property
-    def output_infos(self) -> Mapping[str, TensorInfo]:
-        """Keras output name to what the runtime reports of it."""
-        return self._outputs
-
     def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
         """Return the file's inputs for the samples from ``start``, padded to the file's batch."""
         fed = {}
-        for name, info in self._inputs.items():
+        for name, (info, axes) in self._inputs.items():
             size = self.batch_size
             part = inputs[name][start : start + size]
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            fed[info.name] = quantize(part, info)
+            fed[info.name] = quantize(part if axes is None else np.transpose(part, axes), info)
         return fed
 
     @property
     def batch_size(self) -> int:
         """Samples in one run of the file; 1 where the file leaves it free."""
-        sizes = {info.shape[0] for info in self._inputs.values() if info.shape}
+        sizes = {info.shape[0] for info, _ in self._inputs.values() if info.shape}
         fixed = sorted(size for size in sizes if size > 0)
         return fixed[0] if fixed else 1
 
@@ -92,12 +84,10 @@ class Session:
             begin = time.perf_counter()
             results = self.runner.infer(fed)
             self.seconds.append(time.perf_counter() - begin)
-            for name, info in self._outputs.items():
-                parts[name].append(results[info.name])
-        return {
-            name: dequantize(np.concatenate(parts[name])[:samples], info)
-            for name, info in self._outputs.items()
-        }
+            for name, (info, axes) in self._outputs.items():
+                real = dequantize(results[info.name], info)
+                parts[name].append(real if axes is None else np.transpose(real, np.argsort(axes)))
+        return {name: np.concatenate(part)[:samples] for name, part in parts.items()}
 
 
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
@@ -117,7 +107,18 @@ def dequantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     return real.astype(np.float32)
 
 
-def _bind(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> dict[str, TensorInfo]:
-    """Return Keras name to the runtime's tensor; names absent from the file are left out."""
+def _bind(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> dict[str, Bound]:
+    """Return Keras name to the runtime's tensor; names absent from the file are left out.
+
+    Where the runtime does not know how a tensor is quantized, as with ONNX, the manifest does.
+    """
     by_name = {info.name: info for info in infos}
-    return {spec.keras_name: by_name[spec.name] for spec in specs if spec.name in by_name}
+    bound = {}
+    for spec in specs:
+        info = by_name.get(spec.name)
+        if info is None:
+            continue
+        if info.scale is None and spec.scale is not None:
+            info = replace(info, scale=spec.scale, zero_point=spec.zero_point)
+        bound[spec.keras_name] = (info, spec.axes)
+    return bound

@@ -134,6 +134,7 @@ def judge_outputs(
             truth,
             golden.reference[name],
             precision=artifact.precision,
+            model=golden.noise.get(name),
             exported=golden.artifacts.get(artifact.file, {}).get(name),
         )
         metrics = compare_output(name, actual, truth, allowed=bound.worst * bound.noise)

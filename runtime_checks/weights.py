@@ -17,8 +17,11 @@ import numpy as np
 from .graphs.base import ArtifactGraph, GraphTensor
 from .network import Network, Node
 
-# A quantized weight is off by half a step at most, and by the float32 rounding of q·scale.
-_HALF_STEP = 0.5 * (1 + 2.0**-10)
+# A quantized weight is off by half a step at most. Converters compute w / scale in float32 with a
+# scale rounded to float32, so that a number near the middle of two steps may go to either: three
+# roundings of the quotient, which count where it is large, as in 32-bit biases.
+_HALF_STEP = 0.5
+_QUOTIENT = 3 * 2.0**-24
 
 # A constant that agrees with a weight in half of its elements and not in all was altered. One that
 # a converter merged with a neighbour agrees nowhere, except where numbers are 0.
@@ -153,6 +156,9 @@ def _nearest(node: Node, role: str, weight: np.ndarray, rest: list[GraphTensor])
             share = 1 - float(wrong.mean())
             if best is None or share > best[0]:
                 best = (share, constant, form, wrong, real)
+    if (best is None or best[0] < 1) and not weight.any():
+        # Adding zeros is left out by converters.
+        return WeightMatch(node.name, node.layer, role, "equal", size=weight.size)
     if best is None:
         return WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
     share, constant, form, wrong, real = best
@@ -189,7 +195,7 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
     if constant.quantization is None:
         return np.ones(expected.shape, bool), real
     step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
-    return ~(np.abs(real - expected) <= _HALF_STEP * step), real
+    return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
 
 
 def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:

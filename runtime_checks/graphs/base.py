@@ -16,11 +16,13 @@ class Quantization:
     Attributes:
         scales: One, or one for each index of ``axis``.
         zero_points: As many.
+        dtype: The integers' type: also of a float tensor that holds dequantized numbers.
         axis: The axis that several scales run along.
     """
 
     scales: np.ndarray
     zero_points: np.ndarray
+    dtype: np.dtype
     axis: int = 0
 
     def real(self, values: np.ndarray) -> np.ndarray:

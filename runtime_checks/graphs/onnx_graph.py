@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
-from .base import ArtifactGraph, GraphOp, GraphTensor
+from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 
 
 def read(path: Path) -> ArtifactGraph:
@@ -56,6 +58,8 @@ def read(path: Path) -> ArtifactGraph:
         for key in (*op.inputs, *op.outputs):
             if key:
                 tensors.setdefault(key, GraphTensor(key, key, (), np.dtype(np.float32)))
+    for key, quantization in _quantizations(ops, tensors).items():
+        tensors[key] = replace(tensors[key], quantization=quantization)
     constants = {entry.name for entry in graph.initializer}
     return ArtifactGraph(
         tensors=tensors,
@@ -63,6 +67,76 @@ def read(path: Path) -> ArtifactGraph:
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
     )
+
+
+def _quantizations(
+    ops: list[GraphOp], tensors: Mapping[str, GraphTensor]
+) -> dict[str, Quantization]:
+    """Return how integers stand for numbers, by the ops that turn one into the other.
+
+    A tensor has the scale of the QuantizeLinear that makes it or of the DequantizeLinear that
+    reads it; what the latter gives is floats that hold steps of it. The weights of an integer
+    product have the constant scale that its result is multiplied by.
+    """
+    found: dict[str, Quantization] = {}
+    for op in ops:
+        if op.kind not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scales = tensors[op.inputs[1]].data
+        points = tensors[op.inputs[2]].data if len(op.inputs) > 2 else None
+        if scales is None:
+            continue
+        integers = op.outputs[0] if op.kind == "QuantizeLinear" else op.inputs[0]
+        if points is None:
+            known = tensors[integers].data
+            points = np.zeros_like(scales, np.int8 if known is None else known.dtype)
+        quantization = Quantization(
+            np.atleast_1d(scales).astype(np.float64),
+            np.atleast_1d(points).astype(np.int64),
+            points.dtype,
+            int(op.attributes.get("axis", 1)),
+        )
+        found[integers] = quantization
+        if op.kind == "DequantizeLinear" and tensors[op.inputs[0]].data is None:
+            found[op.outputs[0]] = quantization
+    found.update(_integer_products(ops, tensors))
+    return found
+
+
+def _integer_products(
+    ops: list[GraphOp], tensors: Mapping[str, GraphTensor]
+) -> dict[str, Quantization]:
+    """Return the quantization of the constant operands of ConvInteger and MatMulInteger."""
+    producer = {key: op for op in ops for key in op.outputs}
+    found = {}
+    for op in ops:
+        if op.kind not in ("ConvInteger", "MatMulInteger"):
+            continue
+        weight = tensors[op.inputs[1]].data
+        following = op.outputs[0]
+        scale: Any = None
+        for after in ops[ops.index(op) + 1 :]:
+            if following not in after.inputs:
+                continue
+            following = after.outputs[0]
+            if after.kind == "Mul":
+                others = [producer.get(key) for key in after.inputs]
+                keys = [
+                    k for other in others if other and other.kind == "Mul" for k in other.inputs
+                ]
+                scale = next((tensors[k].data for k in keys if tensors[k].data is not None), None)
+                break
+            if after.kind != "Cast":
+                break
+        if weight is None or scale is None:
+            continue
+        point = tensors[op.inputs[3]].data if len(op.inputs) > 3 and op.inputs[3] else None
+        points = np.zeros(1, np.int64) if point is None else np.atleast_1d(point).astype(np.int64)
+        axis = 0 if op.kind == "ConvInteger" else weight.ndim - 1
+        scales = np.atleast_1d(scale).astype(np.float64).reshape(-1)
+        points = np.broadcast_to(points.reshape(-1), scales.shape)
+        found[op.inputs[1]] = Quantization(scales, points, weight.dtype, axis)
+    return found
 
 
 def _constant(name: str, value: np.ndarray) -> GraphTensor:

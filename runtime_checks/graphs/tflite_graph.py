@@ -106,6 +106,7 @@ def _tensor(index: int, tensor: Any, buffers: Any, type_name: str) -> GraphTenso
         else Quantization(
             np.asarray(scale, np.float64),
             np.asarray(quantization.zeroPoint, np.int64),
+            dtype,
             int(quantization.quantizedDimension),
         ),
         data=constant,

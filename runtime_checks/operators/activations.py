@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Arrays, Attributes, Operator, Weights
+from .base import ROUNDING, Arrays, Attributes, Operator, Weights
 
 Function = Callable[[np.ndarray, Attributes], np.ndarray]
 
@@ -130,7 +130,22 @@ def _operator(activation: Activation) -> Operator:
         own = activation.ulps * unit * _SCALES[activation.scale](inputs[0], output)
         return np.asarray(slope * errors[0] + own)
 
-    return Operator(evaluate, error)
+    def variance(
+        inputs: Arrays,
+        weights: Weights,
+        attributes: Attributes,
+        output: np.ndarray,
+        variances: Arrays,
+    ) -> np.ndarray:
+        step = 2.0**-8 * (np.abs(inputs[0]) + 2.0**-8)
+        up, down = (activation.value(inputs[0] + h, attributes) for h in (step, -step))
+        slope = (up - down) / (2 * step)
+        # A kernel's typical error is one unit in the last place where the bound allows ULPS.
+        own = ROUNDING * min(activation.ulps, 2.0) ** 2
+        own = own * np.square(_SCALES[activation.scale](inputs[0], output))
+        return np.asarray(np.square(slope) * variances[0] + own)
+
+    return Operator(evaluate, error, variance)
 
 
 def _softmax(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
@@ -197,9 +212,51 @@ def _prelu_error(
     return np.asarray(slope * errors[0] + 2 * unit * np.abs(output))
 
 
+def _softmax_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    """First order: dy_i = y_i (dx_i - Σ y_j dx_j); x - max, exp, sum and quotient are rounded."""
+    axis = attributes.get("axis", -1)
+    y, x = output, inputs[0]
+    shared = np.sum(np.square(y) * variances[0], axis=axis, keepdims=True)
+    away = np.square(x - x.max(axis=axis, keepdims=True))
+    own = ROUNDING * (away + 4 + x.shape[axis] / 2)
+    moved = np.maximum((1 - 2 * y) * variances[0] + shared, 0)
+    return np.asarray(np.square(y) * (moved + own))
+
+
+def _log_softmax_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    axis = attributes.get("axis", -1)
+    y = np.exp(output)
+    shared = np.sum(np.square(y) * variances[0], axis=axis, keepdims=True)
+    own = ROUNDING * (2 * np.square(output) + inputs[0].shape[axis] / 2)
+    return np.asarray(variances[0] + shared + own)
+
+
+def _prelu_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    slope = np.where(inputs[0] >= 0, 1.0, weights["alpha"])
+    return np.asarray(np.square(slope) * variances[0] + ROUNDING * np.square(output))
+
+
 ACTIVATIONS = {
     **{name: _operator(activation) for name, activation in _FUNCTIONS.items()},
-    "softmax": Operator(_softmax, _softmax_error),
-    "log_softmax": Operator(_log_softmax, _log_softmax_error),
-    "prelu": Operator(_prelu, _prelu_error),
+    "softmax": Operator(_softmax, _softmax_error, _softmax_variance),
+    "log_softmax": Operator(_log_softmax, _log_softmax_error, _log_softmax_variance),
+    "prelu": Operator(_prelu, _prelu_error, _prelu_variance),
 }

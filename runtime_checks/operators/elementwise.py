@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .base import Arrays, Attributes, Operator, Weights
+from .base import ROUNDING, Arrays, Attributes, Operator, Weights
 
 
 def _operands(inputs: Arrays, weights: Weights, attributes: Attributes) -> Arrays:
@@ -116,12 +116,71 @@ def _affine_error(
     return np.asarray(passed + 3 * unit * (scale * np.abs(inputs[0]) + shift + passed))
 
 
+def _sum_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    return np.asarray(functools.reduce(np.add, variances) + ROUNDING * np.square(output))
+
+
+def _average_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    passed = functools.reduce(np.add, variances) / len(inputs) ** 2
+    return np.asarray(passed + 2 * ROUNDING * np.square(output))
+
+
+def _product_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    """Each factor's variance times the square of the others."""
+    operands = _operands(inputs, weights, attributes)
+    total = ROUNDING * np.square(output)
+    for x, own in zip(inputs, variances):
+        others = [np.square(operand) for operand in operands if operand is not x]
+        total = total + functools.reduce(np.multiply, others, own)
+    return np.asarray(total)
+
+
+def _extreme_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    return np.asarray(functools.reduce(np.maximum, variances) + np.zeros_like(output))
+
+
+def _affine_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    scale = np.square(_on_axis(weights["scale"], attributes, inputs[0].ndim))
+    own = ROUNDING * (scale * np.square(inputs[0]) + np.square(output))
+    return np.asarray(scale * variances[0] + own)
+
+
 ELEMENTWISE = {
-    "add": Operator(_reduced(np.add), _sum_error),
-    "subtract": Operator(_reduced(np.subtract), _sum_error),
-    "multiply": Operator(_reduced(np.multiply), _product_error),
-    "average": Operator(_average, _average_error),
-    "maximum": Operator(_reduced(np.maximum), _extreme_error),
-    "minimum": Operator(_reduced(np.minimum), _extreme_error),
-    "affine": Operator(_affine, _affine_error),
+    "add": Operator(_reduced(np.add), _sum_error, _sum_variance),
+    "subtract": Operator(_reduced(np.subtract), _sum_error, _sum_variance),
+    "multiply": Operator(_reduced(np.multiply), _product_error, _product_variance),
+    "average": Operator(_average, _average_error, _average_variance),
+    "maximum": Operator(_reduced(np.maximum), _extreme_error, _extreme_variance),
+    "minimum": Operator(_reduced(np.minimum), _extreme_error, _extreme_variance),
+    "affine": Operator(_affine, _affine_error, _affine_variance),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Arrays, Attributes, Operator, Weights, gamma
+from .base import ROUNDING, Arrays, Attributes, Operator, Weights, gamma
 
 Apply = Callable[[np.ndarray, np.ndarray, Attributes], np.ndarray]
 
@@ -176,7 +176,22 @@ def _operator(apply: Apply, count: Callable[[np.ndarray, Attributes], int]) -> O
             return rounding
         return rounding + _framed(apply, attributes, errors[0], kernel)
 
-    return Operator(evaluate, error)
+    def variance(
+        inputs: Arrays,
+        weights: Weights,
+        attributes: Attributes,
+        output: np.ndarray,
+        variances: Arrays,
+    ) -> np.ndarray:
+        # Adding K products one by one rounds K partial sums; as a random walk that ends in y the
+        # k-th has the expected square (k/K) Σ(wx)² + (k/K)² y².
+        kernel = weights["kernel"]
+        terms = count(kernel, attributes)
+        squares = variances[0] + ROUNDING * terms / 2 * np.square(inputs[0])
+        walked = _framed(apply, attributes, squares, np.square(kernel))
+        return walked + ROUNDING * (terms / 3 + 1) * np.square(output)
+
+    return Operator(evaluate, error, variance)
 
 
 def _einsum_products(kernel: np.ndarray, attributes: Attributes) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .base import Arrays, Attributes, Operator, Weights, gamma
+from .base import ROUNDING, Arrays, Attributes, Operator, Weights, gamma
 from .linear import paddings, windows
 
 
@@ -114,9 +115,47 @@ def _global_max_error(
     return _global_max([errors[0]], weights, attributes)
 
 
+Move = Callable[[Arrays, Weights, Attributes], np.ndarray]
+
+
+def _mean_variance(mean: Move) -> Callable[..., np.ndarray]:
+    """Return the variance of a mean of K values with independent errors."""
+
+    def variance(
+        inputs: Arrays,
+        weights: Weights,
+        attributes: Attributes,
+        output: np.ndarray,
+        variances: Arrays,
+    ) -> np.ndarray:
+        terms = inputs[0].size / output.size
+        squares = variances[0] + ROUNDING * terms / 2 * np.square(inputs[0])
+        passed = mean([squares], weights, attributes) / terms
+        return np.asarray(passed + ROUNDING * (terms / 3 + 2) * np.square(output))
+
+    return variance
+
+
+def _max_variance(largest: Move) -> Callable[..., np.ndarray]:
+    """Return the greatest variance among those that may be the greatest value."""
+
+    def variance(
+        inputs: Arrays,
+        weights: Weights,
+        attributes: Attributes,
+        output: np.ndarray,
+        variances: Arrays,
+    ) -> np.ndarray:
+        return largest([variances[0]], weights, attributes)
+
+    return variance
+
+
 POOLING = {
-    "average_pool": Operator(_average, _average_error),
-    "max_pool": Operator(_max, _max_error),
-    "global_average_pool": Operator(_global_average, _global_average_error),
-    "global_max_pool": Operator(_global_max, _global_max_error),
+    "average_pool": Operator(_average, _average_error, _mean_variance(_average)),
+    "max_pool": Operator(_max, _max_error, _max_variance(_max)),
+    "global_average_pool": Operator(
+        _global_average, _global_average_error, _mean_variance(_global_average)
+    ),
+    "global_max_pool": Operator(_global_max, _global_max_error, _max_variance(_global_max)),
 }

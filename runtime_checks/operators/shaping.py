@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .base import Arrays, Attributes, Operator, Weights
+from .base import ROUNDING, Arrays, Attributes, Operator, Weights
 
 Move = Callable[[np.ndarray, Attributes], np.ndarray]
 
@@ -27,7 +27,16 @@ def _moved(move: Move) -> Operator:
     ) -> np.ndarray:
         return move(errors[0], attributes)
 
-    return Operator(evaluate, error)
+    def variance(
+        inputs: Arrays,
+        weights: Weights,
+        attributes: Attributes,
+        output: np.ndarray,
+        variances: Arrays,
+    ) -> np.ndarray:
+        return move(variances[0], attributes)
+
+    return Operator(evaluate, error, variance)
 
 
 def _spatial_start(attributes: Attributes) -> int:
@@ -87,6 +96,16 @@ def _bilinear_error(
     return np.asarray(_bilinear(errors[0], attributes) + 5 * len(attributes["size"]) * unit * size)
 
 
+def _bilinear_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    return np.asarray(_bilinear(variances[0], attributes) + 2 * ROUNDING * np.square(output))
+
+
 def _concatenate(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
     return np.concatenate(inputs, axis=attributes["axis"])
 
@@ -102,6 +121,16 @@ def _concatenate_error(
     return np.concatenate(errors, axis=attributes["axis"])
 
 
+def _concatenate_variance(
+    inputs: Arrays,
+    weights: Weights,
+    attributes: Attributes,
+    output: np.ndarray,
+    variances: Arrays,
+) -> np.ndarray:
+    return np.concatenate(variances, axis=attributes["axis"])
+
+
 SHAPING = {
     "identity": _moved(lambda x, a: x),
     "pad": _moved(_pad),
@@ -111,6 +140,8 @@ SHAPING = {
     "permute": _moved(lambda x, a: np.transpose(x, a["axes"])),
     "repeat": _moved(lambda x, a: np.repeat(x[:, None], a["times"], axis=1)),
     "upsample_nearest": _moved(_nearest),
-    "upsample_bilinear": Operator(lambda i, w, a: _bilinear(i[0], a), _bilinear_error),
-    "concatenate": Operator(_concatenate, _concatenate_error),
+    "upsample_bilinear": Operator(
+        lambda i, w, a: _bilinear(i[0], a), _bilinear_error, _bilinear_variance
+    ),
+    "concatenate": Operator(_concatenate, _concatenate_error, _concatenate_variance),
 }

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from .base import ArtifactError, Runner, TensorInfo, TensorReader
+from .base import ArtifactError, Runner, TensorInfo
 from .worker import receive, send
 
 
@@ -28,7 +28,7 @@ def environment(runtime: str) -> Path | None:
     return path if path.is_file() else None
 
 
-class IsolatedRunner(Runner, TensorReader):
+class IsolatedRunner(Runner):
     """A runner whose runtime runs in another process and environment.
 
     Args:
@@ -115,10 +115,6 @@ class IsolatedRunner(Runner, TensorReader):
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._ask({"verb": "infer"}, inputs)[1]
-
-    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once with every tensor kept and return them by name."""
-        return self._ask({"verb": "infer_all"}, inputs)[1]
 
     def describe(self) -> dict[str, object]:
         """Return what the runner in the other environment says, and which environment it is."""

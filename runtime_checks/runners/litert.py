@@ -6,10 +6,10 @@ from importlib.metadata import version
 from types import ModuleType
 
 from ...errors import UserError
-from .interpreter import InterpreterRunner
+from .interpreter import TensorKeeper
 
 
-class LiteRTRunner(InterpreterRunner):
+class LiteRTRunner(TensorKeeper):
     """Runs .tflite files on LiteRT."""
 
     runtime = "litert"

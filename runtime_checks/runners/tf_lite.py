@@ -7,10 +7,10 @@ from typing import cast
 
 from ...errors import UserError
 from ...quiet import quiet_import
-from .interpreter import InterpreterRunner
+from .interpreter import TensorKeeper
 
 
-class TFLiteRunner(InterpreterRunner):
+class TFLiteRunner(TensorKeeper):
     """Runs .tflite files on the interpreter inside TensorFlow."""
 
     runtime = "tf-lite"

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import UserError
-from .base import ArtifactError, Runner, TensorInfo, TensorReader
+from .base import ArtifactError, Runner, TensorInfo
 
 _PREFIX = "array:"
 
@@ -94,10 +94,6 @@ def _answer(
         }, {}
     if verb == "describe":
         return dict(runner.describe()), {}
-    if verb == "infer_all":
-        if not isinstance(runner, TensorReader):
-            raise UserError(f"{runner.runtime} does not show its tensors.")
-        return {}, runner.infer_all(arrays)
     return {}, runner.infer(arrays)
 
 

@@ -39,9 +39,7 @@ def networks() -> list[str]:
 def make(name: str, *, positive: bool, seed: int = 0) -> keras.Model:
     """Build a network with random weights and randomized statistics."""
     size = SIZES.get(name, 32)
-    model = getattr(keras.applications, name)(
-        weights=None, input_shape=(size, size, 3), classes=10
-    )
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if not isinstance(layer, kl.BatchNormalization):

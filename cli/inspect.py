@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..files import write_text
 from .command import TensorFlowCommand
 from .fold_table import print_report
 
@@ -18,13 +19,21 @@ from .fold_table import print_report
     "--copy-budget", default=0, show_default=True, help="Parameters that copies of layers may add."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(model: Path, copy_budget: int, as_json: bool) -> None:
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.svg",
+    help="Draw the network before and after.",
+)
+def command(model: Path, copy_budget: int, as_json: bool, picture: Path | None) -> None:
     """Show for every norm of MODEL where it folds, or the one sentence why not."""
     from ..export.fold import inspect
     from ..toolkit.saving import load_model
 
-    report = inspect(load_model(model), copy_budget=copy_budget)
+    inspection = inspect(load_model(model), copy_budget=copy_budget)
+    if picture is not None:
+        write_text(picture, inspection.picture)
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
-        return
-    print_report(Console(), report)
+        click.echo(json.dumps(inspection.report.to_json(), indent=2))
+    else:
+        print_report(Console(), inspection.report)

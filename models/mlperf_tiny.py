@@ -8,13 +8,13 @@ nothing about inference.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import keras
 from keras import layers
 
 Norm = Callable[[], keras.layers.Layer]
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
 
 class Builder(Protocol):

@@ -7,6 +7,7 @@ is absorbed; the network is rebuilt (`build`) and proved equal in float64 (`proo
 
 from .affine import Affine as Affine
 from .fold import FoldResult as FoldResult
+from .fold import Inspection as Inspection
 from .fold import fold as fold
 from .fold import inspect as inspect
 from .norms import register_affine as register_affine

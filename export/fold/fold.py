@@ -13,6 +13,7 @@ from .build import build
 from .graph import Graph
 from .keras_graph import read_graph
 from .passes import Outcome, run
+from .picture import draw
 from .proof import TOLERANCE, Proof, Prover
 from .recognize import Norm, recognize
 from .report import FoldReport, make_report
@@ -75,10 +76,34 @@ def fold(
     )
 
 
-def inspect(model: keras.Model, *, copy_budget: int = 0) -> FoldReport:
-    """Return the report of a fold without building the folded network."""
-    graph, norms, outcome = _folded(model, copy_budget, Limits())
-    return make_report(graph, norms, outcome)
+@dataclass(frozen=True)
+class Inspection:
+    """The dry run of a fold.
+
+    Attributes:
+        report: One record a norm.
+        picture: The network before and after, an SVG document.
+    """
+
+    report: FoldReport
+    picture: str
+
+
+def inspect(model: keras.Model, *, copy_budget: int = 0) -> Inspection:
+    """Say what a fold would do, without building or proving the folded network.
+
+    Args:
+        model: Any built Keras model. Not changed.
+        copy_budget: As for `fold`.
+
+    Returns:
+        The report and the picture.
+    """
+    before = read_graph(model)
+    recognize(before)
+    after, norms, outcome = _folded(model, copy_budget, Limits())
+    report = make_report(after, norms, outcome)
+    return Inspection(report, draw(before, after, report))
 
 
 @dataclass(frozen=True)

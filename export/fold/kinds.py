@@ -50,7 +50,7 @@ def _finish(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
     if op.widened:
         row = np.zeros_like(np.take(kernel, [0], axis=fan_in))
         if op.border is not None:
-            original = _read(op.layer.kernel)  # type: ignore[attr-defined]
+            original = _read(op.layer.kernel)
             shifted = original * _along(op.border, fan_in, kernel.ndim)
             row = shifted.sum(axis=fan_in, keepdims=True)
         kernel = np.concatenate([kernel, row], axis=fan_in)

@@ -82,23 +82,23 @@ def make_report(
     growths = range_growths(graph)
     into: dict[str, dict[str, None]] = {}
     for step in outcome.steps:
-        for norm in step.norms:
-            into.setdefault(norm, {}).update(dict.fromkeys(step.into))
+        for name in step.norms:
+            into.setdefault(name, {}).update(dict.fromkeys(step.into))
     taken_back = set(rolled_back)
     records = []
     for norm in norms:
-        names = tuple(into.get(norm.name, ()))
+        layers = tuple(into.get(norm.name, ()))
         ops = ("norm",) if norm.refusal else left.get(norm.name, ())
         refusals = outcome.refusals.get(norm.name, [])
         records.append(
             NormRecord(
                 name=norm.name,
                 layer_type=norm.layer_type,
-                outcome="folded" if not ops else "partly folded" if names else "kept",
-                into=names,
+                outcome="folded" if not ops else "partly folded" if layers else "kept",
+                into=layers,
                 reason=_reason(norm, refusals, norm.name in taken_back) if ops else "",
                 remaining_ops=ops,
-                range_growth=max((growths.get(name, 1.0) for name in names), default=1.0),
+                range_growth=max((growths.get(layer, 1.0) for layer in layers), default=1.0),
                 within_budget=not (ops and any(refusal.budget for refusal in refusals)),
             )
         )

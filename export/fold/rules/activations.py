@@ -61,13 +61,15 @@ class Activation(Rule):
 
     def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
         constant = affine.scale == 0
+        refusal = self.judge(call, affine, constant)
+        if refusal:
+            return refusal
         if constant.any():
             # The constant must be a value that f takes where it maps it to itself: f(t) = t.
             kept = constant & (self.evaluate(call, affine.shift) != affine.shift)
             if kept.any():
                 return Refusal(f"{call.name!r} does not return every constant it is given")
-        refusal = self.judge(call, affine, constant)
-        return refusal or plan.backward(call.inputs[0], affine, call)
+        return plan.backward(call.inputs[0], affine, call)
 
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         constant = affine.scale == 0

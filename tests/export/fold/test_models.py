@@ -77,7 +77,7 @@ def test_composite_layer_that_cannot_be_traced_is_kept_and_reported(folded):
     layer = Stubborn()
     layer.compute_output_spec = lambda x, training=False: keras.KerasTensor((None, 8, 8, 4))
     model = keras.Model(x, layer(x))
-    (record,) = inspect(model).records
+    (record,) = inspect(model).report.records
     assert record.outcome == "kept"
     assert "could not be read" in record.reason
     assert record.remaining_ops == ("norm",)

@@ -164,7 +164,8 @@ def inspect(
     faults = [name_fault(culprit, anatomy.weights) for culprit in walked.culprits]
     faults.extend(static_faults(walked.checks, anatomy.graph, anatomy.network.nodes))
     if faults:
-        return walked, faults, [Finding("ops", False, fault.message, fault.layer) for fault in faults]
+        failed = [Finding("ops", False, fault.message, fault.layer) for fault in faults]
+        return walked, faults, failed
     where = "" if used == target else f" on {used}, since {target} shows no tensors"
     blind = f"; not evaluated: {', '.join(walked.unchecked)}" if walked.unchecked else ""
     worst_ratio = max((check.ratio for check in walked.checks), default=0.0)

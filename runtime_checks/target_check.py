@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .agreement import TaskAgreement, task_agreement
 from .golden import GoldenSet
 from .manifest import Artifact, ExportDirectory
 from .runners import Target, make_runner
 from .runners.base import ArtifactError, Runner
 from .session import Session
+from .stages import Ladder, error_budget
 from .verdict import Finding, OutputVerdict, TargetResult, judge_outputs
 
 
@@ -124,7 +126,46 @@ def judge_run(
         outputs=tuple(verdicts),
         ran=run.ran,
         measured=run.measured,
+        stages=tuple(_budgets(export, artifact, golden, run.outputs, verdicts)),
+        tasks=tuple(
+            task
+            for entry in verdicts
+            if (task := _task(entry, run.outputs[entry.metrics.output], golden)) is not None
+        ),
+        given=run.outputs,
     )
+
+
+def _budgets(
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    outputs: Mapping[str, np.ndarray],
+    verdicts: Sequence[OutputVerdict],
+) -> Iterator[Ladder]:
+    """Yield the error budget of every output that can be compared with its truth."""
+    judged = {entry.metrics.output: entry for entry in verdicts}
+    for spec in artifact.outputs:
+        name = spec.keras_name
+        if name not in outputs or outputs[name].shape != golden.truth[name].shape:
+            continue
+        # An output without a finite element has no verdict: each of its samples is as bad.
+        entry = judged.get(name)
+        yield error_budget(
+            name,
+            outputs[name],
+            golden,
+            artifact,
+            export.artifacts,
+            sound=entry is not None and entry.sound,
+            worst_sample=entry.worst_sample if entry else 0,
+        )
+
+
+def _task(entry: OutputVerdict, actual: np.ndarray, golden: GoldenSet) -> TaskAgreement | None:
+    """Return what became of an output's decisions."""
+    allowed = entry.bound.worst * entry.bound.noise
+    return task_agreement(entry.metrics.output, actual, golden, allowed)
 
 
 def check_target(

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .agreement import TaskAgreement
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import OutputMetrics, compare_output
 from .golden import GoldenSet
 from .manifest import Artifact
+from .stages import Ladder
 
 if TYPE_CHECKING:
     from .culprit import Fault
@@ -29,11 +31,13 @@ class Finding:
         check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, determinism.
         passed: Whether it held.
         message: One sentence with the numbers.
+        subject: The output or layer it is about; empty for the whole file.
     """
 
     check: str
     passed: bool
     message: str
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class OutputVerdict:
     worst_sample: int
     pooled_ratio: float
 
+    @property
+    def sound(self) -> bool:
+        """Whether the output is within its bound, and finite where the truth is."""
+        within = self.worst_ratio <= self.bound.worst and self.pooled_ratio <= self.bound.pooled
+        return within and self.metrics.nonfinite == 0
+
 
 @dataclass(frozen=True)
 class TargetResult:
@@ -69,6 +79,9 @@ class TargetResult:
         measured: Load and inference times in milliseconds and the like.
         ops: Every op that was checked by itself; empty when none was.
         faults: What is at fault, by layer.
+        stages: For each output, what every stage up to the target adds to its error.
+        tasks: For each output that decides between classes, what became of its decisions.
+        given: Keras output name to (N, …): what the target gave for the golden inputs.
     """
 
     target: str
@@ -80,6 +93,9 @@ class TargetResult:
     measured: Mapping[str, Any] = field(default_factory=dict)
     ops: tuple[OpCheck, ...] = ()
     faults: tuple[Fault, ...] = ()
+    stages: tuple[Ladder, ...] = ()
+    tasks: tuple[TaskAgreement, ...] = ()
+    given: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -114,7 +130,7 @@ def judge_outputs(
         name = spec.keras_name
         if name not in results:
             findings.append(
-                Finding("outputs", False, f"output '{name}' is missing from {artifact.file}")
+                Finding("outputs", False, f"output '{name}' is missing from {artifact.file}", name)
             )
             continue
         truth, actual = golden.truth[name], results[name]
@@ -125,6 +141,7 @@ def judge_outputs(
                     False,
                     f"output '{name}' must have the shape {truth.shape} for the golden inputs; "
                     f"it has {actual.shape}",
+                    name,
                 )
             )
             continue
@@ -158,7 +175,9 @@ def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
     found = np.asarray(actual).reshape(golden.samples, -1)
     wrong = (np.isnan(found) != np.isnan(expected)) | (np.isinf(found) != np.isinf(expected))
     if not wrong.any():
-        return Finding("finite", True, f"output '{name}' is finite where the trained model is")
+        return Finding(
+            "finite", True, f"output '{name}' is finite where the trained model is", name
+        )
     sample, place = (int(index[0]) for index in np.nonzero(wrong))
     return Finding(
         "finite",
@@ -166,6 +185,7 @@ def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
         f"output '{name}' is {found[sample, place]} where the trained model gives "
         f"{expected[sample, place]:.6g}: {_count(wrong)}, first in sample {sample} "
         f"({golden.kind[sample]}), element {place}",
+        name,
     )
 
 
@@ -174,7 +194,10 @@ def _noise(verdict: OutputVerdict, ratios: np.ndarray, golden: GoldenSet) -> Fin
     name, bound, metrics = verdict.metrics.output, verdict.bound, verdict.metrics
     if metrics.elements == 0:
         return Finding(
-            "noise", False, f"output '{name}' has no finite element to compare: zero comparisons"
+            "noise",
+            False,
+            f"output '{name}' has no finite element to compare: zero comparisons",
+            name,
         )
     if verdict.worst_ratio <= bound.worst and verdict.pooled_ratio <= bound.pooled:
         return Finding(
@@ -183,6 +206,7 @@ def _noise(verdict: OutputVerdict, ratios: np.ndarray, golden: GoldenSet) -> Fin
             f"output '{name}' is {verdict.pooled_ratio:.2f}x as noisy as {bound.reason} "
             f"(allowed {bound.pooled:g}x; worst sample {verdict.worst_ratio:.2f}x of "
             f"{bound.worst:g}x)",
+            name,
         )
     sample = verdict.worst_sample
     over = ratios > bound.worst
@@ -196,6 +220,7 @@ def _noise(verdict: OutputVerdict, ratios: np.ndarray, golden: GoldenSet) -> Fin
         f"samples together {verdict.pooled_ratio:.3g}x, allowed {bound.pooled:g}x; greatest "
         f"absolute error {metrics.max_abs:.3g} at {index}; it would pass from "
         f"{max(verdict.worst_ratio, verdict.pooled_ratio * bound.worst / bound.pooled):.3g}x on",
+        name,
     )
 
 

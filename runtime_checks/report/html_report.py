@@ -1,23 +1,177 @@
-"""The report as one self-contained HTML page."""
+"""The report as one self-contained HTML page: no scripts, no fonts or pictures from elsewhere."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from ..agreement import TaskAgreement
+from ..stages import Ladder, decibels
+from ..verdict import OutputVerdict, TargetResult
+from .charts import (
+    DriftChart,
+    Histogram,
+    SampleChart,
+    anchor,
+    drift_chart,
+    error_histogram,
+    ladder_chart,
+    sample_chart,
+)
+from .op_points import op_points
+from .problems import Problem, problem
+from .worst_samples import SampleView, worst_samples
 
 if TYPE_CHECKING:
     from ..parity import ParityReport
 
+_FOLDER = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True)
+class OutputView:
+    """One output of one result, ready to be drawn."""
+
+    verdict: OutputVerdict | None
+    ladder: Ladder
+    task: TaskAgreement | None
+    chart: SampleChart | None
+    histogram: Histogram | None
+    worst: list[SampleView]
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """One artifact on one target, ready to be drawn."""
+
+    result: TargetResult
+    anchor: str
+    problem: Problem | None
+    outputs: tuple[OutputView, ...]
+    drift: DriftChart | None
+    ran: tuple[tuple[str, str], ...]
+    size: str
+    latency: str
+
 
 def render(report: ParityReport) -> str:
-    """Return the page; it loads nothing from anywhere."""
+    """Return the page."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(_FOLDER),
         autoescape=select_autoescape(["j2"], default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(report=report)
+    environment.filters["short"] = _short
+    environment.filters["percent"] = _percent
+    environment.filters["decibels"] = decibels
+    views = [_result_view(report, result) for result in report.results]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        lead=_lead(report),
+        kinds=Counter(str(kind) for kind in report.golden.kind),
+        views=views,
+        ladder=ladder_chart(report),
+        folded=_folded(report.manifest),
+        classes=_classes(report.manifest),
+        style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+    )
+
+
+def _result_view(report: ParityReport, result: TargetResult) -> ResultView:
+    classes = _classes(report.manifest)
+    sizes = {entry["file"]: entry["bytes"] for entry in report.manifest["artifacts"]}
+    latency = result.measured.get("latency_ms", {})
+    median = latency.get("median", latency.get("mean"))
+    return ResultView(
+        result=result,
+        anchor=anchor(result),
+        problem=problem(result, report.golden),
+        outputs=tuple(_output_view(report, result, ladder, classes) for ladder in result.stages),
+        drift=drift_chart(op_points(result)),
+        ran=tuple(_flat({**result.ran, **result.measured})),
+        size=f"{sizes[result.artifact] / 1024:.0f} KiB",
+        latency="" if median is None else f"{median:.3g} ms",
+    )
+
+
+def _output_view(
+    report: ParityReport,
+    result: TargetResult,
+    ladder: Ladder,
+    classes: list[str],
+) -> OutputView:
+    name, golden = ladder.output, report.golden
+    entry = next((entry for entry in result.outputs if entry.metrics.output == name), None)
+    return OutputView(
+        verdict=entry,
+        ladder=ladder,
+        task=next((task for task in result.tasks if task.output == name), None),
+        chart=sample_chart(entry, golden) if entry else None,
+        histogram=error_histogram(result.given[name], golden.reference[name], golden.truth[name]),
+        worst=worst_samples(entry, result.given[name], golden, classes) if entry else [],
+    )
+
+
+def _lead(report: ParityReport) -> str:
+    """Return the verdict in one sentence."""
+    wrong = [result for result in report.results if not result.passed]
+    files = len({result.artifact for result in report.results})
+    targets = len({result.target for result in report.results})
+    on = f"{files} file{'s' * (files != 1)} on {targets} target{'s' * (targets != 1)}"
+    if not report.results:
+        return "Nothing was checked."
+    if not wrong:
+        return f"{on}: each computes what the trained model computes."
+    where = ", ".join(f"{result.artifact} on {result.target}" for result in wrong[:3])
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"{on}: {len(wrong)} of {len(report.results)} checks failed: {where}{more}."
+
+
+def _classes(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes, as the export was told them."""
+    return [str(name) for name in manifest.get("metadata", {}).get("labels", ())]
+
+
+def _folded(manifest: Mapping[str, Any]) -> str:
+    """Say what became of the norms at export."""
+    records = manifest.get("fold", {}).get("records", [])
+    if not records:
+        return ""
+    outcomes = Counter(str(record["outcome"]) for record in records)
+    return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested values under joined names, as people read them."""
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name} ")
+        elif isinstance(value, (list, tuple)):
+            yield name, " ".join(str(entry) for entry in value)
+        elif isinstance(value, float):
+            yield name, _short(value)
+        elif value not in (None, ""):
+            yield name, str(value)
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits: `0.0123`, `1.2e-7`, `∞`."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    text = f"{value:.3g}"
+    mantissa, _, power = text.partition("e")
+    return f"{mantissa}e{int(power)}" if power else text
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent with one digit after the point, and no negative zero."""
+    return f"{round(100 * share, 1) + 0.0:.1f} %"

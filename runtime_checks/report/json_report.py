@@ -1,4 +1,8 @@
-"""The report as JSON; docs/checks.md describes the schema field by field."""
+"""The report as JSON.
+
+`parity.schema.json` beside this file is the schema; docs/reports.md describes it field by field.
+The record of one result is what a bundle writes on a device as well.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ import numpy as np
 from ..verdict import OutputVerdict, TargetResult
 
 if TYPE_CHECKING:
+    from ..culprit import Fault
+    from ..graphs.base import GraphOp
     from ..parity import ParityReport
+    from ..walk import OpCheck
 
 SCHEMA = "renormlite/parity/1"
 
@@ -47,6 +54,10 @@ def result_record(result: TargetResult) -> dict[str, Any]:
         "reason": result.reason,
         "findings": [dataclasses.asdict(finding) for finding in result.findings],
         "metrics": {entry.metrics.output: _output_record(entry) for entry in result.outputs},
+        "stages": {ladder.output: ladder.to_json() for ladder in result.stages},
+        "tasks": {task.output: task.to_json() for task in result.tasks},
+        "ops": [_op_check_record(check) for check in result.ops],
+        "faults": [_fault_record(fault) for fault in result.faults],
         "ran": result.ran,
         **result.measured,
     }
@@ -73,6 +84,26 @@ def _output_record(entry: OutputVerdict) -> dict[str, Any]:
             "expected_rms": entry.bound.noise,
         },
     }
+
+
+def _op_check_record(check: OpCheck) -> dict[str, Any]:
+    """Return one op that was checked by itself."""
+    return {**vars(check), "op": _op_record(check.op)}
+
+
+def _fault_record(fault: Fault) -> dict[str, Any]:
+    """Return one fault without the tensors that prove it."""
+    return {
+        "layer": fault.layer,
+        "kind": fault.kind,
+        "op": _op_record(fault.op),
+        "message": fault.message,
+    }
+
+
+def _op_record(op: GraphOp | None) -> dict[str, Any] | None:
+    """Return how a file calls one of its ops; None for a value that no op computes."""
+    return None if op is None else {"index": op.index, "kind": op.kind, "name": op.name}
 
 
 def plain(value: Any) -> Any:

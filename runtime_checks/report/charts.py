@@ -1,0 +1,287 @@
+"""The charts of the HTML page as geometry; `charts.html.j2` draws them as SVG without scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..golden import GoldenSet
+from ..stages import FAULT, Ladder, Stage, decibels
+from ..verdict import OutputVerdict, TargetResult
+from .axes import Axis, decibel_axis, exponent, log_axis
+from .op_points import OpPoint
+
+if TYPE_CHECKING:
+    from ..parity import ParityReport
+
+STAGES = ("folded", "exported", "quantized", "target")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a chart.
+
+    Attributes:
+        at: Per cent of the width.
+        style: CSS class: which stage, kind or verdict it stands for.
+        title: What is shown when pointing at it.
+    """
+
+    at: float
+    style: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a bar: width in per cent, and its CSS class."""
+
+    width: float
+    style: str
+    title: str
+
+
+@dataclass(frozen=True)
+class LadderRow:
+    """One output on its way from truth to target; ``output`` is empty where there is only one."""
+
+    artifact: str
+    target: str
+    output: str
+    anchor: str
+    passed: bool
+    cause: str
+    marks: tuple[Mark, ...]
+    reference: Mark
+    segments: tuple[Segment, ...]
+    final: str
+
+
+@dataclass(frozen=True)
+class LadderChart:
+    """The stage ladder of every result on one axis."""
+
+    axis: Axis
+    rows: tuple[LadderRow, ...]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """One op: how far it is from float64 by itself, and from its bound."""
+
+    layer: str
+    kind: str
+    mark: Mark
+    ratio: float
+    faulty: bool
+
+
+@dataclass(frozen=True)
+class DriftChart:
+    """Every checked op in the order in which it runs."""
+
+    axis: Axis
+    rows: tuple[DriftRow, ...]
+
+
+@dataclass(frozen=True)
+class SampleLane:
+    """The samples of one kind against their bound."""
+
+    kind: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class SampleChart:
+    """Every sample's error over its expected noise, and the limit."""
+
+    axis: Axis
+    limit: float
+    limit_label: str
+    lanes: tuple[SampleLane, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a histogram: place and sizes in per cent of the chart."""
+
+    at: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Elements by the size of their error.
+
+    Attributes:
+        axis: Sizes of errors.
+        bars: How many elements the target has of each size.
+        outline: The same of the float32 Keras model, as an SVG path in a box of 100 by 100.
+    """
+
+    axis: Axis
+    bars: tuple[Bar, ...]
+    outline: str
+
+
+def anchor(result: TargetResult) -> str:
+    """Return the name that links on the page use for a result."""
+    text = f"{result.artifact}--{result.target}"
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
+
+
+def ladder_chart(report: ParityReport) -> LadderChart | None:
+    """Return the ladder of every output that was compared; None when there is none."""
+    pairs = [(result, ladder) for result in report.results for ladder in result.stages]
+    if not pairs:
+        return None
+    axis = decibel_axis(
+        value
+        for _, ladder in pairs
+        for value in (ladder.reference_db, *(stage.snr_db for stage in ladder.stages))
+    )
+    shown = {part for _, ladder in pairs for s in ladder.stages for part in s.name.split(" + ")}
+    return LadderChart(
+        axis,
+        tuple(_ladder_row(result, ladder, axis) for result, ladder in pairs),
+        tuple(stage for stage in STAGES if stage in shown),
+    )
+
+
+def _ladder_row(result: TargetResult, ladder: Ladder, axis: Axis) -> LadderRow:
+    marks = []
+    for stage in ladder.stages:
+        wrong = " wrong" if stage.cause == FAULT else ""
+        marks.append(Mark(_place(axis, stage.snr_db), _style(stage) + wrong, _told(stage)))
+    positive = sum(max(0.0, stage.share) for stage in ladder.stages)
+    segments = tuple(
+        Segment(100 * stage.share / positive, _style(stage), _told(stage))
+        for stage in ladder.stages
+        if positive and stage.share > 0
+    )
+    return LadderRow(
+        artifact=result.artifact,
+        target=result.target,
+        output=ladder.output if len(result.stages) > 1 else "",
+        anchor=anchor(result),
+        passed=result.passed,
+        cause=ladder.cause,
+        marks=tuple(marks),
+        reference=Mark(
+            _place(axis, ladder.reference_db),
+            "reference",
+            f"float32 Keras model: {decibels(ladder.reference_db)}",
+        ),
+        segments=segments,
+        final=decibels(ladder.stages[-1].snr_db),
+    )
+
+
+def _place(axis: Axis, snr_db: float) -> float:
+    """Return where a signal-to-noise ratio lies: the better, the further left."""
+    return axis.at(-snr_db)
+
+
+def _style(stage: Stage) -> str:
+    return stage.name.split(" + ")[-1]
+
+
+def _told(stage: Stage) -> str:
+    return (
+        f"{stage.name}: {decibels(stage.snr_db)} after, RMS error {stage.error_rms:.3g}, "
+        f"adds {stage.added_rms:.3g} ({100 * stage.share:.3g} % of the error, {stage.cause})"
+    )
+
+
+def drift_chart(points: Sequence[OpPoint]) -> DriftChart | None:
+    """Return the chart of every checked op; None when none was."""
+    if not points:
+        return None
+    axis = log_axis((point.relative for point in points), least=-18, most=3, under="exact")
+    rows = []
+    for point in points:
+        kind = f"{point.op.kind} {point.op.index}" if point.op else "no op"
+        rows.append(
+            DriftRow(
+                layer=point.layer,
+                kind=kind,
+                mark=Mark(
+                    axis.at(exponent(point.relative)),
+                    "wrong" if point.faulty else "held",
+                    f"{point.layer} ({kind}): relative error {point.relative:.3g}, "
+                    f"{point.ratio:.3g} of its bound",
+                ),
+                ratio=point.ratio,
+                faulty=point.faulty,
+            )
+        )
+    return DriftChart(axis, tuple(rows))
+
+
+def sample_chart(entry: OutputVerdict, golden: GoldenSet) -> SampleChart:
+    """Return the chart of every sample of one output against its bound."""
+    ratios = entry.bound.ratios(entry.metrics)
+    axis = log_axis([*ratios.tolist(), entry.bound.worst], least=-3, most=8, always=(-1, 1))
+    lanes = []
+    for kind in dict.fromkeys(str(kind) for kind in golden.kind):
+        marks = [
+            Mark(
+                axis.at(exponent(float(ratios[i]))),
+                "held" if ratios[i] <= entry.bound.worst else "wrong",
+                f"sample {i} ({kind}): {ratios[i]:.3g}x the expected noise",
+            )
+            for i in np.flatnonzero(golden.kind == kind)
+        ]
+        lanes.append(SampleLane(kind, tuple(marks)))
+    return SampleChart(
+        axis, axis.at(math.log10(entry.bound.worst)), f"{entry.bound.worst:g}x", tuple(lanes)
+    )
+
+
+def error_histogram(
+    actual: np.ndarray, reference: np.ndarray, truth: np.ndarray
+) -> Histogram | None:
+    """Return elements by the size of their error, three bars a decade; None without any."""
+    sizes = [_sizes(values, truth) for values in (actual, reference)]
+    if not len(sizes[0]):
+        return None
+    positive = [float(value) for part in sizes for value in part if 0 < value < np.inf]
+    # What lies more than twelve decades below the greatest error is next to exact.
+    top = math.ceil(exponent(max(positive, default=1.0)))
+    axis = log_axis(positive, least=top - 12, most=top, under="less")
+    edges = np.linspace(axis.low, axis.high, max(1, round(3 * (axis.high - axis.low))) + 1)
+    counts = [_counts(part, edges) for part in sizes]
+    highest = max(1, *(int(part.max()) for part in counts))
+    width = (axis.end - axis.start) / (len(edges) - 1)
+    bars, outline = [], []
+    for place, (got, known) in enumerate(zip(*counts, strict=True)):
+        at = axis.start + width * (place - 1) if place else axis.under - width / 2
+        span = f"{10 ** edges[place - 1]:.2g} to {10 ** edges[place]:.2g}" if place else "exact"
+        title = f"error {span}: {got} elements on the target, {known} in the float32 model"
+        if got:
+            bars.append(Bar(at, width, 100 * got / highest, title))
+        level = 100 - 100 * known / highest
+        outline.append(f"{'L' if place > 1 else 'M'}{at:.2f} {level:.1f}H{at + width:.2f}")
+    return Histogram(axis, tuple(bars), "".join(outline))
+
+
+def _sizes(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the absolute errors of the elements that are finite on both sides."""
+    y, t = np.asarray(values, np.float64).ravel(), truth.astype(np.float64).ravel()
+    both = np.isfinite(y) & np.isfinite(t)
+    return np.abs(y[both] - t[both])
+
+
+def _counts(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return how many are exact, and how many lie in each bar; the ends take what is beyond."""
+    exact = int(np.sum(sizes == 0))
+    logs = np.clip(np.log10(sizes[sizes > 0]), edges[0], edges[-1])
+    return np.concatenate([[exact], np.histogram(logs, edges)[0]])

@@ -1,0 +1,74 @@
+"""The ops of one result as the reports show them: those that held and those at fault, in order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..culprit import Fault
+from ..graphs.base import GraphOp
+from ..verdict import TargetResult
+
+
+@dataclass(frozen=True)
+class OpPoint:
+    """One op of a file, measured against float64.
+
+    Attributes:
+        op: The op as the file calls it; None where no op of the file has the layer's value.
+        layer: Its Keras layer.
+        ratio: Greatest error over its bound: above 1 for an op at fault, infinite for NaN.
+        relative: Root mean square error relative to the expected value's, from the op's own inputs.
+        faulty: Whether it is at fault.
+    """
+
+    op: GraphOp | None
+    layer: str
+    ratio: float
+    relative: float
+    faulty: bool
+
+    @property
+    def snr_db(self) -> float:
+        """The expected value's power over the error's, in decibels."""
+        if self.relative == 0:
+            return math.inf
+        return -20 * math.log10(self.relative) if math.isfinite(self.relative) else -math.inf
+
+
+def op_points(result: TargetResult) -> list[OpPoint]:
+    """Return every op that was checked, in the order in which they run; one point an op."""
+    points = [
+        OpPoint(check.op, check.layer, check.ratio, check.drift, faulty=False)
+        for check in result.ops
+    ]
+    points.extend(_faulty(fault) for fault in result.faults)
+    worst: dict[int | str, OpPoint] = {}
+    for point in points:
+        key = point.op.index if point.op else point.layer
+        known = worst.get(key)
+        if known is None or (point.faulty, point.ratio) > (known.faulty, known.ratio):
+            worst[key] = point
+    return sorted(worst.values(), key=lambda point: point.op.index if point.op else math.inf)
+
+
+def _faulty(fault: Fault) -> OpPoint:
+    """Return a fault as a point; one without tensors is off by as much as there is."""
+    culprit = fault.culprit
+    if culprit is None or culprit.got is None:
+        return OpPoint(fault.op, fault.layer, math.inf, math.inf, faulty=True)
+    error = np.abs(culprit.got - culprit.expected)
+    if not np.isfinite(error).all():
+        return OpPoint(fault.op, fault.layer, math.inf, math.inf, faulty=True)
+    allowed = np.maximum(culprit.allowed, np.finfo(np.float64).tiny)
+    size = float(np.sqrt(np.mean(np.square(culprit.expected))))
+    noise = float(np.sqrt(np.mean(np.square(error))))
+    return OpPoint(
+        fault.op,
+        fault.layer,
+        ratio=float((error / allowed).max(initial=0.0)),
+        relative=noise / size if size else math.inf,
+        faulty=True,
+    )

@@ -1,0 +1,143 @@
+"""What went wrong in one result, put together from its findings, faults and stages.
+
+A failure answers five questions: what, where, how much, how much was allowed, and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..culprit import Fault
+from ..golden import GoldenSet
+from ..verdict import OutputVerdict, TargetResult
+
+_CHECKS = {
+    "file": "The file was changed after the export",
+    "load": "The runtime cannot load the file",
+    "kernels": "Other kernels ran than were asked for",
+    "outputs": "An output is missing or has another shape",
+    "finite": "NaN or infinity where the trained model has numbers",
+    "noise": "The outputs are not the trained model's",
+    "weights": "The weights are not the trained network's",
+    "ops": "An op does not compute what the trained network computes",
+    "determinism": "Runs of the same inputs differ",
+}
+_FAULTS = {
+    "weights": "Layer '{}' has other weights than the trained network",
+    "activation": "Layer '{}' has another activation than the trained network",
+    "padding": "Layer '{}' pads otherwise than the trained network",
+    "dilation": "Layer '{}' dilates otherwise than the trained network",
+}
+_ARITHMETIC = "Layer '{}' does not compute what the trained network computes"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One result that failed.
+
+    Attributes:
+        what: The headline.
+        where: Layer and op where they are known, else output and sample.
+        how_much: The size of the error.
+        allowed: How large it may be, and by what reason.
+        why: What the stages and the findings say of the cause, a sentence each.
+    """
+
+    what: str
+    where: str
+    how_much: str
+    allowed: str
+    why: tuple[str, ...]
+
+
+def problem(result: TargetResult, golden: GoldenSet) -> Problem | None:
+    """Return what went wrong in a result; None when all is well."""
+    if result.passed:
+        return None
+    failed = [finding for finding in result.findings if not finding.passed]
+    fault = result.faults[0] if result.faults else None
+    wrong = [entry for entry in result.outputs if not entry.sound]
+    worst = max(wrong, key=lambda entry: entry.worst_ratio, default=None)
+    stages = [s.sentence for s in result.stages if s.cause == "fault"]
+    return Problem(
+        what=_what(result, fault),
+        where=_where(fault, worst, golden),
+        how_much=_how_much(fault, worst),
+        allowed=_allowed(fault, worst),
+        why=(*stages, *_sentences([finding.message for finding in failed])),
+    )
+
+
+def _what(result: TargetResult, fault: Fault | None) -> str:
+    if fault is not None:
+        return _FAULTS.get(fault.kind, _ARITHMETIC).format(fault.layer)
+    failed = [finding for finding in result.findings if not finding.passed]
+    if not failed:
+        return "Nothing was compared"
+    # The cause before the effect, and the effect before "the file was changed".
+    order = ("weights", "ops", "load", "kernels", "outputs", "finite", "noise")
+    ranks = {check: place for place, check in enumerate(order)}
+    first = min(failed, key=lambda finding: ranks.get(finding.check, len(order)))
+    if first.check == "weights" and first.subject:
+        return _FAULTS["weights"].format(first.subject)
+    return _CHECKS.get(first.check, f"The check '{first.check}' failed")
+
+
+def _sentences(messages: list[str]) -> list[str]:
+    """Return messages without those that another one quotes."""
+    return [
+        message
+        for place, message in enumerate(messages)
+        if not any(message in other for i, other in enumerate(messages) if i != place)
+    ]
+
+
+def _where(fault: Fault | None, worst: OutputVerdict | None, golden: GoldenSet) -> str:
+    parts = []
+    if fault is not None:
+        place = f"op {fault.op.index} ({fault.op.kind})" if fault.op else "no op of its own"
+        parts.append(f"layer '{fault.layer}', {place}")
+    if worst is not None:
+        sample = worst.worst_sample
+        parts.append(
+            f"output '{worst.metrics.output}', most in sample {sample} ({golden.kind[sample]}), "
+            f"greatest error at {[int(i) for i in worst.metrics.max_abs_at]}"
+        )
+    return "; ".join(parts)
+
+
+def _how_much(fault: Fault | None, worst: OutputVerdict | None) -> str:
+    parts = []
+    if fault is not None and fault.culprit is not None and fault.culprit.got is not None:
+        error = np.abs(fault.culprit.got - fault.culprit.expected)
+        over = ~(error <= fault.culprit.allowed)
+        parts.append(
+            f"{int(over.sum())} of {over.size} values of the layer "
+            f"({100 * float(over.mean()):.3g} %), by up to {float(np.nanmax(error)):.3g}"
+        )
+    if worst is not None:
+        metrics = worst.metrics
+        if metrics.nonfinite:
+            parts.append(f"{metrics.nonfinite} elements of the output are NaN or infinite")
+        ratio = worst.worst_ratio
+        parts.append(
+            f"RMS error {metrics.rms_error[worst.worst_sample]:.3g}, "
+            f"{ratio:.3g} times the expected noise; greatest error {metrics.max_abs:.3g}"
+        )
+    return "; ".join(parts)
+
+
+def _allowed(fault: Fault | None, worst: OutputVerdict | None) -> str:
+    parts = []
+    if fault is not None and fault.culprit is not None:
+        allowed = float(np.max(fault.culprit.allowed, initial=0.0))
+        parts.append(f"up to {allowed:.3g} in a value of the layer, what rounding in it can add")
+    if worst is not None:
+        noise = worst.bound.noise[worst.worst_sample]
+        parts.append(
+            f"RMS error {worst.bound.worst * noise:.3g} in that sample: {worst.bound.worst:g} "
+            f"times {noise:.3g}, which is {worst.bound.reason}"
+        )
+    return "; ".join(parts)

@@ -7,226 +7,307 @@ from the trained ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
+from keras.layers import BatchNormalization, Layer
 
 from ..errors import UserError
 from .layers import BatchRenormalization
 from .learned import LearnedRenormalization
+from .rebuild import Swap, rebuild
 from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike
 
 Bounds = tuple[ScheduleLike, ScheduleLike]
+Where = Callable[[Layer], bool]
 
-# Constructor arguments that Keras' layer and ours have in common.
+# Constructor arguments that Keras' layer and ours have in common, beside those of every layer.
 _SHARED = (
-    *("name", "trainable", "dtype", "axis", "momentum", "epsilon", "center", "scale"),
+    *("axis", "momentum", "epsilon", "center", "scale", "synchronized"),
     *("gamma_initializer", "gamma_regularizer", "gamma_constraint"),
     *("beta_initializer", "beta_regularizer", "beta_constraint"),
-    *("moving_mean_initializer", "moving_variance_initializer", "synchronized"),
+    *("moving_mean_initializer", "moving_variance_initializer"),
 )
 
 
 @dataclass(frozen=True)
 class _Norm:
-    """What a trained norm of any kind is made of.
+    """What a norm of any kind is made of.
 
     Attributes:
-        config: Constructor arguments that every kind understands.
+        arguments: Constructor arguments that every kind understands.
         weights: gamma and beta (those there are), moving mean, moving variance.
         bounds: Its own r_max and d_max; None for a kind that has none.
         renorm_momentum: Momentum of statistics of training's own; None for one set of statistics.
         renorm_weights: Mean and variance of that set, or nothing.
+        virtual_batch_size: Samples in a ghost batch; None for whole batches.
         step: Training steps counted so far.
     """
 
-    config: dict[str, Any]
-    weights: list[np.ndarray]
+    arguments: dict[str, Any]
+    weights: tuple[np.ndarray, ...]
     bounds: Bounds | None = None
     renorm_momentum: float | None = None
     renorm_weights: tuple[np.ndarray, ...] = ()
+    virtual_batch_size: int | None = None
     step: int = 0
 
 
-def to_renorm(model: keras.Model, *, bounds: Bounds | None = None) -> keras.Model:
-    """Return a copy of ``model`` with `BatchRenormalization` for every batch-norm layer.
+def to_renorm(
+    model: keras.Model,
+    *,
+    bounds: Bounds | None = None,
+    momentum: float | None = None,
+    step: int | None = None,
+    where: Where | None = None,
+) -> keras.Model:
+    """Return a copy of ``model`` with `BatchRenormalization` for every batch norm.
 
-    Taken are Keras' BatchNormalization (with and without ``renorm=True``) and our own layers, also
-    inside nested models and TimeDistributed. Weights, names, regularizers and constraints carry
-    over, and the moving statistics seed what r and d are measured against. The copy is compiled if
-    the model was, with a fresh optimizer.
+    Swapped are Keras' BatchNormalization, with and without ``renorm=True``, and
+    `LearnedRenormalization`, wherever they are: in Functional, Sequential, nested and subclassed
+    models, in wrappers and in layers of your own. A `BatchRenormalization` is copied, with those of
+    the arguments below that are given.
+
+    Inference gives the same bits. Names, gamma, beta, epsilon, axis, momentum, regularizers,
+    constraints and ``trainable`` carry over, and so do layers that are shared. The moving
+    statistics seed what r and d are measured against, so the first step sees r near 1 and d near 0.
 
     Args:
-        model: A built Sequential or Functional model. It is not touched.
-        bounds: ``(r_max, d_max)`` of every layer, such as ``paper_schedule(total_steps)`` gives.
-            None leaves layers with bounds of their own as they are, and gives the others the
-            paper's.
+        model: Any built model. It is left alone.
+        bounds: ``(r_max, d_max)`` of every norm, such as ``paper_schedule(total_steps)`` gives.
+            None keeps the bounds of norms that have some, ``renorm_clipping`` for one, and gives
+            the others the paper's ramps.
+        momentum: Momentum of every norm. None keeps each norm's own, but mind that it bears on
+            training now: 0.99 suits most runs, 0.999 follows the batches too slowly.
+        step: Where the schedules of all norms start. None starts at 0, or at what a
+            `BatchRenormalization` has counted. A trained model whose bounds should be wide at once
+            starts past the ramps.
+        where: Which norms to swap; the others are copied as they are. None swaps all.
+
+    Returns:
+        The copy, not compiled: its optimizer starts afresh, with whatever rate suits the run.
 
     Raises:
-        UserError: For a model that is not built, or with norms inside a layer of the user's own
-            that cannot be taken apart.
+        UserError: For a model that is not built; for a layer that cannot be made anew from its
+            config; for a norm without counterpart here: one with a ``call`` of its own, with
+            epsilon 0, or with a ``renorm_clipping`` other than ``[1 / rmax, rmax]``, if no
+            ``bounds`` are given.
 
     Example:
         >>> model = to_renorm(keras.applications.MobileNetV2(), bounds=paper_schedule(10_000))
     """
+    if step is not None and step < 0:
+        raise UserError(f"Expected step to be at least 0. Received: {step}.")
 
-    def renewed(layer: keras.layers.Layer, norm: _Norm) -> keras.layers.Layer:
-        r_max, d_max = bounds or norm.bounds or (PAPER_R_MAX, PAPER_D_MAX)
-        return BatchRenormalization.from_config(
-            norm.config | {"r_max": r_max, "d_max": d_max, "renorm_momentum": norm.renorm_momentum}
-        )
+    def wanted(norm: _Norm) -> _Norm:
+        changes: dict[str, Any] = {}
+        if bounds is not None:
+            changes["bounds"] = bounds
+        if step is not None:
+            changes["step"] = step
+        if momentum is not None:
+            changes["arguments"] = norm.arguments | {"momentum": momentum}
+        return replace(norm, **changes)
 
-    def weights(norm: _Norm) -> list[np.ndarray]:
-        return [*norm.weights, np.array(norm.step), *norm.renorm_weights]
-
-    return _swapped(model, renewed, weights)
+    return _converted(model, _ToRenorm(wanted, where, own_bounds=bounds is None))
 
 
-def to_batch_norm(model: keras.Model) -> keras.Model:
-    """Return a copy of ``model`` with Keras' plain BatchNormalization for each of our norms.
+def to_batch_norm(model: keras.Model, *, where: Where | None = None) -> keras.Model:
+    """Return a copy of ``model`` with Keras' plain BatchNormalization for each renormalization.
 
     For tools that know Keras' own layers only. Keras' ``renorm=True`` layers become plain ones too.
-    Schedules, step counters and bounds are dropped; inference stays as it is.
+    Inference gives the same bits; bounds, step counters, statistics that only training used and
+    ghost batches are dropped.
 
     Args:
-        model: A built Sequential or Functional model. It is not touched.
+        model: Any built model. It is left alone.
+        where: Which norms to swap; the others are copied as they are. None swaps all.
+
+    Returns:
+        The copy, not compiled.
 
     Raises:
-        UserError: As `to_renorm`.
+        UserError: For a model that is not built, or a layer that cannot be made anew from its
+            config.
     """
-
-    def renewed(layer: keras.layers.Layer, norm: _Norm) -> keras.layers.Layer:
-        return keras.layers.BatchNormalization.from_config(norm.config)
-
-    return _swapped(model, renewed, lambda norm: norm.weights)
+    return _converted(model, _ToBatchNorm(where))
 
 
-def _read_batch_norm(layer: keras.layers.BatchNormalization) -> _Norm:
-    config = layer.get_config()
-    weights = _values(layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
-    shared = {key: config[key] for key in _SHARED}
+def _converted(model: keras.Model, swap: Swap) -> keras.Model:
+    if not isinstance(model, keras.Model):
+        raise UserError(f"Expected a Keras 3 model. Received: {type(model)}.")
+    if not model.built:
+        raise UserError(
+            f"Expected a built model. {model.name} has no weights yet: call it on some data, or "
+            "give it an Input."
+        )
+    return rebuild(model, swap)
+
+
+class _SwapNorms(Swap):
+    """What both directions share."""
+
+    def __init__(self, where: Where | None) -> None:
+        self._where = where
+
+    def wants(self, layer: Layer) -> bool:
+        """Return whether this is a norm to swap."""
+        if not self.is_source(layer) or not (self._where is None or self._where(layer)):
+            return False
+        kind: Any = next(k for k in _READERS if isinstance(layer, k))
+        if type(layer).call is not kind.call:
+            raise UserError(
+                f"{layer.name} ({type(layer).__name__}) is a {kind.__name__} with a call() of its "
+                "own, which has no counterpart. Leave it as it is: "
+                f"where=lambda layer: layer.name != {layer.name!r}."
+            )
+        return True
+
+    def is_source(self, layer: Layer) -> bool:
+        """Return whether this is a norm of a kind that the direction swaps."""
+        raise NotImplementedError
+
+    def read(self, layer: Layer) -> _Norm:
+        """Return what the norm is made of."""
+        return next(read for kind, read in _READERS.items() if isinstance(layer, kind))(layer)
+
+
+class _ToRenorm(_SwapNorms):
+    def __init__(
+        self, wanted: Callable[[_Norm], _Norm], where: Where | None, *, own_bounds: bool
+    ) -> None:
+        super().__init__(where)
+        self._wanted = wanted
+        self._own_bounds = own_bounds
+
+    def is_source(self, layer: Layer) -> bool:
+        return isinstance(layer, tuple(_READERS))
+
+    def make(self, layer: Layer) -> Layer:
+        if self._own_bounds and isinstance(layer, BatchNormalization):
+            _refuse_lopsided_clipping(layer)
+        norm = self._wanted(self.read(layer))
+        if not norm.arguments["epsilon"] > 0.0:
+            raise UserError(
+                f"{layer.name} has epsilon 0, and BatchRenormalization divides by a sigma that "
+                "needs one above 0. Train it with an epsilon such as 1e-3 first."
+            )
+        r_max, d_max = norm.bounds or (PAPER_R_MAX, PAPER_D_MAX)
+        return BatchRenormalization(
+            **norm.arguments,
+            r_max=r_max,
+            d_max=d_max,
+            renorm_momentum=norm.renorm_momentum,
+            virtual_batch_size=norm.virtual_batch_size,
+        )
+
+    def fill(self, layer: Layer, twin: Layer) -> None:
+        norm = self._wanted(self.read(layer))
+        _fill(layer, twin, [*norm.weights, np.array(norm.step), *norm.renorm_weights])
+
+
+class _ToBatchNorm(_SwapNorms):
+    def is_source(self, layer: Layer) -> bool:
+        if isinstance(layer, BatchNormalization):
+            return bool(layer.renorm)
+        return isinstance(layer, tuple(_READERS))
+
+    def make(self, layer: Layer) -> Layer:
+        return BatchNormalization(**self.read(layer).arguments)
+
+    def fill(self, layer: Layer, twin: Layer) -> None:
+        _fill(layer, twin, list(self.read(layer).weights))
+
+
+def _fill(layer: Layer, twin: Layer, weights: list[np.ndarray]) -> None:
+    if not layer.built:
+        return
+    twin.set_weights(weights)
+    # Weights can be frozen one by one, too. Those that learn come first, and are the same on both.
+    for old, new in zip(layer.weights, twin.weights, strict=False):
+        new.trainable = old.trainable
+
+
+def _refuse_lopsided_clipping(layer: BatchNormalization) -> None:
+    clipping = (layer.renorm_clipping or {}) if layer.renorm else {}
+    r_min, r_max = clipping.get("rmin") or 0.0, clipping.get("rmax") or math.inf
+    if math.isclose(r_min, 1.0 / r_max, rel_tol=1e-6):
+        return
+    example = (3.0 if r_max == math.inf else r_max, clipping.get("dmax") or 5.0)
+    raise UserError(
+        f"{layer.name} clips r to [{r_min:g}, {r_max:g}], but BatchRenormalization to "
+        f"[1 / r_max, r_max]. Say what to train with, such as to_renorm(model, bounds={example})."
+    )
+
+
+def _arguments(layer: Layer) -> dict[str, Any]:
+    # The objects themselves: a regularizer of the user's own need not be serializable.
+    arguments = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
+    own = vars(layer)
+    return arguments | {key: own[key] for key in _SHARED if key in own}
+
+
+def _values(*weights: keras.Variable | None) -> tuple[np.ndarray, ...]:
+    return tuple(ops.convert_to_numpy(w) for w in weights if w is not None)
+
+
+def _weights(layer: Any) -> tuple[np.ndarray, ...]:
+    if not layer.built:
+        return ()
+    return _values(layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+
+
+def _read_batch_norm(layer: BatchNormalization) -> _Norm:
+    norm = _Norm(_arguments(layer), _weights(layer))
     if not layer.renorm:
-        return _Norm(shared, weights)
+        return norm
     clipping = layer.renorm_clipping or {}
-    bounds = (clipping.get("rmax"), clipping.get("dmax"))
-    if layer.renorm_momentum == layer.momentum:
-        return _Norm(shared, weights, bounds)
-    mean, sigma = _values(layer.renorm_mean, layer.renorm_stddev)
-    variance = np.maximum(sigma**2 - layer.epsilon, 0).astype(sigma.dtype)
-    return _Norm(shared, weights, bounds, layer.renorm_momentum, (mean, variance))
+    norm = replace(norm, bounds=(clipping.get("rmax"), clipping.get("dmax")))
+    if not layer.built:
+        return replace(norm, renorm_momentum=layer.renorm_momentum)
+    moving_sigma, mean, sigma = _values(layer.moving_stddev, layer.renorm_mean, layer.renorm_stddev)
+    one_set = np.array_equal(mean, norm.weights[-2]) and np.array_equal(sigma, moving_sigma)
+    if one_set and layer.renorm_momentum == layer.momentum:
+        return norm  # they would go on being the same
+    variance = np.maximum(sigma.astype(np.float64) ** 2 - layer.epsilon, 0.0)
+    return replace(norm, renorm_momentum=layer.renorm_momentum, renorm_weights=(mean, variance))
 
 
 def _read_batch_renormalization(layer: BatchRenormalization) -> _Norm:
-    config = layer.get_config()
-    own = () if layer.renorm_momentum is None else (layer.renorm_mean, layer.renorm_variance)
+    own = layer.built and layer.renorm_momentum is not None
     return _Norm(
-        {key: config[key] for key in _SHARED},
-        _values(layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance),
+        _arguments(layer),
+        _weights(layer),
         (layer.r_max, layer.d_max),
         layer.renorm_momentum,
-        tuple(_values(*own)),
-        int(layer.step),
+        _values(layer.renorm_mean, layer.renorm_variance) if own else (),
+        layer.virtual_batch_size,
+        int(layer.step) if layer.built else 0,
     )
 
 
 def _read_learned_renormalization(layer: LearnedRenormalization) -> _Norm:
-    config = layer.get_config()
-    shared = {key: config[key] for key in _SHARED if key in config}
-    for weight, ours in (("gamma", "r"), ("beta", "d")):
-        for kind in ("initializer", "regularizer"):
-            shared[f"{weight}_{kind}"] = config[f"{ours}_{kind}"]
-    serialize = keras.constraints.serialize
-    shared["gamma_constraint"] = serialize(layer.r.constraint)
-    shared["beta_constraint"] = serialize(layer.d.constraint)
-    r, d = (keras.ops.convert_to_numpy(v) for v in layer.bounded_r_and_d())
-    return _Norm(shared, [r, d, *_values(layer.moving_mean, layer.moving_variance)])
+    """Take r and d for gamma and beta: here they stay at inference."""
+    arguments = _arguments(layer) | {
+        "gamma_initializer": layer.r_initializer,
+        "beta_initializer": layer.d_initializer,
+        "gamma_regularizer": layer.r_regularizer,
+        "beta_regularizer": layer.d_regularizer,
+    }
+    if not layer.built:
+        return _Norm(arguments, ())
+    arguments |= {"gamma_constraint": layer.r.constraint, "beta_constraint": layer.d.constraint}
+    r, d = (ops.convert_to_numpy(v) for v in layer.bounded_r_and_d())
+    return _Norm(arguments, (r, d, *_values(layer.moving_mean, layer.moving_variance)))
 
 
 _READERS: dict[type, Callable[[Any], _Norm]] = {
-    keras.layers.BatchNormalization: _read_batch_norm,
+    BatchNormalization: _read_batch_norm,
     BatchRenormalization: _read_batch_renormalization,
     LearnedRenormalization: _read_learned_renormalization,
 }
-
-
-def _values(*weights: keras.Variable | None) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(w) for w in weights if w is not None]
-
-
-def _swapped(
-    model: keras.Model,
-    renewed: Callable[[keras.layers.Layer, _Norm], keras.layers.Layer],
-    weights: Callable[[_Norm], list[np.ndarray]],
-) -> keras.Model:
-    """Return a clone of ``model`` with each norm replaced, and all weights carried over."""
-    if not model.built:
-        raise UserError(
-            f"Expected a built model. {model.name} has no weights yet: give it an Input or call it."
-        )
-    if not isinstance(model, keras.Sequential | keras.Function):
-        raise UserError(
-            f"Expected a Sequential or Functional model. {model.name} is a subclass of "
-            "keras.Model: use renormlite.BatchRenormalization where it makes its norms."
-        )
-    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer, _Norm | None]] = []
-
-    def swap(layer: keras.Operation) -> keras.Operation:
-        if not isinstance(layer, keras.layers.Layer):  # a bare operation, as `x + y` makes
-            return type(layer).from_config(layer.get_config())
-        read = _READERS.get(type(layer))
-        norm = None if read is None else read(layer)
-        if norm is not None:
-            twin = renewed(layer, norm)
-        elif isinstance(layer, keras.layers.Wrapper) and type(layer.layer) in _READERS:
-            inner = swap(layer.layer)
-            config = layer.get_config() | {"layer": keras.saving.serialize_keras_object(inner)}
-            twin = type(layer).from_config(config)
-            # The wrapper has made a layer of its own from the config: pair that one.
-            pairs[-1] = (layer.layer, twin.layer, pairs[-1][2])
-            return twin
-        else:
-            _refuse_norms_within(layer)
-            twin = type(layer).from_config(layer.get_config())
-        pairs.append((layer, twin, norm))
-        return twin
-
-    clone = keras.models.clone_model(
-        model, clone_function=swap, recursive=True, input_tensors=_named_inputs(model)
-    )
-    for layer, twin, norm in pairs:
-        twin.set_weights(layer.get_weights() if norm is None else weights(norm))
-    return clone
-
-
-def _named_inputs(model: keras.Model) -> Any:
-    """Return fresh inputs for a clone, under the names that the model's input layers have."""
-    if isinstance(model, keras.Sequential):
-        return None  # Keras names these itself, as they were
-    names = {
-        id(layer.output): layer.name
-        for layer in model.layers
-        if isinstance(layer, keras.layers.InputLayer)
-    }
-    return keras.tree.map_structure(
-        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=names[id(x)]), model.input
-    )
-
-
-def _refuse_norms_within(layer: keras.layers.Layer) -> None:
-    hidden = [f"{inner.name} ({type(inner).__name__})" for inner in _norms_within(layer)]
-    if hidden:
-        raise UserError(
-            f"Expected every norm to be a layer of the model itself. {layer.name} "
-            f"({type(layer).__name__}) holds {', '.join(hidden)} within its own call: make the "
-            "norm of that class an argument, and rebuild the model."
-        )
-
-
-def _norms_within(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    # Keras has no public way to list the layers inside a layer; its own summary uses this one.
-    for inner in layer._flatten_layers(include_self=False):
-        if type(inner) in _READERS:
-            yield inner

@@ -4,38 +4,36 @@ import keras
 import numpy as np
 import pytest
 import renormlite as rl
-import tensorflow as tf
 from keras import layers
 
 
-def drawn(shape, seed=0):
+def values(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
-def draw_norms(model, seed=0):
-    """Give every norm statistics as training might leave them, and gammas of either sign."""
-    rng = np.random.default_rng(seed)
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
-            n = layer.moving_mean.shape[0]
-            layer.gamma.assign(rng.normal(size=n) + 0.5) if layer.scale else None
-            layer.beta.assign(rng.normal(size=n)) if layer.center else None
-            layer.moving_mean.assign(rng.normal(size=n) * 0.3)
-            layer.moving_variance.assign(np.exp(rng.normal(size=n)))
+def in_training(model, x, steps=3):
+    """Return the model with statistics, gammas and betas as training might leave them."""
+    rng = np.random.default_rng(1)
+    for norm in norms(model):
+        if norm.gamma is not None:
+            norm.gamma.assign(rng.normal(size=norm.gamma.shape) + 0.5)
+        if norm.beta is not None:
+            norm.beta.assign(rng.normal(size=norm.beta.shape))
+        norm.moving_mean.assign(rng.normal(size=norm.moving_mean.shape) * 0.3)
+        norm.moving_variance.assign(np.exp(rng.normal(size=norm.moving_variance.shape)))
+    for _ in range(steps):
+        model(x, training=True)
     return model
 
 
-def assert_same_inference(model, twin, x):
-    for ours, theirs in zip(tf.nest.flatten(model(x)), tf.nest.flatten(twin(x)), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def norms(model):
-    return [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, layers.BatchNormalization | rl.BatchRenormalization)
-    ]
+    kinds = (layers.BatchNormalization, rl.BatchRenormalization)
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
+
+
+def assert_same_inference(model, twin, x):
+    for ours, theirs in zip(keras.tree.flatten(twin(x)), keras.tree.flatten(model(x)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +46,9 @@ def norms(model):
     ids=lambda b: getattr(b, "__name__", None),
 )
 def test_applications_there_and_back(build, count):
-    model = draw_norms(build(input_shape=(32, 32, 3), weights=None, classes=5))
-    x = drawn((2, 32, 32, 3))
+    model = build(input_shape=(32, 32, 3), weights=None, classes=5)
+    x = values((2, 32, 32, 3))
+    in_training(model, x, steps=0)
     renorm = rl.to_renorm(model)
     assert {type(n) for n in norms(renorm)} == {rl.BatchRenormalization}
     assert len(norms(renorm)) == len(norms(model)) == count
@@ -62,65 +61,109 @@ def test_applications_there_and_back(build, count):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def branching_model():
-    """Nested models, a norm called twice, TimeDistributed, channels first, two outputs."""
-    inner = keras.Sequential(
-        [layers.Input((6, 6, 4)), layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization()]
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "float16"])
+def test_inference_keeps_its_bits_in_every_precision(policy):
+    model = keras.Sequential(
+        [
+            layers.Input((6, 6, 4), dtype="float32"),
+            layers.Conv2D(8, 3, dtype=policy),
+            layers.BatchNormalization(dtype=policy),
+        ]
     )
-    block_in = keras.Input((6, 6, 4))
-    block = keras.Model(block_in, layers.ReLU()(layers.BatchNormalization(scale=False)(block_in)))
-    shared = layers.BatchNormalization(axis=1, epsilon=1e-2, momentum=0.8, name="shared")
-    image, other = keras.Input((6, 6, 4), name="image"), keras.Input((6, 6, 4), name="other")
-    x, y = shared(inner(image)) * 2.0, shared(block(other))
-    frames = layers.TimeDistributed(layers.BatchNormalization(gamma_regularizer="l2"))(x)
-    frozen = layers.BatchNormalization(name="frozen", trainable=False)(layers.Add()([frames, y]))
-    return keras.Model(
-        {"image": image, "other": other}, [layers.Flatten()(frozen), layers.Flatten()(y)]
-    )
-
-
-def test_every_shape_of_model():
-    model = draw_norms(branching_model())
-    x = {"image": drawn((3, 6, 6, 4)), "other": drawn((3, 6, 6, 4), 1)}
-    renorm = rl.to_renorm(model, bounds=(2.0, 1.0))
-    assert_same_inference(model, renorm, x)
-    assert {type(n) for n in norms(renorm)} == {rl.BatchRenormalization}
-    assert len(norms(renorm)) == len(norms(model)) == 5
-    shared = renorm.get_layer("shared")
-    assert (shared.axis, shared.epsilon, shared.momentum) == (1, 1e-2, 0.8)
-    assert not renorm.get_layer("frozen").trainable
-    assert shared.r_max.value == 2.0
-    assert_same_inference(model, rl.to_batch_norm(renorm), x)
-    timed = next(n for n in renorm.layers if isinstance(n, layers.TimeDistributed))
-    assert isinstance(timed.layer.gamma_regularizer, keras.regularizers.L2)
-
-
-@pytest.mark.parametrize("renorm_momentum", [0.99, 0.9])
-def test_keras_renorm_layers_keep_their_bounds_and_statistics(renorm_momentum):
-    peer = layers.BatchNormalization(
-        renorm=True, renorm_momentum=renorm_momentum, renorm_clipping={"rmax": 2.0, "dmax": 0.5}
-    )
-    model = keras.Sequential([layers.Input((4,)), peer])
-    for seed in range(30):
-        model(drawn((16, 4), seed) * 3 + 2, training=True)
+    x = values((4, 6, 6, 4))
+    in_training(model, x)
     renorm = rl.to_renorm(model)
-    layer = renorm.layers[0]
-    assert (layer.r_max.value, layer.d_max.value) == (2.0, 0.5)
-    assert layer.renorm_momentum == (None if renorm_momentum == 0.99 else renorm_momentum)
-    x = drawn((16, 4), 99) * 3 + 2
+    assert renorm.layers[-1].dtype_policy.name == policy
+    assert renorm.layers[-1].moving_variance.dtype == "float32"
     assert_same_inference(model, renorm, x)
-    if layer.renorm_momentum is not None:
-        np.testing.assert_allclose(layer.renorm_mean, peer.renorm_mean)
-    # Keras starts sigma at sqrt(variance), not sqrt(variance + epsilon): 5e-4 apart, and decaying.
-    np.testing.assert_allclose(layer(x, training=True), peer(x, training=True), atol=5e-3)
+    assert_same_inference(model, rl.to_batch_norm(renorm), x)
+
+
+def test_everything_that_a_norm_is_made_of_carries_over():
+    class Own(keras.regularizers.Regularizer):
+        """A regularizer that Keras could not make anew from its config: it has none."""
+
+        def __call__(self, w):
+            return 0.1 * keras.ops.sum(w)
+
+    own = Own()
+    original = layers.BatchNormalization(
+        axis=1,
+        momentum=0.8,
+        epsilon=1e-2,
+        center=False,
+        gamma_regularizer=own,
+        gamma_constraint=keras.constraints.NonNeg(),
+        gamma_initializer="zeros",
+        name="the_norm",
+    )
+    model = keras.Sequential([layers.Input((3, 5)), original])
+    (norm,) = rl.to_renorm(model).layers
+    (back,) = rl.to_batch_norm(rl.to_renorm(model)).layers
+    for twin in (norm, back):
+        assert (twin.axis, twin.momentum, twin.epsilon) == (1, 0.8, 1e-2)
+        assert (twin.center, twin.scale, twin.name) == (False, True, "the_norm")
+        assert twin.gamma_regularizer is own
+        assert isinstance(twin.gamma_constraint, keras.constraints.NonNeg)
+        assert isinstance(twin.gamma_initializer, keras.initializers.Zeros)
+        assert twin.gamma.shape == (3,)
+        assert twin.beta is None
+
+
+def test_what_is_frozen_stays_frozen():
+    model = keras.Sequential(
+        [
+            layers.Input((4,)),
+            layers.BatchNormalization(name="frozen", trainable=False),
+            layers.BatchNormalization(name="half"),
+            layers.Dense(3, trainable=False),
+            keras.Sequential([layers.Input((3,)), layers.BatchNormalization()], name="inner"),
+        ]
+    )
+    model.get_layer("half").gamma.trainable = False
+    model.get_layer("inner").trainable = False
+    expected = [w.path.partition("half")[2] for w in model.trainable_weights]
+    assert expected == ["/beta"]
+    for twin in (rl.to_renorm(model), rl.to_batch_norm(rl.to_renorm(model))):
+        assert [w.path.partition("half")[2] for w in twin.trainable_weights] == expected
+        assert [x.trainable for x in twin.layers] == [x.trainable for x in model.layers]
+    model.trainable = False
+    assert not rl.to_renorm(model).trainable
+    assert rl.to_renorm(model).trainable_weights == []
+
+
+def masked_models():
+    """Models with their inputs, and the rows that a mask lets through to the norm."""
+    sentence, x = keras.Input((5,), dtype="int32"), np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
+    embedding = layers.Embedding(7, 4, mask_zero=True)
+    y = layers.BatchNormalization(momentum=0.5)(embedding(sentence))
+    pooled = layers.GlobalAveragePooling1D()(y)
+    yield keras.Model(sentence, pooled), x, np.asarray(embedding(x))[x != 0]
+    series, mask = keras.Input((5, 4)), keras.Input((5,), dtype="bool")
+    explicit = layers.BatchNormalization(momentum=0.5)(series, mask=mask)
+    x = [values((2, 5, 4)), np.array([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], bool)]
+    yield keras.Model([series, mask], explicit), x, x[0][x[1]]
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "rows"), list(masked_models()), ids=["implicit", "explicit"]
+)
+def test_masks_of_the_graph_reach_the_swapped_norm(model, x, rows):
+    renorm = rl.to_renorm(model, bounds=(1.0, 0.0))
+    assert_same_inference(model, renorm, x)
+    np.testing.assert_allclose(renorm(x, training=True), model(x, training=True), rtol=1e-5)
+    np.testing.assert_allclose(norms(renorm)[0].moving_mean, 0.5 * rows.mean(0), rtol=1e-5)
+
+
+def small_model(**arguments):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(**arguments)(layers.Conv2D(6, 3)(inputs))
+    return keras.Model(inputs, layers.BatchNormalization(**arguments)(layers.Dense(4)(x)))
 
 
 def test_no_jump_after_the_first_training_step():
     """Training a converted model starts where inference was: r and d see seeded statistics."""
-    inputs = keras.Input((8, 8, 3))
-    x = layers.BatchNormalization(momentum=0.8)(layers.Conv2D(6, 3)(inputs))
-    model = keras.Model(inputs, layers.BatchNormalization(momentum=0.8)(layers.Dense(4)(x)))
-    data = drawn((64, 8, 8, 3)) * 2 + 1
+    model, data = small_model(momentum=0.8), values((64, 8, 8, 3)) * 2 + 1
     for _ in range(70):
         model(data, training=True)  # 0.8**70 = 2e-7: the statistics are those of this data
     renorm = rl.to_renorm(model, bounds=(3.0, 5.0))
@@ -130,18 +173,95 @@ def test_no_jump_after_the_first_training_step():
     assert [int(n.step) for n in norms(renorm)] == [1, 1]
 
 
+def test_the_first_step_on_a_small_batch_is_inference_where_batch_norm_jumps():
+    """What the swap is for: a batch of 2 is far from the statistics it meets."""
+    model, data = small_model(momentum=0.8), values((64, 8, 8, 3)) * 2 + 1
+    for _ in range(70):
+        model(data, training=True)
+    renorm, few = rl.to_renorm(model, bounds=(None, None)), data[:2] * 1.5
+    inference = np.asarray(model(few))
+    np.testing.assert_allclose(renorm(few, training=True), inference, atol=1e-4)
+    assert np.abs(np.asarray(model(few, training=True)) - inference).max() > 0.3
+
+
+def test_the_paper_s_ramps_start_as_batch_normalization():
+    model, x = small_model(), values((4, 8, 8, 3))
+    in_training(model, x)
+    renorm = rl.to_renorm(model)
+    np.testing.assert_allclose(
+        renorm(x, training=True), model(x, training=True), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_bounds_momentum_and_step_are_the_users_choice():
+    r_max, d_max = rl.paper_schedule(1000)
+    renorm = rl.to_renorm(small_model(), bounds=(r_max, d_max), momentum=0.9, step=700)
+    for norm in norms(renorm):
+        assert (norm.r_max, norm.d_max, norm.momentum, int(norm.step)) == (r_max, d_max, 0.9, 700)
+    later = rl.to_renorm(renorm, bounds=(2.0, 1.0))
+    assert [(n.r_max.value, n.momentum, int(n.step)) for n in norms(later)] == [(2.0, 0.9, 700)] * 2
+    with pytest.raises(rl.UserError, match="Expected step to be at least 0"):
+        rl.to_renorm(renorm, step=-1)
+
+
+@pytest.mark.parametrize("own_momentum", [0.99, 0.9])
+def test_keras_renorm_layers_keep_their_bounds_and_statistics(own_momentum):
+    peer = layers.BatchNormalization(
+        renorm=True,
+        renorm_momentum=own_momentum,
+        renorm_clipping={"rmax": 2.0, "rmin": 0.5, "dmax": 0.5},
+    )
+    model = keras.Sequential([layers.Input((4,)), peer])
+    for seed in range(30):
+        model(values((16, 4), seed) * 3 + 2, training=True)
+    renorm = rl.to_renorm(model)
+    layer, x = renorm.layers[0], values((16, 4), 99) * 3 + 2
+    assert (layer.r_max.value, layer.d_max.value) == (2.0, 0.5)
+    assert layer.renorm_momentum == (None if own_momentum == 0.99 else own_momentum)
+    assert_same_inference(model, renorm, x)
+    if layer.renorm_momentum is not None:
+        np.testing.assert_array_equal(layer.renorm_mean, peer.renorm_mean)
+        sigma = np.sqrt(np.asarray(layer.renorm_variance, float) + layer.epsilon)
+        np.testing.assert_allclose(sigma, peer.renorm_stddev, rtol=1e-7)
+    # Keras starts sigma at sqrt(variance), not sqrt(variance + epsilon): 5e-4 apart, and decaying.
+    np.testing.assert_allclose(layer(x, training=True), peer(x, training=True), atol=5e-3)
+    assert not rl.to_batch_norm(model).layers[0].renorm
+    assert_same_inference(model, rl.to_batch_norm(model), x)
+
+
+def test_keras_renorm_layers_whose_two_statistics_differ_keep_both():
+    peer = layers.BatchNormalization(renorm=True)  # one momentum, but set apart by hand
+    model = keras.Sequential([layers.Input((4,)), peer])
+    peer.renorm_mean.assign([1.0, 2.0, 3.0, 4.0])
+    layer = rl.to_renorm(model).layers[0]
+    np.testing.assert_array_equal(layer.renorm_mean, [1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(4))
+    assert (layer.r_max.value, layer.d_max.value) == (None, None)
+
+
+@pytest.mark.parametrize("clipping", [{"rmax": 3.0, "dmax": 5.0}, {"rmax": 2.0, "rmin": 0.25}])
+def test_a_clipping_of_keras_that_is_not_symmetric_needs_a_decision(clipping):
+    peer = layers.BatchNormalization(renorm=True, renorm_clipping=clipping, name="peer")
+    model = keras.Sequential([layers.Input((4,)), peer])
+    with pytest.raises(rl.UserError, match=r"peer clips r to .* bounds=\(\d\.0, 5\.0\)"):
+        rl.to_renorm(model)
+    assert rl.to_renorm(model, bounds=(3.0, 5.0)).layers[0].r_max.value == 3.0
+
+
 def test_our_own_layers_convert_too():
     model = keras.Sequential(
         [
             layers.Input((4,)),
             rl.LearnedRenormalization(r_max=2.0, name="learned"),
-            rl.BatchRenormalization(r_max=1.5, d_max=0.5, renorm_momentum=0.9, name="renorm"),
+            rl.BatchRenormalization(
+                r_max=1.5, d_max=0.5, renorm_momentum=0.9, virtual_batch_size=4, name="renorm"
+            ),
         ]
     )
     for seed in range(3):
-        model(drawn((16, 4), seed) * 3 + 2, training=True)
+        model(values((16, 4), seed) * 3 + 2, training=True)
     model.layers[0].r.assign([0.5, 1.0, 1.5, 9.0])
-    x = drawn((8, 4), 9)
+    x = values((8, 4), 9)
     plain, renorm = rl.to_batch_norm(model), rl.to_renorm(model)
     assert_same_inference(model, plain, x)
     assert_same_inference(model, renorm, x)
@@ -152,38 +272,79 @@ def test_our_own_layers_convert_too():
     assert twin.get_config() == original.get_config()
 
 
-@keras.saving.register_keras_serializable(package="tests")
-class Block(layers.Layer):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.norm = layers.BatchNormalization(name="hidden")
-
-    def build(self, input_shape):
-        self.norm.build(input_shape)
-
-    def call(self, x):
-        return self.norm(x)
-
-
-class Subclassed(keras.Model):
-    def call(self, x):
-        return x
+def test_where_says_which_norms_to_swap():
+    model = small_model()
+    last = model.layers[-1].name
+    renorm = rl.to_renorm(model, where=lambda layer: layer.name != last)
+    assert [type(n).__name__ for n in norms(renorm)].count("BatchNormalization") == 1
+    assert isinstance(renorm.get_layer(last), layers.BatchNormalization)
+    x = values((2, 8, 8, 3))
+    assert_same_inference(model, renorm, x)
+    kept = rl.to_batch_norm(rl.to_renorm(model), where=lambda layer: layer.name == last)
+    assert isinstance(kept.get_layer(last), layers.BatchNormalization)
+    assert_same_inference(model, kept, x)
 
 
-def test_what_cannot_be_swapped_is_refused_by_name():
-    with pytest.raises(rl.UserError, match=r"block \(Block\) holds hidden \(BatchNormalization\)"):
-        rl.to_renorm(keras.Sequential([layers.Input((4,)), Block(name="block")]))
-    with pytest.raises(rl.UserError, match="Expected a built model"):
-        rl.to_renorm(keras.Sequential([layers.BatchNormalization()]))
-    subclassed = Subclassed()
-    subclassed(drawn((2, 3)))
-    with pytest.raises(rl.UserError, match=r"subclass of keras\.Model"):
-        rl.to_renorm(subclassed)
+def test_a_model_without_norms_is_copied():
+    model = keras.Sequential([layers.Input((4,)), layers.Dense(2)])
+    assert_same_inference(model, rl.to_renorm(model), values((3, 4)))
 
 
 def test_the_original_is_left_alone():
-    model = draw_norms(keras.Sequential([layers.Input((4,)), layers.BatchNormalization()]))
+    model = in_training(small_model(), values((4, 8, 8, 3)))
     before = model.get_weights()
-    rl.to_renorm(model)(drawn((8, 4)), training=True)
+    renorm = rl.to_renorm(model)
+    rl.to_renorm(model)
+    renorm(values((4, 8, 8, 3)), training=True)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+    for layer in model.layers:  # fails for a layer that was called in a second graph
+        assert layer.output.shape[0] is None
+    assert not set(map(id, model._flatten_layers())) & set(map(id, renorm._flatten_layers()))
+
+
+def test_the_copy_trains_saves_and_loads(tmp_path):
+    model = small_model()
+    # A loss that cannot be made from a config: nobody needs it to copy the network.
+    model.compile("sgd", loss=lambda y, p: keras.ops.mean(keras.ops.square(y - p)))
+    renorm = rl.to_renorm(model, bounds=(3.0, 5.0))
+    assert not renorm.compiled
+    renorm.compile(keras.optimizers.SGD(1e-2), "mse")
+    x, y = values((32, 8, 8, 3)), values((32, 6, 6, 4))
+    losses = renorm.fit(x, y, batch_size=4, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    renorm.save(tmp_path / "renorm.keras")
+    assert_same_inference(renorm, rl.load_model(tmp_path / "renorm.keras"), x)
+
+
+class Shifted(layers.BatchNormalization):
+    """A norm that does more than batch normalization."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask) + 1.0
+
+
+class Renamed(layers.BatchNormalization):
+    """A norm that only has another name."""
+
+
+def test_a_subclass_of_a_norm_is_a_norm_unless_it_computes_something_else():
+    plain = keras.Sequential([layers.Input((4,)), Renamed()])
+    x = values((3, 4))
+    assert type(rl.to_renorm(plain).layers[0]) is rl.BatchRenormalization
+    assert_same_inference(plain, rl.to_renorm(plain), x)
+    other = keras.Sequential([layers.Input((4,)), Shifted(name="own"), layers.BatchNormalization()])
+    with pytest.raises(rl.UserError, match=r"own \(Shifted\) is a BatchNormalization with a call"):
+        rl.to_renorm(other)
+    renorm = rl.to_renorm(other, where=lambda layer: layer.name != "own")
+    assert_same_inference(other, renorm, x)
+
+
+def test_what_has_no_counterpart_is_refused_in_one_line():
+    with pytest.raises(rl.UserError, match="Expected a built model"):
+        rl.to_renorm(keras.Sequential([layers.BatchNormalization()]))
+    with pytest.raises(rl.UserError, match="Expected a Keras 3 model"):
+        rl.to_renorm(layers.BatchNormalization())
+    exact = layers.BatchNormalization(epsilon=0.0, name="exact")
+    with pytest.raises(rl.UserError, match="exact has epsilon 0"):
+        rl.to_renorm(keras.Sequential([layers.Input((4,)), exact]))

@@ -9,10 +9,11 @@ MODEL      ?=
 NAME       := $(if $(MODEL),$(basename $(notdir $(MODEL))),digits)
 FORMATS    ?= tflite,onnx
 PRECISION  ?= float32
-CALIBRATION ?=
+CALIBRATION ?= $(INPUTS)
 TARGETS    ?= $(subst $(space),$(comma),$(strip \
 	$(if $(findstring tflite,$(FORMATS)),litert tf-lite) $(if $(findstring onnx,$(FORMATS)),onnxruntime)))
 PYTHON     ?= python3
+TFLITE_PYTHON ?= $(PYTHON)
 
 OUT        := build/$(NAME)
 TRAINED    := $(if $(MODEL),$(MODEL),$(OUT)/$(NAME).keras)
@@ -24,13 +25,16 @@ OPTIONS    := $(OUT)/.options
 EXPORT_OPTIONS := --to $(FORMATS) --precision $(PRECISION) \
 	$(if $(INPUTS),--inputs $(INPUTS)) $(if $(CALIBRATION),--calibration $(CALIBRATION))
 
+TFLITE_RUNTIME := build/envs/tflite-runtime
+TORCH          := build/torch
 TRAIN_SOURCES  := $(wildcard models/*.py toolkit/*.py)
 EXPORT_SOURCES := $(wildcard export/*.py export/fold/*.py export/fold/rules/*.py)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DELETE_ON_ERROR:
-.PHONY: help install train export check test test-devices lint typecheck bench constraints clean FORCE
+.PHONY: help install train export check envs test test-torch test-devices lint typecheck bench \
+	constraints clean FORCE
 
 help: ## Explain every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +51,13 @@ export: $(OUT)/manifest.json ## Fold and export to TFLite and ONNX (build/NAME/)
 check: $(OUT)/manifest.json ## Check that the exported files compute what the trained model computes
 	$(BIN)/renormlite check $(OUT) --on $(TARGETS)
 
-test: $(INSTALLED) ## Run the tests that need nothing but Python
+envs: $(TFLITE_RUNTIME)/.installed ## Create the environments of runtimes that cannot live in .venv
+
+test: $(INSTALLED) $(TFLITE_RUNTIME)/.installed ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 --dist loadfile -m "not devices"
+
+test-torch: $(INSTALLED) $(TORCH)/.installed ## Test the layer on PyTorch, in an environment of its own
+	RENORMLITE_TORCH_PYTHON=$(abspath $(TORCH))/bin/python $(BIN)/pytest tests/toolkit/test_backends.py
 
 lint: $(INSTALLED) ## Ruff: rules and format
 	$(BIN)/ruff check .
@@ -58,9 +67,30 @@ typecheck: $(INSTALLED) ## mypy over the package under its own name, whatever th
 	@mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/renormlite
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p renormlite
 
+bench: $(OUT)/manifest.json ## Time one inference of every exported file on every runtime
+	$(BIN)/renormlite bench $(OUT) --on $(TARGETS)
+
 constraints: $(INSTALLED) ## Rewrite constraints.txt from what is installed and passed the tests
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable; } > constraints.tmp
 	mv constraints.tmp constraints.txt
+
+# tflite-runtime's last release needs Python 3.11 or older and NumPy 1.
+$(TFLITE_RUNTIME)/.installed:
+	@if $(TFLITE_PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+		$(TFLITE_PYTHON) -m venv $(TFLITE_RUNTIME) && $(TFLITE_RUNTIME)/bin/python -m pip install \
+			--quiet --disable-pip-version-check tflite-runtime==2.14.0 'numpy<2' && touch $@; \
+	else \
+		echo "tflite-runtime needs Python 3.11 or older: its tests are skipped." \
+			"To run them: make envs TFLITE_PYTHON=python3.11"; \
+	fi
+
+# PyTorch stands apart: its packages are many times the size of all others together.
+$(TORCH)/.installed: constraints.txt
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
+		--constraint constraints.txt keras numpy
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
 
 clean: ## Remove what was built (keeps .venv)
 	rm -rf build dist *.egg-info

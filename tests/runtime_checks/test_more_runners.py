@@ -9,6 +9,7 @@ import renormlite as rl
 from renormlite.models import digits
 from renormlite.runtime_checks.runners import RUNTIMES, Target, make_runner
 from renormlite.runtime_checks.runners.base import ArtifactError
+from renormlite.runtime_checks.runners.isolated import environment
 
 TARGETS = (
     "litert-compiled",
@@ -17,6 +18,13 @@ TARGETS = (
     "onnx-reference",
     "openvino",
     "tflite-micro",
+    pytest.param(
+        "tflite-runtime",
+        marks=pytest.mark.skipif(
+            environment("tflite-runtime") is None,
+            reason="needs Python 3.11 or older: make envs TFLITE_PYTHON=python3.11",
+        ),
+    ),
 )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from .renorm import Statistics, Tensor, inference_affine, updated
+from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
 from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
 from .statistics import channel_shape
 from .training_step import Settings, training_step
@@ -89,7 +89,7 @@ def batch_renorm(
         ...     y, state = batch_renorm(x, state, r_max=3.0, d_max=5.0)
         >>> y, _ = batch_renorm(x, state, training=False)
     """
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = at_least_float32(x.dtype)
     if state is None:
         state = RenormState.initial(x.shape[axis], dtype)
     moving = Statistics(state.mean, state.variance)

@@ -8,7 +8,7 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
-from .renorm import Statistics, Tensor, inference_affine, updated
+from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
 from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
 from .statistics import channel_shape
 from .training_step import Settings, training_step
@@ -212,12 +212,11 @@ class BatchRenormalization(keras.layers.Layer):
         return Settings(self.axis, self.epsilon, self.synchronized, self.virtual_batch_size)
 
     def _add_statistic(self, name: str, channels: int, initializer: Any) -> keras.Variable:
-        # Averages with momentum stop moving in half precision, so the statistics never use it.
         return self.add_weight(
             shape=(channels,),
             name=name,
             initializer=initializer,
-            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            dtype=at_least_float32(self.variable_dtype),
             trainable=False,
             autocast=False,
             aggregation="mean",
@@ -229,7 +228,7 @@ class BatchRenormalization(keras.layers.Layer):
         """Normalize ``inputs``; in training also move the statistics."""
         if training and self.trainable:
             return ops.cast(self._train(inputs, mask), self.compute_dtype)
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         layout = channel_shape(len(x.shape), self.axis)
         scale, shift = (ops.reshape(v, layout) for v in self.scale_and_shift())
         return ops.cast(x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype), self.compute_dtype)

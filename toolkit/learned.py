@@ -9,7 +9,7 @@ from keras import initializers, ops, regularizers
 
 from ..errors import UserError
 from .layers import channels_of
-from .renorm import Statistics, Tensor, inference_affine, updated
+from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
 from .statistics import channel_shape
 from .training_step import Settings, training_step
 
@@ -149,7 +149,7 @@ class LearnedRenormalization(keras.layers.Layer):
             shape=(channels,),
             name=name,
             initializer=initializer,
-            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            dtype=at_least_float32(self.variable_dtype),
             trainable=False,
             autocast=False,
             aggregation="mean",
@@ -178,7 +178,7 @@ class LearnedRenormalization(keras.layers.Layer):
         """Normalize ``inputs``; in training also move the statistics."""
         if training and self.trainable:
             return ops.cast(self._train(inputs, mask), self.compute_dtype)
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         layout = channel_shape(len(x.shape), self.axis)
         scale, shift = (ops.cast(ops.reshape(v, layout), x.dtype) for v in self.scale_and_shift())
         return ops.cast(x * scale + shift, self.compute_dtype)

@@ -18,10 +18,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 # A tensor of whichever backend Keras runs on; the backends share no base class.
 Tensor = Any
+
+
+def at_least_float32(dtype: Any) -> str:
+    """Return the dtype to compute statistics of ``dtype`` in: float64 for float64, else float32.
+
+    Averages with momentum stop moving in half precision, and squares overflow. Keras' own
+    promotion makes float64 float32 on JAX and PyTorch.
+    """
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 class Statistics(NamedTuple):

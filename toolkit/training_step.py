@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import keras
 from keras import ops
 
 from . import fused
 from .ghosts import Ghosts, average
-from .renorm import Statistics, Tensor, correction, normalize
+from .renorm import Statistics, Tensor, at_least_float32, correction, normalize
 from .statistics import batch_statistics, broadcast_mask, channel_shape, reduction_axes
 
 
@@ -92,7 +91,7 @@ def _reference_step(
     d_max: Tensor | float,
     mask: Tensor | None,
 ) -> TrainingStep:
-    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    x = ops.cast(x, at_least_float32(x.dtype))
     counted = None if mask is None else broadcast_mask(mask, x)
     rank, axis, epsilon = len(x.shape), settings.axis % len(x.shape), settings.epsilon
     axes = reduction_axes(rank, axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -43,16 +44,18 @@ class LiteRTCompiledRunner(Runner):
             ) from error
         mode = CpuKernelMode[_MODES[self.variant]]
         options = Options(cpu_options=CpuOptions(num_threads=self.threads, kernel_mode=mode))
-        try:
-            # It tells of every accelerator that this machine lacks.
-            with held_back_stderr():
+        # It tells of every accelerator that this machine lacks, when it comes and when it goes.
+        with held_back_stderr():
+            try:
                 self._model = CompiledModel.from_file(str(self.artifact), options=options)
                 self._fed = self._model.create_input_buffers(0)
                 self._read = self._model.create_output_buffers(0)
-        except (ValueError, RuntimeError) as error:
-            raise ArtifactError(
-                f"litert-compiled cannot load {self.artifact.name}: {str(error).strip()}"
-            ) from error
+            except (ValueError, RuntimeError) as error:
+                # The frames hold what was made so far; let it go while its last words are held.
+                traceback.clear_frames(error.__traceback__)
+                raise ArtifactError(
+                    f"litert-compiled cannot load {self.artifact.name}: {str(error).strip()}"
+                ) from error
 
     def _close(self) -> None:
         with held_back_stderr():

@@ -159,7 +159,7 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
     console.print(table)
     for artifact in manifest.artifacts:
         for note in artifact.notes:
-            console.print(f"{artifact.file}: {note}", style="dim", highlight=False)
+            console.print(f"{artifact.file}: {note}", style="dim", highlight=False, soft_wrap=True)
     formats, precisions = manifest.options["formats"], manifest.options["precisions"]
     written = {(artifact.format, artifact.precision) for artifact in manifest.artifacts}
     for precision in precisions:
@@ -170,6 +170,7 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
         console.print(
             "Calibrated with random numbers: ranges do not fit real data, which costs accuracy.",
             style="yellow",
+            soft_wrap=True,
         )
 
 

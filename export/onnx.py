@@ -18,6 +18,7 @@ from .freeze import FrozenGraph
 from .manifest import METADATA_KEY, TensorInfo
 from .onnx_canonical import bodies, canonical
 from .onnx_quantize import quantize
+from .onnx_rewrites import simplify
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +36,8 @@ class Onnx:
         """Convert, quantize, put in canonical form and write one file."""
         import onnx
 
-        model = canonical(convert(job.graph, job.options.opset), job.graph.readable_name)
+        model = simplify(convert(job.graph, job.options.opset))
+        model = canonical(model, job.graph.readable_name)
         if job.precision != "float32":
             inputs = job.graph.signature.inputs
             samples = job.calibration.batches(inputs) if job.calibration else None

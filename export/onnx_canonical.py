@@ -17,6 +17,12 @@ import onnx
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Which input of an operator is what to the Keras layer.
+_PARTS = {
+    (operator, index): part
+    for operator in ("Conv", "ConvTranspose", "ConvInteger", "Gemm", "MatMul", "MatMulInteger")
+    for index, part in ((1, "kernel"), (2, "bias"))
+}
 _COUNTER = re.compile(r"__\d+|:\d+$")
 
 
@@ -43,8 +49,9 @@ def _renewed_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
     result = onnx.GraphProto(name="body")
     result.input.extend(_renamed_value(value, names) for value in graph.input)
     for node in _in_order(graph):
-        for name in _reads(node):
+        for index, name in enumerate(_reads(node)):
             if name in weights:
+                names.name_weight(name, node, index)
                 result.initializer.append(_renamed_weight(weights.pop(name), names))
         result.node.append(_renewed_node(node, names))
     result.output.extend(_renamed_value(value, names) for value in graph.output)
@@ -104,8 +111,33 @@ class _Names:
             self._values[name] = _unique(self._clean(name), self._taken)
         return self._values.get(name, "")
 
-    def node(self, name: str) -> str:
-        return _unique(self._clean(name), self._nodes)
+    def node(self, node: onnx.NodeProto) -> str:
+        return _unique(self.scope(node), self._nodes)
+
+    def name_weight(self, name: str, reader: onnx.NodeProto, index: int) -> None:
+        """Name a weight after the layer that reads it first and its part there."""
+        if name in self._values:
+            return
+        operator = self.scope(reader)
+        layer, _, _ = operator.rpartition("/")
+        part = _PARTS.get((reader.op_type, index))
+        path = f"{layer or operator}/{part}" if part else f"{operator}/constant"
+        self._values[name] = _unique(path, self._taken)
+
+    def scope(self, node: onnx.NodeProto) -> str:
+        """Return a node's readable name.
+
+        Where a converter made one up that tells no layer, the layer is that of its output or, since
+        fused nodes lose both, of its last weight.
+        """
+        own = self._clean(node.name)
+        if "/" in own:
+            return own
+        for name in (*node.output, *reversed(node.input)):
+            layer, _, _ = self._clean(name).rpartition("/")
+            if layer:
+                return f"{layer}/{node.op_type}"
+        return own
 
     def _clean(self, name: str) -> str:
         return self._readable(_COUNTER.sub("", name)) or "value"
@@ -123,7 +155,7 @@ def _unique(name: str, taken: set[str]) -> str:
 def _renewed_node(node: onnx.NodeProto, names: _Names) -> onnx.NodeProto:
     renewed = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
     renewed.input.extend(names.value(name) for name in node.input)
-    renewed.name = names.node(node.name)
+    renewed.name = names.node(node)
     renewed.output.extend(names.value(name) for name in node.output)
     for attribute in sorted(node.attribute, key=lambda attribute: attribute.name):
         copy = renewed.attribute.add()

@@ -34,6 +34,14 @@ from .device_options import device_options, with_processors
     type=click.Path(path_type=Path),
     help="Write the page here instead of DIRECTORY/report.html.",
 )
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
+@click.option(
+    "--model-explorer",
+    "node_data",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Check every op and write its error as node data for Model Explorer into this folder.",
+)
 @device_options
 def command(
     directory: Path,
@@ -42,6 +50,8 @@ def command(
     per_op: bool,
     json_path: Path | None,
     html_path: Path | None,
+    junit: Path | None,
+    node_data: Path | None,
     cpus: tuple[str, ...],
     devices: DeviceOptions,
 ) -> None:
@@ -54,12 +64,17 @@ def command(
         directory,
         with_processors(names, cpus),
         threads=threads,
-        per_op=per_op,
+        per_op=per_op or node_data is not None,
         devices=devices,
     )
     print_report(report, Console())
     if json_path:
         write_text(json_path, report.to_json())
+    if junit:
+        write_text(junit, report.to_junit())
+    if node_data:
+        for name, text in report.to_model_explorer().items():
+            write_text(node_data / name, text)
     page = html_path or directory / "report.html"
     write_text(page, report.to_html())
     click.echo(f"report: {page}")

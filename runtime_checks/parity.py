@@ -56,7 +56,7 @@ class ParityReport:
         return bool(self.results) and all(result.passed for result in self.results)
 
     def to_json(self) -> str:
-        """Return the report as JSON of the schema that docs/checks.md describes."""
+        """Return the report as JSON of the schema that docs/reports.md describes."""
         from .report.json_report import render
 
         return render(self)
@@ -64,6 +64,18 @@ class ParityReport:
     def to_html(self) -> str:
         """Return the report as one HTML page that needs no other file."""
         from .report.html_report import render
+
+        return render(self)
+
+    def to_junit(self) -> str:
+        """Return the report as JUnit XML: a suite for each target, a case for each finding."""
+        from .report.junit import render
+
+        return render(self)
+
+    def to_model_explorer(self) -> dict[str, str]:
+        """Return node data for Model Explorer by file name; empty unless ops were checked."""
+        from .report.model_explorer import render
 
         return render(self)
 

@@ -122,7 +122,7 @@ def error_budget(
         artifact: The file that ran.
         siblings: All artifacts of the export, among which the float32 file of the same format
             tells what conversion did from what quantization did.
-        sound: Whether the target's output was within it, and finite where the truth is.
+        sound: Whether the target's output was within its bound, and finite where the truth is.
         worst_sample: The sample that is furthest from its bound.
 
     Returns:
@@ -142,8 +142,7 @@ def error_budget(
     rungs = _rungs(output, actual, golden, artifact, siblings)
     causes = _causes(truth, rungs, bound, sound=sound)
     stages = _measure(truth[index], rungs, causes, index)
-    signal = _rms(truth[index])
-    reference = _rms(golden.reference[output][index].astype(np.float64) - truth[index])
+    signal, reference = _yardstick(truth[index], golden.reference[output][index])
     cause = _main_cause(stages)
     return Ladder(
         output=output,
@@ -232,17 +231,17 @@ def _measure(
     truth: np.ndarray, rungs: Sequence[_Rung], causes: Sequence[str], index: np.ndarray
 ) -> tuple[Stage, ...]:
     """Return each stage with its sizes, on the chosen samples."""
-    signal = _rms(truth)
-    outputs = [rung.output[index] for rung in rungs]
     # What is NaN or infinite in the truth is so by contract and carries no error to share out.
     usable = np.isfinite(truth)
-    final = np.where(usable, outputs[-1] - truth, 0.0)
+    signal = _rms(truth[usable])
+    outputs = [rung.output[index] for rung in rungs]
+    final = _change(outputs[-1], truth, usable)
     power = float(np.sum(np.square(final)))
     stages: list[Stage] = []
     before = truth
     for rung, cause, after in zip(rungs, causes, outputs):
-        added = np.where(usable, after - before, 0.0)
-        error = np.where(usable, after - truth, 0.0)
+        added = _change(after, before, usable)
+        error = _change(after, truth, usable)
         if math.isfinite(power):
             share = float(np.sum(added * final)) / power if power else 0.0
         else:  # all of the error is the first stage's that is not finite
@@ -261,6 +260,18 @@ def _measure(
         )
         before = after
     return tuple(stages)
+
+
+def _yardstick(truth: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Return the root mean squares of the truth and of the float32 Keras model's error."""
+    usable = np.isfinite(truth)
+    return _rms(truth[usable]), _rms(_change(reference.astype(np.float64), truth, usable))
+
+
+def _change(after: np.ndarray, before: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Return after - before where usable; equal infinities and NaN on both sides are no change."""
+    same = (after == before) | (np.isnan(after) & np.isnan(before)) | ~usable
+    return np.subtract(after, before, where=~same, out=np.zeros_like(before))
 
 
 def _main_cause(stages: Sequence[Stage]) -> str:

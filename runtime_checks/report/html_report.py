@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .charts import (
     ladder_chart,
     sample_chart,
 )
+from .numbers import percent, short
 from .op_points import op_points
 from .problems import Problem, problem
 from .worst_samples import SampleView, worst_samples
@@ -69,8 +69,8 @@ def render(report: ParityReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = _short
-    environment.filters["percent"] = _percent
+    environment.filters["short"] = short
+    environment.filters["percent"] = percent
     environment.filters["decibels"] = decibels
     views = [_result_view(report, result) for result in report.results]
     return environment.get_template("report.html.j2").render(
@@ -158,20 +158,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         elif isinstance(value, (list, tuple)):
             yield name, " ".join(str(entry) for entry in value)
         elif isinstance(value, float):
-            yield name, _short(value)
+            yield name, short(value)
         elif value not in (None, ""):
             yield name, str(value)
-
-
-def _short(value: float) -> str:
-    """Return a number with three digits: `0.0123`, `1.2e-7`, `∞`."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    text = f"{value:.3g}"
-    mantissa, _, power = text.partition("e")
-    return f"{mantissa}e{int(power)}" if power else text
-
-
-def _percent(share: float) -> str:
-    """Return a share in per cent with one digit after the point, and no negative zero."""
-    return f"{round(100 * share, 1) + 0.0:.1f} %"

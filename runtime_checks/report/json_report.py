@@ -41,6 +41,7 @@ def record(report: ParityReport) -> dict[str, Any]:
         "host": report.host,
         "versions": report.manifest.get("versions", {}),
         "results": [result_record(result) for result in report.results],
+        "left_out": list(report.left_out),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..culprit import Fault
 from ..golden import GoldenSet
 from ..verdict import OutputVerdict, TargetResult
+from .numbers import short
 
 _CHECKS = {
     "file": "The file was changed after the export",
@@ -64,7 +65,8 @@ def problem(result: TargetResult, golden: GoldenSet) -> Problem | None:
     return Problem(
         what=_what(result, fault),
         where=_where(fault, worst, golden),
-        how_much=_how_much(fault, worst),
+        how_much=_how_much(fault, worst)
+        or next((finding.message for finding in failed if finding.check == "finite"), ""),
         allowed=_allowed(fault, worst),
         why=(*stages, *_sentences([finding.message for finding in failed])),
     )
@@ -115,7 +117,7 @@ def _how_much(fault: Fault | None, worst: OutputVerdict | None) -> str:
         over = ~(error <= fault.culprit.allowed)
         parts.append(
             f"{int(over.sum())} of {over.size} values of the layer "
-            f"({100 * float(over.mean()):.3g} %), by up to {float(np.nanmax(error)):.3g}"
+            f"({short(100 * float(over.mean()))} %), by up to {short(float(np.nanmax(error)))}"
         )
     if worst is not None:
         metrics = worst.metrics
@@ -123,8 +125,8 @@ def _how_much(fault: Fault | None, worst: OutputVerdict | None) -> str:
             parts.append(f"{metrics.nonfinite} elements of the output are NaN or infinite")
         ratio = worst.worst_ratio
         parts.append(
-            f"RMS error {metrics.rms_error[worst.worst_sample]:.3g}, "
-            f"{ratio:.3g} times the expected noise; greatest error {metrics.max_abs:.3g}"
+            f"RMS error {short(metrics.rms_error[worst.worst_sample])}, "
+            f"{short(ratio)} times the expected noise; greatest error {short(metrics.max_abs)}"
         )
     return "; ".join(parts)
 
@@ -133,11 +135,11 @@ def _allowed(fault: Fault | None, worst: OutputVerdict | None) -> str:
     parts = []
     if fault is not None and fault.culprit is not None:
         allowed = float(np.max(fault.culprit.allowed, initial=0.0))
-        parts.append(f"up to {allowed:.3g} in a value of the layer, what rounding in it can add")
+        parts.append(f"up to {short(allowed)} in a value of the layer, what rounding in it can add")
     if worst is not None:
         noise = worst.bound.noise[worst.worst_sample]
         parts.append(
-            f"RMS error {worst.bound.worst * noise:.3g} in that sample: {worst.bound.worst:g} "
-            f"times {noise:.3g}, which is {worst.bound.reason}"
+            f"RMS error {short(worst.bound.worst * noise)} in that sample: {worst.bound.worst:g} "
+            f"times {short(noise)}, which is {worst.bound.reason}"
         )
     return "; ".join(parts)

@@ -1,0 +1,104 @@
+"""Protects task agreement: decisions lost, gained and tied are counted as what they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from renormlite.runtime_checks.agreement import task_agreement
+from renormlite.runtime_checks.golden import GoldenSet
+from scipy.stats import binomtest
+
+
+def golden_of(truth, *, labels=None, kind=None) -> GoldenSet:
+    truth = np.asarray(truth, np.float64)
+    return GoldenSet(
+        kind=np.array(kind or ["real"] * len(truth)),
+        inputs={},
+        truth={"y": truth},
+        folded64={},
+        reference={},
+        artifacts={},
+        labels=None if labels is None else np.asarray(labels),
+    )
+
+
+def one_hot(classes, size=4) -> np.ndarray:
+    return np.eye(size)[list(classes)]
+
+
+def agree(truth, actual, *, labels=None, kind=None, allowed=0.0):
+    golden = golden_of(truth, labels=labels, kind=kind)
+    limit = np.full(len(golden.kind), allowed)
+    return task_agreement("y", np.asarray(actual, np.float64), golden, limit)
+
+
+def test_same_decisions():
+    task = agree(one_hot([0, 1, 2]), one_hot([0, 1, 2]))
+    assert (task.same, task.flips, task.changes) == (3, 0, ())
+    assert task.chance is None
+    assert "3 / 3 real samples" in task.sentence
+
+
+def test_lost_and_gained_are_told_apart():
+    """Equal accuracy before and after, and not one sample alike."""
+    task = agree(one_hot([0, 1, 2, 3]), one_hot([1, 0, 2, 3]), labels=[0, 0, 2, 2])
+    assert (task.lost, task.gained) == (1, 1)
+    assert (task.right_before, task.right_after, task.labelled) == (2, 2, 4)
+    assert task.flips == 2
+    assert task.confusion == ((0, 1, 1), (1, 0, 1))
+    assert "accuracy 50.00 % before, 50.00 % after (1 lost, 1 gained of 4" in task.sentence
+
+
+def test_tie_is_no_flip():
+    truth = [[0.50, 0.49, 0.01], [0.8, 0.1, 0.1]]
+    actual = [[0.49, 0.50, 0.01], [0.1, 0.8, 0.1]]
+    task = agree(truth, actual, allowed=0.006)
+    assert [change.tie for change in task.changes] == [True, False]
+    assert task.flips == 1
+    assert task.changes[0].margin == pytest.approx(0.01)
+
+
+def test_equal_scores_are_one_decision():
+    task = agree([[0.5, 0.5, 0.0]], [[0.4, 0.6, 0.0]])
+    assert task.same == 1
+
+
+def test_real_samples_are_what_counts():
+    """Decisions about noise are no decisions of the task."""
+    task = agree(one_hot([0, 1]), one_hot([0, 2]), kind=["real", "extreme"])
+    assert (task.samples, task.same) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("truth", "actual"),
+    [
+        (np.zeros((2, 1)), np.zeros((2, 1))),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4))),
+        (one_hot([0, 1]), np.zeros((2, 5))),
+        (one_hot([0, 1]), np.full((2, 4), np.nan)),
+    ],
+)
+def test_no_decision_to_compare(truth, actual):
+    assert agree(truth, actual) is None
+
+
+def test_labels_beyond_the_classes_are_of_another_output():
+    task = agree(one_hot([0, 1]), one_hot([0, 1]), labels=[0, 7])
+    assert task.labelled == 0
+
+
+def test_samples_without_a_label_do_not_count():
+    task = agree(one_hot([0, 1, 2]), one_hot([0, 1, 1]), labels=[0, -1, -1])
+    assert (task.labelled, task.right_after) == (1, 1)
+    assert task.changes[0].label is None
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (3, 1), (2, 9), (700, 650)])
+def test_chance_is_the_exact_binomial_test(lost, gained):
+    total = max(1, lost + gained)
+    before = one_hot([0] * lost + [1] * gained or [0])
+    after = one_hot([1] * lost + [0] * gained or [0])
+    task = agree(before, after, labels=[0] * total)
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert (task.lost, task.gained) == (lost, gained)
+    assert task.chance == pytest.approx(expected)

@@ -83,8 +83,7 @@ class Step:
 
     Attributes:
         norms: The norms whose affine travelled.
-        into: The linear layers that took something in.
-        plan: What was changed.
+        into: The linear layers that took something in, or the norms it was merged with.
     """
 
     norms: tuple[str, ...]
@@ -152,8 +151,11 @@ class _Passes:
         for group in _groups(self.graph):
             # Calls of one norm are folded alike, so that shared layers stay shared; where that
             # cannot be, each for itself.
-            for seeds in [group] if len(group) == 1 else [group, *([call] for call in group)]:
-                self.fold(planner, seeds)
+            attempts = [group] if len(group) == 1 else [group, *([call] for call in group)]
+            for seeds in attempts:
+                # What was folded since the calls were grouped may have changed one of them.
+                if all(call.op is seeds[0].op for call in seeds):
+                    self.fold(planner, seeds)
         _drop_identities(self.graph)
         return len(self.outcome.steps) > before
 
@@ -169,7 +171,7 @@ class _Passes:
         self.outcome.refusals.setdefault(op.name, refusals)
         if plan is None:
             return
-        steps.append(Step(op.norms, plan.absorbers()))
+        steps.append(Step(op.norms, plan.absorbers(seeds)))
         self.copy_budget -= sum(copy.op.size for copy in plan.copies)
         plan.commit()
 

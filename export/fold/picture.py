@@ -67,7 +67,7 @@ def draw(before: Graph, after: Graph, report: FoldReport) -> str:
 
 def _legend() -> Iterator[str]:
     for i, (key, text) in enumerate(_LEGEND.items()):
-        x = 10 + i * 200
+        x = 10 + i * 230
         yield f'<rect x="{x}" y="10" width="14" height="14" fill="{_COLOURS[key]}"/>'
         yield f'<text x="{x + 20}" y="22">{text}</text>'
 
@@ -112,7 +112,8 @@ class _Column:
             f'fill="{_COLOURS[self._kind(call)]}" stroke="#90a4ae"/>'
         )
         shape = "x".join("?" if size is None else str(size) for size in call.outputs[0].shape[1:])
-        text = f"{call.name}  ({_type_of(call)})  {shape}"
+        more = " and a channel of ones" if call.outputs[0].extra else ""
+        text = f"{call.name}  ({_type_of(call)})  {shape}{more}"
         yield f'<text x="{self.margin + 8}" y="{y + 14}">{escape(text)}</text>'
 
     def _kind(self, call: Call) -> str:

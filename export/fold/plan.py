@@ -210,10 +210,15 @@ class Plan:
             self.ops, self.recoded, self.extras, self.copies = before
         return refusal
 
-    def absorbers(self) -> list[str]:
-        """Return the names of the linear layers that take something in."""
-        names = [c.op.name for c in self.ops if isinstance(c.op, Linear)]
-        return list(dict.fromkeys([*names, *(copy.call.op.name for copy in self.copies)]))
+    def absorbers(self, seeds: list[Call]) -> list[str]:
+        """Return the names of the linear layers that take something in.
+
+        Where none does, those of the norms that ``seeds`` were merged with.
+        """
+        copied = [copy.call.op.name for copy in self.copies]
+        linear = [call.op.name for call in self.ops if isinstance(call.op, Linear)]
+        merged = [call.op.name for call in self.ops if call not in seeds]
+        return list(dict.fromkeys([*linear, *copied] or merged))
 
     def commit(self) -> None:
         """Make the planned changes in the graph."""

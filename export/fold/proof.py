@@ -87,8 +87,9 @@ class Prover:
             real: Real inputs, or None: an array, a list of arrays or a dict by input name.
         """
         made: dict[tuple[int, ...], Any] = {}
+        last = {value.producer.op for value in graph.outputs}
         for call in graph.calls():
-            if any(value.is_output for value in call.outputs) and isinstance(call.op, Kept):
+            if call.op in last and isinstance(call.op, Kept):
                 split_activation(graph, call, made)
         self.hidden = [saturates(value) for value in graph.outputs]
         twin = build(graph, "float64", _watched(graph, self.hidden))

@@ -23,7 +23,7 @@ class NormRecord:
         layer_type: Name of its class.
         outcome: ``"folded"`` (nothing is left), ``"partly folded"`` (fewer operations are left than
             it had), ``"kept"`` (it stays as it was).
-        into: The layers that absorbed it.
+        into: The layers that absorbed it, or the norm it was merged with.
         reason: Why something is left; empty where nothing is.
         remaining_ops: The operations left of it in an exported file.
         range_growth: The greatest growth of peak over root mean square of an output channel's

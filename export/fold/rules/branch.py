@@ -10,7 +10,7 @@ Multiply       s·(a * b)       = (s·a) * b
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -82,11 +82,9 @@ class Add(_Join):
     def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
         if not _alike(call):
             return _broadcasts(call)
-        ways: list[Callable[[], Refusal | None]] = [
-            partial(self._spread, plan, call, affine, carrier)
-            for carrier in range(len(call.inputs) if affine.shifts else 1)
-        ]
-        return plan.first(ways)
+        slots = range(len(call.inputs))
+        carriers = _by_readers(call, slots) if affine.shifts else [0]
+        return plan.first([partial(self._spread, plan, call, affine, slot) for slot in carriers])
 
     def _spread(self, plan: Plan, call: Call, affine: Affine, carrier: int) -> Refusal | None:
         """Scale every branch; let one of them carry the shift."""
@@ -121,7 +119,7 @@ class Add(_Join):
             left = out if carrier is None else out.scale_only
             return plan.forward(call.output, left)
 
-        carriers: list[int | None] = [*others, None] if affine.shifts else [None]
+        carriers = [*_by_readers(call, others), None] if affine.shifts else [None]
         return plan.first([partial(spread, carrier) for carrier in carriers])
 
     def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
@@ -205,6 +203,11 @@ class Multiply(_Join):
         wide = call.output.shape[affine.axis] if value.rank == call.output.rank else None
         there = affine.on_axis(affine.axis, wide)
         return plan.forward(call.output, there) if there else _broadcasts(call)
+
+
+def _by_readers(call: Call, slots: Iterable[int]) -> list[int]:
+    """Order branches so that a shift is put where the fewest others must undo it."""
+    return sorted(slots, key=lambda slot: len(call.inputs[slot].uses))
 
 
 def _same_for_all(plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:

@@ -192,7 +192,10 @@ def test_variance_of_zero(randomized):
 def test_norm_after_norm_is_one(folded):
     layers = [kl.Input((8, 8, 3)), conv(activation="sigmoid"), NORM(), NORM(), kl.Softmax()]
     result = folded(keras.Sequential(layers))
-    assert result.report.remaining_ops == 2
+    first, second = result.report.records
+    assert first.outcome == "folded"
+    assert first.into == (second.name,)
+    assert second.remaining_ops == ("MUL", "ADD")
     assert len(result.model.layers) == 4
 
 
@@ -202,3 +205,19 @@ def randomize_mildly(model):
         if isinstance(layer, NORM):
             layer.gamma.assign(rng.uniform(0.5, 1.5, layer.gamma.shape))
             layer.beta.assign(rng.normal(size=layer.beta.shape))
+
+
+def test_calls_of_one_norm_that_come_to_differ(folded):
+    """The norm in front merges with one call of a shared norm; the other call must not follow."""
+    x = keras.Input((6, 6, 4))
+    shared = NORM()
+    y = kl.Dense(4, activation="leaky_relu")(shared(NORM()(x)))
+    z = kl.Conv2DTranspose(4, 1, activation="leaky_relu")(NORM()(y))
+    assert folded(keras.Model(x, [z, shared(y)])).report.remaining_ops <= 1
+
+
+def test_shared_layer_that_gives_an_output_too(folded):
+    x = keras.Input((6, 6, 4))
+    shared = conv(activation="relu")
+    y = NORM()(shared(x))
+    folded(keras.Model(x, [shared(kl.Softmax()(y)), kl.Conv2D(2, 1)(y)]))

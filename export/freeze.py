@@ -1,10 +1,10 @@
 """From a Keras model to a frozen TensorFlow graph, the common source of every format.
 
-The graph is traced once through `keras.Model.stateless_call` with the weights as constants, so
-there is never a variable to freeze (the converters' own freezing takes half their time and, for
-Keras 3 models, sometimes leaves variables behind). Functions inside layers are inlined (Keras
-wraps grouped convolutions in a compiled function that no converter can read), and every op's name
-starts with the exact name of the Keras layer it came from.
+The graph is traced through `keras.Model.stateless_call` with the weights as arguments, which then
+become constants: there is never a variable to freeze (the converters' own freezing takes half their
+time and, for Keras 3 models, sometimes leaves variables behind). Functions inside layers are
+inlined (Keras wraps grouped convolutions in a compiled function that no converter can read), and
+every op's name starts with the exact name of the Keras layer it came from.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from ..errors import UserError
 from .manifest import TensorInfo
-from .rewrites import redirect, split_grouped_conv3d
+from .rewrites import put_constants, redirect, split_grouped_conv3d
 from .signature import Signature, as_functional, unique_names
 
 if TYPE_CHECKING:
@@ -80,56 +81,104 @@ def freeze(
         The graph.
 
     Raises:
-        UserError: The backend is not TensorFlow, or the model holds state outside its Keras
-            variables that a constant graph cannot carry.
+        UserError: The backend is not TensorFlow, or the model holds state that a constant graph
+            cannot carry.
     """
     if keras.config.backend() != "tensorflow":
         raise UserError(
             "Export needs Keras on the TensorFlow backend. Received: "
             f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow and load the model again."
         )
-    import tensorflow as tf
-
     model = as_functional(model)
     arrange = _channels_first if channels_first else _as_it_is
     inputs = tuple(arrange(with_batch(tensor, batch_size)) for tensor in signature.inputs)
-    trainable = [variable.numpy() for variable in model.trainable_variables]
-    fixed = [variable.numpy() for variable in model.non_trainable_variables]
-    graph = tf.Graph()
-    with _coded_layer_names(model) as names, _inlined_functions(), graph.as_default():
-        placeholders = [
-            tf.compat.v1.placeholder(tensor.dtype, tensor.shape, name=f"input_{index}")
-            for index, tensor in enumerate(inputs)
-        ]
+    with _coded_layer_names(model) as names, _inlined_functions():
+        trace = _trace(model, inputs, signature, arrange)
+    constants = trace.constants
+    replaced = split_grouped_conv3d(trace.graph, constants)
+    graph_def = trace.graph.as_graph_def()
+    redirect(graph_def, replaced)
+    put_constants(graph_def, constants)
+    return FrozenGraph(
+        graph_def,
+        tuple(trace.graph.get_tensor_by_name(f"input_{i}:0") for i in range(len(inputs))),
+        tuple(trace.graph.get_tensor_by_name(f"output_{i}:0") for i in range(len(trace.outputs))),
+        Signature(inputs, trace.outputs),
+        _decode_calls(graph_def, names),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trace:
+    """A traced network whose weights are not in it yet.
+
+    Attributes:
+        graph: The graph.
+        constants: Name of each op that stands for a weight to the weight's value.
+        outputs: The outputs as the file has them.
+    """
+
+    graph: tf.Graph
+    constants: dict[str, np.ndarray]
+    outputs: tuple[TensorInfo, ...]
+
+
+def _trace(
+    model: keras.Model,
+    inputs: Sequence[TensorInfo],
+    signature: Signature,
+    arrange: Callable[[TensorInfo], TensorInfo],
+) -> _Trace:
+    """Trace a model with its weights as arguments, which keeps them out of the traced function."""
+    import tensorflow as tf
+
+    weights = [*model.trainable_variables, *model.non_trainable_variables]
+    trainable = len(model.trainable_variables)
+    described: list[TensorInfo] = []
+
+    def call(data: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> None:
+        ordered = [_to_keras_order(v, t.axes) for v, t in zip(data, inputs, strict=True)]
         result, _ = model.stateless_call(
-            [tf.constant(value) for value in trainable],
-            [tf.constant(value) for value in fixed],
-            keras.tree.pack_sequence_as(
-                model.input,
-                [
-                    _to_keras_order(placeholder, tensor.axes)
-                    for placeholder, tensor in zip(placeholders, inputs, strict=True)
-                ],
-            ),
+            weights[:trainable],
+            weights[trainable:],
+            keras.tree.pack_sequence_as(model.input, ordered),
             training=False,
         )
         results = keras.tree.flatten(result)
-        described = _described(signature, results, arrange)
-        outputs = [
+        described.extend(_described(signature, results, arrange))
+        for index, (value, tensor) in enumerate(zip(results, described, strict=True)):
             tf.identity(_to_file_order(value, tensor.axes), name=f"output_{index}")
-            for index, (value, tensor) in enumerate(zip(results, described, strict=True))
-        ]
-    replaced = split_grouped_conv3d(graph)
-    graph_def = graph.as_graph_def()
-    redirect(graph_def, replaced)
-    _refuse_variables(graph_def, model.name)
-    return FrozenGraph(
-        graph_def,
-        tuple(placeholders),
-        tuple(outputs),
-        Signature(inputs, described),
-        _decode_calls(graph_def, names),
+
+    function = tf.function(call).get_concrete_function(
+        [tf.TensorSpec(t.shape, t.dtype, name=f"input_{i}") for i, t in enumerate(inputs)],
+        [tf.TensorSpec(w.shape, w.dtype, name=f"weight_{i}") for i, w in enumerate(weights)],
     )
+    constants = {f"weight_{i}": weight.numpy() for i, weight in enumerate(weights)}
+    captured = _captured(function, len(inputs) + len(weights), model.name)
+    return _Trace(function.graph, constants | captured, tuple(described))
+
+
+def _captured(function: Any, arguments: int, model_name: str) -> dict[str, np.ndarray]:
+    """Return what a layer's code reads besides Keras weights: its own constants and variables.
+
+    Raises:
+        UserError: A layer writes to such a variable, or holds a table.
+    """
+    constants: dict[str, np.ndarray] = {}
+    for outside, inside in zip(function.captured_inputs, function.inputs[arguments:], strict=True):
+        if inside.dtype.name != "resource":
+            constants[inside.op.name] = outside.numpy()
+            continue
+        variable = next((v for v in function.variables if v.handle is outside), None)
+        readers = inside.consumers()
+        if variable is None or any(op.type != "ReadVariableOp" for op in readers):
+            raise UserError(
+                f"Model {model_name!r} holds state that is no Keras weight and more than a "
+                f"constant: {', '.join(sorted({op.type for op in readers}))} in op "
+                f"{readers[0].name!r}. Create it with `self.add_weight` so that it can be exported."
+            )
+        constants |= {op.name: variable.numpy() for op in readers}
+    return constants
 
 
 def _described(
@@ -224,15 +273,6 @@ def _inlined_functions() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
-
-
-def _refuse_variables(graph_def: tf.compat.v1.GraphDef, model_name: str) -> None:
-    stateful = sorted({n.name for n in graph_def.node if n.op in ("VarHandleOp", "ReadVariableOp")})
-    if stateful:
-        raise UserError(
-            f"Model {model_name!r} reads variables that are not Keras weights, first at op "
-            f"{stateful[0]!r}. Create them with `self.add_weight` so that they can be exported."
-        )
 
 
 def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def split_grouped_conv3d(graph: tf.Graph) -> dict[str, str]:
+def split_grouped_conv3d(graph: tf.Graph, constants: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Add to `graph` a split, one convolution a group and a concat for every grouped Conv3D.
 
     Neither TFLite's converter nor tf2onnx knows the group of a 3-D convolution (2-D ones they
@@ -18,6 +19,7 @@ def split_grouped_conv3d(graph: tf.Graph) -> dict[str, str]:
 
     Args:
         graph: The traced graph; ops are added to it.
+        constants: Name of each op that stands for a weight to its value.
 
     Returns:
         Name of each grouped op to the name of the op that replaces it; `redirect` makes every
@@ -33,7 +35,7 @@ def split_grouped_conv3d(graph: tf.Graph) -> dict[str, str]:
         groups = data.shape[-1] // kernel.shape[-2]
         if groups == 1:
             continue
-        weights = np.split(tf.get_static_value(kernel), groups, axis=-1)
+        weights = np.split(constants[kernel.op.name], groups, axis=-1)
         with graph.as_default(), tf.name_scope(f"{op.name.rpartition('/')[0]}/groups/"):
             parts = [
                 tf.nn.conv3d(
@@ -61,3 +63,18 @@ def redirect(graph_def: tf.compat.v1.GraphDef, replaced: dict[str, str]) -> None
     kept = [node for node in graph_def.node if node.name not in replaced]
     del graph_def.node[:]
     graph_def.node.extend(kept)
+
+
+def put_constants(graph_def: tf.compat.v1.GraphDef, constants: Mapping[str, np.ndarray]) -> None:
+    """Turn each op named in `constants` into a constant of that value, in place."""
+    import tensorflow as tf
+
+    for node in graph_def.node:
+        if node.name not in constants:
+            continue
+        value = constants[node.name]
+        node.op = "Const"
+        del node.input[:]
+        node.attr.clear()
+        node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))

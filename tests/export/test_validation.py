@@ -1,0 +1,189 @@
+"""Protects the look at every file after it is written: what is not as asked is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import renormlite as rl
+import tensorflow as tf
+from keras import layers
+from renormlite.export import flatbuffer
+from renormlite.export.formats import Job, format_named
+from renormlite.export.freeze import freeze
+from renormlite.export.options import ExportOptions
+from renormlite.export.signature import signature_of
+
+
+@pytest.fixture
+def job() -> Job:
+    x = keras.Input((6, 6, 2), name="x")
+    y = layers.Dense(3, name="y")(layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(x)))
+    model = keras.Model(x, y)
+    return Job(freeze(model, signature_of(model)), "float32", ExportOptions(), "{}")
+
+
+def _written(name: str, job: Job, tmp_path: Path) -> Path:
+    path = tmp_path / f"net.{name}"
+    format_named(name).write(job, path)
+    assert format_named(name).validate(path, job).ops
+    return path
+
+
+def _renamed(job: Job, **change: object) -> Job:
+    """Return the job as if something else had been asked for."""
+    signature = job.graph.signature
+    outputs = (dataclasses.replace(signature.outputs[0], **change),)
+    graph = dataclasses.replace(
+        job.graph, signature=dataclasses.replace(signature, outputs=outputs)
+    )
+    return dataclasses.replace(job, graph=graph)
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+@pytest.mark.parametrize(
+    "change", [{"name": "z"}, {"dtype": "float16"}, {"shape": (1, 4)}], ids=lambda c: next(iter(c))
+)
+def test_another_name_type_or_shape_is_refused(name, change, job, tmp_path):
+    path = _written(name, job, tmp_path)
+    with pytest.raises(rl.UserError, match="expected output"):
+        format_named(name).validate(path, _renamed(job, **change))
+
+
+def test_a_dropped_output_is_refused(job, tmp_path):
+    path = _written("onnx", job, tmp_path)
+    model = onnx.load(path)
+    extra = onnx.helper.make_tensor_value_info("flat", onnx.TensorProto.FLOAT, [1, 64])
+    model.graph.node[-1].output[0] = "y"
+    model.graph.output.insert(0, extra)
+    model.graph.node.append(onnx.helper.make_node("Flatten", ["x"], ["flat"]))
+    extra.type.tensor_type.shape.dim[1].dim_value = 72
+    model.graph.output[0].CopyFrom(extra)
+    onnx.save(model, path)
+    with pytest.raises(rl.UserError, match="expected outputs"):
+        format_named("onnx").validate(path, job)
+
+
+def test_an_operator_outside_the_standard_is_refused(job, tmp_path):
+    path = _written("onnx", job, tmp_path)
+    model = onnx.load(path)
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.domain = "Gelu", "com.microsoft"
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    with pytest.raises((rl.UserError, onnx.checker.ValidationError)):
+        format_named("onnx").validate(path, job)
+
+
+def test_an_unsound_graph_is_refused(job, tmp_path):
+    path = _written("onnx", job, tmp_path)
+    model = onnx.load(path)
+    model.graph.node[1].input[0] = "nobody"
+    onnx.save(model, path)
+    with pytest.raises(onnx.checker.ValidationError):
+        format_named("onnx").validate(path, job)
+
+
+def test_a_renamed_signature_is_refused(job, tmp_path):
+    path = _written("tflite", job, tmp_path)
+    model = flatbuffer.parse(path.read_bytes())
+    model.signatureDefs[0].outputs[0].name = b"other"
+    path.write_bytes(flatbuffer.pack(model))
+    with pytest.raises(rl.UserError, match="signature"):
+        format_named("tflite").validate(path, job)
+
+
+def test_variables_left_over_are_refused(job, tmp_path):
+    path = _written("tflite", job, tmp_path)
+    model = flatbuffer.parse(path.read_bytes())
+    model.operatorCodes[0].builtinCode = flatbuffer.schema.BuiltinOperator.READ_VARIABLE
+    path.write_bytes(flatbuffer.pack(model))
+    with pytest.raises(rl.UserError, match="READ_VARIABLE"):
+        format_named("tflite").validate(path, job)
+
+
+def test_a_file_that_is_no_tflite_file_is_refused(job, tmp_path):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(b"\0" * 64)
+    with pytest.raises(rl.UserError, match="TFL3"):
+        format_named("tflite").validate(path, job)
+
+
+def _needs_flex() -> keras.Model:
+    x = keras.Input((8, 8, 8, 2), name="x")
+    return keras.Model(x, layers.Conv3D(2, 3, dilation_rate=2, padding="same", name="y")(x))
+
+
+def test_flex_operators_are_refused_by_name(export):
+    with pytest.raises(rl.UserError, match=r"SpaceToBatchND.*--allow-flex"):
+        export(_needs_flex(), formats=("tflite",))
+
+
+def test_flex_operators_are_written_on_request(tmp_path):
+    model = _needs_flex()
+    job = Job(freeze(model, signature_of(model)), "float32", ExportOptions(allow_flex=True), "{}")
+    path = tmp_path / "net.tflite"
+    format_named("tflite").write(job, path)
+    ops = format_named("tflite").validate(path, job).ops
+    assert any(op.startswith("Flex") for op in ops)
+
+
+class Own(layers.Layer):
+    """Multiplies by a variable and adds a constant that Keras knows nothing of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hidden = [tf.Variable([2.0, 3.0, 5.0]), tf.constant([1.0, 0.0, -1.0])]
+
+    def call(self, x: object) -> object:
+        return x * self._hidden[0] + self._hidden[1]
+
+
+class Counts(layers.Layer):
+    """Changes a variable of its own at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hidden = [tf.Variable(0.0)]
+
+    def call(self, x: object) -> object:
+        return x * self._hidden[0].assign_add(1.0)
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx", "saved_model"])
+def test_variables_and_constants_of_a_layers_own_become_constants(name, tmp_path):
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, layers.Dense(2, name="y")(Own()(x)))
+    job = Job(freeze(model, signature_of(model)), "float32", ExportOptions(), "{}")
+    path = _written(name, job, tmp_path)
+    data = np.array([[0.5, -1, 2]], np.float32)
+    found = format_named(name).open(path)({"x": data})["y"]
+    np.testing.assert_allclose(found, model(data), rtol=1e-5)
+
+
+def test_state_that_changes_is_refused_in_a_sentence():
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, Counts()(x))
+    with pytest.raises(rl.UserError, match="add_weight"):
+        freeze(model, signature_of(model))
+
+
+def test_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, layers.Dense(2)(x))
+    with pytest.raises(rl.UserError, match="KERAS_BACKEND=tensorflow"):
+        freeze(model, signature_of(model))
+
+
+def test_layer_names_are_put_back_when_tracing_fails():
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, layers.Dense(2, name="own")(Counts()(x)), name="net")
+    with pytest.raises(rl.UserError):
+        freeze(model, signature_of(model))
+    assert model.name == "net"
+    assert model.layers[-1].name == "own"

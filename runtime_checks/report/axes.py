@@ -70,7 +70,7 @@ def log_axis(
     decades.extend(always or ())
     if not decades:
         decades = [0.0]
-    low = max(least, math.floor(min(decades)))
+    low = min(max(least, math.floor(min(decades))), most - 1)
     high = min(most, max(low + 1, math.ceil(max(decades))))
     return _axis(low, high, _decade_step(high - low), lambda e: _power(int(e)), under, "∞")
 

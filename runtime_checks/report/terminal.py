@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -22,19 +22,42 @@ if TYPE_CHECKING:
 
 _STAGES = ("folded", "exported", "quantized", "target")
 
+# Headings and widths; with two spaces between them they fill 80 columns.
+_TARGETS = (
+    ("", 4),
+    ("target", 22),
+    ("SNR dB", 6),
+    ("noise", 7),
+    ("worst", 7),
+    ("decisions", 9),
+    ("ms", 8),
+)
+_BUDGET = (
+    ("target", 22),
+    ("folded", 6),
+    ("exported", 8),
+    ("quantized", 9),
+    ("on target", 9),
+    ("cause", 12),
+)
+
 
 def print_report(report: ParityReport, console: Console) -> None:
     """Print what every target gave, where its error comes from, and what is wrong."""
     kinds = Counter(str(kind) for kind in report.golden.kind)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    console.print(f"[bold]{escape(report.name)}[/]: {report.samples} samples ({told})")
-    console.print(_targets(report))
+    console.print(f"[bold]{escape(report.name)}[/]: {report.samples} samples ({told})\n")
+    _print_by_file(report, _TARGETS, _rows, console)
     console.print(
-        "noise: error over what the arithmetic explains, all samples; worst: of one sample.",
+        "noise: error over what the arithmetic explains, all samples; worst: one sample\n",
         style="dim",
     )
     if any(result.stages for result in report.results):
-        console.print(_budget(report))
+        _print_by_file(report, _BUDGET, _budget_rows, console)
+        console.print(
+            "dB of signal over error that are left after each stage, against float64 truth",
+            style="dim",
+        )
     for result in report.results:
         for task in result.tasks:
             if task.changes or task.labelled:
@@ -49,26 +72,34 @@ def print_report(report: ParityReport, console: Console) -> None:
     console.print(f"\n{word} {escape(report.name)} ({report.seconds:.1f} s)")
 
 
-def _targets(report: ParityReport) -> Table:
-    """Return the table of verdicts: a row for each output of each result, by file."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    table.add_column("", no_wrap=True, min_width=4)
-    table.add_column("target", overflow="fold", min_width=18)
-    for heading, width in (
-        ("SNR dB", 6),
-        ("noise", 7),
-        ("worst", 7),
-        ("decisions", 9),
-        ("ms", 6),
-    ):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+def _print_by_file(
+    report: ParityReport,
+    columns: Sequence[tuple[str, int]],
+    rows: Callable[[TargetResult], list[list[str]]],
+    console: Console,
+) -> None:
+    """Print the rows of every result under the name of its file, in columns of fixed widths."""
+    console.print(_grid(columns, [[f"[dim]{heading}[/]" for heading, _ in columns]]))
     for artifact in dict.fromkeys(result.artifact for result in report.results):
-        table.add_row("", f"[bold]{escape(artifact)}[/]")
-        for result in report.results:
-            if result.artifact == artifact:
-                for cells in _rows(result):
-                    table.add_row(*cells)
-    return table
+        console.print(f"[bold]{escape(artifact)}[/]")
+        results = [result for result in report.results if result.artifact == artifact]
+        console.print(_grid(columns, [row for result in results for row in rows(result)]))
+
+
+def _grid(columns: Sequence[tuple[str, int]], rows: Sequence[Sequence[str]]) -> Table:
+    """Return rows in columns; those after a column named "target" hold numbers."""
+    grid = Table.grid(padding=(0, 2))
+    numbers = False
+    for heading, width in columns:
+        grid.add_column(
+            justify="right" if numbers and heading != "cause" else "left",
+            width=width,
+            overflow="fold",
+        )
+        numbers = numbers or heading == "target"
+    for row in rows:
+        grid.add_row(*row)
+    return grid
 
 
 def _rows(result: TargetResult) -> list[list[str]]:
@@ -110,41 +141,20 @@ def _decisions(result: TargetResult, ladder: Ladder) -> str:
     return "-" if task is None else f"{task.same}/{task.samples}"
 
 
-def _budget(report: ParityReport) -> Table:
-    """Return the error budget: what is left after each stage, in decibels, and the cause."""
-    parts = {
-        part
-        for result in report.results
-        for ladder in result.stages
-        for stage in ladder.stages
-        for part in stage.name.split(" + ")
-    }
-    columns = [name for name in _STAGES if name in parts]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("dB left after", overflow="fold", min_width=18)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("cause of the error", no_wrap=True)
-    for artifact in dict.fromkeys(result.artifact for result in report.results):
-        table.add_row(f"[bold]{escape(artifact)}[/]")
-        for result in report.results:
-            if result.artifact == artifact:
-                for ladder in result.stages:
-                    table.add_row(*_budget_cells(result, ladder, columns))
-    return table
-
-
-def _budget_cells(result: TargetResult, ladder: Ladder, columns: list[str]) -> list[str]:
-    """Return one row of the error budget."""
-    after = {stage.name.split(" + ")[-1]: stage for stage in ladder.stages}
-    name = f"{result.target} {ladder.output}" if len(result.stages) > 1 else result.target
-    cells = []
-    for column in columns:
-        stage = after.get(column)
-        text = "-" if stage is None else _ratio(stage.snr_db)
-        cells.append(f"[red]{text}[/]" if stage and stage.cause == FAULT else text)
-    cause = f"[red]{FAULT}[/]" if ladder.cause == FAULT else ladder.cause
-    return [escape(name), *cells, cause]
+def _budget_rows(result: TargetResult) -> list[list[str]]:
+    """Return the error budget of one result: a row for each output."""
+    rows = []
+    for ladder in result.stages:
+        after = {stage.name.split(" + ")[-1]: stage for stage in ladder.stages}
+        name = f"{result.target} {ladder.output}" if len(result.stages) > 1 else result.target
+        cells = []
+        for column in _STAGES:
+            stage = after.get(column)
+            text = "-" if stage is None else _ratio(stage.snr_db)
+            cells.append(f"[red]{text}[/]" if stage and stage.cause == FAULT else text)
+        cause = f"[red]{FAULT}[/]" if ladder.cause == FAULT else ladder.cause
+        rows.append([escape(name), *cells, cause])
+    return rows
 
 
 def _ratio(snr_db: float) -> str:

@@ -1,0 +1,180 @@
+"""Protects the page: it needs no other file, says first what matters, and survives odd data."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from renormlite.runtime_checks.report.charts import anchor
+from renormlite.runtime_checks.report.worst_samples import picture, signal
+
+_VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what a page is made of, and complains about tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def values(self, attribute: str) -> list[str]:
+        return [a[attribute] or "" for _, a in self.tags if attribute in a]
+
+
+@pytest.fixture(scope="module")
+def good(healthy) -> Page:
+    return Page(healthy.to_html())
+
+
+@pytest.fixture(scope="module")
+def bad(failing) -> Page:
+    return Page(failing.to_html())
+
+
+@pytest.mark.parametrize("which", ["healthy", "walked", "failing"])
+def test_needs_no_other_file(which, request):
+    page = Page(request.getfixturevalue(which).to_html())
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed"}
+    assert all(value.startswith("data:image/png") for value in page.values("src"))
+    assert all(value.startswith("#") for value in page.values("href"))
+    style = request.getfixturevalue(which).to_html().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_links_lead_somewhere(bad):
+    assert {value[1:] for value in bad.values("href")} <= set(bad.values("id"))
+
+
+def test_the_verdict_comes_first(good, bad):
+    assert good.text.startswith("digits: PASS PASS digits 4 files on 2 targets")
+    assert bad.text.startswith("digits: FAIL FAIL digits 4 files on 2 targets: 2 of 4")
+    assert "What is wrong" not in good.text
+
+
+def test_a_failure_says_what_where_how_much_allowed_and_why(bad):
+    wrong = bad.text.split("What is wrong")[1].split("Targets")[0]
+    assert "Layer 'conv2d_1' has other weights than the trained network" in wrong
+    for word in ("Where layer 'conv2d_1', op", "How much", "times the expected noise", "Allowed"):
+        assert word in wrong
+    assert "has a fault on the target, or in the file since it was exported" in wrong
+    assert "Layer 'conv2d_2' has other weights" in wrong
+
+
+def test_failures_are_open_and_the_rest_is_closed(failing, bad):
+    by_id = {a["id"]: a for tag, a in bad.tags if tag == "details"}
+    assert {name: "open" in a for name, a in by_id.items()} == {
+        anchor(result): not result.passed for result in failing.results
+    }
+
+
+def test_every_stage_of_every_file_is_drawn(good, healthy):
+    labels = [label for label in good.values("aria-label") if " on " in label]
+    assert len(labels) == len(healthy.results)
+    titles = " ".join(good.text.split("Where the error comes from")[1].split("Every check")[:1])
+    assert titles.count("quantized:") >= 2  # one a lane, and one a share of the error
+    for word in ("folded:", "exported:", "target:", "float32 Keras model:"):
+        assert word in titles
+
+
+def test_every_op_is_drawn(walked):
+    page = Page(walked.to_html())
+    for result in walked.results:
+        assert result.ops
+        for check in result.ops:
+            assert f"{check.layer} (" in page.text
+
+
+def test_worst_samples_show_the_picture_that_went_in(failing, bad):
+    result = next(r for r in failing.results if r.artifact == "digits.float32.tflite")
+    worst = result.outputs[0].worst_sample
+    shown = next(
+        a for tag, a in bad.tags if tag == "img" and a["alt"] == f"image of sample {worst}"
+    )
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["src"].split(",")[1]))))
+    image = failing.golden.inputs["image"][worst, :, :, 0]
+    span = np.ptp(image)
+    assert pixels.shape == (8, 8)
+    np.testing.assert_array_equal(pixels, np.rint(255 * (image - image.min()) / span))
+
+
+def test_classes_go_by_their_names(bad):
+    assert re.search(r"(three|seven|eight)", bad.text)
+
+
+def test_names_are_escaped(healthy):
+    odd = dataclasses.replace(healthy, name="<b>&x")
+    page = Page(odd.to_html())
+    assert "b" not in {tag for tag, a in page.tags if a.get("class") == "name"}
+    assert "<b>&x" in page.text
+
+
+def test_decisions_with_labels_are_shown(healthy, digits_export):
+    from renormlite.runtime_checks.agreement import task_agreement
+
+    golden = dataclasses.replace(
+        healthy.golden, labels=healthy.golden.truth["digit"].argmax(axis=1)
+    )
+    wrong = np.roll(healthy.golden.truth["digit"], 1, axis=1)
+    task = task_agreement("digit", wrong, golden, np.zeros(golden.samples))
+    results = (dataclasses.replace(healthy.results[0], tasks=(task,)), *healthy.results[1:])
+    page = Page(dataclasses.replace(healthy, results=results, golden=golden).to_html())
+    assert "accuracy 100.00 % before, 0.00 % after" in page.text
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [((8, 8), True), ((8, 8, 1), True), ((8, 8, 3), True), ((8, 8, 2), False), ((3, 9), False)],
+)
+def test_pictures_are_what_has_the_shape_of_one(shape, shown):
+    sample = np.random.default_rng(0).normal(size=shape)
+    assert (picture(sample) is not None) == shown
+
+
+def test_pictures_of_odd_values():
+    assert picture(np.zeros((8, 8))) is not None
+    assert picture(np.full((8, 8), np.nan)) is not None
+
+
+def test_signals_are_lines():
+    path = signal(np.sin(np.arange(1000.0)))
+    assert path is not None
+    assert path.count("L") == 399
+    assert signal(np.zeros((4, 5, 6))) is None
+    assert signal(np.array([0.0, np.inf, 1.0])) is not None
+
+
+def test_nothing_checked(healthy):
+    page = Page(dataclasses.replace(healthy, results=()).to_html())
+    assert "Nothing was checked" in page.text

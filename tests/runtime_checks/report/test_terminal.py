@@ -1,0 +1,65 @@
+"""Protects what a terminal of 80 columns shows: the verdict, the budget and each failure whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from renormlite.runtime_checks.agreement import task_agreement
+from renormlite.runtime_checks.report.terminal import print_report
+from rich.console import Console
+
+
+def printed(report, width: int = 80) -> str:
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("which", ["healthy", "failing"])
+@pytest.mark.parametrize("width", [80, 120])
+def test_fits_the_terminal(which, width, request):
+    text = printed(request.getfixturevalue(which), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+
+
+def test_healthy(healthy):
+    lines = printed(healthy).splitlines()
+    assert lines[0].startswith("digits: 30 samples (16 real, 8 random, 4 border, 2 extreme)")
+    assert lines[-1].startswith("PASS digits")
+    assert not [line for line in lines if line.startswith("FAIL")]
+    place = lines.index("digits.int8.tflite")
+    assert lines[place + 1].startswith("pass  litert")
+    budget = lines.index("digits.int8.tflite", place + 1)
+    assert lines[budget + 1].split()[-1] == "quantization"
+
+
+def test_failure_answers_every_question(failing):
+    text = printed(failing)
+    words = " ".join(text.split())
+    assert "FAIL digits.float32.tflite on litert Layer 'conv2d_1' has other weights" in words
+    for term in ("where layer 'conv2d_1', op", "how much", "allowed", "why output 'digit' has a"):
+        assert term in words
+    assert "it would pass from" in words
+    assert text.splitlines()[-1].startswith("FAIL digits")
+    row = text.splitlines()[text.splitlines().index("digits.float32.onnx") + 1]
+    assert row.split()[:5] == ["FAIL", "onnxruntime", "lost", "nan", "nan"]
+
+
+def test_markup_in_names_is_text(healthy):
+    result = dataclasses.replace(healthy.results[0], target="litert[red]")
+    text = printed(dataclasses.replace(healthy, results=(result,), left_out=("[b]x[/b]",)))
+    assert "litert[red]" in text
+    assert "left out [b]x[/b]" in text
+
+
+def test_accuracy_is_told_where_labels_are_known(healthy):
+    golden = dataclasses.replace(
+        healthy.golden, labels=healthy.golden.truth["digit"].argmax(axis=1)
+    )
+    task = task_agreement("digit", golden.truth["digit"], golden, np.zeros(golden.samples))
+    result = dataclasses.replace(healthy.results[0], tasks=(task,))
+    words = " ".join(printed(dataclasses.replace(healthy, results=(result,))).split())
+    assert "accuracy 100.00 % before, 100.00 % after (0 lost, 0 gained of 16" in words

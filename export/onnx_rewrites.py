@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+_SMALL = 1024  # numbers; shapes and axes are given as constants of a few
+
 
 @dataclasses.dataclass(frozen=True)
 class _View:
@@ -33,16 +35,14 @@ class _View:
     weights: dict[str, onnx.TensorProto]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> _View:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-        values = [*inferred.value_info, *inferred.input, *inferred.output]
+    def of(cls, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> _View:
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
                 readers.setdefault(name, []).append(node)
         return cls(
             model.graph,
-            {v.name: shape for v in values if (shape := _static_shape(v)) is not None},
+            shapes,
             {output: node for node in model.graph.node for output in node.output},
             readers,
             {tensor.name: tensor for tensor in model.graph.initializer},
@@ -58,9 +58,31 @@ class _View:
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Apply every rewrite until none applies; `model` is changed and returned."""
-    while any(rewrite(_View.of(model)) for rewrite in _REWRITES):
+    shapes = _shapes(model)  # the rewrites take values out and change none that stays
+    while any(rewrite(_View.of(model, shapes)) for rewrite in _REWRITES):
         pass
     return model
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the static shape of every value that has one.
+
+    Large weights are shown to the inference by shape alone: it would copy them several times.
+    """
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = "shapes"
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    for weight in model.graph.initializer:
+        if np.prod(weight.dims) <= _SMALL:
+            light.graph.initializer.append(weight)
+        else:
+            info = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            light.graph.input.append(info)
+    inferred = onnx.shape_inference.infer_shapes(light).graph
+    values = [*inferred.value_info, *model.graph.input, *model.graph.output]
+    return {v.name: shape for v in values if (shape := _static_shape(v)) is not None}
 
 
 def _drop_idle_reshape(view: _View) -> bool:

@@ -1,0 +1,93 @@
+"""Wall time of an export against the stock pair `model.export(litert)` + `model.export(onnx)`.
+
+Pairs in one process, interleaved, medians of ratios; both sides start from the same Keras network
+with batch norms and write float32 TFLite and ONNX. "files" is fold, conversion, writing and
+validation; "all" is the whole of `export_model`: the proof in float64, the golden set, the network
+and the manifest too, which the stock pair has nothing of.
+
+    python benchmarks/export_time.py [--pairs 3] [--size 128] [MobileNetV2 ResNet50V2 DenseNet121]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import renormlite as rl
+from renormlite.export.fold import fold
+from renormlite.export.formats import Job, format_named
+from renormlite.export.freeze import freeze
+from renormlite.export.options import ExportOptions
+from renormlite.export.signature import signature_of
+
+NETWORKS = ("MobileNetV2", "ResNet50V2", "DenseNet121")
+
+Way = Callable[[keras.Model, Path], object]
+
+
+def stock(model: keras.Model, folder: Path) -> None:
+    model.export(folder / "stock.tflite", format="litert", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of Keras' patch for tf2onnx
+        model.export(folder / "stock.onnx", format="onnx", verbose=False)
+
+
+def files(model: keras.Model, folder: Path) -> None:
+    folded = fold(model, verify=False).model
+    graph = freeze(folded, signature_of(model))
+    for name in ("tflite", "onnx"):
+        file_format = format_named(name)
+        job = Job(graph, "float32", ExportOptions(), "{}")
+        path = folder / f"files{file_format.suffix}"
+        file_format.write(job, path)
+        file_format.validate(path, job)
+
+
+def everything(model: keras.Model, folder: Path) -> None:
+    rl.export_model(model, folder / "net")
+
+
+WAYS: dict[str, Way] = {"stock": stock, "files": files, "all": everything}
+
+
+def seconds(way: Way, model: keras.Model) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        way(model, Path(folder))
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--size", type=int, default=128)
+    arguments = parser.parse_args()
+    shape = (arguments.size, arguments.size, 3)
+    for name in arguments.networks:
+        model = getattr(keras.applications, name)(input_shape=shape, weights=None)
+        model(np.zeros((1, *shape), np.float32))  # the stock ONNX export wants it called once
+        for way in WAYS.values():  # what is loaded once counts for none
+            seconds(way, model)
+        rows = [
+            {key: seconds(way, model) for key, way in WAYS.items()} for _ in range(arguments.pairs)
+        ]
+        medians = {key: statistics.median(row[key] for row in rows) for key in WAYS}
+        ratios = {
+            key: statistics.median(row[key] / row["stock"] for row in rows)
+            for key in ("files", "all")
+        }
+        times = ", ".join(f"{key} {value:.1f} s" for key, value in medians.items())
+        shares = ", ".join(f"{key}/stock {value:.2f}" for key, value in ratios.items())
+        print(f"{name}: {shares} ({times})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

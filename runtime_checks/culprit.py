@@ -81,6 +81,24 @@ def name_fault(culprit: Culprit, weights: Sequence[WeightMatch]) -> Fault:
     return Fault(layer, kind, culprit.op, _message(culprit, layer, why), culprit)
 
 
+def weight_faults(weights: Sequence[WeightMatch], graph: ArtifactGraph) -> list[Fault]:
+    """Return a fault for each altered weight, however little it changes the op's result.
+
+    Args:
+        weights: What became of each weight of the network.
+        graph: The file.
+
+    Returns:
+        The faults, in the order of the network.
+    """
+    faults = []
+    for match in weights:
+        if match.state == "altered" and match.tensor is not None:
+            op = next(iter(graph.consumers(match.tensor.key)), None)
+            faults.append(Fault(match.layer, "weights", op, match.sentence))
+    return faults
+
+
 def static_faults(
     checks: Sequence[OpCheck], graph: ArtifactGraph, nodes: Sequence[Node]
 ) -> list[Fault]:
@@ -106,7 +124,10 @@ def static_faults(
         assert check.op is not None
         declared = _declared(check.op, graph)
         expected = _clipping(by_name[check.node])
-        if declared is not None and declared != expected:
+        # Where either says none, the activation may stand in an op of its own: the values tell.
+        if declared in (None, "none") or expected == "none":
+            continue
+        if declared != expected:
             faults.append(
                 Fault(
                     check.layer,

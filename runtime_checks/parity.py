@@ -175,7 +175,8 @@ class _Inside:
         if isinstance(anatomy, Finding):
             return replace(result, findings=(*result.findings, anatomy))
         result = replace(result, findings=(*result.findings, *anatomy.findings()))
-        if (result.passed and not self._per_op) or not result.given:
+        wanted = self._per_op or not (result.passed and anatomy.conclusive(artifact))
+        if not result.given or not wanted:
             return result
         walked, faults, findings = inspect(
             path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Optional
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from .manifest import Artifact, TensorSpec
 from .runners.base import Runner, TensorInfo
 
 # A tensor of the file, and the order of the Keras axes in it (None: the same).
-Bound = tuple[TensorInfo, tuple[int, ...] | None]
+Bound = tuple[TensorInfo, Optional[tuple[int, ...]]]  # noqa: UP045 (Python 3.9 evaluates it)
 
 
 class Session:

@@ -58,7 +58,9 @@ class OpCheck:
         op: The op of the file that wrote the tensor; None for a graph input.
         ratio: Greatest |got - expected| over its bound; at most 1.
         max_abs: Greatest |got - expected|.
-        drift: Root mean square error relative to the expected value's.
+        drift: Root mean square error relative to the expected value's: of this op by itself.
+        accumulated: The same against the network evaluated in float64 from the true inputs: of
+            everything up to this op.
     """
 
     node: str
@@ -68,6 +70,7 @@ class OpCheck:
     ratio: float
     max_abs: float
     drift: float
+    accumulated: float
 
 
 @dataclass(frozen=True)
@@ -169,12 +172,15 @@ class _Walker:
         for op in graph.ops:
             for key in op.inputs:
                 self.consumers.setdefault(key, []).append(op)
-        computed = [
-            key
-            for key in tensors
-            if key in graph.tensors and graph.tensors[key].data is None and key in self.producer
-        ]
+        # What depends on the inputs; a dequantized constant does not.
+        dependent = set(graph.inputs)
+        for op in graph.ops:
+            if any(key in dependent for key in op.inputs):
+                dependent.update(op.outputs)
+        dependent.difference_update(graph.inputs)
+        computed = [key for key in tensors if key in graph.tensors and key in dependent]
         self.tensors = {key: tensors[key] for key in computed}
+        self.true = _evaluated(network, inputs)
         self.by_size: dict[int, list[str]] = {}
         for key, array in self.tensors.items():
             self.by_size.setdefault(array.size, []).append(key)
@@ -210,7 +216,7 @@ class _Walker:
             if self.tensors[key].dtype == np.float16:
                 self.half.add(node.name)
             read = self._requantized(key)
-            self.value[node.name] = got if read is None else self._closest(read, expected)
+            self.value[node.name] = got if read is None else self._rounded(read, got)
             self.bound[node.name] = np.zeros_like(got)
 
     def _take_inputs(self) -> None:
@@ -218,7 +224,7 @@ class _Walker:
         for name, key in zip(self.network.inputs, self.graph.inputs):
             read = self._requantized(key)
             if read is not None:
-                self.value[name] = self._closest(read, self.inputs[name])
+                self.value[name] = self._rounded(read, self.inputs[name])
                 continue
             tensor = self.graph.tensors[key]
             if tensor.quantization is None or tensor.dtype.kind == "f":
@@ -251,6 +257,19 @@ class _Walker:
                 if self.graph.tensors[out].quantization:
                     return out
         return None
+
+    def _rounded(self, key: str, before: np.ndarray) -> np.ndarray:
+        """Return a tensor that holds rounded numbers in the order of the unrounded ones.
+
+        Behind a reshape the order may be one that no view restores; then the unrounded ones stand.
+        Half of the samples decide, since extreme ones may saturate.
+        """
+
+        def apart(view: np.ndarray) -> float:
+            return float(np.median([_distance(a, b) for a, b in zip(view, before)]))
+
+        view = min(self._views(key, before.shape), key=apart)
+        return view if apart(view) <= _MEANINGFUL else before
 
     def _skip(self, node: Node, forced: Mapping[str, str]) -> None:
         """Note a node that cannot be evaluated; what reads it cannot either."""
@@ -289,12 +308,14 @@ class _Walker:
     def _find(self, node: Node, expected: np.ndarray, allowed: np.ndarray) -> str | None:
         """Return the key of the tensor that holds a node's value within its bound."""
         taken = set(self.mapped.values())
-        candidates = self.by_size.get(expected.size, [])
-        # A tensor may serve two nodes (an identity), so the taken ones are only tried last.
-        for key in sorted(candidates, key=lambda key: key in taken):
-            if self._matching_or_none(key, node, expected, allowed) is not None:
-                return key
-        return None
+        found: list[tuple[bool, float, str]] = []
+        for key in self.by_size.get(expected.size, []):
+            view = self._matching_or_none(key, node, expected, allowed)
+            if view is not None:
+                found.append((key in taken, _distance(view, expected), key))
+        # The nearest, since a wide bound may also admit the tensor before a small bias is added;
+        # a tensor may serve two nodes (an identity), so the taken ones come last.
+        return min(found)[2] if found else None
 
     def _matching(
         self, key: str, node: Node, expected: np.ndarray, allowed: np.ndarray
@@ -362,6 +383,7 @@ class _Walker:
                 ratio=float(ratio.max(initial=0.0)),
                 max_abs=float(error.max(initial=0.0)),
                 drift=noise / power if power else 0.0,
+                accumulated=_distance(got, self.true[node.name]),
             )
         )
 
@@ -398,6 +420,23 @@ class _Walker:
             return None
         return self._describe(wrong[0], {node.name for node in wrong})
 
+    def _depths(self) -> dict[str, int]:
+        """Return the tensors that belong to no node, with how many such ops lead up to each."""
+        taken = set(self.mapped.values())
+        depths: dict[str, int] = {}
+        for key, op in self.producer.items():
+            if key not in self.tensors or key in taken:
+                continue
+            read = [
+                depths.get(name)
+                for name in self.graph.activations(op)
+                if name not in taken and name not in self.graph.inputs
+            ]
+            known = [depth for depth in read if depth is not None]
+            if len(known) == len(read):
+                depths[key] = 1 + max(known, default=-1)
+        return depths
+
     def _describe(self, first: Node, wrong: set[str]) -> Culprit:
         """Find the file's op and tensor for a node at fault."""
         chain = [first]
@@ -408,39 +447,40 @@ class _Walker:
             if readers[0].name not in wrong or readers[0].name not in self.exact:
                 break
             chain.append(readers[0])
-        taken = set(self.mapped.values())
-        ready = [
-            key
-            for key, op in self.producer.items()
-            if key in self.tensors
-            and key not in taken
-            and all(
-                name in taken or name in self.graph.inputs for name in self.graph.activations(op)
-            )
-        ]
-        best: tuple[float, int, str] | None = None
+        best: tuple[int, float, int, str] | None = None
+        depths = self._depths()
         for place, node in enumerate(chain):
             expected = self.exact[node.name]
-            for key in ready:
+            for key, depth in depths.items():
                 if self.tensors[key].size == expected.size:
-                    distance = _distance(self._closest(key, expected), expected)
-                    if best is None or distance < best[0]:
-                        best = (distance, place, key)
-        place = best[1] if best else 0
+                    found = (depth, _distance(self._closest(key, expected), expected), place, key)
+                    if best is None or found < best:
+                        best = found
+        key = best[3] if best else ""
+        place = best[2] if best else 0
         segment = chain[: place + 1]
         last = segment[-1].name
-        self.got_key = best[2] if best else ""
+        self.got_key = key
         needed = {name for node in segment for name in node.inputs} - {n.name for n in segment}
         return Culprit(
             node=first,
             layer=first.layer,
             segment=tuple(segment),
-            op=self.producer[best[2]] if best else None,
+            op=self.producer[key] if best else None,
             inputs={name: self.value[name] for name in needed},
             expected=self.exact[last],
             allowed=self.allowed[last],
-            got=self._closest(best[2], self.exact[last]) if best else None,
+            got=self._closest(key, self.exact[last]) if best else None,
         )
+
+
+def _evaluated(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return every value of the network that can be evaluated from the true inputs."""
+    values = dict(inputs)
+    for node in network.nodes:
+        if node.known and all(name in values for name in node.inputs):
+            values[node.name] = node.evaluate([values[name] for name in node.inputs])
+    return values
 
 
 def _file_weights(

@@ -9,8 +9,8 @@ in most elements is the one that was altered.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,7 +39,10 @@ class WeightMatch:
         state: "equal", "altered" (most elements agree), or "absent" (no constant resembles it:
             merged by the converter, reordered, or altered throughout).
         tensor: The constant that it is or most resembles; None when there is none of its size.
-        form: Axes of the network's weight in the order of the constant, flattened.
+        form: Axes of the network's weight, seen in the shape ``view``, in the order of the
+            constant, flattened.
+        view: That shape; the weight's own, but for a dense layer behind a flattened feature map,
+            whose rows are places and channels.
         differing: Number of elements that differ.
         size: Number of elements.
         at: Place of the first that differs, in the network's axes.
@@ -53,6 +56,7 @@ class WeightMatch:
     state: str
     tensor: GraphTensor | None = None
     form: tuple[int, ...] = ()
+    view: tuple[int, ...] = ()
     differing: int = 0
     size: int = 0
     at: tuple[int, ...] = ()
@@ -88,11 +92,12 @@ def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
         by_size.setdefault(constant.data.size, []).append(constant)
         if constant.data.dtype.kind == "f":
             exact[_digest(constant.data)] = constant
+    maps = _flattened_maps(network)
     matches = []
     claimed: set[str] = set()
     for node in network.nodes:
         for role, weight in node.weights.items():
-            match = _exactly(node, role, weight, exact)
+            match = _exactly(node, role, weight, maps.get(node.name, ()), exact)
             if match is not None and match.tensor is not None:
                 claimed.add(match.tensor.key)
             matches.append((node, role, weight, match))
@@ -100,42 +105,100 @@ def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
     for node, role, weight, match in matches:
         if match is None:
             rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
-            match = _nearest(node, role, weight, rest)
+            match = _nearest(node, role, weight, maps.get(node.name, ()), rest)
         found.append(match)
     return found
 
 
-def forms(op: str, role: str, rank: int) -> Iterator[tuple[int, ...]]:
-    """Yield the axis orders in which files store a weight of ``rank`` axes.
+def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
+    """Return the feature maps that dense nodes read through a flatten, by node."""
+    nodes = {node.name: node for node in network.nodes}
+    shapes: dict[str, Sequence[int | None]] = {**network.inputs}
+    shapes.update({node.name: node.shape for node in network.nodes})
+    found = {}
+    for node in network.nodes:
+        name = node.inputs[0]
+        while name in nodes and nodes[name].op == "identity":
+            name = nodes[name].inputs[0]
+        if node.op != "dense" or name not in nodes or nodes[name].op not in ("flatten", "reshape"):
+            continue
+        sizes = shapes[nodes[name].inputs[0]][1:]
+        if all(size is not None for size in sizes):
+            found[node.name] = tuple(int(size) for size in sizes if size is not None)
+    return found
+
+
+Form = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def forms(
+    op: str, role: str, shape: tuple[int, ...], features: tuple[int, ...] = ()
+) -> Iterator[Form]:
+    """Yield the shapes and axis orders in which files store a weight.
 
     Keras stores (*K, in, out) for convolutions, (*K, channel, multiplier) for depthwise ones,
     (*K, out, in) for transposed ones and (in, out) for dense layers.
+
+    Args:
+        op: The node's operation.
+        role: Which weight.
+        shape: The weight's shape.
+        features: Shape of the feature map that a dense layer reads flattened; empty for none.
+
+    Yields:
+        A shape with the weight's number of elements, and the order of its axes in a file.
     """
-    axes = tuple(range(rank))
-    yield axes
-    if role != "kernel" or rank < 2:
+    axes = tuple(range(len(shape)))
+    yield shape, axes
+    if role != "kernel" or len(shape) < 2:
         return
     spatial, last = axes[:-2], axes[-2:]
     if op == "depthwise_conv":
-        yield (*last, *spatial)
+        yield shape, (*last, *spatial)
         return
-    yield (last[1], *spatial, last[0])  # TFLite: out, K, in
-    yield (last[1], last[0], *spatial)  # ONNX: out, in, K; in, out, K when transposed
-    yield (last[0], *spatial, last[1])  # TFLite, transposed: out, K, in
+    yield shape, (last[1], *spatial, last[0])  # TFLite: out, K, in
+    yield shape, (last[1], last[0], *spatial)  # ONNX: out, in, K; in, out, K when transposed
+    yield shape, (last[0], *spatial, last[1])  # TFLite, transposed: out, K, in
+    if op == "dense" and len(features) > 1 and int(np.prod(features)) == shape[0]:
+        # Channels first: the rows of a dense layer behind a flattened map go with its order.
+        view = (*features, shape[1])
+        places, channel, out = axes_of(len(features))
+        yield view, (channel, *places, out)
+        yield view, (out, channel, *places)
+
+
+def axes_of(rank: int) -> tuple[tuple[int, ...], int, int]:
+    """Return the axes of places, of channels, and of the outputs behind a map of ``rank`` axes."""
+    return tuple(range(rank - 1)), rank - 1, rank
+
+
+def _ordered(weight: np.ndarray, form: Form) -> np.ndarray:
+    return np.transpose(weight.reshape(form[0]), form[1])
 
 
 def _exactly(
-    node: Node, role: str, weight: np.ndarray, exact: dict[bytes, GraphTensor]
+    node: Node,
+    role: str,
+    weight: np.ndarray,
+    features: tuple[int, ...],
+    exact: dict[bytes, GraphTensor],
 ) -> WeightMatch | None:
     """Return the match with the constant that is equal bit for bit, as float32 or float16."""
-    for form in dict.fromkeys(forms(node.op, role, weight.ndim)):
-        ordered = np.transpose(weight, form)
+    for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+        ordered = _ordered(weight, form)
         for dtype in (np.float32, np.float16):
             with np.errstate(over="ignore"):
                 constant = exact.get(_digest(ordered.astype(dtype)))
             if constant is not None:
                 return WeightMatch(
-                    node.name, node.layer, role, "equal", constant, form, size=weight.size
+                    node.name,
+                    node.layer,
+                    role,
+                    "equal",
+                    constant,
+                    form[1],
+                    form[0],
+                    size=weight.size,
                 )
     return None
 
@@ -146,41 +209,45 @@ def _digest(array: np.ndarray) -> bytes:
     return hashlib.blake2b(str(array.dtype).encode() + plain.tobytes(), digest_size=16).digest()
 
 
-def _nearest(node: Node, role: str, weight: np.ndarray, rest: list[GraphTensor]) -> WeightMatch:
+def _nearest(
+    node: Node,
+    role: str,
+    weight: np.ndarray,
+    features: tuple[int, ...],
+    rest: list[GraphTensor],
+) -> WeightMatch:
     """Return the match with the constant that agrees in most elements."""
-    best: tuple[float, GraphTensor, tuple[int, ...], np.ndarray, np.ndarray] | None = None
-    for form in dict.fromkeys(forms(node.op, role, weight.ndim)):
-        ordered = np.transpose(weight, form).astype(np.float64).reshape(-1)
+    best: tuple[float, GraphTensor, Form, np.ndarray, np.ndarray] | None = None
+    for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+        ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
         for constant in rest:
             wrong, real = _wrong(ordered, constant)
             share = 1 - float(wrong.mean())
             if best is None or share > best[0]:
                 best = (share, constant, form, wrong, real)
+    plain = WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
     if (best is None or best[0] < 1) and not weight.any():
         # Adding zeros is left out by converters.
-        return WeightMatch(node.name, node.layer, role, "equal", size=weight.size)
+        return replace(plain, state="equal")
     if best is None:
-        return WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
-    share, constant, form, wrong, real = best
+        return plain
+    share, constant, (view, axes), wrong, real = best
+    placed = replace(plain, tensor=constant, form=axes, view=view)
     if not wrong.any():
-        return WeightMatch(node.name, node.layer, role, "equal", constant, form, size=weight.size)
+        return replace(placed, state="equal")
     first = int(np.argmax(wrong))
-    place = np.unravel_index(first, [weight.shape[axis] for axis in form])
-    at = [0] * weight.ndim
-    for axis, index in zip(form, place):
-        at[axis] = int(index)
-    return WeightMatch(
-        node=node.name,
-        layer=node.layer,
-        role=role,
+    place = np.unravel_index(first, [view[axis] for axis in axes])
+    inside = [0] * len(view)
+    for axis, index in zip(axes, place):
+        inside[axis] = int(index)
+    flat = int(np.ravel_multi_index(inside, view))
+    return replace(
+        placed,
         state="altered" if share >= _ALTERED_SHARE else "absent",
-        tensor=constant,
-        form=form,
         differing=int(wrong.sum()),
-        size=weight.size,
-        at=tuple(at),
+        at=tuple(int(i) for i in np.unravel_index(flat, weight.shape)),
         found=float(real[first]),
-        expected=float(weight[tuple(at)]),
+        expected=float(weight.reshape(-1)[flat]),
     )
 
 
@@ -203,5 +270,5 @@ def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:
     assert match.tensor is not None
     assert match.tensor.data is not None
     real = match.tensor.real(match.tensor.data)
-    ordered = real.reshape([shape[axis] for axis in match.form])
-    return np.transpose(ordered, np.argsort(match.form))
+    ordered = real.reshape([match.view[axis] for axis in match.form])
+    return np.transpose(ordered, np.argsort(match.form)).reshape(shape)

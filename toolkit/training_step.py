@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from . import fused
+from . import kernels
 from .ghosts import Ghosts, average
 from .renorm import Statistics, Tensor, at_least_float32, correction, normalize
 from .statistics import batch_statistics, broadcast_mask, channel_shape, reduction_axes
@@ -60,11 +60,14 @@ def training_step(
         mask: Which elements count, over the leading axes of the inputs.
     """
     plain = mask is None and not settings.synchronized and settings.virtual_batch_size is None
-    run = _fused_step if plain and fused.available(inputs) else _reference_step
-    return run(inputs, moving, gamma, beta, settings, r_max, d_max, mask)
+    fused = kernels.fused_kernels(inputs) if plain else None
+    if fused is not None:
+        return _fused_step(fused, inputs, moving, gamma, beta, settings, r_max, d_max)
+    return _reference_step(inputs, moving, gamma, beta, settings, r_max, d_max, mask)
 
 
 def _fused_step(
+    fused: kernels.Kernels,
     x: Tensor,
     moving: Statistics,
     gamma: Tensor | None,
@@ -72,7 +75,6 @@ def _fused_step(
     settings: Settings,
     r_max: Tensor | float,
     d_max: Tensor | float,
-    mask: None,
 ) -> TrainingStep:
     axis, epsilon = settings.axis, settings.epsilon
     batch = fused.batch_statistics(x, moving, axis=axis)

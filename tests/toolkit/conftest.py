@@ -57,10 +57,10 @@ class PaperRenorm:
 @pytest.fixture(params=["fused", "reference"])
 def kernel(request, monkeypatch):
     """Run the test on TensorFlow's fused kernels and on the plain reference."""
-    from renormlite.toolkit import fused
+    from renormlite.toolkit import kernels
 
     if request.param == "reference":
-        monkeypatch.setattr(fused, "available", lambda x: False)
+        monkeypatch.setattr(kernels, "fused_kernels", lambda x: None)
     return request.param
 
 

@@ -40,8 +40,6 @@ class _Layout(NamedTuple):
 
 def available(x: Tensor) -> bool:
     """Return whether the kernels serve ``x``: TensorFlow on a CPU, float32 or half precision."""
-    if keras.backend.backend() != "tensorflow":
-        return False
     import tensorflow as tf
 
     return (

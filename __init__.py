@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from .export.samples import Preprocessing as Preprocessing
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
-    from .toolkit.functional import RenormState as RenormState
     from .toolkit.convert import to_batch_norm as to_batch_norm
     from .toolkit.convert import to_renorm as to_renorm
+    from .toolkit.diagnostics import RenormDiagnostics as RenormDiagnostics
+    from .toolkit.diagnostics_plot import plot_diagnostics as plot_diagnostics
+    from .toolkit.functional import RenormState as RenormState
     from .toolkit.functional import batch_renorm as batch_renorm
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
     from .toolkit.layers import ChannelAffine as ChannelAffine
@@ -42,6 +44,7 @@ _HOME = {
     "Manifest": ".export.manifest",
     "ParityReport": ".runtime_checks.parity",
     "Preprocessing": ".export.samples",
+    "RenormDiagnostics": ".toolkit.diagnostics",
     "RenormState": ".toolkit.functional",
     "UserError": ".errors",
     "batch_renorm": ".toolkit.functional",
@@ -50,6 +53,7 @@ _HOME = {
     "fold": ".export.fold",
     "load_model": ".toolkit.saving",
     "paper_schedule": ".toolkit.schedules",
+    "plot_diagnostics": ".toolkit.diagnostics_plot",
     "register_affine": ".export.fold",
     "to_batch_norm": ".toolkit.convert",
     "to_renorm": ".toolkit.convert",

@@ -6,8 +6,8 @@ from its config, and the swapped layers take their places in its attributes. A l
 is copied once.
 
 Keras has no public way to walk the layers inside a layer or to put another in the place of one.
-What this needs of its internals is in this file: ``Layer._layers``, ``Layer._flatten_layers``,
-``Layer._tracker``, ``KerasTensor._keras_history`` and ``Lambda._output_shape``.
+What this needs of its internals is in this file: ``Layer._layers``, ``Layer._tracker``,
+``KerasTensor._keras_history`` and ``Lambda._output_shape``.
 """
 
 from __future__ import annotations
@@ -69,6 +69,20 @@ def rebuild(model: keras.Model, swap: Swap) -> keras.Model:
     copier.settle()
     copier.carry_over(model)
     return clone
+
+
+def layers_within(layer: Layer) -> list[Layer]:
+    """Return a layer and all layers inside it, each once, in order, parents first."""
+    found: dict[int, Layer] = {}
+
+    def enter(layer: Layer) -> None:
+        if id(layer) not in found:
+            found[id(layer)] = layer
+            for inner in layer._layers:
+                enter(inner)
+
+    enter(layer)
+    return list(found.values())
 
 
 class _Copier:
@@ -147,7 +161,7 @@ class _Copier:
         """Carry over weights and `trainable`."""
         pairs = [
             (old, self.copies[id(old)])
-            for old in model._flatten_layers()  # parents first
+            for old in layers_within(model)
             if id(old) in self.copies  # input layers are not
         ]
         for old, new in pairs:  # set on a layer, it is set on all inside; those come later

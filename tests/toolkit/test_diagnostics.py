@@ -1,0 +1,318 @@
+"""Protects the diagnostics: what they say of a step is what the step did, wherever it is shown."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import matplotlib as mpl
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import layers
+
+CHANNELS = 6
+
+
+def batches(count, size=4, seed=0):
+    """Small batches of channels whose means and spreads wander: r and d are far from 1 and 0."""
+    rng = np.random.default_rng(seed)
+    spread = np.exp(rng.normal(size=(count, 1, CHANNELS)) * 0.7)
+    shift = rng.normal(size=(count, 1, CHANNELS))
+    x = rng.normal(size=(count, size, CHANNELS)) * spread + shift
+    return x.reshape(-1, CHANNELS).astype("float32")
+
+
+def model_of(*norms):
+    model = keras.Sequential([layers.Input((CHANNELS,)), *norms, layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    return model
+
+
+def fit(model, x, *callbacks, batch_size=4, epochs=1):
+    y = np.zeros((len(x), 1), "float32")
+    return model.fit(
+        x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
+    )
+
+
+NORMS = {
+    "batch norm": lambda: layers.BatchNormalization(momentum=0.9),
+    "learned": lambda: rl.LearnedRenormalization(momentum=0.9),
+    "renorm": lambda: rl.BatchRenormalization(momentum=0.9, r_max=1.5, d_max=0.4),
+    "renorm, unclipped": lambda: rl.BatchRenormalization(momentum=0.9, r_max=None, d_max=None),
+    "renorm, two sets": lambda: rl.BatchRenormalization(
+        momentum=0.99, renorm_momentum=0.9, r_max=1.5, d_max=0.4
+    ),
+    "keras renorm": lambda: layers.BatchNormalization(
+        renorm=True,
+        momentum=0.9,
+        renorm_momentum=0.8,
+        renorm_clipping={"rmax": 1.5, "rmin": 0.5, "dmax": 0.4},
+    ),
+    "keras renorm, unclipped": lambda: layers.BatchNormalization(renorm=True, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("make", NORMS.values(), ids=NORMS.keys())
+def test_the_gap_is_that_between_the_two_modes_of_the_layer(make):
+    """The truth: call the layer both ways on the batch, from the same state."""
+    x, norm = batches(12), make()
+    model, watch = model_of(norm), rl.RenormDiagnostics(every=1)
+    fit(model, x[:40], watch)
+    before = norm.get_weights()
+    fit(model, x[40:44], watch)
+    norm.set_weights(before)
+    last = x[40:44]
+    difference = np.asarray(norm(last, training=False)) - np.asarray(norm(last, training=True))
+    scale = norm.r if isinstance(norm, rl.LearnedRenormalization) else norm.gamma
+    gap = np.sqrt(np.mean((difference / np.asarray(scale)) ** 2))
+    assert watch.readings[-1].gap == pytest.approx(gap, rel=1e-3, abs=2e-5)
+    if make is NORMS["renorm, unclipped"]:
+        assert watch.readings[-1].gap < 1e-5
+    elif not norm.name.startswith("keras renorm, unclipped"):
+        assert len(watch.readings) == 11
+
+
+def test_the_shares_are_those_of_algorithm_1(paper_renorm):
+    bounds = {"r_max": 1.5, "d_max": 0.4}
+    x, watch = batches(20), rl.RenormDiagnostics(every=1)
+    fit(model_of(rl.BatchRenormalization(momentum=0.9, **bounds)), x, watch)
+    oracle = paper_renorm(CHANNELS, momentum=0.9, **bounds)
+    partly = 0
+    for step, reading in enumerate(watch.readings):
+        oracle.train(x[step * 4 : step * 4 + 4])
+        r_clipped = np.mean(np.isclose(oracle.r, 1.5) | np.isclose(oracle.r, 1 / 1.5))
+        d_clipped = np.mean(np.isclose(np.abs(oracle.d), 0.4))
+        assert (reading.step, reading.channels) == (step, CHANNELS)
+        assert (reading.r_clipped, reading.d_clipped) == pytest.approx((r_clipped, d_clipped))
+        assert (reading.r_max, reading.d_max) == pytest.approx((1.5, 0.4))
+        partly += 0 < r_clipped < 1 and 0 < d_clipped < 1
+    assert partly > 5
+
+
+def test_what_99_percent_need_is_what_unclipped_r_and_d_are(paper_renorm):
+    x, watch = batches(8), rl.RenormDiagnostics(every=1)
+    fit(model_of(rl.BatchRenormalization(momentum=0.9, r_max=None, d_max=None)), x, watch)
+    oracle = paper_renorm(CHANNELS, momentum=0.9)
+    for step, reading in enumerate(watch.readings):
+        oracle.train(x[step * 4 : step * 4 + 4])
+        r, d = np.maximum(oracle.r, 1 / oracle.r), np.abs(oracle.d)
+        assert reading.r_99 == pytest.approx(np.quantile(r, 0.99), rel=1e-3)
+        assert reading.d_99 == pytest.approx(np.quantile(d, 0.99), rel=1e-3)
+
+
+def test_bounds_of_a_schedule_are_those_in_force():
+    r_max, watch = rl.LinearRamp(1.0, 3.0, start_step=2, end_step=6), rl.RenormDiagnostics(every=1)
+    fit(model_of(rl.BatchRenormalization(r_max=r_max, d_max=0.0)), batches(8), watch)
+    found = [reading.r_max for reading in watch.readings]
+    assert found == pytest.approx([1, 1, 1, 1.5, 2, 2.5, 3, 3])
+    assert watch.readings[0].r_clipped == watch.readings[0].d_clipped == 1.0
+
+
+def test_training_is_the_same_with_and_without():
+    weights = []
+    for callbacks in ([], [rl.RenormDiagnostics(every=1)]):
+        keras.utils.set_random_seed(1)
+        model = model_of(rl.BatchRenormalization(r_max=2.0, d_max=1.0))
+        fit(model, batches(10), *callbacks)
+        weights.append(model.get_weights())
+    for plain, watched in zip(*weights, strict=True):
+        np.testing.assert_array_equal(plain, watched)
+
+
+@pytest.mark.parametrize(("at_once", "steps"), [(1, [0, 4, 8, 10, 14, 18]), (3, [0, 3, 6, 10])])
+def test_every_so_many_steps_of_each_epoch(at_once, steps):
+    model, watch = model_of(rl.BatchRenormalization(name="norm")), rl.RenormDiagnostics(every=4)
+    model.compile("sgd", "mse", steps_per_execution=at_once)
+    fit(model, batches(10), watch, epochs=2)
+    found = [reading.step for reading in watch.readings]
+    assert found[: len(steps)] == steps
+    assert int(model.get_layer("norm").step) == 20
+
+
+def test_several_steps_at_once_give_their_average_batch():
+    x, watch = batches(3), rl.RenormDiagnostics(every=1)
+    model = model_of(rl.BatchRenormalization(momentum=0.999, r_max=None, d_max=None))
+    model.compile("sgd", "mse", steps_per_execution=3)
+    fit(model, x, watch)
+    assert len(watch.readings) == 1
+    # Of statistics that hardly move, the three batches count alike.
+    expected = np.quantile(np.abs(x.mean(0)) / np.sqrt(1.001), 0.99)
+    assert watch.readings[0].d_99 == pytest.approx(expected, rel=5e-3)
+
+
+def test_a_norm_called_twice_a_step_counts_both_moves(paper_renorm):
+    norm, inputs = rl.BatchRenormalization(momentum=0.9, r_max=1.0, d_max=0.0), keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(1)(norm(norm(inputs))))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x, watch = batches(1, size=64) * 5 + 3, rl.RenormDiagnostics(every=1)
+    fit(model, x, watch, batch_size=64)
+    oracle = paper_renorm(CHANNELS, momentum=0.9, r_max=1.0, d_max=0.0)
+    means = [0.0]
+    for _ in range(2):
+        y = oracle.train(x)
+        means.append(x.mean(0))
+        x = y
+    # Two moves of 0.1: 0.9 of the first batch to 1 of the second, over 1.9.
+    average = (0.9 * means[1] + 1.0 * means[2]) / 1.9
+    expected = np.quantile(np.abs(average) / np.sqrt(1.001), 0.99)
+    assert watch.readings[0].d_99 == pytest.approx(expected, rel=1e-3)
+
+
+def test_logs_reach_history_csv_and_tensorboard(tmp_path):
+    inner = keras.Sequential([layers.Dense(4), rl.BatchRenormalization(name="norm")], name="inner")
+    model = model_of(rl.BatchRenormalization(name="norm"), inner)
+    watch = rl.RenormDiagnostics(every=2, per_layer=True, log_dir=tmp_path / "own")
+    history = fit(
+        model,
+        batches(10),
+        watch,
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TensorBoard(tmp_path / "keras", write_graph=False),
+        epochs=2,
+    ).history
+    network = [f"renorm_{what}" for what in ("r_clipped", "d_clipped", "gap")]
+    single = [
+        f"{name}/{k}" for name in ("norm", "norm_2") for k in ("r_clipped", "d_clipped", "gap")
+    ]
+    assert set(network + single) <= history.keys()
+    of_first = [r for r in watch.readings if r.step < 10]
+    shares = np.average([r.d_clipped for r in of_first], weights=[r.channels for r in of_first])
+    assert history["renorm_d_clipped"][0] == pytest.approx(shares)
+    squares = np.average([r.gap**2 for r in of_first], weights=[r.channels for r in of_first])
+    assert history["renorm_gap"][0] == pytest.approx(np.sqrt(squares))
+    second = [r.gap for r in watch.readings if r.step >= 10 and r.layer == "norm_2"]
+    assert history["norm_2/gap"][1] == pytest.approx(np.sqrt(np.mean(np.square(second))))
+
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[1]["norm_2/gap"]) == pytest.approx(history["norm_2/gap"][1])
+    epochs = scalars(tmp_path / "keras" / "train")
+    assert epochs["epoch_renorm_gap"] == pytest.approx(dict(enumerate(history["renorm_gap"])))
+    steps = scalars(tmp_path / "own")
+    expected = {r.step: r.gap for r in watch.readings if r.layer == "norm_2"}
+    assert steps["renorm gap/norm_2"] == pytest.approx(expected)
+    assert len(steps) == 10
+
+
+def scalars(folder):
+    """Every scalar of the event files in a folder, by name and step."""
+    import tensorflow as tf
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.util import tensor_util
+
+    found = {}
+    for file in folder.glob("events.*"):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = event_pb2.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                curve = found.setdefault(value.tag, {})
+                curve[event.step] = float(tensor_util.make_ndarray(value.tensor))
+    return found
+
+
+def test_logs_stay_short_unless_asked():
+    history = fit(model_of(rl.BatchRenormalization()), batches(4), rl.RenormDiagnostics()).history
+    assert history.keys() == {"loss", "renorm_r_clipped", "renorm_d_clipped", "renorm_gap"}
+
+
+def test_what_cannot_be_observed_is_named_with_the_reason():
+    model = model_of(
+        rl.BatchRenormalization(name="seen"),
+        rl.BatchRenormalization(virtual_batch_size=2, name="ghosts"),
+        rl.BatchRenormalization(momentum=1.0, name="still"),
+        layers.BatchNormalization(trainable=False, name="frozen"),
+    )
+    watch = rl.RenormDiagnostics()
+    fit(model, batches(2), watch)
+    assert {reading.layer for reading in watch.readings} == {"seen"}
+    assert watch.left_out.keys() == {"ghosts", "still", "frozen"}
+    assert "ghost batches" in watch.left_out["ghosts"]
+    with pytest.raises(rl.UserError, match="has no norm that can be observed"):
+        fit(model_of(), batches(2), rl.RenormDiagnostics())
+    still = model_of(rl.BatchRenormalization(momentum=1.0, name="still"))
+    with pytest.raises(rl.UserError, match="still: its momentum is 1"):
+        fit(still, batches(2), rl.RenormDiagnostics())
+    with pytest.raises(rl.UserError, match="Expected every to be at least 1"):
+        rl.RenormDiagnostics(every=0)
+
+
+JAX_PROGRAM = """
+import sys, json, numpy as np, keras, renormlite as rl
+assert keras.backend.backend() == "jax"
+x = np.load(sys.argv[1])
+model = keras.Sequential([keras.Input((6,)), rl.BatchRenormalization(momentum=0.9, r_max=1.5,
+    d_max=0.4, name="norm"), keras.layers.Dense(1)])
+model.compile(keras.optimizers.SGD(0.0), "mse")
+watch = rl.RenormDiagnostics(every=2)
+model.fit(x, np.zeros((len(x), 1)), batch_size=4, shuffle=False, verbose=0, callbacks=[watch])
+print(json.dumps([[r.step, r.r_clipped, r.d_clipped, r.gap] for r in watch.readings]))
+"""
+
+
+def test_jax_whose_state_is_not_in_the_layers_during_an_epoch(tmp_path):
+    pytest.importorskip("jax")
+    x = batches(10)
+    np.save(tmp_path / "x.npy", x)
+    run = subprocess.run(
+        [sys.executable, "-c", JAX_PROGRAM, tmp_path / "x.npy"],
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    watch = rl.RenormDiagnostics(every=2)
+    model = model_of(rl.BatchRenormalization(momentum=0.9, r_max=1.5, d_max=0.4, name="norm"))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    fit(model, x, watch)
+    ours = [[r.step, r.r_clipped, r.d_clipped, r.gap] for r in watch.readings]
+    np.testing.assert_allclose(json.loads(run.stdout.splitlines()[-1]), ours, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def readings():
+    norms = [rl.BatchRenormalization(momentum=0.9, r_max=1.5, d_max=0.4) for _ in range(3)]
+    watch = rl.RenormDiagnostics(every=2)
+    fit(model_of(*norms), batches(12), watch)
+    return watch.readings
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_the_plot_is_written(readings, tmp_path, ending):
+    path = tmp_path / "new folder" / f"plot{ending}"
+    rl.plot_diagnostics(readings, path)
+    assert path.stat().st_size > 10_000
+    if ending == ".png":
+        image = mpl.image.imread(path)
+        assert image.shape[1] > 1000
+        assert image.std() > 0.05
+
+
+def test_the_plot_shows_the_readings(readings):
+    figure = rl.plot_diagnostics(readings)
+    _, _, gap_curves, r_map, d_map, gap_map = figure.axes[:6]
+    for axes, value in ((r_map, "r_clipped"), (d_map, "d_clipped"), (gap_map, "gap")):
+        shown = axes.collections[0].get_array().reshape(3, 6)
+        rows = [dataclasses.asdict(r)[value] for r in readings]  # norm by norm within each step
+        np.testing.assert_allclose(shown, np.reshape(rows, (6, 3)).T)
+    assert [t.get_text() for t in r_map.get_yticklabels()] == [r.layer for r in readings[:3]]
+    np.testing.assert_allclose(gap_curves.lines[1].get_ydata(), [r.gap for r in readings[1::3]])
+
+
+def test_the_plot_of_one_step_and_of_many_norms(readings):
+    rl.plot_diagnostics(readings[:1])
+    many = [dataclasses.replace(readings[0], layer=f"norm_{i}") for i in range(200)]
+    axes = rl.plot_diagnostics(many).axes[3]
+    assert len(axes.get_yticklabels()) <= 45
+
+
+def test_what_cannot_be_drawn_is_one_clear_line(readings, tmp_path):
+    with pytest.raises(rl.UserError, match="no readings yet"):
+        rl.plot_diagnostics([])
+    with pytest.raises(rl.UserError, match=r"Expected a path that ends in .*\.png"):
+        rl.plot_diagnostics(readings, tmp_path / "plot.doc")
+    assert not list(tmp_path.iterdir())

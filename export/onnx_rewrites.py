@@ -105,8 +105,10 @@ def _drop_idle_reshape(view: _View) -> bool:
 def _merge_reshapes(view: _View) -> bool:
     """Let the second of two Reshapes in a row read what the first reads."""
     for node in view.graph.node:
-        first = view.makers.get(node.input[0]) if node.op_type == "Reshape" else None
-        if first is None or first.op_type != "Reshape" or view.only_reader(first) is not node:
+        if node.op_type != "Reshape":
+            continue
+        first = view.makers.get(node.input[0])
+        if first is None or first.op_type != "Reshape" or view.only_reader(first) is None:
             continue
         shape = view.shapes.get(node.output[0])
         if shape is None:  # the second may copy sizes from its input

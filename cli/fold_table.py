@@ -1,4 +1,4 @@
-"""The table that `inspect` and `fold` print: one row a norm."""
+"""What `inspect` and `fold` print: a table with one row a norm, and why what stays stays."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ _COLOURS = {"folded": "green", "partly folded": "yellow", "kept": "red"}
 
 
 def print_report(console: Console, report: FoldReport) -> None:
-    """Print one row a norm and a line that sums up."""
+    """Print one row a norm, a sentence for each that stays, and a line that sums up."""
     if not report.records:
         console.print("The network has no norms.")
         return
+    # Reasons are sentences: below the table they keep its columns readable at 80 characters.
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("norm", "type", "outcome", "into"):
+    for title in ("norm", "outcome", "into", "left"):
         table.add_column(title, overflow="fold")
-    table.add_column("left", overflow="fold")
-    table.add_column("range", justify="right")
-    table.add_column("why not", overflow="fold", ratio=1)
+    table.add_column("range", justify="right", no_wrap=True)
     for record in report.records:
         table.add_row(*_cells(record))
     console.print(table)
+    for record in report.records:
+        if record.reason:
+            name = f"{escape(record.name)} ({record.layer_type})"
+            console.print(f"[bold]{name}[/] {escape(record.reason)}")
     console.print(
         f"{report.folded} of {len(report.records)} norms fold completely, "
         f"{report.remaining_ops} operations are left of the others."
@@ -40,10 +43,8 @@ def _cells(record: NormRecord) -> tuple[str, ...]:
     )
     return (
         escape(record.name),
-        record.layer_type,
         f"[{_COLOURS[record.outcome]}]{record.outcome}[/]",
         escape(into),
         " ".join(record.remaining_ops),
         "" if record.range_growth == 1 else f"x{record.range_growth:.3g}",
-        escape(record.reason),
     )

@@ -49,7 +49,7 @@ def _suite(
         "testsuite", name=_text(target), timestamp=now, hostname=_text(str(report.host["system"]))
     )
     properties = ElementTree.SubElement(suite, "properties")
-    cases = []
+    cases: list[ElementTree.Element] = []
     for result in results:
         for name, value in _flat(result.artifact, {**result.ran, **result.measured}):
             ElementTree.SubElement(properties, "property", name=_text(name), value=_text(value))

@@ -115,9 +115,12 @@ def _how_much(fault: Fault | None, worst: OutputVerdict | None) -> str:
     if fault is not None and fault.culprit is not None and fault.culprit.got is not None:
         error = np.abs(fault.culprit.got - fault.culprit.expected)
         over = ~(error <= fault.culprit.allowed)
+        finite = np.isfinite(error)
+        most = f", by up to {short(float(error[finite].max()))}" if finite.any() else ""
+        broken = "" if finite.all() else f", {int((~finite).sum())} of them NaN or infinite"
         parts.append(
             f"{int(over.sum())} of {over.size} values of the layer "
-            f"({short(100 * float(over.mean()))} %), by up to {short(float(np.nanmax(error)))}"
+            f"({short(100 * float(over.mean()))} %){most}{broken}"
         )
     if worst is not None:
         metrics = worst.metrics

@@ -5,5 +5,6 @@ norms; those that have real data at hand also ``train(...)``.
 """
 
 RECIPES = {
+    "batchnorm_dense": "MLP for 8 x 8 handwritten digits: BatchNormalization before every Dense",
     "digits": "CNN for 8 x 8 handwritten digits: conv, depthwise-separable and dense blocks",
 }

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Runs the tests of devices, after installing what they need on a bare Debian or Ubuntu machine.
+#
+#   scripts/test-devices.sh [PYTHON] [PYTEST ARGUMENT ...]
+#
+# Installs through the machine's own apt, npm and pip, and only what is missing. Without the right to
+# install, it says which packages are missing and stops. The emulated ARM systems and web runtimes
+# go to the user's cache folder (see `renormlite device setup --help`).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-.venv/bin/python}
+shift || true
+
+# Program to the Debian package that has it.
+declare -A packages=(
+  [chromium]=chromium [sshd]=openssh-server [ssh]=openssh-client [adb]=adb [npm]=npm
+  [ps]=procps [dpkg-deb]=dpkg
+)
+PATH=$PATH:/usr/sbin
+missing=()
+for program in "${!packages[@]}"; do
+  command -v "$program" >/dev/null || missing+=("${packages[$program]}")
+done
+if ((${#missing[@]})); then
+  root=()
+  if ((EUID != 0)); then
+    if ! sudo -n true 2>/dev/null; then
+      echo "The tests of devices need packages: sudo apt-get install ${missing[*]}" >&2
+      exit 2
+    fi
+    root=(sudo -n)
+  fi
+  echo "installing: ${missing[*]}"
+  "${root[@]}" apt-get update --quiet --quiet
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install --quiet --quiet --yes --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Python packages of the tests, beyond those that the development environment has.
+wanted=()
+"$python" -c 'import playwright' 2>/dev/null || wanted+=('playwright>=1.55')
+"$python" -c 'import tflite_micro' 2>/dev/null || wanted+=(--pre tflite-micro)
+if ((${#wanted[@]})); then
+  echo "installing: ${wanted[*]}"
+  "$python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}"
+fi
+
+"$python" -m renormlite device setup qemu-aarch64 qemu-armv7 browser
+"$python" -m renormlite targets
+exec "$python" -m pytest -m devices tests/devices "$@"

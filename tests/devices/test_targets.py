@@ -1,0 +1,175 @@
+"""Protects the devices themselves: real ARM code, a real browser, ssh; each of them must run."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from renormlite.runtime_checks.devices import run_on_device
+from renormlite.runtime_checks.devices.base import EMULATED_NOTE, DeviceOptions
+from renormlite.runtime_checks.golden import read_golden
+from renormlite.runtime_checks.manifest import Artifact, read_export
+from renormlite.runtime_checks.runners import LOCAL, RUNTIMES, Target
+from renormlite.runtime_checks.target_check import TargetRun, judge_run, run_target
+
+pytestmark = pytest.mark.devices
+
+NETWORKS = ("digits", "mobilenet")
+
+# Every target, with the target of this machine whose int8 arithmetic rounds as its own does.
+# XNNPACK rounds once; TFLite's own kernels, which tflite-runtime takes for int8, round twice.
+TARGETS = {
+    "litert@qemu-aarch64:cortex-a76": "litert",
+    "litert@qemu-aarch64:cortex-a53": "litert",
+    "litert+reference@qemu-aarch64": "litert+reference",
+    "litert-compiled@qemu-aarch64": "litert",
+    "tflite-runtime@qemu-aarch64": "litert+reference",
+    "onnxruntime@qemu-aarch64:cortex-a76": "onnxruntime",
+    "onnxruntime@qemu-aarch64:cortex-a53": "onnxruntime",
+    "onnx-reference@qemu-aarch64": None,  # it has no int8 operators
+    "tflite-runtime@qemu-armv7": "litert+reference",
+    "tflite-runtime@qemu-armv7:cortex-a7": "litert+reference",
+    "litert-web@browser": "litert",
+    "onnxruntime-web@browser": "onnxruntime",
+    "tflite-micro": "litert+reference",
+    "litert@ssh:HERE": "litert",
+    "onnxruntime@ssh:HERE": "onnxruntime",
+}
+# Minutes for a MobileNetV2 when its Python itself is emulated.
+DIGITS_ONLY = "onnx-reference@qemu-aarch64"
+PAIRS = [
+    (text, network)
+    for text in TARGETS
+    for network in NETWORKS
+    if (text, network) != (DIGITS_ONLY, "mobilenet")
+]
+# ONNX Runtime computes in half precision where the processor has such arithmetic. A float16 file
+# then is another computation than on x86, and the checks are there to say so.
+HALF_ARITHMETIC = ("onnxruntime@qemu-aarch64:cortex-a76", "float16")
+
+Run = dict[str, tuple[Artifact, TargetRun]]
+
+
+@pytest.fixture(scope="session")
+def run(exports: dict[str, Path], sshd: Any) -> Callable[[str, str], Run]:
+    """Run a network's artifacts on a target, once for all tests."""
+
+    @functools.cache
+    def run_once(network: str, text: str) -> Run:
+        export = read_export(exports[network])
+        golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+        here = f"{getpass.getuser()}@127.0.0.1:{sshd.port}"
+        target = Target.parse(text.replace("HERE", here))
+        unable = RUNTIMES[target.runtime].unable
+        artifacts = [
+            entry
+            for entry in export.artifacts
+            if entry.format in target.formats and entry.precision not in unable
+        ]
+        if target.device == LOCAL:
+            return {
+                entry.precision: (
+                    entry,
+                    run_target(export.path / entry.file, entry, golden.inputs, target),
+                )
+                for entry in artifacts
+            }
+        options = DeviceOptions(python=sys.executable)
+        runs = run_on_device(export, artifacts, golden.inputs, target, options=options)
+        return {entry.precision: (entry, done) for entry, done in runs}
+
+    return run_once
+
+
+def steps(path: Path, output: np.ndarray) -> np.ndarray:
+    """Return the whole numbers that the last op of an int8 file turned into floats.
+
+    That op is float arithmetic, and ARM multiplies and adds in one rounding where x86 takes two.
+    """
+    if path.suffix == ".onnx":
+        return output  # equal to the last bit everywhere
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = Interpreter(str(path))
+    last = model._get_ops_details()[-1]
+    assert last["op_name"] == "DEQUANTIZE"
+    details = {detail["index"]: detail for detail in model.get_tensor_details()}
+    scale, _ = details[int(last["inputs"][0])]["quantization"]
+    numbers = output / np.float64(scale)
+    np.testing.assert_allclose(numbers, np.rint(numbers), atol=1e-3)
+    whole: np.ndarray = np.rint(numbers).astype(np.int64)
+    return whole
+
+
+@pytest.mark.parametrize(("text", "network"), PAIRS)
+def test_every_file_passes_on_the_target(
+    ssh_path: Any, exports: dict[str, Path], run: Callable[[str, str], Run], text: str, network: str
+) -> None:
+    export = read_export(exports[network])
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    target = Target.parse(text)
+    runs = run(network, text)
+    unable = set(RUNTIMES[target.runtime].unable)
+    assert set(runs) == {"float32", "float16", "dynamic", "int8"} - unable
+    for precision, (artifact, done) in runs.items():
+        result = judge_run(export, artifact, golden, target, done)
+        if (text, precision) == HALF_ARITHMETIC:
+            continue
+        assert result.passed, f"{artifact.file}: {result.reason}"
+
+
+@pytest.mark.parametrize(("text", "network"), [pair for pair in PAIRS if TARGETS[pair[0]]])
+def test_int8_is_bit_for_bit_what_the_same_rounding_gives_here(
+    ssh_path: Any, exports: dict[str, Path], run: Callable[[str, str], Run], text: str, network: str
+) -> None:
+    artifact, there = run(network, text)["int8"]
+    _, here = run(network, str(TARGETS[text]))["int8"]
+    path = exports[network] / artifact.file
+    assert there.outputs.keys() == here.outputs.keys()
+    for name, expected in here.outputs.items():
+        np.testing.assert_array_equal(steps(path, there.outputs[name]), steps(path, expected))
+
+
+def test_the_rounding_rules_can_be_told_apart(run: Callable[[str, str], Run]) -> None:
+    """Otherwise equal bits would say nothing about which rule a device follows."""
+    once, twice = (run("digits", name)["int8"][1] for name in ("litert", "litert+reference"))
+    assert any(np.any(once.outputs[name] != twice.outputs[name]) for name in once.outputs)
+
+
+def test_half_precision_arithmetic_is_seen_on_the_processor_that_has_it(
+    exports: dict[str, Path], run: Callable[[str, str], Run]
+) -> None:
+    text, precision = HALF_ARITHMETIC
+    with_it = run("digits", text)[precision][1]
+    without = run("digits", text.replace("a76", "a53"))[precision][1]
+    x86 = run("digits", "onnxruntime")[precision][1]
+    assert "asimdhp" in with_it.ran["cpu"]["features"]
+    assert "asimdhp" not in without.ran["cpu"]["features"]
+    for name, expected in x86.outputs.items():
+        near = np.abs(without.outputs[name] - expected).max()
+        far = np.abs(with_it.outputs[name] - expected).max()
+        assert far > 10 * near
+
+
+@pytest.mark.parametrize("text", TARGETS)
+def test_what_was_measured_and_what_ran(
+    ssh_path: Any, run: Callable[[str, str], Run], text: str
+) -> None:
+    emulated = "@qemu" in text
+    for _, done in run("digits", text).values():
+        assert done.measured["load_ms"] > 0
+        latency = done.measured["latency_ms"]
+        assert 0 < latency["median"] <= latency["p90"]
+        assert done.measured.get("note") == (EMULATED_NOTE if emulated else None)
+        assert all(done.ran["versions"].values())
+        if "@" in text:
+            assert done.measured["peak_memory_bytes"] > 10_000_000
+        if emulated:
+            assert done.ran["device"]["cpu"].startswith("cortex-")
+            assert done.ran["device"]["emulator"].startswith("qemu 1")

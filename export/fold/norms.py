@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from ...errors import UserError
 from ...toolkit.layers import BatchRenormalization, ChannelAffine
+from ...toolkit.learned import LearnedRenormalization
 from .affine import Affine
 from .graph import Call, Kept, Slot
 from .keras_graph import kind_of
@@ -42,6 +43,14 @@ def _batch_norm(layer: Any) -> Affine:
     if layer.center:
         shift = shift + _read(layer.beta)
     return Affine(scale, shift, layer.axis)
+
+
+def _learned_renormalization(layer: LearnedRenormalization) -> Affine:
+    """``y = r * (x - mean) / sqrt(variance + epsilon) + d`` with r and d within their bounds."""
+    r = np.clip(_read(layer.r), 0.0, layer.r_max)
+    d = np.clip(_read(layer.d), -layer.d_max, layer.d_max)
+    scale = r / np.sqrt(_read(layer.moving_variance) + layer.epsilon)
+    return Affine(scale, d - _read(layer.moving_mean) * scale, layer.axis)
 
 
 def _rescaling(layer: kl.Rescaling) -> Affine:
@@ -74,6 +83,7 @@ def _channel_affine(layer: ChannelAffine) -> Affine:
 _READINGS: dict[type, Reading] = {
     kl.BatchNormalization: _batch_norm,
     BatchRenormalization: _batch_norm,
+    LearnedRenormalization: _learned_renormalization,
     kl.Rescaling: _rescaling,
     kl.Normalization: _normalization,
     ChannelAffine: _channel_affine,

@@ -115,3 +115,27 @@ def test_masks_keep_padding_out_of_the_statistics():
 def test_bounds_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(rl.UserError, match=message):
         rl.LearnedRenormalization(**arguments)
+
+
+def test_it_folds_into_the_layers_beside_it():
+    model = keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3),
+            rl.LearnedRenormalization(r_max=2.0, d_max=1.0),
+            keras.layers.ReLU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5),
+            rl.LearnedRenormalization(),
+        ]
+    )
+    for seed in range(3):
+        model(drawn((8, 8, 8, 3), seed), training=True)
+    model.layers[1].r.assign([0.0, 0.5, 1.5, 9.0])  # one dead channel, one beyond its bound
+    model.layers[1].d.assign([0.3, -0.2, 4.0, 0.0])
+    folded = rl.fold(model)
+    assert [record.outcome for record in folded.report.records] == ["folded", "folded"]
+    kinds = {type(layer).__name__ for layer in folded.model.layers}
+    assert not kinds & {"LearnedRenormalization", "ChannelAffine"}
+    x = drawn((4, 8, 8, 3), 9)
+    np.testing.assert_allclose(folded.model(x), model(x), rtol=1e-4, atol=1e-4)

@@ -59,6 +59,9 @@ test: $(INSTALLED) $(TFLITE_RUNTIME)/.installed ## Run the tests that need nothi
 test-torch: $(INSTALLED) $(TORCH)/.installed ## Test the layer on PyTorch, in an environment of its own
 	RENORMLITE_TORCH_PYTHON=$(abspath $(TORCH))/bin/python $(BIN)/pytest tests/toolkit/test_backends.py
 
+test-devices: $(INSTALLED) ## Test on emulated ARM, in a browser, over ssh and adb; installs what that takes
+	scripts/test-devices.sh $(BIN)/python
+
 lint: $(INSTALLED) ## Ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

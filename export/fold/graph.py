@@ -7,7 +7,7 @@ a rewrite replaces the op of a call, never changes one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -257,12 +257,3 @@ class Graph:
         (value,) = call.inputs
         value.uses.remove((call, 0))
         self.replace_value(call.output, value)
-
-
-def producers(value: Value) -> Iterator[Call]:
-    """Walk from the producer of a value up through first inputs."""
-    call = value.producer
-    yield call
-    while call.inputs:
-        call = call.inputs[0].producer
-        yield call

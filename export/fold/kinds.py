@@ -24,6 +24,16 @@ def _read(variable: Any) -> Array:
     return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
 
 
+def _kernel(layer: Any) -> Array:
+    """Return the kernel in float64, a low-rank update added to it as Keras does."""
+    if not getattr(layer, "lora_enabled", False):
+        return _read(layer.kernel)
+    base = next(weight for weight in layer.weights if weight.name == "kernel")
+    # Keras keeps the update in float32, whatever the layer computes in.
+    update = keras.ops.matmul(layer.lora_kernel_a, layer.lora_kernel_b)
+    return _read(base) + _read(layer.lora_alpha / layer.lora_rank * update)
+
+
 def _along(vector: Vector, axis: int, rank: int) -> Array:
     """Shape a vector so that it multiplies one axis of an array."""
     shape = [1] * rank
@@ -50,7 +60,7 @@ def _finish(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
     if op.widened:
         row = np.zeros_like(np.take(kernel, [0], axis=fan_in))
         if op.border is not None:
-            original = _read(op.layer.kernel)
+            original = _kernel(op.layer)
             shifted = original * _along(op.border, fan_in, kernel.ndim)
             row = shifted.sum(axis=fan_in, keepdims=True)
         kernel = np.concatenate([kernel, row], axis=fan_in)
@@ -107,7 +117,7 @@ class DenseKind(_ChannelKind):
         config["units"] += op.gives is not None
 
     def arrays(self, op: Linear) -> list[Array]:
-        kernel = _read(op.layer.kernel)
+        kernel = _kernel(op.layer)
         shift: Array | None = None
         if op.before is not None:
             shift = op.before.shift @ kernel
@@ -136,7 +146,7 @@ class ConvKind(_ChannelKind):
 
     def arrays(self, op: Linear) -> list[Array]:
         layer: Any = op.layer
-        kernel = _read(layer.kernel)
+        kernel = _kernel(layer)
         shift: Array | None = None
         fan_in, out = kernel.shape[-2:]
         if op.before is not None:
@@ -173,7 +183,7 @@ class ConvTransposeKind(_ChannelKind):
         return "a transposed convolution adds a different part of its kernel to each position"
 
     def arrays(self, op: Linear) -> list[Array]:
-        kernel = _read(op.layer.kernel)
+        kernel = _kernel(op.layer)
         shift: Array | None = None
         if op.before is not None:
             shift = np.einsum("koi,i->o", kernel.reshape(-1, *kernel.shape[-2:]), op.before.shift)
@@ -198,7 +208,7 @@ class DepthwiseKind(_ChannelKind):
         return _zero_padding(layer, shape)
 
     def arrays(self, op: Linear) -> list[Array]:
-        kernel = _read(op.layer.kernel)
+        kernel = _kernel(op.layer)
         shift: Array | None = None
         if op.before is not None:
             shift = (_window_sum(kernel) * op.before.shift[:, None]).reshape(-1)
@@ -289,7 +299,7 @@ class EinsumKind(Kind):
     def arrays(self, op: Linear) -> list[Array]:
         layer: Any = op.layer
         data, letters, output = self.letters(layer)
-        kernel = _read(layer.kernel)
+        kernel = _kernel(layer)
         size = dict(zip(letters, kernel.shape, strict=True))
         bias = np.zeros([1] * len(output))
         if layer.bias is not None:

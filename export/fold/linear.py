@@ -60,7 +60,9 @@ class Linear:
 
     @property
     def touched(self) -> bool:
-        """Whether anything was absorbed, so that the weights must be computed anew."""
+        """Whether the weights must be computed, because anything was absorbed, or can be copied."""
+        if getattr(self.layer, "lora_enabled", False):
+            return True  # the update must be added to the kernel
         affine = self.before is not None or self.after is not None
         return affine or self.widened or self.gives is not None
 

@@ -74,7 +74,7 @@ def ways(affine: Affine) -> Iterator[Way]:
         yield Way(stays=inner, forward=outer)
         yield Way(stays=shift, backward=scale)
         yield Way(stays=scale, forward=shift)
-        yield Way(stays=scale, backward=inner)
+        yield Way(stays=outer, backward=inner)
 
 
 @dataclass

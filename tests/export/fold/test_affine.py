@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from renormlite.export.fold.affine import Affine, join
+from renormlite.export.fold.passes import ways
 from renormlite.export.fold.rules.commute import through_reshape
 
 RNG = np.random.default_rng(0)
@@ -53,6 +54,23 @@ def test_only_a_uniform_affine_changes_its_axis():
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match="same length"):
         Affine(np.ones(2), np.zeros(3), 1)
+
+
+@pytest.mark.parametrize(
+    "scale", [[1.5, -2.0, 0.3], [0.0, 1.5, -1.0], [1.0, 1.0, 1.0], [0.0, 0, 0]]
+)
+@pytest.mark.parametrize("shift", [[0.5, -1.0, 2.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+def test_every_way_to_take_an_affine_apart_puts_it_together_again(scale, shift):
+    affine = Affine.of(scale, shift, axis=1)
+    count = 0
+    for way in ways(affine):
+        x = RNG.normal(size=(4, 3))
+        y = x
+        for part in (way.backward, way.stays, way.forward):
+            y = y if part is None else part.apply(y)
+        np.testing.assert_allclose(y, affine.apply(x), atol=1e-14, err_msg=str(way))
+        count += 1
+    assert count == (8 if affine.scales and affine.shifts else 2)
 
 
 @pytest.mark.parametrize(

@@ -319,3 +319,14 @@ def test_mlperf_tiny(name, after, folded):
     layers = [type(layer).__name__ for layer in result.model.layers]
     kept = [kind for kind in layers if kind != "ChannelAffine"]
     assert kept == [type(layer).__name__ for layer in twin.layers]
+
+
+def test_low_rank_updates_are_folded_in():
+    model = keras.Sequential([kl.Input((6,)), kl.Dense(4), kl.BatchNormalization()])
+    dense = model.layers[0]
+    dense.enable_lora(2)
+    dense.lora_kernel_b.assign(np.random.default_rng(0).normal(size=dense.lora_kernel_b.shape))
+    result = fold(model)
+    assert result.proof.passed
+    assert result.report.folded == 1
+    assert [w.name for w in result.model.weights] == ["kernel", "bias"]

@@ -72,11 +72,12 @@ class LadderChart:
 
 @dataclass(frozen=True)
 class DriftRow:
-    """One op: how far it is from float64 by itself, and from its bound."""
+    """One op: the error it adds by itself, that of everything up to it, and its bound."""
 
     layer: str
     kind: str
     mark: Mark
+    accumulated: Mark | None
     ratio: float
     faulty: bool
 
@@ -205,10 +206,14 @@ def drift_chart(points: Sequence[OpPoint]) -> DriftChart | None:
     """Return the chart of every checked op; None when none was."""
     if not points:
         return None
-    axis = log_axis((point.relative for point in points), least=-18, most=3, under="exact")
+    sizes = [point.relative for point in points]
+    sizes.extend(point.accumulated for point in points if point.accumulated is not None)
+    axis = log_axis(sizes, least=-18, most=3, under="exact")
     rows = []
     for point in points:
         kind = f"{point.op.kind} {point.op.index}" if point.op else "no op"
+        told = f"{point.layer} ({kind}): adds {point.relative:.3g} of its value"
+        total = point.accumulated
         rows.append(
             DriftRow(
                 layer=point.layer,
@@ -216,9 +221,11 @@ def drift_chart(points: Sequence[OpPoint]) -> DriftChart | None:
                 mark=Mark(
                     axis.at(exponent(point.relative)),
                     "wrong" if point.faulty else "held",
-                    f"{point.layer} ({kind}): relative error {point.relative:.3g}, "
-                    f"{point.ratio:.3g} of its bound",
+                    f"{told}, {point.ratio:.3g} of its bound",
                 ),
+                accumulated=None
+                if total is None
+                else Mark(axis.at(exponent(total)), "total", f"{total:.3g} up to {point.layer}"),
                 ratio=point.ratio,
                 faulty=point.faulty,
             )

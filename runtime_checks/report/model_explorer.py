@@ -9,8 +9,8 @@ extension calls nodes by their name, nameless ones by their place.
 from __future__ import annotations
 
 import json
+import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,20 @@ from .op_points import OpPoint, op_points
 if TYPE_CHECKING:
     from ..parity import ParityReport
 
-# JSON has no infinity, and Model Explorer no colour for what exceeds the last threshold.
-_MOST = sys.float_info.max
+# What stands for infinity, which JSON lacks: more decibels than float64 can tell apart, and more
+# than any error is over its bound. Model Explorer has no colour beyond the last threshold.
+_EXACT_DB = 400.0
+_OVER = 1e12
 
 _GREEN, _PALE, _YELLOW, _ORANGE, _RED = "#2e9e5b", "#b7e1c3", "#ffe08a", "#f5a25d", "#d64545"
 
 
 def render(report: ParityReport) -> dict[str, str]:
-    """Return file names and contents: for each result with checked ops, bound and accuracy.
+    """Return file names and contents: three for each result whose ops were checked.
 
     `….bound.json` holds each op's greatest error over what rounding explains: above 1 is a fault.
-    `….snr_db.json` holds the error each op adds by itself, as a signal-to-noise ratio in decibels.
+    `….added_db.json` holds the error that each op adds by itself, `….drift_db.json` that of
+    everything up to it, both as signal-to-noise ratios in decibels.
     """
     files = {}
     for result in report.results:
@@ -40,33 +43,39 @@ def render(report: ParityReport) -> dict[str, str]:
             continue
         target = re.sub(r"[^\w.+@-]", "_", result.target)
         stem = f"{result.artifact}.{target}"
-        files[f"{stem}.bound.json"] = _node_data(
-            result,
-            points,
-            lambda point: point.ratio,
-            {0.5: _GREEN, 1.0: _YELLOW, _MOST: _RED},
-        )
-        files[f"{stem}.snr_db.json"] = _node_data(
-            result,
-            points,
-            lambda point: point.snr_db,
-            {20.0: _RED, 40.0: _ORANGE, 60.0: _YELLOW, 100.0: _PALE, _MOST: _GREEN},
-        )
+        bounds = {0.5: _GREEN, 1.0: _YELLOW, _OVER: _RED}
+        levels = {20.0: _RED, 40.0: _ORANGE, 60.0: _YELLOW, 100.0: _PALE, _EXACT_DB: _GREEN}
+        for name, measure, colours in (
+            ("bound", lambda point: min(point.ratio, _OVER), bounds),
+            ("added_db", lambda point: _decibels(point.relative), levels),
+            ("drift_db", lambda point: _decibels(point.accumulated), levels),
+        ):
+            files[f"{stem}.{name}.json"] = _node_data(result, points, measure, colours)
     return files
+
+
+def _decibels(relative: float | None) -> float | None:
+    """Return a relative error as a signal-to-noise ratio; None where it is not known."""
+    if relative is None:
+        return None
+    if relative == 0:
+        return _EXACT_DB
+    return -20 * math.log10(relative) if math.isfinite(relative) else -_EXACT_DB
 
 
 def _node_data(
     result: TargetResult,
     points: list[OpPoint],
-    measure: Callable[[OpPoint], float],
+    measure: Callable[[OpPoint], float | None],
     colours: Mapping[float, str],
 ) -> str:
     """Return one file of node data as JSON text."""
     results: dict[str, dict[str, Any]] = {}
     for point in points:
-        if point.op is not None:
-            value = min(max(measure(point), -_MOST), _MOST)
-            entry: dict[str, Any] = {"value": value}
+        value = measure(point)
+        if point.op is not None and value is not None:
+            # Four digits: more than an error has, and what fits Model Explorer's tables.
+            entry: dict[str, Any] = {"value": float(f"{value:.4g}")}
             if point.faulty:
                 entry |= {"bgColor": _RED, "textColor": "#ffffff"}
             results[node_id(point.op, result.artifact)] = entry

@@ -21,6 +21,7 @@ class OpPoint:
         layer: Its Keras layer.
         ratio: Greatest error over its bound: above 1 for an op at fault, infinite for NaN.
         relative: Root mean square error relative to the expected value's, from the op's own inputs.
+        accumulated: The same of everything up to this op; None for an op at fault.
         faulty: Whether it is at fault.
     """
 
@@ -28,20 +29,14 @@ class OpPoint:
     layer: str
     ratio: float
     relative: float
+    accumulated: float | None
     faulty: bool
-
-    @property
-    def snr_db(self) -> float:
-        """The expected value's power over the error's, in decibels."""
-        if self.relative == 0:
-            return math.inf
-        return -20 * math.log10(self.relative) if math.isfinite(self.relative) else -math.inf
 
 
 def op_points(result: TargetResult) -> list[OpPoint]:
     """Return every op that was checked, in the order in which they run; one point an op."""
     points = [
-        OpPoint(check.op, check.layer, check.ratio, check.drift, faulty=False)
+        OpPoint(check.op, check.layer, check.ratio, check.drift, check.accumulated, faulty=False)
         for check in result.ops
     ]
     points.extend(_faulty(fault) for fault in result.faults)
@@ -58,10 +53,10 @@ def _faulty(fault: Fault) -> OpPoint:
     """Return a fault as a point; one without tensors is off by as much as there is."""
     culprit = fault.culprit
     if culprit is None or culprit.got is None:
-        return OpPoint(fault.op, fault.layer, math.inf, math.inf, faulty=True)
+        return OpPoint(fault.op, fault.layer, math.inf, math.inf, None, faulty=True)
     error = np.abs(culprit.got - culprit.expected)
     if not np.isfinite(error).all():
-        return OpPoint(fault.op, fault.layer, math.inf, math.inf, faulty=True)
+        return OpPoint(fault.op, fault.layer, math.inf, math.inf, None, faulty=True)
     allowed = np.maximum(culprit.allowed, np.finfo(np.float64).tiny)
     size = float(np.sqrt(np.mean(np.square(culprit.expected))))
     noise = float(np.sqrt(np.mean(np.square(error))))
@@ -70,5 +65,6 @@ def _faulty(fault: Fault) -> OpPoint:
         fault.layer,
         ratio=float((error / allowed).max(initial=0.0)),
         relative=noise / size if size else math.inf,
+        accumulated=None,
         faulty=True,
     )

@@ -76,7 +76,8 @@ def worst_samples(
     ratios = np.nan_to_num(entry.bound.ratios(entry.metrics), nan=np.inf)
     # A sample whose NaN was counted apart is worse than any number.
     broken = ~np.isfinite(np.asarray(actual, np.float64)).reshape(len(ratios), -1).all(axis=1)
-    order = np.lexsort((-ratios, ~broken))[:_SHOWN]
+    # A quantized file that repeats its own errors has the ratio 1 everywhere: then size decides.
+    order = np.lexsort((-entry.metrics.rms_error, -ratios.round(6), ~broken))[:_SHOWN]
     return [_view(int(i), entry, actual, golden, classes, float(ratios[i])) for i in order]
 
 

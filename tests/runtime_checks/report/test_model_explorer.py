@@ -21,7 +21,7 @@ def data(report, name: str) -> dict:
 def test_files_for_every_result_whose_ops_were_checked(walked):
     files = walked.to_model_explorer()
     checked = [r for r in walked.results if r.ops or r.faults]
-    assert len(files) == 2 * len(checked) > 0
+    assert len(files) == 3 * len(checked) > 0
     assert "digits.float32.tflite.litert.bound.json" in files
 
 
@@ -35,7 +35,7 @@ def test_tflite_ops_go_by_their_place(walked, digits_export):
 
 def test_onnx_nodes_go_by_their_name(walked, digits_export):
     nodes = onnx.load(digits_export / "digits.float32.onnx").graph.node
-    found = data(walked, "digits.float32.onnx.onnxruntime.snr_db.json")
+    found = data(walked, "digits.float32.onnx.onnxruntime.drift_db.json")
     assert set(found["results"]) <= {node.name for node in nodes}
     assert len(found["results"]) > 8
 

@@ -66,15 +66,12 @@ class ActivationOp:
     Attributes:
         function: The element-wise function, as ``layer.activation`` holds it.
         owner: Name of the layer it was cut from.
+        name: Name of the layer it becomes where it cannot be built back.
     """
 
     function: Callable[..., Any]
     owner: str
-
-    @property
-    def name(self) -> str:
-        """Name of the layer it becomes where it cannot be built back."""
-        return f"{self.owner}_activation"
+    name: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,10 @@ class BiasMap(keras.layers.Layer):
     behind it: the same number everywhere but at the borders.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.supports_masking = True
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the bias; every axis but the batch must be static."""
         self.bias = self.add_weight(shape=input_shape[1:], name="bias", initializer="zeros")

@@ -112,7 +112,8 @@ def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any])
         return
     key = (id(op), 0)
     if key not in made:
-        made[key] = ActivationOp(function, op.operation.name)
+        owner = op.operation.name
+        made[key] = ActivationOp(function, owner, graph.unique_name(f"{owner}_activation"))
     graph.insert_after(call.output, made[key])
 
 

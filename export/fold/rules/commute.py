@@ -292,6 +292,8 @@ def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | No
         return Affine(affine.scale, affine.shift, len(target) - 1)
     if None in source[1:] or None in target[1:]:
         return affine.on_axis(len(target) - 1, target[-1])
+    if math.prod(source[1:]) != math.prod(target[1:]):  # type: ignore[arg-type]
+        return None  # the batch is reshaped too
     before = math.prod(source[1 : affine.axis])  # type: ignore[arg-type]
     behind = math.prod(source[affine.axis + 1 :])  # type: ignore[arg-type]
     both = np.stack([affine.scale, affine.shift])

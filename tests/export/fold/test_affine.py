@@ -82,6 +82,7 @@ def test_every_way_to_take_an_affine_apart_puts_it_together_again(scale, shift):
         ((None, 6, 5), (None, 2, 3, 5), 1),
         ((None, 6, 5), (None, 6, 5, 1), 1),
         ((None, None, 5), (None, 7, None, 5), 2),
+        ((None, 3, 4), (None, 4), 2),
     ],
 )
 def test_affine_of_a_reshaped_tensor(source, target, axis):
@@ -90,8 +91,13 @@ def test_affine_of_a_reshaped_tensor(source, target, axis):
     if moved is None:
         return
     x = RNG.normal(size=[2, *(size or 7 for size in source[1:])])
-    shape = [2, *(size or -1 for size in target[1:])]
+    # An open size is what is left; where there is none, the batch is.
+    shape = [2 if None in target[1:] else -1, *(size or -1 for size in target[1:])]
     np.testing.assert_array_equal(moved.apply(x.reshape(shape)), affine.apply(x).reshape(shape))
+
+
+def test_reshape_of_the_batch_is_seen():
+    assert through_reshape(random_affine(3, 1), (2, 3, 4), (6, 4)) is None
 
 
 def test_reshape_that_mixes_channels_is_seen():

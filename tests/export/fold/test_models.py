@@ -330,3 +330,19 @@ def test_low_rank_updates_are_folded_in():
     assert result.proof.passed
     assert result.report.folded == 1
     assert [w.name for w in result.model.weights] == ["kernel", "bias"]
+
+
+def test_layer_that_has_the_name_of_a_cut_off_activation(folded):
+    x = keras.Input((8, 8, 3))
+    y = kl.Conv2D(4, 3, activation="sigmoid", name="conv")(x)
+    y = kl.Dropout(0.5, name="conv_activation")(kl.BatchNormalization()(y))
+    result = folded(keras.Model(x, y))
+    assert result.report.records[0].outcome == "kept"
+
+
+def test_batch_reshaped_by_an_operation(folded):
+    x = keras.Input((4, 6))
+    y = kl.BatchNormalization()(kl.Dense(6, activation="tanh")(x))
+    y = keras.ops.reshape(y, (-1, 3))
+    (record,) = folded(keras.Model(x, kl.Dense(2)(y))).report.records
+    assert record.outcome == "kept"

@@ -84,10 +84,15 @@ def batch_renorm(
         ``(outputs, state)``; the outputs have the dtype of ``x``.
 
     Example:
+        >>> import numpy as np
+        >>> import renormlite as rl
         >>> state = None
-        >>> for x in batches:
-        ...     y, state = batch_renorm(x, state, r_max=3.0, d_max=5.0)
-        >>> y, _ = batch_renorm(x, state, training=False)
+        >>> for step in range(3):
+        ...     x = np.random.normal(size=(8, 4)).astype("float32")
+        ...     y, state = rl.batch_renorm(x, state, r_max=3.0, d_max=5.0)
+        >>> int(state.step)
+        3
+        >>> y, _ = rl.batch_renorm(x, state, training=False)
     """
     dtype = at_least_float32(x.dtype)
     if state is None:

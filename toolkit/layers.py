@@ -95,8 +95,9 @@ class BatchRenormalization(keras.layers.Layer):
             statistics.
 
     Example:
-        >>> r_max, d_max = paper_schedule(total_steps=2_000)
-        >>> layer = BatchRenormalization(r_max=r_max, d_max=d_max)
+        >>> import renormlite as rl
+        >>> r_max, d_max = rl.paper_schedule(total_steps=2_000)
+        >>> layer = rl.BatchRenormalization(r_max=r_max, d_max=d_max)
     """
 
     def __init__(

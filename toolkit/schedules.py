@@ -75,7 +75,8 @@ class LinearRamp:
         end_step: First step of the second value, above ``start_step``.
 
     Example:
-        >>> ramp = LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
+        >>> import renormlite as rl
+        >>> ramp = rl.LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
         >>> float(ramp(22_500))
         2.0
     """

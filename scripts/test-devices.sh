@@ -47,4 +47,5 @@ fi
 
 "$python" -m renormlite device setup qemu-aarch64 qemu-armv7 browser
 "$python" -m renormlite targets
-exec "$python" -m pytest -m devices tests/devices "$@"
+# Each file by one process: what a file sets up is shared by its tests.
+exec "$python" -m pytest -n 2 --dist loadfile -m devices tests/devices "$@"

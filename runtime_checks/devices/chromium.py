@@ -35,6 +35,7 @@ _ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-breakpad",
     "--disable-dev-shm-usage",  # containers have a /dev/shm too small for tensors
     "--mute-audio",
 )
@@ -70,7 +71,7 @@ class Browser:
             self._resources.enter_context(self.server)
             endpoint = self._start(program)
             self._thread = concurrent.futures.ThreadPoolExecutor(1, "renormlite-browser")
-            self.ask(lambda: self._connect(endpoint))
+            self.ask(lambda: self._connect(endpoint), limit_s=_START_S)
         except BaseException:
             self.close()
             raise
@@ -98,8 +99,12 @@ class Browser:
             self._thread = None
         self._resources.close()
 
-    def ask(self, question: Callable[[], _Result]) -> _Result:
-        """Do something with Playwright, within the time one artifact may take.
+    def ask(self, question: Callable[[], _Result], *, limit_s: float | None = None) -> _Result:
+        """Do something with Playwright.
+
+        Args:
+            question: Is called in the browser's thread.
+            limit_s: Its time limit; None gives it the time one artifact may take.
 
         Raises:
             DeviceError: The browser hung, and has been ended.
@@ -107,12 +112,13 @@ class Browser:
         if self._thread is None:
             raise DeviceError("The browser has been ended after it hung.")
         future = self._thread.submit(question)
+        limit = self.options.timeout_s if limit_s is None else limit_s
         try:
-            return future.result(self.options.timeout_s)
+            return future.result(limit)
         except concurrent.futures.TimeoutError as error:
             self.close()
             raise DeviceError(
-                f"The browser gave no answer within {self.options.timeout_s:g} s and was ended; "
+                f"The browser gave no answer within {limit:g} s and was ended; "
                 "--device-timeout allows more."
             ) from error
 
@@ -150,6 +156,8 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            # What the browser keeps beside its profile goes into the profile, and with it.
+            env={**os.environ, "XDG_CONFIG_HOME": str(profile), "XDG_CACHE_HOME": str(profile)},
             start_new_session=True,
         )
         deadline = time.monotonic() + _START_S

@@ -229,6 +229,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         precisions=precisions,
         calibration=data.train.x[:100],
         inputs=data.test.x[:8],
+        equalize="never",
     )
     rng = np.random.default_rng(0)
     crops = []
@@ -254,5 +255,6 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         precisions=precisions,
         calibration=photos,
         inputs=photos[:2],
+        equalize="never",
     )
     return {name: folder / name for name in ("digits", "mobilenet")}

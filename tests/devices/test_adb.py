@@ -240,6 +240,8 @@ def test_a_tool_that_hangs(
     )  # fmt: skip
     with pytest.raises(DeviceError, match=r"adb gave no answer within 1.5 s"):
         list(runs)
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    running = subprocess.run(
+        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+    )
     assert "sleep 37.5" not in running.stdout
     assert left_behind(adb) == []

@@ -32,7 +32,9 @@ def left_behind(ssh_path: Any) -> list[str]:
 
 def running(text: str) -> list[str]:
     """Command lines of running processes that contain ``text``."""
-    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+    )
     return [line for line in listing.stdout.splitlines() if text in line]
 
 

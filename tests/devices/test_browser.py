@@ -1,0 +1,141 @@
+"""Protects the browser as a device: what it refuses, what a hang leads to, what it may reach."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from renormlite.runtime_checks.devices import run_on_device
+from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
+from renormlite.runtime_checks.devices.browser import LiteRTWebRunner
+from renormlite.runtime_checks.devices.chromium import Browser
+from renormlite.runtime_checks.devices.server import PageServer
+from renormlite.runtime_checks.golden import read_golden
+from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.runners import Target
+from renormlite.runtime_checks.runners.base import ArtifactError
+
+pytestmark = pytest.mark.devices
+
+OPTIONS = DeviceOptions(timeout_s=60)
+
+
+def browsers_of(profile: str) -> list[str]:
+    """Command lines of running browsers whose profile lies below a folder."""
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+    )
+    return [line for line in listing.stdout.splitlines() if f"--user-data-dir={profile}" in line]
+
+
+def test_a_runtime_and_a_device_that_do_not_go_together(exports: dict[str, Path]) -> None:
+    export = read_export(exports["digits"])
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    for text, message in (
+        ("litert@browser", r"'litert' does not run on 'browser': in the browser run litert-web"),
+        ("litert-web@qemu-aarch64", r"'litert-web' does not run on 'qemu-aarch64'"),
+        ("litert@toaster:1", r"A device is one of local, qemu-aarch64, .*Received: 'toaster'"),
+    ):
+        runs = run_on_device(export, export.artifacts, golden.inputs, Target.parse(text))
+        with pytest.raises(DeviceError, match=message):
+            next(runs)
+
+
+def test_threads_and_one_give_the_same_digits(exports: dict[str, Path]) -> None:
+    export = read_export(exports["digits"])
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    artifacts = [a for a in export.artifacts if a.precision == "float32"]
+    for name in ("litert-web", "onnxruntime-web"):
+        target = Target.parse(name)
+        fitting = [a for a in artifacts if a.format in target.formats]
+        one, two = (
+            next(
+                run_on_device(
+                    export, fitting, golden.inputs, target, threads=threads, options=OPTIONS
+                )
+            )[1]
+            for threads in (1, 2)
+        )
+        assert two.ran["threads"] == 2
+        assert "fallback" not in two.ran
+        for output, expected in one.outputs.items():
+            np.testing.assert_allclose(two.outputs[output], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_broken_file_is_a_finding(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"TFL3" * 100)
+    with pytest.raises(ArtifactError, match=r"litert-web cannot load broken.tflite: "):
+        LiteRTWebRunner(broken).__enter__()
+
+
+def test_an_accelerator_that_is_not_there_is_no_silent_fallback(exports: dict[str, Path]) -> None:
+    export = read_export(exports["digits"])
+    path = export.path / "digits.float32.tflite"
+    with Browser(OPTIONS) as browser:
+        runner = LiteRTWebRunner(path, variant="webgpu", browser=browser)
+        with pytest.raises(ArtifactError, match="WebGPU"):
+            runner.__enter__()
+
+
+def test_a_browser_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with Browser(replace(OPTIONS, timeout_s=3)) as browser:
+        assert browsers_of(str(tmp_path))
+        page = browser.ask(browser.new_page)
+        with pytest.raises(DeviceError, match=r"gave no answer within 3 s and was ended"):
+            browser.ask(lambda: page.evaluate("() => { for (;;); }"))
+        with pytest.raises(DeviceError, match="has been ended after it hung"):
+            browser.ask(browser.new_page)
+    for _ in range(50):
+        if not browsers_of(str(tmp_path)):
+            break
+        time.sleep(0.1)
+    assert browsers_of(str(tmp_path)) == []
+    assert [path.name for path in tmp_path.glob("renormlite-*")] == []
+
+
+def test_a_page_reaches_loopback_only() -> None:
+    with Browser(OPTIONS) as browser:
+
+        def fetch(url: str) -> Any:
+            page = browser.new_page()
+            page.goto(browser.server.url)
+            script = "url => fetch(url).then(r => r.status, e => String(e))"
+            return page.evaluate(script, url)
+
+        assert browser.ask(lambda: fetch(browser.server.url + "harness.mjs")) == 200
+        assert "Failed to fetch" in browser.ask(lambda: fetch("http://127.0.0.1:9/"))
+        assert "Failed to fetch" in browser.ask(lambda: fetch("http://renormlite.invalid/"))
+
+
+def test_the_server_gives_nothing_else(tmp_path: Path) -> None:
+    for name in ("pages", "packages"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "secret").write_text("no")
+    (tmp_path / "pages" / "index.html").write_text("page")
+    with PageServer(tmp_path / "pages", tmp_path / "packages") as server:
+        with urllib.request.urlopen(server.url) as answer:
+            assert answer.read() == b"page"
+            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        for path in ("secret", "packages/../secret", "packages/%2e%2e/secret", "artifact", "a/b"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(server.url + path)
+
+
+def test_a_browser_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"--browser must name a program. Received: '/no/such'"):
+        Browser(replace(OPTIONS, browser=Path("/no/such"))).__enter__()
+    broken = tmp_path / "browser"
+    broken.write_text("#!/bin/sh\necho cannot open display >&2\nexit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(DeviceError, match=r"does not start: cannot open display"):
+        Browser(replace(OPTIONS, browser=broken)).__enter__()

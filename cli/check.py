@@ -25,6 +25,12 @@ from .device_options import device_options, with_processors
     metavar="TARGET,…",
     help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
 )
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Samples to check as well: .npz by input name, with `label` for accuracy; or .npy.",
+)
 @click.option("--threads", default=1, show_default=True, help="Threads each runtime may use.")
 @click.option("--per-op", is_flag=True, help="Check every op by itself, also where all is well.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the JSON here.")
@@ -46,6 +52,7 @@ from .device_options import device_options, with_processors
 def command(
     directory: Path,
     targets: str,
+    inputs: Path | None,
     threads: int,
     per_op: bool,
     json_path: Path | None,
@@ -63,6 +70,7 @@ def command(
     report = check_parity(
         directory,
         with_processors(names, cpus),
+        inputs,
         threads=threads,
         per_op=per_op or node_data is not None,
         devices=devices,

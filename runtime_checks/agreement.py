@@ -93,10 +93,11 @@ class TaskAgreement:
         if not self.labelled:
             return text
         before, after = self.right_before / self.labelled, self.right_after / self.labelled
+        moved = self.lost + self.gained
+        chance = f"; chance alone splits {moved} so in {100 * (self.chance or 0):.2g} % of cases"
         return (
             f"{text}; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after "
-            f"({self.lost} lost, {self.gained} gained of {self.labelled}; by chance alone "
-            f"{100 * (self.chance or 0):.2g} %)"
+            f"({self.lost} lost, {self.gained} gained of {self.labelled}{chance if moved else ''})"
         )
 
     def to_json(self) -> dict[str, Any]:

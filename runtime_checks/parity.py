@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from .golden import GoldenSet, read_golden
 from .host import host
+from .inputs import Source, read_samples, with_samples
 from .inspection import Anatomy, inspect, readable
 from .manifest import Artifact, ExportDirectory, read_export
 from .runners import LOCAL, RUNTIMES, Target
@@ -83,6 +84,7 @@ class ParityReport:
 def check_parity(
     directory: str | os.PathLike[str],
     targets: Sequence[str] = DEFAULT_TARGETS,
+    inputs: Source | None = None,
     *,
     threads: int = 1,
     per_op: bool = False,
@@ -96,6 +98,8 @@ def check_parity(
     Args:
         directory: What `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
+        inputs: Samples to check besides the golden set: a file, an array, or arrays by input name;
+            see `inputs.read_samples`. With `label`, accuracy is compared too.
         threads: Threads that each runtime may use.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
             to name what is at fault.
@@ -112,6 +116,8 @@ def check_parity(
     export = read_export(directory)
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     wanted = [Target.parse(text) for text in targets]
+    if inputs is not None:
+        golden = with_samples(golden, export, read_samples(inputs, export))
     results = []
     inside = _Inside(export, golden, threads, per_op)
     for target in wanted:

@@ -40,6 +40,15 @@ _BUDGET = (
     ("on target", 9),
     ("cause", 12),
 )
+_TASKS = (
+    ("target", 22),
+    ("same", 11),
+    ("flips", 5),
+    ("before", 6),
+    ("after", 6),
+    ("lost", 4),
+    ("gained", 6),
+)
 
 
 def print_report(report: ParityReport, console: Console) -> None:
@@ -58,10 +67,11 @@ def print_report(report: ParityReport, console: Console) -> None:
             "dB of signal over error that are left after each stage, against float64 truth",
             style="dim",
         )
-    for result in report.results:
-        for task in result.tasks:
-            if task.changes or task.labelled:
-                console.print(f"{escape(_name(result))}: {escape(task.sentence)}")
+    tasks = [task for result in report.results for task in result.tasks]
+    if any(task.changes or task.labelled for task in tasks):
+        console.print()
+        _print_by_file(report, _TASKS, _task_rows, console)
+        console.print("decisions and accuracy before and after, in per cent", style="dim")
     for sentence in report.left_out:
         console.print(f"[yellow]left out[/] {escape(sentence)}")
     for result in report.results:
@@ -154,6 +164,26 @@ def _budget_rows(result: TargetResult) -> list[list[str]]:
             cells.append(f"[red]{text}[/]" if stage and stage.cause == FAULT else text)
         cause = f"[red]{FAULT}[/]" if ladder.cause == FAULT else ladder.cause
         rows.append([escape(name), *cells, cause])
+    return rows
+
+
+def _task_rows(result: TargetResult) -> list[list[str]]:
+    """Return what became of the decisions: a row for each output that decides."""
+    rows = []
+    for task in result.tasks:
+        name = f"{result.target} {task.output}" if len(result.stages) > 1 else result.target
+        known = task.labelled > 0
+        rows.append(
+            [
+                escape(name),
+                f"{task.same}/{task.samples}",
+                str(task.flips),
+                f"{100 * task.right_before / task.labelled:.2f}" if known else "-",
+                f"{100 * task.right_after / task.labelled:.2f}" if known else "-",
+                str(task.lost) if known else "-",
+                str(task.gained) if known else "-",
+            ]
+        )
     return rows
 
 

@@ -46,7 +46,7 @@ def test_lost_and_gained_are_told_apart():
     assert (task.right_before, task.right_after, task.labelled) == (2, 2, 4)
     assert task.flips == 2
     assert task.confusion == ((0, 1, 1), (1, 0, 1))
-    assert "accuracy 50.00 % before, 50.00 % after (1 lost, 1 gained of 4" in task.sentence
+    assert "accuracy 50.00 % before, 50.00 % after (1 lost, 1 gained of 4; chance" in task.sentence
 
 
 def test_tie_is_no_flip():

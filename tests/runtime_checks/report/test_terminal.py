@@ -61,5 +61,9 @@ def test_accuracy_is_told_where_labels_are_known(healthy):
     )
     task = task_agreement("digit", golden.truth["digit"], golden, np.zeros(golden.samples))
     result = dataclasses.replace(healthy.results[0], tasks=(task,))
-    words = " ".join(printed(dataclasses.replace(healthy, results=(result,))).split())
-    assert "accuracy 100.00 % before, 100.00 % after (0 lost, 0 gained of 16" in words
+    lines = printed(dataclasses.replace(healthy, results=(result,))).splitlines()
+    place = next(i for i, line in enumerate(lines) if line.split()[:2] == ["target", "same"])
+    assert lines[place].split() == [
+        "target", "same", "flips", "before", "after", "lost", "gained"
+    ]  # fmt: skip
+    assert lines[place + 2].split() == ["litert", "16/16", "0", "100.00", "100.00", "0", "0"]

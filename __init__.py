@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .errors import UserError as UserError
     from .export.exporter import export_model as export_model
+    from .export.fold import Affine as Affine
     from .export.fold import FoldResult as FoldResult
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .toolkit.schedules import paper_schedule as paper_schedule
 
 _HOME = {
+    "Affine": ".export.fold",
     "BatchRenormalization": ".toolkit.layers",
     "ChannelAffine": ".toolkit.layers",
     "FoldResult": ".export.fold",

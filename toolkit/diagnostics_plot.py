@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _GREY, _ACCENT = "#1f2933", "#9aa5b1", "#c2410c"
-_MOST_NAMES = 45
+_MOST_NAMES = 64
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,11 @@ def plot_diagnostics(
         f"Batch renormalization in training: {norms}, {len(steps)} steps looked at",
         color=_INK, fontsize=13, fontweight="bold", x=0.01, ha="left",
     )  # fmt: skip
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, fontsize=9, ncols=len(labels), loc="upper right",
+        borderaxespad=0.2,
+    )  # fmt: skip
     if path is not None:
         _write(figure, Path(path))
     return figure
@@ -163,10 +168,6 @@ def _curves(
                 label="bound",
             )  # fmt: skip
     axes.set_title(column.label, loc="left", fontsize=10, color=_INK)
-    axes.legend(
-        frameon=False, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 0.98),
-        borderpad=0.0, handlelength=1.5, columnspacing=1.2,
-    )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -188,7 +189,7 @@ def _map(
     axes.invert_yaxis()
     every = -(-len(layers) // _MOST_NAMES)
     axes.set_yticks(range(0, len(layers), every), layers[::every])
-    axes.tick_params(labelsize=8 if len(layers) <= _MOST_NAMES // 2 else 6.5, colors=_INK, length=2)
+    axes.tick_params(labelsize=8 if len(layers) <= 24 else 6.5, colors=_INK, length=2)
     axes.set_title(column.title, loc="left", fontsize=10, color=_INK)
     axes.set_xlabel("training step", fontsize=9, color=_INK)
     axes.spines[:].set_visible(False)

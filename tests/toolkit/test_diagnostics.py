@@ -307,7 +307,7 @@ def test_the_plot_of_one_step_and_of_many_norms(readings):
     rl.plot_diagnostics(readings[:1])
     many = [dataclasses.replace(readings[0], layer=f"norm_{i}") for i in range(200)]
     axes = rl.plot_diagnostics(many).axes[3]
-    assert len(axes.get_yticklabels()) <= 45
+    assert len(axes.get_yticklabels()) <= 64
 
 
 def test_what_cannot_be_drawn_is_one_clear_line(readings, tmp_path):

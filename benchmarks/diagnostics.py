@@ -1,0 +1,78 @@
+"""What watching costs: training steps with RenormDiagnostics beside the same without, in pairs.
+
+    python benchmarks/diagnostics.py [--rounds N]
+
+Both train the same model in one process, turn about, a round each; what counts is the median over
+the rounds of the ratio within a round, and how far the quartiles are apart. `every = 50` is the
+callback's default; `every = 1` looks at each step, the most it can cost. "off" is a second run
+without callback: what the machine makes of nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import renormlite as rl
+from renormlite.models import digits
+
+STEPS = 50
+
+
+def small() -> tuple[keras.Model, np.ndarray]:
+    """Return the digits network and a round of batches of 4: 5 norms, steps of a few ms."""
+    return digits.build(rl.BatchRenormalization), _images(4, (8, 8, 1))
+
+
+def large() -> tuple[keras.Model, np.ndarray]:
+    """Return MobileNetV2 and a round of batches of 16: 52 norms."""
+    model = keras.applications.MobileNetV2(input_shape=(64, 64, 3), weights=None, classes=10)
+    return rl.to_renorm(model), _images(16, (64, 64, 3))
+
+
+def _images(batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).random((STEPS * batch_size, *shape), np.float32)
+
+
+def seconds(model: keras.Model, x: np.ndarray, callbacks: list[keras.callbacks.Callback]) -> float:
+    """Return what one epoch of STEPS steps takes."""
+    y = np.arange(len(x)) % 10
+    start = time.perf_counter()
+    model.fit(x, y, batch_size=len(x) // STEPS, verbose=0, callbacks=callbacks)
+    return time.perf_counter() - start
+
+
+def compare(name: str, model: keras.Model, x: np.ndarray, rounds: int) -> None:
+    """Print the ratios for one model."""
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    ways = {"off": None, "every = 50": 50, "every = 1": 1}
+    ratios: dict[str, list[float]] = {way: [] for way in ways}
+    seconds(model, x, [])  # traces
+    plain = []
+    for _ in range(rounds):
+        base = seconds(model, x, [])
+        plain.append(base / STEPS * 1e3)
+        for way, every in ways.items():
+            callbacks = [] if every is None else [rl.RenormDiagnostics(every)]
+            ratios[way].append(seconds(model, x, callbacks) / base)
+    print(f"{name}, {np.median(plain):.1f} ms a step without:")
+    for way, found in ratios.items():
+        low, middle, high = np.percentile(found, [25, 50, 75])
+        print(f"  {way:10s}  x {middle:.3f}   quartiles {low:.3f} to {high:.3f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    compare("digits, 5 norms, batch 4", *small(), rounds)
+    compare("MobileNetV2, 52 norms, 64 px, batch 16", *large(), max(3, rounds // 3))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Protects the examples: each runs as its page says, and ends with parity proved."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import renormlite as rl
+
+EXAMPLES = Path(rl.__file__).parent / "examples"
+
+
+def run(name: str, folder: Path) -> str:
+    """Run an example as a user does, from a folder of one's own, and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / name, folder],
+        cwd=folder.parent,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
+    return result.stdout
+
+
+def test_every_example_is_tested() -> None:
+    tested = {"mobilenet_renorm.py", "own_norm.py"}
+    assert {file.name for file in EXAMPLES.glob("*.py")} == tested
+
+
+def test_mobilenet_renorm(tmp_path: Path) -> None:
+    printed = run("mobilenet_renorm.py", tmp_path / "mobilenet")
+    assert "same bits at inference after the swap: True" in printed
+    assert "parity on litert and onnxruntime: passed" in printed
+    manifest = json.loads((tmp_path / "mobilenet" / "manifest.json").read_text())
+    records = manifest["fold"]["records"]
+    assert len(records) == 52
+    assert not [record["name"] for record in records if record["remaining_ops"]]
+    assert (tmp_path / "mobilenet" / "diagnostics.png").stat().st_size > 50_000
+
+
+def test_own_norm(tmp_path: Path) -> None:
+    printed = run("own_norm.py", tmp_path / "own")
+    accuracy = float(printed.partition("test accuracy ")[2].split()[0])
+    assert accuracy > 0.9
+    assert printed.count(": folded into ") == 5
+    assert "parity on litert and onnxruntime: passed" in printed
+    manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
+    for artifact in manifest["artifacts"]:
+        assert not {name.upper() for name in artifact["ops"]} & {"MUL", "ADD", "SUB", "DIV"}

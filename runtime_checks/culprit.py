@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .bounds import UNIT_ROUNDOFF
 from .graphs.base import ArtifactGraph, GraphOp
 from .network import Node
 from .operators.linear import paddings
@@ -231,15 +232,15 @@ def _agrees(culprit: Culprit, segment: Sequence[Node]) -> bool:
     got = culprit.got
     assert got is not None
     values: dict[str, np.ndarray] = dict(culprit.inputs)
-    value = got
+    errors = {name: np.zeros_like(array) for name, array in values.items()}
+    value = limit = got
     for node in segment:
-        value = node.evaluate([values[name] for name in node.inputs])
-        values[node.name] = value
-    if value.shape != got.shape:
-        return False
-    # The bound is that of the right op; another's differs by its slope, of order one.
-    limit = 2 * culprit.allowed + 1e-12 * np.abs(value)
-    return bool(np.all(np.abs(value - got) <= limit))
+        read = [values[name] for name in node.inputs]
+        value = node.evaluate(read)
+        passed = [errors[name] for name in node.inputs]
+        limit = node.error(read, value, passed, UNIT_ROUNDOFF["float32"])
+        values[node.name], errors[node.name] = value, limit
+    return value.shape == got.shape and bool(np.all(np.abs(value - got) <= limit))
 
 
 def _message(culprit: Culprit, layer: str, why: str) -> str:

@@ -6,7 +6,6 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -77,9 +76,9 @@ def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenS
         UserError: The file is damaged, lacks an output, or its arrays disagree on N.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
 
     groups: dict[str, dict[str, np.ndarray]] = {

@@ -19,7 +19,6 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,7 +197,7 @@ def read_network(path: str | os.PathLike[str]) -> Network:
         UserError: The file is damaged or of another schema.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         graph = json.loads(str(arrays["graph"]))
         if graph["schema"] != SCHEMA:
@@ -211,7 +210,15 @@ def read_network(path: str | os.PathLike[str]) -> Network:
             outputs={entry["name"]: entry["value"] for entry in graph["outputs"]},
             nodes=tuple(_node(entry, arrays) for entry in graph["nodes"]),
         )
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is not a folded network ({error}). Export again.") from error

@@ -262,14 +262,13 @@ class _Walker:
         """Return a tensor that holds rounded numbers in the order of the unrounded ones.
 
         Behind a reshape the order may be one that no view restores; then the unrounded ones stand.
-        Half of the samples decide, since extreme ones may saturate.
         """
-
-        def apart(view: np.ndarray) -> float:
-            return float(np.median([_distance(a, b) for a, b in zip(view, before)]))
-
-        view = min(self._views(key, before.shape), key=apart)
-        return view if apart(view) <= _MEANINGFUL else before
+        tensor, dtype = self.graph.tensors[key], self.tensors[key].dtype
+        target, limit = _in_type(tensor, dtype, None, before, np.zeros_like(before))
+        for view in self._views(key, before.shape):
+            if _within(view, target, limit):
+                return view
+        return before
 
     def _skip(self, node: Node, forced: Mapping[str, str]) -> None:
         """Note a node that cannot be evaluated; what reads it cannot either."""
@@ -523,7 +522,7 @@ def _file_weights(
 def _in_type(
     tensor: GraphTensor,
     dtype: np.dtype,
-    node: Node,
+    node: Node | None,
     expected: np.ndarray,
     allowed: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -531,7 +530,8 @@ def _in_type(
     if dtype == np.float16:
         # Accumulated in float32, as the measured runtimes do, and stored in half precision: one
         # rounding, or two where the bias is added to the stored number; the least step near zero.
-        bias = np.abs(node.weights["bias"]).max(initial=0.0) if "bias" in node.weights else 0.0
+        biased = node is not None and "bias" in node.weights
+        bias = np.abs(node.weights["bias"]).max(initial=0.0) if node and biased else 0.0
         stored = UNIT_ROUNDOFF["float16"] * (2 * np.abs(expected) + float(bias)) + 2.0**-24
         return expected, allowed + stored
     if tensor.quantization is None:
@@ -539,7 +539,7 @@ def _in_type(
     limits = np.iinfo(tensor.quantization.dtype)
     scale, point = float(tensor.quantization.scales.max()), int(tensor.quantization.zero_points[0])
     low, high = (limits.min - point) * scale, (limits.max - point) * scale
-    steps = _LINEAR_STEPS if node.op in _LINEAR else _OTHER_STEPS
+    steps = _LINEAR_STEPS if node is None or node.op in _LINEAR else _OTHER_STEPS
     return np.clip(expected, low, high), allowed + steps * scale
 
 

@@ -22,7 +22,7 @@ Function = Callable[[np.ndarray, Attributes], np.ndarray]
 # "a few units in the last place"; 16 u is eight of them.
 ULPS = 16.0
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
 def _sigmoid(x: np.ndarray, _: Attributes) -> np.ndarray:
@@ -46,7 +46,8 @@ def _gelu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     if attributes.get("approximate", False):
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
         return 0.5 * x * (1 + np.tanh(inner))
-    return (0.5 * x * (1 + np.asarray(_erf(x / math.sqrt(2)), np.float64))).astype(x.dtype)
+    # erfc keeps the tail, where 1 + erf cancels.
+    return (0.5 * x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64)).astype(x.dtype)
 
 
 def _selu(x: np.ndarray, _: Attributes) -> np.ndarray:
@@ -128,6 +129,8 @@ def _operator(activation: Activation) -> Operator:
             abs(attributes.get("alpha", 0.0)),
         )
         own = activation.ulps * unit * _SCALES[activation.scale](inputs[0], output)
+        # Constants such as a threshold are rounded to the type too.
+        own = own + 2 * unit * abs(attributes.get("threshold", 0.0))
         return np.asarray(slope * errors[0] + own)
 
     def variance(

@@ -18,6 +18,9 @@ from .op_points import OpPoint
 if TYPE_CHECKING:
     from ..parity import ParityReport
 
+# Samples drawn for each kind; more would only lie upon each other.
+_MARKS = 60
+
 STAGES = ("folded", "exported", "quantized", "target")
 
 
@@ -239,18 +242,26 @@ def sample_chart(entry: OutputVerdict, golden: GoldenSet) -> SampleChart:
     axis = log_axis([*ratios.tolist(), entry.bound.worst], least=-3, most=8, always=(-1, 1))
     lanes = []
     for kind in dict.fromkeys(str(kind) for kind in golden.kind):
+        index = np.flatnonzero(golden.kind == kind)
         marks = [
             Mark(
                 axis.at(exponent(float(ratios[i]))),
                 "held" if ratios[i] <= entry.bound.worst else "wrong",
                 f"sample {i} ({kind}): {ratios[i]:.3g}x the expected noise",
             )
-            for i in np.flatnonzero(golden.kind == kind)
+            for i in _spread(index, ratios)
         ]
-        lanes.append(SampleLane(kind, tuple(marks)))
+        lanes.append(SampleLane(f"{kind} ({len(index)})", tuple(marks)))
     return SampleChart(
         axis, axis.at(math.log10(entry.bound.worst)), f"{entry.bound.worst:g}x", tuple(lanes)
     )
+
+
+def _spread(index: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Return some samples that stand for all: the extremes, and ranks spread evenly between."""
+    ranked = index[np.argsort(ratios[index])]
+    places = np.linspace(0, len(ranked) - 1, min(len(ranked), _MARKS))
+    return np.asarray(ranked[places.round().astype(int)])
 
 
 def error_histogram(

@@ -79,7 +79,7 @@ def _what(result: TargetResult, fault: Fault | None) -> str:
     if not failed:
         return "Nothing was compared"
     # The cause before the effect, and the effect before "the file was changed".
-    order = ("weights", "ops", "load", "kernels", "outputs", "finite", "noise")
+    order = ("load", "weights", "ops", "kernels", "outputs", "finite", "noise")
     ranks = {check: place for place, check in enumerate(order)}
     first = min(failed, key=lambda finding: ranks.get(finding.check, len(order)))
     if first.check == "weights" and first.subject:

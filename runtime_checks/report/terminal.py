@@ -91,9 +91,11 @@ def _print_by_file(
     """Print the rows of every result under the name of its file, in columns of fixed widths."""
     console.print(_grid(columns, [[f"[dim]{heading}[/]" for heading, _ in columns]]))
     for artifact in dict.fromkeys(result.artifact for result in report.results):
-        console.print(f"[bold]{escape(artifact)}[/]")
         results = [result for result in report.results if result.artifact == artifact]
-        console.print(_grid(columns, [row for result in results for row in rows(result)]))
+        cells = [row for result in results for row in rows(result)]
+        if cells:
+            console.print(f"[bold]{escape(artifact)}[/]")
+            console.print(_grid(columns, cells))
 
 
 def _grid(columns: Sequence[tuple[str, int]], rows: Sequence[Sequence[str]]) -> Table:

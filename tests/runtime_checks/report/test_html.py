@@ -178,3 +178,56 @@ def test_signals_are_lines():
 def test_nothing_checked(healthy):
     page = Page(dataclasses.replace(healthy, results=()).to_html())
     assert "Nothing was checked" in page.text
+
+
+@pytest.fixture(scope="module")
+def two_outputs(tmp_path_factory):
+    """A model from a signal to a decision and a level, whose .onnx file is cut short."""
+    import keras
+    import renormlite as rl
+    from keras import layers
+
+    keras.utils.set_random_seed(3)
+    wave = keras.Input((32, 1), name="wave")
+    x = layers.ReLU()(rl.BatchRenormalization()(layers.Conv1D(4, 3)(wave)))
+    x = layers.Flatten()(x)
+    outputs = {
+        "word": layers.Dense(3, activation="softmax", name="word")(x),
+        "level": layers.Dense(1, name="level")(x),
+    }
+    directory = tmp_path_factory.mktemp("two") / "two"
+    rl.export_model(keras.Model(wave, list(outputs.values())), directory)
+    path = directory / "two.float32.onnx"
+    path.write_bytes(path.read_bytes()[:100])
+    return rl.check_parity(directory)
+
+
+def test_two_outputs_and_a_file_that_does_not_load(two_outputs):
+    page = Page(two_outputs.to_html())
+    assert "The runtime cannot load the file" in page.text
+    for name in ("word", "level"):
+        assert f"Error budget of '{name}'" in page.text
+    assert "Decisions of 'word'" in page.text
+    assert "Decisions of 'level'" not in page.text
+    waves = [a for tag, a in page.tags if tag == "svg" and a.get("class") == "wave"]
+    assert len(waves) == 8
+
+
+def test_many_samples_are_drawn_by_their_ranks(healthy):
+    from renormlite.runtime_checks.report.charts import sample_chart
+
+    many = np.tile(np.arange(healthy.golden.samples), 40)
+    entry = healthy.results[0].outputs[0]
+    metrics = dataclasses.replace(
+        entry.metrics,
+        rms_error=entry.metrics.rms_error[many],
+        rms_truth=entry.metrics.rms_truth[many],
+    )
+    bound = dataclasses.replace(entry.bound, noise=entry.bound.noise[many])
+    wide = dataclasses.replace(entry, metrics=metrics, bound=bound)
+    chart = sample_chart(wide, healthy.golden.select(many))
+    lane = next(lane for lane in chart.lanes if lane.kind == "real (640)")
+    assert len(lane.marks) == 60
+    real = bound.ratios(metrics)[healthy.golden.kind[many] == "real"]
+    assert f"{real.max():.3g}x" in lane.marks[-1].title
+    assert f"{real.min():.3g}x" in lane.marks[0].title

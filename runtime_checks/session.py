@@ -90,6 +90,20 @@ class Session:
                 parts[name].append(real if axes is None else np.transpose(real, np.argsort(axes)))
         return {name: np.concatenate(part)[:samples] for name, part in parts.items()}
 
+    def differing_rerun(self, inputs: Mapping[str, np.ndarray]) -> list[str]:
+        """Run the first batch twice more and return the outputs whose bits differ between the runs.
+
+        Args:
+            inputs: Keras input name to (N, …) floats.
+        """
+        fed = self.batch(inputs, 0)
+        first, second = self.runner.infer(fed), self.runner.infer(fed)
+        return [
+            name
+            for name, (info, _) in self._outputs.items()
+            if first[info.name].tobytes() != second[info.name].tobytes()
+        ]
+
 
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """Return floats as the type that the file takes; round to nearest even, saturate."""

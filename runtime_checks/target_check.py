@@ -78,6 +78,7 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
             session = Session(runner, artifact)
             ran = runner.describe()
             outputs = session.run(inputs)
+            differing = session.differing_rerun(inputs)
             known = runner.measured()
     except ArtifactError as error:
         return TargetRun({}, {"runtime": runner.runtime}, {}, str(error))
@@ -86,6 +87,7 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
     measured = {
         "load_ms": 1e3 * load,
         "latency_ms": {name: 1e3 * float(value) for name, value in latency.items()},
+        "differing_rerun": differing,
         **known,
     }
     return TargetRun(outputs, ran, measured)
@@ -116,6 +118,7 @@ def judge_run(
     else:
         if run.ran.get("fallback"):
             findings.append(Finding("kernels", False, str(run.ran["fallback"])))
+        findings.extend(_determinism(run))
         judged, verdicts = judge_outputs(run.outputs, golden, artifact)
         findings.extend(judged)
     return TargetResult(
@@ -166,6 +169,18 @@ def _task(entry: OutputVerdict, actual: np.ndarray, golden: GoldenSet) -> TaskAg
     """Return what became of an output's decisions."""
     allowed = entry.bound.worst * entry.bound.noise
     return task_agreement(entry.metrics.output, actual, golden, allowed)
+
+
+def _determinism(run: TargetRun) -> list[Finding]:
+    """Return whether the same input gave the same bits twice; nothing where nobody tried."""
+    differing = run.measured.get("differing_rerun")
+    if differing is None:
+        return []
+    if differing:
+        names = ", ".join(f"'{name}'" for name in differing)
+        message = f"two runs on the same input gave other bits in output {names}"
+        return [Finding("determinism", False, message)]
+    return [Finding("determinism", True, "two runs on the same input gave the same bits")]
 
 
 def check_target(

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from renormlite import check_parity
+from renormlite import UserError, check_parity
 from renormlite.runtime_checks.graphs import read_graph
 from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.reproducer import write_reproducer
 from renormlite.runtime_checks.weights import match_weights
 
 FILE = "tiny.float32.onnx"
@@ -177,3 +178,37 @@ def test_every_weight_of_a_healthy_file_is_found_bit_for_bit(healthy_export, fil
     matches = match_weights(network, read_graph(healthy_export / file, artifact.format))
     assert {match.state for match in matches} == {"equal"}
     assert len(matches) == sum(len(node.weights) for node in network.nodes) == 10
+
+
+def test_one_op_reproduces_the_fault(export, tmp_path):
+    """The op at fault, cut out, fails by itself on the inputs it had, and names the same layer."""
+
+    def change(graph):
+        node = conv_of(graph, "down")
+        pads = next(a for a in node.attribute if a.name == "pads")
+        pads.ints[:] = [1, 1, 0, 0]
+
+    spoil(export, change)
+    (fault,) = faults_of(export)
+    directory = write_reproducer(fault, export / FILE, tmp_path / "op")
+    assert len(onnx.load(directory / "op.float32.onnx").graph.node) == 1
+    (again,) = faults_of(directory)
+    assert (again.layer, again.kind) == ("down", "padding")
+    with pytest.raises(UserError, match=r"cut out of \.onnx files"):
+        write_reproducer(fault, export / "tiny.float32.tflite", tmp_path / "other")
+
+
+def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypatch):
+    from renormlite.runtime_checks.runners.onnxruntime import OnnxRuntimeRunner
+
+    calls = iter(range(1000))
+    real = OnnxRuntimeRunner._infer
+
+    def unsteady(self, inputs):
+        results = real(self, inputs)
+        return {k: v + np.float32(1e-9 * (next(calls) % 2)) for k, v in results.items()}
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "_infer", unsteady)
+    report = check_parity(healthy_export, ("onnxruntime",))
+    assert not report.passed
+    assert "gave other bits in output 'scores'" in report.results[0].reason

@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..errors import UserError
 from ..files import write_text
 from ..runtime_checks.devices.base import DeviceOptions
-from ..runtime_checks.parity import DEFAULT_TARGETS, check_parity
+from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
+from ..runtime_checks.reproducer import write_reproducer
 from .device_options import device_options, with_processors
 
 
@@ -33,6 +35,12 @@ from .device_options import device_options, with_processors
 )
 @click.option("--threads", default=1, show_default=True, help="Threads each runtime may use.")
 @click.option("--per-op", is_flag=True, help="Check every op by itself, also where all is well.")
+@click.option(
+    "--reproducer",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write the first op at fault here, as an export of its own.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the JSON here.")
 @click.option(
     "--html",
@@ -55,6 +63,7 @@ def command(
     inputs: Path | None,
     threads: int,
     per_op: bool,
+    reproducer: Path | None,
     json_path: Path | None,
     html_path: Path | None,
     junit: Path | None,
@@ -83,7 +92,23 @@ def command(
     if node_data:
         for name, text in report.to_model_explorer().items():
             write_text(node_data / name, text)
+    if reproducer:
+        click.echo(_reproduce(report, reproducer))
     page = html_path or directory / "report.html"
     write_text(page, report.to_html())
     click.echo(f"report: {page}")
     sys.exit(0 if report.passed else 1)
+
+
+def _reproduce(report: ParityReport, folder: Path) -> str:
+    """Write the first fault that can be cut out and say where, or why there is none."""
+    reason = "no op is at fault"
+    for result in report.results:
+        for fault in result.faults:
+            try:
+                write_reproducer(fault, report.directory / result.artifact, folder)
+            except UserError as error:
+                reason = str(error)
+                continue
+            return f"reproducer: renormlite check {folder}"
+    return f"no reproducer: {reason}"

@@ -136,12 +136,14 @@ def walk(
     walker = _Walker(network, graph, tensors, inputs, weights)
     forced: dict[str, str] = {}
     culprits: list[Culprit] = []
-    while True:
+    while len(culprits) < _MAX_FAULTS:
         walker.run(forced)
         culprit = walker.culprit(forced)
-        if culprit is None or len(culprits) == _MAX_FAULTS:
+        if culprit is None:
             break
-        culprits.append(culprit)
+        # A bound too wide to recognise a tensor by is still a bound: what lies within is no fault.
+        if culprit.got is None or not _within(culprit.got, culprit.expected, culprit.allowed):
+            culprits.append(culprit)
         if culprit.op is None or culprit.got is None:
             break
         forced[culprit.segment[-1].name] = walker.got_key
@@ -461,14 +463,18 @@ class _Walker:
         last = segment[-1].name
         self.got_key = key
         needed = {name for node in segment for name in node.inputs} - {n.name for n in segment}
+        expected, allowed = self.exact[last], self.allowed[last]
+        if best:
+            tensor, dtype = self.graph.tensors[key], self.tensors[key].dtype
+            expected, allowed = _in_type(tensor, dtype, segment[-1], expected, allowed)
         return Culprit(
             node=first,
             layer=first.layer,
             segment=tuple(segment),
             op=self.producer[key] if best else None,
             inputs={name: self.value[name] for name in needed},
-            expected=self.exact[last],
-            allowed=self.allowed[last],
+            expected=expected,
+            allowed=allowed,
             got=self._closest(key, self.exact[last]) if best else None,
         )
 

@@ -49,6 +49,14 @@ PAIRS = [
     for network in NETWORKS
     if (text, network) != (DIGITS_ONLY, "mobilenet")
 ]
+# ONNX Runtime adds quantized tensors in float, where ARM multiplies and adds in one rounding: of a
+# QLinearAdd's results about one in a thousand is a step away from that of x86. MobileNetV2 has ten
+# of them; convolutions and pooling, all there is in the digits network, agree to the bit.
+EXACT_PAIRS = [
+    (text, network)
+    for text, network in PAIRS
+    if TARGETS[text] and not (text.startswith("onnxruntime@qemu") and network == "mobilenet")
+]
 # ONNX Runtime computes in half precision where the processor has such arithmetic. A float16 file
 # then is another computation than on x86, and the checks are there to say so.
 HALF_ARITHMETIC = ("onnxruntime@qemu-aarch64:cortex-a76", "float16")
@@ -124,7 +132,7 @@ def test_every_file_passes_on_the_target(
         assert result.passed, f"{artifact.file}: {result.reason}"
 
 
-@pytest.mark.parametrize(("text", "network"), [pair for pair in PAIRS if TARGETS[pair[0]]])
+@pytest.mark.parametrize(("text", "network"), EXACT_PAIRS)
 def test_int8_is_bit_for_bit_what_the_same_rounding_gives_here(
     ssh_path: Any, exports: dict[str, Path], run: Callable[[str, str], Run], text: str, network: str
 ) -> None:

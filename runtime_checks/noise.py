@@ -49,7 +49,9 @@ def expected_noise(
         chosen = index[start : start + batch]
         fed = {name: array[chosen] for name, array in inputs.items()}
         for name, variance in _variances(network, fed).items():
-            flat = variance.reshape(len(variance), -1).astype(np.float64)
+            # An output that is an input has one variance, zero, for all samples.
+            each = np.broadcast_to(variance, (len(chosen), *variance.shape[1:]))
+            flat = each.reshape(len(chosen), -1).astype(np.float64)
             noise[name].append(UNIT_ROUNDOFF["float32"] * np.sqrt(flat.mean(axis=1)))
     found = {}
     for name, parts in noise.items():

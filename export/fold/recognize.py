@@ -56,6 +56,11 @@ def recognize(
                     "what it was read as is not what it computes; a function given to "
                     "register_affine must be exact and compute in float64"
                 )
+            elif not call.inputs[0].dtype.startswith(("float", "bfloat")):
+                norm.refusal = (
+                    f"it reads {call.inputs[0].dtype} and turns it into floating point, which a "
+                    "layer behind it cannot do for it"
+                )
             elif most_norms is None or len(norms) <= most_norms:
                 _norm(call, norm, made)
             continue

@@ -126,6 +126,13 @@ def embedding() -> keras.Model:
     return keras.Model(ids, layers.Dense(2, name="y")(y))
 
 
+def pixels() -> keras.Model:
+    """Takes the bytes of a camera."""
+    x = keras.Input((8, 8, 3), dtype="uint8", name="x")
+    y = layers.Conv2D(4, 3, use_bias=False)(layers.Rescaling(1 / 255)(x))
+    return keras.Model(x, layers.ReLU(name="y")(Norm()(y)))
+
+
 def einsum() -> keras.Model:
     x = keras.Input((5, 6), name="x")
     return keras.Model(x, Norm(name="y")(layers.EinsumDense("abc,cd->abd", (None, 4))(x)))
@@ -172,6 +179,7 @@ NETWORKS = [
     norm_after_activation,
     norm_last,
     normalization_layer,
+    pixels,
     recurrent,
     resampling,
     separable,

@@ -48,13 +48,18 @@ def main() -> None:
 
 
 def keep(folder: str, lease_s: float) -> None:
-    """Run jobs until the folder is gone or the lease has run out."""
+    """Run jobs until the folder is gone or the lease has run out.
+
+    A host whose connection broke while it handed over a job hands it over again: it runs once.
+    """
+    performed = ""
     while alive(folder, lease_s):
         job = take(folder)
-        if job is None:
+        if job is None or job["job"] == performed:
             time.sleep(0.1)
         else:
             perform(job, folder, lease_s)
+            performed = job["job"]
 
 
 def alive(folder: str, lease_s: float) -> bool:

@@ -30,7 +30,8 @@ _STEP_S = 60.0  # longest time for a step that does next to nothing
 _PROBE = """
 import json, os, platform, shutil, sys, tempfile
 folder = tempfile.gettempdir()
-print(json.dumps(dict(python=list(sys.version_info[:3]), machine=platform.machine(),
+print(json.dumps(dict(python=list(sys.version_info[:3]), executable=sys.executable,
+    machine=platform.machine(),
     system=platform.platform(), cores=os.cpu_count(), folder=folder,
     free=shutil.disk_usage(folder).free)))
 """
@@ -138,7 +139,8 @@ class ShellDevice(Device):
         job = {
             "job": name,
             "command": [
-                *(self.options.python, _BUNDLE, *arguments),
+                # The job starts in the folder, from where a relative path leads elsewhere.
+                *(self._probed["executable"], _BUNDLE, *arguments),
                 *("--json", _REPORT, "--outputs", _OUTPUTS),
             ],
             "timeout_s": limit_s,

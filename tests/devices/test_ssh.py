@@ -139,6 +139,30 @@ def test_the_keeper_cleans_up_after_a_host_that_never_comes_back(
     assert running("sleep 33.5") == []
 
 
+def test_a_job_handed_over_twice_runs_once(ssh_path: Any, echo_bundle: Path) -> None:
+    """As happens when the connection breaks between the step and its answer."""
+
+    class Repeating(SshDevice):
+        def _checked(self, command: str, stdin: bytes = b"", timeout_s: float = 60.0) -> str:
+            if "job.json" in command:
+                super()._checked(command, stdin, timeout_s)
+            return super()._checked(command, stdin, timeout_s)
+
+    with Repeating(ssh_path.address, echo_bundle, OPTIONS) as device:
+        first = device.run("litert", ["--sleep", "0.5"])
+        time.sleep(1.0)
+        (folder,) = ssh_path.tmp.iterdir()
+        assert f'"pid": {first.report["pid"]}' in (folder / "report.json").read_text()
+        assert device.run("litert", []).report["pid"] != first.report["pid"]
+
+
+def test_a_python_by_a_relative_path(ssh_path: Any, echo_bundle: Path) -> None:
+    home = Path.home()
+    relative = os.path.relpath(sys.executable, home)
+    with SshDevice(ssh_path.address, echo_bundle, replace(OPTIONS, python=relative)) as device:
+        assert device.run("litert", []).exit_code == 0
+
+
 def test_a_bundle_that_dies_says_why(ssh_path: Any, echo_bundle: Path) -> None:
     with (
         SshDevice(ssh_path.address, echo_bundle, OPTIONS) as device,

@@ -75,7 +75,7 @@ def to_renorm(
 
     Inference gives the same bits. Names, gamma, beta, epsilon, axis, momentum, regularizers,
     constraints and ``trainable`` carry over, and so do layers that are shared. The moving
-    statistics seed what r and d are measured against, so the first step sees r near 1 and d near 0.
+    statistics seed what r and d are measured against, so that training does not jump either.
 
     Args:
         model: Any built model. It is left alone.

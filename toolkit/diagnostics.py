@@ -9,25 +9,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from ..errors import UserError
-from .observed import Bounds, Moments, Observable, Reading, observable, observe_step
+from .observed import Observable, Reading, ScheduleReader, State, observable, observe_step
 from .rebuild import layers_within
-
-
-@dataclass(frozen=True)
-class _Before:
-    """What is read of one norm before a step."""
-
-    bounds: Bounds
-    inference: Moments
-    reference: Moments
-    moves: int
 
 
 class RenormDiagnostics(keras.callbacks.Callback):
@@ -87,7 +76,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
         self.left_out: dict[str, str] = {}
         self._board = None if log_dir is None else _Board(log_dir)
         self._norms: dict[str, Observable] = {}
-        self._before: dict[str, _Before] = {}
+        self._before: dict[str, State] = {}
         self._first_batch = 0
         self._steps = 0
         self._epoch_starts = 0
@@ -95,8 +84,9 @@ class RenormDiagnostics(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the norms."""
         self._norms, self.left_out = {}, {}
+        bound = ScheduleReader()
         for name, layer in _named(layers_within(self.model)):
-            found = observable(layer)
+            found = observable(layer, bound)
             if found is not None and not layer.trainable:
                 found = "it is frozen, so it infers"
             if isinstance(found, str):
@@ -118,10 +108,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
         if -batch % self.every >= self._executed_at_once():
             return
         self._hand_over_state()
-        self._before = {
-            name: _Before(norm.bounds(), norm.averaged(), norm.reference(), norm.moves())
-            for name, norm in self._norms.items()
-        }
+        self._before = {name: norm.read() for name, norm in self._norms.items()}
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Work out what the step did."""
@@ -130,24 +117,14 @@ class RenormDiagnostics(keras.callbacks.Callback):
         steps = min(batch, in_epoch - 1) - self._first_batch + 1
         if self._before:
             self._hand_over_state()
-            new = [self._reading(name, before, steps) for name, before in self._before.items()]
+            new = [
+                observe_step(self._steps, name, norm, self._before[name], norm.read(), moves=steps)
+                for name, norm in self._norms.items()
+            ]
             self.readings += new
             if self._board is not None:
                 self._board.write(new)
         self._steps += steps
-
-    def _reading(self, name: str, before: _Before, steps: int) -> Reading:
-        norm = self._norms[name]
-        return observe_step(
-            self._steps,
-            name,
-            norm,
-            before.bounds,
-            before.inference,
-            before.reference,
-            norm.reference(),
-            moves=(norm.moves() - before.moves) or steps,
-        )
 
     def _hand_over_state(self) -> None:
         """On JAX, let the compiled step hand its state to the layers, as asking for it does."""

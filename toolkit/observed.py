@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from .layers import BatchRenormalization
 from .learned import LearnedRenormalization
+from .schedules import Schedule
 
 Vector = NDArray[np.float64]
 
@@ -83,38 +84,67 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class State:
+    """What is read of a norm at one time.
+
+    Attributes:
+        moves: How often the statistics have moved; always 0 for a norm that does not count.
+        reference: What r and d are measured against.
+        inference: What inference uses.
+    """
+
+    moves: int
+    reference: Moments
+    inference: Moments
+
+
+@dataclass(frozen=True)
 class Observable:
     """A norm as the observer sees it.
 
     Attributes:
-        bounds: Gives the bounds of the next training step.
-        averaged: Gives what inference uses.
+        bounds: Gives the bounds in force after so many moves.
         reference: Gives what r and d are measured against, and what moves with ``alpha``.
         alpha: Share of the way to the batch that a step moves the reference.
         epsilon: Added to the variances.
         averages_variance: Whether the variance moves by ``alpha``, as in Keras, or sigma.
-        moves: Gives how often the statistics have moved; always 0 for a norm that does not count.
+        inference: Gives what inference uses; None where that is the reference.
+        moves: Gives how often the statistics have moved; None for a norm that does not count.
     """
 
-    bounds: Callable[[], Bounds]
-    averaged: Callable[[], Moments]
+    bounds: Callable[[int], Bounds]
     reference: Callable[[], Moments]
     alpha: float
     epsilon: float
     averages_variance: bool = False
-    moves: Callable[[], int] = lambda: 0
+    inference: Callable[[], Moments] | None = None
+    moves: Callable[[], int] | None = None
+
+    def read(self) -> State:
+        """Read the norm; each variable once, since that is what the time goes into."""
+        reference = self.reference()
+        inference = reference if self.inference is None else self.inference()
+        return State(0 if self.moves is None else self.moves(), reference, inference)
+
+
+class ScheduleReader:
+    """Evaluates schedules, each once a step however many norms share it: it is not cheap."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], float] = {}
+
+    def __call__(self, schedule: Schedule, step: int) -> float:
+        """Return the bound that a schedule gives for a step."""
+        key = (id(schedule), step)
+        if key not in self._known:
+            if len(self._known) > 1000:
+                self._known.clear()
+            self._known[key] = float(schedule(ops.convert_to_tensor(step, "int32")))
+        return self._known[key]
 
 
 def observe_step(
-    step: int,
-    layer: str,
-    norm: Observable,
-    bounds: Bounds,
-    inference: Moments,
-    before: Moments,
-    after: Moments,
-    *,
-    moves: int = 1,
+    step: int, layer: str, norm: Observable, was: State, now: State, *, moves: int
 ) -> Reading:
     """Work out what a step did.
 
@@ -122,14 +152,14 @@ def observe_step(
         step: Number of the step.
         layer: Name of the norm.
         norm: The norm.
-        bounds: Bounds in force in the step.
-        inference: Moving statistics that inference would have used before the step.
-        before: Statistics that r and d were measured against.
-        after: The same after the step.
-        moves: How often the statistics moved between the two. More than once gives the average of
-            the batches.
+        was: Its state before the step.
+        now: Its state after it.
+        moves: How often its statistics moved between the two, if it does not count that itself.
+            After more than one move it is the average of the batches that is worked out.
     """
-    alpha = 1.0 - (1.0 - norm.alpha) ** moves
+    before, after, inference = was.reference, now.reference, was.inference
+    bounds = norm.bounds(was.moves)
+    alpha = 1.0 - (1.0 - norm.alpha) ** ((now.moves - was.moves) or moves)
     mean = before.mean + (after.mean - before.mean) / alpha
     if norm.averages_variance:
         squared = before.sigma**2 + (after.sigma**2 - before.sigma**2) / alpha
@@ -160,14 +190,14 @@ def observe_step(
     )
 
 
-def observable(layer: Layer) -> Observable | str | None:
+def observable(layer: Layer, bound: ScheduleReader) -> Observable | str | None:
     """Return how to observe a layer; a sentence if it is a norm that cannot be; None if no norm."""
     if isinstance(layer, BatchRenormalization):
-        return _renormalization(layer)
+        return _renormalization(layer, bound)
     if isinstance(layer, LearnedRenormalization):
-        return _moving(layer, layer.momentum, averages_variance=False)
+        return _batch_norm(layer, averages_variance=False)
     if isinstance(layer, BatchNormalization):
-        return _keras_renorm(layer) if layer.renorm else _moving(layer, layer.momentum)
+        return _keras_renorm(layer) if layer.renorm else _batch_norm(layer, averages_variance=True)
     return None
 
 
@@ -183,41 +213,44 @@ def _moments(mean: keras.Variable, variance: keras.Variable, epsilon: float) -> 
     return Moments(_numbers(mean), np.sqrt(_numbers(variance) + epsilon))
 
 
-def _moving(layer: Any, momentum: float, *, averages_variance: bool = True) -> Observable | str:
-    def moving() -> Moments:
-        return _moments(layer.moving_mean, layer.moving_variance, layer.epsilon)
+def _moving(layer: Any) -> Callable[[], Moments]:
+    return lambda: _moments(layer.moving_mean, layer.moving_variance, layer.epsilon)
 
-    if momentum == 1.0:
+
+def _batch_norm(layer: Any, *, averages_variance: bool) -> Observable | str:
+    if layer.momentum == 1.0:
         return _STANDS_STILL
     return Observable(
-        lambda: _BATCH_NORM, moving, moving, 1.0 - momentum, layer.epsilon, averages_variance
+        lambda _: _BATCH_NORM,
+        _moving(layer),
+        1.0 - layer.momentum,
+        layer.epsilon,
+        averages_variance,
     )
 
 
-def _renormalization(layer: BatchRenormalization) -> Observable | str:
-    own = layer.renorm_momentum
+def _renormalization(layer: BatchRenormalization, bound: ScheduleReader) -> Observable | str:
     if layer.virtual_batch_size is not None:
         return "each of its ghost batches has an r and d of its own"
-    if (layer.momentum if own is None else own) == 1.0:
+    own = layer.renorm_momentum
+    momentum = layer.momentum if own is None else own
+    if momentum == 1.0:
         return _STANDS_STILL
 
-    def bounds() -> Bounds:
-        r_max, d_max = float(layer.r_max(layer.step)), float(layer.d_max(layer.step))
-        return Bounds(1.0 / r_max, r_max, d_max)
+    def bounds(moves: int) -> Bounds:
+        r_max = bound(layer.r_max, moves)
+        return Bounds(1.0 / r_max, r_max, bound(layer.d_max, moves))
 
-    def moving() -> Moments:
-        return _moments(layer.moving_mean, layer.moving_variance, layer.epsilon)
-
-    def reference() -> Moments:
+    def of_training() -> Moments:
         return _moments(layer.renorm_mean, layer.renorm_variance, layer.epsilon)
 
     return Observable(
         bounds,
-        moving,
-        moving if own is None else reference,
-        1.0 - (layer.momentum if own is None else own),
+        _moving(layer) if own is None else of_training,
+        1.0 - momentum,
         layer.epsilon,
-        moves=lambda: int(layer.step),
+        inference=None if own is None else _moving(layer),
+        moves=lambda: int(ops.convert_to_numpy(layer.step)),
     )
 
 
@@ -227,13 +260,10 @@ def _keras_renorm(layer: BatchNormalization) -> Observable | str:
     clipping = layer.renorm_clipping or {}
     given = [clipping.get(key) for key in ("rmin", "rmax", "dmax")]
     limits = [n if g is None else g for g, n in zip(given, (0.0, np.inf, np.inf), strict=True)]
-
-    def moving() -> Moments:
-        return _moments(layer.moving_mean, layer.moving_variance, layer.epsilon)
-
-    def reference() -> Moments:
-        return Moments(_numbers(layer.renorm_mean), _numbers(layer.renorm_stddev))
-
     return Observable(
-        lambda: Bounds(*limits), moving, reference, 1.0 - layer.renorm_momentum, layer.epsilon
+        lambda _: Bounds(*limits),
+        lambda: Moments(_numbers(layer.renorm_mean), _numbers(layer.renorm_stddev)),
+        1.0 - layer.renorm_momentum,
+        layer.epsilon,
+        inference=_moving(layer),
     )

@@ -215,6 +215,23 @@ def scalars(folder):
     return found
 
 
+def test_a_training_loop_of_ones_own():
+    norm, x = rl.BatchRenormalization(momentum=0.9, r_max=1.5, d_max=0.4), batches(6)
+    model, by_fit, by_hand = model_of(norm), rl.RenormDiagnostics(1), rl.RenormDiagnostics(1)
+    start = model.get_weights()
+    fit(model, x, by_fit)
+    model.set_weights(start)
+    around = keras.callbacks.CallbackList([by_hand], model=model)
+    around.on_train_begin()
+    around.on_epoch_begin(0)
+    for step in range(6):
+        around.on_train_batch_begin(step)
+        norm(x[step * 4 : step * 4 + 4], training=True)
+        around.on_train_batch_end(step)
+    around.on_epoch_end(0, {})
+    assert [r.gap for r in by_hand.readings] == pytest.approx([r.gap for r in by_fit.readings])
+
+
 def test_logs_stay_short_unless_asked():
     history = fit(model_of(rl.BatchRenormalization()), batches(4), rl.RenormDiagnostics()).history
     assert history.keys() == {"loss", "renorm_r_clipped", "renorm_d_clipped", "renorm_gap"}

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..toolkit.saving import load_model
+from .command import TensorFlowCommand
 
 if TYPE_CHECKING:
     from ..export.manifest import Manifest
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _TOLD = 0.5  # seconds; steps that take longer are listed with their time
 
 
-@click.command("export")
+@click.command("export", cls=TensorFlowCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
 @click.option(
     "-o",
@@ -105,10 +105,11 @@ def command(
     description: str,
 ) -> None:
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need."""
+    from ..export.exporter import export_model
+    from ..toolkit.saving import load_model
+
     console = Console()
     trained = load_model(model)
-    from ..export.exporter import export_model
-
     directory = output or Path("build", model.stem)
     with console.status(f"export {model.name}") as status:
 

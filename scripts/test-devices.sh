@@ -37,13 +37,15 @@ if ((${#missing[@]})); then
 fi
 
 # Python packages of the tests, beyond those that the development environment has.
-wanted=()
-"$python" -c 'import playwright' 2>/dev/null || wanted+=('playwright>=1.55')
-"$python" -c 'import tflite_micro' 2>/dev/null || wanted+=(--pre tflite-micro)
-if ((${#wanted[@]})); then
-  echo "installing: ${wanted[*]}"
-  "$python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}"
-fi
+need() { # MODULE PIP-ARGUMENT ...
+  local module=$1
+  shift
+  "$python" -c "import $module" 2>/dev/null && return
+  echo "installing: $*"
+  "$python" -m pip install --quiet --disable-pip-version-check "$@"
+}
+need playwright 'playwright>=1.55'
+need tflite_micro --pre tflite-micro
 
 "$python" -m renormlite device setup qemu-aarch64 qemu-armv7 browser
 "$python" -m renormlite targets

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...toolkit.layers import ChannelAffine
 from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Shape, Slot, Source, Value
-from .layers import BiasMap, Resampling
+from .layers import BiasMap, MaxPooling3DTwin, Resampling
 from .linear import Linear
 
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
@@ -195,6 +195,13 @@ def _(op: Kept, builder: _Builder) -> Any:
         (call, *_) = builder.calls_of(op)
         if layer.interpolation != "nearest" and None not in call.inputs[0].shape[1:]:
             return Resampling(layer, name=op.name, dtype="float64")
+    if builder.dtype == "float64" and isinstance(layer, keras.layers.MaxPooling3D):
+        (call, *_) = builder.calls_of(op)
+        if None not in call.inputs[0].shape[1:]:
+            return MaxPooling3DTwin(layer, name=op.name, dtype="float64")
+    if type(layer) is keras.layers.Activation:
+        # Its function need not be one that a config can carry: a lambda, say.
+        return keras.layers.Activation(layer.activation, name=op.name, dtype=builder.dtype)
     config = _in_dtype(layer.get_config(), builder.dtype)
     config["name"] = op.name
     return _from_config(op.operation, config)
@@ -231,7 +238,7 @@ def _(op: MapOp, builder: _Builder) -> Any:
 def _from_config(operation: Any, config: dict[str, Any]) -> Any:
     try:
         return type(operation).from_config(config)
-    except (TypeError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise UserError(
             f"The layer {operation.name!r} ({type(operation).__name__}) cannot be rebuilt from its "
             f"config: {error}. Give it a `get_config` that returns every argument of `__init__`."

@@ -1,4 +1,4 @@
-"""Layers that Keras has not: a bias that differs by position, and resampling in float64."""
+"""Layers that Keras has not: a bias that differs by position, resampling and pooling in float64."""
 
 from __future__ import annotations
 
@@ -64,6 +64,39 @@ class Resampling(keras.layers.Layer):
             moved = keras.ops.matmul(moved, keras.ops.cast(matrix, self.compute_dtype))
             outputs = keras.ops.moveaxis(moved, -1, axis)
         return outputs
+
+
+class MaxPooling3DTwin(keras.layers.Layer):
+    """What ``MaxPooling3D`` computes, in the layer's own precision.
+
+    TensorFlow has no float64 kernel for it on the CPU. The maximum over a box is the maximum over
+    depth of the maxima over planes, and planes it has a kernel for. Only networks rebuilt in
+    float64 hold this layer; it is not meant to be saved.
+    """
+
+    def __init__(self, layer: keras.layers.MaxPooling3D, **options: Any) -> None:
+        super().__init__(**options)
+        self._layer = layer
+
+    def call(self, inputs: Any) -> Any:
+        """Return the pooled volumes."""
+        ops, layer = keras.ops, self._layer
+        first = layer.data_format == "channels_first"
+        x = ops.moveaxis(inputs, 1, -1) if first else inputs
+        _, depth, height, width, channels = x.shape
+        x = self._pool(ops.reshape(x, (-1, height, width, channels)), slice(1, 3))
+        _, height, width, _ = x.shape
+        x = ops.reshape(x, (-1, depth, height * width, channels))
+        x = self._pool(x, slice(0, 1))
+        x = ops.reshape(x, (-1, x.shape[1], height, width, channels))
+        return ops.moveaxis(x, -1, 1) if first else x
+
+    def _pool(self, x: Any, axes: slice) -> Any:
+        """Pool planes over the given axes of the window; a single axis is the rows."""
+        size, strides = tuple(self._layer.pool_size[axes]), tuple(self._layer.strides[axes])
+        if len(size) == 1:
+            size, strides = (*size, 1), (*strides, 1)
+        return keras.ops.max_pool(x, size, strides, self._layer.padding, "channels_last")
 
 
 def _interpolation_matrix(size: int, factor: int, method: str) -> NDArray[np.float64]:

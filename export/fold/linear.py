@@ -117,6 +117,9 @@ class Kind(abc.ABC):
         config["use_bias"] = config["use_bias"] or needs_bias(op)
         if not activation:
             config["activation"] = "linear"
+        elif not isinstance(op.layer.activation, keras.Layer):
+            # The function itself: a config cannot carry every one, a lambda for instance.
+            config["activation"] = op.layer.activation
         # Low-rank updates are already in `layer.kernel`; the layer built has plain weights.
         for key in ("lora_rank", "lora_alpha"):
             config.pop(key, None)

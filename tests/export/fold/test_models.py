@@ -346,3 +346,27 @@ def test_batch_reshaped_by_an_operation(folded):
     y = keras.ops.reshape(y, (-1, 3))
     (record,) = folded(keras.Model(x, kl.Dense(2)(y))).report.records
     assert record.outcome == "kept"
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_functions_that_no_config_can_carry_are_kept():
+    x = keras.Input((8, 8, 3))
+    y = kl.BatchNormalization()(kl.Conv2D(4, 3)(x))
+    y = kl.Activation(lambda v: v * 2)(y)
+    y = kl.Dense(2, activation=lambda v: v * v)(kl.Flatten()(y))
+    result = fold(keras.Model(x, y))
+    assert result.proof.passed
+    assert [record.outcome for record in result.report.records] == ["folded"]
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("strides", [None, 1])
+def test_volumes_are_pooled_in_float64(padding, strides):
+    """TensorFlow cannot do that on the CPU; what stands in must be what the layer computes."""
+    x = keras.Input((5, 6, 7, 2))
+    model = keras.Model(x, kl.MaxPooling3D((2, 3, 2), strides, padding)(x))
+    volumes = np.random.default_rng(0).normal(size=(3, 5, 6, 7, 2)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(model(volumes))
+    twin = keras.ops.convert_to_numpy(float64_twin(model)(volumes.astype(np.float64)))
+    assert twin.dtype == np.float64
+    np.testing.assert_array_equal(twin, expected)

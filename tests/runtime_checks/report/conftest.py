@@ -30,6 +30,7 @@ def digits_export(tmp_path_factory) -> Path:
     from renormlite.models import digits
     from renormlite.models.data import handwritten_digits
 
+    keras.utils.clear_session()  # names are numbered from the start, whatever ran before
     keras.utils.set_random_seed(5)
     model = digits.build(rl.BatchRenormalization)
     rng = np.random.default_rng(5)

@@ -30,6 +30,7 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("relu", {}),
     "relu6": ("relu", {"max_value": 6.0}),
     "leaky_relu": ("leaky_relu", {"negative_slope": 0.2}),
+    "leaky_relu of slope 0.01": ("leaky_relu", {"negative_slope": 0.01}),
     "sigmoid": ("sigmoid", {}),
     "tanh": ("tanh", {}),
     "hard_silu": ("hard_silu", {}),
@@ -82,19 +83,23 @@ def name_fault(culprit: Culprit, weights: Sequence[WeightMatch]) -> Fault:
     return Fault(layer, kind, culprit.op, _message(culprit, layer, why), culprit)
 
 
-def weight_faults(weights: Sequence[WeightMatch], graph: ArtifactGraph) -> list[Fault]:
+def weight_faults(
+    weights: Sequence[WeightMatch], graph: ArtifactGraph, state: str = "altered"
+) -> list[Fault]:
     """Return a fault for each altered weight, however little it changes the op's result.
 
     Args:
         weights: What became of each weight of the network.
         graph: The file.
+        state: Which weights: "absent" for those that agree nowhere with the constant they most
+            resemble, which a converter may have merged: suspects where nothing else is at fault.
 
     Returns:
         The faults, in the order of the network.
     """
     faults = []
     for match in weights:
-        if match.state == "altered" and match.tensor is not None:
+        if match.state == state and match.tensor is not None:
             op = next(iter(graph.consumers(match.tensor.key)), None)
             faults.append(Fault(match.layer, "weights", op, match.sentence))
     return faults

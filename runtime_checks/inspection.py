@@ -174,6 +174,9 @@ def inspect(
     seen = {fault.layer for fault in faults}
     faults.extend(f for f in weight_faults(anatomy.weights, anatomy.graph) if f.layer not in seen)
     faults.extend(static_faults(walked.checks, anatomy.graph, anatomy.network.nodes))
+    if not faults and not result.passed:
+        # Every op is within its worst-case bound and yet the whole is too noisy.
+        faults.extend(weight_faults(anatomy.weights, anatomy.graph, "absent"))
     if faults:
         failed = [Finding("ops", False, fault.message, fault.layer) for fault in faults]
         return walked, faults, failed

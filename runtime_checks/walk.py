@@ -404,8 +404,14 @@ class _Walker:
         """Return the first node that is not accounted for, None when all are."""
         outputs = set(self.network.outputs.values())
         accounted: set[str] = set()
+        fused: set[str] = set()  # ends in a tensor without another linear op between
         for node in reversed(self.network.nodes):
             readers = self.readers.get(node.name, [])
+            if all(
+                reader.op not in _LINEAR and (reader.name in self.mapped or reader.name in fused)
+                for reader in readers
+            ):
+                fused.add(node.name)
             if (
                 node.name in self.mapped
                 or node.name not in self.exact
@@ -413,6 +419,8 @@ class _Walker:
                     node.name not in outputs
                     and readers
                     and all(reader.name in accounted for reader in readers)
+                    # No op computes two linear layers: a bound carried through both proves nothing.
+                    and (node.op not in _LINEAR or node.name in fused)
                 )
             ):
                 accounted.add(node.name)

@@ -48,6 +48,7 @@ def report(tmp_path_factory):
     from renormlite.models import digits
     from renormlite.models.data import handwritten_digits
 
+    keras.utils.clear_session()  # names are numbered from the start, whatever ran before
     keras.utils.set_random_seed(5)
     directory = tmp_path_factory.mktemp("report") / "digits"
     rl.export_model(

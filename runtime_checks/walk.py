@@ -456,17 +456,20 @@ class _Walker:
             if readers[0].name not in wrong or readers[0].name not in self.exact:
                 break
             chain.append(readers[0])
-        best: tuple[int, float, int, str] | None = None
+        best: tuple[bool, int, float, int, str] | None = None
         depths = self._depths()
         for place, node in enumerate(chain):
-            expected = self.exact[node.name]
+            expected, allowed = self.exact[node.name], self.allowed[node.name]
             for key, depth in depths.items():
                 if self.tensors[key].size == expected.size:
-                    found = (depth, _distance(self._closest(key, expected), expected), place, key)
+                    view = self._closest(key, expected)
+                    tensor, dtype = self.graph.tensors[key], self.tensors[key].dtype
+                    wrong = not _within(view, *_in_type(tensor, dtype, node, expected, allowed))
+                    found = (wrong, depth, _distance(view, expected), place, key)
                     if best is None or found < best:
                         best = found
-        key = best[3] if best else ""
-        place = best[2] if best else 0
+        key = best[4] if best else ""
+        place = best[3] if best else 0
         segment = chain[: place + 1]
         last = segment[-1].name
         self.got_key = key

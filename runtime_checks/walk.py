@@ -464,8 +464,8 @@ class _Walker:
                 if self.tensors[key].size == expected.size:
                     view = self._closest(key, expected)
                     tensor, dtype = self.graph.tensors[key], self.tensors[key].dtype
-                    wrong = not _within(view, *_in_type(tensor, dtype, node, expected, allowed))
-                    found = (wrong, depth, _distance(view, expected), place, key)
+                    off = not _within(view, *_in_type(tensor, dtype, node, expected, allowed))
+                    found = (off, depth, _distance(view, expected), place, key)
                     if best is None or found < best:
                         best = found
         key = best[4] if best else ""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .export.samples import Preprocessing as Preprocessing
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
+    from .toolkit.channel_affine import ChannelAffine as ChannelAffine
     from .toolkit.convert import to_batch_norm as to_batch_norm
     from .toolkit.convert import to_renorm as to_renorm
     from .toolkit.diagnostics import RenormDiagnostics as RenormDiagnostics
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .toolkit.functional import RenormState as RenormState
     from .toolkit.functional import batch_renorm as batch_renorm
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
-    from .toolkit.layers import ChannelAffine as ChannelAffine
     from .toolkit.learned import LearnedRenormalization as LearnedRenormalization
     from .toolkit.saving import load_model as load_model
     from .toolkit.schedules import LinearRamp as LinearRamp
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Affine": ".export.fold",
     "BatchRenormalization": ".toolkit.layers",
-    "ChannelAffine": ".toolkit.layers",
+    "ChannelAffine": ".toolkit.channel_affine",
     "FoldResult": ".export.fold",
     "LearnedRenormalization": ".toolkit.learned",
     "LinearRamp": ".toolkit.schedules",

@@ -1,4 +1,4 @@
-"""The layers: `BatchRenormalization` and `ChannelAffine`."""
+"""The layer: `BatchRenormalization`."""
 
 from __future__ import annotations
 
@@ -8,35 +8,14 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
-from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
+from .moving_norm import MovingNorm, channels_of, checked_momentum
+from .renorm import Statistics, Tensor
 from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
-from .statistics import channel_shape
 from .training_step import Settings, training_step
 
 
-def channels_of(input_shape: tuple[int | None, ...], axis: int) -> int:
-    """Return the number of channels, checked.
-
-    Raises:
-        UserError: When the input has fewer than two axes, not that axis, or its size is not static.
-    """
-    rank = len(input_shape)
-    if rank < 2 or not -rank <= axis < rank:
-        raise UserError(
-            f"Expected inputs of rank 2 or more that have the axis {axis}. "
-            f"Received: inputs of shape {tuple(input_shape)}."
-        )
-    channels = input_shape[axis]
-    if channels is None:
-        raise UserError(
-            f"Expected the size of the channel axis {axis} to be known when the layer is built. "
-            f"Received: inputs of shape {tuple(input_shape)}."
-        )
-    return channels
-
-
 @keras.saving.register_keras_serializable(package="renormlite")
-class BatchRenormalization(keras.layers.Layer):
+class BatchRenormalization(MovingNorm):
     """Batch Renormalization (Ioffe 2017, arXiv:1702.03275): trains with what inference will use.
 
     Batch normalization trains with the statistics of each batch and infers with their moving
@@ -125,17 +104,7 @@ class BatchRenormalization(keras.layers.Layer):
         dtype: Any = None,
         trainable: bool = True,
     ) -> None:
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
-        if not isinstance(axis, int):
-            raise UserError(f"Expected axis to be one integer. Received: {axis!r}.")
-        for name_of, value in (("momentum", momentum), ("renorm_momentum", renorm_momentum)):
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise UserError(f"Expected {name_of} between 0 and 1. Received: {value}.")
-        if not epsilon > 0.0:
-            raise UserError(f"Expected epsilon above 0. Received: {epsilon}.")
-        self.axis = axis
-        self.momentum = float(momentum)
-        self.epsilon = float(epsilon)
+        super().__init__(axis, momentum, epsilon, name=name, dtype=dtype, trainable=trainable)
         self.center = center
         self.scale = scale
         self.r_max = as_schedule(r_max, name="r_max", at_least=1.0)
@@ -157,10 +126,11 @@ class BatchRenormalization(keras.layers.Layer):
                 "Expected either synchronized or virtual_batch_size: the one makes the batch that "
                 "is normalized larger, the other smaller."
             )
-        self.renorm_momentum = None if renorm_momentum is None else float(renorm_momentum)
+        if renorm_momentum is not None:
+            renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")
+        self.renorm_momentum = renorm_momentum
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
-        self.supports_masking = True
         self.gamma: keras.Variable | None = None
         self.beta: keras.Variable | None = None
 
@@ -185,12 +155,8 @@ class BatchRenormalization(keras.layers.Layer):
                 constraint=self.beta_constraint,
                 autocast=False,
             )
-        self.moving_mean = self._add_statistic(
-            "moving_mean", channels, self.moving_mean_initializer
-        )
-        self.moving_variance = self._add_statistic(
-            "moving_variance", channels, self.moving_variance_initializer
-        )
+        starts = self.moving_mean_initializer, self.moving_variance_initializer
+        self.moving_mean, self.moving_variance = self._add_statistics("moving", channels, *starts)
         self.step = self.add_weight(
             shape=(),
             name="step",
@@ -200,44 +166,14 @@ class BatchRenormalization(keras.layers.Layer):
             aggregation="only_first_replica",
         )
         if self.renorm_momentum is not None:
-            self.renorm_mean = self._add_statistic(
-                "renorm_mean", channels, self.moving_mean_initializer
+            self.renorm_mean, self.renorm_variance = self._add_statistics(
+                "renorm", channels, *starts
             )
-            self.renorm_variance = self._add_statistic(
-                "renorm_variance", channels, self.moving_variance_initializer
-            )
-        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+        self._expect(input_shape, channels)
 
     @property
     def _settings(self) -> Settings:
         return Settings(self.axis, self.epsilon, self.synchronized, self.virtual_batch_size)
-
-    def _add_statistic(self, name: str, channels: int, initializer: Any) -> keras.Variable:
-        return self.add_weight(
-            shape=(channels,),
-            name=name,
-            initializer=initializer,
-            dtype=at_least_float32(self.variable_dtype),
-            trainable=False,
-            autocast=False,
-            aggregation="mean",
-        )
-
-    def call(
-        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Normalize ``inputs``; in training also move the statistics."""
-        if training and self.trainable:
-            return ops.cast(self._train(inputs, mask), self.compute_dtype)
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
-        layout = channel_shape(len(x.shape), self.axis)
-        scale, shift = (ops.reshape(v, layout) for v in self.scale_and_shift())
-        return ops.cast(x * ops.cast(scale, x.dtype) + ops.cast(shift, x.dtype), self.compute_dtype)
-
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors of inference: ``x * scale + shift`` on the channel axis."""
-        moving = Statistics(self.moving_mean.value, self.moving_variance.value)
-        return inference_affine(moving, *self._gamma_beta(), epsilon=self.epsilon)
 
     def _gamma_beta(self) -> tuple[Tensor | None, Tensor | None]:
         dtype = self.moving_mean.dtype
@@ -247,43 +183,28 @@ class BatchRenormalization(keras.layers.Layer):
         )
 
     def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        moving = Statistics(self.moving_mean.value, self.moving_variance.value)
-        reference = moving
+        reference = self.moving_mean, self.moving_variance
         if self.renorm_momentum is not None:
-            reference = Statistics(self.renorm_mean.value, self.renorm_variance.value)
+            reference = self.renorm_mean, self.renorm_variance
         result = training_step(
             inputs,
-            reference,
+            Statistics(*(variable.value for variable in reference)),
             *self._gamma_beta(),
             self._settings,
             r_max=ops.cast(self.r_max(self.step), self.moving_mean.dtype),
             d_max=ops.cast(self.d_max(self.step), self.moving_mean.dtype),
             mask=mask,
         )
-        after = updated(moving, result.batch, momentum=self.momentum, epsilon=self.epsilon)
-        self.moving_mean.assign(after.mean)
-        self.moving_variance.assign(after.variance)
+        self._move(self.moving_mean, self.moving_variance, result.batch, self.momentum)
         if self.renorm_momentum is not None:
-            after = updated(
-                reference, result.batch, momentum=self.renorm_momentum, epsilon=self.epsilon
-            )
-            self.renorm_mean.assign(after.mean)
-            self.renorm_variance.assign(after.variance)
+            self._move(*reference, result.batch, self.renorm_momentum)
         self.step.assign_add(1)
         return result.outputs
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape of the output: that of the input."""
-        channels_of(input_shape, self.axis)
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""
         return {
             **super().get_config(),
-            "axis": self.axis,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
             "r_max": keras.saving.serialize_keras_object(self.r_max),
@@ -299,69 +220,4 @@ class BatchRenormalization(keras.layers.Layer):
             "renorm_momentum": self.renorm_momentum,
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
-        }
-
-
-@keras.saving.register_keras_serializable(package="renormlite")
-class ChannelAffine(keras.layers.Layer):
-    """``y = scale * x + shift`` per channel: what folding leaves where no weights could absorb it.
-
-    Weights, in this order: scale, shift (those that are used).
-
-    Args:
-        axis: Axis of the channels.
-        use_scale: Whether there is a scale.
-        use_shift: Whether there is a shift.
-        name: Name of the layer.
-        dtype: Dtype or dtype policy of the layer.
-        trainable: Whether scale and shift are trainable.
-    """
-
-    def __init__(
-        self,
-        axis: int = -1,
-        use_scale: bool = True,
-        use_shift: bool = True,
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        trainable: bool = True,
-    ) -> None:
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
-        self.axis = axis
-        self.use_scale = use_scale
-        self.use_shift = use_shift
-        self.supports_masking = True
-        self.scale: keras.Variable | None = None
-        self.shift: keras.Variable | None = None
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create scale and shift for inputs of this shape."""
-        channels = channels_of(input_shape, self.axis)
-        if self.use_scale:
-            self.scale = self.add_weight(shape=(channels,), name="scale", initializer="ones")
-        if self.use_shift:
-            self.shift = self.add_weight(shape=(channels,), name="shift", initializer="zeros")
-
-    def call(self, inputs: Tensor) -> Tensor:
-        """Return ``scale * inputs + shift``."""
-        layout = channel_shape(len(inputs.shape), self.axis)
-        outputs = inputs
-        if self.scale is not None:
-            outputs = outputs * ops.reshape(self.scale, layout)
-        if self.shift is not None:
-            outputs = outputs + ops.reshape(self.shift, layout)
-        return outputs
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape of the output: that of the input."""
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "axis": self.axis,
-            "use_scale": self.use_scale,
-            "use_shift": self.use_shift,
         }

@@ -8,9 +8,8 @@ import keras
 from keras import initializers, ops, regularizers
 
 from ..errors import UserError
-from .layers import channels_of
-from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
-from .statistics import channel_shape
+from .moving_norm import MovingNorm, channels_of
+from .renorm import Statistics, Tensor
 from .training_step import Settings, training_step
 
 
@@ -37,7 +36,7 @@ class ClipTo(keras.constraints.Constraint):
 
 
 @keras.saving.register_keras_serializable(package="renormlite")
-class LearnedRenormalization(keras.layers.Layer):
+class LearnedRenormalization(MovingNorm):
     """Batch normalization whose scale and shift are called r and d, learned, and bounded.
 
         training:   y = r * (x - mu_B) / sigma_B + d
@@ -96,25 +95,17 @@ class LearnedRenormalization(keras.layers.Layer):
         dtype: Any = None,
         trainable: bool = True,
     ) -> None:
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        super().__init__(axis, momentum, epsilon, name=name, dtype=dtype, trainable=trainable)
         if not r_max > 0.0:
             raise UserError(f"Expected r_max above 0. Received: {r_max}.")
         if not d_max >= 0.0:
             raise UserError(f"Expected d_max to be at least 0. Received: {d_max}.")
-        if not 0.0 <= momentum <= 1.0:
-            raise UserError(f"Expected momentum between 0 and 1. Received: {momentum}.")
-        if not epsilon > 0.0:
-            raise UserError(f"Expected epsilon above 0. Received: {epsilon}.")
-        self.axis = axis
-        self.momentum = float(momentum)
-        self.epsilon = float(epsilon)
         self.r_max = float(r_max)
         self.d_max = float(d_max)
         self.r_initializer = initializers.get(r_initializer)
         self.d_initializer = initializers.get(d_initializer)
         self.r_regularizer = regularizers.get(r_regularizer)
         self.d_regularizer = regularizers.get(d_regularizer)
-        self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights for inputs of this shape."""
@@ -125,9 +116,8 @@ class LearnedRenormalization(keras.layers.Layer):
         self.d = self._add_bounded(
             "d", channels, self.d_initializer, self.d_regularizer, ClipTo(-self.d_max, self.d_max)
         )
-        self.moving_mean = self._add_statistic("moving_mean", channels, "zeros")
-        self.moving_variance = self._add_statistic("moving_variance", channels, "ones")
-        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+        self.moving_mean, self.moving_variance = self._add_statistics("moving", channels)
+        self._expect(input_shape, channels)
 
     def _add_bounded(
         self, name: str, channels: int, initializer: Any, regularizer: Any, bounds: ClipTo
@@ -144,17 +134,6 @@ class LearnedRenormalization(keras.layers.Layer):
             autocast=False,
         )
 
-    def _add_statistic(self, name: str, channels: int, initializer: str) -> keras.Variable:
-        return self.add_weight(
-            shape=(channels,),
-            name=name,
-            initializer=initializer,
-            dtype=at_least_float32(self.variable_dtype),
-            trainable=False,
-            autocast=False,
-            aggregation="mean",
-        )
-
     def bounded_r_and_d(self) -> tuple[Tensor, Tensor]:
         """Return r and d within their bounds, as vectors; gradients pass the clip unchanged.
 
@@ -167,21 +146,8 @@ class LearnedRenormalization(keras.layers.Layer):
 
         return clipped(self.r), clipped(self.d)
 
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors of inference: ``x * scale + shift`` on the channel axis."""
-        moving = Statistics(self.moving_mean.value, self.moving_variance.value)
-        return inference_affine(moving, *self.bounded_r_and_d(), epsilon=self.epsilon)
-
-    def call(
-        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Normalize ``inputs``; in training also move the statistics."""
-        if training and self.trainable:
-            return ops.cast(self._train(inputs, mask), self.compute_dtype)
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
-        layout = channel_shape(len(x.shape), self.axis)
-        scale, shift = (ops.cast(ops.reshape(v, layout), x.dtype) for v in self.scale_and_shift())
-        return ops.cast(x * scale + shift, self.compute_dtype)
+    def _gamma_beta(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.bounded_r_and_d()
 
     def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         # The paper's own r and d, held at 1 and 0, leave gamma * (x - mu_B) / sigma_B + beta.
@@ -189,23 +155,13 @@ class LearnedRenormalization(keras.layers.Layer):
         r, d = self.bounded_r_and_d()
         settings = Settings(self.axis, self.epsilon)
         step = training_step(inputs, moving, r, d, settings, r_max=1.0, d_max=0.0, mask=mask)
-        after = updated(moving, step.batch, momentum=self.momentum, epsilon=self.epsilon)
-        self.moving_mean.assign(after.mean)
-        self.moving_variance.assign(after.variance)
+        self._move(self.moving_mean, self.moving_variance, step.batch, self.momentum)
         return step.outputs
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape of the output: that of the input."""
-        channels_of(input_shape, self.axis)
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""
         return {
             **super().get_config(),
-            "axis": self.axis,
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
             "r_max": self.r_max,
             "d_max": self.d_max,
             "r_initializer": initializers.serialize(self.r_initializer),

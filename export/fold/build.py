@@ -12,7 +12,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...toolkit.layers import ChannelAffine
+from ...toolkit.channel_affine import ChannelAffine
 from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Shape, Slot, Source, Value
 from .layers import BiasMap, MaxPooling3DTwin, Resampling
 from .linear import Linear

@@ -16,7 +16,8 @@ from keras import layers as kl
 from numpy.typing import ArrayLike
 
 from ...errors import UserError
-from ...toolkit.layers import BatchRenormalization, ChannelAffine
+from ...toolkit.channel_affine import ChannelAffine
+from ...toolkit.layers import BatchRenormalization
 from ...toolkit.learned import LearnedRenormalization
 from .affine import Affine
 from .graph import Call, Kept, Slot

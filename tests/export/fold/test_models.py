@@ -266,9 +266,9 @@ def test_registration_must_be_of_a_layer_and_give_an_affine():
 
 def test_wrong_fold_is_found_and_taken_back(randomized, monkeypatch):
     """A rule that ignores zero padding, as other tools do, is caught by the proof."""
-    from renormlite.export.fold import kinds
+    from renormlite.export.fold.kinds import conv
 
-    monkeypatch.setattr(kinds, "_zero_padding", lambda layer, shape: "")
+    monkeypatch.setattr(conv, "zero_padding", lambda layer, shape: "")
     same = {"padding": "same", "activation": "relu"}
     layers = [
         kl.Input((8, 8, 3)),

@@ -1,0 +1,95 @@
+"""``EinsumDense``."""
+
+# ruff: noqa: D102 - the base class documents the methods
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..graph import Shape
+from ..linear import Array, Kind, Linear
+from .base import along, kernel_of, read
+
+
+class EinsumKind(Kind):
+    """``EinsumDense``: the axes are the letters of its equation."""
+
+    def letters(self, layer: Any) -> tuple[str, str, str]:
+        """Return the letters of input, kernel and output, a leading ellipsis spelled out."""
+        left, output = layer.equation.replace(" ", "").split("->")
+        data, kernel = left.split(",")
+        free = layer.input_spec.ndim - len(data.replace("...", ""))
+        dots = "".join(chr(ord("A") + i) for i in range(free))
+        return data.replace("...", dots), kernel, output.replace("...", dots)
+
+    def inputs(self, layer: Any, rank: int) -> dict[int, int]:
+        data, kernel, _ = self.letters(layer)
+        return self._axes(layer, data, kernel)
+
+    def outputs(self, layer: Any, rank: int) -> dict[int, int]:
+        _, kernel, output = self.letters(layer)
+        return self._axes(layer, output, kernel)
+
+    @staticmethod
+    def _axes(layer: Any, letters: str, kernel: str) -> dict[int, int]:
+        if layer.equation.strip().endswith("..."):
+            return {}  # Keras gives such a layer's bias an alignment of its own
+        return {
+            axis: layer.kernel.shape[kernel.index(letter)]
+            for axis, letter in enumerate(letters)
+            if letter in kernel
+        }
+
+    def borders(self, layer: Any, shape: Shape) -> str:
+        data, kernel, output = self.letters(layer)
+        if set(data) <= set(kernel) | set(output):
+            return ""
+        return "its equation sums over an axis that its kernel does not have"
+
+    def variables(self, layer: Any) -> list[keras.Variable]:
+        return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
+
+    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+        config["use_bias"] = False  # not an option of this layer: its bias is its `bias_axes`
+        super().adapt(config, op, activation)
+        del config["use_bias"]
+        config["bias_axes"] = self._bias_letters(op) or None
+
+    def arrays(self, op: Linear) -> list[Array]:
+        layer: Any = op.layer
+        data, letters, output = self.letters(layer)
+        kernel = kernel_of(layer)
+        size = dict(zip(letters, kernel.shape, strict=True))
+        bias = np.zeros([1] * len(output))
+        if layer.bias is not None:
+            bias = bias + read(layer.bias)
+        if op.before is not None:
+            letter = data[op.before.axis]
+            kept = "".join(c for c in output if c in letters)
+            part = np.einsum(f"{letters},{letter}->{kept}", kernel, op.before.shift)
+            bias = bias + part.reshape([size[c] if c in kept else 1 for c in output])
+            kernel = kernel * along(op.before.scale, letters.index(letter), kernel.ndim)
+        if op.after is not None:
+            axis, letter = op.after.axis, output[op.after.axis]
+            bias = bias * along(op.after.scale, axis, bias.ndim)
+            bias = bias + along(op.after.shift, axis, bias.ndim)
+            kernel = kernel * along(op.after.scale, letters.index(letter), kernel.ndim)
+        wanted = self._bias_letters(op)
+        if not wanted:
+            return [kernel]
+        # Where no shift made it so, an axis outside `bias_axes` is still 1 long here.
+        shape = [bias.shape[i] if c in wanted else 1 for i, c in enumerate(output)]
+        return [kernel, bias.reshape(shape[output.index(wanted[0]) :])]
+
+    def _bias_letters(self, op: Linear) -> str:
+        """Return the axes along which the bias differs once the affines are absorbed."""
+        layer: Any = op.layer
+        _, kernel, output = self.letters(layer)
+        wanted = set(layer.bias_axes or "")
+        if op.before is not None and op.before.shifts:
+            wanted |= set(kernel) & set(output)
+        if op.after is not None and (wanted or op.after.shifts):
+            wanted.add(output[op.after.axis])
+        return "".join(c for c in output if c in wanted)

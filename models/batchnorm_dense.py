@@ -65,5 +65,10 @@ def train(
     # An epoch is 45 steps: averages over some hundred of them would lag behind the weights.
     model = build(lambda: layers.BatchNormalization(momentum=0.95))
     return train_classifier(
-        model, handwritten_digits(), epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks
+        model,
+        handwritten_digits(),
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        callbacks=callbacks,
     )

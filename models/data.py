@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +29,36 @@ class Dataset:
     name: str
     train: Split
     test: Split
+
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """Batches of a split in another order each epoch, the same orders for the same seed.
+
+    Keras' own shuffling of arrays repeats one order in every epoch once
+    `keras.utils.set_random_seed` has been called.
+
+    Args:
+        split: What to go through.
+        batch_size: Samples a batch; the last of an epoch may be smaller.
+        seed: Of the orders.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._split, self._batch_size = split, batch_size
+        self._generator = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return -(-len(self._split.x) // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
+        return self._split.x[chosen], self._split.y[chosen]
+
+    def on_epoch_end(self) -> None:
+        """Draw the order of the next epoch."""
+        self._order = self._generator.permutation(len(self._split.x))
 
 
 def handwritten_digits() -> Dataset:

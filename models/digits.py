@@ -71,4 +71,6 @@ def train(
     data = handwritten_digits()
     r_max, d_max = paper_schedule(epochs * updates_per_epoch(data, BATCH_SIZE))
     model = build(lambda: BatchRenormalization(r_max=r_max, d_max=d_max))
-    return train_classifier(model, data, epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks)
+    return train_classifier(
+        model, data, epochs=epochs, batch_size=BATCH_SIZE, seed=seed, callbacks=callbacks
+    )

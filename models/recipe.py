@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from ..files import atomic_path
-from .data import Dataset, Split
+from .data import Dataset, ShuffledBatches, Split
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def train_classifier(
     epochs: int,
     batch_size: int,
     learning_rate: float = 2e-3,
+    seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Trained:
     """Train ``model`` on ``data`` with Adam and a cosine decay, and measure it on the test part.
@@ -71,27 +72,21 @@ def train_classifier(
         epochs: Passes over the training part.
         batch_size: Samples a step. Batch renormalization is at home with as few as 4.
         learning_rate: Where the cosine decay starts; it ends at 0.
+        seed: Of the order of samples, another one each epoch.
         callbacks: Keras callbacks, such as a progress bar.
 
     Returns:
         The model, trained in place, with its test accuracy.
     """
-    steps = epochs * -(-len(data.train.x) // batch_size)
+    batches = ShuffledBatches(data.train, batch_size, seed)
     model.compile(
         optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+            keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
         ),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    model.fit(
-        data.train.x,
-        data.train.y,
-        batch_size=batch_size,
-        epochs=epochs,
-        verbose=0,
-        callbacks=list(callbacks),
-    )
+    model.fit(batches, epochs=epochs, verbose=0, callbacks=list(callbacks))
     probabilities = model.predict(data.test.x, batch_size=256, verbose=0)
     accuracy = float(np.mean(np.argmax(probabilities, axis=-1) == data.test.y))
     return Trained(model, data.test, accuracy)

@@ -109,19 +109,20 @@ def jax(out):
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
     import renormlite as rl
 
+    results = {}
     x, dy = data()
-    layer = rl.BatchRenormalization(synchronized=True, **BOUNDS)
-    model = keras.Sequential([keras.layers.Input((6, 4)), layer])
-    layer.gamma.assign(np.array([1.0, -2.0, 0.0, 0.5], "float32"))
-    model.compile(keras.optimizers.SGD(0.0), loss=lambda t, y: keras.ops.sum(t * y) / 8)
-    for _ in range(2):
-        model.train_on_batch(x, dy)
-    np.savez(
-        out,
-        moving_mean=np.array(layer.moving_mean),
-        moving_variance=np.array(layer.moving_variance),
-        step=np.array(layer.step),
-    )
+    # JAX wants shards of one size: unequal ones are filled up with samples that are masked.
+    for key, fill in (("whole", 0), ("filled", SHARDS[0] - SHARDS[1])):
+        filled = [np.concatenate([array, np.zeros((fill, 6, 4), "float32")]) for array in (x, dy)]
+        layer = rl.BatchRenormalization(synchronized=True, **BOUNDS)
+        model = keras.Sequential([keras.layers.Input((6, 4)), keras.layers.Masking(), layer])
+        layer.gamma.assign(np.array([1.0, -2.0, 0.0, 0.5], "float32"))
+        model.compile(keras.optimizers.SGD(0.0), loss=lambda t, y: keras.ops.sum(t * y))
+        for _ in range(2):
+            model.train_on_batch(*filled)
+        for name in ("moving_mean", "moving_variance", "step"):
+            results[f"{key}:{name}"] = np.array(getattr(layer, name))
+    np.savez(out, **results)
 
 
 if __name__ == "__main__":

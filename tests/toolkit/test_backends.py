@@ -46,7 +46,6 @@ def tensorflow(tmp_path_factory):
 
 def python_of(backend):
     if backend == "jax":
-        pytest.importorskip("jax")
         return sys.executable
     if "RENORMLITE_TORCH_PYTHON" not in os.environ:
         pytest.skip("PyTorch has an environment of its own: run `make test-torch`")

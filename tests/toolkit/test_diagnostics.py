@@ -272,7 +272,6 @@ print(json.dumps([[r.step, r.r_clipped, r.d_clipped, r.gap] for r in watch.readi
 
 
 def test_jax_whose_state_is_not_in_the_layers_during_an_epoch(tmp_path):
-    pytest.importorskip("jax")
     x = batches(10)
     np.save(tmp_path / "x.npy", x)
     run = subprocess.run(

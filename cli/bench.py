@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime_checks.bench import measure_latency
+from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS
+from .device_options import device_options, with_processors
 
 
 @click.command()
@@ -20,15 +22,24 @@ from ..runtime_checks.parity import DEFAULT_TARGETS
     default=",".join(DEFAULT_TARGETS),
     show_default=True,
     metavar="TARGET,…",
-    help="Runtimes on this machine, RUNTIME[+VARIANT], separated by commas.",
+    help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
 )
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
-def command(directory: Path, targets: str, rounds: int, threads: int) -> None:
-    """Time one inference of every file in DIRECTORY on every target, in turn.
+@device_options
+def command(
+    directory: Path,
+    targets: str,
+    rounds: int,
+    threads: int,
+    cpus: tuple[str, ...],
+    devices: DeviceOptions,
+) -> None:
+    """Time one inference of every file in DIRECTORY on every target.
 
-    The last column compares with the first row, round by round: unlike the times, it holds on a
-    busy machine. To compare two exports, bench a directory that holds both precisions or formats.
+    On this machine all take turns. The last column compares with the first row, round by round:
+    unlike the times, it holds on a busy machine. A device runs one file after the other. To compare
+    two exports, bench a directory that holds both precisions or formats.
     """
     names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
     table = Table(
@@ -38,13 +49,18 @@ def command(directory: Path, targets: str, rounds: int, threads: int) -> None:
         table.add_column(heading, overflow="fold")
     for heading in ("load ms", "median ms", "p90 ms", "of the first"):
         table.add_column(heading, justify="right")
-    for row in measure_latency(directory, names, rounds=rounds, threads=threads):
+    rows = measure_latency(
+        directory, with_processors(names, cpus), rounds=rounds, threads=threads, devices=devices
+    )
+    for row in rows:
         table.add_row(
             row.target,
             row.artifact,
             f"{row.load_ms:.1f}",
             f"{row.median_ms:.3f}",
-            f"{row.p90_ms:.3f}",
+            "-" if row.p90_ms is None else f"{row.p90_ms:.3f}",
             f"{row.ratio:.2f}x",
         )
     Console().print(table)
+    for target, note in dict.fromkeys((row.target, row.note) for row in rows if row.note):
+        click.echo(f"{target}: {note}")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
 from .golden import read_golden
-from .manifest import read_export
-from .runners import Target, make_runner
+from .manifest import Artifact, ExportDirectory, read_export
+from .runners import LOCAL, Target, make_runner
 from .session import Session
 
+if TYPE_CHECKING:
+    from .devices.base import DeviceOptions
+
 WARM_UP = 3
+
+Pairs = Sequence[tuple[Target, Artifact]]
 
 
 @dataclass(frozen=True)
@@ -27,55 +33,111 @@ class Latency:
         target: Where it ran.
         artifact: File name.
         load_ms: Time to load the file.
-        median_ms: Median over the rounds.
-        p90_ms: 90th percentile over the rounds.
-        ratio: Median over the rounds of this time over the first row's of the same round; other
-            work on the machine slows both alike and drops out.
+        median_ms: Median over the rounds; the mean where the device tells nothing else.
+        p90_ms: 90th percentile over the rounds; None where the device tells a mean only.
+        ratio: This time over the first row's. Where both took turns, the median over the rounds of
+            their ratio: other work on the machine slows both alike and drops out.
+        note: What is to be known of the times, such as that the device is emulated.
     """
 
     target: str
     artifact: str
     load_ms: float
     median_ms: float
-    p90_ms: float
+    p90_ms: float | None
     ratio: float
+    note: str
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """What was measured of one artifact; `turns` are its rounds, where it took turns."""
+
+    load_ms: float
+    median_ms: float
+    p90_ms: float | None
+    note: str = ""
+    turns: np.ndarray | None = None
+
+    def over(self, other: _Timing) -> float:
+        """Return this time over another one."""
+        if self.turns is None or other.turns is None:
+            return self.median_ms / other.median_ms
+        return float(np.median(self.turns / other.turns))
 
 
 def measure_latency(
-    directory: Path, targets: Sequence[str], *, rounds: int = 50, threads: int = 1
+    directory: Path,
+    targets: Sequence[str],
+    *,
+    rounds: int = 50,
+    threads: int = 1,
+    devices: DeviceOptions | None = None,
 ) -> list[Latency]:
-    """Time every artifact of an export on every target, in turn, for a number of rounds.
+    """Time every artifact of an export on every target.
+
+    On this machine all take turns, round by round; a device runs one file after the other.
 
     Args:
         directory: An export directory.
-        targets: Targets on this machine, such as `litert` or `onnxruntime`.
-        rounds: How often each is timed, after a warm-up of three.
+        targets: Targets such as `litert` or `litert@ssh:pi@raspberrypi.local`.
+        rounds: How often each is timed, on this machine after a warm-up of three.
         threads: Threads each runtime may use.
+        devices: Choices about devices other than this machine.
 
     Returns:
         A row for each artifact on each target, in the order asked for.
 
     Raises:
-        UserError: No export there, a target that is elsewhere or has nothing to load.
+        UserError: No export there, a target that has nothing to load, a device out of reach, a
+            file that a runtime cannot run.
     """
     export = read_export(directory)
     parsed = [Target.parse(text) for text in targets]
-    away = [str(target) for target in parsed if target.device != "local"]
-    if away:
-        raise UserError(
-            f"bench compares targets on this machine. Received: {', '.join(away)}. "
-            f"`renormlite check {directory} --on {','.join(away)}` measures there."
-        )
     pairs = [
         (target, artifact)
         for target in parsed
         for artifact in export.artifacts
-        if artifact.format in target.formats
+        if artifact.format in target.formats and artifact.precision not in target.unable
     ]
     if not pairs:
         raise UserError(f"{directory} has no file that {', '.join(targets)} can load.")
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     inputs = {name: array[:1] for name, array in golden.inputs.items()}
+    here = [pair for pair in pairs if pair[0].device == LOCAL]
+    found = dict(zip(map(_key, here), _take_turns(export, here, inputs, rounds, threads)))
+    for target in dict.fromkeys(target for target, _ in pairs if target.device != LOCAL):
+        files = [artifact for where, artifact in pairs if where == target]
+        timings = _run_away(export, target, files, inputs, rounds, threads, devices)
+        found.update({_key((target, artifact)): timing for artifact, timing in timings})
+    first = found[_key(pairs[0])]
+    return [
+        Latency(
+            target=str(target),
+            artifact=artifact.file,
+            load_ms=timing.load_ms,
+            median_ms=timing.median_ms,
+            p90_ms=timing.p90_ms,
+            ratio=timing.over(first),
+            note=timing.note,
+        )
+        for target, artifact in pairs
+        for timing in [found[_key((target, artifact))]]
+    ]
+
+
+def _key(pair: tuple[Target, Artifact]) -> tuple[str, str]:
+    return str(pair[0]), pair[1].file
+
+
+def _take_turns(
+    export: ExportDirectory,
+    pairs: Pairs,
+    inputs: Mapping[str, np.ndarray],
+    rounds: int,
+    threads: int,
+) -> list[_Timing]:
+    """Time artifacts on this machine, each once a round."""
     with contextlib.ExitStack() as stack:
         sessions, load = [], []
         for target, artifact in pairs:
@@ -86,16 +148,39 @@ def measure_latency(
         for _ in range(WARM_UP + rounds):
             for session in sessions:
                 session.run(inputs)
-    # Rows are artifacts on targets, columns rounds, in milliseconds.
-    times = 1e3 * np.array([session.seconds[WARM_UP:] for session in sessions])
+    times = [1e3 * np.array(session.seconds[WARM_UP:]) for session in sessions]
     return [
-        Latency(
-            target=str(target),
-            artifact=artifact.file,
-            load_ms=1e3 * load[row],
-            median_ms=float(np.median(times[row])),
-            p90_ms=float(np.percentile(times[row], 90)),
-            ratio=float(np.median(times[row] / times[0])),
-        )
-        for row, (target, artifact) in enumerate(pairs)
+        _Timing(1e3 * loaded, float(np.median(row)), float(np.percentile(row, 90)), turns=row)
+        for loaded, row in zip(load, times)
     ]
+
+
+def _run_away(
+    export: ExportDirectory,
+    target: Target,
+    artifacts: Sequence[Artifact],
+    inputs: Mapping[str, np.ndarray],
+    rounds: int,
+    threads: int,
+    devices: DeviceOptions | None,
+) -> Iterator[tuple[Artifact, _Timing]]:
+    """Time artifacts on a device, which measures each inference of a run over many samples."""
+    from .devices import run_on_device
+
+    count = rounds * max(artifact.inputs[0].shape[0] or 1 for artifact in artifacts)
+    repeated = {name: np.repeat(one, count, axis=0) for name, one in inputs.items()}
+    for artifact, run in run_on_device(
+        export, artifacts, repeated, target, threads=threads, options=devices
+    ):
+        if run.problem:
+            raise UserError(run.problem)
+        latency = run.measured["latency_ms"]
+        yield (
+            artifact,
+            _Timing(
+                run.measured["load_ms"],
+                latency.get("median", latency.get("mean")),
+                latency.get("p90"),
+                run.measured.get("note", ""),
+            ),
+        )

@@ -1,8 +1,9 @@
-"""Packs an export with the code that checks it into one file: `python3 NAME.parity.pyz`.
+"""Packs files with the code that runs them into one file: `python3 NAME.parity.pyz`.
 
-A bundle is a Python zip application: the part of `runtime_checks` that needs Python, NumPy and a
-runtime only; the artifacts with manifest, golden set and folded network under `export/`; and
-`carried.json` with the SHA-256 of each of these. The same export gives the same bytes.
+Each is a Python zip application: the part of `runtime_checks` that needs Python, NumPy and a
+runtime only; what it is for under `export/`; and `carried.json` with the SHA-256 of each of these.
+A bundle carries artifacts with manifest, golden set and folded network, and judges; a device run
+carries artifacts and inputs, and brings back outputs. The same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
 from ..files import write_bytes
-from .manifest import FILE, read_export
-from .replay import CARRIED, EXPORT
+from .carried import FOLDER, HASHES, packed_arrays
+from .device_run import ARTIFACTS, INPUT, INPUTS
+from .manifest import FILE, Artifact, ExportDirectory, read_export
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,9 +36,12 @@ _MODULES = (
     "runtime_checks/__init__.py",
     "runtime_checks/agreement.py",
     "runtime_checks/bounds.py",
+    "runtime_checks/carried.py",
     "runtime_checks/compare.py",
+    "runtime_checks/device_run.py",
     "runtime_checks/golden.py",
     "runtime_checks/host.py",
+    "runtime_checks/managed.py",
     "runtime_checks/manifest.py",
     "runtime_checks/network.py",
     "runtime_checks/replay.py",
@@ -58,10 +66,10 @@ except ImportError:
     sys.exit(2)
 
 """
-_REPLAY = (
+_MAIN = (
     _START
     + """\
-from renormlite.runtime_checks.replay import main
+from renormlite.runtime_checks.{module} import main
 
 sys.exit(main(sys.argv[0]))
 """
@@ -106,25 +114,53 @@ def write_bundle(
             f"A bundle carries files of the export: {', '.join(known)}. Received: {unknown[0]!r}."
         )
     carried = list(artifacts) or known
-    record = {
-        **export.record,
-        "artifacts": [e for e in export.record["artifacts"] if e["file"] in carried],
-    }
+    record = {**export.record, "artifacts": _records(export, carried)}
+    paths = [export.golden, *([export.network] if export.network else [])]
     contents = {
-        f"{EXPORT}/{FILE}": json.dumps(record, indent=1).encode(),
-        f"{EXPORT}/{export.golden.name}": export.golden.read_bytes(),
-        **{f"{EXPORT}/{name}": (export.path / name).read_bytes() for name in carried},
+        FILE: json.dumps(record, indent=1).encode(),
+        **{file.name: file.read_bytes() for file in paths},
+        **{name: (export.path / name).read_bytes() for name in carried},
     }
-    if export.network:
-        contents[f"{EXPORT}/{export.network.name}"] = export.network.read_bytes()
     final = Path(path) if path else export.path / f"{export.name}.parity.pyz"
-    write_bytes(final, _packed(_REPLAY, {**code(), **contents}))
+    write_bytes(final, _packed(_MAIN.format(module="replay"), contents))
     return final
+
+
+def write_device_run(
+    export: ExportDirectory,
+    artifacts: Sequence[Artifact],
+    inputs: Mapping[str, np.ndarray],
+    path: Path,
+) -> Path:
+    """Write what a device runs for the host: `device_run` with files and inputs.
+
+    Args:
+        export: The export that the artifacts belong to.
+        artifacts: The files to run.
+        inputs: Keras input name to (N, …) floats: any samples, not only the golden ones.
+        path: The file to write.
+
+    Returns:
+        The path.
+    """
+    files = [artifact.file for artifact in artifacts]
+    contents = {
+        ARTIFACTS: json.dumps(_records(export, files)).encode(),
+        INPUTS: packed_arrays({f"{INPUT}:{name}": array for name, array in inputs.items()}),
+        **{name: (export.path / name).read_bytes() for name in files},
+    }
+    write_bytes(path, _packed(_MAIN.format(module="device_run"), contents))
+    return path
+
+
+def _records(export: ExportDirectory, files: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what the manifest says of some artifacts."""
+    return [entry for entry in export.record["artifacts"] if entry["file"] in files]
 
 
 def write_worker(path: Path) -> Path:
     """Write the program that `runners.isolated` starts in another environment."""
-    write_bytes(path, _packed(_WORKER, code()))
+    write_bytes(path, _packed(_WORKER, {}))
     return path
 
 
@@ -137,12 +173,13 @@ def code() -> dict[str, bytes]:
 
 
 def _packed(main: str, contents: dict[str, bytes]) -> bytes:
-    """Return the zip application that starts with ``main`` and holds ``contents``."""
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    """Return the zip application that starts with ``main`` and carries code and ``contents``."""
+    carried = {**code(), **{f"{FOLDER}/{name}": data for name, data in contents.items()}}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in carried.items()}
     everything = {
         "__main__.py": main.encode(),
-        CARRIED: json.dumps(hashes, indent=1).encode(),
-        **contents,
+        HASHES: json.dumps(hashes, indent=1).encode(),
+        **carried,
     }
     buffer = io.BytesIO()
     buffer.write(b"#!/usr/bin/env python3\n")

@@ -9,19 +9,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import io
 import json
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from ..files import write_bytes, write_text
+from ..files import write_text
+from .carried import save_arrays, unpack
 from .golden import read_golden
 from .host import host, peak_memory_bytes
 from .manifest import Artifact, ExportDirectory, read_export
@@ -30,8 +29,6 @@ from .runners import LOCAL, RUNTIMES, Target
 from .target_check import judge_run, run_target
 
 SCHEMA = "renormlite/replay/1"
-CARRIED = "carried.json"
-EXPORT = "export"
 
 
 def main(bundle: str, arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +72,8 @@ def _parser(bundle: str) -> argparse.ArgumentParser:
 
 def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
     """Unpack, choose, run and report."""
-    export = _unpack(bundle, folder)
+    unpack(bundle, folder)
+    export = read_export(folder)
     if options.list:
         for artifact in export.artifacts:
             print(f"{artifact.file}  {artifact.format} {artifact.precision}")
@@ -96,38 +94,12 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
         prefix = f"{artifact.file}:" if len(artifacts) > 1 else ""
         arrays.update({prefix + name: array for name, array in run.outputs.items()})
     if options.outputs:
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_bytes(options.outputs, buffer.getvalue())
+        save_arrays(options.outputs, arrays)
     passed = all(record["verdict"] == "pass" for record in records)
     if options.json:
         whole = records[0] if len(records) == 1 else _several(records, target, passed)
         write_text(options.json, json.dumps(plain(whole), indent=2, allow_nan=False) + "\n")
     return 0 if passed else 1
-
-
-def _unpack(bundle: Path, folder: Path) -> ExportDirectory:
-    """Unpack what is carried and check every byte of it against its SHA-256.
-
-    Raises:
-        UserError: The bundle is damaged.
-    """
-    again = "Copy it again, or write it anew with `renormlite bundle`."
-    try:
-        with zipfile.ZipFile(bundle) as archive:
-            carried: Mapping[str, str] = json.loads(archive.read(CARRIED))
-            for name, expected in carried.items():
-                data = archive.read(name)
-                if hashlib.sha256(data).hexdigest() != expected:
-                    raise UserError(f"{bundle} is damaged: {name} has another SHA-256. {again}")
-                if name.startswith(f"{EXPORT}/"):
-                    path = folder / PurePosixPath(name).name
-                    path.write_bytes(data)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{bundle} is damaged ({error}). {again}") from error
-    return read_export(folder)
 
 
 def _installed(export: ExportDirectory) -> Target:

@@ -1,8 +1,8 @@
 """Devices other than this process: one file a transport, one interface, one explicit table.
 
-Most devices take a bundle and run it by themselves (`base.Device`). A browser, and an Android
-device without Python, cannot: there the host drives a runner call by call. Either way what comes
-back is a `TargetRun`, judged by the same code as a run on this machine.
+Most devices take a program with files and inputs and run it by themselves (`base.Device`). A
+browser, and an Android device without Python, cannot: there the host drives a runner call by call.
+Either way what comes back is a `TargetRun`, judged by the same code as a run on this machine.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import importlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..bundle import write_bundle
+from ..bundle import write_device_run
 from ..manifest import Artifact, ExportDirectory
-from ..runners import RUNTIMES, Target
+from ..runners import LOCAL, RUNTIMES, Target
 from ..target_check import TargetRun, drive
-from .base import BundleRun, CrashError, Device, DeviceError, DeviceOptions
+from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun
 
-# Device to the module and class that carry a bundle there.
+# Device to the module and class that carry a program there.
 CARRIERS = {
     "qemu-aarch64": ("qemu", "QemuAarch64"),
     "qemu-armv7": ("qemu", "QemuArmv7"),
@@ -31,8 +30,6 @@ CARRIERS = {
 }
 BROWSER = "browser"
 KINDS = (*CARRIERS, BROWSER)
-
-_MEASURED = ("load_ms", "latency_ms", "peak_memory_bytes")
 
 
 def run_on_device(
@@ -49,7 +46,7 @@ def run_on_device(
     Args:
         export: The export that the artifacts belong to.
         artifacts: What to run.
-        inputs: Keras input name to (N, …) floats.
+        inputs: Keras input name to (N, …) floats: the golden set's, or any others.
         target: Runtime, variant and device.
         threads: Threads that the runtime may use.
         options: Choices about devices; the defaults where None.
@@ -68,27 +65,15 @@ def run_on_device(
     elif kind == "adb" and options.benchmark_model is not None:
         yield from _by_benchmark_model(export, artifacts, inputs, target, address, threads, options)
     else:
-        yield from _by_bundle(export, artifacts, inputs, target, threads, options)
-
-
-def carrier(device: str, bundle: Path, options: DeviceOptions) -> Device:
-    """Return the device of a target's device part, not yet entered.
-
-    Raises:
-        DeviceError: There is no such device.
-    """
-    kind, _, address = device.partition(":")
-    if kind not in CARRIERS:
-        raise DeviceError(f"A device is one of {', '.join(KINDS)}. Received: '{device}'.")
-    module, name = CARRIERS[kind]
-    found: type[Device] = getattr(importlib.import_module(f".{module}", __package__), name)
-    return found(address, bundle, options)
+        yield from _by_program(export, artifacts, inputs, target, threads, options)
 
 
 def _check_pair(target: Target, kind: str) -> None:
     """Refuse a device that is none, and a runtime that no such device has."""
     if kind not in KINDS:
-        raise DeviceError(f"A device is one of local, {', '.join(KINDS)}. Received: '{kind}'.")
+        raise DeviceError(
+            f"A device is one of {LOCAL}, {', '.join(KINDS)}. Received: '{target.device}'."
+        )
     home = RUNTIMES[target.runtime].home
     if (home == BROWSER) != (kind == BROWSER):
         web = [name for name, entry in RUNTIMES.items() if entry.home == BROWSER]
@@ -98,7 +83,7 @@ def _check_pair(target: Target, kind: str) -> None:
         )
 
 
-def _by_bundle(
+def _by_program(
     export: ExportDirectory,
     artifacts: Sequence[Artifact],
     inputs: Mapping[str, np.ndarray],
@@ -106,23 +91,30 @@ def _by_bundle(
     threads: int,
     options: DeviceOptions,
 ) -> Iterator[tuple[Artifact, TargetRun]]:
-    """Carry the artifacts to the device in a bundle, and run it there."""
+    """Carry artifacts and inputs to the device in one program, and run it there."""
     runtime = f"{target.runtime}+{target.variant}" if target.variant else target.runtime
     common = ("--runtime", runtime, "--threads", str(threads))
     with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
-        files = [artifact.file for artifact in artifacts]
-        bundle = write_bundle(export.path, Path(folder) / "bundle.pyz", artifacts=files)
-        with carrier(target.device, bundle, options) as device:
+        program = write_device_run(export, artifacts, inputs, Path(folder) / "run.pyz")
+        with _carrier(target.device, program, options) as device:
             device.require(target.runtime)
             # A process for each file gives each its own peak of memory; where memory and time say
             # nothing, one process saves starting Python under emulation again and again.
-            if device.emulated and len(files) > 1:
+            if device.emulated and len(artifacts) > 1:
                 with contextlib.suppress(CrashError):
-                    run = device.run(target.runtime, common, files=len(files))
-                    yield from ((entry, _one_of_several(run, entry)) for entry in artifacts)
+                    run = device.run(target.runtime, common, files=len(artifacts))
+                    yield from ((entry, _target_run(run, entry)) for entry in artifacts)
                     return
             for artifact in artifacts:
                 yield artifact, _alone(device, target, artifact, common)
+
+
+def _carrier(device: str, program: Path, options: DeviceOptions) -> Device:
+    """Return the device of a target's device part, not yet entered."""
+    kind, _, address = device.partition(":")
+    module, name = CARRIERS[kind]
+    found: type[Device] = getattr(importlib.import_module(f".{module}", __package__), name)
+    return found(address, program, options)
 
 
 def _alone(
@@ -134,29 +126,25 @@ def _alone(
     except CrashError as error:
         ran = {"runtime": target.runtime, "device": device.describe()}
         return TargetRun({}, ran, {}, f"{artifact.file}: {error}")
-    return _target_run(run.report, run.outputs, run.report["device"])
+    return _target_run(run, artifact)
 
 
-def _one_of_several(run: BundleRun, artifact: Artifact) -> TargetRun:
-    """Return what one artifact gave in a run of several."""
-    record = next(r for r in run.report["results"] if r["artifact"] == artifact.file)
+def _target_run(run: ProgramRun, artifact: Artifact) -> TargetRun:
+    """Return what one artifact gave in a run of `device_run`."""
+    record = run.report["results"][artifact.file]
+    device = run.report["device"]
+    note = {"note": device["note"]} if "note" in device else {}
     prefix = f"{artifact.file}:"
-    outputs = {
-        name[len(prefix) :]: array for name, array in run.outputs.items() if name.startswith(prefix)
-    }
-    return _target_run(record, outputs, run.report["device"])
-
-
-def _target_run(
-    record: Mapping[str, Any], outputs: Mapping[str, np.ndarray], device: Mapping[str, Any]
-) -> TargetRun:
-    """Read a bundle's verdict; its outputs are judged here again, beside all others."""
-    ran = {**record["ran"], "device": device, "cpu": record.get("cpu")}
-    measured = {key: record[key] for key in _MEASURED if record.get(key) is not None}
-    if "note" in device:
-        measured["note"] = device["note"]
-    reason = str(record.get("reason") or "the device gave no outputs and no reason")
-    return TargetRun(outputs, ran, measured, "" if outputs else reason)
+    return TargetRun(
+        outputs={
+            name[len(prefix) :]: array
+            for name, array in run.outputs.items()
+            if name.startswith(prefix)
+        },
+        ran={**record["ran"], "device": device, "cpu": run.report["cpu"]},
+        measured={**record["measured"], **note},
+        problem=record["problem"],
+    )
 
 
 def _in_browser(

@@ -1,6 +1,6 @@
 """Android devices, reached by the user's own adb.
 
-`adb:SERIAL` runs the bundle with the Python that the device has: one that the shell's user can
+`adb:SERIAL` runs the program with the Python that the device has: one that the shell's user can
 start, or Termux's, where Android lets the shell act as that app. A device without Python runs
 LiteRT's `benchmark_model` instead (`benchmark_model.py`).
 """
@@ -101,15 +101,15 @@ class AdbDevice(ShellDevice):
 
     kind = "adb"
 
-    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
-        super().__init__(address, bundle, options)
+    def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
+        super().__init__(address, program, options)
         self._adb: Adb | None = None
         self._prefix = ""
 
-    def _connect(self) -> None:
+    def _open(self) -> None:
         self._adb = Adb(self.address, self.name)
         self._prefix = self._find_python()
-        super()._connect()
+        super()._open()
 
     def _find_python(self) -> str:
         """Return what goes before a command so that it can start Python."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,12 +158,18 @@ class Archive:
             DeviceError: A package is missing, or the disk is full.
         """
         self._checked("install", "--download-only", "--yes", *packages)
-        return self._unpack(root, progress)
+        files = self._downloaded(progress)
+        for file in files:
+            result = run(["dpkg-deb", "--extract", str(file), str(root)], timeout_s=300)
+            if result.code != 0:
+                raise DeviceError(f"{file.name} could not be unpacked: {result.last_line}")
+        return [file.stem for file in files]
 
-    def unpack_alone(self, package: str, root: Path, progress: Progress) -> list[str]:
-        """Download one package without its dependencies and unpack it into ``root``."""
+    def download(self, package: str, progress: Progress) -> Path:
+        """Download one package without what it depends on, and return its file."""
         self._checked("download", package)
-        return self._unpack(root, progress)
+        (file,) = self._downloaded(progress)
+        return file
 
     def _checked(self, *arguments: str) -> None:
         result = self._apt(*arguments)
@@ -171,18 +179,14 @@ class Archive:
                 f"{result.last_line}"
             )
 
-    def _unpack(self, root: Path, progress: Progress) -> list[str]:
+    def _downloaded(self, progress: Progress) -> list[Path]:
         archives = self.folder / "archives"
         files = sorted(archives.glob("*.deb"))
         progress(
             f"{self.suite} for {self.architecture}: {len(files)} packages, "
             f"{megabytes(folder_size(archives))} downloaded"
         )
-        for file in files:
-            result = run(["dpkg-deb", "--extract", str(file), str(root)], timeout_s=300)
-            if result.code != 0:
-                raise DeviceError(f"{file.name} could not be unpacked: {result.last_line}")
-        return [file.stem for file in files]
+        return files
 
     def _apt(self, *arguments: str) -> Finished:
         return run(
@@ -215,3 +219,36 @@ class Archive:
         lines += [f"#clear {name};" for name in (*hooks, "APT::Architectures")]
         lines.append(f'APT::Architectures {{ "{self.architecture}"; }};')
         (folder / "apt.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def extract(package: Path, names: Sequence[str], folder: Path) -> None:
+    """Write a few files of a package into a folder, reading no more of it than that takes.
+
+    Args:
+        package: The `.deb` file.
+        names: Paths in the package, such as `usr/bin/qemu-arm`.
+        folder: Gets each under its last name.
+
+    Raises:
+        DeviceError: One of them is not in the package, or the disk is full.
+    """
+    wanted = set(names)
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as unpacking:
+        try:
+            with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
+                for entry in archive:
+                    name = entry.name.removeprefix("./")
+                    if name in wanted:
+                        entry.name = Path(name).name
+                        archive.extract(entry, folder, filter="data")
+                        wanted.remove(name)
+                    if not wanted:
+                        return
+        except (tarfile.TarError, OSError) as error:
+            raise DeviceError(f"{package.name} could not be unpacked: {error}") from error
+        finally:
+            unpacking.kill()
+    raise DeviceError(f"{package.name} lacks {', '.join(sorted(wanted))}.")

@@ -1,4 +1,4 @@
-"""What every device looks like: take a bundle, run it there, bring back verdict and outputs.
+"""What every device looks like: take a program, run it there, bring back its outputs.
 
 A device is reached by a transport (a process under an emulator, ssh, adb). Whatever goes wrong on
 the way ends as one `DeviceError` sentence, and nothing stays behind on the device or here.
@@ -14,12 +14,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import UserError
+from ..managed import Managed
 
 EMULATED_NOTE = "emulated: says nothing about a device"
 
@@ -29,7 +29,7 @@ class DeviceError(UserError):
 
 
 class CrashError(DeviceError):
-    """The bundle was ended by a signal: the runtime crashed on an artifact."""
+    """The program was ended by a signal: the runtime crashed on an artifact."""
 
 
 class ConnectionLostError(DeviceError):
@@ -62,15 +62,15 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True)
-class BundleRun:
+class ProgramRun:
     """What one artifact gave on one device.
 
     Attributes:
-        exit_code: Of the bundle: 0 it passed, 1 a check failed, 2 it could not be run.
-        report: The JSON that the bundle wrote, with the device's own description added under
+        exit_code: Of the program: 0 it ran, 2 it could not.
+        report: The JSON that the program wrote, with the device's own description added under
             `device`.
-        outputs: The outputs that the runtime gave there, by the name the bundle gave them.
-        log: What the bundle printed.
+        outputs: The outputs that the runtime gave there, as FILE:NAME.
+        log: What the program printed.
     """
 
     exit_code: int
@@ -79,18 +79,18 @@ class BundleRun:
     log: str = field(repr=False, default="")
 
 
-def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str) -> BundleRun:
-    """Read what a bundle wrote.
+def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str) -> ProgramRun:
+    """Read what a program wrote.
 
     Args:
-        exit_code: Of the bundle.
+        exit_code: Of the program.
         report: Its JSON; empty when it wrote none.
         outputs: Its `.npz` of outputs; empty when it wrote none.
         log: What it printed.
         where: The device, for the message.
 
     Raises:
-        DeviceError: The bundle wrote no verdict; its own last words are passed on.
+        DeviceError: The program wrote no report; its own last words are passed on.
     """
     if not report:
         lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -99,7 +99,7 @@ def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str
             name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
             raise CrashError(f"the runtime crashed on {where} ({name})")
         reason = lines[-1] if lines else f"exit code {exit_code}"
-        raise DeviceError(f"The bundle gave no verdict on {where}: {reason}")
+        raise DeviceError(f"The program gave nothing back on {where}: {reason}")
     try:
         verdict = json.loads(report)
         with np.load(io.BytesIO(outputs), allow_pickle=False) as archive:
@@ -108,19 +108,19 @@ def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str
         raise DeviceError(
             f"What came back from {where} is cut short or damaged: {error}"
         ) from error
-    return BundleRun(exit_code, verdict, arrays, log)
+    return ProgramRun(exit_code, verdict, arrays, log)
 
 
-class Device(abc.ABC):
-    """A place that runs bundles; a context manager.
+class Device(Managed):
+    """A place that runs programs; a context manager.
 
-    Entering connects, checks that the device can run the bundle, and puts it there; leaving takes
+    Entering connects, checks that the device can run the program, and puts it there; leaving takes
     it away again, also after an error or an interrupt.
 
     Args:
         address: What follows the device's kind in the target: `user@host` of `ssh:user@host`, the
             serial number of `adb:SERIAL`, the processor of `qemu-aarch64:cortex-a53`; may be empty.
-        bundle: The `.pyz` file that `renormlite bundle` writes.
+        program: The `.pyz` file that `bundle.write_device_run` writes.
         options: What the user chose.
 
     Raises:
@@ -130,31 +130,15 @@ class Device(abc.ABC):
     kind: ClassVar[str]
     emulated: ClassVar[bool] = False
 
-    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
+    def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
         self.address = address
-        self.bundle = Path(bundle)
+        self.program = Path(program)
         self.options = options
 
     @property
     def name(self) -> str:
         """The device as a target names it."""
         return f"{self.kind}:{self.address}" if self.address else self.kind
-
-    def __enter__(self) -> Device:
-        try:
-            self._connect()
-        except BaseException:
-            self._disconnect()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._disconnect()
 
     @abc.abstractmethod
     def require(self, runtime: str) -> None:
@@ -164,12 +148,12 @@ class Device(abc.ABC):
             DeviceError: It has not; the message says which command installs it.
         """
 
-    def run(self, runtime: str, arguments: Sequence[str], *, files: int = 1) -> BundleRun:
-        """Run the bundle once.
+    def run(self, runtime: str, arguments: Sequence[str], *, files: int = 1) -> ProgramRun:
+        """Run the program once.
 
         Args:
             runtime: The runtime that the arguments ask for, without variant.
-            arguments: The bundle's own arguments, without `--json` and `--outputs`.
+            arguments: The program's own arguments, without `--json` and `--outputs`.
             files: How many artifacts it runs: each is given the time of one.
 
         Returns:
@@ -180,7 +164,7 @@ class Device(abc.ABC):
         """
         run = self._run(runtime, tuple(arguments), files * self.options.timeout_s)
         report = {**run.report, "device": self.describe()}
-        return BundleRun(run.exit_code, report, run.outputs, run.log)
+        return ProgramRun(run.exit_code, report, run.outputs, run.log)
 
     def describe(self) -> dict[str, object]:
         """Return what the device is; `note` is there when its speed says nothing about a device."""
@@ -190,16 +174,8 @@ class Device(abc.ABC):
         return {**record, **self._describe()}
 
     @abc.abstractmethod
-    def _connect(self) -> None:
-        """Reach the device, check it, put the bundle there."""
-
-    @abc.abstractmethod
-    def _disconnect(self) -> None:
-        """Leave nothing behind; called also when `_connect` failed half-way."""
-
-    @abc.abstractmethod
-    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> BundleRun:
-        """Run the bundle once, within a time limit."""
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> ProgramRun:
+        """Run the program once, within a time limit."""
 
     def _describe(self) -> dict[str, object]:
         """Return what only this kind of device knows of itself."""

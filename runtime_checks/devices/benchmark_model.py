@@ -71,19 +71,15 @@ class BenchmarkModelRunner(Runner):
             raise DeviceError(
                 f"--benchmark-model must name LiteRT's binary for the device. Received: '{binary}'."
             )
-        try:
-            made = self._adb.shell("mktemp -d $TMPDIR/renormlite-XXXXXX")
-            if made.code != 0:
-                raise DeviceError(f"{self._adb.name} has no folder to work in: {made.last_line}")
-            self._folder = made.out.decode().strip()
-            self._adb.shell(self._watch())
-            limit = self._options.timeout_s
-            self._adb.push(binary, f"{self._folder}/benchmark_model", timeout_s=limit)
-            self._adb.push(self.artifact, f"{self._folder}/model.tflite", timeout_s=limit)
-            self._adb.shell(f"chmod 755 {self._folder}/benchmark_model")
-        except BaseException:
-            self._close()
-            raise
+        made = self._adb.shell("mktemp -d $TMPDIR/renormlite-XXXXXX")
+        if made.code != 0:
+            raise DeviceError(f"{self._adb.name} has no folder to work in: {made.last_line}")
+        self._folder = made.out.decode().strip()
+        self._adb.shell(self._watch())
+        limit = self._options.timeout_s
+        self._adb.push(binary, f"{self._folder}/benchmark_model", timeout_s=limit)
+        self._adb.push(self.artifact, f"{self._folder}/model.tflite", timeout_s=limit)
+        self._adb.shell(f"chmod 755 {self._folder}/benchmark_model")
 
     def _watch(self) -> str:
         """Return the command that leaves a watch on the device, for a host that goes away."""

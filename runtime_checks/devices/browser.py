@@ -7,6 +7,7 @@ compares and judges as it does everywhere. Times are taken inside the page.
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,19 +55,16 @@ class WebRunner(Runner):
         self.peak_memory_bytes: int | None = None
         self._own = browser is None
         self._browser = browser or Browser(DeviceOptions())
+        self._resources = contextlib.ExitStack()
         self._page: Any = None
-        self._opened: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
 
     def _open(self) -> None:
         if self._own:
-            self._browser.__enter__()
-        try:
-            self._browser.server.artifact = self.artifact
-            self._opened = self._browser.ask(self._open_page)
-        except BaseException:
-            self._close()
-            raise
-        self.load_ms = self._opened["load_ms"]
+            self._resources.enter_context(self._browser)
+        self._browser.server.artifact = self.artifact
+        self._loaded = self._browser.ask(self._open_page)
+        self.load_ms = self._loaded["load_ms"]
 
     def _open_page(self) -> dict[str, Any]:
         self._page = self._browser.new_page()
@@ -99,9 +97,9 @@ class WebRunner(Runner):
     def _close(self) -> None:
         if self._page is not None:
             page, self._page = self._page, None
-            self._browser.ask(lambda: page.context.close())
-        if self._own:
-            self._browser.close()
+            if self._browser.running:  # not so after it hung
+                self._browser.ask(lambda: page.context.close())
+        self._resources.close()
 
     def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
         return self._infos("inputs"), self._infos("outputs")
@@ -109,7 +107,7 @@ class WebRunner(Runner):
     def _infos(self, side: str) -> tuple[TensorInfo, ...]:
         infos = tuple(
             TensorInfo(entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"]))
-            for entry in self._opened[side]
+            for entry in self._loaded[side]
         )
         for info in infos:
             if info.dtype.kind != "f":
@@ -161,11 +159,11 @@ class WebRunner(Runner):
             "kernels": self.variants[self.variant],
             "threads": self.threads,
         }
-        if self._opened["accelerated"] is not None:
-            record["fully_accelerated"] = self._opened["accelerated"]
-        if self.variant and not self._opened["accelerated"]:
+        if self._loaded["accelerated"] is not None:
+            record["fully_accelerated"] = self._loaded["accelerated"]
+        if self.variant and not self._loaded["accelerated"]:
             record["fallback"] = f"{self.variant} was demanded and did not take every op"
-        elif self.threads > 1 and not self._opened["isolated"]:
+        elif self.threads > 1 and not self._loaded["isolated"]:
             record["fallback"] = f"{self.threads} threads were demanded and the page got one"
         return record
 

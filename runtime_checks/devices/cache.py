@@ -75,12 +75,13 @@ class Component:
         if found is not None:
             progress(f"{self.name}: ready ({megabytes(found['bytes'])} at {self.path})")
             return found
-        with _locked(self.path.parent):
+        with self._locked(progress):
             found = self.record()  # another process may have made it while this one waited
             if found is not None:
                 return found
+            self._remove_partial()
             self._check_space()
-            folder = Path(tempfile.mkdtemp(prefix=f".{self.name}-", dir=self.path.parent))
+            folder = Path(tempfile.mkdtemp(prefix=self._partial, dir=self.path.parent))
             try:
                 noted = {**build(folder), "recipe": dict(self.recipe), "bytes": folder_size(folder)}
                 (folder / _RECIPE).write_text(json.dumps(noted, indent=1), encoding="utf-8")
@@ -94,12 +95,48 @@ class Component:
 
     def remove(self) -> int:
         """Remove it and return the bytes freed; 0 when it was not there."""
-        if not self.path.exists():
+        if not self.path.parent.exists():
             return 0
-        with _locked(self.path.parent):
-            size = folder_size(self.path)
-            shutil.rmtree(self.path)
+        with self._locked():
+            size = self._remove_partial()
+            if self.path.exists():
+                size += folder_size(self.path)
+                shutil.rmtree(self.path)
         return size
+
+    @property
+    def _partial(self) -> str:
+        """What the names of unfinished folders start with."""
+        return f".{self.name}.part-"
+
+    def _remove_partial(self) -> int:
+        """Remove what a process that was killed had not finished, and return the bytes freed."""
+        size = 0
+        for folder in self.path.parent.glob(f"{self._partial}*"):
+            size += folder_size(folder)
+            shutil.rmtree(folder)
+        return size
+
+    @contextlib.contextmanager
+    def _locked(self, progress: Progress | None = None) -> Iterator[None]:
+        """Let one process at a time change the component."""
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = open(folder / f".{self.name}.lock", "w")  # noqa: SIM115 (closed with the lock)
+        except OSError as error:
+            raise DeviceError(
+                f"The cache folder {folder} cannot be written ({error.strerror}): set "
+                "RENORMLITE_CACHE to one that can."
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if progress is not None:
+                    progress(f"{self.name}: waiting for another process that is at it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.path.parent).free
@@ -119,19 +156,3 @@ def folder_size(folder: Path) -> int:
 def megabytes(size: float) -> str:
     """Return a size in bytes as text in megabytes."""
     return f"{size / 1e6:.1f} MB"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change a folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 (closed below, with the lock)
-    except OSError as error:
-        raise DeviceError(
-            f"The cache folder {folder} cannot be written ({error.strerror}): set "
-            "RENORMLITE_CACHE to one that can."
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

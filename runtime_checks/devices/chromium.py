@@ -18,9 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
+from ..managed import Managed
 from .base import DeviceError, DeviceOptions
 from .server import PageServer
 from .web_packages import PACKAGES, find_browser
@@ -39,9 +39,13 @@ _ARGUMENTS = (
     "--disable-dev-shm-usage",  # containers have a /dev/shm too small for tensors
     "--mute-audio",
 )
+_FOLDERS = ("TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+# The browser listens on a socket below its temporary folder; its path may have 107 bytes (unix(7)).
+_LONGEST_FOLDER = 107 - len("/org.chromium.Chromium.scoped_dir.XXXXXX/SingletonSocket")
+_PREFIX = "renormlite-"
 
 
-class Browser:
+class Browser(Managed):
     """A running browser; a context manager.
 
     Args:
@@ -65,27 +69,14 @@ class Browser:
         self._cdp: Any = None
         self._browser: Any = None
 
-    def __enter__(self) -> Browser:
+    def _open(self) -> None:
         program = require_browser(self.options)
-        try:
-            self._resources.enter_context(self.server)
-            endpoint = self._start(program)
-            self._thread = concurrent.futures.ThreadPoolExecutor(1, "renormlite-browser")
-            self.ask(lambda: self._connect(endpoint), limit_s=_START_S)
-        except BaseException:
-            self.close()
-            raise
-        return self
+        self._resources.enter_context(self.server)
+        endpoint = self._start(program)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "renormlite-browser")
+        self.ask(lambda: self._connect(endpoint), limit_s=_START_S)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def _close(self) -> None:
         """End the browser and remove its profile."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -98,6 +89,11 @@ class Browser:
             self._thread.shutdown(wait=True)
             self._thread = None
         self._resources.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether the browser can be asked; not before it is entered nor after it hung."""
+        return self._thread is not None
 
     def ask(self, question: Callable[[], _Result], *, limit_s: float | None = None) -> _Result:
         """Do something with Playwright.
@@ -116,7 +112,7 @@ class Browser:
         try:
             return future.result(limit)
         except concurrent.futures.TimeoutError as error:
-            self.close()
+            self._close()
             raise DeviceError(
                 f"The browser gave no answer within {limit:g} s and was ended; "
                 "--device-timeout allows more."
@@ -146,7 +142,7 @@ class Browser:
 
     def _start(self, program: Path) -> str:
         """Start the browser and return where Playwright reaches it."""
-        profile = Path(tempfile.mkdtemp(prefix="renormlite-browser-"))
+        profile = _make_folder()
         self._resources.callback(shutil.rmtree, profile, ignore_errors=True)
         # The sandbox refuses to work for root, and only pages of our own are opened.
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -157,7 +153,7 @@ class Browser:
             stdout=log,
             stderr=log,
             # What the browser keeps beside its profile goes into the profile, and with it.
-            env={**os.environ, "XDG_CONFIG_HOME": str(profile), "XDG_CACHE_HOME": str(profile)},
+            env={**os.environ, **dict.fromkeys(_FOLDERS, str(profile))},
             start_new_session=True,
         )
         deadline = time.monotonic() + _START_S
@@ -183,6 +179,22 @@ class Browser:
     def _stop_playwright(self) -> None:
         if self._browser is not None:
             self._playwright.stop()
+
+
+def _make_folder() -> Path:
+    """Make the folder of all that a browser writes, at a path that is short enough for its socket.
+
+    Raises:
+        DeviceError: No temporary folder is.
+    """
+    longest = _LONGEST_FOLDER - len(f"/{_PREFIX}XXXXXXXX")
+    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if len(os.fsencode(base)) <= longest and os.access(base, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    raise DeviceError(
+        f"The browser needs a temporary folder whose path has at most {longest} characters: set "
+        f"TMPDIR to one. Received: '{tempfile.gettempdir()}'."
+    )
 
 
 def require_browser(options: DeviceOptions) -> Path:

@@ -1,4 +1,4 @@
-"""ARM code on this machine: the bundle as a process under QEMU's user-mode emulator."""
+"""ARM code on this machine: the program as a process under QEMU's user-mode emulator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from .base import BundleRun, Device, DeviceError, DeviceOptions, read_run
+from .base import Device, DeviceError, DeviceOptions, ProgramRun, read_run
 from .process import TimeLimitError, run
 from .systems import AARCH64, ARMV7, System, find_emulator, qemu_version
 
@@ -22,8 +22,8 @@ class QemuDevice(Device):
     emulated: ClassVar[bool] = True
     system: ClassVar[System]
 
-    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
-        super().__init__(address, bundle, options)
+    def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
+        super().__init__(address, program, options)
         if address and address not in self.system.cpus:
             raise DeviceError(
                 f"'{self.kind}:{address}' names no processor that is known to run the runtimes. "
@@ -32,7 +32,7 @@ class QemuDevice(Device):
         self.cpu = address or self.system.cpus[0]
         self._scratch: Path | None = None
 
-    def _connect(self) -> None:
+    def _open(self) -> None:
         emulator = find_emulator(self.system)
         self._record = self.system.component.record()
         if emulator is None or self._record is None:
@@ -43,7 +43,7 @@ class QemuDevice(Device):
         self._emulator = emulator
         self._scratch = Path(tempfile.mkdtemp(prefix="renormlite-"))
 
-    def _disconnect(self) -> None:
+    def _close(self) -> None:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -55,7 +55,7 @@ class QemuDevice(Device):
                 f"{self.kind} has no '{runtime}'. It has {', '.join(self.system.runtimes)}."
             )
 
-    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> BundleRun:
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> ProgramRun:
         assert self._scratch is not None, "the device is entered before it runs anything"
         report, outputs = self._scratch / "report.json", self._scratch / "outputs.npz"
         for file in (report, outputs):
@@ -66,7 +66,7 @@ class QemuDevice(Device):
                 [
                     *command,
                     # Bytecode was written when the system was built; a run leaves it as it is.
-                    *("-B", str(self.bundle.resolve()), *arguments),
+                    *("-B", str(self.program.resolve()), *arguments),
                     *("--json", str(report), "--outputs", str(outputs)),
                 ],
                 timeout_s=limit_s,

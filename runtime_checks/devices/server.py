@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.server
 import threading
 from pathlib import Path
-from types import TracebackType
+
+from ..managed import Managed
 
 _TYPES = {
     ".html": "text/html",
@@ -15,7 +16,7 @@ _TYPES = {
 }
 
 
-class PageServer:
+class PageServer(Managed):
     """A web server for one browser; a context manager.
 
     Args:
@@ -33,7 +34,7 @@ class PageServer:
         self._roots = {"packages": packages, "": pages}
         self._server: http.server.ThreadingHTTPServer | None = None
 
-    def __enter__(self) -> PageServer:
+    def _open(self) -> None:
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,14 +50,8 @@ class PageServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _close(self) -> None:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..runners import LOCAL, RUNTIMES
-from .base import BundleRun, ConnectionLostError, Device, DeviceError, DeviceOptions, read_run
+from .base import ConnectionLostError, Device, DeviceError, DeviceOptions, ProgramRun, read_run
 from .process import Finished
 
 _Result = TypeVar("_Result")
-_BUNDLE, _REPORT, _OUTPUTS, _LOG = "bundle.pyz", "report.json", "outputs.npz", "log.txt"
+_PROGRAM, _REPORT, _OUTPUTS, _LOG = "run.pyz", "report.json", "outputs.npz", "log.txt"
 _OLDEST_PYTHON = (3, 9)
-_ROOM = 20_000_000  # bytes that a run may write on the device, beside the bundle
+_ROOM = 20_000_000  # bytes that a run may write on the device, beside the program
 _STEP_S = 60.0  # longest time for a step that does next to nothing
 _PROBE = """
 import json, os, platform, shutil, sys, tempfile
@@ -40,8 +40,8 @@ print(json.dumps(dict(python=list(sys.version_info[:3]), executable=sys.executab
 class ShellDevice(Device):
     """A device on which commands can be run; a subclass says how a command gets there."""
 
-    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
-        super().__init__(address, bundle, options)
+    def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
+        super().__init__(address, program, options)
         self._folder: str | None = None
         self._probed: dict[str, Any] = {}
         self._loaded: set[str] = set()
@@ -61,9 +61,9 @@ class ShellDevice(Device):
 
     # Connecting -------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
+    def _open(self) -> None:
         self._probed = self._probe()
-        size = self.bundle.stat().st_size
+        size = self.program.stat().st_size
         if self._probed["free"] < size + _ROOM:
             raise DeviceError(
                 f"{self.name} has {self._probed['free'] / 1e6:.1f} MB free in "
@@ -74,7 +74,7 @@ class ShellDevice(Device):
         keeper = Path(__file__).with_name("keeper.py").read_bytes()
         start = partial(self._checked, f"{self._python} - {lease:g}", stdin=keeper)
         self._folder = self._again(start).strip()
-        self._upload(self.bundle, _BUNDLE)
+        self._upload(self.program, _PROGRAM)
 
     def _probe(self) -> dict[str, Any]:
         """Return what the device's Python says of itself and its disk."""
@@ -93,7 +93,7 @@ class ShellDevice(Device):
             ) from error
         if tuple(probed["python"]) < _OLDEST_PYTHON:
             raise DeviceError(
-                f"{self.name} has Python {_version(probed['python'])} and the bundle needs "
+                f"{self.name} has Python {_version(probed['python'])} and the program needs "
                 f"{_version(_OLDEST_PYTHON)} or newer: install one there and name it with "
                 "--device-python."
             )
@@ -115,7 +115,7 @@ class ShellDevice(Device):
                 )
         self._loaded.add(runtime)
 
-    def _disconnect(self) -> None:
+    def _close(self) -> None:
         if self._folder is None:
             return
         folder, self._folder = self._folder, None
@@ -134,13 +134,13 @@ class ShellDevice(Device):
 
     # Running ----------------------------------------------------------------------------------
 
-    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> BundleRun:
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> ProgramRun:
         name = uuid.uuid4().hex
         job = {
             "job": name,
             "command": [
                 # The job starts in the folder, from where a relative path leads elsewhere.
-                *(self._probed["executable"], _BUNDLE, *arguments),
+                *(self._probed["executable"], _PROGRAM, *arguments),
                 *("--json", _REPORT, "--outputs", _OUTPUTS),
             ],
             "timeout_s": limit_s,
@@ -181,7 +181,7 @@ class ShellDevice(Device):
                 raise DeviceError(
                     f"The working folder on {self.name} has vanished; was it restarted?"
                 )
-        raise DeviceError(f"{self.name} stopped answering while it ran the bundle.")
+        raise DeviceError(f"{self.name} stopped answering while it ran the program.")
 
     # Files ------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class ShellDevice(Device):
         if found.code != 0:
             if b"No space left" in found.err + found.out:
                 raise DeviceError(
-                    f"{self.name} has no space left for the bundle: free some there, or set "
+                    f"{self.name} has no space left for the program: free some there, or set "
                     "TMPDIR to a folder with more."
                 )
             raise DeviceError(f"A step failed on {self.name}: {found.last_line}")

@@ -26,8 +26,8 @@ class SshDevice(ShellDevice):
 
     kind = "ssh"
 
-    def __init__(self, address: str, bundle: Path, options: DeviceOptions) -> None:
-        super().__init__(address, bundle, options)
+    def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
+        super().__init__(address, program, options)
         found = re.fullmatch(_ADDRESS, address)
         if found is None:
             raise DeviceError(

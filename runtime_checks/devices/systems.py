@@ -6,6 +6,8 @@ wheels. QEMU's user-mode emulator runs its Python as a process of this machine.
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import os
 import re
 import shutil
@@ -25,9 +27,13 @@ _BASE = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1",
 
 @dataclass(frozen=True)
 class Provision:
-    """A runtime on an emulated system: what pip fetches, and what proves that it loads."""
+    """A runtime on an emulated system: what pip fetches, and what proves that it loads.
+
+    Runtimes with the same requirements share one folder of wheels.
+    """
 
     requirements: tuple[str, ...]
+    package: str
     module: str
     dependencies: bool = True
 
@@ -91,6 +97,9 @@ class System:
         ]
 
 
+# All that live together; tflite-runtime needs a NumPy of its own.
+_TOGETHER = (pins.LITERT, pins.ONNXRUNTIME, pins.ONNX, pins.OPENVINO)
+
 AARCH64 = System(
     kind="qemu-aarch64",
     emulator="qemu-aarch64",
@@ -100,14 +109,16 @@ AARCH64 = System(
     cpus=("cortex-a76", "cortex-a53", "cortex-a72", "neoverse-n1", "max"),
     packages=_BASE,
     runtimes={
-        "litert": Provision((pins.LITERT,), "ai_edge_litert.interpreter"),
-        "litert-compiled": Provision((pins.LITERT,), "ai_edge_litert.compiled_model"),
-        "tflite-runtime": Provision((pins.TFLITE_RUNTIME, "numpy<2"), "tflite_runtime.interpreter"),
-        "onnxruntime": Provision((pins.ONNXRUNTIME,), "onnxruntime"),
-        "onnx-reference": Provision((pins.ONNX,), "onnx.reference"),
-        "openvino": Provision((pins.OPENVINO,), "openvino"),
+        "litert": Provision(_TOGETHER, "ai-edge-litert", "ai_edge_litert.interpreter"),
+        "litert-compiled": Provision(_TOGETHER, "ai-edge-litert", "ai_edge_litert.compiled_model"),
+        "tflite-runtime": Provision(
+            (pins.TFLITE_RUNTIME, "numpy<2"), "tflite-runtime", "tflite_runtime.interpreter"
+        ),
+        "onnxruntime": Provision(_TOGETHER, "onnxruntime", "onnxruntime"),
+        "onnx-reference": Provision(_TOGETHER, "onnx", "onnx.reference"),
+        "openvino": Provision(_TOGETHER, "openvino", "openvino"),
     },
-    needs_bytes=1_600_000_000,
+    needs_bytes=1_000_000_000,
 )
 
 ARMV7 = System(
@@ -121,7 +132,10 @@ ARMV7 = System(
     # No wheel of NumPy exists for it: Debian's own serves.
     runtimes={
         "tflite-runtime": Provision(
-            (pins.TFLITE_RUNTIME,), "tflite_runtime.interpreter", dependencies=False
+            (pins.TFLITE_RUNTIME,),
+            "tflite-runtime",
+            "tflite_runtime.interpreter",
+            dependencies=False,
         )
     },
     needs_bytes=300_000_000,
@@ -198,10 +212,9 @@ def _fetch_emulator(folder: Path, source: str | None, progress: Progress) -> Map
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         archive = apt.Archive(Path(scratch) / "apt", pins.QEMU_SUITE, host)
         archive.open(apt.mirrors(source), progress)
-        packages = archive.unpack_alone("qemu-user", Path(scratch) / "root", progress)
-        for program in (AARCH64.emulator, ARMV7.emulator):
-            shutil.move(str(Path(scratch) / "root/usr/bin" / program), str(folder / program))
-    return {"packages": packages}
+        package = archive.download("qemu-user", progress)
+        apt.extract(package, [f"usr/bin/{name}" for name in EMULATOR.recipe["programs"]], folder)
+    return {"packages": [package.stem]}
 
 
 def _fill(
@@ -214,15 +227,19 @@ def _fill(
         archive.open(apt.mirrors(source), progress)
         packages = archive.unpack(system.packages, root, progress)
     _link_alternatives(root / "usr/lib" / system.triplet)
-    versions = {}
     for runtime, provision in system.runtimes.items():
         site = folder / "site" / runtime
-        _install(provision, system.machine, site, folder)
-        loaded = load(system, emulator, folder, runtime)
-        if loaded.code != 0:
-            raise DeviceError(f"{runtime} does not load on {system.kind}: {loaded.last_line}")
-        versions[runtime] = loaded.out.decode().split()[-1]
-        progress(f"{system.kind}: {runtime} {versions[runtime]}, {megabytes(folder_size(site))}")
+        if _install(provision, system.machine, site, folder):
+            names = ", ".join(provision.requirements)
+            progress(f"{system.kind}: {names}, {megabytes(folder_size(site))}")
+    versions = {}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        start = functools.partial(load, system, emulator, folder)
+        for runtime, loaded in zip(system.runtimes, pool.map(start, system.runtimes)):
+            if loaded.code != 0:
+                raise DeviceError(f"{runtime} does not load on {system.kind}: {loaded.last_line}")
+            versions[runtime] = loaded.out.decode().split()[-1]
+            progress(f"{system.kind}: {runtime} {versions[runtime]} loads")
     return {"packages": packages, "versions": versions}
 
 
@@ -232,25 +249,25 @@ def load(system: System, emulator: Path, folder: Path, runtime: str) -> Finished
     The bytecode saves each later run the time to compile Python's library under emulation.
     """
     provision = system.runtimes[runtime]
-    package = re.split(r"[=<>]", provision.requirements[0])[0]
     program = (
         f"import importlib.metadata, {provision.module}; "
-        f"print(importlib.metadata.version('{package}'))"
+        f"print(importlib.metadata.version('{provision.package}'))"
     )
     command = system.command(emulator, folder, system.cpus[0], runtime)
     return run([*command, "-c", program], timeout_s=300, env={})
 
 
-def _install(provision: Provision, machine: str, site: Path, folder: Path) -> None:
-    """Fetch a runtime's wheels, or share those of a runtime with the same ones."""
+def _install(provision: Provision, machine: str, site: Path, folder: Path) -> bool:
+    """Fetch a runtime's wheels; False where it shares those of a runtime with the same ones."""
     for other in sorted((folder / "site").glob("*")):
         note = other / ".requirements"
         if note.is_file() and note.read_text(encoding="utf-8") == " ".join(provision.requirements):
             site.symlink_to(other.name)
-            return
+            return False
     extra: Sequence[str] = () if provision.dependencies else ("--no-deps",)
     wheels.install((*extra, *provision.requirements), machine, site)
     (site / ".requirements").write_text(" ".join(provision.requirements), encoding="utf-8")
+    return True
 
 
 def _link_alternatives(libraries: Path) -> None:

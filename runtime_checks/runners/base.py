@@ -6,12 +6,12 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import UserError
+from ..managed import Managed
 
 
 class ArtifactError(UserError):
@@ -37,7 +37,7 @@ class TensorInfo:
     zero_point: int | None = None
 
 
-class Runner(abc.ABC):
+class Runner(Managed):
     """One artifact, loaded in one runtime; a context manager.
 
     A subclass states its `variants` and implements the four underscore methods; the public ones
@@ -72,18 +72,8 @@ class Runner(abc.ABC):
         self._inputs: tuple[TensorInfo, ...] = ()
         self._outputs: tuple[TensorInfo, ...] = ()
 
-    def __enter__(self) -> Runner:
-        self._open()
+    def _opened(self) -> None:
         self._inputs, self._outputs = self._signature()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -140,14 +130,6 @@ class Runner(abc.ABC):
         A runner that works through a wire says what was measured at the other end.
         """
         return {}
-
-    @abc.abstractmethod
-    def _open(self) -> None:
-        """Load the artifact."""
-
-    @abc.abstractmethod
-    def _close(self) -> None:
-        """Release what `_open` took."""
 
     @abc.abstractmethod
     def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:

@@ -70,19 +70,15 @@ class IsolatedRunner(Runner):
             stderr=subprocess.DEVNULL,
             env=outer,
         )
-        try:
-            self._ask(
-                {
-                    "verb": "open",
-                    "runtime": self.runtime,
-                    "artifact": str(self.artifact.resolve()),
-                    "threads": self.threads,
-                    "variant": self.variant,
-                }
-            )
-        except BaseException:
-            self._close()
-            raise
+        self._ask(
+            {
+                "verb": "open",
+                "runtime": self.runtime,
+                "artifact": str(self.artifact.resolve()),
+                "threads": self.threads,
+                "variant": self.variant,
+            }
+        )
 
     def _close(self) -> None:
         if self._process is not None:

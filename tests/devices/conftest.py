@@ -1,4 +1,4 @@
-"""A real sshd on loopback, bundles to carry, and the cache that the emulated systems live in."""
+"""A real sshd on loopback, programs to carry, exports; and no test of devices may be skipped."""
 
 from __future__ import annotations
 
@@ -13,11 +13,35 @@ import subprocess
 import sys
 import time
 import zipapp
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+
+def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make a skip a failure: whoever asks for these tests is to know that they ran."""
+    if report.skipped:
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"a test of devices must run, and was skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped, for whatever reason."""
+    report = yield
+    _no_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let no file be skipped."""
+    report = yield
+    _no_skip(report)
+    return report
 
 
 @dataclass

@@ -48,7 +48,7 @@ def test_a_component_appears_whole_or_not_at_all(empty_cache: Path) -> None:
 
     with pytest.raises(DeviceError, match="no network"):
         component.make(fail, lines.append)
-    assert [path.name for path in component.path.parent.iterdir()] == [".lock"]
+    assert [path.name for path in component.path.parent.iterdir()] == [".thing.lock"]
     assert component.record() is None
 
     def build(folder: Path) -> dict[str, str]:
@@ -65,7 +65,12 @@ def test_a_component_appears_whole_or_not_at_all(empty_cache: Path) -> None:
     assert newer.record() is None
     newer.make(build, lines.append)
     assert component.record() is None
-    assert newer.remove() > 10
+    # What a killed process left is removed with it.
+    partial = newer.path.parent / ".thing.part-abc"
+    partial.mkdir()
+    (partial / "half").write_text("12345")
+    assert newer.remove() > 15
+    assert not partial.exists()
     assert newer.remove() == 0
 
 
@@ -154,7 +159,7 @@ def test_an_emulated_run_that_hangs_crashes_or_has_no_such_runtime(echo_bundle: 
     ):
         emulated.run("litert", ["--sleep", "60"])
     with QemuAarch64("", echo_bundle, DeviceOptions()) as emulated:
-        with pytest.raises(DeviceError, match=r"gave no verdict on qemu-aarch64: bad luck"):
+        with pytest.raises(DeviceError, match=r"gave nothing back on qemu-aarch64: bad luck"):
             emulated.run("litert", ["--die", "bad luck"])
         with pytest.raises(DeviceError, match=r"qemu-aarch64 has no 'tf-lite'. It has litert"):
             emulated.require("tf-lite")

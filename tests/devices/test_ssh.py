@@ -54,7 +54,7 @@ def test_a_bundle_runs_and_leaves_nothing(ssh_path: Any, echo_bundle: Path) -> N
 def test_connections_that_drop_again_and_again(ssh_path: Any, echo_bundle: Path) -> None:
     """The upload goes on where it broke, the job runs on, the outputs arrive whole."""
     padded = echo_bundle.with_name("padded.parity.pyz")
-    # Bytes before the archive are allowed in a zip file: a bundle large enough to break off in.
+    # Bytes before the archive are allowed in a zip file: a program large enough to break off in.
     padded.write_bytes(os.urandom(60_000_000) + echo_bundle.read_bytes())
     stop = threading.Event()
     dropped: list[int] = []
@@ -67,7 +67,7 @@ def test_connections_that_drop_again_and_again(ssh_path: Any, echo_bundle: Path)
             return sizes[0] if sizes else 0
 
         moments = (
-            *(lambda n=n: size("bundle.pyz") > n for n in (10_000_000, 30_000_000, 50_000_000)),
+            *(lambda n=n: size("run.pyz") > n for n in (10_000_000, 30_000_000, 50_000_000)),
             lambda: bool(running("--sleep 2.5")),
             lambda: size("done.json") > 0,
         )
@@ -166,7 +166,7 @@ def test_a_python_by_a_relative_path(ssh_path: Any, echo_bundle: Path) -> None:
 def test_a_bundle_that_dies_says_why(ssh_path: Any, echo_bundle: Path) -> None:
     with (
         SshDevice(ssh_path.address, echo_bundle, OPTIONS) as device,
-        pytest.raises(DeviceError, match=r"gave no verdict on ssh:.*: out of luck"),
+        pytest.raises(DeviceError, match=r"gave nothing back on ssh:.*: out of luck"),
     ):
         device.run("litert", ["--die", "out of luck"])
 
@@ -186,7 +186,7 @@ def test_an_old_python_there(ssh_path: Any, echo_bundle: Path, tmp_path: Path) -
         "'\n"
     )
     old.chmod(0o755)
-    with pytest.raises(DeviceError, match=r"has Python 3.5.2 and the bundle needs 3.9 or newer"):
+    with pytest.raises(DeviceError, match=r"has Python 3.5.2 and the program needs 3.9 or newer"):
         SshDevice(ssh_path.address, echo_bundle, replace(OPTIONS, python=str(old))).__enter__()
 
 
@@ -220,7 +220,7 @@ def test_a_disk_that_fills_up(ssh_path: Any, echo_bundle: Path) -> None:
         def _call(self, command: str, **options: Any) -> Any:
             return super()._call(command.replace("cat >> ", "cat > /dev/full #"), **options)
 
-    with pytest.raises(DeviceError, match="has no space left for the bundle"):
+    with pytest.raises(DeviceError, match="has no space left for the program"):
         Filling(ssh_path.address, echo_bundle, OPTIONS).__enter__()
     assert left_behind(ssh_path) == []
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .golden import read_golden
 from .manifest import read_export
 from .runners import Target, make_runner
 from .session import Session
@@ -74,7 +73,7 @@ def measure_latency(
     ]
     if not pairs:
         raise UserError(f"{directory} has no file that {', '.join(targets)} can load.")
-    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    golden = export.read_golden()
     inputs = {name: array[:1] for name, array in golden.inputs.items()}
     with contextlib.ExitStack() as stack:
         sessions, load = [], []

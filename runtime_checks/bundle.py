@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_bytes
-from .manifest import FILE, read_export
+from .manifest import read_export
+from .records import FILE
 from .replay import CARRIED, EXPORT
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -30,12 +31,14 @@ _MODULES = (
     "quiet.py",
     "runtime_checks/__init__.py",
     "runtime_checks/agreement.py",
+    "runtime_checks/archive.py",
     "runtime_checks/bounds.py",
     "runtime_checks/compare.py",
     "runtime_checks/golden.py",
     "runtime_checks/host.py",
     "runtime_checks/manifest.py",
     "runtime_checks/network.py",
+    "runtime_checks/records.py",
     "runtime_checks/replay.py",
     "runtime_checks/session.py",
     "runtime_checks/stages.py",

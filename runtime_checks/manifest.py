@@ -1,100 +1,25 @@
-"""Reads `manifest.json`: what was exported, from what, with which hashes. Nothing here needs Keras.
+"""Reads an export directory: the manifest and, each once, the files that hold the truth.
 
-Every way in which the file can be missing, cut short or wrong ends in one sentence that says how to
+Every way in which a file can be missing, cut short or wrong ends in one sentence that says how to
 mend it. A damaged *artifact* is not an error of reading: it is what the checks are for, so it is
 found by `damaged` and reported as a failed check, while a damaged golden set or network, which
-hold the truth to compare with, leave nothing to check against.
+hold the truth to compare with, leave nothing to check against. Nothing here needs Keras.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import sha256
-from .network import Network, read_network
-
-SCHEMA = "renormlite/manifest/1"
-FILE = "manifest.json"
-
-_AGAIN = "Run `renormlite export` again to write the directory anew."
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of the trained network or of one artifact.
-
-    Attributes:
-        name: The name in the file that the specification belongs to.
-        shape: Sizes; None where the size is free (the batch of the Keras model).
-        dtype: NumPy name of the element type.
-        keras_name: The name in the trained model.
-        scale: Real value of one quantization step, None for float tensors.
-        zero_point: The quantized value that stands for 0.0, None for float tensors.
-        axes: Order of the Keras axes in the file (`numpy.transpose` of the Keras tensor by it gives
-            the file's); None where it is the same.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-    keras_name: str
-    scale: float | None = None
-    zero_point: int | None = None
-    axes: tuple[int, ...] | None = None
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> TensorSpec:
-        """Read one entry of `inputs` or `outputs`."""
-        return cls(
-            name=record["name"],
-            shape=tuple(record["shape"]),
-            dtype=record["dtype"],
-            keras_name=record.get("keras_name", record["name"]),
-            scale=record.get("scale"),
-            zero_point=record.get("zero_point"),
-            axes=tuple(record["axes"]) if record.get("axes") else None,
-        )
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One exported file, as the manifest describes it.
-
-    Attributes:
-        network: File and hash of the network it was made from, where that is not the folded one
-            but an equalized twin of it.
-    """
-
-    file: str
-    format: str
-    precision: str
-    sha256: str
-    bytes: int
-    ops: Mapping[str, int]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    network: Mapping[str, str] | None = None
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Artifact:
-        """Read one entry of `artifacts`."""
-        return cls(
-            file=record["file"],
-            format=record["format"],
-            precision=record["precision"],
-            sha256=record["sha256"],
-            bytes=record["bytes"],
-            ops=dict(record["ops"]),
-            inputs=tuple(TensorSpec.from_json(entry) for entry in record["inputs"]),
-            outputs=tuple(TensorSpec.from_json(entry) for entry in record["outputs"]),
-            network=record.get("network"),
-        )
+from .golden import GoldenSet, golden_of
+from .network import Network, network_of
+from .records import AGAIN, FILE, Artifact, FileRecord, Manifest, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -107,9 +32,10 @@ class ExportDirectory:
         inputs: The trained model's inputs.
         outputs: The trained model's outputs.
         artifacts: The exported files; each exists, though it may be damaged.
-        golden: Path of `golden.npz`; its hash has been checked.
+        golden: Path of `golden.npz`.
         network: Path of the folded network in float64, None if the export wrote none.
-        record: The whole manifest as parsed, for reports.
+        record: The manifest as JSON, for reports.
+        trusted: What these two hold, by name: the bytes whose hash has been checked.
     """
 
     path: Path
@@ -120,6 +46,17 @@ class ExportDirectory:
     golden: Path
     network: Path | None
     record: Mapping[str, Any]
+    trusted: Mapping[str, bytes] = field(repr=False)
+    _damage: dict[str, str | None] = field(default_factory=dict, repr=False)
+
+    def read_golden(self) -> GoldenSet:
+        """Return the golden set.
+
+        Raises:
+            UserError: It is no golden set, or lacks one of the model's outputs.
+        """
+        data = self.trusted[self.golden.name]
+        return golden_of(data, str(self.golden), [spec.name for spec in self.outputs])
 
     def read_network(self, artifact: Artifact) -> Network | None:
         """Return the network that an artifact was made from; None if the export wrote none.
@@ -130,16 +67,26 @@ class ExportDirectory:
         Raises:
             UserError: The network is missing or damaged.
         """
-        path = self.network
         if artifact.network is not None:
-            path = _trusted(self.path, artifact.network, "the network behind a file")
-        if path is None:
+            path = self.path / artifact.network.file
+            data = _trusted(self.path, artifact.network, "the network behind a file")
+        elif self.network is not None:
+            path, data = self.network, self.trusted[self.network.name]
+        else:
             return None
         names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
-        return read_network(path).named(*names)
+        return network_of(data, str(path)).named(*names)
 
     def damaged(self, artifact: Artifact) -> str | None:
-        """Return why a file is not the one that was exported, or None when it is."""
+        """Return why a file is not the one that was exported, or None when it is.
+
+        Each file is hashed once, however many targets run it.
+        """
+        if artifact.file not in self._damage:
+            self._damage[artifact.file] = self._find_damage(artifact)
+        return self._damage[artifact.file]
+
+    def _find_damage(self, artifact: Artifact) -> str | None:
         path = self.path / artifact.file
         size = path.stat().st_size
         if size != artifact.bytes:
@@ -166,78 +113,41 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
         UserError: Something is missing, cut short or of another schema.
     """
     path = Path(directory)
-    record = _parse(path)
-    try:
-        artifacts = tuple(Artifact.from_json(entry) for entry in record["artifacts"])
-        export = ExportDirectory(
-            path=path,
-            name=record["name"],
-            inputs=tuple(TensorSpec.from_json(entry) for entry in record["inputs"]),
-            outputs=tuple(TensorSpec.from_json(entry) for entry in record["outputs"]),
-            artifacts=artifacts,
-            golden=_trusted(path, record["golden"], "the golden set"),
-            network=_trusted(path, record["network"], "the folded network")
-            if record.get("network")
-            else None,
-            record=record,
-        )
-    except KeyError as error:
-        raise UserError(f"{path / FILE} lacks the entry {error}. {_AGAIN}") from error
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path / FILE} has an entry of the wrong kind ({error}). {_AGAIN}") from (
-            error
-        )
+    manifest = Manifest.load(path)
+    artifacts = tuple(artifact for artifact in manifest.artifacts if artifact.files is None)
     if not artifacts:
-        raise UserError(f"{path / FILE} lists no artifact, so there is nothing to check. {_AGAIN}")
+        raise UserError(f"{path / FILE} lists no artifact, so there is nothing to check. {AGAIN}")
     for artifact in artifacts:
         if not (path / artifact.file).exists():
             raise UserError(
-                f"{path / artifact.file} is missing, though manifest.json lists it. {_AGAIN}"
+                f"{path / artifact.file} is missing, though manifest.json lists it. {AGAIN}"
             )
-    return export
+    trusted = {manifest.golden.file: _trusted(path, manifest.golden, "the golden set")}
+    if manifest.network is not None:
+        trusted[manifest.network.file] = _trusted(path, manifest.network, "the folded network")
+    return ExportDirectory(
+        path=path,
+        name=manifest.name,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        artifacts=artifacts,
+        golden=path / manifest.golden.file,
+        network=path / manifest.network.file if manifest.network else None,
+        record=manifest.to_json(),
+        trusted=trusted,
+    )
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """Return manifest.json as a dictionary of the known schema."""
-    if not path.is_dir():
-        raise UserError(
-            f"Expected a directory written by `renormlite export`. Received: '{path}', which "
-            f"{'is a file' if path.exists() else 'does not exist'}. "
-            "Run `renormlite export MODEL.keras` first."
-        )
-    file = path / FILE
-    if not file.is_file():
-        raise UserError(
-            f"{path} holds no {FILE}: it was not written by `renormlite export`, or the export "
-            f"was interrupted before it finished. {_AGAIN}"
-        )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file ({error}). {_AGAIN}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file} is cut short or damaged: it stops being JSON at line {error.lineno}, "
-            f"column {error.colno}. {_AGAIN}"
-        ) from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise UserError(
-            f"{file} must have the schema '{SCHEMA}'. Received: {schema!r}. "
-            "Export again with this version of renormlite."
-        )
-    return dict(record)
-
-
-def _trusted(directory: Path, entry: Mapping[str, str], what: str) -> Path:
-    """Return the path of a file that holds truth, after checking that it is the one exported."""
-    path = directory / entry["file"]
+def _trusted(directory: Path, entry: FileRecord, what: str) -> bytes:
+    """Return a file that holds truth, after checking that it is the one exported."""
+    path = directory / entry.file
     if not path.is_file():
-        raise UserError(f"{path}, {what} to compare with, is missing. {_AGAIN}")
-    found = sha256(path)
-    if found != entry["sha256"]:
+        raise UserError(f"{path}, {what} to compare with, is missing. {AGAIN}")
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry.sha256:
         raise UserError(
             f"{path}, {what} to compare with, is damaged: its SHA-256 is {found[:12]}… where "
-            f"manifest.json has {entry['sha256'][:12]}…. {_AGAIN}"
+            f"manifest.json has {entry.sha256[:12]}…. {AGAIN}"
         )
-    return path
+    return data

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
+from .archive import Archive
 from .operators import OPERATORS
 
 SCHEMA = "renormlite/network/1"
@@ -191,14 +193,26 @@ class Network:
 
 
 def read_network(path: str | os.PathLike[str]) -> Network:
-    """Read `network.npz`.
+    """Read `network.npz`; see `network_of`."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} is not a folded network ({error}). Export again.") from error
+    return network_of(data, str(path))
+
+
+def network_of(data: bytes, path: str) -> Network:
+    """Return the network that a file holds.
+
+    Args:
+        data: The file, whole.
+        path: Where it lies, for messages.
 
     Raises:
         UserError: The file is damaged or of another schema.
     """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        arrays = Archive(data)
         graph = json.loads(str(arrays["graph"]))
         if graph["schema"] != SCHEMA:
             raise UserError(
@@ -212,12 +226,11 @@ def read_network(path: str | os.PathLike[str]) -> Network:
         )
     except (
         ValueError,
-        OSError,
         KeyError,
         TypeError,
         AttributeError,
         EOFError,
-        zipfile.BadZipFile,
+        struct.error,
     ) as error:
         if isinstance(error, UserError):
             raise

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .golden import GoldenSet, read_golden
+from .golden import GoldenSet
 from .host import host
 from .inputs import Source, read_samples, with_samples
 from .inspection import Anatomy, inspect, readable
-from .manifest import Artifact, ExportDirectory, read_export
+from .manifest import ExportDirectory, read_export
+from .records import Artifact
 from .runners import LOCAL, RUNTIMES, Target
 from .target_check import check_target, judge_run
 from .verdict import Finding, TargetResult
@@ -114,7 +115,7 @@ def check_parity(
     """
     start = time.perf_counter()
     export = read_export(directory)
-    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    golden = export.read_golden()
     wanted = [Target.parse(text) for text in targets]
     if inputs is not None:
         golden = with_samples(golden, export, read_samples(inputs, export))

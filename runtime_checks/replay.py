@@ -22,9 +22,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_bytes, write_text
-from .golden import read_golden
 from .host import host, peak_memory_bytes
-from .manifest import Artifact, ExportDirectory, read_export
+from .manifest import ExportDirectory, read_export
+from .records import Artifact
 from .report.json_report import plain, result_record
 from .runners import LOCAL, RUNTIMES, Target
 from .target_check import judge_run, run_target
@@ -84,7 +84,7 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
     if target.device != LOCAL:
         raise UserError(f"A bundle runs where it lies. Received the device '{target.device}'.")
     artifacts = _chosen(export, target, options.artifact)
-    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    golden = export.read_golden()
     records = []
     arrays: dict[str, Any] = {}
     for artifact in artifacts:

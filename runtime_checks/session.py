@@ -10,7 +10,7 @@ from typing import Optional
 import numpy as np
 
 from ..errors import UserError
-from .manifest import Artifact, TensorSpec
+from .records import Artifact, TensorSpec
 from .runners.base import Runner, TensorInfo
 
 # A tensor of the file, and the order of the Keras axes in it (None: the same).

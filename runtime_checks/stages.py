@@ -28,7 +28,7 @@ import numpy as np
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import compare_output
 from .golden import GoldenSet
-from .manifest import Artifact
+from .records import Artifact
 
 EXACT, ROUNDING, QUANTIZATION, FAULT = "exact", "rounding", "quantization", "fault"
 

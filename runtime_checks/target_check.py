@@ -12,7 +12,8 @@ import numpy as np
 
 from .agreement import TaskAgreement, task_agreement
 from .golden import GoldenSet
-from .manifest import Artifact, ExportDirectory
+from .manifest import ExportDirectory
+from .records import Artifact
 from .runners import Target, make_runner
 from .runners.base import ArtifactError, Runner
 from .session import Session

@@ -15,7 +15,7 @@ from .agreement import TaskAgreement
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import OutputMetrics, compare_output
 from .golden import GoldenSet
-from .manifest import Artifact
+from .records import Artifact
 from .stages import Ladder
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..bundle import write_bundle
-from ..manifest import Artifact, ExportDirectory
+from ..manifest import ExportDirectory
+from ..records import Artifact
 from ..runners import RUNTIMES, Target
 from ..target_check import TargetRun, drive
 from .base import BundleRun, CrashError, Device, DeviceError, DeviceOptions

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..records import TensorSpec
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -126,3 +128,22 @@ class ArtifactGraph:
     def consumers(self, key: str) -> list[GraphOp]:
         """Return the ops that read a tensor."""
         return [op for op in self.ops if key in op.inputs]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One op as a file of its own.
+
+    Attributes:
+        data: The file.
+        precision: What the export calls files of such an op.
+        ops: How many operators of each kind it holds.
+        inputs: Its inputs; their Keras names are those of the values that it reads.
+        output: What it computes, under the Keras name "got".
+    """
+
+    data: bytes
+    precision: str
+    ops: Mapping[str, int]
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec

@@ -35,17 +35,36 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class OutputMetrics:
+class SampleErrors:
+    """How far each sample of an output is from its truth: all that bounds are made of.
+
+    Attributes:
+        rms_error: (N,) root mean square error of each sample.
+        rms_truth: (N,) root mean square of each sample's truth.
+        nonfinite: Elements that are NaN or infinite on one side only or in another way.
+    """
+
+    rms_error: np.ndarray
+    rms_truth: np.ndarray
+    nonfinite: int
+
+    @property
+    def worst_sample(self) -> int:
+        """Index of the sample with the greatest root mean square error."""
+        return int(np.argmax(self.rms_error))
+
+
+@dataclass(frozen=True)
+class OutputMetrics(SampleErrors):
     """One output of one artifact on one target against float64 truth.
 
-    Decibels are infinite for an exact result. Per-sample arrays have N entries.
+    Decibels are infinite for an exact result.
 
     Attributes:
         output: Keras output name.
         samples: N.
         elements: Elements compared, over all samples.
         skipped: Elements that are NaN or infinite in the truth and, alike, in the result.
-        nonfinite: Elements that are NaN or infinite on one side only or in another way.
         max_abs: Greatest absolute error.
         max_abs_at: Its place, sample first.
         max_rel: Greatest error relative to the truth's element, where that is not zero.
@@ -56,15 +75,12 @@ class OutputMetrics:
         kl: Greatest Kullback-Leibler divergence of a sample in nats; None unless the truth is a
             probability distribution over the last axis.
         agreement: The decision's fate; None unless the output has classes on its last axis.
-        rms_error: (N,) root mean square error of each sample.
-        rms_truth: (N,) root mean square of each sample's truth.
     """
 
     output: str
     samples: int
     elements: int
     skipped: int
-    nonfinite: int
     max_abs: float
     max_abs_at: tuple[int, ...]
     max_rel: float
@@ -74,13 +90,6 @@ class OutputMetrics:
     cosine: float
     kl: float | None
     agreement: Agreement | None
-    rms_error: np.ndarray
-    rms_truth: np.ndarray
-
-    @property
-    def worst_sample(self) -> int:
-        """Index of the sample with the greatest root mean square error."""
-        return int(np.argmax(self.rms_error))
 
 
 def finite_pair(actual: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +109,29 @@ def rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     unit = np.where(peak > 0, peak, 1.0)[:, None]
     total = np.sum(np.square(np.where(where, values / unit, 0.0)), axis=1)
     return peak * np.sqrt(total / np.maximum(where.sum(axis=1), 1))
+
+
+def sample_errors(actual: np.ndarray, truth: np.ndarray) -> SampleErrors:
+    """Measure each sample of an output against its truth, and nothing else.
+
+    Args:
+        actual: (N, …) what was given.
+        truth: (N, …) float64.
+    """
+    y, t = _rows(actual), _rows(truth)
+    where, alike = finite_pair(y, t)
+    error = _error(y, t, where)
+    return SampleErrors(rms(error, where), rms(t, where), int((~where & ~alike).sum()))
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """Return (N, elements) in float64."""
+    return np.asarray(array, np.float64).reshape(len(array), -1)
+
+
+def _error(y: np.ndarray, t: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return y - t; 0 where that is left out."""
+    return np.subtract(y, t, where=where, out=np.zeros_like(t))
 
 
 def compare_output(
@@ -124,10 +156,9 @@ def compare_output(
         The metrics.
     """
     samples = len(truth)
-    y = np.asarray(actual, np.float64).reshape(samples, -1)
-    t = np.asarray(truth, np.float64).reshape(samples, -1)
+    y, t = _rows(actual), _rows(truth)
     where, alike = finite_pair(y, t)
-    error = np.where(where, np.subtract(y, t, where=where, out=np.zeros_like(t)), 0.0)
+    error = _error(y, t, where)
     size = np.abs(error)
     rms_error, rms_truth = rms(error, where), rms(t, where)
     place = int(np.argmax(size))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,15 +103,20 @@ class ArtifactGraph:
 
     Attributes:
         tensors: By key.
-        ops: In the order they run.
         inputs: Keys of the inputs, in the file's order.
         outputs: Keys of the outputs, in the file's order.
+        read_ops: Reads the ops, when somebody asks for them.
     """
 
     tensors: Mapping[str, GraphTensor]
-    ops: tuple[GraphOp, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
+
+    @functools.cached_property
+    def ops(self) -> tuple[GraphOp, ...]:
+        """The ops in the order they run; comparing weights needs none of them."""
+        return self.read_ops()
 
     @property
     def constants(self) -> list[GraphTensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -46,8 +47,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
+    return hashlib.sha256(mapped(path)).hexdigest()
+
+
+def mapped(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
+    """Return what a file holds, read-only, without copying it into memory.
+
+    A file that is replaced meanwhile, as `write_bytes` does it, stays what it was when mapped.
+    """
     with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        if os.fstat(stream.fileno()).st_size == 0:
+            return b""  # nothing cannot be mapped
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,61 +1,81 @@
-"""Reads an `.npz` archive that is in memory: each array on demand, without copying its bytes.
+"""Reads an `.npz` archive in place: mapped once, hashed, its arrays views of the mapped bytes.
 
-The golden set and the network are read once, hashed, and then used as they lie: NumPy's own reader
-would open the file again, check another checksum and copy every array.
+NumPy's own reader checks another checksum of every byte, copies every array and parses each header
+as Python; on small networks that takes longer than to run them.
 """
 
 from __future__ import annotations
 
-import io
+import functools
+import hashlib
+import os
+import re
 import struct
-import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib import format as npy
 
-# The fixed part of a local header, and where it says how long the name and the extra field are
-# (PKWARE's APPNOTE, 4.3.7).
-_LOCAL_HEADER, _LENGTHS = 30, 26
+from ..files import mapped
+
+# PKWARE's APPNOTE: the end of the central directory (4.3.16), its entries (4.3.12) and how long
+# name and extra field of a local header are (4.3.7).
+_END, _END_MARK = struct.Struct("<HII"), b"PK\x05\x06"
+_ENTRY, _ENTRY_MARK = struct.Struct("<4s6xH8xIIHHH8xI"), b"PK\x01\x02"
+_LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
+_STORED, _DEFLATED = 0, 8
+_ZIP64 = 0xFFFFFFFF
+
+# NumPy's NEP 1, as `numpy.save` writes it; a header of Python objects or records is none of ours.
+_NPY = re.compile(
+    rb"\x93NUMPY(?:\x01.(?s:..)|[\x02\x03].(?s:....))"
+    rb"\{'descr': '([^']*)', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), *\} *\n"
+)
+
+# What reading a damaged archive ends in.
+DAMAGE = (ValueError, EOFError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Where an array's file lies in the archive."""
+
+    method: int
+    stored: int
+    header: int
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of an `.npz` archive by name, read-only.
+    """The arrays of an `.npz` archive by name, read-only and not aligned.
 
     Args:
-        data: The whole file, whose bytes the caller has found to be the right ones.
+        path: The file.
 
     Raises:
-        ValueError: It is no archive of arrays; on access as well, for one that is damaged or
-            holds Python objects.
+        OSError: It cannot be opened.
+        ValueError: On access, for a file that is no archive of arrays or is cut short, or another
+            one of `DAMAGE`.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        try:
-            self._archive = zipfile.ZipFile(io.BytesIO(data))
-        except zipfile.BadZipFile as error:
-            raise ValueError(str(error)) from error
-        self._members = {
-            info.filename[: -len(".npy")]: info
-            for info in self._archive.infolist()
-            if info.filename.endswith(".npy")
-        }
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._data = mapped(path)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file, of the very bytes that the arrays are made of."""
+        return hashlib.sha256(self._data).hexdigest()
 
     def __getitem__(self, name: str) -> np.ndarray:
-        data, start = self._content(self._members[name])
-        stream = io.BytesIO(data)
-        stream.seek(start)
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject:
-            raise ValueError(f"'{name}' holds Python objects")
-        count = int(np.prod(shape, dtype=np.int64))
-        flat = np.frombuffer(data, dtype, count, stream.tell())
-        array = flat.reshape(shape, order="F" if fortran else "C")
-        # Runtimes read what they are fed in place, and some processors only from aligned places.
-        return array if array.flags.aligned else array.copy(order="A")
+        member = self._members[name]
+        lengths = _LOCAL_LENGTHS.unpack_from(self._data, member.header)
+        start = member.header + _LOCAL_HEADER + sum(lengths)
+        if member.method == _STORED:
+            return _array(memoryview(self._data)[start : start + member.stored], name)
+        if member.method == _DEFLATED:
+            return _array(
+                zlib.decompress(self._data[start : start + member.stored], -zlib.MAX_WBITS), name
+            )
+        raise ValueError(f"'{name}' is compressed by method {member.method}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -63,12 +83,37 @@ class Archive(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._members)
 
-    def _content(self, info: zipfile.ZipInfo) -> tuple[bytes, int]:
-        """Return bytes that hold a member, and where in them it starts."""
-        if info.compress_type != zipfile.ZIP_STORED:
-            return self._archive.read(info), 0
-        lengths = struct.unpack_from("<HH", self._data, info.header_offset + _LENGTHS)
-        start = info.header_offset + _LOCAL_HEADER + sum(lengths)
-        if start + info.file_size > len(self._data):
-            raise ValueError(f"'{info.filename}' is cut short")
-        return self._data, start
+    @functools.cached_property
+    def _members(self) -> dict[str, _Member]:
+        """The central directory."""
+        data = self._data
+        end = data.rfind(_END_MARK)
+        if end < 0:
+            raise ValueError("it lacks the directory of a zip file")
+        count, _, place = _END.unpack_from(data, end + 10)
+        if place == _ZIP64:
+            raise ValueError("it is larger than 4 GiB")
+        members = {}
+        for _ in range(count):
+            mark, method, stored, _, name, extra, comment, header = _ENTRY.unpack_from(data, place)
+            if mark != _ENTRY_MARK:
+                raise ValueError("its directory is damaged")
+            place += _ENTRY.size
+            key = bytes(data[place : place + name]).decode()
+            members[key[:-4] if key.endswith(".npy") else key] = _Member(method, stored, header)
+            place += name + extra + comment
+        return members
+
+
+def _array(data: bytes | memoryview, name: str) -> np.ndarray:
+    """Return the array that an `.npy` file holds, as a view."""
+    header = _NPY.match(data)
+    if header is None:
+        raise ValueError(f"'{name}' is not an array of numbers or text")
+    shape = tuple(int(size) for size in header[3].split(b",") if size.strip())
+    order = "F" if header[2] == b"True" else "C"
+    count = int(np.prod(shape, dtype=np.int64))
+    dtype = np.dtype(header[1].decode())
+    if dtype.hasobject:
+        raise ValueError(f"'{name}' holds Python objects")
+    return np.frombuffer(data, dtype, count, header.end()).reshape(shape, order=order)

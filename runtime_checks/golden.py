@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from .archive import Archive
+from .archive import DAMAGE, Archive
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -67,17 +65,17 @@ class GoldenSet:
 def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenSet:
     """Read `golden.npz`; see `golden_of`."""
     try:
-        data = Path(path).read_bytes()
+        archive = Archive(path)
     except OSError as error:
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
-    return golden_of(data, str(path), outputs)
+    return golden_of(archive, str(path), outputs)
 
 
-def golden_of(data: bytes, path: str, outputs: Iterable[str]) -> GoldenSet:
+def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
     """Return the golden set that a file holds.
 
     Args:
-        data: The file, whole.
+        archive: The file.
         path: Where it lies, for messages.
         outputs: Keras names of the outputs that it must hold.
 
@@ -88,8 +86,8 @@ def golden_of(data: bytes, path: str, outputs: Iterable[str]) -> GoldenSet:
         UserError: The file is damaged, lacks an output, or its arrays disagree on N.
     """
     try:
-        arrays = dict(Archive(data))
-    except (ValueError, EOFError, struct.error) as error:
+        arrays = dict(archive)
+    except DAMAGE as error:
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
 
     groups: dict[str, dict[str, np.ndarray]] = {

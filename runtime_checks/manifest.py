@@ -8,7 +8,6 @@ hold the truth to compare with, leave nothing to check against. Nothing here nee
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import sha256
+from .archive import Archive
 from .golden import GoldenSet, golden_of
 from .network import Network, network_of
 from .records import AGAIN, FILE, Artifact, FileRecord, Manifest, TensorSpec
@@ -35,7 +35,7 @@ class ExportDirectory:
         golden: Path of `golden.npz`.
         network: Path of the folded network in float64, None if the export wrote none.
         record: The manifest as JSON, for reports.
-        trusted: What these two hold, by name: the bytes whose hash has been checked.
+        trusted: These two by name, opened: the very bytes whose hash has been checked.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class ExportDirectory:
     golden: Path
     network: Path | None
     record: Mapping[str, Any]
-    trusted: Mapping[str, bytes] = field(repr=False)
+    trusted: Mapping[str, Archive] = field(repr=False)
     _damage: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     def read_golden(self) -> GoldenSet:
@@ -55,8 +55,8 @@ class ExportDirectory:
         Raises:
             UserError: It is no golden set, or lacks one of the model's outputs.
         """
-        data = self.trusted[self.golden.name]
-        return golden_of(data, str(self.golden), [spec.name for spec in self.outputs])
+        names = [spec.name for spec in self.outputs]
+        return golden_of(self.trusted[self.golden.name], str(self.golden), names)
 
     def read_network(self, artifact: Artifact) -> Network | None:
         """Return the network that an artifact was made from; None if the export wrote none.
@@ -69,13 +69,13 @@ class ExportDirectory:
         """
         if artifact.network is not None:
             path = self.path / artifact.network.file
-            data = _trusted(self.path, artifact.network, "the network behind a file")
+            archive = _trusted(self.path, artifact.network, "the network behind a file")
         elif self.network is not None:
-            path, data = self.network, self.trusted[self.network.name]
+            path, archive = self.network, self.trusted[self.network.name]
         else:
             return None
         names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
-        return network_of(data, str(path)).named(*names)
+        return network_of(archive, str(path)).named(*names)
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is.
@@ -138,16 +138,16 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
     )
 
 
-def _trusted(directory: Path, entry: FileRecord, what: str) -> bytes:
+def _trusted(directory: Path, entry: FileRecord, what: str) -> Archive:
     """Return a file that holds truth, after checking that it is the one exported."""
     path = directory / entry.file
     if not path.is_file():
         raise UserError(f"{path}, {what} to compare with, is missing. {AGAIN}")
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    archive = Archive(path)
+    found = archive.sha256()
     if found != entry.sha256:
         raise UserError(
             f"{path}, {what} to compare with, is damaged: its SHA-256 is {found[:12]}… where "
             f"manifest.json has {entry.sha256[:12]}…. {AGAIN}"
         )
-    return data
+    return archive

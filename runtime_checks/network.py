@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .archive import Archive
+from .archive import DAMAGE, Archive
 from .operators import OPERATORS
 
 SCHEMA = "renormlite/network/1"
@@ -195,24 +193,23 @@ class Network:
 def read_network(path: str | os.PathLike[str]) -> Network:
     """Read `network.npz`; see `network_of`."""
     try:
-        data = Path(path).read_bytes()
+        archive = Archive(path)
     except OSError as error:
         raise UserError(f"{path} is not a folded network ({error}). Export again.") from error
-    return network_of(data, str(path))
+    return network_of(archive, str(path))
 
 
-def network_of(data: bytes, path: str) -> Network:
+def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
     """Return the network that a file holds.
 
     Args:
-        data: The file, whole.
+        arrays: The file's arrays.
         path: Where it lies, for messages.
 
     Raises:
         UserError: The file is damaged or of another schema.
     """
     try:
-        arrays = Archive(data)
         graph = json.loads(str(arrays["graph"]))
         if graph["schema"] != SCHEMA:
             raise UserError(
@@ -224,14 +221,7 @@ def network_of(data: bytes, path: str) -> Network:
             outputs={entry["name"]: entry["value"] for entry in graph["outputs"]},
             nodes=tuple(_node(entry, arrays) for entry in graph["nodes"]),
         )
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        struct.error,
-    ) as error:
+    except (KeyError, TypeError, AttributeError, *DAMAGE) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is not a folded network ({error}). Export again.") from error

@@ -110,7 +110,8 @@ class Session:
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """Return floats as the type that the file takes; round to nearest even, saturate."""
     if info.scale is None or info.dtype.kind == "f":
-        return np.ascontiguousarray(array, dtype=info.dtype)
+        # Runtimes read in place what they are fed, and some processors only from aligned places.
+        return np.require(array, info.dtype, ["C", "ALIGNED"])
     limits = np.iinfo(info.dtype)
     steps = np.rint(np.asarray(array, np.float64) / info.scale) + (info.zero_point or 0)
     return np.clip(steps, limits.min, limits.max).astype(info.dtype)

@@ -215,7 +215,7 @@ def _equal(weight: np.ndarray, data: np.ndarray) -> bool:
             if data.dtype.type(weight.item(place)) != data.item(place):
                 return False
         rounded = weight.astype(data.dtype, copy=False)
-    return bool(np.array_equal(rounded.reshape(-1), data.reshape(-1)))
+    return bool(np.array_equal(rounded, data.reshape(rounded.shape)))
 
 
 def _nearest(

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ...files import mapped
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
-from .flat_table import FlatTable
+from .flat_table import Buffer, FlatTable
 
 _MARK = b"TFL3"
 _INT4 = 17
@@ -48,7 +49,7 @@ def read(path: Path) -> ArtifactGraph:
     Raises:
         UserError: The file is damaged.
     """
-    data = path.read_bytes()
+    data = mapped(path)
     return _reading(path, lambda: _graph(data, path))
 
 
@@ -60,7 +61,7 @@ def _reading(path: Path, action: Callable[[], Any]) -> Any:
         raise UserError(f"{path} cannot be read as a TFLite file: {error}") from error
 
 
-def _graph(data: bytes, path: Path) -> ArtifactGraph:
+def _graph(data: Buffer, path: Path) -> ArtifactGraph:
     if data[4:8] != _MARK:
         raise ValueError("it lacks the mark TFL3")
     model = FlatTable.root(data)

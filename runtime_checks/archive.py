@@ -7,7 +7,6 @@ as Python; on small networks that takes longer than to run them.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 import struct
@@ -52,6 +51,9 @@ class Archive(Mapping[str, np.ndarray]):
     Args:
         path: The file.
 
+    Attributes:
+        data: The whole file: what a hash says of it, it says of the arrays.
+
     Raises:
         OSError: It cannot be opened.
         ValueError: On access, for a file that is no archive of arrays or is cut short, or another
@@ -59,21 +61,17 @@ class Archive(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._data = mapped(path)
-
-    def sha256(self) -> str:
-        """Return the SHA-256 of the file, of the very bytes that the arrays are made of."""
-        return hashlib.sha256(self._data).hexdigest()
+        self.data = mapped(path)
 
     def __getitem__(self, name: str) -> np.ndarray:
         member = self._members[name]
-        lengths = _LOCAL_LENGTHS.unpack_from(self._data, member.header)
+        lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header)
         start = member.header + _LOCAL_HEADER + sum(lengths)
         if member.method == _STORED:
-            return _array(memoryview(self._data)[start : start + member.stored], name)
+            return _array(memoryview(self.data)[start : start + member.stored], name)
         if member.method == _DEFLATED:
             return _array(
-                zlib.decompress(self._data[start : start + member.stored], -zlib.MAX_WBITS), name
+                zlib.decompress(self.data[start : start + member.stored], -zlib.MAX_WBITS), name
             )
         raise ValueError(f"'{name}' is compressed by method {member.method}")
 
@@ -86,7 +84,7 @@ class Archive(Mapping[str, np.ndarray]):
     @functools.cached_property
     def _members(self) -> dict[str, _Member]:
         """The central directory."""
-        data = self._data
+        data = self.data
         end = data.rfind(_END_MARK)
         if end < 0:
             raise ValueError("it lacks the directory of a zip file")
@@ -111,9 +109,9 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     if header is None:
         raise ValueError(f"'{name}' is not an array of numbers or text")
     shape = tuple(int(size) for size in header[3].split(b",") if size.strip())
-    order = "F" if header[2] == b"True" else "C"
     count = int(np.prod(shape, dtype=np.int64))
     dtype = np.dtype(header[1].decode())
     if dtype.hasobject:
         raise ValueError(f"'{name}' holds Python objects")
-    return np.frombuffer(data, dtype, count, header.end()).reshape(shape, order=order)
+    flat = np.frombuffer(data, dtype, count, header.end())
+    return flat.reshape(shape[::-1]).T if header[2] == b"True" else flat.reshape(shape)

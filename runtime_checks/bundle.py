@@ -43,6 +43,7 @@ _MODULES = (
     "runtime_checks/session.py",
     "runtime_checks/stages.py",
     "runtime_checks/target_check.py",
+    "runtime_checks/thread_counts.py",
     "runtime_checks/verdict.py",
     "runtime_checks/report/__init__.py",
     "runtime_checks/report/json_report.py",

@@ -74,7 +74,7 @@ class OutputMetrics(SampleErrors):
         cosine: Least cosine similarity of a sample with its truth.
         kl: Greatest Kullback-Leibler divergence of a sample in nats; None unless the truth is a
             probability distribution over the last axis.
-        agreement: The decision's fate; None unless the output has classes on its last axis.
+        agreement: The decision's fate; None for an output that decides nothing.
     """
 
     output: str
@@ -111,6 +111,11 @@ def rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return peak * np.sqrt(total / np.maximum(where.sum(axis=1), 1))
 
 
+def as_scores(rows: np.ndarray) -> np.ndarray:
+    """Return (N, classes): of a single probability of the second of two classes, both."""
+    return np.concatenate([1 - rows, rows], axis=1) if rows.shape[1] == 1 else rows
+
+
 def sample_errors(actual: np.ndarray, truth: np.ndarray) -> SampleErrors:
     """Measure each sample of an output against its truth, and nothing else.
 
@@ -140,6 +145,7 @@ def compare_output(
     truth: np.ndarray,
     *,
     allowed: np.ndarray | None = None,
+    decides: bool = False,
     topk: int = 5,
 ) -> OutputMetrics:
     """Measure one output against its truth.
@@ -150,6 +156,7 @@ def compare_output(
         truth: (N, …) float64.
         allowed: (N,) greatest error per element that the bound allows each sample; it tells a tie
             from a flip. None counts every change of class as a flip.
+        decides: Whether the output decides between classes (`agreement.deciding_outputs`).
         topk: The k of the top-k agreement.
 
     Returns:
@@ -181,7 +188,7 @@ def compare_output(
         psnr_db=_decibel(span**2, noise / samples),
         cosine=_cosine(y, t, where, rms_truth),
         kl=_divergence(y, t, truth.shape, where),
-        agreement=_agreement(y, t, truth.shape, where, allowed, topk),
+        agreement=_agreement(y, t, where, allowed, topk) if decides else None,
         rms_error=rms_error,
         rms_truth=rms_truth,
     )
@@ -233,16 +240,13 @@ def _divergence(
 def _agreement(
     y: np.ndarray,
     t: np.ndarray,
-    shape: tuple[int, ...],
     where: np.ndarray,
     allowed: np.ndarray | None,
     k: int,
 ) -> Agreement | None:
-    """Return the fate of the decision for outputs of shape (N, classes)."""
-    if len(shape) != 2 or shape[1] < 2:
-        return None
+    """Return the fate of the decision between the classes of each row."""
     usable = where.all(axis=1)
-    y, t = y[usable], t[usable]
+    y, t = as_scores(y[usable]), as_scores(t[usable])
     if not len(t):
         return None
     rows = np.arange(len(t))
@@ -250,7 +254,7 @@ def _agreement(
     gap = t[rows, right] - t[rows, chosen]
     slack = 2 * allowed[usable] if allowed is not None else np.zeros(len(t))
     other = gap > 0
-    k = min(k, shape[1])
+    k = min(k, t.shape[1])
     best = np.argpartition(-t, k - 1, axis=1)[:, :k]
     return Agreement(
         same=int(np.sum(~other)),

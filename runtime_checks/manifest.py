@@ -8,6 +8,7 @@ hold the truth to compare with, leave nothing to check against. Nothing here nee
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,39 +16,54 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import sha256
+from ..files import Hashing, mapped
 from .archive import Archive
 from .golden import GoldenSet, golden_of
 from .network import Network, network_of
 from .records import AGAIN, FILE, Artifact, FileRecord, Manifest, TensorSpec
 
+_GOLDEN, _NETWORK = "the golden set", "the folded network"
+
 
 @dataclass(frozen=True)
 class ExportDirectory:
-    """A directory written by `renormlite export`, read and validated.
+    """A directory written by `renormlite export`.
 
     Attributes:
         path: The directory.
-        name: Name of the exported model.
-        inputs: The trained model's inputs.
-        outputs: The trained model's outputs.
+        manifest: What `manifest.json` says.
         artifacts: The exported files; each exists, though it may be damaged.
         golden: Path of `golden.npz`.
         network: Path of the folded network in float64, None if the export wrote none.
-        record: The manifest as JSON, for reports.
-        trusted: These two by name, opened: the very bytes whose hash has been checked.
     """
 
     path: Path
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    manifest: Manifest
     artifacts: tuple[Artifact, ...]
     golden: Path
     network: Path | None
-    record: Mapping[str, Any]
-    trusted: Mapping[str, Archive] = field(repr=False)
-    _damage: dict[str, str | None] = field(default_factory=dict, repr=False)
+    _archives: Mapping[Path, Archive] = field(repr=False)
+    _hashes: dict[Path, Hashing] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the exported model."""
+        return self.manifest.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The trained model's inputs."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The trained model's outputs."""
+        return self.manifest.outputs
+
+    @functools.cached_property
+    def record(self) -> Mapping[str, Any]:
+        """The manifest as JSON, for reports."""
+        return self.manifest.to_json()
 
     def read_golden(self) -> GoldenSet:
         """Return the golden set.
@@ -56,7 +72,7 @@ class ExportDirectory:
             UserError: It is no golden set, or lacks one of the model's outputs.
         """
         names = [spec.name for spec in self.outputs]
-        return golden_of(self.trusted[self.golden.name], str(self.golden), names)
+        return golden_of(self._archives[self.golden], str(self.golden), names)
 
     def read_network(self, artifact: Artifact) -> Network | None:
         """Return the network that an artifact was made from; None if the export wrote none.
@@ -67,31 +83,48 @@ class ExportDirectory:
         Raises:
             UserError: The network is missing or damaged.
         """
-        if artifact.network is not None:
-            path = self.path / artifact.network.file
-            archive = _trusted(self.path, artifact.network, "the network behind a file")
-        elif self.network is not None:
-            path, archive = self.network, self.trusted[self.network.name]
-        else:
+        if artifact.network is None:
+            return self.folded_network
+        what, path = "the network behind a file", self.path / artifact.network.file
+        archive = _opened(path, what)
+        _compare(path, artifact.network, what, Hashing(archive.data))
+        return self._named(network_of(archive, str(path)))
+
+    @functools.cached_property
+    def folded_network(self) -> Network | None:
+        """The folded network under the trained model's names; None if the export wrote none."""
+        if self.network is None:
             return None
-        names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
-        return network_of(archive, str(path)).named(*names)
+        return self._named(network_of(self._archives[self.network], str(self.network)))
+
+    def _named(self, network: Network) -> Network:
+        inputs, outputs = ([spec.name for spec in side] for side in (self.inputs, self.outputs))
+        return network.named(inputs, outputs)
+
+    def verify(self) -> None:
+        """Check that golden set and network are those that were exported.
+
+        Raises:
+            UserError: One of them is damaged, so that there is nothing to compare with.
+        """
+        _compare(self.golden, self.manifest.golden, _GOLDEN, self._hashes[self.golden])
+        if self.network is not None and self.manifest.network is not None:
+            _compare(self.network, self.manifest.network, _NETWORK, self._hashes[self.network])
+
+    def begin_hashing(self, artifact: Artifact) -> None:
+        """Begin to hash an artifact that is going to be run; each is hashed once."""
+        path = self.path / artifact.file
+        if path not in self._hashes:
+            self._hashes[path] = Hashing(mapped(path))
 
     def damaged(self, artifact: Artifact) -> str | None:
-        """Return why a file is not the one that was exported, or None when it is.
-
-        Each file is hashed once, however many targets run it.
-        """
-        if artifact.file not in self._damage:
-            self._damage[artifact.file] = self._find_damage(artifact)
-        return self._damage[artifact.file]
-
-    def _find_damage(self, artifact: Artifact) -> str | None:
+        """Return why a file is not the one that was exported, or None when it is."""
         path = self.path / artifact.file
         size = path.stat().st_size
         if size != artifact.bytes:
             return f"{artifact.file} has {size} bytes where the export wrote {artifact.bytes}"
-        found = sha256(path)
+        self.begin_hashing(artifact)
+        found = self._hashes[path].result()
         if found != artifact.sha256:
             return (
                 f"{artifact.file} is not the file that was exported: its SHA-256 is "
@@ -107,10 +140,26 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
         directory: What `renormlite export` wrote.
 
     Returns:
-        The directory's contents, with the hashes of the golden set and the network verified.
+        The directory, with the hashes of the golden set and the network verified.
 
     Raises:
         UserError: Something is missing, cut short or of another schema.
+    """
+    export = open_export(directory)
+    export.verify()
+    return export
+
+
+def open_export(directory: str | os.PathLike[str]) -> ExportDirectory:
+    """Open an export directory and begin to hash what holds the truth.
+
+    For those who have something to do until `ExportDirectory.verify` must say that all is well.
+
+    Args:
+        directory: What `renormlite export` wrote.
+
+    Raises:
+        UserError: Something is missing or of another schema.
     """
     path = Path(directory)
     manifest = Manifest.load(path)
@@ -122,32 +171,26 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
             raise UserError(
                 f"{path / artifact.file} is missing, though manifest.json lists it. {AGAIN}"
             )
-    trusted = {manifest.golden.file: _trusted(path, manifest.golden, "the golden set")}
-    if manifest.network is not None:
-        trusted[manifest.network.file] = _trusted(path, manifest.network, "the folded network")
-    return ExportDirectory(
-        path=path,
-        name=manifest.name,
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        artifacts=artifacts,
-        golden=path / manifest.golden.file,
-        network=path / manifest.network.file if manifest.network else None,
-        record=manifest.to_json(),
-        trusted=trusted,
-    )
+    golden = path / manifest.golden.file
+    network = path / manifest.network.file if manifest.network else None
+    archives = {golden: _opened(golden, _GOLDEN)}
+    if network is not None:
+        archives[network] = _opened(network, _NETWORK)
+    hashes = {file: Hashing(archive.data) for file, archive in archives.items()}
+    return ExportDirectory(path, manifest, artifacts, golden, network, archives, hashes)
 
 
-def _trusted(directory: Path, entry: FileRecord, what: str) -> Archive:
-    """Return a file that holds truth, after checking that it is the one exported."""
-    path = directory / entry.file
+def _opened(path: Path, what: str) -> Archive:
     if not path.is_file():
         raise UserError(f"{path}, {what} to compare with, is missing. {AGAIN}")
-    archive = Archive(path)
-    found = archive.sha256()
+    return Archive(path)
+
+
+def _compare(path: Path, entry: FileRecord, what: str, hashing: Hashing) -> None:
+    """Raise where a file that holds truth is not the one exported."""
+    found = hashing.result()
     if found != entry.sha256:
         raise UserError(
             f"{path}, {what} to compare with, is damaged: its SHA-256 is {found[:12]}… where "
             f"manifest.json has {entry.sha256[:12]}…. {AGAIN}"
         )
-    return archive

@@ -8,7 +8,7 @@ in most elements is the one that was altered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,17 +87,19 @@ def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
         One entry for each weight of each node.
     """
     constants = [c for c in graph.constants if c.data is not None and c.data.size > 0]
+    floats: dict[_Ends, list[GraphTensor]] = {}
     by_size: dict[int, list[GraphTensor]] = {}
     for constant in constants:
         assert constant.data is not None
         by_size.setdefault(constant.data.size, []).append(constant)
+        if constant.data.dtype.kind == "f":
+            floats.setdefault(_ends(constant.data), []).append(constant)
     maps = _flattened_maps(network)
     matches = []
     claimed: set[str] = set()
     for node in network.nodes:
         for role, weight in node.weights.items():
-            alike = by_size.get(weight.size, [])
-            match = _exactly(node, role, weight, maps.get(node.name, ()), alike)
+            match = _exactly(node, role, weight, maps.get(node.name, ()), floats)
             if match is not None and match.tensor is not None:
                 claimed.add(match.tensor.key)
             matches.append((node, role, weight, match))
@@ -127,6 +129,9 @@ def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
             found[node.name] = tuple(int(size) for size in sizes if size is not None)
     return found
 
+
+# Element type, number of elements, the first and the last one.
+_Ends = tuple[np.dtype, int, float, float]
 
 Form = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -181,41 +186,44 @@ def _exactly(
     role: str,
     weight: np.ndarray,
     features: tuple[int, ...],
-    alike: Sequence[GraphTensor],
+    floats: Mapping[_Ends, Sequence[GraphTensor]],
 ) -> WeightMatch | None:
     """Return the match with the constant that is equal bit for bit, as float32 or float16."""
-    floats = [(c, c.data) for c in alike if c.data is not None and c.data.dtype.kind == "f"]
-    if not floats:
-        return None
-    for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
-        ordered = _ordered(weight, form)
-        for constant, data in floats:
-            if _equal(ordered, data):
-                return WeightMatch(
-                    node.name,
-                    node.layer,
-                    role,
-                    "equal",
-                    constant,
-                    form[1],
-                    form[0],
-                    size=weight.size,
-                )
+    for dtype in (np.float32, np.float16):
+        with np.errstate(over="ignore"):
+            alike = floats.get(_ends(weight, dtype))
+            rounded = weight.astype(dtype, copy=False) if alike else weight
+        for constant in alike or ():
+            for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+                if _equal(_ordered(rounded, form), constant):
+                    return WeightMatch(
+                        node.name,
+                        node.layer,
+                        role,
+                        "equal",
+                        constant,
+                        form[1],
+                        form[0],
+                        size=weight.size,
+                    )
     return None
 
 
-def _equal(weight: np.ndarray, data: np.ndarray) -> bool:
-    """Return whether a weight, rounded to a constant's type, is that constant, number by number.
+def _ends(array: np.ndarray, dtype: type | None = None) -> _Ends:
+    """Return type, size, first and last number: the same in whatever order the axes are."""
+    kind = np.dtype(dtype or array.dtype)
+    first, last = (float(kind.type(array.item(place))) for place in (0, -1))
+    return kind, array.size, first, last
 
-    A few numbers are looked at first: they tell most pairs apart.
-    """
-    step = max(1, weight.size // _PROBES)
-    with np.errstate(over="ignore"):
-        for place in range(0, weight.size, step):
-            if data.dtype.type(weight.item(place)) != data.item(place):
-                return False
-        rounded = weight.astype(data.dtype, copy=False)
-    return bool(np.array_equal(rounded, data.reshape(rounded.shape)))
+
+def _equal(weight: np.ndarray, constant: GraphTensor) -> bool:
+    """Return whether a weight is a constant, number by number; a few of them tell most apart."""
+    assert constant.data is not None
+    data = constant.data.reshape(weight.shape)
+    places = range(0, weight.size, max(1, weight.size // _PROBES))
+    if any(weight.item(place) != data.item(place) for place in places):
+        return False
+    return bool(np.array_equal(weight, data))
 
 
 def _nearest(

@@ -188,7 +188,7 @@ class _Cutter:
             shape=tuple(int(size) for size in tensor.shape),
             dtype=_DTYPES[tensor.type],
             keras_name=keras_name,
-            scale=float(scale[0]) if integer else None,
+            scale=float(scale[0]) if scale is not None and integer else None,
             zero_point=int(quantization.zeroPoint[0]) if integer else None,
         )
 

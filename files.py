@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+# Bytes that take longer to hash than a thread takes to start.
+_WORTH_A_THREAD = 1 << 18
 
 
 @contextlib.contextmanager
@@ -46,8 +51,42 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
+    return hashlib.sha256(mapped(path)).hexdigest()
+
+
+def mapped(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
+    """Return what a file holds, read-only, without copying it into memory.
+
+    A file that is replaced meanwhile, as `write_bytes` does it, stays what it was when mapped.
+    """
     with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        if os.fstat(stream.fileno()).st_size == 0:
+            return b""  # nothing cannot be mapped
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class Hashing:
+    """The SHA-256 of bytes, computed beside whatever else is done meanwhile.
+
+    Args:
+        data: The bytes; few of them are hashed at once, since a thread would take longer.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._data = data
+        self._digest = ""
+        self._thread: threading.Thread | None = None
+        if len(data) < _WORTH_A_THREAD:
+            self._run()
+        else:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        self._digest = hashlib.sha256(self._data).hexdigest()
+
+    def result(self) -> str:
+        """Wait for the hash and return it as 64 hexadecimal digits."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._digest

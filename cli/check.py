@@ -14,6 +14,7 @@ from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
 from ..runtime_checks.reproducer import write_reproducer
+from ..runtime_checks.thread_counts import parse_threads
 from .device_options import device_options, with_processors
 
 
@@ -33,7 +34,13 @@ from .device_options import device_options, with_processors
     metavar="FILE",
     help="Samples to check as well: .npz by input name, with `label` for accuracy; or .npy.",
 )
-@click.option("--threads", default=1, show_default=True, help="Threads each runtime may use.")
+@click.option(
+    "--threads",
+    default="1",
+    show_default=True,
+    metavar="N[,N…]",
+    help="Threads each runtime may use; several numbers, as in 1,4, are compared.",
+)
 @click.option("--per-op", is_flag=True, help="Check every op by itself, also where all is well.")
 @click.option(
     "--reproducer",
@@ -61,7 +68,7 @@ def command(
     directory: Path,
     targets: str,
     inputs: Path | None,
-    threads: int,
+    threads: str,
     per_op: bool,
     reproducer: Path | None,
     json_path: Path | None,
@@ -80,7 +87,7 @@ def command(
         directory,
         with_processors(names, cpus),
         inputs,
-        threads=threads,
+        threads=parse_threads(threads),
         per_op=per_op or node_data is not None,
         devices=devices,
     )

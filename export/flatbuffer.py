@@ -1,6 +1,6 @@
-"""A TFLite file as objects: read it, name its tensors, add a signature and metadata, write it.
+"""What the exporter does to a TFLite file: name its tensors, add metadata, read back what it holds.
 
-Uses the schema's generated object API that ships with ai-edge-litert, so TensorFlow is not needed.
+Parsing, packing and signing are shared with the reproducer (`runtime_checks/flatbuffer.py`).
 """
 
 from __future__ import annotations
@@ -10,57 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..errors import UserError
+from ..runtime_checks.flatbuffer import names_of, operator_name, pack, parse, sign, text
 from .manifest import TensorInfo
 from .signature import unique_names
 
-SIGNATURE_KEY = "serving_default"
-_BUFFER_ALIGNMENT = 16  # `force_align` of Buffer.data in the schema; kernels map weights in place
-
-
-def _names_of(enumeration: type) -> dict[int, str]:
-    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
-
-
-_OPERATOR_NAMES = _names_of(schema.BuiltinOperator)
-_TYPE_NAMES = {number: name.lower() for number, name in _names_of(schema.TensorType).items()}
-
-
-class _AlignedBuilder(flatbuffers.Builder):
-    """A builder that aligns byte vectors as the schema demands.
-
-    The generated Python code forgets `force_align`: weights would land on odd addresses, which
-    microcontrollers that read them in place answer with a fault.
-    """
-
-    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
-        if elemSize == 1:
-            alignment = _BUFFER_ALIGNMENT
-        offset: int = super().StartVector(elemSize, numElems, alignment)
-        return offset
-
-
-def parse(data: bytes) -> Any:
-    """Return the file's content as a `schema.ModelT`.
-
-    Raises:
-        UserError: `data` is not a TFLite file.
-    """
-    if data[4:8] != b"TFL3":
-        raise UserError("Expected a TFLite file. Received: a file without the mark 'TFL3'.")
-    return schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
-
-
-def pack(model: Any) -> bytes:
-    """Return the bytes of the file that holds `model`, buffers aligned to 16 bytes."""
-    size = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
-    builder = _AlignedBuilder(size + (1 << 16))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+_TYPE_NAMES = {number: name.lower() for number, name in names_of(schema.TensorType).items()}
 
 
 def set_interface(
@@ -99,32 +57,14 @@ def set_interface(
     interface |= {int(i): n for i, n in zip(graph.inputs, inputs, strict=True)}
     # Interface names are taken first, so that an inner tensor never takes one of them.
     order = [*interface, *(i for i in range(len(graph.tensors)) if i not in interface)]
-    names = unique_names(
-        [interface.get(i) or readable(_text(graph.tensors[i].name)) for i in order]
-    )
+    names = unique_names([interface.get(i) or readable(text(graph.tensors[i].name)) for i in order])
     for index, name in zip(order, names, strict=True):
         graph.tensors[index].name = name.encode()
-    model.signatureDefs = [
-        _signature(
-            [(name, int(index)) for name, index in zip(inputs, graph.inputs, strict=True)],
-            [(name, int(index)) for name, index in zip(outputs, graph.outputs, strict=True)],
-        )
-    ]
-
-
-def _signature(inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> Any:
-    definition = schema.SignatureDefT()
-    definition.signatureKey = SIGNATURE_KEY.encode()
-    definition.subgraphIndex = 0
-    definition.inputs = [_tensor_map(*pair) for pair in inputs]
-    definition.outputs = [_tensor_map(*pair) for pair in outputs]
-    return definition
-
-
-def _tensor_map(name: str, index: int) -> Any:
-    entry = schema.TensorMapT()
-    entry.name, entry.tensorIndex = name.encode(), index
-    return entry
+    sign(
+        model,
+        [(name, int(index)) for name, index in zip(inputs, graph.inputs, strict=True)],
+        [(name, int(index)) for name, index in zip(outputs, graph.outputs, strict=True)],
+    )
 
 
 def set_metadata(model: Any, entries: Mapping[str, bytes], description: str) -> None:
@@ -143,7 +83,7 @@ def set_metadata(model: Any, entries: Mapping[str, bytes], description: str) -> 
 def get_metadata(model: Any) -> dict[str, bytes]:
     """Return the file's named metadata buffers."""
     return {
-        _text(entry.name): b""
+        text(entry.name): b""
         if model.buffers[entry.buffer].data is None
         else bytes(bytearray(model.buffers[entry.buffer].data))
         for entry in model.metadata or []
@@ -177,28 +117,19 @@ def content_of(model: Any) -> Content:
         for subgraph in model.subgraphs
         for operator in subgraph.operators or []
     )
-    names = [_text(tensor.name) for tensor in graph.tensors]
+    names = [text(tensor.name) for tensor in graph.tensors]
     signature = (model.signatureDefs or [None])[0]
     return Content(
         ops=dict(ops),
         inputs=tuple(_tensor_info(graph.tensors[i]) for i in graph.inputs),
         outputs=tuple(_tensor_info(graph.tensors[i]) for i in graph.outputs),
-        signature_inputs={_text(m.name): names[m.tensorIndex] for m in signature.inputs}
+        signature_inputs={text(m.name): names[m.tensorIndex] for m in signature.inputs}
         if signature
         else {},
-        signature_outputs={_text(m.name): names[m.tensorIndex] for m in signature.outputs}
+        signature_outputs={text(m.name): names[m.tensorIndex] for m in signature.outputs}
         if signature
         else {},
     )
-
-
-def operator_name(code: Any) -> str:
-    """Return the name of an operator code: `CONV_2D`, or a custom operator's own."""
-    # Files written for old runtimes carry the code in the deprecated 8-bit field.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    if number == schema.BuiltinOperator.CUSTOM:
-        return _text(code.customCode)
-    return _OPERATOR_NAMES[number]
 
 
 def _tensor_info(tensor: Any) -> TensorInfo:
@@ -208,7 +139,7 @@ def _tensor_info(tensor: Any) -> TensorInfo:
     if quantization is not None and quantization.scale is not None and len(quantization.scale):
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
     return TensorInfo(
-        _text(tensor.name),
+        text(tensor.name),
         tuple(None if size < 0 else int(size) for size in (free if free is not None else ())),
         _TYPE_NAMES[tensor.type],
         scale=scale,
@@ -216,5 +147,14 @@ def _tensor_info(tensor: Any) -> TensorInfo:
     )
 
 
-def _text(value: bytes | str | None) -> str:
-    return value.decode() if isinstance(value, bytes) else (value or "")
+__all__ = [
+    "Content",
+    "content_of",
+    "get_metadata",
+    "operator_name",
+    "pack",
+    "parse",
+    "schema",
+    "set_interface",
+    "set_metadata",
+]

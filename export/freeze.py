@@ -194,7 +194,7 @@ def _described(
             dataclasses.replace(
                 tensor,
                 name=name,
-                keras_name=tensor.name if name != tensor.name else None,
+                keras_name=tensor.name,
                 shape=tuple(result.shape.as_list()),
                 dtype=result.dtype.name,
             )

@@ -28,21 +28,16 @@ def run_artifact(artifact: Artifact, folder: Path, inputs: Arrays) -> dict[str, 
     session = format_named(artifact.format).open(folder / artifact.file)
     count = len(next(iter(inputs.values())))
     size = artifact.inputs[0].shape[0] or 1
-    parts: dict[str, list[np.ndarray]] = {keras_name(t): [] for t in artifact.outputs}
+    parts: dict[str, list[np.ndarray]] = {t.keras_name: [] for t in artifact.outputs}
     for start in range(0, count, size):
         fed = {
-            tensor.name: to_file(_batch(inputs[keras_name(tensor)], start, size), tensor)
+            tensor.name: to_file(_batch(inputs[tensor.keras_name], start, size), tensor)
             for tensor in artifact.inputs
         }
         results = session(fed)
         for tensor in artifact.outputs:
-            parts[keras_name(tensor)].append(from_file(results[tensor.name], tensor))
+            parts[tensor.keras_name].append(from_file(results[tensor.name], tensor))
     return {name: np.concatenate(part)[:count] for name, part in parts.items()}
-
-
-def keras_name(tensor: TensorInfo) -> str:
-    """Return the Keras name of a file's input or output."""
-    return tensor.keras_name or tensor.name
 
 
 def _batch(values: np.ndarray, start: int, size: int) -> np.ndarray:

@@ -1,22 +1,28 @@
 """What the differences mean for the task: decisions kept, lost and gained on real data.
 
-A decision is the greatest of the scores of an output of shape (N, classes). Where labels are known,
-the accuracy of the trained model and of the target are compared sample by sample, so that two files
-of equal accuracy which err on other samples are not taken for the same.
+A decision is the greatest of the scores of an output of shape (N, classes), or whether a single
+probability exceeds one half. Which outputs decide at all is for the network to say: what an
+autoencoder gives back has the shape of scores too, and its greatest number means nothing. Where
+labels are known, the accuracy of the trained model and of the target are compared sample by sample,
+so that two files of equal accuracy which err on other samples are not taken for the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .compare import as_scores
 from .golden import GoldenSet
+from .network import Network
 
 _KINDS = ("real", "random")
+_MOVING = ("identity", "linear", "reshape", "flatten")
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,52 @@ class TaskAgreement:
         }
 
 
+def deciding_outputs(
+    network: Network | None, golden: GoldenSet, classes: Sequence[str] = ()
+) -> frozenset[str]:
+    """Return the outputs that decide between classes.
+
+    Those that end in a softmax, or in a sigmoid over one number. Where none does, as in a network
+    that gives logits: the outputs with as many numbers as the manifest has names of classes; and
+    where there are none either but samples come with class numbers, the only output of the shape
+    (N, classes). A sigmoid over several numbers says something else of each (a pixel, a tag).
+
+    Args:
+        network: The folded network; None where there is none.
+        golden: The truth, and the labels where they are known.
+        classes: Names of the classes, as the user gave them at export.
+    """
+    ends = {} if network is None else {name: _end(network, name) for name in network.outputs}
+    rows = {name: t.shape[1] for name, t in golden.truth.items() if t.ndim == 2}
+    certain = {
+        name
+        for name, size in rows.items()
+        if (ends.get(name) == "softmax" and size > 1) or (ends.get(name) == "sigmoid" and size == 1)
+    }
+    if certain:
+        return frozenset(certain)
+    several = {name: size for name, size in rows.items() if size > 1}
+    if classes:
+        return frozenset(name for name, size in several.items() if size == len(classes))
+    return frozenset(several if golden.labels is not None and len(several) == 1 else ())
+
+
+def _end(network: Network, output: str) -> str:
+    """Return the operation that makes an output, but for those that only move numbers."""
+    nodes = {node.name: node for node in network.nodes}
+    name = network.outputs[output]
+    while name in nodes and nodes[name].op in _MOVING:
+        name = nodes[name].inputs[0]
+    return nodes[name].op if name in nodes else ""
+
+
 def task_agreement(
     output: str, actual: np.ndarray, golden: GoldenSet, allowed: np.ndarray
 ) -> TaskAgreement | None:
     """Compare a target's decisions with the trained model's.
 
     Args:
-        output: Keras output name.
+        output: Keras output name of one of the `deciding_outputs`.
         actual: (N, …) what the target gave.
         golden: The truth, and the labels where they are known.
         allowed: (N,) greatest error of an element that the bound allows each sample.
@@ -132,8 +177,9 @@ def task_agreement(
     """
     truth = np.asarray(golden.truth[output], np.float64)
     scores = np.asarray(actual, np.float64)
-    if truth.ndim != 2 or truth.shape[1] < 2 or scores.shape != truth.shape:
+    if truth.ndim != 2 or scores.shape != truth.shape:
         return None
+    truth, scores = as_scores(truth), as_scores(scores)
     kinds = [str(kind) for kind in golden.kind]
     kind = next((name for name in _KINDS if name in kinds), "all")
     chosen = np.array([kind in ("all", name) for name in kinds])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
-from .golden import read_golden
-from .manifest import Artifact, ExportDirectory, read_export
+from .manifest import ExportDirectory, read_export
+from .records import Artifact
 from .runners import LOCAL, Target, make_runner
 from .session import Session
 
@@ -102,7 +102,7 @@ def measure_latency(
     ]
     if not pairs:
         raise UserError(f"{directory} has no file that {', '.join(targets)} can load.")
-    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    golden = export.read_golden()
     inputs = {name: array[:1] for name, array in golden.inputs.items()}
     here = [pair for pair in pairs if pair[0].device == LOCAL]
     found = dict(zip(map(_key, here), _take_turns(export, here, inputs, rounds, threads)))

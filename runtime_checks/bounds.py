@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .compare import OutputMetrics, compare_output
+from .compare import SampleErrors, sample_errors
 
 # Unit roundoff: half the distance from 1 to the next number (Higham, Accuracy and Stability, 2.1).
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -42,7 +42,7 @@ class NoiseBound:
     pooled: float
     reason: str
 
-    def ratios(self, metrics: OutputMetrics) -> np.ndarray:
+    def ratios(self, metrics: SampleErrors) -> np.ndarray:
         """Return (N,) error over noise; an error where no noise is expected is infinite."""
         error = metrics.rms_error
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -50,7 +50,7 @@ class NoiseBound:
 
 
 def float_noise(
-    reference: OutputMetrics, unit: float, model: np.ndarray | None = None
+    reference: SampleErrors, unit: float, model: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the error that float arithmetic explains, sample by sample.
 
@@ -78,7 +78,7 @@ def float_noise(
     return np.maximum(_without_luck(reference), least)
 
 
-def _without_luck(metrics: OutputMetrics) -> np.ndarray:
+def _without_luck(metrics: SampleErrors) -> np.ndarray:
     """Return each sample's error, but no less than the relative error of all samples together.
 
     One run is one draw of the roundings: a single sample may come out right by luck.
@@ -112,9 +112,7 @@ def end_to_end_bound(
     Returns:
         The bound.
     """
-    of_reference = float_noise(
-        compare_output(output, reference, truth), UNIT_ROUNDOFF["float32"], model
-    )
+    of_reference = float_noise(sample_errors(reference, truth), UNIT_ROUNDOFF["float32"], model)
     if precision == "float32" or exported is None:
         return NoiseBound(
             of_reference,
@@ -124,7 +122,7 @@ def end_to_end_bound(
             if model is not None
             else "the float32 model's own error against float64",
         )
-    of_artifact = _without_luck(compare_output(output, exported, truth))
+    of_artifact = _without_luck(sample_errors(exported, truth))
     if precision == "float16" and model is not None:
         # Some runtimes compute in half precision, others in float32: the file may be as noisy as
         # the former on top of its rounded weights.

@@ -23,7 +23,8 @@ from ..errors import UserError
 from ..files import write_bytes
 from .carried import FOLDER, HASHES, packed_arrays
 from .device_run import ARTIFACTS, INPUT, INPUTS
-from .manifest import FILE, Artifact, ExportDirectory, read_export
+from .manifest import ExportDirectory, read_export
+from .records import FILE, Artifact
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,7 @@ _MODULES = (
     "quiet.py",
     "runtime_checks/__init__.py",
     "runtime_checks/agreement.py",
+    "runtime_checks/archive.py",
     "runtime_checks/bounds.py",
     "runtime_checks/carried.py",
     "runtime_checks/compare.py",
@@ -44,10 +46,12 @@ _MODULES = (
     "runtime_checks/managed.py",
     "runtime_checks/manifest.py",
     "runtime_checks/network.py",
+    "runtime_checks/records.py",
     "runtime_checks/replay.py",
     "runtime_checks/session.py",
     "runtime_checks/stages.py",
     "runtime_checks/target_check.py",
+    "runtime_checks/thread_counts.py",
     "runtime_checks/verdict.py",
     "runtime_checks/report/__init__.py",
     "runtime_checks/report/json_report.py",

@@ -35,17 +35,36 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class OutputMetrics:
+class SampleErrors:
+    """How far each sample of an output is from its truth: all that bounds are made of.
+
+    Attributes:
+        rms_error: (N,) root mean square error of each sample.
+        rms_truth: (N,) root mean square of each sample's truth.
+        nonfinite: Elements that are NaN or infinite on one side only or in another way.
+    """
+
+    rms_error: np.ndarray
+    rms_truth: np.ndarray
+    nonfinite: int
+
+    @property
+    def worst_sample(self) -> int:
+        """Index of the sample with the greatest root mean square error."""
+        return int(np.argmax(self.rms_error))
+
+
+@dataclass(frozen=True)
+class OutputMetrics(SampleErrors):
     """One output of one artifact on one target against float64 truth.
 
-    Decibels are infinite for an exact result. Per-sample arrays have N entries.
+    Decibels are infinite for an exact result.
 
     Attributes:
         output: Keras output name.
         samples: N.
         elements: Elements compared, over all samples.
         skipped: Elements that are NaN or infinite in the truth and, alike, in the result.
-        nonfinite: Elements that are NaN or infinite on one side only or in another way.
         max_abs: Greatest absolute error.
         max_abs_at: Its place, sample first.
         max_rel: Greatest error relative to the truth's element, where that is not zero.
@@ -55,16 +74,13 @@ class OutputMetrics:
         cosine: Least cosine similarity of a sample with its truth.
         kl: Greatest Kullback-Leibler divergence of a sample in nats; None unless the truth is a
             probability distribution over the last axis.
-        agreement: The decision's fate; None unless the output has classes on its last axis.
-        rms_error: (N,) root mean square error of each sample.
-        rms_truth: (N,) root mean square of each sample's truth.
+        agreement: The decision's fate; None for an output that decides nothing.
     """
 
     output: str
     samples: int
     elements: int
     skipped: int
-    nonfinite: int
     max_abs: float
     max_abs_at: tuple[int, ...]
     max_rel: float
@@ -74,13 +90,6 @@ class OutputMetrics:
     cosine: float
     kl: float | None
     agreement: Agreement | None
-    rms_error: np.ndarray
-    rms_truth: np.ndarray
-
-    @property
-    def worst_sample(self) -> int:
-        """Index of the sample with the greatest root mean square error."""
-        return int(np.argmax(self.rms_error))
 
 
 def finite_pair(actual: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,12 +111,41 @@ def rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return peak * np.sqrt(total / np.maximum(where.sum(axis=1), 1))
 
 
+def as_scores(rows: np.ndarray) -> np.ndarray:
+    """Return (N, classes): of a single probability of the second of two classes, both."""
+    return np.concatenate([1 - rows, rows], axis=1) if rows.shape[1] == 1 else rows
+
+
+def sample_errors(actual: np.ndarray, truth: np.ndarray) -> SampleErrors:
+    """Measure each sample of an output against its truth, and nothing else.
+
+    Args:
+        actual: (N, …) what was given.
+        truth: (N, …) float64.
+    """
+    y, t = _rows(actual), _rows(truth)
+    where, alike = finite_pair(y, t)
+    error = _error(y, t, where)
+    return SampleErrors(rms(error, where), rms(t, where), int((~where & ~alike).sum()))
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """Return (N, elements) in float64."""
+    return np.asarray(array, np.float64).reshape(len(array), -1)
+
+
+def _error(y: np.ndarray, t: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return y - t; 0 where that is left out."""
+    return np.subtract(y, t, where=where, out=np.zeros_like(t))
+
+
 def compare_output(
     output: str,
     actual: np.ndarray,
     truth: np.ndarray,
     *,
     allowed: np.ndarray | None = None,
+    decides: bool = False,
     topk: int = 5,
 ) -> OutputMetrics:
     """Measure one output against its truth.
@@ -118,16 +156,16 @@ def compare_output(
         truth: (N, …) float64.
         allowed: (N,) greatest error per element that the bound allows each sample; it tells a tie
             from a flip. None counts every change of class as a flip.
+        decides: Whether the output decides between classes (`agreement.deciding_outputs`).
         topk: The k of the top-k agreement.
 
     Returns:
         The metrics.
     """
     samples = len(truth)
-    y = np.asarray(actual, np.float64).reshape(samples, -1)
-    t = np.asarray(truth, np.float64).reshape(samples, -1)
+    y, t = _rows(actual), _rows(truth)
     where, alike = finite_pair(y, t)
-    error = np.where(where, np.subtract(y, t, where=where, out=np.zeros_like(t)), 0.0)
+    error = _error(y, t, where)
     size = np.abs(error)
     rms_error, rms_truth = rms(error, where), rms(t, where)
     place = int(np.argmax(size))
@@ -150,7 +188,7 @@ def compare_output(
         psnr_db=_decibel(span**2, noise / samples),
         cosine=_cosine(y, t, where, rms_truth),
         kl=_divergence(y, t, truth.shape, where),
-        agreement=_agreement(y, t, truth.shape, where, allowed, topk),
+        agreement=_agreement(y, t, where, allowed, topk) if decides else None,
         rms_error=rms_error,
         rms_truth=rms_truth,
     )
@@ -202,16 +240,13 @@ def _divergence(
 def _agreement(
     y: np.ndarray,
     t: np.ndarray,
-    shape: tuple[int, ...],
     where: np.ndarray,
     allowed: np.ndarray | None,
     k: int,
 ) -> Agreement | None:
-    """Return the fate of the decision for outputs of shape (N, classes)."""
-    if len(shape) != 2 or shape[1] < 2:
-        return None
+    """Return the fate of the decision between the classes of each row."""
     usable = where.all(axis=1)
-    y, t = y[usable], t[usable]
+    y, t = as_scores(y[usable]), as_scores(t[usable])
     if not len(t):
         return None
     rows = np.arange(len(t))
@@ -219,7 +254,7 @@ def _agreement(
     gap = t[rows, right] - t[rows, chosen]
     slack = 2 * allowed[usable] if allowed is not None else np.zeros(len(t))
     other = gap > 0
-    k = min(k, shape[1])
+    k = min(k, t.shape[1])
     best = np.argpartition(-t, k - 1, axis=1)[:, :k]
     return Agreement(
         same=int(np.sum(~other)),

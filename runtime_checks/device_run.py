@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import write_text
 from .carried import load_arrays, save_arrays, unpack
 from .host import cpu, peak_memory_bytes
-from .manifest import Artifact
+from .records import Artifact
 from .report.json_report import plain
 from .runners import Target
 from .target_check import run_target

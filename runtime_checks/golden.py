@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import UserError
+from .archive import DAMAGE, Archive
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -63,10 +63,20 @@ class GoldenSet:
 
 
 def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenSet:
-    """Read `golden.npz`.
+    """Read `golden.npz`; see `golden_of`."""
+    try:
+        archive = Archive(path)
+    except OSError as error:
+        raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
+    return golden_of(archive, str(path), outputs)
+
+
+def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
+    """Return the golden set that a file holds.
 
     Args:
-        path: The file.
+        archive: The file.
+        path: Where it lies, for messages.
         outputs: Keras names of the outputs that it must hold.
 
     Returns:
@@ -76,9 +86,8 @@ def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenS
         UserError: The file is damaged, lacks an output, or its arrays disagree on N.
     """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = dict(archive)
+    except DAMAGE as error:
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
 
     groups: dict[str, dict[str, np.ndarray]] = {

@@ -20,9 +20,10 @@ import numpy as np
 
 from ..errors import UserError
 from .golden import Arrays, GoldenSet
-from .manifest import Artifact, ExportDirectory
+from .manifest import ExportDirectory
 from .network import Network, read_network
 from .noise import expected_noise
+from .records import Artifact
 from .runners import Target
 from .target_check import run_target
 

@@ -16,8 +16,8 @@ from .culprit import Fault, name_fault, static_faults, weight_faults
 from .golden import GoldenSet
 from .graphs import READERS, read_graph
 from .graphs.base import ArtifactGraph
-from .manifest import Artifact
 from .network import Network
+from .records import Artifact
 from .runners import LOCAL, Target, make_runner
 from .runners.base import ArtifactError, TensorReader
 from .session import Session

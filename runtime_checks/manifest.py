@@ -1,125 +1,78 @@
-"""Reads `manifest.json`: what was exported, from what, with which hashes. Nothing here needs Keras.
+"""Reads an export directory: the manifest and, each once, the files that hold the truth.
 
-Every way in which the file can be missing, cut short or wrong ends in one sentence that says how to
+Every way in which a file can be missing, cut short or wrong ends in one sentence that says how to
 mend it. A damaged *artifact* is not an error of reading: it is what the checks are for, so it is
 found by `damaged` and reported as a failed check, while a damaged golden set or network, which
-hold the truth to compare with, leave nothing to check against.
+hold the truth to compare with, leave nothing to check against. Nothing here needs Keras.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import sha256
-from .network import Network, read_network
+from ..files import Hashing, mapped
+from .archive import Archive
+from .golden import GoldenSet, golden_of
+from .network import Network, network_of
+from .records import AGAIN, FILE, Artifact, FileRecord, Manifest, TensorSpec
 
-SCHEMA = "renormlite/manifest/1"
-FILE = "manifest.json"
-
-_AGAIN = "Run `renormlite export` again to write the directory anew."
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of the trained network or of one artifact.
-
-    Attributes:
-        name: The name in the file that the specification belongs to.
-        shape: Sizes; None where the size is free (the batch of the Keras model).
-        dtype: NumPy name of the element type.
-        keras_name: The name in the trained model.
-        scale: Real value of one quantization step, None for float tensors.
-        zero_point: The quantized value that stands for 0.0, None for float tensors.
-        axes: Order of the Keras axes in the file (`numpy.transpose` of the Keras tensor by it gives
-            the file's); None where it is the same.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-    keras_name: str
-    scale: float | None = None
-    zero_point: int | None = None
-    axes: tuple[int, ...] | None = None
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> TensorSpec:
-        """Read one entry of `inputs` or `outputs`."""
-        return cls(
-            name=record["name"],
-            shape=tuple(record["shape"]),
-            dtype=record["dtype"],
-            keras_name=record.get("keras_name", record["name"]),
-            scale=record.get("scale"),
-            zero_point=record.get("zero_point"),
-            axes=tuple(record["axes"]) if record.get("axes") else None,
-        )
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One exported file, as the manifest describes it.
-
-    Attributes:
-        network: File and hash of the network it was made from, where that is not the folded one
-            but an equalized twin of it.
-    """
-
-    file: str
-    format: str
-    precision: str
-    sha256: str
-    bytes: int
-    ops: Mapping[str, int]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    network: Mapping[str, str] | None = None
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Artifact:
-        """Read one entry of `artifacts`."""
-        return cls(
-            file=record["file"],
-            format=record["format"],
-            precision=record["precision"],
-            sha256=record["sha256"],
-            bytes=record["bytes"],
-            ops=dict(record["ops"]),
-            inputs=tuple(TensorSpec.from_json(entry) for entry in record["inputs"]),
-            outputs=tuple(TensorSpec.from_json(entry) for entry in record["outputs"]),
-            network=record.get("network"),
-        )
+_GOLDEN, _NETWORK = "the golden set", "the folded network"
 
 
 @dataclass(frozen=True)
 class ExportDirectory:
-    """A directory written by `renormlite export`, read and validated.
+    """A directory written by `renormlite export`.
 
     Attributes:
         path: The directory.
-        name: Name of the exported model.
-        inputs: The trained model's inputs.
-        outputs: The trained model's outputs.
+        manifest: What `manifest.json` says.
         artifacts: The exported files; each exists, though it may be damaged.
-        golden: Path of `golden.npz`; its hash has been checked.
+        golden: Path of `golden.npz`.
         network: Path of the folded network in float64, None if the export wrote none.
-        record: The whole manifest as parsed, for reports.
     """
 
     path: Path
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    manifest: Manifest
     artifacts: tuple[Artifact, ...]
     golden: Path
     network: Path | None
-    record: Mapping[str, Any]
+    _archives: Mapping[Path, Archive] = field(repr=False)
+    _hashes: dict[Path, Hashing] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the exported model."""
+        return self.manifest.name
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The trained model's inputs."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The trained model's outputs."""
+        return self.manifest.outputs
+
+    @functools.cached_property
+    def record(self) -> Mapping[str, Any]:
+        """The manifest as JSON, for reports."""
+        return self.manifest.to_json()
+
+    def read_golden(self) -> GoldenSet:
+        """Return the golden set.
+
+        Raises:
+            UserError: It is no golden set, or lacks one of the model's outputs.
+        """
+        names = [spec.name for spec in self.outputs]
+        return golden_of(self._archives[self.golden], str(self.golden), names)
 
     def read_network(self, artifact: Artifact) -> Network | None:
         """Return the network that an artifact was made from; None if the export wrote none.
@@ -130,13 +83,39 @@ class ExportDirectory:
         Raises:
             UserError: The network is missing or damaged.
         """
-        path = self.network
-        if artifact.network is not None:
-            path = _trusted(self.path, artifact.network, "the network behind a file")
-        if path is None:
+        if artifact.network is None:
+            return self.folded_network
+        what, path = "the network behind a file", self.path / artifact.network.file
+        archive = _opened(path, what)
+        _compare(path, artifact.network, what, Hashing(archive.data))
+        return self._named(network_of(archive, str(path)))
+
+    @functools.cached_property
+    def folded_network(self) -> Network | None:
+        """The folded network under the trained model's names; None if the export wrote none."""
+        if self.network is None:
             return None
-        names = [spec.name for spec in self.inputs], [spec.name for spec in self.outputs]
-        return read_network(path).named(*names)
+        return self._named(network_of(self._archives[self.network], str(self.network)))
+
+    def _named(self, network: Network) -> Network:
+        inputs, outputs = ([spec.name for spec in side] for side in (self.inputs, self.outputs))
+        return network.named(inputs, outputs)
+
+    def verify(self) -> None:
+        """Check that golden set and network are those that were exported.
+
+        Raises:
+            UserError: One of them is damaged, so that there is nothing to compare with.
+        """
+        _compare(self.golden, self.manifest.golden, _GOLDEN, self._hashes[self.golden])
+        if self.network is not None and self.manifest.network is not None:
+            _compare(self.network, self.manifest.network, _NETWORK, self._hashes[self.network])
+
+    def begin_hashing(self, artifact: Artifact) -> None:
+        """Begin to hash an artifact that is going to be run; each is hashed once."""
+        path = self.path / artifact.file
+        if path not in self._hashes:
+            self._hashes[path] = Hashing(mapped(path))
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is."""
@@ -144,7 +123,8 @@ class ExportDirectory:
         size = path.stat().st_size
         if size != artifact.bytes:
             return f"{artifact.file} has {size} bytes where the export wrote {artifact.bytes}"
-        found = sha256(path)
+        self.begin_hashing(artifact)
+        found = self._hashes[path].result()
         if found != artifact.sha256:
             return (
                 f"{artifact.file} is not the file that was exported: its SHA-256 is "
@@ -160,84 +140,57 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
         directory: What `renormlite export` wrote.
 
     Returns:
-        The directory's contents, with the hashes of the golden set and the network verified.
+        The directory, with the hashes of the golden set and the network verified.
 
     Raises:
         UserError: Something is missing, cut short or of another schema.
     """
-    path = Path(directory)
-    record = _parse(path)
-    try:
-        artifacts = tuple(Artifact.from_json(entry) for entry in record["artifacts"])
-        export = ExportDirectory(
-            path=path,
-            name=record["name"],
-            inputs=tuple(TensorSpec.from_json(entry) for entry in record["inputs"]),
-            outputs=tuple(TensorSpec.from_json(entry) for entry in record["outputs"]),
-            artifacts=artifacts,
-            golden=_trusted(path, record["golden"], "the golden set"),
-            network=_trusted(path, record["network"], "the folded network")
-            if record.get("network")
-            else None,
-            record=record,
-        )
-    except KeyError as error:
-        raise UserError(f"{path / FILE} lacks the entry {error}. {_AGAIN}") from error
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path / FILE} has an entry of the wrong kind ({error}). {_AGAIN}") from (
-            error
-        )
-    if not artifacts:
-        raise UserError(f"{path / FILE} lists no artifact, so there is nothing to check. {_AGAIN}")
-    for artifact in artifacts:
-        if not (path / artifact.file).exists():
-            raise UserError(
-                f"{path / artifact.file} is missing, though manifest.json lists it. {_AGAIN}"
-            )
+    export = open_export(directory)
+    export.verify()
     return export
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """Return manifest.json as a dictionary of the known schema."""
-    if not path.is_dir():
-        raise UserError(
-            f"Expected a directory written by `renormlite export`. Received: '{path}', which "
-            f"{'is a file' if path.exists() else 'does not exist'}. "
-            "Run `renormlite export MODEL.keras` first."
-        )
-    file = path / FILE
-    if not file.is_file():
-        raise UserError(
-            f"{path} holds no {FILE}: it was not written by `renormlite export`, or the export "
-            f"was interrupted before it finished. {_AGAIN}"
-        )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file ({error}). {_AGAIN}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file} is cut short or damaged: it stops being JSON at line {error.lineno}, "
-            f"column {error.colno}. {_AGAIN}"
-        ) from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise UserError(
-            f"{file} must have the schema '{SCHEMA}'. Received: {schema!r}. "
-            "Export again with this version of renormlite."
-        )
-    return dict(record)
+def open_export(directory: str | os.PathLike[str]) -> ExportDirectory:
+    """Open an export directory and begin to hash what holds the truth.
+
+    For those who have something to do until `ExportDirectory.verify` must say that all is well.
+
+    Args:
+        directory: What `renormlite export` wrote.
+
+    Raises:
+        UserError: Something is missing or of another schema.
+    """
+    path = Path(directory)
+    manifest = Manifest.load(path)
+    artifacts = tuple(artifact for artifact in manifest.artifacts if artifact.files is None)
+    if not artifacts:
+        raise UserError(f"{path / FILE} lists no artifact, so there is nothing to check. {AGAIN}")
+    for artifact in artifacts:
+        if not (path / artifact.file).exists():
+            raise UserError(
+                f"{path / artifact.file} is missing, though manifest.json lists it. {AGAIN}"
+            )
+    golden = path / manifest.golden.file
+    network = path / manifest.network.file if manifest.network else None
+    archives = {golden: _opened(golden, _GOLDEN)}
+    if network is not None:
+        archives[network] = _opened(network, _NETWORK)
+    hashes = {file: Hashing(archive.data) for file, archive in archives.items()}
+    return ExportDirectory(path, manifest, artifacts, golden, network, archives, hashes)
 
 
-def _trusted(directory: Path, entry: Mapping[str, str], what: str) -> Path:
-    """Return the path of a file that holds truth, after checking that it is the one exported."""
-    path = directory / entry["file"]
+def _opened(path: Path, what: str) -> Archive:
     if not path.is_file():
-        raise UserError(f"{path}, {what} to compare with, is missing. {_AGAIN}")
-    found = sha256(path)
-    if found != entry["sha256"]:
+        raise UserError(f"{path}, {what} to compare with, is missing. {AGAIN}")
+    return Archive(path)
+
+
+def _compare(path: Path, entry: FileRecord, what: str, hashing: Hashing) -> None:
+    """Raise where a file that holds truth is not the one exported."""
+    found = hashing.result()
+    if found != entry.sha256:
         raise UserError(
             f"{path}, {what} to compare with, is damaged: its SHA-256 is {found[:12]}… where "
-            f"manifest.json has {entry['sha256'][:12]}…. {_AGAIN}"
+            f"manifest.json has {entry.sha256[:12]}…. {AGAIN}"
         )
-    return path

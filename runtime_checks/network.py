@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .archive import DAMAGE, Archive
 from .operators import OPERATORS
 
 SCHEMA = "renormlite/network/1"
@@ -191,14 +191,25 @@ class Network:
 
 
 def read_network(path: str | os.PathLike[str]) -> Network:
-    """Read `network.npz`.
+    """Read `network.npz`; see `network_of`."""
+    try:
+        archive = Archive(path)
+    except OSError as error:
+        raise UserError(f"{path} is not a folded network ({error}). Export again.") from error
+    return network_of(archive, str(path))
+
+
+def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
+    """Return the network that a file holds.
+
+    Args:
+        arrays: The file's arrays.
+        path: Where it lies, for messages.
 
     Raises:
         UserError: The file is damaged or of another schema.
     """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
         graph = json.loads(str(arrays["graph"]))
         if graph["schema"] != SCHEMA:
             raise UserError(
@@ -210,15 +221,7 @@ def read_network(path: str | os.PathLike[str]) -> Network:
             outputs={entry["name"]: entry["value"] for entry in graph["outputs"]},
             nodes=tuple(_node(entry, arrays) for entry in graph["nodes"]),
         )
-    except (
-        ValueError,
-        OSError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (KeyError, TypeError, AttributeError, *DAMAGE) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is not a folded network ({error}). Export again.") from error

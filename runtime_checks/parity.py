@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .golden import GoldenSet, read_golden
+from .golden import GoldenSet
 from .host import host
 from .inputs import Source, read_samples, with_samples
 from .inspection import Anatomy, inspect, readable
-from .manifest import Artifact, ExportDirectory, read_export
+from .manifest import ExportDirectory, open_export
+from .records import Artifact
 from .runners import LOCAL, RUNTIMES, Target
-from .target_check import check_target, judge_run
+from .target_check import TargetRun, judge_run, run_target
+from .thread_counts import Threads, thread_counts
 from .verdict import Finding, TargetResult
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ def check_parity(
     targets: Sequence[str] = DEFAULT_TARGETS,
     inputs: Source | None = None,
     *,
-    threads: int = 1,
+    threads: Threads = 1,
     per_op: bool = False,
     devices: DeviceOptions | None = None,
 ) -> ParityReport:
@@ -100,7 +103,8 @@ def check_parity(
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
         inputs: Samples to check besides the golden set: a file, an array, or arrays by input name;
             see `inputs.read_samples`. With `label`, accuracy is compared too.
-        threads: Threads that each runtime may use.
+        threads: Threads that each runtime may use; of several numbers the first is judged as a
+            whole, and the outputs with the others are compared with it and held to its bounds.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
             to name what is at fault.
         devices: Choices about devices other than this machine, such as time limits.
@@ -113,16 +117,22 @@ def check_parity(
             is out of reach, or no artifact fits it.
     """
     start = time.perf_counter()
-    export = read_export(directory)
-    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    counts = thread_counts(threads)
     wanted = [Target.parse(text) for text in targets]
+    export = open_export(directory)
+    fitting = {target: _fitting(export, target) for target in wanted}
+    inside = _Inside(export, counts[0], per_op)
+    with _verified(export, [entry for entries in fitting.values() for entry in entries]) as run:
+        golden = export.read_golden()
+        for artifact in run:
+            inside.read(artifact)
     if inputs is not None:
         golden = with_samples(golden, export, read_samples(inputs, export))
     results = []
-    inside = _Inside(export, golden, threads, per_op)
-    for target in wanted:
-        for artifact, result in _on_target(export, golden, target, threads, devices):
-            results.append(inside.add(artifact, target, result))
+    for target, artifacts in fitting.items():
+        for artifact, runs in _on_target(export, artifacts, golden, target, counts, devices):
+            result = judge_run(export, artifact, golden, target, runs[0], runs[1:])
+            results.append(inside.add(artifact, golden, target, result))
     return ParityReport(
         name=export.name,
         directory=export.path,
@@ -136,46 +146,71 @@ def check_parity(
     )
 
 
+@contextlib.contextmanager
+def _verified(
+    export: ExportDirectory, artifacts: Sequence[Artifact]
+) -> Iterator[Sequence[Artifact]]:
+    """Hash an export's files while the block reads them, and say in the end if one is damaged.
+
+    Nothing is hashed any more when the block is left, so that no runtime is timed beside it.
+    """
+    for artifact in artifacts:
+        export.begin_hashing(artifact)
+    try:
+        yield artifacts
+    finally:
+        # What the block raises of a damaged file is worth less than that it is damaged.
+        export.verify()
+        for artifact in artifacts:
+            export.damaged(artifact)
+
+
 def _on_target(
     export: ExportDirectory,
+    artifacts: Sequence[Artifact],
     golden: GoldenSet,
     target: Target,
-    threads: int,
+    counts: Sequence[int],
     devices: DeviceOptions | None,
-) -> Iterator[tuple[Artifact, TargetResult]]:
-    """Check every artifact that a target loads, on this machine or on a device."""
-    artifacts = _fitting(export, target)
+) -> Iterator[tuple[Artifact, list[TargetRun]]]:
+    """Run artifacts on a target, on this machine or on a device, with each number of threads."""
     if target.device == LOCAL:
-        for entry in artifacts:
-            yield entry, check_target(export, entry, golden, target, threads=threads)
+        for artifact in artifacts:
+            path = export.path / artifact.file
+            yield (
+                artifact,
+                [run_target(path, artifact, golden.inputs, target, threads=n) for n in counts],
+            )
         return
     from .devices import run_on_device
 
-    runs = run_on_device(export, artifacts, golden.inputs, target, threads=threads, options=devices)
-    for entry, run in runs:
-        yield entry, judge_run(export, entry, golden, target, run)
+    # One connection after the other: a device may have room for one only.
+    passes = [
+        list(run_on_device(export, artifacts, golden.inputs, target, threads=n, options=devices))
+        for n in counts
+    ]
+    for runs in zip(*passes):
+        yield runs[0][0], [run for _, run in runs]
 
 
 class _Inside:
     """Adds to each result what the inside of its file says; reads each file once."""
 
-    def __init__(
-        self,
-        export: ExportDirectory,
-        golden: GoldenSet,
-        threads: int,
-        per_op: bool,
-    ) -> None:
-        self._export, self._golden = export, golden
-        self._threads, self._per_op = threads, per_op
+    def __init__(self, export: ExportDirectory, threads: int, per_op: bool) -> None:
+        self._export, self._threads, self._per_op = export, threads, per_op
         self._anatomies: dict[str, Anatomy | Finding | None] = {}
 
-    def add(self, artifact: Artifact, target: Target, result: TargetResult) -> TargetResult:
-        """Return a result with the verdict on weights and, where called for, on every op."""
-        path = self._export.path / artifact.file
+    def read(self, artifact: Artifact) -> Anatomy | Finding | None:
+        """Return a file's anatomy, the failure to read it, or None where there is no network."""
         if artifact.file not in self._anatomies:
-            self._anatomies[artifact.file] = self._read(path, artifact)
-        anatomy = self._anatomies[artifact.file]
+            self._anatomies[artifact.file] = self._read(artifact)
+        return self._anatomies[artifact.file]
+
+    def add(
+        self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
+    ) -> TargetResult:
+        """Return a result with the verdict on weights and, where called for, on every op."""
+        anatomy = self.read(artifact)
         if anatomy is None:
             return result
         if isinstance(anatomy, Finding):
@@ -185,9 +220,9 @@ class _Inside:
         if not result.given or not wanted:
             return result
         walked, faults, findings = inspect(
-            path,
+            self._export.path / artifact.file,
             artifact,
-            self._golden,
+            golden,
             target,
             anatomy,
             result,
@@ -200,13 +235,12 @@ class _Inside:
             faults=tuple(faults),
         )
 
-    def _read(self, path: Path, artifact: Artifact) -> Anatomy | Finding | None:
-        """Return a file's anatomy, the failure to read it, or None where there is no network."""
+    def _read(self, artifact: Artifact) -> Anatomy | Finding | None:
         network = self._export.read_network(artifact) if readable(artifact) else None
         if network is None:
             return None
         try:
-            return Anatomy.of(path, artifact, network)
+            return Anatomy.of(self._export.path / artifact.file, artifact, network)
         except UserError as error:
             return Finding("weights", False, str(error))
 

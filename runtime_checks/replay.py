@@ -21,12 +21,13 @@ import numpy as np
 from ..errors import UserError
 from ..files import write_text
 from .carried import save_arrays, unpack
-from .golden import read_golden
 from .host import host, peak_memory_bytes
-from .manifest import Artifact, ExportDirectory, read_export
+from .manifest import ExportDirectory, read_export
+from .records import Artifact
 from .report.json_report import plain, result_record
 from .runners import LOCAL, RUNTIMES, Target
 from .target_check import judge_run, run_target
+from .thread_counts import parse_threads
 
 SCHEMA = "renormlite/replay/1"
 
@@ -59,7 +60,12 @@ def _parser(bundle: str) -> argparse.ArgumentParser:
         help=f"one of {', '.join(RUNTIMES)}; default: the first one installed",
     )
     parser.add_argument("--artifact", metavar="FILE", help="default: each file the runtime loads")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--threads",
+        default="1",
+        metavar="N[,N…]",
+        help="threads of the runtime; several numbers, as in 1,4, are compared; default: 1",
+    )
     parser.add_argument("--json", metavar="OUT", help="write the verdict and all metrics here")
     parser.add_argument(
         "--outputs",
@@ -82,13 +88,16 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
     if target.device != LOCAL:
         raise UserError(f"A bundle runs where it lies. Received the device '{target.device}'.")
     artifacts = _chosen(export, target, options.artifact)
-    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    golden = export.read_golden()
+    counts = parse_threads(options.threads)
     records = []
     arrays: dict[str, Any] = {}
     for artifact in artifacts:
         path = export.path / artifact.file
-        run = run_target(path, artifact, golden.inputs, target, threads=options.threads)
-        result = judge_run(export, artifact, golden, target, run)
+        run, *others = (
+            run_target(path, artifact, golden.inputs, target, threads=n) for n in counts
+        )
+        result = judge_run(export, artifact, golden, target, run, others)
         records.append(_record(result_record(result), target, run.outputs))
         _print(records[-1])
         prefix = f"{artifact.file}:" if len(artifacts) > 1 else ""
@@ -174,5 +183,5 @@ def _print(record: Mapping[str, Any]) -> None:
     shown = "" if latency is None else f", {latency:.3g} ms"
     print(f"{record['verdict'].upper()}  {record['artifact']} on {record['target']}{shown}")
     for finding in record["findings"]:
-        if not finding["passed"]:
+        if not finding["passed"] or finding["check"] == "threads":
             print(f"  {finding['message']}")

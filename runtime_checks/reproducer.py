@@ -1,15 +1,14 @@
 """Writes the op at fault as an export of its own: `renormlite check` on it shows the fault again.
 
-The directory holds the op cut out of an ONNX file, with the inputs it got;
-as truth what the network expects of it from these inputs in float64; as reference the same in
-float32; and the manifest, golden set and network that any export has, so that it can be checked on
-every runtime, bundled and sent on.
+The directory holds the op cut out of its file, with the inputs it got; as truth what the network
+expects of it from these inputs in float64; as reference the same in float32; and the manifest,
+golden set and network that any export has, so that it can be checked on every runtime, bundled and
+sent on.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +18,17 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UserError
-from ..files import sha256, write_bytes, write_text
+from ..files import sha256, write_bytes
 from .culprit import Fault
-from .manifest import FILE, SCHEMA
+from .graphs import cut_op
+from .graphs.base import Cut
 from .network import Network, network_arrays
 from .noise import expected_noise
+from .records import Artifact, FileRecord, Manifest, TensorSpec
+from .walk import Culprit
+
+# Files whose ops quantize their float inputs to 8 bits as they come.
+_HYBRID = ("dynamic", "int4")
 
 
 def write_reproducer(
@@ -33,7 +38,7 @@ def write_reproducer(
 
     Args:
         fault: A fault that a check found by running the file.
-        artifact: The file that the op is in; an .onnx file.
+        artifact: The file that the op is in; a .tflite or .onnx file.
         directory: Where to write.
         name: Name of the export.
 
@@ -49,83 +54,78 @@ def write_reproducer(
             f"The fault of layer '{fault.layer}' was found without running an op, so there is none "
             "to cut out."
         )
-    if artifact.suffix != ".onnx":
-        raise UserError(
-            f"One op can be cut out of .onnx files. Received: {artifact.name}. Export the same "
-            "model to ONNX as well."
-        )
-    folder = Path(directory)
-    inputs = {key: value.astype(np.float32) for key, value in culprit.inputs.items()}
+    folder, inputs = Path(directory), _inputs(culprit)
     network = Network(
         inputs={key: (None, *value.shape[1:]) for key, value in inputs.items()},
         outputs={"got": culprit.segment[-1].name},
         nodes=culprit.segment,
     )
-    file = f"{name}.float32.onnx"
-    layout = _cut(artifact, culprit.op.index, inputs, culprit.got, folder / file)
-    truth = network.run(inputs)
-    arrays = {
-        "kind": np.array(["real"] * len(culprit.got)),
-        **{f"input:{key}": value for key, value in inputs.items()},
-        "truth:got": truth["got"],
-        "folded64:got": truth["got"],
-        "reference:got": network.run(inputs, dtype=np.float32)["got"],
-        **{f"noise:{key}": value for key, value in expected_noise(network, inputs).items()},
-    }
-    _save(folder / "golden.npz", arrays)
+    cut = cut_op(artifact, culprit.op.index, inputs, culprit.got)
+    file = f"{name}.{cut.precision}{artifact.suffix}"
+    write_bytes(folder / file, cut.data)
+    _save(folder / "golden.npz", _golden(culprit, network, inputs, cut, file))
     _save(folder / "network.npz", network_arrays(network))
-    _write_manifest(folder, name, file, network, culprit.got, layout)
+    _manifest(folder, name, file, network, cut).write(folder)
     return folder
 
 
-def _cut(
-    source: Path,
-    index: int,
-    inputs: Mapping[str, np.ndarray],
-    got: np.ndarray,
-    path: Path,
-) -> dict[str, tuple[str, tuple[int, ...], list[int] | None]]:
-    """Write one node of an ONNX file as a model; return each tensor's name, shape and axes."""
-    import onnx
+def _inputs(culprit: Culprit) -> dict[str, np.ndarray]:
+    """Return what the op read, as float32, in the order in which the layers read it."""
+    order = dict.fromkeys(key for node in culprit.segment for key in node.inputs)
+    return {key: culprit.inputs[key].astype(np.float32) for key in order if key in culprit.inputs}
 
-    model = onnx.load(source)
-    node = model.graph.node[index]
-    weights = {entry.name: entry for entry in model.graph.initializer}
-    computed = [key for key in node.input if key and key not in weights]
-    if len(computed) != len(inputs) or len(node.output) != 1:
-        raise UserError(
-            f"Op {index} ({node.op_type}) reads {len(computed)} tensors where the network's layer "
-            f"reads {len(inputs)}; such an op cannot be cut out by itself."
-        )
-    first = node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 
-    def placed(key: str, value: np.ndarray) -> tuple[str, tuple[int, ...], list[int] | None]:
-        rank = value.ndim
-        moved = first and rank > 2
-        axes = [0, rank - 1, *range(1, rank - 1)] if moved else None
-        shape = tuple(value.shape[axis] for axis in axes) if axes else value.shape
-        return key, (1, *shape[1:]), axes
-
-    layout = {
-        name: placed(key, value)
-        for key, (name, value) in zip(computed, inputs.items(), strict=True)
+def _golden(
+    culprit: Culprit, network: Network, inputs: Mapping[str, np.ndarray], cut: Cut, file: str
+) -> dict[str, np.ndarray]:
+    """Return the arrays of the golden set."""
+    truth = network.run(inputs)["got"]
+    arrays = {
+        "kind": np.array(["real"] * len(truth)),
+        **{f"input:{key}": value for key, value in inputs.items()},
+        "truth:got": truth,
+        "folded64:got": truth,
+        "reference:got": network.run(inputs, dtype=np.float32)["got"],
+        **{f"noise:{key}": value for key, value in expected_noise(network, inputs).items()},
     }
-    layout["got"] = placed(node.output[0], got)
+    if cut.precision != "float32":
+        arrays[f"artifact:{file}:got"] = _right(culprit, network, inputs, cut, truth)
+    return arrays
 
-    def info(entry: tuple[str, tuple[int, ...], list[int] | None]) -> Any:
-        return onnx.helper.make_tensor_value_info(entry[0], onnx.TensorProto.FLOAT, entry[1])
 
-    graph = onnx.helper.make_graph(
-        [node],
-        "op",
-        [info(layout[name]) for name in inputs],
-        [info(layout["got"])],
-        [weights[key] for key in node.input if key in weights],
-    )
-    cut = onnx.helper.make_model(graph, opset_imports=model.opset_import)
-    cut.ir_version = model.ir_version
-    write_bytes(path, cut.SerializeToString())
-    return layout
+def _right(
+    culprit: Culprit,
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    cut: Cut,
+    truth: np.ndarray,
+) -> np.ndarray:
+    """Return what the file's op would give without the fault: rounded as its precision demands.
+
+    A file of coarser numbers is held to its error at export. This one was exported by nobody, so
+    the place of that is taken by what the walk expects of the op with the file's rounded weights,
+    its inputs rounded where it rounds them, and its result rounded to the steps of its type.
+    """
+    expected = culprit.expected
+    if cut.precision in _HYBRID:
+        # To first order, rounded inputs change the result alike with rounded and exact weights.
+        expected = expected + network.run(_in_eight_bits(inputs))["got"] - truth
+    spec = cut.output
+    if spec.scale is not None and spec.zero_point is not None:
+        limits = np.iinfo(spec.dtype)
+        steps = np.clip(np.rint(expected / spec.scale) + spec.zero_point, limits.min, limits.max)
+        expected = (steps - spec.zero_point) * spec.scale
+    return expected.astype(np.float32)
+
+
+def _in_eight_bits(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return inputs in steps of each sample's greatest number over 127."""
+    rounded = {}
+    for key, array in inputs.items():
+        axes = tuple(range(1, array.ndim))
+        step = np.maximum(np.abs(array).max(axis=axes, keepdims=True) / 127, np.finfo("f4").tiny)
+        rounded[key] = np.rint(array / step) * step
+    return rounded
 
 
 def _save(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -134,47 +134,35 @@ def _save(path: Path, arrays: Mapping[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _write_manifest(
-    folder: Path,
-    name: str,
-    file: str,
-    network: Network,
-    got: np.ndarray,
-    layout: Mapping[str, tuple[str, tuple[int, ...], list[int] | None]],
-) -> None:
-    def hashed(entry: str) -> dict[str, str]:
-        return {"file": entry, "sha256": sha256(folder / entry)}
+def _manifest(folder: Path, name: str, file: str, network: Network, cut: Cut) -> Manifest:
+    """Describe what has been written."""
+    path = folder / file
 
-    def outer(key: str, shape: tuple[int | None, ...]) -> dict[str, Any]:
-        return {"name": key, "shape": list(shape), "dtype": "float32"}
+    def outer(spec: TensorSpec) -> TensorSpec:
+        """Return the specification in the network: floats, channels last."""
+        shape = spec.shape
+        if spec.axes is not None:
+            shape = tuple(shape[spec.axes.index(axis)] for axis in range(len(shape)))
+        return TensorSpec(spec.keras_name, (None, *shape[1:]), "float32")
 
-    def inner(key: str) -> dict[str, Any]:
-        in_file, shape, axes = layout[key]
-        record = {"name": in_file, "shape": list(shape), "dtype": "float32", "keras_name": key}
-        return {**record, "axes": axes} if axes else record
-
-    record = {
-        "schema": SCHEMA,
-        "name": name,
-        "created_by": f"renormlite {__version__}",
-        "source": {"model_name": name, "sha256": None},
-        "versions": {},
-        "options": {},
-        "inputs": [outer(key, shape) for key, shape in network.inputs.items()],
-        "outputs": [outer("got", (None, *got.shape[1:]))],
-        "fold": {"records": [], "proof": {}},
-        "golden": hashed("golden.npz"),
-        "network": hashed("network.npz"),
-        "artifacts": [
-            {
-                **hashed(file),
-                "format": "onnx",
-                "precision": "float32",
-                "bytes": (folder / file).stat().st_size,
-                "ops": {},
-                "inputs": [inner(key) for key in network.inputs],
-                "outputs": [inner("got")],
-            }
-        ],
-    }
-    write_text(folder / FILE, json.dumps(record, indent=1) + "\n")
+    return Manifest(
+        name=name,
+        created_by=f"renormlite {__version__}",
+        source={"model_name": name, "sha256": None},
+        inputs=tuple(map(outer, cut.inputs)),
+        outputs=(outer(cut.output),),
+        golden=FileRecord.of(folder / "golden.npz"),
+        network=FileRecord.of(folder / "network.npz"),
+        artifacts=(
+            Artifact(
+                file=file,
+                format=path.suffix.lstrip("."),
+                precision=cut.precision,
+                sha256=sha256(path),
+                bytes=path.stat().st_size,
+                ops=cut.ops,
+                inputs=cut.inputs,
+                outputs=(cut.output,),
+            ),
+        ),
+    )

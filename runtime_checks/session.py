@@ -10,7 +10,7 @@ from typing import Optional
 import numpy as np
 
 from ..errors import UserError
-from .manifest import Artifact, TensorSpec
+from .records import Artifact, TensorSpec
 from .runners.base import Runner, TensorInfo
 
 # A tensor of the file, and the order of the Keras axes in it (None: the same).
@@ -38,6 +38,7 @@ class Session:
     def __init__(self, runner: Runner, artifact: Artifact) -> None:
         self.runner = runner
         self.seconds: list[float] = []
+        self._first: Mapping[str, np.ndarray] = {}
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
         unfed = {info.name for info in runner.inputs} - {i.name for i, _ in self._inputs.values()}
@@ -85,30 +86,32 @@ class Session:
             begin = time.perf_counter()
             results = self.runner.infer(fed)
             self.seconds.append(time.perf_counter() - begin)
+            if start == 0:
+                self._first = results
             for name, (info, axes) in self._outputs.items():
                 real = dequantize(results[info.name], info)
                 parts[name].append(real if axes is None else np.transpose(real, np.argsort(axes)))
         return {name: np.concatenate(part)[:samples] for name, part in parts.items()}
 
     def differing_rerun(self, inputs: Mapping[str, np.ndarray]) -> list[str]:
-        """Run the first batch twice more and return the outputs whose bits differ between the runs.
+        """Run the first batch once more and return the outputs whose bits are other ones now.
 
         Args:
-            inputs: Keras input name to (N, …) floats.
+            inputs: Keras input name to (N, …) floats, those that `run` has run.
         """
-        fed = self.batch(inputs, 0)
-        first, second = self.runner.infer(fed), self.runner.infer(fed)
+        again = self.runner.infer(self.batch(inputs, 0))
         return [
             name
             for name, (info, _) in self._outputs.items()
-            if first[info.name].tobytes() != second[info.name].tobytes()
+            if self._first[info.name].tobytes() != again[info.name].tobytes()
         ]
 
 
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """Return floats as the type that the file takes; round to nearest even, saturate."""
     if info.scale is None or info.dtype.kind == "f":
-        return np.ascontiguousarray(array, dtype=info.dtype)
+        # Runtimes read in place what they are fed, and some processors only from aligned places.
+        return np.require(array, info.dtype, ["C", "ALIGNED"])
     limits = np.iinfo(info.dtype)
     steps = np.rint(np.asarray(array, np.float64) / info.scale) + (info.zero_point or 0)
     return np.clip(steps, limits.min, limits.max).astype(info.dtype)

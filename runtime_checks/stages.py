@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from .bounds import NoiseBound, end_to_end_bound
-from .compare import compare_output
+from .compare import sample_errors
 from .golden import GoldenSet
-from .manifest import Artifact
+from .records import Artifact
 
 EXACT, ROUNDING, QUANTIZATION, FAULT = "exact", "rounding", "quantization", "fault"
 
@@ -221,7 +221,7 @@ def _causes(
 
 def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound) -> bool:
     """Return whether an error is no more than float32 arithmetic explains."""
-    metrics = compare_output("", actual, truth)
+    metrics = sample_errors(actual, truth)
     ratios = bound.ratios(metrics)
     pooled = float(np.sqrt(np.mean(np.square(ratios))))
     return metrics.nonfinite == 0 and float(ratios.max()) <= bound.worst and pooled <= bound.pooled

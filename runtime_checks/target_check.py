@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from .agreement import TaskAgreement, task_agreement
+from .agreement import TaskAgreement, deciding_outputs, task_agreement
 from .golden import GoldenSet
-from .manifest import Artifact, ExportDirectory
+from .manifest import ExportDirectory
+from .records import Artifact
 from .runners import Target, make_runner
 from .runners.base import ArtifactError, Runner
 from .session import Session
 from .stages import Ladder, error_budget
+from .thread_counts import ThreadComparison, compare_bits
 from .verdict import Finding, OutputVerdict, TargetResult, judge_outputs
 
 
@@ -35,6 +37,11 @@ class TargetRun:
     ran: Mapping[str, Any]
     measured: Mapping[str, Any]
     problem: str = ""
+
+    @property
+    def threads(self) -> int:
+        """How many threads the runtime was given."""
+        return int(self.ran.get("threads", 1))
 
 
 def run_target(
@@ -76,12 +83,13 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
         with runner:
             load = time.perf_counter() - begin
             session = Session(runner, artifact)
-            ran = runner.describe()
+            ran = {"threads": runner.threads, **runner.describe()}
             outputs = session.run(inputs)
             differing = session.differing_rerun(inputs)
             known = runner.measured()
     except ArtifactError as error:
-        return TargetRun({}, {"runtime": runner.runtime}, {}, str(error))
+        ran = {"runtime": runner.runtime, "threads": runner.threads}
+        return TargetRun({}, ran, {}, str(error))
     seconds = np.array(session.seconds)
     latency = {"median": np.median(seconds), "p90": np.percentile(seconds, 90)}
     measured = {
@@ -94,7 +102,12 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
 
 
 def judge_run(
-    export: ExportDirectory, artifact: Artifact, golden: GoldenSet, target: Target, run: TargetRun
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    run: TargetRun,
+    others: Sequence[TargetRun] = (),
 ) -> TargetResult:
     """Judge what a target gave for the golden inputs.
 
@@ -104,6 +117,7 @@ def judge_run(
         golden: What it was run on.
         target: Where it was run.
         run: What came out.
+        others: What came out with other numbers of threads.
 
     Returns:
         The findings and the verdict on each output.
@@ -112,15 +126,28 @@ def judge_run(
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
+    decides = deciding_outputs(
+        export.folded_network, golden, export.manifest.metadata.get("labels", ())
+    )
     verdicts: list[OutputVerdict] = []
+    comparisons: list[ThreadComparison] = []
     if run.problem:
         findings.append(Finding("load", False, run.problem))
     else:
         if run.ran.get("fallback"):
             findings.append(Finding("kernels", False, str(run.ran["fallback"])))
         findings.extend(_determinism(run))
-        judged, verdicts = judge_outputs(run.outputs, golden, artifact)
+        judged, verdicts = judge_outputs(run.outputs, golden, artifact, decides=decides)
         findings.extend(judged)
+        for other in others:
+            failures, compared = _other_threads(artifact, golden, run, other)
+            comparisons.extend(compared)
+            findings.extend(failures)
+            findings.extend(
+                Finding("threads", True, f"{entry.sentence}, within the bound", entry.output)
+                for entry in compared
+                if not failures
+            )
     return TargetResult(
         target=str(target),
         artifact=artifact.file,
@@ -133,10 +160,36 @@ def judge_run(
         tasks=tuple(
             task
             for entry in verdicts
-            if (task := _task(entry, run.outputs[entry.metrics.output], golden)) is not None
+            if entry.metrics.output in decides
+            and (task := _task(entry, run.outputs[entry.metrics.output], golden)) is not None
         ),
+        threads=tuple(comparisons),
         given=run.outputs,
     )
+
+
+def _other_threads(
+    artifact: Artifact, golden: GoldenSet, run: TargetRun, other: TargetRun
+) -> tuple[list[Finding], list[ThreadComparison]]:
+    """Judge a run with another number of threads.
+
+    Returns:
+        What failed, and how its bits differ from those of the run that was judged.
+    """
+    if other.problem:
+        return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
+    judged, _ = judge_outputs(other.outputs, golden, artifact)
+    failures = [
+        Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)
+        for entry in [*_determinism(other), *judged]
+        if not entry.passed
+    ]
+    compared = [
+        compare_bits(name, run.outputs[name], array, run.threads, other.threads)
+        for name, array in other.outputs.items()
+        if name in run.outputs and run.outputs[name].shape == array.shape
+    ]
+    return failures, compared
 
 
 def _budgets(
@@ -181,17 +234,3 @@ def _determinism(run: TargetRun) -> list[Finding]:
         message = f"two runs on the same input gave other bits in output {names}"
         return [Finding("determinism", False, message)]
     return [Finding("determinism", True, "two runs on the same input gave the same bits")]
-
-
-def check_target(
-    export: ExportDirectory,
-    artifact: Artifact,
-    golden: GoldenSet,
-    target: Target,
-    *,
-    threads: int = 1,
-) -> TargetResult:
-    """Run one artifact on one runtime of this machine and judge it."""
-    path = export.path / artifact.file
-    run = run_target(path, artifact, golden.inputs, target, threads=threads)
-    return judge_run(export, artifact, golden, target, run)

@@ -5,7 +5,7 @@ Used alike on the host (`parity`) and in the bundle that runs on a device (`repl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from .agreement import TaskAgreement
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import OutputMetrics, compare_output
 from .golden import GoldenSet
-from .manifest import Artifact
+from .records import Artifact
 from .stages import Ladder
+from .thread_counts import ThreadComparison
 
 if TYPE_CHECKING:
     from .culprit import Fault
@@ -28,7 +29,8 @@ class Finding:
     """One thing that was checked.
 
     Attributes:
-        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, determinism.
+        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, determinism,
+            threads.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.
@@ -81,6 +83,8 @@ class TargetResult:
         faults: What is at fault, by layer.
         stages: For each output, what every stage up to the target adds to its error.
         tasks: For each output that decides between classes, what became of its decisions.
+        threads: How the outputs with other numbers of threads differ; empty where none was asked
+            for.
         given: Keras output name to (N, …): what the target gave for the golden inputs.
     """
 
@@ -95,6 +99,7 @@ class TargetResult:
     faults: tuple[Fault, ...] = ()
     stages: tuple[Ladder, ...] = ()
     tasks: tuple[TaskAgreement, ...] = ()
+    threads: tuple[ThreadComparison, ...] = ()
     given: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
@@ -112,7 +117,11 @@ class TargetResult:
 
 
 def judge_outputs(
-    results: Mapping[str, np.ndarray], golden: GoldenSet, artifact: Artifact
+    results: Mapping[str, np.ndarray],
+    golden: GoldenSet,
+    artifact: Artifact,
+    *,
+    decides: Container[str] = (),
 ) -> tuple[list[Finding], list[OutputVerdict]]:
     """Judge what a target gave for the golden inputs.
 
@@ -120,6 +129,7 @@ def judge_outputs(
         results: Keras output name to (N, …), as `session.Session.run` returns them.
         golden: The golden set that was run.
         artifact: What the manifest says of the file.
+        decides: Keras names of the outputs that decide between classes.
 
     Returns:
         The findings, and a verdict for each output that was compared.
@@ -154,7 +164,9 @@ def judge_outputs(
             model=golden.noise.get(name),
             exported=golden.artifacts.get(artifact.file, {}).get(name),
         )
-        metrics = compare_output(name, actual, truth, allowed=bound.worst * bound.noise)
+        metrics = compare_output(
+            name, actual, truth, allowed=bound.worst * bound.noise, decides=name in decides
+        )
         ratios = bound.ratios(metrics)
         verdict = OutputVerdict(
             metrics=metrics,

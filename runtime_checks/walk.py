@@ -180,6 +180,7 @@ class _Walker:
             if any(key in dependent for key in op.inputs):
                 dependent.update(op.outputs)
         dependent.difference_update(graph.inputs)
+        self.dependent = dependent
         computed = [key for key in tensors if key in graph.tensors and key in dependent]
         self.tensors = {key: tensors[key] for key in computed}
         self.true = _evaluated(network, inputs)
@@ -439,7 +440,7 @@ class _Walker:
             read = [
                 depths.get(name)
                 for name in self.graph.activations(op)
-                if name not in taken and name not in self.graph.inputs
+                if name not in taken and name in self.dependent
             ]
             known = [depth for depth in read if depth is not None]
             if len(known) == len(read):

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle import write_device_run
-from ..manifest import Artifact, ExportDirectory
+from ..manifest import ExportDirectory
+from ..records import Artifact
 from ..runners import LOCAL, RUNTIMES, Target
 from ..target_check import TargetRun, drive
 from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun

@@ -6,13 +6,17 @@ Read only to find out *where* in a file something is; what it should be comes fr
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from ...errors import UserError
-from .base import ArtifactGraph
+import numpy as np
 
-# Format to the module here that reads it.
+from ...errors import UserError
+from .base import ArtifactGraph, Cut
+
+# Format to the module here that reads it, and to the one that cuts an op out of it.
 READERS = {"tflite": "tflite_graph", "onnx": "onnx_graph"}
+CUTTERS = {"tflite": "tflite_cut", "onnx": "onnx_cut"}
 
 
 def read_graph(path: Path, format_name: str) -> ArtifactGraph:
@@ -36,3 +40,28 @@ def read_graph(path: Path, format_name: str) -> ArtifactGraph:
     reader = importlib.import_module(f".{READERS[format_name]}", __package__)
     graph: ArtifactGraph = reader.read(path)
     return graph
+
+
+def cut_op(path: Path, index: int, values: Mapping[str, np.ndarray], got: np.ndarray) -> Cut:
+    """Cut one op out of an exported file.
+
+    Args:
+        path: The file, whose suffix says its format.
+        index: Which op.
+        values: Name of each value that the op reads to (P, …), in the order of its inputs.
+        got: (P, …) what it computed.
+
+    Returns:
+        The op as a file of its own.
+
+    Raises:
+        UserError: The format is another one, or the op cannot be cut out by itself.
+    """
+    name = path.suffix.lstrip(".")
+    if name not in CUTTERS:
+        raise UserError(
+            f"One op can be cut out of .{' and .'.join(CUTTERS)} files. Received: {path.name}."
+        )
+    cutter = importlib.import_module(f".{CUTTERS[name]}", __package__)
+    made: Cut = cutter.cut(path, index, values, got)
+    return made

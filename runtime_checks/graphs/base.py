@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from ..records import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,20 @@ class ArtifactGraph:
 
     Attributes:
         tensors: By key.
-        ops: In the order they run.
         inputs: Keys of the inputs, in the file's order.
         outputs: Keys of the outputs, in the file's order.
+        read_ops: Reads the ops, when somebody asks for them.
     """
 
     tensors: Mapping[str, GraphTensor]
-    ops: tuple[GraphOp, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
+
+    @functools.cached_property
+    def ops(self) -> tuple[GraphOp, ...]:
+        """The ops in the order they run; comparing weights needs none of them."""
+        return self.read_ops()
 
     @property
     def constants(self) -> list[GraphTensor]:
@@ -126,3 +134,22 @@ class ArtifactGraph:
     def consumers(self, key: str) -> list[GraphOp]:
         """Return the ops that read a tensor."""
         return [op for op in self.ops if key in op.inputs]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One op as a file of its own.
+
+    Attributes:
+        data: The file.
+        precision: What the export calls files of such an op.
+        ops: How many operators of each kind it holds.
+        inputs: Its inputs; their Keras names are those of the values that it reads.
+        output: What it computes, under the Keras name "got".
+    """
+
+    data: bytes
+    precision: str
+    ops: Mapping[str, int]
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec

@@ -63,7 +63,7 @@ def read(path: Path) -> ArtifactGraph:
     constants = {entry.name for entry in graph.initializer}
     return ArtifactGraph(
         tensors=tensors,
-        ops=tuple(ops),
+        read_ops=lambda: tuple(ops),
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
     )

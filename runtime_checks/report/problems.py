@@ -24,6 +24,7 @@ _CHECKS = {
     "weights": "The weights are not the trained network's",
     "ops": "An op does not compute what the trained network computes",
     "determinism": "Runs of the same inputs differ",
+    "threads": "Another number of threads gives wrong outputs",
 }
 _FAULTS = {
     "weights": "Layer '{}' has other weights than the trained network",

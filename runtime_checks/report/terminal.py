@@ -72,6 +72,7 @@ def print_report(report: ParityReport, console: Console) -> None:
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
         console.print("decisions and accuracy before and after, in per cent", style="dim")
+    _print_threads(report, console)
     for sentence in report.left_out:
         console.print(f"[yellow]left out[/] {escape(sentence)}")
     for result in report.results:
@@ -80,6 +81,20 @@ def print_report(report: ParityReport, console: Console) -> None:
             _print_problem(wrong, result, console)
     word = "[bold green]PASS[/]" if report.passed else "[bold red]FAIL[/]"
     console.print(f"\n{word} {escape(report.name)} ({report.seconds:.1f} s)")
+
+
+def _print_threads(report: ParityReport, console: Console) -> None:
+    """Print how other numbers of threads changed the bits; what failed is printed as a failure."""
+    told = [
+        f"[dim]threads[/] {escape(_name(result))}: {escape(finding.message)}"
+        for result in report.results
+        for finding in result.findings
+        if finding.check == "threads" and finding.passed
+    ]
+    if told:
+        console.print()
+    for line in told:
+        console.print(line)
 
 
 def _print_by_file(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ class InterpreterRunner(Runner):
     }
 
     _interpreter: Any = None
+    _places: _Places
 
     @abc.abstractmethod
     def _load_module(self) -> ModuleType:
@@ -47,6 +49,7 @@ class InterpreterRunner(Runner):
 
     def _open(self) -> None:
         self._interpreter = self._build(preserve=False)
+        self._places = _Places.of(self._interpreter)
 
     def _build(self, *, preserve: bool) -> Any:
         """Return an interpreter with its tensors allocated."""
@@ -81,7 +84,7 @@ class InterpreterRunner(Runner):
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            return _invoke(self._interpreter, inputs)
+            return _invoke(self._interpreter, self._places, inputs)
         except RuntimeError as error:
             raise ArtifactError(
                 f"{self.runtime} fails to run {self.artifact.name}: {str(error).strip()}"
@@ -120,7 +123,7 @@ class TensorKeeper(InterpreterRunner, TensorReader):
         from op to op.
         """
         interpreter = self._build(preserve=True)
-        _invoke(interpreter, inputs)
+        _invoke(interpreter, _Places.of(interpreter), inputs)
         tensors = {}
         for detail in interpreter.get_tensor_details():
             try:
@@ -131,15 +134,35 @@ class TensorKeeper(InterpreterRunner, TensorReader):
         return tensors
 
 
-def _invoke(interpreter: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class _Places:
+    """Which tensors are the inputs and outputs, by name: asking takes longer than a small network.
+
+    Attributes:
+        inputs: Name to index.
+        outputs: Name to index.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, interpreter: Any) -> _Places:
+        """Ask an interpreter."""
+        return cls(
+            {detail["name"]: detail["index"] for detail in interpreter.get_input_details()},
+            {detail["name"]: detail["index"] for detail in interpreter.get_output_details()},
+        )
+
+
+def _invoke(
+    interpreter: Any, places: _Places, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Set the inputs, run, and return copies of the outputs by name."""
-    for detail in interpreter.get_input_details():
-        interpreter.set_tensor(detail["index"], inputs[detail["name"]])
+    for name, index in places.inputs.items():
+        interpreter.set_tensor(index, inputs[name])
     interpreter.invoke()
-    return {
-        detail["name"]: interpreter.get_tensor(detail["index"])
-        for detail in interpreter.get_output_details()
-    }
+    return {name: interpreter.get_tensor(index) for name, index in places.outputs.items()}
 
 
 def tensor_info(detail: Mapping[str, Any]) -> TensorInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from types import ModuleType
 
 from ...errors import UserError
@@ -24,4 +23,6 @@ class LiteRTRunner(TensorKeeper):
         return interpreter
 
     def _version(self) -> dict[str, str]:
-        return {"ai-edge-litert": version("ai-edge-litert")}
+        import ai_edge_litert
+
+        return {"ai-edge-litert": ai_edge_litert.__version__}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,10 +95,12 @@ class LiteRTCompiledRunner(Runner):
 
     def describe(self) -> dict[str, object]:
         """Return version, kernels, threads and whether XNNPACK took every op."""
+        import ai_edge_litert
+
         whole = bool(self._model.is_fully_accelerated())
         record: dict[str, object] = {
             "runtime": self.runtime,
-            "versions": {"ai-edge-litert": version("ai-edge-litert")},
+            "versions": {"ai-edge-litert": ai_edge_litert.__version__},
             "kernels": self.variants[self.variant],
             "threads": self.threads,
             "fully_accelerated": whole,

@@ -6,7 +6,6 @@ environment of its own (`isolated`).
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from types import ModuleType
 
 from ...errors import UserError
@@ -29,4 +28,6 @@ class TFLiteRuntimeRunner(InterpreterRunner):
         return interpreter
 
     def _version(self) -> dict[str, str]:
-        return {"tflite-runtime": version("tflite-runtime")}
+        import tflite_runtime
+
+        return {"tflite-runtime": tflite_runtime.__version__}

@@ -131,6 +131,12 @@ def write_export(directory: Path) -> None:
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
+@pytest.fixture(scope="session", name="build_network")
+def network_builder():
+    """The function that builds the network, for exports of other precisions."""
+    return build_network
+
+
 @pytest.fixture(scope="session")
 def healthy_export(tmp_path_factory) -> Path:
     """An export nobody may change."""

@@ -119,7 +119,7 @@ def test_damaged_bundle_exits_2(bundle, tmp_path):
         (["--runtime", "tensorrt"], "runtime among"),
         (["--runtime", "litert@qemu-aarch64"], "runs where it lies"),
         (["--runtime", "litert", "--artifact", "other.tflite"], "must be one of the carried"),
-        (["--runtime", "litert", "--threads", "0"], "threads must be at least 1"),
+        (["--runtime", "litert", "--threads", "0"], "threads must be a number from 1 on"),
     ],
 )
 def test_wrong_usage_exits_2(bundle, options, sentence):

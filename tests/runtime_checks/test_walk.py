@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from renormlite import UserError, check_parity
+from renormlite import check_parity
 from renormlite.runtime_checks.graphs import read_graph
 from renormlite.runtime_checks.manifest import read_export
 from renormlite.runtime_checks.reproducer import write_reproducer
@@ -194,8 +194,6 @@ def test_one_op_reproduces_the_fault(export, tmp_path):
     assert len(onnx.load(directory / "op.float32.onnx").graph.node) == 1
     (again,) = faults_of(directory)
     assert (again.layer, again.kind) == ("down", "padding")
-    with pytest.raises(UserError, match=r"cut out of \.onnx files"):
-        write_reproducer(fault, export / "tiny.float32.tflite", tmp_path / "other")
 
 
 def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypatch):
@@ -206,7 +204,7 @@ def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypat
 
     def unsteady(self, inputs):
         results = real(self, inputs)
-        return {k: v + np.float32(1e-9 * (next(calls) % 2)) for k, v in results.items()}
+        return {k: v + np.float32(1e-9 * (next(calls))) for k, v in results.items()}
 
     monkeypatch.setattr(OnnxRuntimeRunner, "_infer", unsteady)
     report = check_parity(healthy_export, ("onnxruntime",))

@@ -17,9 +17,11 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_bytes
+from ..quiet import stderr_without
 from . import flatbuffer
 from .formats import Contents, Job, check_interface
 from .manifest import METADATA_KEY, TensorInfo
+from .rewrites_3d import for_tflite
 from .signature import Signature
 
 _FLEX_ADVICE = (
@@ -27,6 +29,7 @@ _FLEX_ADVICE = (
     "TensorFlow's operators linked in."
 )
 _DESCRIPTION = "made by renormlite"
+_CHATTER = "fully_quantize:"  # a line of the converter's native code about every int8 file
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
@@ -42,8 +45,13 @@ class TFLite:
         import tensorflow as tf
 
         graph = job.graph
+        graph_def = for_tflite(
+            graph.graph_def,
+            [tensor.op.name for tensor in (*graph.inputs, *graph.outputs)],
+            quantized=job.precision not in ("float32", "float16"),
+        )
         converter = tf.compat.v1.lite.TFLiteConverter(
-            graph.graph_def, list(graph.inputs), list(graph.outputs)
+            graph_def, list(graph.inputs), list(graph.outputs)
         )
         converter.exclude_conversion_metadata = True
         if job.options.allow_flex:
@@ -52,7 +60,8 @@ class TFLite:
                 tf.lite.OpsSet.SELECT_TF_OPS,
             ]
         try:
-            data = _CONVERSIONS[job.precision](converter, job)
+            with stderr_without(_CHATTER):
+                data = _CONVERSIONS[job.precision](converter, job)
         except UserError:
             raise
         except Exception as error:  # the converter has error types of its own, none of them public

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..runtime_checks.bench import measure_latency
 from ..runtime_checks.parity import DEFAULT_TARGETS
+from .comma_list import CommaList
 
 
 @click.command()
@@ -19,18 +20,17 @@ from ..runtime_checks.parity import DEFAULT_TARGETS
     "targets",
     default=",".join(DEFAULT_TARGETS),
     show_default=True,
-    metavar="TARGET,…",
+    type=CommaList("target"),
     help="Runtimes on this machine, RUNTIME[+VARIANT], separated by commas.",
 )
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
-def command(directory: Path, targets: str, rounds: int, threads: int) -> None:
+def command(directory: Path, targets: tuple[str, ...], rounds: int, threads: int) -> None:
     """Time one inference of every file in DIRECTORY on every target, in turn.
 
     The last column compares with the first row, round by round: unlike the times, it holds on a
     busy machine. To compare two exports, bench a directory that holds both precisions or formats.
     """
-    names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
     table = Table(
         box=None, title=f"{directory}: one inference, {rounds} rounds, {threads} thread(s)"
     )
@@ -38,7 +38,7 @@ def command(directory: Path, targets: str, rounds: int, threads: int) -> None:
         table.add_column(heading, overflow="fold")
     for heading in ("load ms", "median ms", "p90 ms", "of the first"):
         table.add_column(heading, justify="right")
-    for row in measure_latency(directory, names, rounds=rounds, threads=threads):
+    for row in measure_latency(directory, targets, rounds=rounds, threads=threads):
         table.add_row(
             row.target,
             row.artifact,

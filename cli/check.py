@@ -14,6 +14,7 @@ from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
 from ..runtime_checks.reproducer import write_reproducer
+from .comma_list import CommaList
 from .device_options import device_options, with_processors
 
 
@@ -24,7 +25,7 @@ from .device_options import device_options, with_processors
     "targets",
     default=",".join(DEFAULT_TARGETS),
     show_default=True,
-    metavar="TARGET,…",
+    type=CommaList("target"),
     help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
 )
 @click.option(
@@ -59,7 +60,7 @@ from .device_options import device_options, with_processors
 @device_options
 def command(
     directory: Path,
-    targets: str,
+    targets: tuple[str, ...],
     inputs: Path | None,
     threads: int,
     per_op: bool,
@@ -75,10 +76,9 @@ def command(
 
     Exits 0 when every target passes, 1 when one fails, 2 when there is nothing to check.
     """
-    names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
     report = check_parity(
         directory,
-        with_processors(names, cpus),
+        with_processors(targets, cpus),
         inputs,
         threads=threads,
         per_op=per_op or node_data is not None,

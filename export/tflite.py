@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..files import write_bytes
 from ..quiet import stderr_without
 from . import flatbuffer
+from .distinct_outputs import separate_outputs
 from .formats import Contents, Job, check_interface
 from .manifest import METADATA_KEY, TensorInfo
 from .rewrites_3d import for_tflite
@@ -67,6 +68,7 @@ class TFLite:
         except Exception as error:  # the converter has error types of its own, none of them public
             raise UserError(_refusal(error, graph.readable_name)) from error
         model = flatbuffer.parse(data)
+        separate_outputs(model)
         flatbuffer.set_interface(
             model,
             [tensor.name for tensor in graph.signature.inputs],

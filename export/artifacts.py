@@ -112,8 +112,8 @@ class ArtifactWriter:
             before = self.variants.judge(artifact, folder)
             after = self.variants.judge(other, Path(place))
         return (
-            f"calibrated with random numbers: {before:.1f} dB on the real samples; calibrated "
-            f"with those: {after:.1f} dB"
+            f"calibrated with random numbers: {before:.1f} dB on the real samples, on average; "
+            f"calibrated with those: {after:.1f} dB"
         )
 
     def _convert(

@@ -106,6 +106,8 @@ def export_model(
         preprocessing=preprocessing,
         description=description,
     )
+    calibration = inputs if calibration is None else calibration
+    _demand_samples(options, calibration)
     target = Path(directory)
     step = Steps(listener) if listener else Steps()
     with step("model", "fold"):
@@ -116,7 +118,7 @@ def export_model(
         real = load_samples(
             inputs, signature.inputs, limit=golden.REAL, preprocessing=preprocessing
         )
-    samples = _calibration(options, inputs if calibration is None else calibration, signature)
+    samples = _calibration(options, calibration, signature)
     provenance = Provenance(
         name=target.resolve().name,
         source={
@@ -215,18 +217,22 @@ class _Run:
         )
 
 
-def _calibration(
-    options: ExportOptions, source: Source | None, signature: Signature
-) -> Calibration | None:
-    """Load calibration samples where a file asked for needs them."""
+def _demand_samples(options: ExportOptions, source: Source | None) -> None:
+    """Refuse to calibrate without a word on what with."""
     needed = [f"{name} {p}" for name, p in options.files if needs_calibration(name, p)]
-    if not needed:
-        return None
-    if source is None:
+    if needed and source is None:
         raise UserError(
             f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
             f"(calibration=…, --calibration DATA), or say {RANDOM!r} to go without: {RANDOM_COST}."
         )
+
+
+def _calibration(
+    options: ExportOptions, source: Source | None, signature: Signature
+) -> Calibration | None:
+    """Load calibration samples where a file asked for needs them."""
+    if not any(needs_calibration(*file) for file in options.files):
+        return None
     return load_calibration(
         source,
         signature.inputs,

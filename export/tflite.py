@@ -30,7 +30,9 @@ _FLEX_ADVICE = (
     "TensorFlow's operators linked in."
 )
 _DESCRIPTION = "made by renormlite"
-_CHATTER = "fully_quantize:"  # a line of the converter's native code about every int8 file
+# Lines that native code writes about every int8 file, and about the first file that is loaded.
+_CONVERTER_CHATTER = "fully_quantize:"
+_RUNTIME_CHATTER = "INFO: Created TensorFlow Lite XNNPACK delegate"
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
@@ -61,7 +63,7 @@ class TFLite:
                 tf.lite.OpsSet.SELECT_TF_OPS,
             ]
         try:
-            with stderr_without(_CHATTER):
+            with stderr_without(_CONVERTER_CHATTER):
                 data = _CONVERSIONS[job.precision](converter, job)
         except UserError:
             raise
@@ -215,8 +217,9 @@ class TFLiteSession:
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(model_path=str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
+        with stderr_without(_RUNTIME_CHATTER):
+            self._interpreter = Interpreter(model_path=str(path), num_threads=1)
+            self._interpreter.allocate_tensors()
         self._inputs = {d["name"]: d for d in self._interpreter.get_input_details()}
         self._outputs = {d["name"]: d for d in self._interpreter.get_output_details()}
 

@@ -89,6 +89,16 @@ def test_int8_files_hold_no_float_computation(small, images, export):
     assert sorted(floats) == sorted([*graph.inputs, *graph.outputs])
 
 
+def test_quantizing_says_nothing_that_a_user_could_do_nothing_about(
+    small, images, export, capfd, caplog
+):
+    export(small, precisions=("dynamic", "int8"), inputs=images)
+    printed = capfd.readouterr().err
+    assert "fully_quantize" not in printed
+    assert "XNNPACK" not in printed
+    assert not [record for record in caplog.records if record.name == "root"]
+
+
 # Highest operator versions of tflite-runtime 2.14 (lite/core/kernels/register.cc of that release).
 OLD_RUNTIME = {
     "CONV_2D": 8,

@@ -61,3 +61,18 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
             os.dup2(saved, 2)
             os.close(saved)
             text = printed()
+
+
+@contextlib.contextmanager
+def stderr_without(start: str) -> Iterator[None]:
+    """Keep lines that begin with `start` off standard error; the others come when the block ends.
+
+    Nothing comes when the block raises: the exception says it.
+
+    Args:
+        start: What the unwanted lines of native code begin with.
+    """
+    with held_back_stderr() as printed:
+        yield
+    kept = [line for line in printed().splitlines(True) if not line.startswith(start)]
+    sys.stderr.write("".join(kept))

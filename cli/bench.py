@@ -11,6 +11,7 @@ from rich.table import Table
 from ..runtime_checks.bench import measure_latency
 from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS
+from .comma_list import CommaList
 from .device_options import device_options, with_processors
 
 
@@ -21,7 +22,7 @@ from .device_options import device_options, with_processors
     "targets",
     default=",".join(DEFAULT_TARGETS),
     show_default=True,
-    metavar="TARGET,…",
+    type=CommaList("target"),
     help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
 )
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1))
@@ -29,7 +30,7 @@ from .device_options import device_options, with_processors
 @device_options
 def command(
     directory: Path,
-    targets: str,
+    targets: tuple[str, ...],
     rounds: int,
     threads: int,
     cpus: tuple[str, ...],
@@ -41,7 +42,6 @@ def command(
     unlike the times, it holds on a busy machine. A device runs one file after the other. To compare
     two exports, bench a directory that holds both precisions or formats.
     """
-    names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
     table = Table(
         box=None, title=f"{directory}: one inference, {rounds} rounds, {threads} thread(s)"
     )
@@ -50,7 +50,7 @@ def command(
     for heading in ("load ms", "median ms", "p90 ms", "of the first"):
         table.add_column(heading, justify="right")
     rows = measure_latency(
-        directory, with_processors(names, cpus), rounds=rounds, threads=threads, devices=devices
+        directory, with_processors(targets, cpus), rounds=rounds, threads=threads, devices=devices
     )
     for row in rows:
         table.add_row(

@@ -15,6 +15,7 @@ from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
 from ..runtime_checks.reproducer import write_reproducer
 from ..runtime_checks.thread_counts import parse_threads
+from .comma_list import CommaList
 from .device_options import device_options, with_processors
 
 
@@ -25,7 +26,7 @@ from .device_options import device_options, with_processors
     "targets",
     default=",".join(DEFAULT_TARGETS),
     show_default=True,
-    metavar="TARGET,…",
+    type=CommaList("target"),
     help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
 )
 @click.option(
@@ -66,7 +67,7 @@ from .device_options import device_options, with_processors
 @device_options
 def command(
     directory: Path,
-    targets: str,
+    targets: tuple[str, ...],
     inputs: Path | None,
     threads: str,
     per_op: bool,
@@ -82,10 +83,9 @@ def command(
 
     Exits 0 when every target passes, 1 when one fails, 2 when there is nothing to check.
     """
-    names = tuple(name for name in (part.strip() for part in targets.split(",")) if name)
     report = check_parity(
         directory,
-        with_processors(names, cpus),
+        with_processors(targets, cpus),
         inputs,
         threads=parse_threads(threads),
         per_op=per_op or node_data is not None,

@@ -11,6 +11,7 @@ import click
 
 from ..errors import UserError
 from ..runtime_checks.devices.base import DeviceOptions
+from .comma_list import CommaList
 
 
 def device_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -18,8 +19,9 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option(
         "--cpu",
-        default="",
-        metavar="CPU,…",
+        "cpus",
+        default=(),
+        type=CommaList("cpu"),
         help="Processors to emulate on the qemu devices that name none, such as cortex-a53.",
     )
     @click.option(
@@ -49,7 +51,7 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def collect(
         *args: Any,
-        cpu: str,
+        cpus: tuple[str, ...],
         browser: Path | None,
         device_python: str,
         benchmark_model: Path | None,
@@ -62,7 +64,6 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
             browser=browser,
             benchmark_model=benchmark_model,
         )
-        cpus = tuple(part.strip() for part in cpu.split(",") if part.strip())
         command(*args, cpus=cpus, devices=devices, **others)
 
     return collect

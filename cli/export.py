@@ -9,14 +9,48 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ..export.format_table import FORMAT_NAMES, PRECISIONS, needs_calibration
+from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOptions
+from ..export.samples import Preprocessing
+from .comma_list import CommaList
 from .command import TensorFlowCommand
 
 if TYPE_CHECKING:
     from ..export.manifest import Manifest
     from ..export.progress import Progress
-    from ..export.samples import Preprocessing
 
 _TOLD = 0.5  # seconds; steps that take longer are listed with their time
+
+
+class _Batch(click.ParamType):
+    """A batch size, or `dynamic`, which is None."""
+
+    name = "N|dynamic"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        text = str(value)
+        if text == "dynamic":
+            return None
+        if not text.isdigit() or int(text) < 1:
+            self.fail(f"expected a positive number or `dynamic`, got {text!r}.")
+        return int(text)
+
+
+class _Channels(click.ParamType):
+    """One number, or one a channel with commas between."""
+
+    name = "X[,X,X]"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers with commas between, got {value!r}.")
+        return values[0] if len(values) == 1 else values
 
 
 @click.command("export", cls=TensorFlowCommand)
@@ -29,17 +63,19 @@ _TOLD = 0.5  # seconds; steps that take longer are listed with their time
 )
 @click.option(
     "--to",
-    default="tflite,onnx",
+    "formats",
+    type=CommaList("format", FORMAT_NAMES),
+    default=",".join(ExportOptions.formats),
     show_default=True,
-    metavar="FORMAT,…",
-    help="tflite, onnx, saved_model.",
+    help=f"{', '.join(FORMAT_NAMES)}.",
 )
 @click.option(
     "--precision",
-    default="float32",
+    "precisions",
+    type=CommaList("precision", PRECISIONS),
+    default=",".join(ExportOptions.precisions),
     show_default=True,
-    metavar="PRECISION,…",
-    help="float32, float16, dynamic, int8, int16x8, int4.",
+    help=f"{', '.join(PRECISIONS)}. A format leaves out what it lacks.",
 )
 @click.option(
     "--inputs",
@@ -50,61 +86,95 @@ _TOLD = 0.5  # seconds; steps that take longer are listed with their time
 @click.option(
     "--calibration",
     metavar="DATA",
-    help="Real samples that int8 takes its ranges from, as --inputs; `random` goes without and "
-    "costs accuracy.  [default: those of --inputs]",
+    help="Real samples that int8 and int16x8 take their ranges from, as --inputs; `random` goes "
+    "without and costs accuracy.  [default: those of --inputs]",
 )
 @click.option(
-    "--calibration-samples", default=200, show_default=True, help="At most so many of them."
+    "--calibration-samples",
+    type=click.IntRange(min=1),
+    default=ExportOptions.calibration_samples,
+    show_default=True,
+    help="At most so many of them.",
 )
-@click.option("--batch", default="1", show_default=True, help="Batch size, or `dynamic`.")
-@click.option("--layout", default="nhwc", show_default=True, help="nhwc, or nchw (ONNX only).")
-@click.option("--opset", default=17, show_default=True, help="ONNX operator set.")
+@click.option(
+    "--batch",
+    "batch_size",
+    type=_Batch(),
+    metavar="N|dynamic",
+    default=str(ExportOptions.batch_size),
+    show_default=True,
+    help="Batch size.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default=ExportOptions.layout,
+    show_default=True,
+    help="Order of the axes of inputs and outputs; nchw is for ONNX only.",
+)
+@click.option(
+    "--opset",
+    type=click.IntRange(OPSETS[0], OPSETS[-1]),
+    default=ExportOptions.opset,
+    show_default=True,
+    help="ONNX operator set.",
+)
 @click.option(
     "--quantized-io",
-    default="float",
+    type=click.Choice(QUANTIZED_IO),
+    default=ExportOptions.quantized_io,
     show_default=True,
-    help="float, or integer: int8 TFLite files that take and give integers.",
+    help="What int8 and int16x8 TFLite files take and give.",
 )
 @click.option(
     "--equalize",
-    default="auto",
+    type=click.Choice(EQUALIZE),
+    default=ExportOptions.equalize,
     show_default=True,
-    help="Equalize ranges across layers before quantizing: auto (where it measures better), "
-    "always, never.",
+    help="Equalize ranges across layers before quantizing; auto: where it measures better.",
 )
 @click.option("--allow-flex", is_flag=True, help="Let TFLite files call TensorFlow operators.")
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
     help="Text file, one class a line; kept in the files.",
 )
 @click.option(
     "--mean",
-    metavar="X[,X,X]",
+    type=_Channels(),
     help="Pixels become (pixel - mean) * scale: kept in the files, applied to image folders.",
 )
-@click.option("--scale", metavar="X[,X,X]", help="See --mean.")
+@click.option("--scale", type=_Channels(), help="See --mean.")
 @click.option("--description", default="", help="One line about the model; kept in the files.")
 def command(
     model: Path,
     output: Path | None,
-    to: str,
-    precision: str,
+    formats: tuple[str, ...],
+    precisions: tuple[str, ...],
     inputs: str | None,
     calibration: str | None,
     calibration_samples: int,
-    batch: str,
+    batch_size: int | None,
     layout: str,
     opset: int,
     quantized_io: str,
     equalize: str,
     allow_flex: bool,
     labels: Path | None,
-    mean: str | None,
-    scale: str | None,
+    mean: float | tuple[float, ...] | None,
+    scale: float | tuple[float, ...] | None,
     description: str,
 ) -> None:
-    """Fold the norms of MODEL.keras and write it for the device, with what the checks need."""
+    """Fold the norms of MODEL.keras and write it for the device, with what the checks need.
+
+    \b
+    renormlite export net.keras
+    renormlite export net.keras --inputs samples.npz --precision float32,int8
+    renormlite export net.keras --to tflite --precision int8 --quantized-io integer \\
+        --calibration photos/ --mean 127.5 --scale 0.00784
+    renormlite export net.keras --to onnx --layout nchw --batch dynamic -o out/net
+    """
     from ..export.exporter import export_model
     from ..toolkit.saving import load_model
 
@@ -122,12 +192,12 @@ def command(
         manifest = export_model(
             trained,
             directory,
-            formats=_names(to),
-            precisions=_names(precision),
+            formats=formats,
+            precisions=precisions,
             calibration=calibration,
             calibration_samples=calibration_samples,
             inputs=inputs,
-            batch_size=_batch_size(batch),
+            batch_size=batch_size,
             layout=layout,
             opset=opset,
             quantized_io=quantized_io,
@@ -140,6 +210,8 @@ def command(
             listener=show,
         )
     _print(console, manifest, directory)
+    if calibration and not any(needs_calibration(name, p) for name in formats for p in precisions):
+        console.print("--calibration had no use: no file is int8 or int16x8", style="yellow")
 
 
 def _print(console: Console, manifest: Manifest, directory: Path) -> None:
@@ -158,52 +230,25 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
             f"{artifact.seconds:.2f} s",
         )
     console.print(table)
+    random = manifest.calibration is not None and manifest.calibration["random"]
+    style = "yellow" if random else "dim"
     for artifact in manifest.artifacts:
         for note in artifact.notes:
-            console.print(f"{artifact.file}: {note}", style="dim", highlight=False, soft_wrap=True)
+            console.print(f"{artifact.file}: {note}", style=style, highlight=False, soft_wrap=True)
     formats, precisions = manifest.options["formats"], manifest.options["precisions"]
     written = {(artifact.format, artifact.precision) for artifact in manifest.artifacts}
     for precision in precisions:
         for name in formats:
             if (name, precision) not in written:
                 console.print(f"{name} has no {precision}: left out", style="yellow")
-    if manifest.calibration and manifest.calibration["random"]:
-        console.print(
-            "Calibrated with random numbers: ranges do not fit real data, which costs accuracy.",
-            style="yellow",
-            soft_wrap=True,
-        )
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _batch_size(text: str) -> int | None:
-    if text == "dynamic":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise click.BadParameter(f"expected a positive number or `dynamic`, got {text!r}.")
-    return int(text)
-
-
-def _preprocessing(mean: str | None, scale: str | None) -> Preprocessing | None:
+def _preprocessing(
+    mean: float | tuple[float, ...] | None, scale: float | tuple[float, ...] | None
+) -> Preprocessing | None:
     if mean is None and scale is None:
         return None
-    from ..export.samples import Preprocessing
-
-    return Preprocessing(
-        mean=0.0 if mean is None else _numbers(mean),
-        scale=1.0 if scale is None else _numbers(scale),
-    )
-
-
-def _numbers(text: str) -> float | tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between, got {text!r}.") from None
-    return values[0] if len(values) == 1 else values
+    return Preprocessing(mean=0.0 if mean is None else mean, scale=1.0 if scale is None else scale)
 
 
 def _size(count: int) -> str:

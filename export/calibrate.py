@@ -13,6 +13,7 @@ from .manifest import TensorInfo
 from .samples import Preprocessing, SampleSet, Source, load_samples
 
 RANDOM = "random"
+RANDOM_COST = "costs accuracy"
 
 # Neighbouring pixels of white noise correlate by chance only, with a standard deviation of
 # 1/sqrt(pairs); those of photographs and spectrograms at 0.3 and more. Six deviations let no noise

@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib.metadata
-import json
 import os
-import platform
-import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from .. import __version__
 from ..errors import UserError
 from ..files import sha256
 from ..runtime_checks.noise import expected_noise
 from . import golden
-from .calibrate import Calibration, load_calibration
+from .artifacts import ArtifactWriter
+from .calibrate import RANDOM, RANDOM_COST, Calibration, load_calibration
 from .fold import FoldResult, float64_twin, fold
-from .formats import Contents, Job, format_named, needs_calibration, takes_channels_first
+from .format_table import needs_calibration
 from .host import run_artifact
-from .manifest import Artifact, FileRecord, Manifest, TensorInfo, hash_folder
+from .manifest import Artifact, FileRecord, Manifest
 from .network import write_network
 from .options import ExportOptions
 from .progress import Listener, Steps
+from .provenance import CREATED_BY, Provenance, versions
 from .samples import Preprocessing, SampleSet, Source, load_samples
 from .signature import Signature, is_symbolic, signature_of
 from .staging import moved_in_when_done
-from .variants import Variant, Variants, choice_note, choose
+from .variants import Variants
 
 NETWORK_FILE = "network.npz"
-
-# Precisions that gain nothing from equalized ranges: their numbers carry exponents of their own.
-FLOAT_PRECISIONS = ("float32", "float16")
-
-_PACKAGES = (
-    "ai-edge-litert",
-    "keras",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "tensorflow",
-    "tf2onnx",
-)
 
 
 def export_model(
@@ -125,6 +106,8 @@ def export_model(
         preprocessing=preprocessing,
         description=description,
     )
+    calibration = inputs if calibration is None else calibration
+    _demand_samples(options, calibration)
     target = Path(directory)
     step = Steps(listener) if listener else Steps()
     with step("model", "fold"):
@@ -135,27 +118,28 @@ def export_model(
         real = load_samples(
             inputs, signature.inputs, limit=golden.REAL, preprocessing=preprocessing
         )
-    samples = _calibration(options, inputs if calibration is None else calibration, signature)
-    run = _Run(
-        model=model,
-        folded=folded,
-        signature=signature,
-        options=options,
-        calibration=samples,
-        variants=Variants(
-            folded.model,
-            signature,
-            _judges(samples, real),
-            batch_size=batch_size,
-            equalize=equalize,
-        ),
-        samples=golden.choose_samples(signature.inputs, real.arrays if real else None),
+    samples = _calibration(options, calibration, signature)
+    provenance = Provenance(
         name=target.resolve().name,
         source={
             "model_name": model.name,
             "sha256": None if source is None else sha256(source),
         },
-        step=step,
+        options=options,
+    )
+    variants = Variants(
+        folded.model,
+        signature,
+        _judges(samples, real),
+        batch_size=batch_size,
+        equalize=equalize,
+    )
+    run = _Run(
+        model=model,
+        folded=folded,
+        signature=signature,
+        writer=ArtifactWriter(provenance, variants, samples, step),
+        samples=golden.choose_samples(signature.inputs, real.arrays if real else None),
     )
     with moved_in_when_done(target) as staging:
         return run.export(staging)
@@ -168,35 +152,31 @@ class _Run:
     model: keras.Model
     folded: FoldResult
     signature: Signature
-    options: ExportOptions
-    calibration: Calibration | None
-    variants: Variants
+    writer: ArtifactWriter
     samples: golden.Samples
-    name: str
-    source: dict[str, Any]
-    step: Steps
 
     def export(self, folder: Path) -> Manifest:
         """Write every file into `folder`, the manifest last."""
-        artifacts = [self._write(name, precision, folder) for name, precision in self.options.files]
-        with self.step(NETWORK_FILE, "write"):
+        step, files = self.writer.step, self.writer.provenance.options.files
+        artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
+        with step(NETWORK_FILE, "write"):
             network = write_network(
                 self.folded.model,
                 folder / NETWORK_FILE,
                 inputs=[tensor.name for tensor in self.signature.inputs],
                 outputs=[tensor.name for tensor in self.signature.outputs],
             )
-        with self.step(golden.FILE_NAME, "truth in float64"):
+        with step(golden.FILE_NAME, "truth in float64"):
             exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
             truth = golden.evaluate(float64_twin(self.model), self.signature, exact)
             folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
-        with self.step(golden.FILE_NAME, "reference in float32"):
+        with step(golden.FILE_NAME, "reference in float32"):
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
-        with self.step(golden.FILE_NAME, "noise of float32"):
+        with step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
         outputs = {}
         for artifact in artifacts:
-            with self.step(artifact.file, "run"):
+            with step(artifact.file, "run"):
                 outputs[artifact.file] = run_artifact(artifact, folder, self.samples.inputs)
         golden.write_golden(
             folder / golden.FILE_NAME,
@@ -215,90 +195,16 @@ class _Run:
         manifest.write(folder)
         return manifest
 
-    def _write(self, format_name: str, precision: str, folder: Path) -> Artifact:
-        """Write one file, from the variant of the network that makes the best of its bits."""
-        started = time.perf_counter()
-        if precision in FLOAT_PRECISIONS:
-            artifact = self._convert(format_name, precision, self.variants.plain, folder)
-        else:
-            artifact = self._best(format_name, precision, folder)
-        return dataclasses.replace(artifact, seconds=time.perf_counter() - started)
-
-    def _best(self, format_name: str, precision: str, folder: Path) -> Artifact:
-        """Write a quantized file from every variant and keep the one with the least noise."""
-        with self.step("model", "equalize"):
-            variants = self.variants.quantized
-        if len(variants) == 1:
-            return self._convert(format_name, precision, variants[0], folder)
-        tried: list[tuple[Variant, float]] = []
-        made: dict[str, tuple[Artifact, Path]] = {}
-        for index, variant in enumerate(variants):
-            place = folder / f".variant-{index}"
-            place.mkdir()
-            artifact = self._convert(format_name, precision, variant, place)
-            with self.step(artifact.file, "judge"):
-                tried.append((variant, self.variants.judge(artifact, place)))
-            made[variant.name] = (artifact, place)
-        chosen = choose(tried)
-        artifact, place = made[chosen.name]
-        os.replace(place / artifact.file, folder / artifact.file)
-        for _, place in made.values():
-            shutil.rmtree(place)
-        if not chosen.name:
-            return artifact
-        network = folder / f"network.{chosen.name}.npz"
-        if not network.exists():
-            write_network(chosen.model, network)
-        return dataclasses.replace(
-            artifact, notes=(choice_note(tried, chosen),), network=FileRecord.of(network)
-        )
-
-    def _convert(
-        self, format_name: str, precision: str, variant: Variant, folder: Path
-    ) -> Artifact:
-        """Convert, write and validate one file."""
-        file_format = format_named(format_name)
-        path = folder / f"{self.name}.{precision}{file_format.suffix}"
-        channels_first = self.options.layout == "nchw" and takes_channels_first(format_name)
-        with self.step(path.name, "trace"):
-            graph = self.variants.graph(variant, channels_first)
-        job = Job(
-            graph,
-            precision,
-            self.options,
-            self._metadata(precision),
-            self.calibration if needs_calibration(format_name, precision) else None,
-        )
-        with self.step(path.name, "convert"):
-            file_format.write(job, path)
-        with self.step(path.name, "validate"):
-            contents = file_format.validate(path, job)
-        return _artifact(path, format_name, job, contents)
-
-    def _metadata(self, precision: str) -> str:
-        """Return the JSON that is kept inside a file."""
-        return json.dumps(
-            {
-                "created_by": f"renormlite {__version__}",
-                "name": self.name,
-                "precision": precision,
-                "source": self.source,
-                "versions": versions(),
-                "options": self.options.to_json(),
-                **self.options.metadata(),
-            },
-            sort_keys=True,
-        )
-
     def _manifest(self, folder: Path, artifacts: Sequence[Artifact]) -> Manifest:
+        provenance, calibration = self.writer.provenance, self.writer.calibration
         return Manifest(
-            name=self.name,
-            created_by=f"renormlite {__version__}",
-            source=self.source,
+            name=provenance.name,
+            created_by=CREATED_BY,
+            source=provenance.source,
             versions=versions(),
-            options=self.options.to_json(),
-            metadata=self.options.metadata(),
-            calibration=None if self.calibration is None else self.calibration.to_json(),
+            options=provenance.options.to_json(),
+            metadata=provenance.options.metadata(),
+            calibration=None if calibration is None else calibration.to_json(),
             inputs=self.signature.inputs,
             outputs=self.signature.outputs,
             fold={
@@ -311,51 +217,22 @@ class _Run:
         )
 
 
-def _artifact(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:
-    """Describe a file that is written and validated."""
-    expected = job.graph.signature
-
-    def in_keras_terms(found: TensorInfo, wanted: TensorInfo) -> TensorInfo:
-        return dataclasses.replace(found, axes=wanted.axes, keras_name=wanted.keras_name)
-
-    files = hash_folder(path) if path.is_dir() else None
-    return Artifact(
-        file=path.name,
-        format=format_name,
-        precision=job.precision,
-        sha256=sha256(path) if files is None else _hash_of(files),
-        bytes=_size(path),
-        ops=contents.ops,
-        inputs=tuple(map(in_keras_terms, contents.inputs, expected.inputs)),
-        outputs=tuple(map(in_keras_terms, contents.outputs, expected.outputs)),
-        files=files,
-    )
-
-
-def _hash_of(files: dict[str, str]) -> str:
-    import hashlib
-
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
+def _demand_samples(options: ExportOptions, source: Source | None) -> None:
+    """Refuse to calibrate without a word on what with."""
+    needed = [f"{name} {p}" for name, p in options.files if needs_calibration(name, p)]
+    if needed and source is None:
+        raise UserError(
+            f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
+            f"(calibration=…, --calibration DATA), or say {RANDOM!r} to go without: {RANDOM_COST}."
+        )
 
 
 def _calibration(
     options: ExportOptions, source: Source | None, signature: Signature
 ) -> Calibration | None:
     """Load calibration samples where a file asked for needs them."""
-    needed = [f"{name} {p}" for name, p in options.files if needs_calibration(name, p)]
-    if not needed:
+    if not any(needs_calibration(*file) for file in options.files):
         return None
-    if source is None:
-        raise UserError(
-            f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
-            "(calibration=…, --calibration DATA); 'random' goes without and costs accuracy."
-        )
     return load_calibration(
         source,
         signature.inputs,
@@ -388,13 +265,3 @@ def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
 
 def _exact(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) if values.dtype.kind == "f" else values
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of everything that takes part in an export."""
-    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"renormlite": __version__, "python": platform.python_version(), **installed}
-
-
-__all__ = ["Preprocessing", "SampleSet", "export_model", "versions"]

@@ -30,7 +30,7 @@ def set_interface(
     """Name the inputs, the outputs and every other tensor, and add the signature.
 
     Args:
-        model: The parsed file; changed in place.
+        model: The parsed file, each output a tensor of its own; changed in place.
         inputs: Names for the inputs, in the file's order, which the converter keeps.
         outputs: Names for the outputs, in the file's order.
         readable: From the converter's name of an inner tensor to the one to write.
@@ -48,11 +48,6 @@ def set_interface(
                 f"The converter left {len(indices)} of {len(names)} {kind}s {list(names)}. "
                 f"An {kind} that nothing uses or computes cannot be exported; remove it."
             )
-    if len({*map(int, graph.inputs), *map(int, graph.outputs)}) < len(inputs) + len(outputs):
-        raise UserError(
-            f"Two of the outputs {list(outputs)} are one and the same tensor, or an input passed "
-            "through, which a TFLite file cannot name apart. Return each tensor once."
-        )
     interface = {int(i): n for i, n in zip(graph.outputs, outputs, strict=True)}
     interface |= {int(i): n for i, n in zip(graph.inputs, inputs, strict=True)}
     # Interface names are taken first, so that an inner tensor never takes one of them.

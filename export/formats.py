@@ -1,4 +1,4 @@
-"""What every file format offers, and the table of them."""
+"""What every file format does: write a file, read it back, run it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..errors import UserError
+from .format_table import FORMATS
 from .manifest import TensorInfo
 
 if TYPE_CHECKING:
@@ -18,38 +19,6 @@ if TYPE_CHECKING:
     from .freeze import FrozenGraph
     from .options import ExportOptions
     from .signature import Signature
-
-
-@dataclasses.dataclass(frozen=True)
-class _Home:
-    """Where a format lives and what it can write, known without loading its converter."""
-
-    module: str
-    type_name: str
-    precisions: tuple[str, ...]
-    calibrated: tuple[str, ...] = ()
-    channels_first: bool = False
-
-
-# One module a format, loaded when used: each brings its own converter and runtime.
-_HOMES = {
-    "tflite": _Home(
-        "tflite",
-        "TFLite",
-        ("float32", "float16", "dynamic", "int8", "int16x8", "int4"),
-        calibrated=("int8", "int16x8"),
-    ),
-    "onnx": _Home(
-        "onnx",
-        "Onnx",
-        ("float32", "float16", "dynamic", "int8"),
-        calibrated=("int8",),
-        channels_first=True,
-    ),
-    "saved_model": _Home("saved_model", "SavedModel", ("float32",)),
-}
-
-FORMAT_NAMES = tuple(_HOMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,26 +92,11 @@ class Format(Protocol):
 
 
 def format_named(name: str) -> Format:
-    """Return the format called `name`, one of `FORMAT_NAMES`."""
-    home = _HOMES[name]
+    """Return the format called `name`, one of the table's; loads its converter."""
+    home = FORMATS[name]
     module = importlib.import_module(f".{home.module}", __package__)
     format_type: type[Format] = getattr(module, home.type_name)
     return format_type()
-
-
-def precisions_of(name: str) -> tuple[str, ...]:
-    """Return the precisions a format can write."""
-    return _HOMES[name].precisions
-
-
-def needs_calibration(name: str, precision: str) -> bool:
-    """Tell whether a precision of a format takes ranges from samples."""
-    return precision in _HOMES[name].calibrated
-
-
-def takes_channels_first(name: str) -> bool:
-    """Tell whether the layout option is for this format."""
-    return _HOMES[name].channels_first
 
 
 def check_interface(path: Path, contents: Contents, expected: Signature) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import UserError
 from .manifest import TensorInfo
-from .rewrites import put_constants, redirect, split_grouped_conv3d
+from .rewrites import put_constants, redirect
+from .rewrites_3d import split_grouped_conv3d
 from .signature import Signature, as_functional, unique_names
 
 if TYPE_CHECKING:
@@ -96,13 +97,15 @@ def freeze(
         trace = _trace(model, inputs, signature, arrange)
     constants = trace.constants
     replaced = split_grouped_conv3d(trace.graph, constants)
+    ins = [f"input_{i}" for i in range(len(inputs))]
+    outs = [f"output_{i}" for i in range(len(trace.outputs))]
     graph_def = trace.graph.as_graph_def()
-    redirect(graph_def, replaced)
+    redirect(graph_def, replaced, [*ins, *outs])
     put_constants(graph_def, constants)
     return FrozenGraph(
         graph_def,
-        tuple(trace.graph.get_tensor_by_name(f"input_{i}:0") for i in range(len(inputs))),
-        tuple(trace.graph.get_tensor_by_name(f"output_{i}:0") for i in range(len(trace.outputs))),
+        tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in ins),
+        tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in outs),
         Signature(inputs, trace.outputs),
         _decode_calls(graph_def, names),
     )

@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,20 @@ def quantize(model: onnx.ModelProto, precision: str, samples: Samples | None) ->
         # onnxruntime's tools empty a model they are given in memory; files they leave alone.
         path = Path(folder) / "float32.onnx"
         onnx.save(model, path)
-        return _CONVERSIONS[precision](path, samples)
+        with _no_advice():
+            return _CONVERSIONS[precision](path, samples)
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """Keep onnxruntime from advising `quant_pre_process` through the root logger, even once run."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def _float16(path: Path, samples: Samples | None) -> onnx.ModelProto:

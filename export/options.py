@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
-from .formats import FORMAT_NAMES, precisions_of
+from .format_table import FORMAT_NAMES, precisions_of, takes_channels_first
 from .samples import Preprocessing
 
 OPSETS = range(13, 22)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
@@ -57,6 +57,7 @@ class ExportOptions:
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("quantized_io", self.quantized_io, QUANTIZED_IO)
         _one_of("equalize", self.equalize, EQUALIZE)
+        self._refuse_what_has_no_use()
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(
                 "Expected batch_size to be a positive number, or None for a free batch. "
@@ -70,6 +71,22 @@ class ExportOptions:
             raise UserError(
                 "Expected calibration_samples to be at least 1. "
                 f"Received: {self.calibration_samples}."
+            )
+
+    def _refuse_what_has_no_use(self) -> None:
+        """Refuse an option that no file asked for has any use for: something else was meant."""
+        if self.layout != LAYOUTS[0] and not any(map(takes_channels_first, self.formats)):
+            raise UserError(
+                f"layout {self.layout} is for onnx files. Received formats: "
+                f"{', '.join(self.formats)}. Add onnx or leave the layout out."
+            )
+        if self.quantized_io != QUANTIZED_IO[0] and not {
+            ("tflite", "int8"),
+            ("tflite", "int16x8"),
+        } & set(self.files):
+            raise UserError(
+                f"quantized_io {self.quantized_io} is for int8 and int16x8 tflite files, and none "
+                "is asked for. Add such a precision or leave quantized_io out."
             )
 
     @property

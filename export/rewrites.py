@@ -1,8 +1,8 @@
-"""Graph rewrites for what Keras traces and no converter can read."""
+"""Changes to a traced graph: ops replaced, weights put in, what nothing reads taken out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,58 +11,35 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def split_grouped_conv3d(graph: tf.Graph, constants: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Add to `graph` a split, one convolution a group and a concat for every grouped Conv3D.
-
-    Neither TFLite's converter nor tf2onnx knows the group of a 3-D convolution (2-D ones they
-    read off the shapes).
-
-    Args:
-        graph: The traced graph; ops are added to it.
-        constants: Name of each op that stands for a weight to its value.
-
-    Returns:
-        Name of each grouped op to the name of the op that replaces it; `redirect` makes every
-        reader take the latter.
-    """
-    import tensorflow as tf
-
-    replaced = {}
-    for op in list(graph.get_operations()):
-        if op.type != "Conv3D":
-            continue
-        data, kernel = op.inputs
-        groups = data.shape[-1] // kernel.shape[-2]
-        if groups == 1:
-            continue
-        weights = np.split(constants[kernel.op.name], groups, axis=-1)
-        with graph.as_default(), tf.name_scope(f"{op.name.rpartition('/')[0]}/groups/"):
-            parts = [
-                tf.nn.conv3d(
-                    part,
-                    tf.constant(weight),
-                    op.get_attr("strides"),
-                    op.get_attr("padding").decode(),
-                    dilations=op.get_attr("dilations"),
-                )
-                for part, weight in zip(tf.split(data, groups, axis=-1), weights, strict=True)
-            ]
-            replaced[op.name] = tf.concat(parts, axis=-1, name="concat").op.name
-    return replaced
-
-
-def redirect(graph_def: tf.compat.v1.GraphDef, replaced: dict[str, str]) -> None:
+def redirect(
+    graph_def: tf.compat.v1.GraphDef, replaced: Mapping[str, str], interface: Sequence[str]
+) -> None:
     """Make every op that reads one of `replaced` read its replacement, in place.
 
-    The replaced op itself, which nothing reads any longer, is removed.
+    Args:
+        graph_def: The graph. What nothing reads any longer is taken out.
+        replaced: Name of an op to the name of its replacement.
+        interface: Names of the inputs and outputs, which stay.
     """
+    if not replaced:
+        return
     for node in graph_def.node:
         for index, name in enumerate(node.input):
-            if name in replaced and node.name != name:
-                node.input[index] = replaced[name]
-    kept = [node for node in graph_def.node if node.name not in replaced]
+            node.input[index] = replaced.get(name, name)
+    inputs = {node.name: [_producer(name) for name in node.input] for node in graph_def.node}
+    pending, needed = list(interface), set(interface)
+    while pending:
+        new = set(inputs[pending.pop()]) - needed
+        needed |= new
+        pending += new
+    kept = [node for node in graph_def.node if node.name in needed]
     del graph_def.node[:]
     graph_def.node.extend(kept)
+
+
+def _producer(name: str) -> str:
+    """Return the name of the op that an input's name, `^op` or `op:1`, speaks of."""
+    return name.removeprefix("^").partition(":")[0]
 
 
 def put_constants(graph_def: tf.compat.v1.GraphDef, constants: Mapping[str, np.ndarray]) -> None:

@@ -17,9 +17,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_bytes
+from ..quiet import stderr_without
 from . import flatbuffer
+from .distinct_outputs import separate_outputs
 from .formats import Contents, Job, check_interface
 from .manifest import METADATA_KEY, TensorInfo
+from .rewrites_3d import for_tflite
 from .signature import Signature
 
 _FLEX_ADVICE = (
@@ -27,6 +30,9 @@ _FLEX_ADVICE = (
     "TensorFlow's operators linked in."
 )
 _DESCRIPTION = "made by renormlite"
+# Lines that native code writes about every int8 file, and about the first file that is loaded.
+_CONVERTER_CHATTER = "fully_quantize:"
+_RUNTIME_CHATTER = "INFO: Created TensorFlow Lite XNNPACK delegate"
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
@@ -42,8 +48,13 @@ class TFLite:
         import tensorflow as tf
 
         graph = job.graph
+        graph_def = for_tflite(
+            graph.graph_def,
+            [tensor.op.name for tensor in (*graph.inputs, *graph.outputs)],
+            quantized=job.precision not in ("float32", "float16"),
+        )
         converter = tf.compat.v1.lite.TFLiteConverter(
-            graph.graph_def, list(graph.inputs), list(graph.outputs)
+            graph_def, list(graph.inputs), list(graph.outputs)
         )
         converter.exclude_conversion_metadata = True
         if job.options.allow_flex:
@@ -52,12 +63,14 @@ class TFLite:
                 tf.lite.OpsSet.SELECT_TF_OPS,
             ]
         try:
-            data = _CONVERSIONS[job.precision](converter, job)
+            with stderr_without(_CONVERTER_CHATTER):
+                data = _CONVERSIONS[job.precision](converter, job)
         except UserError:
             raise
         except Exception as error:  # the converter has error types of its own, none of them public
             raise UserError(_refusal(error, graph.readable_name)) from error
         model = flatbuffer.parse(data)
+        separate_outputs(model)
         flatbuffer.set_interface(
             model,
             [tensor.name for tensor in graph.signature.inputs],
@@ -204,8 +217,9 @@ class TFLiteSession:
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(model_path=str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
+        with stderr_without(_RUNTIME_CHATTER):
+            self._interpreter = Interpreter(model_path=str(path), num_threads=1)
+            self._interpreter.allocate_tensors()
         self._inputs = {d["name"]: d for d in self._interpreter.get_input_details()}
         self._outputs = {d["name"]: d for d in self._interpreter.get_output_details()}
 

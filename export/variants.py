@@ -61,17 +61,17 @@ class Variants:
             equalize: `auto`, `always` or `never`.
         """
         self.plain = Variant("", folded)
+        self.samples = samples.take(_JUDGED) if samples else None
         self._signature = signature
-        self._samples = samples.take(_JUDGED) if samples else None
         self._batch_size = batch_size
         self._equalize = equalize
 
     @functools.cached_property
     def quantized(self) -> tuple[Variant, ...]:
         """The networks to try for a quantized file; the folded network itself comes first."""
-        if self._equalize == "never" or self._samples is None:
+        if self._equalize == "never" or self.samples is None:
             return (self.plain,)
-        inputs = [self._samples.arrays[t.name] for t in self._signature.inputs]
+        inputs = [self.samples.arrays[t.name] for t in self._signature.inputs]
         equalizer = Equalizer(self.plain.model, inputs)
         made = [
             Variant(f"equalized-{strength}", model)
@@ -99,8 +99,8 @@ class Variants:
         as the only one that a saturated softmax is not sure of, decides; one without any noise is
         left out.
         """
-        assert self._samples is not None
-        outputs = run_artifact(artifact, folder, self._samples.arrays)
+        assert self.samples is not None
+        outputs = run_artifact(artifact, folder, self.samples.arrays)
         ratios = [
             ratio
             for name, truth in self._truth.items()
@@ -111,8 +111,8 @@ class Variants:
 
     @functools.cached_property
     def _truth(self) -> dict[str, np.ndarray]:
-        assert self._samples is not None
-        outputs = golden.evaluate(self.plain.model, self._signature, self._samples.arrays)
+        assert self.samples is not None
+        outputs = golden.evaluate(self.plain.model, self._signature, self.samples.arrays)
         return {name: values.astype(np.float64) for name, values in outputs.items()}
 
 

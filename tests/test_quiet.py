@@ -9,7 +9,7 @@ NOISY = "import os; os.write(2, b'banner from native code\\n')\n"
 
 def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); {program}"],
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{program}"],
         capture_output=True,
         text=True,
     )
@@ -30,3 +30,19 @@ def test_a_failing_import_shows_what_was_printed(tmp_path: Path) -> None:
     result = run("from renormlite.quiet import quiet_import; quiet_import('broken')", tmp_path)
     assert "banner from native code" in result.stderr
     assert "ImportError: no library" in result.stderr
+
+
+LINES = "import os; os.write(2, b'chatter: 0\\nreal warning\\nchatter: 1\\n')\n"
+
+
+def test_only_the_lines_named_are_kept_off(tmp_path: Path) -> None:
+    program = "from renormlite.quiet import stderr_without\nwith stderr_without('chatter:'):\n    "
+    result = run(program + LINES, tmp_path)
+    assert result.stderr == "real warning\n"
+
+
+def test_an_exception_alone_speaks_for_a_block_that_fails(tmp_path: Path) -> None:
+    program = "from renormlite.quiet import stderr_without\nwith stderr_without('chatter:'):\n    "
+    result = run(program + LINES + "    raise ValueError('what went wrong')", tmp_path)
+    assert "ValueError: what went wrong" in result.stderr
+    assert "real warning" not in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import renormlite as rl
 from click.testing import CliRunner, Result
 from renormlite.cli.export import command
+from renormlite.export.calibrate import RANDOM_COST
 
 
 @pytest.fixture
@@ -69,13 +71,16 @@ def test_every_option_reaches_the_manifest(model_file, images, tmp_path):
     assert record["calibration"]["samples"] == 20
 
 
-def test_random_calibration_warns_of_its_cost(model_file, tmp_path):
-    result = _run(
-        *(model_file, "-o", tmp_path / "out", "--to", "tflite", "--precision", "int8"),
-        *("--calibration", "random"),
-    )
-    assert result.exit_code == 0, result.output
-    assert "costs accuracy" in result.output
+def test_random_calibration_says_what_it_costs(model_file, images, tmp_path):
+    arguments = (model_file, "-o", tmp_path / "out", "--to", "tflite", "--precision", "int8")
+    general = _run(*arguments, "--calibration", "random")
+    assert general.exit_code == 0, general.output
+    assert f"calibrated with random numbers; {RANDOM_COST}" in general.output
+    np.savez(tmp_path / "images.npz", image=images)
+    measured = _run(*arguments, "--calibration", "random", "--inputs", tmp_path / "images.npz")
+    assert measured.exit_code == 0, measured.output
+    ratios = re.search(r"numbers: ([\d.]+) dB .* those: ([\d.]+) dB", measured.output)
+    assert float(ratios[1]) < float(ratios[2])
 
 
 def test_a_free_batch(model_file, tmp_path):
@@ -88,15 +93,11 @@ def test_a_free_batch(model_file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--to", "tensorrt"), "formats"),
-        (("--precision", "int7"), "precisions"),
         (("--precision", "int8"), "real samples"),
-        (("--opset", "7"), "opset"),
-        (("--layout", "chwn"), "layout"),
-        (("--quantized-io", "both"), "quantized_io"),
-        (("--equalize", "often"), "equalize"),
         (("--inputs", "nowhere.npz"), "nowhere.npz"),
-        (("--precision", "float32,float32"), "different"),
+        (("--to", "onnx", "--precision", "int4"), "int4"),
+        (("--to", "tflite", "--layout", "nchw"), "is for onnx files"),
+        (("--quantized-io", "integer"), "int8 and int16x8"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
@@ -107,6 +108,30 @@ def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [("--batch", "many"), ("--batch", "0"), ("--mean", "grey")])
-def test_wrong_usage_exits_with_two(arguments, model_file, tmp_path):
-    assert _run(model_file, "-o", tmp_path / "out", *arguments).exit_code == 2
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--to", "tensorrt", "no format 'tensorrt'; there are tflite"),
+        ("--to", "tflite,", "several with commas"),
+        ("--precision", "int7", "no precision 'int7'"),
+        ("--precision", "float32, float32", "given twice"),
+        ("--opset", "7", "13<=x<=21"),
+        ("--layout", "chwn", "'nchw'"),
+        ("--quantized-io", "both", "'integer'"),
+        ("--equalize", "often", "'never'"),
+        ("--batch", "many", "or `dynamic`"),
+        ("--batch", "0", "positive"),
+        ("--mean", "grey", "numbers with commas"),
+    ],
+)
+def test_wrong_usage_exits_with_two_before_anything_is_loaded(option, value, sentence):
+    result = _run("nowhere.keras", option, value)
+    assert result.exit_code == 2
+    assert sentence in result.output
+    assert f"Invalid value for '{option}'" in result.output
+
+
+def test_calibration_without_a_use_is_told(model_file, tmp_path):
+    result = _run(model_file, "-o", tmp_path / "out", "--to", "onnx", "--calibration", "photos/")
+    assert result.exit_code == 0, result.output
+    assert "--calibration had no use" in result.output

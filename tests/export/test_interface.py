@@ -94,19 +94,43 @@ def test_layers_whose_names_look_numbered_are_not_confused(export):
     assert owners == {"conv", "conv#2", "conv_1"}
 
 
-def test_a_tensor_returned_twice_is_refused_for_tflite(export):
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_tensor_returned_twice_has_two_names(precision, batch_size, export):
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(3, name="y", activation="relu")(x)
+    model = keras.Model(x, {"first": y, "second": layers.Dense(2)(y), "third": y})
+    samples = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    manifest, folder = export(
+        model, precisions=(precision,), inputs=samples, batch_size=batch_size, equalize="never"
+    )
+    golden = np.load(folder / "golden.npz")
+    for artifact in manifest.artifacts:
+        assert [t.name for t in artifact.outputs] == ["first", "second", "third"]
+        first, third = (golden[f"artifact:{artifact.file}:{name}"] for name in ("first", "third"))
+        np.testing.assert_array_equal(first, third)
+        assert first.any()
+        assert all(ratio > 20 for ratio in artifact.snr_db.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_input_returned_as_output_gets_a_name_of_its_own(precision, export):
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, [x, layers.Dense(3, name="y")(x)])
+    samples = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    manifest, _ = export(model, precisions=(precision,), inputs=samples)
+    for artifact in manifest.artifacts:
+        assert [t.name for t in artifact.outputs] == ["x_1", "y"]
+        assert artifact.outputs[0].keras_name == "x"
+        assert artifact.snr_db["x"] is None or artifact.snr_db["x"] > 20
+
+
+def test_a_tensor_returned_twice_passes_the_checks(export):
     x = keras.Input((4,), name="x")
     y = layers.Dense(3, name="y")(x)
-    with pytest.raises(rl.UserError, match="one and the same tensor"):
-        export(keras.Model(x, [y, y]), formats=("tflite",))
-
-
-def test_an_input_returned_as_output_gets_a_name_of_its_own_in_onnx(export):
-    x = keras.Input((4,), name="x")
-    manifest, _ = export(keras.Model(x, [x, layers.Dense(3, name="y")(x)]), formats=("onnx",))
-    (artifact,) = manifest.artifacts
-    assert [t.name for t in artifact.outputs] == ["x_1", "y"]
-    assert artifact.outputs[0].keras_name == "x"
+    _, folder = export(keras.Model(x, [y, y, x]))
+    report = rl.check_parity(folder, targets=("litert", "onnxruntime"), per_op=True)
+    assert report.passed
 
 
 def test_an_input_of_unknown_size_is_refused(export):

@@ -58,6 +58,26 @@ def conv3d_grouped() -> keras.Model:
     return keras.Model(x, layers.ReLU(name="y")(Norm()(y)))
 
 
+def conv3d_dilated() -> keras.Model:
+    """Dilations, sizes and paddings that differ by axis; both kinds of padding."""
+    x = keras.Input((9, 8, 7, 3), name="x")
+    y = layers.Conv3D(4, (2, 3, 4), dilation_rate=(2, 1, 2), padding="same", use_bias=False)(x)
+    y = layers.ReLU()(Norm()(y))
+    return keras.Model(x, layers.Conv3D(3, (3, 2, 2), dilation_rate=(1, 2, 2), name="y")(y))
+
+
+def conv3d_grouped_dilated() -> keras.Model:
+    x = keras.Input((6, 7, 8, 4), name="x")
+    y = layers.Conv3D(8, 3, groups=2, dilation_rate=2, padding="same", use_bias=False)(x)
+    return keras.Model(x, layers.ReLU(name="y")(Norm()(y)))
+
+
+def max_pooling_3d() -> keras.Model:
+    x = keras.Input((7, 8, 9, 3), name="x")
+    y = layers.MaxPooling3D((2, 3, 2), (1, 2, 2), padding="same")(layers.Conv3D(4, 1)(x))
+    return keras.Model(x, layers.Conv3D(2, 1, name="y")(layers.MaxPooling3D((3, 2, 2))(y)))
+
+
 def separable() -> keras.Model:
     x = keras.Input((12, 12, 4), name="x")
     y = layers.SeparableConv2D(8, 3, depth_multiplier=2, padding="same", use_bias=False)(x)
@@ -172,10 +192,13 @@ NETWORKS = [
     conv2d_dilated,
     conv2d_grouped,
     conv3d,
+    conv3d_dilated,
     conv3d_grouped,
+    conv3d_grouped_dilated,
     einsum,
     embedding,
     half_precision,
+    max_pooling_3d,
     norm_after_activation,
     norm_last,
     normalization_layer,

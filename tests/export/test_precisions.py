@@ -10,7 +10,7 @@ import pytest
 import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter
 from renormlite.export import flatbuffer
-from renormlite.export.formats import FORMAT_NAMES, precisions_of
+from renormlite.export.format_table import FORMAT_NAMES, precisions_of
 from renormlite.models import mlperf_tiny
 
 ALL = [(name, p) for name in FORMAT_NAMES for p in precisions_of(name)]
@@ -87,6 +87,16 @@ def test_int8_files_hold_no_float_computation(small, images, export):
     graph = model.subgraphs[0]
     floats = [i for i, t in enumerate(graph.tensors) if t.type == 0]
     assert sorted(floats) == sorted([*graph.inputs, *graph.outputs])
+
+
+def test_quantizing_says_nothing_that_a_user_could_do_nothing_about(
+    small, images, export, capfd, caplog
+):
+    export(small, precisions=("dynamic", "int8"), inputs=images)
+    printed = capfd.readouterr().err
+    assert "fully_quantize" not in printed
+    assert "XNNPACK" not in printed
+    assert not [record for record in caplog.records if record.name == "root"]
 
 
 # Highest operator versions of tflite-runtime 2.14 (lite/core/kernels/register.cc of that release).

@@ -2,11 +2,61 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import pytest
 import renormlite as rl
 from renormlite.export.progress import Progress
 from renormlite.export.staging import moved_in_when_done
+
+PROGRAM = Path(__file__).with_name("staging_program.py")
+
+
+def _killed_at_every_step(folder, where):
+    """Return what was found after a kill before each change to the disk; see the program."""
+    command = [sys.executable, str(PROGRAM), str(folder), where]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    *killed, finished = [json.loads(line) for line in run.stdout.splitlines()]
+    assert all(state["killed"] for state in killed)
+    assert not finished["killed"]
+    assert finished["at_once"] == "new"
+    return killed
+
+
+def test_a_killed_export_leaves_all_old_files_or_all_new_ones(tmp_path):
+    states = _killed_at_every_step(tmp_path, "outside")
+    seen = [state["at_once"] for state in states]
+    assert set(seen) == {"old", "new"}
+    assert seen == sorted(seen, reverse=True)  # and never turns back
+    assert [state["next"] for state in states] == seen
+
+
+def test_where_directories_cannot_change_places_the_next_export_finishes_the_move(tmp_path):
+    # A shell that stands in the directory must not be left in one that is gone.
+    states = _killed_at_every_step(tmp_path, "inside")
+    assert {state["next"] for state in states} == {"old", "new"}
+    for state in states:
+        assert state["next"] == "new" or state["at_once"] == "old"
+
+
+def test_a_users_own_files_stay_the_same_files(small, export):
+    _, folder = export(small, formats=("tflite",))
+    (folder / "logs").mkdir()
+    (folder / "logs" / "today.txt").write_text("mine")
+    (folder / "elsewhere").symlink_to("nowhere")
+    folder.chmod(0o750)
+    with open(folder / "logs" / "today.txt", "a") as log:
+        export(small, formats=("onnx",))
+        log.write(" still")
+    assert (folder / "logs" / "today.txt").read_text() == "mine still"
+    assert (folder / "elsewhere").readlink() == Path("nowhere")
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert [p.name for p in folder.parent.iterdir() if p.name.startswith(".")] == []
 
 
 def _snapshot(folder):
@@ -61,7 +111,7 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
 
 def test_a_failed_conversion_leaves_nothing_in_a_new_directory(export, tmp_path):
     x = keras.Input((4,), name="x")
-    y = keras.layers.Dense(3)(x)
-    with pytest.raises(rl.UserError):
-        export(keras.Model(x, [y, y]), formats=("tflite",))
+    model = keras.Model(x, keras.ops.erfinv(x))  # TFLite has no such operator
+    with pytest.raises(rl.UserError, match="Erfinv"):
+        export(model, formats=("tflite",))
     assert list((tmp_path / "net").iterdir()) == []

@@ -1,0 +1,46 @@
+"""The parameter type of options that take several values with commas between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+
+class CommaList(click.ParamType):
+    """Values with commas between, as a tuple of strings in the order given.
+
+    Spaces around a value are dropped. Nothing, an empty value and one given twice are wrong usage.
+    """
+
+    def __init__(self, what: str, known: Sequence[str] | None = None) -> None:
+        """Name one value.
+
+        Args:
+            what: For `--help` and messages: `TARGET` shows as `TARGET,…`.
+            known: All values there are; None takes any.
+        """
+        self.name = f"{what.upper()},…"
+        self._what = what
+        self._known = known
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what `--help` shows for the value."""
+        return self.name
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split what the user wrote; a tuple, as a default may be, passes through."""
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(part.strip() for part in str(value).split(","))
+        for part in parts:
+            if not part:
+                self.fail(f"expected one {self._what} or several with commas, got {value!r}.")
+            if self._known is not None and part not in self._known:
+                known = ", ".join(self._known)
+                self.fail(f"there is no {self._what} {part!r}; there are {known}.")
+            if parts.count(part) > 1:
+                self.fail(f"{part!r} is given twice.")
+        return parts

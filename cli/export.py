@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .command import TensorFlowCommand
+from .preprocessing import preprocessing
 
 if TYPE_CHECKING:
     from ..export.manifest import Manifest
     from ..export.progress import Progress
-    from ..export.samples import Preprocessing
 
 _TOLD = 0.5  # seconds; steps that take longer are listed with their time
 
@@ -134,7 +134,7 @@ def command(
             equalize=equalize,
             allow_flex=allow_flex,
             labels=labels.read_text(encoding="utf-8").splitlines() if labels else (),
-            preprocessing=_preprocessing(mean, scale),
+            preprocessing=preprocessing(mean, scale),
             description=description,
             source=model,
             listener=show,
@@ -185,25 +185,6 @@ def _batch_size(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise click.BadParameter(f"expected a positive number or `dynamic`, got {text!r}.")
     return int(text)
-
-
-def _preprocessing(mean: str | None, scale: str | None) -> Preprocessing | None:
-    if mean is None and scale is None:
-        return None
-    from ..export.samples import Preprocessing
-
-    return Preprocessing(
-        mean=0.0 if mean is None else _numbers(mean),
-        scale=1.0 if scale is None else _numbers(scale),
-    )
-
-
-def _numbers(text: str) -> float | tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between, got {text!r}.") from None
-    return values[0] if len(values) == 1 else values
 
 
 def _size(count: int) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from .golden import GoldenSet
-
-_KINDS = ("real", "random")
+from .kinds import TYPICAL
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def task_agreement(
     if truth.ndim != 2 or truth.shape[1] < 2 or scores.shape != truth.shape:
         return None
     kinds = [str(kind) for kind in golden.kind]
-    kind = next((name for name in _KINDS if name in kinds), "all")
+    kind = next((name for name in TYPICAL if name in kinds), "all")
     chosen = np.array([kind in ("all", name) for name in kinds])
     chosen &= np.isfinite(truth).all(axis=1) & np.isfinite(scores).all(axis=1)
     index = np.flatnonzero(chosen)

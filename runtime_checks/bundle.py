@@ -34,6 +34,7 @@ _MODULES = (
     "runtime_checks/compare.py",
     "runtime_checks/golden.py",
     "runtime_checks/host.py",
+    "runtime_checks/kinds.py",
     "runtime_checks/manifest.py",
     "runtime_checks/network.py",
     "runtime_checks/replay.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..images import Preprocessing
 from .golden import GoldenSet, read_golden
 from .host import host
 from .inputs import Source, read_samples, with_samples
@@ -86,6 +87,8 @@ def check_parity(
     targets: Sequence[str] = DEFAULT_TARGETS,
     inputs: Source | None = None,
     *,
+    preprocessing: Preprocessing | None = None,
+    limit: int | None = None,
     threads: int = 1,
     per_op: bool = False,
     devices: DeviceOptions | None = None,
@@ -98,8 +101,12 @@ def check_parity(
     Args:
         directory: What `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
-        inputs: Samples to check besides the golden set: a file, an array, or arrays by input name;
-            see `inputs.read_samples`. With `label`, accuracy is compared too.
+        inputs: Samples to check besides the golden set: a file, a folder of images, an array, or
+            arrays by input name; see `inputs.read_samples`. With `label`, or folders named as the
+            classes, accuracy is compared too.
+        preprocessing: How pixels of a folder of images become inputs; by default what the export
+            was told.
+        limit: At most so many of `inputs`; by default all of a file and 200 images of a folder.
         threads: Threads that each runtime may use.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
             to name what is at fault.
@@ -117,7 +124,8 @@ def check_parity(
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     wanted = [Target.parse(text) for text in targets]
     if inputs is not None:
-        golden = with_samples(golden, export, read_samples(inputs, export))
+        own = read_samples(inputs, export, preprocessing=preprocessing, limit=limit)
+        golden = with_samples(golden, export, own)
     results = []
     inside = _Inside(export, golden, threads, per_op)
     for target in wanted:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .agreement import TaskAgreement, task_agreement
 from .golden import GoldenSet
+from .kinds import settled
 from .manifest import Artifact, ExportDirectory
 from .runners import Target, make_runner
 from .runners.base import ArtifactError, Runner
@@ -109,6 +110,7 @@ def judge_run(
         The findings and the verdict on each output.
     """
     damage = export.damaged(artifact)
+    outputs = settled(run.outputs, golden.kind, golden.reference, artifact.precision)
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
@@ -119,7 +121,7 @@ def judge_run(
         if run.ran.get("fallback"):
             findings.append(Finding("kernels", False, str(run.ran["fallback"])))
         findings.extend(_determinism(run))
-        judged, verdicts = judge_outputs(run.outputs, golden, artifact)
+        judged, verdicts = judge_outputs(outputs, golden, artifact)
         findings.extend(judged)
     return TargetResult(
         target=str(target),
@@ -129,13 +131,13 @@ def judge_run(
         outputs=tuple(verdicts),
         ran=run.ran,
         measured=run.measured,
-        stages=tuple(_budgets(export, artifact, golden, run.outputs, verdicts)),
+        stages=tuple(_budgets(export, artifact, golden, outputs, verdicts)),
         tasks=tuple(
             task
             for entry in verdicts
-            if (task := _task(entry, run.outputs[entry.metrics.output], golden)) is not None
+            if (task := _task(entry, outputs[entry.metrics.output], golden)) is not None
         ),
-        given=run.outputs,
+        given=outputs,
     )
 
 

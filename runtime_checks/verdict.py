@@ -15,6 +15,7 @@ from .agreement import TaskAgreement
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import OutputMetrics, compare_output
 from .golden import GoldenSet
+from .kinds import pooled
 from .manifest import Artifact
 from .stages import Ladder
 
@@ -49,7 +50,8 @@ class OutputVerdict:
         bound: The bound it was judged by.
         worst_ratio: Greatest error of a sample over its expected noise.
         worst_sample: That sample.
-        pooled_ratio: Root mean square of the ratios of all samples.
+        pooled_ratio: Root mean square of the ratios of all samples that nobody chose for their
+            error.
     """
 
     metrics: OutputMetrics
@@ -81,7 +83,8 @@ class TargetResult:
         faults: What is at fault, by layer.
         stages: For each output, what every stage up to the target adds to its error.
         tasks: For each output that decides between classes, what became of its decisions.
-        given: Keras output name to (N, …): what the target gave for the golden inputs.
+        given: Keras output name to (N, …): what the target gave for the golden inputs, as the
+            trained model has it where nothing is expected (`kinds.settled`).
     """
 
     target: str
@@ -161,7 +164,7 @@ def judge_outputs(
             bound=bound,
             worst_ratio=float(ratios.max()),
             worst_sample=int(np.argmax(ratios)),
-            pooled_ratio=float(np.sqrt(np.mean(np.square(ratios)))),
+            pooled_ratio=pooled(ratios, golden.kind),
         )
         findings.append(_noise(verdict, ratios, golden))
         if metrics.elements:

@@ -1,11 +1,10 @@
-"""Folders of images as a network's inputs: read alike when a model is exported and when it is checked."""
+"""Folders of images as a network's inputs, read alike at export and for the checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
@@ -16,7 +15,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 # Modes that hold one channel without loss; the others are reduced to 8 bits.
 _GRAY = ("L", "I;16", "I")
 
-PerChannel = Union[float, tuple[float, ...]]
+PerChannel = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def _pixels(path: Path, shape: Sequence[int | None]) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     _, height, width, channels = shape
-    assert height is not None and width is not None
+    assert height is not None
+    assert width is not None
     try:
         with Image.open(path) as opened:
             if channels == 1:

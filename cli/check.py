@@ -14,7 +14,9 @@ from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
 from ..runtime_checks.reproducer import write_reproducer
+from ..runtime_checks.search import RUNS
 from .device_options import device_options, with_processors
+from .preprocessing import preprocessing
 
 
 @click.command("check")
@@ -30,8 +32,30 @@ from .device_options import device_options, with_processors
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Samples to check as well: .npz by input name, with `label` for accuracy; or .npy.",
+    metavar="DATA",
+    help="Samples to check as well: .npz by input name, with `label` for accuracy; .npy; or a "
+    "folder of images, in which folders named as the classes tell the true ones.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most so many of --inputs, evenly spread.  [default: all of a file, 200 images]",
+)
+@click.option(
+    "--mean",
+    metavar="X[,X,X]",
+    help="Pixels of images become (pixel - mean) * scale.  [default: as the export was told]",
+)
+@click.option("--scale", metavar="X[,X,X]", help="See --mean.")
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    is_flag=False,
+    flag_value=RUNS,
+    metavar="[N]",
+    help="Search for the inputs on which each file differs most from truth, with N runs of it "
+    f"({RUNS} where N is left out), and check on those too.",
 )
 @click.option("--threads", default=1, show_default=True, help="Threads each runtime may use.")
 @click.option("--per-op", is_flag=True, help="Check every op by itself, also where all is well.")
@@ -61,6 +85,10 @@ def command(
     directory: Path,
     targets: str,
     inputs: Path | None,
+    samples: int | None,
+    mean: str | None,
+    scale: str | None,
+    search: int | None,
     threads: int,
     per_op: bool,
     reproducer: Path | None,
@@ -80,11 +108,16 @@ def command(
         directory,
         with_processors(names, cpus),
         inputs,
+        preprocessing=preprocessing(mean, scale),
+        limit=samples,
+        search=search,
         threads=threads,
         per_op=per_op or node_data is not None,
         devices=devices,
     )
     print_report(report, Console())
+    for searched in report.searched:
+        click.echo(searched.sentence)
     if json_path:
         write_text(json_path, report.to_json())
     if junit:

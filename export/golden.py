@@ -57,7 +57,8 @@ def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: i
 
     Args:
         inputs: Name, shape (with the batch dimension) and type of each input; sizes must be known.
-        real: Input name to (N, …) samples of the user's own, or None; at most `MOST_REAL` are taken.
+        real: Input name to (N, …) samples of the user's own, or None; at most `MOST_REAL` are
+            taken.
         seed: Of the random samples.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import UserError
 from ..images import Preprocessing, read_images
 from .golden import Arrays, GoldenSet
-from .kinds import expected, kinds_of, without
+from .kinds import SEARCH, expected, kinds_of, without
 from .manifest import Artifact, ExportDirectory
 from .network import Network, read_network
 from .noise import expected_noise
@@ -32,11 +32,11 @@ Source = Union[str, "os.PathLike[str]", np.ndarray, Mapping[str, np.ndarray]]
 
 LABEL = "label"
 
-# Images of a folder that are taken unless another number is asked for: a data set may have millions.
+# Images of a folder that are taken unless another number is asked for; it may hold millions.
 IMAGES = 200
 
 # The runtimes that the export itself runs its files on.
-_HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
+HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
@@ -183,14 +183,30 @@ def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) ->
     Raises:
         UserError: A layer of the network cannot be evaluated outside Keras.
     """
-    return _extended(golden, export, own, kinds_of(own.inputs))
+    network = known_network(
+        export,
+        "Own samples need",
+        "Give them to the export instead: renormlite export --inputs FILE.",
+    )
+    return extended(golden, export, network, own, kinds_of(own.inputs))
 
 
-def _extended(
-    golden: GoldenSet, export: ExportDirectory, own: OwnSamples, kind: np.ndarray
+def extended(
+    golden: GoldenSet,
+    export: ExportDirectory,
+    network: Network,
+    own: OwnSamples,
+    kind: np.ndarray,
 ) -> GoldenSet:
-    """Return the golden set with samples after its own, and with what every stage makes of them."""
-    network = _network(export)
+    """Return the golden set with samples after its own, and with what every stage makes of them.
+
+    Args:
+        golden: The golden set of the export.
+        export: The export.
+        network: What `known_network` returns for it.
+        own: The samples.
+        kind: (N,) their kinds.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         truth = network.run(own.inputs)
         reference = network.run(own.inputs, dtype=np.float32)
@@ -208,7 +224,7 @@ def _extended(
         outputs = _run(artifact, export, own.inputs) if known is not None else None
         if known is not None and outputs is not None:
             artifacts[artifact.file] = _joined(known, without(outputs, wanted))
-    noise = expected_noise(network, own.inputs) if golden.noise else {}
+    noise = _noise(network, own.inputs, kind) if golden.noise else {}
     return replace(
         golden,
         kind=np.concatenate([golden.kind, kind]),
@@ -220,6 +236,13 @@ def _extended(
         noise=_joined(golden.noise, noise),
         labels=labels if (labels >= 0).any() else None,
     )
+
+
+def _noise(network: Network, inputs: Arrays, kind: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the expected noise; of samples that a search chose, of each by itself."""
+    if (kind == SEARCH).any():
+        return expected_noise(network, inputs, work=np.inf)
+    return expected_noise(network, inputs)
 
 
 def _names(export: ExportDirectory) -> list[str]:
@@ -248,25 +271,34 @@ def _fitting(
     return array.astype(spec.dtype)
 
 
-def _network(export: ExportDirectory) -> Network:
-    """Return the folded network under the trained model's names."""
+def known_network(export: ExportDirectory, why: str, cure: str) -> Network:
+    """Return the folded network under the trained model's names.
+
+    Args:
+        export: The export.
+        why: What needs it, to begin a sentence with.
+        cure: What to do where a layer of it is known to Keras alone.
+
+    Raises:
+        UserError: There is none, or a layer of it is known to Keras alone.
+    """
     if export.network is None:
-        raise UserError(f"{export.path} has no network to evaluate own samples with. Export again.")
+        raise UserError(f"{export.path} has no network to evaluate samples with. Export again.")
     names = [spec.name for spec in export.inputs], [spec.name for spec in export.outputs]
     network = read_network(export.network).named(*names)
     if network.opaque:
         raise UserError(
-            f"Own samples need float64 truth, and the layer '{network.opaque[0]}' can be evaluated "
-            "by Keras alone. Give them to the export instead: renormlite export --inputs FILE."
+            f"{why} float64 truth, and the layer '{network.opaque[0]}' can be evaluated by Keras "
+            f"alone. {cure}"
         )
     return network
 
 
 def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays | None:
     """Return what a file gives on this machine; None for one that is damaged or cannot be run."""
-    if artifact.format not in _HOSTS or export.damaged(artifact) is not None:
+    if artifact.format not in HOSTS or export.damaged(artifact) is not None:
         return None
-    target = Target(_HOSTS[artifact.format])
+    target = Target(HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs
     return outputs or None
 

@@ -29,10 +29,7 @@ _FLOATS = ("float32", "float16")
 def kinds_of(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return (N,) kinds of samples that somebody gives: "real", or "nonfinite"."""
     finite = np.all(
-        [
-            np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            for array in inputs.values()
-        ],
+        [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in inputs.values()],
         axis=0,
     )
     return np.where(finite, REAL, NONFINITE)

@@ -31,7 +31,11 @@ _LEAST = 4
 
 
 def expected_noise(
-    network: Network, inputs: Mapping[str, np.ndarray], *, batch: int = 8
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    batch: int = 8,
+    work: float = _WORK,
 ) -> dict[str, np.ndarray]:
     """Return the root mean square error that float32 arithmetic is expected to make.
 
@@ -39,6 +43,7 @@ def expected_noise(
         network: The folded network.
         inputs: Its input names to (N, …).
         batch: Samples at a time, to bound memory.
+        work: Multiplications that it may cost; infinite for the noise of each single sample.
 
     Returns:
         Output name to (N,) float64; empty when a layer cannot be evaluated outside Keras.
@@ -46,7 +51,7 @@ def expected_noise(
     if network.opaque:
         return {}
     samples = len(next(iter(inputs.values())))
-    index = _evaluated(network, samples)
+    index = _evaluated(network, samples, work)
     noise: dict[str, list[np.ndarray]] = {name: [] for name in network.outputs}
     for start in range(0, len(index), batch):
         chosen = index[start : start + batch]
@@ -99,10 +104,10 @@ def _flushing(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
     }
 
 
-def _evaluated(network: Network, samples: int) -> np.ndarray:
+def _evaluated(network: Network, samples: int, budget: float) -> np.ndarray:
     """Return the samples that the model is evaluated on, spread over all."""
     work = sum(_products(node) for node in network.nodes)
-    count = int(np.clip(_WORK // max(work, 1), min(_LEAST, samples), samples))
+    count = int(np.clip(budget / max(work, 1), min(_LEAST, samples), samples))
     return np.unique(np.linspace(0, samples - 1, count).astype(int))
 
 

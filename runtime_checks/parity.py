@@ -17,6 +17,7 @@ from .inputs import Source, read_samples, with_samples
 from .inspection import Anatomy, inspect, readable
 from .manifest import Artifact, ExportDirectory, read_export
 from .runners import LOCAL, RUNTIMES, Target
+from .search import Searched, with_found
 from .target_check import check_target, judge_run
 from .verdict import Finding, TargetResult
 
@@ -40,6 +41,7 @@ class ParityReport:
         manifest: The manifest as parsed.
         golden: The samples that were run.
         left_out: A sentence for each artifact that a target cannot run by its makers' word.
+        searched: What each search found.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ParityReport:
     manifest: Mapping[str, Any]
     golden: GoldenSet
     left_out: tuple[str, ...] = ()
+    searched: tuple[Searched, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -89,6 +92,7 @@ def check_parity(
     *,
     preprocessing: Preprocessing | None = None,
     limit: int | None = None,
+    search: int | None = None,
     threads: int = 1,
     per_op: bool = False,
     devices: DeviceOptions | None = None,
@@ -107,6 +111,8 @@ def check_parity(
         preprocessing: How pixels of a folder of images become inputs; by default what the export
             was told.
         limit: At most so many of `inputs`; by default all of a file and 200 images of a folder.
+        search: Look along gradients for the inputs on which each target differs most from truth,
+            with so many runs of each file on this machine, and check on those too.
         threads: Threads that each runtime may use.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
             to name what is at fault.
@@ -126,6 +132,10 @@ def check_parity(
     if inputs is not None:
         own = read_samples(inputs, export, preprocessing=preprocessing, limit=limit)
         golden = with_samples(golden, export, own)
+    searched: tuple[Searched, ...] = ()
+    if search is not None:
+        pairs = [(target, entry) for target in wanted for entry in _fitting(export, target)]
+        golden, searched = with_found(golden, export, pairs, runs=search, threads=threads)
     results = []
     inside = _Inside(export, golden, threads, per_op)
     for target in wanted:
@@ -140,6 +150,7 @@ def check_parity(
         seconds=time.perf_counter() - start,
         manifest=export.record,
         golden=golden,
+        searched=searched,
         left_out=tuple(sentence for target in wanted for sentence in _left_out(export, target)),
     )
 

@@ -222,9 +222,7 @@ def _causes(
     return causes
 
 
-def _explained(
-    actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray
-) -> bool:
+def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray) -> bool:
     """Return whether an error is no more than float32 arithmetic explains."""
     metrics = compare_output("", actual, truth)
     ratios = bound.ratios(metrics)

@@ -121,7 +121,7 @@ def _pixels(path: Path, shape: Sequence[int | None]) -> np.ndarray:
             array = np.asarray(image, np.float32)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}). Remove it.") from error
-    return array.reshape(height, width, channels)
+    return array.reshape(height, width, -1)
 
 
 def _class(path: Path) -> str:

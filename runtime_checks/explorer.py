@@ -138,7 +138,7 @@ class Found:
     """What a search found.
 
     Attributes:
-        start: Greatest ratio of the golden samples.
+        start: Greatest ratio of the golden samples that stand for the data.
         worst: The worst inputs of all that were run, worst first.
         runs: How many were run.
     """
@@ -148,7 +148,15 @@ class Found:
     runs: int
 
 
-def explore(objective: Objective, golden: GoldenSet, *, runs: int, keep: int, seed: int) -> Found:
+def explore(
+    objective: Objective,
+    golden: GoldenSet,
+    *,
+    runs: int,
+    keep: int,
+    seed: int,
+    reaching: float = 0.5,
+) -> Found:
     """Search for the inputs on which a target is furthest from truth.
 
     Args:
@@ -157,6 +165,7 @@ def explore(objective: Objective, golden: GoldenSet, *, runs: int, keep: int, se
         runs: Inputs that may be run on the target besides the golden ones.
         keep: How many of the worst are returned.
         seed: Of every random choice.
+        reaching: Share of the runs that reach for units; the others climb.
 
     Raises:
         UserError: The model has no float input, or an operation has no gradient.
@@ -167,11 +176,11 @@ def explore(objective: Objective, golden: GoldenSet, *, runs: int, keep: int, se
     if not moving:
         raise UserError("A search moves float inputs, and the model has none. Leave out --search.")
     explorer = _Explorer(objective, known, seen, moving, np.random.default_rng(seed))
-    for proposed in explorer.reach(runs // 2):
+    for proposed in explorer.reach(round(reaching * runs)):
         explorer.run(proposed)
     while explorer.runs < runs:
         explorer.run(explorer.climb(min(_BATCH, runs - explorer.runs)))
-    return Found(float(seen.ratio.max()), explorer.found.worst(keep), explorer.runs)
+    return Found(float(explorer.usual.ratio.max()), explorer.found.worst(keep), explorer.runs)
 
 
 class _Explorer:
@@ -235,7 +244,7 @@ class _Explorer:
         for name, (low, high) in self.box.items():
             slope = slopes[name]
             chance = self.generator.choice([-1.0, 1.0], slope.shape)
-            flat = ~slope.reshape(len(slope), -1).any(axis=1)
+            flat = np.asarray(~slope.reshape(len(slope), -1).any(axis=1))
             sign = np.where(_column(flat, slope), chance, np.sign(slope))
             step = _column(steps, slope) * (high - low)
             moved[name] = np.clip(inputs[name] + step * sign, low, high).astype(inputs[name].dtype)
@@ -291,7 +300,7 @@ class _Explorer:
             by: Values = {}
             for row, (unit, drive) in enumerate(zip(units, drives)):
                 weight = by.setdefault(unit.node.name, np.zeros_like(values[unit.node.name]))
-                place = np.unravel_index(int(drive.argmax()), drive.shape)
+                place = (int(i) for i in np.unravel_index(int(drive.argmax()), drive.shape))
                 _channels_first(unit.node, weight)[(row, unit.channel, *place)] = unit.sign
             inputs = self._moved(inputs, gradients(self.network, values, by), step)
             step = step * _SHORTER

@@ -43,8 +43,9 @@ class Searched:
         artifact: The file that was run.
         target: Where it was run.
         runs: How often.
-        before: Error of the worst golden sample: as a multiple of the noise that is expected of it
-            or, where the file has coarser numbers than float32, of its usual error.
+        before: Error of the worst golden sample that is real (random, where none is), as a multiple
+            of the noise that is expected of it or, where the file has coarser numbers than
+            float32, of its usual error.
         after: The same of the worst input that was found.
         unit: What they are multiples of, in words.
     """
@@ -61,7 +62,7 @@ class Searched:
         """Say what was found."""
         return (
             f"search of {self.artifact} on {self.target}: {self.after:.3g}x {self.unit} after "
-            f"{self.runs} runs; the golden set had {self.before:.3g}x"
+            f"{self.runs} runs; the samples it started from had {self.before:.3g}x"
         )
 
 
@@ -123,7 +124,7 @@ def _search(
     try:
         with make_runner(target, export.path / artifact.file, threads=threads) as runner:
             session = Session(runner, artifact)
-            objective = Objective(network, session.run, _usual_error(artifact, golden))
+            objective = Objective(network, session.run, usual_error(artifact, golden))
             return explore(objective, golden, runs=runs, keep=_KEPT, seed=seed)
     except ArtifactError:
         return None
@@ -140,7 +141,7 @@ def _twin(target: Target, artifact: Artifact) -> Target:
     return Target(HOSTS[artifact.format])
 
 
-def _usual_error(artifact: Artifact, golden: GoldenSet) -> dict[str, float]:
+def usual_error(artifact: Artifact, golden: GoldenSet) -> dict[str, float]:
     """Return the root mean square error that a file of coarser numbers has on usual samples."""
     if artifact.precision == "float32":
         return {}

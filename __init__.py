@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.manifest import Manifest as Manifest
-    from .export.samples import Preprocessing as Preprocessing
+    from .images import Preprocessing as Preprocessing
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
     from .toolkit.channel_affine import ChannelAffine as ChannelAffine
@@ -45,7 +45,7 @@ _HOME = {
     "LinearRamp": ".toolkit.schedules",
     "Manifest": ".export.manifest",
     "ParityReport": ".runtime_checks.parity",
-    "Preprocessing": ".export.samples",
+    "Preprocessing": ".images",
     "RenormDiagnostics": ".toolkit.diagnostics",
     "RenormState": ".toolkit.functional",
     "UserError": ".errors",

@@ -14,9 +14,11 @@ from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
 from ..runtime_checks.reproducer import write_reproducer
+from ..runtime_checks.search import RUNS
 from ..runtime_checks.thread_counts import parse_threads
 from .comma_list import CommaList
 from .device_options import device_options, with_processors
+from .preprocessing import Channels, Numbers, preprocessing
 
 
 @click.command("check")
@@ -32,8 +34,30 @@ from .device_options import device_options, with_processors
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Samples to check as well: .npz by input name, with `label` for accuracy; or .npy.",
+    metavar="DATA",
+    help="Samples to check as well: .npz by input name, with `label` for accuracy; .npy; or a "
+    "folder of images, in which folders named as the classes tell the true ones.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most so many of --inputs, evenly spread.  [default: all of a file, 200 images]",
+)
+@click.option(
+    "--mean",
+    type=Channels(),
+    help="Pixels of images become (pixel - mean) * scale.  [default: as the export was told]",
+)
+@click.option("--scale", type=Channels(), help="See --mean.")
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    is_flag=False,
+    flag_value=RUNS,
+    metavar="[N]",
+    help="Search for the inputs on which each file differs most from truth, with N runs of it "
+    f"({RUNS} where N is left out), and check on those too.",
 )
 @click.option(
     "--threads",
@@ -69,6 +93,10 @@ def command(
     directory: Path,
     targets: tuple[str, ...],
     inputs: Path | None,
+    samples: int | None,
+    mean: Numbers | None,
+    scale: Numbers | None,
+    search: int | None,
     threads: str,
     per_op: bool,
     reproducer: Path | None,
@@ -87,11 +115,16 @@ def command(
         directory,
         with_processors(targets, cpus),
         inputs,
+        preprocessing=preprocessing(mean, scale),
+        limit=samples,
+        search=search,
         threads=parse_threads(threads),
         per_op=per_op or node_data is not None,
         devices=devices,
     )
     print_report(report, Console())
+    for searched in report.searched:
+        click.echo(searched.sentence)
     if json_path:
         write_text(json_path, report.to_json())
     if junit:

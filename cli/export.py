@@ -11,9 +11,9 @@ from rich.table import Table
 
 from ..export.format_table import FORMAT_NAMES, PRECISIONS, needs_calibration
 from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOptions
-from ..export.samples import Preprocessing
 from .comma_list import CommaList
 from .command import TensorFlowCommand
+from .preprocessing import Channels, Numbers, preprocessing
 
 if TYPE_CHECKING:
     from ..export.manifest import Manifest
@@ -36,21 +36,6 @@ class _Batch(click.ParamType):
         if not text.isdigit() or int(text) < 1:
             self.fail(f"expected a positive number or `dynamic`, got {text!r}.")
         return int(text)
-
-
-class _Channels(click.ParamType):
-    """One number, or one a channel with commas between."""
-
-    name = "X[,X,X]"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected numbers with commas between, got {value!r}.")
-        return values[0] if len(values) == 1 else values
 
 
 @click.command("export", cls=TensorFlowCommand)
@@ -142,10 +127,10 @@ class _Channels(click.ParamType):
 )
 @click.option(
     "--mean",
-    type=_Channels(),
+    type=Channels(),
     help="Pixels become (pixel - mean) * scale: kept in the files, applied to image folders.",
 )
-@click.option("--scale", type=_Channels(), help="See --mean.")
+@click.option("--scale", type=Channels(), help="See --mean.")
 @click.option("--description", default="", help="One line about the model; kept in the files.")
 def command(
     model: Path,
@@ -162,8 +147,8 @@ def command(
     equalize: str,
     allow_flex: bool,
     labels: Path | None,
-    mean: float | tuple[float, ...] | None,
-    scale: float | tuple[float, ...] | None,
+    mean: Numbers | None,
+    scale: Numbers | None,
     description: str,
 ) -> None:
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need.
@@ -204,7 +189,7 @@ def command(
             equalize=equalize,
             allow_flex=allow_flex,
             labels=labels.read_text(encoding="utf-8").splitlines() if labels else (),
-            preprocessing=_preprocessing(mean, scale),
+            preprocessing=preprocessing(mean, scale),
             description=description,
             source=model,
             listener=show,
@@ -241,14 +226,6 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
         for name in formats:
             if (name, precision) not in written:
                 console.print(f"{name} has no {precision}: left out", style="yellow")
-
-
-def _preprocessing(
-    mean: float | tuple[float, ...] | None, scale: float | tuple[float, ...] | None
-) -> Preprocessing | None:
-    if mean is None and scale is None:
-        return None
-    return Preprocessing(mean=0.0 if mean is None else mean, scale=1.0 if scale is None else scale)
 
 
 def _size(count: int) -> str:

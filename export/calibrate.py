@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..images import Preprocessing
 from .manifest import TensorInfo
-from .samples import Preprocessing, SampleSet, Source, load_samples
+from .samples import SampleSet, Source, load_samples
 
 RANDOM = "random"
 RANDOM_COST = "costs accuracy"

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import sha256
+from ..images import Preprocessing
+from ..runtime_checks.kinds import expected, fed, without
 from ..runtime_checks.noise import expected_noise
 from . import golden
 from .artifacts import ArtifactWriter
@@ -24,7 +26,7 @@ from .network import write_network
 from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
-from .samples import Preprocessing, SampleSet, Source, load_samples
+from .samples import SampleSet, Source, load_samples
 from .signature import Signature, is_symbolic, signature_of
 from .staging import moved_in_when_done
 from .variants import Variants
@@ -116,7 +118,7 @@ def export_model(
     real = None
     if inputs is not None:
         real = load_samples(
-            inputs, signature.inputs, limit=golden.REAL, preprocessing=preprocessing
+            inputs, signature.inputs, limit=golden.MOST_REAL, preprocessing=preprocessing
         )
     samples = _calibration(options, calibration, signature)
     provenance = Provenance(
@@ -177,14 +179,16 @@ class _Run:
         outputs = {}
         for artifact in artifacts:
             with step(artifact.file, "run"):
-                outputs[artifact.file] = run_artifact(artifact, folder, self.samples.inputs)
+                inputs = fed(self.samples.inputs, artifact.precision)
+                outputs[artifact.file] = run_artifact(artifact, folder, inputs)
+        wanted = expected(network, self.samples.inputs, truth, folded64, reference)
         golden.write_golden(
             folder / golden.FILE_NAME,
             self.samples,
-            truth=truth,
-            folded64=folded64,
-            reference=reference,
-            artifacts=outputs,
+            truth=without(truth, wanted),
+            folded64=without(folded64, wanted),
+            reference=without(reference, wanted),
+            artifacts={file: without(given, wanted) for file, given in outputs.items()},
             noise=noise,
         )
         judged = [

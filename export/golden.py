@@ -4,7 +4,8 @@
 float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
-arithmetic is expected to make. NAME is the Keras name of an input or output.
+arithmetic is expected to make. Where a sample holds NaN or infinity, NaN stands wherever nothing
+is expected (`runtime_checks.kinds`). NAME is the Keras name of an input or output.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import keras
 import numpy as np
 
 from ..files import atomic_path
+from ..runtime_checks.bounds import SMALLEST_NORMAL
+from ..runtime_checks.kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
 from .manifest import TensorInfo
 from .samples import check_samples
 from .signature import Signature, is_symbolic
@@ -25,7 +28,7 @@ from .signature import Signature, is_symbolic
 FILE_NAME = "golden.npz"
 Arrays = Mapping[str, np.ndarray]
 
-REAL, _RANDOM = 16, 8  # samples; border and extreme add four and two
+MOST_REAL, _RANDOM = 16, 8  # samples; border adds four, extreme, denormal and nonfinite two each
 _BATCH = 8  # samples evaluated at a time, so that memory stays flat
 
 
@@ -34,7 +37,7 @@ class Samples:
     """Inputs of a golden set.
 
     Attributes:
-        kind: `real`, `random`, `border` or `extreme`, one a sample.
+        kind: One of `runtime_checks.kinds` a sample.
         inputs: Input name to (N, …) array in the input's own type.
     """
 
@@ -47,11 +50,15 @@ def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: i
 
     Real samples find what random ones miss, border samples (ones, a frame, impulses in the first
     and last place) show wrong padding, extreme ones (a thousandth and ten times the usual range)
-    show lost precision and saturation.
+    show lost precision and saturation. Denormal ones (numbers below the least normal one among
+    ordinary ones, and alone) show what becomes of numbers that runtimes may flush to zero, and
+    nonfinite ones (a NaN; both infinities) whether these come where the trained model has none. A
+    model without a float input has neither.
 
     Args:
         inputs: Name, shape (with the batch dimension) and type of each input; sizes must be known.
-        real: Input name to (N, …) samples of the user's own, or None; at most `REAL` are taken.
+        real: Input name to (N, …) samples of the user's own, or None; at most `MOST_REAL` are
+            taken.
         seed: Of the random samples.
 
     Raises:
@@ -66,9 +73,11 @@ def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: i
         own = None if real is None else np.asarray(real[tensor.name])
         parts: list[tuple[str, np.ndarray]] = []
         if own is not None:
-            spread = np.linspace(0, len(own) - 1, min(REAL, len(own))).round().astype(int)
-            parts.append(("real", own[spread]))
+            spread = np.linspace(0, len(own) - 1, min(MOST_REAL, len(own))).round().astype(int)
+            parts.append((REAL, own[spread]))
         parts += _synthetic(tensor, own, generator)
+        if any(np.dtype(entry.dtype).kind == "f" for entry in inputs):
+            parts += _unusual(tensor, np.asarray(parts[0][1][0]), seed)
         kinds = [kind for kind, values in parts for _ in range(len(values))]
         columns[tensor.name] = np.concatenate(
             [np.asarray(values).astype(tensor.dtype) for _, values in parts]
@@ -139,7 +148,7 @@ def snr_db(samples: Samples, truth: Arrays, outputs: Arrays) -> dict[str, float 
     throughout or the output has no error at all: then the ratio is not a number.
     """
     kind = np.array(samples.kind)
-    chosen = kind == ("real" if "real" in samples.kind else "random")
+    chosen = kind == next(name for name in TYPICAL if name in samples.kind)
     return {name: decibels(truth[name][chosen], outputs[name][chosen]) for name in truth}
 
 
@@ -166,9 +175,9 @@ def _synthetic(
         random = generator.uniform(real.min(), real.max(), (_RANDOM, *shape))
         size = float(np.abs(real).max()) or 1.0
     return [
-        ("random", random),
-        ("border", size * _borders(shape)),
-        ("extreme", np.stack([random[0] * 1e-3, random[1] * 10])),
+        (RANDOM, random),
+        (BORDER, size * _borders(shape)),
+        (EXTREME, np.stack([random[0] * 1e-3, random[1] * 10])),
     ]
 
 
@@ -183,10 +192,33 @@ def _synthetic_integers(
     if real is not None:
         low, high = int(real.min()), int(real.max())
     return [
-        ("random", generator.integers(low, high, (_RANDOM, *shape), endpoint=True)),
-        ("border", low + (high - low) * _borders(shape).astype(np.int64)),
-        ("extreme", np.stack([np.full(shape, low), np.full(shape, high)])),
+        (RANDOM, generator.integers(low, high, (_RANDOM, *shape), endpoint=True)),
+        (BORDER, low + (high - low) * _borders(shape).astype(np.int64)),
+        (EXTREME, np.stack([np.full(shape, low), np.full(shape, high)])),
     ]
+
+
+def _unusual(tensor: TensorInfo, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
+    """Return the denormal and nonfinite samples of one input, made from a usual one.
+
+    An input of integers stays as it is: it has no such numbers.
+    """
+    if np.dtype(tensor.dtype).kind != "f":
+        return [(DENORMAL, np.stack([usual] * 2)), (NONFINITE, np.stack([usual] * 2))]
+    # A generator of its own: the random samples stay the same whatever is added here.
+    generator = np.random.default_rng([seed, 1])
+    sizes = SMALLEST_NORMAL * 2.0 ** -generator.integers(1, 23, usual.shape, endpoint=True)
+    tiny = np.where(generator.random(usual.shape) < 0.5, -sizes, sizes)
+    third = generator.integers(0, 3, usual.shape)
+    third.flat[0] = 1
+    mixed = np.choose(third, [usual, tiny, np.zeros(usual.shape)])
+    alone = np.where(third == 0, 0.0, tiny)
+    nan, infinite = usual.astype(np.float64), usual.astype(np.float64)
+    centre = tuple(size // 2 for size in usual.shape)
+    nan[centre] = np.nan
+    infinite.flat[-1] = -np.inf
+    infinite[centre] = np.inf
+    return [(DENORMAL, np.stack([mixed, alone])), (NONFINITE, np.stack([nan, infinite]))]
 
 
 def _borders(shape: tuple[int, ...]) -> np.ndarray:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..images import Preprocessing
 from .format_table import FORMAT_NAMES, precisions_of, takes_channels_first
-from .samples import Preprocessing
 
 OPSETS = range(13, 22)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
 QUANTIZED_IO = ("float", "integer")

@@ -20,29 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..images import Preprocessing, read_images
 from .manifest import TensorInfo
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How pixels become the numbers the network was trained on: (pixel - mean) * scale.
-
-    Attributes:
-        mean: One number, or one a channel.
-        scale: One number, or one a channel.
-    """
-
-    mean: float | tuple[float, ...] = 0.0
-    scale: float | tuple[float, ...] = 1.0
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return `pixels` (…, channels) preprocessed, float32."""
-        values = (pixels.astype(np.float64) - np.asarray(self.mean)) * np.asarray(self.scale)
-        return values.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,35 +196,16 @@ def _from_path(
 def _from_images(
     folder: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing
 ) -> SampleSet:
-    """Read a folder of images, its subfolders included, in the order of their paths."""
-    import keras
-
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[-1] not in (1, 3):
+    """Read a folder of images; its sub-folders do not matter here."""
+    if len(inputs) != 1:
         raise UserError(
-            f"A folder of images ({folder}) serves a model of one image input with 1 or 3 "
-            f"channels. Received: {', '.join(f'{t.name} {list(t.shape)}' for t in inputs)}."
+            f"A folder of images ({folder}) serves a model of one input. "
+            f"Received: {', '.join(f'{t.name} {list(t.shape)}' for t in inputs)}."
         )
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    spread = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
-    _, height, width, channels = inputs[0].shape
-    pixels = np.stack(
-        [
-            keras.utils.img_to_array(
-                keras.utils.load_img(
-                    paths[index],
-                    color_mode="grayscale" if channels == 1 else "rgb",
-                    target_size=(height, width),
-                    interpolation="bilinear",
-                )
-            )
-            for index in spread
-        ]
-    )
-    values = preprocessing(pixels).astype(inputs[0].dtype)
-    chosen = f"{len(spread)} evenly spread over {len(paths)} images"
-    return SampleSet({inputs[0].name: values}, f"images in {folder.name}", chosen)
+    (tensor,) = inputs
+    images = read_images(folder, tensor.shape, tensor.dtype, preprocessing, limit=limit)
+    chosen = f"{len(images.inputs)} evenly spread over {images.available} images"
+    return SampleSet({tensor.name: images.inputs}, f"images in {folder.name}", chosen)
 
 
 def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorInfo], limit: int) -> SampleSet:
@@ -289,4 +251,4 @@ def _named(array: np.ndarray, inputs: Sequence[TensorInfo]) -> dict[str, np.ndar
     return {inputs[0].name: array}
 
 
-__all__ = ["Preprocessing", "SampleSet", "Source", "check_samples", "load_samples"]
+__all__ = ["SampleSet", "Source", "check_samples", "load_samples"]

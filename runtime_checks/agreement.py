@@ -19,9 +19,9 @@ import numpy as np
 
 from .compare import as_scores
 from .golden import GoldenSet
+from .kinds import TYPICAL
 from .network import Network
 
-_KINDS = ("real", "random")
 _MOVING = ("identity", "linear", "reshape", "flatten")
 
 
@@ -181,7 +181,7 @@ def task_agreement(
         return None
     truth, scores = as_scores(truth), as_scores(scores)
     kinds = [str(kind) for kind in golden.kind]
-    kind = next((name for name in _KINDS if name in kinds), "all")
+    kind = next((name for name in TYPICAL if name in kinds), "all")
     chosen = np.array([kind in ("all", name) for name in kinds])
     chosen &= np.isfinite(truth).all(axis=1) & np.isfinite(scores).all(axis=1)
     index = np.flatnonzero(chosen)

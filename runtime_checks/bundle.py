@@ -43,6 +43,7 @@ _MODULES = (
     "runtime_checks/device_run.py",
     "runtime_checks/golden.py",
     "runtime_checks/host.py",
+    "runtime_checks/kinds.py",
     "runtime_checks/managed.py",
     "runtime_checks/manifest.py",
     "runtime_checks/network.py",

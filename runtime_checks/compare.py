@@ -72,8 +72,8 @@ class OutputMetrics(SampleErrors):
         snr_db: 10 log10 of the truth's power over the error's, all samples.
         psnr_db: 10 log10 of the truth's squared range over the mean squared error.
         cosine: Least cosine similarity of a sample with its truth.
-        kl: Greatest Kullback-Leibler divergence of a sample in nats; None unless the truth is a
-            probability distribution over the last axis.
+        kl: Greatest Kullback-Leibler divergence of a sample in nats, of those that are finite on
+            both sides; None unless the truth is a probability distribution over the last axis.
         agreement: The decision's fate; None for an output that decides nothing.
     """
 
@@ -224,13 +224,16 @@ def _divergence(
     y: np.ndarray, t: np.ndarray, shape: tuple[int, ...], where: np.ndarray
 ) -> float | None:
     """Return the greatest KL(truth || actual) over the last axis, None for no distribution."""
-    if len(shape) < 2 or shape[-1] < 2 or not where.all():
+    if len(shape) < 2 or shape[-1] < 2:
         return None
-    p = t.reshape(-1, shape[-1])
+    usable = where.reshape(-1, shape[-1]).all(axis=1)
+    p = t.reshape(-1, shape[-1])[usable]
+    if not len(p):
+        return None
     # 1e-6: a float64 softmax sums to one within 1e-15; nothing else comes near by accident.
     if np.any(p < 0) or np.any(np.abs(p.sum(axis=1) - 1) > 1e-6):
         return None
-    q = y.reshape(-1, shape[-1])
+    q = y.reshape(-1, shape[-1])[usable]
     # The least positive float64 stands in for a zero, which would make the divergence infinite.
     tiny = np.finfo(np.float64).tiny
     terms = np.where(p > 0, p * (np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny))), 0.0)

@@ -19,7 +19,8 @@ class GoldenSet:
     """Inputs and what each stage of the model's way made of them; N samples on the first axis.
 
     Attributes:
-        kind: (N,) "real", "random", "border", "extreme", or what a search calls its findings.
+        kind: (N,) "real", "random", "border", "extreme", "denormal", "nonfinite" or "search"; see
+            `kinds`. In "nonfinite" samples NaN stands where nothing is expected.
         inputs: Keras input name to (N, …) float32.
         truth: Keras output name to (N, …) float64: the trained model evaluated in float64.
         folded64: The same of the folded network.

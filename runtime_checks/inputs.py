@@ -19,7 +19,9 @@ from typing import Union
 import numpy as np
 
 from ..errors import UserError
+from ..images import Preprocessing, read_images
 from .golden import Arrays, GoldenSet
+from .kinds import SEARCH, expected, kinds_of, without
 from .manifest import ExportDirectory
 from .network import Network, read_network
 from .noise import expected_noise
@@ -31,8 +33,11 @@ Source = Union[str, "os.PathLike[str]", np.ndarray, Mapping[str, np.ndarray]]
 
 LABEL = "label"
 
+# Images of a folder that are taken unless another number is asked for; it may hold millions.
+IMAGES = 200
+
 # The runtimes that the export itself runs its files on.
-_HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
+HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,54 @@ class OwnSamples:
     inputs: Arrays
     labels: np.ndarray | None
 
+    def take(self, limit: int) -> OwnSamples:
+        """Return at most `limit` of them, evenly spread."""
+        count = len(next(iter(self.inputs.values())))
+        if count <= limit:
+            return self
+        spread = np.linspace(0, count - 1, limit).round().astype(int)
+        return OwnSamples(
+            {name: array[spread] for name, array in self.inputs.items()},
+            None if self.labels is None else self.labels[spread],
+        )
 
-def read_samples(source: Source, export: ExportDirectory) -> OwnSamples:
+
+def read_samples(
+    source: Source,
+    export: ExportDirectory,
+    *,
+    preprocessing: Preprocessing | None = None,
+    limit: int | None = None,
+) -> OwnSamples:
     """Read samples and check that they fit the model.
 
     Args:
         source: An `.npz` file with one array for each input by its Keras name and, if known, the
-            true classes as `label`; an `.npy` file or an array for a model with one input; or a
-            dictionary of arrays with the names of an `.npz` file.
+            true classes as `label`; an `.npy` file or an array for a model with one input; a
+            dictionary of arrays with the names of an `.npz` file; or a folder of images, in which
+            folders named as the model's classes tell the true ones.
         export: The export that they are for.
+        preprocessing: Of the pixels of images; by default what the export was told.
+        limit: At most so many samples, evenly spread; by default all of a file, and `IMAGES` of a
+            folder.
 
     Raises:
-        UserError: The file cannot be read, or lacks an input, or an array has another shape.
+        UserError: The file cannot be read, or lacks an input, or an array has another shape; or
+            nobody said how pixels become inputs.
     """
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return _from_folder(Path(source), export, preprocessing, limit or IMAGES)
+    if preprocessing is not None:
+        raise UserError(
+            "Preprocessing (--mean, --scale) is for a folder of images; every other source holds "
+            "what the network takes. Leave it out, or name a folder."
+        )
+    samples = _from_arrays(source, export)
+    return samples if limit is None else samples.take(limit)
+
+
+def _from_arrays(source: Source, export: ExportDirectory) -> OwnSamples:
+    """Read samples that are what the network takes."""
     file = "the samples"
     loaded: np.ndarray | Mapping[str, np.ndarray]
     if isinstance(source, (str, os.PathLike)):
@@ -89,6 +129,35 @@ def read_samples(source: Source, export: ExportDirectory) -> OwnSamples:
     return OwnSamples(inputs, None if labels is None else labels.astype(np.int64))
 
 
+def _from_folder(
+    folder: Path, export: ExportDirectory, preprocessing: Preprocessing | None, limit: int
+) -> OwnSamples:
+    """Read a folder of images; a folder in it that bears the name of a class is its samples."""
+    if len(export.inputs) != 1:
+        raise UserError(
+            f"A folder of images ({folder}) serves a model with one input, and this one has "
+            f"{_names(export)}. Give an .npz file with an array for each."
+        )
+    told = export.record.get("metadata", {})
+    if preprocessing is None and "preprocessing" in told:
+        entry = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in told["preprocessing"].items()
+        }
+        preprocessing = Preprocessing(**entry)
+    if preprocessing is None:
+        raise UserError(
+            f"How the pixels of {folder} become the network's inputs is not in the manifest. Say "
+            "it with --mean and --scale, (pixel - mean) * scale: --scale 1 for pixels as they are, "
+            "0 to 255; --scale 0.00392157 for 0 to 1; --mean 127.5 --scale 0.00784314 for -1 to 1."
+        )
+    (spec,) = export.inputs
+    images = read_images(folder, spec.shape, spec.dtype, preprocessing, limit=limit)
+    numbers = {str(name): number for number, name in enumerate(told.get("labels", ()))}
+    labels = np.array([numbers.get(name, -1) for name in images.classes])
+    return OwnSamples({spec.name: images.inputs}, labels if (labels >= 0).any() else None)
+
+
 def _load(file: Path) -> np.ndarray | dict[str, np.ndarray]:
     """Return what an .npy or .npz file holds."""
     try:
@@ -109,14 +178,42 @@ def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) ->
     Args:
         golden: The golden set of the export.
         export: The export.
-        own: The user's samples; their kind becomes "real".
+        own: The user's samples; their kind becomes "real", of those with NaN or infinity
+            "nonfinite".
 
     Raises:
         UserError: A layer of the network cannot be evaluated outside Keras.
     """
-    network = _network(export)
-    truth = network.run(own.inputs)
-    count = len(next(iter(own.inputs.values())))
+    network = known_network(
+        export,
+        "Own samples need",
+        "Give them to the export instead: renormlite export --inputs FILE.",
+    )
+    return extended(golden, export, network, own, kinds_of(own.inputs))
+
+
+def extended(
+    golden: GoldenSet,
+    export: ExportDirectory,
+    network: Network,
+    own: OwnSamples,
+    kind: np.ndarray,
+) -> GoldenSet:
+    """Return the golden set with samples after its own, and with what every stage makes of them.
+
+    Args:
+        golden: The golden set of the export.
+        export: The export.
+        network: What `known_network` returns for it.
+        own: The samples.
+        kind: (N,) their kinds.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        truth = network.run(own.inputs)
+        reference = network.run(own.inputs, dtype=np.float32)
+    wanted = expected(network, own.inputs, truth, reference)
+    truth, reference = without(truth, wanted), without(reference, wanted)
+    count = len(kind)
     labels = np.full(golden.samples + count, -1)
     if golden.labels is not None:
         labels[: golden.samples] = golden.labels
@@ -127,19 +224,26 @@ def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) ->
         known = golden.artifacts.get(artifact.file)
         outputs = _run(artifact, export, own.inputs) if known is not None else None
         if known is not None and outputs is not None:
-            artifacts[artifact.file] = _joined(known, outputs)
-    noise = expected_noise(network, own.inputs) if golden.noise else {}
+            artifacts[artifact.file] = _joined(known, without(outputs, wanted))
+    noise = _noise(network, own.inputs, kind) if golden.noise else {}
     return replace(
         golden,
-        kind=np.concatenate([golden.kind, np.full(count, "real")]),
+        kind=np.concatenate([golden.kind, kind]),
         inputs=_joined(golden.inputs, own.inputs),
         truth=_joined(golden.truth, truth),
         folded64=_joined(golden.folded64, truth),
-        reference=_joined(golden.reference, network.run(own.inputs, dtype=np.float32)),
+        reference=_joined(golden.reference, reference),
         artifacts=artifacts,
         noise=_joined(golden.noise, noise),
         labels=labels if (labels >= 0).any() else None,
     )
+
+
+def _noise(network: Network, inputs: Arrays, kind: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the expected noise; of samples that a search chose, of each by itself."""
+    if (kind == SEARCH).any():
+        return expected_noise(network, inputs, work=np.inf)
+    return expected_noise(network, inputs)
 
 
 def _names(export: ExportDirectory) -> list[str]:
@@ -168,25 +272,34 @@ def _fitting(
     return array.astype(spec.dtype)
 
 
-def _network(export: ExportDirectory) -> Network:
-    """Return the folded network under the trained model's names."""
+def known_network(export: ExportDirectory, why: str, cure: str) -> Network:
+    """Return the folded network under the trained model's names.
+
+    Args:
+        export: The export.
+        why: What needs it, to begin a sentence with.
+        cure: What to do where a layer of it is known to Keras alone.
+
+    Raises:
+        UserError: There is none, or a layer of it is known to Keras alone.
+    """
     if export.network is None:
-        raise UserError(f"{export.path} has no network to evaluate own samples with. Export again.")
+        raise UserError(f"{export.path} has no network to evaluate samples with. Export again.")
     names = [spec.name for spec in export.inputs], [spec.name for spec in export.outputs]
     network = read_network(export.network).named(*names)
     if network.opaque:
         raise UserError(
-            f"Own samples need float64 truth, and the layer '{network.opaque[0]}' can be evaluated "
-            "by Keras alone. Give them to the export instead: renormlite export --inputs FILE."
+            f"{why} float64 truth, and the layer '{network.opaque[0]}' can be evaluated by Keras "
+            f"alone. {cure}"
         )
     return network
 
 
 def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays | None:
     """Return what a file gives on this machine; None for one that is damaged or cannot be run."""
-    if artifact.format not in _HOSTS or export.damaged(artifact) is not None:
+    if artifact.format not in HOSTS or export.damaged(artifact) is not None:
         return None
-    target = Target(_HOSTS[artifact.format])
+    target = Target(HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs
     return outputs or None
 

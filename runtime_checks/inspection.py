@@ -16,6 +16,7 @@ from .culprit import Fault, name_fault, static_faults, weight_faults
 from .golden import GoldenSet
 from .graphs import READERS, read_graph
 from .graphs.base import ArtifactGraph
+from .kinds import BORDER, EXTREME, NONFINITE, RANDOM, REAL, SEARCH
 from .network import Network
 from .records import Artifact
 from .runners import LOCAL, Target, make_runner
@@ -30,6 +31,9 @@ _READERS = {"tflite": "litert", "onnx": "onnxruntime+disabled"}
 
 # Samples that the walk evaluates; a walk of MobileNetV2 costs 0.15 s for each.
 WALK_SAMPLES = 4
+
+# Kinds of samples by what a walk learns from them; denormal ones only where they failed.
+_WALKED = (REAL, BORDER, EXTREME, RANDOM, SEARCH)
 
 
 @dataclass(frozen=True)
@@ -198,10 +202,16 @@ def inspect(
 
 
 def _choose(golden: GoldenSet, first: Sequence[int]) -> np.ndarray:
-    """Return samples to walk: the given ones, then every kind in turn."""
-    order = list(dict.fromkeys(int(index) for index in first))
-    by_kind = {kind: list(np.flatnonzero(golden.kind == kind)) for kind in sorted(set(golden.kind))}
-    while len(order) < min(WALK_SAMPLES, golden.samples):
+    """Return samples to walk: the given ones, then every kind in turn.
+
+    No sample with NaN or infinity: what an op makes of those says nothing about the op.
+    """
+    usable = golden.kind != NONFINITE
+    order = [i for i in dict.fromkeys(int(index) for index in first) if usable[i]]
+    kinds = [kind for kind in _WALKED if kind in golden.kind]
+    kinds += sorted(set(golden.kind[usable]) - set(kinds))
+    by_kind = {kind: list(np.flatnonzero(golden.kind == kind)) for kind in kinds}
+    while len(order) < min(WALK_SAMPLES, int(usable.sum())):
         for places in by_kind.values():
             while places and int(places[0]) in order:
                 places.pop(0)

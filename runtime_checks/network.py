@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import UserError
 from .archive import DAMAGE, Archive
+from .bounds import SMALLEST_NORMAL
 from .operators import OPERATORS
 
 SCHEMA = "renormlite/network/1"
@@ -74,17 +75,22 @@ class Node:
     ) -> np.ndarray:
         """Return how far floating-point arithmetic may stray from the exact value.
 
+        Runtimes may flush denormal numbers to zero, those they read and those they compute: each
+        of K products and K partial sums may lose the least normal number, and so may each input.
+
         Args:
             inputs: float64 inputs.
             output: The exact output for them.
             errors: Bound on the absolute error of each input.
-            unit: Unit roundoff of the arithmetic that is judged.
+            unit: Unit roundoff of the arithmetic that is judged; 0 for what flushing alone does.
 
         Returns:
             Bound on the absolute error of each element of the output.
         """
         weights = {role: array.astype(np.float64) for role, array in self.weights.items()}
-        return OPERATORS[self.op].error(inputs, weights, self.attributes, output, errors, unit)
+        passed = [error + _flushed(x, error) for x, error in zip(inputs, errors)]
+        bound = OPERATORS[self.op].error(inputs, weights, self.attributes, output, passed, unit)
+        return bound + 2 * self._terms(output) * SMALLEST_NORMAL
 
     def carried(self, variance: np.ndarray) -> np.ndarray:
         """Return what a linear node makes of an independent variance of its input.
@@ -112,6 +118,22 @@ class Node:
     def known(self) -> bool:
         """Whether the node can be evaluated."""
         return self.op in OPERATORS
+
+    def _terms(self, output: np.ndarray) -> int:
+        """How many numbers are added up to one element of the output, at most."""
+        kernel = self.weights.get("kernel")
+        if kernel is not None:
+            first = self.attributes.get("data_format") == "channels_first"
+            return int(kernel.size) // output.shape[1 if first else -1]
+        if "pool" in self.op:
+            return int(np.prod(self.attributes.get("pool_size", [1])))
+        return max(1, len(self.inputs))
+
+
+def _flushed(x: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return what is lost where a number that is read may be denormal and is taken for zero."""
+    size = np.abs(x) + error
+    return np.where(np.abs(x) <= SMALLEST_NORMAL + error, np.minimum(size, SMALLEST_NORMAL), 0.0)
 
 
 @dataclass(frozen=True)

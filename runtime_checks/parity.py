@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..images import Preprocessing
 from .golden import GoldenSet
 from .host import host
 from .inputs import Source, read_samples, with_samples
@@ -18,6 +19,7 @@ from .inspection import Anatomy, inspect, readable
 from .manifest import ExportDirectory, open_export
 from .records import Artifact
 from .runners import LOCAL, RUNTIMES, Target
+from .search import Searched, with_found
 from .target_check import TargetRun, judge_run, run_target
 from .thread_counts import Threads, thread_counts
 from .verdict import Finding, TargetResult
@@ -42,6 +44,7 @@ class ParityReport:
         manifest: The manifest as parsed.
         golden: The samples that were run.
         left_out: A sentence for each artifact that a target cannot run by its makers' word.
+        searched: What each search found.
     """
 
     name: str
@@ -53,6 +56,7 @@ class ParityReport:
     manifest: Mapping[str, Any]
     golden: GoldenSet
     left_out: tuple[str, ...] = ()
+    searched: tuple[Searched, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -89,6 +93,9 @@ def check_parity(
     targets: Sequence[str] = DEFAULT_TARGETS,
     inputs: Source | None = None,
     *,
+    preprocessing: Preprocessing | None = None,
+    limit: int | None = None,
+    search: int | None = None,
     threads: Threads = 1,
     per_op: bool = False,
     devices: DeviceOptions | None = None,
@@ -101,8 +108,14 @@ def check_parity(
     Args:
         directory: What `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
-        inputs: Samples to check besides the golden set: a file, an array, or arrays by input name;
-            see `inputs.read_samples`. With `label`, accuracy is compared too.
+        inputs: Samples to check besides the golden set: a file, a folder of images, an array, or
+            arrays by input name; see `inputs.read_samples`. With `label`, or folders named as the
+            classes, accuracy is compared too.
+        preprocessing: How pixels of a folder of images become inputs; by default what the export
+            was told.
+        limit: At most so many of `inputs`; by default all of a file and 200 images of a folder.
+        search: Look along gradients for the inputs on which each target differs most from truth,
+            with so many runs of each file on this machine, and check on those too.
         threads: Threads that each runtime may use; of several numbers the first is judged as a
             whole, and the outputs with the others are compared with it and held to its bounds.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
@@ -127,7 +140,12 @@ def check_parity(
         for artifact in run:
             inside.read(artifact)
     if inputs is not None:
-        golden = with_samples(golden, export, read_samples(inputs, export))
+        own = read_samples(inputs, export, preprocessing=preprocessing, limit=limit)
+        golden = with_samples(golden, export, own)
+    searched: tuple[Searched, ...] = ()
+    if search is not None:
+        pairs = [(target, entry) for target, entries in fitting.items() for entry in entries]
+        golden, searched = with_found(golden, export, pairs, runs=search, threads=counts[0])
     results = []
     for target, artifacts in fitting.items():
         for artifact, runs in _on_target(export, artifacts, golden, target, counts, devices):
@@ -142,6 +160,7 @@ def check_parity(
         seconds=time.perf_counter() - start,
         manifest=export.record,
         golden=golden,
+        searched=searched,
         left_out=tuple(sentence for target in wanted for sentence in _left_out(export, target)),
     )
 

@@ -10,6 +10,7 @@ from typing import Optional
 import numpy as np
 
 from ..errors import UserError
+from .kinds import fed
 from .records import Artifact, TensorSpec
 from .runners.base import Runner, TensorInfo
 
@@ -39,6 +40,7 @@ class Session:
         self.runner = runner
         self.seconds: list[float] = []
         self._first: Mapping[str, np.ndarray] = {}
+        self._precision = artifact.precision
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
         unfed = {info.name for info in runner.inputs} - {i.name for i, _ in self._inputs.values()}
@@ -52,14 +54,15 @@ class Session:
 
     def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
         """Return the file's inputs for the samples from ``start``, padded to the file's batch."""
-        fed = {}
-        for name, (info, axes) in self._inputs.items():
-            size = self.batch_size
-            part = inputs[name][start : start + size]
+        size = self.batch_size
+        parts = {name: inputs[name][start : start + size] for name in self._inputs}
+        taken = {}
+        for name, part in fed(parts, self._precision).items():
+            info, axes = self._inputs[name]
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            fed[info.name] = quantize(part if axes is None else np.transpose(part, axes), info)
-        return fed
+            taken[info.name] = quantize(part if axes is None else np.transpose(part, axes), info)
+        return taken
 
     @property
     def batch_size(self) -> int:

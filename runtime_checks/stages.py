@@ -28,12 +28,10 @@ import numpy as np
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import sample_errors
 from .golden import GoldenSet
+from .kinds import TYPICAL, pooled
 from .records import Artifact
 
 EXACT, ROUNDING, QUANTIZATION, FAULT = "exact", "rounding", "quantization", "fault"
-
-# Kinds of samples in the order in which an error budget is wanted for them.
-_KINDS = ("real", "random")
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def error_budget(
         exported=None,
     )
     rungs = _rungs(output, actual, golden, artifact, siblings)
-    causes = _causes(truth, rungs, bound, sound=sound)
+    causes = _causes(truth, rungs, bound, golden.kind, sound=sound)
     stages = _measure(truth[index], rungs, causes, index)
     signal, reference = _yardstick(truth[index], golden.reference[output][index])
     cause = _main_cause(stages)
@@ -160,7 +158,7 @@ def error_budget(
 def _basis(golden: GoldenSet, worst: int | None) -> tuple[str, np.ndarray]:
     """Return the kind of samples to measure on, and their indices."""
     kinds = [str(kind) for kind in golden.kind]
-    chosen = next((kind for kind in _KINDS if kind in kinds), "all")
+    chosen = next((kind for kind in TYPICAL if kind in kinds), "all")
     if worst is not None and kinds[worst] != chosen:
         chosen = kinds[worst]
     if chosen == "all":
@@ -197,7 +195,12 @@ def _rungs(
 
 
 def _causes(
-    truth: np.ndarray, rungs: Sequence[_Rung], bound: NoiseBound, *, sound: bool
+    truth: np.ndarray,
+    rungs: Sequence[_Rung],
+    bound: NoiseBound,
+    kind: np.ndarray,
+    *,
+    sound: bool,
 ) -> list[str]:
     """Return what each stage's difference can be; ``bound`` is that of float32 arithmetic."""
     causes = []
@@ -213,18 +216,18 @@ def _causes(
         else:
             # The folded weights are float32 as well, rounded once after the algebra in float64.
             # What an earlier stage did wrong is not held against it.
-            right = any(_explained(rung.output, other, bound) for other in (truth, before))
+            right = any(_explained(rung.output, other, bound, kind) for other in (truth, before))
             causes.append(ROUNDING if right else FAULT)
         before = rung.output
     return causes
 
 
-def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound) -> bool:
+def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray) -> bool:
     """Return whether an error is no more than float32 arithmetic explains."""
     metrics = sample_errors(actual, truth)
     ratios = bound.ratios(metrics)
-    pooled = float(np.sqrt(np.mean(np.square(ratios))))
-    return metrics.nonfinite == 0 and float(ratios.max()) <= bound.worst and pooled <= bound.pooled
+    within = float(ratios.max()) <= bound.worst and pooled(ratios, kind) <= bound.pooled
+    return metrics.nonfinite == 0 and within
 
 
 def _measure(

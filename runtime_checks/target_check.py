@@ -12,6 +12,7 @@ import numpy as np
 
 from .agreement import TaskAgreement, deciding_outputs, task_agreement
 from .golden import GoldenSet
+from .kinds import settled
 from .manifest import ExportDirectory
 from .records import Artifact
 from .runners import Target, make_runner
@@ -123,6 +124,7 @@ def judge_run(
         The findings and the verdict on each output.
     """
     damage = export.damaged(artifact)
+    outputs = settled(run.outputs, golden.kind, golden.reference, artifact.precision)
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
@@ -137,7 +139,7 @@ def judge_run(
         if run.ran.get("fallback"):
             findings.append(Finding("kernels", False, str(run.ran["fallback"])))
         findings.extend(_determinism(run))
-        judged, verdicts = judge_outputs(run.outputs, golden, artifact, decides=decides)
+        judged, verdicts = judge_outputs(outputs, golden, artifact, decides=decides)
         findings.extend(judged)
         for other in others:
             failures, compared = _other_threads(artifact, golden, run, other)
@@ -156,15 +158,15 @@ def judge_run(
         outputs=tuple(verdicts),
         ran=run.ran,
         measured=run.measured,
-        stages=tuple(_budgets(export, artifact, golden, run.outputs, verdicts)),
+        stages=tuple(_budgets(export, artifact, golden, outputs, verdicts)),
         tasks=tuple(
             task
             for entry in verdicts
             if entry.metrics.output in decides
-            and (task := _task(entry, run.outputs[entry.metrics.output], golden)) is not None
+            and (task := _task(entry, outputs[entry.metrics.output], golden)) is not None
         ),
         threads=tuple(comparisons),
-        given=run.outputs,
+        given=outputs,
     )
 
 
@@ -178,7 +180,8 @@ def _other_threads(
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
-    judged, _ = judge_outputs(other.outputs, golden, artifact)
+    outputs = settled(other.outputs, golden.kind, golden.reference, artifact.precision)
+    judged, _ = judge_outputs(outputs, golden, artifact)
     failures = [
         Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)
         for entry in [*_determinism(other), *judged]

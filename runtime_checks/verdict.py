@@ -15,6 +15,7 @@ from .agreement import TaskAgreement
 from .bounds import NoiseBound, end_to_end_bound
 from .compare import OutputMetrics, compare_output
 from .golden import GoldenSet
+from .kinds import pooled
 from .records import Artifact
 from .stages import Ladder
 from .thread_counts import ThreadComparison
@@ -51,7 +52,8 @@ class OutputVerdict:
         bound: The bound it was judged by.
         worst_ratio: Greatest error of a sample over its expected noise.
         worst_sample: That sample.
-        pooled_ratio: Root mean square of the ratios of all samples.
+        pooled_ratio: Root mean square of the ratios of all samples that nobody chose for their
+            error.
     """
 
     metrics: OutputMetrics
@@ -85,7 +87,8 @@ class TargetResult:
         tasks: For each output that decides between classes, what became of its decisions.
         threads: How the outputs with other numbers of threads differ; empty where none was asked
             for.
-        given: Keras output name to (N, …): what the target gave for the golden inputs.
+        given: Keras output name to (N, …): what the target gave for the golden inputs, as the
+            trained model has it where nothing is expected (`kinds.settled`).
     """
 
     target: str
@@ -173,7 +176,7 @@ def judge_outputs(
             bound=bound,
             worst_ratio=float(ratios.max()),
             worst_sample=int(np.argmax(ratios)),
-            pooled_ratio=float(np.sqrt(np.mean(np.square(ratios)))),
+            pooled_ratio=pooled(ratios, golden.kind),
         )
         findings.append(_noise(verdict, ratios, golden))
         if metrics.elements:

@@ -15,8 +15,11 @@ ROOT = Path(renormlite.__file__).parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 FOLDERS = {name: ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES}
 # The folded network has one definition, its file and its arithmetic, which travels with the checks;
-# export fills the file and asks how noisy float32 may be on it.
-SHARED = ("network", "operators", "noise", "bounds", "compare", "archive", "records", "flatbuffer")
+# export fills the file, asks how noisy float32 may be on it, and what NaN may do to it.
+SHARED = (
+    *("network", "operators", "noise", "bounds", "compare"),
+    *("archive", "records", "flatbuffer", "kinds"),
+)
 HEAVY = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "sklearn")
 
 

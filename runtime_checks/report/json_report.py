@@ -42,6 +42,7 @@ def record(report: ParityReport) -> dict[str, Any]:
         "versions": report.manifest.get("versions", {}),
         "results": [result_record(result) for result in report.results],
         "left_out": list(report.left_out),
+        "searched": [{**vars(search), "sentence": search.sentence} for search in report.searched],
     }
 
 

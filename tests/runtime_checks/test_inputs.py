@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from renormlite import UserError, check_parity
+from PIL import Image
+from renormlite import Preprocessing, UserError, check_parity
 from renormlite.runtime_checks.inputs import read_samples
 from renormlite.runtime_checks.manifest import read_export
 
 COUNT = 9
+PIXELS = Preprocessing(mean=127.5, scale=1 / 127.5)
 
 
 @pytest.fixture
@@ -114,3 +116,113 @@ def test_a_network_that_only_keras_evaluates(export, own):
     (export / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="renormlite export --inputs"):
         check_parity(export, ("litert",), own)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with two images in each of three folders, two of them classes, and one beside."""
+    rng = np.random.default_rng(8)
+    folder = tmp_path / "photos"
+    for place in ("cat", "cat", "dog", "dog", "cow", "cow", "."):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        name = f"{len(list(folder.rglob('*.png')))}.png"
+        pixels = rng.integers(0, 256, (11, 14, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / place / name)
+    return folder
+
+
+def tell(export, **metadata):
+    """Write metadata into the manifest, as an export does that was told it."""
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["metadata"] = metadata
+    (export / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_folder_of_images_is_read_as_the_export_reads_it(healthy_export, photos):
+    from renormlite.export.manifest import TensorInfo
+    from renormlite.export.samples import load_samples
+
+    export = read_export(healthy_export)
+    own = read_samples(photos, export, preprocessing=PIXELS)
+    image = TensorInfo("image", (None, 8, 8, 1), "float32")
+    exported = load_samples(photos, [image], limit=99, preprocessing=PIXELS)
+    assert own.inputs["image"].shape == (7, 8, 8, 1)
+    np.testing.assert_array_equal(own.inputs["image"], exported.arrays["image"])
+    assert own.labels is None
+    assert np.abs(own.inputs["image"]).max() <= 1
+
+
+def test_folders_named_as_classes_are_their_labels(export, photos):
+    tell(export, labels=["dog", "fish", "cat"])
+    own = read_samples(photos, read_export(export), preprocessing=PIXELS)
+    assert list(own.labels) == [-1, 2, 2, -1, -1, 0, 0]
+    report = check_parity(export, ("litert",), photos, preprocessing=PIXELS)
+    assert report.passed
+    assert report.results[0].tasks[0].labelled == 4
+
+
+def test_the_manifest_says_how_pixels_become_inputs(export, photos):
+    tell(export, preprocessing={"mean": [127.5], "scale": 1 / 127.5})
+    told = read_samples(photos, read_export(export))
+    given = read_samples(photos, read_export(export), preprocessing=PIXELS)
+    np.testing.assert_array_equal(told.inputs["image"], given.inputs["image"])
+    other = read_samples(photos, read_export(export), preprocessing=Preprocessing())
+    assert other.inputs["image"].max() > 1
+
+
+def test_unknown_preprocessing_is_asked_for(healthy_export, photos):
+    with pytest.raises(UserError, match="--mean and --scale"):
+        read_samples(photos, read_export(healthy_export))
+
+
+def test_preprocessing_is_for_images_alone(healthy_export, own):
+    with pytest.raises(UserError, match="is for a folder of images"):
+        read_samples(own, read_export(healthy_export), preprocessing=PIXELS)
+
+
+def test_channels_of_the_preprocessing(healthy_export, photos):
+    three = Preprocessing(mean=(1.0, 2.0, 3.0))
+    with pytest.raises(UserError, match="one for each of 1 channels"):
+        read_samples(photos, read_export(healthy_export), preprocessing=three)
+
+
+def test_a_limit_spreads_evenly(healthy_export, own, photos):
+    export = read_export(healthy_export)
+    taken = read_samples(own, export, limit=3)
+    np.testing.assert_array_equal(taken.labels, own["label"][[0, 4, 8]])
+    images = read_samples(photos, export, preprocessing=PIXELS, limit=2)
+    assert len(images.inputs["image"]) == 2
+
+
+def test_a_damaged_image_is_named(healthy_export, photos):
+    (photos / "cat" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"broken\.png cannot be read as an image"):
+        read_samples(photos, read_export(healthy_export), preprocessing=PIXELS)
+
+
+def test_a_folder_without_images(healthy_export, tmp_path):
+    with pytest.raises(UserError, match="holds no image"):
+        read_samples(tmp_path, read_export(healthy_export), preprocessing=PIXELS)
+
+
+def test_own_samples_with_nan_are_no_typical_ones(healthy_export, own):
+    own["image"][4, 2, 3, 0] = np.nan
+    report = check_parity(healthy_export, ("litert", "onnxruntime"), own)
+    assert list(report.golden.kind[16:]) == ["real"] * 4 + ["nonfinite"] + ["real"] * 4
+    assert report.passed
+    assert report.results[0].tasks[0].samples == COUNT - 1
+
+
+def test_on_the_command_line(export, photos):
+    from click.testing import CliRunner
+    from renormlite.cli.main import cli
+
+    arguments = ["check", str(export), "--on", "litert", "--inputs", str(photos)]
+    asked = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    assert isinstance(asked.exception, UserError)
+    options = ["--mean", "127.5", "--scale", "0.00784", "--samples", "5", "--search", "8"]
+    checked = CliRunner().invoke(cli, [*arguments, *options])
+    assert checked.exit_code == 0, checked.output
+    assert "5 real" in checked.output
+    assert "2 search" in checked.output
+    assert "after 8 runs" in checked.output

@@ -10,8 +10,10 @@ from keras import layers as kl
 from renormlite import UserError
 from renormlite.export.network import build_network, write_network
 from renormlite.runtime_checks.bounds import UNIT_ROUNDOFF
+from renormlite.runtime_checks.gradients import BACKWARD, evaluated, gradients
 from renormlite.runtime_checks.network import read_network
 from renormlite.runtime_checks.noise import expected_noise
+from renormlite.runtime_checks.operators import OPERATORS
 
 IMAGE, LINE, CUBE, ROW = (7, 6, 4), (9, 4), (5, 6, 4, 2), (12,)
 
@@ -143,6 +145,63 @@ def test_branches_multiply_add_concatenate_and_constants():
     truths = float64_twin(model)(data.astype(np.float64))
     for value, truth in zip(network.run({"x": data}).values(), truths, strict=True):
         np.testing.assert_allclose(value, np.asarray(truth), rtol=1e-12, atol=1e-12)
+
+
+def gradient_of_tensorflow(model: keras.Model, x: np.ndarray, by: list[np.ndarray]) -> np.ndarray:
+    """Return the gradient by x of the outputs times ``by``, in float64 by TensorFlow's own tape."""
+    import tensorflow as tf
+    from renormlite.export.fold import float64_twin
+
+    point = tf.constant(x, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(point)
+        outputs = keras.tree.flatten(float64_twin(model)(point))
+        total = sum(tf.reduce_sum(y * g) for y, g in zip(outputs, by, strict=True))
+    return tape.gradient(total, point).numpy()
+
+
+def check_gradient(model: keras.Model, shape: tuple[int, ...], exact: float) -> None:
+    network = build_network(model)
+    rng = np.random.default_rng(4)
+    x = rng.normal(0, 1, (2, *shape)).astype(np.float32)
+    values = evaluated(network, {"x": x})
+    by = {value: rng.normal(size=values[value].shape) for value in network.outputs.values()}
+    got = gradients(network, values, by)["x"]
+    truth = gradient_of_tensorflow(model, x, list(by.values()))
+    np.testing.assert_allclose(got, truth, rtol=exact, atol=exact * np.abs(truth).max())
+
+
+# Central differences with a step of 2^-20 |x| round by 2^-52 / 2^-20: nine digits, some are summed.
+_DIFFERENCES = 1e-8
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradient_is_tensorflows(name):
+    shape, make = LAYERS[name]
+    rounded = name in ("leaky", "conv valid gelu")  # their constants are float32 in Keras
+    check_gradient(build(shape, make), shape, 2.0**-20 if rounded else _DIFFERENCES)
+
+
+def test_gradient_of_branches():
+    x = keras.Input(IMAGE, name="x")
+    a = kl.Conv2D(4, 3, padding="same", name="a")(x)
+    gate = kl.GlobalAveragePooling2D(keepdims=True)(kl.Activation("sigmoid")(a))
+    c = kl.Concatenate()(
+        [
+            kl.Add()([a, kl.Multiply()([gate, x])]),
+            kl.Maximum()([a, x]),
+            kl.Minimum()([a, x]),
+            kl.Average()([a, x, x]),
+            kl.Subtract()([a, x]),
+            2.0 - x,
+        ]
+    )
+    model = keras.Model(x, [c, kl.GlobalMaxPooling2D(name="most")(c)])
+    check_gradient(model, IMAGE, _DIFFERENCES)
+
+
+def test_every_operator_has_a_gradient():
+    assert set(BACKWARD) == set(OPERATORS)
 
 
 def test_file_keeps_bits_and_names(tmp_path):

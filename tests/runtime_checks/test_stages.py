@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from renormlite.runtime_checks.golden import GoldenSet
-from renormlite.runtime_checks.manifest import Artifact
+from renormlite.runtime_checks.records import Artifact
 from renormlite.runtime_checks.stages import error_budget
 
 UNIT = 2.0**-24

@@ -27,7 +27,7 @@ def test_fits_the_terminal(which, width, request):
 
 def test_healthy(healthy):
     lines = printed(healthy).splitlines()
-    assert lines[0].startswith("digits: 30 samples (16 real, 8 random, 4 border, 2 extreme)")
+    assert lines[0].startswith("digits: 34 samples (16 real, 8 random, 4 border, 2 extreme, 2 ")
     assert lines[-1].startswith("PASS digits")
     assert not [line for line in lines if line.startswith("FAIL")]
     place = lines.index("digits.int8.tflite")

@@ -1,0 +1,128 @@
+"""Compares the search for the worst inputs with random inputs, with the same number of runs.
+
+    python benchmarks/check_search.py [--networks 3] [--units 16] [--runs 200] [--seed 0]
+
+Two tables. *Hidden faults*: in the folded network itself one unit behind a relu, drawn at random,
+is clipped 1 % above the greatest value that any golden sample gives it, so that no golden sample
+shows it; counted is how many of these a way of searching makes show (error above the limit of one
+sample). Not every unit can be driven so far within the range of the data. *Healthy files*: the
+greatest error over the noise, or over the usual error of a quantized file, that each way finds.
+
+Random inputs are half uniform within the range of the data, half real ones with normal noise of a
+quarter of that range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from check_networks import NAMES, export
+from renormlite.runtime_checks.bounds import WORST_SAMPLE_LIMIT
+from renormlite.runtime_checks.explorer import Objective, Run, explore
+from renormlite.runtime_checks.golden import GoldenSet, read_golden
+from renormlite.runtime_checks.gradients import evaluated
+from renormlite.runtime_checks.kinds import drawn
+from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.network import Network
+from renormlite.runtime_checks.runners import Target, make_runner
+from renormlite.runtime_checks.search import usual_error
+from renormlite.runtime_checks.session import Session
+from rich.console import Console
+from rich.table import Table
+
+# Share of the runs that reach for units, by the name of the way.
+WAYS = {"reach": 1.0, "climb": 0.0, "both": 0.5}
+
+
+def random_search(objective: Objective, golden: GoldenSet, runs: int, seed: int) -> float:
+    """Return the greatest ratio of random inputs."""
+    rng = np.random.default_rng(seed)
+    (name,) = golden.inputs
+    real = golden.inputs[name][golden.kind == "real"]
+    low, high = real.min(), real.max()
+    worst = 0.0
+    for turn in range(runs // 4):
+        x = rng.uniform(low, high, (4, *real.shape[1:]))
+        if turn % 2:
+            near = real[rng.integers(0, len(real), 4)]
+            x = np.clip(near + rng.normal(0, 0.25 * (high - low), near.shape), low, high)
+        worst = max(worst, float(objective({name: x.astype(np.float32)}).ratio.max()))
+    return worst
+
+
+def compared(objective: Objective, golden: GoldenSet, runs: int, seed: int) -> dict[str, float]:
+    """Return the greatest ratio that each way finds."""
+    found = {"random": random_search(objective, golden, runs, seed)}
+    for way, share in WAYS.items():
+        result = explore(objective, golden, runs=runs, keep=1, seed=seed, reaching=share)
+        found[way] = float(result.worst.ratio[0])
+    return found
+
+
+def clipped(network: Network, golden: GoldenSet, rng: np.random.Generator) -> Network:
+    """Return the network with one unit clipped just above all that the golden set gives it."""
+    known = golden.select(np.flatnonzero(drawn(golden.kind)))
+    values = evaluated(network, known.inputs)
+    relus = [n for n in network.nodes if n.op == "relu" and n.attributes.get("max_value") is None]
+    node = relus[rng.integers(len(relus))]
+    value = values[node.name]
+    channel = rng.integers(value.shape[-1])
+    top = np.full(value.shape[-1], np.inf)
+    top[channel] = 1.01 * value[..., channel].max()
+    other = dataclasses.replace(node, attributes={**node.attributes, "max_value": top})
+    return dataclasses.replace(
+        network, nodes=tuple(other if n is node else n for n in network.nodes)
+    )
+
+
+def in_float32(network: Network) -> Run:
+    """Return what runs a network in float32."""
+    return lambda inputs: network.run(inputs, dtype=np.float32)
+
+
+def main() -> None:
+    """Run all of it and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=int, default=3)
+    parser.add_argument("--units", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    ways = ("random", *WAYS)
+    faults = Table("network", "planted", *ways, title=f"hidden faults found, {options.runs} runs")
+    healthy = Table("file", "golden", *ways, title=f"healthy: worst ratio, {options.runs} runs")
+    rng = np.random.default_rng(options.seed)
+    for name in NAMES[: options.networks]:
+        with tempfile.TemporaryDirectory() as folder:
+            directory = export(name, options.seed, Path(folder) / name, ("float32", "int8"))
+            one = read_export(directory)
+            golden = read_golden(one.golden, [spec.name for spec in one.outputs])
+            network = one.read_network(one.artifacts[0])
+            assert network is not None
+            counts = dict.fromkeys(ways, 0)
+            for _ in range(options.units):
+                bad = Objective(network, in_float32(clipped(network, golden, rng)), {})
+                for way, ratio in compared(bad, golden, options.runs, options.seed).items():
+                    counts[way] += ratio > WORST_SAMPLE_LIMIT
+            faults.add_row(name, str(options.units), *(str(counts[way]) for way in ways))
+            for artifact in one.artifacts:
+                target = Target("litert" if artifact.format == "tflite" else "onnxruntime")
+                with make_runner(target, one.path / artifact.file) as runner:
+                    run = Session(runner, artifact).run
+                    objective = Objective(network, run, usual_error(artifact, golden))
+                    usual = golden.select(np.flatnonzero(golden.kind == "real"))
+                    start = objective(usual.inputs).ratio.max()
+                    found = compared(objective, golden, options.runs, options.seed)
+                    row = (f"{found[way]:.3g}" for way in ways)
+                    healthy.add_row(artifact.file, f"{start:.3g}", *row)
+    console = Console()
+    console.print(faults)
+    console.print(healthy)
+
+
+if __name__ == "__main__":
+    main()

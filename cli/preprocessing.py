@@ -1,0 +1,32 @@
+"""`--mean` and `--scale`: how the pixels of images become a network's inputs."""
+
+from __future__ import annotations
+
+import click
+
+from ..images import Preprocessing
+
+Numbers = float | tuple[float, ...]
+
+
+class Channels(click.ParamType):
+    """One number, or one a channel with commas between."""
+
+    name = "X[,X,X]"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Numbers:
+        """Read the numbers."""
+        try:
+            values = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers with commas between, got {value!r}.")
+        return values[0] if len(values) == 1 else values
+
+
+def preprocessing(mean: Numbers | None, scale: Numbers | None) -> Preprocessing | None:
+    """Return what the two options say; None without either."""
+    if mean is None and scale is None:
+        return None
+    return Preprocessing(mean=0.0 if mean is None else mean, scale=1.0 if scale is None else scale)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import renormlite as rl
-from renormlite.export.manifest import SCHEMA, Manifest
+from renormlite.runtime_checks.records import SCHEMA, Manifest
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_the_source_files_hash_is_recorded(small, export, tmp_path):
         (lambda text: text.replace("manifest/1", "manifest/999"), "manifest/999"),
         (lambda text: text.replace('"golden"', '"gilded"'), "golden"),
         (lambda text: "[]", "None"),
-        (lambda text: text.replace('"sha256"', '"md5"'), "misstates"),
+        (lambda text: text.replace('"sha256"', '"md5"'), "lacks the entry 'sha256'"),
     ],
     ids=["truncated", "other schema", "field missing", "no object", "field renamed"],
 )
@@ -88,5 +88,5 @@ def test_damage_is_one_sentence(damage, sentence, exported):
 
 
 def test_no_manifest(tmp_path):
-    with pytest.raises(rl.UserError, match="Export a model there first"):
+    with pytest.raises(rl.UserError, match=r"holds no manifest\.json"):
         Manifest.load(tmp_path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from renormlite.runtime_checks.agreement import task_agreement
+from renormlite.runtime_checks.agreement import deciding_outputs, task_agreement
 from renormlite.runtime_checks.golden import GoldenSet
+from renormlite.runtime_checks.network import Network, Node
 from scipy.stats import binomtest
 
 
@@ -72,7 +73,6 @@ def test_real_samples_are_what_counts():
 @pytest.mark.parametrize(
     ("truth", "actual"),
     [
-        (np.zeros((2, 1)), np.zeros((2, 1))),
         (np.zeros((2, 3, 4)), np.zeros((2, 3, 4))),
         (one_hot([0, 1]), np.zeros((2, 5))),
         (one_hot([0, 1]), np.full((2, 4), np.nan)),
@@ -102,3 +102,69 @@ def test_chance_is_the_exact_binomial_test(lost, gained):
     expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
     assert (task.lost, task.gained) == (lost, gained)
     assert task.chance == pytest.approx(expected)
+
+
+def test_one_probability_decides_between_two_classes():
+    task = agree([[0.9], [0.2], [0.51]], [[0.8], [0.6], [0.49]], labels=[1, 0, 1], allowed=0.03)
+    assert task.samples == 3
+    assert [(c.before, c.after, c.tie) for c in task.changes] == [(0, 1, False), (1, 0, True)]
+    assert (task.right_before, task.right_after) == (3, 1)
+
+
+def network_ending_in(**ends: tuple[str, ...]) -> Network:
+    """A network whose outputs end in these operations, in this order."""
+    nodes = [
+        Node(f"{name}{i}", op, name, (f"{name}{i - 1}" if i else "x",), (), {}, {})
+        for name, ops in ends.items()
+        for i, op in enumerate(ops)
+    ]
+    outputs = {name: f"{name}{len(ops) - 1}" for name, ops in ends.items()}
+    return Network({"x": (None, 3)}, outputs, tuple(nodes))
+
+
+def golden_with(labels=None, **sizes: int) -> GoldenSet:
+    truth = {name: np.zeros((2, size)) for name, size in sizes.items()}
+    return GoldenSet(np.array(["real"] * 2), {}, truth, {}, {}, {}, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("ends", "sizes", "labels", "classes", "expected"),
+    [
+        ({"y": ("dense", "softmax")}, {"y": 10}, None, (), {"y"}),
+        ({"y": ("dense", "softmax", "reshape")}, {"y": 10}, None, (), {"y"}),
+        ({"y": ("dense", "sigmoid")}, {"y": 1}, None, (), {"y"}),
+        # an autoencoder, of sounds and of pixels
+        ({"y": ("dense",)}, {"y": 640}, None, (), set()),
+        ({"y": ("dense", "sigmoid")}, {"y": 784}, None, (), set()),
+        # logits: only the user knows
+        ({"y": ("dense",)}, {"y": 10}, None, tuple("abcdefghij"), {"y"}),
+        ({"y": ("dense",)}, {"y": 10}, None, tuple("abc"), set()),
+        ({"y": ("dense",)}, {"y": 10}, np.array([1, 2]), (), {"y"}),
+        # beside a classifier, what has the shape of scores is none
+        ({"y": ("softmax",), "z": ("dense",)}, {"y": 4, "z": 64}, np.array([1, 2]), (), {"y"}),
+        ({"y": ("dense",), "z": ("dense",)}, {"y": 4, "z": 64}, np.array([1, 2]), (), set()),
+    ],
+)
+def test_network_says_what_decides(ends, sizes, labels, classes, expected):
+    golden = golden_with(labels, **sizes)
+    assert deciding_outputs(network_ending_in(**ends), golden, classes) == expected
+
+
+def test_autoencoder_has_no_decisions_in_the_report(tmp_path):
+    """Its 16 numbers have the shape of scores, and a greatest one."""
+    import keras
+    from renormlite import check_parity, export_model
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16,), name="spectrum"),
+            keras.layers.Dense(4, activation="relu"),
+            keras.layers.Dense(16, name="back"),
+        ]
+    )
+    export_model(model, tmp_path / "auto", formats=("tflite",))
+    (result,) = check_parity(tmp_path / "auto", ("litert",)).results
+    assert result.passed
+    assert result.tasks == ()
+    assert result.outputs[0].metrics.agreement is None

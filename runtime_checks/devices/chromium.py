@@ -178,6 +178,7 @@ class Browser(Managed):
 
     def _stop_playwright(self) -> None:
         if self._browser is not None:
+            self._browser.close()  # which removes its own temporary folder
             self._playwright.stop()
 
 

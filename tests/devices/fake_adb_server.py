@@ -2,7 +2,7 @@
 
 Run as `python fake_adb_server.py PORT FOLDER`. The device is FOLDER/root: its shell is /bin/sh with
 TMPDIR in there. FOLDER/devices.json maps serial number to state and can be rewritten at any time;
-"unplugged" cuts every connection. FOLDER/full makes each file sent fail for want of space.
+"unplugged" cuts every connection to it. FOLDER/full makes each file sent fail for want of space.
 
 Protocol, from AOSP's packages/modules/adb (OVERVIEW.TXT, SERVICES.TXT, SYNC.TXT, shell_protocol.h):
 a request is four hexadecimal digits of length and a service name; the answer OKAY or FAIL. After
@@ -12,6 +12,7 @@ byte kind, four bytes length, data; `sync:` in requests of four letters and four
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -80,6 +81,7 @@ class Session(socketserver.BaseRequestHandler):
         return False
 
     def serve_device(self) -> None:
+        self.server.to_devices.append(self.request)
         service = self.read(int(self.read(4), 16)).decode()
         kind, _, rest = service.partition(":")
         if kind.startswith("shell,v2"):
@@ -229,6 +231,7 @@ class FakeServer(socketserver.ThreadingTCPServer):
         self.folder = folder
         self.root = folder / "root"
         self.running: set[subprocess.Popen[bytes]] = set()
+        self.to_devices: list[socket.socket] = []
 
     def devices(self) -> dict[str, str]:
         found: dict[str, str] = json.loads((self.folder / "devices.json").read_text())
@@ -239,24 +242,16 @@ class FakeServer(socketserver.ThreadingTCPServer):
         path = f"{self.root}/bin:{os.environ['PATH']}"
         return {"PATH": path, "TMPDIR": str(self.root / "tmp"), "HOME": "/"}
 
-    def get_request(self) -> tuple[socket.socket, object]:
-        connection, address = super().get_request()
-        self.connections = [*getattr(self, "connections", []), connection]
-        return connection, address
-
     def watch(self) -> None:
-        """Cut every connection as long as no device is plugged in."""
+        """Cut every connection to a device as long as none is plugged in."""
         while True:
             time.sleep(0.05)
             if set(self.devices().values()) == {"unplugged"}:
                 for process in list(self.running):
                     os.killpg(process.pid, signal.SIGHUP)
-                for connection in getattr(self, "connections", []):
-                    try:
-                        connection.shutdown(socket.SHUT_RDWR)
-                    except OSError:
-                        continue
-                self.connections = []
+                while self.to_devices:
+                    with contextlib.suppress(OSError):
+                        self.to_devices.pop().shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":

@@ -240,8 +240,12 @@ def test_a_tool_that_hangs(
     )  # fmt: skip
     with pytest.raises(DeviceError, match=r"adb gave no answer within 1.5 s"):
         list(runs)
-    running = subprocess.run(
-        ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
-    )
-    assert "sleep 37.5" not in running.stdout
+    for _ in range(50):  # the device hears of it by the connection's end
+        running = subprocess.run(
+            ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
+        if "sleep 37.5" not in running:
+            break
+        time.sleep(0.1)
+    assert "sleep 37.5" not in running
     assert left_behind(adb) == []

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renormlite.runtime_checks.devices import run_on_device
+from renormlite.runtime_checks.devices import browser as browser_module
+from renormlite.runtime_checks.devices import chromium, run_on_device
 from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
 from renormlite.runtime_checks.devices.browser import LiteRTWebRunner
 from renormlite.runtime_checks.devices.chromium import Browser
@@ -43,7 +44,7 @@ def test_a_runtime_and_a_device_that_do_not_go_together(exports: dict[str, Path]
     for text, message in (
         ("litert@browser", r"'litert' does not run on 'browser': in the browser run litert-web"),
         ("litert-web@qemu-aarch64", r"'litert-web' does not run on 'qemu-aarch64'"),
-        ("litert@toaster:1", r"A device is one of local, qemu-aarch64, .*Received: 'toaster'"),
+        ("litert@toaster:1", r"A device is one of local, qemu-aarch64, .*Received: 'toaster:1'"),
     ):
         runs = run_on_device(export, export.artifacts, golden.inputs, Target.parse(text))
         with pytest.raises(DeviceError, match=message):
@@ -88,16 +89,36 @@ def test_an_accelerator_that_is_not_there_is_no_silent_fallback(exports: dict[st
 
 
 @pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A temporary folder for Chromium, whose socket's path may have 107 characters in all."""
+def short_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of the test's own that is short enough for a browser's socket."""
     with tempfile.TemporaryDirectory(prefix="rl-", dir="/tmp") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
         yield Path(folder)
 
 
-def test_a_browser_that_hangs_is_ended(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("length", [30, 31, 32, 200])
+def test_a_temporary_folder_of_any_length(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """The path of a browser's socket may have 107 bytes, whatever TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
+        folder = Path(short) / ("x" * (length - len(short) - 1))
+        folder.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        monkeypatch.setenv("TMPDIR", str(folder))
+        with Browser(OPTIONS) as browser:
+            assert browser.ask(lambda: browser.new_page().evaluate("6 * 7")) == 42
+        assert list(folder.iterdir()) == []
+
+
+def test_no_temporary_folder_is_short_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chromium, "_LONGEST_FOLDER", 23)
+    with pytest.raises(DeviceError, match=r"path has at most 3 characters: set TMPDIR to one"):
+        Browser(OPTIONS).__enter__()
+
+
+def test_a_browser_that_hangs_is_ended(short_path: Path) -> None:
     tmp_path = short_path
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
     with Browser(replace(OPTIONS, timeout_s=3)) as browser:
         assert browsers_of(str(tmp_path))
         page = browser.ask(browser.new_page)
@@ -110,7 +131,24 @@ def test_a_browser_that_hangs_is_ended(short_path: Path, monkeypatch: pytest.Mon
             break
         time.sleep(0.1)
     assert browsers_of(str(tmp_path)) == []
-    assert [path.name for path in tmp_path.glob("renormlite-*")] == []
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_page_that_hangs_says_how_to_give_it_more_time(
+    exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browser_module, "_RUN", "fed => { for (;;); }")
+    export = read_export(exports["digits"])
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    runs = run_on_device(
+        export,
+        export.artifacts[:1],
+        golden.inputs,
+        Target.parse("litert-web"),
+        options=replace(OPTIONS, timeout_s=3),
+    )
+    with pytest.raises(DeviceError, match=r"within 3 s and was ended; --device-timeout allows"):
+        next(runs)
 
 
 def test_a_page_reaches_loopback_only() -> None:

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ import numpy as np
 from .. import __version__
 from ..errors import UserError
 from ..files import sha256
+from ..runtime_checks.file_noise import MODELLED, file_noise
+from ..runtime_checks.graphs import READERS
+from ..runtime_checks.network import read_network
 from ..runtime_checks.noise import expected_noise
 from . import golden
 from .calibrate import Calibration, load_calibration
@@ -194,10 +197,13 @@ class _Run:
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
         with self.step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
-        outputs = {}
+        outputs, of_files = {}, {}
         for artifact in artifacts:
             with self.step(artifact.file, "run"):
                 outputs[artifact.file] = run_artifact(artifact, folder, self.samples.inputs)
+            if artifact.precision in MODELLED and artifact.format in READERS:
+                with self.step(artifact.file, "noise"):
+                    of_files[artifact.file] = self._noise(artifact, folder, truth)
         golden.write_golden(
             folder / golden.FILE_NAME,
             self.samples,
@@ -206,6 +212,7 @@ class _Run:
             reference=reference,
             artifacts=outputs,
             noise=noise,
+            file_noise=of_files,
         )
         judged = [
             dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
@@ -214,6 +221,20 @@ class _Run:
         manifest = self._manifest(folder, judged)
         manifest.write(folder)
         return manifest
+
+    def _noise(
+        self, artifact: Artifact, folder: Path, truth: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Return the noise that a file's own arithmetic explains."""
+        record = artifact.network
+        network = read_network(folder / (record.file if record else NETWORK_FILE)).named(
+            [tensor.name for tensor in self.signature.inputs],
+            [tensor.name for tensor in self.signature.outputs],
+        )
+        path = folder / artifact.file
+        return file_noise(
+            path, artifact.format, artifact.precision, network, self.samples.inputs, truth
+        )
 
     def _write(self, format_name: str, precision: str, folder: Path) -> Artifact:
         """Write one file, from the variant of the network that makes the best of its bits."""

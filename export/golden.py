@@ -4,7 +4,8 @@
 float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
-arithmetic is expected to make. NAME is the Keras name of an input or output.
+arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own arithmetic
+where it is half precision or dynamic range. NAME is the Keras name of an input or output.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ def write_golden(
     reference: Arrays,
     artifacts: Mapping[str, Arrays],
     noise: Arrays,
+    file_noise: Mapping[str, Arrays],
 ) -> None:
     """Write `golden.npz`, whole or not at all; see the module's docstring for its layout."""
     content: dict[str, np.ndarray] = {"kind": np.array(samples.kind)}
@@ -125,6 +127,7 @@ def write_golden(
         "reference": {name: value.astype(np.float32) for name, value in reference.items()},
         "noise": noise,
         **{f"artifact:{file}": outputs for file, outputs in artifacts.items()},
+        **{f"file-noise:{file}": expected for file, expected in file_noise.items()},
     }
     for prefix, arrays in groups.items():
         content |= {f"{prefix}:{name}": value for name, value in arrays.items()}

@@ -19,6 +19,7 @@ from typing import Union
 import numpy as np
 
 from ..errors import UserError
+from .file_noise import file_noise
 from .golden import Arrays, GoldenSet
 from .manifest import Artifact, ExportDirectory
 from .network import Network, read_network
@@ -128,6 +129,13 @@ def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) ->
         if known is not None and outputs is not None:
             artifacts[artifact.file] = _joined(known, outputs)
     noise = expected_noise(network, own.inputs) if golden.noise else {}
+    file_noise = {
+        artifact.file: _joined(
+            golden.file_noise[artifact.file], _file_noise(artifact, export, own.inputs, truth)
+        )
+        for artifact in export.artifacts
+        if artifact.file in golden.file_noise
+    }
     return replace(
         golden,
         kind=np.concatenate([golden.kind, np.full(count, "real")]),
@@ -137,6 +145,7 @@ def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) ->
         reference=_joined(golden.reference, network.run(own.inputs, dtype=np.float32)),
         artifacts=artifacts,
         noise=_joined(golden.noise, noise),
+        file_noise=file_noise,
         labels=labels if (labels >= 0).any() else None,
     )
 
@@ -188,6 +197,16 @@ def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays 
     target = Target(_HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs
     return outputs or None
+
+
+def _file_noise(
+    artifact: Artifact, export: ExportDirectory, inputs: Arrays, truth: Arrays
+) -> dict[str, np.ndarray]:
+    """Return the noise that a file's own arithmetic explains; none where it cannot be read."""
+    path, network = export.path / artifact.file, export.read_network(artifact)
+    if network is None or export.damaged(artifact) is not None:
+        return {}
+    return file_noise(path, artifact.format, artifact.precision, network, inputs, truth)
 
 
 def _joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:

@@ -152,6 +152,7 @@ def judge_outputs(
             golden.reference[name],
             precision=artifact.precision,
             model=golden.noise.get(name),
+            own=golden.file_noise.get(artifact.file, {}).get(name),
             exported=golden.artifacts.get(artifact.file, {}).get(name),
         )
         metrics = compare_output(name, actual, truth, allowed=bound.worst * bound.noise)

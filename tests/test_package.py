@@ -16,7 +16,10 @@ PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupto
 FOLDERS = {name: ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES}
 # The folded network has one definition, its file and its arithmetic, which travels with the checks;
 # export fills the file and asks how noisy float32 may be on it.
-SHARED = ("network", "operators", "noise", "bounds", "compare")
+SHARED = (
+    "network", "operators", "noise", "bounds", "compare",
+    "file_noise", "graphs", "rounded", "weights",
+)  # fmt: skip
 HEAVY = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "sklearn")
 
 

@@ -4,8 +4,9 @@
 float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
-arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own arithmetic
-where it is half precision or dynamic range. NAME is the Keras name of an input or output.
+arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
+arithmetic where it is half precision or dynamic range. NAME is the Keras name of an input or
+output.
 """
 
 from __future__ import annotations

@@ -133,16 +133,12 @@ def end_to_end_bound(
             if model is not None
             else "the float32 model's own error against float64",
         )
-    if own is not None:
-        return NoiseBound(
-            np.where(np.isfinite(own), np.maximum(own, of_reference), of_reference),
-            WORST_SAMPLE_LIMIT,
-            POOLED_LIMIT,
-            _ARITHMETIC[precision],
-        )
-    return NoiseBound(
-        np.maximum(_without_luck(compare_output(output, exported, truth)), of_reference),
-        WORST_SAMPLE_LIMIT,
-        POOLED_LIMIT,
-        f"the {precision} file's error against float64 when it was exported",
-    )
+    if own is None:
+        assert exported is not None
+        expected = _without_luck(compare_output(output, exported, truth))
+        reason = f"the {precision} file's error against float64 when it was exported"
+    else:
+        expected = np.where(np.isfinite(own), own, 0.0)
+        reason = _ARITHMETIC[precision]
+    noise = np.maximum(expected, of_reference)
+    return NoiseBound(noise, WORST_SAMPLE_LIMIT, POOLED_LIMIT, reason)

@@ -16,10 +16,11 @@ import numpy as np
 
 from .bounds import UNIT_ROUNDOFF
 from .graphs.base import ArtifactGraph, GraphOp
+from .integer.recognition import IntegerReport
 from .network import Node
+from .op_results import Culprit, OpCheck
 from .operators.linear import paddings
 from .operators.shaping import SHAPING
-from .walk import Culprit, OpCheck
 from .weights import WeightMatch
 
 # TFLite's ActivationFunctionType.
@@ -45,7 +46,7 @@ class Fault:
 
     Attributes:
         layer: The Keras layer at fault.
-        kind: "weights", "activation", "padding", "dilation" or "arithmetic".
+        kind: "weights", "activation", "padding", "dilation", "rounding" or "arithmetic".
         op: The op of the file; None when the fault has no op of its own.
         message: What, where, how much, how much was allowed.
         culprit: Inputs, expected and got, for a reproducer; None for faults found without running.
@@ -102,6 +103,35 @@ def weight_faults(
         if match.state == state and match.tensor is not None:
             op = next(iter(graph.consumers(match.tensor.key)), None)
             faults.append(Fault(match.layer, "weights", op, match.sentence))
+    return faults
+
+
+def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[Fault]:
+    """Return a fault for each integer op that no rule of rounding gives.
+
+    Args:
+        integers: The integer ops against the rules.
+        checks: Which layers each op computes.
+
+    Returns:
+        The faults, in the order the ops run.
+    """
+    layers = {check.op.index: check.layer for check in checks if check.op is not None}
+    faults = []
+    for check in integers.wrong:
+        layer = layers.get(check.core.index) or layers.get(check.op.index) or check.op.name
+        rule = f"; nearest rule: {check.rule.says}" if check.rule else ""
+        faults.append(
+            Fault(
+                layer,
+                "rounding",
+                check.core,
+                f"layer '{layer}': op {check.core.index} ({check.core.kind}) rounds by no known "
+                f"rule: {check.differing} / {check.elements} "
+                f"({100 * check.differing / check.elements:.3g} %) integers differ, first at "
+                f"{list(check.at)}: {check.got:.9g} where {check.expected:.9g} is due{rule}",
+            )
+        )
     return faults
 
 

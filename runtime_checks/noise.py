@@ -94,7 +94,7 @@ def expected_noise(
     found = {}
     for name, parts in noise.items():
         known = np.concatenate(parts)
-        found[name] = np.full(samples, known.max())
+        found[name] = np.full(samples, np.max(known, where=np.isfinite(known), initial=0.0))
         found[name][index] = known
     return found
 

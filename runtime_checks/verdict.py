@@ -20,7 +20,7 @@ from .stages import Ladder
 
 if TYPE_CHECKING:
     from .culprit import Fault
-    from .walk import OpCheck
+    from .op_results import OpCheck
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Finding:
     """One thing that was checked.
 
     Attributes:
-        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, determinism.
+        check: Which check: file, load, kernels, outputs, finite, noise, weights,
+            ops, rounding, determinism.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.

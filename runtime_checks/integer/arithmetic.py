@@ -65,7 +65,7 @@ class Arithmetic(abc.ABC):
         """Return round(sums / count · x / y): the mean of ``count`` integers in other steps."""
 
 
-def multiplier(scale: Scales) -> tuple[Ints, Ints]:
+def multiplier(scale: Scales | float) -> tuple[Ints, Ints]:
     """Return m and e with scale = m 2^(e-31), m the nearest integer in [2^30, 2^31)."""
     mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
     # std::round goes away from zero; scales are positive.
@@ -95,9 +95,9 @@ class FixedPoint(Arithmetic):
         """
         left, right, out = (float(scale) for scale in scales)
         twice = 2 * max(left, right)
-        total = self.times(a << 20, *multiplier(np.float64(left / twice)))
-        total = total + self.times(b << 20, *multiplier(np.float64(right / twice)))
-        return self.times(total, *multiplier(np.float64(twice / ((1 << 20) * out))))
+        total = self.times(a << 20, *multiplier(left / twice))
+        total = total + self.times(b << 20, *multiplier(right / twice))
+        return self.times(total, *multiplier(twice / ((1 << 20) * out)))
 
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
         """Divide in float32, round half away from zero (TFLite, `AffineQuantize`)."""

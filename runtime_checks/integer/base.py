@@ -91,13 +91,13 @@ class Samples:
 def saturated(values: Ints, steps: Quantization, low: float, high: float) -> Ints:
     """Return integers with their zero point, within their type and an activation's real limits."""
     limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
+    least, most = int(limits.min), int(limits.max)
     scale = np.float32(steps.scales[0])
-    bounds = [limits.min, limits.max]
     if low > -np.inf:
-        bounds[0] = max(bounds[0], point + round(float(np.float32(low) / scale)))
+        least = max(least, point + round(float(np.float32(low) / scale)))
     if high < np.inf:
-        bounds[1] = min(bounds[1], point + round(float(np.float32(high) / scale)))
-    return np.clip(values + point, *bounds)
+        most = min(most, point + round(float(np.float32(high) / scale)))
+    return np.asarray(np.clip(values + point, least, most))
 
 
 def quantized(values: np.ndarray, steps: Quantization) -> Ints:

@@ -30,7 +30,7 @@ class IntegerCheck:
 
     Attributes:
         op: The op of the file that writes the integers.
-        kind: What computes them.
+        core: The op that computes them.
         rule: The rule; None where all rules agree.
         elements: Elements compared.
         differing: Elements that differ from the rule's.
@@ -40,7 +40,7 @@ class IntegerCheck:
     """
 
     op: GraphOp
-    kind: str
+    core: GraphOp
     rule: Arithmetic | None
     elements: int
     differing: int = 0
@@ -74,7 +74,7 @@ class IntegerReport:
         for rule in _by_frequency(right):
             chosen = [check for check in right if check.rule is rule]
             says = rule.says if rule else "the same by every rule"
-            kinds = ", ".join(dict.fromkeys(check.kind for check in chosen))
+            kinds = ", ".join(dict.fromkeys(check.core.kind for check in chosen))
             elements = sum(check.elements for check in chosen)
             parts.append(
                 f"{says}: 0 differences in {len(chosen)} ops ({kinds}), {elements:,} elements"
@@ -102,7 +102,7 @@ def recognise(
     """
     samples = Samples(graph, tensors)
     found = [(op, _differing(op)) for op in _READERS[file_format](samples)]
-    if not any(op.ruled for op, _ in found) and not found:
+    if not found:
         return None
     # The runtime's own rule first: the one that is exact on most ops.
     exact = Counter(
@@ -136,12 +136,12 @@ def _check(
     rule = min(differing, key=lambda r: (differing[r], ranked.index(r)))
     named = rule if op.ruled else None
     if not differing[rule]:
-        return IntegerCheck(op.op, op.core.kind, named, op.got.size)
+        return IntegerCheck(op.op, op.core, named, op.got.size)
     expected = op.finish(rule)
     place = np.unravel_index(int(np.argmax(expected != op.got)), op.got.shape)
     return IntegerCheck(
         op.op,
-        op.core.kind,
+        op.core,
         named,
         op.got.size,
         differing[rule],

@@ -161,7 +161,7 @@ def test_wrong_activation_that_changes_no_value_is_found(export):
     """relu6 for relu on inputs too small to tell: the file's own word is compared as well."""
     from renormlite.runtime_checks.culprit import static_faults
     from renormlite.runtime_checks.graphs.base import GraphOp
-    from renormlite.runtime_checks.walk import OpCheck
+    from renormlite.runtime_checks.op_results import OpCheck
 
     op = GraphOp(3, "CONV_2D", "", (), (), {"fusedActivationFunction": 3})
     network = read_export(export).read_network(read_export(export).artifacts[0])

@@ -16,8 +16,11 @@ from .operators.linear import LINEAR
 # An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
 # multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
 _LINEAR_STEPS = 0.51
-# Look-up tables and integer approximations of activations, means and softmax: within one step.
+# Look-up tables and integer approximations of activations and means: within one step.
 _OTHER_STEPS = 1.01
+# ONNX Runtime's integer softmax scales by floor(1/step) instead of 1/step, which takes up to one
+# step from a probability of 1.
+_SOFTMAX_STEPS = _OTHER_STEPS + 1
 
 # Deviations that the sum of independent rounding errors may have: one element in 4e11 has more.
 _DEVIATIONS = 7.0
@@ -77,7 +80,9 @@ class Steps(Storage):
         self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """See the base class."""
-        steps = _LINEAR_STEPS if node is None or node.op in LINEAR else _OTHER_STEPS
+        steps = _LINEAR_STEPS
+        if node is not None and node.op not in LINEAR:
+            steps = _SOFTMAX_STEPS if node.op == "softmax" else _OTHER_STEPS
         return np.clip(expected, self.low, self.high), allowed + steps * self.step
 
     def nearest(self, values: np.ndarray) -> np.ndarray:

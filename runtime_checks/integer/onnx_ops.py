@@ -8,6 +8,7 @@ float32, to the nearest integer, ties to even.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ def integer_ops(samples: Samples) -> Iterator[IntegerOp]:
         read = [_integers_behind(key, producers) for key in core.inputs]
         finish = PREPARED[core.kind](replace(core, inputs=tuple(read)), op, samples)
         if finish is not None:
-            yield IntegerOp(op, core, got, finish, ruled=core.kind not in ("Add", "Reshape"))
+            yield IntegerOp(op, core, got, finish, ruled=core.kind not in _UNRULED)
 
 
 def _integers_behind(key: str, producers: dict[str, GraphOp]) -> str:
@@ -170,6 +171,26 @@ def _added(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
     return lambda rule: saturated(values, steps, -np.inf, np.inf)
 
 
+def _softmax(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
+    """Prepare a Softmax on the last axis: a table of float32 exponentials.
+
+    The scale is floor(1/s) instead of 1/s: with s the float32 nearest to 1/255 results are 254/255
+    of what they should be. The exponentials are scaled up by a power that divides out; it is kept,
+    since it decides how they round. Source: ONNX Runtime, `qlinear_softmax.cc`.
+    """
+    x, steps = samples.integers(core.inputs[0]), samples.steps(op.outputs[0])
+    if x is None or steps is None or core.attributes.get("axis", -1) not in (-1, x.ndim - 1):
+        return None
+    scale = float(samples.scale(core.inputs[0])[0])
+    room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
+    table = np.exp((np.arange(256) - 255 + room) * scale).astype(np.float32)
+    raised = table[x + 255 - x.max(axis=-1, keepdims=True)]
+    sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
+    whole = np.floor(np.float32(1) / samples.scale(op.outputs[0]))
+    values = np.rint(raised * whole / sums).astype(np.int64)
+    return lambda rule: saturated(values, steps, -np.inf, np.inf)
+
+
 def _averaged(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
     """Prepare an AveragePool without padding, or a global one."""
     x, steps = samples.centred(core.inputs[0]), samples.steps(op.outputs[0])
@@ -207,4 +228,6 @@ PREPARED: dict[str, Prepare] = {
     "AveragePool": _averaged,
     "GlobalAveragePool": _averaged,
     "Reshape": _reshaped,
+    "Softmax": _softmax,
 }
+_UNRULED = ("Add", "Reshape", "Softmax")

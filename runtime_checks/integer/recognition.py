@@ -21,7 +21,7 @@ from .base import IntegerOp, Samples
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 
 # Ops of .tflite files that compute with 8 bits and round by no rule that is known here.
-_BOUNDED = ("SOFTMAX", "LOGISTIC", "TANH", "Softmax", "Sigmoid", "Tanh")
+_BOUNDED = ("LOGISTIC", "TANH", "Sigmoid", "Tanh")
 
 
 @dataclass(frozen=True)

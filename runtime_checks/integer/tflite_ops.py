@@ -1,9 +1,9 @@
 """The integer ops of .tflite files: exact sums from the file's own weights, then a rule.
 
 Convolution, matrix product, sum, product and mean have rules that differ from runtime to runtime.
-Average pooling rounds a mean of integers half away from zero in all of them; what only moves
-integers leaves nothing to round. Softmax, logistic and tanh go through tables of their runtime's
-own, for which no rule is known here.
+Average pooling rounds a mean of integers half away from zero in all of them, softmax is a table of
+float32 exponentials, and what only moves integers leaves nothing to round. For logistic and tanh no
+rule is known here.
 """
 
 from __future__ import annotations
@@ -185,6 +185,23 @@ def _pooled(op: GraphOp, samples: Samples) -> Finish | None:
     return lambda rule: _clipped(op, samples, away - int(steps.zero_points[0]))
 
 
+def _softmax(op: GraphOp, samples: Samples) -> Finish | None:
+    """Prepare a SOFTMAX on the last axis: float32 exponentials of all 256 differences.
+
+    Source: TFLite, `internal/optimized/optimized_ops.h`, `Softmax` for 8 bits.
+    """
+    x = samples.integers(op.inputs[0])
+    if x is None:
+        return None
+    beta = np.float32(op.attributes.get("beta", 1.0))
+    table = np.exp(-samples.scale(op.inputs[0])[0] * beta * np.arange(256, dtype=np.float32))
+    raised = table[x.max(axis=-1, keepdims=True) - x]
+    sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
+    shares = raised * (np.float32(1) / (sums * samples.scale(op.outputs[0])))
+    values = np.floor(shares + np.float32(0.5)).astype(np.int64)
+    return lambda rule: _clipped(op, samples, values)
+
+
 def _requantized(op: GraphOp, samples: Samples) -> Finish | None:
     """Prepare a QUANTIZE, from floats or from integers of other steps."""
     floats = samples.floats(op.inputs[0])
@@ -227,7 +244,8 @@ PREPARED: dict[str, Prepare] = {
     "QUANTIZE": _requantized,
     "DEQUANTIZE": _dequantized,
     "AVERAGE_POOL_2D": _pooled,
+    "SOFTMAX": _softmax,
     "RESHAPE": _reshaped,
     "SQUEEZE": _reshaped,
 }
-_UNRULED = ("AVERAGE_POOL_2D", "RESHAPE", "SQUEEZE")
+_UNRULED = ("AVERAGE_POOL_2D", "SOFTMAX", "RESHAPE", "SQUEEZE")

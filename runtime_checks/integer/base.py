@@ -57,6 +57,14 @@ class Samples:
             return None
         return array.reshape(-1, *array.shape[2:]).astype(np.int64)
 
+    def of_integers(self, op: GraphOp) -> bool:
+        """Return whether an op gives 8-bit integers, or floats that are turned into such."""
+        return any(
+            self.steps(key) is not None
+            or any(after.kind == "QuantizeLinear" for after in self.graph.consumers(key))
+            for key in op.outputs
+        )
+
     def shown(self, key: str) -> np.ndarray | None:
         """Return what a runtime gave for a tensor, integers or float32, samples first."""
         integers = self.integers(key)

@@ -20,8 +20,12 @@ from .base import IntegerOp, Samples
 
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 
-# Ops of .tflite files that compute with 8 bits and round by no rule that is known here.
-_BOUNDED = ("LOGISTIC", "TANH", "Sigmoid", "Tanh")
+# Ops that round: those that could not be compared are named.
+_ROUNDING = frozenset(tflite_ops.PREPARED) | frozenset(onnx_ops.PREPARED) | {
+    "LOGISTIC", "TANH", "HARD_SWISH", "LEAKY_RELU", "PRELU", "SUB", "RESIZE_BILINEAR",
+    "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu", "Mul", "Sub", "Resize",
+    "ConvTranspose",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class IntegerReport:
 
     Attributes:
         checks: The ops, in the order they run.
-        bounded: Kinds of 8-bit ops for which no rule is known.
+        bounded: Kinds of ops that round otherwise: by no rule known here, or in floats between
+            integers.
     """
 
     checks: tuple[IntegerCheck, ...]
@@ -76,15 +81,13 @@ class IntegerReport:
             says = rule.says if rule else "the same by every rule"
             kinds = ", ".join(dict.fromkeys(check.core.kind for check in chosen))
             elements = sum(check.elements for check in chosen)
+            ops = "op" if len(chosen) == 1 else "ops"
             parts.append(
-                f"{says}: 0 differences in {len(chosen)} ops ({kinds}), {elements:,} elements"
+                f"{says}: 0 differences in {len(chosen)} {ops} ({kinds}), {elements:,} elements"
             )
-        rest = (
-            f"; no rule known for {', '.join(self.bounded)}, held to its bound"
-            if self.bounded
-            else ""
-        )
-        return f"int8 arithmetic: {'; '.join(parts)}{rest}"
+        if self.bounded:
+            parts.append(f"held to their bounds instead: {', '.join(self.bounded)}")
+        return f"int8 arithmetic: {'; '.join(parts)}"
 
 
 def recognise(
@@ -114,13 +117,10 @@ def recognise(
     )
     ranked = sorted(RULES, key=lambda rule: -exact[rule])
     checks = tuple(_check(op, differing, ranked) for op, differing in found)
-    shown = {op.kind for op in graph.ops if op.outputs and _has_integers(op, graph)}
-    return IntegerReport(checks, tuple(kind for kind in _BOUNDED if kind in shown))
-
-
-def _has_integers(op: GraphOp, graph: ArtifactGraph) -> bool:
-    """Return whether an op belongs to the integer part of a file."""
-    return any(graph.tensors[key].quantization is not None for key in (*op.inputs, *op.outputs))
+    compared = {op.core.index for op, _ in found}
+    rest = [op for op in graph.ops if op.kind in _ROUNDING and op.index not in compared]
+    kinds = dict.fromkeys(op.kind for op in rest if samples.of_integers(op))
+    return IntegerReport(checks, tuple(kinds))
 
 
 def _differing(op: IntegerOp) -> dict[Arithmetic, int]:

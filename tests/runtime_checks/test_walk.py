@@ -238,4 +238,7 @@ def test_one_weight_behind_a_flatten_is_found_where_rows_go_channels_first(
     assert (fault.layer, fault.kind) == ("scores", "weights")
     # The file has channel, place; the network place, channel.
     channel, where = divmod(place[0], 16)
-    assert f"1 / 1280 weights (0.0781 %) are not those of the folded network; first at {[where * 8 + channel, place[1]]}" in fault.message  # fmt: skip
+    at = [where * 8 + channel, place[1]]
+    assert f"1 / 1280 weights (0.0781 %) are not those of the folded network; first at {at}" in (
+        fault.message
+    )

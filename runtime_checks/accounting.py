@@ -11,6 +11,7 @@ from .matching import distance, within
 from .network import Node
 from .op_results import Culprit
 from .operators.linear import LINEAR
+from .storage import Wide
 
 
 def first_culprit(evaluation: Evaluation) -> Culprit | None:
@@ -88,19 +89,20 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
                 found = (off, depths[key], distance(view, expected), place, key)
                 best = found if best is None else min(best, found)
     place, key = (best[3], best[4]) if best else (0, "")
-    segment = tuple(chain[: place + 1])
+    segment = tuple(evaluation.as_filed(node) for node in chain[: place + 1])
     last = segment[-1]
     expected, allowed = evaluation.exact[last.name], evaluation.allowed[last.name]
     got = tensors.closest(key, expected) if key else None
-    if key:
-        expected, allowed = tensors.held(key, last, expected, allowed)
+    storage = tensors.storage(key) if key else Wide()
+    expected, allowed = storage.held(last, expected, allowed)
     needed = {name for node in segment for name in node.inputs} - {n.name for n in segment}
     return Culprit(
-        node=chain[0],
+        node=segment[0],
         layer=chain[0].layer,
         segment=segment,
         key=key,
         op=tensors.producer(key) if key else None,
+        storage=storage,
         inputs={name: evaluation.value[name] for name in needed},
         expected=expected,
         allowed=allowed,

@@ -17,6 +17,7 @@ import numpy as np
 from .bounds import UNIT_ROUNDOFF
 from .graphs.base import ArtifactGraph, GraphOp
 from .integer.recognition import IntegerReport
+from .matching import within
 from .network import Node
 from .op_results import Culprit, OpCheck
 from .operators.linear import paddings
@@ -275,7 +276,9 @@ def _agrees(culprit: Culprit, segment: Sequence[Node]) -> bool:
         passed = [errors[name] for name in node.inputs]
         limit = node.error(read, value, passed, UNIT_ROUNDOFF["float32"])
         values[node.name], errors[node.name] = value, limit
-    return value.shape == got.shape and bool(np.all(np.abs(value - got) <= limit))
+    if value.shape != got.shape:
+        return False
+    return within(got, *culprit.storage.held(segment[-1], value, limit))
 
 
 def _message(culprit: Culprit, layer: str, why: str) -> str:

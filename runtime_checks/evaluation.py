@@ -70,7 +70,7 @@ class Evaluation:
         """Evaluate a node and find its tensor."""
         halves = [name in self.mapped and self._half(name) for name in node.inputs]
         expected, allowed = expected_result(
-            self._rounded.nodes.get(node.name, node),
+            self.as_filed(node),
             [self.value[name] for name in node.inputs],
             [self._bound[name] for name in node.inputs],
             hybrid=node.name in self._rounded.hybrid,
@@ -87,6 +87,10 @@ class Evaluation:
         key, got = found
         self._record(node, key, expected, allowed, got)
         self._take(node, key, got)
+
+    def as_filed(self, node: Node) -> Node:
+        """Return a node with the weights that the file has."""
+        return self._rounded.nodes.get(node.name, node)
 
     def _take(self, node: Node, key: str, got: np.ndarray) -> None:
         """Let the nodes behind read a tensor."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from .graphs.base import ArtifactGraph, GraphOp
 from .network import Node
-from .storage import Steps, storage_of
+from .storage import Steps, Storage, storage_of
 
 # Elements of a tensor that are compared first: most pairs of tensors are told apart by these.
 _PROBE = 64
@@ -70,8 +70,11 @@ class Tensors:
         self, key: str, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return value and bound as a tensor's own type can hold them."""
-        tensor = self.graph.tensors[key]
-        return storage_of(tensor, self.arrays[key].dtype).held(node, expected, allowed)
+        return self.storage(key).held(node, expected, allowed)
+
+    def storage(self, key: str) -> Storage:
+        """Return how a tensor holds numbers."""
+        return storage_of(self.graph.tensors[key], self.arrays[key].dtype)
 
     def of_size(self, size: int) -> list[str]:
         """Return the tensors with that number of elements."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from .graphs.base import GraphOp
 from .network import Node
+from .storage import Storage
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class Culprit:
     """The first op whose inputs were right and whose output was not.
 
     Attributes:
-        node: The network's node.
+        node: The network's node, with the weights of the file where these are right.
         layer: Its Keras layer.
-        segment: The nodes from it to the one that the tensor belongs to.
+        segment: The nodes from it to the one that the tensor belongs to, in the same way.
         key: The file's tensor; empty when no tensor of its size is left.
         op: The op of the file that computes it; None without a tensor.
+        storage: How the tensor holds numbers.
         inputs: Network value to the runtime's tensor, (P, …), that it was computed from.
         expected: (P, …) float64.
         allowed: (P, …) bound on the error.
@@ -58,6 +60,7 @@ class Culprit:
     segment: tuple[Node, ...]
     key: str
     op: GraphOp | None
+    storage: Storage
     inputs: Mapping[str, np.ndarray] = field(repr=False)
     expected: np.ndarray = field(repr=False)
     allowed: np.ndarray = field(repr=False)

@@ -242,3 +242,26 @@ def test_one_weight_behind_a_flatten_is_found_where_rows_go_channels_first(
     assert f"1 / 1280 weights (0.0781 %) are not those of the folded network; first at {at}" in (
         fault.message
     )
+
+
+def test_fault_inside_an_integer_group_is_named_and_explained(coarse_export, tmp_path):
+    """The floats inside a group that runs in integers are not shown; its integers tell enough."""
+    directory = Path(shutil.copytree(coarse_export, tmp_path / "tiny"))
+    file = "tiny.int8.onnx"
+    model = onnx.load(directory / file)
+    pads = [
+        attribute
+        for node in model.graph.node
+        for attribute in node.attribute
+        if attribute.name == "pads" and list(attribute.ints) == [0, 0, 1, 1]
+    ]
+    assert len(pads) == 1
+    pads[0].ints[:] = [1, 1, 0, 0]
+    onnx.save(model, directory / file)
+    rehash(directory, file)
+    report = check_parity(directory, ("onnxruntime",))
+    (result,) = [result for result in report.results if result.artifact == file]
+    fault = result.faults[0]
+    assert fault.op.kind == "Conv"
+    assert (fault.kind, "down" in fault.layer) == ("padding", True)
+    assert "it pads [(1, 0), (1, 0)] where the network pads [(0, 1), (0, 1)]" in fault.message

@@ -21,7 +21,9 @@ from .base import IntegerOp, Samples
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 
 # Ops that round: those that could not be compared are named.
-_ROUNDING = frozenset(tflite_ops.PREPARED) | frozenset(onnx_ops.PREPARED) | {
+_ROUNDING = (frozenset(tflite_ops.PREPARED) | frozenset(onnx_ops.PREPARED)) - {
+    "RESHAPE", "SQUEEZE", "Reshape",
+} | {
     "LOGISTIC", "TANH", "HARD_SWISH", "LEAKY_RELU", "PRELU", "SUB", "RESIZE_BILINEAR",
     "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu", "Mul", "Sub", "Resize",
     "ConvTranspose",

@@ -13,7 +13,10 @@ import numpy as np
 from ..errors import UserError
 from ..files import sha256
 from ..images import Preprocessing
+from ..runtime_checks.file_noise import MODELLED, file_noise
+from ..runtime_checks.graphs import READERS
 from ..runtime_checks.kinds import expected, fed, without
+from ..runtime_checks.network import Network, read_network
 from ..runtime_checks.noise import expected_noise
 from . import golden
 from .artifacts import ArtifactWriter
@@ -176,11 +179,22 @@ class _Run:
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
         with step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
-        outputs = {}
+        outputs, of_files = {}, {}
         for artifact in artifacts:
+            inputs = fed(self.samples.inputs, artifact.precision)
             with step(artifact.file, "run"):
-                inputs = fed(self.samples.inputs, artifact.precision)
                 outputs[artifact.file] = run_artifact(artifact, folder, inputs)
+            if artifact.precision in MODELLED and artifact.format in READERS:
+                with step(artifact.file, "noise"):
+                    made_from = self._network(artifact, folder, network)
+                    of_files[artifact.file] = file_noise(
+                        folder / artifact.file,
+                        artifact.format,
+                        artifact.precision,
+                        made_from,
+                        inputs,
+                        truth,
+                    )
         wanted = expected(network, self.samples.inputs, truth, folded64, reference)
         golden.write_golden(
             folder / golden.FILE_NAME,
@@ -190,6 +204,7 @@ class _Run:
             reference=without(reference, wanted),
             artifacts={file: without(given, wanted) for file, given in outputs.items()},
             noise=noise,
+            file_noise=of_files,
         )
         judged = [
             dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
@@ -198,6 +213,15 @@ class _Run:
         manifest = self._manifest(folder, judged)
         manifest.write(folder)
         return manifest
+
+    def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
+        """Return the network that a file was made from: the folded one or an equalized twin."""
+        if artifact.network is None:
+            return folded
+        return read_network(folder / artifact.network.file).named(
+            [tensor.name for tensor in self.signature.inputs],
+            [tensor.name for tensor in self.signature.outputs],
+        )
 
     def _manifest(self, folder: Path, artifacts: Sequence[Artifact]) -> Manifest:
         provenance, calibration = self.writer.provenance, self.writer.calibration

@@ -4,8 +4,10 @@
 float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
-arithmetic is expected to make. Where a sample holds NaN or infinity, NaN stands wherever nothing
-is expected (`runtime_checks.kinds`). NAME is the Keras name of an input or output.
+arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
+arithmetic where it is half precision or dynamic range. Where a sample holds NaN or infinity, NaN
+stands wherever nothing is expected (`runtime_checks.kinds`). NAME is the Keras name of an input or
+output.
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ def write_golden(
     reference: Arrays,
     artifacts: Mapping[str, Arrays],
     noise: Arrays,
+    file_noise: Mapping[str, Arrays],
 ) -> None:
     """Write `golden.npz`, whole or not at all; see the module's docstring for its layout."""
     content: dict[str, np.ndarray] = {"kind": np.array(samples.kind)}
@@ -134,6 +137,7 @@ def write_golden(
         "reference": {name: value.astype(np.float32) for name, value in reference.items()},
         "noise": noise,
         **{f"artifact:{file}": outputs for file, outputs in artifacts.items()},
+        **{f"file-noise:{file}": expected for file, expected in file_noise.items()},
     }
     for prefix, arrays in groups.items():
         content |= {f"{prefix}:{name}": value for name, value in arrays.items()}

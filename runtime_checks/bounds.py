@@ -26,6 +26,12 @@ WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
 
 
+_ARITHMETIC = {
+    "float16": "half-precision weights and arithmetic on this network",
+    "dynamic": "8-bit weights and inputs of ops on this network",
+}
+
+
 @dataclass(frozen=True)
 class NoiseBound:
     """How much error each sample of one output may have.
@@ -97,6 +103,7 @@ def end_to_end_bound(
     *,
     precision: str,
     model: np.ndarray | None,
+    own: np.ndarray | None,
     exported: np.ndarray | None,
 ) -> NoiseBound:
     """Return the bound for one output of one artifact.
@@ -107,14 +114,16 @@ def end_to_end_bound(
         reference: (N, …) float32 output of the trained model.
         precision: The artifact's precision.
         model: (N,) the expected error of float32 arithmetic, if the golden set has it.
-        exported: (N, …) what the artifact gave on the exporting host; needed unless the precision
-            is float32, where the reference alone says how large an error may be.
+        own: (N,) the expected error of the artifact's own arithmetic (`file_noise`), if the golden
+            set has it.
+        exported: (N, …) what the artifact gave on the exporting host: what it is held to where
+            neither the reference nor a model of its arithmetic says how large an error may be.
 
     Returns:
         The bound.
     """
     of_reference = float_noise(sample_errors(reference, truth), UNIT_ROUNDOFF["float32"], model)
-    if precision == "float32" or exported is None:
+    if precision == "float32" or (own is None and exported is None):
         return NoiseBound(
             of_reference,
             WORST_SAMPLE_LIMIT,
@@ -123,20 +132,12 @@ def end_to_end_bound(
             if model is not None
             else "the float32 model's own error against float64",
         )
-    of_artifact = _without_luck(sample_errors(exported, truth))
-    if precision == "float16" and model is not None:
-        # Some runtimes compute in half precision, others in float32: the file may be as noisy as
-        # the former on top of its rounded weights.
-        wider = UNIT_ROUNDOFF["float16"] / UNIT_ROUNDOFF["float32"]
-        return NoiseBound(
-            np.hypot(of_artifact, wider * of_reference),
-            WORST_SAMPLE_LIMIT,
-            POOLED_LIMIT,
-            "half-precision weights and arithmetic on this network",
-        )
-    return NoiseBound(
-        np.maximum(of_artifact, of_reference),
-        WORST_SAMPLE_LIMIT,
-        POOLED_LIMIT,
-        f"the {precision} file's error against float64 when it was exported",
-    )
+    if own is None:
+        assert exported is not None
+        expected = _without_luck(sample_errors(exported, truth))
+        reason = f"the {precision} file's error against float64 when it was exported"
+    else:
+        expected = np.where(np.isfinite(own), own, 0.0)
+        reason = _ARITHMETIC[precision]
+    noise = np.maximum(expected, of_reference)
+    return NoiseBound(noise, WORST_SAMPLE_LIMIT, POOLED_LIMIT, reason)

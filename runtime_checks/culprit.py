@@ -16,10 +16,12 @@ import numpy as np
 
 from .bounds import UNIT_ROUNDOFF
 from .graphs.base import ArtifactGraph, GraphOp
+from .integer.recognition import IntegerReport
+from .matching import within
 from .network import Node
+from .op_results import Culprit, OpCheck
 from .operators.linear import paddings
 from .operators.shaping import SHAPING
-from .walk import Culprit, OpCheck
 from .weights import WeightMatch
 
 # TFLite's ActivationFunctionType.
@@ -45,7 +47,7 @@ class Fault:
 
     Attributes:
         layer: The Keras layer at fault.
-        kind: "weights", "activation", "padding", "dilation" or "arithmetic".
+        kind: "weights", "activation", "padding", "dilation", "rounding" or "arithmetic".
         op: The op of the file; None when the fault has no op of its own.
         message: What, where, how much, how much was allowed.
         culprit: Inputs, expected and got, for a reproducer; None for faults found without running.
@@ -102,6 +104,35 @@ def weight_faults(
         if match.state == state and match.tensor is not None:
             op = next(iter(graph.consumers(match.tensor.key)), None)
             faults.append(Fault(match.layer, "weights", op, match.sentence))
+    return faults
+
+
+def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[Fault]:
+    """Return a fault for each integer op that no rule of rounding gives.
+
+    Args:
+        integers: The integer ops against the rules.
+        checks: Which layers each op computes.
+
+    Returns:
+        The faults, in the order the ops run.
+    """
+    layers = {check.op.index: check.layer for check in checks if check.op is not None}
+    faults = []
+    for check in integers.wrong:
+        layer = layers.get(check.core.index) or layers.get(check.op.index) or check.op.name
+        rule = f"; nearest rule: {check.rule.says}" if check.rule else ""
+        faults.append(
+            Fault(
+                layer,
+                "rounding",
+                check.core,
+                f"layer '{layer}': op {check.core.index} ({check.core.kind}) rounds by no known "
+                f"rule: {check.differing} / {check.elements} "
+                f"({100 * check.differing / check.elements:.3g} %) integers differ, first at "
+                f"{list(check.at)}: {check.got:.9g} where {check.expected:.9g} is due{rule}",
+            )
+        )
     return faults
 
 
@@ -245,7 +276,9 @@ def _agrees(culprit: Culprit, segment: Sequence[Node]) -> bool:
         passed = [errors[name] for name in node.inputs]
         limit = node.error(read, value, passed, UNIT_ROUNDOFF["float32"])
         values[node.name], errors[node.name] = value, limit
-    return value.shape == got.shape and bool(np.all(np.abs(value - got) <= limit))
+    if value.shape != got.shape:
+        return False
+    return within(got, *culprit.storage.held(segment[-1], value, limit))
 
 
 def _message(culprit: Culprit, layer: str, why: str) -> str:

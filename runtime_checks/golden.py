@@ -28,6 +28,8 @@ class GoldenSet:
         artifacts: File name to the outputs that file gave on the exporting host.
         noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
             to make; empty where a layer of the network is beyond the model.
+        file_noise: File name to the same for that file's own arithmetic; only files whose
+            precision has a model (`file_noise.MODELLED`).
         labels: (N,) true class of each sample, -1 where it is not known; None without any.
     """
 
@@ -38,6 +40,7 @@ class GoldenSet:
     reference: Arrays
     artifacts: Mapping[str, Arrays]
     noise: Arrays = field(default_factory=dict)
+    file_noise: Mapping[str, Arrays] = field(default_factory=dict)
     labels: np.ndarray | None = None
 
     @property
@@ -59,6 +62,7 @@ class GoldenSet:
             reference=pick(self.reference),
             artifacts={file: pick(arrays) for file, arrays in self.artifacts.items()},
             noise=pick(self.noise),
+            file_noise={file: pick(arrays) for file, arrays in self.file_noise.items()},
             labels=None if self.labels is None else self.labels[index],
         )
 
@@ -94,12 +98,12 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
     groups: dict[str, dict[str, np.ndarray]] = {
         prefix: {} for prefix in ("input", "truth", "folded64", "reference", "noise")
     }
-    artifacts: dict[str, dict[str, np.ndarray]] = {}
+    by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {"artifact": {}, "file-noise": {}}
     for key, array in arrays.items():
         prefix, _, name = key.partition(":")
-        if prefix == "artifact":
+        if prefix in by_file:
             file, _, output = name.partition(":")
-            artifacts.setdefault(file, {})[output] = array
+            by_file[prefix].setdefault(file, {})[output] = array
         elif prefix in groups:
             groups[prefix][name] = array
     if "kind" not in arrays or not groups["input"]:
@@ -123,6 +127,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         truth=groups["truth"],
         folded64=groups["folded64"],
         reference=groups["reference"],
-        artifacts=artifacts,
+        artifacts=by_file["artifact"],
         noise=groups["noise"],
+        file_noise=by_file["file-noise"],
     )

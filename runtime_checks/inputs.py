@@ -20,8 +20,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..images import Preprocessing, read_images
+from .file_noise import file_noise
 from .golden import Arrays, GoldenSet
-from .kinds import SEARCH, expected, kinds_of, without
+from .kinds import SEARCH, expected, fed, kinds_of, without
 from .manifest import ExportDirectory
 from .network import Network, read_network
 from .noise import expected_noise
@@ -226,6 +227,13 @@ def extended(
         if known is not None and outputs is not None:
             artifacts[artifact.file] = _joined(known, without(outputs, wanted))
     noise = _noise(network, own.inputs, kind) if golden.noise else {}
+    file_noise = {
+        artifact.file: _joined(
+            golden.file_noise[artifact.file], _file_noise(artifact, export, own.inputs, truth)
+        )
+        for artifact in export.artifacts
+        if artifact.file in golden.file_noise
+    }
     return replace(
         golden,
         kind=np.concatenate([golden.kind, kind]),
@@ -235,6 +243,7 @@ def extended(
         reference=_joined(golden.reference, reference),
         artifacts=artifacts,
         noise=_joined(golden.noise, noise),
+        file_noise=file_noise,
         labels=labels if (labels >= 0).any() else None,
     )
 
@@ -302,6 +311,17 @@ def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays 
     target = Target(HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs
     return outputs or None
+
+
+def _file_noise(
+    artifact: Artifact, export: ExportDirectory, inputs: Arrays, truth: Arrays
+) -> dict[str, np.ndarray]:
+    """Return the noise that a file's own arithmetic explains; none where it cannot be read."""
+    path, network = export.path / artifact.file, export.read_network(artifact)
+    if network is None or export.damaged(artifact) is not None:
+        return {}
+    given = fed(inputs, artifact.precision)
+    return file_noise(path, artifact.format, artifact.precision, network, given, truth)
 
 
 def _joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:

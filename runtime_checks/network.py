@@ -102,7 +102,11 @@ class Node:
         return OPERATORS[self.op].evaluate([variance], weights, self.attributes)
 
     def variance(
-        self, inputs: list[np.ndarray], output: np.ndarray, variances: list[np.ndarray]
+        self,
+        inputs: list[np.ndarray],
+        output: np.ndarray,
+        variances: list[np.ndarray],
+        unit: float,
     ) -> np.ndarray:
         """Return the expected variance of rounding errors, in units of the unit roundoff squared.
 
@@ -110,9 +114,12 @@ class Node:
             inputs: The inputs.
             output: The output for them.
             variances: The variance of each input's error.
+            unit: The unit roundoff.
         """
         weights = {role: array.astype(output.dtype) for role, array in self.weights.items()}
-        return OPERATORS[self.op].variance(inputs, weights, self.attributes, output, variances)
+        return OPERATORS[self.op].variance(
+            inputs, weights, self.attributes, output, variances, unit
+        )
 
     @property
     def known(self) -> bool:

@@ -24,8 +24,8 @@ from .graphs import cut_op
 from .graphs.base import Cut
 from .network import Network, network_arrays
 from .noise import expected_noise
+from .op_results import Culprit
 from .records import Artifact, FileRecord, Manifest, TensorSpec
-from .walk import Culprit
 
 # Files whose ops quantize their float inputs to 8 bits as they come.
 _HYBRID = ("dynamic", "int4")

@@ -135,6 +135,7 @@ def error_budget(
         golden.reference[output],
         precision="float32",
         model=golden.noise.get(output),
+        own=None,
         exported=None,
     )
     rungs = _rungs(output, actual, golden, artifact, siblings)

@@ -22,7 +22,7 @@ from .thread_counts import ThreadComparison
 
 if TYPE_CHECKING:
     from .culprit import Fault
-    from .walk import OpCheck
+    from .op_results import OpCheck
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Finding:
     """One thing that was checked.
 
     Attributes:
-        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, determinism,
-            threads.
+        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, rounding,
+            determinism, threads.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.
@@ -165,6 +165,7 @@ def judge_outputs(
             golden.reference[name],
             precision=artifact.precision,
             model=golden.noise.get(name),
+            own=golden.file_noise.get(artifact.file, {}).get(name),
             exported=golden.artifacts.get(artifact.file, {}).get(name),
         )
         metrics = compare_output(

@@ -15,10 +15,10 @@ ROOT = Path(renormlite.__file__).parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 FOLDERS = {name: ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES}
 # The folded network has one definition, its file and its arithmetic, which travels with the checks;
-# export fills the file, asks how noisy float32 may be on it, and what NaN may do to it.
+# export fills the file, asks how noisy a file's arithmetic may be on it, and what NaN may do to it.
 SHARED = (
-    *("network", "operators", "noise", "bounds", "compare"),
-    *("archive", "records", "flatbuffer", "kinds"),
+    *("network", "operators", "noise", "bounds", "compare", "file_noise", "graphs", "rounded"),
+    *("weights", "archive", "records", "flatbuffer", "kinds"),
 )
 HEAVY = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "sklearn")
 

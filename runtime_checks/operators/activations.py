@@ -22,6 +22,9 @@ Function = Callable[[np.ndarray, Attributes], np.ndarray]
 # "a few units in the last place"; 16 u is eight of them.
 ULPS = 16.0
 
+# Standard deviations that the error of one sample may have: `bounds.WORST_SAMPLE_LIMIT`.
+REACH = 5.0
+
 _erfc = np.frompyfunc(math.erfc, 1, 1)
 
 
@@ -109,6 +112,24 @@ _SCALES: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 }
 
 
+def _steepest(
+    value: Function, x: np.ndarray, y: np.ndarray, deviation: np.ndarray, attributes: Attributes
+) -> np.ndarray:
+    """Return the square of the steepest secant within as many deviations as a sample may be off.
+
+    Where a function is flat a small error vanishes, but one of k deviations may reach where it is
+    steep. With this slope an error of k deviations changes the value by no more than k times the
+    expected noise, for every k that is allowed at all.
+    """
+    found = np.zeros_like(y)
+    for k in range(1, int(REACH) + 1):
+        h = np.maximum(k * deviation, np.finfo(y.dtype).tiny)
+        for moved in (x + h, x - h):
+            secant = np.where(moved == x, 0.0, (value(moved, attributes) - y) / h)
+            found = np.maximum(found, np.square(secant))
+    return found
+
+
 def _operator(activation: Activation) -> Operator:
     """Return the operator of an element-wise function."""
 
@@ -139,14 +160,19 @@ def _operator(activation: Activation) -> Operator:
         attributes: Attributes,
         output: np.ndarray,
         variances: Arrays,
+        unit: float,
     ) -> np.ndarray:
-        step = 2.0**-8 * (np.abs(inputs[0]) + 2.0**-8)
-        up, down = (activation.value(inputs[0] + h, attributes) for h in (step, -step))
-        slope = (up - down) / (2 * step)
+        value, squares = activation.value, variances[0]
+        deviation = unit * np.sqrt(squares)
+        step = np.maximum(2.0**-8 * (np.abs(inputs[0]) + 2.0**-8), deviation)
+        sides = [np.square((value(inputs[0] + h, attributes) - output) / h) for h in (step, -step)]
+        slope = (sides[0] + sides[1]) / 2
+        if activation.scale == "one":
+            slope = np.maximum(slope, _steepest(value, inputs[0], output, deviation, attributes))
         # A kernel's typical error is one unit in the last place where the bound allows ULPS.
         own = ROUNDING * min(activation.ulps, 2.0) ** 2
         own = own * np.square(_SCALES[activation.scale](inputs[0], output))
-        return np.asarray(np.square(slope) * variances[0] + own)
+        return np.asarray(slope * squares + own)
 
     return Operator(evaluate, error, variance)
 
@@ -221,15 +247,47 @@ def _softmax_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
-    """First order: dy_i = y_i (dx_i - Σ y_j dx_j); x - max, exp, sum and quotient are rounded."""
+    """Each y_i is the sigmoid of its log-odds d_i = x_i - log Σ_{j≠i} exp x_j.
+
+    The variance of d_i is that of x_i plus Σ q_j² that of x_j, q being the softmax of the others;
+    to first order this is dy_i = y_i (dx_i - Σ y_j dx_j). x - max, exp, sum and quotient are
+    rounded.
+    """
     axis = attributes.get("axis", -1)
-    y, x = output, inputs[0]
-    shared = np.sum(np.square(y) * variances[0], axis=axis, keepdims=True)
-    away = np.square(x - x.max(axis=axis, keepdims=True))
-    own = ROUNDING * (away + 4 + x.shape[axis] / 2)
-    moved = np.maximum((1 - 2 * y) * variances[0] + shared, 0)
-    return np.asarray(np.square(y) * (moved + own))
+    x, spread = (
+        np.moveaxis(array.astype(np.float64), axis, -1) for array in (inputs[0], variances[0])
+    )
+    raised = np.exp(x - x.max(axis=-1, keepdims=True))
+    others = _sum_of_others(raised)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = _sum_of_others(np.square(raised) * spread) / np.square(others)
+        odds = np.log(raised / others)
+    squares = np.where(others > 0, spread + shared, 0.0)
+    y = np.moveaxis(output.astype(np.float64), axis, -1)
+    # y (1 - y), the tangent, without cancellation.
+    tangent = np.square(y * others / raised.sum(axis=-1, keepdims=True))
+    reached = _steepest(_sigmoid, odds, _sigmoid(odds, {}), unit * np.sqrt(squares), {})
+    slope = np.maximum(tangent, np.where(np.isfinite(odds), reached, 0.0))
+    own = (
+        np.square(y)
+        * ROUNDING
+        * (np.square(x - x.max(axis=-1, keepdims=True)) + 4 + x.shape[-1] / 2)
+    )
+    return np.moveaxis(slope * squares + own, -1, axis).astype(output.dtype)
+
+
+def _sum_of_others(values: np.ndarray) -> np.ndarray:
+    """Return for each element the sum of all others on the last axis; no large number cancels."""
+    top = np.argmax(values, axis=-1, keepdims=True)
+    rest = values.copy()
+    np.put_along_axis(rest, top, 0.0, axis=-1)
+    below = rest.sum(axis=-1, keepdims=True)
+    total = below + np.take_along_axis(values, top, axis=-1)
+    sums = np.broadcast_to(total, values.shape) - values
+    np.put_along_axis(sums, top, below, axis=-1)
+    return np.asarray(sums)
 
 
 def _log_softmax_variance(
@@ -238,6 +296,7 @@ def _log_softmax_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     axis = attributes.get("axis", -1)
     y = np.exp(output)
@@ -252,6 +311,7 @@ def _prelu_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     slope = np.where(inputs[0] >= 0, 1.0, weights["alpha"])
     return np.asarray(np.square(slope) * variances[0] + ROUNDING * np.square(output))

@@ -22,14 +22,15 @@ class Operator:
         error: (inputs, weights, attributes, output, errors, unit) to a bound on the absolute error
             of each output element: what exact arithmetic makes of the inputs' errors, plus what
             rounding with unit roundoff `unit` adds.
-        variance: (inputs, weights, attributes, output, variances) to the variance of the error that
-            rounding is expected to make, in units of the unit roundoff squared: what becomes of the
-            inputs' variances to first order, plus what the op's own roundings add.
+        variance: (inputs, weights, attributes, output, variances, unit) to the variance of the
+            error that rounding is expected to make, in units of the unit roundoff squared: what
+            becomes of the inputs' variances, plus what the op's own roundings add. Only functions
+            that bend over the size of an error need `unit`.
     """
 
     evaluate: Callable[[Arrays, Weights, Attributes], np.ndarray]
     error: Callable[[Arrays, Weights, Attributes, np.ndarray, Arrays, float], np.ndarray]
-    variance: Callable[[Arrays, Weights, Attributes, np.ndarray, Arrays], np.ndarray]
+    variance: Callable[[Arrays, Weights, Attributes, np.ndarray, Arrays, float], np.ndarray]
 
 
 # A rounding error is taken as uniform between -u and u times the number that is rounded.

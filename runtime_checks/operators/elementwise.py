@@ -122,6 +122,7 @@ def _sum_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     return np.asarray(functools.reduce(np.add, variances) + ROUNDING * np.square(output))
 
@@ -132,6 +133,7 @@ def _average_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     passed = functools.reduce(np.add, variances) / len(inputs) ** 2
     return np.asarray(passed + 2 * ROUNDING * np.square(output))
@@ -143,6 +145,7 @@ def _product_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     """Each factor's variance times the square of the others."""
     operands = _operands(inputs, weights, attributes)
@@ -159,6 +162,7 @@ def _extreme_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     return np.asarray(functools.reduce(np.maximum, variances) + np.zeros_like(output))
 
@@ -169,6 +173,7 @@ def _affine_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     scale = np.square(_on_axis(weights["scale"], attributes, inputs[0].ndim))
     own = ROUNDING * (scale * np.square(inputs[0]) + np.square(output))

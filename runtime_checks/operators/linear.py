@@ -146,6 +146,14 @@ def _framed(apply: Apply, attributes: Attributes, x: np.ndarray, *rest: np.ndarr
     return y.reshape(*steps, *y.shape[1:]) if merged else y
 
 
+def _bias_axes(bias: np.ndarray, output: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """Return a bias in the shape that broadcasts against the output."""
+    if attributes.get("data_format") != "channels_first":
+        return bias
+    axis = 2 if attributes.get("time_distributed", False) else 1
+    return bias.reshape([-1 if i == axis else 1 for i in range(output.ndim)])
+
+
 def _products(kernel: np.ndarray, output_axes: int) -> int:
     """Return how many products one output element sums."""
     return int(np.prod(kernel.shape[:output_axes])) if kernel.ndim else 1
@@ -182,14 +190,20 @@ def _operator(apply: Apply, count: Callable[[np.ndarray, Attributes], int]) -> O
         attributes: Attributes,
         output: np.ndarray,
         variances: Arrays,
+        unit: float,
     ) -> np.ndarray:
-        # Adding K products one by one rounds K partial sums; as a random walk that ends in y the
-        # k-th has the expected square (k/K) Σ(wx)² + (k/K)² y².
+        # Adding K products one by one rounds K partial sums. As a random walk from the bias b to
+        # y, the k-th has at t = k/K the expected square ((1-t) b + t y)² + t Σ(wx)²; the mean over
+        # t is (b² + b y + y²)/3 + Σ(wx)²/2.
         kernel = weights["kernel"]
         terms = count(kernel, attributes)
         squares = variances[0] + ROUNDING * terms / 2 * np.square(inputs[0])
         walked = _framed(apply, attributes, squares, np.square(kernel))
-        return walked + ROUNDING * (terms / 3 + 1) * np.square(output)
+        ends = np.square(output)
+        if "bias" in weights:
+            start = _bias_axes(weights["bias"], output, attributes)
+            ends = ends + start * (start + output)
+        return walked + ROUNDING * (terms / 3 * ends + np.square(output))
 
     return Operator(evaluate, error, variance)
 

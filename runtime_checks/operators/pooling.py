@@ -32,9 +32,14 @@ def _pooled(x: np.ndarray, attributes: Attributes, fill: float, combine: Any) ->
     return np.asarray(total)
 
 
-def _mean(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+def pooled_sums(x: np.ndarray, attributes: Attributes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum of each window of (N, *S, C), and how many values it has without padding."""
     total = _pooled(x, attributes, 0.0, np.add)
-    count = _pooled(np.ones_like(x[:1, ..., :1]), attributes, 0.0, np.add)
+    return total, _pooled(np.ones_like(x[:1, ..., :1]), attributes, 0.0, np.add)
+
+
+def _mean(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    total, count = pooled_sums(x, attributes)
     return np.asarray(total / count)
 
 
@@ -127,6 +132,7 @@ def _mean_variance(mean: Move) -> Callable[..., np.ndarray]:
         attributes: Attributes,
         output: np.ndarray,
         variances: Arrays,
+        unit: float,
     ) -> np.ndarray:
         terms = inputs[0].size / output.size
         squares = variances[0] + ROUNDING * terms / 2 * np.square(inputs[0])
@@ -145,6 +151,7 @@ def _max_variance(largest: Move) -> Callable[..., np.ndarray]:
         attributes: Attributes,
         output: np.ndarray,
         variances: Arrays,
+        unit: float,
     ) -> np.ndarray:
         return largest([variances[0]], weights, attributes)
 

@@ -33,6 +33,7 @@ def _moved(move: Move) -> Operator:
         attributes: Attributes,
         output: np.ndarray,
         variances: Arrays,
+        unit: float,
     ) -> np.ndarray:
         return move(variances[0], attributes)
 
@@ -102,6 +103,7 @@ def _bilinear_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     return np.asarray(_bilinear(variances[0], attributes) + 2 * ROUNDING * np.square(output))
 
@@ -127,6 +129,7 @@ def _concatenate_variance(
     attributes: Attributes,
     output: np.ndarray,
     variances: Arrays,
+    unit: float,
 ) -> np.ndarray:
     return np.concatenate(variances, axis=attributes["axis"])
 

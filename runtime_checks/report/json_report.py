@@ -19,8 +19,8 @@ from ..verdict import OutputVerdict, TargetResult
 if TYPE_CHECKING:
     from ..culprit import Fault
     from ..graphs.base import GraphOp
+    from ..op_results import OpCheck
     from ..parity import ParityReport
-    from ..walk import OpCheck
 
 SCHEMA = "renormlite/parity/1"
 

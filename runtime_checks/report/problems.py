@@ -23,6 +23,7 @@ _CHECKS = {
     "noise": "The outputs are not the trained model's",
     "weights": "The weights are not the trained network's",
     "ops": "An op does not compute what the trained network computes",
+    "rounding": "Integers are rounded by no known rule",
     "determinism": "Runs of the same inputs differ",
     "threads": "Another number of threads gives wrong outputs",
 }
@@ -31,6 +32,7 @@ _FAULTS = {
     "activation": "Layer '{}' has another activation than the trained network",
     "padding": "Layer '{}' pads otherwise than the trained network",
     "dilation": "Layer '{}' dilates otherwise than the trained network",
+    "rounding": "Layer '{}' rounds its integers by no known rule",
 }
 _ARITHMETIC = "Layer '{}' does not compute what the trained network computes"
 

@@ -149,3 +149,20 @@ def healthy_export(tmp_path_factory) -> Path:
 def export(healthy_export, tmp_path) -> Path:
     """A copy of the export to damage."""
     return Path(shutil.copytree(healthy_export, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def coarse_export(tmp_path_factory) -> Path:
+    """An export of the same network in every precision, which nobody may change."""
+    import renormlite as rl
+
+    x = np.random.default_rng(5).normal(size=(32, 8, 8, 1)).astype(np.float32)
+    directory = tmp_path_factory.mktemp("coarse") / "tiny"
+    rl.export_model(
+        build_network(),
+        directory,
+        precisions=("float32", "float16", "dynamic", "int8"),
+        calibration=x,
+        inputs=x[:8],
+    )
+    return directory

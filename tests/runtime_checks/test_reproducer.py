@@ -92,11 +92,7 @@ def swap_channels(model: Any) -> None:
 
 
 def swap_classes(model: Any) -> None:
-<<<<<<< HEAD
-    """Exchange two classes of the dense layer's weights, which alone are enough to quantize."""
-=======
     """Exchange two classes of the dense layer's weights, the only ones worth quantizing."""
->>>>>>> cost
     swap(model, ops_of(model, "FULLY_CONNECTED")[0])
 
 

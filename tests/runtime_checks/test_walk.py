@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_wrong_activation_that_changes_no_value_is_found(export):
     """relu6 for relu on inputs too small to tell: the file's own word is compared as well."""
     from renormlite.runtime_checks.culprit import static_faults
     from renormlite.runtime_checks.graphs.base import GraphOp
-    from renormlite.runtime_checks.walk import OpCheck
+    from renormlite.runtime_checks.op_results import OpCheck
 
     op = GraphOp(3, "CONV_2D", "", (), (), {"fusedActivationFunction": 3})
     network = read_export(export).read_network(read_export(export).artifacts[0])
@@ -210,3 +211,55 @@ def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypat
     report = check_parity(healthy_export, ("onnxruntime",))
     assert not report.passed
     assert "gave other bits in output 'scores'" in report.results[0].reason
+
+
+@pytest.mark.parametrize("place", [(0, 0), (37, 4), (127, 9)])
+def test_one_weight_behind_a_flatten_is_found_where_rows_go_channels_first(
+    coarse_export, tmp_path, place
+):
+    """The exporter reorders the rows of such a layer; a fault of 1 % must be found all the same."""
+    directory = Path(shutil.copytree(coarse_export, tmp_path / "tiny"))
+    model = onnx.load(directory / FILE)
+    node = next(node for node in model.graph.node if node.op_type in ("Gemm", "MatMul"))
+    assert not any(node.op_type == "Transpose" for node in model.graph.node)
+    entry = constant(model.graph, node.input[1])
+    values = numpy_helper.to_array(entry).copy()
+    rows = values if values.shape == (128, 10) else values.T
+    rows[place] *= np.float32(1.01)
+    entry.CopyFrom(numpy_helper.from_array(values, entry.name))
+    onnx.save(model, directory / FILE)
+    rehash(directory, FILE)
+    report = check_parity(directory, ("onnxruntime",))
+    (result,) = [result for result in report.results if result.artifact == FILE]
+    assert not result.passed
+    fault = result.faults[0]
+    assert (fault.layer, fault.kind) == ("scores", "weights")
+    # The file has channel, place; the network place, channel.
+    channel, where = divmod(place[0], 16)
+    at = [where * 8 + channel, place[1]]
+    assert f"1 / 1280 weights (0.0781 %) are not those of the folded network; first at {at}" in (
+        fault.message
+    )
+
+
+def test_fault_inside_an_integer_group_is_named_and_explained(coarse_export, tmp_path):
+    """The floats inside a group that runs in integers are not shown; its integers tell enough."""
+    directory = Path(shutil.copytree(coarse_export, tmp_path / "tiny"))
+    file = "tiny.int8.onnx"
+    model = onnx.load(directory / file)
+    pads = [
+        attribute
+        for node in model.graph.node
+        for attribute in node.attribute
+        if attribute.name == "pads" and list(attribute.ints) == [0, 0, 1, 1]
+    ]
+    assert len(pads) == 1
+    pads[0].ints[:] = [1, 1, 0, 0]
+    onnx.save(model, directory / file)
+    rehash(directory, file)
+    report = check_parity(directory, ("onnxruntime",))
+    (result,) = [result for result in report.results if result.artifact == file]
+    fault = result.faults[0]
+    assert fault.op.kind == "Conv"
+    assert (fault.kind, "down" in fault.layer) == ("padding", True)
+    assert "it pads [(1, 0), (1, 0)] where the network pads [(0, 1), (0, 1)]" in fault.message

@@ -198,8 +198,8 @@ def _ranges(
     ranges: dict[int, np.ndarray] = {}
     for start in range(0, len(inputs[0]), _BATCH):
         batch = [values_[start : start + _BATCH] for values_ in inputs]
-        given = watcher(keras.tree.pack_sequence_as(watcher.input, batch), training=False)
-        results = keras.tree.flatten(given)  # a single value comes without a list
+        watched = watcher(keras.tree.pack_sequence_as(watcher.input, batch), training=False)
+        results = keras.tree.flatten(watched)  # a model of one output returns no list
         for (key, (_, axis)), result in zip(axes.items(), results, strict=True):
             array = np.abs(keras.ops.convert_to_numpy(result))
             found = array.max(axis=tuple(i for i in range(array.ndim) if i != axis))

@@ -164,6 +164,8 @@ def forms(
     yield shape, (last[1], *spatial, last[0])  # TFLite: out, K, in
     yield shape, (last[1], last[0], *spatial)  # ONNX: out, in, K; in, out, K when transposed
     yield shape, (last[0], *spatial, last[1])  # TFLite, transposed: out, K, in
+    if len(spatial) == 3:  # TFLite, in two dimensions: out, H, W, planes side by side
+        yield shape, (last[1], *spatial[1:], spatial[0], last[0])
     if op == "dense" and len(features) > 1 and int(np.prod(features)) == shape[0]:
         # Channels first: the rows of a dense layer behind a flattened map go with its order.
         view = (*features, shape[1])

@@ -50,6 +50,17 @@ def test_it_computes_the_same(activation, strength, images):
     assert not np.allclose(model.get_layer(changed).kernel, equalized.get_layer(changed).kernel)
 
 
+def test_a_network_with_one_pair_of_layers(images):
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(4, 3, activation="relu", name="first")(x)
+    model = keras.Model(x, layers.Conv2D(2, 3, name="scores")(y))
+    spread = np.array([1, 10, 100, 1000], np.float32)
+    model.get_layer("first").kernel.assign(model.get_layer("first").kernel * spread)
+    equalized = Equalizer(model, [images]).equalized(0.5)
+    assert equalized is not None
+    assert _same(model, equalized, images)
+
+
 @pytest.mark.parametrize("activation", ["relu6", "sigmoid", "gelu"])
 def test_nothing_moves_through_what_is_not_homogeneous(activation, images):
     assert not Equalizer(uneven(activation), [images]).possible

@@ -98,8 +98,9 @@ def test_an_int8_file_computes_3d_convolutions_in_integers(padding, export):
     y = layers.Conv3D(8, 3, strides=(2, 1, 2), padding=padding, use_bias=False)(x)
     model = keras.Model(x, layers.ReLU(name="y")(rl.BatchRenormalization()(y)))
     samples = np.random.default_rng(0).normal(size=(32, *SHAPE)).cumsum(2).astype(np.float32)
-    manifest, _ = export(model, formats=("tflite",), precisions=("int8",), inputs=samples)
+    manifest, folder = export(model, formats=("tflite",), precisions=("int8",), inputs=samples)
     (artifact,) = manifest.artifacts
     assert not {"CONV_3D", "ADD", "RELU"} & set(artifact.ops)
     assert artifact.ops["QUANTIZE"] == artifact.ops["DEQUANTIZE"] == 1
     assert artifact.snr_db["y"] > 6.02 * 8 - 22  # see test_precisions.py
+    assert rl.check_parity(folder, targets=("litert",), per_op=True).passed

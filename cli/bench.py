@@ -43,11 +43,13 @@ def command(
     two exports, bench a directory that holds both precisions or formats.
     """
     table = Table(
-        box=None, title=f"{directory}: one inference, {rounds} rounds, {threads} thread(s)"
+        box=None,
+        title=f"{directory}: one inference, {rounds} rounds, {threads} thread(s)",
+        caption="ratio: over the first row",
     )
     for heading in ("target", "file"):
         table.add_column(heading, overflow="fold")
-    for heading in ("load ms", "median ms", "p90 ms", "of the first"):
+    for heading in ("load ms", "median ms", "p90 ms", "ratio"):
         table.add_column(heading, justify="right")
     rows = measure_latency(
         directory, with_processors(targets, cpus), rounds=rounds, threads=threads, devices=devices

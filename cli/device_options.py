@@ -43,6 +43,7 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option(
         "--device-timeout",
+        type=click.FloatRange(min=0, min_open=True),
         default=300.0,
         show_default=True,
         metavar="SECONDS",

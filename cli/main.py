@@ -1,12 +1,13 @@
 """The command `renormlite`: finds the sub-command, loads only that one, turns errors to exit codes.
 
 Exit codes: 0 all well, 1 a check failed, 2 wrong usage or bad input (one line that says how to
-mend it, no traceback).
+mend it, no traceback), 130 or 143 ended by Ctrl-C or by a signal, with everything cleaned up.
 """
 
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -56,8 +57,15 @@ def cli() -> None:
     """Train with Batch Renormalization, fold it away, export, prove that it computes the same."""
 
 
+def _end(number: int, _frame: object) -> None:
+    """Leave by way of every clean-up: what was begun here or on a device goes with the command."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     try:
         cli(prog_name="renormlite")
     except UserError as error:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,17 +30,26 @@ def command(as_json: bool, browser: Path | None) -> None:
         click.echo(json.dumps([asdict(status) for status in statuses], indent=1))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("target", no_wrap=True)
-    table.add_column("usable", no_wrap=True)
-    table.add_column("version", no_wrap=True)
-    table.add_column("note; what makes it usable", overflow="fold")
+    for heading in ("target", "usable", "version"):
+        table.add_column(heading, overflow="fold")
     for status in statuses:
-        table.add_row(
-            escape(status.target),
-            "[green]yes[/]" if status.usable else "[red]no[/]",
-            escape(status.version or "-"),
-            escape("; ".join(part for part in (status.note, status.command) if part)),
-        )
+        usable = "[green]yes[/]" if status.usable else "[red]no[/]"
+        table.add_row(escape(status.target), usable, escape(status.version))
     Console().print(table)
-    usable = sum(status.usable for status in statuses)
-    click.echo(f"{usable} of {len(statuses)} usable here")
+    _footnotes((status.note, status.target) for status in statuses if status.note)
+    _footnotes(
+        (f"run: {status.command}", status.target) for status in statuses if not status.usable
+    )
+    click.echo(f"{sum(status.usable for status in statuses)} of {len(statuses)} usable here")
+
+
+def _footnotes(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print each text once, with the targets that it is about."""
+    targets: dict[str, list[str]] = {}
+    for text, target in pairs:
+        targets.setdefault(text, []).append(target)
+    for text, names in targets.items():
+        click.echo(text)
+        width = shutil.get_terminal_size().columns
+        wrap = functools.partial(textwrap.fill, width=width, break_on_hyphens=False)
+        click.echo(wrap(", ".join(names), initial_indent="    ", subsequent_indent="    ") + "\n")

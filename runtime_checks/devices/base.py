@@ -21,7 +21,7 @@ import numpy as np
 from ...errors import UserError
 from ..managed import Managed
 
-EMULATED_NOTE = "emulated: says nothing about a device"
+EMULATED_NOTE = "emulated: speed and memory say nothing about a device"
 
 
 class DeviceError(UserError):

@@ -75,8 +75,8 @@ class QemuDevice(Device):
             )
         except TimeLimitError as error:
             raise DeviceError(
-                f"{self.name} did not finish {' '.join(arguments)} within "
-                f"{limit_s:g} s and was ended; --device-timeout allows more."
+                f"{self.name} did not finish within {limit_s:g} s and was ended; "
+                "--device-timeout allows more."
             ) from error
         return read_run(
             finished.code,

@@ -152,8 +152,8 @@ class ShellDevice(Device):
         done = self._wait(name, limit_s)
         if done["code"] is None:
             raise DeviceError(
-                f"{self.name} did not finish {' '.join(arguments)} within "
-                f"{limit_s:g} s and was ended; --device-timeout allows more."
+                f"{self.name} did not finish within {limit_s:g} s and was ended; "
+                "--device-timeout allows more."
             )
         sizes = done["sizes"]
         files = {file: self._fetch(file, sizes.get(file, 0)) for file in (_REPORT, _OUTPUTS, _LOG)}

@@ -60,7 +60,7 @@ class SshDevice(ShellDevice):
             )
         if "verification failed" in said or "IDENTIFICATION HAS CHANGED" in said:
             raise DeviceError(
-                f"The host key of {self.name} is not the one that ssh knows: run "
+                f"ssh does not know the host key of {self.name}, or knows another one: run "
                 f"`{self._by_hand}` once by hand and confirm it."
             )
         raise ConnectionLostError(f"{self.name} cannot be reached: {found.last_line}")

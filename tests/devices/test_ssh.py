@@ -93,7 +93,7 @@ def test_connections_that_drop_again_and_again(ssh_path: Any, echo_bundle: Path)
 def test_a_hang_is_ended_there_and_here(ssh_path: Any, echo_bundle: Path) -> None:
     options = replace(OPTIONS, timeout_s=1.0)
     with (
-        pytest.raises(DeviceError, match=r"did not finish --sleep 31.5 within 1 s and was ended"),
+        pytest.raises(DeviceError, match=r"did not finish within 1 s and was ended"),
         SshDevice(ssh_path.address, echo_bundle, options) as device,
     ):
         device.run("litert", ["--sleep", "31.5"])
@@ -248,7 +248,9 @@ def test_a_login_that_is_refused(ssh_path: Any, echo_bundle: Path) -> None:
 
 
 def test_a_host_key_that_changed(ssh_path: Any, echo_bundle: Path) -> None:
-    with pytest.raises(DeviceError, match=r"host key of ssh:.* is not the one that ssh knows"):
+    with pytest.raises(
+        DeviceError, match=r"does not know the host key of ssh:.*, or knows another"
+    ):
         SshDevice(
             ssh_path.address.replace("127.0.0.1", "localhost"), echo_bundle, OPTIONS
         ).__enter__()

@@ -1,6 +1,9 @@
 """Compares the search for the worst inputs with random inputs, with the same number of runs.
 
-    python benchmarks/check_search.py [--networks 3] [--units 16] [--runs 200] [--seed 0]
+    python benchmarks/check_search.py [DIR …] [--units 16] [--runs 200] [--seed 0]
+
+DIR is what `renormlite export` wrote; without any, the networks of the checks' benchmarks are
+exported, which takes long.
 
 Two tables. *Hidden faults*: in the folded network itself one unit behind a relu, drawn at random,
 is clipped 1 % above the greatest value that any golden sample gives it, so that no golden sample
@@ -87,7 +90,7 @@ def in_float32(network: Network) -> Run:
 def main() -> None:
     """Run all of it and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=3)
+    parser.add_argument("directories", nargs="*", type=Path, metavar="DIR")
     parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -96,9 +99,11 @@ def main() -> None:
     faults = Table("network", "planted", *ways, title=f"hidden faults found, {options.runs} runs")
     healthy = Table("file", "golden", *ways, title=f"healthy: worst ratio, {options.runs} runs")
     rng = np.random.default_rng(options.seed)
-    for name in NAMES[: options.networks]:
-        with tempfile.TemporaryDirectory() as folder:
-            directory = export(name, options.seed, Path(folder) / name, ("float32", "int8"))
+    with tempfile.TemporaryDirectory() as folder:
+        directories = options.directories or [
+            export(name, options.seed, Path(folder) / name, ("float32", "int8")) for name in NAMES
+        ]
+        for directory in directories:
             one = read_export(directory)
             golden = read_golden(one.golden, [spec.name for spec in one.outputs])
             network = one.read_network(one.artifacts[0])
@@ -108,7 +113,7 @@ def main() -> None:
                 bad = Objective(network, in_float32(clipped(network, golden, rng)), {})
                 for way, ratio in compared(bad, golden, options.runs, options.seed).items():
                     counts[way] += ratio > WORST_SAMPLE_LIMIT
-            faults.add_row(name, str(options.units), *(str(counts[way]) for way in ways))
+            faults.add_row(one.name, str(options.units), *(str(counts[way]) for way in ways))
             for artifact in one.artifacts:
                 target = Target("litert" if artifact.format == "tflite" else "onnxruntime")
                 with make_runner(target, one.path / artifact.file) as runner:

@@ -39,7 +39,7 @@ _BATCH = 4
 # how much each is shorter than the one before.
 _STEPS, _FIRST, _SHORTER = 4, 0.25, 0.75
 # Units that are driven for each input that may be run: most cannot be driven beyond what was seen.
-_TRIED = 4
+_TRIED = 2
 # The worst inputs that are climbed from, and the least step before one is given up.
 _CLIMBERS, _LEAST = 4, 2.0**-10
 
@@ -266,12 +266,12 @@ class _Explorer:
                 yield {name: array[chosen] for name, array in driven.items()}
 
     def _units(self) -> list[_Unit]:
-        """Return every unit, those that never woke first."""
+        """Return every unit: those that never woke, then the others, the likeliest first."""
         usual = evaluated(self.network, self.usual.inputs)
         everything = evaluated(self.network, self.seen.inputs)
         halved = _halved(self.network)
         asleep: list[_Unit] = []
-        awake: list[_Unit] = []
+        awake: list[tuple[float, int, _Unit]] = []
         for node in self.network.nodes:
             if node.op not in _DRIVEN or usual[node.name].ndim < 2:
                 continue
@@ -280,10 +280,17 @@ class _Explorer:
             for sign in (1.0,) if node.name in halved else (1.0, -1.0):
                 starts = (sign * drive).max(axis=2).argmax(axis=0)
                 most = (sign * known).max(axis=(0, 2))
+                # How far the golden set went beyond the usual samples, in their own spread: the
+                # less, the likelier a step leads beyond it.
+                spread = drive.std(axis=(0, 2)) + np.finfo(float).tiny
+                ahead = (most - (sign * drive).max(axis=(0, 2))) / spread
                 for channel, (start, limit) in enumerate(zip(starts, most)):
                     unit = _Unit(node, channel, sign, int(start), float(limit))
-                    (asleep if limit <= 0 else awake).append(unit)
-        return asleep + [awake[i] for i in self.generator.permutation(len(awake))]
+                    if limit <= 0:
+                        asleep.append(unit)
+                    else:
+                        awake.append((float(ahead[channel]), len(awake), unit))
+        return asleep + [unit for *_, unit in sorted(awake, key=lambda entry: entry[:2])]
 
     def _driven(self, units: Sequence[_Unit]) -> tuple[Arrays, np.ndarray]:
         """Return an input for each unit, and whether it drives it beyond what was seen."""

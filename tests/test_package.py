@@ -14,8 +14,8 @@ import renormlite
 ROOT = Path(renormlite.__file__).parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 FOLDERS = {name: ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES}
-# What both sides know has one definition, which travels with the checks: the manifest's records, the
-# packing of TFLite files, and the folded network with its file and its arithmetic; export fills
+# What both sides know has one definition, which travels with the checks: the manifest's records,
+# the packing of TFLite files, and the folded network with its file and its arithmetic; export fills
 # these files and asks how noisy float32 may be on the network.
 SHARED = ("network", "operators", "noise", "bounds", "compare", "archive", "records", "flatbuffer")
 HEAVY = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "sklearn")

@@ -1,8 +1,8 @@
 """The same file with other numbers of threads: other bits are told, errors beyond the bound fail.
 
 Kernels that split a sum among threads add it in another order, so other bits are no fault by
-themselves: LiteRT's builtin float kernels give others with two threads than with one, XNNPACK does
-not. What every number of threads must do is give the same bits twice, and stay within the bound.
+themselves: LiteRT's builtin float kernels have been seen to give others with two threads than with
+one. What every number of threads must do is give the same bits twice, and stay within the bound.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import renormlite
 ROOT = Path(renormlite.__file__).parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 FOLDERS = {name: ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES}
-# What both sides know has one definition, which travels with the checks: the manifest's records, the
-# packing of TFLite files, the kinds of samples, and the folded network with its file and its
+# What both sides know has one definition, which travels with the checks: the manifest's records,
+# the packing of TFLite files, the kinds of samples, and the folded network with its file and its
 # arithmetic; export fills these files and asks how noisy a file's arithmetic may be.
 SHARED = (
     *("network", "operators", "noise", "bounds", "compare", "file_noise", "graphs", "rounded"),

@@ -11,7 +11,7 @@ along gradients of the folded network (`gradients`), both kept within the range 
   the error that the target made there: the target's own gradient is not to be had, and a file that
   nearly computes the network nearly has its slopes. These are the signed steps of projected
   gradient descent (Madry et al., 2018), as DIVA (Hao et al., 2022) takes them between a model and
-  its quantized twin.
+  its quantized twin. Every second step is a random one.
 
 Everything that is proposed is run on the target; what counts is the error it really makes, as a
 multiple of the noise that the arithmetic explains there.
@@ -54,7 +54,7 @@ class _Unit:
     """A channel of a layer, and the sign in which it is driven.
 
     Attributes:
-        start: The usual sample that drives it furthest.
+        start: The real or random sample that drives it furthest.
         seen: The furthest that any golden sample drives it.
     """
 
@@ -138,7 +138,7 @@ class Found:
     """What a search found.
 
     Attributes:
-        start: Greatest ratio of the golden samples that stand for the data.
+        start: Greatest ratio of the real and random golden samples, or all where there are none.
         worst: The worst inputs of all that were run, worst first.
         runs: How many were run.
     """
@@ -197,7 +197,8 @@ class _Explorer:
         self.objective, self.network = objective, objective.network
         self.generator = generator
         self.box: Box = _box(golden, moving)
-        self.usual = seen.take(np.flatnonzero(np.isin(golden.kind, _usual(golden))))
+        typical = np.isin(golden.kind, TYPICAL)
+        self.usual = seen.take(np.flatnonzero(typical)) if typical.any() else seen
         self.climbers = self.usual.worst(_CLIMBERS)
         self.steps = np.full(len(self.climbers.ratio), _FIRST)
         self.turn = 0
@@ -230,6 +231,9 @@ class _Explorer:
         values = evaluated(self.network, probe.inputs)
         by = {self.network.outputs[name]: _direction(error) for name, error in probe.errors.items()}
         slopes = gradients(self.network, values, by)
+        # Every second step is a random one: where rounding decides, the gradient says little.
+        odd = np.arange(self.turn - count, self.turn) // size % 2 == 1
+        slopes = {name: np.where(_column(odd, g), 0.0, g) for name, g in slopes.items()}
         proposed = self._moved(probe.inputs, slopes, self.steps[chosen])
         self.steps[chosen] /= 2
         self.steps[self.steps < _LEAST] = _FIRST

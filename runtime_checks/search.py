@@ -43,9 +43,8 @@ class Searched:
         artifact: The file that was run.
         target: Where it was run.
         runs: How often.
-        before: Error of the worst golden sample that is real (random, where none is), as a multiple
-            of the noise that is expected of it or, where the file has coarser numbers than
-            float32, of its usual error.
+        before: Error of the worst real or random golden sample, as a multiple of the noise that is
+            expected of it or, where the file has coarser numbers than float32, of its usual error.
         after: The same of the worst input that was found.
         unit: What they are multiples of, in words.
     """

@@ -19,19 +19,17 @@ multiple of the noise that the arithmetic explains there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import UserError
-from .bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from .compare import compare_output
 from .golden import Arrays, GoldenSet
 from .gradients import Values, evaluated, gradients
 from .kinds import TYPICAL, drawn
 from .network import Network, Node
-from .noise import expected_noise
+from .probe import Objective, Probe
 
 # Inputs proposed and run at a time.
 _BATCH = 4
@@ -46,7 +44,6 @@ _CLIMBERS, _LEAST = 4, 2.0**-10
 _DRIVEN = ("conv", "depthwise_conv", "conv_transpose", "dense", "einsum", "affine", "add")
 
 Box = Mapping[str, tuple[float, float]]
-Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -63,74 +60,6 @@ class _Unit:
     sign: float
     start: int
     seen: float
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Inputs that were run, and how they came out.
-
-    Attributes:
-        inputs: Input name to (n, …).
-        ratio: (n,) error over the noise that the arithmetic explains, of the worst output; infinite
-            where one is not finite though the truth is.
-        errors: Output name to (n, …) target - truth, zero where either is not finite.
-    """
-
-    inputs: Arrays
-    ratio: np.ndarray
-    errors: Arrays
-
-    def take(self, index: np.ndarray) -> Probe:
-        """Return some of them."""
-        return Probe(
-            {name: array[index] for name, array in self.inputs.items()},
-            self.ratio[index],
-            {name: array[index] for name, array in self.errors.items()},
-        )
-
-    def joined(self, other: Probe) -> Probe:
-        """Return both."""
-        return Probe(
-            _joined(self.inputs, other.inputs),
-            np.concatenate([self.ratio, other.ratio]),
-            _joined(self.errors, other.errors),
-        )
-
-    def worst(self, count: int) -> Probe:
-        """Return those with the greatest ratio, worst first."""
-        return self.take(np.argsort(-self.ratio, kind="stable")[:count])
-
-
-class Objective:
-    """Runs inputs on a target and says how much of their error the arithmetic does not explain."""
-
-    def __init__(self, network: Network, run: Run, usual: Mapping[str, float]) -> None:
-        """Take a target.
-
-        Args:
-            network: The folded network.
-            run: Gives the target's outputs for inputs, by name.
-            usual: Output name to the root mean square error that a file of coarser numbers has
-                besides; empty for one of float32.
-        """
-        self.network, self._run, self._usual = network, run, usual
-
-    def __call__(self, inputs: Arrays) -> Probe:
-        """Run inputs, (n, …) each."""
-        truth = self.network.run(inputs)
-        given = self._run(inputs)
-        noise = expected_noise(self.network, inputs, work=np.inf)
-        unit = UNIT_ROUNDOFF["float32"]
-        ratios, errors = [], {}
-        for name, exact in truth.items():
-            metrics = compare_output(name, given[name], exact)
-            least = np.maximum(unit * metrics.rms_truth, SMALLEST_NORMAL)
-            allowed = np.hypot(np.maximum(noise[name], least), self._usual.get(name, 0.0))
-            finite = np.isfinite(given[name]) & np.isfinite(exact)
-            lost = (np.isfinite(exact) & ~finite).reshape(len(exact), -1).any(axis=1)
-            ratios.append(np.where(lost, np.inf, metrics.rms_error / allowed))
-            errors[name] = np.where(finite, given[name] - np.where(finite, exact, 0.0), 0.0)
-        return Probe(inputs, np.max(ratios, axis=0), errors)
 
 
 @dataclass(frozen=True)
@@ -371,7 +300,3 @@ def _direction(error: np.ndarray) -> np.ndarray:
 def _column(vector: np.ndarray, array: np.ndarray) -> np.ndarray:
     """Return (n,) in a shape that broadcasts along the samples of an array."""
     return vector.reshape(-1, *[1] * (array.ndim - 1))
-
-
-def _joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([array, second[name]]) for name, array in first.items()}

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .compare import compare_output
-from .explorer import Found, Objective, explore
+from .explorer import Found, explore
 from .golden import Arrays, GoldenSet
 from .inputs import HOSTS, OwnSamples, extended, known_network
 from .kinds import SEARCH, TYPICAL
 from .manifest import Artifact, ExportDirectory
 from .network import Network
+from .probe import Objective
 from .runners import LOCAL, RUNTIMES, Target, make_runner
 from .runners.base import ArtifactError
 from .runners.isolated import environment

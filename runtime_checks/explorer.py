@@ -11,7 +11,7 @@ along gradients of the folded network (`gradients`), both kept within the range 
   the error that the target made there: the target's own gradient is not to be had, and a file that
   nearly computes the network nearly has its slopes. These are the signed steps of projected
   gradient descent (Madry et al., 2018), as DIVA (Hao et al., 2022) takes them between a model and
-  its quantized twin.
+  its quantized twin. Every second step is a random one.
 
 Everything that is proposed is run on the target; what counts is the error it really makes, as a
 multiple of the noise that the arithmetic explains there.
@@ -19,19 +19,17 @@ multiple of the noise that the arithmetic explains there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import UserError
-from .bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from .compare import compare_output
 from .golden import Arrays, GoldenSet
 from .gradients import Values, evaluated, gradients
 from .kinds import TYPICAL, drawn
 from .network import Network, Node
-from .noise import expected_noise
+from .probe import Objective, Probe
 
 # Inputs proposed and run at a time.
 _BATCH = 4
@@ -46,7 +44,6 @@ _CLIMBERS, _LEAST = 4, 2.0**-10
 _DRIVEN = ("conv", "depthwise_conv", "conv_transpose", "dense", "einsum", "affine", "add")
 
 Box = Mapping[str, tuple[float, float]]
-Run = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class _Unit:
     """A channel of a layer, and the sign in which it is driven.
 
     Attributes:
-        start: The usual sample that drives it furthest.
+        start: The real or random sample that drives it furthest.
         seen: The furthest that any golden sample drives it.
     """
 
@@ -66,79 +63,11 @@ class _Unit:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Inputs that were run, and how they came out.
-
-    Attributes:
-        inputs: Input name to (n, …).
-        ratio: (n,) error over the noise that the arithmetic explains, of the worst output; infinite
-            where one is not finite though the truth is.
-        errors: Output name to (n, …) target - truth, zero where either is not finite.
-    """
-
-    inputs: Arrays
-    ratio: np.ndarray
-    errors: Arrays
-
-    def take(self, index: np.ndarray) -> Probe:
-        """Return some of them."""
-        return Probe(
-            {name: array[index] for name, array in self.inputs.items()},
-            self.ratio[index],
-            {name: array[index] for name, array in self.errors.items()},
-        )
-
-    def joined(self, other: Probe) -> Probe:
-        """Return both."""
-        return Probe(
-            _joined(self.inputs, other.inputs),
-            np.concatenate([self.ratio, other.ratio]),
-            _joined(self.errors, other.errors),
-        )
-
-    def worst(self, count: int) -> Probe:
-        """Return those with the greatest ratio, worst first."""
-        return self.take(np.argsort(-self.ratio, kind="stable")[:count])
-
-
-class Objective:
-    """Runs inputs on a target and says how much of their error the arithmetic does not explain."""
-
-    def __init__(self, network: Network, run: Run, usual: Mapping[str, float]) -> None:
-        """Take a target.
-
-        Args:
-            network: The folded network.
-            run: Gives the target's outputs for inputs, by name.
-            usual: Output name to the root mean square error that a file of coarser numbers has
-                besides; empty for one of float32.
-        """
-        self.network, self._run, self._usual = network, run, usual
-
-    def __call__(self, inputs: Arrays) -> Probe:
-        """Run inputs, (n, …) each."""
-        truth = self.network.run(inputs)
-        given = self._run(inputs)
-        noise = expected_noise(self.network, inputs, work=np.inf)
-        unit = UNIT_ROUNDOFF["float32"]
-        ratios, errors = [], {}
-        for name, exact in truth.items():
-            metrics = compare_output(name, given[name], exact)
-            least = np.maximum(unit * metrics.rms_truth, SMALLEST_NORMAL)
-            allowed = np.hypot(np.maximum(noise[name], least), self._usual.get(name, 0.0))
-            finite = np.isfinite(given[name]) & np.isfinite(exact)
-            lost = (np.isfinite(exact) & ~finite).reshape(len(exact), -1).any(axis=1)
-            ratios.append(np.where(lost, np.inf, metrics.rms_error / allowed))
-            errors[name] = np.where(finite, given[name] - np.where(finite, exact, 0.0), 0.0)
-        return Probe(inputs, np.max(ratios, axis=0), errors)
-
-
-@dataclass(frozen=True)
 class Found:
     """What a search found.
 
     Attributes:
-        start: Greatest ratio of the golden samples that stand for the data.
+        start: Greatest ratio of the real and random golden samples, or all where there are none.
         worst: The worst inputs of all that were run, worst first.
         runs: How many were run.
     """
@@ -197,7 +126,8 @@ class _Explorer:
         self.objective, self.network = objective, objective.network
         self.generator = generator
         self.box: Box = _box(golden, moving)
-        self.usual = seen.take(np.flatnonzero(np.isin(golden.kind, _usual(golden))))
+        typical = np.isin(golden.kind, TYPICAL)
+        self.usual = seen.take(np.flatnonzero(typical)) if typical.any() else seen
         self.climbers = self.usual.worst(_CLIMBERS)
         self.steps = np.full(len(self.climbers.ratio), _FIRST)
         self.turn = 0
@@ -230,6 +160,9 @@ class _Explorer:
         values = evaluated(self.network, probe.inputs)
         by = {self.network.outputs[name]: _direction(error) for name, error in probe.errors.items()}
         slopes = gradients(self.network, values, by)
+        # Every second step is a random one: where rounding decides, the gradient says little.
+        odd = np.arange(self.turn - count, self.turn) // size % 2 == 1
+        slopes = {name: np.where(_column(odd, g), 0.0, g) for name, g in slopes.items()}
         proposed = self._moved(probe.inputs, slopes, self.steps[chosen])
         self.steps[chosen] /= 2
         self.steps[self.steps < _LEAST] = _FIRST
@@ -367,7 +300,3 @@ def _direction(error: np.ndarray) -> np.ndarray:
 def _column(vector: np.ndarray, array: np.ndarray) -> np.ndarray:
     """Return (n,) in a shape that broadcasts along the samples of an array."""
     return vector.reshape(-1, *[1] * (array.ndim - 1))
-
-
-def _joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([array, second[name]]) for name, array in first.items()}

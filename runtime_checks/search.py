@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .compare import compare_output
-from .explorer import Found, Objective, explore
+from .explorer import Found, explore
 from .golden import Arrays, GoldenSet
 from .inputs import HOSTS, OwnSamples, extended, known_network
 from .kinds import SEARCH, TYPICAL
 from .manifest import ExportDirectory
 from .network import Network
+from .probe import Objective
 from .records import Artifact
 from .runners import LOCAL, RUNTIMES, Target, make_runner
 from .runners.base import ArtifactError
@@ -44,9 +45,8 @@ class Searched:
         artifact: The file that was run.
         target: Where it was run.
         runs: How often.
-        before: Error of the worst golden sample that is real (random, where none is), as a multiple
-            of the noise that is expected of it or, where the file has coarser numbers than
-            float32, of its usual error.
+        before: Error of the worst real or random golden sample, as a multiple of the noise that is
+            expected of it or, where the file has coarser numbers than float32, of its usual error.
         after: The same of the worst input that was found.
         unit: What they are multiples of, in words.
     """

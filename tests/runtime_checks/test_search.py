@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from renormlite import UserError, check_parity
 from renormlite.files import sha256
-from renormlite.runtime_checks.explorer import Objective, explore
+from renormlite.runtime_checks.explorer import explore
 from renormlite.runtime_checks.golden import read_golden
 from renormlite.runtime_checks.gradients import evaluated
 from renormlite.runtime_checks.manifest import read_export
 from renormlite.runtime_checks.network import network_arrays
+from renormlite.runtime_checks.probe import Objective
 
 RUNS = 40
 

@@ -21,12 +21,12 @@ from .base import IntegerOp, Samples
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 
 # Ops that leave integers as they are. Any other one that could not be compared is named.
-_MOVING = frozenset(
-    "RESHAPE SQUEEZE EXPAND_DIMS TRANSPOSE PAD PADV2 CONCATENATION MAX_POOL_2D SLICE STRIDED_SLICE "
-    "SPLIT PACK UNPACK TILE RESIZE_NEAREST_NEIGHBOR SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND "
-    "Reshape Squeeze Unsqueeze Transpose Pad Concat MaxPool Slice Split Tile Flatten Identity "
-    "QuantizeLinear DequantizeLinear".split()
-)
+_MOVING = frozenset({
+    "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SPLIT",
+    "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "PACK", "UNPACK", "TILE", "RESIZE_NEAREST_NEIGHBOR",
+    "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Pad",
+    "Concat", "MaxPool", "Slice", "Split", "Tile", "Flatten", "QuantizeLinear", "DequantizeLinear",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

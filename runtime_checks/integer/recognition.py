@@ -20,14 +20,13 @@ from .base import IntegerOp, Samples
 
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 
-# Ops that round: those that could not be compared are named.
-_ROUNDING = (frozenset(tflite_ops.PREPARED) | frozenset(onnx_ops.PREPARED)) - {
-    "RESHAPE", "SQUEEZE", "Reshape",
-} | {
-    "LOGISTIC", "TANH", "HARD_SWISH", "LEAKY_RELU", "PRELU", "SUB", "RESIZE_BILINEAR",
-    "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu", "Mul", "Sub", "Resize",
-    "ConvTranspose",
-}  # fmt: skip
+# Ops that leave integers as they are. Any other one that could not be compared is named.
+_MOVING = frozenset({
+    "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SPLIT",
+    "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "PACK", "UNPACK", "TILE", "RESIZE_NEAREST_NEIGHBOR",
+    "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Pad",
+    "Concat", "MaxPool", "Slice", "Split", "Tile", "Flatten", "QuantizeLinear", "DequantizeLinear",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def recognise(
     ranked = sorted(RULES, key=lambda rule: -exact[rule])
     checks = tuple(_check(op, differing, ranked) for op, differing in found)
     compared = {op.core.index for op, _ in found}
-    rest = [op for op in graph.ops if op.kind in _ROUNDING and op.index not in compared]
+    rest = [op for op in graph.ops if op.kind not in _MOVING and op.index not in compared]
     kinds = dict.fromkeys(op.kind for op in rest if samples.of_integers(op))
     return IntegerReport(checks, tuple(kinds))
 

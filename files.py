@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import tempfile
 import threading
@@ -51,18 +50,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    return hashlib.sha256(mapped(path)).hexdigest()
-
-
-def mapped(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
-    """Return what a file holds, read-only, without copying it into memory.
-
-    A file that is replaced meanwhile, as `write_bytes` does it, stays what it was when mapped.
-    """
-    with open(path, "rb") as stream:
-        if os.fstat(stream.fileno()).st_size == 0:
-            return b""  # nothing cannot be mapped
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 class Hashing:
@@ -72,7 +60,7 @@ class Hashing:
         data: The bytes; few of them are hashed at once, since a thread would take longer.
     """
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
+    def __init__(self, data: bytes) -> None:
         self._data = data
         self._digest = ""
         self._thread: threading.Thread | None = None

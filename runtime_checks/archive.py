@@ -1,48 +1,32 @@
-"""Reads an `.npz` archive in place: mapped once, hashed, its arrays views of the mapped bytes.
+"""Reads an `.npz` archive once: hashed and parsed from the same bytes, its arrays views of them.
 
-NumPy's own reader checks another checksum of every byte, copies every array and parses each header
-as Python; on small networks that takes longer than to run them.
+`numpy.load` reads the file a second time, checks a second checksum of every byte (the hash in the
+manifest is one already) and copies every array; on small networks that takes longer than to run
+them. `zipfile` and NumPy still say where things are.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import os
-import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
-from ..files import mapped
-
-# PKWARE's APPNOTE: the end of the central directory (4.3.16), its entries (4.3.12) and how long
-# name and extra field of a local header are (4.3.7).
-_END, _END_MARK = struct.Struct("<HII"), b"PK\x05\x06"
-_ENTRY, _ENTRY_MARK = struct.Struct("<4s6xH8xIIHHH8xI"), b"PK\x01\x02"
+# PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
-_STORED, _DEFLATED = 0, 8
-_ZIP64 = 0xFFFFFFFF
 
-# NumPy's NEP 1, as `numpy.save` writes it; a header of Python objects or records is none of ours.
-_NPY = re.compile(
-    rb"\x93NUMPY(?:\x01.(?s:..)|[\x02\x03].(?s:....))"
-    rb"\{'descr': '([^']*)', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), *\} *\n"
-)
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_SUFFIX = ".npy"
 
 # What reading a damaged archive ends in.
-DAMAGE = (ValueError, EOFError, struct.error, zlib.error)
-
-
-@dataclass(frozen=True)
-class _Member:
-    """Where an array's file lies in the archive."""
-
-    method: int
-    stored: int
-    header: int
+DAMAGE = (ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 class Archive(Mapping[str, np.ndarray]):
@@ -55,25 +39,21 @@ class Archive(Mapping[str, np.ndarray]):
         data: The whole file: what a hash says of it, it says of the arrays.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: It cannot be read.
         ValueError: On access, for a file that is no archive of arrays or is cut short, or another
             one of `DAMAGE`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.data = mapped(path)
+        self.data = Path(path).read_bytes()
 
     def __getitem__(self, name: str) -> np.ndarray:
         member = self._members[name]
-        lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header)
-        start = member.header + _LOCAL_HEADER + sum(lengths)
-        if member.method == _STORED:
-            return _array(memoryview(self.data)[start : start + member.stored], name)
-        if member.method == _DEFLATED:
-            return _array(
-                zlib.decompress(self.data[start : start + member.stored], -zlib.MAX_WBITS), name
-            )
-        raise ValueError(f"'{name}' is compressed by method {member.method}")
+        if member.compress_type != zipfile.ZIP_STORED:
+            return _array(self._zip.read(member), name)
+        lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header_offset)
+        start = member.header_offset + _LOCAL_HEADER + sum(lengths)
+        return _array(memoryview(self.data)[start : start + member.file_size], name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -82,36 +62,27 @@ class Archive(Mapping[str, np.ndarray]):
         return len(self._members)
 
     @functools.cached_property
-    def _members(self) -> dict[str, _Member]:
-        """The central directory."""
-        data = self.data
-        end = data.rfind(_END_MARK)
-        if end < 0:
-            raise ValueError("it lacks the directory of a zip file")
-        count, _, place = _END.unpack_from(data, end + 10)
-        if place == _ZIP64:
-            raise ValueError("it is larger than 4 GiB")
-        members = {}
-        for _ in range(count):
-            mark, method, stored, _, name, extra, comment, header = _ENTRY.unpack_from(data, place)
-            if mark != _ENTRY_MARK:
-                raise ValueError("its directory is damaged")
-            place += _ENTRY.size
-            key = bytes(data[place : place + name]).decode()
-            members[key[:-4] if key.endswith(".npy") else key] = _Member(method, stored, header)
-            place += name + extra + comment
-        return members
+    def _zip(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(io.BytesIO(self.data))
+
+    @functools.cached_property
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        """Array name to its file in the archive."""
+        return {
+            info.filename[: -len(_SUFFIX)]: info
+            for info in self._zip.infolist()
+            if info.filename.endswith(_SUFFIX)
+        }
 
 
 def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     """Return the array that an `.npy` file holds, as a view."""
-    header = _NPY.match(data)
-    if header is None:
-        raise ValueError(f"'{name}' is not an array of numbers or text")
-    shape = tuple(int(size) for size in header[3].split(b",") if size.strip())
-    count = int(np.prod(shape, dtype=np.int64))
-    dtype = np.dtype(header[1].decode())
+    stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
+    version = npy.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"'{name}' has the unknown .npy version {version}")
+    shape, fortran_order, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
         raise ValueError(f"'{name}' holds Python objects")
-    flat = np.frombuffer(data, dtype, count, header.end())
-    return flat.reshape(shape[::-1]).T if header[2] == b"True" else flat.reshape(shape)
+    flat = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), stream.tell())
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import Hashing, mapped
+from ..files import Hashing
 from .archive import Archive
 from .golden import GoldenSet, golden_of
 from .network import Network, network_of
@@ -115,7 +115,7 @@ class ExportDirectory:
         """Begin to hash an artifact that is going to be run; each is hashed once."""
         path = self.path / artifact.file
         if path not in self._hashes:
-            self._hashes[path] = Hashing(mapped(path))
+            self._hashes[path] = Hashing(path.read_bytes())
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is."""

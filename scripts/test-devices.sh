@@ -17,18 +17,17 @@ declare -A packages=(
   [ps]=procps [dpkg-deb]=dpkg
 )
 PATH=$PATH:/usr/sbin
-missing=()
+missing=() absent=()
 for program in "${!packages[@]}"; do
-  command -v "$program" >/dev/null || missing+=("${packages[$program]}")
+  command -v "$program" >/dev/null || { absent+=("$program"); missing+=("${packages[$program]}"); }
 done
 if ((${#missing[@]})); then
   root=()
-  if ((EUID != 0)); then
-    if ! sudo -n true 2>/dev/null; then
-      echo "The tests of devices need packages: sudo apt-get install ${missing[*]}" >&2
-      exit 2
-    fi
-    root=(sudo -n)
+  ((EUID == 0)) || root=(sudo -n)
+  if ! command -v apt-get >/dev/null || ! "${root[@]}" true 2>/dev/null; then
+    echo "The tests of devices need ${absent[*]}; on Debian and Ubuntu:" \
+      "sudo apt-get install ${missing[*]}" >&2
+    exit 2
   fi
   echo "installing: ${missing[*]}"
   "${root[@]}" apt-get update --quiet --quiet

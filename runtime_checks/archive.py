@@ -82,7 +82,7 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     if version not in _HEADERS:
         raise ValueError(f"'{name}' has the unknown .npy version {version}")
     shape, fortran_order, dtype = _HEADERS[version](stream)
-    if dtype.hasobject:
-        raise ValueError(f"'{name}' holds Python objects")
+    if dtype.hasobject or dtype.names:
+        raise ValueError(f"'{name}' is not an array of numbers or text")
     flat = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), stream.tell())
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

@@ -117,12 +117,14 @@ def _stand_in(
     why = f"since {target} shows no tensors{missing}"
     if artifact.precision != "int8":
         return candidates[0], f"on {candidates[0]}, {why}"
+    finite = golden.kind != NONFINITE  # of the others integers say nothing
+    inputs = {name: array[finite] for name, array in golden.inputs.items()}
     for candidate in candidates:
-        outputs = run_target(path, artifact, golden.inputs, candidate).outputs
+        outputs = run_target(path, artifact, inputs, candidate).outputs
         if outputs.keys() == given.keys() and all(
-            np.array_equal(outputs[name], given[name]) for name in given
+            np.array_equal(outputs[name], given[name][finite]) for name in given
         ):
-            same = f"whose outputs on {golden.samples} samples are the same bits"
+            same = f"whose outputs on {int(finite.sum())} samples are the same bits"
             return candidate, f"on {candidate}, {same}, {why}"
     return candidates[0], (
         f"on {candidates[0]}, {why}; its outputs differ, so the rounding of {target} is not known"

@@ -24,10 +24,11 @@ from renormlite.runtime_checks.graphs import read_graph
 from renormlite.runtime_checks.graphs.tflite_cut import cut
 from renormlite.runtime_checks.inspection import Anatomy
 from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.op_results import Culprit
 from renormlite.runtime_checks.reproducer import write_reproducer
 from renormlite.runtime_checks.runners import Target, make_runner
 from renormlite.runtime_checks.session import Session
-from renormlite.runtime_checks.walk import Culprit
+from renormlite.runtime_checks.storage import Wide, storage_of
 from renormlite.runtime_checks.weights import file_weight
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
@@ -197,8 +198,18 @@ def as_if_at_fault(directory: Path, layer: str) -> Fault:
         }
         expected = replace(node, weights={**node.weights, **held}).evaluate([expected])
     got = values(check.op.outputs[0], expected.shape)
+    key = check.op.outputs[0]
     culprit = Culprit(
-        segment[0], layer, segment, check.op, inputs, expected, np.zeros_like(got), got
+        node=segment[0],
+        layer=layer,
+        segment=segment,
+        key=key,
+        op=check.op,
+        storage=storage_of(anatomy.graph.tensors[key], got.dtype),
+        inputs=inputs,
+        expected=expected,
+        allowed=np.zeros_like(got),
+        got=got,
     )
     return Fault(layer, "arithmetic", check.op, "none", culprit)
 
@@ -252,7 +263,8 @@ def as_if_at_fault_somewhere() -> Fault:
 
     node = Node("y", "relu", "layer", ("x",), (None, 3), {}, {})
     ones = np.ones((2, 3))
+    op = GraphOp(0, "RELU", "", (), ())
     culprit = Culprit(
-        node, "layer", (node,), GraphOp(0, "RELU", "", (), ()), {"x": ones}, ones, ones, ones
+        node, "layer", (node,), "y", op, Wide(), {"x": ones}, ones, np.zeros_like(ones), ones
     )
     return Fault("layer", "arithmetic", culprit.op, "", culprit)

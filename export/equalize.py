@@ -33,7 +33,7 @@ from .fold.keras_graph import read_graph
 from .fold.linear import Linear
 from .fold.passes import RULES
 from .fold.plan import Plan, Refusal
-from .fold.proof import TOLERANCE, Prover
+from .fold.proof import Prover
 from .fold.recognize import recognize
 from .fold.settle import settle
 
@@ -117,7 +117,8 @@ class Equalizer:
             scale = _scale(site, self._ranges, strength)
             _scale_output(graph, calls[site.call.name], Affine.of(scale, 0.0, site.axis))
         settle(graph)
-        if Prover(read_graph(self._model)).worst(graph) > TOLERANCE:
+        prover = Prover(read_graph(self._model))
+        if not prover.accepts(prover.worst(graph)):
             return None
         return build(graph, "float32")
 

@@ -14,7 +14,7 @@ from .graph import Graph
 from .keras_graph import read_graph
 from .passes import Outcome, run
 from .picture import draw
-from .proof import TOLERANCE, Proof, Prover
+from .proof import Proof, Prover
 from .recognize import Norm, recognize
 from .report import FoldReport, make_report
 from .settle import settle
@@ -67,10 +67,10 @@ def fold(
     if verify:
         prover = Prover(read_graph(model), inputs)
         worst = prover.worst(graph)
-        if worst > TOLERANCE:
+        if not prover.accepts(worst):
             graph, norms, outcome, rolled_back, worst = _roll_back(model, prover, copy_budget)
-        passed = worst <= TOLERANCE
-        proof = Proof(passed, worst, TOLERANCE, prover.samples(), rolled_back)
+        passed = prover.accepts(worst)
+        proof = Proof(passed, worst, prover.tolerance, prover.samples(), rolled_back)
     return FoldResult(
         build(graph, "float32"), make_report(graph, norms, outcome, rolled_back), proof
     )
@@ -145,28 +145,28 @@ def _roll_back(
     """
     limits = Limits()
 
-    def worst(**more: Any) -> float:
-        return prover.worst(_folded(model, copy_budget, replace(limits, **more))[0])
+    def right(**more: Any) -> bool:
+        return prover.accepts(prover.worst(_folded(model, copy_budget, replace(limits, **more))[0]))
 
     while True:
         graph, norms, outcome = _folded(model, copy_budget, limits)
         error = prover.worst(graph)
         taken_back = (*limits.distrusted, *(name for group in limits.banned for name in group))
-        if error <= TOLERANCE or worst(most_norms=0, most_steps=0) > TOLERANCE:
+        if prover.accepts(error) or not right(most_norms=0, most_steps=0):
             # The second is a network that differs from itself: no norm is to blame.
             return graph, norms, outcome, taken_back, error
-        if worst(most_steps=0) > TOLERANCE:
-            culprit = _first_wrong(len(norms), lambda n: worst(most_norms=n, most_steps=0))
+        if not right(most_steps=0):
+            culprit = _first_wrong(len(norms), lambda n: right(most_norms=n, most_steps=0))
             limits = replace(limits, distrusted=limits.distrusted | {norms[culprit].name})
         else:
-            culprit = _first_wrong(len(outcome.steps), lambda n: worst(most_steps=n))
+            culprit = _first_wrong(len(outcome.steps), lambda n: right(most_steps=n))
             limits = replace(limits, banned=limits.banned | {outcome.steps[culprit].norms})
 
 
-def _first_wrong(count: int, error_of: Callable[[int], float]) -> int:
+def _first_wrong(count: int, is_right: Callable[[int], bool]) -> int:
     """Return the index of the thing that makes the first wrong prefix; all of them are wrong."""
     right, wrong = 0, count
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        right, wrong = (middle, wrong) if error_of(middle) <= TOLERANCE else (right, middle)
+        right, wrong = (middle, wrong) if is_right(middle) else (right, middle)
     return wrong - 1

@@ -288,6 +288,36 @@ def test_wrong_fold_is_found_and_taken_back(randomized, monkeypatch):
     assert "taken back" in result.report.records[1].reason
 
 
+def ill_conditioned(norm):
+    """A network that takes the difference of two channels that differ in their last digits."""
+    model = keras.Sequential(
+        [kl.Input((8, 8, 3)), kl.Conv2D(2, 3), norm, kl.Conv2D(1, 3, use_bias=False)]
+    )
+    alike, _, difference = model.layers
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 1))
+    near = kernel * (1 + 1e-6 * np.random.default_rng(1).normal(size=kernel.shape))
+    alike.kernel.assign(np.concatenate([kernel, near], axis=-1))
+    difference.kernel.assign(np.ones((3, 3, 2, 1)) * [[1.0], [-1.0]])
+    return model
+
+
+def test_network_that_amplifies_rounding_is_held_to_what_it_amplifies():
+    """No float64 evaluation of such a network is right to 1e-10; a wrong fold is wrong by more."""
+    right = fold(ill_conditioned(kl.BatchNormalization()))
+    assert right.report.folded == 1
+    assert right.proof.passed
+    assert 1e-10 < right.proof.worst <= right.proof.tolerance < 1e-7
+
+    class Third(kl.Layer):
+        def call(self, x):
+            return x / 3
+
+    register_affine(Third)(lambda layer: Affine.of(scale=0.3334, shift=0.0, axis=-1))
+    wrong = fold(ill_conditioned(Third(name="third")))
+    assert wrong.proof.passed
+    assert wrong.proof.rolled_back == ("third",)
+
+
 def test_real_inputs_join_the_proof(randomized):
     model = randomized(NETWORKS["image_classification"](BatchRenormalization))
     images = np.random.default_rng(0).uniform(size=(3, 32, 32, 3))

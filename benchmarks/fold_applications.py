@@ -40,6 +40,7 @@ def networks() -> list[str]:
 def make(name: str, *, positive: bool, seed: int = 0) -> keras.Model:
     """Build a network with random weights and randomized statistics."""
     size = SIZES.get(name, 32)
+    keras.utils.set_random_seed(seed)
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
     rng = np.random.default_rng(seed)
     for layer in model.layers:
@@ -74,6 +75,7 @@ def measure(name: str, *, positive: bool, prove: bool) -> dict[str, object]:
         "left": [" ".join(r.remaining_ops) for r in left],
         "left_names": [f"{r.name} ({r.layer_type}): {r.reason}" for r in left],
         "proof": None if proof is None else proof.worst,
+        "tolerance": None if proof is None else proof.tolerance,
         "rolled_back": None if proof is None else proof.rolled_back,
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -108,6 +110,8 @@ def main() -> None:
         kinds = {kind: row["left"].count(kind) for kind in sorted(set(row["left"]))}
         left = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing"
         proof = "not made" if row["proof"] is None else f"{row['proof']:.1e}"
+        if row["tolerance"] is not None and row["tolerance"] > 1e-10:
+            proof += f" of {row['tolerance']:.1e}"
         print(f"| {name} | {row['norms']} | {row['folded']} | {left} | {proof} |", flush=True)
     if options.json:
         with open(options.json, "w") as stream:

@@ -58,10 +58,13 @@ class Hashing:
 
     Args:
         data: The bytes; few of them are hashed at once, since a thread would take longer.
+
+    Attributes:
+        data: The same.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self.data = data
         self._digest = ""
         self._thread: threading.Thread | None = None
         if len(data) < _WORTH_A_THREAD:
@@ -71,7 +74,7 @@ class Hashing:
             self._thread.start()
 
     def _run(self) -> None:
-        self._digest = hashlib.sha256(self._data).hexdigest()
+        self._digest = hashlib.sha256(self.data).hexdigest()
 
     def result(self) -> str:
         """Wait for the hash and return it as 64 hexadecimal digits."""

@@ -87,6 +87,7 @@ EXPORTS: dict[str, Callable[[Path], object]] = {
     "digits": export_digits,
     "mobilenet_v2_96": export_mobilenet(96),
     "mobilenet_v2_128": export_mobilenet(128),
+    "mobilenet_v2_224": export_mobilenet(224),
 }
 
 

@@ -41,13 +41,21 @@ class Anatomy:
     weights: tuple[WeightMatch, ...]
 
     @classmethod
-    def of(cls, path: Path, artifact: Artifact, network: Network) -> Anatomy:
+    def of(
+        cls, path: Path, artifact: Artifact, network: Network, data: bytes | None = None
+    ) -> Anatomy:
         """Read a file.
+
+        Args:
+            path: The file.
+            artifact: What the manifest says of it.
+            network: What it was made from.
+            data: What it holds, where that has been read already.
 
         Raises:
             UserError: It cannot be parsed.
         """
-        graph = read_graph(path, artifact.format)
+        graph = read_graph(path, artifact.format, data)
         return cls(network, graph, tuple(match_weights(network, graph)))
 
     def conclusive(self, artifact: Artifact) -> bool:

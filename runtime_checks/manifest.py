@@ -111,11 +111,12 @@ class ExportDirectory:
         if self.network is not None and self.manifest.network is not None:
             _compare(self.network, self.manifest.network, _NETWORK, self._hashes[self.network])
 
-    def begin_hashing(self, artifact: Artifact) -> None:
-        """Begin to hash an artifact that is going to be run; each is hashed once."""
+    def content(self, artifact: Artifact) -> bytes:
+        """Return what an artifact holds; it is read once, and hashed from then on."""
         path = self.path / artifact.file
         if path not in self._hashes:
             self._hashes[path] = Hashing(path.read_bytes())
+        return self._hashes[path].data
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is."""
@@ -123,7 +124,7 @@ class ExportDirectory:
         size = path.stat().st_size
         if size != artifact.bytes:
             return f"{artifact.file} has {size} bytes where the export wrote {artifact.bytes}"
-        self.begin_hashing(artifact)
+        self.content(artifact)
         found = self._hashes[path].result()
         if found != artifact.sha256:
             return (

@@ -174,7 +174,7 @@ def _verified(
     Nothing is hashed any more when the block is left, so that no runtime is timed beside it.
     """
     for artifact in artifacts:
-        export.begin_hashing(artifact)
+        export.content(artifact)
     try:
         yield artifacts
     finally:
@@ -259,7 +259,8 @@ class _Inside:
         if network is None:
             return None
         try:
-            return Anatomy.of(self._export.path / artifact.file, artifact, network)
+            path, data = self._export.path / artifact.file, self._export.content(artifact)
+            return Anatomy.of(path, artifact, network, data)
         except UserError as error:
             return Finding("weights", False, str(error))
 

@@ -19,12 +19,13 @@ READERS = {"tflite": "tflite_graph", "onnx": "onnx_graph"}
 CUTTERS = {"tflite": "tflite_cut", "onnx": "onnx_cut"}
 
 
-def read_graph(path: Path, format_name: str) -> ArtifactGraph:
+def read_graph(path: Path, format_name: str, data: bytes | None = None) -> ArtifactGraph:
     """Read an exported file.
 
     Args:
         path: The file.
         format_name: "tflite" or "onnx".
+        data: What it holds, where that has been read already.
 
     Returns:
         Its graph.
@@ -38,7 +39,7 @@ def read_graph(path: Path, format_name: str) -> ArtifactGraph:
             f"{', '.join(READERS)}. Received: '{format_name}'."
         )
     reader = importlib.import_module(f".{READERS[format_name]}", __package__)
-    graph: ArtifactGraph = reader.read(path)
+    graph: ArtifactGraph = reader.read(path, path.read_bytes() if data is None else data)
     return graph
 
 

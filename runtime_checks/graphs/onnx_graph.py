@@ -13,8 +13,12 @@ from ...errors import UserError
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 
 
-def read(path: Path) -> ArtifactGraph:
+def read(path: Path, data: bytes) -> ArtifactGraph:
     """Return the graph of an .onnx file.
+
+    Args:
+        path: The file, for messages.
+        data: What it holds.
 
     Raises:
         UserError: The file is damaged, or onnx is not installed.
@@ -27,8 +31,8 @@ def read(path: Path) -> ArtifactGraph:
             "Reading the ops of an .onnx file needs onnx. Install it: pip install onnx"
         ) from error
     try:
-        model = onnx.load(path)
-    except (DecodeError, OSError) as error:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
         raise UserError(f"{path} cannot be read as an ONNX file: {error}") from error
     graph = model.graph
     tensors = {

@@ -37,13 +37,16 @@ _DTYPES = {
 }
 
 
-def read(path: Path) -> ArtifactGraph:
+def read(path: Path, data: bytes) -> ArtifactGraph:
     """Return the main subgraph of a .tflite file.
+
+    Args:
+        path: The file, for messages.
+        data: What it holds.
 
     Raises:
         UserError: The file is damaged, or ai-edge-litert is not installed.
     """
-    data = path.read_bytes()
     return _reading(path, lambda: _graph(data, path))
 
 

@@ -29,7 +29,7 @@ import renormlite as rl
 from check_networks import export, smooth_inputs
 from renormlite.models import digits
 from renormlite.models.mlperf_tiny import NETWORKS
-from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.export_directory import read_export
 
 Feeds = Sequence[dict[str, np.ndarray]]
 

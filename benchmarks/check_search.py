@@ -24,17 +24,17 @@ from pathlib import Path
 
 import numpy as np
 from check_networks import NAMES, export
-from renormlite.runtime_checks.bounds import WORST_SAMPLE_LIMIT
-from renormlite.runtime_checks.explorer import explore
-from renormlite.runtime_checks.golden import GoldenSet, read_golden
-from renormlite.runtime_checks.gradients import evaluated
-from renormlite.runtime_checks.kinds import drawn
-from renormlite.runtime_checks.manifest import read_export
-from renormlite.runtime_checks.network import Network
-from renormlite.runtime_checks.probe import Objective, Run
+from renormlite.runtime_checks.export_directory import read_export
+from renormlite.runtime_checks.formats.golden import GoldenSet, read_golden
+from renormlite.runtime_checks.inputs.explorer import explore
+from renormlite.runtime_checks.inputs.gradients import evaluated
+from renormlite.runtime_checks.inputs.probe import Objective, Run
+from renormlite.runtime_checks.inputs.search import usual_error
 from renormlite.runtime_checks.runners import Target, make_runner
-from renormlite.runtime_checks.search import usual_error
-from renormlite.runtime_checks.session import Session
+from renormlite.runtime_checks.runners.session import Session
+from renormlite.runtime_checks.truth.bounds import WORST_SAMPLE_LIMIT
+from renormlite.runtime_checks.truth.kinds import drawn
+from renormlite.runtime_checks.truth.network import Network
 from rich.console import Console
 from rich.table import Table
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from ..errors import UserError
 from ..files import write_text
 from ..runtime_checks.devices.base import DeviceOptions
+from ..runtime_checks.inputs.search import RUNS
+from ..runtime_checks.inside.reproducer import write_reproducer
 from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
 from ..runtime_checks.report.terminal import print_report
-from ..runtime_checks.reproducer import write_reproducer
-from ..runtime_checks.search import RUNS
-from ..runtime_checks.thread_counts import parse_threads
+from ..runtime_checks.verdict.thread_counts import parse_threads
 from .comma_list import CommaList
 from .device_options import device_options, with_processors
 from .preprocessing import Channels, Numbers, preprocessing

@@ -13,11 +13,11 @@ import numpy as np
 from ..errors import UserError
 from ..files import sha256
 from ..images import Preprocessing
-from ..runtime_checks.file_noise import MODELLED, file_noise
-from ..runtime_checks.graphs import READERS
-from ..runtime_checks.kinds import expected, fed, without
-from ..runtime_checks.network import Network, read_network
-from ..runtime_checks.noise import expected_noise
+from ..runtime_checks.inside.file_noise import MODELLED, file_noise
+from ..runtime_checks.inside.graphs import READERS
+from ..runtime_checks.truth.kinds import expected, fed, without
+from ..runtime_checks.truth.network import Network, read_network
+from ..runtime_checks.truth.noise import expected_noise
 from . import golden
 from .artifacts import ArtifactWriter
 from .calibrate import RANDOM, RANDOM_COST, Calibration, load_calibration

@@ -1,6 +1,6 @@
 """What the exporter does to a TFLite file: name its tensors, add metadata, read back what it holds.
 
-Parsing, packing and signing are shared with the reproducer (`runtime_checks/flatbuffer.py`).
+Parsing, packing and signing are shared with the checks (`runtime_checks/formats/flatbuffer.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..errors import UserError
-from ..runtime_checks.flatbuffer import names_of, operator_name, pack, parse, sign, text
+from ..runtime_checks.formats.flatbuffer import names_of, operator_name, pack, parse, sign, text
 from .manifest import TensorInfo
 from .signature import unique_names
 

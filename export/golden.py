@@ -6,8 +6,8 @@ Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequanti
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
 arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
 arithmetic where it is half precision or dynamic range. Where a sample holds NaN or infinity, NaN
-stands wherever nothing is expected (`runtime_checks.kinds`). NAME is the Keras name of an input or
-output.
+stands wherever nothing is expected (`runtime_checks.truth.kinds`). NAME is the Keras name of an
+input or output.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import keras
 import numpy as np
 
 from ..files import atomic_path
-from ..runtime_checks.bounds import SMALLEST_NORMAL
-from ..runtime_checks.kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
+from ..runtime_checks.truth.bounds import SMALLEST_NORMAL
+from ..runtime_checks.truth.kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
 from .manifest import TensorInfo
 from .samples import check_samples
 from .signature import Signature, is_symbolic
@@ -39,7 +39,7 @@ class Samples:
     """Inputs of a golden set.
 
     Attributes:
-        kind: One of `runtime_checks.kinds` a sample.
+        kind: One of `runtime_checks.truth.kinds` a sample.
         inputs: Input name to (N, …) array in the input's own type.
     """
 

@@ -1,7 +1,7 @@
 """What the exporter writes besides the files themselves: its door to the manifest's records.
 
-They are defined where the checks that read them are (`runtime_checks/records.py`), since those
-travel to devices and this package does not.
+They are defined where the checks that read them are (`runtime_checks/formats/records.py`), since
+those travel to devices and this package does not.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import sha256
-from ..runtime_checks.records import FILE as FILE_NAME
-from ..runtime_checks.records import SCHEMA, Artifact, FileRecord, Manifest
-from ..runtime_checks.records import TensorSpec as TensorInfo
+from ..runtime_checks.formats.records import FILE as FILE_NAME
+from ..runtime_checks.formats.records import SCHEMA, Artifact, FileRecord, Manifest
+from ..runtime_checks.formats.records import TensorSpec as TensorInfo
 
 METADATA_KEY = "renormlite"  # of the entry inside exported files that holds their metadata, JSON
 

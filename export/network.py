@@ -1,8 +1,8 @@
 """Writes the folded network as operations and weights, for checks that have no Keras.
 
 Each Keras call becomes one node, or two where the layer has an activation of its own. The format is
-`runtime_checks.network`'s; this file only fills it. What only Keras can compute becomes an "opaque"
-node: the export goes through, and the checks report that op as not checkable by itself.
+`runtime_checks.truth.network`'s; this file only fills it. What only Keras can compute becomes an
+"opaque" node: the export goes through, and the checks report that op as not checkable by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from ..files import write_bytes
-from ..runtime_checks.network import Network, Node, network_arrays
+from ..runtime_checks.truth.network import Network, Node, network_arrays
 from .fold.graph import Call, Source, Value
 from .fold.keras_graph import read_graph
 from .network_linear import Op

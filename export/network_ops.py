@@ -1,4 +1,4 @@
-"""What each Keras layer and operation computes, in the operators of `runtime_checks.network`.
+"""What each Keras layer and operation computes, in the operators of `runtime_checks.truth.network`.
 
 One writer a layer type, in the table `_WRITERS`. A layer without an entry there is nothing that
 the checks could compute by themselves: `ops_of` returns None for it.

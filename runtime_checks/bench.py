@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
-from .manifest import ExportDirectory, read_export
-from .records import Artifact
+from .export_directory import ExportDirectory, read_export
+from .formats.records import Artifact
 from .runners import LOCAL, Target, make_runner
-from .session import Session
+from .runners.session import Session
 
 if TYPE_CHECKING:
     from .devices.base import DeviceOptions

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..images import Preprocessing
-from .golden import GoldenSet
-from .host import host
-from .inputs import Source, read_samples, with_samples
-from .inspection import Anatomy, inspect, readable
-from .manifest import ExportDirectory, open_export
-from .records import Artifact
+from .export_directory import ExportDirectory, open_export
+from .formats.golden import GoldenSet
+from .formats.records import Artifact
+from .inputs.own_samples import Source, read_samples, with_samples
+from .inputs.search import Searched, with_found
+from .inside.inspection import Anatomy, inspect, readable
 from .runners import LOCAL, RUNTIMES, Target
-from .search import Searched, with_found
+from .runners.host import host
 from .target_check import TargetRun, judge_run, run_target
-from .thread_counts import Threads, thread_counts
-from .verdict import Finding, TargetResult
+from .verdict.findings import Finding, TargetResult
+from .verdict.thread_counts import Threads, thread_counts
 
 if TYPE_CHECKING:
     from .devices.base import DeviceOptions

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from .agreement import TaskAgreement, deciding_outputs, task_agreement
-from .golden import GoldenSet
-from .kinds import settled
-from .manifest import ExportDirectory
-from .records import Artifact
+from .export_directory import ExportDirectory
+from .formats.golden import GoldenSet
+from .formats.records import Artifact
 from .runners import Target, make_runner
 from .runners.base import ArtifactError, Runner
-from .session import Session
-from .stages import Ladder, error_budget
-from .thread_counts import ThreadComparison, compare_bits
-from .verdict import Finding, OutputVerdict, TargetResult, judge_outputs
+from .runners.session import Session
+from .truth.kinds import settled
+from .verdict.agreement import TaskAgreement, deciding_outputs, task_agreement
+from .verdict.findings import Finding, OutputVerdict, TargetResult, judge_outputs
+from .verdict.stages import Ladder, error_budget
+from .verdict.thread_counts import ThreadComparison, compare_bits
 
 
 @dataclass(frozen=True)

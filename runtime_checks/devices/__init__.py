@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bundle import write_device_run
-from ..manifest import ExportDirectory
-from ..records import Artifact
+from ..carried.bundle import write_device_run
+from ..export_directory import ExportDirectory
+from ..formats.records import Artifact
 from ..runners import LOCAL, RUNTIMES, Target
 from ..target_check import TargetRun, drive
 from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import UserError
-from ..managed import Managed
+from ..runners.managed import Managed
 
 EMULATED_NOTE = "emulated: speed and memory say nothing about a device"
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..managed import Managed
+from ..runners.managed import Managed
 from .base import DeviceError, DeviceOptions
 from .server import PageServer
 from .web_packages import PACKAGES, find_browser

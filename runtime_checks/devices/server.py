@@ -6,7 +6,7 @@ import http.server
 import threading
 from pathlib import Path
 
-from ..managed import Managed
+from ..runners.managed import Managed
 
 _TYPES = {
     ".html": "text/html",

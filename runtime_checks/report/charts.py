@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..golden import GoldenSet
-from ..stages import FAULT, Ladder, Stage, decibels
-from ..verdict import OutputVerdict, TargetResult
+from ..formats.golden import GoldenSet
+from ..verdict.findings import OutputVerdict, TargetResult
+from ..verdict.stages import FAULT, Ladder, Stage, decibels
 from .axes import Axis, decibel_axis, exponent, log_axis
 from .op_points import OpPoint
 

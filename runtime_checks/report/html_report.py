@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from ..agreement import TaskAgreement
-from ..stages import Ladder, decibels
-from ..verdict import OutputVerdict, TargetResult
+from ..verdict.agreement import TaskAgreement
+from ..verdict.findings import OutputVerdict, TargetResult
+from ..verdict.stages import Ladder, decibels
 from .charts import (
     DriftChart,
     Histogram,

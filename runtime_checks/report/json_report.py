@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..verdict import OutputVerdict, TargetResult
+from ..verdict.findings import OutputVerdict, TargetResult
 
 if TYPE_CHECKING:
-    from ..culprit import Fault
-    from ..graphs.base import GraphOp
-    from ..op_results import OpCheck
+    from ..inside.culprit import Fault
+    from ..inside.graphs.base import GraphOp
+    from ..inside.op_results import OpCheck
     from ..parity import ParityReport
 
 SCHEMA = "renormlite/parity/1"

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ..verdict import Finding, TargetResult
+from ..verdict.findings import Finding, TargetResult
 
 if TYPE_CHECKING:
     from ..parity import ParityReport

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..graphs.base import GraphOp
-from ..verdict import TargetResult
+from ..inside.graphs.base import GraphOp
+from ..verdict.findings import TargetResult
 from .op_points import OpPoint, op_points
 
 if TYPE_CHECKING:

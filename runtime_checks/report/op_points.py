@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..culprit import Fault
-from ..graphs.base import GraphOp
-from ..verdict import TargetResult
+from ..inside.culprit import Fault
+from ..inside.graphs.base import GraphOp
+from ..verdict.findings import TargetResult
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..culprit import Fault
-from ..golden import GoldenSet
-from ..verdict import OutputVerdict, TargetResult
+from ..formats.golden import GoldenSet
+from ..inside.culprit import Fault
+from ..verdict.findings import OutputVerdict, TargetResult
 from .numbers import short
 
 _CHECKS = {

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from ..stages import FAULT, Ladder
-from ..verdict import OutputVerdict, TargetResult
+from ..verdict.findings import OutputVerdict, TargetResult
+from ..verdict.stages import FAULT, Ladder
 from .numbers import short
 from .problems import Problem, problem
 

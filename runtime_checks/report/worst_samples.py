@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..golden import GoldenSet
-from ..verdict import OutputVerdict
+from ..formats.golden import GoldenSet
+from ..verdict.findings import OutputVerdict
 
 # Samples shown for each output, and scores shown for each.
 _SHOWN, _SCORES = 4, 3

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import UserError
-from ..managed import Managed
+from .managed import Managed
 
 
 class ArtifactError(UserError):

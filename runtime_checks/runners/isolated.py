@@ -56,7 +56,7 @@ class IsolatedRunner(Runner):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def _open(self) -> None:
-        from ..bundle import write_worker
+        from ..carried.bundle import write_worker
 
         self._folder = tempfile.TemporaryDirectory(prefix="renormlite-")
         program = write_worker(Path(self._folder.name) / "worker.pyz")

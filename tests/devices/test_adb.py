@@ -16,8 +16,8 @@ import pytest
 from renormlite.runtime_checks.devices import run_on_device
 from renormlite.runtime_checks.devices.adb import AdbDevice
 from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
-from renormlite.runtime_checks.golden import read_golden
-from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.export_directory import read_export
+from renormlite.runtime_checks.formats.golden import read_golden
 from renormlite.runtime_checks.runners import Target
 from renormlite.runtime_checks.target_check import run_target
 

@@ -20,8 +20,8 @@ from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
 from renormlite.runtime_checks.devices.browser import LiteRTWebRunner
 from renormlite.runtime_checks.devices.chromium import Browser
 from renormlite.runtime_checks.devices.server import PageServer
-from renormlite.runtime_checks.golden import read_golden
-from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.export_directory import read_export
+from renormlite.runtime_checks.formats.golden import read_golden
 from renormlite.runtime_checks.runners import Target
 from renormlite.runtime_checks.runners.base import ArtifactError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from renormlite.runtime_checks.bundle import write_bundle
+from renormlite.runtime_checks.carried.bundle import write_bundle
 from renormlite.runtime_checks.devices import apt
 
 

@@ -16,9 +16,9 @@ from renormlite.models.data import handwritten_digits
 from renormlite.runtime_checks.bench import measure_latency
 from renormlite.runtime_checks.devices import run_on_device
 from renormlite.runtime_checks.devices.base import EMULATED_NOTE, DeviceOptions
-from renormlite.runtime_checks.golden import read_golden
-from renormlite.runtime_checks.manifest import read_export
-from renormlite.runtime_checks.records import Artifact
+from renormlite.runtime_checks.export_directory import read_export
+from renormlite.runtime_checks.formats.golden import read_golden
+from renormlite.runtime_checks.formats.records import Artifact
 from renormlite.runtime_checks.runners import LOCAL, RUNTIMES, Target
 from renormlite.runtime_checks.target_check import TargetRun, judge_run, run_target
 

@@ -9,7 +9,7 @@ import numpy as np
 import renormlite as rl
 from renormlite.export.golden import choose_samples
 from renormlite.export.manifest import TensorInfo
-from renormlite.runtime_checks.bounds import SMALLEST_NORMAL
+from renormlite.runtime_checks.truth.bounds import SMALLEST_NORMAL
 
 IMAGE = (TensorInfo("image", (None, 12, 12, 3), "float32"),)
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import renormlite as rl
-from renormlite.runtime_checks.records import SCHEMA, Manifest
+from renormlite.runtime_checks.formats.records import SCHEMA, Manifest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from renormlite import UserError, check_parity
 from renormlite.cli.check import command
-from renormlite.runtime_checks.manifest import read_export
+from renormlite.runtime_checks.export_directory import read_export
 
 TARGETS = ("litert", "tf-lite", "onnxruntime")
 

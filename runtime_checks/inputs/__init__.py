@@ -1,0 +1,1 @@
+"""What is run besides the golden set: the user's own samples, and the worst that a search finds."""

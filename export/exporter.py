@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import sha256
 from ..images import Preprocessing
-from ..runtime_checks.inside.file_noise import MODELLED, file_noise
+from ..runtime_checks.inside.file_noise import MODELLED, file_noise, shares_ranges
 from ..runtime_checks.inside.graphs import READERS
 from ..runtime_checks.truth.kinds import expected, fed, without
 from ..runtime_checks.truth.network import Network, read_network
@@ -76,7 +76,8 @@ def export_model(
             `"module:function"`. Data that looks like noise is refused; `"random"` asks for random
             numbers in plain words. None takes `inputs`.
         calibration_samples: At most so many of them, evenly spread.
-        inputs: Real samples for the golden set, from any source `calibration` can have.
+        inputs: Real samples for the golden set, from any source `calibration` can have; by default
+            those of a calibration that took place.
         batch_size: The batch size the files are made for; None leaves it free.
         layout: `nhwc`, or `nchw` for ONNX files that take and give channels first.
         opset: Version of ONNX's operator set.
@@ -118,12 +119,14 @@ def export_model(
     with step("model", "fold"):
         folded = fold(model)
     signature = _public_signature(model, folded.model)
+    samples = _calibration(options, calibration, signature)
     real = None
     if inputs is not None:
         real = load_samples(
             inputs, signature.inputs, limit=golden.MOST_REAL, preprocessing=preprocessing
         )
-    samples = _calibration(options, calibration, signature)
+    elif samples is not None and not samples.random:
+        real = samples.samples.take(golden.MOST_REAL)
     provenance = Provenance(
         name=target.resolve().name,
         source={
@@ -184,7 +187,8 @@ class _Run:
             inputs = fed(self.samples.inputs, artifact.precision)
             with step(artifact.file, "run"):
                 outputs[artifact.file] = run_artifact(artifact, folder, inputs)
-            if artifact.precision in MODELLED and artifact.format in READERS:
+            modelled = artifact.precision in MODELLED and artifact.format in READERS
+            if modelled and not shares_ranges(artifact):
                 with step(artifact.file, "noise"):
                     made_from = self._network(artifact, folder, network)
                     of_files[artifact.file] = file_noise(

@@ -27,6 +27,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 Samples = Iterable[dict[str, np.ndarray]]
 
+_HALF_OF_LEAST = 2.0**-25  # half precision's smallest positive number is 2^-24
+
 
 def quantize(model: onnx.ModelProto, precision: str, samples: Samples | None) -> onnx.ModelProto:
     """Return a float32 model in another precision.
@@ -62,8 +64,25 @@ def _no_advice() -> Iterator[None]:
 def _float16(path: Path, samples: Samples | None) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    converted: onnx.ModelProto = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    model = onnx.load(path)
+    for weight in model.graph.initializer:
+        _flush_what_half_precision_lacks(weight)
+    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
     return converted
+
+
+def _flush_what_half_precision_lacks(weight: onnx.TensorProto) -> None:
+    """Make zeros of numbers that are nearer to zero than to half precision's smallest number.
+
+    The converter would move them away from zero, to that number.
+    """
+    values = onnx.numpy_helper.to_array(weight)
+    if values.dtype != np.float32:
+        return
+    lost = (values != 0) & (np.abs(values) <= _HALF_OF_LEAST)
+    if lost.any():
+        flushed = np.where(lost, np.float32(0), values)
+        weight.CopyFrom(onnx.numpy_helper.from_array(flushed, weight.name))
 
 
 def _dynamic(path: Path, samples: Samples | None) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...toolkit.channel_affine import ChannelAffine
 from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Shape, Slot, Source, Value
-from .layers import BiasMap, MaxPooling3DTwin, Resampling
+from .layers import POOLING_3D, BiasMap, Pooling3DTwin, Resampling
 from .linear import Linear
 
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
@@ -195,10 +195,10 @@ def _(op: Kept, builder: _Builder) -> Any:
         (call, *_) = builder.calls_of(op)
         if layer.interpolation != "nearest" and None not in call.inputs[0].shape[1:]:
             return Resampling(layer, name=op.name, dtype="float64")
-    if builder.dtype == "float64" and isinstance(layer, keras.layers.MaxPooling3D):
+    if builder.dtype == "float64" and isinstance(layer, POOLING_3D):
         (call, *_) = builder.calls_of(op)
         if None not in call.inputs[0].shape[1:]:
-            return MaxPooling3DTwin(layer, name=op.name, dtype="float64")
+            return Pooling3DTwin(layer, name=op.name, dtype="float64")
     if type(layer) is keras.layers.Activation:
         # Its function need not be one that a config can carry: a lambda, say.
         return keras.layers.Activation(layer.activation, name=op.name, dtype=builder.dtype)

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+POOLING_3D = (keras.layers.MaxPooling3D, keras.layers.AveragePooling3D)
+
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class BiasMap(keras.layers.Layer):
@@ -66,17 +68,20 @@ class Resampling(keras.layers.Layer):
         return outputs
 
 
-class MaxPooling3DTwin(keras.layers.Layer):
-    """What ``MaxPooling3D`` computes, in the layer's own precision.
+class Pooling3DTwin(keras.layers.Layer):
+    """What ``MaxPooling3D`` or ``AveragePooling3D`` computes, in the layer's own precision.
 
-    TensorFlow has no float64 kernel for it on the CPU. The maximum over a box is the maximum over
-    depth of the maxima over planes, and planes it has a kernel for. Only networks rebuilt in
-    float64 hold this layer; it is not meant to be saved.
+    TensorFlow has no float64 kernels for them on the CPU. The maximum over a box is the maximum
+    over depth of the maxima over planes, and so with means, since what padding leaves of a box is a
+    box. Planes have kernels. Only networks rebuilt in float64 hold this layer; it is not meant to
+    be saved.
     """
 
-    def __init__(self, layer: keras.layers.MaxPooling3D, **options: Any) -> None:
+    def __init__(self, layer: Any, **options: Any) -> None:
         super().__init__(**options)
         self._layer = layer
+        largest = isinstance(layer, keras.layers.MaxPooling3D)
+        self._pool_planes = keras.ops.max_pool if largest else keras.ops.average_pool
 
     def call(self, inputs: Any) -> Any:
         """Return the pooled volumes."""
@@ -96,7 +101,7 @@ class MaxPooling3DTwin(keras.layers.Layer):
         size, strides = tuple(self._layer.pool_size[axes]), tuple(self._layer.strides[axes])
         if len(size) == 1:
             size, strides = (*size, 1), (*strides, 1)
-        return keras.ops.max_pool(x, size, strides, self._layer.padding, "channels_last")
+        return self._pool_planes(x, size, strides, self._layer.padding, "channels_last")
 
 
 def _interpolation_matrix(size: int, factor: int, method: str) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..formats.records import Artifact
 from ..truth.bounds import UNIT_ROUNDOFF
 from ..truth.network import Network
 from ..truth.noise import Arithmetic, expected_noise
@@ -21,6 +22,16 @@ from .weights import match_weights
 # The precisions whose noise follows from arithmetic. What int8 loses depends on how well its ranges
 # were chosen, which no arithmetic says.
 MODELLED = ("float16", "dynamic")
+
+
+def shares_ranges(artifact: Artifact) -> bool:
+    """Return whether one range serves all samples of a batch, so that each depends on the others.
+
+    ONNX's DynamicQuantizeLinear takes the range of a whole tensor. No noise of a single sample
+    follows from that.
+    """
+    batch = artifact.inputs[0].shape[0] or 1
+    return artifact.format == "onnx" and artifact.precision == "dynamic" and batch > 1
 
 
 def file_noise(

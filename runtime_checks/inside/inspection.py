@@ -17,6 +17,7 @@ from ..runners.base import ArtifactError
 from ..truth.network import Network
 from ..verdict.findings import Finding, TargetResult
 from .culprit import Fault, name_fault, rounding_faults, static_faults, weight_faults
+from .file_noise import shares_ranges
 from .graphs import READERS, read_graph
 from .graphs.base import ArtifactGraph
 from .integer.recognition import IntegerReport, recognise
@@ -24,6 +25,11 @@ from .observation import Observation, observe
 from .op_results import Walk
 from .walk import walk
 from .weights import WeightMatch, match_weights
+
+_SHARED = (
+    "ops were not looked at: dynamic quantization takes one range for all {size} samples of a "
+    "batch, so that no sample stands for itself; with the batch size 1 they are"
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,8 @@ def inspect(
     Returns:
         The walk (None when the file could not be run), the faults, and the findings.
     """
+    if shares_ranges(artifact):
+        return None, [], [Finding("ops", True, _SHARED.format(size=artifact.inputs[0].shape[0]))]
     worst = [entry.worst_sample for entry in result.outputs]
     try:
         seen = observe(path, artifact, golden, target, result.given, threads=threads, first=worst)

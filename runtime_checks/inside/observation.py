@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
 from ..formats.golden import GoldenSet
 from ..formats.records import Artifact
 from ..runners import LOCAL, Target, make_runner, runner_class
@@ -74,7 +73,6 @@ def observe(
         first: Samples to look at before others: those that failed.
 
     Raises:
-        UserError: The file has another batch size than 1.
         ArtifactError: No runtime that shows tensors can run the file.
     """
     index = _choose(golden, first)
@@ -86,18 +84,26 @@ def observe(
     assert isinstance(runner, TensorReader)
     with runner:
         session = Session(runner, artifact)
-        if session.batch_size != 1:
-            raise UserError(
-                f"{artifact.file} has the batch size {session.batch_size}; ops are checked on "
-                "files with the batch size 1."
-            )
-        runs = [runner.infer_all(session.batch(inputs, sample)) for sample in range(len(index))]
+        size = session.batch_size
+        runs = [
+            run
+            for start in range(0, len(index), size)
+            for run in _by_sample(runner.infer_all(session.batch(inputs, start)), size)
+        ][: len(index)]
     tensors = {
         key: np.stack([run[key] for run in runs])
         for key in runs[0]
         if all(key in run and run[key].shape == runs[0][key].shape for run in runs)
     }
     return Observation(on, remark, inputs, tensors)
+
+
+def _by_sample(tensors: Mapping[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:
+    """Return a run's tensors sample by sample; of a larger batch, those with an axis of samples."""
+    if size == 1:
+        return [dict(tensors)]
+    cut = {key: array for key, array in tensors.items() if array.shape[:1] == (size,)}
+    return [{key: array[i : i + 1] for key, array in cut.items()} for i in range(size)]
 
 
 def _shows_tensors(target: Target) -> bool:

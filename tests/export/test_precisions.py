@@ -122,6 +122,24 @@ def test_operator_versions_are_those_of_tflite_runtime_2_14(precision, images, e
         assert version <= OLD_RUNTIME[operator], operator
 
 
+def test_half_precision_is_the_nearest_number_also_beside_zero(small, export):
+    bias = np.array([1e-8, -2e-8, 4e-8, -6e-8, 0.1], np.float32)
+    small.get_layer("scores").bias.assign(bias)
+    _, folder = export(small, formats=("onnx",), precisions=("float16",))
+    model = onnx.load(folder / "net.float16.onnx")
+    arrays = [onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer]
+    assert any(np.array_equal(array, bias.astype(np.float16)) for array in arrays)
+
+
+def test_what_calibrates_is_real_enough_for_the_golden_set(small, images, export):
+    """Else int8 would be judged on random numbers that no range was made for."""
+    _, folder = export(small, formats=("tflite",), precisions=("int8",), calibration=images)
+    with np.load(folder / "golden.npz") as golden:
+        real = golden["input:image"][golden["kind"] == "real"]
+    assert len(real) == 16
+    assert all(any(np.array_equal(sample, image) for image in images) for sample in real)
+
+
 def test_quantizing_without_samples_is_refused(small, export):
     with pytest.raises(rl.UserError, match="real samples"):
         export(small, precisions=("int8",))

@@ -111,17 +111,19 @@ def command(
 
     Exits 0 when every target passes, 1 when one fails, 2 when there is nothing to check.
     """
-    report = check_parity(
-        directory,
-        with_processors(targets, cpus),
-        inputs,
-        preprocessing=preprocessing(mean, scale),
-        limit=samples,
-        search=search,
-        threads=parse_threads(threads),
-        per_op=per_op or node_data is not None,
-        devices=devices,
-    )
+    doing = "searching and checking" if search else "checking"
+    with Console(stderr=True).status(f"{doing} {directory} on {', '.join(targets)}"):
+        report = check_parity(
+            directory,
+            with_processors(targets, cpus),
+            inputs,
+            preprocessing=preprocessing(mean, scale),
+            limit=samples,
+            search=search,
+            threads=parse_threads(threads),
+            per_op=per_op or node_data is not None,
+            devices=devices,
+        )
     print_report(report, Console())
     for searched in report.searched:
         click.echo(searched.sentence)

@@ -66,7 +66,7 @@ class _Batch(click.ParamType):
     "--inputs",
     metavar="DATA",
     help="Real samples for the golden set: .npz by input name, .npy, a folder of images, or "
-    "module:function.",
+    "module:function.  [default: those of --calibration, where it takes place]",
 )
 @click.option(
     "--calibration",

@@ -71,10 +71,13 @@ def build_network(model: keras.Model) -> Network:
     for call in calls:
         if not isinstance(call.op, Source):
             writer.write(call)
-    outputs = {
-        name: writer.names[id(value)]
-        for name, value in zip(graph.output_names, graph.outputs, strict=True)
-    }
+    outputs: dict[str, str] = {}
+    for layer, value in zip(graph.output_names, graph.outputs, strict=True):
+        name, number = layer, 1
+        while name in outputs:  # a value that is returned twice
+            number += 1
+            name = f"{layer}#{number}"
+        outputs[name] = writer.names[id(value)]
     return Network(inputs, outputs, tuple(writer.nodes))
 
 

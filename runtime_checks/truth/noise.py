@@ -8,7 +8,7 @@ say that: it is a single draw, and may be right by luck. (Higham and Mary, A New
 Probabilistic Rounding Error Analysis, 2019, is the theory behind it.)
 
 Runtimes may also flush denormal numbers to zero, which no unit roundoff tells. Where a sample holds
-such numbers, the most that flushing can do to its outputs is added.
+such numbers, what flushing all of them does to its outputs is added.
 
 A file of lower precision differs from the network in two more ways:
 
@@ -24,7 +24,7 @@ A file of lower precision differs from the network in two more ways:
 The model costs about three evaluations of the network, so it is run once, at export, and its result
 is kept in the golden set as `noise:NAME`, and as `file-noise:FILE:NAME` for a file of lower
 precision. A large network is evaluated on some of the samples only; the others are given the
-largest noise of those.
+largest noise of those, and so are samples with NaN or infinity, through which no error is followed.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from .kinds import NONFINITE, kinds_of
 from .network import Network, Node
 
 # Multiplications that the model may spend, about ten seconds of one core, and the samples that it
@@ -83,7 +84,10 @@ def expected_noise(
         return {}
     used = arithmetic or Arithmetic()
     samples = len(next(iter(inputs.values())))
-    index = _evaluated(network, samples, work)
+    followed = np.flatnonzero(kinds_of(inputs) != NONFINITE)
+    if not followed.size:
+        followed = np.arange(samples)
+    index = followed[_evaluated(network, len(followed), work)]
     noise: dict[str, list[np.ndarray]] = {name: [] for name in network.outputs}
     for start in range(0, len(index), batch):
         chosen = index[start : start + batch]
@@ -103,8 +107,8 @@ def expected_noise(
     tiny = _denormal(inputs)
     if tiny.any():
         flushed = _flushing(network, {name: array[tiny] for name, array in inputs.items()})
-        for name, most in flushed.items():
-            found[name][tiny] = np.hypot(found[name][tiny], most)
+        for name, moved in flushed.items():
+            found[name][tiny] = np.hypot(found[name][tiny], moved)
     return found
 
 
@@ -126,16 +130,18 @@ def _denormal(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _flushing(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the root mean square of the most that flushing to zero may do to each output."""
-    values = {name: array.astype(np.float64) for name, array in inputs.items()}
-    errors = {name: np.zeros_like(array) for name, array in values.items()}
+    """Return the root mean square of what flushing to zero, wherever it can, does to outputs."""
+
+    def flushed(array: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(array) < SMALLEST_NORMAL, 0.0, array)
+
+    exact = network.run(inputs)
+    values = {name: flushed(array.astype(np.float64)) for name, array in inputs.items()}
     for node in network.nodes:
-        read = [values[name] for name in node.inputs]
-        value = node.evaluate(read)
-        errors[node.name] = node.error(read, value, [errors[name] for name in node.inputs], 0.0)
-        values[node.name] = value
+        values[node.name] = flushed(node.evaluate([values[name] for name in node.inputs]))
     return {
-        name: np.sqrt(_mean(np.square(errors[value]))) for name, value in network.outputs.items()
+        name: np.sqrt(_mean(np.square(values[value] - exact[name])))
+        for name, value in network.outputs.items()
     }
 
 

@@ -35,8 +35,15 @@ def write(folder: Path, generation: str) -> None:
     ]
     golden, network = (FileRecord.of(folder / f"{name}.npz") for name in ("golden", "network"))
     Manifest(
-        generation, "", {}, {}, {}, (), (), {}, golden, network, tuple(artifacts)
-    ).write(folder)  # fmt: skip
+        name=generation,
+        created_by="",
+        source={},
+        inputs=(),
+        outputs=(),
+        golden=golden,
+        network=network,
+        artifacts=tuple(artifacts),
+    ).write(folder)
 
 
 def _hash(path: Path) -> str:

@@ -215,6 +215,9 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
             f"{artifact.seconds:.2f} s",
         )
     console.print(table)
+    proof = manifest.fold["proof"]
+    if proof is not None and not proof["passed"]:
+        console.print(f"fold: {proof['sentence']}", style="yellow", highlight=False)
     random = manifest.calibration is not None and manifest.calibration["random"]
     style = "yellow" if random else "dim"
     for artifact in manifest.artifacts:

@@ -49,12 +49,8 @@ def command(
     console = Console()
     print_report(console, result.report)
     if result.proof is not None:
-        proof = result.proof
-        verdict = "[green]proved[/]" if proof.passed else "[red]NOT proved[/]"
-        console.print(
-            f"{verdict} in float64: greatest relative difference {proof.worst:.1e}, "
-            f"allowed {proof.tolerance:.0e}, {sum(proof.samples.values())} inputs"
-        )
+        style = "green" if result.proof.passed else "red"
+        console.print(result.proof.sentence, style=style, highlight=False)
     if json_file is not None:
         proof_json = result.proof.to_json() if result.proof else None
         payload = {**result.report.to_json(), "proof": proof_json}

@@ -69,8 +69,7 @@ def fold(
         worst = prover.worst(graph)
         if not prover.accepts(worst):
             graph, norms, outcome, rolled_back, worst = _roll_back(model, prover, copy_budget)
-        passed = prover.accepts(worst)
-        proof = Proof(passed, worst, prover.tolerance, prover.samples(), rolled_back)
+        proof = prover.proof(worst, rolled_back)
     return FoldResult(
         build(graph, "float32"), make_report(graph, norms, outcome, rolled_back), proof
     )

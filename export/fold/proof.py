@@ -27,6 +27,9 @@ TOLERANCE = 1e-10
 # networks of keras.applications, twice each: 0.6 to 3.7 times that. Three bits are allowed.
 _AMPLIFIED_ROUNDINGS = 8.0
 
+# Where more than this is allowed, a wrong border would pass: nothing is proved.
+_TELLING = 1e-3
+
 # A free spatial size is set to this: large enough that inner pixels see no border.
 _FREE_SIZE = 32
 
@@ -46,7 +49,8 @@ class Proof:
     """The float64 comparison of the original and the folded network.
 
     Attributes:
-        passed: Whether no output differs by more than the tolerance.
+        passed: Whether no output differs by more than the tolerance, and the tolerance is small
+            enough to tell a wrong fold by.
         worst: Greatest difference, relative to the greatest magnitude of that output.
         tolerance: What is allowed: 1e-10, more only where the original network amplifies the
             rounding of its own weights to more.
@@ -60,6 +64,26 @@ class Proof:
     samples: Mapping[str, int]
     rolled_back: tuple[str, ...] = ()
 
+    @property
+    def telling(self) -> bool:
+        """Whether the network amplifies rounding so little that a wrong fold would show."""
+        return self.tolerance <= _TELLING
+
+    @property
+    def sentence(self) -> str:
+        """Say what was proved."""
+        if not self.telling:
+            moved = self.tolerance / _AMPLIFIED_ROUNDINGS
+            return (
+                "not proved: a change of each weight in its last float64 digit moves the outputs "
+                f"of the original by {moved:.0e}, so that no difference says anything; deep networks "
+                "do that before they are trained"
+            )
+        return (
+            f"{'proved' if self.passed else 'not proved'} in float64: greatest relative difference "
+            f"{self.worst:.1e}, allowed {self.tolerance:.0e}, {sum(self.samples.values())} inputs"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, numbers and strings."""
         return {
@@ -68,6 +92,7 @@ class Proof:
             "tolerance": self.tolerance,
             "samples": dict(self.samples),
             "rolled_back": list(self.rolled_back),
+            "sentence": self.sentence,
         }
 
 
@@ -130,6 +155,11 @@ class Prover:
             self._measured = True
             self.tolerance = max(TOLERANCE, _AMPLIFIED_ROUNDINGS * self._amplified_rounding())
         return error <= self.tolerance
+
+    def proof(self, worst: float, rolled_back: tuple[str, ...]) -> Proof:
+        """Return the proof of a network whose outputs differ by ``worst``."""
+        passed = self.accepts(worst) and self.tolerance <= _TELLING
+        return Proof(passed, worst, self.tolerance, self.samples(), rolled_back)
 
     def _amplified_rounding(self) -> float:
         """Return what one unit in the last place of each weight changes in the original's outputs.

@@ -318,6 +318,15 @@ def test_network_that_amplifies_rounding_is_held_to_what_it_amplifies():
     assert wrong.proof.rolled_back == ("third",)
 
 
+def test_network_that_amplifies_too_much_is_folded_and_not_proved(monkeypatch):
+    monkeypatch.setattr("renormlite.export.fold.proof._AMPLIFIED_ROUNDINGS", 1e8)
+    result = fold(ill_conditioned(kl.BatchNormalization()))
+    assert result.report.folded == 1
+    assert not result.proof.passed
+    assert "no difference says anything" in result.proof.sentence
+    assert result.proof.rolled_back == ()
+
+
 def test_real_inputs_join_the_proof(randomized):
     model = randomized(NETWORKS["image_classification"](BatchRenormalization))
     images = np.random.default_rng(0).uniform(size=(3, 32, 32, 3))

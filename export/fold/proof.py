@@ -76,8 +76,8 @@ class Proof:
             moved = self.tolerance / _AMPLIFIED_ROUNDINGS
             return (
                 "not proved: a change of each weight in its last float64 digit moves the outputs "
-                f"of the original by {moved:.0e}, so that no difference says anything; deep networks "
-                "do that before they are trained"
+                f"of the original by {moved:.0e}, so that no difference says anything; "
+                "deep networks do that before they are trained"
             )
         return (
             f"{'proved' if self.passed else 'not proved'} in float64: greatest relative difference "

@@ -4,6 +4,7 @@ from collections import Counter
 
 import keras
 import pytest
+from keras import layers as kl
 from renormlite import BatchRenormalization, export_model, fold
 from renormlite.models.mlperf_tiny import NETWORKS
 
@@ -30,6 +31,26 @@ def test_applications(name, randomized):
     assert not result.proof.rolled_back
     left = Counter(r.remaining_ops for r in result.report.records if r.remaining_ops)
     assert dict(left) == LEFT.get(name, {})
+
+
+@pytest.mark.parametrize("after_activation", [False, True])
+def test_vgg_with_norms_keeps_none(after_activation, randomized):
+    """VGG has none of its own. Behind the activation a scale must be positive to pass a maximum."""
+    stack = [kl.Input((32, 32, 3))]
+
+    def add(layer):
+        norm = BatchRenormalization()
+        stack.extend([layer, kl.ReLU(), norm] if after_activation else [layer, norm, kl.ReLU()])
+
+    for filters in (8, 16, 32):
+        for _ in range(2):
+            add(kl.Conv2D(filters, 3, padding="same", use_bias=False))
+        stack.append(kl.MaxPooling2D())
+    stack.append(kl.Flatten())
+    add(kl.Dense(64))
+    result = fold(randomized(keras.Sequential([*stack, kl.Dense(10)]), positive=True))
+    assert [record.remaining_ops for record in result.report.records] == [()] * 7
+    assert result.proof.worst < 1e-10
 
 
 @pytest.mark.parametrize("name", NETWORKS)

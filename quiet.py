@@ -64,15 +64,15 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
 
 
 @contextlib.contextmanager
-def stderr_without(start: str) -> Iterator[None]:
-    """Keep lines that begin with `start` off standard error; the others come when the block ends.
+def stderr_without(*starts: str) -> Iterator[None]:
+    """Keep lines that begin with one of `starts` off standard error; others come after the block.
 
     Nothing comes when the block raises: the exception says it.
 
     Args:
-        start: What the unwanted lines of native code begin with.
+        starts: What the unwanted lines of native code begin with.
     """
     with held_back_stderr() as printed:
         yield
-    kept = [line for line in printed().splitlines(True) if not line.startswith(start)]
+    kept = [line for line in printed().splitlines(True) if not line.startswith(starts)]
     sys.stderr.write("".join(kept))

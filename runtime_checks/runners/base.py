@@ -6,12 +6,18 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ...errors import UserError
+from ...quiet import stderr_without
 from .managed import Managed
+
+# What LiteRT's native code says of itself on standard error while it loads and unloads a file.
+CHATTER = ("INFO:", "WARNING: [npu_registry")
+
+_Self = TypeVar("_Self", bound="Runner")
 
 
 class ArtifactError(UserError):
@@ -71,6 +77,14 @@ class Runner(Managed):
         self.variant = variant
         self._inputs: tuple[TensorInfo, ...] = ()
         self._outputs: tuple[TensorInfo, ...] = ()
+
+    def __enter__(self: _Self) -> _Self:
+        with stderr_without(*CHATTER):
+            return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        with stderr_without(*CHATTER):
+            super().__exit__(*error)
 
     def _opened(self) -> None:
         self._inputs, self._outputs = self._signature()

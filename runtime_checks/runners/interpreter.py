@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import ArtifactError, Runner, TensorInfo, TensorReader
+from ...quiet import stderr_without
+from .base import CHATTER, ArtifactError, Runner, TensorInfo, TensorReader
 
 # Variant to the name of the op resolver that has exactly these kernels.
 _RESOLVERS = {
@@ -122,7 +123,8 @@ class TensorKeeper(InterpreterRunner, TensorReader):
         Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
         from op to op.
         """
-        interpreter = self._build(preserve=True)
+        with stderr_without(*CHATTER):
+            interpreter = self._build(preserve=True)
         _invoke(interpreter, _Places.of(interpreter), inputs)
         tensors = {}
         for detail in interpreter.get_tensor_details():

@@ -19,7 +19,8 @@ from .runners.session import Session
 from .truth.kinds import settled
 from .verdict.agreement import TaskAgreement, deciding_outputs, task_agreement
 from .verdict.findings import Finding, OutputVerdict, TargetResult, judge_outputs
-from .verdict.stages import Ladder, error_budget
+from .verdict.ladder import Ladder
+from .verdict.stages import error_budget
 from .verdict.thread_counts import ThreadComparison, compare_bits
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..formats.golden import GoldenSet
 from ..verdict.findings import OutputVerdict, TargetResult
-from ..verdict.stages import FAULT, Ladder, Stage, decibels
+from ..verdict.ladder import FAULT, Ladder, Stage, decibels
 from .axes import Axis, decibel_axis, exponent, log_axis
 from .op_points import OpPoint
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from ..verdict.agreement import TaskAgreement
 from ..verdict.findings import OutputVerdict, TargetResult
-from ..verdict.stages import Ladder, decibels
+from ..verdict.ladder import Ladder, decibels
 from .charts import (
     DriftChart,
     Histogram,

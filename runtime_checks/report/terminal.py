@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from ..verdict.findings import OutputVerdict, TargetResult
-from ..verdict.stages import FAULT, Ladder
+from ..verdict.ladder import FAULT, Ladder
 from .numbers import short
 from .problems import Problem, problem
 

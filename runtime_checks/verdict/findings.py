@@ -17,7 +17,7 @@ from ..truth.bounds import NoiseBound, end_to_end_bound
 from ..truth.compare import OutputMetrics, compare_output
 from ..truth.kinds import pooled
 from .agreement import TaskAgreement
-from .stages import Ladder
+from .ladder import Ladder
 from .thread_counts import ThreadComparison
 
 if TYPE_CHECKING:

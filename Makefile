@@ -5,7 +5,10 @@ comma := ,
 space := $(subst ,, )
 
 # A model of your own: make check MODEL=path/to/any.keras [INPUTS=data.npz]
+# or with a folder of images: INPUTS=photos/ MEAN=127.5 SCALE=0.00784314
 MODEL      ?=
+MEAN       ?=
+SCALE      ?=
 NAME       := $(if $(MODEL),$(basename $(notdir $(MODEL))),digits)
 FORMATS    ?= tflite,onnx
 PRECISION  ?= float32
@@ -23,7 +26,8 @@ BIN        := $(VENV)/bin
 INSTALLED  := $(VENV)/.installed
 OPTIONS    := $(OUT)/.options
 EXPORT_OPTIONS := --to $(FORMATS) --precision $(PRECISION) \
-	$(if $(INPUTS),--inputs $(INPUTS)) $(if $(CALIBRATION),--calibration $(CALIBRATION))
+	$(if $(INPUTS),--inputs $(INPUTS)) $(if $(CALIBRATION),--calibration $(CALIBRATION)) \
+	$(if $(MEAN),--mean $(MEAN)) $(if $(SCALE),--scale $(SCALE))
 
 TFLITE_RUNTIME := build/envs/tflite-runtime
 TORCH          := build/torch
@@ -41,6 +45,7 @@ help: ## Explain every target
 	@echo
 	@echo "  Variables: MODEL=path/to/any.keras  INPUTS=data.npz  FORMATS=tflite,onnx"
 	@echo "             PRECISION=float32,int8  CALIBRATION=data.npz  TARGETS=litert,onnxruntime"
+	@echo "             MEAN=127.5  SCALE=0.00784314 (of pixels, where INPUTS is a folder of images)"
 
 install: $(INSTALLED) ## Create .venv with everything pinned in constraints.txt
 

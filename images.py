@@ -66,7 +66,7 @@ def read_images(
     folder: Path,
     shape: Sequence[int | None],
     dtype: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     *,
     limit: int,
 ) -> Images:
@@ -79,11 +79,12 @@ def read_images(
         folder: Where they lie.
         shape: The input's, (None, height, width, 1 or 3).
         dtype: The input's.
-        preprocessing: What becomes of the pixels, 0 to 255.
+        preprocessing: What becomes of the pixels, 0 to 255; None where nobody said.
         limit: At most so many.
 
     Raises:
-        UserError: The folder holds no image, one cannot be read, or the input takes none.
+        UserError: The folder holds no image, one cannot be read, the input takes none, or it is not
+            known what becomes of the pixels: a guess would cost accuracy in silence.
     """
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise UserError(
@@ -93,6 +94,13 @@ def read_images(
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(SUFFIXES)}).")
+    if preprocessing is None:
+        raise UserError(
+            f"Expected to be told how the pixels of {folder} become the network's inputs, with "
+            "--mean and --scale (preprocessing= in Python): (pixel - mean) * scale. --scale 1 "
+            "leaves pixels as they are, 0 to 255; --scale 0.00392157 makes them 0 to 1; "
+            "--mean 127.5 --scale 0.00784314 makes them -1 to 1."
+        )
     spread = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
     chosen = [paths[index] for index in spread]
     pixels = np.stack([_pixels(path, shape) for path in chosen])

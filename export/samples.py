@@ -167,7 +167,7 @@ def _from_path(
     path: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
 ) -> SampleSet:
     if path.is_dir():
-        return _from_images(path, inputs, limit, preprocessing or Preprocessing())
+        return _from_images(path, inputs, limit, preprocessing)
     if not path.is_file():
         raise UserError(
             f"There is no file or folder {path}. Expected .npz, .npy, a folder of images or "
@@ -194,7 +194,7 @@ def _from_path(
 
 
 def _from_images(
-    folder: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing
+    folder: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
 ) -> SampleSet:
     """Read a folder of images; its sub-folders do not matter here."""
     if len(inputs) != 1:

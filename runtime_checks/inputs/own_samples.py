@@ -146,12 +146,6 @@ def _from_folder(
             for key, value in told["preprocessing"].items()
         }
         preprocessing = Preprocessing(**entry)
-    if preprocessing is None:
-        raise UserError(
-            f"How the pixels of {folder} become the network's inputs is not in the manifest. Say "
-            "it with --mean and --scale, (pixel - mean) * scale: --scale 1 for pixels as they are, "
-            "0 to 255; --scale 0.00392157 for 0 to 1; --mean 127.5 --scale 0.00784314 for -1 to 1."
-        )
     (spec,) = export.inputs
     images = read_images(folder, spec.shape, spec.dtype, preprocessing, limit=limit)
     numbers = {str(name): number for number, name in enumerate(told.get("labels", ()))}

@@ -32,7 +32,7 @@ EXPORT_OPTIONS := --to $(FORMATS) --precision $(PRECISION) \
 TFLITE_RUNTIME := build/envs/tflite-runtime
 TORCH          := build/torch
 TRAIN_SOURCES  := $(wildcard models/*.py toolkit/*.py)
-EXPORT_SOURCES := $(wildcard export/*.py export/fold/*.py export/fold/rules/*.py)
+EXPORT_SOURCES := $(wildcard export/*.py export/fold/*.py export/fold/*/*.py)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import renormlite as rl
 import tensorflow as tf
-from renormlite import UserError
 from renormlite.export.calibrate import load_calibration, looks_like_noise
 from renormlite.export.manifest import TensorInfo
 from renormlite.export.samples import load_samples
@@ -58,7 +57,7 @@ def test_a_folder_of_images_is_resized_and_preprocessed(tmp_path):
     assert samples.arrays["image"].dtype == np.float32
     np.testing.assert_allclose(samples.arrays["image"][0], -1)
     np.testing.assert_allclose(samples.arrays["image"][1], 1)
-    with pytest.raises(UserError, match="--scale 1 leaves pixels as they are"):
+    with pytest.raises(rl.UserError, match="--scale 1 leaves pixels as they are"):
         load_samples(tmp_path / "photos", IMAGE, limit=10)
 
 

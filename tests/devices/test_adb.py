@@ -240,7 +240,7 @@ def test_a_tool_that_hangs(
     )  # fmt: skip
     with pytest.raises(DeviceError, match=r"adb gave no answer within 1.5 s"):
         list(runs)
-    for _ in range(50):  # the device hears of it by the connection's end
+    for _ in range(150):  # the device hears of it by the connection's end
         running = subprocess.run(
             ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
         ).stdout

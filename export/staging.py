@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,8 @@ def moved_in_when_done(directory: Path) -> Iterator[Path]:
 
 def _change_places(staging: Path, directory: Path) -> bool:
     """Put a directory with the new files in the place of the old one, if that can be done."""
+    if sys.platform != "linux":
+        return False  # the system call is Linux's
     if Path.cwd().is_relative_to(directory):
         return False  # the shell that started us would be left in a directory that is gone
     beside = directory.with_name(f".{directory.name}.new")

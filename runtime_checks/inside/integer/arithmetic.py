@@ -56,6 +56,10 @@ class Arithmetic(abc.ABC):
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
         """Return round(values / y) for float32 numbers."""
 
+    def requantized(self, values: Ints, x: Scales, y: Scales) -> Ints:
+        """Return round(values · x / y): integers less their zero point in other steps."""
+        return self.rounded(values, x, np.ones(1, np.float32), y)
+
     def dequantized(self, values: Ints, point: int, x: Scales) -> np.ndarray:
         """Return (values - point) · x in float32: one exact difference, one product."""
         return np.asarray((values - point).astype(np.float32) * x)
@@ -208,6 +212,14 @@ class Float32(Arithmetic):
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
         """Multiply by the reciprocal of the scale, both in float32."""
         return _nearest(values * (np.float32(1) / y))
+
+    def requantized(self, values: Ints, x: Scales, y: Scales) -> Ints:
+        """Fixed-point as addition is: the ratio in steps of 1/256, one shift, half up.
+
+        Source: XNNPACK, `xnn_init_qs8_cvt_scalar_params`.
+        """
+        ratio = np.rint(np.float32(256) * (x / y)).astype(np.int64)
+        return (values * ratio + (1 << 7)) >> 8
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
         """As any sum, with the count in the scale."""

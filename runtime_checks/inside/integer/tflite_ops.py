@@ -211,7 +211,8 @@ def _requantized(op: GraphOp, samples: Samples) -> Finish | None:
     x = samples.centred(op.inputs[0])
     if x is None:
         return None
-    return _rescaled(op, samples, x, np.ones(1, np.float32))
+    steps = samples.scale(op.inputs[0]), samples.scale(op.outputs[0])
+    return lambda rule: _clipped(op, samples, rule.requantized(x, *steps))
 
 
 def _dequantized(op: GraphOp, samples: Samples) -> Finish | None:

@@ -121,10 +121,52 @@ def _global_max_error(
 
 
 Move = Callable[[Arrays, Weights, Attributes], np.ndarray]
+# Values, their variances, attributes: what the variances make of the result's.
+Passed = Callable[[np.ndarray, np.ndarray, Attributes], np.ndarray]
 
 
-def _mean_variance(mean: Move) -> Callable[..., np.ndarray]:
-    """Return the variance of a mean of K values with independent errors."""
+# Values of a channel count as equal within this part of the greatest: sixteen float32 roundings.
+_EQUAL = 2.0**-18
+
+
+def _independent(values: np.ndarray, variances: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """Return the variance of means of K values with independent errors: theirs over K."""
+    mean = _average([variances], {}, attributes)
+    return mean * (mean.size / variances.size)
+
+
+def _coherent(values: np.ndarray, variances: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """Return the variance of global means, the errors of equal values added up.
+
+    Positions that see the same, as all inner ones of an even image do, make the same error: there
+    nothing averages out. (Σ_groups (Σ_group σ)²) / K², groups of equal values.
+
+    Adding n equal values one by one rounds in one direction, too. Each partial sum, half the sum S
+    on average, adds u |S| / 2, so n of them n u |S| / 2 and not √n of that: the mean S / K gets
+    u²/3 · mean²/4 · Σ_groups (n² - n) beyond what independent roundings explain. Zeros add nothing.
+    """
+    x, v = (_channels_last(array, attributes) for array in (values, variances))
+    samples, channels = x.shape[0], x.shape[-1]
+    rows = np.moveaxis(x.reshape(samples, -1, channels), 1, -1).reshape(samples * channels, -1)
+    sigma = np.sqrt(np.moveaxis(v.reshape(samples, -1, channels), 1, -1).reshape(rows.shape))
+    step = np.maximum(np.abs(rows).max(axis=1, keepdims=True) * _EQUAL, np.finfo(np.float32).tiny)
+    level = np.rint(rows / step)
+    order = np.argsort(level, axis=1)
+    level, sigma = (np.take_along_axis(array, order, axis=1) for array in (level, sigma))
+    first = np.ones(level.shape, bool)
+    first[:, 1:] = level[:, 1:] != level[:, :-1]
+    starts = np.flatnonzero(first)
+    together = np.add.reduceat(sigma.reshape(-1), starts)
+    terms = rows.shape[1]
+    row, count = starts // terms, np.diff(starts, append=first.size)
+    squares = np.bincount(row, np.square(together), minlength=len(rows)) / terms**2
+    pairs = np.where(level.reshape(-1)[starts] == 0, 0, count * (count - 1))
+    adding = np.bincount(row, pairs, minlength=len(rows)) / 4 * np.square(rows.mean(axis=1))
+    return np.asarray((squares + ROUNDING * adding).reshape(samples, channels))
+
+
+def _mean_variance(mean: Move, passed: Passed) -> Callable[..., np.ndarray]:
+    """Return the variance of a mean of K values: what is passed on, and its own roundings."""
 
     def variance(
         inputs: Arrays,
@@ -135,9 +177,9 @@ def _mean_variance(mean: Move) -> Callable[..., np.ndarray]:
         unit: float,
     ) -> np.ndarray:
         terms = inputs[0].size / output.size
-        squares = variances[0] + ROUNDING * terms / 2 * np.square(inputs[0])
-        passed = mean([squares], weights, attributes) / terms
-        return np.asarray(passed + ROUNDING * (terms / 3 + 2) * np.square(output))
+        carried = passed(inputs[0], variances[0], attributes).reshape(output.shape)
+        summed = mean([ROUNDING / 2 * np.square(inputs[0])], weights, attributes)
+        return np.asarray(carried + summed + ROUNDING * (terms / 3 + 2) * np.square(output))
 
     return variance
 
@@ -159,10 +201,10 @@ def _max_variance(largest: Move) -> Callable[..., np.ndarray]:
 
 
 POOLING = {
-    "average_pool": Operator(_average, _average_error, _mean_variance(_average)),
+    "average_pool": Operator(_average, _average_error, _mean_variance(_average, _independent)),
     "max_pool": Operator(_max, _max_error, _max_variance(_max)),
     "global_average_pool": Operator(
-        _global_average, _global_average_error, _mean_variance(_global_average)
+        _global_average, _global_average_error, _mean_variance(_global_average, _coherent)
     ),
     "global_max_pool": Operator(_global_max, _global_max_error, _max_variance(_global_max)),
 }

@@ -191,3 +191,21 @@ def test_noise_of_a_file_grows_with_the_error_of_its_weights(coarse_export):
     (further,) = file_noise(path, "tflite", "dynamic", network, inputs, moved).values()
     assert np.all(further > 0.2)
     assert file_noise(path, "tflite", "int8", network, inputs, golden.truth) == {}
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_mean_added_one_by_one_is_as_noisy_as_the_model_says(even):
+    """Equal values round in one direction: nothing averages out over an even image."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 1, (200, 1 if even else 384, 1, 3)).astype(np.float32)
+    x = np.broadcast_to(x, (200, 384, 1, 3))
+    node = Node("m", "global_average_pool", "m", ("x",), (None, 3), {}, {})
+    network = Network({"x": (None, 384, 1, 3)}, {"y": "m"}, (node,))
+    total = np.zeros((200, 3), np.float32)
+    for place in range(384):
+        total = np.asarray(total + x[:, place, 0], np.float32)
+    got = np.asarray(total / np.float32(384), np.float64)
+    noise = expected_noise(network, {"x": x})["y"]
+    found = ratios(got, network.run({"x": x})["y"], noise)
+    assert 0.3 < pooled(found) < POOLED_LIMIT
+    assert found.max() < WORST_SAMPLE_LIMIT

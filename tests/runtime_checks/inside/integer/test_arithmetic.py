@@ -106,3 +106,12 @@ def test_sum_and_mean_are_within_a_step_of_exact(rule):
     got = rule.averaged(sums, 64, scales[0], scales[2])
     # A first rounding six bits below the second adds half of 2^-6 steps.
     assert np.abs(got - mean).max() <= 0.5 + 2.0**-7 + 1e-5
+
+
+@pytest.mark.parametrize("ratio", [0.37, 0.9, 1.6])
+def test_float_rule_brings_integers_to_other_steps_as_xnnpack_does(ratio):
+    values = np.arange(-255, 256)
+    x, y = np.float32([ratio * 0.02]), np.float32([0.02])
+    multiplier_of_256 = round(256 * ratio)
+    expected = [(int(value) * multiplier_of_256 + 128) // 256 for value in values]
+    np.testing.assert_array_equal(Float32().requantized(values, x, y), expected)

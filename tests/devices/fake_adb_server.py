@@ -255,6 +255,8 @@ class FakeServer(socketserver.ThreadingTCPServer):
 
 
 if __name__ == "__main__":
+    # Started under nohup, it would hand down that hanging up is to be ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with FakeServer(int(sys.argv[1]), Path(sys.argv[2])) as server:
         threading.Thread(target=server.watch, daemon=True).start()
         server.serve_forever()

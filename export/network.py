@@ -7,15 +7,12 @@ Each Keras call becomes one node, or two where the layer has an activation of it
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import keras
-import numpy as np
 
-from ..files import write_bytes
+from ..runtime_checks.formats.archive import save_arrays
 from ..runtime_checks.truth.network import Network, Node, network_arrays
 from .fold.graph import Call, Source, Value
 from .fold.keras_graph import read_graph
@@ -44,10 +41,7 @@ def write_network(
     """
     network = build_network(model)
     network = network.named(inputs or list(network.inputs), outputs or list(network.outputs))
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = network_arrays(network)
-    np.savez(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+    save_arrays(path, network_arrays(network))
     return network
 
 

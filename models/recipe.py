@@ -51,7 +51,7 @@ class Trained:
 
 def updates_per_epoch(data: Dataset, batch_size: int) -> int:
     """Return how many training steps one pass over ``data`` takes; the last may be smaller."""
-    return -(-len(data.train.x) // batch_size)
+    return len(ShuffledBatches(data.train, batch_size, seed=0))
 
 
 def train_classifier(

@@ -22,8 +22,9 @@ import numpy as np
 from ...errors import UserError
 from ...files import write_bytes
 from ..export_directory import ExportDirectory, read_export
+from ..formats.archive import packed_arrays
 from ..formats.records import FILE, Artifact
-from .contents import FOLDER, HASHES, packed_arrays
+from .contents import FOLDER, HASHES
 from .device_run import ARTIFACTS, INPUT, INPUTS
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -1,19 +1,14 @@
-"""What a zip application carries beside its code, and how it comes back: files and arrays."""
+"""What a zip application carries beside its code, and how it comes back."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from ...errors import UserError
-from ...files import write_bytes
 
 # SHA-256 of each entry by its name, and the folder of the entries that are no code.
 HASHES = "carried.json"
@@ -42,21 +37,3 @@ def unpack(application: Path, folder: Path) -> None:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{application} is damaged ({error}). {again}") from error
-
-
-def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return arrays as the bytes of an `.npz` file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an `.npz` file, whole or not at all."""
-    write_bytes(path, packed_arrays(arrays))
-
-
-def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an `.npz` file."""
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...files import write_text
+from ..formats.archive import load_arrays, save_arrays
 from ..formats.records import Artifact
 from ..report.json_report import plain
 from ..runners import Target
 from ..runners.host import cpu, peak_memory_bytes
 from ..target_check import run_target
-from .contents import load_arrays, save_arrays, unpack
+from .contents import unpack
 
 ARTIFACTS = "artifacts.json"
 INPUTS = "inputs.npz"

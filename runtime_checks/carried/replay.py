@@ -21,13 +21,14 @@ import numpy as np
 from ...errors import UserError
 from ...files import write_text
 from ..export_directory import ExportDirectory, read_export
+from ..formats.archive import save_arrays
 from ..formats.records import Artifact
 from ..report.json_report import plain, result_record
 from ..runners import LOCAL, RUNTIMES, Target
 from ..runners.host import host, peak_memory_bytes
 from ..target_check import judge_run, run_target
 from ..verdict.thread_counts import parse_threads
-from .contents import save_arrays, unpack
+from .contents import unpack
 
 SCHEMA = "renormlite/replay/1"
 

@@ -1,4 +1,4 @@
-"""Reads an `.npz` archive once: hashed and parsed from the same bytes, its arrays views of them.
+"""Writes `.npz` archives; reads one once: hashed and parsed from the same bytes, arrays being views.
 
 `numpy.load` reads the file a second time, checks a second checksum of every byte (the hash in the
 manifest is one already) and copies every array; on small networks that takes longer than to run
@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from ...files import write_bytes
+
 # PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
 
@@ -27,6 +29,25 @@ _SUFFIX = ".npy"
 
 # What reading a damaged archive ends in.
 DAMAGE = (ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
+
+
+def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return arrays as the bytes of an `.npz` file."""
+    buffer = io.BytesIO()
+    # NumPy 1, as devices have it, would take `allow_pickle` for the name of an array.
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz` file, whole or not at all."""
+    write_bytes(path, packed_arrays(arrays))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read an `.npz` file."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 class Archive(Mapping[str, np.ndarray]):

@@ -14,6 +14,11 @@ from .archive import DAMAGE, Archive
 Arrays = Mapping[str, np.ndarray]
 
 
+def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
+    """Return the arrays that both have, one after the other."""
+    return {name: np.concatenate([first[name], second[name]]) for name in first if name in second}
+
+
 @dataclass(frozen=True)
 class GoldenSet:
     """Inputs and what each stage of the model's way made of them; N samples on the first axis.

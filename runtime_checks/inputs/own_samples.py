@@ -21,7 +21,7 @@ import numpy as np
 from ...errors import UserError
 from ...images import Preprocessing, read_images
 from ..export_directory import ExportDirectory
-from ..formats.golden import Arrays, GoldenSet
+from ..formats.golden import Arrays, GoldenSet, joined
 from ..formats.records import Artifact
 from ..inside.file_noise import file_noise
 from ..runners import Target
@@ -219,10 +219,10 @@ def extended(
         known = golden.artifacts.get(artifact.file)
         outputs = _run(artifact, export, own.inputs) if known is not None else None
         if known is not None and outputs is not None:
-            artifacts[artifact.file] = _joined(known, without(outputs, wanted))
+            artifacts[artifact.file] = joined(known, without(outputs, wanted))
     noise = _noise(network, own.inputs, kind) if golden.noise else {}
     file_noise = {
-        artifact.file: _joined(
+        artifact.file: joined(
             golden.file_noise[artifact.file], _file_noise(artifact, export, own.inputs, truth)
         )
         for artifact in export.artifacts
@@ -231,12 +231,12 @@ def extended(
     return replace(
         golden,
         kind=np.concatenate([golden.kind, kind]),
-        inputs=_joined(golden.inputs, own.inputs),
-        truth=_joined(golden.truth, truth),
-        folded64=_joined(golden.folded64, truth),
-        reference=_joined(golden.reference, reference),
+        inputs=joined(golden.inputs, own.inputs),
+        truth=joined(golden.truth, truth),
+        folded64=joined(golden.folded64, truth),
+        reference=joined(golden.reference, reference),
         artifacts=artifacts,
-        noise=_joined(golden.noise, noise),
+        noise=joined(golden.noise, noise),
         file_noise=file_noise,
         labels=labels if (labels >= 0).any() else None,
     )
@@ -316,8 +316,3 @@ def _file_noise(
         return {}
     given = fed(inputs, artifact.precision)
     return file_noise(path, artifact.format, artifact.precision, network, given, truth)
-
-
-def _joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
-    """Return the arrays that both have, one after the other."""
-    return {name: np.concatenate([first[name], second[name]]) for name in first if name in second}

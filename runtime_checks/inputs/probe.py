@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..formats.golden import Arrays
+from ..formats.golden import Arrays, joined
 from ..truth.bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from ..truth.compare import compare_output
 from ..truth.network import Network
@@ -42,9 +42,9 @@ class Probe:
     def joined(self, other: Probe) -> Probe:
         """Return both."""
         return Probe(
-            _joined(self.inputs, other.inputs),
+            joined(self.inputs, other.inputs),
             np.concatenate([self.ratio, other.ratio]),
-            _joined(self.errors, other.errors),
+            joined(self.errors, other.errors),
         )
 
     def worst(self, count: int) -> Probe:
@@ -82,7 +82,3 @@ class Objective:
             ratios.append(np.where(lost, np.inf, metrics.rms_error / allowed))
             errors[name] = np.where(finite, given[name] - np.where(finite, exact, 0.0), 0.0)
         return Probe(inputs, np.max(ratios, axis=0), errors)
-
-
-def _joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([array, second[name]]) for name, array in first.items()}

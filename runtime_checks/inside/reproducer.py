@@ -8,20 +8,19 @@ sent on.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ... import __version__
 from ...errors import UserError
 from ...files import sha256, write_bytes
+from ..formats.archive import save_arrays
 from ..formats.records import Artifact, FileRecord, Manifest, TensorSpec
 from ..truth.network import Network, network_arrays
-from ..truth.noise import expected_noise
+from ..truth.noise import expected_noise, in_input_steps
 from .culprit import Fault
 from .graphs import cut_op
 from .graphs.base import Cut
@@ -63,8 +62,8 @@ def write_reproducer(
     cut = cut_op(artifact, culprit.op.index, inputs, culprit.got)
     file = f"{name}.{cut.precision}{artifact.suffix}"
     write_bytes(folder / file, cut.data)
-    _save(folder / "golden.npz", _golden(culprit, network, inputs, cut, file))
-    _save(folder / "network.npz", network_arrays(network))
+    save_arrays(folder / "golden.npz", _golden(culprit, network, inputs, cut, file))
+    save_arrays(folder / "network.npz", network_arrays(network))
     _manifest(folder, name, file, network, cut).write(folder)
     return folder
 
@@ -108,30 +107,15 @@ def _right(
     """
     expected = culprit.expected
     if cut.precision in _HYBRID:
+        stepped = {key: in_input_steps(array) for key, array in inputs.items()}
         # To first order, rounded inputs change the result alike with rounded and exact weights.
-        expected = expected + network.run(_in_eight_bits(inputs))["got"] - truth
+        expected = expected + network.run(stepped)["got"] - truth
     spec = cut.output
     if spec.scale is not None and spec.zero_point is not None:
         limits = np.iinfo(spec.dtype)
         steps = np.clip(np.rint(expected / spec.scale) + spec.zero_point, limits.min, limits.max)
         expected = (steps - spec.zero_point) * spec.scale
     return expected.astype(np.float32)
-
-
-def _in_eight_bits(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return inputs in steps of each sample's greatest number over 127."""
-    rounded = {}
-    for key, array in inputs.items():
-        axes = tuple(range(1, array.ndim))
-        step = np.maximum(np.abs(array).max(axis=axes, keepdims=True) / 127, np.finfo("f4").tiny)
-        rounded[key] = np.rint(array / step) * step
-    return rounded
-
-
-def _save(path: Path, arrays: Mapping[str, Any]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
 
 
 def _manifest(folder: Path, name: str, file: str, network: Network, cut: Cut) -> Manifest:

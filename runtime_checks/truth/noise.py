@@ -180,7 +180,7 @@ def _variances(
                 step = input_step(read[0])
                 # Zero is on a step.
                 errors[0] = errors[0] + np.square(step / arithmetic.unit) / 12 * (read[0] != 0)
-                read[0] = np.rint(read[0] / np.maximum(step, SMALLEST_NORMAL)) * step
+                read[0] = in_input_steps(read[0])
             value = node.evaluate(read)
             variance = node.variance(read, value, errors, arithmetic.unit)
             values[node.name], variances[node.name] = value, variance
@@ -190,6 +190,12 @@ def _variances(
                 if last[name] == node.name:
                     del values[name], variances[name]
     return {name: kept[value] for name, value in network.outputs.items()}
+
+
+def in_input_steps(x: np.ndarray) -> np.ndarray:
+    """Return (N, …) numbers in the steps of `input_step`."""
+    step = input_step(x)
+    return np.asarray(np.rint(x / np.maximum(step, SMALLEST_NORMAL)) * step)
 
 
 def input_step(x: np.ndarray) -> np.ndarray:

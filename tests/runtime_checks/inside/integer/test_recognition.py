@@ -151,7 +151,6 @@ def test_layer_is_named(coarse_export):
 
 @pytest.mark.parametrize("target", ["tflite-micro"])
 def test_runtime_without_tensors_is_stood_in_for_by_the_same_bits(coarse_export, target):
-    pytest.importorskip("tflite_micro")
     report = check_parity(coarse_export, (target,))
     (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
     (finding,) = [f for f in result.findings if f.check == "rounding"]

@@ -1,4 +1,4 @@
-"""Writes `.npz` archives; reads one once: hashed and parsed from the same bytes, arrays being views.
+"""Writes `.npz` archives; reads one once: hashed and parsed from the same bytes, arrays as views.
 
 `numpy.load` reads the file a second time, checks a second checksum of every byte (the hash in the
 manifest is one already) and copies every array; on small networks that takes longer than to run

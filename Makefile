@@ -32,7 +32,7 @@ EXPORT_OPTIONS := --to $(FORMATS) --precision $(PRECISION) \
 TFLITE_RUNTIME := build/envs/tflite-runtime
 TORCH          := build/torch
 TRAIN_SOURCES  := $(wildcard models/*.py toolkit/*.py)
-EXPORT_SOURCES := $(wildcard export/*.py export/fold/*.py export/fold/*/*.py)
+EXPORT_SOURCES := $(wildcard export/*.py export/*/*.py export/fold/*/*.py artifacts/*.py reference/*.py)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

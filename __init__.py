@@ -10,9 +10,10 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .artifacts.images import Preprocessing as Preprocessing
     from .errors import UserError as UserError
     from .export.exporter import export_model as export_model
     from .export.fold import Affine as Affine
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.manifest import Manifest as Manifest
-    from .images import Preprocessing as Preprocessing
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
     from .toolkit.channel_affine import ChannelAffine as ChannelAffine

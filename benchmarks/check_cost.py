@@ -27,9 +27,9 @@ import keras
 import numpy as np
 import renormlite as rl
 from check_networks import export, smooth_inputs
+from renormlite.artifacts.directory import read_export
 from renormlite.models import digits
 from renormlite.models.mlperf_tiny import NETWORKS
-from renormlite.runtime_checks.export_directory import read_export
 
 Feeds = Sequence[dict[str, np.ndarray]]
 

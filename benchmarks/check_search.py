@@ -24,17 +24,18 @@ from pathlib import Path
 
 import numpy as np
 from check_networks import NAMES, export
-from renormlite.runtime_checks.export_directory import read_export
-from renormlite.runtime_checks.formats.golden import GoldenSet, read_golden
-from renormlite.runtime_checks.inputs.explorer import explore
-from renormlite.runtime_checks.inputs.gradients import evaluated
-from renormlite.runtime_checks.inputs.probe import Objective, Run
-from renormlite.runtime_checks.inputs.search import usual_error
-from renormlite.runtime_checks.runners import Target, make_runner
-from renormlite.runtime_checks.runners.session import Session
-from renormlite.runtime_checks.truth.bounds import WORST_SAMPLE_LIMIT
-from renormlite.runtime_checks.truth.kinds import drawn
-from renormlite.runtime_checks.truth.network import Network
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import GoldenSet, read_golden
+from renormlite.artifacts.network import Network
+from renormlite.artifacts.sample_kinds import drawn
+from renormlite.reference.gradients import evaluated
+from renormlite.reference.network import evaluate_network
+from renormlite.runtime_checks.end_to_end.bounds import WORST_SAMPLE_LIMIT
+from renormlite.runtime_checks.search.explorer import explore
+from renormlite.runtime_checks.search.probe import Objective, Run
+from renormlite.runtime_checks.search.search import usual_error
+from renormlite.runtimes import Target, make_runner
+from renormlite.runtimes.session import Session
 from rich.console import Console
 from rich.table import Table
 
@@ -85,7 +86,7 @@ def clipped(network: Network, golden: GoldenSet, rng: np.random.Generator) -> Ne
 
 def in_float32(network: Network) -> Run:
     """Return what runs a network in float32."""
-    return lambda inputs: network.run(inputs, dtype=np.float32)
+    return lambda inputs: evaluate_network(network, inputs, dtype=np.float32)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import renormlite as rl
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from renormlite.export.fold import float64_twin
-from renormlite.export.golden import decibels
+from renormlite.export.golden_set import decibels
 from renormlite.models import digits, mlperf_tiny
 from renormlite.models.data import handwritten_digits
 

@@ -22,8 +22,8 @@ import keras
 import numpy as np
 import renormlite as rl
 from renormlite.export.fold import fold
-from renormlite.export.formats import Job, format_named
-from renormlite.export.freeze import freeze
+from renormlite.export.formats.base import Job, format_named
+from renormlite.export.formats.freeze import freeze
 from renormlite.export.options import ExportOptions
 from renormlite.export.signature import signature_of
 

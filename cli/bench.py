@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ..devices.base import DeviceOptions
 from ..runtime_checks.bench import measure_latency
-from ..runtime_checks.devices.base import DeviceOptions
 from ..runtime_checks.parity import DEFAULT_TARGETS
 from .comma_list import CommaList
 from .device_options import device_options, with_processors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime_checks.carried.bundle import write_bundle
+from ..runtime_checks.bundle.write import write_bundle
 
 
 @click.command("bundle")

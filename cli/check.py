@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..devices.base import DeviceOptions
 from ..errors import UserError
 from ..files import write_text
-from ..runtime_checks.devices.base import DeviceOptions
-from ..runtime_checks.inputs.search import RUNS
-from ..runtime_checks.inside.reproducer import write_reproducer
+from ..runtime_checks.end_to_end.thread_counts import parse_threads
 from ..runtime_checks.parity import DEFAULT_TARGETS, ParityReport, check_parity
+from ..runtime_checks.per_op.reproducer import write_reproducer
 from ..runtime_checks.report.terminal import print_report
-from ..runtime_checks.verdict.thread_counts import parse_threads
+from ..runtime_checks.search.search import RUNS
 from .comma_list import CommaList
 from .device_options import device_options, with_processors
 from .preprocessing import Channels, Numbers, preprocessing

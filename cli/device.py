@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from ..runtime_checks.devices import web_packages
-from ..runtime_checks.devices.base import DeviceOptions
-from ..runtime_checks.devices.cache import Component, cache_root, megabytes
-from ..runtime_checks.devices.chromium import require_browser
-from ..runtime_checks.devices.systems import EMULATOR, SYSTEMS, build
+from ..devices.base import DeviceOptions
+from ..devices.chromium import require_browser
+from ..devices.setup import web_packages
+from ..devices.setup.cache import Component, cache_root, megabytes
+from ..devices.setup.emulated_systems import EMULATOR, SYSTEMS, build
 
 BROWSER = "browser"
 KINDS = (*SYSTEMS, BROWSER)

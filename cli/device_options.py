@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from ..devices.base import DeviceOptions
 from ..errors import UserError
-from ..runtime_checks.devices.base import DeviceOptions
 from .comma_list import CommaList
 
 
@@ -80,7 +80,7 @@ def with_processors(targets: Sequence[str], cpus: Sequence[str]) -> list[str]:
     Raises:
         UserError: No target's device knows a processor.
     """
-    from ..runtime_checks.devices.systems import SYSTEMS
+    from ..devices.setup.emulated_systems import SYSTEMS
 
     if not cpus:
         return list(targets)

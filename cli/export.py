@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..export.format_table import FORMAT_NAMES, PRECISIONS, needs_calibration
+from ..export.formats.format_table import FORMAT_NAMES, PRECISIONS, needs_calibration
 from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOptions
 from .comma_list import CommaList
 from .command import TensorFlowCommand

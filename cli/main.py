@@ -12,8 +12,8 @@ import sys
 
 import click
 
-from .. import __version__
 from ..errors import UserError
+from ..version import __version__
 
 # Where each sub-command lives and what `--help` says of it; a module is imported only when called,
 # so `renormlite --help` and `renormlite check` start without TensorFlow.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..images import Preprocessing
+from ..artifacts.images import Preprocessing
 
 Numbers = float | tuple[float, ...]
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..runtime_checks.devices.base import DeviceOptions
-from ..runtime_checks.devices.survey import survey
+from ..devices.base import DeviceOptions
+from ..devices.survey import survey
 
 
 @click.command("targets")

@@ -10,25 +10,26 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from ..artifacts.graphs import READERS
+from ..artifacts.images import Preprocessing
+from ..artifacts.network import Network, read_network
+from ..artifacts.sample_kinds import fed, without
 from ..errors import UserError
 from ..files import sha256
-from ..images import Preprocessing
-from ..runtime_checks.inside.file_noise import MODELLED, file_noise, shares_ranges
-from ..runtime_checks.inside.graphs import READERS
-from ..runtime_checks.truth.kinds import expected, fed, without
-from ..runtime_checks.truth.network import Network, read_network
-from ..runtime_checks.truth.noise import expected_noise
-from . import golden
-from .artifacts import ArtifactWriter
-from .calibrate import RANDOM, RANDOM_COST, Calibration, load_calibration
+from ..reference.file_noise import MODELLED, file_noise, shares_ranges
+from ..reference.noise import expected_noise
+from ..reference.nonfinite import expected
+from . import golden_set as golden
+from .files import ArtifactWriter
 from .fold import FoldResult, float64_twin, fold
-from .format_table import needs_calibration
+from .formats.format_table import needs_calibration
 from .host import run_artifact
 from .manifest import Artifact, FileRecord, Manifest
-from .network import write_network
+from .network.write import write_network
 from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
+from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
 from .samples import SampleSet, Source, load_samples
 from .signature import Signature, is_symbolic, signature_of
 from .staging import moved_in_when_done

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .calibrate import in_file_order
-from .formats import format_named
+from .formats.base import format_named
 from .manifest import Artifact, TensorInfo
+from .quantization.calibration import in_file_order
 
 Arrays = Mapping[str, np.ndarray]
 

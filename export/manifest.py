@@ -1,6 +1,6 @@
 """What the exporter writes besides the files themselves: its door to the manifest's records.
 
-They are defined where the checks that read them are (`runtime_checks/formats/records.py`), since
+They are defined where the checks that read them are (`artifacts/manifest.py`), since
 those travel to devices and this package does not.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..artifacts.manifest import FILE as FILE_NAME
+from ..artifacts.manifest import SCHEMA, Artifact, FileRecord, Manifest
+from ..artifacts.manifest import TensorSpec as TensorInfo
 from ..files import sha256
-from ..runtime_checks.formats.records import FILE as FILE_NAME
-from ..runtime_checks.formats.records import SCHEMA, Artifact, FileRecord, Manifest
-from ..runtime_checks.formats.records import TensorSpec as TensorInfo
 
 METADATA_KEY = "renormlite"  # of the entry inside exported files that holds their metadata, JSON
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from ..artifacts.images import Preprocessing
 from ..errors import UserError
-from ..images import Preprocessing
-from .format_table import FORMAT_NAMES, precisions_of, takes_channels_first
+from .formats.format_table import FORMAT_NAMES, precisions_of, takes_channels_first
 
 OPSETS = range(13, 22)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
 QUANTIZED_IO = ("float", "integer")

@@ -9,7 +9,7 @@ import json
 import platform
 from typing import Any
 
-from .. import __version__
+from ..version import __version__
 from .options import ExportOptions
 
 CREATED_BY = f"renormlite {__version__}"

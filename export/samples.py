@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..artifacts.images import Preprocessing, read_images
 from ..errors import UserError
-from ..images import Preprocessing, read_images
 from .manifest import TensorInfo
 
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..artifacts.directory import ExportDirectory, read_export
+from ..artifacts.manifest import Artifact
 from ..errors import UserError
-from .export_directory import ExportDirectory, read_export
-from .formats.records import Artifact
-from .runners import LOCAL, Target, make_runner
-from .runners.session import Session
+from ..runtimes import LOCAL, Target, make_runner
+from ..runtimes.session import Session
 
 if TYPE_CHECKING:
-    from .devices.base import DeviceOptions
+    from ..devices.base import DeviceOptions
 
 WARM_UP = 3
 
@@ -165,7 +165,7 @@ def _run_away(
     devices: DeviceOptions | None,
 ) -> Iterator[tuple[Artifact, _Timing]]:
     """Time artifacts on a device, which measures each inference of a run over many samples."""
-    from .devices import run_on_device
+    from ..devices import run_on_device
 
     count = rounds * max(artifact.inputs[0].shape[0] or 1 for artifact in artifacts)
     repeated = {name: np.repeat(one, count, axis=0) for name, one in inputs.items()}

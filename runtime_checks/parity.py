@@ -5,63 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from ..artifacts.directory import ExportDirectory, open_export
+from ..artifacts.golden_set import GoldenSet
+from ..artifacts.images import Preprocessing
+from ..artifacts.manifest import Artifact
 from ..errors import UserError
-from ..images import Preprocessing
-from .export_directory import ExportDirectory, open_export
-from .formats.golden import GoldenSet
-from .formats.records import Artifact
-from .inputs.own_samples import Source, read_samples, with_samples
-from .inputs.search import Searched, with_found
-from .inside.inspection import Anatomy, inspect, readable
-from .runners import LOCAL, RUNTIMES, Target
-from .runners.host import host
-from .target_check import TargetRun, judge_run, run_target
-from .verdict.findings import Finding, TargetResult
-from .verdict.thread_counts import Threads, thread_counts
+from ..runtimes import LOCAL, RUNTIMES, Target
+from ..runtimes.machine import host
+from ..runtimes.run import TargetRun, run_target
+from .check_record import CheckRecord
+from .end_to_end.findings import Finding, TargetResult
+from .end_to_end.target_check import judge_run
+from .end_to_end.thread_counts import Threads, thread_counts
+from .own_samples import Source, read_samples, with_samples
+from .per_op.inspection import Anatomy, inspect, readable
+from .search.search import Searched, with_found
 
 if TYPE_CHECKING:
-    from .devices.base import DeviceOptions
+    from ..devices.base import DeviceOptions
 
 DEFAULT_TARGETS = ("litert", "onnxruntime")
 
 
-@dataclass(frozen=True)
-class ParityReport:
-    """The verdict on an export directory.
-
-    Attributes:
-        name: Name of the exported model.
-        directory: Where it lies.
-        results: One entry for each artifact on each target.
-        samples: Number of samples compared.
-        host: Python, system and processor that the checks ran on.
-        seconds: What the whole check took.
-        manifest: The manifest as parsed.
-        golden: The samples that were run.
-        left_out: A sentence for each artifact that a target cannot run by its makers' word.
-        searched: What each search found.
-    """
-
-    name: str
-    directory: Path
-    results: tuple[TargetResult, ...]
-    samples: int
-    host: Mapping[str, Any]
-    seconds: float
-    manifest: Mapping[str, Any]
-    golden: GoldenSet
-    left_out: tuple[str, ...] = ()
-    searched: tuple[Searched, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """True when there was something to check and all of it passed."""
-        return bool(self.results) and all(result.passed for result in self.results)
+class ParityReport(CheckRecord):
+    """The verdict on an export directory, with its forms."""
 
     def to_json(self) -> str:
         """Return the report as JSON of the schema that docs/reports.md describes."""
@@ -201,7 +172,7 @@ def _on_target(
                 [run_target(path, artifact, golden.inputs, target, threads=n) for n in counts],
             )
         return
-    from .devices import run_on_device
+    from ..devices import run_on_device
 
     # One connection after the other: a device may have room for one only.
     passes = [

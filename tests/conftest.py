@@ -1,9 +1,13 @@
-"""What every test needs: quiet TensorFlow, fixed seeds."""
+"""What every test needs: quiet TensorFlow, fixed seeds, a small real export to check."""
 
+import json
 import os
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import pytest
 
 
@@ -15,3 +19,161 @@ def _seeded() -> None:
     keras = sys.modules.get("keras")  # only where the test uses Keras: importing it costs seconds
     if keras is not None:
         keras.utils.set_random_seed(0)
+
+
+def build_network():
+    """A digits-sized network: a strided, a depthwise, a pointwise and a dense layer."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(7)
+    image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="stem")(image)
+    x = layers.Conv2D(8, 3, strides=2, padding="same", name="down")(x)
+    x = layers.ReLU(name="down_relu")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depth")(x)
+    x = layers.Conv2D(8, 1, activation="relu", name="point")(x)
+    x = layers.Flatten(name="flat")(x)
+    scores = layers.Dense(10, activation="softmax", name="scores")(x)
+    model = keras.Model(image, scores, name="tiny")
+    rng = np.random.default_rng(3)
+    for variable in model.weights:
+        variable.assign(rng.normal(0, 0.4, variable.shape))
+    return model
+
+
+def write_export(directory: Path) -> None:
+    """Write what an export writes, with stock converters, for the network above."""
+    import keras
+    import renormlite
+    import tensorflow as tf
+    import tf2onnx
+    from renormlite.files import sha256
+
+    model = build_network()
+    config = model.get_config()
+    keras.backend.set_floatx("float64")
+    try:
+        twin = keras.Model.from_config(
+            json.loads(json.dumps(config).replace('"float32"', '"float64"'))
+        )
+    finally:
+        keras.backend.set_floatx("float32")
+    twin.set_weights([np.asarray(w, np.float64) for w in model.get_weights()])
+
+    rng = np.random.default_rng(11)
+    x = np.concatenate(
+        [
+            rng.normal(size=(12, 8, 8, 1)),
+            np.zeros((1, 8, 8, 1)),
+            1e3 * rng.normal(size=(3, 8, 8, 1)),
+        ]
+    ).astype(np.float32)
+    kind = np.array(["random"] * 12 + ["border"] + ["extreme"] * 3)
+
+    directory.mkdir(parents=True, exist_ok=True)
+    function = tf.function(
+        lambda image: model(image, training=False),
+        input_signature=[tf.TensorSpec((1, 8, 8, 1), tf.float32, name="image")],
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], model
+    )
+    converter.experimental_lower_to_saved_model = False
+    (directory / "tiny.float32.tflite").write_bytes(converter.convert())
+    tf2onnx.convert.from_keras(
+        model,
+        input_signature=[tf.TensorSpec((1, 8, 8, 1), tf.float32, name="image")],
+        output_path=str(directory / "tiny.float32.onnx"),
+    )
+    truth = np.asarray(twin(x.astype(np.float64)))
+    np.savez(
+        directory / "golden.npz",
+        **{
+            "kind": kind,
+            "input:image": x,
+            "truth:scores": truth,
+            "folded64:scores": truth,
+            "reference:scores": np.asarray(model(x)),
+        },
+    )
+    from renormlite.export.network.write import write_network
+
+    write_network(model, directory / "network.npz")
+
+    def hashed(file: str) -> dict[str, str]:
+        return {"file": file, "sha256": sha256(directory / file)}
+
+    def tensor(name: str, shape: list, keras_name: str) -> dict:
+        return {"name": name, "shape": shape, "dtype": "float32", "keras_name": keras_name}
+
+    from renormlite.runtimes import runner_class
+
+    artifacts = []
+    for suffix, runtime in (("tflite", "litert"), ("onnx", "onnxruntime")):
+        file = f"tiny.float32.{suffix}"
+        with runner_class(runtime)(directory / file) as runner:
+            names = runner.inputs[0].name, runner.outputs[0].name
+        artifacts.append(
+            {
+                **hashed(file),
+                "format": suffix,
+                "precision": "float32",
+                "bytes": (directory / file).stat().st_size,
+                "ops": {},
+                "inputs": [tensor(names[0], [1, 8, 8, 1], "image")],
+                "outputs": [tensor(names[1], [1, 10], "scores")],
+            }
+        )
+    manifest = {
+        "schema": "renormlite/manifest/1",
+        "name": "tiny",
+        "created_by": f"renormlite {renormlite.__version__}",
+        "source": {"model_name": "tiny", "sha256": None},
+        "versions": {"tensorflow": tf.__version__},
+        "options": {},
+        "inputs": [tensor("image", [None, 8, 8, 1], "image")],
+        "outputs": [tensor("scores", [None, 10], "scores")],
+        "fold": {"records": [], "proof": {}},
+        "golden": hashed("golden.npz"),
+        "network": hashed("network.npz"),
+        "artifacts": artifacts,
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+@pytest.fixture(scope="session", name="build_network")
+def network_builder():
+    """The function that builds the network, for exports of other precisions."""
+    return build_network
+
+
+@pytest.fixture(scope="session")
+def healthy_export(tmp_path_factory) -> Path:
+    """An export nobody may change."""
+    directory = tmp_path_factory.mktemp("export") / "tiny"
+    write_export(directory)
+    return directory
+
+
+@pytest.fixture
+def export(healthy_export, tmp_path) -> Path:
+    """A copy of the export to damage."""
+    return Path(shutil.copytree(healthy_export, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def coarse_export(tmp_path_factory) -> Path:
+    """An export of the same network in every precision, which nobody may change."""
+    import renormlite as rl
+
+    x = np.random.default_rng(5).normal(size=(32, 8, 8, 1)).astype(np.float32)
+    directory = tmp_path_factory.mktemp("coarse") / "tiny"
+    rl.export_model(
+        build_network(),
+        directory,
+        precisions=("float32", "float16", "dynamic", "int8"),
+        calibration=x,
+        inputs=x[:8],
+    )
+    return directory

@@ -8,8 +8,8 @@ from typing import Any
 
 from .graph import ActivationOp, AffineOp, Call, Graph, Kept
 from .keras_graph import kind_of, layers_inside
-from .kinds import find
 from .linear import Linear
+from .linear_layers import find
 from .norms import NotAffineError, is_norm, kept_norm, read_constant, read_norm
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..formats.golden import GoldenSet
-from ..verdict.findings import OutputVerdict, TargetResult
-from ..verdict.ladder import FAULT, Ladder, Stage, decibels
+from ...artifacts.golden_set import GoldenSet
+from ..end_to_end.error_budget import FAULT, Ladder, Stage, decibels
+from ..end_to_end.findings import OutputVerdict, TargetResult
 from .axes import Axis, decibel_axis, exponent, log_axis
 from .op_points import OpPoint
 
 if TYPE_CHECKING:
-    from ..parity import ParityReport
+    from ..check_record import CheckRecord
 
 # Samples drawn for each kind; more would only lie upon each other.
 _MARKS = 60
@@ -142,7 +142,7 @@ def anchor(result: TargetResult) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
 
 
-def ladder_chart(report: ParityReport) -> LadderChart | None:
+def ladder_chart(report: CheckRecord) -> LadderChart | None:
     """Return the ladder of every output that was compared; None when there is none."""
     pairs = [(result, ladder) for result in report.results for ladder in result.stages]
     if not pairs:

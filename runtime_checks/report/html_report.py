@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from ..verdict.agreement import TaskAgreement
-from ..verdict.findings import OutputVerdict, TargetResult
-from ..verdict.ladder import Ladder, decibels
+from ..end_to_end.error_budget import Ladder, decibels
+from ..end_to_end.findings import OutputVerdict, TargetResult
+from ..end_to_end.task_agreement import TaskAgreement
 from .charts import (
     DriftChart,
     Histogram,
@@ -29,7 +29,7 @@ from .problems import Problem, problem
 from .worst_samples import SampleView, worst_samples
 
 if TYPE_CHECKING:
-    from ..parity import ParityReport
+    from ..check_record import CheckRecord
 
 _FOLDER = Path(__file__).parent / "page"
 
@@ -60,7 +60,7 @@ class ResultView:
     latency: str
 
 
-def render(report: ParityReport) -> str:
+def render(report: CheckRecord) -> str:
     """Return the page."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -85,7 +85,7 @@ def render(report: ParityReport) -> str:
     )
 
 
-def _result_view(report: ParityReport, result: TargetResult) -> ResultView:
+def _result_view(report: CheckRecord, result: TargetResult) -> ResultView:
     classes = _classes(report.manifest)
     sizes = {entry["file"]: entry["bytes"] for entry in report.manifest["artifacts"]}
     latency = result.measured.get("latency_ms", {})
@@ -103,7 +103,7 @@ def _result_view(report: ParityReport, result: TargetResult) -> ResultView:
 
 
 def _output_view(
-    report: ParityReport,
+    report: CheckRecord,
     result: TargetResult,
     ladder: Ladder,
     classes: list[str],
@@ -120,7 +120,7 @@ def _output_view(
     )
 
 
-def _lead(report: ParityReport) -> str:
+def _lead(report: CheckRecord) -> str:
     """Return the verdict in one sentence."""
     wrong = [result for result in report.results if not result.passed]
     files = len({result.artifact for result in report.results})

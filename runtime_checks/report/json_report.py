@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..verdict.findings import OutputVerdict, TargetResult
+from ...artifacts.plain_json import plain
+from ..end_to_end.findings import OutputVerdict, TargetResult
 
 if TYPE_CHECKING:
-    from ..inside.culprit import Fault
-    from ..inside.graphs.base import GraphOp
-    from ..inside.op_results import OpCheck
-    from ..parity import ParityReport
+    from ...artifacts.graphs.base import GraphOp
+    from ..check_record import CheckRecord
+    from ..per_op.culprit import Fault
+    from ..per_op.op_results import OpCheck
 
 SCHEMA = "renormlite/parity/1"
 
 
-def render(report: ParityReport) -> str:
+def render(report: CheckRecord) -> str:
     """Return the whole report as JSON text, keys in a fixed order."""
     return json.dumps(plain(record(report)), indent=2, allow_nan=False) + "\n"
 
 
-def record(report: ParityReport) -> dict[str, Any]:
+def record(report: CheckRecord) -> dict[str, Any]:
     """Return the report as nested dictionaries."""
     return {
         "schema": SCHEMA,
@@ -107,21 +104,3 @@ def _fault_record(fault: Fault) -> dict[str, Any]:
 def _op_record(op: GraphOp | None) -> dict[str, Any] | None:
     """Return how a file calls one of its ops; None for a value that no op computes."""
     return None if op is None else {"index": op.index, "kind": op.kind, "name": op.name}
-
-
-def plain(value: Any) -> Any:
-    """Return nested data as JSON can hold it; NaN and infinities become their names.
-
-    JSON has no number for them, and null would read as "not measured".
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -15,16 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ..verdict.findings import Finding, TargetResult
+from ..end_to_end.findings import Finding, TargetResult
 
 if TYPE_CHECKING:
-    from ..parity import ParityReport
+    from ..check_record import CheckRecord
 
 # What XML 1.0 cannot hold, not even escaped: a runtime's message may have colours in it.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(report: ParityReport) -> str:
+def render(report: CheckRecord) -> str:
     """Return the report as JUnit XML."""
     root = ElementTree.Element("testsuites", name=_text(f"renormlite check {report.name}"))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -42,7 +42,7 @@ def render(report: ParityReport) -> str:
 
 
 def _suite(
-    report: ParityReport, target: str, results: Sequence[TargetResult], now: str
+    report: CheckRecord, target: str, results: Sequence[TargetResult], now: str
 ) -> ElementTree.Element:
     """Return the suite of one target."""
     suite = ElementTree.Element(
@@ -63,7 +63,7 @@ def _suite(
     return suite
 
 
-def _left_out(report: ParityReport, now: str) -> ElementTree.Element:
+def _left_out(report: CheckRecord, now: str) -> ElementTree.Element:
     """Return the suite of what could not be run: skipped, which no server takes for passed."""
     count = str(len(report.left_out))
     suite = ElementTree.Element(

@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..inside.graphs.base import GraphOp
-from ..verdict.findings import TargetResult
+from ...artifacts.graphs.base import GraphOp
+from ..end_to_end.findings import TargetResult
 from .op_points import OpPoint, op_points
 
 if TYPE_CHECKING:
-    from ..parity import ParityReport
+    from ..check_record import CheckRecord
 
 # What stands for infinity, which JSON lacks: more decibels than float64 can tell apart, and more
 # than any error is over its bound. Model Explorer has no colour beyond the last threshold.
@@ -29,7 +29,7 @@ _OVER = 1e12
 _GREEN, _PALE, _YELLOW, _ORANGE, _RED = "#2e9e5b", "#b7e1c3", "#ffe08a", "#f5a25d", "#d64545"
 
 
-def render(report: ParityReport) -> dict[str, str]:
+def render(report: CheckRecord) -> dict[str, str]:
     """Return file names and contents: three for each result whose ops were checked.
 
     `….bound.json` holds each op's greatest error over what rounding explains: above 1 is a fault.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..inside.culprit import Fault
-from ..inside.graphs.base import GraphOp
-from ..verdict.findings import TargetResult
+from ...artifacts.graphs.base import GraphOp
+from ..end_to_end.findings import TargetResult
+from ..per_op.culprit import Fault
 
 
 @dataclass(frozen=True)

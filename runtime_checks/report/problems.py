@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..formats.golden import GoldenSet
-from ..inside.culprit import Fault
-from ..verdict.findings import OutputVerdict, TargetResult
+from ...artifacts.golden_set import GoldenSet
+from ..end_to_end.findings import OutputVerdict, TargetResult
+from ..per_op.culprit import Fault
 from .numbers import short
 
 _CHECKS = {

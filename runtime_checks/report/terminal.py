@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from ..verdict.findings import OutputVerdict, TargetResult
-from ..verdict.ladder import FAULT, Ladder
+from ..end_to_end.error_budget import FAULT, Ladder
+from ..end_to_end.findings import OutputVerdict, TargetResult
 from .numbers import short
 from .problems import Problem, problem
 
 if TYPE_CHECKING:
-    from ..parity import ParityReport
+    from ..check_record import CheckRecord
 
 _STAGES = ("folded", "exported", "quantized", "target")
 
@@ -51,7 +51,7 @@ _TASKS = (
 )
 
 
-def print_report(report: ParityReport, console: Console) -> None:
+def print_report(report: CheckRecord, console: Console) -> None:
     """Print what every target gave, where its error comes from, and what is wrong."""
     kinds = Counter(str(kind) for kind in report.golden.kind)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -83,7 +83,7 @@ def print_report(report: ParityReport, console: Console) -> None:
     console.print(f"\n{word} {escape(report.name)} ({report.seconds:.1f} s)")
 
 
-def _print_threads(report: ParityReport, console: Console) -> None:
+def _print_threads(report: CheckRecord, console: Console) -> None:
     """Print how other numbers of threads changed the bits; what failed is printed as a failure."""
     told = [
         f"[dim]threads[/] {escape(_name(result))}: {escape(finding.message)}"
@@ -98,7 +98,7 @@ def _print_threads(report: ParityReport, console: Console) -> None:
 
 
 def _print_by_file(
-    report: ParityReport,
+    report: CheckRecord,
     columns: Sequence[tuple[str, int]],
     rows: Callable[[TargetResult], list[list[str]]],
     console: Console,

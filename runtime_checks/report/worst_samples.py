@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..formats.golden import GoldenSet
-from ..verdict.findings import OutputVerdict
+from ...artifacts.golden_set import GoldenSet
+from ..end_to_end.findings import OutputVerdict
 
 # Samples shown for each output, and scores shown for each.
 _SHOWN, _SCORES = 4, 3

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renormlite.runtime_checks.devices import run_on_device
-from renormlite.runtime_checks.devices.adb import AdbDevice
-from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
-from renormlite.runtime_checks.export_directory import read_export
-from renormlite.runtime_checks.formats.golden import read_golden
-from renormlite.runtime_checks.runners import Target
-from renormlite.runtime_checks.target_check import run_target
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
+from renormlite.devices import run_on_device
+from renormlite.devices.adb import AdbDevice
+from renormlite.devices.base import DeviceError, DeviceOptions
+from renormlite.runtimes import Target
+from renormlite.runtimes.run import run_target
 
 pytestmark = pytest.mark.devices
 
@@ -66,7 +66,7 @@ if given.report_peak_memory_footprint == "true":
 
 
 def left_behind(adb: Any) -> list[str]:
-    """What is still on the device after the keeper has had a moment."""
+    """What is still on the device after the agent has had a moment."""
     for _ in range(50):
         if not adb.leftovers():
             break

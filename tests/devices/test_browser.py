@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renormlite.runtime_checks.devices import browser as browser_module
-from renormlite.runtime_checks.devices import chromium, run_on_device
-from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
-from renormlite.runtime_checks.devices.browser import LiteRTWebRunner
-from renormlite.runtime_checks.devices.chromium import Browser
-from renormlite.runtime_checks.devices.server import PageServer
-from renormlite.runtime_checks.export_directory import read_export
-from renormlite.runtime_checks.formats.golden import read_golden
-from renormlite.runtime_checks.runners import Target
-from renormlite.runtime_checks.runners.base import ArtifactError
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
+from renormlite.devices import browser as browser_module
+from renormlite.devices import chromium, run_on_device
+from renormlite.devices.base import DeviceError, DeviceOptions
+from renormlite.devices.browser import LiteRTWebRunner
+from renormlite.devices.chromium import Browser
+from renormlite.devices.server import PageServer
+from renormlite.runtimes import Target
+from renormlite.runtimes.base import ArtifactError
 
 pytestmark = pytest.mark.devices
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from renormlite.runtime_checks.carried.bundle import write_bundle
-from renormlite.runtime_checks.devices import apt
+from renormlite.devices.setup import apt
+from renormlite.runtime_checks.bundle.write import write_bundle
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def report(tmp_path_factory):
 def chromium() -> Iterator[Any]:
     """A browser, driven directly: nothing needs to be served."""
     from playwright.sync_api import sync_playwright
-    from renormlite.runtime_checks.devices.web_packages import find_browser
+    from renormlite.devices.setup.web_packages import find_browser
 
     program = find_browser()
     assert program is not None, "these tests need a Chromium on the PATH"

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 from renormlite.cli import device, targets
 from renormlite.cli.device_options import with_processors
+from renormlite.devices.base import DeviceError, DeviceOptions
+from renormlite.devices.process import TimeLimitError, run
+from renormlite.devices.qemu import QemuAarch64
+from renormlite.devices.setup import apt, emulated_systems, web_packages
+from renormlite.devices.setup.cache import Component, cache_root
 from renormlite.errors import UserError
-from renormlite.runtime_checks.devices import apt, systems, web_packages
-from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
-from renormlite.runtime_checks.devices.cache import Component, cache_root
-from renormlite.runtime_checks.devices.process import TimeLimitError, run
-from renormlite.runtime_checks.devices.qemu import QemuAarch64
 
 pytestmark = pytest.mark.devices
 
@@ -125,7 +125,11 @@ def test_no_mirror_has_the_suite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "build", "message"),
     [
-        ("apt-get", lambda: systems.build(systems.ARMV7, source=None, progress=print), "'apt-get'"),
+        (
+            "apt-get",
+            lambda: emulated_systems.build(emulated_systems.ARMV7, source=None, progress=print),
+            "'apt-get'",
+        ),
         ("npm", lambda: web_packages.build(progress=print), "npm, which this machine lacks"),
     ],
 )

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renormlite.runtime_checks.devices.base import DeviceError, DeviceOptions
-from renormlite.runtime_checks.devices.ssh import SshDevice
+from renormlite.devices.base import DeviceError, DeviceOptions
+from renormlite.devices.on_device import agent as agent_module
+from renormlite.devices.ssh import SshDevice
 
 pytestmark = pytest.mark.devices
 
@@ -22,7 +23,7 @@ OPTIONS = DeviceOptions(python=sys.executable, timeout_s=60, reconnect_s=20)
 
 
 def left_behind(ssh_path: Any) -> list[str]:
-    """What is still on the device after the keeper has had a moment."""
+    """What is still on the device after the agent has had a moment."""
     for _ in range(50):
         if not ssh_path.leftovers():
             break
@@ -114,18 +115,18 @@ def test_an_interrupt_leaves_nothing_running(ssh_path: Any, echo_bundle: Path) -
     ):
         device.run("litert", ["--sleep", "32.5"])
     assert left_behind(ssh_path) == []
-    time.sleep(0.3)  # the keeper looks ten times a second
+    time.sleep(0.3)  # the agent looks ten times a second
     assert running("--sleep 32.5") == []
 
 
-def test_the_keeper_cleans_up_after_a_host_that_never_comes_back(
+def test_the_agent_cleans_up_after_a_host_that_never_comes_back(
     ssh_path: Any, echo_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = Path(sys.modules[SshDevice.__module__].__file__ or "").with_name("keeper.py")
+    agent = Path(agent_module.__file__ or "")
     monkeypatch.setenv("TMPDIR", str(ssh_path.tmp))
     started = subprocess.run(
         [sys.executable, "-", "1.0"],
-        input=keeper.read_text(),
+        input=agent.read_text(),
         capture_output=True,
         text=True,
         check=True,

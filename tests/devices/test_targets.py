@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from renormlite import check_parity
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
+from renormlite.artifacts.manifest import Artifact
+from renormlite.artifacts.sample_kinds import NONFINITE
+from renormlite.devices import run_on_device
+from renormlite.devices.base import EMULATED_NOTE, DeviceOptions
 from renormlite.models.data import handwritten_digits
 from renormlite.runtime_checks.bench import measure_latency
-from renormlite.runtime_checks.devices import run_on_device
-from renormlite.runtime_checks.devices.base import EMULATED_NOTE, DeviceOptions
-from renormlite.runtime_checks.export_directory import read_export
-from renormlite.runtime_checks.formats.golden import read_golden
-from renormlite.runtime_checks.formats.records import Artifact
-from renormlite.runtime_checks.runners import LOCAL, RUNTIMES, Target
-from renormlite.runtime_checks.target_check import TargetRun, judge_run, run_target
-from renormlite.runtime_checks.truth.kinds import NONFINITE
+from renormlite.runtime_checks.end_to_end.target_check import judge_run
+from renormlite.runtimes import LOCAL, RUNTIMES, Target
+from renormlite.runtimes.run import TargetRun, run_target
 
 pytestmark = pytest.mark.devices
 

@@ -11,7 +11,7 @@ import pytest
 import renormlite as rl
 from click.testing import CliRunner, Result
 from renormlite.cli.export import command
-from renormlite.export.calibrate import RANDOM_COST
+from renormlite.export.quantization.calibration import RANDOM_COST
 
 
 @pytest.fixture

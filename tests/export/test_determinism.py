@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import renormlite as rl
-from renormlite.export.format_table import FORMAT_NAMES
+from renormlite.export.formats.format_table import FORMAT_NAMES
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 

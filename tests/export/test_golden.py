@@ -7,9 +7,9 @@ from collections import Counter
 import keras
 import numpy as np
 import renormlite as rl
-from renormlite.export.golden import choose_samples
+from renormlite.export.golden_set import choose_samples
 from renormlite.export.manifest import TensorInfo
-from renormlite.runtime_checks.truth.bounds import SMALLEST_NORMAL
+from renormlite.runtime_checks.end_to_end.bounds import SMALLEST_NORMAL
 
 IMAGE = (TensorInfo("image", (None, 12, 12, 3), "float32"),)
 

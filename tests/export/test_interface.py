@@ -153,7 +153,7 @@ def test_a_free_batch_really_takes_any_batch(small, export):
     _, folder = export(small, batch_size=None)
     batch = np.random.default_rng(0).random((7, 12, 12, 3), np.float32)
     expected = small(batch, training=False)
-    from renormlite.export.formats import format_named
+    from renormlite.export.formats.base import format_named
 
     for name in ("tflite", "onnx"):
         session = format_named(name).open(folder / f"net.float32.{name}")

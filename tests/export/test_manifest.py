@@ -7,7 +7,7 @@ import json
 
 import pytest
 import renormlite as rl
-from renormlite.runtime_checks.formats.records import SCHEMA, Manifest
+from renormlite.artifacts.manifest import SCHEMA, Manifest
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import renormlite as rl
-from renormlite.export.format_table import FORMAT_NAMES, precisions_of
+from renormlite.export.formats.format_table import FORMAT_NAMES, precisions_of
 from renormlite.models import digits, mlperf_tiny
 
 NETWORKS = {

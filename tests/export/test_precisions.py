@@ -9,8 +9,8 @@ import onnx
 import pytest
 import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter
-from renormlite.export import flatbuffer
-from renormlite.export.format_table import FORMAT_NAMES, precisions_of
+from renormlite.export.formats import flatbuffer
+from renormlite.export.formats.format_table import FORMAT_NAMES, precisions_of
 from renormlite.models import mlperf_tiny
 
 ALL = [(name, p) for name in FORMAT_NAMES for p in precisions_of(name)]

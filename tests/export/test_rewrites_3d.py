@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import renormlite as rl
 from keras import layers
-from renormlite.export.formats import Job, format_named
-from renormlite.export.freeze import freeze
+from renormlite.export.formats.base import Job, format_named
+from renormlite.export.formats.freeze import freeze
 from renormlite.export.options import ExportOptions
 from renormlite.export.signature import signature_of
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import renormlite as rl
 import tensorflow as tf
-from renormlite.export.calibrate import load_calibration, looks_like_noise
+from renormlite.artifacts.images import Preprocessing
 from renormlite.export.manifest import TensorInfo
+from renormlite.export.quantization.calibration import load_calibration, looks_like_noise
 from renormlite.export.samples import load_samples
-from renormlite.images import Preprocessing
 
 IMAGE = (TensorInfo("image", (None, 12, 12, 3), "float32"),)
 TWO = (TensorInfo("a", (None, 4), "float32"), TensorInfo("b", (None, 2), "int32"))

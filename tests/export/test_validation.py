@@ -12,9 +12,9 @@ import pytest
 import renormlite as rl
 import tensorflow as tf
 from keras import layers
-from renormlite.export import flatbuffer
-from renormlite.export.formats import Job, format_named
-from renormlite.export.freeze import freeze
+from renormlite.export.formats import flatbuffer
+from renormlite.export.formats.base import Job, format_named
+from renormlite.export.formats.freeze import freeze
 from renormlite.export.options import ExportOptions
 from renormlite.export.signature import signature_of
 

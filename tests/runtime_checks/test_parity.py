@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from renormlite import UserError, check_parity
+from renormlite.artifacts.directory import read_export
 from renormlite.cli.check import command
-from renormlite.runtime_checks.export_directory import read_export
 
 TARGETS = ("litert", "tf-lite", "onnxruntime")
 

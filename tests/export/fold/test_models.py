@@ -266,7 +266,7 @@ def test_registration_must_be_of_a_layer_and_give_an_affine():
 
 def test_wrong_fold_is_found_and_taken_back(randomized, monkeypatch):
     """A rule that ignores zero padding, as other tools do, is caught by the proof."""
-    from renormlite.export.fold.kinds import conv
+    from renormlite.export.fold.linear_layers import conv
 
     monkeypatch.setattr(conv, "zero_padding", lambda layer, shape: "")
     same = {"padding": "same", "activation": "relu"}

@@ -141,7 +141,7 @@ def test_names_are_escaped(healthy):
 
 
 def test_decisions_with_labels_are_shown(healthy, digits_export):
-    from renormlite.runtime_checks.verdict.agreement import task_agreement
+    from renormlite.runtime_checks.end_to_end.task_agreement import task_agreement
 
     golden = dataclasses.replace(
         healthy.golden, labels=healthy.golden.truth["digit"].argmax(axis=1)

@@ -7,7 +7,7 @@ import dataclasses
 import junitparser
 import pytest
 from renormlite import check_parity
-from renormlite.runtime_checks.verdict.findings import Finding
+from renormlite.runtime_checks.end_to_end.findings import Finding
 
 
 def parsed(report) -> junitparser.JUnitXml:

@@ -6,8 +6,8 @@ import json
 
 import onnx
 import pytest
-from renormlite.runtime_checks.inside.graphs import read_graph
-from renormlite.runtime_checks.inside.graphs.base import GraphOp
+from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs.base import GraphOp
 from renormlite.runtime_checks.report.model_explorer import node_id
 
 

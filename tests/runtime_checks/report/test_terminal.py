@@ -7,8 +7,8 @@ import io
 
 import numpy as np
 import pytest
+from renormlite.runtime_checks.end_to_end.task_agreement import task_agreement
 from renormlite.runtime_checks.report.terminal import print_report
-from renormlite.runtime_checks.verdict.agreement import task_agreement
 from rich.console import Console
 
 

@@ -1,0 +1,1 @@
+"""The files of an export, with readers and writers that need only NumPy and travel to devices."""

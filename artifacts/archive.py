@@ -1,0 +1,109 @@
+"""Writes `.npz` archives; reads one once: hashed and parsed from the same bytes, arrays as views.
+
+`numpy.load` reads the file a second time, checks a second checksum of every byte (the hash in the
+manifest is one already) and copies every array; on small networks that takes longer than to run
+them. `zipfile` and NumPy still say where things are.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from ..files import write_bytes
+
+# PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
+_LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_SUFFIX = ".npy"
+
+# What reading a damaged archive ends in.
+DAMAGE = (ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
+
+
+def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return arrays as the bytes of an `.npz` file."""
+    buffer = io.BytesIO()
+    # NumPy 1, as devices have it, would take `allow_pickle` for the name of an array.
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz` file, whole or not at all."""
+    write_bytes(path, packed_arrays(arrays))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read an `.npz` file."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+class Archive(Mapping[str, np.ndarray]):
+    """The arrays of an `.npz` archive by name, read-only and not aligned.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        data: The whole file: what a hash says of it, it says of the arrays.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: On access, for a file that is no archive of arrays or is cut short, or another
+            one of `DAMAGE`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.data = Path(path).read_bytes()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        member = self._members[name]
+        if member.compress_type != zipfile.ZIP_STORED:
+            return _array(self._zip.read(member), name)
+        lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header_offset)
+        start = member.header_offset + _LOCAL_HEADER + sum(lengths)
+        return _array(memoryview(self.data)[start : start + member.file_size], name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @functools.cached_property
+    def _zip(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(io.BytesIO(self.data))
+
+    @functools.cached_property
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        """Array name to its file in the archive."""
+        return {
+            info.filename[: -len(_SUFFIX)]: info
+            for info in self._zip.infolist()
+            if info.filename.endswith(_SUFFIX)
+        }
+
+
+def _array(data: bytes | memoryview, name: str) -> np.ndarray:
+    """Return the array that an `.npy` file holds, as a view."""
+    stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
+    version = npy.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"'{name}' has the unknown .npy version {version}")
+    shape, fortran_order, dtype = _HEADERS[version](stream)
+    if dtype.hasobject or dtype.names:
+        raise ValueError(f"'{name}' is not an array of numbers or text")
+    flat = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), stream.tell())
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

@@ -1,0 +1,96 @@
+"""A TFLite file as objects that can be changed: read it, sign it, write it.
+
+Uses the schema's generated object API that ships with ai-edge-litert, so TensorFlow is not needed.
+The export finishes its files with this, the reproducer cuts one op out of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
+
+from ..errors import UserError
+
+MARK = b"TFL3"
+SIGNATURE_KEY = "serving_default"
+_BUFFER_ALIGNMENT = 16  # `force_align` of Buffer.data in the schema; kernels map weights in place
+
+
+def names_of(enumeration: type) -> dict[int, str]:
+    """Return number to name of one of the schema's enumerations."""
+    return {value: name for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+_OPERATOR_NAMES = names_of(schema.BuiltinOperator)
+
+
+class _AlignedBuilder(flatbuffers.Builder):
+    """A builder that aligns byte vectors as the schema demands.
+
+    The generated Python code forgets `force_align`: weights would land on odd addresses, which
+    microcontrollers that read them in place answer with a fault.
+    """
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
+        if elemSize == 1:
+            alignment = _BUFFER_ALIGNMENT
+        offset: int = super().StartVector(elemSize, numElems, alignment)
+        return offset
+
+
+def parse(data: bytes) -> Any:
+    """Return the file's content as a `schema.ModelT`.
+
+    Raises:
+        UserError: `data` is not a TFLite file.
+    """
+    if data[4:8] != MARK:
+        raise UserError("Expected a TFLite file. Received: a file without the mark 'TFL3'.")
+    return schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
+
+
+def pack(model: Any) -> bytes:
+    """Return the bytes of the file that holds `model`, buffers aligned to 16 bytes."""
+    size = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
+    builder = _AlignedBuilder(size + (1 << 16))
+    builder.Finish(model.Pack(builder), file_identifier=MARK)
+    return bytes(builder.Output())
+
+
+def sign(model: Any, inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> None:
+    """Give the main subgraph the one signature that runtimes look for.
+
+    Args:
+        model: The parsed file; changed in place.
+        inputs: Name and index of the tensor of each input.
+        outputs: The same of each output.
+    """
+    definition = schema.SignatureDefT()
+    definition.signatureKey = SIGNATURE_KEY.encode()
+    definition.subgraphIndex = 0
+    definition.inputs = [_tensor_map(*pair) for pair in inputs]
+    definition.outputs = [_tensor_map(*pair) for pair in outputs]
+    model.signatureDefs = [definition]
+
+
+def _tensor_map(name: str, index: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name.encode(), index
+    return entry
+
+
+def operator_name(code: Any) -> str:
+    """Return the name of an operator code: `CONV_2D`, or a custom operator's own."""
+    # Files written for old runtimes carry the code in the deprecated 8-bit field.
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if number == schema.BuiltinOperator.CUSTOM:
+        return text(code.customCode)
+    return _OPERATOR_NAMES[number]
+
+
+def text(value: bytes | str | None) -> str:
+    """Return a string of the file, which the schema leaves as bytes; empty for none."""
+    return value.decode() if isinstance(value, bytes) else (value or "")

@@ -1,0 +1,138 @@
+"""The golden set: inputs and the outputs that float64, float32 and each artifact made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import UserError
+from .archive import DAMAGE, Archive
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
+    """Return the arrays that both have, one after the other."""
+    return {name: np.concatenate([first[name], second[name]]) for name in first if name in second}
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """Inputs and what each stage of the model's way made of them; N samples on the first axis.
+
+    Attributes:
+        kind: (N,) "real", "random", "border", "extreme", "denormal", "nonfinite" or "search"; see
+            `kinds`. In "nonfinite" samples NaN stands where nothing is expected.
+        inputs: Keras input name to (N, …) float32.
+        truth: Keras output name to (N, …) float64: the trained model evaluated in float64.
+        folded64: The same of the folded network.
+        reference: Keras output name to (N, …) float32: the trained model as Keras runs it.
+        artifacts: File name to the outputs that file gave on the exporting host.
+        noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
+            to make; empty where a layer of the network is beyond the model.
+        file_noise: File name to the same for that file's own arithmetic; only files whose
+            precision has a model (`file_noise.MODELLED`).
+        labels: (N,) true class of each sample, -1 where it is not known; None without any.
+    """
+
+    kind: np.ndarray
+    inputs: Arrays
+    truth: Arrays
+    folded64: Arrays
+    reference: Arrays
+    artifacts: Mapping[str, Arrays]
+    noise: Arrays = field(default_factory=dict)
+    file_noise: Mapping[str, Arrays] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.kind)
+
+    def select(self, index: np.ndarray) -> GoldenSet:
+        """Return the golden set of some samples, in the order of ``index``."""
+
+        def pick(arrays: Arrays) -> dict[str, np.ndarray]:
+            return {name: array[index] for name, array in arrays.items()}
+
+        return GoldenSet(
+            kind=self.kind[index],
+            inputs=pick(self.inputs),
+            truth=pick(self.truth),
+            folded64=pick(self.folded64),
+            reference=pick(self.reference),
+            artifacts={file: pick(arrays) for file, arrays in self.artifacts.items()},
+            noise=pick(self.noise),
+            file_noise={file: pick(arrays) for file, arrays in self.file_noise.items()},
+            labels=None if self.labels is None else self.labels[index],
+        )
+
+
+def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenSet:
+    """Read `golden.npz`; see `golden_of`."""
+    try:
+        archive = Archive(path)
+    except OSError as error:
+        raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
+    return golden_of(archive, str(path), outputs)
+
+
+def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
+    """Return the golden set that a file holds.
+
+    Args:
+        archive: The file.
+        path: Where it lies, for messages.
+        outputs: Keras names of the outputs that it must hold.
+
+    Returns:
+        The golden set; every array has the same number of samples, and at least one.
+
+    Raises:
+        UserError: The file is damaged, lacks an output, or its arrays disagree on N.
+    """
+    try:
+        arrays = dict(archive)
+    except DAMAGE as error:
+        raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
+
+    groups: dict[str, dict[str, np.ndarray]] = {
+        prefix: {} for prefix in ("input", "truth", "folded64", "reference", "noise")
+    }
+    by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {"artifact": {}, "file-noise": {}}
+    for key, array in arrays.items():
+        prefix, _, name = key.partition(":")
+        if prefix in by_file:
+            file, _, output = name.partition(":")
+            by_file[prefix].setdefault(file, {})[output] = array
+        elif prefix in groups:
+            groups[prefix][name] = array
+    if "kind" not in arrays or not groups["input"]:
+        raise UserError(f"{path} is not a golden set: it lacks its samples. Export again.")
+    samples = len(arrays["kind"])
+    for key, array in arrays.items():
+        if array.ndim == 0 or len(array) != samples:
+            raise UserError(
+                f"{path}: '{key}' must hold {samples} samples as 'kind' does. Received shape "
+                f"{array.shape}. Export again."
+            )
+    if samples == 0:
+        raise UserError(f"{path} holds no sample, so nothing could be compared. Export again.")
+    for prefix in ("truth", "folded64", "reference"):
+        for output in outputs:
+            if output not in groups[prefix]:
+                raise UserError(f"{path} lacks '{prefix}:{output}'. Export again.")
+    return GoldenSet(
+        kind=arrays["kind"],
+        inputs=groups["input"],
+        truth=groups["truth"],
+        folded64=groups["folded64"],
+        reference=groups["reference"],
+        artifacts=by_file["artifact"],
+        noise=groups["noise"],
+        file_noise=by_file["file-noise"],
+    )

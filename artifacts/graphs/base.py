@@ -1,0 +1,134 @@
+"""A file's graph: ops in the order they run, tensors by key, quantization where there is one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How integers stand for real numbers: real = scale · (q - zero_point).
+
+    Attributes:
+        scales: One, or one for each index of ``axis``.
+        zero_points: As many.
+        dtype: The integers' type: also of a float tensor that holds dequantized numbers.
+        axis: The axis that several scales run along.
+    """
+
+    scales: np.ndarray
+    zero_points: np.ndarray
+    dtype: np.dtype
+    axis: int = 0
+
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """Return the float64 numbers that integers stand for."""
+        shape = [1] * values.ndim
+        if self.scales.size > 1:
+            shape[self.axis] = -1
+        scales = self.scales.astype(np.float64).reshape(shape) if values.ndim else self.scales
+        points = (
+            self.zero_points.astype(np.float64).reshape(shape)
+            if values.ndim
+            else (self.zero_points)
+        )
+        return np.asarray((values.astype(np.float64) - points) * scales)
+
+    def step(self, rank: int) -> np.ndarray:
+        """Return the scales in a shape that broadcasts against a tensor of that rank."""
+        shape = [1] * rank
+        if self.scales.size > 1:
+            shape[self.axis] = -1
+        return self.scales.astype(np.float64).reshape(shape)
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """One tensor of a file.
+
+    Attributes:
+        key: How the runner's `infer_all` names it; unique in the file.
+        name: What the file calls it.
+        shape: Its static shape; empty where the file does not say.
+        dtype: Element type.
+        quantization: None for floats.
+        data: The value of a constant, None for what is computed.
+    """
+
+    key: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    quantization: Quantization | None = None
+    data: np.ndarray | None = None
+
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """Return values of this tensor as the float64 numbers they stand for."""
+        if self.quantization is None or values.dtype.kind == "f":
+            return np.asarray(values, np.float64)
+        return self.quantization.real(values)
+
+
+@dataclass(frozen=True)
+class GraphOp:
+    """One op of a file.
+
+    Attributes:
+        index: Its place in the file.
+        kind: What the format calls it: CONV_2D, Conv, …
+        name: What the file calls this one; may be empty.
+        inputs: Keys of its inputs; empty strings for absent ones.
+        outputs: Keys of its outputs.
+        attributes: Its options as plain values.
+    """
+
+    index: int
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArtifactGraph:
+    """The ops and tensors of one exported file.
+
+    Attributes:
+        tensors: By key.
+        inputs: Keys of the inputs, in the file's order.
+        outputs: Keys of the outputs, in the file's order.
+        read_ops: Reads the ops, when somebody asks for them.
+    """
+
+    tensors: Mapping[str, GraphTensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
+
+    @functools.cached_property
+    def ops(self) -> tuple[GraphOp, ...]:
+        """The ops in the order they run; comparing weights needs none of them."""
+        return self.read_ops()
+
+    @property
+    def constants(self) -> list[GraphTensor]:
+        """The tensors whose value the file holds."""
+        return [tensor for tensor in self.tensors.values() if tensor.data is not None]
+
+    def activations(self, op: GraphOp) -> list[str]:
+        """Return the keys of an op's inputs that are computed, not constant."""
+        return [key for key in op.inputs if key and self.tensors[key].data is None]
+
+    def producer(self, key: str) -> GraphOp | None:
+        """Return the op that computes a tensor, None for inputs and constants."""
+        return next((op for op in self.ops if key in op.outputs), None)
+
+    def consumers(self, key: str) -> list[GraphOp]:
+        """Return the ops that read a tensor."""
+        return [op for op in self.ops if key in op.inputs]

@@ -1,0 +1,167 @@
+"""Reads the graph of an .onnx file; the key of a tensor is its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+
+
+def read(path: Path, data: bytes) -> ArtifactGraph:
+    """Return the graph of an .onnx file.
+
+    Args:
+        path: The file, for messages.
+        data: What it holds.
+
+    Raises:
+        UserError: The file is damaged, or onnx is not installed.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise UserError(
+            "Reading the ops of an .onnx file needs onnx. Install it: pip install onnx"
+        ) from error
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise UserError(f"{path} cannot be read as an ONNX file: {error}") from error
+    graph = model.graph
+    tensors = {
+        entry.name: _constant(entry.name, onnx.numpy_helper.to_array(entry))
+        for entry in graph.initializer
+    }
+    ops = []
+    for index, node in enumerate(graph.node):
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Constant":
+            value = onnx.numpy_helper.to_array(attributes["value"])
+            tensors[node.output[0]] = _constant(node.output[0], value)
+            continue
+        ops.append(
+            GraphOp(
+                index=index,
+                kind=node.op_type,
+                name=node.name,
+                inputs=tuple(node.input),
+                outputs=tuple(node.output),
+                attributes={key: _plain(value) for key, value in attributes.items()},
+            )
+        )
+    for value in (*graph.input, *graph.output):
+        tensors.setdefault(value.name, _declared(value))
+    for op in ops:
+        for key in (*op.inputs, *op.outputs):
+            if key:
+                tensors.setdefault(key, GraphTensor(key, key, (), np.dtype(np.float32)))
+    for key, quantization in _quantizations(ops, tensors).items():
+        tensors[key] = replace(tensors[key], quantization=quantization)
+    constants = {entry.name for entry in graph.initializer}
+    return ArtifactGraph(
+        tensors=tensors,
+        read_ops=lambda: tuple(ops),
+        inputs=tuple(value.name for value in graph.input if value.name not in constants),
+        outputs=tuple(value.name for value in graph.output),
+    )
+
+
+def _quantizations(
+    ops: list[GraphOp], tensors: Mapping[str, GraphTensor]
+) -> dict[str, Quantization]:
+    """Return how integers stand for numbers, by the ops that turn one into the other.
+
+    A tensor has the scale of the QuantizeLinear that makes it or of the DequantizeLinear that
+    reads it; what the latter gives is floats that hold steps of it. The weights of an integer
+    product have the constant scale that its result is multiplied by.
+    """
+    found: dict[str, Quantization] = {}
+    for op in ops:
+        if op.kind not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scales = tensors[op.inputs[1]].data
+        points = tensors[op.inputs[2]].data if len(op.inputs) > 2 else None
+        if scales is None:
+            continue
+        integers = op.outputs[0] if op.kind == "QuantizeLinear" else op.inputs[0]
+        if points is None:
+            known = tensors[integers].data
+            points = np.zeros_like(scales, np.int8 if known is None else known.dtype)
+        quantization = Quantization(
+            np.atleast_1d(scales).astype(np.float64),
+            np.atleast_1d(points).astype(np.int64),
+            points.dtype,
+            int(op.attributes.get("axis", 1)),
+        )
+        found[integers] = quantization
+        if op.kind == "DequantizeLinear" and tensors[op.inputs[0]].data is None:
+            found[op.outputs[0]] = quantization
+    found.update(_integer_products(ops, tensors))
+    return found
+
+
+def _integer_products(
+    ops: list[GraphOp], tensors: Mapping[str, GraphTensor]
+) -> dict[str, Quantization]:
+    """Return the quantization of the constant operands of ConvInteger and MatMulInteger."""
+    producer = {key: op for op in ops for key in op.outputs}
+    found = {}
+    for op in ops:
+        if op.kind not in ("ConvInteger", "MatMulInteger"):
+            continue
+        weight = tensors[op.inputs[1]].data
+        following = op.outputs[0]
+        scale: Any = None
+        for after in ops[ops.index(op) + 1 :]:
+            if following not in after.inputs:
+                continue
+            following = after.outputs[0]
+            if after.kind == "Mul":
+                others = [producer.get(key) for key in after.inputs]
+                keys = [
+                    k for other in others if other and other.kind == "Mul" for k in other.inputs
+                ]
+                scale = next((tensors[k].data for k in keys if tensors[k].data is not None), None)
+                break
+            if after.kind != "Cast":
+                break
+        if weight is None or scale is None:
+            continue
+        point = tensors[op.inputs[3]].data if len(op.inputs) > 3 and op.inputs[3] else None
+        points = np.zeros(1, np.int64) if point is None else np.atleast_1d(point).astype(np.int64)
+        axis = 0 if op.kind == "ConvInteger" else weight.ndim - 1
+        scales = np.atleast_1d(scale).astype(np.float64).reshape(-1)
+        points = np.broadcast_to(points.reshape(-1), scales.shape)
+        found[op.inputs[1]] = Quantization(scales, points, weight.dtype, axis)
+    return found
+
+
+def _constant(name: str, value: np.ndarray) -> GraphTensor:
+    return GraphTensor(name, name, value.shape, value.dtype, data=value)
+
+
+def _declared(value: Any) -> GraphTensor:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = tuple(size.dim_value or -1 for size in kind.shape.dim)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return GraphTensor(value.name, value.name, shape, dtype)
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as plain Python: bytes as text, lists as lists."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, (int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)) or hasattr(value, "__iter__"):
+        return [_plain(entry) for entry in value]
+    return str(value)

@@ -1,0 +1,178 @@
+"""Reads the graph of a .tflite file; the key of a tensor is its index.
+
+The accessors generated from TFLite's schema read in place. (Its object API makes an object of every
+table and a list of every vector, which takes longer than to run a small network on thirty samples.)
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+
+_MARK = b"TFL3"
+_INT4 = 17
+# TensorType; four-bit numbers are unpacked to eight.
+_DTYPES = {
+    0: "float32",
+    1: "float16",
+    2: "int32",
+    3: "uint8",
+    4: "int64",
+    6: "bool",
+    7: "int16",
+    9: "int8",
+    10: "float64",
+    12: "uint64",
+    15: "uint32",
+    16: "uint16",
+    _INT4: "int8",
+}
+
+
+def read(path: Path, data: bytes) -> ArtifactGraph:
+    """Return the main subgraph of a .tflite file.
+
+    Args:
+        path: The file, for messages.
+        data: What it holds.
+
+    Raises:
+        UserError: The file is damaged, or ai-edge-litert is not installed.
+    """
+    return _reading(path, lambda: _graph(data, path))
+
+
+def _reading(path: Path, action: Callable[[], Any]) -> Any:
+    """Run a part of the reading; whatever a damaged file leads to becomes one sentence."""
+    try:
+        return action()
+    except (ValueError, IndexError, KeyError, struct.error, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as a TFLite file: {error}") from error
+
+
+def _schema() -> Any:
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise UserError(
+            "Reading the ops of a .tflite file needs ai-edge-litert. "
+            "Install it: pip install ai-edge-litert"
+        ) from error
+    return schema
+
+
+def _graph(data: bytes, path: Path) -> ArtifactGraph:
+    if data[4:8] != _MARK:
+        raise ValueError("it lacks the mark TFL3")
+    model = _schema().Model.GetRootAs(data)
+    main = model.Subgraphs(0)
+    tensors = {
+        str(index): _tensor(str(index), main.Tensors(index), model)
+        for index in range(main.TensorsLength())
+    }
+    return ArtifactGraph(
+        tensors=tensors,
+        inputs=_keys(main.InputsAsNumpy()),
+        outputs=_keys(main.OutputsAsNumpy()),
+        read_ops=lambda: _reading(path, functools.partial(_ops, model, main, tensors)),
+    )
+
+
+def _keys(indices: Any) -> tuple[str, ...]:
+    """Return tensor indices as keys; empty for an optional input that is absent."""
+    return tuple(str(index) if index >= 0 else "" for index in _vector(indices, "i4").tolist())
+
+
+def _vector(values: Any, dtype: str) -> np.ndarray:
+    """Return a vector of the schema as an array; the accessors have 0 for one that is left out."""
+    return values if isinstance(values, np.ndarray) else np.empty(0, dtype)
+
+
+def _ops(model: Any, main: Any, tensors: Mapping[str, GraphTensor]) -> tuple[GraphOp, ...]:
+    """Return the operators of a subgraph."""
+    kinds = [_kind(model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())]
+    ops = []
+    for index in range(main.OperatorsLength()):
+        operator = main.Operators(index)
+        outputs = _keys(operator.OutputsAsNumpy())
+        ops.append(
+            GraphOp(
+                index=index,
+                kind=kinds[operator.OpcodeIndex()],
+                name=tensors[outputs[0]].name if outputs else "",
+                inputs=_keys(operator.InputsAsNumpy()),
+                outputs=outputs,
+                attributes=_options(operator.BuiltinOptionsType(), operator.BuiltinOptions()),
+            )
+        )
+    return tuple(ops)
+
+
+@functools.cache
+def _operator_names() -> dict[int, str]:
+    return {number: name for name, number in vars(_schema().BuiltinOperator).items()}
+
+
+def _kind(code: Any) -> str:
+    """Return what an operator code calls its operator."""
+    # Files written for old runtimes carry the code in the deprecated 8-bit field.
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    return _text(code.CustomCode()) or _operator_names()[number]
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
+def _options(union: int, table: Any) -> dict[str, Any]:
+    """Return an operator's options that are plain values, by the names of the schema."""
+    if table is None:
+        return {}
+    return {
+        key: value
+        for key, value in vars(_schema().BuiltinOptionsCreator(union, table)).items()
+        if isinstance(value, (int, float, bool, str))
+    }
+
+
+def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:
+    """Return one tensor; a constant's numbers are a view of the file."""
+    number = tensor.Type()
+    shape = tuple(_vector(tensor.ShapeAsNumpy(), "i4").tolist())
+    dtype = np.dtype(_DTYPES.get(number, "uint8"))
+    raw = _vector(model.Buffers(tensor.Buffer()).DataAsNumpy(), "u1")
+    data: np.ndarray | None = None
+    if raw.size and number in _DTYPES:
+        data = _unpacked_int4(raw, shape) if number == _INT4 else raw.view(dtype)
+        data = data.reshape(shape)
+    return GraphTensor(
+        key=key,
+        name=_text(tensor.Name()),
+        shape=shape,
+        dtype=dtype,
+        quantization=_quantization(tensor.Quantization(), dtype),
+        data=data,
+    )
+
+
+def _quantization(steps: Any, dtype: np.dtype) -> Quantization | None:
+    """Return how a tensor's integers stand for numbers; None where it has no scale."""
+    scales = _vector(None if steps is None else steps.ScaleAsNumpy(), "f4")
+    if not scales.size:
+        return None
+    points = _vector(steps.ZeroPointAsNumpy(), "i8")
+    return Quantization(scales.astype(np.float64), points.copy(), dtype, steps.QuantizedDimension())
+
+
+def _unpacked_int4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return four-bit numbers, low half first, as int8."""
+    halves = np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1)[: int(np.prod(shape))]
+    return np.asarray(((halves.astype(np.int8) ^ 8) - 8), np.int8)

@@ -1,0 +1,95 @@
+"""Kinds of samples: what each is for, and what may be expected where it holds NaN or infinity.
+
+Runtimes do not agree on NaN and infinity, and no format says what they must do: LiteRT's built-in
+kernels saturate infinity at ±3.4e38, OpenVINO's relu makes NaN a zero, pooling and maxima drop it,
+a softmax keeps it in one element or spreads it over all. They do agree, in everything that was
+measured (docs/checks.md), where NaN and infinity do *not* come. That is the contract: an output
+that is finite in the trained model although an input is not, and that stays finite when every
+operation hands NaN on, is expected to be right. Of the others nothing is expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+REAL, RANDOM, BORDER, EXTREME = "real", "random", "border", "extreme"
+DENORMAL, NONFINITE, SEARCH = "denormal", "nonfinite", "search"
+
+# The kinds that error budgets and decisions are about: the first of them that there is.
+TYPICAL = (REAL, RANDOM)
+
+# Precisions whose files take NaN and infinity; integers have neither.
+_FLOATS = ("float32", "float16")
+
+
+def kinds_of(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return (N,) kinds of samples that somebody gives: "real", or "nonfinite"."""
+    finite = np.all(
+        [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in inputs.values()],
+        axis=0,
+    )
+    return np.where(finite, REAL, NONFINITE)
+
+
+def drawn(kind: np.ndarray) -> np.ndarray:
+    """Return (N,) whether a sample may be averaged over with others.
+
+    Not one that a search chose for its error, nor one that compares a few elements at most.
+    """
+    return ~np.isin(kind, [SEARCH, NONFINITE])
+
+
+def pooled(ratios: np.ndarray, kind: np.ndarray) -> float:
+    """Return the root mean square of (N,) ratios over the samples that stand for others."""
+    among = drawn(kind)
+    return float(np.sqrt(np.mean(np.square(ratios[among if among.any() else slice(None)]))))
+
+
+def fed(inputs: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
+    """Return the inputs that a file is fed: zeros for NaN and infinity where it is of integers."""
+    if precision in _FLOATS:
+        return dict(inputs)
+    return {name: _finite(array) for name, array in inputs.items()}
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype.kind != "f" else np.where(np.isfinite(array), array, 0)
+
+
+def without(
+    outputs: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return outputs with NaN in the place of what nothing is expected of."""
+    return {
+        name: array if wanted[name].all() else np.where(wanted[name], array, np.nan)
+        for name, array in outputs.items()
+    }
+
+
+def settled(
+    outputs: Mapping[str, np.ndarray],
+    kind: np.ndarray,
+    reference: Mapping[str, np.ndarray],
+    precision: str,
+) -> dict[str, np.ndarray]:
+    """Return what a file gave, taken as the trained model has it where nothing is expected.
+
+    Args:
+        outputs: Keras output name to what came out.
+        kind: (N,) kinds of the samples.
+        reference: The trained model's outputs, NaN where nothing is expected.
+        precision: The file's; of one of integers nothing is expected in "nonfinite" samples.
+    """
+    odd = kind == NONFINITE
+    found = dict(outputs)
+    for name, array in outputs.items():
+        known = reference.get(name)
+        if known is None or known.shape != array.shape or not odd.any():
+            continue
+        free = odd.reshape(-1, *[1] * (array.ndim - 1)) & (
+            np.isnan(known) | (precision not in _FLOATS)
+        )
+        found[name] = np.where(free, known, array).astype(array.dtype, copy=False)
+    return found

@@ -1,0 +1,195 @@
+"""Devices other than this process: one file a transport, one interface, one explicit table.
+
+Most devices take a program with files and inputs and run it by themselves (`base.Device`). A
+browser, and an Android device without Python, cannot: there the host drives a runner call by call.
+Either way what comes back is a `TargetRun`, judged by the same code as a run on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..artifacts.directory import ExportDirectory
+from ..artifacts.manifest import Artifact
+from ..runtimes import LOCAL, RUNTIMES, Target
+from ..runtimes.run import TargetRun, drive
+from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun
+from .program import write_program
+
+# Device to the module and class that carry a program there.
+CARRIERS = {
+    "qemu-aarch64": ("qemu", "QemuAarch64"),
+    "qemu-armv7": ("qemu", "QemuArmv7"),
+    "ssh": ("ssh", "SshDevice"),
+    "adb": ("adb", "AdbDevice"),
+}
+BROWSER = "browser"
+KINDS = (*CARRIERS, BROWSER)
+
+
+def run_on_device(
+    export: ExportDirectory,
+    artifacts: Sequence[Artifact],
+    inputs: Mapping[str, np.ndarray],
+    target: Target,
+    *,
+    threads: int = 1,
+    options: DeviceOptions | None = None,
+) -> Iterator[tuple[Artifact, TargetRun]]:
+    """Run artifacts on a device, connecting once for all of them.
+
+    Args:
+        export: The export that the artifacts belong to.
+        artifacts: What to run.
+        inputs: Keras input name to (N, …) floats: the golden set's, or any others.
+        target: Runtime, variant and device.
+        threads: Threads that the runtime may use.
+        options: Choices about devices; the defaults where None.
+
+    Yields:
+        Each artifact with what it gave, in order.
+
+    Raises:
+        DeviceError: The device is unknown, out of reach, or lacks something; one sentence.
+    """
+    options = options or DeviceOptions()
+    kind, _, address = target.device.partition(":")
+    _check_pair(target, kind)
+    if kind == BROWSER:
+        yield from _in_browser(export, artifacts, inputs, target, threads, options)
+    elif kind == "adb" and options.benchmark_model is not None:
+        yield from _by_benchmark_model(export, artifacts, inputs, target, address, threads, options)
+    else:
+        yield from _by_program(export, artifacts, inputs, target, threads, options)
+
+
+def _check_pair(target: Target, kind: str) -> None:
+    """Refuse a device that is none, and a runtime that no such device has."""
+    if kind not in KINDS:
+        raise DeviceError(
+            f"A device is one of {LOCAL}, {', '.join(KINDS)}. Received: '{target.device}'."
+        )
+    home = RUNTIMES[target.runtime].home
+    if (home == BROWSER) != (kind == BROWSER):
+        web = [name for name, entry in RUNTIMES.items() if entry.home == BROWSER]
+        raise DeviceError(
+            f"'{target.runtime}' does not run on '{kind}': in the browser run {', '.join(web)}, "
+            "on every other device the other runtimes."
+        )
+
+
+def _by_program(
+    export: ExportDirectory,
+    artifacts: Sequence[Artifact],
+    inputs: Mapping[str, np.ndarray],
+    target: Target,
+    threads: int,
+    options: DeviceOptions,
+) -> Iterator[tuple[Artifact, TargetRun]]:
+    """Carry artifacts and inputs to the device in one program, and run it there."""
+    runtime = f"{target.runtime}+{target.variant}" if target.variant else target.runtime
+    common = ("--runtime", runtime, "--threads", str(threads))
+    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+        program = write_program(export, artifacts, inputs, Path(folder) / "run.pyz")
+        with _carrier(target.device, program, options) as device:
+            device.require(target.runtime)
+            # A process for each file gives each its own peak of memory; where memory and time say
+            # nothing, one process saves starting Python under emulation again and again.
+            if device.emulated and len(artifacts) > 1:
+                with contextlib.suppress(CrashError):
+                    run = device.run(target.runtime, common, files=len(artifacts))
+                    yield from ((entry, _target_run(run, entry)) for entry in artifacts)
+                    return
+            for artifact in artifacts:
+                yield artifact, _alone(device, target, artifact, common)
+
+
+def _carrier(device: str, program: Path, options: DeviceOptions) -> Device:
+    """Return the device of a target's device part, not yet entered."""
+    kind, _, address = device.partition(":")
+    module, name = CARRIERS[kind]
+    found: type[Device] = getattr(importlib.import_module(f".{module}", __package__), name)
+    return found(address, program, options)
+
+
+def _alone(
+    device: Device, target: Target, artifact: Artifact, common: tuple[str, ...]
+) -> TargetRun:
+    """Run one artifact in a process of its own; one that crashes the runtime has failed."""
+    try:
+        run = device.run(target.runtime, (*common, "--artifact", artifact.file))
+    except CrashError as error:
+        ran = {"runtime": target.runtime, "device": device.describe()}
+        return TargetRun({}, ran, {}, f"{artifact.file}: {error}")
+    return _target_run(run, artifact)
+
+
+def _target_run(run: ProgramRun, artifact: Artifact) -> TargetRun:
+    """Return what one artifact gave in a run of `device_run`."""
+    record = run.report["results"][artifact.file]
+    device = run.report["device"]
+    note = {"note": device["note"]} if "note" in device else {}
+    prefix = f"{artifact.file}:"
+    return TargetRun(
+        outputs={
+            name[len(prefix) :]: array
+            for name, array in run.outputs.items()
+            if name.startswith(prefix)
+        },
+        ran={**record["ran"], "device": device, "cpu": run.report["cpu"]},
+        measured={**record["measured"], **note},
+        problem=record["problem"],
+    )
+
+
+def _in_browser(
+    export: ExportDirectory,
+    artifacts: Sequence[Artifact],
+    inputs: Mapping[str, np.ndarray],
+    target: Target,
+    threads: int,
+    options: DeviceOptions,
+) -> Iterator[tuple[Artifact, TargetRun]]:
+    """Run the artifacts in one browser, each in a page of its own."""
+    from .browser import WEB_RUNNERS
+    from .chromium import Browser
+
+    build = WEB_RUNNERS[target.runtime]
+    with Browser(options) as browser:
+        for artifact in artifacts:
+            path = export.path / artifact.file
+            runner = build(path, threads=threads, variant=target.variant, browser=browser)
+            yield artifact, drive(runner, artifact, inputs)
+
+
+def _by_benchmark_model(
+    export: ExportDirectory,
+    artifacts: Sequence[Artifact],
+    inputs: Mapping[str, np.ndarray],
+    target: Target,
+    serial: str,
+    threads: int,
+    options: DeviceOptions,
+) -> Iterator[tuple[Artifact, TargetRun]]:
+    """Run the artifacts with the binary that the user built for an Android device."""
+    from .adb import Adb
+    from .benchmark_model import BenchmarkModelRunner
+
+    if target.runtime != BenchmarkModelRunner.runtime:
+        raise DeviceError(
+            f"benchmark_model is LiteRT: the target must be litert@{target.device}. "
+            f"Received: '{target}'."
+        )
+    adb = Adb(serial, target.device)
+    for artifact in artifacts:
+        path = export.path / artifact.file
+        runner = BenchmarkModelRunner(
+            path, threads=threads, variant=target.variant, adb=adb, options=options
+        )
+        yield artifact, drive(runner, artifact, inputs)

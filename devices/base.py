@@ -1,0 +1,182 @@
+"""What every device looks like: take a program, run it there, bring back its outputs.
+
+A device is reached by a transport (a process under an emulator, ssh, adb). Whatever goes wrong on
+the way ends as one `DeviceError` sentence, and nothing stays behind on the device or here.
+"""
+
+from __future__ import annotations
+
+import abc
+import io
+import json
+import signal
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import UserError
+from ..runtimes.managed import Managed
+
+EMULATED_NOTE = "emulated: speed and memory say nothing about a device"
+
+
+class DeviceError(UserError):
+    """A device that cannot be reached or used; the message is one sentence and says what to do."""
+
+
+class CrashError(DeviceError):
+    """The program was ended by a signal: the runtime crashed on an artifact."""
+
+
+class ConnectionLostError(DeviceError):
+    """The way to the device broke; the same step may work when it is tried again."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What a user may choose about devices.
+
+    Attributes:
+        timeout_s: Longest time that one artifact may take on the device, in seconds.
+        reconnect_s: Longest time to keep trying after a connection broke, in seconds.
+        python: The Python interpreter on the device.
+        browser: The browser to start; None finds Chromium or Chrome on the PATH.
+        benchmark_model: LiteRT's `benchmark_model` built for the device, for a device without
+            Python; None uses Python there.
+    """
+
+    timeout_s: float = 300.0
+    reconnect_s: float = 60.0
+    python: str = "python3"
+    browser: Path | None = None
+    benchmark_model: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "reconnect_s"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be positive. Received: {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """What one artifact gave on one device.
+
+    Attributes:
+        exit_code: Of the program: 0 it ran, 2 it could not.
+        report: The JSON that the program wrote, with the device's own description added under
+            `device`.
+        outputs: The outputs that the runtime gave there, as FILE:NAME.
+        log: What the program printed.
+    """
+
+    exit_code: int
+    report: Mapping[str, Any]
+    outputs: Mapping[str, np.ndarray]
+    log: str = field(repr=False, default="")
+
+
+def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str) -> ProgramRun:
+    """Read what a program wrote.
+
+    Args:
+        exit_code: Of the program.
+        report: Its JSON; empty when it wrote none.
+        outputs: Its `.npz` of outputs; empty when it wrote none.
+        log: What it printed.
+        where: The device, for the message.
+
+    Raises:
+        DeviceError: The program wrote no report; its own last words are passed on.
+    """
+    if not report:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        if exit_code < 0 or exit_code > 128:
+            number = -exit_code if exit_code < 0 else exit_code - 128
+            name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+            raise CrashError(f"the runtime crashed on {where} ({name})")
+        reason = lines[-1] if lines else f"exit code {exit_code}"
+        raise DeviceError(f"The program gave nothing back on {where}: {reason}")
+    try:
+        verdict = json.loads(report)
+        with np.load(io.BytesIO(outputs), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DeviceError(
+            f"What came back from {where} is cut short or damaged: {error}"
+        ) from error
+    return ProgramRun(exit_code, verdict, arrays, log)
+
+
+class Device(Managed):
+    """A place that runs programs; a context manager.
+
+    Entering connects, checks that the device can run the program, and puts it there; leaving takes
+    it away again, also after an error or an interrupt.
+
+    Args:
+        address: What follows the device's kind in the target: `user@host` of `ssh:user@host`, the
+            serial number of `adb:SERIAL`, the processor of `qemu-aarch64:cortex-a53`; may be empty.
+        program: The `.pyz` file that `bundle.write_device_run` writes.
+        options: What the user chose.
+
+    Raises:
+        DeviceError: The address is not one of this device, or the device cannot be used.
+    """
+
+    kind: ClassVar[str]
+    emulated: ClassVar[bool] = False
+
+    def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
+        self.address = address
+        self.program = Path(program)
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """The device as a target names it."""
+        return f"{self.kind}:{self.address}" if self.address else self.kind
+
+    @abc.abstractmethod
+    def require(self, runtime: str) -> None:
+        """Make sure that the device has a runtime, before anything is run.
+
+        Raises:
+            DeviceError: It has not; the message says which command installs it.
+        """
+
+    def run(self, runtime: str, arguments: Sequence[str], *, files: int = 1) -> ProgramRun:
+        """Run the program once.
+
+        Args:
+            runtime: The runtime that the arguments ask for, without variant.
+            arguments: The program's own arguments, without `--json` and `--outputs`.
+            files: How many artifacts it runs: each is given the time of one.
+
+        Returns:
+            Verdict and outputs.
+
+        Raises:
+            DeviceError: The device failed, hung, or gave nothing back.
+        """
+        run = self._run(runtime, tuple(arguments), files * self.options.timeout_s)
+        report = {**run.report, "device": self.describe()}
+        return ProgramRun(run.exit_code, report, run.outputs, run.log)
+
+    def describe(self) -> dict[str, object]:
+        """Return what the device is; `note` is there when its speed says nothing about a device."""
+        record: dict[str, object] = {"name": self.name, "emulated": self.emulated}
+        if self.emulated:
+            record["note"] = EMULATED_NOTE
+        return {**record, **self._describe()}
+
+    @abc.abstractmethod
+    def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> ProgramRun:
+        """Run the program once, within a time limit."""
+
+    def _describe(self) -> dict[str, object]:
+        """Return what only this kind of device knows of itself."""
+        return {}

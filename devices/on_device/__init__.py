@@ -1,0 +1,1 @@
+"""Code that the host sends to a device and that runs there."""

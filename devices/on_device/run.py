@@ -1,0 +1,73 @@
+"""What the host sends to a device: run the carried files on the carried inputs, bring back outputs.
+
+No verdict is made there: the host has the truth, and judges all targets alike. (A bundle, which a
+person takes to a device, judges by itself: `replay.py`.) Needs Python 3.9 or newer, NumPy and one
+runtime. Exit codes: 0 all files were taken to the runtime, 2 they could not be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...artifacts.archive import load_arrays, save_arrays
+from ...artifacts.manifest import Artifact
+from ...artifacts.plain_json import plain
+from ...errors import UserError
+from ...files import write_text
+from ...runtimes import Target
+from ...runtimes.application import unpack
+from ...runtimes.machine import cpu, peak_memory_bytes
+from ...runtimes.run import run_target
+
+ARTIFACTS = "artifacts.json"
+INPUTS = "inputs.npz"
+INPUT = "input"  # before each name: an argument of numpy.savez may have the name, too
+
+
+def main(program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run the carried files and return the exit code.
+
+    Args:
+        program: Path of the zip application.
+        arguments: Command line; that of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog=Path(program).name, description="Run the carried files.")
+    parser.add_argument("--runtime", required=True, metavar="RUNTIME[+VARIANT]")
+    parser.add_argument("--artifact", metavar="FILE", help="default: all, in one process")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--json", required=True, metavar="OUT", help="what ran, how fast")
+    parser.add_argument("--outputs", required=True, metavar="OUT.npz", help="as FILE:NAME")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+            _run(Path(program), Path(folder), options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(program: Path, folder: Path, options: argparse.Namespace) -> None:
+    """Unpack, run each file, write what came out."""
+    unpack(program, folder)
+    entries = json.loads((folder / ARTIFACTS).read_text(encoding="utf-8"))
+    carried = load_arrays(folder / INPUTS)
+    inputs = {name.partition(":")[2]: array for name, array in carried.items()}
+    target = Target.parse(options.runtime)
+    results, outputs = {}, {}
+    for artifact in map(Artifact.from_json, entries):
+        if options.artifact not in (None, artifact.file):
+            continue
+        path = folder / artifact.file
+        run = run_target(path, artifact, inputs, target, threads=options.threads)
+        measured = {**run.measured, "peak_memory_bytes": peak_memory_bytes()}
+        results[artifact.file] = {"ran": run.ran, "measured": measured, "problem": run.problem}
+        outputs.update({f"{artifact.file}:{name}": array for name, array in run.outputs.items()})
+    save_arrays(options.outputs, outputs)
+    report = {"results": results, "cpu": cpu()}
+    write_text(options.json, json.dumps(plain(report), allow_nan=False))

@@ -1,0 +1,1 @@
+"""Downloads, caches and pins of what emulated devices and browsers need."""

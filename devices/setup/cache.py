@@ -1,0 +1,158 @@
+"""The folder of the user's cache where emulated systems, wheels and web packages are kept.
+
+A component is a folder that appears whole or not at all, with the recipe it was made by beside its
+contents: when the recipe changes, the component is made anew, otherwise it is used as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base import DeviceError
+
+Progress = Callable[[str], None]
+_RECIPE = "component.json"
+
+
+def cache_root() -> Path:
+    """Return `$RENORMLITE_CACHE`, else `renormlite` in the user's cache folder (XDG)."""
+    chosen = os.environ.get("RENORMLITE_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "renormlite"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One folder of the cache.
+
+    Attributes:
+        name: Name of the folder.
+        recipe: What it is made from, JSON-able; another recipe means another component.
+        needs_bytes: Space that making it takes, checked before anything is downloaded.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    needs_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """Where it is or would be."""
+        return cache_root() / "devices" / self.name
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what was noted when it was made, or None when it is absent or outdated."""
+        try:
+            note = json.loads((self.path / _RECIPE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return note if note.get("recipe") == dict(self.recipe) else None
+
+    def make(
+        self, build: Callable[[Path], Mapping[str, Any]], progress: Progress
+    ) -> dict[str, Any]:
+        """Return its record, building it first where that is needed.
+
+        Args:
+            build: Fills the empty folder that it is given and returns what to note of it.
+            progress: Is told, in one line each, what happens.
+
+        Raises:
+            DeviceError: The cache cannot be written or has too little space.
+        """
+        found = self.record()
+        if found is not None:
+            progress(f"{self.name}: ready ({megabytes(found['bytes'])} at {self.path})")
+            return found
+        with self._locked(progress):
+            found = self.record()  # another process may have made it while this one waited
+            if found is not None:
+                return found
+            self._remove_partial()
+            self._check_space()
+            folder = Path(tempfile.mkdtemp(prefix=self._partial, dir=self.path.parent))
+            try:
+                noted = {**build(folder), "recipe": dict(self.recipe), "bytes": folder_size(folder)}
+                (folder / _RECIPE).write_text(json.dumps(noted, indent=1), encoding="utf-8")
+                if self.path.exists():
+                    shutil.rmtree(self.path)
+                os.replace(folder, self.path)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        progress(f"{self.name}: made ({megabytes(noted['bytes'])} at {self.path})")
+        return noted
+
+    def remove(self) -> int:
+        """Remove it and return the bytes freed; 0 when it was not there."""
+        if not self.path.parent.exists():
+            return 0
+        with self._locked():
+            size = self._remove_partial()
+            if self.path.exists():
+                size += folder_size(self.path)
+                shutil.rmtree(self.path)
+        return size
+
+    @property
+    def _partial(self) -> str:
+        """What the names of unfinished folders start with."""
+        return f".{self.name}.part-"
+
+    def _remove_partial(self) -> int:
+        """Remove what a process that was killed had not finished, and return the bytes freed."""
+        size = 0
+        for folder in self.path.parent.glob(f"{self._partial}*"):
+            size += folder_size(folder)
+            shutil.rmtree(folder)
+        return size
+
+    @contextlib.contextmanager
+    def _locked(self, progress: Progress | None = None) -> Iterator[None]:
+        """Let one process at a time change the component."""
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = open(folder / f".{self.name}.lock", "w")  # noqa: SIM115 (closed with the lock)
+        except OSError as error:
+            raise DeviceError(
+                f"The cache folder {folder} cannot be written ({error.strerror}): set "
+                "RENORMLITE_CACHE to one that can."
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if progress is not None:
+                    progress(f"{self.name}: waiting for another process that is at it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if free < self.needs_bytes:
+            raise DeviceError(
+                f"{self.path.parent} has {megabytes(free)} free and {self.name} takes "
+                f"{megabytes(self.needs_bytes)}: free some space, or set RENORMLITE_CACHE to a "
+                "folder elsewhere."
+            )
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def megabytes(size: float) -> str:
+    """Return a size in bytes as text in megabytes."""
+    return f"{size / 1e6:.1f} MB"

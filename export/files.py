@@ -1,0 +1,170 @@
+"""One file of an export: from which network, converted, validated, and described.
+
+A quantized file is made from each variant of the network that may suit its few bits, and the best
+of them is kept. One calibrated with random numbers is made a second time with real ranges where
+there are real samples, to tell what the random ones cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from ..files import sha256
+from .formats.base import Contents, Job, format_named
+from .formats.format_table import needs_calibration, takes_channels_first
+from .manifest import Artifact, FileRecord, TensorInfo, hash_folder
+from .network.write import write_network
+from .options import ExportOptions
+from .progress import Steps
+from .provenance import Provenance
+from .quantization.calibration import RANDOM_COST, Calibration
+from .variants import Variant, Variants, choice_note, choose
+
+# Precisions that gain nothing from equalized ranges: their numbers carry exponents of their own.
+FLOAT_PRECISIONS = ("float32", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArtifactWriter:
+    """Writes the files of one export.
+
+    Attributes:
+        provenance: Name of the export and what goes into the files as metadata.
+        variants: The networks that files are made from.
+        calibration: Samples to take ranges from; None where no file needs any.
+        step: Told of every stage.
+    """
+
+    provenance: Provenance
+    variants: Variants
+    calibration: Calibration | None
+    step: Steps
+
+    def write(self, format_name: str, precision: str, folder: Path) -> Artifact:
+        """Write one file into `folder`, from the variant that makes the best of its bits.
+
+        Raises:
+            UserError: The file cannot be made, or is not what was asked for when read back.
+        """
+        started = time.perf_counter()
+        if precision in FLOAT_PRECISIONS:
+            variant = self.variants.plain
+            artifact = self._convert(format_name, precision, variant, folder)
+        else:
+            variant, artifact = self._best(format_name, precision, folder)
+        if needs_calibration(format_name, precision) and self._random:
+            note = self._cost_of_random(artifact, variant, folder)
+            artifact = dataclasses.replace(artifact, notes=(*artifact.notes, note))
+        return dataclasses.replace(artifact, seconds=time.perf_counter() - started)
+
+    @property
+    def _options(self) -> ExportOptions:
+        return self.provenance.options
+
+    @property
+    def _random(self) -> bool:
+        return self.calibration is not None and self.calibration.random
+
+    def _best(self, format_name: str, precision: str, folder: Path) -> tuple[Variant, Artifact]:
+        """Write a quantized file from every variant and keep the one with the least noise."""
+        with self.step("model", "equalize"):
+            variants = self.variants.quantized
+        if len(variants) == 1:
+            return variants[0], self._convert(format_name, precision, variants[0], folder)
+        tried: list[tuple[Variant, float]] = []
+        made: dict[str, tuple[Artifact, Path]] = {}
+        for index, variant in enumerate(variants):
+            place = folder / f".variant-{index}"
+            place.mkdir()
+            artifact = self._convert(format_name, precision, variant, place)
+            with self.step(artifact.file, "judge"):
+                tried.append((variant, self.variants.judge(artifact, place)))
+            made[variant.name] = (artifact, place)
+        chosen = choose(tried)
+        artifact, place = made[chosen.name]
+        os.replace(place / artifact.file, folder / artifact.file)
+        for _, place in made.values():
+            shutil.rmtree(place)
+        if not chosen.name:
+            return chosen, artifact
+        network = folder / f"network.{chosen.name}.npz"
+        if not network.exists():
+            write_network(chosen.model, network)
+        note = choice_note(tried, chosen)
+        record = FileRecord.of(network)
+        return chosen, dataclasses.replace(artifact, notes=(note,), network=record)
+
+    def _cost_of_random(self, artifact: Artifact, variant: Variant, folder: Path) -> str:
+        """Say what random ranges cost: on the user's own samples where there are any."""
+        samples = self.variants.samples
+        if samples is None:
+            return f"calibrated with random numbers; {RANDOM_COST}"
+        real = dataclasses.replace(self, calibration=Calibration(samples))
+        with tempfile.TemporaryDirectory(dir=folder) as place, self.step(artifact.file, "compare"):
+            other = real._convert(artifact.format, artifact.precision, variant, Path(place))
+            before = self.variants.judge(artifact, folder)
+            after = self.variants.judge(other, Path(place))
+        return (
+            f"calibrated with random numbers: {before:.1f} dB on the real samples, on average; "
+            f"calibrated with those: {after:.1f} dB"
+        )
+
+    def _convert(
+        self, format_name: str, precision: str, variant: Variant, folder: Path
+    ) -> Artifact:
+        """Convert, write and validate one file."""
+        file_format = format_named(format_name)
+        path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
+        channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
+        with self.step(path.name, "trace"):
+            graph = self.variants.graph(variant, channels_first)
+        job = Job(
+            graph,
+            precision,
+            self._options,
+            self.provenance.metadata(precision),
+            self.calibration if needs_calibration(format_name, precision) else None,
+        )
+        with self.step(path.name, "convert"):
+            file_format.write(job, path)
+        with self.step(path.name, "validate"):
+            contents = file_format.validate(path, job)
+        return _described(path, format_name, job, contents)
+
+
+def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:
+    """Describe a file that is written and validated."""
+    expected = job.graph.signature
+
+    def in_keras_terms(found: TensorInfo, wanted: TensorInfo) -> TensorInfo:
+        return dataclasses.replace(found, axes=wanted.axes, keras_name=wanted.keras_name)
+
+    files = hash_folder(path) if path.is_dir() else None
+    return Artifact(
+        file=path.name,
+        format=format_name,
+        precision=job.precision,
+        sha256=sha256(path) if files is None else _hash_of(files),
+        bytes=_size(path),
+        ops=contents.ops,
+        inputs=tuple(map(in_keras_terms, contents.inputs, expected.inputs)),
+        outputs=tuple(map(in_keras_terms, contents.outputs, expected.outputs)),
+        files=files,
+    )
+
+
+def _hash_of(files: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size

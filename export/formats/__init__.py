@@ -1,0 +1,1 @@
+"""Writes one file format each, with the graph rewrites that it needs."""

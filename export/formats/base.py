@@ -1,0 +1,127 @@
+"""What every file format does: write a file, read it back, run it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ...errors import UserError
+from ..manifest import TensorInfo
+from .format_table import FORMATS
+
+if TYPE_CHECKING:
+    from ..options import ExportOptions
+    from ..quantization.calibration import Calibration
+    from ..signature import Signature
+    from .freeze import FrozenGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One file to write.
+
+    Attributes:
+        graph: The folded network as a frozen graph, in the layout of the file.
+        precision: One the format offers.
+        options: The export's options.
+        metadata: JSON text for the file's own metadata.
+        calibration: Samples in the layout of the file; None where the precision needs none.
+    """
+
+    graph: FrozenGraph
+    precision: str
+    options: ExportOptions
+    metadata: str
+    calibration: Calibration | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a written file holds, as read back from disk.
+
+    Attributes:
+        ops: Operator names and how often each occurs.
+        inputs: Inputs in file order.
+        outputs: Outputs in file order.
+    """
+
+    ops: dict[str, int]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+class Session(Protocol):
+    """A loaded file, ready to run."""
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch of the file's own size; names and types are the file's."""
+        ...
+
+
+class Format(Protocol):
+    """A file format: how to write it, read it back and run it."""
+
+    name: str
+    suffix: str
+
+    def write(self, job: Job, path: Path) -> None:
+        """Write one file.
+
+        Raises:
+            UserError: The converter refuses the network; the message names the first culprit.
+        """
+        ...
+
+    def validate(self, path: Path, job: Job) -> Contents:
+        """Read a written file back and refuse it when it is not what was asked for.
+
+        Raises:
+            UserError: An operator outside the standard set, a variable left over, an input or
+                output renamed, dropped, reordered or of an unexpected type.
+        """
+        ...
+
+    def open(self, path: Path) -> Session:
+        """Load a written file in the format's host runtime."""
+        ...
+
+
+def format_named(name: str) -> Format:
+    """Return the format called `name`, one of the table's; loads its converter."""
+    home = FORMATS[name]
+    module = importlib.import_module(f".{home.module}", __package__)
+    format_type: type[Format] = getattr(module, home.type_name)
+    return format_type()
+
+
+def check_interface(path: Path, contents: Contents, expected: Signature) -> None:
+    """Refuse a file whose inputs or outputs differ from what was asked for.
+
+    Args:
+        path: The file, for the message.
+        contents: As read back.
+        expected: Names, shapes and types as they must be, in order.
+
+    Raises:
+        UserError: Any difference.
+    """
+    for kind, found, wanted in (
+        ("input", contents.inputs, expected.inputs),
+        ("output", contents.outputs, expected.outputs),
+    ):
+        if [t.name for t in found] != [t.name for t in wanted]:
+            raise UserError(
+                f"{path.name}: expected {kind}s {[t.name for t in wanted]}, the converter wrote "
+                f"{[t.name for t in found]}."
+            )
+        for got, want in zip(found, wanted, strict=True):
+            if got.dtype != want.dtype or got.shape != want.shape:
+                raise UserError(
+                    f"{path.name}: expected {kind} {want.name!r} as {want.dtype}"
+                    f"{list(want.shape)}, the converter wrote {got.dtype}{list(got.shape)}."
+                )

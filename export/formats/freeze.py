@@ -1,0 +1,294 @@
+"""From a Keras model to a frozen TensorFlow graph, the common source of every format.
+
+The graph is traced through `keras.Model.stateless_call` with the weights as arguments, which then
+become constants: there is never a variable to freeze (the converters' own freezing takes half their
+time and, for Keras 3 models, sometimes leaves variables behind). Functions inside layers are
+inlined (Keras wraps grouped convolutions in a compiled function that no converter can read), and
+every op's name starts with the exact name of the Keras layer it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from ...errors import UserError
+from ..manifest import TensorInfo
+from ..signature import Signature, as_functional, unique_names
+from .rewrites import put_constants, redirect
+from .rewrites_3d import split_grouped_conv3d
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# While a graph is traced, layer number 12 is called `k12k`: TensorFlow makes scope names unique by
+# appending `_1`, which for layers called `conv` and `conv_1` could not be told from a name.
+_CODED_LAYER = re.compile(r"k(\d+)k(_\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenGraph:
+    """A network as one TensorFlow graph without variables.
+
+    Attributes:
+        graph_def: `tf.compat.v1.GraphDef`; its inputs are the placeholders `input_0`, `input_1`,
+            …, its outputs the identities `output_0`, `output_1`, ….
+        inputs: The placeholders, symbolic, with their static shapes.
+        outputs: The outputs, symbolic.
+        signature: Names and shapes as exported: the batch dimension is fixed unless it was to
+            stay free.
+        layer_names: Code of a layer in op names to the layer's path, see `readable_name`.
+    """
+
+    graph_def: tf.compat.v1.GraphDef
+    inputs: tuple[tf.Tensor, ...]
+    outputs: tuple[tf.Tensor, ...]
+    signature: Signature
+    layer_names: dict[str, str]
+
+    def readable_name(self, name: str) -> str:
+        """Return an op or tensor name with the names of the Keras layers put back.
+
+        `k0k_1/k3k_1/convolution` becomes `conv1/convolution`; the outermost model's own name is
+        left out. A layer's second call is `conv1#2`, its third `conv1#3`.
+        """
+        decoded = _CODED_LAYER.sub(lambda match: self.layer_names.get(match[0], match[0]), name)
+        return re.sub(r"(^|;)/+", r"\1", decoded)
+
+
+def freeze(
+    model: keras.Model,
+    signature: Signature,
+    *,
+    batch_size: int | None = 1,
+    channels_first: bool = False,
+) -> FrozenGraph:
+    """Trace a float32 model into one graph with its weights as constants.
+
+    Args:
+        model: The folded model. Its layers' names are changed while tracing and put back.
+        signature: Names and shapes to export under, in the order of the model's inputs.
+        batch_size: The fixed batch size; None leaves it free.
+        channels_first: Whether inputs and outputs with spatial axes have their channels, the last
+            axis in Keras, next to the batch instead.
+
+    Returns:
+        The graph.
+
+    Raises:
+        UserError: The backend is not TensorFlow, or the model holds state that a constant graph
+            cannot carry.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise UserError(
+            "Export needs Keras on the TensorFlow backend. Received: "
+            f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow and load the model again."
+        )
+    model = as_functional(model)
+    arrange = _channels_first if channels_first else _as_it_is
+    inputs = tuple(arrange(with_batch(tensor, batch_size)) for tensor in signature.inputs)
+    with _coded_layer_names(model) as names, _inlined_functions():
+        trace = _trace(model, inputs, signature, arrange)
+    constants = trace.constants
+    replaced = split_grouped_conv3d(trace.graph, constants)
+    ins = [f"input_{i}" for i in range(len(inputs))]
+    outs = [f"output_{i}" for i in range(len(trace.outputs))]
+    graph_def = trace.graph.as_graph_def()
+    redirect(graph_def, replaced, [*ins, *outs])
+    put_constants(graph_def, constants)
+    return FrozenGraph(
+        graph_def,
+        tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in ins),
+        tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in outs),
+        Signature(inputs, trace.outputs),
+        _decode_calls(graph_def, names),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trace:
+    """A traced network whose weights are not in it yet.
+
+    Attributes:
+        graph: The graph.
+        constants: Name of each op that stands for a weight to the weight's value.
+        outputs: The outputs as the file has them.
+    """
+
+    graph: tf.Graph
+    constants: dict[str, np.ndarray]
+    outputs: tuple[TensorInfo, ...]
+
+
+def _trace(
+    model: keras.Model,
+    inputs: Sequence[TensorInfo],
+    signature: Signature,
+    arrange: Callable[[TensorInfo], TensorInfo],
+) -> _Trace:
+    """Trace a model with its weights as arguments, which keeps them out of the traced function."""
+    import tensorflow as tf
+
+    weights = [*model.trainable_variables, *model.non_trainable_variables]
+    trainable = len(model.trainable_variables)
+    described: list[TensorInfo] = []
+
+    def call(data: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> None:
+        ordered = [_to_keras_order(v, t.axes) for v, t in zip(data, inputs, strict=True)]
+        result, _ = model.stateless_call(
+            weights[:trainable],
+            weights[trainable:],
+            keras.tree.pack_sequence_as(model.input, ordered),
+            training=False,
+        )
+        results = keras.tree.flatten(result)
+        described.extend(_described(signature, results, arrange))
+        for index, (value, tensor) in enumerate(zip(results, described, strict=True)):
+            tf.identity(_to_file_order(value, tensor.axes), name=f"output_{index}")
+
+    function = tf.function(call).get_concrete_function(
+        [tf.TensorSpec(t.shape, t.dtype, name=f"input_{i}") for i, t in enumerate(inputs)],
+        [tf.TensorSpec(w.shape, w.dtype, name=f"weight_{i}") for i, w in enumerate(weights)],
+    )
+    constants = {f"weight_{i}": weight.numpy() for i, weight in enumerate(weights)}
+    captured = _captured(function, len(inputs) + len(weights), model.name)
+    return _Trace(function.graph, constants | captured, tuple(described))
+
+
+def _captured(function: Any, arguments: int, model_name: str) -> dict[str, np.ndarray]:
+    """Return what a layer's code reads besides Keras weights: its own constants and variables.
+
+    Raises:
+        UserError: A layer writes to such a variable, or holds a table.
+    """
+    constants: dict[str, np.ndarray] = {}
+    for outside, inside in zip(function.captured_inputs, function.inputs[arguments:], strict=True):
+        if inside.dtype.name != "resource":
+            constants[inside.op.name] = outside.numpy()
+            continue
+        variable = next((v for v in function.variables if v.handle is outside), None)
+        readers = inside.consumers()
+        if variable is None or any(op.type != "ReadVariableOp" for op in readers):
+            raise UserError(
+                f"Model {model_name!r} holds state that is no Keras weight and more than a "
+                f"constant: {', '.join(sorted({op.type for op in readers}))} in op "
+                f"{readers[0].name!r}. Create it with `self.add_weight` so that it can be exported."
+            )
+        constants |= {op.name: variable.numpy() for op in readers}
+    return constants
+
+
+def _described(
+    signature: Signature,
+    results: Sequence[tf.Tensor],
+    arrange: Callable[[TensorInfo], TensorInfo],
+) -> tuple[TensorInfo, ...]:
+    """Return the outputs as traced; one called like an input gets a name of its own in the file."""
+    inputs = [tensor.name for tensor in signature.inputs]
+    names = unique_names([*inputs, *(t.name for t in signature.outputs)])[len(inputs) :]
+    return tuple(
+        arrange(
+            dataclasses.replace(
+                tensor,
+                name=name,
+                keras_name=tensor.name,
+                shape=tuple(result.shape.as_list()),
+                dtype=result.dtype.name,
+            )
+        )
+        for tensor, name, result in zip(signature.outputs, names, results, strict=True)
+    )
+
+
+def _as_it_is(tensor: TensorInfo) -> TensorInfo:
+    return tensor
+
+
+def _channels_first(tensor: TensorInfo) -> TensorInfo:
+    """Return `tensor` with its channels next to the batch where it has spatial axes."""
+    rank = len(tensor.shape)
+    if rank < 3:
+        return tensor
+    axes = (0, rank - 1, *range(1, rank - 1))
+    return dataclasses.replace(tensor, shape=tuple(tensor.shape[i] for i in axes), axes=axes)
+
+
+def _to_file_order(value: tf.Tensor, axes: tuple[int, ...] | None) -> tf.Tensor:
+    import tensorflow as tf
+
+    return value if axes is None else tf.transpose(value, axes)
+
+
+def _to_keras_order(value: tf.Tensor, axes: tuple[int, ...] | None) -> tf.Tensor:
+    import tensorflow as tf
+
+    if axes is None:
+        return value
+    return tf.transpose(value, [axes.index(axis) for axis in range(len(axes))])
+
+
+def with_batch(tensor: TensorInfo, batch_size: int | None) -> TensorInfo:
+    """Return `tensor` with its first dimension set to `batch_size`."""
+    return dataclasses.replace(tensor, shape=(batch_size, *tensor.shape[1:]))
+
+
+def _all_layers(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yield a model and every layer in it, nested models included, each once."""
+    seen: set[int] = set()
+    pending: list[keras.layers.Layer] = [model]
+    while pending:
+        layer = pending.pop(0)
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield layer
+        pending.extend(getattr(layer, "layers", ()))
+
+
+@contextlib.contextmanager
+def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
+    """Rename every layer by number for the time of a trace; yield number to original name."""
+    layers = list(_all_layers(model))
+    originals = [layer.name for layer in layers]
+    try:
+        for number, layer in enumerate(layers):
+            layer.name = f"k{number}k"
+        yield dict(enumerate(originals))
+    finally:
+        for layer, name in zip(layers, originals, strict=True):
+            layer.name = name
+
+
+@contextlib.contextmanager
+def _inlined_functions() -> Iterator[None]:
+    """Make every `tf.function` inside a layer run as plain Python, so that it is traced inline."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> dict[str, str]:
+    """Map every coded scope to a layer name, numbering a layer's calls in order of appearance."""
+    scopes: dict[int, list[str]] = {}
+    for node in graph_def.node:
+        for match in _CODED_LAYER.finditer(node.name):
+            calls = scopes.setdefault(int(match[1]), [])
+            if match[0] not in calls:
+                calls.append(match[0])
+    decoded = {}
+    for number, calls in scopes.items():
+        for call, scope in enumerate(calls, start=1):
+            name = names[number] if call == 1 else f"{names[number]}#{call}"
+            decoded[scope] = "" if number == 0 else name
+    return decoded

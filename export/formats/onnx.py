@@ -1,0 +1,198 @@
+"""ONNX files, through tf2onnx and from one frozen graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...files import write_bytes
+from ..manifest import METADATA_KEY, TensorInfo
+from ..quantization.onnx_quantize import quantize
+from .base import Contents, Job, check_interface
+from .freeze import FrozenGraph
+from .onnx_canonical import bodies, canonical
+from .onnx_rewrites import simplify
+
+if TYPE_CHECKING:
+    import onnx
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+class Onnx:
+    """The format `onnx`."""
+
+    name = "onnx"
+    suffix = ".onnx"
+
+    def write(self, job: Job, path: Path) -> None:
+        """Convert, quantize, put in canonical form and write one file."""
+        import onnx
+
+        model = simplify(convert(job.graph, job.options.opset))
+        model = canonical(model, job.graph.readable_name)
+        if job.precision != "float32":
+            inputs = job.graph.signature.inputs
+            samples = job.calibration.batches(inputs) if job.calibration else None
+            model = canonical(quantize(model, job.precision, samples), str)
+        model.metadata_props.append(
+            onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
+        )
+        write_bytes(path, model.SerializeToString(deterministic=True))
+
+    def validate(self, path: Path, job: Job) -> Contents:
+        """Run ONNX's checker with full shape inference and compare the interface."""
+        import onnx
+
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(path)
+        foreign = sorted({n.op_type for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
+        if foreign:
+            raise UserError(f"{path.name}: {', '.join(foreign)} is no standard ONNX operator.")
+        contents = Contents(
+            dict(_count(model.graph)),
+            tuple(map(_tensor_info, model.graph.input)),
+            tuple(map(_tensor_info, model.graph.output)),
+        )
+        check_interface(path, contents, job.graph.signature)
+        self.open(path)
+        return contents
+
+    def open(self, path: Path) -> OnnxSession:
+        """Load a file in onnxruntime."""
+        return OnnxSession(path)
+
+
+class OnnxSession:
+    """A file loaded in onnxruntime on the host's CPU, one thread, so that results repeat."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch."""
+        values = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
+    """Convert a frozen graph with tf2onnx, from its own parts.
+
+    `tf2onnx.convert` copies every weight at each of its two dozen optimizer passes: once for the
+    graph it could fall back to, once to rewrite the protobuf nobody reads until the end. Here
+    neither happens, and a failing pass is an error rather than a log line.
+
+    Args:
+        graph: The network.
+        opset: Version of the default ONNX operator set.
+
+    Returns:
+        The model as tf2onnx orders and names it, inputs and outputs named as in the signature.
+
+    Raises:
+        UserError: An operation has no counterpart in ONNX at this opset.
+    """
+    import onnx
+    import tensorflow as tf
+    from tf2onnx import constants, optimizer, tfonnx
+    from tf2onnx.tf_utils import compress_graph_def
+
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.CopyFrom(graph.graph_def)
+    weights = compress_graph_def(graph_def)  # takes them out of graph_def
+    native = min(opset, max(constants.OPSET_TO_IR_VERSION))
+    rename = {
+        symbolic.name: tensor.name
+        for symbolic, tensor in zip(
+            (*graph.inputs, *graph.outputs),
+            (*graph.signature.inputs, *graph.signature.outputs),
+            strict=True,
+        )
+    }
+    with _quiet_tf2onnx(), tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
+        tf.import_graph_def(graph_def, name="")
+        try:
+            converted = tfonnx.process_tf_graph(
+                tf_graph,
+                continue_on_error=False,
+                opset=native,
+                input_names=[tensor.name for tensor in graph.inputs],
+                output_names=[tensor.name for tensor in graph.outputs],
+                const_node_values=weights,
+                tensors_to_rename=rename,
+                custom_op_handlers={"Erfc": (_erfc, [])},
+            )
+        except (ValueError, NotImplementedError, AssertionError, KeyError) as error:
+            raise UserError(
+                f"ONNX opset {opset} cannot express the model: {graph.readable_name(str(error))}. "
+                "Raise the opset or replace the layer."
+            ) from error
+    converted.update_proto = _nothing
+    try:
+        converted = optimizer.optimize_graph(converted, catch_errors=False)
+    finally:
+        del converted.update_proto
+    model: onnx.ModelProto = converted.make_model("")
+    return model if native == opset else onnx.version_converter.convert_version(model, opset)
+
+
+def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write erfc, which exact GELU traces to and ONNX lacks: erfc(x) = 1 - erf(x)."""
+    shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
+    erf = ctx.make_node("Erf", list(node.input), name=f"{name}/erf", shapes=shapes, dtypes=dtypes)
+    one = ctx.make_const(f"{name}/one", np.array(1, np.float32))
+    outputs = list(node.output)
+    ctx.remove_node(name)
+    terms = [one.output[0], erf.output[0]]
+    ctx.make_node("Sub", terms, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+@contextlib.contextmanager
+def _quiet_tf2onnx() -> Iterator[None]:
+    """Keep tf2onnx from logging what is raised as an error anyway."""
+    logger = logging.getLogger("tf2onnx")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _count(graph: onnx.GraphProto) -> Counter[str]:
+    """Count the operators of a graph, those in the bodies of loops included."""
+    counter = Counter(node.op_type for node in graph.node)
+    for node in graph.node:
+        for body in bodies(node):
+            counter += _count(body)
+    return counter
+
+
+def _nothing(external_tensor_storage: Any = None) -> None:
+    """Stand in for `Graph.update_proto` while nobody reads the protobuf."""
+
+
+def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    import onnx
+
+    tensor = value.type.tensor_type
+    return TensorInfo(
+        value.name,
+        tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim),
+        onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+    )

@@ -1,0 +1,237 @@
+"""The golden set: inputs, and what float64, float32 and each exported file make of them.
+
+`golden.npz` holds, for N samples: `kind` (N,), `input:NAME`, `truth:NAME` (the trained model in
+float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
+Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
+quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
+arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
+arithmetic where it is half precision or dynamic range. Where a sample holds NaN or infinity, NaN
+stands wherever nothing is expected (`artifacts.sample_kinds`). NAME is the Keras name of an
+input or output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from ..artifacts.precisions import SMALLEST_NORMAL
+from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
+from ..files import atomic_path
+from .manifest import TensorInfo
+from .samples import check_samples
+from .signature import Signature, is_symbolic
+
+FILE_NAME = "golden.npz"
+Arrays = Mapping[str, np.ndarray]
+
+MOST_REAL, _RANDOM = 16, 8  # samples; border adds four, extreme, denormal and nonfinite two each
+_BATCH = 8  # samples evaluated at a time, so that memory stays flat
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Inputs of a golden set.
+
+    Attributes:
+        kind: One of `artifacts.sample_kinds` a sample.
+        inputs: Input name to (N, …) array in the input's own type.
+    """
+
+    kind: tuple[str, ...]
+    inputs: Arrays
+
+
+def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: int = 0) -> Samples:
+    """Choose the inputs of a golden set.
+
+    Real samples find what random ones miss, border samples (ones, a frame, impulses in the first
+    and last place) show wrong padding, extreme ones (a thousandth and ten times the usual range)
+    show lost precision and saturation. Denormal ones (numbers below the least normal one among
+    ordinary ones, and alone) show what becomes of numbers that runtimes may flush to zero, and
+    nonfinite ones (a NaN; both infinities) whether these come where the trained model has none. A
+    model without a float input has neither.
+
+    Args:
+        inputs: Name, shape (with the batch dimension) and type of each input; sizes must be known.
+        real: Input name to (N, …) samples of the user's own, or None; at most `MOST_REAL` are
+            taken.
+        seed: Of the random samples.
+
+    Raises:
+        UserError: `real` lacks an input, or a shape does not fit.
+    """
+    if real is not None:
+        check_samples(real, inputs)
+    generator = np.random.default_rng(seed)
+    columns: dict[str, np.ndarray] = {}
+    kinds: list[str] = []
+    for tensor in inputs:
+        own = None if real is None else np.asarray(real[tensor.name])
+        parts: list[tuple[str, np.ndarray]] = []
+        if own is not None:
+            spread = np.linspace(0, len(own) - 1, min(MOST_REAL, len(own))).round().astype(int)
+            parts.append((REAL, own[spread]))
+        parts += _synthetic(tensor, own, generator)
+        if any(np.dtype(entry.dtype).kind == "f" for entry in inputs):
+            parts += _unusual(tensor, np.asarray(parts[0][1][0]), seed)
+        kinds = [kind for kind, values in parts for _ in range(len(values))]
+        columns[tensor.name] = np.concatenate(
+            [np.asarray(values).astype(tensor.dtype) for _, values in parts]
+        )
+    return Samples(tuple(kinds), columns)
+
+
+def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[str, np.ndarray]:
+    """Run a Keras model over all samples.
+
+    Args:
+        model: Any built model with the signature's inputs and outputs, in its order.
+        signature: Names to use.
+        inputs: Input name to (N, …) array.
+
+    Returns:
+        Output name to (N, …) array in the model's own type.
+    """
+    flat = [np.asarray(inputs[tensor.name]) for tensor in signature.inputs]
+    parts: list[list[np.ndarray]] = [[] for _ in signature.outputs]
+    for start in range(0, len(flat[0]), _BATCH):
+        chunk = [values[start : start + _BATCH] for values in flat]
+        result = model(_packed(model, chunk), training=False)
+        for part, value in zip(parts, keras.tree.flatten(result), strict=True):
+            part.append(keras.ops.convert_to_numpy(value))
+    return {
+        tensor.name: np.concatenate(part)
+        for tensor, part in zip(signature.outputs, parts, strict=True)
+    }
+
+
+def _packed(model: keras.Model, flat: list[np.ndarray]) -> object:
+    if is_symbolic(model) and not isinstance(model, keras.Sequential):
+        return keras.tree.pack_sequence_as(model.input, flat)
+    return flat[0] if len(flat) == 1 else flat
+
+
+def write_golden(
+    path: Path,
+    samples: Samples,
+    *,
+    truth: Arrays,
+    folded64: Arrays,
+    reference: Arrays,
+    artifacts: Mapping[str, Arrays],
+    noise: Arrays,
+    file_noise: Mapping[str, Arrays],
+) -> None:
+    """Write `golden.npz`, whole or not at all; see the module's docstring for its layout."""
+    content: dict[str, np.ndarray] = {"kind": np.array(samples.kind)}
+    groups = {
+        "input": samples.inputs,
+        "truth": truth,
+        "folded64": folded64,
+        "reference": {name: value.astype(np.float32) for name, value in reference.items()},
+        "noise": noise,
+        **{f"artifact:{file}": outputs for file, outputs in artifacts.items()},
+        **{f"file-noise:{file}": expected for file, expected in file_noise.items()},
+    }
+    for prefix, arrays in groups.items():
+        content |= {f"{prefix}:{name}": value for name, value in arrays.items()}
+    with atomic_path(path) as partial, open(partial, "wb") as stream:
+        np.savez(stream, allow_pickle=False, **content)
+
+
+def snr_db(samples: Samples, truth: Arrays, outputs: Arrays) -> dict[str, float | None]:
+    """Return each output's signal-to-noise ratio against float64 truth, in decibels.
+
+    Over the real samples, or the random ones where there are none. None where the truth is zero
+    throughout or the output has no error at all: then the ratio is not a number.
+    """
+    kind = np.array(samples.kind)
+    chosen = kind == next(name for name in TYPICAL if name in samples.kind)
+    return {name: decibels(truth[name][chosen], outputs[name][chosen]) for name in truth}
+
+
+def decibels(truth: np.ndarray, output: np.ndarray) -> float | None:
+    """Return 10 log10(|truth|^2 / |output - truth|^2); None where that is no finite number."""
+    signal = float(np.sum(np.square(truth)))
+    noise = float(np.sum(np.square(output.astype(np.float64) - truth)))
+    if signal == 0 or noise == 0 or not math.isfinite(noise):
+        return None
+    return round(10 * math.log10(signal / noise), 2)
+
+
+def _synthetic(
+    tensor: TensorInfo, real: np.ndarray | None, generator: np.random.Generator
+) -> list[tuple[str, np.ndarray]]:
+    """Return the random, border and extreme samples of one input."""
+    shape = tuple(size for size in tensor.shape[1:] if size is not None)
+    if np.dtype(tensor.dtype).kind != "f":
+        return _synthetic_integers(shape, tensor.dtype, real, generator)
+    if real is None:
+        random = generator.standard_normal((_RANDOM, *shape))
+        size = 1.0
+    else:
+        random = generator.uniform(real.min(), real.max(), (_RANDOM, *shape))
+        size = float(np.abs(real).max()) or 1.0
+    return [
+        (RANDOM, random),
+        (BORDER, size * _borders(shape)),
+        (EXTREME, np.stack([random[0] * 1e-3, random[1] * 10])),
+    ]
+
+
+def _synthetic_integers(
+    shape: tuple[int, ...],
+    dtype: str,
+    real: np.ndarray | None,
+    generator: np.random.Generator,
+) -> list[tuple[str, np.ndarray]]:
+    """Integers stay in the range of the real ones: an index beyond a table is no input at all."""
+    low, high = (0, 255 if dtype == "uint8" else 1)
+    if real is not None:
+        low, high = int(real.min()), int(real.max())
+    return [
+        (RANDOM, generator.integers(low, high, (_RANDOM, *shape), endpoint=True)),
+        (BORDER, low + (high - low) * _borders(shape).astype(np.int64)),
+        (EXTREME, np.stack([np.full(shape, low), np.full(shape, high)])),
+    ]
+
+
+def _unusual(tensor: TensorInfo, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
+    """Return the denormal and nonfinite samples of one input, made from a usual one.
+
+    An input of integers stays as it is: it has no such numbers.
+    """
+    if np.dtype(tensor.dtype).kind != "f":
+        return [(DENORMAL, np.stack([usual] * 2)), (NONFINITE, np.stack([usual] * 2))]
+    # A generator of its own: the random samples stay the same whatever is added here.
+    generator = np.random.default_rng([seed, 1])
+    sizes = SMALLEST_NORMAL * 2.0 ** -generator.integers(1, 23, usual.shape, endpoint=True)
+    tiny = np.where(generator.random(usual.shape) < 0.5, -sizes, sizes)
+    third = generator.integers(0, 3, usual.shape)
+    third.flat[0] = 1
+    mixed = np.choose(third, [usual, tiny, np.zeros(usual.shape)])
+    alone = np.where(third == 0, 0.0, tiny)
+    nan, infinite = usual.astype(np.float64), usual.astype(np.float64)
+    centre = tuple(size // 2 for size in usual.shape)
+    nan[centre] = np.nan
+    infinite.flat[-1] = -np.inf
+    infinite[centre] = np.inf
+    return [(DENORMAL, np.stack([mixed, alone])), (NONFINITE, np.stack([nan, infinite]))]
+
+
+def _borders(shape: tuple[int, ...]) -> np.ndarray:
+    """Return ones, a frame of ones, and impulses in the first and the last place, (4, …)."""
+    frame = np.ones(shape)
+    spatial = shape[:-1] if len(shape) > 1 else shape
+    inner = tuple(slice(1, -1) if size > 2 else slice(0, 0) for size in spatial)
+    frame[inner] = 0
+    first, last = np.zeros(shape), np.zeros(shape)
+    first[(0,) * len(spatial)] = 1
+    last[(-1,) * len(spatial)] = 1
+    return np.stack([np.ones(shape), frame, first, last])

@@ -1,0 +1,1 @@
+"""Writes the folded Keras network as `network.npz`, node by node."""

@@ -1,0 +1,1 @@
+"""Chooses integer ranges: calibration, equalization, and the quantizers."""

@@ -1,0 +1,138 @@
+"""The samples that quantization takes its ranges from, and the refusal of ones that are no data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.images import Preprocessing
+from ...errors import UserError
+from ..manifest import TensorInfo
+from ..samples import SampleSet, Source, load_samples
+
+RANDOM = "random"
+# Measured by benchmarks/export_int8.py; the table is in docs/export.md.
+RANDOM_COST = (
+    "three of five reference networks lost 9 to 16 dB of int8 signal-to-noise ratio by it, two none"
+)
+
+# Neighbouring pixels of white noise correlate by chance only, with a standard deviation of
+# 1/sqrt(pairs); those of photographs and spectrograms at 0.3 and more. Six deviations let no noise
+# pass for data; with fewer pairs than this they exceed 0.1 and could take data for noise.
+_NOISE_DEVIATIONS = 6
+_NOISE_PAIRS = 3600
+
+
+def in_file_order(values: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    """Return Keras values with their axes as a file has them."""
+    return values if axes is None else np.transpose(values, axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Samples to calibrate with.
+
+    Attributes:
+        samples: The samples.
+        random: Whether they are random numbers, by the user's leave.
+    """
+
+    samples: SampleSet
+    random: bool = False
+
+    def batches(self, inputs: Sequence[TensorInfo]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield all samples in batches as a file takes them.
+
+        A last short batch is left out, but at least one batch comes: too few samples are repeated.
+
+        Args:
+            inputs: The file's inputs: names, batch size, order of axes.
+        """
+        size = inputs[0].shape[0] or 1
+        for index in range(max(self.samples.count // size, 1)):
+            chosen = np.arange(index * size, (index + 1) * size) % self.samples.count
+            batch = {tensor.name: self.samples.arrays[tensor.name][chosen] for tensor in inputs}
+            yield {
+                tensor.name: np.ascontiguousarray(in_file_order(batch[tensor.name], tensor.axes))
+                for tensor in inputs
+            }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record for the manifest."""
+        return self.samples.to_json() | {"random": self.random}
+
+
+def load_calibration(
+    source: Source | None,
+    inputs: Sequence[TensorInfo],
+    *,
+    limit: int,
+    preprocessing: Preprocessing | None = None,
+) -> Calibration | None:
+    """Read calibration samples, refusing ones that are not real data.
+
+    Args:
+        source: Any source `load_samples` takes; `"random"` asks for random numbers in plain words;
+            None gives None.
+        inputs: The model's inputs.
+        limit: At most so many samples.
+        preprocessing: For folders of images.
+
+    Raises:
+        UserError: As `load_samples`; or the samples look like noise.
+    """
+    if source is None:
+        return None
+    if isinstance(source, str) and source == RANDOM:
+        return Calibration(_random_samples(inputs, limit), random=True)
+    samples = load_samples(source, inputs, limit=limit, preprocessing=preprocessing)
+    samples = dataclasses.replace(
+        samples,
+        arrays={t.name: samples.arrays[t.name].astype(t.dtype) for t in inputs},
+    )
+    noisy = [tensor.name for tensor in inputs if looks_like_noise(samples.arrays[tensor.name])]
+    if noisy:
+        raise UserError(
+            f"The calibration samples for {', '.join(noisy)} look like random noise (neighbouring "
+            "values do not correlate). Give real samples, or say "
+            f"calibration='{RANDOM}' to go without: {RANDOM_COST}."
+        )
+    return Calibration(samples)
+
+
+def looks_like_noise(values: np.ndarray) -> bool:
+    """Tell whether image-like samples are white noise.
+
+    Judges by the correlation of horizontal neighbours, each channel for itself. Samples without
+    two spatial dimensions, or too few of them to judge by, never look like noise.
+
+    Args:
+        values: (N, …) samples; (N, height, width, channels) is judged.
+    """
+    if values.ndim != 4 or values.shape[2] < 2 or values.dtype.kind not in "fui":
+        return False
+    left, right = values[:, :, :-1].astype(np.float64), values[:, :, 1:].astype(np.float64)
+    if left.size < _NOISE_PAIRS:
+        return False
+    left, right = left - left.mean((0, 1, 2)), right - right.mean((0, 1, 2))
+    spread = float(np.sqrt(np.sum(left**2) * np.sum(right**2)))
+    if spread == 0:
+        return False
+    correlation = abs(float(np.sum(left * right)) / spread)
+    return correlation < _NOISE_DEVIATIONS / np.sqrt(left.size)
+
+
+def _random_samples(inputs: Sequence[TensorInfo], count: int) -> SampleSet:
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for tensor in inputs:
+        shape = (count, *(size or 1 for size in tensor.shape[1:]))
+        if np.dtype(tensor.dtype).kind == "f":
+            arrays[tensor.name] = generator.standard_normal(shape).astype(tensor.dtype)
+        else:
+            high = 255 if tensor.dtype == "uint8" else 1
+            arrays[tensor.name] = generator.integers(0, high, shape, tensor.dtype, endpoint=True)
+    return SampleSet(arrays, "standard normal random numbers, seed 0", "all")

@@ -1,0 +1,241 @@
+"""Ranges made equal across layers before quantization: exact, and sometimes worth several dB.
+
+One scale serves all channels of a quantized activation, so a channel that is small beside its
+neighbours keeps few of its bits. Where nothing but positively homogeneous operations (relu,
+pooling, reshapes) stand between a linear layer and those that read it, channel i can be divided by
+any s_i > 0 in the first and multiplied by it in the others:
+
+    W2 · f(W1·x + b1)  =  (W2·S) · f((S^-1·W1)·x + S^-1·b1)        S = diag(s), f homogeneous
+
+The fold moves affines through a network in just this way, so its rules carry S too. With a_i the
+largest magnitude of channel i over the samples and w_i the largest share that channel has in a row
+of W2,
+
+    s_i = a_i^strength / w_i^(1 - strength)
+
+Strength 0 looks at weights alone, as data-free equalization does (Nagel et al. 2019,
+arXiv:1906.04721), 1 at activations alone; in between both share the burden (Xiao et al. 2022,
+arXiv:2211.10438).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from ..fold.affine import Affine
+from ..fold.build import build
+from ..fold.graph import Call, Graph, Value
+from ..fold.keras_graph import read_graph
+from ..fold.linear import Linear
+from ..fold.passes import RULES
+from ..fold.plan import Plan, Refusal
+from ..fold.proof import Prover
+from ..fold.recognize import recognize
+from ..fold.settle import settle
+
+STRENGTHS = (
+    0.0,
+    0.25,
+    0.5,
+)  # beyond, weights lost more than activations won on every network tried
+
+_BATCH = 16
+_LARGEST = 2.0**8  # a scale beyond would trade one quantizer's range for another's
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reader:
+    """A linear layer that can take the scale of the layer before it.
+
+    Attributes:
+        value: What it reads.
+        axis: The channel axis of `value`.
+        source: For each channel it reads, the channel of the first layer's output it comes from.
+        share: For each channel it reads, the largest share of it in a row of the weights.
+    """
+
+    value: Value
+    axis: int
+    source: np.ndarray
+    share: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Site:
+    """A linear layer whose output channels can be scaled.
+
+    Attributes:
+        call: Its call.
+        axis: Channel axis of its output.
+        size: Number of its channels.
+        readers: The linear layers that take the scale, at least one.
+    """
+
+    call: Call
+    axis: int
+    size: int
+    readers: tuple[_Reader, ...]
+
+
+class Equalizer:
+    """Reads a folded network once, so that several strengths can be tried on it."""
+
+    def __init__(self, model: keras.Model, inputs: Sequence[np.ndarray]) -> None:
+        """Find what can be scaled and measure its ranges.
+
+        Args:
+            model: The folded model; not changed.
+            inputs: Real samples, one (N, …) array an input, in the model's order.
+        """
+        self._model = model
+        graph = _read(model)
+        self._sites = _sites(graph)
+        self._ranges = _ranges(graph, self._sites, inputs)
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is anything to equalize."""
+        return bool(self._sites)
+
+    def equalized(self, strength: float) -> keras.Model | None:
+        """Return the network with equalized ranges, in float32.
+
+        Args:
+            strength: Between 0 (weights) and 1 (activations).
+
+        Returns:
+            A model that computes the same, proved in float64; None where the proof fails, as it
+            does when a scale runs against the limits of the numbers.
+        """
+        graph = _read(self._model)
+        calls = {call.name: call for call in graph.calls() if isinstance(call.op, Linear)}
+        for site in self._sites:
+            scale = _scale(site, self._ranges, strength)
+            _scale_output(graph, calls[site.call.name], Affine.of(scale, 0.0, site.axis))
+        settle(graph)
+        prover = Prover(read_graph(self._model))
+        if not prover.accepts(prover.worst(graph)):
+            return None
+        return build(graph, "float32")
+
+
+def _read(model: keras.Model) -> Graph:
+    graph = read_graph(model)
+    recognize(graph)
+    return graph
+
+
+def _sites(graph: Graph) -> list[_Site]:
+    """Find every linear layer whose scale all its readers can take."""
+    calls = [call for call in graph.calls() if isinstance(call.op, Linear)]
+    count: dict[int, int] = {}
+    for call in calls:
+        count[id(call.op.layer)] = count.get(id(call.op.layer), 0) + 1
+    sites = []
+    for call in calls:
+        if count[id(call.op.layer)] > 1:  # scaling one call of a shared layer would double it
+            continue
+        for axis, size in call.op.kind.outputs(call.op.layer, call.output.rank).items():
+            # Each channel gets a number of its own, which shows where it arrives.
+            plan = _planned(graph, call, Affine.of(np.arange(2.0, size + 2), 0.0, axis))
+            if isinstance(plan, Refusal):
+                continue
+            readers = _readers(plan, call)
+            if readers:
+                sites.append(_Site(call, axis, size, readers))
+                break
+    return sites
+
+
+def _readers(plan: Plan, call: Call) -> tuple[_Reader, ...]:
+    readers = []
+    for other, op in plan.ops.items():
+        if other is call or not isinstance(op, Linear) or op.before is None:
+            continue
+        before = op.before if other.op.before is None else _ratio(op.before, other.op.before)
+        kernel = np.abs(_input_rows(op, other))
+        rows = kernel / np.maximum(kernel.max(axis=0, keepdims=True), np.finfo(float).tiny)
+        source = np.rint(before.scale).astype(int) - 2
+        readers.append(_Reader(other.inputs[0], op.before.axis, source, rows.max(axis=1)))
+    return tuple(readers)
+
+
+def _ratio(new: Affine, old: Affine) -> Affine:
+    return Affine.of(new.scale / old.scale, 0.0, new.axis)
+
+
+def _input_rows(op: Linear, call: Call) -> np.ndarray:
+    """Return a layer's weights as (input channels, outputs they reach), zero where they do not.
+
+    Probed rather than unravelled, since every kind of layer keeps its kernel differently: the
+    weights with all but one input channel scaled away.
+    """
+    original: Linear = call.op
+    axis = op.before.axis if op.before else 0
+    size = original.kind.inputs(original.layer, call.inputs[0].rank)[axis]
+    rows = []
+    for channel in range(size):
+        only = np.zeros(size)
+        only[channel] = 1
+        probe = dataclasses.replace(original, before=Affine.of(only, 0.0, axis))
+        kernels = original.kind.arrays(probe)
+        rows.append(np.abs(original.kind.channels_last(kernels[0])).max(axis=0))
+    return np.array(rows)
+
+
+def _ranges(
+    graph: Graph, sites: Sequence[_Site], inputs: Sequence[np.ndarray]
+) -> Mapping[int, np.ndarray]:
+    """Return the largest magnitude of every channel that a reader reads, by the value's id."""
+    axes = {id(r.value): (r.value, r.axis) for site in sites for r in site.readers}
+    if not axes:
+        return {}
+    values = [value for value, _ in axes.values()]
+    watcher = build(graph, "float32", values)
+    ranges: dict[int, np.ndarray] = {}
+    for start in range(0, len(inputs[0]), _BATCH):
+        batch = [values_[start : start + _BATCH] for values_ in inputs]
+        watched = watcher(keras.tree.pack_sequence_as(watcher.input, batch), training=False)
+        results = keras.tree.flatten(watched)  # a model of one output returns no list
+        for (key, (_, axis)), result in zip(axes.items(), results, strict=True):
+            array = np.abs(keras.ops.convert_to_numpy(result))
+            found = array.max(axis=tuple(i for i in range(array.ndim) if i != axis))
+            ranges[key] = np.maximum(found, ranges.get(key, 0.0))
+    return ranges
+
+
+def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np.ndarray:
+    """Return s, one number a channel, its geometric mean 1."""
+    size = site.size
+    activation, weight = np.zeros(size), np.zeros(size)
+    for reader in site.readers:
+        np.maximum.at(activation, reader.source, ranges[id(reader.value)])
+        np.maximum.at(weight, reader.source, reader.share)
+    alive = (activation > 0) & (weight > 0)
+    scale = np.ones(size)
+    if not alive.any():
+        return scale
+    exponent = strength * np.log(activation[alive]) - (1 - strength) * np.log(weight[alive])
+    scale[alive] = np.exp(exponent - exponent.mean())
+    return np.clip(scale, 1 / _LARGEST, _LARGEST)
+
+
+def _planned(graph: Graph, call: Call, scale: Affine) -> Plan | Refusal:
+    """Plan that a layer's output is divided by `scale` and that its readers multiply by it."""
+    plan = Plan(graph, RULES, copy_budget=0)
+    inverse = scale.inverse()
+    if inverse is None:
+        return Refusal("a scale is zero")
+    refusal = plan.rule(call).backward(plan, call, inverse)
+    refusal = refusal or plan.forward(call.output, scale)
+    return refusal or plan
+
+
+def _scale_output(graph: Graph, call: Call, scale: Affine) -> None:
+    plan = _planned(graph, call, scale)
+    if isinstance(plan, Plan):
+        plan.commit()

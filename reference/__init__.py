@@ -1,0 +1,1 @@
+"""Exact evaluation of the folded network: values, error bounds, noise, integer arithmetic."""

@@ -1,0 +1,293 @@
+"""Compares the constants of a file with the weights of the folded network, before anything runs.
+
+Float weights must be equal bit for bit: both exporters only reorder axes. Quantized weights must
+lie within half a step of the real ones, since that is what rounding to the nearest step means. A
+constant is looked for by value, never by name or place; where none is right, the one that agrees
+in most elements is the one that was altered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
+from ..artifacts.network import Network, Node
+
+# A quantized weight is off by half a step at most. Converters compute w / scale in float32 with a
+# scale rounded to float32, so that a number near the middle of two steps may go to either: three
+# roundings of the quotient, which count where it is large, as in 32-bit biases.
+_HALF_STEP = 0.5
+_QUOTIENT = 3 * 2.0**-24
+
+# A constant that agrees with a weight in half of its elements and not in all was altered. One that
+# a converter merged with a neighbour agrees nowhere, except where numbers are 0.
+_ALTERED_SHARE = 0.5
+
+# Numbers by which two arrays are told apart before all of them are compared.
+_PROBES = 8
+
+
+@dataclass(frozen=True)
+class WeightMatch:
+    """What became of one weight.
+
+    Attributes:
+        node: The network's node.
+        layer: Its Keras layer.
+        role: "kernel", "bias", …
+        state: "equal", "altered" (most elements agree), or "absent" (no constant resembles it:
+            merged by the converter, reordered, or altered throughout).
+        tensor: The constant that it is or most resembles; None when there is none of its size.
+        form: Axes of the network's weight, seen in the shape ``view``, in the order of the
+            constant, flattened.
+        view: That shape; the weight's own, but for a dense layer behind a flattened feature map,
+            whose rows are places and channels.
+        differing: Number of elements that differ.
+        size: Number of elements.
+        at: Place of the first that differs, in the network's axes.
+        found: The file's number there.
+        expected: The network's number there.
+    """
+
+    node: str
+    layer: str
+    role: str
+    state: str
+    tensor: GraphTensor | None = None
+    form: tuple[int, ...] = ()
+    view: tuple[int, ...] = ()
+    differing: int = 0
+    size: int = 0
+    at: tuple[int, ...] = ()
+    found: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        """Say what differs."""
+        return (
+            f"{self.role} of layer '{self.layer}': {self.differing} / {self.size} weights "
+            f"({100 * self.differing / max(self.size, 1):.3g} %) are not those of the folded "
+            f"network; first at {list(self.at)}: {self.found:.9g} in the file, "
+            f"{self.expected:.9g} in the network"
+        )
+
+
+def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
+    """Find every weight of the network among the constants of a file.
+
+    Args:
+        network: The folded network.
+        graph: The file.
+
+    Returns:
+        One entry for each weight of each node.
+    """
+    constants = [c for c in graph.constants if c.data is not None and c.data.size > 0]
+    floats: dict[_Ends, list[GraphTensor]] = {}
+    by_size: dict[int, list[GraphTensor]] = {}
+    for constant in constants:
+        assert constant.data is not None
+        by_size.setdefault(constant.data.size, []).append(constant)
+        if constant.data.dtype.kind == "f":
+            floats.setdefault(_ends(constant.data), []).append(constant)
+    maps = _flattened_maps(network)
+    matches = []
+    claimed: set[str] = set()
+    for node in network.nodes:
+        for role, weight in node.weights.items():
+            match = _exactly(node, role, weight, maps.get(node.name, ()), floats)
+            if match is not None and match.tensor is not None:
+                claimed.add(match.tensor.key)
+            matches.append((node, role, weight, match))
+    found = []
+    for node, role, weight, match in matches:
+        if match is None:
+            rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
+            match = _nearest(node, role, weight, maps.get(node.name, ()), rest)
+        found.append(match)
+    return found
+
+
+def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
+    """Return the feature maps that dense nodes read through a flatten, by node."""
+    nodes = {node.name: node for node in network.nodes}
+    shapes: dict[str, Sequence[int | None]] = {**network.inputs}
+    shapes.update({node.name: node.shape for node in network.nodes})
+    found = {}
+    for node in network.nodes:
+        name = node.inputs[0]
+        while name in nodes and nodes[name].op == "identity":
+            name = nodes[name].inputs[0]
+        if node.op != "dense" or name not in nodes or nodes[name].op not in ("flatten", "reshape"):
+            continue
+        sizes = shapes[nodes[name].inputs[0]][1:]
+        if all(size is not None for size in sizes):
+            found[node.name] = tuple(int(size) for size in sizes if size is not None)
+    return found
+
+
+# Element type, number of elements, the first and the last one.
+_Ends = tuple[np.dtype, int, float, float]
+
+Form = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def forms(
+    op: str, role: str, shape: tuple[int, ...], features: tuple[int, ...] = ()
+) -> Iterator[Form]:
+    """Yield the shapes and axis orders in which files store a weight.
+
+    Keras stores (*K, in, out) for convolutions, (*K, channel, multiplier) for depthwise ones,
+    (*K, out, in) for transposed ones and (in, out) for dense layers.
+
+    Args:
+        op: The node's operation.
+        role: Which weight.
+        shape: The weight's shape.
+        features: Shape of the feature map that a dense layer reads flattened; empty for none.
+
+    Yields:
+        A shape with the weight's number of elements, and the order of its axes in a file.
+    """
+    axes = tuple(range(len(shape)))
+    yield shape, axes
+    if role != "kernel" or len(shape) < 2:
+        return
+    spatial, last = axes[:-2], axes[-2:]
+    if op == "depthwise_conv":
+        yield shape, (*last, *spatial)
+        return
+    yield shape, (last[1], *spatial, last[0])  # TFLite: out, K, in
+    yield shape, (last[1], last[0], *spatial)  # ONNX: out, in, K; in, out, K when transposed
+    yield shape, (last[0], *spatial, last[1])  # TFLite, transposed: out, K, in
+    if len(spatial) == 3:  # TFLite, in two dimensions: out, H, W, planes side by side
+        yield shape, (last[1], *spatial[1:], spatial[0], last[0])
+    if op == "dense" and len(features) > 1 and int(np.prod(features)) == shape[0]:
+        # Channels first: the rows of a dense layer behind a flattened map go with its order.
+        view = (*features, shape[1])
+        places, channel, out = axes_of(len(features))
+        yield view, (channel, *places, out)
+        yield view, (out, channel, *places)
+
+
+def axes_of(rank: int) -> tuple[tuple[int, ...], int, int]:
+    """Return the axes of places, of channels, and of the outputs behind a map of ``rank`` axes."""
+    return tuple(range(rank - 1)), rank - 1, rank
+
+
+def _ordered(weight: np.ndarray, form: Form) -> np.ndarray:
+    return np.transpose(weight.reshape(form[0]), form[1])
+
+
+def _exactly(
+    node: Node,
+    role: str,
+    weight: np.ndarray,
+    features: tuple[int, ...],
+    floats: Mapping[_Ends, Sequence[GraphTensor]],
+) -> WeightMatch | None:
+    """Return the match with the constant that is equal bit for bit, as float32 or float16."""
+    for dtype in (np.float32, np.float16):
+        with np.errstate(over="ignore"):
+            alike = floats.get(_ends(weight, dtype))
+            rounded = weight.astype(dtype, copy=False) if alike else weight
+        for constant in alike or ():
+            for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+                if _equal(_ordered(rounded, form), constant):
+                    return WeightMatch(
+                        node.name,
+                        node.layer,
+                        role,
+                        "equal",
+                        constant,
+                        form[1],
+                        form[0],
+                        size=weight.size,
+                    )
+    return None
+
+
+def _ends(array: np.ndarray, dtype: type | None = None) -> _Ends:
+    """Return type, size, first and last number: the same in whatever order the axes are."""
+    kind = np.dtype(dtype or array.dtype)
+    first, last = (float(kind.type(array.item(place))) for place in (0, -1))
+    return kind, array.size, first, last
+
+
+def _equal(weight: np.ndarray, constant: GraphTensor) -> bool:
+    """Return whether a weight is a constant, number by number; a few of them tell most apart."""
+    assert constant.data is not None
+    data = constant.data.reshape(weight.shape)
+    places = range(0, weight.size, max(1, weight.size // _PROBES))
+    if any(weight.item(place) != data.item(place) for place in places):
+        return False
+    return bool(np.array_equal(weight, data))
+
+
+def _nearest(
+    node: Node,
+    role: str,
+    weight: np.ndarray,
+    features: tuple[int, ...],
+    rest: list[GraphTensor],
+) -> WeightMatch:
+    """Return the match with the constant that agrees in most elements."""
+    best: tuple[float, GraphTensor, Form, np.ndarray, np.ndarray] | None = None
+    for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+        ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
+        for constant in rest:
+            wrong, real = _wrong(ordered, constant)
+            share = 1 - float(wrong.mean())
+            if best is None or share > best[0]:
+                best = (share, constant, form, wrong, real)
+    plain = WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
+    if (best is None or best[0] < 1) and not weight.any():
+        # Adding zeros is left out by converters.
+        return replace(plain, state="equal")
+    if best is None:
+        return plain
+    share, constant, (view, axes), wrong, real = best
+    placed = replace(plain, tensor=constant, form=axes, view=view)
+    if not wrong.any():
+        return replace(placed, state="equal")
+    first = int(np.argmax(wrong))
+    place = np.unravel_index(first, [view[axis] for axis in axes])
+    inside = [0] * len(view)
+    for axis, index in zip(axes, place):
+        inside[axis] = int(index)
+    flat = int(np.ravel_multi_index(inside, view))
+    return replace(
+        placed,
+        state="altered" if share >= _ALTERED_SHARE else "absent",
+        differing=int(wrong.sum()),
+        at=tuple(int(i) for i in np.unravel_index(flat, weight.shape)),
+        found=float(real[first]),
+        expected=float(weight.reshape(-1)[flat]),
+    )
+
+
+def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a constant is not the expected numbers, and the numbers it stands for."""
+    data = constant.data
+    assert data is not None
+    real = constant.real(data).reshape(-1)
+    if data.dtype.kind == "f":
+        rounded = expected.astype(data.dtype).astype(np.float64)
+        return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
+    if constant.quantization is None:
+        return np.ones(expected.shape, bool), real
+    step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
+    return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
+
+
+def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the numbers that the file holds for a weight, in the network's axes, as float64."""
+    assert match.tensor is not None
+    assert match.tensor.data is not None
+    real = match.tensor.real(match.tensor.data)
+    ordered = real.reshape([match.view[axis] for axis in match.form])
+    return np.transpose(ordered, np.argsort(match.form)).reshape(shape)

@@ -1,0 +1,159 @@
+"""Float64 arithmetic for the folded network: the exact value of every node, and its error bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..artifacts.network import Network, Node
+from ..artifacts.precisions import SMALLEST_NORMAL
+from ..errors import UserError
+from .operators import OPERATORS
+
+
+def can_evaluate(node: Node) -> bool:
+    """Return whether a node has a NumPy form."""
+    return node.op in OPERATORS
+
+
+def evaluate_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+    """Return the value for the given inputs, in their type.
+
+    Raises:
+        UserError: The node is opaque.
+    """
+    if node.op not in OPERATORS:
+        raise UserError(
+            f"The layer '{node.layer}' cannot be evaluated outside Keras, so its op cannot be "
+            "checked by itself."
+        )
+    weights = {role: array.astype(inputs[0].dtype) for role, array in node.weights.items()}
+    return OPERATORS[node.op].evaluate(inputs, weights, node.attributes)
+
+
+def node_error_bound(
+    node: Node,
+    inputs: list[np.ndarray],
+    output: np.ndarray,
+    errors: list[np.ndarray],
+    unit: float,
+) -> np.ndarray:
+    """Return how far floating-point arithmetic may stray from the exact value.
+
+    Runtimes may flush denormal numbers to zero, those they read and those they compute: each
+    of K products and K partial sums may lose the least normal number, and so may each input.
+
+    Args:
+        node: A node that can be evaluated.
+        inputs: float64 inputs.
+        output: The exact output for them.
+        errors: Bound on the absolute error of each input.
+        unit: Unit roundoff of the arithmetic that is judged; 0 for what flushing alone does.
+
+    Returns:
+        Bound on the absolute error of each element of the output.
+    """
+    weights = {role: array.astype(np.float64) for role, array in node.weights.items()}
+    passed = [error + _flushed(x, error) for x, error in zip(inputs, errors)]
+    bound = OPERATORS[node.op].error(inputs, weights, node.attributes, output, passed, unit)
+    return bound + 2 * _terms(node, output) * SMALLEST_NORMAL
+
+
+def carried_variance(node: Node, variance: np.ndarray) -> np.ndarray:
+    """Return what a linear node makes of an independent variance of its input.
+
+    Args:
+        node: A linear node.
+        variance: float64, the shape of the node's first input.
+    """
+    weights = {"kernel": np.square(node.weights["kernel"].astype(np.float64))}
+    return OPERATORS[node.op].evaluate([variance], weights, node.attributes)
+
+
+def rounding_variance(
+    node: Node,
+    inputs: list[np.ndarray],
+    output: np.ndarray,
+    variances: list[np.ndarray],
+    unit: float,
+) -> np.ndarray:
+    """Return the expected variance of rounding errors, in units of the unit roundoff squared.
+
+    Args:
+        node: A node that can be evaluated.
+        inputs: The inputs.
+        output: The output for them.
+        variances: The variance of each input's error.
+        unit: The unit roundoff.
+    """
+    weights = {role: array.astype(output.dtype) for role, array in node.weights.items()}
+    return OPERATORS[node.op].variance(inputs, weights, node.attributes, output, variances, unit)
+
+
+def _terms(node: Node, output: np.ndarray) -> int:
+    """How many numbers are added up to one element of the output, at most."""
+    kernel = node.weights.get("kernel")
+    if kernel is not None:
+        first = node.attributes.get("data_format") == "channels_first"
+        return int(kernel.size) // output.shape[1 if first else -1]
+    if "pool" in node.op:
+        return int(np.prod(node.attributes.get("pool_size", [1])))
+    return max(1, len(node.inputs))
+
+
+def _flushed(x: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return what is lost where a number that is read may be denormal and is taken for zero."""
+    size = np.abs(x) + error
+    return np.where(np.abs(x) <= SMALLEST_NORMAL + error, np.minimum(size, SMALLEST_NORMAL), 0.0)
+
+
+def opaque_layers(network: Network) -> list[str]:
+    """Return the layers that have no NumPy form."""
+    return [node.layer for node in network.nodes if not can_evaluate(node)]
+
+
+def evaluate_network(
+    network: Network, inputs: Mapping[str, np.ndarray], *, dtype: Any = np.float64, batch: int = 8
+) -> dict[str, np.ndarray]:
+    """Evaluate the network.
+
+    Args:
+        network: The network.
+        inputs: Keras input name to (N, …).
+        dtype: The arithmetic: float64 for the truth, float32 for a plain reference.
+        batch: Samples at a time, to bound memory.
+
+    Returns:
+        Keras output name to (N, …) in ``dtype``.
+
+    Raises:
+        UserError: A layer is opaque.
+    """
+    samples = len(next(iter(inputs.values())))
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in network.outputs}
+    for start in range(0, samples, batch):
+        fed = {k: v[start : start + batch].astype(dtype) for k, v in inputs.items()}
+        wanted = set(network.outputs.values())
+        found = {name: value for name, value in node_values(network, fed) if name in wanted}
+        for name, value in network.outputs.items():
+            parts[name].append(found[value])
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def node_values(
+    network: Network, inputs: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each value, the inputs first; a value is forgotten after its last use."""
+    last = {name: node.name for node in network.nodes for name in node.inputs}
+    held = {name: inputs[name] for name in network.inputs}
+    yield from held.items()
+    for node in network.nodes:
+        value = evaluate_node(node, [held[name] for name in node.inputs])
+        for name in set(node.inputs):
+            if last[name] == node.name:
+                del held[name]
+        if node.name in last:
+            held[node.name] = value
+        yield node.name, value

@@ -1,0 +1,217 @@
+"""How noisy should a file be? A first-order probabilistic model of rounding.
+
+Every operation adds to its result the error of its roundings, taken as independent and uniform, and
+passes on the errors of its inputs by its slope. What comes out is the root mean square error that a
+runtime can be expected to make on each sample, whatever kernels it has: the sums are taken one
+product after the other, which no blocked kernel exceeds. One evaluation of the reference cannot
+say that: it is a single draw, and may be right by luck. (Higham and Mary, A New Approach to
+Probabilistic Rounding Error Analysis, 2019, is the theory behind it.)
+
+Runtimes may also flush denormal numbers to zero, which no unit roundoff tells. Where a sample holds
+such numbers, what flushing all of them does to its outputs is added.
+
+A file of lower precision differs from the network in two more ways:
+
+- Its weights are rounded. That error is no matter of chance: the network is evaluated with the
+  file's own weights, and the distance to the truth is taken as it is.
+- Dynamic range: a linear op with 8-bit weights quantizes its input as it comes, in 255 steps from
+  min(x, 0) to max(x, 0) of a sample. (XNNPACK takes the range of each row, which is no wider.) Zero
+  is on a step; any other number is off by a uniform error of variance step²/12. Where most numbers
+  are below half a step their errors are no longer independent, since all become zero: so the
+  network is evaluated with its inputs in such steps as well, and that distance to the truth, one
+  draw with what is systematic in it, is added to the variance of the draws.
+
+The model costs about three evaluations of the network, so it is run once, at export, and its result
+is kept in the golden set as `noise:NAME`, and as `file-noise:FILE:NAME` for a file of lower
+precision. A large network is evaluated on some of the samples only; the others are given the
+largest noise of those, and so are samples with NaN or infinity, through which no error is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..artifacts.network import Network, Node
+from ..artifacts.precisions import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from ..artifacts.sample_kinds import NONFINITE, kinds_of
+from .network import evaluate_network, evaluate_node, opaque_layers, rounding_variance
+
+# Multiplications that the model may spend, about ten seconds of one core, and the samples that it
+# evaluates in any case.
+_WORK = 4_000_000_000
+_LEAST = 4
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a file's arithmetic is, as far as noise goes.
+
+    Attributes:
+        unit: Unit roundoff.
+        hybrid: Names of the nodes that quantize their input to 8 bits as it comes.
+    """
+
+    unit: float = UNIT_ROUNDOFF["float32"]
+    hybrid: frozenset[str] = frozenset()
+
+
+def expected_noise(
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    arithmetic: Arithmetic | None = None,
+    truth: Mapping[str, np.ndarray] | None = None,
+    batch: int = 8,
+    work: float = _WORK,
+) -> dict[str, np.ndarray]:
+    """Return the root mean square error that a file is expected to make.
+
+    Args:
+        network: The folded network, with the weights that the file has.
+        inputs: Its input names to (N, …).
+        arithmetic: What the file computes in; float32 by default.
+        truth: Output name to (N, …), where the network's weights are not the true ones: what they
+            change counts as error.
+        batch: Samples at a time, to bound memory.
+        work: Multiplications that it may cost; infinite for the noise of each single sample.
+
+    Returns:
+        Output name to (N,) float64; empty when a layer cannot be evaluated outside Keras.
+    """
+    if opaque_layers(network):
+        return {}
+    used = arithmetic or Arithmetic()
+    samples = len(next(iter(inputs.values())))
+    followed = np.flatnonzero(kinds_of(inputs) != NONFINITE)
+    if not followed.size:
+        followed = np.arange(samples)
+    index = followed[_evaluated(network, len(followed), work)]
+    noise: dict[str, list[np.ndarray]] = {name: [] for name in network.outputs}
+    for start in range(0, len(index), batch):
+        chosen = index[start : start + batch]
+        fed = {name: array[chosen] for name, array in inputs.items()}
+        for name, (value, variance) in _variances(network, fed, used).items():
+            # An output that is an input has one variance, zero, for all samples.
+            each = np.broadcast_to(variance, (len(chosen), *variance.shape[1:]))
+            squares = used.unit**2 * _mean(each)
+            if truth is not None:
+                squares = squares + _mean(np.square(value - truth[name][chosen]))
+            noise[name].append(np.sqrt(squares))
+    found = {}
+    for name, parts in noise.items():
+        known = np.concatenate(parts)
+        found[name] = np.full(samples, np.max(known, where=np.isfinite(known), initial=0.0))
+        found[name][index] = known
+    tiny = _denormal(inputs)
+    if tiny.any():
+        flushed = _flushing(network, {name: array[tiny] for name, array in inputs.items()})
+        for name, moved in flushed.items():
+            found[name][tiny] = np.hypot(found[name][tiny], moved)
+    return found
+
+
+def _mean(variance: np.ndarray) -> np.ndarray:
+    """Return (n,) means over what is finite, zero where nothing is: NaN passes by at most."""
+    flat = variance.reshape(len(variance), -1).astype(np.float64)
+    usable = np.isfinite(flat)
+    total = np.sum(np.where(usable, flat, 0.0), axis=1)
+    return np.asarray(total / np.maximum(usable.sum(axis=1), 1))
+
+
+def _denormal(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return (N,) whether a sample holds numbers that are not zero and may be taken for it."""
+    found = []
+    for array in inputs.values():
+        size = np.abs(array.reshape(len(array), -1))
+        found.append(((size > 0) & (size < SMALLEST_NORMAL)).any(axis=1))
+    return np.any(found, axis=0)
+
+
+def _flushing(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the root mean square of what flushing to zero, wherever it can, does to outputs."""
+
+    def flushed(array: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(array) < SMALLEST_NORMAL, 0.0, array)
+
+    exact = evaluate_network(network, inputs)
+    values = {name: flushed(array.astype(np.float64)) for name, array in inputs.items()}
+    for node in network.nodes:
+        values[node.name] = flushed(evaluate_node(node, [values[name] for name in node.inputs]))
+    return {
+        name: np.sqrt(_mean(np.square(values[value] - exact[name])))
+        for name, value in network.outputs.items()
+    }
+
+
+def _evaluated(network: Network, samples: int, budget: float) -> np.ndarray:
+    """Return the samples that the model is evaluated on, spread over all."""
+    work = sum(_products(node) for node in network.nodes)
+    count = int(np.clip(budget / max(work, 1), min(_LEAST, samples), samples))
+    return np.unique(np.linspace(0, samples - 1, count).astype(int))
+
+
+def _products(node: Node) -> int:
+    """Return how many products a node sums for one sample."""
+    kernel = node.weights.get("kernel")
+    if kernel is None:
+        return 0
+    places = int(np.prod([size or 1 for size in node.shape[1:-1]])) if len(node.shape) > 2 else 1
+    return int(kernel.size) * places
+
+
+def _variances(
+    network: Network, inputs: Mapping[str, np.ndarray], arithmetic: Arithmetic
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return each output, and its variance in units of u squared, element by element."""
+    last = {name: node.name for node in network.nodes for name in node.inputs}
+    # The model is an estimate to a few per cent: float32 does, and is twice as fast.
+    values = {name: array.astype(np.float32) for name, array in inputs.items()}
+    variances = {name: np.zeros_like(array) for name, array in values.items()}
+    kept = {name: (value, np.zeros(1)) for name, value in values.items()}
+    wanted = set(network.outputs.values())
+    # What overflows float32 overflows on the target too; the checks compare that by itself.
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for node in network.nodes:
+            read = [values[name] for name in node.inputs]
+            errors = [variances[name] for name in node.inputs]
+            if node.name in arithmetic.hybrid:
+                step = input_step(read[0])
+                # Zero is on a step.
+                errors[0] = errors[0] + np.square(step / arithmetic.unit) / 12 * (read[0] != 0)
+                read[0] = in_input_steps(read[0])
+            value = evaluate_node(node, read)
+            variance = rounding_variance(node, read, value, errors, arithmetic.unit)
+            values[node.name], variances[node.name] = value, variance
+            if node.name in wanted:
+                kept[node.name] = value, variance
+            for name in set(node.inputs):
+                if last[name] == node.name:
+                    del values[name], variances[name]
+    return {name: kept[value] for name, value in network.outputs.items()}
+
+
+def in_input_steps(x: np.ndarray) -> np.ndarray:
+    """Return (N, …) numbers in the steps of `input_step`."""
+    step = input_step(x)
+    return np.asarray(np.rint(x / np.maximum(step, SMALLEST_NORMAL)) * step)
+
+
+def input_step(x: np.ndarray) -> np.ndarray:
+    """Return the step of 8 bits that a dynamic-range op gives each sample of its input.
+
+    Measured of LiteRT 2.3: XNNPACK by row, builtin and reference kernels by sample, each equal to
+    float64 with such an input up to the rounding of float32. ONNX's DynamicQuantizeLinear is
+    defined so.
+
+    Args:
+        x: (N, …).
+
+    Returns:
+        (N, 1, …), the range from the least to the greatest number, zero included, over 255.
+    """
+    axes = tuple(range(1, x.ndim))
+    high = np.maximum(x.max(axis=axes, keepdims=True), 0)
+    return np.asarray((high - np.minimum(x.min(axis=axes, keepdims=True), 0)) / 255)

@@ -1,1 +1,0 @@
-"""What goes to a device in one file, and what it does there."""

@@ -1,0 +1,46 @@
+"""The data of one check; every form of report is a function of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artifacts.golden_set import GoldenSet
+from .end_to_end.findings import TargetResult
+from .search.search import Searched
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """The results of checking an export directory.
+
+    Attributes:
+        name: Name of the exported model.
+        directory: Where it lies.
+        results: One entry for each artifact on each target.
+        samples: Number of samples compared.
+        host: Python, system and processor that the checks ran on.
+        seconds: What the whole check took.
+        manifest: The manifest as parsed.
+        golden: The samples that were run.
+        left_out: A sentence for each artifact that a target cannot run by its makers' word.
+        searched: What each search found.
+    """
+
+    name: str
+    directory: Path
+    results: tuple[TargetResult, ...]
+    samples: int
+    host: Mapping[str, Any]
+    seconds: float
+    manifest: Mapping[str, Any]
+    golden: GoldenSet
+    left_out: tuple[str, ...] = ()
+    searched: tuple[Searched, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True when there was something to check and all of it passed."""
+        return bool(self.results) and all(result.passed for result in self.results)

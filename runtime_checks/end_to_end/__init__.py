@@ -1,0 +1,1 @@
+"""Judges the outputs of a target: limits, findings, error budget, task agreement."""

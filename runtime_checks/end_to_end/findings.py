@@ -1,0 +1,245 @@
+"""From outputs to findings: what was checked, whether it held, and the sentence that says so.
+
+Used alike on the host (`parity`) and in the bundle that runs on a device (`replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.sample_kinds import pooled
+from .bounds import NoiseBound, end_to_end_bound
+from .comparison import OutputMetrics, compare_output
+from .error_budget import Ladder
+from .task_agreement import TaskAgreement
+from .thread_counts import ThreadComparison
+
+if TYPE_CHECKING:
+    from ..per_op.culprit import Fault
+    from ..per_op.op_results import OpCheck
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked.
+
+    Attributes:
+        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, rounding,
+            determinism, threads.
+        passed: Whether it held.
+        message: One sentence with the numbers.
+        subject: The output or layer it is about; empty for the whole file.
+    """
+
+    check: str
+    passed: bool
+    message: str
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class OutputVerdict:
+    """One output: its metrics, what they were judged by, and how far they are from the limit.
+
+    Attributes:
+        metrics: Against float64 truth.
+        bound: The bound it was judged by.
+        worst_ratio: Greatest error of a sample over its expected noise.
+        worst_sample: That sample.
+        pooled_ratio: Root mean square of the ratios of all samples that nobody chose for their
+            error.
+    """
+
+    metrics: OutputMetrics
+    bound: NoiseBound
+    worst_ratio: float
+    worst_sample: int
+    pooled_ratio: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether the output is within its bound, and finite where the truth is."""
+        within = self.worst_ratio <= self.bound.worst and self.pooled_ratio <= self.bound.pooled
+        return within and self.metrics.nonfinite == 0
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """One artifact on one target.
+
+    Attributes:
+        target: The target as the user writes it.
+        artifact: File name.
+        precision: The artifact's precision.
+        findings: Everything that was checked, passed or not.
+        outputs: One verdict for each output that could be compared.
+        ran: What really ran, in the runner's words.
+        measured: Load and inference times in milliseconds and the like.
+        ops: Every op that was checked by itself; empty when none was.
+        faults: What is at fault, by layer.
+        stages: For each output, what every stage up to the target adds to its error.
+        tasks: For each output that decides between classes, what became of its decisions.
+        threads: How the outputs with other numbers of threads differ; empty where none was asked
+            for.
+        given: Keras output name to (N, …): what the target gave for the golden inputs, as the
+            trained model has it where nothing is expected (`kinds.settled`).
+    """
+
+    target: str
+    artifact: str
+    precision: str
+    findings: tuple[Finding, ...]
+    outputs: tuple[OutputVerdict, ...] = ()
+    ran: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    ops: tuple[OpCheck, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    stages: tuple[Ladder, ...] = ()
+    tasks: tuple[TaskAgreement, ...] = ()
+    threads: tuple[ThreadComparison, ...] = ()
+    given: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """True when every check held and at least one output was compared."""
+        return bool(self.outputs) and all(finding.passed for finding in self.findings)
+
+    @property
+    def reason(self) -> str:
+        """The first failure's sentence; empty when all passed."""
+        failed = [finding.message for finding in self.findings if not finding.passed]
+        if not failed and not self.outputs:
+            return "nothing was compared"
+        return failed[0] if failed else ""
+
+
+def judge_outputs(
+    results: Mapping[str, np.ndarray],
+    golden: GoldenSet,
+    artifact: Artifact,
+    *,
+    decides: Container[str] = (),
+) -> tuple[list[Finding], list[OutputVerdict]]:
+    """Judge what a target gave for the golden inputs.
+
+    Args:
+        results: Keras output name to (N, …), as `session.Session.run` returns them.
+        golden: The golden set that was run.
+        artifact: What the manifest says of the file.
+        decides: Keras names of the outputs that decide between classes.
+
+    Returns:
+        The findings, and a verdict for each output that was compared.
+    """
+    findings: list[Finding] = []
+    verdicts: list[OutputVerdict] = []
+    for spec in artifact.outputs:
+        name = spec.keras_name
+        if name not in results:
+            findings.append(
+                Finding("outputs", False, f"output '{name}' is missing from {artifact.file}", name)
+            )
+            continue
+        truth, actual = golden.truth[name], results[name]
+        if actual.shape != truth.shape:
+            findings.append(
+                Finding(
+                    "outputs",
+                    False,
+                    f"output '{name}' must have the shape {truth.shape} for the golden inputs; "
+                    f"it has {actual.shape}",
+                    name,
+                )
+            )
+            continue
+        findings.append(_finite(name, actual, golden))
+        bound = end_to_end_bound(
+            name,
+            truth,
+            golden.reference[name],
+            precision=artifact.precision,
+            model=golden.noise.get(name),
+            own=golden.file_noise.get(artifact.file, {}).get(name),
+            exported=golden.artifacts.get(artifact.file, {}).get(name),
+        )
+        metrics = compare_output(
+            name, actual, truth, allowed=bound.worst * bound.noise, decides=name in decides
+        )
+        ratios = bound.ratios(metrics)
+        verdict = OutputVerdict(
+            metrics=metrics,
+            bound=bound,
+            worst_ratio=float(ratios.max()),
+            worst_sample=int(np.argmax(ratios)),
+            pooled_ratio=pooled(ratios, golden.kind),
+        )
+        findings.append(_noise(verdict, ratios, golden))
+        if metrics.elements:
+            verdicts.append(verdict)
+    return findings, verdicts
+
+
+def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
+    """Check that NaN and infinity stand where the float32 reference has them, and nowhere else."""
+    expected = golden.reference[name].reshape(golden.samples, -1)
+    found = np.asarray(actual).reshape(golden.samples, -1)
+    wrong = (np.isnan(found) != np.isnan(expected)) | (np.isinf(found) != np.isinf(expected))
+    if not wrong.any():
+        return Finding(
+            "finite", True, f"output '{name}' is finite where the trained model is", name
+        )
+    sample, place = (int(index[0]) for index in np.nonzero(wrong))
+    return Finding(
+        "finite",
+        False,
+        f"output '{name}' is {found[sample, place]} where the trained model gives "
+        f"{expected[sample, place]:.6g}: {_count(wrong)}, first in sample {sample} "
+        f"({golden.kind[sample]}), element {place}",
+        name,
+    )
+
+
+def _noise(verdict: OutputVerdict, ratios: np.ndarray, golden: GoldenSet) -> Finding:
+    """Check errors against the noise that the arithmetic explains."""
+    name, bound, metrics = verdict.metrics.output, verdict.bound, verdict.metrics
+    if metrics.elements == 0:
+        return Finding(
+            "noise",
+            False,
+            f"output '{name}' has no finite element to compare: zero comparisons",
+            name,
+        )
+    if verdict.worst_ratio <= bound.worst and verdict.pooled_ratio <= bound.pooled:
+        return Finding(
+            "noise",
+            True,
+            f"output '{name}' is {verdict.pooled_ratio:.2f}x as noisy as {bound.reason} "
+            f"(allowed {bound.pooled:g}x; worst sample {verdict.worst_ratio:.2f}x of "
+            f"{bound.worst:g}x)",
+            name,
+        )
+    sample = verdict.worst_sample
+    over = ratios > bound.worst
+    index = [int(i) for i in metrics.max_abs_at]
+    return Finding(
+        "noise",
+        False,
+        f"output '{name}' differs from float64 truth: mismatched samples {_count(over)}; sample "
+        f"{sample} ({golden.kind[sample]}) has the RMS error {metrics.rms_error[sample]:.3g}, "
+        f"allowed {bound.worst * bound.noise[sample]:.3g} ({bound.worst:g}x {bound.reason}); all "
+        f"samples together {verdict.pooled_ratio:.3g}x, allowed {bound.pooled:g}x; greatest "
+        f"absolute error {metrics.max_abs:.3g} at {index}; it would pass from "
+        f"{max(verdict.worst_ratio, verdict.pooled_ratio * bound.worst / bound.pooled):.3g}x on",
+        name,
+    )
+
+
+def _count(wrong: np.ndarray) -> str:
+    """Return `3 / 100 (3 %)`."""
+    return f"{int(wrong.sum())} / {wrong.size} ({100 * wrong.mean():.3g} %)"

@@ -1,0 +1,245 @@
+"""Where an error comes from: trained -> folded -> exported -> quantized -> on the target.
+
+The golden set holds what each stage of the model's way made of the same inputs, so the final error
+is a sum of differences, one for each stage:
+
+    target - truth = (folded - truth) + (exported - folded) + (quantized - exported)
+                   + (target - quantized)
+
+A stage's share of the squared error is the scalar product of its difference with the whole error
+over the whole error's square: the shares add up to one exactly, and a stage that cancels what an
+earlier one did has a negative share.
+
+A stage is then called by what its difference can be: *exact* (nothing changed), *rounding* (no more
+than the arithmetic explains), *quantization* (coarser numbers, as asked for), or a *fault*. That a
+quantized stage is loss and no fault is for the weights and the ops to say, which are checked by
+themselves (`inside/`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.sample_kinds import TYPICAL, pooled
+from .bounds import NoiseBound, end_to_end_bound
+from .comparison import sample_errors
+from .error_budget import (
+    EXACT,
+    FAULT,
+    QUANTIZATION,
+    ROUNDING,
+    Ladder,
+    Stage,
+    main_cause,
+    sentence_of,
+)
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """A stage before it is measured: its names, its file, and all samples of its output."""
+
+    names: tuple[str, ...]
+    file: str
+    output: np.ndarray
+
+
+def error_budget(
+    output: str,
+    actual: np.ndarray,
+    golden: GoldenSet,
+    artifact: Artifact,
+    siblings: Sequence[Artifact],
+    *,
+    sound: bool,
+    worst_sample: int,
+) -> Ladder:
+    """Measure what each stage adds to the error of one output.
+
+    Args:
+        output: Keras output name.
+        actual: (N, …) what the target gave for the golden inputs.
+        golden: What every earlier stage gave.
+        artifact: The file that ran.
+        siblings: All artifacts of the export, among which the float32 file of the same format
+            tells what conversion did from what quantization did.
+        sound: Whether the target's output was within its bound, and finite where the truth is.
+        worst_sample: The sample that is furthest from its bound.
+
+    Returns:
+        The error budget, over the real samples where there are any; where the output is not sound
+        and its worst sample is of another kind, over that kind.
+    """
+    truth = golden.truth[output].astype(np.float64)
+    kind, index = _basis(golden, None if sound else worst_sample)
+    bound = end_to_end_bound(
+        output,
+        truth,
+        golden.reference[output],
+        precision="float32",
+        model=golden.noise.get(output),
+        own=None,
+        exported=None,
+    )
+    rungs = _rungs(output, actual, golden, artifact, siblings)
+    causes = _causes(truth, rungs, bound, golden.kind, sound=sound)
+    stages = _measure(truth[index], rungs, causes, index)
+    signal, reference = _yardstick(truth[index], golden.reference[output][index])
+    cause = main_cause(stages)
+    return Ladder(
+        output=output,
+        kind=kind,
+        samples=len(index),
+        signal_rms=signal,
+        reference_rms=reference,
+        reference_db=_decibel(signal, reference),
+        stages=stages,
+        cause=cause,
+        sentence=sentence_of(output, stages, cause, artifact, bound),
+    )
+
+
+def _basis(golden: GoldenSet, worst: int | None) -> tuple[str, np.ndarray]:
+    """Return the kind of samples to measure on, and their indices."""
+    kinds = [str(kind) for kind in golden.kind]
+    chosen = next((kind for kind in TYPICAL if kind in kinds), "all")
+    if worst is not None and kinds[worst] != chosen:
+        chosen = kinds[worst]
+    if chosen == "all":
+        return chosen, np.arange(golden.samples)
+    return chosen, np.flatnonzero(golden.kind == chosen)
+
+
+def _rungs(
+    output: str,
+    actual: np.ndarray,
+    golden: GoldenSet,
+    artifact: Artifact,
+    siblings: Sequence[Artifact],
+) -> list[_Rung]:
+    """Return the stages whose output is known; a stage that is not joins the next one."""
+    known: list[tuple[str, str, np.ndarray | None]] = [("folded", "", golden.folded64.get(output))]
+    plain = next(
+        (a for a in siblings if a.format == artifact.format and a.precision == "float32"), None
+    )
+    file = plain.file if plain else ""
+    known.append(("exported", file, golden.artifacts.get(file, {}).get(output)))
+    if artifact.precision != "float32":
+        exported = golden.artifacts.get(artifact.file, {}).get(output)
+        known.append(("quantized", artifact.file, exported))
+    known.append(("target", artifact.file, np.asarray(actual)))
+    rungs: list[_Rung] = []
+    waiting: tuple[str, ...] = ()
+    for name, file, values in known:
+        waiting = (*waiting, name)
+        if values is not None:
+            rungs.append(_Rung(waiting, file, np.asarray(values, np.float64)))
+            waiting = ()
+    return rungs
+
+
+def _causes(
+    truth: np.ndarray,
+    rungs: Sequence[_Rung],
+    bound: NoiseBound,
+    kind: np.ndarray,
+    *,
+    sound: bool,
+) -> list[str]:
+    """Return what each stage's difference can be; ``bound`` is that of float32 arithmetic."""
+    causes = []
+    before = truth
+    for rung in rungs:
+        if np.array_equal(before, rung.output, equal_nan=True):
+            causes.append(EXACT)
+        elif rung.names[-1] == "target":
+            coarser = "quantized" in rung.names
+            causes.append((QUANTIZATION if coarser else ROUNDING) if sound else FAULT)
+        elif rung.names[-1] == "quantized":
+            causes.append(QUANTIZATION)
+        else:
+            # The folded weights are float32 as well, rounded once after the algebra in float64.
+            # What an earlier stage did wrong is not held against it.
+            right = any(_explained(rung.output, other, bound, kind) for other in (truth, before))
+            causes.append(ROUNDING if right else FAULT)
+        before = rung.output
+    return causes
+
+
+def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray) -> bool:
+    """Return whether an error is no more than float32 arithmetic explains."""
+    metrics = sample_errors(actual, truth)
+    ratios = bound.ratios(metrics)
+    within = float(ratios.max()) <= bound.worst and pooled(ratios, kind) <= bound.pooled
+    return metrics.nonfinite == 0 and within
+
+
+def _measure(
+    truth: np.ndarray, rungs: Sequence[_Rung], causes: Sequence[str], index: np.ndarray
+) -> tuple[Stage, ...]:
+    """Return each stage with its sizes, on the chosen samples."""
+    # What is NaN or infinite in the truth is so by contract and carries no error to share out.
+    usable = np.isfinite(truth)
+    signal = _rms(truth[usable])
+    outputs = [rung.output[index] for rung in rungs]
+    final = _change(outputs[-1], truth, usable)
+    power = float(np.sum(np.square(final)))
+    stages: list[Stage] = []
+    before = truth
+    for rung, cause, after in zip(rungs, causes, outputs):
+        added = _change(after, before, usable)
+        error = _change(after, truth, usable)
+        if math.isfinite(power):
+            share = float(np.sum(added * final)) / power if power else 0.0
+        else:  # all of the error is the first stage's that is not finite
+            share = float(_rms(added) == math.inf and all(s.share == 0 for s in stages))
+        stages.append(
+            Stage(
+                name=" + ".join(rung.names),
+                file=rung.file,
+                added_rms=_rms(added),
+                added_db=_decibel(signal, _rms(added)),
+                error_rms=_rms(error),
+                snr_db=_decibel(signal, _rms(error)),
+                share=share,
+                cause=cause,
+            )
+        )
+        before = after
+    return tuple(stages)
+
+
+def _yardstick(truth: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Return the root mean squares of the truth and of the float32 Keras model's error."""
+    usable = np.isfinite(truth)
+    return _rms(truth[usable]), _rms(_change(reference.astype(np.float64), truth, usable))
+
+
+def _change(after: np.ndarray, before: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Return after - before where usable; equal infinities and NaN on both sides are no change."""
+    same = (after == before) | (np.isnan(after) & np.isnan(before)) | ~usable
+    return np.subtract(after, before, where=~same, out=np.zeros_like(before))
+
+
+def _rms(values: np.ndarray) -> float:
+    """Return the root mean square; infinite where a value is not finite."""
+    if not np.isfinite(values).all():
+        return math.inf
+    peak = float(np.max(np.abs(values), initial=0.0))
+    # Scaled by the peak first, so that squares neither overflow nor vanish.
+    return peak * float(np.sqrt(np.mean(np.square(values / peak)))) if peak else 0.0
+
+
+def _decibel(signal: float, noise: float) -> float:
+    """Return the ratio of two root mean squares in decibels."""
+    if noise == 0:
+        return math.inf
+    if signal == 0 or noise == math.inf:
+        return -math.inf
+    return 20 * math.log10(signal / noise)

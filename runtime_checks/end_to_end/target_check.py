@@ -1,0 +1,156 @@
+"""Judge what one artifact gave on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ...artifacts.directory import ExportDirectory
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.sample_kinds import settled
+from ...runtimes import Target
+from ...runtimes.run import TargetRun
+from .error_budget import Ladder
+from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
+from .stages import error_budget
+from .task_agreement import TaskAgreement, deciding_outputs, task_agreement
+from .thread_counts import ThreadComparison, compare_bits
+
+
+def judge_run(
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    run: TargetRun,
+    others: Sequence[TargetRun] = (),
+) -> TargetResult:
+    """Judge what a target gave for the golden inputs.
+
+    Args:
+        export: The export that the artifact belongs to.
+        artifact: What was run.
+        golden: What it was run on.
+        target: Where it was run.
+        run: What came out.
+        others: What came out with other numbers of threads.
+
+    Returns:
+        The findings and the verdict on each output.
+    """
+    damage = export.damaged(artifact)
+    outputs = settled(run.outputs, golden.kind, golden.reference, artifact.precision)
+    findings = [
+        Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
+    ]
+    decides = deciding_outputs(
+        export.folded_network, golden, export.manifest.metadata.get("labels", ())
+    )
+    verdicts: list[OutputVerdict] = []
+    comparisons: list[ThreadComparison] = []
+    if run.problem:
+        findings.append(Finding("load", False, run.problem))
+    else:
+        if run.ran.get("fallback"):
+            findings.append(Finding("kernels", False, str(run.ran["fallback"])))
+        findings.extend(_determinism(run))
+        judged, verdicts = judge_outputs(outputs, golden, artifact, decides=decides)
+        findings.extend(judged)
+        for other in others:
+            failures, compared = _other_threads(artifact, golden, run, other)
+            comparisons.extend(compared)
+            findings.extend(failures)
+            findings.extend(
+                Finding("threads", True, f"{entry.sentence}, within the bound", entry.output)
+                for entry in compared
+                if not failures
+            )
+    return TargetResult(
+        target=str(target),
+        artifact=artifact.file,
+        precision=artifact.precision,
+        findings=tuple(findings),
+        outputs=tuple(verdicts),
+        ran=run.ran,
+        measured=run.measured,
+        stages=tuple(_budgets(export, artifact, golden, outputs, verdicts)),
+        tasks=tuple(
+            task
+            for entry in verdicts
+            if entry.metrics.output in decides
+            and (task := _task(entry, outputs[entry.metrics.output], golden)) is not None
+        ),
+        threads=tuple(comparisons),
+        given=outputs,
+    )
+
+
+def _other_threads(
+    artifact: Artifact, golden: GoldenSet, run: TargetRun, other: TargetRun
+) -> tuple[list[Finding], list[ThreadComparison]]:
+    """Judge a run with another number of threads.
+
+    Returns:
+        What failed, and how its bits differ from those of the run that was judged.
+    """
+    if other.problem:
+        return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
+    outputs = settled(other.outputs, golden.kind, golden.reference, artifact.precision)
+    judged, _ = judge_outputs(outputs, golden, artifact)
+    failures = [
+        Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)
+        for entry in [*_determinism(other), *judged]
+        if not entry.passed
+    ]
+    compared = [
+        compare_bits(name, run.outputs[name], array, run.threads, other.threads)
+        for name, array in other.outputs.items()
+        if name in run.outputs and run.outputs[name].shape == array.shape
+    ]
+    return failures, compared
+
+
+def _budgets(
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    outputs: Mapping[str, np.ndarray],
+    verdicts: Sequence[OutputVerdict],
+) -> Iterator[Ladder]:
+    """Yield the error budget of every output that can be compared with its truth."""
+    judged = {entry.metrics.output: entry for entry in verdicts}
+    for spec in artifact.outputs:
+        name = spec.keras_name
+        if name not in outputs or outputs[name].shape != golden.truth[name].shape:
+            continue
+        # An output without a finite element has no verdict: each of its samples is as bad.
+        entry = judged.get(name)
+        yield error_budget(
+            name,
+            outputs[name],
+            golden,
+            artifact,
+            export.artifacts,
+            sound=entry is not None and entry.sound,
+            worst_sample=entry.worst_sample if entry else 0,
+        )
+
+
+def _task(entry: OutputVerdict, actual: np.ndarray, golden: GoldenSet) -> TaskAgreement | None:
+    """Return what became of an output's decisions."""
+    allowed = entry.bound.worst * entry.bound.noise
+    return task_agreement(entry.metrics.output, actual, golden, allowed)
+
+
+def _determinism(run: TargetRun) -> list[Finding]:
+    """Return whether the same input gave the same bits twice; nothing where nobody tried."""
+    differing = run.measured.get("differing_rerun")
+    if differing is None:
+        return []
+    if differing:
+        names = ", ".join(f"'{name}'" for name in differing)
+        message = f"two runs on the same input gave other bits in output {names}"
+        return [Finding("determinism", False, message)]
+    return [Finding("determinism", True, "two runs on the same input gave the same bits")]

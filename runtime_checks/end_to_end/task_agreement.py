@@ -1,0 +1,233 @@
+"""What the differences mean for the task: decisions kept, lost and gained on real data.
+
+A decision is the greatest of the scores of an output of shape (N, classes), or whether a single
+probability exceeds one half. Which outputs decide at all is for the network to say: what an
+autoencoder gives back has the shape of scores too, and its greatest number means nothing. Where
+labels are known, the accuracy of the trained model and of the target are compared sample by sample,
+so that two files of equal accuracy which err on other samples are not taken for the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.network import Network
+from ...artifacts.sample_kinds import TYPICAL
+from .comparison import as_scores
+
+_MOVING = ("identity", "linear", "reshape", "flatten")
+
+
+@dataclass(frozen=True)
+class ChangedDecision:
+    """One sample that the target decides otherwise than the trained model.
+
+    Attributes:
+        sample: Its index in the golden set.
+        before: Class that the trained model chooses.
+        after: Class that the target chooses.
+        label: Its true class; None where it is not known.
+        margin: How far apart the trained model's scores of the two classes are.
+        tie: Whether that is within twice the allowed error, so that either class is a right answer.
+    """
+
+    sample: int
+    before: int
+    after: int
+    label: int | None
+    margin: float
+    tie: bool
+
+
+@dataclass(frozen=True)
+class TaskAgreement:
+    """Decisions of one output on the target against those of the trained model.
+
+    Attributes:
+        output: Keras output name.
+        kind: The samples counted: "real", "random", … or "all".
+        samples: How many they are.
+        changes: Every sample that is decided otherwise.
+        confusion: (before, after, count) of the changed samples, most frequent first.
+        labelled: How many samples have a label; the numbers below are about these.
+        right_before: How many of them the trained model labels correctly.
+        right_after: How many the target labels correctly.
+        lost: Right before, wrong after.
+        gained: Wrong before, right after.
+        chance: Probability that lost and gained differ this much or more when either is as likely
+            (McNemar's exact test); None without labels.
+    """
+
+    output: str
+    kind: str
+    samples: int
+    changes: tuple[ChangedDecision, ...]
+    confusion: tuple[tuple[int, int, int], ...]
+    labelled: int
+    right_before: int
+    right_after: int
+    lost: int
+    gained: int
+    chance: float | None
+
+    @property
+    def same(self) -> int:
+        """Samples decided alike."""
+        return self.samples - len(self.changes)
+
+    @property
+    def flips(self) -> int:
+        """Samples decided otherwise, beyond what the bound allows."""
+        return sum(not change.tie for change in self.changes)
+
+    @property
+    def sentence(self) -> str:
+        """Say how many decisions survived, and what became of the accuracy."""
+        ties = len(self.changes) - self.flips
+        of_them = f" ({self.flips} beyond the bound, {ties} ties)" if self.changes else ""
+        text = (
+            f"output '{self.output}' decides {self.same} / {self.samples} {self.kind} samples as "
+            f"the trained model does{of_them}"
+        )
+        if not self.labelled:
+            return text
+        before, after = self.right_before / self.labelled, self.right_after / self.labelled
+        moved = self.lost + self.gained
+        chance = f"; chance alone splits {moved} so in {100 * (self.chance or 0):.2g} % of cases"
+        return (
+            f"{text}; accuracy {100 * before:.2f} % before, {100 * after:.2f} % after "
+            f"({self.lost} lost, {self.gained} gained of {self.labelled}{chance if moved else ''})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dictionaries for JSON, without the output's name."""
+        return {
+            **{key: value for key, value in vars(self).items() if key not in ("output", "changes")},
+            "same": self.same,
+            "flips": self.flips,
+            "confusion": [
+                {"before": before, "after": after, "count": count}
+                for before, after, count in self.confusion
+            ],
+            "changes": [vars(change) for change in self.changes],
+            "sentence": self.sentence,
+        }
+
+
+def deciding_outputs(
+    network: Network | None, golden: GoldenSet, classes: Sequence[str] = ()
+) -> frozenset[str]:
+    """Return the outputs that decide between classes.
+
+    Those that end in a softmax, or in a sigmoid over one number. Where none does, as in a network
+    that gives logits: the outputs with as many numbers as the manifest has names of classes; and
+    where there are none either but samples come with class numbers, the only output of the shape
+    (N, classes). A sigmoid over several numbers says something else of each (a pixel, a tag).
+
+    Args:
+        network: The folded network; None where there is none.
+        golden: The truth, and the labels where they are known.
+        classes: Names of the classes, as the user gave them at export.
+    """
+    ends = {} if network is None else {name: _end(network, name) for name in network.outputs}
+    rows = {name: t.shape[1] for name, t in golden.truth.items() if t.ndim == 2}
+    certain = {
+        name
+        for name, size in rows.items()
+        if (ends.get(name) == "softmax" and size > 1) or (ends.get(name) == "sigmoid" and size == 1)
+    }
+    if certain:
+        return frozenset(certain)
+    several = {name: size for name, size in rows.items() if size > 1}
+    if classes:
+        return frozenset(name for name, size in several.items() if size == len(classes))
+    return frozenset(several if golden.labels is not None and len(several) == 1 else ())
+
+
+def _end(network: Network, output: str) -> str:
+    """Return the operation that makes an output, but for those that only move numbers."""
+    nodes = {node.name: node for node in network.nodes}
+    name = network.outputs[output]
+    while name in nodes and nodes[name].op in _MOVING:
+        name = nodes[name].inputs[0]
+    return nodes[name].op if name in nodes else ""
+
+
+def task_agreement(
+    output: str, actual: np.ndarray, golden: GoldenSet, allowed: np.ndarray
+) -> TaskAgreement | None:
+    """Compare a target's decisions with the trained model's.
+
+    Args:
+        output: Keras output name of one of the `deciding_outputs`.
+        actual: (N, …) what the target gave.
+        golden: The truth, and the labels where they are known.
+        allowed: (N,) greatest error of an element that the bound allows each sample.
+
+    Returns:
+        The comparison, over the real samples where there are any; None for an output that is no
+        row of scores, or not finite throughout.
+    """
+    truth = np.asarray(golden.truth[output], np.float64)
+    scores = np.asarray(actual, np.float64)
+    if truth.ndim != 2 or scores.shape != truth.shape:
+        return None
+    truth, scores = as_scores(truth), as_scores(scores)
+    kinds = [str(kind) for kind in golden.kind]
+    kind = next((name for name in TYPICAL if name in kinds), "all")
+    chosen = np.array([kind in ("all", name) for name in kinds])
+    chosen &= np.isfinite(truth).all(axis=1) & np.isfinite(scores).all(axis=1)
+    index = np.flatnonzero(chosen)
+    if not len(index):
+        return None
+    labels = golden.labels
+    if labels is None or labels.max(initial=-1) >= truth.shape[1]:
+        labels = np.full(golden.samples, -1)
+    before, after = truth.argmax(axis=1), scores.argmax(axis=1)
+    # Equal scores of the truth are one decision: whichever of them the target chooses is right.
+    rows = np.arange(golden.samples)
+    margin = truth[rows, before] - truth[rows, after]
+    other = index[margin[index] > 0]
+    changes = tuple(
+        ChangedDecision(
+            sample=int(i),
+            before=int(before[i]),
+            after=int(after[i]),
+            label=int(labels[i]) if labels[i] >= 0 else None,
+            margin=float(margin[i]),
+            tie=bool(margin[i] <= 2 * allowed[i]),
+        )
+        for i in other
+    )
+    counted = Counter((change.before, change.after) for change in changes)
+    known = index[labels[index] >= 0]
+    right = before[known] == labels[known], after[known] == labels[known]
+    lost, gained = int(np.sum(right[0] & ~right[1])), int(np.sum(~right[0] & right[1]))
+    return TaskAgreement(
+        output=output,
+        kind=kind,
+        samples=len(index),
+        changes=changes,
+        confusion=tuple((a, b, count) for (a, b), count in counted.most_common()),
+        labelled=len(known),
+        right_before=int(right[0].sum()),
+        right_after=int(right[1].sum()),
+        lost=lost,
+        gained=gained,
+        chance=_mcnemar(lost, gained) if len(known) else None,
+    )
+
+
+def _mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided exact probability of a split this uneven of fair coins."""
+    total, least = lost + gained, min(lost, gained)
+    tail = sum(math.comb(total, k) for k in range(least + 1))
+    # Exact integers: 2**total overflows a float long before Python minds.
+    return float(min(1.0, 2 * tail / 2**total))

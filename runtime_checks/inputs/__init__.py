@@ -1,1 +1,0 @@
-"""What is run besides the golden set: the user's own samples, and the worst that a search finds."""

@@ -1,1 +1,0 @@
-"""Inside a file: its weights, every op by itself, the one at fault, and its reproduction."""

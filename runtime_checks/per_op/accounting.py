@@ -1,0 +1,110 @@
+"""Which node is the first at fault, once a pass over the network has found what tensors it could.
+
+A node is *accounted for* when it has a tensor or all that read it are accounted for. The first that
+is not, though everything it reads is right, is the culprit.
+"""
+
+from __future__ import annotations
+
+from ...artifacts.network import Node
+from ...reference.operators.linear import LINEAR
+from .evaluation import Evaluation
+from .matching import distance, within
+from .op_results import Culprit
+from .storage import Wide
+
+
+def first_culprit(evaluation: Evaluation) -> Culprit | None:
+    """Return the first node that is not accounted for, None when all are."""
+    readers = _readers(evaluation)
+    accounted = _accounted(evaluation, readers)
+    wrong = [node for node in evaluation.network.nodes if node.name not in accounted]
+    if not wrong:
+        return None
+    chain = _chain(evaluation, wrong[0], {node.name for node in wrong}, readers)
+    return _described(evaluation, chain)
+
+
+def _readers(evaluation: Evaluation) -> dict[str, list[Node]]:
+    """Return the nodes that read each value."""
+    readers: dict[str, list[Node]] = {}
+    for node in evaluation.network.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
+    """Return the nodes that are accounted for."""
+    outputs, mapped = set(evaluation.network.outputs.values()), evaluation.mapped
+    accounted: set[str] = set()
+    fused: set[str] = set()  # ends in a tensor without another linear op between
+    for node in reversed(evaluation.network.nodes):
+        after = readers.get(node.name, [])
+        if all(
+            reader.op not in LINEAR and (reader.name in mapped or reader.name in fused)
+            for reader in after
+        ):
+            fused.add(node.name)
+        behind = node.name not in outputs and after and all(r.name in accounted for r in after)
+        # No op computes two linear layers: a bound carried through both proves nothing.
+        if (
+            node.name in mapped
+            or node.name not in evaluation.exact
+            or (behind and (node.op not in LINEAR or node.name in fused))
+        ):
+            accounted.add(node.name)
+    return accounted
+
+
+def _chain(
+    evaluation: Evaluation, first: Node, wrong: set[str], readers: dict[str, list[Node]]
+) -> list[Node]:
+    """Return the nodes that one op may compute, from a node at fault on."""
+    chain = [first]
+    while True:
+        after = readers.get(chain[-1].name, [])
+        if len(after) != 1 or len(after[0].inputs) != 1 or after[0].weights:
+            return chain
+        if after[0].name not in wrong or after[0].name not in evaluation.exact:
+            return chain
+        chain.append(after[0])
+
+
+def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
+    """Find the file's op and tensor for a node at fault.
+
+    Of the tensors that belong to no node, one within its bound is preferred, then one early in the
+    file, then the nearest.
+    """
+    tensors = evaluation.tensors
+    best: tuple[bool, int, float, int, str] | None = None
+    depths = tensors.depths(set(evaluation.mapped.values()))
+    for place, node in enumerate(chain):
+        expected, allowed = evaluation.exact[node.name], evaluation.allowed[node.name]
+        for key in tensors.of_size(expected.size):
+            if key in depths:
+                view = tensors.closest(key, expected)
+                off = not within(view, *tensors.held(key, node, expected, allowed))
+                found = (off, depths[key], distance(view, expected), place, key)
+                best = found if best is None else min(best, found)
+    place, key = (best[3], best[4]) if best else (0, "")
+    segment = tuple(evaluation.as_filed(node) for node in chain[: place + 1])
+    last = segment[-1]
+    expected, allowed = evaluation.exact[last.name], evaluation.allowed[last.name]
+    got = tensors.closest(key, expected) if key else None
+    storage = tensors.storage(key) if key else Wide()
+    expected, allowed = storage.held(last, expected, allowed)
+    needed = {name for node in segment for name in node.inputs} - {n.name for n in segment}
+    return Culprit(
+        node=segment[0],
+        layer=chain[0].layer,
+        segment=segment,
+        key=key,
+        op=tensors.producer(key) if key else None,
+        storage=storage,
+        inputs={name: evaluation.value[name] for name in needed},
+        expected=expected,
+        allowed=allowed,
+        got=got,
+    )

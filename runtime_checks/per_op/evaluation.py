@@ -1,0 +1,137 @@
+"""One pass over the network: what every node should give, from the tensors the runtime really had.
+
+Each node reads the *runtime's own* tensors where the file has one for its input, so an error made
+upstream is not counted again. The expected value carries a bound: what rounding in that op may add.
+A tensor of the file that agrees with it within that bound is that node's tensor. Where a converter
+fused several nodes into one op, only the last of them has a tensor, and values and bounds are
+carried through the ones before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...artifacts.network import Network, Node
+from ...reference.network import can_evaluate
+from ...reference.rounded_weights import RoundedWeights
+from .matching import Tensors, distance
+from .op_results import OpCheck
+from .storage import expected_result
+
+
+class Evaluation:
+    """The network, evaluated beside a file.
+
+    Args:
+        network: The folded network.
+        tensors: What the runtime computed.
+        inputs: Keras input name to the (P, …) floats that it was fed.
+        rounded: The file's own weights, where it rounded them.
+        true: Every value of the network from the true inputs.
+        forced: Node to tensor: what is taken for a node's value, however far from it.
+
+    Attributes:
+        value: Network value to what the nodes behind it read, float64.
+        exact: Node to what it should give.
+        allowed: Node to the bound on its error.
+        mapped: Node to its tensor.
+        checks: Every node that has a tensor within its bound.
+        unchecked: Layers that could not be evaluated.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tensors: Tensors,
+        inputs: Mapping[str, np.ndarray],
+        rounded: RoundedWeights,
+        true: Mapping[str, np.ndarray],
+        forced: Mapping[str, str],
+    ) -> None:
+        self.network, self.tensors = network, tensors
+        self._rounded, self._true = rounded, true
+        self.value: dict[str, np.ndarray] = dict(inputs)
+        self.exact: dict[str, np.ndarray] = {}
+        self.allowed: dict[str, np.ndarray] = {}
+        self.mapped: dict[str, str] = {}
+        self.checks: list[OpCheck] = []
+        self.unchecked: list[str] = []
+        self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
+        for name, key in zip(network.inputs, tensors.graph.inputs):
+            self.value[name] = tensors.read_as_input(key, inputs[name])
+        for node in network.nodes:
+            if can_evaluate(node) and all(name in self.value for name in node.inputs):
+                self._visit(node, forced.get(node.name))
+            else:
+                self.unchecked.append(node.layer)
+
+    def _visit(self, node: Node, forced: str | None) -> None:
+        """Evaluate a node and find its tensor."""
+        halves = [name in self.mapped and self._half(name) for name in node.inputs]
+        expected, allowed = expected_result(
+            self.as_filed(node),
+            [self.value[name] for name in node.inputs],
+            [self._bound[name] for name in node.inputs],
+            hybrid=node.name in self._rounded.hybrid,
+            halves=halves,
+        )
+        self.exact[node.name], self.allowed[node.name] = expected, allowed
+        if forced is not None:
+            self._take(node, forced, self.tensors.closest(forced, expected))
+            return
+        found = self.tensors.find(node, expected, allowed, set(self.mapped.values()))
+        if found is None:
+            self.value[node.name], self._bound[node.name] = expected, allowed
+            return
+        key, got = found
+        self._record(node, key, expected, allowed, got)
+        self._take(node, key, got)
+
+    def as_filed(self, node: Node) -> Node:
+        """Return a node with the weights that the file has."""
+        return self._rounded.nodes.get(node.name, node)
+
+    def _take(self, node: Node, key: str, got: np.ndarray) -> None:
+        """Let the nodes behind read a tensor."""
+        self.mapped[node.name] = key
+        self.value[node.name] = self.tensors.read_after(key, got)
+        self._bound[node.name] = np.zeros_like(got)
+
+    def _half(self, name: str) -> bool:
+        return self.tensors.half(self.mapped[name])
+
+    def _record(
+        self, node: Node, key: str, expected: np.ndarray, allowed: np.ndarray, got: np.ndarray
+    ) -> None:
+        """Enter a check."""
+        target, limit = self.tensors.held(key, node, expected, allowed)
+        both = np.isfinite(got) & np.isfinite(target)
+        error = np.abs(np.where(both, got, 0.0) - np.where(both, target, 0.0))
+        ratio = np.divide(error, limit, where=limit > 0, out=np.zeros_like(error))
+        power = float(np.linalg.norm(np.where(both, target, 0.0)))
+        self.checks.append(
+            OpCheck(
+                node=node.name,
+                layer=node.layer,
+                fused=tuple(inner.name for inner in self._interior(node)),
+                op=self.tensors.producer(key),
+                ratio=float(ratio.max(initial=0.0)),
+                max_abs=float(error.max(initial=0.0)),
+                drift=float(np.linalg.norm(error)) / power if power else 0.0,
+                accumulated=distance(got, self._true[node.name]),
+            )
+        )
+
+    def _interior(self, node: Node) -> list[Node]:
+        """Return the nodes without a tensor that lead up to a node, nearest last."""
+        nodes = {inner.name: inner for inner in self.network.nodes}
+        found: set[str] = set()
+        waiting = list(node.inputs)
+        while waiting:
+            name = waiting.pop()
+            if name in nodes and name not in self.mapped:
+                found.add(name)
+                waiting.extend(nodes[name].inputs)
+        return [inner for inner in self.network.nodes if inner.name in found]

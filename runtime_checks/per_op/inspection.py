@@ -1,0 +1,192 @@
+"""Looks inside a file: weights against the network, and on demand every op against float64.
+
+Works on the host, where the file's format can be parsed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.graphs import READERS, read_graph
+from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.manifest import Artifact
+from ...artifacts.network import Network, Node
+from ...reference.file_noise import shares_ranges
+from ...reference.file_weights import WeightMatch, match_weights
+from ...runtimes import Target
+from ...runtimes.base import ArtifactError
+from ..end_to_end.findings import Finding, TargetResult
+from .culprit import Fault, name_fault, rounding_faults, static_faults, weight_faults
+from .integer_rounding import IntegerReport, recognise
+from .observation import Observation, observe
+from .op_results import Walk
+from .walk import walk
+
+_SHARED = (
+    "ops were not looked at: dynamic quantization takes one range for all {size} samples of a "
+    "batch, so that no sample stands for itself; with the batch size 1 they are"
+)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A file's graph, the network it was made from, and what became of that network's weights.
+
+    Attributes:
+        network: What the file should compute.
+        graph: The file.
+        weights: Every weight of the network.
+    """
+
+    network: Network
+    graph: ArtifactGraph
+    weights: tuple[WeightMatch, ...]
+
+    @classmethod
+    def of(
+        cls, path: Path, artifact: Artifact, network: Network, data: bytes | None = None
+    ) -> Anatomy:
+        """Read a file.
+
+        Args:
+            path: The file.
+            artifact: What the manifest says of it.
+            network: What it was made from.
+            data: What it holds, where that has been read already.
+
+        Raises:
+            UserError: It cannot be parsed.
+        """
+        graph = read_graph(path, artifact.format, data)
+        return cls(network, graph, tuple(match_weights(network, graph)))
+
+    def conclusive(self, artifact: Artifact) -> bool:
+        """Return whether weights and outputs suffice to call a healthy file healthy.
+
+        Not where a weight was not found, and not for a quantized file: its bound end to end is what
+        it did when it was exported, so that only its ops tell a fault of then from a loss.
+        """
+        found = all(match.state == "equal" for match in self.weights)
+        return found and artifact.precision in ("float32", "float16")
+
+    def findings(self) -> list[Finding]:
+        """Return the verdict on the weights: one failure for each altered one."""
+        altered = [match for match in self.weights if match.state == "altered"]
+        if altered:
+            return [Finding("weights", False, match.sentence, match.layer) for match in altered]
+        equal = sum(match.state == "equal" for match in self.weights)
+        rest = len(self.weights) - equal
+        merged = f"; {rest} merged or reordered by the converter, left to the ops" if rest else ""
+        return [
+            Finding(
+                "weights",
+                True,
+                f"{equal} of {len(self.weights)} weights are those of the folded network, bit for "
+                f"bit where they are floats, within half a step where quantized{merged}",
+            )
+        ]
+
+
+def readable(artifact: Artifact) -> bool:
+    """Return whether the ops of an artifact can be read."""
+    return artifact.format in READERS
+
+
+def inspect(
+    path: Path,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    anatomy: Anatomy,
+    result: TargetResult,
+    *,
+    threads: int = 1,
+) -> tuple[Walk | None, list[Fault], list[Finding]]:
+    """Walk a file and name what is at fault.
+
+    Args:
+        path: The file.
+        artifact: What the manifest says of it.
+        golden: The samples.
+        target: Where it was run.
+        anatomy: What the file holds and should hold.
+        result: The verdict end to end: its worst samples are looked at first.
+        threads: Threads that the runtime may use.
+
+    Returns:
+        The walk (None when the file could not be run), the faults, and the findings.
+    """
+    if shares_ranges(artifact):
+        return None, [], [Finding("ops", True, _SHARED.format(size=artifact.inputs[0].shape[0]))]
+    worst = [entry.worst_sample for entry in result.outputs]
+    try:
+        seen = observe(path, artifact, golden, target, result.given, threads=threads, first=worst)
+    except ArtifactError as error:
+        return None, [], [Finding("ops", False, str(error))]
+    exact = {name: array.astype(np.float64) for name, array in seen.inputs.items()}
+    network = _in_one_piece(anatomy.network, artifact)
+    walked = walk(network, anatomy.graph, seen.tensors, exact, anatomy.weights)
+    integers = recognise(anatomy.graph, artifact.format, seen.tensors)
+    faults = _faults(anatomy, walked, integers)
+    if not faults and not result.passed:
+        # Every op is within its worst-case bound and yet the whole is too noisy.
+        faults = weight_faults(anatomy.weights, anatomy.graph, "absent")
+    findings = [Finding("ops", False, fault.message, fault.layer) for fault in faults]
+    if integers is not None and not integers.wrong:
+        where = f"; seen {seen.remark}" if seen.remark else ""
+        findings.append(Finding("rounding", True, integers.sentence + where))
+    if not faults:
+        findings.append(_all_right(walked, seen))
+    return walked, faults, findings
+
+
+def _in_one_piece(network: Network, artifact: Artifact) -> Network:
+    """Return the network, with what a quantized file computes in pieces put beyond the walk.
+
+    A grouped Conv3D is written as a split, one convolution a group and a concatenation. Each piece
+    rounds to steps of its own, of which the network knows nothing.
+    """
+    if artifact.precision in ("float32", "float16"):
+        return network
+    nodes = [
+        replace(node, op="opaque") if node.op == "conv" and _pieces(node) > 1 else node
+        for node in network.nodes
+    ]
+    return replace(network, nodes=tuple(nodes))
+
+
+def _pieces(node: Node) -> int:
+    return int(node.attributes.get("groups", 1)) if node.weights["kernel"].ndim == 5 else 1
+
+
+def _faults(anatomy: Anatomy, walked: Walk, integers: IntegerReport | None) -> list[Fault]:
+    """Return every fault, the first op at fault first, each layer once."""
+    faults = [name_fault(culprit, anatomy.weights) for culprit in walked.culprits]
+    blamed = {fault.layer for fault in faults}
+    more = weight_faults(anatomy.weights, anatomy.graph)
+    if integers is not None and not faults:
+        more.extend(rounding_faults(integers, walked.checks))
+    faults.extend(fault for fault in more if fault.layer not in blamed)
+    return faults + static_faults(walked.checks, anatomy.graph, anatomy.network.nodes)
+
+
+def _all_right(walked: Walk, seen: Observation) -> Finding:
+    """Return the finding on a file without fault.
+
+    Where no op was evaluated although all could be, nothing was looked at, and that is a failure.
+    """
+    where = f" {seen.remark}" if seen.remark else ""
+    blind = f"; not evaluated: {', '.join(walked.unchecked)}" if walked.unchecked else ""
+    if not walked.checks and walked.unchecked:
+        return Finding("ops", True, f"no op could be evaluated by itself{blind}")
+    worst = max((check.ratio for check in walked.checks), default=0.0)
+    return Finding(
+        "ops",
+        bool(walked.checks),
+        f"each of {len(walked.checks)} ops agrees with float64 within its bound{where} "
+        f"(greatest error {worst:.2f} of the bound){blind}",
+    )

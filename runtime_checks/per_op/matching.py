@@ -1,0 +1,230 @@
+"""Which tensor of a file holds a value of the network? The one that agrees with it; no names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...artifacts.network import Node
+from .storage import Steps, Storage, storage_of
+
+# Elements of a tensor that are compared first: most pairs of tensors are told apart by these.
+_PROBE = 64
+
+# A tensor says something about a node only where the bound is small beside the values: carried
+# through several ops it may grow until anything agrees with it.
+_MEANINGFUL = 0.25
+
+_QUANTIZING = ("QUANTIZE", "QuantizeLinear")
+_MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "TRANSPOSE", "RESHAPE")
+
+
+class Tensors:
+    """What a runtime computed, by the file's keys.
+
+    Args:
+        graph: The file.
+        tensors: Key to (P, …): what the runtime computed for each of P samples.
+        samples: P.
+
+    Attributes:
+        arrays: Those that depend on the inputs; a dequantized constant does not.
+    """
+
+    def __init__(
+        self, graph: ArtifactGraph, tensors: Mapping[str, np.ndarray], samples: int
+    ) -> None:
+        self.graph, self._samples = graph, samples
+        self._producers = {key: op for op in graph.ops for key in op.outputs}
+        self._consumers: dict[str, list[GraphOp]] = {}
+        dependent = set(graph.inputs)
+        for op in graph.ops:
+            for key in op.inputs:
+                self._consumers.setdefault(key, []).append(op)
+            if any(key in dependent for key in op.inputs):
+                dependent.update(op.outputs)
+        self._dependent = dependent
+        computed = dependent - set(graph.inputs)
+        self.arrays = {k: a for k, a in tensors.items() if k in graph.tensors and k in computed}
+        self._by_size: dict[int, list[str]] = {}
+        for key, array in self.arrays.items():
+            self._by_size.setdefault(array.size, []).append(key)
+
+    def producer(self, key: str) -> GraphOp | None:
+        """Return the op that computes a tensor.
+
+        Where a group of ops runs in integers, that is the op before the QuantizeLinear.
+        """
+        op = self._producers.get(key)
+        if op is not None and op.kind == "QuantizeLinear" and op.inputs[0] not in self.arrays:
+            return self._producers.get(op.inputs[0], op)
+        return op
+
+    def half(self, key: str) -> bool:
+        """Return whether a tensor is stored in half precision."""
+        return bool(self.arrays[key].dtype == np.float16)
+
+    def held(
+        self, key: str, node: Node | None, expected: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return value and bound as a tensor's own type can hold them."""
+        return self.storage(key).held(node, expected, allowed)
+
+    def storage(self, key: str) -> Storage:
+        """Return how a tensor holds numbers."""
+        return storage_of(self.graph.tensors[key], self.arrays[key].dtype)
+
+    def of_size(self, size: int) -> list[str]:
+        """Return the tensors with that number of elements."""
+        return self._by_size.get(size, [])
+
+    def find(
+        self, node: Node, expected: np.ndarray, allowed: np.ndarray, taken: set[str]
+    ) -> tuple[str, np.ndarray] | None:
+        """Return the tensor that holds a node's value within its bound, and its numbers.
+
+        The nearest, since a wide bound may also admit the tensor before a small bias is added; a
+        tensor may serve two nodes (an identity), so those in ``taken`` come last.
+        """
+        found: list[tuple[bool, float, str, np.ndarray]] = []
+        for key in self.of_size(expected.size):
+            view = self._agreeing(key, node, expected, allowed)
+            if view is not None:
+                found.append((key in taken, distance(view, expected), key, view))
+        return min(found, key=lambda entry: entry[:3])[2:] if found else None
+
+    def _agreeing(
+        self, key: str, node: Node, expected: np.ndarray, allowed: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the view of a tensor that agrees with a node, None when none does."""
+        target, limit = (side.reshape(-1) for side in self.held(key, node, expected, allowed))
+        if not _meaningful(target, limit):
+            return None
+        probe = np.linspace(0, target.size - 1, min(_PROBE, target.size)).astype(int)
+        for view in self._views(key, expected.shape):
+            flat = view.reshape(-1)
+            if not within(flat[probe], target[probe], limit[probe]):
+                continue
+            if within(flat, target, limit):
+                return view
+        return None
+
+    def closest(self, key: str, expected: np.ndarray) -> np.ndarray:
+        """Return the view of a tensor that is nearest to a node's value."""
+        views = self._views(key, expected.shape)
+        return min(views, key=lambda view: distance(view, expected))
+
+    def _views(self, key: str, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Return a tensor as real numbers in a node's shape: as it lies, or with channels moved."""
+        raw = self.arrays[key]
+        real = self.graph.tensors[key].real(raw)
+        body = real.reshape(self._samples, *raw.shape[2:]) if raw.shape[1:2] == (1,) else real
+        views = [body.reshape(shape)]
+        if body.ndim >= 3:
+            views.append(np.moveaxis(body, 1, -1).reshape(shape))
+            views.append(np.moveaxis(body, -1, 1).reshape(shape))
+        return views
+
+    def read_after(self, key: str, value: np.ndarray) -> np.ndarray:
+        """Return the numbers that the ops behind a tensor read: rounded ones, if an op rounds them.
+
+        Behind a reshape their order may be one that no view restores; then the unrounded ones
+        stand.
+        """
+        rounded = self._rounded_copy(key)
+        if rounded is None:
+            return value
+        target, limit = self.held(rounded, None, value, np.zeros_like(value))
+        views = self._views(rounded, value.shape)
+        return next((view for view in views if within(view, target, limit)), value)
+
+    def read_as_input(self, key: str, value: np.ndarray) -> np.ndarray:
+        """Return the numbers that a file's ops read of what it is fed."""
+        tensor = self.graph.tensors[key]
+        if tensor.quantization is not None and tensor.dtype.kind != "f":
+            return Steps(tensor.quantization).nearest(value)
+        return self.read_after(key, value)
+
+    def _rounded_copy(self, key: str) -> str | None:
+        """Return the tensor that holds another one's value after a rounding op, None without one.
+
+        Ops that only move numbers may stand between.
+        """
+        for op in self._consumers.get(key, []):
+            if not op.outputs:
+                continue
+            out = op.outputs[0]
+            if op.kind in _MOVING:
+                found = self._rounded_copy(out)
+                if found is not None:
+                    return found
+            if out not in self.arrays:
+                continue
+            if op.kind == "Cast" and self.half(out):
+                return out
+            if op.kind in _QUANTIZING:
+                after = [o for o in self._consumers.get(out, []) if o.kind == "DequantizeLinear"]
+                if after and after[0].outputs[0] in self.arrays:
+                    return after[0].outputs[0]
+                if self.graph.tensors[out].quantization:
+                    return out
+        return None
+
+    def depths(self, taken: set[str]) -> dict[str, int]:
+        """Return the tensors outside ``taken``, with how many such ops lead up to each."""
+        depths: dict[str, int] = {}
+        for key in self._producers:
+            if key not in self.arrays or key in taken:
+                continue
+            read = [
+                depths.get(name)
+                for name in self._shown_before(key)
+                if name not in taken and name not in self.graph.inputs
+            ]
+            known = [depth for depth in read if depth is not None]
+            if len(known) == len(read):
+                depths[key] = 1 + max(known, default=-1)
+        return depths
+
+    def _shown_before(self, key: str) -> Sequence[str]:
+        """Return the shown tensors and inputs that a tensor is computed from."""
+        found: list[str] = []
+        waiting = list(self._producers[key].inputs)
+        while waiting:
+            name = waiting.pop()
+            if name in self.arrays or name in self.graph.inputs:
+                found.append(name)
+            elif name in self._dependent:
+                waiting.extend(self._producers[name].inputs)
+        return found
+
+
+def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
+    """Return whether a bound tells the expected values from others."""
+    finite = np.isfinite(expected)
+    if not finite.any():
+        return True
+    size, allowed = np.abs(expected[finite]), limit[finite]
+    peak = float(max(size.max(), allowed.max()))
+    if peak == 0 or not np.isfinite(peak):
+        return peak == 0
+    # Scaled by the peak, so that no square overflows.
+    squares = [float(np.mean(np.square(side / peak))) for side in (size, allowed)]
+    return squares[0] == 0 or squares[1] <= _MEANINGFUL**2 * squares[0]
+
+
+def within(got: np.ndarray, expected: np.ndarray, limit: np.ndarray) -> bool:
+    """Return whether every element is within its limit, or infinite or NaN alike."""
+    with np.errstate(invalid="ignore"):
+        near = np.abs(got - expected) <= limit
+    alike = (np.isnan(got) & np.isnan(expected)) | (got == expected)
+    return bool(np.all(near | alike))
+
+
+def distance(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative distance of two arrays; infinite when one is not finite."""
+    if not np.isfinite(got).all():
+        return float("inf")
+    return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-300))

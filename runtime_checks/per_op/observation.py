@@ -1,0 +1,164 @@
+"""Looks inside a running file: every tensor it computes, on the target or on what stands in for it.
+
+Some runtimes show no tensors, and devices show outputs alone. Another runtime of this machine then
+stands in. For integer files the rounding matters, so the stand-in is one whose outputs have the
+same bits as the target's, if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, RANDOM, REAL, SEARCH
+from ...runtimes import LOCAL, Target, make_runner, runner_class
+from ...runtimes.base import TensorReader
+from ...runtimes.run import run_target
+from ...runtimes.session import Session
+
+# What shows the tensors of a file where the target does not, the likeliest first.
+_STAND_INS = {
+    "tflite": ("litert", "litert+reference", "litert+builtin"),
+    "onnx": ("onnxruntime+disabled", "onnxruntime"),
+}
+
+# Samples that are looked at; a walk of MobileNetV2 costs 0.15 s for each.
+OBSERVED_SAMPLES = 4
+
+# Kinds of samples by what a look inside learns from them; denormal ones only where they failed.
+_OBSERVED = (REAL, BORDER, EXTREME, RANDOM, SEARCH)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a file computed on a few samples.
+
+    Attributes:
+        on: The target that was looked into.
+        remark: Why it is not the one that was asked for, to end a statement with; else empty.
+        inputs: Keras input name to (P, …) floats.
+        tensors: The file's key to (P, …).
+    """
+
+    on: Target
+    remark: str
+    inputs: Mapping[str, np.ndarray] = field(repr=False)
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
+
+
+def observe(
+    path: Path,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    given: Mapping[str, np.ndarray],
+    *,
+    threads: int = 1,
+    first: Sequence[int] = (),
+) -> Observation:
+    """Run a file on a few samples and keep every tensor.
+
+    Args:
+        path: The file.
+        artifact: What the manifest says of it.
+        golden: Where the samples are taken from.
+        target: Where it is to be looked into.
+        given: Keras output name to (N, …): what it gave there for the golden inputs.
+        threads: Threads that the runtime may use.
+        first: Samples to look at before others: those that failed.
+
+    Raises:
+        ArtifactError: No runtime that shows tensors can run the file.
+    """
+    index = _choose(golden, first)
+    inputs = {name: array[index] for name, array in golden.inputs.items()}
+    on, remark = target, ""
+    if not _shows_tensors(target):
+        on, remark = _stand_in(path, artifact, golden, target, given)
+    runner = make_runner(on, path, threads=threads)
+    assert isinstance(runner, TensorReader)
+    with runner:
+        session = Session(runner, artifact)
+        size = session.batch_size
+        runs = [
+            run
+            for start in range(0, len(index), size)
+            for run in _by_sample(runner.infer_all(session.batch(inputs, start)), size)
+        ][: len(index)]
+    tensors = {
+        key: np.stack([run[key] for run in runs])
+        for key in runs[0]
+        if all(key in run and run[key].shape == runs[0][key].shape for run in runs)
+    }
+    return Observation(on, remark, inputs, tensors)
+
+
+def _by_sample(tensors: Mapping[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:
+    """Return a run's tensors sample by sample; of a larger batch, those with an axis of samples."""
+    if size == 1:
+        return [dict(tensors)]
+    cut = {key: array for key, array in tensors.items() if array.shape[:1] == (size,)}
+    return [{key: array[i : i + 1] for key, array in cut.items()} for i in range(size)]
+
+
+def _shows_tensors(target: Target) -> bool:
+    return target.device == LOCAL and issubclass(runner_class(target.runtime), TensorReader)
+
+
+def _stand_in(
+    path: Path,
+    artifact: Artifact,
+    golden: GoldenSet,
+    target: Target,
+    given: Mapping[str, np.ndarray],
+) -> tuple[Target, str]:
+    """Return what is looked into instead of a target, and a remark on it."""
+    candidates = list(dict.fromkeys(_candidates(artifact, target)))
+    missing = "" if target.device == LOCAL and not _shows_tensors(target) else " here"
+    why = f"since {target} shows no tensors{missing}"
+    if artifact.precision != "int8":
+        return candidates[0], f"on {candidates[0]}, {why}"
+    finite = golden.kind != NONFINITE  # of the others integers say nothing
+    inputs = {name: array[finite] for name, array in golden.inputs.items()}
+    for candidate in candidates:
+        outputs = run_target(path, artifact, inputs, candidate).outputs
+        if outputs.keys() == given.keys() and all(
+            np.array_equal(outputs[name], given[name][finite]) for name in given
+        ):
+            same = f"whose outputs on {int(finite.sum())} samples are the same bits"
+            return candidate, f"on {candidate}, {same}, {why}"
+    return candidates[0], (
+        f"on {candidates[0]}, {why}; its outputs differ, so the rounding of {target} is not known"
+    )
+
+
+def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:
+    """Yield what may stand in: the same runtime on this machine first."""
+    here = Target(target.runtime, target.variant)
+    if target.device != LOCAL and _shows_tensors(here):
+        yield here
+    yield from (Target.parse(text) for text in _STAND_INS[artifact.format])
+
+
+def _choose(golden: GoldenSet, first: Sequence[int]) -> np.ndarray:
+    """Return samples to look at: the given ones, then every kind in turn.
+
+    No sample with NaN or infinity: what an op makes of those says nothing about the op.
+    """
+    usable = golden.kind != NONFINITE
+    order = [i for i in dict.fromkeys(int(index) for index in first) if usable[i]]
+    kinds = [kind for kind in _OBSERVED if kind in golden.kind]
+    kinds += sorted(set(golden.kind[usable]) - set(kinds))
+    by_kind = {kind: list(np.flatnonzero(golden.kind == kind)) for kind in kinds}
+    while len(order) < min(OBSERVED_SAMPLES, int(usable.sum())):
+        for places in by_kind.values():
+            while places and int(places[0]) in order:
+                places.pop(0)
+            if places and len(order) < OBSERVED_SAMPLES:
+                order.append(int(places.pop(0)))
+    return np.array(order[:OBSERVED_SAMPLES])

@@ -1,0 +1,133 @@
+"""What an element type does to numbers: to results that it stores, to those that an op reads."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...artifacts.graphs.base import GraphTensor, Quantization
+from ...artifacts.network import Node
+from ...artifacts.precisions import UNIT_ROUNDOFF
+from ...reference.network import carried_variance, evaluate_node, node_error_bound
+from ...reference.noise import input_step
+from ...reference.operators.linear import LINEAR
+
+# An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
+# multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
+_LINEAR_STEPS = 0.51
+# Look-up tables and integer approximations of activations and means: within one step.
+_OTHER_STEPS = 1.01
+# ONNX Runtime's integer softmax scales by floor(1/step) instead of 1/step, which takes up to one
+# step from a probability of 1.
+_SOFTMAX_STEPS = _OTHER_STEPS + 1
+
+# Deviations that the sum of independent rounding errors may have: one element in 4e11 has more.
+_DEVIATIONS = 7.0
+
+
+class Storage(abc.ABC):
+    """How one tensor holds numbers."""
+
+    @abc.abstractmethod
+    def held(
+        self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number that should be stored, and how far off the stored one may be.
+
+        Args:
+            node: What computes it; None for a mere conversion of numbers.
+            expected: The exact value, float64.
+            allowed: Bound on the error before it is stored.
+        """
+
+
+class Wide(Storage):
+    """float32: the op's own bound has the rounding of its result in it."""
+
+    def held(
+        self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See the base class."""
+        return expected, allowed
+
+
+class Half(Storage):
+    """float16 behind accumulation in float32: one rounding, the least step near zero.
+
+    Two roundings where the bias is added to the stored number.
+    """
+
+    def held(
+        self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See the base class."""
+        bias = node.weights.get("bias") if node else None
+        size = 0.0 if bias is None else float(np.abs(bias).max(initial=0.0))
+        stored = UNIT_ROUNDOFF["float16"] * (2 * np.abs(expected) + size) + 2.0**-24
+        return expected, allowed + stored
+
+
+class Steps(Storage):
+    """Integers, or floats that hold steps: the nearest one, saturated."""
+
+    def __init__(self, quantization: Quantization) -> None:
+        limits, point = np.iinfo(quantization.dtype), int(quantization.zero_points[0])
+        self.step = float(quantization.scales.max())
+        self.low, self.high = ((limit - point) * self.step for limit in (limits.min, limits.max))
+
+    def held(
+        self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See the base class."""
+        steps = _LINEAR_STEPS
+        if node is not None and node.op not in LINEAR:
+            steps = _SOFTMAX_STEPS if node.op == "softmax" else _OTHER_STEPS
+        return np.clip(expected, self.low, self.high), allowed + steps * self.step
+
+    def nearest(self, values: np.ndarray) -> np.ndarray:
+        """Return what stored values stand for."""
+        return np.clip(np.rint(values / self.step) * self.step, self.low, self.high)
+
+
+def storage_of(tensor: GraphTensor, dtype: np.dtype) -> Storage:
+    """Return how a tensor holds numbers, given the type in which the runtime shows it."""
+    if dtype == np.float16:
+        return Half()
+    return Wide() if tensor.quantization is None else Steps(tensor.quantization)
+
+
+def expected_result(
+    node: Node,
+    inputs: list[np.ndarray],
+    errors: list[np.ndarray],
+    *,
+    hybrid: bool,
+    halves: Sequence[bool],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a node's exact value and its bound, before it is stored.
+
+    Args:
+        node: With the weights of the file.
+        inputs: float64 values that it reads.
+        errors: Bound on the error of each.
+        hybrid: Whether the op quantizes its input to 8 bits as it comes.
+        halves: For each input, whether it is stored in half precision: a runtime that computes in
+            float32 may skip the rounding in between.
+    """
+    unit, output = UNIT_ROUNDOFF["float32"], evaluate_node(node, inputs)
+    if hybrid:
+        read = [np.broadcast_to(input_step(inputs[0]) / 2, inputs[0].shape)]
+    elif any(halves):
+        half = UNIT_ROUNDOFF["float16"]
+        read = [half * stored * np.abs(x) for stored, x in zip(halves, inputs)]
+    else:
+        return output, node_error_bound(node, inputs, output, errors, unit)
+    if node.op not in LINEAR:
+        passed = [error + limit for error, limit in zip(errors, read)]
+        return output, node_error_bound(node, inputs, output, passed, unit)
+    # Errors of a rounding, independent and uniform: a third of the squared limit each.
+    deviation = np.sqrt(carried_variance(node, np.square(read[0]) / 3))
+    allowed = node_error_bound(node, inputs, output, errors, unit)
+    return output, allowed + _DEVIATIONS * deviation

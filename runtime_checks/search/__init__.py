@@ -1,0 +1,1 @@
+"""Searches for the input on which a file differs most from the truth."""

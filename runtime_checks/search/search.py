@@ -1,0 +1,154 @@
+"""`--search`: the worst inputs that a search finds for each file enter the golden set.
+
+A search runs a file some hundred times, so it runs on this machine: a target on another device is
+stood in for by the same runtime here, or by the format's usual one, and what was found is then sent
+to the device with all other samples.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...artifacts.directory import ExportDirectory
+from ...artifacts.golden_set import Arrays, GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.network import Network
+from ...artifacts.sample_kinds import SEARCH, TYPICAL
+from ...runtimes import LOCAL, RUNTIMES, Target, make_runner
+from ...runtimes.base import ArtifactError
+from ...runtimes.isolated import environment
+from ...runtimes.session import Session
+from ..end_to_end.comparison import compare_output
+from ..own_samples import HOSTS, OwnSamples, extended, known_network
+from .explorer import Found, explore
+from .probe import Objective
+
+# Runs of each file on each runtime that `--search` without a number spends.
+RUNS = 200
+
+# Inputs of each search that enter the golden set.
+_KEPT = 2
+
+# What errors are measured by: in files of coarser numbers, and in those of float32.
+_UNITS = ("its usual error", "the expected noise")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One search.
+
+    Attributes:
+        artifact: The file that was run.
+        target: Where it was run.
+        runs: How often.
+        before: Error of the worst real or random golden sample, as a multiple of the noise that is
+            expected of it or, where the file has coarser numbers than float32, of its usual error.
+        after: The same of the worst input that was found.
+        unit: What they are multiples of, in words.
+    """
+
+    artifact: str
+    target: str
+    runs: int
+    before: float
+    after: float
+    unit: str
+
+    @property
+    def sentence(self) -> str:
+        """Say what was found."""
+        return (
+            f"search of {self.artifact} on {self.target}: {self.after:.3g}x {self.unit} after "
+            f"{self.runs} runs; the samples it started from had {self.before:.3g}x"
+        )
+
+
+def with_found(
+    golden: GoldenSet,
+    export: ExportDirectory,
+    pairs: Iterable[tuple[Target, Artifact]],
+    *,
+    runs: int = RUNS,
+    threads: int = 1,
+    seed: int = 0,
+) -> tuple[GoldenSet, tuple[Searched, ...]]:
+    """Search on every file, and return the golden set with the worst inputs after its own.
+
+    Args:
+        golden: The golden set.
+        export: The export.
+        pairs: What will be checked where.
+        runs: How often each file may be run.
+        threads: Threads that each runtime may use.
+        seed: Of every random choice.
+
+    Returns:
+        The golden set, in which the kind of what was found is "search", and what each search did.
+
+    Raises:
+        UserError: A layer can be evaluated by Keras alone, or no input holds floats.
+    """
+    network = known_network(export, "A search needs", "Check without --search.")
+    twins = dict.fromkeys((_twin(target, artifact), artifact.file) for target, artifact in pairs)
+    by_file = {artifact.file: artifact for artifact in export.artifacts}
+    searched: list[Searched] = []
+    parts: list[Arrays] = []
+    for target, file in twins:
+        found = _search(by_file[file], export, network, golden, target, runs, threads, seed)
+        if found is not None:
+            after = float(found.worst.ratio[0])
+            unit = _UNITS[by_file[file].precision == "float32"]
+            searched.append(Searched(file, str(target), found.runs, found.start, after, unit))
+            parts.append(found.worst.inputs)
+    if not parts:
+        return golden, ()
+    inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    kind = np.full(len(next(iter(inputs.values()))), SEARCH)
+    return extended(golden, export, network, OwnSamples(inputs, None), kind), tuple(searched)
+
+
+def _search(
+    artifact: Artifact,
+    export: ExportDirectory,
+    network: Network,
+    golden: GoldenSet,
+    target: Target,
+    runs: int,
+    threads: int,
+    seed: int,
+) -> Found | None:
+    """Search on one file; None for one that cannot be run, which the check itself reports."""
+    try:
+        with make_runner(target, export.path / artifact.file, threads=threads) as runner:
+            session = Session(runner, artifact)
+            objective = Objective(network, session.run, usual_error(artifact, golden))
+            return explore(objective, golden, runs=runs, keep=_KEPT, seed=seed)
+    except ArtifactError:
+        return None
+
+
+def _twin(target: Target, artifact: Artifact) -> Target:
+    """Return the target on this machine that is searched in the place of one elsewhere."""
+    if target.device == LOCAL:
+        return target
+    entry = RUNTIMES[target.runtime]
+    installed = importlib.util.find_spec(entry.package) or environment(target.runtime)
+    if entry.home == LOCAL and installed:
+        return replace(target, device=LOCAL)
+    return Target(HOSTS[artifact.format])
+
+
+def usual_error(artifact: Artifact, golden: GoldenSet) -> dict[str, float]:
+    """Return the root mean square error that a file of coarser numbers has on usual samples."""
+    if artifact.precision == "float32":
+        return {}
+    usual = np.isin(golden.kind, TYPICAL)
+    found = {}
+    for name, given in golden.artifacts.get(artifact.file, {}).items():
+        metrics = compare_output(name, given[usual], golden.truth[name][usual])
+        found[name] = float(np.sqrt(np.mean(np.square(metrics.rms_error))))
+    return found

@@ -1,1 +1,0 @@
-"""From outputs to findings: how far, compared with what, allowed why, and what it means."""

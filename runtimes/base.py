@@ -1,0 +1,162 @@
+"""What every runtime looks like to the checks: open an artifact, infer, say what really ran."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from ..errors import UserError
+from ..quiet import stderr_without
+from .managed import Managed
+
+# What LiteRT's native code says of itself on standard error while it loads and unloads a file.
+CHATTER = ("INFO:", "WARNING: [npu_registry")
+
+_Self = TypeVar("_Self", bound="Runner")
+
+
+class ArtifactError(UserError):
+    """The runtime is there and cannot load or run this file: a verdict, no wrong usage."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output as the runtime itself reports it.
+
+    Attributes:
+        name: The name in the file.
+        shape: Sizes, -1 where free.
+        dtype: Element type.
+        scale: Real value of one quantization step; None for float tensors.
+        zero_point: The quantized value that stands for 0.0; None for float tensors.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class Runner(Managed):
+    """One artifact, loaded in one runtime; a context manager.
+
+    A subclass states its `variants` and implements the four underscore methods; the public ones
+    validate. Names and element types are those of the file; `session.Session` translates from and
+    to the Keras names and floats.
+
+    Args:
+        artifact: The file to load.
+        threads: Number of threads the runtime may use.
+        variant: One of the subclass' `variants`: which kernels or optimizations to demand.
+
+    Raises:
+        UserError: The runtime is not installed or does not know the variant.
+        ArtifactError: On entering: it cannot load the file.
+    """
+
+    runtime: ClassVar[str]
+    variants: ClassVar[Mapping[str, str]] = {"": "as the runtime ships"}
+
+    def __init__(self, artifact: Path, *, threads: int = 1, variant: str = "") -> None:
+        if variant not in self.variants:
+            known = ", ".join(f"{self.runtime}+{name}" for name in self.variants if name)
+            raise UserError(
+                f"{self.runtime} has no variant '{variant}'. "
+                + (f"Known are {known}." if known else "It has none.")
+            )
+        if threads < 1:
+            raise UserError(f"threads must be at least 1. Received: {threads}.")
+        self.artifact = Path(artifact)
+        self.threads = threads
+        self.variant = variant
+        self._inputs: tuple[TensorInfo, ...] = ()
+        self._outputs: tuple[TensorInfo, ...] = ()
+
+    def __enter__(self: _Self) -> _Self:
+        with stderr_without(*CHATTER):
+            return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        with stderr_without(*CHATTER):
+            super().__exit__(*error)
+
+    def _opened(self) -> None:
+        self._inputs, self._outputs = self._signature()
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs as the runtime reports them, in the file's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs as the runtime reports them, in the file's order."""
+        return self._outputs
+
+    def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the artifact once.
+
+        Args:
+            inputs: File input name to array of the file's shape and type.
+
+        Returns:
+            File output name to array; the arrays are the caller's to keep.
+
+        Raises:
+            UserError: An input is missing, unknown, or of the wrong shape or type.
+            ArtifactError: The runtime fails while it runs the file.
+        """
+        wanted = {info.name for info in self._inputs}
+        if set(inputs) != wanted:
+            raise UserError(
+                f"{self.artifact.name} takes the inputs {sorted(wanted)}. "
+                f"Received: {sorted(inputs)}."
+            )
+        for info in self._inputs:
+            array = inputs[info.name]
+            fits = len(array.shape) == len(info.shape) and all(
+                size in (-1, given) for size, given in zip(info.shape, array.shape)
+            )
+            if not fits or array.dtype != info.dtype:
+                raise UserError(
+                    f"Input '{info.name}' of {self.artifact.name} must be {info.dtype} of shape "
+                    f"{info.shape}. Received: {array.dtype} of shape {array.shape}."
+                )
+        return self._infer(inputs)
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return what really ran: versions, delegate, kernels, threads.
+
+        The key ``fallback``, when present, says in a sentence how the runtime silently did
+        something else than was demanded; the checks count that as a failure.
+        """
+
+    def measured(self) -> dict[str, Any]:
+        """Return load time, latency and memory where the runner knows better than our clock.
+
+        A runner that works through a wire says what was measured at the other end.
+        """
+        return {}
+
+    @abc.abstractmethod
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        """Return inputs and outputs."""
+
+    @abc.abstractmethod
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on validated inputs."""
+
+
+class TensorReader(abc.ABC):
+    """A runner that can also show every intermediate tensor, under the keys of `graphs`."""
+
+    @abc.abstractmethod
+    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once and return every tensor that the runtime has a value for, by key."""

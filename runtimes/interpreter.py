@@ -1,0 +1,180 @@
+"""The Interpreter interface that LiteRT, tf.lite and tflite-runtime share.
+
+Source of the operator list used as proof of what ran: `Interpreter._get_ops_details`, the only
+place where the three packages say which nodes a delegate took.
+"""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..quiet import stderr_without
+from .base import CHATTER, ArtifactError, Runner, TensorInfo, TensorReader
+
+# Variant to the name of the op resolver that has exactly these kernels.
+_RESOLVERS = {
+    "": "AUTO",
+    "xnnpack": "BUILTIN",
+    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
+
+
+class InterpreterRunner(Runner):
+    """Runs a .tflite file with the Interpreter of the module a subclass names."""
+
+    variants: ClassVar[Mapping[str, str]] = {
+        "": "the runtime's default: XNNPACK where it can, builtin kernels elsewhere",
+        "xnnpack": "XNNPACK demanded: it is a failure if it takes no op",
+        "builtin": "optimized builtin kernels, no delegate",
+        "reference": "reference kernels, no delegate",
+    }
+
+    _interpreter: Any = None
+    _places: _Places
+
+    @abc.abstractmethod
+    def _load_module(self) -> ModuleType:
+        """Import and return the module that has `Interpreter` and `OpResolverType`."""
+
+    @abc.abstractmethod
+    def _version(self) -> dict[str, str]:
+        """Return the version of the package that runs."""
+
+    def _open(self) -> None:
+        self._interpreter = self._build(preserve=False)
+        self._places = _Places.of(self._interpreter)
+
+    def _build(self, *, preserve: bool) -> Any:
+        """Return an interpreter with its tensors allocated."""
+        module = self._load_module()
+        resolver = getattr(module.OpResolverType, _RESOLVERS[self.variant])
+        try:
+            # tf.lite announces its move to LiteRT, and keeping tensors its cost in memory, on each
+            # construction; neither says anything about this file.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                interpreter = module.Interpreter(
+                    model_path=str(self.artifact),
+                    num_threads=self.threads,
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=preserve,
+                )
+                interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{self.runtime} cannot load {self.artifact.name}: {str(error).strip()}"
+            ) from error
+        return interpreter
+
+    def _close(self) -> None:
+        self._interpreter = None
+
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        return (
+            tuple(tensor_info(detail) for detail in self._interpreter.get_input_details()),
+            tuple(tensor_info(detail) for detail in self._interpreter.get_output_details()),
+        )
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            return _invoke(self._interpreter, self._places, inputs)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{self.runtime} fails to run {self.artifact.name}: {str(error).strip()}"
+            ) from error
+
+    def describe(self) -> dict[str, object]:
+        """Return version, kernels, threads and how many ops the delegate took."""
+        nodes = self._interpreter._get_ops_details()
+        delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+        taken = len({index for node in delegates for index in node.get("inputs", ())})
+        record: dict[str, object] = {
+            "runtime": self.runtime,
+            "versions": self._version(),
+            "kernels": self.variants[self.variant],
+            "threads": self.threads,
+            "delegate": "XNNPACK" if delegates else None,
+            "delegate_partitions": len(delegates),
+            "delegate_tensors": taken,
+            "ops": sum(node["op_name"] != "DELEGATE" for node in nodes),
+        }
+        if self.variant == "xnnpack" and not delegates:
+            record["fallback"] = "XNNPACK was demanded and took no op; builtin kernels ran instead"
+        return record
+
+
+class TensorKeeper(InterpreterRunner, TensorReader):
+    """An interpreter that keeps every tensor when it is asked to.
+
+    tflite-runtime 2.14 is none: it lets an op write over the input that it no longer needs.
+    """
+
+    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once with every tensor kept and return them by index.
+
+        Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
+        from op to op.
+        """
+        with stderr_without(*CHATTER):
+            interpreter = self._build(preserve=True)
+        _invoke(interpreter, _Places.of(interpreter), inputs)
+        tensors = {}
+        for detail in interpreter.get_tensor_details():
+            try:
+                tensors[str(detail["index"])] = interpreter.get_tensor(detail["index"])
+            except ValueError:
+                # Scratch space of a kernel: the runtime has no value to show for it.
+                continue
+        return tensors
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Which tensors are the inputs and outputs, by name: asking takes longer than a small network.
+
+    Attributes:
+        inputs: Name to index.
+        outputs: Name to index.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, interpreter: Any) -> _Places:
+        """Ask an interpreter."""
+        return cls(
+            {detail["name"]: detail["index"] for detail in interpreter.get_input_details()},
+            {detail["name"]: detail["index"] for detail in interpreter.get_output_details()},
+        )
+
+
+def _invoke(
+    interpreter: Any, places: _Places, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Set the inputs, run, and return copies of the outputs by name."""
+    for name, index in places.inputs.items():
+        interpreter.set_tensor(index, inputs[name])
+    interpreter.invoke()
+    return {name: interpreter.get_tensor(index) for name, index in places.outputs.items()}
+
+
+def tensor_info(detail: Mapping[str, Any]) -> TensorInfo:
+    """Translate one entry of get_input_details or get_output_details."""
+    scales = detail["quantization_parameters"]["scales"]
+    points = detail["quantization_parameters"]["zero_points"]
+    return TensorInfo(
+        name=detail["name"],
+        shape=tuple(int(size) for size in detail["shape"]),
+        dtype=np.dtype(detail["dtype"]),
+        scale=float(scales[0]) if len(scales) else None,
+        zero_point=int(points[0]) if len(points) else None,
+    )

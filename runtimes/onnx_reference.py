@@ -1,0 +1,77 @@
+"""ONNX's own reference evaluator: NumPy, op by op, nothing optimized. Slow, and independent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from .base import ArtifactError, Runner, TensorInfo
+
+
+class OnnxReferenceRunner(Runner):
+    """Runs .onnx files on `onnx.reference.ReferenceEvaluator`."""
+
+    runtime = "onnx-reference"
+
+    _evaluator: Any = None
+    _graph: Any = None
+
+    def _open(self) -> None:
+        try:
+            import onnx
+            from onnx.reference import ReferenceEvaluator
+        except ImportError as error:
+            raise UserError(
+                "The target 'onnx-reference' needs onnx. Install it: pip install onnx"
+            ) from error
+        try:
+            model = onnx.load(self.artifact)
+            self._graph = model.graph
+            self._evaluator = ReferenceEvaluator(model)
+        except Exception as error:  # protobuf's and the evaluator's errors share no base
+            raise ArtifactError(
+                f"onnx-reference cannot load {self.artifact.name}: {str(error).strip()}"
+            ) from error
+
+    def _close(self) -> None:
+        self._evaluator = self._graph = None
+
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        return (
+            tuple(_info(value) for value in self._graph.input),
+            tuple(_info(value) for value in self._graph.output),
+        )
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [info.name for info in self.outputs]
+        try:
+            # NaN and infinity among the inputs are no reason for NumPy to warn.
+            with np.errstate(invalid="ignore", over="ignore"):
+                return dict(zip(names, self._evaluator.run(names, dict(inputs))))
+        except Exception as error:  # as above
+            raise ArtifactError(
+                f"onnx-reference fails to run {self.artifact.name}: {str(error).strip()}"
+            ) from error
+
+    def describe(self) -> dict[str, object]:
+        """Return version and kernels."""
+        import onnx
+
+        return {
+            "runtime": self.runtime,
+            "versions": {"onnx": onnx.__version__, "numpy": np.__version__},
+            "kernels": "NumPy, op by op, no optimization",
+            "threads": self.threads,
+        }
+
+
+def _info(value: Any) -> TensorInfo:
+    """Translate one ValueInfoProto; symbolic sizes become -1."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    sizes = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
+    return TensorInfo(value.name, sizes, np.dtype(tensor_dtype_to_np_dtype(tensor.elem_type)))

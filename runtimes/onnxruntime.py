@@ -1,0 +1,150 @@
+"""ONNX Runtime on the CPU, at each level of graph optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import UserError
+from .base import ArtifactError, Runner, TensorInfo, TensorReader
+
+_LEVELS = {
+    "": "ORT_ENABLE_ALL",
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+# The levels at which what stands between DequantizeLinear and QuantizeLinear runs in integers.
+_FUSING = ("", "extended", "all")
+_PROVIDER = "CPUExecutionProvider"
+# What ONNX Runtime calls the element types that networks have at their borders.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntimeRunner(Runner, TensorReader):
+    """Runs .onnx files on ONNX Runtime's CPU provider."""
+
+    runtime = "onnxruntime"
+    variants: ClassVar[Mapping[str, str]] = {
+        "": "all graph optimizations, the runtime's default",
+        "disabled": "no graph optimization",
+        "basic": "basic graph optimizations",
+        "extended": "extended graph optimizations",
+        "all": "all graph optimizations",
+    }
+
+    _session: Any = None
+
+    def _open(self) -> None:
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "The target 'onnxruntime' needs onnxruntime. Install it: pip install onnxruntime"
+            ) from error
+        self._session = self._load(str(self.artifact))
+
+    def _load(self, model: str | bytes) -> Any:
+        """Return a session at the variant's level of optimization."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, _LEVELS[self.variant]
+        )
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        except Exception as error:  # its exceptions have no common base but Exception
+            raise ArtifactError(
+                f"onnxruntime cannot load {self.artifact.name}: {str(error).strip()}"
+            ) from error
+
+    def _close(self) -> None:
+        self._session = None
+
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        return (
+            tuple(_info(value) for value in self._session.get_inputs()),
+            tuple(_info(value) for value in self._session.get_outputs()),
+        )
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [info.name for info in self.outputs]
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs))))
+        except Exception as error:  # as above
+            raise ArtifactError(
+                f"onnxruntime fails to run {self.artifact.name}: {str(error).strip()}"
+            ) from error
+
+    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once with every value an output, and return them by name.
+
+        A value that is asked for cannot be fused away: with optimizations on, these are not all the
+        kernels that run otherwise. The floats inside a group that runs in integers are therefore
+        left alone: asked for, they would turn it into float ops, which nobody ships.
+        """
+        import onnx
+
+        model = onnx.load(self.artifact)
+        known = {value.name for value in model.graph.output}
+        hidden = _inside_groups(model.graph.node) if self.variant in _FUSING else set()
+        for node in model.graph.node:
+            for name in node.output:
+                if name and name not in known and name not in hidden:
+                    model.graph.output.append(onnx.ValueInfoProto(name=name))
+        session = self._load(model.SerializeToString())
+        names = [value.name for value in session.get_outputs()]
+        return {**inputs, **dict(zip(names, session.run(names, dict(inputs))))}
+
+    def describe(self) -> dict[str, object]:
+        """Return version, provider, optimization level and threads."""
+        import onnxruntime
+
+        providers = self._session.get_providers()
+        record: dict[str, object] = {
+            "runtime": self.runtime,
+            "versions": {"onnxruntime": onnxruntime.__version__},
+            "kernels": self.variants[self.variant],
+            "threads": self.threads,
+            "providers": providers,
+        }
+        if providers != [_PROVIDER]:
+            record["fallback"] = f"{_PROVIDER} was demanded and {providers} were taken"
+        return record
+
+
+def _inside_groups(nodes: Sequence[Any]) -> set[str]:
+    """Return the floats inside the groups between DequantizeLinear and QuantizeLinear."""
+    real = {out for node in nodes if node.op_type == "DequantizeLinear" for out in node.output}
+    computed = {out for node in nodes if real & set(node.input) for out in node.output}
+    taken = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    return real | (computed & taken)
+
+
+def _info(value: Any) -> TensorInfo:
+    """Translate one NodeArg; symbolic sizes become -1."""
+    if value.type not in _DTYPES:
+        raise UserError(f"'{value.name}' has the type {value.type}, which the checks do not feed.")
+    return TensorInfo(
+        name=value.name,
+        shape=tuple(size if isinstance(size, int) else -1 for size in value.shape),
+        dtype=np.dtype(_DTYPES[value.type]),
+    )

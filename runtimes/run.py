@@ -1,0 +1,95 @@
+"""One file on one runtime: outputs, what ran, and how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifacts.manifest import Artifact
+from . import Target, make_runner
+from .base import ArtifactError, Runner
+from .session import Session
+
+
+@dataclass(frozen=True)
+class TargetRun:
+    """What a runtime gave and what really ran.
+
+    Attributes:
+        outputs: Keras output name to (N, …); empty when the file could not be run.
+        ran: The runner's description.
+        measured: Load time and latency in milliseconds.
+        problem: Why the file could not be loaded or run; empty when it could.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    ran: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    problem: str = ""
+
+    @property
+    def threads(self) -> int:
+        """How many threads the runtime was given."""
+        return int(self.ran.get("threads", 1))
+
+
+def run_target(
+    path: Path,
+    artifact: Artifact,
+    inputs: Mapping[str, np.ndarray],
+    target: Target,
+    *,
+    threads: int = 1,
+) -> TargetRun:
+    """Run one file on one runtime of this machine.
+
+    Args:
+        path: The file.
+        artifact: What the manifest says of it.
+        inputs: Keras input name to (N, …) floats.
+        target: The runtime and variant; its device must be `local`.
+        threads: Threads that the runtime may use.
+
+    Returns:
+        Outputs and what ran.
+
+    Raises:
+        UserError: The runtime is not installed or does not know the variant.
+    """
+    return drive(make_runner(target, path, threads=threads), artifact, inputs)
+
+
+def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> TargetRun:
+    """Open a runner, run all samples on it, and close it.
+
+    Args:
+        runner: Of this machine or of a device that this machine drives.
+        artifact: What the manifest says of the runner's file.
+        inputs: Keras input name to (N, …) floats.
+    """
+    begin = time.perf_counter()
+    try:
+        with runner:
+            load = time.perf_counter() - begin
+            session = Session(runner, artifact)
+            ran = {"threads": runner.threads, **runner.describe()}
+            outputs = session.run(inputs)
+            differing = session.differing_rerun(inputs)
+            known = runner.measured()
+    except ArtifactError as error:
+        ran = {"runtime": runner.runtime, "threads": runner.threads}
+        return TargetRun({}, ran, {}, str(error))
+    seconds = np.array(session.seconds)
+    latency = {"median": np.median(seconds), "p90": np.percentile(seconds, 90)}
+    measured = {
+        "load_ms": 1e3 * load,
+        "latency_ms": {name: 1e3 * float(value) for name, value in latency.items()},
+        "differing_rerun": differing,
+        **known,
+    }
+    return TargetRun(outputs, ran, measured)

@@ -1,0 +1,145 @@
+"""Feeds a runner by Keras names in floats, whatever names, types and batch size the file has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Optional
+
+import numpy as np
+
+from ..artifacts.manifest import Artifact, TensorSpec
+from ..artifacts.sample_kinds import fed
+from ..errors import UserError
+from .base import Runner, TensorInfo
+
+# A tensor of the file, and the order of the Keras axes in it (None: the same).
+Bound = tuple[TensorInfo, Optional[tuple[int, ...]]]  # noqa: UP045 (Python 3.9 evaluates it)
+
+
+class Session:
+    """A runner behind the names and floats of the trained model.
+
+    Inputs are quantized and outputs dequantized with the scales in the file; the samples are run in
+    batches of the size the file was exported with.
+
+    Args:
+        runner: An opened runner of ``artifact``.
+        artifact: What the manifest says of the file: which name in it is which Keras name.
+
+    Attributes:
+        runner: The runner.
+        seconds: Wall time of every inference that `run` made, in order.
+
+    Raises:
+        UserError: The file's inputs are not those of the manifest, so it cannot be fed.
+    """
+
+    def __init__(self, runner: Runner, artifact: Artifact) -> None:
+        self.runner = runner
+        self.seconds: list[float] = []
+        self._first: Mapping[str, np.ndarray] = {}
+        self._precision = artifact.precision
+        self._inputs = _bind(artifact.inputs, runner.inputs)
+        self._outputs = _bind(artifact.outputs, runner.outputs)
+        unfed = {info.name for info in runner.inputs} - {i.name for i, _ in self._inputs.values()}
+        missing = {spec.keras_name for spec in artifact.inputs} - set(self._inputs)
+        if unfed or missing:
+            raise UserError(
+                f"{artifact.file} must take the inputs {[spec.name for spec in artifact.inputs]} "
+                f"that manifest.json lists. Received: {[info.name for info in runner.inputs]}. "
+                "Export again."
+            )
+
+    def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
+        """Return the file's inputs for the samples from ``start``, padded to the file's batch."""
+        size = self.batch_size
+        parts = {name: inputs[name][start : start + size] for name in self._inputs}
+        taken = {}
+        for name, part in fed(parts, self._precision).items():
+            info, axes = self._inputs[name]
+            if len(part) < size:
+                part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            taken[info.name] = quantize(part if axes is None else np.transpose(part, axes), info)
+        return taken
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in one run of the file; 1 where the file leaves it free."""
+        sizes = {info.shape[0] for info, _ in self._inputs.values() if info.shape}
+        fixed = sorted(size for size in sizes if size > 0)
+        return fixed[0] if fixed else 1
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run all samples.
+
+        Args:
+            inputs: Keras input name to (N, …) floats.
+
+        Returns:
+            Keras output name to (N, …): float32 where the file's output is quantized, else the
+            file's own type.
+        """
+        samples = len(next(iter(inputs.values())))
+        size = self.batch_size
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self._outputs}
+        for start in range(0, samples, size):
+            fed = self.batch(inputs, start)
+            begin = time.perf_counter()
+            results = self.runner.infer(fed)
+            self.seconds.append(time.perf_counter() - begin)
+            if start == 0:
+                self._first = results
+            for name, (info, axes) in self._outputs.items():
+                real = dequantize(results[info.name], info)
+                parts[name].append(real if axes is None else np.transpose(real, np.argsort(axes)))
+        return {name: np.concatenate(part)[:samples] for name, part in parts.items()}
+
+    def differing_rerun(self, inputs: Mapping[str, np.ndarray]) -> list[str]:
+        """Run the first batch once more and return the outputs whose bits are other ones now.
+
+        Args:
+            inputs: Keras input name to (N, …) floats, those that `run` has run.
+        """
+        again = self.runner.infer(self.batch(inputs, 0))
+        return [
+            name
+            for name, (info, _) in self._outputs.items()
+            if self._first[info.name].tobytes() != again[info.name].tobytes()
+        ]
+
+
+def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Return floats as the type that the file takes; round to nearest even, saturate."""
+    if info.scale is None or info.dtype.kind == "f":
+        # Runtimes read in place what they are fed, and some processors only from aligned places.
+        return np.require(array, info.dtype, ["C", "ALIGNED"])
+    limits = np.iinfo(info.dtype)
+    steps = np.rint(np.asarray(array, np.float64) / info.scale) + (info.zero_point or 0)
+    return np.clip(steps, limits.min, limits.max).astype(info.dtype)
+
+
+def dequantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Return the real values that quantized numbers stand for; floats pass through."""
+    if info.scale is None or info.dtype.kind == "f":
+        return array
+    real = (array.astype(np.float64) - (info.zero_point or 0)) * info.scale
+    return real.astype(np.float32)
+
+
+def _bind(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> dict[str, Bound]:
+    """Return Keras name to the runtime's tensor; names absent from the file are left out.
+
+    Where the runtime does not know how a tensor is quantized, as with ONNX, the manifest does.
+    """
+    by_name = {info.name: info for info in infos}
+    bound = {}
+    for spec in specs:
+        info = by_name.get(spec.name)
+        if info is None:
+            continue
+        if info.scale is None and spec.scale is not None:
+            info = replace(info, scale=spec.scale, zero_point=spec.zero_point)
+        bound[spec.keras_name] = (info, spec.axes)
+    return bound

@@ -1,0 +1,63 @@
+"""Protects the reader of archives: what NumPy wrote is what is read, damage is an error."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from renormlite.artifacts.archive import DAMAGE, Archive
+
+ARRAYS = {
+    "matrix": np.arange(12.0).reshape(3, 4),
+    "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    "empty": np.zeros((0, 3), np.float16),
+    "scalar": np.array(7, np.int8),
+    "text": np.array("größer"),
+    "kinds": np.array(["real", "random"]),
+    "stem/conv:kernel": np.full((3, 3, 1, 2), 0.5, np.float32),
+}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_every_array_is_the_one_that_was_saved(save, tmp_path):
+    path = tmp_path / "a.npz"
+    save(path, **ARRAYS)
+    archive = Archive(path)
+    assert set(archive) == set(ARRAYS)
+    assert len(archive) == len(ARRAYS)
+    for name, expected in ARRAYS.items():
+        assert archive[name].dtype == expected.dtype
+        np.testing.assert_array_equal(archive[name], expected, strict=True)
+        assert not archive[name].flags.writeable
+
+
+def test_arrays_are_views_of_the_file(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(1 << 16))
+    assert not Archive(tmp_path / "a.npz")["x"].flags.owndata
+
+
+def saved(**arrays) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no archive",
+        saved(x=np.arange(100))[:-30],
+        saved(x=np.arange(100)).replace(b"NUMPY", b"NIMPY"),
+        saved(x=np.array([{}], object)),
+        saved(x=np.zeros(2, [("a", "f4"), ("b", "i4")])),
+        saved(x=np.arange(4)).replace(b"(4,)", b"(5,)"),
+        saved(x=np.arange(4)).replace(b"(4,)", b"(9,)"),
+    ],
+    ids=["empty", "text", "cut", "mark", "objects", "records", "one too many", "beyond the end"],
+)
+def test_damage_is_an_error(data, tmp_path):
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(DAMAGE):
+        dict(Archive(tmp_path / "a.npz"))

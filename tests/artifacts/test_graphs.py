@@ -1,0 +1,80 @@
+"""Protects the reader of TFLite files: it says of every file what the schema's own reader says."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from renormlite import UserError
+from renormlite.artifacts.flatbuffer import operator_name, parse
+from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs.tflite_graph import _DTYPES
+
+
+@pytest.fixture(scope="module", params=["float32", "int8", "float16"])
+def file(request, tmp_path_factory):
+    """A file with strides, padding, activations and, for integers, quantization."""
+    import tensorflow as tf
+
+    weights = np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 2), tf.float32)])
+    def network(x):
+        return tf.nn.softmax(tf.nn.relu(tf.nn.conv2d(x, weights, 2, "SAME")))
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()])
+    if request.param != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if request.param == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if request.param == "int8":
+        converter.representative_dataset = lambda: [[np.ones((1, 8, 8, 2), np.float32)]]
+    path = tmp_path_factory.mktemp("files") / f"{request.param}.tflite"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converter's own doings
+        path.write_bytes(converter.convert())
+    return path
+
+
+def test_it_reads_what_the_schema_reads(file):
+    graph, model = read_graph(file, "tflite"), parse(file.read_bytes())
+    main = model.subgraphs[0]
+    assert graph.inputs == tuple(str(i) for i in main.inputs)
+    assert graph.outputs == tuple(str(i) for i in main.outputs)
+    assert len(graph.tensors) == len(main.tensors)
+    for tensor, expected in zip(graph.tensors.values(), main.tensors, strict=True):
+        assert tensor.name == expected.name.decode()
+        assert tensor.shape == tuple(expected.shape)
+        assert tensor.dtype == np.dtype(_DTYPES[expected.type])
+        data = model.buffers[expected.buffer].data
+        assert (tensor.data is None) == (data is None)
+        if data is not None:
+            assert tensor.data.tobytes() == bytes(bytearray(data))
+        scales = expected.quantization.scale if expected.quantization else None
+        assert (tensor.quantization is None) == (scales is None)
+        if scales is not None:
+            np.testing.assert_array_equal(tensor.quantization.scales, scales)
+            np.testing.assert_array_equal(
+                tensor.quantization.zero_points, expected.quantization.zeroPoint
+            )
+    for op, expected in zip(graph.ops, main.operators, strict=True):
+        assert op.kind == operator_name(model.operatorCodes[expected.opcodeIndex])
+        assert op.inputs == tuple(str(i) if i >= 0 else "" for i in expected.inputs)
+        assert op.outputs == tuple(str(i) for i in expected.outputs)
+        options = vars(expected.builtinOptions) if expected.builtinOptions else {}
+        assert op.attributes == {
+            k: v for k, v in options.items() if isinstance(v, (int, float, bool, str))
+        }
+
+
+def test_constants_are_views_of_the_file(file):
+    assert all(not constant.data.flags.owndata for constant in read_graph(file, "tflite").constants)
+
+
+@pytest.mark.parametrize("size", [0, 3, 40, 500])
+def test_damage_is_one_sentence(file, size, tmp_path):
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match="cannot be read as a TFLite file"):
+        read_graph(path, "tflite").ops  # noqa: B018 (ops are read when asked for)

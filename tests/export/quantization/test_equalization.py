@@ -1,0 +1,154 @@
+"""Protects equalization across layers: exact, measured, and used only where it helps."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import layers
+from renormlite.export.fold import fold
+from renormlite.export.fold.proof import relative_error
+from renormlite.export.quantization.equalization import STRENGTHS, Equalizer
+from renormlite.export.variants import Variant, choose
+
+
+def uneven(activation: str = "relu", seed: int = 0) -> keras.Model:
+    """A network whose channels differ by a thousand, as folded norms leave them."""
+    generator = np.random.default_rng(seed)
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(16, 3, padding="same", activation=activation, name="first")(x)
+    y = layers.MaxPooling2D()(y)
+    y = layers.DepthwiseConv2D(3, padding="same", activation=activation, name="depth")(y)
+    y = layers.Conv2D(16, 1, activation=activation, name="second")(y)
+    y = layers.Dense(8, name="scores")(layers.Flatten()(y))
+    model = keras.Model(x, y)
+    for name, axis in (("first", -1), ("second", -1)):
+        layer = model.get_layer(name)
+        spread = 10 ** generator.uniform(-1.5, 1.5, layer.kernel.shape[axis])
+        layer.kernel.assign(layer.kernel * spread)
+    return model
+
+
+def _same(one: keras.Model, other: keras.Model, data: np.ndarray) -> bool:
+    """Equal but for float32 rounding: 2^-24 a multiplication, a few hundred of them a sum."""
+    return relative_error(np.asarray(one(data)), np.asarray(other(data))) < 1e-5
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "linear"])
+def test_it_computes_the_same(activation, strength, images):
+    model = uneven(activation)
+    equalized = Equalizer(model, [images]).equalized(strength)
+    assert equalized is not None
+    assert _same(model, equalized, images)
+    # Strength 0 looks at rows of weights, and a depthwise layer has but one a channel: there it is
+    # the pair behind that changes.
+    changed = "second" if strength == 0 else "first"
+    assert not np.allclose(model.get_layer(changed).kernel, equalized.get_layer(changed).kernel)
+
+
+def test_a_network_with_one_pair_of_layers(images):
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(4, 3, activation="relu", name="first")(x)
+    model = keras.Model(x, layers.Conv2D(2, 3, name="scores")(y))
+    spread = np.array([1, 10, 100, 1000], np.float32)
+    model.get_layer("first").kernel.assign(model.get_layer("first").kernel * spread)
+    equalized = Equalizer(model, [images]).equalized(0.5)
+    assert equalized is not None
+    assert _same(model, equalized, images)
+
+
+@pytest.mark.parametrize("activation", ["relu6", "sigmoid", "gelu"])
+def test_nothing_moves_through_what_is_not_homogeneous(activation, images):
+    assert not Equalizer(uneven(activation), [images]).possible
+
+
+def test_ranges_come_out_more_even(images):
+    model = uneven()
+    equalized = Equalizer(model, [images]).equalized(0.5)
+    assert equalized is not None
+
+    def unevenness(network: keras.Model) -> float:
+        inner = keras.Model(network.input, network.get_layer("first").output)
+        ranges = np.abs(np.asarray(inner(images))).max(axis=(0, 1, 2))
+        return float(np.std(np.log(ranges[ranges > 0])))
+
+    assert unevenness(equalized) < 0.7 * unevenness(model)
+
+
+def test_a_dead_channel_stays_as_it_is(images):
+    model = uneven()
+    first = model.get_layer("first")
+    kernel = np.asarray(first.kernel).copy()
+    kernel[..., 3] = 0
+    first.kernel.assign(kernel)
+    first.bias.assign(np.where(np.arange(16) == 3, -1.0, 0.1))
+    equalized = Equalizer(model, [images]).equalized(0.5)
+    assert equalized is not None
+    assert _same(model, equalized, images)
+    assert float(equalized.get_layer("first").bias[3]) == -1.0
+
+
+def test_a_layer_called_twice_is_left_alone(images):
+    x = keras.Input((12, 12, 3), name="image")
+    shared = layers.Conv2D(3, 3, padding="same", activation="relu", name="shared")
+    model = keras.Model(x, layers.Conv2D(4, 1, name="scores")(shared(shared(x))))
+    assert not Equalizer(model, [images]).possible
+
+
+def test_folded_residual_networks_stay_exact(images, settled):
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    z = rl.BatchRenormalization()(layers.Conv2D(8, 3, padding="same", activation="relu")(y))
+    z = rl.BatchRenormalization()(layers.Conv2D(8, 3, padding="same")(z))
+    y = layers.ReLU()(layers.Add()([y, z]))
+    model = keras.Model(x, layers.Dense(4)(layers.GlobalAveragePooling2D()(y)))
+    folded = fold(settled(model)).model
+    for strength in STRENGTHS:
+        equalized = Equalizer(folded, [images]).equalized(strength)
+        assert equalized is not None
+        assert _same(folded, equalized, images)
+
+
+def test_auto_takes_it_where_it_measures_better_and_says_so(images, export):
+    manifest, folder = export(uneven(), formats=("tflite",), precisions=("int8",), inputs=images)
+    (chosen,) = manifest.artifacts
+    assert "equalized" in chosen.notes[0]
+    assert chosen.network is not None
+    assert (folder / chosen.network.file).exists()
+    record = json.loads((folder / "manifest.json").read_text())
+    assert record["artifacts"][0]["network"]["file"] == chosen.network.file
+    plain, _ = export(
+        uneven(), formats=("tflite",), precisions=("int8",), inputs=images, equalize="never"
+    )
+    assert chosen.snr_db["scores"] > plain.artifacts[0].snr_db["scores"] + 1
+    # The export without it takes away the network only the other's file needed.
+    assert not (folder / chosen.network.file).exists()
+
+
+def test_float_files_are_never_made_from_equalized_weights(images, export):
+    manifest, _ = export(uneven(), precisions=("float32", "float16"), inputs=images)
+    assert all(not a.notes and a.network is None for a in manifest.artifacts)
+
+
+def test_random_samples_judge_nothing(export):
+    manifest, _ = export(uneven(), formats=("tflite",), precisions=("int8",), calibration="random")
+    assert manifest.artifacts[0].network is None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({"": 30.0, "equalized-0.5": 30.9}, ""),
+        ({"": 30.0, "equalized-0.5": 31.1}, "equalized-0.5"),
+        ({"": 30.0, "equalized-0.0": 33.0, "equalized-0.5": 32.0}, "equalized-0.0"),
+        ({"equalized-0.0": 20.0, "equalized-0.5": 20.1}, "equalized-0.5"),
+    ],
+)
+def test_less_than_a_decibel_decides_nothing(ratios, expected):
+    model = uneven()
+    chosen = choose([(Variant(name, model), ratio) for name, ratio in ratios.items()])
+    assert chosen.name == expected

@@ -1,0 +1,117 @@
+"""Protects the rules of rounding: each equals its source's arithmetic in Python's own integers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from renormlite.reference.integer.arithmetic import (
+    AwayFromZero,
+    Float32,
+    SingleRounding,
+    Upward,
+    multiplier,
+)
+
+SCALES = (0.02173, 0.9999999, 1.0, 3.7, 0.5, 2.0**-9, 0.000173)
+VALUES = np.unique(
+    np.concatenate(
+        [
+            np.arange(-70, 70),
+            np.random.default_rng(0).integers(-(2**22), 2**22, 4000),
+            [2**k + d for k in range(4, 22) for d in (-1, 0, 1)],
+        ]
+    )
+)
+
+
+def c_divide(a: int, b: int) -> int:
+    """Divide as C does, towards zero."""
+    return abs(a) // abs(b) * (1 if (a >= 0) == (b >= 0) else -1)
+
+
+def gemmlowp(value: int, m: int, e: int) -> int:
+    """SaturatingRoundingDoublingHighMul, then RoundingDivideByPOT, as gemmlowp defines them."""
+    product = (value << max(e, 0)) * m
+    nudge = 1 << 30 if product >= 0 else 1 - (1 << 30)
+    high = c_divide(product + nudge, 1 << 31)
+    exponent = max(-e, 0)
+    mask = (1 << exponent) - 1
+    remainder = high & mask
+    threshold = (mask >> 1) + (1 if high < 0 else 0)
+    return (high >> exponent) + (1 if remainder > threshold else 0)
+
+
+def ruy(value: int, m: int, e: int) -> int:
+    """The doubled product's upper half, half up; then half a step added and shifted."""
+    high = ((value << max(e, 0)) * m + (1 << 30)) >> 31
+    exponent = max(-e, 0)
+    return (high + (1 << exponent >> 1)) >> exponent
+
+
+def once(value: int, m: int, e: int) -> int:
+    """The nearest integer to the whole product, half up."""
+    exact = Fraction(value * m) * Fraction(2) ** (e - 31)
+    return (exact + Fraction(1, 2)).__floor__()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(
+    ("rule", "oracle"),
+    [(AwayFromZero(), gemmlowp), (Upward(), ruy), (SingleRounding(), once)],
+)
+def test_fixed_point_rule_equals_its_source(rule, oracle, scale):
+    m, e = (int(part) for part in multiplier(scale))
+    assert 2**30 <= m < 2**31
+    assert abs(m * 2.0 ** (e - 31) / scale - 1) <= 2.0**-31
+    got = rule.times(VALUES, np.int64(m), np.int64(e))
+    assert got.tolist() == [oracle(int(value), m, e) for value in VALUES]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_float_rule_rounds_the_float32_product_to_even(scale):
+    x, w, y = np.float32(scale), np.float32(0.75), np.float32(0.75)
+    # Beyond 2^20 any type of 8 bits has long been saturated.
+    values = VALUES[np.abs(VALUES * scale) < 2**20]
+    one = np.float32(np.float32(x * w) / y)
+    expected = [round(float(np.float32(value) * one)) for value in values]
+    assert Float32().rounded(values, x, w, y).tolist() == expected
+
+
+def test_rules_differ_where_their_definitions_do():
+    """Ties tell even from up from away; none of the rules is another one by mistake."""
+    sums = np.array([-5, -3, -1, 1, 3, 5])
+    ones = np.float32(0.5), np.float32(1), np.float32(1)
+    halves = {
+        rule.name: rule.rounded(sums, *ones).tolist()
+        for rule in (Float32(), AwayFromZero(), Upward(), SingleRounding())
+    }
+    assert halves["float"] == [-2, -2, 0, 0, 2, 2]
+    assert halves["single"] == [-2, -1, 0, 1, 2, 3]
+    quarter = np.float32(0.25), np.float32(1), np.float32(1)
+    assert AwayFromZero().rounded(np.array([-2, 2]), *quarter).tolist() == [-1, 1]
+    assert Upward().rounded(np.array([-2, 2]), *quarter).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("rule", [Float32(), AwayFromZero(), Upward(), SingleRounding()])
+def test_sum_and_mean_are_within_a_step_of_exact(rule):
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(-255, 256, (2, 5000))
+    scales = np.float32(0.031), np.float32(0.017), np.float32(0.042)
+    exact = (a * float(scales[0]) + b * float(scales[1])) / float(scales[2])
+    assert np.abs(rule.added(a, b, scales) - exact).max() <= 0.502
+    sums = rng.integers(-12000, 12000, 5000)
+    mean = sums / 64 * float(scales[0]) / float(scales[2])
+    got = rule.averaged(sums, 64, scales[0], scales[2])
+    # A first rounding six bits below the second adds half of 2^-6 steps.
+    assert np.abs(got - mean).max() <= 0.5 + 2.0**-7 + 1e-5
+
+
+@pytest.mark.parametrize("ratio", [0.37, 0.9, 1.6])
+def test_float_rule_brings_integers_to_other_steps_as_xnnpack_does(ratio):
+    values = np.arange(-255, 256)
+    x, y = np.float32([ratio * 0.02]), np.float32([0.02])
+    multiplier_of_256 = round(256 * ratio)
+    expected = [(int(value) * multiplier_of_256 + 128) // 256 for value in values]
+    np.testing.assert_array_equal(Float32().requantized(values, x, y), expected)

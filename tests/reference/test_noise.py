@@ -1,0 +1,216 @@
+"""Protects the noise model: arithmetic done by hand in NumPy is as noisy as the model says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from renormlite import check_parity
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
+from renormlite.artifacts.network import Network, Node
+from renormlite.artifacts.sample_kinds import fed
+from renormlite.reference.file_noise import file_noise
+from renormlite.reference.network import evaluate_network, evaluate_node
+from renormlite.reference.noise import Arithmetic, expected_noise, input_step
+from renormlite.reference.operators import OPERATORS
+from renormlite.reference.operators.activations import REACH
+from renormlite.runtime_checks.end_to_end.bounds import (
+    POOLED_LIMIT,
+    UNIT_ROUNDOFF,
+    WORST_SAMPLE_LIMIT,
+)
+
+HALF = UNIT_ROUNDOFF["float16"]
+FRAME = {"strides": [1, 1], "dilation": [1, 1], "padding": "same"}
+
+
+def network_of(rng, *, bias: float, width: int = 24, last: str = "linear") -> Network:
+    """Return conv, relu, conv, relu, mean, dense with weights that half precision holds."""
+
+    def weights(*shape):
+        spread = np.sqrt(2 / np.prod(shape[:-1]))
+        kernel = rng.normal(0, spread, shape).astype(np.float16).astype(np.float32)
+        shift = (bias * rng.normal(size=shape[-1])).astype(np.float16).astype(np.float32)
+        return {"kernel": kernel, "bias": shift}
+
+    def node(name, op, source, shape, attributes, arrays):
+        return Node(name, op, name, (source,), shape, attributes, arrays)
+
+    map_ = (None, 6, 6, width)
+    nodes = [
+        node("a", "conv", "x", map_, FRAME, weights(3, 3, 8, width)),
+        node("b", "relu", "a", map_, {}, {}),
+        node("c", "conv", "b", map_, FRAME, weights(3, 3, width, width)),
+        node("d", "relu", "c", map_, {}, {}),
+        node("e", "global_average_pool", "d", (None, width), {}, {}),
+        node("f", "dense", "e", (None, 10), {}, weights(width, 10)),
+        node("g", last, "f", (None, 10), {}, {}),
+    ]
+    return Network({"x": (None, 6, 6, 8)}, {"y": "g"}, tuple(nodes))
+
+
+def in_half(network: Network, x: np.ndarray, *, bias_first: bool) -> np.ndarray:
+    """Evaluate with every product added to a sum in half precision, one after the other."""
+    f16 = np.float16
+    value = x.astype(f16)
+    for node in network.nodes:
+        if node.op in ("conv", "dense"):
+            kernel = node.weights["kernel"].astype(f16)
+            shift = node.weights["bias"].astype(f16)
+            flat = kernel.reshape(-1, kernel.shape[-1])
+            read = patches(value) if node.op == "conv" else value
+            total = np.zeros((*read.shape[:-1], len(shift)), f16)
+            if bias_first:
+                total = total + shift
+            for k in range(len(flat)):
+                # The product of two halves is exact in float32: a fused multiply-add.
+                product = read[..., k, None].astype(np.float32) * flat[k].astype(np.float32)
+                total = (total.astype(np.float32) + product).astype(f16)
+            value = total if bias_first else total + shift
+        elif node.op == "global_average_pool":
+            total = np.zeros((len(value), value.shape[-1]), f16)
+            for row in value.reshape(len(value), -1, value.shape[-1]).transpose(1, 0, 2):
+                total = total + row
+            value = total / f16(value.shape[1] * value.shape[2])
+        else:
+            value = OPERATORS[node.op].evaluate([value], {}, {}).astype(f16)
+    return value
+
+
+def patches(x: np.ndarray) -> np.ndarray:
+    """Return the 3 x 3 windows of (N, H, W, C), flattened as a kernel is."""
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    high, wide = x.shape[1:3]
+    parts = [padded[:, i : i + high, j : j + wide] for i in range(3) for j in range(3)]
+    return np.concatenate(parts, axis=-1)
+
+
+def ratios(got: np.ndarray, truth: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return each sample's root mean square error over its expected noise."""
+    return np.sqrt(np.mean(np.square(got.astype(np.float64) - truth), axis=-1)) / noise
+
+
+def pooled(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+@pytest.mark.parametrize("bias_first", [False, True])
+@pytest.mark.parametrize("bias", [0.0, 1.0, 30.0])
+def test_accumulation_in_half_precision_is_as_noisy_as_the_model_says(bias, bias_first):
+    """A bias that is large beside the products makes every partial sum large: its roundings too."""
+    rng = np.random.default_rng(0)
+    network = network_of(rng, bias=bias)
+    x = rng.normal(size=(24, 6, 6, 8)).astype(np.float16).astype(np.float32)
+    (truth,) = evaluate_network(network, {"x": x}).values()
+    (noise,) = expected_noise(network, {"x": x}, arithmetic=Arithmetic(HALF)).values()
+    found = ratios(in_half(network, x, bias_first=bias_first), truth, noise)
+    assert pooled(found) <= POOLED_LIMIT
+    assert found.max() <= WORST_SAMPLE_LIMIT
+    if bias_first:
+        assert pooled(found) >= 0.25
+
+
+def eight_bits(network: Network, x: np.ndarray, *, rows: bool) -> np.ndarray:
+    """Evaluate with the inputs of linear ops in 255 steps, a range for each sample or each row."""
+    value = x.astype(np.float64)
+    for node in network.nodes:
+        if node.op in ("conv", "dense"):
+            step = input_step(value)
+            if rows:
+                high = np.maximum(value.max(-1, keepdims=True), 0)
+                step = (high - np.minimum(value.min(-1, keepdims=True), 0)) / 255
+            value = np.rint(value / np.maximum(step, 1e-30)) * step
+        value = evaluate_node(node, [value])
+    return value
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_dynamic_range_is_no_noisier_than_the_model_says(rows):
+    rng = np.random.default_rng(1)
+    network = network_of(rng, bias=0.3)
+    x = rng.normal(size=(24, 6, 6, 8)).astype(np.float32)
+    (truth,) = evaluate_network(network, {"x": x}).values()
+    hybrid = frozenset(node.name for node in network.nodes if node.op in ("conv", "dense"))
+    arithmetic = Arithmetic(hybrid=hybrid)
+    (noise,) = expected_noise(network, {"x": x}, arithmetic=arithmetic, truth={"y": truth}).values()
+    found = ratios(eight_bits(network, x, rows=rows), truth, noise)
+    assert 0.25 <= pooled(found) <= 1.1
+    assert found.max() <= WORST_SAMPLE_LIMIT
+    (of_float,) = expected_noise(network, {"x": x}).values()
+    assert np.all(noise > 1e3 * of_float)
+
+
+@pytest.mark.parametrize("last", ["softmax", "sigmoid"])
+def test_error_that_leaves_a_flat_place_is_within_its_deviations(last):
+    """Logits k deviations off move a saturated output by no more than k times its noise."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 6, (200, 3))
+    unit, deviation = 2.0**-8, 0.7
+    variances = [np.full(logits.shape, (deviation / unit) ** 2)]
+    operator = OPERATORS[last]
+    value = operator.evaluate([logits], {}, {})
+    variance = operator.variance([logits], {}, {}, value, variances, unit)
+    noise = unit * np.sqrt(variance)
+    assert REACH == WORST_SAMPLE_LIMIT
+    for k in range(1, int(REACH) + 1):
+        for element in range(3):
+            for sign in (1, -1):
+                moved = logits.copy()
+                moved[:, element] += sign * k * deviation
+                change = np.abs(operator.evaluate([moved], {}, {}) - value)[:, element]
+                assert np.all(change <= k * noise[:, element] * (1 + 1e-9))
+    # To first order, where errors are small.
+    small = [variance_ * 1e-12 for variance_ in variances]
+    got = operator.variance([logits], {}, {}, value, small, unit) - operator.variance(
+        [logits], {}, {}, value, [np.zeros(logits.shape)], unit
+    )
+    slope = np.square(value * (1 - value))
+    if last == "sigmoid":
+        steep = slope > 1e-6
+        np.testing.assert_allclose(got[steep], (slope * small[0])[steep], rtol=1e-2)
+
+
+def test_every_kernel_stays_within_the_noise_of_a_dynamic_file(coarse_export):
+    """XNNPACK takes the range of each row, the others of each sample: one bound for all."""
+    targets = ("litert", "litert+builtin", "litert+reference", "onnxruntime")
+    report = check_parity(coarse_export, targets)
+    chosen = [r for r in report.results if r.precision in ("dynamic", "float16")]
+    assert len(chosen) == 8
+    for result in chosen:
+        (output,) = result.outputs
+        assert result.passed, result.reason
+        assert "on this network" in output.bound.reason
+        assert output.pooled_ratio <= 1.2
+
+
+def test_noise_of_a_file_grows_with_the_error_of_its_weights(coarse_export):
+    export = read_export(coarse_export)
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    (artifact,) = [a for a in export.artifacts if a.file.endswith("dynamic.tflite")]
+    (stored,) = golden.file_noise[artifact.file].values()
+    path, network = export.path / artifact.file, export.read_network(artifact)
+    inputs = fed(golden.inputs, "dynamic")
+    (noise,) = file_noise(path, "tflite", "dynamic", network, inputs, golden.truth).values()
+    np.testing.assert_allclose(stored, noise, rtol=1e-6)
+    moved = {name: np.nan_to_num(value) + 0.25 for name, value in golden.truth.items()}
+    (further,) = file_noise(path, "tflite", "dynamic", network, inputs, moved).values()
+    assert np.all(further > 0.2)
+    assert file_noise(path, "tflite", "int8", network, inputs, golden.truth) == {}
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_mean_added_one_by_one_is_as_noisy_as_the_model_says(even):
+    """Equal values round in one direction: nothing averages out over an even image."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 1, (200, 1 if even else 384, 1, 3)).astype(np.float32)
+    x = np.broadcast_to(x, (200, 384, 1, 3))
+    node = Node("m", "global_average_pool", "m", ("x",), (None, 3), {}, {})
+    network = Network({"x": (None, 384, 1, 3)}, {"y": "m"}, (node,))
+    total = np.zeros((200, 3), np.float32)
+    for place in range(384):
+        total = np.asarray(total + x[:, place, 0], np.float32)
+    got = np.asarray(total / np.float32(384), np.float64)
+    noise = expected_noise(network, {"x": x})["y"]
+    found = ratios(got, evaluate_network(network, {"x": x})["y"], noise)
+    assert 0.3 < pooled(found) < POOLED_LIMIT
+    assert found.max() < WORST_SAMPLE_LIMIT

@@ -1,0 +1,201 @@
+"""Protects the error budget: each planted error is put down to the stage that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from renormlite.artifacts.golden_set import GoldenSet
+from renormlite.artifacts.manifest import Artifact
+from renormlite.runtime_checks.end_to_end.stages import error_budget
+
+UNIT = 2.0**-24
+SAMPLES, CLASSES = 20, 10
+
+
+def artifact(precision: str) -> Artifact:
+    return Artifact(
+        file=f"net.{precision}.tflite",
+        format="tflite",
+        precision=precision,
+        sha256="",
+        bytes=0,
+        ops={},
+        inputs=(),
+        outputs=(),
+    )
+
+
+FLOAT, INT8 = artifact("float32"), artifact("int8")
+
+
+def noisy(truth: np.ndarray, relative: float, seed: int) -> np.ndarray:
+    """Return truth with an error of a relative size in every element."""
+    return truth * (1 + relative * np.random.default_rng(seed).normal(size=truth.shape))
+
+
+@pytest.fixture
+def golden() -> GoldenSet:
+    """A healthy way from truth to an int8 file: each stage adds what is usual for it."""
+    truth = np.random.default_rng(0).normal(size=(SAMPLES, CLASSES))
+    return GoldenSet(
+        kind=np.array(["real"] * 12 + ["random"] * 4 + ["border"] * 2 + ["extreme"] * 2),
+        inputs={"x": np.zeros((SAMPLES, 3), np.float32)},
+        truth={"y": truth},
+        folded64={"y": noisy(truth, 0.3 * UNIT, 1)},
+        reference={"y": noisy(truth, UNIT, 2).astype(np.float32)},
+        artifacts={
+            FLOAT.file: {"y": noisy(truth, UNIT, 3)},
+            INT8.file: {"y": noisy(truth, 1e-2, 4)},
+        },
+    )
+
+
+def budget(golden, actual, of=FLOAT, *, sound=True, worst_sample=0):
+    return error_budget(
+        "y", actual, golden, of, [FLOAT, INT8], sound=sound, worst_sample=worst_sample
+    )
+
+
+def causes(ladder) -> dict[str, str]:
+    return {stage.name: stage.cause for stage in ladder.stages}
+
+
+def test_healthy_float_file_is_rounding(golden):
+    ladder = budget(golden, golden.artifacts[FLOAT.file]["y"])
+    assert causes(ladder) == {"folded": "rounding", "exported": "rounding", "target": "exact"}
+    assert ladder.cause == "rounding"
+    assert "rounding only" in ladder.sentence
+    assert (ladder.kind, ladder.samples) == ("real", 12)
+
+
+def test_healthy_int8_file_is_quantization_loss(golden):
+    ladder = budget(golden, noisy(golden.artifacts[INT8.file]["y"], 1e-4, 9), INT8)
+    assert causes(ladder)["quantized"] == "quantization"
+    assert causes(ladder)["target"] == "rounding"
+    assert ladder.cause == "quantization"
+    by_name = {stage.name: stage for stage in ladder.stages}
+    assert by_name["quantized"].share > 0.99
+    assert by_name["quantized"].added_db == pytest.approx(40, abs=2)
+    assert by_name["exported"].snr_db > 130
+    assert "quantization loss" in ladder.sentence
+
+
+@pytest.mark.parametrize(
+    ("stage", "where"),
+    [
+        ("folded", "in the fold"),
+        ("exported", "in the conversion to net.float32.tflite"),
+        ("target", "on the target"),
+    ],
+)
+def test_planted_fault_is_put_down_to_its_stage(golden, stage, where):
+    """A wrong weight moves what its stage gives and everything that comes after."""
+    wrong = noisy(golden.truth["y"], 1e-3, 7) - golden.truth["y"]
+    outputs = {
+        "folded": golden.folded64["y"],
+        "exported": golden.artifacts[FLOAT.file]["y"],
+        "target": golden.artifacts[FLOAT.file]["y"],
+    }
+    names = list(outputs)
+    for name in names[names.index(stage) :]:
+        outputs[name] = outputs[name] + wrong
+    damaged = dataclasses.replace(
+        golden,
+        folded64={"y": outputs["folded"]},
+        artifacts={FLOAT.file: {"y": outputs["exported"]}},
+    )
+    ladder = budget(damaged, outputs["target"], sound=False)
+    assert [name for name, cause in causes(ladder).items() if cause == "fault"] == [stage]
+    assert ladder.cause == "fault"
+    assert where in ladder.sentence
+    shares = {entry.name: entry.share for entry in ladder.stages}
+    assert shares[stage] > 0.999
+
+
+def test_exact_all_the_way(golden):
+    truth = golden.truth["y"]
+    exact = dataclasses.replace(
+        golden, folded64={"y": truth}, artifacts={FLOAT.file: {"y": truth.copy()}}
+    )
+    ladder = budget(exact, truth.copy())
+    assert set(causes(ladder).values()) == {"exact"}
+    assert all(stage.snr_db == math.inf and stage.share == 0 for stage in ladder.stages)
+    assert "is exact" in ladder.sentence
+
+
+def test_stages_that_are_not_known_join_the_next(golden):
+    bare = dataclasses.replace(golden, artifacts={})
+    actual = golden.artifacts[INT8.file]["y"]
+    ladder = budget(bare, actual, INT8)
+    assert [stage.name for stage in ladder.stages] == [
+        "folded",
+        "exported + quantized + target",
+    ]
+    assert ladder.cause == "quantization"
+    assert "does not tell it" in ladder.sentence
+    assert budget(bare, actual, INT8, sound=False).cause == "fault"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_target_that_is_not_finite_has_all_of_the_error(golden, value):
+    actual = golden.artifacts[FLOAT.file]["y"].copy()
+    actual[3, 4] = value
+    ladder = budget(golden, actual, sound=False, worst_sample=3)
+    target = ladder.stages[-1]
+    assert (target.cause, target.share, target.snr_db) == ("fault", 1.0, -math.inf)
+    assert all(stage.share == 0 for stage in ladder.stages[:-1])
+    assert "no signal after" in ladder.sentence
+
+
+def test_what_is_not_finite_by_contract_is_no_error(golden):
+    truth = golden.truth["y"].copy()
+    truth[0, 0] = np.inf
+    every = {"y": truth}
+    same = dataclasses.replace(
+        golden,
+        truth=every,
+        folded64=every,
+        reference={"y": truth.astype(np.float32)},
+        artifacts={FLOAT.file: every},
+    )
+    ladder = budget(same, truth.copy())
+    assert set(causes(ladder).values()) == {"exact"}
+    assert math.isfinite(ladder.signal_rms)
+
+
+def test_fault_that_only_border_samples_show_is_measured_on_them(golden):
+    actual = golden.artifacts[FLOAT.file]["y"].copy()
+    actual[16:18] += 0.1
+    ladder = budget(golden, actual, sound=False, worst_sample=16)
+    assert (ladder.kind, ladder.samples) == ("border", 2)
+    assert ladder.stages[-1].share > 0.999
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.floats(1e-12, 1e3), min_size=4, max_size=4),
+)
+def test_shares_add_up_to_one(seed, sizes):
+    """Whatever the stages do, also where one cancels what another did."""
+    rng = np.random.default_rng(seed)
+    steps = [size * rng.normal(size=(5, 4)) for size in sizes]
+    truth = rng.normal(size=(5, 4))
+    outputs = [truth + sum(steps[: i + 1]) for i in range(4)]
+    golden = GoldenSet(
+        kind=np.array(["real"] * 5),
+        inputs={},
+        truth={"y": truth},
+        folded64={"y": outputs[0]},
+        reference={"y": truth.astype(np.float32)},
+        artifacts={FLOAT.file: {"y": outputs[1]}, INT8.file: {"y": outputs[2]}},
+    )
+    ladder = budget(golden, outputs[3], INT8)
+    assert sum(stage.share for stage in ladder.stages) == pytest.approx(1, abs=1e-9)
+    total = np.sqrt(np.mean((outputs[3] - truth) ** 2))
+    assert ladder.stages[-1].error_rms == pytest.approx(total)

@@ -1,0 +1,158 @@
+"""Protects the recognition of rounding: a runtime's rule is named, one wrong integer found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from renormlite import check_parity
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
+from renormlite.artifacts.graphs import read_graph
+from renormlite.reference.integer.arithmetic import RULES
+from renormlite.reference.integer.base import Samples
+from renormlite.reference.integer.tflite_ops import integer_ops
+from renormlite.runtime_checks.per_op.integer_rounding import recognise
+from renormlite.runtime_checks.per_op.observation import observe
+from renormlite.runtimes import Target
+from renormlite.runtimes.litert import LiteRTRunner
+
+
+def shown(directory, suffix: str, target: str, first=()):
+    """Return the graph of the int8 file and the tensors that a target shows of it."""
+    export = read_export(directory)
+    artifact = next(a for a in export.artifacts if a.file.endswith(f"int8.{suffix}"))
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    path = export.path / artifact.file
+    seen = observe(path, artifact, golden, Target.parse(target), {}, first=first)
+    return read_graph(path, suffix), seen.tensors
+
+
+@pytest.mark.parametrize(
+    ("target", "suffix", "rule"),
+    [
+        ("litert", "tflite", "fp32 multiply, round to nearest even"),
+        ("tf-lite", "tflite", "fp32 multiply, round to nearest even"),
+        ("litert+reference", "tflite", "half away from zero"),
+        ("onnxruntime", "onnx", "fp32 multiply, round to nearest even"),
+    ],
+)
+def test_rule_of_a_runtime_is_named_and_no_integer_differs(coarse_export, target, suffix, rule):
+    report = check_parity(coarse_export, (target,), per_op=True)
+    (result,) = [r for r in report.results if r.artifact.endswith(f"int8.{suffix}")]
+    assert result.passed, result.reason
+    (finding,) = [f for f in result.findings if f.check == "rounding"]
+    assert rule in finding.message.split(": 0 differences")[0]
+    assert "CONV_2D" in finding.message or "Conv" in finding.message
+
+
+@pytest.mark.parametrize("variant", ["", "+builtin", "+reference"])
+def test_every_linear_op_is_compared(coarse_export, variant):
+    graph, tensors = shown(coarse_export, "tflite", f"litert{variant}")
+    report = recognise(graph, "tflite", tensors)
+    assert report.wrong == []
+    kinds = [check.core.kind for check in report.checks]
+    linear = [op.kind for op in graph.ops if "CONV" in op.kind or op.kind == "FULLY_CONNECTED"]
+    assert [kind for kind in kinds if kind in linear] == linear
+    assert len(linear) == 5
+
+
+def test_without_fusion_every_quantizing_op_is_compared(coarse_export):
+    graph, tensors = shown(coarse_export, "onnx", "onnxruntime+disabled")
+    report = recognise(graph, "onnx", tensors)
+    assert report.wrong == []
+    expected = sum(op.kind == "QuantizeLinear" for op in graph.ops)
+    assert sum(check.op.kind == "QuantizeLinear" for check in report.checks) == expected > 3
+
+
+def test_one_wrong_integer_is_found_with_place_and_numbers(coarse_export):
+    graph, tensors = shown(coarse_export, "tflite", "litert")
+    op = next(op for op in graph.ops if op.kind == "DEPTHWISE_CONV_2D")
+    changed = tensors[op.outputs[0]].copy()
+    place = (1, 0, 3, 2, 4)
+    changed[place] += 1 if changed[place] < 100 else -1
+    report = recognise(graph, "tflite", {**tensors, op.outputs[0]: changed})
+    wrong = next(check for check in report.wrong if check.core.index == op.index)
+    assert (wrong.differing, wrong.at) == (1, (1, 3, 2, 4))
+    assert wrong.got == changed[place]
+    assert wrong.expected == tensors[op.outputs[0]][place]
+
+
+def on_the_other_side(graph, tensors) -> tuple[str, np.ndarray, int]:
+    """Return a convolution's integers with those that lie next to a tie rounded the wrong way."""
+    samples = Samples(graph, tensors)
+    op = next(op for op in integer_ops(samples) if op.op.kind == "CONV_2D")
+    data, weights, key = op.op.inputs[0], op.op.inputs[1], op.op.outputs[0]
+    fine = [scale / 100 for scale in (samples.scale(data), samples.scale(weights))]
+    # The same sums in steps a hundred times as small tell how near each is to a tie.
+    exact = _sums(graph, samples, op.op) * fine[0] * fine[1] * 1e4 / samples.scale(key)
+    near = np.abs(exact - np.floor(exact) - 0.5) < 0.008  # within 0.51 on either side
+    steps = samples.steps(key)
+    other = np.where(op.got - steps.zero_points[0] > exact, op.got - 1, op.got + 1)
+    inside = near & (op.got > -128) & (op.got < 127) & (other > -128)
+    moved = np.where(inside, other, op.got)
+    return key, moved.reshape(tensors[key].shape).astype(np.int8), int(inside.sum())
+
+
+def _sums(graph, samples, op):
+    x = samples.centred(op.inputs[0])
+    weights = graph.tensors[op.inputs[1]].data.astype(np.int64)
+    bias = graph.tensors[op.inputs[2]].data
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    sums = np.zeros((*x.shape[:3], len(weights)), np.int64)
+    for i in range(3):
+        for j in range(3):
+            sums += padded[:, i : i + 8, j : j + 8] @ weights[:, i, j].T
+    return sums + bias
+
+
+def test_wrong_rounding_within_every_bound_fails_the_check(coarse_export, monkeypatch):
+    """What is next to a tie and rounded the wrong way is within 0.51 steps, and still wrong."""
+    report = check_parity(coarse_export, ("litert",))
+    (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
+    worst = [entry.worst_sample for entry in result.outputs]  # what a check looks at first
+    graph, tensors = shown(coarse_export, "tflite", "litert", worst)
+    key, moved, count = on_the_other_side(graph, tensors)
+    assert count >= 3
+    real = LiteRTRunner.infer_all
+
+    def altered(self, inputs):
+        given = real(self, inputs)
+        for before, after in zip(tensors[key], moved, strict=True):
+            if key in given and np.array_equal(given[key], before):
+                return {**given, key: after}
+        return given
+
+    monkeypatch.setattr(LiteRTRunner, "infer_all", altered)
+    report = check_parity(coarse_export, ("litert",))
+    (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
+    assert not result.passed
+    fault = result.faults[0]
+    assert (fault.layer, fault.kind, fault.op.kind) == ("stem", "rounding", "CONV_2D")
+    assert all(fault.kind == "rounding" for fault in result.faults)
+    assert "rounds by no known rule" in result.reason
+
+
+def test_layer_is_named(coarse_export):
+    from renormlite.runtime_checks.per_op.culprit import rounding_faults
+    from renormlite.runtime_checks.per_op.integer_rounding import IntegerCheck, IntegerReport
+    from renormlite.runtime_checks.per_op.op_results import OpCheck
+
+    graph, _ = shown(coarse_export, "tflite", "litert")
+    op = next(op for op in graph.ops if op.kind == "CONV_2D")
+    check = IntegerCheck(op, op, RULES[0], 1000, 7, (0, 1, 2, 3), 12.0, 13.0)
+    checks = [OpCheck("stem", "stem", (), op, 0.9, 0.0, 0.0, 0.0)]
+    (fault,) = rounding_faults(IntegerReport((check,)), checks)
+    assert (fault.layer, fault.kind) == ("stem", "rounding")
+    assert "7 / 1000 (0.7 %) integers differ, first at [0, 1, 2, 3]: 12 where 13 is due" in (
+        fault.message
+    )
+    assert "nearest rule: fp32 multiply" in fault.message
+
+
+@pytest.mark.parametrize("target", ["tflite-micro"])
+def test_runtime_without_tensors_is_stood_in_for_by_the_same_bits(coarse_export, target):
+    report = check_parity(coarse_export, (target,))
+    (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
+    (finding,) = [f for f in result.findings if f.check == "rounding"]
+    assert "whose outputs on" in finding.message
+    assert "since tflite-micro shows no tensors" in finding.message

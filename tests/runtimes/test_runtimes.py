@@ -1,0 +1,100 @@
+"""Protects the further runtimes: each agrees with float64, says what ran, refuses in a sentence."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from renormlite.models import digits
+from renormlite.runtimes import RUNTIMES, Target, make_runner
+from renormlite.runtimes.base import ArtifactError
+from renormlite.runtimes.isolated import environment
+
+TARGETS = (
+    "litert-compiled",
+    "litert-compiled+builtin",
+    "litert-compiled+reference",
+    "onnx-reference",
+    "openvino",
+    "tflite-micro",
+    pytest.param(
+        "tflite-runtime",
+        marks=pytest.mark.skipif(
+            environment("tflite-runtime") is None,
+            reason="needs Python 3.11 or older: make envs TFLITE_PYTHON=python3.11",
+        ),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits network with statistics that are no identity, in two precisions."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    model = digits.build(rl.BatchRenormalization)
+    for norm in (x for x in model.layers if isinstance(x, rl.BatchRenormalization)):
+        norm.moving_mean.assign(rng.normal(size=norm.moving_mean.shape))
+        norm.moving_variance.assign(rng.uniform(0.5, 2.0, norm.moving_variance.shape))
+    images = rng.uniform(size=(32, 8, 8, 1)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("build") / "digits"
+    rl.export_model(
+        model, folder, precisions=("float32", "int8"), calibration=images, inputs=images
+    )
+    return folder
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_runtime_agrees_with_float64(target: str, exported: Path) -> None:
+    report = rl.check_parity(exported, (target,))
+    assert report.passed, [f.message for r in report.results for f in r.findings if not f.passed]
+    floats = [r for r in report.results if r.precision == "float32"]
+    assert len(floats) == len(Target.parse(target).formats)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_runtime_says_what_ran(target: str, exported: Path) -> None:
+    parsed = Target.parse(target)
+    artifact = exported / f"digits.float32.{parsed.formats[0]}"
+    with make_runner(parsed, artifact) as runner:
+        record = runner.describe()
+    assert record["runtime"] == parsed.runtime
+    assert all(record["versions"].values())
+    assert "fallback" not in record
+
+
+@pytest.mark.parametrize("target", ["tflite-micro", "litert-compiled+reference"])
+def test_int8_is_what_the_reference_kernels_compute_bit_for_bit(
+    target: str, exported: Path
+) -> None:
+    """They round alike, and integers leave nothing else to differ in."""
+    outputs = []
+    for name in ("litert+reference", target):
+        with make_runner(Target.parse(name), exported / "digits.int8.tflite") as runner:
+            (info,) = runner.inputs
+            image = np.linspace(0, 1, 64).reshape(1, 8, 8, 1).astype(info.dtype)
+            outputs.append(runner.infer({info.name: image})["digit"])
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_damaged_file_is_a_verdict_and_no_traceback(target: str, tmp_path: Path) -> None:
+    parsed = Target.parse(target)
+    broken = tmp_path / f"broken.{parsed.formats[0]}"
+    broken.write_bytes(b"\x18\x00\x00\x00TFL3" + b"\x00" * 64)
+    with pytest.raises(ArtifactError, match=rf"{parsed.runtime} cannot load broken"):
+        make_runner(parsed, broken).__enter__()
+
+
+def test_what_a_runtime_cannot_run_is_told_and_not_failed(exported: Path) -> None:
+    report = rl.check_parity(exported, ("onnx-reference",))
+    assert [result.precision for result in report.results] == ["float32"]
+    (sentence,) = report.left_out
+    assert sentence.startswith("digits.int8.onnx was not run on onnx-reference: onnx has no")
+
+
+def test_every_runtime_in_the_table_can_be_imported() -> None:
+    for name, entry in RUNTIMES.items():
+        assert entry.formats, name
+        assert entry.install, name

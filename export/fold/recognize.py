@@ -6,6 +6,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from .graph import ActivationOp, AffineOp, Call, Graph, Kept
 from .keras_graph import kind_of, layers_inside
 from .linear import Linear
@@ -118,7 +120,10 @@ def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any])
     key = (id(op), 0)
     if key not in made:
         owner = op.operation.name
-        made[key] = ActivationOp(function, owner, graph.unique_name(f"{owner}_activation"))
+        name = graph.unique_name(f"{owner}_activation")
+        # A layer given as an activation may have weights, so it is rebuilt as a layer.
+        is_layer = isinstance(function, keras.Layer)
+        made[key] = Kept(function, name) if is_layer else ActivationOp(function, owner, name)
     graph.insert_after(call.output, made[key])
 
 

@@ -1,22 +1,23 @@
 """A positive scale passes through activations that are positively homogeneous.
 
-For f in {relu, leaky_relu, prelu}, per channel:
+For an activation f, per channel:
 
-    s > 0          f(s·x) = s·f(x)
-    s = 0          f(0·x + t) = 0·f(x) + f(t)        for every element-wise f
-    s = 1, t = 0   nothing is asked
+    s > 0          f(s·x) = s·f(x)                   where f is positively homogeneous, such as relu
+    s = 0          f(0·x + t) = 0·f(x) + f(t)        where f is the same function of every element
+    s = 1, t = 0   f(x) = f(x)                       for every f
 
-A shift passes through none of them: it is left in front, as one ADD that fuses with the relu.
+A shift passes through no activation: it stays in front, as one ADD that fuses with a relu. Of a
+function that is not listed here nothing is assumed, so nothing passes through it.
 """
 
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras import activations
 from keras import layers as kl
 
 from ..affine import Affine
@@ -25,140 +26,152 @@ from ..keras_graph import kind_of
 from ..plan import Plan, Refusal
 from .rule import Rule
 
-# Functions that act on each element alone, so that a constant channel stays a constant one.
-_ELEMENTWISE = {
-    activations.elu,
-    activations.exponential,
-    activations.gelu,
-    activations.hard_sigmoid,
-    activations.hard_silu,
-    activations.hard_tanh,
-    activations.leaky_relu,
-    activations.linear,
-    activations.mish,
-    activations.relu,
-    activations.relu6,
-    activations.selu,
-    activations.sigmoid,
-    activations.silu,
-    activations.softplus,
-    activations.softsign,
-    activations.tanh,
-}
-_HOMOGENEOUS = {activations.relu, activations.leaky_relu}
-# The same as operations of keras.ops.
-_HOMOGENEOUS_OPS = {"Relu", "LeakyRelu"}
-_ELEMENTWISE_OPS = {"Relu6", "Sigmoid", "Silu", "Softplus", "Tanh", "HardSigmoid", "HardSilu"}
+
+@dataclass(frozen=True)
+class Properties:
+    """What is known about an activation; by default nothing.
+
+    Attributes:
+        homogeneous: ``f(s·x) = s·f(x)`` for every channel and every ``s > 0``.
+        elementwise: Every element is mapped alone, and all by the same function.
+    """
+
+    homogeneous: bool = False
+    elementwise: bool = False
+
+
+_UNKNOWN = Properties()
+_HOMOGENEOUS = Properties(homogeneous=True, elementwise=True)
+_ELEMENTWISE = Properties(elementwise=True)
+# A slope of its own for every channel: a scale passes, but a constant becomes another in each.
+_PRELU = Properties(homogeneous=True)
+
+# Functions and operations of Keras and TensorFlow by name, without underscores: `leaky_relu` of
+# `keras.activations`, `keras.ops` or `tf.nn`, and the operation `LeakyRelu`.
+_BY_NAME = dict.fromkeys(("relu", "leakyrelu", "abs", "absolute"), _HOMOGENEOUS) | dict.fromkeys(
+    (
+        *("celu", "elu", "exp", "exponential", "gelu", "hardshrink", "hardsigmoid", "hardsilu"),
+        *("hardswish", "hardtanh", "logsigmoid", "mish", "relu6", "selu", "sigmoid"),
+        *("silu", "softplus", "softshrink", "softsign", "sparseplus", "sparsesigmoid"),
+        *("squareplus", "swish", "tanh", "tanhshrink"),
+    ),
+    _ELEMENTWISE,
+)
 
 
 class Activation(Rule):
-    """Scales pass through relu and its kind; constant channels through every activation."""
+    """Scales pass through relu and its kind; constant channels through known functions."""
 
     def matches(self, op: Any) -> bool:
         return isinstance(op, ActivationOp) or (
-            isinstance(op, Kept) and _family(op.operation) != "unknown"
+            isinstance(op, Kept) and _of_operation(op.operation) != _UNKNOWN
         )
 
     def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
         constant = affine.scale == 0
-        refusal = self.judge(call, affine, constant)
+        refusal = _refuses(call, affine, constant)
         if refusal:
             return refusal
-        if constant.any():
-            # The constant must be a value that f takes where it maps it to itself: f(t) = t.
-            kept = constant & (self.evaluate(call, affine.shift) != affine.shift)
-            if kept.any():
-                return Refusal(f"{call.name!r} does not return every constant it is given")
+        # The constant must be a value that f takes where it maps it to itself: f(t) = t.
+        if constant.any() and (constant & (_evaluate(call, affine.shift) != affine.shift)).any():
+            return Refusal(f"{call.name!r} does not return every constant it is given")
         return plan.backward(call.inputs[0], affine, call)
 
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         constant = affine.scale == 0
-        refusal = self.judge(call, affine, constant)
+        refusal = _refuses(call, affine, constant)
         if refusal:
             return refusal
         shift = affine.shift
         if constant.any():
-            shift = np.where(constant, self.evaluate(call, affine.shift), 0.0)
+            shift = np.where(constant, _evaluate(call, affine.shift), 0.0)
         return plan.forward(call.output, Affine(affine.scale, shift, affine.axis))
 
     def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
-        if self.family(call) == "prelu":
+        if not _properties(call).elementwise:
             return super().provide(plan, call, axis, fill)
         extra = plan.provide(call.inputs[0], axis, fill, call)
         if isinstance(extra, Refusal):
             return extra
-        result = self._through(call, extra)
+        result = _through(call, extra)
         if bool(result.constant) == bool(fill) and np.isfinite(result.constant):
             return result
-        return Refusal(f"{call.name!r} makes {result.constant:g} of a constant channel")
+        return Refusal(f"{call.name!r} turns the constant channel into {result.constant:g}")
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
-        if self.family(call) == "prelu":
+        if not _properties(call).elementwise:
             return super().ignore(plan, call, slot, extra)
-        return plan.ignore(call.output, self._through(call, extra))
-
-    def _through(self, call: Call, extra: Extra) -> Extra:
-        """Return the constant channel behind the activation."""
-        (constant,) = self.evaluate(call, np.array([extra.constant]))
-        return Extra(extra.axis, float(constant), extra.padded)
-
-    def judge(self, call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None:
-        """Say why an affine does not pass, its constant channels apart."""
-        family = self.family(call)
-        moved = ~constant & ((affine.scale != 1) | (affine.shift != 0))
-        if family == "prelu" and constant.any():
-            return Refusal(f"{call.name!r} has slopes of its own, so no constant passes through it")
-        if family == "elementwise" and moved.any():
-            return Refusal(f"no scale or shift passes through the activation {call.name!r}")
-        if (affine.shift[~constant] != 0).any():
-            return Refusal(f"no shift passes through the activation {call.name!r}")
-        if (affine.scale < 0).any():
-            count = int((affine.scale < 0).sum())
-            return Refusal(
-                f"only positive scales pass through {call.name!r}, {count} of "
-                f"{affine.size} are negative"
-            )
-        return None
-
-    @staticmethod
-    def family(call: Call) -> str:
-        """Return what is known of a call's activation."""
-        if isinstance(call.op, ActivationOp):
-            return _function_family(call.op.function)
-        return _family(call.op.operation)
-
-    @staticmethod
-    def evaluate(call: Call, x: np.ndarray) -> np.ndarray:
-        """Compute the activation of a vector in float64."""
-        op = call.op
-        function = op.function if isinstance(op, ActivationOp) else _function_of(op.operation)
-        return np.asarray(keras.ops.convert_to_numpy(function(keras.ops.cast(x, "float64"))))
+        return plan.ignore(call.output, _through(call, extra))
 
 
-def _function_family(function: Any) -> str:
-    if function in _HOMOGENEOUS:
-        return "homogeneous"
-    return "elementwise" if function in _ELEMENTWISE else "unknown"
+def _refuses(call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None:
+    """Say why an affine does not pass; channels in ``constant`` have a scale of 0."""
+    properties = _properties(call)
+    moved = ~constant & ((affine.scale != 1) | (affine.shift != 0))
+    if constant.any() and not properties.elementwise:
+        return Refusal(
+            f"no constant channel passes through {call.name!r}: it is not known to be one function "
+            "of each element"
+        )
+    if moved.any() and not properties.homogeneous:
+        return Refusal(f"no scale or shift passes through the activation {call.name!r}")
+    if (affine.shift[~constant] != 0).any():
+        return Refusal(f"no shift passes through the activation {call.name!r}")
+    negative = int((affine.scale < 0).sum())
+    if negative:
+        return Refusal(
+            f"only positive scales pass through {call.name!r}, {negative} of {affine.size} are "
+            "negative"
+        )
+    return None
 
 
-def _family(operation: Any) -> str:
-    """Return "homogeneous", "prelu", "elementwise" or, for anything else, "unknown"."""
+def _through(call: Call, extra: Extra) -> Extra:
+    """Return the constant channel behind the activation."""
+    (constant,) = _evaluate(call, np.array([extra.constant]))
+    return Extra(extra.axis, float(constant), extra.padded)
+
+
+def _evaluate(call: Call, x: np.ndarray) -> np.ndarray:
+    """Compute the activation of a vector in float64."""
+    op = call.op
+    function = op.function if isinstance(op, ActivationOp) else _function_of(op.operation)
+    return np.asarray(keras.ops.convert_to_numpy(function(keras.ops.cast(x, "float64"))))
+
+
+def _properties(call: Call) -> Properties:
+    """Return what is known about the activation of a call."""
+    if isinstance(call.op, ActivationOp):
+        return _of_function(call.op.function)
+    return _of_operation(call.op.operation)
+
+
+def _of_function(function: Any) -> Properties:
+    package = str(getattr(function, "__module__", "")).partition(".")[0]
+    if package not in {"keras", "tensorflow"}:
+        return _UNKNOWN
+    return _by_name(getattr(function, "__name__", ""))
+
+
+def _of_operation(operation: Any) -> Properties:
+    """Return what is known about a layer or an operation of keras.ops."""
     kind = type(operation)
     if kind is kl.Activation:
-        return _function_family(operation.activation)
+        return _of_function(operation.activation)
     if kind is kl.ReLU:
         plain = operation.max_value is None and operation.threshold == 0
-        return "homogeneous" if plain else "elementwise"
+        return _HOMOGENEOUS if plain else _ELEMENTWISE
     if kind is kl.LeakyReLU:
-        return "homogeneous"
+        return _HOMOGENEOUS
     if kind is kl.PReLU:
-        return "prelu"
+        return _PRELU
     if kind is kl.ELU:
-        return "elementwise"
-    name = kind_of(operation)
-    if name in _HOMOGENEOUS_OPS:
-        return "homogeneous"
-    return "elementwise" if name in _ELEMENTWISE_OPS else "unknown"
+        return _ELEMENTWISE
+    return _UNKNOWN if isinstance(operation, keras.Layer) else _by_name(kind_of(operation))
+
+
+def _by_name(name: str) -> Properties:
+    return _BY_NAME.get(name.replace("_", "").lower(), _UNKNOWN)
 
 
 def _function_of(operation: Any) -> Any:

@@ -14,6 +14,7 @@ import dataclasses
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers as kl
 
@@ -111,6 +112,18 @@ class SameAxis(_Passing):
         kl.ActivityRegularization,
         kl.Identity,
     )
+
+    def matches(self, op: Any) -> bool:
+        return super().matches(op) or (
+            isinstance(op, Kept)
+            and isinstance(op.operation, kl.Activation)
+            and op.operation.activation is keras.activations.linear
+        )
+
+    def refuses(self, call: Call, affine: Affine) -> Refusal | None:
+        if (call.kwargs or {}).get("training"):
+            return Refusal(f"{call.name!r} is called with training=True")
+        return None
 
 
 class _Spatial(_Passing):

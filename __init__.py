@@ -45,7 +45,7 @@ _HOME = {
     "LinearRamp": ".toolkit.schedules",
     "Manifest": ".export.manifest",
     "ParityReport": ".runtime_checks.parity",
-    "Preprocessing": ".images",
+    "Preprocessing": ".artifacts.images",
     "RenormDiagnostics": ".toolkit.diagnostics",
     "RenormState": ".toolkit.functional",
     "UserError": ".errors",

@@ -14,13 +14,13 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .artifacts.images import Preprocessing as Preprocessing
+    from .artifacts.manifest import Manifest as Manifest
     from .errors import UserError as UserError
     from .export.exporter import export_model as export_model
     from .export.fold import Affine as Affine
     from .export.fold import FoldResult as FoldResult
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
-    from .export.manifest import Manifest as Manifest
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
     from .toolkit.channel_affine import ChannelAffine as ChannelAffine
@@ -43,7 +43,7 @@ _HOME = {
     "FoldResult": ".export.fold",
     "LearnedRenormalization": ".toolkit.learned",
     "LinearRamp": ".toolkit.schedules",
-    "Manifest": ".export.manifest",
+    "Manifest": ".artifacts.manifest",
     "ParityReport": ".runtime_checks.parity",
     "Preprocessing": ".artifacts.images",
     "RenormDiagnostics": ".toolkit.diagnostics",

@@ -81,3 +81,9 @@ class Hashing:
         if self._thread is not None:
             self._thread.join()
         return self._digest
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Return relative path to hash of every file in a folder, in the order of the paths."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}

@@ -34,7 +34,7 @@ class GoldenSet:
         noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
             to make; empty where a layer of the network is beyond the model.
         file_noise: File name to the same for that file's own arithmetic; only files whose
-            precision has a model (`file_noise.MODELLED`).
+            precision has a noise model (`precisions.Precision.noise`).
         labels: (N,) true class of each sample, -1 where it is not known; None without any.
     """
 

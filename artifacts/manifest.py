@@ -17,6 +17,8 @@ from typing import Any
 from ..errors import UserError
 from ..files import sha256, write_text
 
+# Entry inside exported files that holds their metadata as JSON.
+METADATA_KEY = "renormlite"
 SCHEMA = "renormlite/manifest/1"
 FILE = "manifest.json"
 

@@ -1,9 +1,131 @@
-"""Number formats: the constants of IEEE arithmetic that limits and noise are derived from."""
+"""The precisions of exported files, and the constants of IEEE arithmetic behind every limit.
+
+A precision is one entry of `PRECISIONS`; exporters, runtimes, noise model and checks read their
+decisions from it. Only NumPy is needed, since the table travels to devices.
+"""
 
 from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import UserError
 
 # Unit roundoff: half the distance from 1 to the next number (Higham, Accuracy and Stability, 2.1).
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 # Runtimes may flush denormals to zero, which changes a float32 result by at most this much.
 SMALLEST_NORMAL = 2.0**-126
+
+
+class Arithmetic(enum.Enum):
+    """The kind of arithmetic that an operator of a file needs from its runtime."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16 weights, computed in float16 or float32"
+    HYBRID = "integer weights, float activations that are quantized at run time"
+    INTEGER = "integer weights and activations"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the weights and activations of a file are stored and computed.
+
+    Attributes:
+        name: Name in options, file names and the manifest.
+        summary: One line for `--help` and the docs.
+        arithmetic: What a runtime must support.
+        formats: File formats that can hold it.
+        calibrated: Whether the ranges of activations come from samples.
+        unit_roundoff: Unit roundoff of its float arithmetic.
+        noise: What causes the error that the noise model predicts, to end a sentence with; empty
+            where the error does not follow from the file's weights and arithmetic alone.
+        integer_io: Element type of inputs and outputs under `quantized_io="integer"`; None where
+            they are always floats.
+        variant_of: Name of the precision whose converter writes it; empty for its own.
+    """
+
+    name: str
+    summary: str
+    arithmetic: Arithmetic
+    formats: tuple[str, ...]
+    calibrated: bool = False
+    unit_roundoff: float = UNIT_ROUNDOFF["float32"]
+    noise: str = ""
+    integer_io: str | None = None
+    variant_of: str = ""
+
+    @property
+    def converter(self) -> str:
+        """The name under which each format finds its converter."""
+        return self.variant_of or self.name
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are integers, which gain from equalized ranges."""
+        return self.arithmetic in (Arithmetic.HYBRID, Arithmetic.INTEGER)
+
+    @property
+    def takes_nonfinite(self) -> bool:
+        """Whether a file can be fed NaN and infinity, which integers cannot represent."""
+        return not self.quantized
+
+
+def _table(*entries: Precision) -> Mapping[str, Precision]:
+    return {entry.name: entry for entry in entries}
+
+
+PRECISIONS = _table(
+    Precision(
+        "float32", "float32 throughout", Arithmetic.FLOAT32, ("tflite", "onnx", "saved_model")
+    ),
+    Precision(
+        "float16",
+        "float16 weights; TFLite computes in float32",
+        Arithmetic.FLOAT16,
+        ("tflite", "onnx"),
+        unit_roundoff=UNIT_ROUNDOFF["float16"],
+        noise="half-precision weights and arithmetic on this network",
+    ),
+    Precision(
+        "dynamic",
+        "int8 weights; activations are quantized at run time",
+        Arithmetic.HYBRID,
+        ("tflite", "onnx"),
+        noise="8-bit weights and inputs of ops on this network",
+    ),
+    Precision(
+        "int8",
+        "int8 weights and activations",
+        Arithmetic.INTEGER,
+        ("tflite", "onnx"),
+        calibrated=True,
+        integer_io="int8",
+    ),
+    Precision(
+        "int16x8",
+        "int8 weights, int16 activations",
+        Arithmetic.INTEGER,
+        ("tflite",),
+        calibrated=True,
+        integer_io="int16",
+    ),
+    Precision(
+        "int4",
+        "int4 weights; activations are quantized at run time",
+        Arithmetic.HYBRID,
+        ("tflite",),
+    ),
+)
+
+
+def precision_named(name: str) -> Precision:
+    """Return a precision by its name.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"Expected a precision among {', '.join(PRECISIONS)}. Received: '{name}'.")
+    return PRECISIONS[name]

@@ -14,14 +14,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from .precisions import precision_named
+
 REAL, RANDOM, BORDER, EXTREME = "real", "random", "border", "extreme"
 DENORMAL, NONFINITE, SEARCH = "denormal", "nonfinite", "search"
 
 # The kinds that error budgets and decisions are about: the first of them that there is.
 TYPICAL = (REAL, RANDOM)
-
-# Precisions whose files take NaN and infinity; integers have neither.
-_FLOATS = ("float32", "float16")
 
 
 def kinds_of(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -49,7 +48,7 @@ def pooled(ratios: np.ndarray, kind: np.ndarray) -> float:
 
 def fed(inputs: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
     """Return the inputs that a file is fed: zeros for NaN and infinity where it is of integers."""
-    if precision in _FLOATS:
+    if precision_named(precision).takes_nonfinite:
         return dict(inputs)
     return {name: _finite(array) for name, array in inputs.items()}
 
@@ -89,7 +88,7 @@ def settled(
         if known is None or known.shape != array.shape or not odd.any():
             continue
         free = odd.reshape(-1, *[1] * (array.ndim - 1)) & (
-            np.isnan(known) | (precision not in _FLOATS)
+            np.isnan(known) | (not precision_named(precision).takes_nonfinite)
         )
         found[name] = np.where(free, known, array).astype(array.dtype, copy=False)
     return found

@@ -9,14 +9,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..export.formats.format_table import FORMAT_NAMES, PRECISIONS, needs_calibration
+from ..artifacts.precisions import PRECISIONS
+from ..export.formats.format_table import FORMAT_NAMES, needs_calibration
 from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOptions
 from .comma_list import CommaList
 from .command import TensorFlowCommand
 from .preprocessing import Channels, Numbers, preprocessing
 
 if TYPE_CHECKING:
-    from ..export.manifest import Manifest
+    from ..artifacts.manifest import Manifest
     from ..export.progress import Progress
 
 _TOLD = 0.5  # seconds; steps that take longer are listed with their time
@@ -57,7 +58,7 @@ class _Batch(click.ParamType):
 @click.option(
     "--precision",
     "precisions",
-    type=CommaList("precision", PRECISIONS),
+    type=CommaList("precision", tuple(PRECISIONS)),
     default=",".join(ExportOptions.precisions),
     show_default=True,
     help=f"{', '.join(PRECISIONS)}. A format leaves out what it lacks.",

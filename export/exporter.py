@@ -12,11 +12,13 @@ import numpy as np
 
 from ..artifacts.graphs import READERS
 from ..artifacts.images import Preprocessing
+from ..artifacts.manifest import Artifact, FileRecord, Manifest
 from ..artifacts.network import Network, read_network
+from ..artifacts.precisions import precision_named
 from ..artifacts.sample_kinds import fed, without
 from ..errors import UserError
 from ..files import sha256
-from ..reference.file_noise import MODELLED, file_noise, shares_ranges
+from ..reference.file_noise import file_noise, shares_ranges
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
 from . import golden_set as golden
@@ -24,7 +26,6 @@ from .files import ArtifactWriter
 from .fold import FoldResult, float64_twin, fold
 from .formats.format_table import needs_calibration
 from .host import run_artifact
-from .manifest import Artifact, FileRecord, Manifest
 from .network.write import write_network
 from .options import ExportOptions
 from .progress import Listener, Steps
@@ -188,7 +189,7 @@ class _Run:
             inputs = fed(self.samples.inputs, artifact.precision)
             with step(artifact.file, "run"):
                 outputs[artifact.file] = run_artifact(artifact, folder, inputs)
-            modelled = artifact.precision in MODELLED and artifact.format in READERS
+            modelled = precision_named(artifact.precision).noise and artifact.format in READERS
             if modelled and not shares_ranges(artifact):
                 with step(artifact.file, "noise"):
                     made_from = self._network(artifact, folder, network)

@@ -16,19 +16,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..files import sha256
+from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
+from ..artifacts.precisions import precision_named
+from ..files import hash_folder, sha256
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
-from .manifest import Artifact, FileRecord, TensorInfo, hash_folder
 from .network.write import write_network
 from .options import ExportOptions
 from .progress import Steps
 from .provenance import Provenance
 from .quantization.calibration import RANDOM_COST, Calibration
 from .variants import Variant, Variants, choice_note, choose
-
-# Precisions that gain nothing from equalized ranges: their numbers carry exponents of their own.
-FLOAT_PRECISIONS = ("float32", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +52,7 @@ class ArtifactWriter:
             UserError: The file cannot be made, or is not what was asked for when read back.
         """
         started = time.perf_counter()
-        if precision in FLOAT_PRECISIONS:
+        if not precision_named(precision).quantized:
             variant = self.variants.plain
             artifact = self._convert(format_name, precision, variant, folder)
         else:
@@ -143,7 +141,7 @@ def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Ar
     """Describe a file that is written and validated."""
     expected = job.graph.signature
 
-    def in_keras_terms(found: TensorInfo, wanted: TensorInfo) -> TensorInfo:
+    def in_keras_terms(found: TensorSpec, wanted: TensorSpec) -> TensorSpec:
         return dataclasses.replace(found, axes=wanted.axes, keras_name=wanted.keras_name)
 
     files = hash_folder(path) if path.is_dir() else None

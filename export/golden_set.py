@@ -20,10 +20,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from ..artifacts.manifest import TensorSpec
 from ..artifacts.precisions import SMALLEST_NORMAL
 from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
 from ..files import atomic_path
-from .manifest import TensorInfo
 from .samples import check_samples
 from .signature import Signature, is_symbolic
 
@@ -47,7 +47,7 @@ class Samples:
     inputs: Arrays
 
 
-def choose_samples(inputs: Sequence[TensorInfo], real: Arrays | None, *, seed: int = 0) -> Samples:
+def choose_samples(inputs: Sequence[TensorSpec], real: Arrays | None, *, seed: int = 0) -> Samples:
     """Choose the inputs of a golden set.
 
     Real samples find what random ones miss, border samples (ones, a frame, impulses in the first
@@ -166,7 +166,7 @@ def decibels(truth: np.ndarray, output: np.ndarray) -> float | None:
 
 
 def _synthetic(
-    tensor: TensorInfo, real: np.ndarray | None, generator: np.random.Generator
+    tensor: TensorSpec, real: np.ndarray | None, generator: np.random.Generator
 ) -> list[tuple[str, np.ndarray]]:
     """Return the random, border and extreme samples of one input."""
     shape = tuple(size for size in tensor.shape[1:] if size is not None)
@@ -202,7 +202,7 @@ def _synthetic_integers(
     ]
 
 
-def _unusual(tensor: TensorInfo, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
+def _unusual(tensor: TensorSpec, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
     """Return the denormal and nonfinite samples of one input, made from a usual one.
 
     An input of integers stays as it is: it has no such numbers.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..artifacts.images import Preprocessing
+from ..artifacts.precisions import PRECISIONS
 from ..errors import UserError
 from .formats.format_table import FORMAT_NAMES, precisions_of, takes_channels_first
 
@@ -80,13 +81,13 @@ class ExportOptions:
                 f"layout {self.layout} is for onnx files. Received formats: "
                 f"{', '.join(self.formats)}. Add onnx or leave the layout out."
             )
-        if self.quantized_io != QUANTIZED_IO[0] and not {
-            ("tflite", "int8"),
-            ("tflite", "int16x8"),
-        } & set(self.files):
+        integer = [name for name, precision in PRECISIONS.items() if precision.integer_io]
+        if self.quantized_io != QUANTIZED_IO[0] and not any(
+            ("tflite", name) in self.files for name in integer
+        ):
             raise UserError(
-                f"quantized_io {self.quantized_io} is for int8 and int16x8 tflite files, and none "
-                "is asked for. Add such a precision or leave quantized_io out."
+                f"quantized_io {self.quantized_io} is for {' and '.join(integer)} tflite files, "
+                "and none is asked for. Add such a precision or leave quantized_io out."
             )
 
     @property

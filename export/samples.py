@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..artifacts.images import Preprocessing, read_images
+from ..artifacts.manifest import TensorSpec
 from ..errors import UserError
-from .manifest import TensorInfo
 
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
 
@@ -72,7 +72,7 @@ class SampleSet:
 
 def load_samples(
     source: Source,
-    inputs: Sequence[TensorInfo],
+    inputs: Sequence[TensorSpec],
     *,
     limit: int,
     preprocessing: Preprocessing | None = None,
@@ -95,7 +95,7 @@ def load_samples(
     return samples.take(limit)
 
 
-def check_samples(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo]) -> None:
+def check_samples(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> None:
     """Refuse samples that do not fit the inputs.
 
     Raises:
@@ -125,7 +125,7 @@ def check_samples(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorInfo]
 
 
 def _read(
-    source: Source, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
+    source: Source, inputs: Sequence[TensorSpec], limit: int, preprocessing: Preprocessing | None
 ) -> SampleSet:
     if isinstance(source, str) and ":" in source and not Path(source).exists():
         made = _call(source)
@@ -164,7 +164,7 @@ def _call(reference: str) -> Source:
 
 
 def _from_path(
-    path: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
+    path: Path, inputs: Sequence[TensorSpec], limit: int, preprocessing: Preprocessing | None
 ) -> SampleSet:
     if path.is_dir():
         return _from_images(path, inputs, limit, preprocessing)
@@ -194,7 +194,7 @@ def _from_path(
 
 
 def _from_images(
-    folder: Path, inputs: Sequence[TensorInfo], limit: int, preprocessing: Preprocessing | None
+    folder: Path, inputs: Sequence[TensorSpec], limit: int, preprocessing: Preprocessing | None
 ) -> SampleSet:
     """Read a folder of images; its sub-folders do not matter here."""
     if len(inputs) != 1:
@@ -208,7 +208,7 @@ def _from_images(
     return SampleSet({tensor.name: images.inputs}, f"images in {folder.name}", chosen)
 
 
-def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorInfo], limit: int) -> SampleSet:
+def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorSpec], limit: int) -> SampleSet:
     """Read the first samples of batches or single samples, labels left aside."""
     parts: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in inputs}
     count = 0
@@ -225,7 +225,7 @@ def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorInfo], limit: i
     return SampleSet(arrays, type(source).__name__, f"the first {min(count, limit)}")
 
 
-def _element(element: Any, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
+def _element(element: Any, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     """Return one element of a dataset, `x` or `(x, y)`, as a batch by input name."""
     if isinstance(element, (tuple, list)):
         element = element[0]
@@ -242,7 +242,7 @@ def _element(element: Any, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray
     return batch
 
 
-def _named(array: np.ndarray, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
+def _named(array: np.ndarray, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     if len(inputs) != 1:
         raise UserError(
             f"Expected a dict of arrays by input name ({', '.join(t.name for t in inputs)}). "

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import keras
 
+from ..artifacts.manifest import TensorSpec
 from ..errors import UserError
-from .manifest import TensorInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Signature:
         outputs: In the order of `model.outputs`.
     """
 
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 def signature_of(model: keras.Model) -> Signature:
@@ -77,9 +77,9 @@ def _keys(structure: object) -> list[str] | None:
     return None
 
 
-def _describe(tensors: Sequence[keras.KerasTensor], names: Sequence[str]) -> tuple[TensorInfo, ...]:
+def _describe(tensors: Sequence[keras.KerasTensor], names: Sequence[str]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorInfo(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        TensorSpec(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
         for tensor, name in zip(tensors, unique_names(names), strict=True)
     )
 

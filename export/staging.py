@@ -22,9 +22,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..artifacts.manifest import FILE as MANIFEST_FILE
+from ..artifacts.manifest import Manifest
 from ..errors import UserError
-from .manifest import FILE_NAME as MANIFEST_FILE
-from .manifest import Manifest
 
 _PARTIAL = ".export-"  # prefix of folders that an export writes into
 _MOVING_IN = ".moving-in"  # a complete export whose files are on their way

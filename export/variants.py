@@ -14,10 +14,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from ..artifacts.manifest import Artifact
 from . import golden_set as golden
 from .formats.freeze import FrozenGraph, freeze
 from .host import run_artifact
-from .manifest import Artifact
 from .quantization.equalization import STRENGTHS, Equalizer
 from .samples import SampleSet
 from .signature import Signature

@@ -14,15 +14,11 @@ import numpy as np
 from ..artifacts.graphs import read_graph
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network
-from ..artifacts.precisions import UNIT_ROUNDOFF
+from ..artifacts.precisions import Arithmetic, precision_named
 from .file_weights import match_weights
 from .network import opaque_layers
-from .noise import Arithmetic, expected_noise
+from .noise import NoiseSource, expected_noise
 from .rounded_weights import RoundedWeights
-
-# The precisions whose noise follows from arithmetic. What int8 loses depends on how well its ranges
-# were chosen, which no arithmetic says.
-MODELLED = ("float16", "dynamic")
 
 
 def shares_ranges(artifact: Artifact) -> bool:
@@ -32,7 +28,11 @@ def shares_ranges(artifact: Artifact) -> bool:
     follows from that.
     """
     batch = artifact.inputs[0].shape[0] or 1
-    return artifact.format == "onnx" and artifact.precision == "dynamic" and batch > 1
+    return (
+        artifact.format == "onnx"
+        and precision_named(artifact.precision).arithmetic is Arithmetic.HYBRID
+        and batch > 1
+    )
 
 
 def file_noise(
@@ -60,15 +60,15 @@ def file_noise(
     Raises:
         UserError: The file cannot be parsed.
     """
-    if precision not in MODELLED or opaque_layers(network):
+    known = precision_named(precision)
+    if not known.noise or opaque_layers(network):
         return {}
     rounded = RoundedWeights.of(network, match_weights(network, read_graph(path, file_format)))
     if not rounded.complete:
         return {}
-    unit = UNIT_ROUNDOFF["float16" if precision == "float16" else "float32"]
     return expected_noise(
         rounded.applied(network),
         inputs,
-        arithmetic=Arithmetic(unit, rounded.hybrid),
+        arithmetic=NoiseSource(known.unit_roundoff, rounded.hybrid),
         truth=truth,
     )

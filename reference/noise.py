@@ -46,8 +46,8 @@ _LEAST = 4
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """What a file's arithmetic is, as far as noise goes.
+class NoiseSource:
+    """The roundings of a file's arithmetic.
 
     Attributes:
         unit: Unit roundoff.
@@ -62,7 +62,7 @@ def expected_noise(
     network: Network,
     inputs: Mapping[str, np.ndarray],
     *,
-    arithmetic: Arithmetic | None = None,
+    arithmetic: NoiseSource | None = None,
     truth: Mapping[str, np.ndarray] | None = None,
     batch: int = 8,
     work: float = _WORK,
@@ -83,7 +83,7 @@ def expected_noise(
     """
     if opaque_layers(network):
         return {}
-    used = arithmetic or Arithmetic()
+    used = arithmetic or NoiseSource()
     samples = len(next(iter(inputs.values())))
     followed = np.flatnonzero(kinds_of(inputs) != NONFINITE)
     if not followed.size:
@@ -163,7 +163,7 @@ def _products(node: Node) -> int:
 
 
 def _variances(
-    network: Network, inputs: Mapping[str, np.ndarray], arithmetic: Arithmetic
+    network: Network, inputs: Mapping[str, np.ndarray], arithmetic: NoiseSource
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return each output, and its variance in units of u squared, element by element."""
     last = {name: node.name for node in network.nodes for name in node.inputs}

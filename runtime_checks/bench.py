@@ -98,7 +98,7 @@ def measure_latency(
         (target, artifact)
         for target in parsed
         for artifact in export.artifacts
-        if artifact.format in target.formats and artifact.precision not in target.unable
+        if artifact.format in target.formats and not target.cannot_run(artifact.precision)
     ]
     if not pairs:
         raise UserError(f"{directory} has no file that {', '.join(targets)} can load.")

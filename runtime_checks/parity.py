@@ -246,7 +246,7 @@ def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:
             f"The target '{target}' loads {formats} files and {export.path} has none. "
             f"Its files run on: {', '.join(others)}."
         )
-    able = [entry for entry in fitting if entry.precision not in target.unable]
+    able = [entry for entry in fitting if not target.cannot_run(entry.precision)]
     if not able:
         raise UserError(". ".join(_left_out(export, target)) + ". Check on another target.")
     return able
@@ -255,9 +255,9 @@ def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:
 def _left_out(export: ExportDirectory, target: Target) -> list[str]:
     """Return a sentence for each artifact that a target cannot run by its makers' word."""
     return [
-        f"{artifact.file} was not run on {target}: {target.unable[artifact.precision]}"
+        f"{artifact.file} was not run on {target}: {target.cannot_run(artifact.precision)}"
         for artifact in export.artifacts
-        if artifact.format in target.formats and artifact.precision in target.unable
+        if artifact.format in target.formats and target.cannot_run(artifact.precision)
     ]
 
 

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..artifacts.precisions import Arithmetic, precision_named
 from ..errors import UserError
 from .base import Runner
 from .isolated import IsolatedRunner, environment
 
 LOCAL = "local"
+
+_NO_REFERENCE = "onnx has no reference for the quantizing operators of the files' opset"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Runtime:
         package: The module whose presence shows that the runtime is installed.
         install: What `pip install` calls it.
         home: The device it runs on when a target names none.
-        unable: Precision to the reason why the runtime, as its makers built it, cannot run it.
+        unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
     """
 
     module: str
@@ -35,7 +38,7 @@ class Runtime:
     package: str
     install: str
     home: str = LOCAL
-    unable: Mapping[str, str] = field(default_factory=dict)
+    unable: Mapping[Arithmetic, str] = field(default_factory=dict)
 
 
 RUNTIMES = {
@@ -61,8 +64,8 @@ RUNTIMES = {
         "onnx",
         "onnx",
         unable={
-            "int8": "onnx has no reference for the quantizing operators of the files' opset",
-            "dynamic": "onnx has no reference for the quantizing operators of the files' opset",
+            Arithmetic.INTEGER: _NO_REFERENCE,
+            Arithmetic.HYBRID: _NO_REFERENCE,
         },
     ),
     "openvino": Runtime("openvino", "OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino"),
@@ -73,8 +76,8 @@ RUNTIMES = {
         "tflite_micro",
         "--pre tflite-micro",
         unable={
-            "float16": "its DEQUANTIZE takes no float16 weights",
-            "dynamic": "it has no kernels for float inputs with int8 weights",
+            Arithmetic.FLOAT16: "its DEQUANTIZE takes no float16 weights",
+            Arithmetic.HYBRID: "it has no kernels for float inputs with int8 weights",
         },
     ),
     # `devices.browser` drives these.
@@ -112,10 +115,9 @@ class Target:
         """Artifact formats that the runtime loads."""
         return RUNTIMES[self.runtime].formats
 
-    @property
-    def unable(self) -> Mapping[str, str]:
-        """Precision to the reason why the runtime cannot run it."""
-        return RUNTIMES[self.runtime].unable
+    def cannot_run(self, precision: str) -> str:
+        """Return why the runtime has no kernels for a precision; empty where it has them."""
+        return RUNTIMES[self.runtime].unable.get(precision_named(precision).arithmetic, "")
 
     def __str__(self) -> str:
         """Return the target as the user writes it."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
+from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
-from ..manifest import TensorInfo
+from ...runtimes.base import Runner
 from .format_table import FORMATS
 
 if TYPE_CHECKING:
@@ -51,16 +49,8 @@ class Contents:
     """
 
     ops: dict[str, int]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-
-
-class Session(Protocol):
-    """A loaded file, ready to run."""
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one batch of the file's own size; names and types are the file's."""
-        ...
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 class Format(Protocol):
@@ -86,8 +76,8 @@ class Format(Protocol):
         """
         ...
 
-    def open(self, path: Path) -> Session:
-        """Load a written file in the format's host runtime."""
+    def runner(self, path: Path) -> Runner:
+        """Return the format's runtime on this machine with a written file, not yet opened."""
         ...
 
 

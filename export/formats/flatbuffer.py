@@ -14,8 +14,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ...artifacts.flatbuffer import names_of, operator_name, pack, parse, sign, text
+from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
-from ..manifest import TensorInfo
 from ..signature import unique_names
 
 _TYPE_NAMES = {number: name.lower() for number, name in names_of(schema.TensorType).items()}
@@ -98,8 +98,8 @@ class Content:
     """
 
     ops: dict[str, int]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     signature_inputs: dict[str, str]
     signature_outputs: dict[str, str]
 
@@ -127,13 +127,13 @@ def content_of(model: Any) -> Content:
     )
 
 
-def _tensor_info(tensor: Any) -> TensorInfo:
+def _tensor_info(tensor: Any) -> TensorSpec:
     free = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
     scale = zero_point = None
     quantization = tensor.quantization
     if quantization is not None and quantization.scale is not None and len(quantization.scale):
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
-    return TensorInfo(
+    return TensorSpec(
         text(tensor.name),
         tuple(None if size < 0 else int(size) for size in (free if free is not None else ())),
         _TYPE_NAMES[tensor.type],

@@ -1,4 +1,4 @@
-"""The table of file formats: where each lives and what it can write.
+"""The table of file formats, and which precisions each can hold.
 
 Known without loading a converter, so that `--help` and a wrong option are answered at once.
 """
@@ -6,6 +6,8 @@ Known without loading a converter, so that `--help` and a wrong option are answe
 from __future__ import annotations
 
 import dataclasses
+
+from ...artifacts.precisions import PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,51 +18,33 @@ class FormatEntry:
         module: The module of this package that holds it; loaded when used, since each brings its
             own converter and runtime.
         type_name: Its class there.
-        precisions: What it can write.
-        calibrated: Those that take the ranges of activations from samples.
         channels_first: Whether the layout option is for it.
     """
 
     module: str
     type_name: str
-    precisions: tuple[str, ...]
-    calibrated: tuple[str, ...] = ()
     channels_first: bool = False
 
 
 FORMATS = {
-    "tflite": FormatEntry(
-        "tflite",
-        "TFLite",
-        ("float32", "float16", "dynamic", "int8", "int16x8", "int4"),
-        calibrated=("int8", "int16x8"),
-    ),
-    "onnx": FormatEntry(
-        "onnx",
-        "Onnx",
-        ("float32", "float16", "dynamic", "int8"),
-        calibrated=("int8",),
-        channels_first=True,
-    ),
-    "saved_model": FormatEntry("saved_model", "SavedModel", ("float32",)),
+    "tflite": FormatEntry("tflite", "TFLite"),
+    "onnx": FormatEntry("onnx", "Onnx", channels_first=True),
+    "saved_model": FormatEntry("saved_model", "SavedModel"),
 }
 
 FORMAT_NAMES = tuple(FORMATS)
 
-# All of them, each once, as the formats first name them.
-PRECISIONS = tuple(dict.fromkeys(p for entry in FORMATS.values() for p in entry.precisions))
-
 
 def precisions_of(name: str) -> tuple[str, ...]:
     """Return the precisions a format can write."""
-    return FORMATS[name].precisions
+    return tuple(key for key, precision in PRECISIONS.items() if name in precision.formats)
 
 
 def needs_calibration(name: str, precision: str) -> bool:
-    """Tell whether a precision of a format takes ranges from samples."""
-    return precision in FORMATS[name].calibrated
+    """Return whether a precision of a format takes ranges from samples."""
+    return PRECISIONS[precision].calibrated and name in PRECISIONS[precision].formats
 
 
 def takes_channels_first(name: str) -> bool:
-    """Tell whether the layout option is for this format."""
+    """Return whether the layout option is for this format."""
     return FORMATS[name].channels_first

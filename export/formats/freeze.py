@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
-from ..manifest import TensorInfo
 from ..signature import Signature, as_functional, unique_names
 from .rewrites import put_constants, redirect
 from .rewrites_3d import split_grouped_conv3d
@@ -123,21 +123,21 @@ class _Trace:
 
     graph: tf.Graph
     constants: dict[str, np.ndarray]
-    outputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 def _trace(
     model: keras.Model,
-    inputs: Sequence[TensorInfo],
+    inputs: Sequence[TensorSpec],
     signature: Signature,
-    arrange: Callable[[TensorInfo], TensorInfo],
+    arrange: Callable[[TensorSpec], TensorSpec],
 ) -> _Trace:
     """Trace a model with its weights as arguments, which keeps them out of the traced function."""
     import tensorflow as tf
 
     weights = [*model.trainable_variables, *model.non_trainable_variables]
     trainable = len(model.trainable_variables)
-    described: list[TensorInfo] = []
+    described: list[TensorSpec] = []
 
     def call(data: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> None:
         ordered = [_to_keras_order(v, t.axes) for v, t in zip(data, inputs, strict=True)]
@@ -187,8 +187,8 @@ def _captured(function: Any, arguments: int, model_name: str) -> dict[str, np.nd
 def _described(
     signature: Signature,
     results: Sequence[tf.Tensor],
-    arrange: Callable[[TensorInfo], TensorInfo],
-) -> tuple[TensorInfo, ...]:
+    arrange: Callable[[TensorSpec], TensorSpec],
+) -> tuple[TensorSpec, ...]:
     """Return the outputs as traced; one called like an input gets a name of its own in the file."""
     inputs = [tensor.name for tensor in signature.inputs]
     names = unique_names([*inputs, *(t.name for t in signature.outputs)])[len(inputs) :]
@@ -206,11 +206,11 @@ def _described(
     )
 
 
-def _as_it_is(tensor: TensorInfo) -> TensorInfo:
+def _as_it_is(tensor: TensorSpec) -> TensorSpec:
     return tensor
 
 
-def _channels_first(tensor: TensorInfo) -> TensorInfo:
+def _channels_first(tensor: TensorSpec) -> TensorSpec:
     """Return `tensor` with its channels next to the batch where it has spatial axes."""
     rank = len(tensor.shape)
     if rank < 3:
@@ -233,7 +233,7 @@ def _to_keras_order(value: tf.Tensor, axes: tuple[int, ...] | None) -> tf.Tensor
     return tf.transpose(value, [axes.index(axis) for axis in range(len(axes))])
 
 
-def with_batch(tensor: TensorInfo, batch_size: int | None) -> TensorInfo:
+def with_batch(tensor: TensorSpec, batch_size: int | None) -> TensorSpec:
     """Return `tensor` with its first dimension set to `batch_size`."""
     return dataclasses.replace(tensor, shape=(batch_size, *tensor.shape[1:]))
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...artifacts.manifest import METADATA_KEY, TensorSpec
+from ...artifacts.precisions import precision_named
 from ...errors import UserError
 from ...files import write_bytes
-from ..manifest import METADATA_KEY, TensorInfo
+from ...runtimes.base import Runner
+from ...runtimes.onnxruntime import OnnxRuntimeRunner
 from ..quantization.onnx_quantize import quantize
 from .base import Contents, Job, check_interface
 from .freeze import FrozenGraph
@@ -41,7 +44,9 @@ class Onnx:
         if job.precision != "float32":
             inputs = job.graph.signature.inputs
             samples = job.calibration.batches(inputs) if job.calibration else None
-            model = canonical(quantize(model, job.precision, samples), str)
+            model = canonical(
+                quantize(model, precision_named(job.precision).converter, samples), str
+            )
         model.metadata_props.append(
             onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
         )
@@ -62,32 +67,13 @@ class Onnx:
             tuple(map(_tensor_info, model.graph.output)),
         )
         check_interface(path, contents, job.graph.signature)
-        self.open(path)
+        with self.runner(path):
+            pass
         return contents
 
-    def open(self, path: Path) -> OnnxSession:
-        """Load a file in onnxruntime."""
-        return OnnxSession(path)
-
-
-class OnnxSession:
-    """A file loaded in onnxruntime on the host's CPU, one thread, so that results repeat."""
-
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        self._outputs = [output.name for output in self._session.get_outputs()]
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one batch."""
-        values = self._session.run(self._outputs, dict(inputs))
-        return dict(zip(self._outputs, values, strict=True))
+    def runner(self, path: Path) -> Runner:
+        """Return ONNX Runtime with a file, one thread, so that results repeat."""
+        return OnnxRuntimeRunner(path)
 
 
 def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
@@ -187,11 +173,11 @@ def _nothing(external_tensor_storage: Any = None) -> None:
     """Stand in for `Graph.update_proto` while nobody reads the protobuf."""
 
 
-def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+def _tensor_info(value: onnx.ValueInfoProto) -> TensorSpec:
     import onnx
 
     tensor = value.type.tensor_type
-    return TensorInfo(
+    return TensorSpec(
         value.name,
         tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim),
         onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,

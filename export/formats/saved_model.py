@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from ...artifacts.manifest import METADATA_KEY, TensorSpec
 from ...errors import UserError
-from ..manifest import METADATA_KEY, TensorInfo
+from ...runtimes.base import Runner
+from ...runtimes.saved_model import SIGNATURE_KEY, SavedModelRunner
 from ..signature import unique_names
 from .base import Contents, Job, check_interface
 from .freeze import FrozenGraph
@@ -23,7 +22,6 @@ from .freeze import FrozenGraph
 if TYPE_CHECKING:
     import tensorflow as tf
 
-SIGNATURE_KEY = "serving_default"
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # in a TensorFlow op name, besides a leading mark
 _VARIABLE_OPS = {"VarHandleOp", "ReadVariableOp", "VariableV2"}
 
@@ -88,26 +86,9 @@ class SavedModel:
         check_interface(path, contents, signature)
         return contents
 
-    def open(self, path: Path) -> SavedModelSession:
-        """Load the folder in TensorFlow."""
-        return SavedModelSession(path)
-
-
-class SavedModelSession:
-    """A SavedModel loaded in TensorFlow."""
-
-    def __init__(self, path: Path) -> None:
-        import tensorflow as tf
-
-        self._loaded = tf.saved_model.load(str(path))  # keeps the functions alive
-        self._function = self._loaded.signatures[SIGNATURE_KEY]
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one batch."""
-        import tensorflow as tf
-
-        results = self._function(**{name: tf.constant(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in results.items()}
+    def runner(self, path: Path) -> Runner:
+        """Return TensorFlow with the folder."""
+        return SavedModelRunner(path)
 
 
 def _readable(graph: FrozenGraph) -> tf.compat.v1.GraphDef:
@@ -128,5 +109,5 @@ def _readable(graph: FrozenGraph) -> tf.compat.v1.GraphDef:
     return graph_def
 
 
-def _tensor_info(name: str, spec: tf.TensorSpec) -> TensorInfo:
-    return TensorInfo(name, tuple(spec.shape.as_list()), spec.dtype.name)
+def _tensor_info(name: str, spec: tf.TensorSpec) -> TensorSpec:
+    return TensorSpec(name, tuple(spec.shape.as_list()), spec.dtype.name)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...artifacts.manifest import METADATA_KEY, TensorSpec
+from ...artifacts.precisions import precision_named
 from ...errors import UserError
 from ...files import write_bytes
 from ...quiet import stderr_without
-from ..manifest import METADATA_KEY, TensorInfo
+from ...runtimes.base import Runner
+from ...runtimes.litert import LiteRTRunner
 from ..signature import Signature
 from . import flatbuffer
 from .base import Contents, Job, check_interface
@@ -30,9 +33,8 @@ _FLEX_ADVICE = (
     "TensorFlow's operators linked in."
 )
 _DESCRIPTION = "made by renormlite"
-# Lines that native code writes about every int8 file, and about the first file that is loaded.
+# A line that native code writes about every int8 file.
 _CONVERTER_CHATTER = "fully_quantize:"
-_RUNTIME_CHATTER = "INFO: Created TensorFlow Lite XNNPACK delegate"
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
@@ -51,7 +53,7 @@ class TFLite:
         graph_def = for_tflite(
             graph.graph_def,
             [tensor.op.name for tensor in (*graph.inputs, *graph.outputs)],
-            quantized=job.precision not in ("float32", "float16"),
+            quantized=precision_named(job.precision).quantized,
         )
         converter = tf.compat.v1.lite.TFLiteConverter(
             graph_def, list(graph.inputs), list(graph.outputs)
@@ -64,7 +66,7 @@ class TFLite:
             ]
         try:
             with stderr_without(_CONVERTER_CHATTER):
-                data = _CONVERSIONS[job.precision](converter, job)
+                data = _CONVERSIONS[precision_named(job.precision).converter](converter, job)
         except UserError:
             raise
         except Exception as error:  # the converter has error types of its own, none of them public
@@ -96,12 +98,13 @@ class TFLite:
         check_interface(path, contents, _expected(job))
         _check_signature(path, content)
         if not flex:  # a runtime with TensorFlow linked in is needed to load those
-            self.open(path)
+            with self.runner(path):
+                pass
         return contents
 
-    def open(self, path: Path) -> TFLiteSession:
-        """Load a file in LiteRT."""
-        return TFLiteSession(path)
+    def runner(self, path: Path) -> Runner:
+        """Return LiteRT with a file, one thread, so that results repeat."""
+        return LiteRTRunner(path)
 
 
 def _float32(converter: Any, job: Job) -> bytes:
@@ -187,9 +190,6 @@ _CONVERSIONS: dict[str, Callable[[Any, Job], bytes]] = {
     "int4": _int4,
 }
 
-# Element type of inputs and outputs where the user asked for integers.
-_INTEGER_IO = {"int8": "int8", "int16x8": "int16"}
-
 
 def _bytes(data: Any) -> bytes:
     return bytes(data)
@@ -198,46 +198,17 @@ def _bytes(data: Any) -> bytes:
 def _expected(job: Job) -> Signature:
     """Return the interface the file must have."""
     signature = job.graph.signature
-    if job.options.quantized_io != "integer" or job.precision not in _INTEGER_IO:
+    integer = precision_named(job.precision).integer_io
+    if job.options.quantized_io != "integer" or integer is None:
         return signature
-    integer = _INTEGER_IO[job.precision]
 
-    def quantized(tensor: TensorInfo) -> TensorInfo:
+    def quantized(tensor: TensorSpec) -> TensorSpec:
         is_float = np.dtype(tensor.dtype).kind == "f"
         return dataclasses.replace(tensor, dtype=integer) if is_float else tensor
 
     return Signature(
         tuple(map(quantized, signature.inputs)), tuple(map(quantized, signature.outputs))
     )
-
-
-class TFLiteSession:
-    """A file loaded in LiteRT on the host's CPU, one thread, so that results repeat."""
-
-    def __init__(self, path: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with stderr_without(_RUNTIME_CHATTER):
-            self._interpreter = Interpreter(model_path=str(path), num_threads=1)
-            self._interpreter.allocate_tensors()
-        self._inputs = {d["name"]: d for d in self._interpreter.get_input_details()}
-        self._outputs = {d["name"]: d for d in self._interpreter.get_output_details()}
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one batch; a file with a free batch dimension is resized to it."""
-        for name, value in inputs.items():
-            details = self._inputs[name]
-            if tuple(details["shape"]) != value.shape:
-                self._interpreter.resize_tensor_input(details["index"], value.shape)
-                self._interpreter.allocate_tensors()
-                self._inputs = {d["name"]: d for d in self._interpreter.get_input_details()}
-        for name, value in inputs.items():
-            self._interpreter.set_tensor(self._inputs[name]["index"], value)
-        self._interpreter.invoke()
-        return {
-            name: self._interpreter.get_tensor(details["index"])
-            for name, details in self._outputs.items()
-        }
 
 
 def _check_signature(path: Path, content: flatbuffer.Content) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.images import Preprocessing
+from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
-from ..manifest import TensorInfo
 from ..samples import SampleSet, Source, load_samples
 
 RANDOM = "random"
@@ -43,7 +43,7 @@ class Calibration:
     samples: SampleSet
     random: bool = False
 
-    def batches(self, inputs: Sequence[TensorInfo]) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, inputs: Sequence[TensorSpec]) -> Iterator[dict[str, np.ndarray]]:
         """Yield all samples in batches as a file takes them.
 
         A last short batch is left out, but at least one batch comes: too few samples are repeated.
@@ -67,7 +67,7 @@ class Calibration:
 
 def load_calibration(
     source: Source | None,
-    inputs: Sequence[TensorInfo],
+    inputs: Sequence[TensorSpec],
     *,
     limit: int,
     preprocessing: Preprocessing | None = None,
@@ -125,7 +125,7 @@ def looks_like_noise(values: np.ndarray) -> bool:
     return correlation < _NOISE_DEVIATIONS / np.sqrt(left.size)
 
 
-def _random_samples(inputs: Sequence[TensorInfo], count: int) -> SampleSet:
+def _random_samples(inputs: Sequence[TensorSpec], count: int) -> SampleSet:
     generator = np.random.default_rng(0)
     arrays = {}
     for tensor in inputs:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...artifacts.precisions import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from ...artifacts.precisions import SMALLEST_NORMAL, UNIT_ROUNDOFF, precision_named
 from .comparison import SampleErrors, sample_errors
 
 # A healthy runtime adds the same roundings in another order, so its error is of the noise's size,
@@ -19,12 +19,6 @@ from .comparison import SampleErrors, sample_errors
 # sample of 288 checks of healthy files had 2.11 times the noise, all samples pooled at most 0.95.
 WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
-
-
-_ARITHMETIC = {
-    "float16": "half-precision weights and arithmetic on this network",
-    "dynamic": "8-bit weights and inputs of ops on this network",
-}
 
 
 @dataclass(frozen=True)
@@ -133,6 +127,6 @@ def end_to_end_bound(
         reason = f"the {precision} file's error against float64 when it was exported"
     else:
         expected = np.where(np.isfinite(own), own, 0.0)
-        reason = _ARITHMETIC[precision]
+        reason = precision_named(precision).noise
     noise = np.maximum(expected, of_reference)
     return NoiseBound(noise, WORST_SAMPLE_LIMIT, POOLED_LIMIT, reason)

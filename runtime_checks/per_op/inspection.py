@@ -15,6 +15,7 @@ from ...artifacts.graphs import READERS, read_graph
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network, Node
+from ...artifacts.precisions import precision_named
 from ...reference.file_noise import shares_ranges
 from ...reference.file_weights import WeightMatch, match_weights
 from ...runtimes import Target
@@ -71,7 +72,7 @@ class Anatomy:
         it did when it was exported, so that only its ops tell a fault of then from a loss.
         """
         found = all(match.state == "equal" for match in self.weights)
-        return found and artifact.precision in ("float32", "float16")
+        return found and not precision_named(artifact.precision).quantized
 
     def findings(self) -> list[Finding]:
         """Return the verdict on the weights: one failure for each altered one."""
@@ -150,7 +151,7 @@ def _in_one_piece(network: Network, artifact: Artifact) -> Network:
     A grouped Conv3D is written as a split, one convolution a group and a concatenation. Each piece
     rounds to steps of its own, of which the network knows nothing.
     """
-    if artifact.precision in ("float32", "float16"):
+    if not precision_named(artifact.precision).quantized:
         return network
     nodes = [
         replace(node, op="opaque") if node.op == "conv" and _pieces(node) > 1 else node

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import Arithmetic, precision_named
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, RANDOM, REAL, SEARCH
 from ...runtimes import LOCAL, Target, make_runner, runner_class
 from ...runtimes.base import TensorReader
@@ -121,7 +122,7 @@ def _stand_in(
     candidates = list(dict.fromkeys(_candidates(artifact, target)))
     missing = "" if target.device == LOCAL and not _shows_tensors(target) else " here"
     why = f"since {target} shows no tensors{missing}"
-    if artifact.precision != "int8":
+    if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER:
         return candidates[0], f"on {candidates[0]}, {why}"
     finite = golden.kind != NONFINITE  # of the others integers say nothing
     inputs = {name: array[finite] for name, array in golden.inputs.items()}

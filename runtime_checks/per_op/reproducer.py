@@ -17,6 +17,7 @@ import numpy as np
 from ...artifacts.archive import save_arrays
 from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ...artifacts.network import Network, network_arrays
+from ...artifacts.precisions import Arithmetic, precision_named
 from ...errors import UserError
 from ...files import sha256, write_bytes
 from ...reference.network import evaluate_network
@@ -28,7 +29,6 @@ from .cut.base import Cut
 from .op_results import Culprit
 
 # Files whose ops quantize their float inputs to 8 bits as they come.
-_HYBRID = ("dynamic", "int4")
 
 
 def write_reproducer(
@@ -107,7 +107,7 @@ def _right(
     its inputs rounded where it rounds them, and its result rounded to the steps of its type.
     """
     expected = culprit.expected
-    if cut.precision in _HYBRID:
+    if precision_named(cut.precision).arithmetic is Arithmetic.HYBRID:
         stepped = {key: in_input_steps(array) for key, array in inputs.items()}
         # To first order, rounded inputs change the result alike with rounded and exact weights.
         expected = expected + evaluate_network(network, stepped)["got"] - truth

@@ -15,13 +15,14 @@ from renormlite import check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.manifest import Artifact
+from renormlite.artifacts.precisions import PRECISIONS
 from renormlite.artifacts.sample_kinds import NONFINITE
 from renormlite.devices import run_on_device
 from renormlite.devices.base import EMULATED_NOTE, DeviceOptions
 from renormlite.models.data import handwritten_digits
 from renormlite.runtime_checks.bench import measure_latency
 from renormlite.runtime_checks.end_to_end.target_check import judge_run
-from renormlite.runtimes import LOCAL, RUNTIMES, Target
+from renormlite.runtimes import LOCAL, Target
 from renormlite.runtimes.run import TargetRun, run_target
 
 pytestmark = pytest.mark.devices
@@ -81,11 +82,10 @@ def run(exports: dict[str, Path], sshd: Any) -> Callable[[str, str], Run]:
         golden = read_golden(export.golden, [spec.name for spec in export.outputs])
         here = f"{getpass.getuser()}@127.0.0.1:{sshd.port}"
         target = Target.parse(text.replace("HERE", here))
-        unable = RUNTIMES[target.runtime].unable
         artifacts = [
             entry
             for entry in export.artifacts
-            if entry.format in target.formats and entry.precision not in unable
+            if entry.format in target.formats and not target.cannot_run(entry.precision)
         ]
         if target.device == LOCAL:
             return {
@@ -130,7 +130,7 @@ def test_every_file_passes_on_the_target(
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     target = Target.parse(text)
     runs = run(network, text)
-    unable = set(RUNTIMES[target.runtime].unable)
+    unable = {name for name in PRECISIONS if target.cannot_run(name)}
     assert set(runs) == {"float32", "float16", "dynamic", "int8"} - unable
     for precision, (artifact, done) in runs.items():
         result = judge_run(export, artifact, golden, target, done)

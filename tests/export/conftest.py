@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import renormlite as rl
-from renormlite.export.manifest import Manifest
+from renormlite.artifacts.manifest import Manifest
 
 
 def settle(model: keras.Model, seed: int = 0) -> keras.Model:

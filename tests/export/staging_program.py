@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-from renormlite.export.manifest import Artifact, FileRecord, Manifest, hash_folder
+from renormlite.artifacts.manifest import Artifact, FileRecord, Manifest
 from renormlite.export.staging import moved_in_when_done
-from renormlite.files import sha256
+from renormlite.files import hash_folder, sha256
 
 CHANGES = {"os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 CHANGES |= {"os.utime", "shutil.copytree", "shutil.rmtree"}

@@ -7,11 +7,11 @@ from collections import Counter
 import keras
 import numpy as np
 import renormlite as rl
+from renormlite.artifacts.manifest import TensorSpec
 from renormlite.export.golden_set import choose_samples
-from renormlite.export.manifest import TensorInfo
 from renormlite.runtime_checks.end_to_end.bounds import SMALLEST_NORMAL
 
-IMAGE = (TensorInfo("image", (None, 12, 12, 3), "float32"),)
+IMAGE = (TensorSpec("image", (None, 12, 12, 3), "float32"),)
 
 
 def test_every_kind(images):
@@ -47,7 +47,7 @@ def test_one_nan_and_both_infinities(images):
 
 
 def test_integers_have_neither():
-    one = (TensorInfo("tokens", (None, 5), "int32"),)
+    one = (TensorSpec("tokens", (None, 5), "int32"),)
     assert not {"denormal", "nonfinite"} & set(choose_samples(one, None).kind)
     both = choose_samples((*one, *IMAGE), None)
     assert len(both.inputs["tokens"]) == len(both.inputs["image"]) == len(both.kind)

@@ -30,7 +30,10 @@ def _run(model, tmp_path, format_name="tflite", batch_size=1):
     file_format.write(job, path)
     contents = file_format.validate(path, job)
     x = np.random.default_rng(0).normal(size=(batch_size or 3, *SHAPE)).astype(np.float32)
-    return contents.ops, file_format.open(path)({"x": x})["y"], np.asarray(model(x))
+    with file_format.runner(path) as runner:
+        parts = np.split(x, len(x) // (batch_size or 1))
+        found = np.concatenate([runner.infer({"x": part})["y"] for part in parts])
+    return contents.ops, found, np.asarray(model(x))
 
 
 POOLS = {

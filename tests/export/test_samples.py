@@ -8,12 +8,12 @@ import pytest
 import renormlite as rl
 import tensorflow as tf
 from renormlite.artifacts.images import Preprocessing
-from renormlite.export.manifest import TensorInfo
+from renormlite.artifacts.manifest import TensorSpec
 from renormlite.export.quantization.calibration import load_calibration, looks_like_noise
 from renormlite.export.samples import load_samples
 
-IMAGE = (TensorInfo("image", (None, 12, 12, 3), "float32"),)
-TWO = (TensorInfo("a", (None, 4), "float32"), TensorInfo("b", (None, 2), "int32"))
+IMAGE = (TensorSpec("image", (None, 12, 12, 3), "float32"),)
+TWO = (TensorSpec("a", (None, 4), "float32"), TensorSpec("b", (None, 2), "int32"))
 
 
 def test_an_array_serves_the_only_input(images):
@@ -170,7 +170,7 @@ def test_random_calibration_is_recorded(small, export):
 
 def test_batches_have_the_files_size_and_order(images):
     calibration = load_calibration(images, IMAGE, limit=48)
-    file = (TensorInfo("image", (10, 3, 12, 12), "float32", axes=(0, 3, 1, 2)),)
+    file = (TensorSpec("image", (10, 3, 12, 12), "float32", axes=(0, 3, 1, 2)),)
     batches = list(calibration.batches(file))
     assert [batch["image"].shape for batch in batches] == [(10, 3, 12, 12)] * 4
     np.testing.assert_array_equal(batches[1]["image"][0, 2], images[10, :, :, 2])
@@ -178,5 +178,5 @@ def test_batches_have_the_files_size_and_order(images):
 
 def test_too_few_samples_for_a_batch_are_repeated(images):
     calibration = load_calibration(images[:3], IMAGE, limit=48)
-    (batch,) = calibration.batches((TensorInfo("image", (4, 12, 12, 3), "float32"),))
+    (batch,) = calibration.batches((TensorSpec("image", (4, 12, 12, 3), "float32"),))
     np.testing.assert_array_equal(batch["image"][3], images[0])

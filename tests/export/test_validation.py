@@ -158,7 +158,8 @@ def test_variables_and_constants_of_a_layers_own_become_constants(name, tmp_path
     job = Job(freeze(model, signature_of(model)), "float32", ExportOptions(), "{}")
     path = _written(name, job, tmp_path)
     data = np.array([[0.5, -1, 2]], np.float32)
-    found = format_named(name).open(path)({"x": data})["y"]
+    with format_named(name).runner(path) as runner:
+        found = runner.infer({"x": data})["y"]
     np.testing.assert_allclose(found, model(data), rtol=1e-5)
 
 

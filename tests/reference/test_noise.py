@@ -11,7 +11,7 @@ from renormlite.artifacts.network import Network, Node
 from renormlite.artifacts.sample_kinds import fed
 from renormlite.reference.file_noise import file_noise
 from renormlite.reference.network import evaluate_network, evaluate_node
-from renormlite.reference.noise import Arithmetic, expected_noise, input_step
+from renormlite.reference.noise import NoiseSource, expected_noise, input_step
 from renormlite.reference.operators import OPERATORS
 from renormlite.reference.operators.activations import REACH
 from renormlite.runtime_checks.end_to_end.bounds import (
@@ -102,7 +102,7 @@ def test_accumulation_in_half_precision_is_as_noisy_as_the_model_says(bias, bias
     network = network_of(rng, bias=bias)
     x = rng.normal(size=(24, 6, 6, 8)).astype(np.float16).astype(np.float32)
     (truth,) = evaluate_network(network, {"x": x}).values()
-    (noise,) = expected_noise(network, {"x": x}, arithmetic=Arithmetic(HALF)).values()
+    (noise,) = expected_noise(network, {"x": x}, arithmetic=NoiseSource(HALF)).values()
     found = ratios(in_half(network, x, bias_first=bias_first), truth, noise)
     assert pooled(found) <= POOLED_LIMIT
     assert found.max() <= WORST_SAMPLE_LIMIT
@@ -131,7 +131,7 @@ def test_dynamic_range_is_no_noisier_than_the_model_says(rows):
     x = rng.normal(size=(24, 6, 6, 8)).astype(np.float32)
     (truth,) = evaluate_network(network, {"x": x}).values()
     hybrid = frozenset(node.name for node in network.nodes if node.op in ("conv", "dense"))
-    arithmetic = Arithmetic(hybrid=hybrid)
+    arithmetic = NoiseSource(hybrid=hybrid)
     (noise,) = expected_noise(network, {"x": x}, arithmetic=arithmetic, truth={"y": truth}).values()
     found = ratios(eight_bits(network, x, rows=rows), truth, noise)
     assert 0.25 <= pooled(found) <= 1.1

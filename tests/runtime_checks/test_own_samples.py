@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from renormlite import Preprocessing, UserError, check_parity
 from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.manifest import TensorSpec
 from renormlite.reference.network import evaluate_network
 from renormlite.runtime_checks.own_samples import read_samples
 
@@ -140,12 +141,11 @@ def tell(export, **metadata):
 
 
 def test_a_folder_of_images_is_read_as_the_export_reads_it(healthy_export, photos):
-    from renormlite.export.manifest import TensorInfo
     from renormlite.export.samples import load_samples
 
     export = read_export(healthy_export)
     own = read_samples(photos, export, preprocessing=PIXELS)
-    image = TensorInfo("image", (None, 8, 8, 1), "float32")
+    image = TensorSpec("image", (None, 8, 8, 1), "float32")
     exported = load_samples(photos, [image], limit=99, preprocessing=PIXELS)
     assert own.inputs["image"].shape == (7, 8, 8, 1)
     np.testing.assert_array_equal(own.inputs["image"], exported.arrays["image"])

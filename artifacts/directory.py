@@ -32,7 +32,7 @@ class ExportDirectory:
     Attributes:
         path: The directory.
         manifest: What `manifest.json` says.
-        artifacts: The exported files; each exists, though it may be damaged.
+        artifacts: The exported files; each may be damaged or missing (`damaged`).
         golden: Path of `golden.npz`.
         network: Path of the folded network in float64, None if the export wrote none.
     """
@@ -112,7 +112,14 @@ class ExportDirectory:
             _compare(self.network, self.manifest.network, _NETWORK, self._hashes[self.network])
 
     def content(self, artifact: Artifact) -> bytes:
-        """Return what an artifact holds; it is read once, and hashed from then on."""
+        """Return what an artifact holds; it is read once, and hashed from then on.
+
+        Raises:
+            UserError: It is missing.
+        """
+        missing = self._missing(artifact)
+        if missing is not None:
+            raise UserError(missing)
         path = self.path / artifact.file
         if path not in self._hashes:
             self._hashes[path] = Hashing(path.read_bytes())
@@ -120,6 +127,9 @@ class ExportDirectory:
 
     def damaged(self, artifact: Artifact) -> str | None:
         """Return why a file is not the one that was exported, or None when it is."""
+        missing = self._missing(artifact)
+        if missing is not None:
+            return missing
         path = self.path / artifact.file
         size = path.stat().st_size
         if size != artifact.bytes:
@@ -132,6 +142,10 @@ class ExportDirectory:
                 f"{found[:12]}… where manifest.json has {artifact.sha256[:12]}…"
             )
         return None
+
+    def _missing(self, artifact: Artifact) -> str | None:
+        path = self.path / artifact.file
+        return None if path.is_file() else f"{path} is missing, though manifest.json lists it"
 
 
 def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
@@ -167,11 +181,6 @@ def open_export(directory: str | os.PathLike[str]) -> ExportDirectory:
     artifacts = tuple(artifact for artifact in manifest.artifacts if artifact.files is None)
     if not artifacts:
         raise UserError(f"{path / FILE} lists no artifact, so there is nothing to check. {AGAIN}")
-    for artifact in artifacts:
-        if not (path / artifact.file).exists():
-            raise UserError(
-                f"{path / artifact.file} is missing, though manifest.json lists it. {AGAIN}"
-            )
     golden = path / manifest.golden.file
     network = path / manifest.network.file if manifest.network else None
     archives = {golden: _opened(golden, _GOLDEN)}

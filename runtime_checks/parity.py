@@ -145,7 +145,8 @@ def _verified(
     Nothing is hashed any more when the block is left, so that no runtime is timed beside it.
     """
     for artifact in artifacts:
-        export.content(artifact)
+        if (export.path / artifact.file).is_file():
+            export.content(artifact)
     try:
         yield artifacts
     finally:
@@ -174,13 +175,27 @@ def _on_target(
         return
     from ..devices import run_on_device
 
+    present = [artifact for artifact in artifacts if (export.path / artifact.file).is_file()]
+    for artifact in artifacts:
+        if artifact not in present:
+            yield artifact, [_not_run(export, artifact, target, n) for n in counts]
+    if not present:
+        return
     # One connection after the other: a device may have room for one only.
     passes = [
-        list(run_on_device(export, artifacts, golden.inputs, target, threads=n, options=devices))
+        list(run_on_device(export, present, golden.inputs, target, threads=n, options=devices))
         for n in counts
     ]
     for runs in zip(*passes):
         yield runs[0][0], [run for _, run in runs]
+
+
+def _not_run(
+    export: ExportDirectory, artifact: Artifact, target: Target, threads: int
+) -> TargetRun:
+    """Return the run of a file that is missing."""
+    ran = {"runtime": target.runtime, "threads": threads}
+    return TargetRun({}, ran, {}, export.damaged(artifact) or "")
 
 
 class _Inside:
@@ -209,15 +224,22 @@ class _Inside:
         wanted = self._per_op or not (result.passed and anatomy.conclusive(artifact))
         if not result.given or not wanted:
             return result
-        walked, faults, findings = inspect(
-            self._export.path / artifact.file,
-            artifact,
-            golden,
-            target,
-            anatomy,
-            result,
-            threads=self._threads,
-        )
+        try:
+            walked, faults, findings = inspect(
+                self._export.path / artifact.file,
+                artifact,
+                golden,
+                target,
+                anatomy,
+                result,
+                threads=self._threads,
+            )
+        except Exception as error:
+            # Of a file that nobody exported nothing can be assumed; of any other this is our fault.
+            if self._export.damaged(artifact) is None:
+                raise
+            finding = Finding("ops", False, f"the ops of {artifact.file} cannot be read: {error}")
+            return replace(result, findings=(*result.findings, finding))
         return replace(
             result,
             findings=(*result.findings, *findings),
@@ -226,10 +248,12 @@ class _Inside:
         )
 
     def _read(self, artifact: Artifact) -> Anatomy | Finding | None:
-        network = self._export.read_network(artifact) if readable(artifact) else None
-        if network is None:
+        if not readable(artifact):
             return None
         try:
+            network = self._export.read_network(artifact)
+            if network is None:
+                return None
             path, data = self._export.path / artifact.file, self._export.content(artifact)
             return Anatomy.of(path, artifact, network, data)
         except UserError as error:

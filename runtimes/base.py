@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -46,9 +47,9 @@ class TensorInfo:
 class Runner(Managed):
     """One artifact, loaded in one runtime; a context manager.
 
-    A subclass states its `variants` and implements the four underscore methods; the public ones
-    validate. Names and element types are those of the file; `session.Session` translates from and
-    to the Keras names and floats.
+    A subclass states its `variants` and implements the underscore methods; the public ones validate
+    and turn whatever the runtime raises into an `ArtifactError`. Names and element types are those
+    of the file; `session.Session` translates from and to the Keras names and floats.
 
     Args:
         artifact: The file to load.
@@ -79,7 +80,7 @@ class Runner(Managed):
         self._outputs: tuple[TensorInfo, ...] = ()
 
     def __enter__(self: _Self) -> _Self:
-        with stderr_without(*CHATTER):
+        with stderr_without(*CHATTER), self._at_fault("cannot load"):
             return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -109,12 +110,18 @@ class Runner(Managed):
             File output name to array; the arrays are the caller's to keep.
 
         Raises:
-            UserError: An input is missing, unknown, or of the wrong shape or type.
-            ArtifactError: The runtime fails while it runs the file.
+            ArtifactError: An input is missing, unknown, or of the wrong shape or type, or the
+                runtime fails while it runs the file.
         """
+        self._demand_inputs(inputs)
+        with self._at_fault("fails to run"):
+            return self._infer(inputs)
+
+    def _demand_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Refuse arrays that are not the file's inputs."""
         wanted = {info.name for info in self._inputs}
         if set(inputs) != wanted:
-            raise UserError(
+            raise ArtifactError(
                 f"{self.artifact.name} takes the inputs {sorted(wanted)}. "
                 f"Received: {sorted(inputs)}."
             )
@@ -124,11 +131,25 @@ class Runner(Managed):
                 size in (-1, given) for size, given in zip(info.shape, array.shape)
             )
             if not fits or array.dtype != info.dtype:
-                raise UserError(
+                raise ArtifactError(
                     f"Input '{info.name}' of {self.artifact.name} must be {info.dtype} of shape "
                     f"{info.shape}. Received: {array.dtype} of shape {array.shape}."
                 )
-        return self._infer(inputs)
+
+    @contextlib.contextmanager
+    def _at_fault(self, what: str) -> Iterator[None]:
+        """Turn what a runtime raises into a verdict on the file.
+
+        Runtimes have error types of their own without a common base, and a damaged file makes some
+        raise whatever comes.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            raise ArtifactError(f"{self.runtime} {what} {self.artifact.name}: {reason}") from error
 
     @abc.abstractmethod
     def describe(self) -> dict[str, object]:
@@ -154,9 +175,19 @@ class Runner(Managed):
         """Run once on validated inputs."""
 
 
-class TensorReader(abc.ABC):
+class TensorReader(Runner):
     """A runner that can also show every intermediate tensor, under the keys of `graphs`."""
 
-    @abc.abstractmethod
     def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once and return every tensor that the runtime has a value for, by key."""
+        """Run once and return every tensor that the runtime has a value for, by key.
+
+        Raises:
+            ArtifactError: As `infer`.
+        """
+        self._demand_inputs(inputs)
+        with self._at_fault("fails to run"):
+            return self._infer_all(inputs)
+
+    @abc.abstractmethod
+    def _infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on validated inputs and return every tensor by key."""

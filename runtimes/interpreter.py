@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..quiet import stderr_without
-from .base import CHATTER, ArtifactError, Runner, TensorInfo, TensorReader
+from .base import CHATTER, Runner, TensorInfo, TensorReader
 
 # Variant to the name of the op resolver that has exactly these kernels.
 _RESOLVERS = {
@@ -56,22 +56,17 @@ class InterpreterRunner(Runner):
         """Return an interpreter with its tensors allocated."""
         module = self._load_module()
         resolver = getattr(module.OpResolverType, _RESOLVERS[self.variant])
-        try:
-            # tf.lite announces its move to LiteRT, and keeping tensors its cost in memory, on each
-            # construction; neither says anything about this file.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                interpreter = module.Interpreter(
-                    model_path=str(self.artifact),
-                    num_threads=self.threads,
-                    experimental_op_resolver_type=resolver,
-                    experimental_preserve_all_tensors=preserve,
-                )
-                interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{self.runtime} cannot load {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        # tf.lite announces its move to LiteRT, and keeping tensors its cost in memory, on each
+        # construction; neither says anything about this file.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interpreter = module.Interpreter(
+                model_path=str(self.artifact),
+                num_threads=self.threads,
+                experimental_op_resolver_type=resolver,
+                experimental_preserve_all_tensors=preserve,
+            )
+            interpreter.allocate_tensors()
         return interpreter
 
     def _close(self) -> None:
@@ -84,12 +79,7 @@ class InterpreterRunner(Runner):
         )
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        try:
-            return _invoke(self._interpreter, self._places, inputs)
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"{self.runtime} fails to run {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        return _invoke(self._interpreter, self._places, inputs)
 
     def describe(self) -> dict[str, object]:
         """Return version, kernels, threads and how many ops the delegate took."""
@@ -117,7 +107,7 @@ class TensorKeeper(InterpreterRunner, TensorReader):
     tflite-runtime 2.14 is none: it lets an op write over the input that it no longer needs.
     """
 
-    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once with every tensor kept and return them by index.
 
         Kernels and delegate are those of the variant; LiteRT then keeps the values that cross

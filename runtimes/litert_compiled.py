@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..quiet import held_back_stderr
-from .base import ArtifactError, Runner, TensorInfo
+from .base import Runner, TensorInfo
 from .interpreter import tensor_info
 
 _MODES = {"": "DELEGATE", "xnnpack": "DELEGATE", "builtin": "BUILTIN", "reference": "REFERENCE"}
@@ -52,9 +52,7 @@ class LiteRTCompiledRunner(Runner):
             except (ValueError, RuntimeError) as error:
                 # The frames hold what was made so far; let it go while its last words are held.
                 traceback.clear_frames(error.__traceback__)
-                raise ArtifactError(
-                    f"litert-compiled cannot load {self.artifact.name}: {str(error).strip()}"
-                ) from error
+                raise
 
     def _close(self) -> None:
         with held_back_stderr():
@@ -78,20 +76,15 @@ class LiteRTCompiledRunner(Runner):
         )
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        try:
-            for info, buffer in zip(self.inputs, self._fed):
-                buffer.write(np.ascontiguousarray(inputs[info.name]))
-            self._model.run_by_index(0, self._fed, self._read)
-            return {
-                info.name: np.array(buffer.read(int(np.prod(info.shape)), info.dtype.type)).reshape(
-                    info.shape
-                )
-                for info, buffer in zip(self.outputs, self._read)
-            }
-        except (ValueError, RuntimeError) as error:
-            raise ArtifactError(
-                f"litert-compiled fails to run {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        for info, buffer in zip(self.inputs, self._fed):
+            buffer.write(np.ascontiguousarray(inputs[info.name]))
+        self._model.run_by_index(0, self._fed, self._read)
+        return {
+            info.name: np.array(buffer.read(int(np.prod(info.shape)), info.dtype.type)).reshape(
+                info.shape
+            )
+            for info, buffer in zip(self.outputs, self._read)
+        }
 
     def describe(self) -> dict[str, object]:
         """Return version, kernels, threads and whether XNNPACK took every op."""

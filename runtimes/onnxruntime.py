@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import UserError
-from .base import ArtifactError, Runner, TensorInfo, TensorReader
+from .base import ArtifactError, TensorInfo, TensorReader
 
 _LEVELS = {
     "": "ORT_ENABLE_ALL",
@@ -35,7 +35,7 @@ _DTYPES = {
 }
 
 
-class OnnxRuntimeRunner(Runner, TensorReader):
+class OnnxRuntimeRunner(TensorReader):
     """Runs .onnx files on ONNX Runtime's CPU provider."""
 
     runtime = "onnxruntime"
@@ -69,12 +69,10 @@ class OnnxRuntimeRunner(Runner, TensorReader):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
-        except Exception as error:  # its exceptions have no common base but Exception
-            raise ArtifactError(
-                f"onnxruntime cannot load {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        # The fallback, which tries the same provider again, prints the failure on standard output.
+        return onnxruntime.InferenceSession(
+            model, options, providers=[_PROVIDER], enable_fallback=False
+        )
 
     def _close(self) -> None:
         self._session = None
@@ -87,14 +85,9 @@ class OnnxRuntimeRunner(Runner, TensorReader):
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [info.name for info in self.outputs]
-        try:
-            return dict(zip(names, self._session.run(names, dict(inputs))))
-        except Exception as error:  # as above
-            raise ArtifactError(
-                f"onnxruntime fails to run {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        return dict(zip(names, self._session.run(names, dict(inputs))))
 
-    def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once with every value an output, and return them by name.
 
         A value that is asked for cannot be fused away: with optimizations on, these are not all the
@@ -142,7 +135,9 @@ def _inside_groups(nodes: Sequence[Any]) -> set[str]:
 def _info(value: Any) -> TensorInfo:
     """Translate one NodeArg; symbolic sizes become -1."""
     if value.type not in _DTYPES:
-        raise UserError(f"'{value.name}' has the type {value.type}, which the checks do not feed.")
+        raise ArtifactError(
+            f"'{value.name}' has the type {value.type}, which the checks do not feed."
+        )
     return TensorInfo(
         name=value.name,
         shape=tuple(size if isinstance(size, int) else -1 for size in value.shape),

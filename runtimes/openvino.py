@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .base import ArtifactError, Runner, TensorInfo
+from .base import Runner, TensorInfo
 
 
 class OpenVinoRunner(Runner):
@@ -33,13 +33,8 @@ class OpenVinoRunner(Runner):
             "INFERENCE_NUM_THREADS": str(self.threads),
             "EXECUTION_MODE_HINT": "ACCURACY",
         }
-        try:
-            self._model = core.read_model(str(self.artifact))
-            self._compiled = core.compile_model(self._model, "CPU", properties)
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"openvino cannot load {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        self._model = core.read_model(str(self.artifact))
+        self._compiled = core.compile_model(self._model, "CPU", properties)
 
     def _close(self) -> None:
         self._model = self._compiled = None
@@ -52,12 +47,7 @@ class OpenVinoRunner(Runner):
         )
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        try:
-            results = self._compiled([inputs[info.name] for info in self.inputs])
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"openvino fails to run {self.artifact.name}: {str(error).strip()}"
-            ) from error
+        results = self._compiled([inputs[info.name] for info in self.inputs])
         return {info.name: np.array(results[i]) for i, info in enumerate(self.outputs)}
 
     def describe(self) -> dict[str, object]:

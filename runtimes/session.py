@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Optional
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from ..artifacts.manifest import Artifact, TensorSpec
 from ..artifacts.sample_kinds import fed
-from ..errors import UserError
-from .base import Runner, TensorInfo
+from .base import ArtifactError, Runner, TensorInfo
 
 # A tensor of the file, and the order of the Keras axes in it (None: the same).
 Bound = tuple[TensorInfo, Optional[tuple[int, ...]]]  # noqa: UP045 (Python 3.9 evaluates it)
@@ -33,7 +32,7 @@ class Session:
         seconds: Wall time of every inference that `run` made, in order.
 
     Raises:
-        UserError: The file's inputs are not those of the manifest, so it cannot be fed.
+        ArtifactError: The file's inputs are not those of the manifest, so it cannot be fed.
     """
 
     def __init__(self, runner: Runner, artifact: Artifact) -> None:
@@ -43,13 +42,11 @@ class Session:
         self._precision = artifact.precision
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
-        unfed = {info.name for info in runner.inputs} - {i.name for i, _ in self._inputs.values()}
-        missing = {spec.keras_name for spec in artifact.inputs} - set(self._inputs)
-        if unfed or missing:
-            raise UserError(
-                f"{artifact.file} must take the inputs {[spec.name for spec in artifact.inputs]} "
-                f"that manifest.json lists. Received: {[info.name for info in runner.inputs]}. "
-                "Export again."
+        if not _same_inputs(artifact.inputs, runner.inputs):
+            raise ArtifactError(
+                f"{artifact.file} has another interface than manifest.json lists: it takes "
+                f"{_described(runner.inputs)}, expected {_described(artifact.inputs)}. "
+                "Put the exported file back, or export again."
             )
 
     def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
@@ -126,6 +123,29 @@ def dequantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
         return array
     real = (array.astype(np.float64) - (info.zero_point or 0)) * info.scale
     return real.astype(np.float32)
+
+
+def _same_inputs(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> bool:
+    """Return whether a file's inputs have the names, shapes and types that the manifest lists."""
+    by_name = {info.name: info for info in infos}
+    return by_name.keys() == {spec.name for spec in specs} and all(
+        len(by_name[spec.name].shape) == len(spec.shape)
+        and all(
+            found == -1 or wanted is None or found == wanted
+            for found, wanted in zip(by_name[spec.name].shape, spec.shape)
+        )
+        and by_name[spec.name].dtype == np.dtype(spec.dtype)
+        for spec in specs
+    )
+
+
+def _described(tensors: Sequence[TensorInfo | TensorSpec]) -> str:
+    """Return the names, types and shapes of inputs: `'image' float32 (1, 8, 8, 1)`."""
+    shapes = [[-1 if size is None else size for size in tensor.shape] for tensor in tensors]
+    return ", ".join(
+        f"'{tensor.name}' {tensor.dtype} ({', '.join('N' if s == -1 else str(s) for s in shape)})"
+        for tensor, shape in zip(tensors, shapes)
+    )
 
 
 def _bind(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> dict[str, Bound]:

@@ -16,7 +16,7 @@ from .numbers import short
 
 _CHECKS = {
     "file": "The file was changed after the export",
-    "load": "The runtime cannot load the file",
+    "load": "The runtime cannot load or run the file",
     "kernels": "Other kernels ran than were asked for",
     "outputs": "An output is missing or has another shape",
     "finite": "NaN or infinity where the trained model has numbers",
@@ -82,7 +82,7 @@ def _what(result: TargetResult, fault: Fault | None) -> str:
     if not failed:
         return "Nothing was compared"
     # The cause before the effect, and the effect before "the file was changed".
-    order = ("load", "weights", "ops", "kernels", "outputs", "finite", "noise")
+    order = ("load", "outputs", "weights", "ops", "kernels", "finite", "noise")
     ranks = {check: place for place, check in enumerate(order)}
     first = min(failed, key=lambda finding: ranks.get(finding.check, len(order)))
     if first.check == "weights" and first.subject:
@@ -91,11 +91,12 @@ def _what(result: TargetResult, fault: Fault | None) -> str:
 
 
 def _sentences(messages: list[str]) -> list[str]:
-    """Return messages without those that another one quotes."""
+    """Return messages, each once, without those that another one quotes."""
+    different = list(dict.fromkeys(messages))
     return [
         message
-        for place, message in enumerate(messages)
-        if not any(message in other for i, other in enumerate(messages) if i != place)
+        for message in different
+        if not any(message in other for other in different if other is not message)
     ]
 
 

@@ -121,7 +121,9 @@ def _search(
     threads: int,
     seed: int,
 ) -> Found | None:
-    """Search on one file; None for one that cannot be run, which the check itself reports."""
+    """Search on one file; None for one that is damaged or cannot be run."""
+    if export.damaged(artifact) is not None:
+        return None
     try:
         with make_runner(target, export.path / artifact.file, threads=threads) as runner:
             session = Session(runner, artifact)

@@ -94,7 +94,6 @@ def test_artifact_that_no_longer_loads_fails(export):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda d: (d / "tiny.float32.onnx").unlink(), "tiny.float32.onnx is missing"),
         (lambda d: (d / "manifest.json").unlink(), "holds no manifest.json"),
         (
             lambda d: (d / "manifest.json").write_text((d / "manifest.json").read_text()[:300]),

@@ -1,0 +1,95 @@
+"""Protects that one file at fault fails alone: others are judged, every report is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from renormlite import check_parity
+from renormlite.cli.check import command
+from renormlite.runtimes.onnxruntime import OnnxRuntimeRunner
+
+BAD, GOOD = "tiny.float32.onnx", "tiny.float32.tflite"
+
+
+@pytest.fixture(scope="module")
+def alien(tmp_path_factory):
+    """Files of a network with another input, by the name of the change."""
+    import keras
+    import renormlite as rl
+
+    def export(name, shape):
+        image = keras.Input(shape, name=name)
+        scores = keras.layers.Dense(10, name="scores")(keras.layers.Flatten()(image))
+        folder = tmp_path_factory.mktemp("alien") / "net"
+        rl.export_model(keras.Model(image, scores), folder, formats=("onnx",))
+        return folder / "net.float32.onnx"
+
+    return {"shape": export("image", (1, 8, 8)), "name": export("picture", (8, 8, 1))}
+
+
+DAMAGES = {
+    "another shape": (lambda path, alien: shutil.copy(alien["shape"], path), "(1, 1, 8, 8)"),
+    "another name": (lambda path, alien: shutil.copy(alien["name"], path), "'picture'"),
+    "missing": (lambda path, alien: path.unlink(), "is missing, though manifest.json lists it"),
+    "empty": (lambda path, alien: path.write_bytes(b""), "has 0 bytes"),
+    "another hash": (
+        lambda path, alien: path.write_bytes(path.read_bytes() + b"0"),
+        "SHA-256|bytes",
+    ),
+    "text": (lambda path, alien: path.write_text("<!DOCTYPE html>"), "has 15 bytes"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_others_are_judged_and_the_reports_written(export, alien, tmp_path, damage):
+    spoil, sentence = DAMAGES[damage]
+    spoil(export / BAD, alien)
+    paths = {name: tmp_path / f"report.{name}" for name in ("json", "junit")}
+    options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    result = CliRunner().invoke(command, [str(export), *options], catch_exceptions=False)
+    assert result.exit_code == 1
+    assert paths["junit"].read_text().count("<failure")
+    assert (export / "report.html").is_file()
+    results = {r["artifact"]: r for r in json.loads(paths["json"].read_text())["results"]}
+    assert results[GOOD]["verdict"] == "pass"
+    assert results[BAD]["verdict"] == "fail"
+    messages = " ".join(f["message"] for f in results[BAD]["findings"] if not f["passed"])
+    assert sentence in messages
+
+
+def test_what_a_runtime_raises_is_a_verdict(export, monkeypatch):
+    """Runtimes have error types of their own; none of them may end the check."""
+
+    def broken(self, inputs):
+        raise LookupError("no kernel")
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "_infer", broken)
+    report = check_parity(export)
+    verdicts = {result.artifact: result for result in report.results}
+    assert verdicts[GOOD].passed
+    assert "onnxruntime fails to run tiny.float32.onnx: no kernel" in verdicts[BAD].reason
+
+
+def test_a_network_that_is_missing_fails_its_file_alone(coarse_export, tmp_path):
+    """The network behind an equalized file is that file's own truth."""
+    export = tmp_path / "tiny"
+    shutil.copytree(coarse_export, export)
+    manifest = json.loads((export / "manifest.json").read_text())
+    entry = manifest["artifacts"][0]
+    entry["network"] = {"file": "gone.npz", "sha256": "0"}
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    report = check_parity(export)
+    failed = {result.artifact for result in report.results if not result.passed}
+    assert failed == {entry["file"]}
+
+
+def test_own_samples_and_search_with_a_bad_file(export, alien):
+    shutil.copy(alien["shape"], export / BAD)
+    own = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    report = check_parity(export, inputs=own, search=8)
+    verdicts = {result.artifact: result.passed for result in report.results}
+    assert verdicts == {GOOD: True, BAD: False}

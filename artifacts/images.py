@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Preprocessing:
 
     mean: PerChannel = 0.0
     scale: PerChannel = 1.0
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Preprocessing:
+        """Read the record that an export's manifest keeps in its metadata."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return `pixels` (…, channels) preprocessed, float32.

@@ -16,6 +16,7 @@ from ..artifacts.manifest import Artifact, FileRecord, Manifest
 from ..artifacts.network import Network, read_network
 from ..artifacts.precisions import precision_named
 from ..artifacts.sample_kinds import fed, without
+from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..files import sha256
 from ..reference.file_noise import file_noise, shares_ranges
@@ -31,7 +32,6 @@ from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
 from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
-from .samples import SampleSet, Source, load_samples
 from .signature import Signature, is_symbolic, signature_of
 from .staging import moved_in_when_done
 from .variants import Variants

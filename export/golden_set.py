@@ -23,8 +23,8 @@ import numpy as np
 from ..artifacts.manifest import TensorSpec
 from ..artifacts.precisions import SMALLEST_NORMAL
 from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
+from ..artifacts.samples import check_samples
 from ..files import atomic_path
-from .samples import check_samples
 from .signature import Signature, is_symbolic
 
 FILE_NAME = "golden.npz"

@@ -15,11 +15,11 @@ import keras
 import numpy as np
 
 from ..artifacts.manifest import Artifact
+from ..artifacts.samples import SampleSet
 from . import golden_set as golden
 from .formats.freeze import FrozenGraph, freeze
 from .host import run_artifact
 from .quantization.equalization import STRENGTHS, Equalizer
-from .samples import SampleSet
 from .signature import Signature
 
 _JUDGED = 64  # samples a file is judged by

@@ -10,20 +10,18 @@ output.
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import Arrays, GoldenSet, joined
-from ..artifacts.images import Preprocessing, read_images
+from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, read_network
 from ..artifacts.sample_kinds import SEARCH, fed, kinds_of, without
+from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..reference.file_noise import file_noise
 from ..reference.network import evaluate_network, opaque_layers
@@ -32,39 +30,8 @@ from ..reference.nonfinite import expected
 from ..runtimes import Target
 from ..runtimes.run import run_target
 
-Source = Union[str, "os.PathLike[str]", np.ndarray, Mapping[str, np.ndarray]]
-
-LABEL = "label"
-
-# Images of a folder that are taken unless another number is asked for; it may hold millions.
-IMAGES = 200
-
 # The runtimes that the export itself runs its files on.
 HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
-
-
-@dataclass(frozen=True)
-class OwnSamples:
-    """Samples of the user's.
-
-    Attributes:
-        inputs: Keras input name to (N, …).
-        labels: (N,) true classes; None where they are not known.
-    """
-
-    inputs: Arrays
-    labels: np.ndarray | None
-
-    def take(self, limit: int) -> OwnSamples:
-        """Return at most `limit` of them, evenly spread."""
-        count = len(next(iter(self.inputs.values())))
-        if count <= limit:
-            return self
-        spread = np.linspace(0, count - 1, limit).round().astype(int)
-        return OwnSamples(
-            {name: array[spread] for name, array in self.inputs.items()},
-            None if self.labels is None else self.labels[spread],
-        )
 
 
 def read_samples(
@@ -73,103 +40,40 @@ def read_samples(
     *,
     preprocessing: Preprocessing | None = None,
     limit: int | None = None,
-) -> OwnSamples:
-    """Read samples and check that they fit the model.
+) -> SampleSet:
+    """Read samples for the model of an export; see `artifacts.samples`.
 
     Args:
-        source: An `.npz` file with one array for each input by its Keras name and, if known, the
-            true classes as `label`; an `.npy` file or an array for a model with one input; a
-            dictionary of arrays with the names of an `.npz` file; or a folder of images, in which
-            folders named as the model's classes tell the true ones.
+        source: Anything that `load_samples` takes.
         export: The export that they are for.
-        preprocessing: Of the pixels of images; by default what the export was told.
-        limit: At most so many samples, evenly spread; by default all of a file, and `IMAGES` of a
-            folder.
+        preprocessing: Of the pixels of a folder of images; by default what the export was told.
+        limit: Use at most this many samples, evenly spread; by default all of a file, and
+            `IMAGES` of a folder.
 
     Raises:
-        UserError: The file cannot be read, or lacks an input, or an array has another shape; or
-            nobody said how pixels become inputs.
+        UserError: The samples cannot be read or do not fit the model, or it is not known how
+            pixels become inputs.
     """
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        return _from_folder(Path(source), export, preprocessing, limit or IMAGES)
-    if preprocessing is not None:
+    folder = isinstance(source, (str, os.PathLike)) and Path(source).is_dir()
+    if preprocessing is not None and not folder:
         raise UserError(
             "Preprocessing (--mean, --scale) is for a folder of images; every other source holds "
             "what the network takes. Leave it out, or name a folder."
         )
-    samples = _from_arrays(source, export)
-    return samples if limit is None else samples.take(limit)
+    metadata = export.manifest.metadata
+    if preprocessing is None and "preprocessing" in metadata:
+        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+    return load_samples(
+        source,
+        export.inputs,
+        limit=limit,
+        preprocessing=preprocessing,
+        classes=metadata.get("labels", ()),
+        finite=False,
+    )
 
 
-def _from_arrays(source: Source, export: ExportDirectory) -> OwnSamples:
-    """Read samples that are what the network takes."""
-    file = "the samples"
-    loaded: np.ndarray | Mapping[str, np.ndarray]
-    if isinstance(source, (str, os.PathLike)):
-        file, loaded = os.fspath(source), _load(Path(source))
-    else:
-        loaded = source
-    if isinstance(loaded, np.ndarray):
-        if len(_names(export)) != 1:
-            raise UserError(
-                f"{file} is one array, and the model has the inputs {_names(export)}: name each, "
-                "as in an .npz file."
-            )
-        arrays = {_names(export)[0]: loaded}
-    else:
-        arrays = {name: np.asarray(array) for name, array in loaded.items()}
-    labels = arrays.pop(LABEL, None) if LABEL not in _names(export) else None
-    inputs = {name: _fitting(arrays, name, file, export) for name in _names(export)}
-    sizes = {name: len(array) for name, array in inputs.items()}
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
-        raise UserError(f"{file} must hold as many samples of every input. Received: {sizes}.")
-    count = next(iter(sizes.values()))
-    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
-        raise UserError(
-            f"{file}: '{LABEL}' must hold one class number for each of {count} samples. Received: "
-            f"{labels.dtype} of shape {labels.shape}."
-        )
-    return OwnSamples(inputs, None if labels is None else labels.astype(np.int64))
-
-
-def _from_folder(
-    folder: Path, export: ExportDirectory, preprocessing: Preprocessing | None, limit: int
-) -> OwnSamples:
-    """Read a folder of images; a folder in it that bears the name of a class is its samples."""
-    if len(export.inputs) != 1:
-        raise UserError(
-            f"A folder of images ({folder}) serves a model with one input, and this one has "
-            f"{_names(export)}. Give an .npz file with an array for each."
-        )
-    told = export.record.get("metadata", {})
-    if preprocessing is None and "preprocessing" in told:
-        entry = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in told["preprocessing"].items()
-        }
-        preprocessing = Preprocessing(**entry)
-    (spec,) = export.inputs
-    images = read_images(folder, spec.shape, spec.dtype, preprocessing, limit=limit)
-    numbers = {str(name): number for number, name in enumerate(told.get("labels", ()))}
-    labels = np.array([numbers.get(name, -1) for name in images.classes])
-    return OwnSamples({spec.name: images.inputs}, labels if (labels >= 0).any() else None)
-
-
-def _load(file: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """Return what an .npy or .npz file holds."""
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist. Name an .npz or .npy file with samples.") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is no .npz or .npy file ({error}).") from error
-
-
-def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) -> GoldenSet:
+def with_samples(golden: GoldenSet, export: ExportDirectory, own: SampleSet) -> GoldenSet:
     """Return the golden set with the user's samples after its own.
 
     Args:
@@ -186,14 +90,14 @@ def with_samples(golden: GoldenSet, export: ExportDirectory, own: OwnSamples) ->
         "Own samples need",
         "Give them to the export instead: renormlite export --inputs FILE.",
     )
-    return extended(golden, export, network, own, kinds_of(own.inputs))
+    return extended(golden, export, network, own, kinds_of(own.arrays))
 
 
 def extended(
     golden: GoldenSet,
     export: ExportDirectory,
     network: Network,
-    own: OwnSamples,
+    own: SampleSet,
     kind: np.ndarray,
 ) -> GoldenSet:
     """Return the golden set with samples after its own, and with what every stage makes of them.
@@ -206,9 +110,9 @@ def extended(
         kind: (N,) their kinds.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        truth = evaluate_network(network, own.inputs)
-        reference = evaluate_network(network, own.inputs, dtype=np.float32)
-    wanted = expected(network, own.inputs, truth, reference)
+        truth = evaluate_network(network, own.arrays)
+        reference = evaluate_network(network, own.arrays, dtype=np.float32)
+    wanted = expected(network, own.arrays, truth, reference)
     truth, reference = without(truth, wanted), without(reference, wanted)
     count = len(kind)
     labels = np.full(golden.samples + count, -1)
@@ -219,13 +123,13 @@ def extended(
     artifacts = {}
     for artifact in export.artifacts:
         known = golden.artifacts.get(artifact.file)
-        outputs = _run(artifact, export, own.inputs) if known is not None else None
+        outputs = _run(artifact, export, own.arrays) if known is not None else None
         if known is not None and outputs is not None:
             artifacts[artifact.file] = joined(known, without(outputs, wanted))
-    noise = _noise(network, own.inputs, kind) if golden.noise else {}
+    noise = _noise(network, own.arrays, kind) if golden.noise else {}
     file_noise = {
         artifact.file: joined(
-            golden.file_noise[artifact.file], _file_noise(artifact, export, own.inputs, truth)
+            golden.file_noise[artifact.file], _file_noise(artifact, export, own.arrays, truth)
         )
         for artifact in export.artifacts
         if artifact.file in golden.file_noise
@@ -233,7 +137,7 @@ def extended(
     return replace(
         golden,
         kind=np.concatenate([golden.kind, kind]),
-        inputs=joined(golden.inputs, own.inputs),
+        inputs=joined(golden.inputs, own.arrays),
         truth=joined(golden.truth, truth),
         folded64=joined(golden.folded64, truth),
         reference=joined(golden.reference, reference),
@@ -249,32 +153,6 @@ def _noise(network: Network, inputs: Arrays, kind: np.ndarray) -> dict[str, np.n
     if (kind == SEARCH).any():
         return expected_noise(network, inputs, work=np.inf)
     return expected_noise(network, inputs)
-
-
-def _names(export: ExportDirectory) -> list[str]:
-    return [spec.name for spec in export.inputs]
-
-
-def _fitting(
-    arrays: Mapping[str, np.ndarray], name: str, file: str, export: ExportDirectory
-) -> np.ndarray:
-    """Return one input in the type that the model takes, after checking its shape."""
-    if name not in arrays:
-        raise UserError(
-            f"{file} must hold the model's inputs {_names(export)}. Received: {sorted(arrays)}."
-        )
-    array = arrays[name]
-    spec = next(spec for spec in export.inputs if spec.name == name)
-    sizes = spec.shape[1:]
-    fits = array.ndim == len(spec.shape) and all(
-        size in (None, given) for size, given in zip(sizes, array.shape[1:])
-    )
-    if not fits or array.dtype.kind not in "fiub":
-        raise UserError(
-            f"{file}: '{name}' must hold numbers of the shape (N, {', '.join(map(str, sizes))}). "
-            f"Received: {array.dtype} of shape {array.shape}."
-        )
-    return array.astype(spec.dtype)
 
 
 def known_network(export: ExportDirectory, why: str, cure: str) -> Network:

@@ -13,6 +13,7 @@ from ..artifacts.directory import ExportDirectory, open_export
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
+from ..artifacts.samples import Source
 from ..errors import UserError
 from ..runtimes import LOCAL, RUNTIMES, Target
 from ..runtimes.machine import host
@@ -21,7 +22,7 @@ from .check_record import CheckRecord
 from .end_to_end.findings import Finding, TargetResult
 from .end_to_end.target_check import judge_run
 from .end_to_end.thread_counts import Threads, thread_counts
-from .own_samples import Source, read_samples, with_samples
+from .own_samples import read_samples, with_samples
 from .per_op.inspection import Anatomy, inspect, readable
 from .search.search import Searched, with_found
 
@@ -80,7 +81,7 @@ def check_parity(
         directory: What `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
         inputs: Samples to check besides the golden set: a file, a folder of images, an array, or
-            arrays by input name; see `inputs.read_samples`. With `label`, or folders named as the
+            arrays by input name; see `artifacts.samples`. With `label`, or folders named as the
             classes, accuracy is compared too.
         preprocessing: How pixels of a folder of images become inputs; by default what the export
             was told.

@@ -177,3 +177,13 @@ def coarse_export(tmp_path_factory) -> Path:
         inputs=x[:8],
     )
     return directory
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Smooth images: neighbouring pixels correlate as in photographs, (48, 12, 12, 3) in [0, 1]."""
+    generator = np.random.default_rng(1)
+    phase = generator.uniform(0, 6, (48, 1, 1, 3))
+    speed = generator.uniform(0.2, 0.6, (48, 1, 1, 3))
+    rows, columns = np.mgrid[:12, :12][:, None, :, :, None]
+    return (0.5 + 0.5 * np.sin(speed * (rows + 2 * columns) + phase)).astype(np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...artifacts.images import Preprocessing
 from ...artifacts.manifest import TensorSpec
+from ...artifacts.samples import SampleSet, Source, load_samples
 from ...errors import UserError
-from ..samples import SampleSet, Source, load_samples
 
 RANDOM = "random"
 # Measured by benchmarks/export_int8.py; the table is in docs/export.md.
@@ -89,10 +89,6 @@ def load_calibration(
     if isinstance(source, str) and source == RANDOM:
         return Calibration(_random_samples(inputs, limit), random=True)
     samples = load_samples(source, inputs, limit=limit, preprocessing=preprocessing)
-    samples = dataclasses.replace(
-        samples,
-        arrays={t.name: samples.arrays[t.name].astype(t.dtype) for t in inputs},
-    )
     noisy = [tensor.name for tensor in inputs if looks_like_noise(samples.arrays[tensor.name])]
     if noisy:
         raise UserError(

@@ -18,12 +18,13 @@ from ...artifacts.golden_set import Arrays, GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network
 from ...artifacts.sample_kinds import SEARCH, TYPICAL
+from ...artifacts.samples import SampleSet
 from ...runtimes import LOCAL, RUNTIMES, Target, make_runner
 from ...runtimes.base import ArtifactError
 from ...runtimes.isolated import environment
 from ...runtimes.session import Session
 from ..end_to_end.comparison import compare_output
-from ..own_samples import HOSTS, OwnSamples, extended, known_network
+from ..own_samples import HOSTS, extended, known_network
 from .explorer import Found, explore
 from .probe import Objective
 
@@ -108,7 +109,9 @@ def with_found(
         return golden, ()
     inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     kind = np.full(len(next(iter(inputs.values()))), SEARCH)
-    return extended(golden, export, network, OwnSamples(inputs, None), kind), tuple(searched)
+    return extended(golden, export, network, SampleSet(inputs, "search", "all"), kind), tuple(
+        searched
+    )
 
 
 def _search(

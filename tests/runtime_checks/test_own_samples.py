@@ -82,10 +82,10 @@ def test_a_changed_file_is_no_witness_of_itself(export, own):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda own: {"picture": own["image"]}, r"must hold the model's inputs \['image'\]"),
+        (lambda own: {"picture": own["image"]}, "must hold one array for each input: image"),
         (lambda own: {"image": own["image"][:, :4]}, r"shape \(N, 8, 8, 1\)"),
-        (lambda own: {"image": own["image"].astype(str)}, "must hold numbers"),
-        (lambda own: {"image": own["image"][:0]}, "as many samples"),
+        (lambda own: {"image": own["image"].astype(str)}, "Expected numbers"),
+        (lambda own: {"image": own["image"][:0]}, "N at least 1"),
         (lambda own: {**own, "label": own["label"][:3]}, "one class number for each of 9"),
         (lambda own: {**own, "label": own["label"] / 2}, "one class number"),
     ],
@@ -97,10 +97,10 @@ def test_what_does_not_fit_is_refused(healthy_export, own, spoil, sentence):
 
 def test_files_that_are_none(healthy_export, tmp_path):
     export = read_export(healthy_export)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="There is no file or folder"):
         read_samples(tmp_path / "none.npz", export)
     (tmp_path / "text.npz").write_text("no samples")
-    with pytest.raises(UserError, match=r"is no \.npz or \.npy file"):
+    with pytest.raises(UserError, match=r"is not a \.npz or \.npy file"):
         read_samples(tmp_path / "text.npz", export)
 
 
@@ -141,16 +141,16 @@ def tell(export, **metadata):
 
 
 def test_a_folder_of_images_is_read_as_the_export_reads_it(healthy_export, photos):
-    from renormlite.export.samples import load_samples
+    from renormlite.artifacts.samples import load_samples
 
     export = read_export(healthy_export)
     own = read_samples(photos, export, preprocessing=PIXELS)
     image = TensorSpec("image", (None, 8, 8, 1), "float32")
     exported = load_samples(photos, [image], limit=99, preprocessing=PIXELS)
-    assert own.inputs["image"].shape == (7, 8, 8, 1)
-    np.testing.assert_array_equal(own.inputs["image"], exported.arrays["image"])
+    assert own.arrays["image"].shape == (7, 8, 8, 1)
+    np.testing.assert_array_equal(own.arrays["image"], exported.arrays["image"])
     assert own.labels is None
-    assert np.abs(own.inputs["image"]).max() <= 1
+    assert np.abs(own.arrays["image"]).max() <= 1
 
 
 def test_folders_named_as_classes_are_their_labels(export, photos):
@@ -166,9 +166,9 @@ def test_the_manifest_says_how_pixels_become_inputs(export, photos):
     tell(export, preprocessing={"mean": [127.5], "scale": 1 / 127.5})
     told = read_samples(photos, read_export(export))
     given = read_samples(photos, read_export(export), preprocessing=PIXELS)
-    np.testing.assert_array_equal(told.inputs["image"], given.inputs["image"])
+    np.testing.assert_array_equal(told.arrays["image"], given.arrays["image"])
     other = read_samples(photos, read_export(export), preprocessing=Preprocessing())
-    assert other.inputs["image"].max() > 1
+    assert other.arrays["image"].max() > 1
 
 
 def test_unknown_preprocessing_is_asked_for(healthy_export, photos):
@@ -192,7 +192,7 @@ def test_a_limit_spreads_evenly(healthy_export, own, photos):
     taken = read_samples(own, export, limit=3)
     np.testing.assert_array_equal(taken.labels, own["label"][[0, 4, 8]])
     images = read_samples(photos, export, preprocessing=PIXELS, limit=2)
-    assert len(images.inputs["image"]) == 2
+    assert len(images.arrays["image"]) == 2
 
 
 def test_a_damaged_image_is_named(healthy_export, photos):

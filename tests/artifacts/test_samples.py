@@ -9,8 +9,8 @@ import renormlite as rl
 import tensorflow as tf
 from renormlite.artifacts.images import Preprocessing
 from renormlite.artifacts.manifest import TensorSpec
+from renormlite.artifacts.samples import load_samples
 from renormlite.export.quantization.calibration import load_calibration, looks_like_noise
-from renormlite.export.samples import load_samples
 
 IMAGE = (TensorSpec("image", (None, 12, 12, 3), "float32"),)
 TWO = (TensorSpec("a", (None, 4), "float32"), TensorSpec("b", (None, 2), "int32"))

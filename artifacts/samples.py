@@ -1,8 +1,9 @@
-"""Real data for calibration and for the golden set, from wherever the user keeps it.
+"""Samples for a network's inputs, from wherever the user keeps them; export and checks read alike.
 
 A source is an array, a dict of arrays by input name, a `.npz` or `.npy` file, a folder of images,
-a `tf.data.Dataset`, any other iterable of samples' batches, or `module:function`, the name of a
-Python function that returns one of these.
+a `tf.data.Dataset`, any other iterable of samples or batches, or `module:function`, the name of a
+Python function that returns one of these. A dict or `.npz` may also hold the true classes, as
+`label`; in a folder of images, sub-folders named as the classes tell them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts.images import Preprocessing, read_images
-from ..artifacts.manifest import TensorSpec
 from ..errors import UserError
+from .images import Preprocessing, read_images
+from .manifest import TensorSpec
 
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
+
+LABEL = "label"
+
+# Images read from a folder unless a limit is given; it may hold millions.
+IMAGES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,26 +40,29 @@ class SampleSet:
         arrays: Input name to (N, …) array.
         source: Where they came from, for the manifest.
         chosen: Which of them, for the manifest.
+        labels: (N,) true classes, -1 where unknown; None where none is known.
     """
 
     arrays: dict[str, np.ndarray]
     source: str
     chosen: str
+    labels: np.ndarray | None = None
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
+        """Number of samples."""
         return len(next(iter(self.arrays.values())))
 
-    def take(self, limit: int) -> SampleSet:
+    def take(self, limit: int | None) -> SampleSet:
         """Return at most `limit` samples, evenly spread over all of them."""
-        if self.count <= limit:
+        if limit is None or self.count <= limit:
             return self
         spread = np.linspace(0, self.count - 1, limit).round().astype(int)
         return SampleSet(
             {name: values[spread] for name, values in self.arrays.items()},
             self.source,
             f"{limit} evenly spread over {self.count}",
+            None if self.labels is None else self.labels[spread],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -74,32 +83,44 @@ def load_samples(
     source: Source,
     inputs: Sequence[TensorSpec],
     *,
-    limit: int,
+    limit: int | None = None,
     preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] = (),
+    finite: bool = True,
 ) -> SampleSet:
     """Read samples from any source the module's docstring lists.
 
     Args:
         source: Where from.
         inputs: The model's inputs, shapes with the batch dimension.
-        limit: At most so many samples, evenly spread where the source tells its length, the first
-            ones where it does not.
+        limit: At most this many samples, evenly spread where the source tells its length, the first
+            ones where it does not; by default all, and `IMAGES` of a folder.
         preprocessing: Applied to the pixels of an image folder, and only there: every other
             source already holds what the network takes.
+        classes: Names of the model's classes; an image's folder of that name is its label.
+        finite: Whether NaN and infinity are refused.
+
+    Returns:
+        The samples in the inputs' types.
 
     Raises:
         UserError: The source is missing, empty, of no known kind, or does not fit the inputs.
     """
-    samples = _read(source, inputs, limit, preprocessing)
-    check_samples(samples.arrays, inputs)
-    return samples.take(limit)
+    samples = _read(source, inputs, limit, preprocessing, classes)
+    check_samples(samples.arrays, inputs, finite=finite)
+    _check_labels(samples)
+    arrays = {t.name: samples.arrays[t.name].astype(t.dtype, copy=False) for t in inputs}
+    return dataclasses.replace(samples, arrays=arrays).take(limit)
 
 
-def check_samples(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> None:
+def check_samples(
+    arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], *, finite: bool = True
+) -> None:
     """Refuse samples that do not fit the inputs.
 
     Raises:
-        UserError: An input without samples, a wrong shape, unequal numbers, none, NaN or infinity.
+        UserError: An input without samples, a wrong shape, unequal numbers, none; or NaN or
+            infinity where they are refused.
     """
     expected = {tensor.name: tensor.shape[1:] for tensor in inputs}
     if set(arrays) != set(expected):
@@ -108,36 +129,50 @@ def check_samples(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]
             f"Received: {', '.join(sorted(arrays)) or 'none'}."
         )
     for name, shape in expected.items():
-        got = np.shape(arrays[name])
-        fits = len(got) == len(shape) + 1 and all(
-            want in (None, have) for want, have in zip(shape, got[1:], strict=True)
+        array = np.asarray(arrays[name])
+        fits = array.ndim == len(shape) + 1 and all(
+            want in (None, have) for want, have in zip(shape, array.shape[1:])
         )
-        if not fits or not got[0]:
+        if not fits or not len(array) or array.dtype.kind not in "fiub":
             raise UserError(
-                f"Expected samples of shape (N, {', '.join(map(str, shape))}) with N at least 1 "
-                f"for input {name!r}. Received: {got}."
+                f"Expected numbers of shape (N, {', '.join(map(str, shape))}) with N at least 1 "
+                f"for input {name!r}. Received: {array.dtype} of shape {array.shape}."
             )
-        if not np.all(np.isfinite(arrays[name])):
+        if finite and not np.all(np.isfinite(array)):
             raise UserError(f"The samples for input {name!r} hold NaN or infinity. Remove those.")
     if len({len(arrays[name]) for name in expected}) > 1:
         counts = ", ".join(f"{name}: {len(arrays[name])}" for name in sorted(expected))
         raise UserError(f"Expected equally many samples for every input. Received: {counts}.")
 
 
+def _check_labels(samples: SampleSet) -> None:
+    labels = samples.labels
+    if labels is None:
+        return
+    if labels.shape != (samples.count,) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{samples.source}: '{LABEL}' must hold one class number for each of {samples.count} "
+            f"samples. Received: {labels.dtype} of shape {labels.shape}."
+        )
+
+
 def _read(
-    source: Source, inputs: Sequence[TensorSpec], limit: int, preprocessing: Preprocessing | None
+    source: Source,
+    inputs: Sequence[TensorSpec],
+    limit: int | None,
+    preprocessing: Preprocessing | None,
+    classes: Sequence[str],
 ) -> SampleSet:
     if isinstance(source, str) and ":" in source and not Path(source).exists():
-        made = _call(source)
-        samples = _read(made, inputs, limit, preprocessing)
+        samples = _read(_call(source), inputs, limit, preprocessing, classes)
         return dataclasses.replace(samples, source=f"function {source}")
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source), inputs, limit, preprocessing)
-    if isinstance(source, np.ndarray):
-        return SampleSet(_named(source, inputs), "array", f"all {len(source)}")
-    if isinstance(source, Mapping):
-        arrays = {name: np.asarray(values) for name, values in source.items()}
-        return SampleSet(arrays, "arrays", "all")
+        path = Path(source)
+        if path.is_dir():
+            return _from_images(path, inputs, limit or IMAGES, preprocessing, classes)
+        return _from_arrays(_loaded(path, inputs), inputs, path.name)
+    if isinstance(source, (np.ndarray, Mapping)):
+        return _from_arrays(source, inputs, "arrays")
     if isinstance(source, Iterable):
         return _from_iterable(source, inputs, limit)
     raise UserError(
@@ -163,11 +198,8 @@ def _call(reference: str) -> Source:
     return function()
 
 
-def _from_path(
-    path: Path, inputs: Sequence[TensorSpec], limit: int, preprocessing: Preprocessing | None
-) -> SampleSet:
-    if path.is_dir():
-        return _from_images(path, inputs, limit, preprocessing)
+def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the arrays of an .npy or .npz file; a single one is the single input by any name."""
     if not path.is_file():
         raise UserError(
             f"There is no file or folder {path}. Expected .npz, .npy, a folder of images or "
@@ -178,25 +210,46 @@ def _from_path(
         with open(path, "rb") as stream:
             loaded = np.load(stream, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return SampleSet(_named(loaded, inputs), path.name, "all")
+                return loaded
             arrays = {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a .npz or .npy file of numbers ({error}).") from error
-    if len(arrays) == 1 and len(inputs) == 1:
-        return SampleSet({inputs[0].name: next(iter(arrays.values()))}, path.name, "all")
+    unnamed = set(arrays) - {LABEL}
+    if len(inputs) == 1 and len(unnamed) == 1:
+        arrays[inputs[0].name] = arrays.pop(unnamed.pop())
+    return arrays
+
+
+def _from_arrays(
+    loaded: np.ndarray | Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], source: str
+) -> SampleSet:
+    """Take arrays by input name, a single one under any name, and labels."""
     names = [tensor.name for tensor in inputs]
+    if isinstance(loaded, np.ndarray):
+        if len(names) != 1:
+            raise UserError(
+                f"Expected a dict of arrays by input name ({', '.join(names)}). "
+                "Received: one array."
+            )
+        return SampleSet({names[0]: loaded}, source, "all")
+    arrays = {name: np.asarray(values) for name, values in loaded.items()}
+    labels = arrays.pop(LABEL, None) if LABEL not in names else None
     if not set(names) <= set(arrays):
         raise UserError(
-            f"{path} must hold one array for each input: {', '.join(names)}. Received: "
+            f"{source} must hold one array for each input: {', '.join(names)}. Received: "
             f"{', '.join(sorted(arrays))}. Write it with numpy.savez(path, **arrays_by_input_name)."
         )
-    return SampleSet({name: arrays[name] for name in names}, path.name, "all")
+    return SampleSet({name: arrays[name] for name in names}, source, "all", labels)
 
 
 def _from_images(
-    folder: Path, inputs: Sequence[TensorSpec], limit: int, preprocessing: Preprocessing | None
+    folder: Path,
+    inputs: Sequence[TensorSpec],
+    limit: int,
+    preprocessing: Preprocessing | None,
+    classes: Sequence[str],
 ) -> SampleSet:
-    """Read a folder of images; its sub-folders do not matter here."""
+    """Read a folder of images; a sub-folder named as a class holds its samples."""
     if len(inputs) != 1:
         raise UserError(
             f"A folder of images ({folder}) serves a model of one input. "
@@ -204,11 +257,19 @@ def _from_images(
         )
     (tensor,) = inputs
     images = read_images(folder, tensor.shape, tensor.dtype, preprocessing, limit=limit)
-    chosen = f"{len(images.inputs)} evenly spread over {images.available} images"
-    return SampleSet({tensor.name: images.inputs}, f"images in {folder.name}", chosen)
+    numbers = {str(name): number for number, name in enumerate(classes)}
+    labels = np.array([numbers.get(name, -1) for name in images.classes])
+    return SampleSet(
+        {tensor.name: images.inputs},
+        f"images in {folder.name}",
+        f"{len(images.inputs)} evenly spread over {images.available} images",
+        labels if (labels >= 0).any() else None,
+    )
 
 
-def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorSpec], limit: int) -> SampleSet:
+def _from_iterable(
+    source: Iterable[Any], inputs: Sequence[TensorSpec], limit: int | None
+) -> SampleSet:
     """Read the first samples of batches or single samples, labels left aside."""
     parts: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in inputs}
     count = 0
@@ -217,12 +278,13 @@ def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorSpec], limit: i
         for name, values in batch.items():
             parts[name].append(values)
         count += len(next(iter(batch.values())))
-        if count >= limit:
+        if limit is not None and count >= limit:
             break
     if not count:
         raise UserError("The samples' dataset is empty.")
     arrays = {name: np.concatenate(values)[:limit] for name, values in parts.items()}
-    return SampleSet(arrays, type(source).__name__, f"the first {min(count, limit)}")
+    first = count if limit is None else min(count, limit)
+    return SampleSet(arrays, type(source).__name__, f"the first {first}")
 
 
 def _element(element: Any, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
@@ -240,15 +302,3 @@ def _element(element: Any, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray
         values = np.asarray(named[tensor.name])
         batch[tensor.name] = values[None] if values.ndim == len(tensor.shape) - 1 else values
     return batch
-
-
-def _named(array: np.ndarray, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
-    if len(inputs) != 1:
-        raise UserError(
-            f"Expected a dict of arrays by input name ({', '.join(t.name for t in inputs)}). "
-            "Received: one array."
-        )
-    return {inputs[0].name: array}
-
-
-__all__ = ["SampleSet", "Source", "check_samples", "load_samples"]

@@ -3,21 +3,24 @@
 `network.npz` is written at export from the folded Keras model and read here with NumPy alone; the
 package `reference` evaluates it. It is an npz archive without pickles:
 
-    graph                 one JSON text, schema "renormlite/network/1"
-    NODE/ROLE             a weight of a node, in the model's own type (float32 bits are kept)
+    graph                 one JSON text, schema "renormlite/network/2"
+    NODE/ROLE             a weight in the model's own type (float32 bits are kept), or a constant
 
 The JSON holds `inputs` ([{name, shape}]), `outputs` ([{name, value}]) and `nodes`, producers first:
-{name, op, layer, inputs, shape, attributes, weights: [ROLE, …]}. A node's name is the name of the
-value it computes. `layer` is the Keras layer it came from. Shapes have null for the batch.
-An `op` of "opaque" marks a layer without a NumPy form.
+{name, op, layer, inputs, shape, attributes, weights: {ROLE: KEY}, constants: {ROLE: KEY}}. A KEY
+names an array of the archive; nodes that use the same array share it, as the steps of an unrolled
+recurrent layer do. Weights are the layer's own, whose bits a file must hold; constants are what its
+code computes, such as an epsilon. A node's name is the name of the value it computes. `layer` is
+the Keras layer it came from. Shapes have null for the batch. An `op` of "opaque" marks a layer
+without a NumPy form.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ import numpy as np
 from ..errors import UserError
 from .archive import DAMAGE, Archive
 
-SCHEMA = "renormlite/network/1"
+SCHEMA = "renormlite/network/2"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Node:
         inputs: Names of the values it reads.
         shape: Shape of its value, None for the batch and other free sizes.
         attributes: Strides, padding and the like.
-        weights: Role to array.
+        weights: Role to an array of the layer's own.
+        constants: Role to an array that the layer's code computes.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Node:
     shape: tuple[int | None, ...]
     attributes: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
     Raises:
         UserError: The file is damaged or of another schema.
     """
+    shared = _Shared(arrays)
     try:
         graph = json.loads(str(arrays["graph"]))
         if graph["schema"] != SCHEMA:
@@ -111,7 +117,7 @@ def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
         return Network(
             inputs={entry["name"]: tuple(entry["shape"]) for entry in graph["inputs"]},
             outputs={entry["name"]: entry["value"] for entry in graph["outputs"]},
-            nodes=tuple(_node(entry, arrays) for entry in graph["nodes"]),
+            nodes=tuple(_node(entry, shared) for entry in graph["nodes"]),
         )
     except (KeyError, TypeError, AttributeError, *DAMAGE) as error:
         if isinstance(error, UserError):
@@ -121,33 +127,53 @@ def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
 
 def network_arrays(network: Network) -> dict[str, np.ndarray]:
     """Return the arrays of `network.npz` for a network; the inverse of `read_network`."""
+    arrays: dict[str, np.ndarray] = {}
+    keys: dict[int, str] = {}
+
+    def key_of(name: str, array: np.ndarray) -> str:
+        key = keys.setdefault(id(array), name)
+        arrays.setdefault(key, array)
+        return key
+
+    nodes = [
+        {
+            "name": node.name,
+            "op": node.op,
+            "layer": node.layer,
+            "inputs": list(node.inputs),
+            "shape": list(node.shape),
+            "attributes": dict(node.attributes),
+            "weights": {r: key_of(f"{node.name}/{r}", a) for r, a in node.weights.items()},
+            "constants": {r: key_of(f"{node.name}/{r}", a) for r, a in node.constants.items()},
+        }
+        for node in network.nodes
+    ]
     graph = {
         "schema": SCHEMA,
         "inputs": [{"name": k, "shape": list(v)} for k, v in network.inputs.items()],
         "outputs": [{"name": k, "value": v} for k, v in network.outputs.items()],
-        "nodes": [
-            {
-                "name": node.name,
-                "op": node.op,
-                "layer": node.layer,
-                "inputs": list(node.inputs),
-                "shape": list(node.shape),
-                "attributes": dict(node.attributes),
-                "weights": list(node.weights),
-            }
-            for node in network.nodes
-        ],
+        "nodes": nodes,
     }
-    arrays = {"graph": np.array(json.dumps(graph))}
-    for node in network.nodes:
-        for role, array in node.weights.items():
-            arrays[f"{node.name}/{role}"] = array
-    return arrays
+    return {"graph": np.array(json.dumps(graph)), **arrays}
 
 
-def _node(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Node:
+class _Shared:
+    """Reads each array of an archive once, so that nodes that share it hold one object."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._arrays = arrays
+        self._read: dict[str, np.ndarray] = {}
+
+    def all_of(self, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Return role to array for role to key."""
+        for key in keys.values():
+            if key not in self._read:
+                self._read[key] = self._arrays[key]
+        return {role: self._read[key] for role, key in keys.items()}
+
+
+def _node(entry: Mapping[str, Any], arrays: _Shared) -> Node:
     """Read one node of the JSON."""
-    roles: Iterable[str] = entry["weights"]
     return Node(
         name=entry["name"],
         op=entry["op"],
@@ -155,5 +181,6 @@ def _node(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Node:
         inputs=tuple(entry["inputs"]),
         shape=tuple(entry["shape"]),
         attributes=entry["attributes"],
-        weights={role: arrays[f"{entry['name']}/{role}"] for role in roles},
+        weights=arrays.all_of(entry["weights"]),
+        constants=arrays.all_of(entry["constants"]),
     )

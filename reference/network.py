@@ -11,6 +11,7 @@ from ..artifacts.network import Network, Node
 from ..artifacts.precisions import SMALLEST_NORMAL
 from ..errors import UserError
 from .operators import OPERATORS
+from .operators.base import Evaluated
 
 
 def can_evaluate(node: Node) -> bool:
@@ -29,8 +30,7 @@ def evaluate_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             f"The layer '{node.layer}' cannot be evaluated outside Keras, so its op cannot be "
             "checked by itself."
         )
-    weights = {role: array.astype(inputs[0].dtype) for role, array in node.weights.items()}
-    return OPERATORS[node.op].evaluate(inputs, weights, node.attributes)
+    return OPERATORS[node.op].evaluate(inputs, _weights(node, inputs[0].dtype), node.attributes)
 
 
 def node_error_bound(
@@ -55,9 +55,9 @@ def node_error_bound(
     Returns:
         Bound on the absolute error of each element of the output.
     """
-    weights = {role: array.astype(np.float64) for role, array in node.weights.items()}
+    at = Evaluated(inputs, _weights(node, np.dtype(np.float64)), node.attributes, output)
     passed = [error + _flushed(x, error) for x, error in zip(inputs, errors)]
-    bound = OPERATORS[node.op].error(inputs, weights, node.attributes, output, passed, unit)
+    bound = OPERATORS[node.op].error_bound(at, passed, unit)
     return bound + 2 * _terms(node, output) * SMALLEST_NORMAL
 
 
@@ -88,8 +88,22 @@ def rounding_variance(
         variances: The variance of each input's error.
         unit: The unit roundoff.
     """
-    weights = {role: array.astype(output.dtype) for role, array in node.weights.items()}
-    return OPERATORS[node.op].variance(inputs, weights, node.attributes, output, variances, unit)
+    at = Evaluated(inputs, _weights(node, output.dtype), node.attributes, output)
+    return OPERATORS[node.op].variance(at, variances, unit)
+
+
+def node_gradient(
+    node: Node, inputs: list[np.ndarray], output: np.ndarray, gradient: np.ndarray
+) -> list[np.ndarray]:
+    """Return the gradients by a node's inputs for one by its output, in float64."""
+    at = Evaluated(inputs, _weights(node, np.dtype(np.float64)), node.attributes, output)
+    return OPERATORS[node.op].gradient(at, gradient)
+
+
+def _weights(node: Node, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Return weights and constants in the type of the arithmetic."""
+    both = {**node.constants, **node.weights}
+    return {role: array.astype(dtype) for role, array in both.items()}
 
 
 def _terms(node: Node, output: np.ndarray) -> int:

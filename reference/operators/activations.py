@@ -1,4 +1,4 @@
-"""Activation functions: exact value, steepest slope, and the relative error a kernel may have.
+"""Functions of one value: exact value, error of a kernel, and how errors pass through.
 
 Runtimes compute exp, tanh, erf and their kin by polynomials and tables with an error of their own,
 which no derivation from the unit roundoff gives. `ULPS` states it, in units of u·|y| (or u, where
@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .base import ROUNDING, Arrays, Attributes, Operator, Weights
-
-Function = Callable[[np.ndarray, Attributes], np.ndarray]
+from .base import (
+    REACH,
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Function,
+    Operator,
+    Weights,
+    steepest_secant,
+)
+from .softmax import LogSoftmax, Softmax, sigmoid
 
 # exp and what is made of it in a few operations: the runtimes' own statement of their kernels is
 # "a few units in the last place"; 16 u is eight of them.
 ULPS = 16.0
 
-# Standard deviations that the error of one sample may have: `bounds.WORST_SAMPLE_LIMIT`.
-REACH = 5.0
-
+_erf = np.frompyfunc(math.erf, 1, 1)
 _erfc = np.frompyfunc(math.erfc, 1, 1)
-
-
-def _sigmoid(x: np.ndarray, _: Attributes) -> np.ndarray:
-    # exp of a negative number only, so that nothing overflows.
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def _relu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -39,7 +39,7 @@ def _relu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     y = (
         np.where(x >= threshold, x, slope * (x - threshold))
         if slope or threshold
-        else (np.maximum(x, 0))
+        else np.maximum(x, 0)
     )
     top = attributes.get("max_value")
     return y if top is None else np.minimum(y, np.asarray(top, x.dtype))
@@ -58,52 +58,17 @@ def _selu(x: np.ndarray, _: Attributes) -> np.ndarray:
     return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-@dataclass(frozen=True)
-class Activation:
-    """One element-wise function.
-
-    Attributes:
-        value: The function.
-        slope: Its greatest slope: how much of an input's error reaches the output.
-        ulps: Error of a kernel in units of u·scale; 0 for those that only select.
-        scale: "value" where the kernel's error is relative to |y|, "one" where it is relative to 1
-            (sums with a constant inside), "input" where relative to |x| + |y| (x times a gate).
-    """
-
-    value: Function
-    slope: float
-    ulps: float
-    scale: str = "value"
+def _elu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return np.where(x > 0, x, attributes.get("alpha", 1.0) * np.expm1(np.minimum(x, 0)))
 
 
-_FUNCTIONS = {
-    "linear": Activation(lambda x, a: x, 1, 0),
-    "relu": Activation(_relu, 1, 2),
-    "leaky_relu": Activation(lambda x, a: np.where(x >= 0, x, a["negative_slope"] * x), 1, 2),
-    "elu": Activation(
-        lambda x, a: np.where(x > 0, x, a.get("alpha", 1.0) * np.expm1(np.minimum(x, 0))),
-        1,
-        ULPS,
-        "one",
-    ),
-    "selu": Activation(_selu, 1.7581, ULPS, "one"),
-    "gelu": Activation(_gelu, 1.13, ULPS, "input"),
-    "silu": Activation(lambda x, a: x * _sigmoid(x, a), 1.1, ULPS, "input"),
-    "sigmoid": Activation(_sigmoid, 0.25, ULPS, "one"),
-    "tanh": Activation(lambda x, a: np.tanh(x), 1, ULPS, "one"),
-    "hard_sigmoid": Activation(lambda x, a: np.clip(x / 6 + 0.5, 0, 1), 1 / 6, 4, "one"),
-    "hard_silu": Activation(lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1), 1.5, 6, "input"),
-    "softplus": Activation(
-        lambda x, a: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), 1, ULPS, "input"
-    ),
-    "softsign": Activation(lambda x, a: x / (1 + np.abs(x)), 1, 4),
-    "mish": Activation(
-        lambda x, a: x * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))),
-        1.1,
-        2 * ULPS,
-        "input",
-    ),
-}
+def _softplus(x: np.ndarray, _: Attributes) -> np.ndarray:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _buckets(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return np.searchsorted(attributes["boundaries"], x, side="right").astype(x.dtype)
+
 
 _SCALES: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "value": lambda x, y: np.abs(y),
@@ -112,214 +77,198 @@ _SCALES: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 }
 
 
-def _steepest(
-    value: Function, x: np.ndarray, y: np.ndarray, deviation: np.ndarray, attributes: Attributes
-) -> np.ndarray:
-    """Return the square of the steepest secant within as many deviations as a sample may be off.
+class Pointwise(Operator):
+    """A function of bounded slope.
 
-    Where a function is flat a small error vanishes, but one of k deviations may reach where it is
-    steep. With this slope an error of k deviations changes the value by no more than k times the
-    expected noise, for every k that is allowed at all.
+    Args:
+        value: The function.
+        slope: Its greatest slope: how much of an input's error reaches the output.
+        ulps: Error of a kernel in units of u·scale; 0 for those that only select.
+        scale: "value" where the kernel's error is relative to |y|, "one" where it is relative to 1
+            (sums with a constant inside), "input" where relative to |x| + |y| (x times a gate).
     """
-    found = np.zeros_like(y)
-    for k in range(1, int(REACH) + 1):
-        h = np.maximum(k * deviation, np.finfo(y.dtype).tiny)
-        for moved in (x + h, x - h):
-            secant = np.where(moved == x, 0.0, (value(moved, attributes) - y) / h)
-            found = np.maximum(found, np.square(secant))
-    return found
 
+    def __init__(self, value: Function, slope: float, ulps: float, scale: str = "value") -> None:
+        self._value, self._slope = value, slope
+        self._ulps, self._scale = ulps, scale
 
-def _operator(activation: Activation) -> Operator:
-    """Return the operator of an element-wise function."""
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self._value(inputs[0], attributes))
 
-    def evaluate(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-        return activation.value(inputs[0], attributes)
-
-    def error(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        errors: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        slope = max(
-            activation.slope,
-            abs(attributes.get("negative_slope", 0.0)),
-            abs(attributes.get("alpha", 0.0)),
-        )
-        own = activation.ulps * unit * _SCALES[activation.scale](inputs[0], output)
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
         # Constants such as a threshold are rounded to the type too.
-        own = own + 2 * unit * abs(attributes.get("threshold", 0.0))
-        return np.asarray(slope * errors[0] + own)
+        constants = 2 * unit * abs(at.attributes.get("threshold", 0.0))
+        own = self._ulps * unit * _SCALES[self._scale](at.inputs[0], at.output)
+        return np.asarray(self._carried(at, errors[0]) + own + constants)
 
-    def variance(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        variances: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        value, squares = activation.value, variances[0]
-        deviation = unit * np.sqrt(squares)
-        step = np.maximum(2.0**-8 * (np.abs(inputs[0]) + 2.0**-8), deviation)
-        sides = [np.square((value(inputs[0] + h, attributes) - output) / h) for h in (step, -step)]
-        slope = (sides[0] + sides[1]) / 2
-        if activation.scale == "one":
-            slope = np.maximum(slope, _steepest(value, inputs[0], output, deviation, attributes))
+    def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
+        slopes = (at.attributes.get(name, 0.0) for name in ("negative_slope", "alpha"))
+        return np.asarray(max(self._slope, *map(abs, slopes)) * error)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        deviation = unit * np.sqrt(variances[0])
+        slope = self._slope_squared(at, deviation)
         # A kernel's typical error is one unit in the last place where the bound allows ULPS.
-        own = ROUNDING * min(activation.ulps, 2.0) ** 2
-        own = own * np.square(_SCALES[activation.scale](inputs[0], output))
-        return np.asarray(slope * squares + own)
+        own = ROUNDING * min(self._ulps, 2.0) ** 2
+        own = own * np.square(_SCALES[self._scale](at.inputs[0], at.output))
+        with np.errstate(invalid="ignore"):  # Where nothing is passed on, any slope will do.
+            passed = np.where(variances[0] == 0, 0.0, slope * variances[0])
+        return np.asarray(passed + own)
 
-    return Operator(evaluate, error, variance)
+    def _slope_squared(self, at: Evaluated, deviation: np.ndarray) -> np.ndarray:
+        x, y = at.inputs[0], at.output
+        step = np.maximum(2.0**-8 * (np.abs(x) + 2.0**-8), deviation)
+        sides = [np.square((self._value(x + h, at.attributes) - y) / h) for h in (step, -step)]
+        slope = (sides[0] + sides[1]) / 2
+        if self._scale != "one":
+            return np.asarray(slope)
+        return np.maximum(slope, steepest_secant(self._value, x, y, deviation, at.attributes))
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class; by central differences, which need no second table of functions."""
+        x = at.inputs[0]
+        step = 2.0**-20 * (np.abs(x) + 2.0**-10)
+        up, down = (self._value(x + h, at.attributes) for h in (step, -step))
+        return [gradient * (up - down) / (2 * step)]
 
 
-def _softmax(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    axis = attributes.get("axis", -1)
-    raised = np.exp(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
+class Steep(Pointwise):
+    """A function whose slope has no bound: its greatest change lies at the ends of an interval.
 
-
-def _softmax_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """Relative: the rounding of x - max, exp's own error, a sum of n terms, and the inputs' errors.
-
-    Where exp(x - max) is denormal in the type that is judged, a kernel may give zero: hence the
-    least normal number as absolute part.
+    That holds where the function is monotonic, convex or concave.
     """
-    axis = attributes.get("axis", -1)
-    n = inputs[0].shape[axis]
-    away = np.abs(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
-    # exp(-x) below u has no influence on anything but itself, where its relative error is that of x
-    relative = unit * (away + away.mean(axis=axis, keepdims=True) + n + 2 * ULPS)
-    moved = 2 * errors[0].max(axis=axis, keepdims=True)
-    return np.asarray(output * np.expm1(np.minimum(relative + moved, 700.0)) + 2.0**-126)
+
+    def __init__(self, value: Function, ulps: float, scale: str = "value") -> None:
+        super().__init__(value, 0.0, ulps, scale)
+
+    def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
+        if not error.any():
+            return np.zeros_like(at.output)
+        with np.errstate(all="ignore"):
+            sides = [self._value(at.inputs[0] + h, at.attributes) for h in (error, -error)]
+            moved = np.maximum(*(np.abs(side - at.output) for side in sides))
+        same = (error == 0) | ((sides[0] == at.output) & (sides[1] == at.output))
+        return np.where(same, 0.0, np.where(np.isnan(moved), np.inf, moved))
+
+    def _slope_squared(self, at: Evaluated, deviation: np.ndarray) -> np.ndarray:
+        x, y = at.inputs[0], at.output
+        step = np.maximum(2.0**-8 * np.abs(x) + np.finfo(np.float32).tiny, deviation)
+        with np.errstate(all="ignore"):
+            sides = [np.square((self._value(x + h, at.attributes) - y) / h) for h in (step, -step)]
+            # Beyond the domain there is no slope; there the other side counts.
+            return np.fmax(*sides)
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        x = at.inputs[0]
+        step = 2.0**-20 * np.abs(x) + np.finfo(np.float64).tiny
+        with np.errstate(all="ignore"):
+            up, down = (self._value(x + h, at.attributes) for h in (step, -step))
+            slope = np.nan_to_num((up - down) / (2 * step), posinf=0.0, neginf=0.0)
+        return [gradient * slope]
 
 
-def _log_softmax(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    axis = attributes.get("axis", -1)
-    x = inputs[0] - inputs[0].max(axis=axis, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=axis, keepdims=True)))
+class Step(Steep):
+    """A function that is constant between steps, such as rounding."""
+
+    def __init__(self, value: Function) -> None:
+        super().__init__(value, 0.0)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """Return the squared step that a few deviations reach."""
+        reach = REACH * unit * np.sqrt(variances[0])
+        sides = [self._value(at.inputs[0] + h, at.attributes) for h in (reach, -reach)]
+        moved = np.maximum(*(np.abs(side - at.output) for side in sides))
+        return np.where(reach > 0, np.square(moved / unit), 0.0).astype(at.output.dtype)
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [np.zeros_like(gradient)]
 
 
-def _log_softmax_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    axis = attributes.get("axis", -1)
-    n = inputs[0].shape[axis]
-    moved = 2 * errors[0].max(axis=axis, keepdims=True)
-    return np.asarray(moved + unit * (2 * np.abs(output) + n + ULPS))
+class PRelu(Operator):
+    """max(x, 0) + alpha min(x, 0) with a slope for each element."""
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return np.where(inputs[0] >= 0, inputs[0], weights["alpha"] * inputs[0])
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        slope = np.maximum(1, np.abs(at.weights["alpha"]))
+        return np.asarray(slope * errors[0] + 2 * unit * np.abs(at.output))
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        return np.asarray(
+            np.square(self._slope(at)) * variances[0] + ROUNDING * np.square(at.output)
+        )
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [gradient * self._slope(at)]
+
+    def _slope(self, at: Evaluated) -> np.ndarray:
+        return np.where(at.inputs[0] >= 0, 1.0, at.weights["alpha"])
 
 
-def _prelu(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    return np.where(inputs[0] >= 0, inputs[0], weights["alpha"] * inputs[0])
+def _elementary(function: Callable[[np.ndarray], np.ndarray]) -> Function:
+    """Return a NumPy function that ignores attributes."""
+    return lambda x, _: function(x)
 
 
-def _prelu_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    slope = np.maximum(1, np.abs(weights["alpha"]))
-    return np.asarray(slope * errors[0] + 2 * unit * np.abs(output))
+def _real(function: np.ufunc) -> Function:
+    """Return a function of Python floats on arrays."""
+    return lambda x, _: np.asarray(function(x), np.float64).astype(x.dtype)
 
 
-def _softmax_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """Each y_i is the sigmoid of its log-odds d_i = x_i - log Σ_{j≠i} exp x_j.
-
-    The variance of d_i is that of x_i plus Σ q_j² that of x_j, q being the softmax of the others;
-    to first order this is dy_i = y_i (dx_i - Σ y_j dx_j). x - max, exp, sum and quotient are
-    rounded.
-    """
-    axis = attributes.get("axis", -1)
-    x, spread = (
-        np.moveaxis(array.astype(np.float64), axis, -1) for array in (inputs[0], variances[0])
-    )
-    raised = np.exp(x - x.max(axis=-1, keepdims=True))
-    others = _sum_of_others(raised)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shared = _sum_of_others(np.square(raised) * spread) / np.square(others)
-        odds = np.log(raised / others)
-    squares = np.where(others > 0, spread + shared, 0.0)
-    y = np.moveaxis(output.astype(np.float64), axis, -1)
-    # y (1 - y), the tangent, without cancellation.
-    tangent = np.square(y * others / raised.sum(axis=-1, keepdims=True))
-    reached = _steepest(_sigmoid, odds, _sigmoid(odds, {}), unit * np.sqrt(squares), {})
-    slope = np.maximum(tangent, np.where(np.isfinite(odds), reached, 0.0))
-    own = (
-        np.square(y)
-        * ROUNDING
-        * (np.square(x - x.max(axis=-1, keepdims=True)) + 4 + x.shape[-1] / 2)
-    )
-    return np.moveaxis(slope * squares + own, -1, axis).astype(output.dtype)
-
-
-def _sum_of_others(values: np.ndarray) -> np.ndarray:
-    """Return for each element the sum of all others on the last axis; no large number cancels."""
-    top = np.argmax(values, axis=-1, keepdims=True)
-    rest = values.copy()
-    np.put_along_axis(rest, top, 0.0, axis=-1)
-    below = rest.sum(axis=-1, keepdims=True)
-    total = below + np.take_along_axis(values, top, axis=-1)
-    sums = np.broadcast_to(total, values.shape) - values
-    np.put_along_axis(sums, top, below, axis=-1)
-    return np.asarray(sums)
-
-
-def _log_softmax_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    axis = attributes.get("axis", -1)
-    y = np.exp(output)
-    shared = np.sum(np.square(y) * variances[0], axis=axis, keepdims=True)
-    own = ROUNDING * (2 * np.square(output) + inputs[0].shape[axis] / 2)
-    return np.asarray(variances[0] + shared + own)
-
-
-def _prelu_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    slope = np.where(inputs[0] >= 0, 1.0, weights["alpha"])
-    return np.asarray(np.square(slope) * variances[0] + ROUNDING * np.square(output))
-
-
-ACTIVATIONS = {
-    **{name: _operator(activation) for name, activation in _FUNCTIONS.items()},
-    "softmax": Operator(_softmax, _softmax_error, _softmax_variance),
-    "log_softmax": Operator(_log_softmax, _log_softmax_error, _log_softmax_variance),
-    "prelu": Operator(_prelu, _prelu_error, _prelu_variance),
+ACTIVATIONS: dict[str, Operator] = {
+    "linear": Pointwise(lambda x, a: x, 1, 0),
+    "relu": Pointwise(_relu, 1, 2),
+    "leaky_relu": Pointwise(lambda x, a: np.where(x >= 0, x, a["negative_slope"] * x), 1, 2),
+    "clip": Pointwise(lambda x, a: np.clip(x, a["min_value"], a["max_value"]), 1, 0),
+    "elu": Pointwise(_elu, 1, ULPS, "one"),
+    "selu": Pointwise(_selu, 1.7581, ULPS, "one"),
+    "gelu": Pointwise(_gelu, 1.13, ULPS, "input"),
+    "silu": Pointwise(lambda x, a: x * sigmoid(x, a), 1.1, ULPS, "input"),
+    "sigmoid": Pointwise(sigmoid, 0.25, ULPS, "one"),
+    "tanh": Pointwise(_elementary(np.tanh), 1, ULPS, "one"),
+    "hard_sigmoid": Pointwise(lambda x, a: np.clip(x / 6 + 0.5, 0, 1), 1 / 6, 4, "one"),
+    "hard_silu": Pointwise(lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1), 1.5, 6, "input"),
+    "softplus": Pointwise(_softplus, 1, ULPS, "input"),
+    "softsign": Pointwise(lambda x, a: x / (1 + np.abs(x)), 1, 4),
+    "mish": Pointwise(lambda x, a: x * np.tanh(_softplus(x, a)), 1.1, 2 * ULPS, "input"),
+    "softmax": Softmax(ULPS),
+    "log_softmax": LogSoftmax(ULPS),
+    "prelu": PRelu(),
+    "negative": Pointwise(_elementary(np.negative), 1, 0),
+    "absolute": Pointwise(_elementary(np.abs), 1, 0),
+    "erf": Pointwise(_real(_erf), 1.1284, ULPS, "one"),
+    "erfc": Pointwise(_real(_erfc), 1.1284, ULPS, "one"),
+    "sin": Pointwise(_elementary(np.sin), 1, ULPS, "one"),
+    "cos": Pointwise(_elementary(np.cos), 1, ULPS, "one"),
+    "atan": Pointwise(_elementary(np.arctan), 1, ULPS, "one"),
+    "square": Steep(_elementary(np.square), 1),
+    "sqrt": Steep(_elementary(np.sqrt), 2),
+    "rsqrt": Steep(lambda x, a: 1 / np.sqrt(x), ULPS),
+    "reciprocal": Steep(_elementary(np.reciprocal), 2),
+    "exp": Steep(_elementary(np.exp), ULPS),
+    "expm1": Steep(_elementary(np.expm1), ULPS, "input"),
+    "log": Steep(_elementary(np.log), ULPS, "one"),
+    "log1p": Steep(_elementary(np.log1p), ULPS, "input"),
+    "floor": Step(_elementary(np.floor)),
+    "ceil": Step(_elementary(np.ceil)),
+    "round": Step(_elementary(np.rint)),
+    "truncate": Step(_elementary(np.trunc)),
+    "sign": Step(_elementary(np.sign)),
+    "sign_bit": Step(lambda x, a: np.signbit(x).astype(x.dtype)),
+    "nonzero": Step(lambda x, a: (x != 0).astype(x.dtype)),
+    "logical_not": Step(lambda x, a: (x == 0).astype(x.dtype)),
+    "is_nan": Step(lambda x, a: np.isnan(x).astype(x.dtype)),
+    "is_finite": Step(lambda x, a: np.isfinite(x).astype(x.dtype)),
+    "bucketize": Step(_buckets),
 }

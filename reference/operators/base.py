@@ -1,7 +1,12 @@
-"""What an operator is to the checks: its exact value, and how far rounding may stray from it."""
+"""What an operator is to the checks: its value, its rounding error and its gradient.
+
+Every value holds samples on its first axis, and numbers only: a truth value is 0 or 1, an integer
+is a float without a fraction.
+"""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,33 +19,134 @@ Attributes = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Operator:
-    """One kind of operation.
+class Evaluated:
+    """One evaluation of an operator.
 
     Attributes:
-        evaluate: (inputs, weights, attributes) to the value, in the inputs' type.
-        error: (inputs, weights, attributes, output, errors, unit) to a bound on the absolute error
-            of each output element: what exact arithmetic makes of the inputs' errors, plus what
-            rounding with unit roundoff `unit` adds.
-        variance: (inputs, weights, attributes, output, variances, unit) to the variance of the
-            error that rounding is expected to make, in units of the unit roundoff squared: what
-            becomes of the inputs' variances, plus what the op's own roundings add. Only functions
-            that bend over the size of an error need `unit`.
+        inputs: What it read.
+        weights: Its weights and constants by role, in the inputs' type.
+        attributes: Strides, padding and the like.
+        output: Its value.
     """
 
-    evaluate: Callable[[Arrays, Weights, Attributes], np.ndarray]
-    error: Callable[[Arrays, Weights, Attributes, np.ndarray, Arrays, float], np.ndarray]
-    variance: Callable[[Arrays, Weights, Attributes, np.ndarray, Arrays, float], np.ndarray]
+    inputs: Arrays
+    weights: Weights
+    attributes: Attributes
+    output: np.ndarray
+
+
+class Operator(abc.ABC):
+    """One kind of operation."""
+
+    @abc.abstractmethod
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """Return the value, in the inputs' type."""
+
+    @abc.abstractmethod
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """Return a bound on the absolute error of each output element.
+
+        Args:
+            at: The operator's inputs and output.
+            errors: Bound on the error of each input.
+            unit: Unit roundoff of the operator's own arithmetic.
+
+        Returns:
+            What exact arithmetic makes of the inputs' errors, plus what rounding adds.
+        """
+
+    @abc.abstractmethod
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """Return the expected variance of rounding errors, in units of the unit roundoff squared.
+
+        Args:
+            at: The operator's inputs and output.
+            variances: Variance of each input's error.
+            unit: The unit roundoff; only functions that bend over the size of an error need it.
+
+        Returns:
+            What becomes of the inputs' variances, plus what the operator's own roundings add.
+        """
+
+    @abc.abstractmethod
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """Return the gradients by the inputs for a gradient by the output."""
 
 
 # A rounding error is taken as uniform between -u and u times the number that is rounded.
 ROUNDING = 1 / 3
 
+# Standard deviations that the error of one sample may have: `bounds.WORST_SAMPLE_LIMIT`.
+REACH = 5.0
 
-def gamma(terms: int, unit: float) -> float:
+Function = Callable[[np.ndarray, Attributes], np.ndarray]
+
+
+def gamma(terms: float, unit: float) -> float:
     """Return the constant of a sum of ``terms`` products.
 
     γ_n = n u / (1 - n u), Higham, Accuracy and Stability of Numerical Algorithms, lemma 3.1; it
     holds for any order of summation, with or without fused multiply-add.
     """
     return terms * unit / (1 - terms * unit)
+
+
+def steepest_secant(
+    value: Function, x: np.ndarray, y: np.ndarray, deviation: np.ndarray, attributes: Attributes
+) -> np.ndarray:
+    """Return the square of the steepest secant within as many deviations as a sample may be off.
+
+    Where a function is flat a small error vanishes, but one of k deviations may reach where it is
+    steep. With this slope an error of k deviations changes the value by no more than k times the
+    expected noise, for every k that is allowed at all.
+    """
+    found = np.zeros_like(y)
+    for k in range(1, int(REACH) + 1):
+        h = np.maximum(k * deviation, np.finfo(y.dtype).tiny)
+        for moved in (x + h, x - h):
+            secant = np.where(moved == x, 0.0, (value(moved, attributes) - y) / h)
+            found = np.fmax(found, np.square(secant))
+    return found
+
+
+def summed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum over the axes along which an operand of a given shape was repeated."""
+    extra = tuple(range(array.ndim - len(shape)))
+    repeated = tuple(
+        axis for axis, size in enumerate(shape, len(extra)) if size == 1 and array.shape[axis] != 1
+    )
+    return array.sum(axis=extra + repeated).reshape(shape)
+
+
+def operands_of(inputs: Arrays, weights: Weights, attributes: Attributes) -> tuple[Arrays, int]:
+    """Return all operands in order, and the position of the first that is no constant.
+
+    A constant operand is the weight "constant"; it comes last unless `constant_first` is set.
+    """
+    if "constant" not in weights:
+        return inputs, 0
+    if attributes.get("constant_first", False):
+        return [weights["constant"], *inputs], 1
+    return [*inputs, weights["constant"]], 0
+
+
+def with_constant(at: Evaluated, each: Arrays) -> Arrays:
+    """Return one array for each operand: those of the inputs, and zero for the constant."""
+    if "constant" not in at.weights:
+        return each
+    nothing = np.zeros(1)
+    return [nothing, *each] if at.attributes.get("constant_first", False) else [*each, nothing]
+
+
+def channels_last(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """Return a value of any data format and time axis as (M, *S, C)."""
+    if attributes.get("time_distributed", False):
+        x = x.reshape(-1, *x.shape[2:])
+    return np.moveaxis(x, 1, -1) if attributes.get("data_format") == "channels_first" else x
+
+
+def as_given(y: np.ndarray, attributes: Attributes, samples: tuple[int, ...]) -> np.ndarray:
+    """Return (M, *S, C) in the layout of a value that starts with the axes ``samples``."""
+    if attributes.get("data_format") == "channels_first":
+        y = np.moveaxis(y, -1, 1)
+    return y.reshape(*samples[:2], *y.shape[1:]) if attributes.get("time_distributed") else y

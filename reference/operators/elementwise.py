@@ -1,191 +1,402 @@
-"""Sums, products and extremes of several values or of a value and a constant, and affines."""
+"""Functions of several values, element by element: arithmetic, comparison, choice, affines.
+
+A constant operand is the weight "constant" (`base.operands_of`).
+"""
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from .base import ROUNDING, Arrays, Attributes, Operator, Weights
+from .base import (
+    REACH,
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Operator,
+    Weights,
+    operands_of,
+    summed,
+    with_constant,
+)
+
+Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _operands(inputs: Arrays, weights: Weights, attributes: Attributes) -> Arrays:
-    """Return the operands in order; a constant operand is the weight "constant"."""
-    if "constant" not in weights:
-        return inputs
-    first = attributes.get("constant_first", False)
-    return [weights["constant"], *inputs] if first else [*inputs, weights["constant"]]
+class Elementwise(Operator):
+    """A function of several operands whose shapes broadcast."""
+
+    @abc.abstractmethod
+    def value(self, operands: Arrays) -> np.ndarray:
+        """Return the function's value."""
+
+    @abc.abstractmethod
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """Return the derivative by each operand."""
+
+    @abc.abstractmethod
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """Return `Operator.error_bound`; a constant has the error zero."""
+
+    @abc.abstractmethod
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """Return `Operator.variance`; a constant has the variance zero."""
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return np.asarray(self.value(operands_of(inputs, weights, attributes)[0]))
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        operands, _ = operands_of(at.inputs, at.weights, at.attributes)
+        found = self.bound(operands, at.output, with_constant(at, errors), unit)
+        return np.asarray(found + np.zeros_like(at.output))
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        operands, _ = operands_of(at.inputs, at.weights, at.attributes)
+        found = self.spread(operands, at.output, with_constant(at, variances), unit)
+        return np.asarray(found + np.zeros_like(at.output))
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        operands, start = operands_of(at.inputs, at.weights, at.attributes)
+        parts = self.slopes(operands, at.output)[start : start + len(at.inputs)]
+        return [summed(gradient * part, x.shape) for part, x in zip(parts, at.inputs)]
 
 
-def _reduced(combine: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
-    def evaluate(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-        return functools.reduce(combine, _operands(inputs, weights, attributes))
+class Sum(Elementwise):
+    """A sum, or a difference of two."""
 
-    return evaluate
+    def __init__(self, combine: Combine, sign: float) -> None:
+        self._combine, self._sign = combine, sign
 
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        return functools.reduce(self._combine, operands)
 
-def _average(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    return np.asarray(functools.reduce(np.add, inputs) / len(inputs))
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [np.ones(1), *[np.full(1, self._sign)] * (len(operands) - 1)]
 
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """A sum of two is one rounding of the result; of more, each partial sum is rounded."""
+        passed = functools.reduce(np.add, errors)
+        if len(operands) == 2:
+            return np.asarray(passed + unit * (np.abs(output) + passed))
+        size = functools.reduce(np.add, [np.abs(operand) for operand in operands])
+        return np.asarray(passed + len(operands) * unit * (size + passed))
 
-def _sum_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """A sum of two is one rounding of the result; of more, each partial sum is rounded."""
-    operands = _operands(inputs, weights, attributes)
-    passed = functools.reduce(np.add, errors)
-    if len(operands) == 2:
-        return np.asarray(passed + unit * (np.abs(output) + passed))
-    size = functools.reduce(np.add, [np.abs(operand) for operand in operands])
-    return np.asarray(passed + len(operands) * unit * (size + passed))
-
-
-def _average_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    size = functools.reduce(np.add, [np.abs(operand) for operand in inputs])
-    passed = functools.reduce(np.add, errors)
-    return np.asarray((passed + (len(inputs) + 1) * unit * (size + passed)) / len(inputs))
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        return np.asarray(functools.reduce(np.add, variances) + ROUNDING * np.square(output))
 
 
-def _product_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """(x + e)(y + f) - xy, rounded once for each multiplication."""
-    operands = _operands(inputs, weights, attributes)
-    known = {id(operand): error for operand, error in zip(inputs, errors)}
-    grown = [np.abs(operand) + known.get(id(operand), 0.0) for operand in operands]
-    most = functools.reduce(np.multiply, grown)
-    return np.asarray((most - np.abs(output)) + (len(operands) - 1) * unit * most)
+class Average(Elementwise):
+    """The mean of the operands."""
+
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        return np.asarray(functools.reduce(np.add, operands) / len(operands))
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [np.full(1, 1 / len(operands))] * len(operands)
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        size = functools.reduce(np.add, [np.abs(operand) for operand in operands])
+        passed = functools.reduce(np.add, errors)
+        return np.asarray((passed + (len(operands) + 1) * unit * (size + passed)) / len(operands))
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        passed = functools.reduce(np.add, variances) / len(operands) ** 2
+        return np.asarray(passed + 2 * ROUNDING * np.square(output))
 
 
-def _extreme_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return np.asarray(functools.reduce(np.maximum, errors) + np.zeros_like(output))
+class Product(Elementwise):
+    """A product."""
+
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        return functools.reduce(np.multiply, operands)
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """Return for each operand the product of the others."""
+        return [
+            functools.reduce(np.multiply, [x for j, x in enumerate(operands) if j != i], np.ones(1))
+            for i in range(len(operands))
+        ]
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """(x + e)(y + f) - xy, rounded once for each multiplication."""
+        grown = [np.abs(operand) + error for operand, error in zip(operands, errors)]
+        most = functools.reduce(np.multiply, grown)
+        return np.asarray((most - np.abs(output)) + (len(operands) - 1) * unit * most)
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """Each factor's variance times the square of the others; one factor's errors add up."""
+        rounded = ROUNDING * (len(operands) - 1) * np.square(output)
+        deviations: dict[int, np.ndarray] = {}
+        for x, slope, own in zip(operands, self.slopes(operands, output), variances):
+            passed = np.abs(slope) * np.sqrt(own)
+            deviations[id(x)] = deviations.get(id(x), 0.0) + passed
+        return np.asarray(rounded + functools.reduce(np.add, map(np.square, deviations.values())))
 
 
-def _on_axis(vector: np.ndarray, attributes: Attributes, rank: int) -> np.ndarray:
-    """Return a per-channel vector in the shape that broadcasts along its axis."""
-    axis = attributes["axis"] % rank
-    return vector.reshape([-1 if i == axis else 1 for i in range(rank)])
+class Extreme(Elementwise):
+    """The greatest or the least operand."""
+
+    def __init__(self, combine: Combine) -> None:
+        self._combine = combine
+
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        return functools.reduce(self._combine, operands)
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [(operand == output).astype(np.float64) for operand in operands]
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        return functools.reduce(np.maximum, errors)
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """Return the greatest variance among the operands that may be chosen."""
+        reach = [REACH * unit * np.sqrt(variance) for variance in variances]
+        most = functools.reduce(np.maximum, reach)
+        possible = [
+            np.where(np.abs(operand - output) <= own + most, variance, 0.0)
+            for operand, own, variance in zip(operands, reach, variances)
+        ]
+        return functools.reduce(np.maximum, possible)
 
 
-def _affine(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    rank = inputs[0].ndim
-    return np.asarray(
-        _on_axis(weights["scale"], attributes, rank) * inputs[0]
-        + _on_axis(weights["shift"], attributes, rank)
-    )
+class Binary(Elementwise):
+    """A smooth function of two operands, differentiated by differences.
+
+    Args:
+        function: The function.
+        ulps: Error of a kernel in units of u·|y|.
+    """
+
+    def __init__(self, function: Combine, ulps: float) -> None:
+        self._function, self._ulps = function, ulps
+
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        with np.errstate(all="ignore"):
+            return self._function(*operands)
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [self._secant(operands, index, 2.0**-20, 2.0**-30) for index in range(2)]
+
+    def _secant(self, operands: Arrays, index: int, share: float, least: float) -> np.ndarray:
+        """Return the secant over a share of one operand."""
+        step = share * (np.abs(operands[index]) + least)
+        sides = []
+        for h in (step, -step):
+            moved = list(operands)
+            moved[index] = operands[index] + h
+            sides.append(self.value(moved))
+        with np.errstate(all="ignore"):
+            return np.nan_to_num((sides[0] - sides[1]) / (2 * step), posinf=0.0, neginf=0.0)
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """The greatest change at the corners of what the operands may be."""
+        passed = np.zeros_like(output)
+        if any(error.any() for error in errors):
+            with np.errstate(all="ignore"):
+                for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+                    corner = [x + s * e for x, s, e in zip(operands, signs, errors)]
+                    passed = np.maximum(passed, np.abs(self.value(corner) - output))
+            passed = np.where(np.isnan(passed) & ~np.isnan(output), np.inf, passed)
+        return np.asarray(passed + self._ulps * unit * (np.abs(output) + passed))
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        total = ROUNDING * min(self._ulps, 2.0) ** 2 * np.square(output)
+        for index, variance in enumerate(variances):
+            if variance.any():
+                slope = self._secant(operands, index, 2.0**-8, 2.0**-30)
+                total = total + np.square(slope) * variance
+        return np.asarray(total)
 
 
-def _affine_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """S x + t: one product, one sum, and the two constants rounded to the type once each."""
-    rank = inputs[0].ndim
-    scale = np.abs(_on_axis(weights["scale"], attributes, rank))
-    shift = np.abs(_on_axis(weights["shift"], attributes, rank))
-    passed = scale * errors[0]
-    return np.asarray(passed + 3 * unit * (scale * np.abs(inputs[0]) + shift + passed))
+class Quotient(Binary):
+    """A quotient: (x + e)/(y + f) has no bound where f reaches y."""
+
+    def __init__(self) -> None:
+        super().__init__(np.divide, 2.0)
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        size = np.abs(operands[1]) - errors[1]
+        with np.errstate(all="ignore"):
+            passed = (errors[0] + np.abs(output) * errors[1]) / size
+        known = (size > 0) | ((errors[0] == 0) & (errors[1] == 0))
+        passed = np.where(size > 0, passed, np.where(known, 0.0, np.inf))
+        return np.asarray(passed + self._ulps * unit * (np.abs(output) + passed))
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        with np.errstate(all="ignore"):
+            first = 1 / operands[1]
+            return [
+                np.nan_to_num(part, posinf=0.0, neginf=0.0) for part in (first, -output * first)
+            ]
 
 
-def _sum_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return np.asarray(functools.reduce(np.add, variances) + ROUNDING * np.square(output))
+class Comparison(Elementwise):
+    """A relation between two operands: 1 where it holds, else 0."""
+
+    def __init__(self, relation: Combine) -> None:
+        self._relation = relation
+
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        first, second = operands
+        return self._relation(first, second).astype(np.result_type(first, second))
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [np.zeros(1), np.zeros(1)]
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """One where the operands are nearer than their errors."""
+        reach = errors[0] + errors[1]
+        return np.where((reach > 0) & (np.abs(operands[0] - operands[1]) <= reach), 1.0, 0.0)
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class: a step of one, if a few deviations reach it."""
+        reach = REACH * unit * np.sqrt(variances[0] + variances[1])
+        near = (reach > 0) & (np.abs(operands[0] - operands[1]) <= reach)
+        return np.where(near, 1 / unit**2, 0.0).astype(output.dtype)
 
 
-def _average_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    passed = functools.reduce(np.add, variances) / len(inputs) ** 2
-    return np.asarray(passed + 2 * ROUNDING * np.square(output))
+class Select(Elementwise):
+    """The second operand where the first is not 0, else the third."""
+
+    def value(self, operands: Arrays) -> np.ndarray:
+        """See the base class."""
+        condition, then, otherwise = operands
+        return np.where(condition != 0, then, otherwise)
+
+    def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
+        """See the base class."""
+        chosen = operands[0] != 0
+        return [np.zeros(1), chosen.astype(np.float64), (~chosen).astype(np.float64)]
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """The error of what is chosen; where the choice may be wrong, that of either."""
+        condition, then, otherwise = operands
+        passed = np.where(condition != 0, errors[1], errors[2])
+        with np.errstate(invalid="ignore"):
+            either = np.abs(then - otherwise) + errors[1] + errors[2]
+        return np.where(errors[0] > 0, np.where(then == otherwise, passed, either), passed)
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class."""
+        condition, then, otherwise = operands
+        passed = np.where(condition != 0, variances[1], variances[2])
+        with np.errstate(invalid="ignore"):
+            moved = variances[0] * np.square(then - otherwise)
+        return np.where(variances[0] > 0, passed + moved, passed)
 
 
-def _product_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """Each factor's variance times the square of the others."""
-    operands = _operands(inputs, weights, attributes)
-    total = ROUNDING * np.square(output)
-    for x, own in zip(inputs, variances):
-        others = [np.square(operand) for operand in operands if operand is not x]
-        total = total + functools.reduce(np.multiply, others, own)
-    return np.asarray(total)
+class Affine(Operator):
+    """S x + t with a scale and a shift for each channel."""
+
+    def _parts(self, weights: Weights, attributes: Attributes, rank: int) -> list[np.ndarray]:
+        axis = attributes["axis"] % rank
+        shape = [-1 if i == axis else 1 for i in range(rank)]
+        return [weights[role].reshape(shape) for role in ("scale", "shift")]
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        scale, shift = self._parts(weights, attributes, inputs[0].ndim)
+        return np.asarray(scale * inputs[0] + shift)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """One product, one sum, and the two constants rounded to the type once each."""
+        scale, shift = map(np.abs, self._parts(at.weights, at.attributes, at.output.ndim))
+        passed = scale * errors[0]
+        return np.asarray(passed + 3 * unit * (scale * np.abs(at.inputs[0]) + shift + passed))
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        scale = np.square(self._parts(at.weights, at.attributes, at.output.ndim)[0])
+        own = ROUNDING * (scale * np.square(at.inputs[0]) + np.square(at.output))
+        return np.asarray(scale * variances[0] + own)
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [gradient * self._parts(at.weights, at.attributes, at.output.ndim)[0]]
 
 
-def _extreme_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return np.asarray(functools.reduce(np.maximum, variances) + np.zeros_like(output))
+def _remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where(y == 0, np.nan, np.mod(x, y))
 
 
-def _affine_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    scale = np.square(_on_axis(weights["scale"], attributes, inputs[0].ndim))
-    own = ROUNDING * (scale * np.square(inputs[0]) + np.square(output))
-    return np.asarray(scale * variances[0] + own)
-
-
-ELEMENTWISE = {
-    "add": Operator(_reduced(np.add), _sum_error, _sum_variance),
-    "subtract": Operator(_reduced(np.subtract), _sum_error, _sum_variance),
-    "multiply": Operator(_reduced(np.multiply), _product_error, _product_variance),
-    "average": Operator(_average, _average_error, _average_variance),
-    "maximum": Operator(_reduced(np.maximum), _extreme_error, _extreme_variance),
-    "minimum": Operator(_reduced(np.minimum), _extreme_error, _extreme_variance),
-    "affine": Operator(_affine, _affine_error, _affine_variance),
+ELEMENTWISE: dict[str, Operator] = {
+    "add": Sum(np.add, 1.0),
+    "subtract": Sum(np.subtract, -1.0),
+    "multiply": Product(),
+    "average": Average(),
+    "maximum": Extreme(np.maximum),
+    "minimum": Extreme(np.minimum),
+    "divide": Quotient(),
+    "power": Binary(np.power, 16.0),
+    "floor_divide": Binary(np.floor_divide, 1.0),
+    "remainder": Binary(_remainder, 2.0),
+    "atan2": Binary(np.arctan2, 16.0),
+    "greater": Comparison(np.greater),
+    "greater_equal": Comparison(np.greater_equal),
+    "less": Comparison(np.less),
+    "less_equal": Comparison(np.less_equal),
+    "equal": Comparison(np.equal),
+    "not_equal": Comparison(np.not_equal),
+    "select": Select(),
+    "affine": Affine(),
 }

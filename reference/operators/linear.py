@@ -6,6 +6,7 @@ A sum of K products and a bias, computed in any order with unit roundoff u, is w
 
 from __future__ import annotations
 
+import abc
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -13,9 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from .base import ROUNDING, Arrays, Attributes, Operator, Weights, gamma
-
-Apply = Callable[[np.ndarray, np.ndarray, Attributes], np.ndarray]
+from .base import (
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Operator,
+    Weights,
+    as_given,
+    channels_last,
+    gamma,
+)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -64,163 +73,268 @@ def windows(
     return found
 
 
-def _convolve(x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Cross-correlate (N, *S, C) with (*K, C/groups, F)."""
-    sizes = kernel.shape[:-2]
+def scattered(
+    x: np.ndarray,
+    sizes: Any,
+    attributes: Attributes,
+    add: Callable[[tuple[int, ...], np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Add what each offset of a window sends back to the places that it read in (M, *S, C)."""
+    dilation = attributes["dilation"]
     pads = paddings(x.shape[1:-1], sizes, attributes)
-    x = np.pad(x, [(0, 0), *pads, (0, 0)])
-    groups = attributes.get("groups", 1)
-    total: np.ndarray | None = None
-    for offset, part in windows(x, sizes, attributes["strides"], attributes["dilation"]):
-        weight = kernel[offset]
-        if groups == 1:
-            term = part @ weight
-        else:
-            split = part.reshape(*part.shape[:-1], groups, 1, -1)
-            by_group = np.moveaxis(weight.reshape(weight.shape[0], groups, -1), 1, 0)
-            term = (split @ by_group).reshape(*part.shape[:-1], -1)
-        total = term if total is None else total + term
-    assert total is not None
-    return total
+    padded = [n + before + after for n, (before, after) in zip(x.shape[1:-1], pads)]
+    whole = np.zeros((len(x), *padded, x.shape[-1]))
+    for offset, part in windows(whole, sizes, attributes["strides"], dilation):
+        part += add(offset, part)
+    crop = tuple(slice(before, before + n) for n, (before, _) in zip(x.shape[1:-1], pads))
+    return whole[(slice(None), *crop)]
 
 
-def _depthwise(x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Cross-correlate (N, *S, C) with (*K, C, multiplier), channel by channel."""
-    sizes = kernel.shape[:-2]
-    pads = paddings(x.shape[1:-1], sizes, attributes)
-    x = np.pad(x, [(0, 0), *pads, (0, 0)])
-    total: Any = 0.0
-    for offset, part in windows(x, sizes, attributes["strides"], attributes["dilation"]):
-        total = total + part[..., None] * kernel[offset]
-    return np.asarray(total).reshape(*total.shape[:-2], -1)
+class Linear(Operator):
+    """A linear map by a kernel, with an optional bias."""
 
+    @abc.abstractmethod
+    def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """Return the product of (M, *S, C) with a kernel."""
 
-def _convolve_transposed(x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Scatter (N, *S, C) through (*K, F, C): the gradient of a convolution by its input."""
-    rank = kernel.ndim - 2
-    strides, dilation = attributes["strides"], attributes["dilation"]
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation)]
-    sizes = x.shape[1 : 1 + rank]
-    full = [(n - 1) * s + k for n, s, k in zip(sizes, strides, spans)]
-    # As TensorFlow has it, a transposed convolution may be longer than what it writes to.
-    room = [max(f, n * s) + s for f, n, s in zip(full, sizes, strides)]
-    out = np.zeros((len(x), *room, kernel.shape[-2]), x.dtype)
-    for offset in itertools.product(*(range(k) for k in kernel.shape[:rank])):
-        cut = tuple(
-            slice(o * d, o * d + (n - 1) * s + 1, s)
-            for o, d, s, n in zip(offset, dilation, strides, sizes)
-        )
-        out[(slice(None), *cut)] += x @ kernel[offset].T
-    wanted = attributes["output_sizes"]
-    starts = [
-        max(f - w, 0) // 2 if attributes["padding"] == "same" else 0 for f, w in zip(full, wanted)
-    ]
-    crop = tuple(slice(start, start + w) for start, w in zip(starts, wanted))
-    return out[(slice(None), *crop)]
-
-
-def _dense(x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Multiply the last axis."""
-    return x @ kernel
-
-
-def _einsum(x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Contract as the layer's equation says."""
-    return np.einsum(attributes["equation"], x, kernel, optimize=True)
-
-
-def _framed(apply: Apply, attributes: Attributes, x: np.ndarray, *rest: np.ndarray) -> np.ndarray:
-    """Apply to channels-last samples, whatever the layer's data format and time axis."""
-    first = attributes.get("data_format") == "channels_first"
-    merged = attributes.get("time_distributed", False)
-    steps = x.shape[:2]
-    if merged:
-        x = x.reshape(-1, *x.shape[2:])
-    if first:
-        x = np.moveaxis(x, 1, -1)
-    y = apply(x, rest[0], attributes)
-    if len(rest) > 1:
-        y = y + rest[1]
-    if first:
-        y = np.moveaxis(y, -1, 1)
-    return y.reshape(*steps, *y.shape[1:]) if merged else y
-
-
-def _bias_axes(bias: np.ndarray, output: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Return a bias in the shape that broadcasts against the output."""
-    if attributes.get("data_format") != "channels_first":
-        return bias
-    axis = 2 if attributes.get("time_distributed", False) else 1
-    return bias.reshape([-1 if i == axis else 1 for i in range(output.ndim)])
-
-
-def _products(kernel: np.ndarray, output_axes: int) -> int:
-    """Return how many products one output element sums."""
-    return int(np.prod(kernel.shape[:output_axes])) if kernel.ndim else 1
-
-
-def _operator(apply: Apply, count: Callable[[np.ndarray, Attributes], int]) -> Operator:
-    """Return the operator of a linear map with an optional bias."""
-
-    def evaluate(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-        rest = [weights["kernel"], *([weights["bias"]] if "bias" in weights else [])]
-        return _framed(apply, attributes, inputs[0], *rest)
-
-    def error(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        errors: Arrays,
-        unit: float,
+    @abc.abstractmethod
+    def transposed(
+        self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
     ) -> np.ndarray:
-        kernel = np.abs(weights["kernel"])
-        size = np.abs(inputs[0]) + errors[0]
-        rest = [kernel, *([np.abs(weights["bias"])] if "bias" in weights else [])]
-        rounding = gamma(count(kernel, attributes) + 1, unit) * _framed(
-            apply, attributes, size, *rest
+        """Return the gradient by (M, *S, C) for one by the product."""
+
+    @abc.abstractmethod
+    def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
+        """Return how many products one output element sums."""
+
+    def _product(
+        self, x: np.ndarray, kernel: np.ndarray, bias: Any, attributes: Attributes
+    ) -> np.ndarray:
+        y = self.apply(channels_last(x, attributes), kernel, attributes)
+        return as_given(y if bias is None else y + bias, attributes, x.shape)
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return self._product(inputs[0], weights["kernel"], weights.get("bias"), attributes)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        kernel, bias = np.abs(at.weights["kernel"]), at.weights.get("bias")
+        size = np.abs(at.inputs[0]) + errors[0]
+        bias = None if bias is None else np.abs(bias)
+        rounding = gamma(self.terms(kernel, at.attributes) + 1, unit) * self._product(
+            size, kernel, bias, at.attributes
         )
         if not errors[0].any():
             return rounding
-        return rounding + _framed(apply, attributes, errors[0], kernel)
+        return rounding + self._product(errors[0], kernel, None, at.attributes)
 
-    def variance(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        variances: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        # Adding K products one by one rounds K partial sums. As a random walk from the bias b to
-        # y, the k-th has at t = k/K the expected square ((1-t) b + t y)² + t Σ(wx)²; the mean over
-        # t is (b² + b y + y²)/3 + Σ(wx)²/2.
-        kernel = weights["kernel"]
-        terms = count(kernel, attributes)
-        squares = variances[0] + ROUNDING * terms / 2 * np.square(inputs[0])
-        walked = _framed(apply, attributes, squares, np.square(kernel))
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class.
+
+        Adding K products one by one rounds K partial sums. As a random walk from the bias b to y,
+        the k-th has at t = k/K the expected square ((1-t) b + t y)² + t Σ(wx)²; the mean over t is
+        (b² + b y + y²)/3 + Σ(wx)²/2.
+        """
+        kernel, output = at.weights["kernel"], at.output
+        terms = self.terms(kernel, at.attributes)
+        squares = variances[0] + ROUNDING * terms / 2 * np.square(at.inputs[0])
+        walked = self._product(squares, np.square(kernel), None, at.attributes)
         ends = np.square(output)
-        if "bias" in weights:
-            start = _bias_axes(weights["bias"], output, attributes)
+        if "bias" in at.weights:
+            start = self._bias(at)
             ends = ends + start * (start + output)
         return walked + ROUNDING * (terms / 3 * ends + np.square(output))
 
-    return Operator(evaluate, error, variance)
+    def _bias(self, at: Evaluated) -> np.ndarray:
+        """Return the bias in the shape that broadcasts against the output."""
+        bias = at.weights["bias"]
+        if at.attributes.get("data_format") != "channels_first":
+            return bias
+        axis = 2 if at.attributes.get("time_distributed", False) else 1
+        return bias.reshape([-1 if i == axis else 1 for i in range(at.output.ndim)])
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        x, attributes = at.inputs[0], at.attributes
+        found = self.transposed(
+            channels_last(x, attributes),
+            at.weights["kernel"],
+            attributes,
+            channels_last(gradient, attributes),
+        )
+        return [as_given(found, attributes, x.shape)]
 
 
-def _einsum_products(kernel: np.ndarray, attributes: Attributes) -> int:
-    """Return the size of the contracted axes of an einsum."""
-    operands, result = attributes["equation"].replace("...", "").split("->")
-    labels = operands.split(",")[1]
-    return int(np.prod([n for n, label in zip(kernel.shape, labels) if label not in result]))
+class Convolution(Linear):
+    """Cross-correlation of (M, *S, C) with (*K, C/groups, F)."""
+
+    def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        sizes = kernel.shape[:-2]
+        x = np.pad(x, [(0, 0), *paddings(x.shape[1:-1], sizes, attributes), (0, 0)])
+        groups = attributes.get("groups", 1)
+        total: np.ndarray | None = None
+        for offset, part in windows(x, sizes, attributes["strides"], attributes["dilation"]):
+            weight = kernel[offset]
+            if groups == 1:
+                term = part @ weight
+            else:
+                split = part.reshape(*part.shape[:-1], groups, 1, -1)
+                by_group = np.moveaxis(weight.reshape(weight.shape[0], groups, -1), 1, 0)
+                term = (split @ by_group).reshape(*part.shape[:-1], -1)
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def transposed(
+        self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> np.ndarray:
+        """See the base class."""
+        groups = attributes.get("groups", 1)
+        split = gradient.reshape(*gradient.shape[:-1], groups, 1, -1)
+
+        def sent(offset: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+            weight = kernel[offset]
+            if groups == 1:
+                return gradient @ weight.T
+            by_group = np.transpose(weight.reshape(weight.shape[0], groups, -1), (1, 2, 0))
+            return np.asarray((split @ by_group).reshape(part.shape))
+
+        return scattered(x, kernel.shape[:-2], attributes, sent)
+
+    def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
+        """See the base class."""
+        return int(np.prod(kernel.shape[:-1]))
 
 
-LINEAR = {
-    "conv": _operator(_convolve, lambda k, a: int(np.prod(k.shape[:-1]))),
-    "depthwise_conv": _operator(_depthwise, lambda k, a: int(np.prod(k.shape[:-2]))),
-    "conv_transpose": _operator(
-        _convolve_transposed, lambda k, a: int(np.prod(k.shape[:-2])) * k.shape[-1]
-    ),
-    "dense": _operator(_dense, lambda k, a: k.shape[0]),
-    "einsum": _operator(_einsum, _einsum_products),
+class DepthwiseConvolution(Linear):
+    """Cross-correlation of (M, *S, C) with (*K, C, multiplier), channel by channel."""
+
+    def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        sizes = kernel.shape[:-2]
+        x = np.pad(x, [(0, 0), *paddings(x.shape[1:-1], sizes, attributes), (0, 0)])
+        total: Any = 0.0
+        for offset, part in windows(x, sizes, attributes["strides"], attributes["dilation"]):
+            total = total + part[..., None] * kernel[offset]
+        return np.asarray(total).reshape(*total.shape[:-2], -1)
+
+    def transposed(
+        self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> np.ndarray:
+        """See the base class."""
+        split = gradient.reshape(*gradient.shape[:-1], *kernel.shape[-2:])
+        return scattered(
+            x,
+            kernel.shape[:-2],
+            attributes,
+            lambda offset, _: np.sum(split * kernel[offset], axis=-1),
+        )
+
+    def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
+        """See the base class."""
+        return int(np.prod(kernel.shape[:-2]))
+
+
+class TransposedConvolution(Linear):
+    """Scatters (M, *S, C) through (*K, F, C): the gradient of a convolution by its input."""
+
+    def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        rank = kernel.ndim - 2
+        strides, dilation = attributes["strides"], attributes["dilation"]
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation)]
+        sizes = x.shape[1 : 1 + rank]
+        full = [(n - 1) * s + k for n, s, k in zip(sizes, strides, spans)]
+        # In TensorFlow a transposed convolution may be longer than what it writes to.
+        room = [max(f, n * s) + s for f, n, s in zip(full, sizes, strides)]
+        out = np.zeros((len(x), *room, kernel.shape[-2]), x.dtype)
+        for offset in itertools.product(*(range(k) for k in kernel.shape[:rank])):
+            cut = tuple(
+                slice(o * d, o * d + (n - 1) * s + 1, s)
+                for o, d, s, n in zip(offset, dilation, strides, sizes)
+            )
+            out[(slice(None), *cut)] += x @ kernel[offset].T
+        wanted = attributes["output_sizes"]
+        same = attributes["padding"] == "same"
+        starts = [max(f - w, 0) // 2 if same else 0 for f, w in zip(full, wanted)]
+        crop = tuple(slice(start, start + w) for start, w in zip(starts, wanted))
+        return out[(slice(None), *crop)]
+
+    def transposed(
+        self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> np.ndarray:
+        """Gather what was scattered: the convolution that this one is the transpose of."""
+        rank = kernel.ndim - 2
+        strides, dilation = attributes["strides"], attributes["dilation"]
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation)]
+        sizes, wanted = x.shape[1 : 1 + rank], attributes["output_sizes"]
+        full = [(n - 1) * s + k for n, s, k in zip(sizes, strides, spans)]
+        same = attributes["padding"] == "same"
+        pads = []
+        for f, w, n, s in zip(full, wanted, sizes, strides):
+            start = max(f - w, 0) // 2 if same else 0
+            pads.append((start, max(f, n * s) + s - start - w))
+        padded = np.pad(gradient, [(0, 0), *pads, (0, 0)])
+        total = np.zeros_like(x, dtype=np.float64)
+        for offset in np.ndindex(*kernel.shape[:rank]):
+            cut = tuple(
+                slice(o * d, o * d + (n - 1) * s + 1, s)
+                for o, d, s, n in zip(offset, dilation, strides, sizes)
+            )
+            total += padded[(slice(None), *cut)] @ kernel[offset]
+        return total
+
+    def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
+        """See the base class."""
+        return int(np.prod(kernel.shape[:-2])) * kernel.shape[-1]
+
+
+class Dense(Linear):
+    """Product of the last axis with (in, out)."""
+
+    def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return x @ kernel
+
+    def transposed(
+        self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> np.ndarray:
+        """See the base class."""
+        return gradient @ kernel.T
+
+    def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
+        """See the base class."""
+        return int(kernel.shape[0])
+
+
+class Einsum(Linear):
+    """Contraction of a value and a kernel by an equation."""
+
+    def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return np.einsum(attributes["equation"], x, kernel, optimize=True)
+
+    def transposed(
+        self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> np.ndarray:
+        """See the base class."""
+        operands, result = attributes["equation"].split("->")
+        first, second = operands.split(",")
+        return np.einsum(f"{result},{second}->{first}", gradient, kernel, optimize=True)
+
+    def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
+        """Return the size of the contracted axes."""
+        operands, result = attributes["equation"].replace("...", "").split("->")
+        labels = operands.split(",")[1]
+        return int(np.prod([n for n, label in zip(kernel.shape, labels) if label not in result]))
+
+
+LINEAR: dict[str, Operator] = {
+    "conv": Convolution(),
+    "depthwise_conv": DepthwiseConvolution(),
+    "conv_transpose": TransposedConvolution(),
+    "dense": Dense(),
+    "einsum": Einsum(),
 }

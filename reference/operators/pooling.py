@@ -2,80 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .base import ROUNDING, Arrays, Attributes, Operator, Weights, gamma
-from .linear import paddings, windows
+from .base import (
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Operator,
+    Weights,
+    as_given,
+    channels_last,
+    gamma,
+)
+from .linear import paddings, scattered, windows
 
 
-def _channels_last(x: np.ndarray, attributes: Attributes) -> np.ndarray:
-    return np.moveaxis(x, 1, -1) if attributes.get("data_format") == "channels_first" else x
+def _framed(attributes: Attributes) -> dict[str, Any]:
+    return {**attributes, "dilation": [1] * len(attributes["pool_size"])}
 
 
-def _restored(y: np.ndarray, attributes: Attributes) -> np.ndarray:
-    return np.moveaxis(y, -1, 1) if attributes.get("data_format") == "channels_first" else y
+def _padded_windows(
+    x: np.ndarray, attributes: Attributes, fill: float
+) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """Return the views of (M, *S, C) that each place of a window sees; padding has ``fill``."""
+    size, framed = attributes["pool_size"], _framed(attributes)
+    pads = paddings(x.shape[1:-1], size, framed)
+    x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
+    return windows(x, size, attributes["strides"], framed["dilation"])
 
 
 def _pooled(x: np.ndarray, attributes: Attributes, fill: float, combine: Any) -> np.ndarray:
-    """Combine the windows of (N, *S, C); padding has the value ``fill``."""
-    size = attributes["pool_size"]
-    ones = [1] * len(size)
-    framed = {**attributes, "dilation": ones}
-    pads = paddings(x.shape[1:-1], size, framed)
-    x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
+    """Combine the windows of (M, *S, C)."""
     total = None
-    for _, part in windows(x, size, attributes["strides"], ones):
+    for _, part in _padded_windows(x, attributes, fill):
         total = part if total is None else combine(total, part)
     return np.asarray(total)
 
 
 def pooled_sums(x: np.ndarray, attributes: Attributes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum of each window of (N, *S, C), and how many values it has without padding."""
+    """Return the sum of each window of (M, *S, C), and how many values it has without padding."""
     total = _pooled(x, attributes, 0.0, np.add)
     return total, _pooled(np.ones_like(x[:1, ..., :1]), attributes, 0.0, np.add)
 
 
-def _mean(x: np.ndarray, attributes: Attributes) -> np.ndarray:
-    total, count = pooled_sums(x, attributes)
-    return np.asarray(total / count)
+class _Mean(Operator):
+    """A mean of K values: a sum of K terms times 1/K."""
+
+    def _mean(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
+        raise NotImplementedError
+
+    def _passed(self, at: Evaluated, variances: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return self._mean(inputs[0], attributes)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """K - 1 additions, the reciprocal and the product are rounded."""
+        terms = self._terms(at)
+        passed = self._mean(errors[0], at.attributes)
+        size = self._mean(np.abs(at.inputs[0]), at.attributes)
+        return np.asarray(passed + gamma(terms + 1, unit) * (size + passed))
+
+    def _terms(self, at: Evaluated) -> int:
+        return at.inputs[0].size // max(at.output.size, 1)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class: what is passed on, and the mean's own roundings."""
+        terms = at.inputs[0].size / at.output.size
+        carried = self._passed(at, variances[0]).reshape(at.output.shape)
+        added = self._mean(ROUNDING / 2 * np.square(at.inputs[0]), at.attributes)
+        return np.asarray(carried + added + ROUNDING * (terms / 3 + 2) * np.square(at.output))
 
 
-def _average(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    return _restored(_mean(_channels_last(inputs[0], attributes), attributes), attributes)
+class AveragePool(_Mean):
+    """Means of windows."""
+
+    def _mean(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
+        total, count = pooled_sums(channels_last(x, attributes), attributes)
+        return as_given(total / count, attributes, x.shape)
+
+    def _terms(self, at: Evaluated) -> int:
+        return int(np.prod(at.attributes["pool_size"]))
+
+    def _passed(self, at: Evaluated, variances: np.ndarray) -> np.ndarray:
+        """Return the variance of means of K values with independent errors: theirs over K."""
+        mean = self._mean(variances, at.attributes)
+        return mean * (mean.size / variances.size)
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        x, y = (channels_last(array, at.attributes) for array in (at.inputs[0], gradient))
+        _, count = pooled_sums(x[:1], at.attributes)
+        found = scattered(
+            x, at.attributes["pool_size"], _framed(at.attributes), lambda *_: y / count
+        )
+        return [as_given(found, at.attributes, at.inputs[0].shape)]
 
 
-def _average_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """A sum of K terms times 1/K: K - 1 additions, the reciprocal and the product are rounded."""
-    terms = int(np.prod(attributes["pool_size"]))
-    passed = _average([errors[0]], weights, attributes)
-    size = _average([np.abs(inputs[0])], weights, attributes)
-    return passed + gamma(terms + 1, unit) * (size + passed)
+class _Max(Operator):
+    """The greatest of K values."""
+
+    def _max(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
+        raise NotImplementedError
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return self._max(inputs[0], attributes)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        return self._max(errors[0], at.attributes)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """Return the greatest variance among those that may be the greatest value."""
+        return self._max(variances[0], at.attributes)
 
 
-def _max(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    x = _channels_last(inputs[0], attributes)
-    return _restored(_pooled(x, attributes, -np.inf, np.maximum), attributes)
+class MaxPool(_Max):
+    """Greatest values of windows."""
 
+    def _max(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
+        y = _pooled(channels_last(x, attributes), attributes, -np.inf, np.maximum)
+        return as_given(y, attributes, x.shape)
 
-def _max_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return _max([errors[0]], weights, attributes)
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        x, y, g = (
+            channels_last(array, at.attributes) for array in (at.inputs[0], at.output, gradient)
+        )
+        parts = dict(_padded_windows(x, at.attributes, -np.inf))
+        found = scattered(
+            x,
+            at.attributes["pool_size"],
+            _framed(at.attributes),
+            lambda offset, _: g * (parts[offset] == y),
+        )
+        return [as_given(found, at.attributes, at.inputs[0].shape)]
 
 
 def _spatial(x: np.ndarray, attributes: Attributes) -> tuple[int, ...]:
@@ -85,58 +152,53 @@ def _spatial(x: np.ndarray, attributes: Attributes) -> tuple[int, ...]:
     return tuple(range(1, x.ndim - 1))
 
 
-def _global_average(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    axes = _spatial(inputs[0], attributes)
-    return np.asarray(inputs[0].mean(axis=axes, keepdims=attributes.get("keepdims", False)))
+def _kept(at: Evaluated, array: np.ndarray) -> np.ndarray:
+    """Return an array of a global pooling's output with the axes that it reduced, of size one."""
+    x = at.inputs[0]
+    axes = _spatial(x, at.attributes)
+    return array.reshape([1 if axis in axes else size for axis, size in enumerate(x.shape)])
 
 
-def _global_average_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    terms = int(np.prod([inputs[0].shape[axis] for axis in _spatial(inputs[0], attributes)]))
-    passed = _global_average([errors[0]], weights, attributes)
-    size = _global_average([np.abs(inputs[0])], weights, attributes)
-    return np.asarray(passed + gamma(terms + 1, unit) * (size + passed))
+class GlobalAveragePool(_Mean):
+    """Means over all places."""
+
+    def _mean(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
+        keepdims = attributes.get("keepdims", False)
+        return np.asarray(x.mean(axis=_spatial(x, attributes), keepdims=keepdims))
+
+    def _passed(self, at: Evaluated, variances: np.ndarray) -> np.ndarray:
+        x, v = (channels_last(array, at.attributes) for array in (at.inputs[0], variances))
+        samples, channels = x.shape[0], x.shape[-1]
+        values, spread = (
+            np.moveaxis(array.reshape(samples, -1, channels), 1, -1).reshape(samples * channels, -1)
+            for array in (x, v)
+        )
+        return coherent_mean_variance(values, spread).reshape(samples, channels)
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        spread = _kept(at, gradient)
+        return [np.broadcast_to(spread * (spread.size / at.inputs[0].size), at.inputs[0].shape)]
 
 
-def _global_max(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    axes = _spatial(inputs[0], attributes)
-    return np.asarray(inputs[0].max(axis=axes, keepdims=attributes.get("keepdims", False)))
+class GlobalMaxPool(_Max):
+    """Greatest values over all places."""
 
+    def _max(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
+        keepdims = attributes.get("keepdims", False)
+        return np.asarray(x.max(axis=_spatial(x, attributes), keepdims=keepdims))
 
-def _global_max_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return _global_max([errors[0]], weights, attributes)
-
-
-Move = Callable[[Arrays, Weights, Attributes], np.ndarray]
-# Values, their variances, attributes: what the variances make of the result's.
-Passed = Callable[[np.ndarray, np.ndarray, Attributes], np.ndarray]
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [np.where(at.inputs[0] == _kept(at, at.output), _kept(at, gradient), 0.0)]
 
 
 # Values of a channel count as equal within this part of the greatest: sixteen float32 roundings.
 _EQUAL = 2.0**-18
 
 
-def _independent(values: np.ndarray, variances: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Return the variance of means of K values with independent errors: theirs over K."""
-    mean = _average([variances], {}, attributes)
-    return mean * (mean.size / variances.size)
-
-
-def _coherent(values: np.ndarray, variances: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Return the variance of global means, the errors of equal values added up.
+def coherent_mean_variance(rows: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Return the variance of the mean of each row, the errors of equal values added up.
 
     Positions that see the same, as all inner ones of an even image do, make the same error: there
     nothing averages out. (Σ_groups (Σ_group σ)²) / K², groups of equal values.
@@ -144,11 +206,12 @@ def _coherent(values: np.ndarray, variances: np.ndarray, attributes: Attributes)
     Adding n equal values one by one rounds in one direction, too. Each partial sum, half the sum S
     on average, adds u |S| / 2, so n of them n u |S| / 2 and not √n of that: the mean S / K gets
     u²/3 · mean²/4 · Σ_groups (n² - n) beyond what independent roundings explain. Zeros add nothing.
+
+    Args:
+        rows: (R, K) values.
+        variances: (R, K) variances of their errors.
     """
-    x, v = (_channels_last(array, attributes) for array in (values, variances))
-    samples, channels = x.shape[0], x.shape[-1]
-    rows = np.moveaxis(x.reshape(samples, -1, channels), 1, -1).reshape(samples * channels, -1)
-    sigma = np.sqrt(np.moveaxis(v.reshape(samples, -1, channels), 1, -1).reshape(rows.shape))
+    sigma = np.sqrt(variances)
     step = np.maximum(np.abs(rows).max(axis=1, keepdims=True) * _EQUAL, np.finfo(np.float32).tiny)
     level = np.rint(rows / step)
     order = np.argsort(level, axis=1)
@@ -162,49 +225,12 @@ def _coherent(values: np.ndarray, variances: np.ndarray, attributes: Attributes)
     squares = np.bincount(row, np.square(together), minlength=len(rows)) / terms**2
     pairs = np.where(level.reshape(-1)[starts] == 0, 0, count * (count - 1))
     adding = np.bincount(row, pairs, minlength=len(rows)) / 4 * np.square(rows.mean(axis=1))
-    return np.asarray((squares + ROUNDING * adding).reshape(samples, channels))
+    return np.asarray(squares + ROUNDING * adding)
 
 
-def _mean_variance(mean: Move, passed: Passed) -> Callable[..., np.ndarray]:
-    """Return the variance of a mean of K values: what is passed on, and its own roundings."""
-
-    def variance(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        variances: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        terms = inputs[0].size / output.size
-        carried = passed(inputs[0], variances[0], attributes).reshape(output.shape)
-        summed = mean([ROUNDING / 2 * np.square(inputs[0])], weights, attributes)
-        return np.asarray(carried + summed + ROUNDING * (terms / 3 + 2) * np.square(output))
-
-    return variance
-
-
-def _max_variance(largest: Move) -> Callable[..., np.ndarray]:
-    """Return the greatest variance among those that may be the greatest value."""
-
-    def variance(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        variances: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        return largest([variances[0]], weights, attributes)
-
-    return variance
-
-
-POOLING = {
-    "average_pool": Operator(_average, _average_error, _mean_variance(_average, _independent)),
-    "max_pool": Operator(_max, _max_error, _max_variance(_max)),
-    "global_average_pool": Operator(
-        _global_average, _global_average_error, _mean_variance(_global_average, _coherent)
-    ),
-    "global_max_pool": Operator(_global_max, _global_max_error, _max_variance(_global_max)),
+POOLING: dict[str, Operator] = {
+    "average_pool": AveragePool(),
+    "max_pool": MaxPool(),
+    "global_average_pool": GlobalAveragePool(),
+    "global_max_pool": GlobalMaxPool(),
 }

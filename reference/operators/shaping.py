@@ -6,38 +6,52 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .base import ROUNDING, Arrays, Attributes, Operator, Weights
+from .base import ROUNDING, Arrays, Attributes, Evaluated, Operator, Weights, gamma
 
-Move = Callable[[np.ndarray, Attributes], np.ndarray]
+Move = Callable[[Arrays, Weights, Attributes], np.ndarray]
 
 
-def _moved(move: Move) -> Operator:
-    """Return the operator of a move of one value."""
+class Moves(Operator):
+    """A rearrangement of the elements of its inputs, with copies and zeros.
 
-    def evaluate(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-        return move(inputs[0], attributes)
+    Args:
+        move: The rearrangement; it does the same to values, errors, variances and places.
+    """
 
-    def error(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        errors: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        return move(errors[0], attributes)
+    def __init__(self, move: Move) -> None:
+        self._move = move
 
-    def variance(
-        inputs: Arrays,
-        weights: Weights,
-        attributes: Attributes,
-        output: np.ndarray,
-        variances: Arrays,
-        unit: float,
-    ) -> np.ndarray:
-        return move(variances[0], attributes)
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return self._move(inputs, weights, attributes)
 
-    return Operator(evaluate, error, variance)
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        return self._of_errors(at, errors)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        return self._of_errors(at, variances)
+
+    def _of_errors(self, at: Evaluated, errors: Arrays) -> np.ndarray:
+        """Move errors; what is filled in has none."""
+        return self._move(errors, at.weights, {**at.attributes, "value": 0.0})
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """Send each element's gradient to the place that the element came from."""
+        ends = np.cumsum([0, *[x[0].size for x in at.inputs]])
+        # Places count from one within a sample: zero is what padding fills in.
+        places = [
+            np.arange(start + 1, start + 1 + x[0].size, dtype=np.int64).reshape(1, *x.shape[1:])
+            for start, x in zip(ends, at.inputs)
+        ]
+        read = self._of_errors(at, places).ravel().astype(np.int64)
+        found = np.stack(
+            [np.bincount(read, row.ravel(), int(ends[-1]) + 1)[1:] for row in gradient]
+        )
+        return [
+            found[:, start:end].reshape(x.shape) for start, end, x in zip(ends, ends[1:], at.inputs)
+        ]
 
 
 def _spatial_start(attributes: Attributes) -> int:
@@ -48,7 +62,10 @@ def _pad(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     pads = [(0, 0)] * x.ndim
     for axis, amounts in enumerate(attributes["padding"], _spatial_start(attributes)):
         pads[axis] = (amounts[0], amounts[1])
-    return np.pad(x, pads)
+    mode = attributes.get("mode", "constant")
+    if mode == "constant":
+        return np.pad(x, pads, constant_values=attributes.get("value", 0.0))
+    return np.pad(x, pads, mode=mode)
 
 
 def _crop(x: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -56,6 +73,11 @@ def _crop(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     for axis, (before, after) in enumerate(attributes["cropping"], _spatial_start(attributes)):
         cut[axis] = slice(before, x.shape[axis] - after)
     return x[tuple(cut)]
+
+
+def _slice(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """Cut [start, stop, step] from every axis but that of the samples."""
+    return x[(slice(None), *(slice(*cut) for cut in attributes["slices"]))]
 
 
 def _flatten(x: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -70,81 +92,136 @@ def _nearest(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     return x
 
 
-def _bilinear(x: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Interpolate with half-pixel centres, as tf.image.resize and Keras do."""
-    for axis, times in enumerate(attributes["size"], _spatial_start(attributes)):
-        size = x.shape[axis]
-        place = np.clip((np.arange(size * times) + 0.5) / times - 0.5, 0, size - 1)
-        low = np.floor(place).astype(int)
-        high = np.minimum(low + 1, size - 1)
-        part = (
-            (place - low).astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-        )
-        x = np.take(x, low, axis) * (1 - part) + np.take(x, high, axis) * part
-    return x
+def _take(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    return np.take(inputs[0], attributes["indices"], attributes["axis"])
 
 
-def _bilinear_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    """Per axis: the place, its complement, two products and a sum are rounded."""
-    size = _bilinear(np.abs(inputs[0]) + errors[0], attributes)
-    return np.asarray(_bilinear(errors[0], attributes) + 5 * len(attributes["size"]) * unit * size)
+def _constant(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    """A constant for each sample of its input."""
+    constant = weights["constant"]
+    return np.broadcast_to(constant, (len(inputs[0]), *constant.shape))
 
 
-def _bilinear_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return np.asarray(_bilinear(variances[0], attributes) + 2 * ROUNDING * np.square(output))
+class Constant(Moves):
+    """A constant, once for each sample of an input that it does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__(_constant)
+
+    def _of_errors(self, at: Evaluated, errors: Arrays) -> np.ndarray:
+        return np.zeros_like(at.output)
 
 
-def _concatenate(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    return np.concatenate(inputs, axis=attributes["axis"])
+class Resize(Operator):
+    """A product with one constant matrix for each axis that is resized, (out, in).
+
+    Interpolations of images are such products: bilinear, bicubic, by area.
+    """
+
+    def _matrices(self, weights: Weights, attributes: Attributes) -> list[tuple[int, np.ndarray]]:
+        return [(axis, weights[f"matrix_{axis}"]) for axis in attributes["axes"]]
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        x = inputs[0]
+        for axis, matrix in self._matrices(weights, attributes):
+            x = np.moveaxis(np.moveaxis(x, axis, -1) @ matrix.T, -1, axis)
+        return x
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class: kernels compute the factors in float32 as well, hence twice."""
+        factors = {role: np.abs(matrix) for role, matrix in at.weights.items()}
+        taps = sum(int((matrix != 0).sum(axis=1).max()) for matrix in factors.values())
+        passed = self.evaluate(errors, factors, at.attributes)
+        size = self.evaluate([np.abs(at.inputs[0]) + errors[0]], factors, at.attributes)
+        peak = [np.broadcast_to(self._peak(at), at.inputs[0].shape)]
+        places = self.evaluate(peak, factors, at.attributes)
+        # A place of interpolation is rounded in units of the axis' length.
+        length = max(max(matrix.shape) for matrix in factors.values())
+        return np.asarray(passed + 2 * gamma(taps + 4, unit) * size + length * unit * places)
+
+    def _peak(self, at: Evaluated) -> np.ndarray:
+        axes = tuple(at.attributes["axes"])
+        return np.abs(at.inputs[0]).max(axis=axes, keepdims=True)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        squares = {role: np.square(matrix) for role, matrix in at.weights.items()}
+        passed = self.evaluate(variances, squares, at.attributes)
+        own = self.evaluate([np.square(at.inputs[0])], squares, at.attributes)
+        return np.asarray(passed + 4 * ROUNDING * (own + np.square(at.output)))
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        turned = {role: matrix.T for role, matrix in at.weights.items()}
+        return [self.evaluate([gradient], turned, at.attributes)]
 
 
-def _concatenate_error(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    errors: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return np.concatenate(errors, axis=attributes["axis"])
+class Bilinear(Resize):
+    """Enlarges by whole factors with half-pixel centres, as tf.image.resize and Keras do."""
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        matrices, axes = self._of_factors(inputs[0], weights, attributes)
+        return super().evaluate(inputs, matrices, axes)
+
+    def _of_factors(
+        self, x: np.ndarray, weights: Weights, attributes: Attributes
+    ) -> tuple[Weights, Attributes]:
+        if "axes" in attributes:
+            return weights, attributes
+        first = _spatial_start(attributes)
+        axes = range(first, first + len(attributes["size"]))
+        matrices = {
+            f"matrix_{axis}": _interpolation(x.shape[axis], times).astype(x.dtype)
+            for axis, times in zip(axes, attributes["size"])
+        }
+        return matrices, {"axes": list(axes)}
+
+    def _explicit(self, at: Evaluated) -> Evaluated:
+        matrices, axes = self._of_factors(at.inputs[0], at.weights, at.attributes)
+        return Evaluated(at.inputs, matrices, axes, at.output)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        return super().error_bound(self._explicit(at), errors, unit)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        return super().variance(self._explicit(at), variances, unit)
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        return super().gradient(self._explicit(at), gradient)
 
 
-def _concatenate_variance(
-    inputs: Arrays,
-    weights: Weights,
-    attributes: Attributes,
-    output: np.ndarray,
-    variances: Arrays,
-    unit: float,
-) -> np.ndarray:
-    return np.concatenate(variances, axis=attributes["axis"])
+def _interpolation(size: int, times: int) -> np.ndarray:
+    """Return the (size · times, size) matrix of bilinear interpolation."""
+    place = np.clip((np.arange(size * times) + 0.5) / times - 0.5, 0, size - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, size - 1)
+    matrix = np.zeros((size * times, size))
+    rows = np.arange(size * times)
+    np.add.at(matrix, (rows, low), 1 - (place - low))
+    np.add.at(matrix, (rows, high), place - low)
+    return matrix
 
 
-SHAPING = {
-    "identity": _moved(lambda x, a: x),
-    "pad": _moved(_pad),
-    "crop": _moved(_crop),
-    "flatten": _moved(_flatten),
-    "reshape": _moved(lambda x, a: x.reshape(len(x), *a["target_shape"])),
-    "permute": _moved(lambda x, a: np.transpose(x, a["axes"])),
-    "repeat": _moved(lambda x, a: np.repeat(x[:, None], a["times"], axis=1)),
-    "upsample_nearest": _moved(_nearest),
-    "upsample_bilinear": Operator(
-        lambda i, w, a: _bilinear(i[0], a), _bilinear_error, _bilinear_variance
-    ),
-    "concatenate": Operator(_concatenate, _concatenate_error, _concatenate_variance),
+SHAPING: dict[str, Operator] = {
+    "identity": Moves(lambda i, w, a: i[0]),
+    "pad": Moves(lambda i, w, a: _pad(i[0], a)),
+    "crop": Moves(lambda i, w, a: _crop(i[0], a)),
+    "slice": Moves(lambda i, w, a: _slice(i[0], a)),
+    "flatten": Moves(lambda i, w, a: _flatten(i[0], a)),
+    "reshape": Moves(lambda i, w, a: i[0].reshape(len(i[0]), *a["target_shape"])),
+    "permute": Moves(lambda i, w, a: np.transpose(i[0], a["axes"])),
+    "repeat": Moves(lambda i, w, a: np.repeat(i[0][:, None], a["times"], axis=1)),
+    "tile": Moves(lambda i, w, a: np.tile(i[0], (1, *a["multiples"]))),
+    "broadcast": Moves(lambda i, w, a: np.broadcast_to(i[0], (len(i[0]), *a["target_shape"]))),
+    "take": Moves(_take),
+    "concatenate": Moves(lambda i, w, a: np.concatenate(i, axis=a["axis"])),
+    "upsample_nearest": Moves(lambda i, w, a: _nearest(i[0], a)),
+    "upsample_bilinear": Bilinear(),
+    "resize": Resize(),
+    "constant": Constant(),
 }

@@ -10,7 +10,7 @@ from keras import layers as kl
 from renormlite import UserError
 from renormlite.artifacts.network import read_network
 from renormlite.export.network.write import build_network, write_network
-from renormlite.reference.gradients import BACKWARD, evaluated, gradients
+from renormlite.reference.gradients import evaluated, gradients
 from renormlite.reference.network import (
     evaluate_network,
     evaluate_node,
@@ -18,7 +18,6 @@ from renormlite.reference.network import (
     opaque_layers,
 )
 from renormlite.reference.noise import expected_noise
-from renormlite.reference.operators import OPERATORS
 from renormlite.runtime_checks.end_to_end.bounds import UNIT_ROUNDOFF
 
 IMAGE, LINE, CUBE, ROW = (7, 6, 4), (9, 4), (5, 6, 4, 2), (12,)
@@ -205,10 +204,6 @@ def test_gradient_of_branches():
     )
     model = keras.Model(x, [c, kl.GlobalMaxPooling2D(name="most")(c)])
     check_gradient(model, IMAGE, _DIFFERENCES)
-
-
-def test_every_operator_has_a_gradient():
-    assert set(BACKWARD) == set(OPERATORS)
 
 
 def test_file_keeps_bits_and_names(tmp_path):

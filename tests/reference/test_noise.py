@@ -13,7 +13,7 @@ from renormlite.reference.file_noise import file_noise
 from renormlite.reference.network import evaluate_network, evaluate_node
 from renormlite.reference.noise import NoiseSource, expected_noise, input_step
 from renormlite.reference.operators import OPERATORS
-from renormlite.reference.operators.activations import REACH
+from renormlite.reference.operators.base import REACH, Evaluated
 from renormlite.runtime_checks.end_to_end.bounds import (
     POOLED_LIMIT,
     UNIT_ROUNDOFF,
@@ -149,7 +149,8 @@ def test_error_that_leaves_a_flat_place_is_within_its_deviations(last):
     variances = [np.full(logits.shape, (deviation / unit) ** 2)]
     operator = OPERATORS[last]
     value = operator.evaluate([logits], {}, {})
-    variance = operator.variance([logits], {}, {}, value, variances, unit)
+    at = Evaluated([logits], {}, {}, value)
+    variance = operator.variance(at, variances, unit)
     noise = unit * np.sqrt(variance)
     assert REACH == WORST_SAMPLE_LIMIT
     for k in range(1, int(REACH) + 1):
@@ -161,9 +162,8 @@ def test_error_that_leaves_a_flat_place_is_within_its_deviations(last):
                 assert np.all(change <= k * noise[:, element] * (1 + 1e-9))
     # To first order, where errors are small.
     small = [variance_ * 1e-12 for variance_ in variances]
-    got = operator.variance([logits], {}, {}, value, small, unit) - operator.variance(
-        [logits], {}, {}, value, [np.zeros(logits.shape)], unit
-    )
+    none = [np.zeros(logits.shape)]
+    got = operator.variance(at, small, unit) - operator.variance(at, none, unit)
     slope = np.square(value * (1 - value))
     if last == "sigmoid":
         steep = slope > 1e-6

@@ -1,0 +1,143 @@
+"""Products of two values, both of which may depend on the inputs."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from .base import (
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Operator,
+    Weights,
+    gamma,
+    operands_of,
+    summed,
+    with_constant,
+)
+
+
+class Bilinear(Operator):
+    """Sums of K products of an element of each operand; one operand may be a constant."""
+
+    @abc.abstractmethod
+    def apply(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """Return the product."""
+
+    @abc.abstractmethod
+    def transposed(
+        self, x: np.ndarray, y: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> Arrays:
+        """Return the gradients by both operands."""
+
+    @abc.abstractmethod
+    def terms(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> int:
+        """Return K."""
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        (x, y), _ = operands_of(inputs, weights, attributes)
+        return self.apply(x, y, attributes)
+
+    def _parts(
+        self, at: Evaluated, each: Arrays
+    ) -> tuple[Arrays, Arrays, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+        operands, _ = operands_of(at.inputs, at.weights, at.attributes)
+        own = [
+            np.broadcast_to(part, operand.shape)
+            for part, operand in zip(with_constant(at, each), operands)
+        ]
+        return operands, own, functools.partial(self.apply, attributes=at.attributes)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """(|x| + e)(|y| + f) - |x||y| from the inputs' errors, and γ_K of the sum of sizes."""
+        (x, y), (e, f), apply = self._parts(at, errors)
+        x, y = np.abs(x), np.abs(y)
+        passed = apply(e, y) + apply(x + e, f)
+        return np.asarray(
+            passed + gamma(self.terms(x, y, at.attributes), unit) * apply(x + e, y + f)
+        )
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class; the sum rounds as `linear.Linear` derives."""
+        (x, y), (v, w), apply = self._parts(at, variances)
+        x, y = np.square(x), np.square(y)
+        terms = self.terms(x, y, at.attributes)
+        walked = apply(v + ROUNDING * terms / 2 * x, y) + apply(x, w)
+        return np.asarray(walked + ROUNDING * (terms / 3 + 1) * np.square(at.output))
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        (x, y), start = operands_of(at.inputs, at.weights, at.attributes)
+        both = self.transposed(x, y, at.attributes, gradient)
+        return both[start : start + len(at.inputs)]
+
+
+class MatMul(Bilinear):
+    """Products of the matrices on the last two axes, each of which may be transposed first."""
+
+    def _turned(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> Arrays:
+        flags = (attributes.get("transpose_first"), attributes.get("transpose_second"))
+        return [
+            np.swapaxes(array, -1, -2) if turned else array for array, turned in zip((x, y), flags)
+        ]
+
+    def apply(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return np.matmul(*self._turned(x, y, attributes))
+
+    def transposed(
+        self, x: np.ndarray, y: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> Arrays:
+        """See the base class."""
+        first, second = self._turned(x, y, attributes)
+        by = [
+            np.matmul(gradient, np.swapaxes(second, -1, -2)),
+            np.matmul(np.swapaxes(first, -1, -2), gradient),
+        ]
+        found = self._turned(by[0], by[1], attributes)
+        return [summed(part, array.shape) for part, array in zip(found, (x, y))]
+
+    def terms(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> int:
+        """See the base class."""
+        return int(x.shape[-2 if attributes.get("transpose_first") else -1])
+
+
+class Contraction(Bilinear):
+    """Einstein's sum over two operands by an equation."""
+
+    def apply(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return np.einsum(attributes["equation"], x, y, optimize=True)
+
+    def transposed(
+        self, x: np.ndarray, y: np.ndarray, attributes: Attributes, gradient: np.ndarray
+    ) -> Arrays:
+        """See the base class; an axis of one operand alone was summed, so it is repeated."""
+        operands, result = attributes["equation"].split("->")
+        labels = operands.split(",")
+        found = []
+        for own, other, label, rest in (
+            (x, y, labels[0], labels[1]),
+            (y, x, labels[1], labels[0]),
+        ):
+            known = "".join(axis for axis in label if axis in result + rest)
+            part = np.einsum(f"{result},{rest}->{known}", gradient, other, optimize=True)
+            shape = [size if axis in known else 1 for axis, size in zip(label, own.shape)]
+            found.append(np.broadcast_to(part.reshape(shape), own.shape))
+        return found
+
+    def terms(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> int:
+        """See the base class."""
+        operands, result = attributes["equation"].split("->")
+        first, second = operands.split(",")
+        sizes = {**dict(zip(first, x.shape)), **dict(zip(second, y.shape))}
+        return int(np.prod([size for axis, size in sizes.items() if axis not in result]))
+
+
+CONTRACTIONS: dict[str, Operator] = {"matmul": MatMul(), "contract": Contraction()}

@@ -21,7 +21,9 @@ from ..artifacts.precisions import precision_named
 from ..files import hash_folder, sha256
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
+from .formats.unroll import must_unroll
 from .network.write import write_network
+from .notes import notes_on
 from .options import ExportOptions
 from .progress import Steps
 from .provenance import Provenance
@@ -97,7 +99,7 @@ class ArtifactWriter:
             write_network(chosen.model, network)
         note = choice_note(tried, chosen)
         record = FileRecord.of(network)
-        return chosen, dataclasses.replace(artifact, notes=(note,), network=record)
+        return chosen, dataclasses.replace(artifact, notes=(*artifact.notes, note), network=record)
 
     def _cost_of_random(self, artifact: Artifact, variant: Variant, folder: Path) -> str:
         """Say what random ranges cost: on the user's own samples where there are any."""
@@ -121,8 +123,9 @@ class ArtifactWriter:
         file_format = format_named(format_name)
         path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
         channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
-        with self.step(path.name, "trace"):
-            graph = self.variants.graph(variant, channels_first)
+        unroll = must_unroll(variant.model, format_name, precision)
+        with self.step(path.name, "unroll and trace" if unroll else "trace"):
+            graph = self.variants.graph(variant, channels_first, unroll)
         job = Job(
             graph,
             precision,
@@ -134,7 +137,8 @@ class ArtifactWriter:
             file_format.write(job, path)
         with self.step(path.name, "validate"):
             contents = file_format.validate(path, job)
-        return _described(path, format_name, job, contents)
+        artifact = _described(path, format_name, job, contents)
+        return dataclasses.replace(artifact, notes=notes_on(job, contents))
 
 
 def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:

@@ -83,13 +83,14 @@ class Variants:
         return (self.plain, *made)
 
     @functools.cache  # noqa: B019 - lives as long as one export
-    def graph(self, variant: Variant, channels_first: bool) -> FrozenGraph:
+    def graph(self, variant: Variant, channels_first: bool, unroll: bool) -> FrozenGraph:
         """Return a variant as a frozen graph, traced once."""
         return freeze(
             variant.model,
             self._signature,
             batch_size=self._batch_size,
             channels_first=channels_first,
+            unroll=unroll,
         )
 
     def judge(self, artifact: Artifact, folder: Path) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,8 +21,9 @@ import numpy as np
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..signature import Signature, as_functional, unique_names
-from .rewrites import put_constants, redirect
+from .rewrites import keep_needed, put_constants, redirect
 from .rewrites_3d import split_grouped_conv3d
+from .unroll import unrolled
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -44,6 +45,7 @@ class FrozenGraph:
         signature: Names and shapes as exported: the batch dimension is fixed unless it was to
             stay free.
         layer_names: Code of a layer in op names to the layer's path, see `readable_name`.
+        steps: Name of each recurrent layer that has no loop to the number of its steps.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -51,6 +53,7 @@ class FrozenGraph:
     outputs: tuple[tf.Tensor, ...]
     signature: Signature
     layer_names: dict[str, str]
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def readable_name(self, name: str) -> str:
         """Return an op or tensor name with the names of the Keras layers put back.
@@ -61,6 +64,34 @@ class FrozenGraph:
         decoded = _CODED_LAYER.sub(lambda match: self.layer_names.get(match[0], match[0]), name)
         return re.sub(r"(^|;)/+", r"\1", decoded)
 
+    def layer_of(self, op: str) -> str:
+        """Return the path of the innermost Keras layer that an op belongs to; empty for none."""
+        layers = list(_CODED_LAYER.finditer(op))
+        return self.readable_name(op[: layers[-1].end()]) if layers else ""
+
+    def until(self, ops: Sequence[str]) -> FrozenGraph:
+        """Return the part of the network that ends in some of its ops, which become its outputs."""
+        import tensorflow as tf
+
+        inputs = [tensor.op.name for tensor in self.inputs]
+        graph_def = tf.compat.v1.GraphDef()
+        graph_def.CopyFrom(self.graph_def)
+        keep_needed(graph_def, [*inputs, *ops])
+        with tf.Graph().as_default() as part:
+            tf.import_graph_def(graph_def, name="")
+        outputs = tuple(part.get_tensor_by_name(f"{op}:0") for op in ops)
+        described = tuple(
+            TensorSpec(f"output_{i}", tuple(t.shape.as_list()), t.dtype.name)
+            for i, t in enumerate(outputs)
+        )
+        return dataclasses.replace(
+            self,
+            graph_def=graph_def,
+            inputs=tuple(part.get_tensor_by_name(f"{name}:0") for name in inputs),
+            outputs=outputs,
+            signature=Signature(self.signature.inputs, described),
+        )
+
 
 def freeze(
     model: keras.Model,
@@ -68,6 +99,7 @@ def freeze(
     *,
     batch_size: int | None = 1,
     channels_first: bool = False,
+    unroll: bool = False,
 ) -> FrozenGraph:
     """Trace a float32 model into one graph with its weights as constants.
 
@@ -77,6 +109,7 @@ def freeze(
         batch_size: The fixed batch size; None leaves it free.
         channels_first: Whether inputs and outputs with spatial axes have their channels, the last
             axis in Keras, next to the batch instead.
+        unroll: Whether recurrent layers write one step after the other instead of a loop.
 
     Returns:
         The graph.
@@ -93,7 +126,10 @@ def freeze(
     model = as_functional(model)
     arrange = _channels_first if channels_first else _as_it_is
     inputs = tuple(arrange(with_batch(tensor, batch_size)) for tensor in signature.inputs)
-    with _coded_layer_names(model) as names, _inlined_functions():
+    with contextlib.ExitStack() as stack:
+        steps = stack.enter_context(unrolled(model)) if unroll else {}
+        names = stack.enter_context(_coded_layer_names(model))
+        stack.enter_context(_inlined_functions())
         trace = _trace(model, inputs, signature, arrange)
     constants = trace.constants
     replaced = split_grouped_conv3d(trace.graph, constants)
@@ -108,6 +144,7 @@ def freeze(
         tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in outs),
         Signature(inputs, trace.outputs),
         _decode_calls(graph_def, names),
+        steps,
     )
 
 

@@ -13,12 +13,14 @@ import numpy as np
 
 from ...artifacts.manifest import METADATA_KEY, TensorSpec
 from ...artifacts.precisions import precision_named
+from ...child import DiedError, shared
 from ...errors import UserError
 from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.onnxruntime import OnnxRuntimeRunner
 from ..quantization.onnx_quantize import quantize
 from .base import Contents, Job, check_interface
+from .fence import fenced, first_line
 from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
 from .onnx_rewrites import simplify
@@ -39,14 +41,9 @@ class Onnx:
         """Convert, quantize, put in canonical form and write one file."""
         import onnx
 
-        model = simplify(convert(job.graph, job.options.opset))
-        model = canonical(model, job.graph.readable_name)
-        if job.precision != "float32":
-            inputs = job.graph.signature.inputs
-            samples = job.calibration.batches(inputs) if job.calibration else None
-            model = canonical(
-                quantize(model, precision_named(job.precision).converter, samples), str
-            )
+        model = fenced(
+            lambda part: _made(part, job), job.graph, f"onnxruntime's quantizer ({job.precision})"
+        )
         model.metadata_props.append(
             onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
         )
@@ -74,6 +71,32 @@ class Onnx:
     def runner(self, path: Path) -> Runner:
         """Return ONNX Runtime with a file, one thread, so that results repeat."""
         return OnnxRuntimeRunner(path)
+
+
+def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
+    """Return a graph as a model in the job's precision.
+
+    Raises:
+        UserError: A converter refuses the graph.
+        DiedError: The quantizer died in the child process.
+    """
+    import onnx
+
+    model = canonical(simplify(convert(graph, job.options.opset)), graph.readable_name)
+    if job.precision == "float32":
+        return model
+    samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
+    try:
+        converter = precision_named(job.precision).converter
+        data = shared.call(quantize, model.SerializeToString(), converter, samples)
+    except (UserError, DiedError):
+        raise
+    except Exception as error:  # onnxruntime's tools raise whatever their internals raise
+        raise UserError(
+            f"onnxruntime's quantizer refuses the model in {job.precision}: {first_line(error)} "
+            "Replace the layer that it names or export another precision."
+        ) from error
+    return canonical(onnx.ModelProto.FromString(data), str)
 
 
 def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:

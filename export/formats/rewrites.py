@@ -26,8 +26,13 @@ def redirect(
     for node in graph_def.node:
         for index, name in enumerate(node.input):
             node.input[index] = replaced.get(name, name)
+    keep_needed(graph_def, interface)
+
+
+def keep_needed(graph_def: tf.compat.v1.GraphDef, ends: Sequence[str]) -> None:
+    """Take out of a graph, in place, every op that none of `ends` needs."""
     inputs = {node.name: [_producer(name) for name in node.input] for node in graph_def.node}
-    pending, needed = list(interface), set(interface)
+    pending, needed = list(ends), set(ends)
     while pending:
         new = set(inputs[pending.pop()]) - needed
         needed |= new

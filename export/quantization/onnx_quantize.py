@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +25,31 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-Samples = Iterable[dict[str, np.ndarray]]
+Batch = dict[str, np.ndarray]
 
 _HALF_OF_LEAST = 2.0**-25  # half precision's smallest positive number is 2^-24
 
 
-def quantize(model: onnx.ModelProto, precision: str, samples: Samples | None) -> onnx.ModelProto:
+def quantize(model: bytes, precision: str, samples: Sequence[Batch] | None) -> bytes:
     """Return a float32 model in another precision.
 
+    Needs no Keras, and takes and gives plain data, so that a process of its own can call it.
+
     Args:
-        model: In canonical form.
+        model: The serialized model, in canonical form.
         precision: `float16`, `dynamic` or `int8`.
         samples: Batches by input name to take ranges from, for `int8`.
 
     Returns:
-        A new model; its inputs and outputs are those of `model`, names, shapes and types.
+        A new model, serialized; its inputs and outputs are those of `model`, names, shapes and
+        types.
     """
     with tempfile.TemporaryDirectory() as folder:
         # onnxruntime's tools empty a model they are given in memory; files they leave alone.
         path = Path(folder) / "float32.onnx"
-        onnx.save(model, path)
+        path.write_bytes(model)
         with _no_advice():
-            return _CONVERSIONS[precision](path, samples)
+            return _CONVERSIONS[precision](path, samples).SerializeToString()
 
 
 @contextlib.contextmanager
@@ -61,7 +64,7 @@ def _no_advice() -> Iterator[None]:
         root.setLevel(before)
 
 
-def _float16(path: Path, samples: Samples | None) -> onnx.ModelProto:
+def _float16(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(path)
@@ -85,13 +88,13 @@ def _flush_what_half_precision_lacks(weight: onnx.TensorProto) -> None:
         weight.CopyFrom(onnx.numpy_helper.from_array(flushed, weight.name))
 
 
-def _dynamic(path: Path, samples: Samples | None) -> onnx.ModelProto:
+def _dynamic(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
     quantized = path.with_name("dynamic.onnx")
     quantize_dynamic(path, quantized, per_channel=True, weight_type=QuantType.QInt8)
     return onnx.load(quantized)
 
 
-def _int8(path: Path, samples: Samples | None) -> onnx.ModelProto:
+def _int8(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
     if samples is None:
         raise ValueError("int8 needs calibration samples")
     prepared, quantized = path.with_name("prepared.onnx"), path.with_name("int8.onnx")
@@ -113,7 +116,7 @@ def _int8(path: Path, samples: Samples | None) -> onnx.ModelProto:
 class _Reader(CalibrationDataReader):
     """Feeds calibration samples to onnxruntime, batch by batch."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Sequence[Batch]) -> None:
         self._batches = iter(samples)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -121,7 +124,7 @@ class _Reader(CalibrationDataReader):
         return next(self._batches, None)
 
 
-_CONVERSIONS: dict[str, Callable[[Path, Samples | None], onnx.ModelProto]] = {
+_CONVERSIONS: dict[str, Callable[[Path, Sequence[Batch] | None], onnx.ModelProto]] = {
     "float16": _float16,
     "dynamic": _dynamic,
     "int8": _int8,

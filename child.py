@@ -1,0 +1,203 @@
+"""Calls functions in a Python process of its own, where native code may die.
+
+A converter that follows a null pointer or fails an assertion ends its process, whatever `except`
+stands around it. Here that process is a child: it is started at the first call, serves one call
+after the other, and ends when its parent does, when it was idle for a while, or when it has served
+so many calls that what its libraries leak would matter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import json
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
+
+from .errors import UserError
+from .quiet import quiet_import
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_IDLE = 30.0  # seconds
+# TensorFlow's int8 converter leaks 1.4 MB a call, so this many leak no more than it loads itself.
+_CALLS = 200
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import {0}; {0}.serve({1!r})"
+_PRINTED = "stderr"  # file in the child's folder
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
+
+
+class DiedError(Exception):
+    """The child ended before it answered.
+
+    Attributes:
+        cause: The signal's name, such as `SIGSEGV`, or the exit code.
+        printed: What it wrote to standard error.
+    """
+
+    def __init__(self, code: int, printed: str) -> None:
+        """Take the child's return code and what it printed."""
+        self.cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        self.printed = printed
+        super().__init__(f"{self.cause}: {printed}" if printed else self.cause)
+
+
+class Child:
+    """One child process, started when it is needed."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._calls = 0
+        self._parent = os.getpid()
+        self._lock = threading.Lock()
+
+    def warm(self, module: str) -> None:
+        """Start the child, where there is none, and let it import a module meanwhile."""
+        with self._lock:
+            self._running(module)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in the child.
+
+        Args:
+            function: A function of a module's top level; the child imports that module, so it
+                should load only what the function needs.
+            args: Its arguments; they and the result are copied to the other process.
+            kwargs: Its arguments by name.
+
+        Raises:
+            DiedError: The child ended in the call. The next call starts another one.
+            Exception: What the function raises.
+        """
+        with self._lock:
+            process = self._running()
+            self._calls += 1
+            try:
+                answer = self._exchange(process, pickle.dumps((function, args, kwargs)))
+            except BaseException:  # an interrupt too: a child in the middle of a call is of no use
+                self._end()
+                raise
+            if self._calls >= _CALLS:
+                self._end()
+        succeeded, value = pickle.loads(answer)
+        if not succeeded:
+            raise value
+        result: T = value
+        return result
+
+    def close(self) -> None:
+        """End the child, if there is one."""
+        with self._lock:
+            if self._parent == os.getpid():
+                self._end()
+
+    def _running(self, module: str = "") -> subprocess.Popen[bytes]:
+        """Return the child; start one, with a module to import first, where there is none."""
+        if self._parent != os.getpid():  # a fork has copied this object: the child is not ours
+            self._process, self._folder, self._parent = None, None, os.getpid()
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it was idle for too long
+        if self._process is None:
+            # Whatever the child leaves when it dies lies in a folder of ours.
+            self._folder = tempfile.TemporaryDirectory(prefix="renormlite-")
+            program = _PROGRAM.format(__name__, module)
+            with open(Path(self._folder.name) / _PRINTED, "wb") as printed:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program, json.dumps(sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=printed,
+                    env=os.environ | {"TMPDIR": self._folder.name},
+                    start_new_session=True,  # Ctrl-C goes to the parent, which ends the child
+                )
+            self._calls = 0
+        return self._process
+
+    def _exchange(self, process: subprocess.Popen[bytes], request: bytes) -> bytes:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert self._folder is not None
+        try:
+            _send(process.stdin, request)
+            return _receive(process.stdout)
+        except (EOFError, BrokenPipeError):
+            code = process.wait()
+            printed = (Path(self._folder.name) / _PRINTED).read_text(errors="replace").strip()
+            raise DiedError(code, printed) from None
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(BrokenPipeError), process:
+                pass  # closes the pipes and waits
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+#: The child that everything in this process shares: what it has imported once serves all.
+shared = Child()
+atexit.register(shared.close)
+
+
+def serve(module: str) -> None:
+    """Serve calls from standard input until it closes or nothing has come for a while.
+
+    Args:
+        module: What to import first; empty for nothing.
+    """
+    if sys.platform == "linux":  # also where the parent is killed in the middle of a call
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints must not mix with the answers
+    if module:
+        quiet_import(module)
+    while select.select([requests], [], [], _IDLE)[0]:
+        try:
+            request = _receive(requests)
+        except EOFError:
+            return
+        _send(answers, _answer(request))
+
+
+def _answer(request: bytes) -> bytes:
+    """Return the pickled outcome of one call: whether it succeeded, and its result or exception."""
+    try:
+        function, args, kwargs = pickle.loads(request)
+        return pickle.dumps((True, function(*args, **kwargs)))
+    except Exception as error:
+        # An exception type of a library may not survive the way; its text does.
+        known = isinstance(error, UserError) or type(error).__module__ == "builtins"
+        return pickle.dumps((False, error if known else RuntimeError(str(error))))
+
+
+def _send(stream: IO[bytes], data: bytes) -> None:
+    stream.write(len(data).to_bytes(8, "little"))
+    stream.write(data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    return _exactly(stream, int.from_bytes(_exactly(stream, 8), "little"))
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data

@@ -1,0 +1,183 @@
+"""TensorFlow's TFLite converter and what quantizes its files, as functions of plain data.
+
+The converter is `tf.compat.v1.lite.TFLiteConverter`: of the public ones only it takes a graph as
+it is. The others write a SavedModel first or freeze variables again, which costs more than the
+conversion itself, and they rename or reorder inputs and outputs.
+
+Nothing here needs Keras, so that a process of its own can call it without loading that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...quiet import stderr_without
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# A line that native code writes about every int8 file.
+_CHATTER = "fully_quantize:"
+_PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """An input or output of a graph.
+
+    Attributes:
+        op: Name of its op.
+        dtype: TensorFlow's name of its type.
+        shape: Its static shape, None where a size is free.
+    """
+
+    op: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, tensor: tf.Tensor) -> End:
+        """Describe a symbolic tensor."""
+        return cls(tensor.op.name, tensor.dtype.name, tuple(tensor.shape.as_list()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to convert a graph to.
+
+    Attributes:
+        inputs: Its placeholders, in order.
+        outputs: Its outputs, in order.
+        precision: A key of `_CONVERSIONS`.
+        allow_flex: Whether the file may call TensorFlow's operators.
+        integer_io: Whether a calibrated file takes and gives integers.
+        samples: Batches to calibrate with, one array an input; empty where none are needed.
+    """
+
+    inputs: tuple[End, ...]
+    outputs: tuple[End, ...]
+    precision: str
+    allow_flex: bool = False
+    integer_io: bool = False
+    samples: Sequence[Sequence[np.ndarray]] = ()
+
+
+def convert_serialized(graph_def: bytes, request: Request) -> bytes:
+    """Convert a graph that another process has sent; see `convert`."""
+    import tensorflow as tf
+
+    return convert(tf.compat.v1.GraphDef.FromString(graph_def), request)
+
+
+def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
+    """Return a graph as a TFLite file.
+
+    Args:
+        graph_def: The graph, without variables.
+        request: What it is to become.
+
+    Raises:
+        Exception: The converter refuses the graph. It has error types of its own, none of them
+            public.
+    """
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        # The converter reads the graph from `graph_def`; it asks these for name, type and shape.
+        inputs, outputs = (
+            [tf.compat.v1.placeholder(end.dtype, end.shape, end.op) for end in ends]
+            for ends in (request.inputs, request.outputs)
+        )
+    converter = tf.compat.v1.lite.TFLiteConverter(graph_def, inputs, outputs)
+    converter.exclude_conversion_metadata = True
+    if request.allow_flex:
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+    with stderr_without(_CHATTER):
+        return bytes(_CONVERSIONS[request.precision](converter, request))
+
+
+def _float32(converter: Any, request: Request) -> bytes:
+    data: bytes = converter.convert()
+    return data
+
+
+def _float16(converter: Any, request: Request) -> bytes:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return _float32(converter, request)
+
+
+def _dynamic(converter: Any, request: Request) -> bytes:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    # Per-channel weights in a hybrid FULLY_CONNECTED need version 12 of that operator, which
+    # tflite-runtime 2.14, the last one for many boards, does not have. There is no public switch.
+    if not hasattr(converter, _PER_TENSOR_DENSE):
+        raise UserError(
+            "This TensorFlow's converter lacks the switch that keeps dynamic-range files loadable "
+            f"in tflite-runtime 2.14 ({_PER_TENSOR_DENSE}). Install the version of "
+            "constraints.txt, or export int8."
+        )
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    return _float32(converter, request)
+
+
+def _int8(converter: Any, request: Request) -> bytes:
+    import tensorflow as tf
+
+    return _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.int8)
+
+
+def _int16x8(converter: Any, request: Request) -> bytes:
+    import tensorflow as tf
+
+    ops = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    return _calibrated(converter, request, ops, tf.int16)
+
+
+def _calibrated(converter: Any, request: Request, ops: Any, integer: Any) -> bytes:
+    """Quantize weights and activations, the latter by the ranges the samples show."""
+    import tensorflow as tf
+
+    if not request.samples:
+        raise ValueError(f"{request.precision} needs calibration samples")
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: map(list, request.samples)
+    converter.target_spec.supported_ops = [ops]
+    if request.integer_io:
+        converter.inference_input_type = converter.inference_output_type = integer
+    return _float32(converter, request)
+
+
+def _int4(converter: Any, request: Request) -> bytes:
+    """Four-bit weights per channel; activations are quantized to eight bits as they come."""
+    try:
+        from ai_edge_quantizer import quantizer, recipe
+    except ImportError as error:
+        raise UserError(
+            "int4 needs ai-edge-quantizer. Install it with: pip install 'renormlite[int4]'"
+        ) from error
+    run = quantizer.Quantizer(bytearray(_float32(converter, request)), recipe.dynamic_wi4_afp32())
+    result = run.quantize(enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+_CONVERSIONS: dict[str, Callable[[Any, Request], bytes]] = {
+    "float32": _float32,
+    "float16": _float16,
+    "dynamic": _dynamic,
+    "int8": _int8,
+    "int16x8": _int16x8,
+    "int4": _int4,
+}

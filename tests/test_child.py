@@ -1,0 +1,123 @@
+"""Protects the process from native code that dies: a child dies instead, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import renormlite as rl
+from renormlite.child import Child, DiedError
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+def process() -> int:
+    return os.getpid()
+
+
+def die(number: int) -> None:
+    os.write(2, b"assertion x > 0 failed\n")
+    tempfile.mkdtemp()
+    os.kill(os.getpid(), number)
+
+
+def refuse() -> None:
+    raise rl.UserError("Expected a number.")
+
+
+def print_a_lot() -> str:
+    os.write(1, b"not an answer" * 10_000)
+    return "an answer"
+
+
+class OwnError(Exception):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def fail() -> None:
+    raise OwnError("both", "words")
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = Child()
+    yield child
+    child.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_calls_are_answered_by_one_other_process(child: Child) -> None:
+    assert child.call(double, 21) == 42
+    assert child.call(double, value=4) == 8
+    assert child.call(process) == child.call(process) != os.getpid()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_death_is_an_exception_and_the_next_call_starts_anew(child: Child, number: int) -> None:
+    with pytest.raises(DiedError, match="assertion x > 0 failed") as died:
+        child.call(die, number)
+    assert died.value.cause == signal.Signals(number).name
+    assert child.call(double, 1) == 2
+
+
+def test_exceptions_come_back(child: Child) -> None:
+    with pytest.raises(rl.UserError, match=r"Expected a number\."):
+        child.call(refuse)
+    with pytest.raises(RuntimeError, match="both words"):
+        child.call(fail)
+
+
+def test_what_native_code_prints_is_no_answer(child: Child) -> None:
+    assert child.call(print_a_lot) == "an answer"
+
+
+def test_a_child_that_served_many_calls_is_replaced(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("renormlite.child._CALLS", 2)
+    first = child.call(process)
+    assert child.call(process) == first
+    assert child.call(process) != first
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_ends_both(number: int, tmp_path: Path) -> None:
+    program = f"""
+        import sys
+        sys.path[:] = {sys.path!r}
+        import time
+        from renormlite.child import shared
+        import os
+        print(shared.call(os.getpid), flush=True)
+        shared.call(time.sleep, 60)
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    with parent:
+        pid = int(parent.stdout.readline())
+        time.sleep(0.2)  # until it is in the second call
+        parent.send_signal(number)
+        parent.wait(10)
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child is still there")
+    if number == signal.SIGINT:
+        assert not list(tmp_path.iterdir())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .export.fold import register_affine as register_affine
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
+    from .runtimes import register_runtime as register_runtime
     from .toolkit.channel_affine import ChannelAffine as ChannelAffine
     from .toolkit.convert import to_batch_norm as to_batch_norm
     from .toolkit.convert import to_renorm as to_renorm
@@ -57,6 +58,7 @@ _HOME = {
     "paper_schedule": ".toolkit.schedules",
     "plot_diagnostics": ".toolkit.diagnostics_plot",
     "register_affine": ".export.fold",
+    "register_runtime": ".runtimes",
     "to_batch_norm": ".toolkit.convert",
     "to_renorm": ".toolkit.convert",
 }

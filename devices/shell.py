@@ -104,7 +104,7 @@ class ShellDevice(Device):
         if runtime in self._loaded:
             return
         entry = RUNTIMES.get(runtime)
-        if entry is None or entry.home != LOCAL:
+        if entry is None or entry.home != LOCAL or not entry.package:
             raise DeviceError(f"{self.name} cannot run '{runtime}', which has no Python package.")
         for module, install in (("numpy", "numpy"), (entry.package, entry.install)):
             found = self._again(partial(self._call, f"{self._python} -c 'import {module}'"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
@@ -54,9 +53,11 @@ def survey(options: DeviceOptions | None = None) -> tuple[TargetStatus, ...]:
 
 def _local(name: str, entry: Runtime) -> TargetStatus:
     """Return the status of a runtime in this Python, or in an environment of its own."""
+    if not entry.package:
+        return TargetStatus(name, True, note="registered by a user")
     package = entry.install.split("==")[0].split()[-1]
     install = f"{sys.executable} -m pip install {entry.install}"
-    if importlib.util.find_spec(entry.package) is not None:
+    if entry.installed:
         try:
             return TargetStatus(name, True, version(package))
         except PackageNotFoundError:

@@ -1,10 +1,11 @@
-"""One file a runtime, one interface (`base.Runner`), one explicit table of what there is."""
+"""The runtimes: one module each, one interface (`base.Runner`), one table."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,46 +21,49 @@ _NO_REFERENCE = "onnx has no reference for the quantizing operators of the files
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a runtime's runner lives and which artifacts it takes.
+    """An entry of the table of runtimes.
 
     Attributes:
-        module: Module of this package; empty for a runtime that only a device has.
-        runner: Name of the class in it.
-        formats: Artifact formats it loads.
-        package: The module whose presence shows that the runtime is installed.
-        install: What `pip install` calls it.
+        runner: "MODULE:CLASS" in this package, imported on use; the class itself for a runtime that
+            a user registers; empty for a runtime that only a device has.
+        formats: File formats that it loads.
+        package: The module whose presence shows that the runtime is installed; empty where nothing
+            has to be installed.
+        install: Arguments of `pip install` that install it.
         home: The device it runs on when a target names none.
         unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
     """
 
-    module: str
-    runner: str
+    runner: str | type[Runner]
     formats: tuple[str, ...]
     package: str
     install: str
     home: str = LOCAL
     unable: Mapping[Arithmetic, str] = field(default_factory=dict)
 
+    @property
+    def installed(self) -> bool:
+        """Whether this Python can import the runtime."""
+        return not self.package or importlib.util.find_spec(self.package) is not None
+
 
 RUNTIMES = {
-    "litert": Runtime("litert", "LiteRTRunner", ("tflite",), "ai_edge_litert", "ai-edge-litert"),
+    "litert": Runtime("litert:LiteRTRunner", ("tflite",), "ai_edge_litert", "ai-edge-litert"),
     "tflite-runtime": Runtime(
-        "tflite_runtime",
-        "TFLiteRuntimeRunner",
+        "tflite_runtime:TFLiteRuntimeRunner",
         ("tflite",),
         "tflite_runtime",
         "tflite-runtime==2.14.0 'numpy<2'",
     ),
     "litert-compiled": Runtime(
-        "litert_compiled", "LiteRTCompiledRunner", ("tflite",), "ai_edge_litert", "ai-edge-litert"
+        "litert_compiled:LiteRTCompiledRunner", ("tflite",), "ai_edge_litert", "ai-edge-litert"
     ),
-    "tf-lite": Runtime("tf_lite", "TFLiteRunner", ("tflite",), "tensorflow", "tensorflow"),
+    "tf-lite": Runtime("tf_lite:TFLiteRunner", ("tflite",), "tensorflow", "tensorflow"),
     "onnxruntime": Runtime(
-        "onnxruntime", "OnnxRuntimeRunner", ("onnx",), "onnxruntime", "onnxruntime"
+        "onnxruntime:OnnxRuntimeRunner", ("onnx",), "onnxruntime", "onnxruntime"
     ),
     "onnx-reference": Runtime(
-        "onnx_reference",
-        "OnnxReferenceRunner",
+        "onnx_reference:OnnxReferenceRunner",
         ("onnx",),
         "onnx",
         "onnx",
@@ -68,10 +72,9 @@ RUNTIMES = {
             Arithmetic.HYBRID: _NO_REFERENCE,
         },
     ),
-    "openvino": Runtime("openvino", "OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino"),
+    "openvino": Runtime("openvino:OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino"),
     "tflite-micro": Runtime(
-        "tflite_micro",
-        "TFLiteMicroRunner",
+        "tflite_micro:TFLiteMicroRunner",
         ("tflite",),
         "tflite_micro",
         "--pre tflite-micro",
@@ -81,9 +84,55 @@ RUNTIMES = {
         },
     ),
     # `devices.browser` drives these.
-    "litert-web": Runtime("", "", ("tflite",), "playwright", "playwright", "browser"),
-    "onnxruntime-web": Runtime("", "", ("onnx",), "playwright", "playwright", "browser"),
+    "litert-web": Runtime("", ("tflite",), "playwright", "playwright", "browser"),
+    "onnxruntime-web": Runtime("", ("onnx",), "playwright", "playwright", "browser"),
 }
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def register_runtime(
+    name: str,
+    runner: type[Runner],
+    *,
+    formats: Sequence[str],
+    unable: Mapping[Arithmetic, str] | None = None,
+) -> None:
+    """Make a runtime of your own a target of the checks.
+
+    Afterwards `check_parity(directory, targets=[name])` runs files on it, and
+    `renormlite check DIR --on NAME --import MODULE` does where importing MODULE registers it.
+    See docs/extending.md and examples/own_runtime.py.
+
+    Args:
+        name: What targets call it: letters, digits, dots and dashes. Registering the same name
+            again replaces the runner; the names of the built-in runtimes are taken.
+        runner: A subclass of `runtimes.base.Runner` that implements `_open`, `_close`,
+            `_signature`, `_infer` and `describe`.
+        formats: File formats that it loads, among "tflite" and "onnx".
+        unable: Kind of arithmetic to the reason why the runtime has no kernels for it; files of
+            such precisions are left out and the report says why.
+
+    Raises:
+        UserError: The name cannot be a target or is taken, the runner is no subclass of `Runner`,
+            or a format is unknown.
+    """
+    if not _NAME.fullmatch(name) or isinstance(getattr(RUNTIMES.get(name), "runner", None), str):
+        raise UserError(
+            "A runtime's name must consist of letters, digits, dots and dashes, and be none of the "
+            f"built-in ones ({', '.join(RUNTIMES)}). Received: {name!r}."
+        )
+    if not (isinstance(runner, type) and issubclass(runner, Runner)):
+        raise UserError(
+            f"Expected a subclass of renormlite.runtimes.base.Runner. Received: {runner!r}."
+        )
+    unknown = set(formats) - {known for entry in RUNTIMES.values() for known in entry.formats}
+    if unknown or not formats or isinstance(formats, str):
+        raise UserError(
+            f'Expected formats among "tflite" and "onnx", such as ("onnx",). Received: {formats!r}.'
+        )
+    runner.runtime = name
+    RUNTIMES[name] = Runtime(runner, tuple(formats), "", "", unable=unable or {})
 
 
 @dataclass(frozen=True)
@@ -128,10 +177,11 @@ class Target:
 
 def runner_class(runtime: str) -> type[Runner]:
     """Import and return the runner of a runtime; only that runtime's package is imported."""
-    entry = RUNTIMES[runtime]
-    found: type[Runner] = getattr(
-        importlib.import_module(f".{entry.module}", __package__), entry.runner
-    )
+    runner = RUNTIMES[runtime].runner
+    if not isinstance(runner, str):
+        return runner
+    module, _, name = runner.partition(":")
+    found: type[Runner] = getattr(importlib.import_module(f".{module}", __package__), name)
     return found
 
 
@@ -147,7 +197,7 @@ def make_runner(target: Target, artifact: Path, *, threads: int = 1) -> Runner:
         UserError: The variant is unknown.
     """
     kind = runner_class(target.runtime)
-    if importlib.util.find_spec(RUNTIMES[target.runtime].package) is None:
+    if not RUNTIMES[target.runtime].installed:
         python = environment(target.runtime)
         if python is not None:
             return IsolatedRunner(

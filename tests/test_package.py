@@ -1,6 +1,7 @@
 """Protects the shape of the package: what a wheel holds, what an import loads, who imports whom."""
 
 import ast
+import itertools
 import os
 import subprocess
 import sys
@@ -14,11 +15,6 @@ import renormlite
 ROOT = Path(renormlite.__file__).parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 FOLDERS = {name: ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES}
-# What both sides know has one definition, which travels with the checks: the formats of the files,
-# and what should come out of the network. Export fills these files, and asks how noisy the
-# arithmetic of a file may be, for which its weights are read.
-SHARED = ("formats", "truth")
-OF_INSIDE = ("file_noise", "graphs", "rounded", "weights")
 HEAVY = ("tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "ai_edge_litert", "sklearn")
 
 
@@ -46,39 +42,70 @@ def test_import_loads_no_framework(statement: str) -> None:
     assert modules_after(statement, forbid=HEAVY) == []
 
 
-@pytest.mark.parametrize(
-    ("importer", "forbidden"),
-    [
-        ("toolkit", ("export", "runtime_checks", "models", "cli")),
-        ("export", ("models", "cli")),
-        ("runtime_checks", ("toolkit", "export", "models", "cli")),
-        ("models", ("export", "runtime_checks", "cli")),
-    ],
-)
-def test_arrows_run_one_way(importer: str, forbidden: tuple[str, ...]) -> None:
-    """Import every module of a package in a fresh Python and look at what came with it."""
-    names = [
-        ".".join(("renormlite", *file.relative_to(ROOT).with_suffix("").parts))
-        for file in product_files()
-        if file.relative_to(ROOT).parts[0] == importer and file.name != "__init__.py"
-    ]
-    assert names
-    travels = tuple(f"renormlite.{name}" for name in forbidden)
-    imports = "import importlib\n" + "\n".join(f"importlib.import_module({n!r})" for n in names)
-    assert modules_after(imports, forbid=travels) == []
+def module_name(file: Path) -> str:
+    """Return the dotted name of a module below the package; the package itself is empty."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def test_export_takes_only_the_folded_network_from_the_checks() -> None:
-    """What judges must not be what is judged."""
-    program = (
-        "import sys, renormlite.export.exporter\n"
-        "print(*[m for m in sys.modules if m.startswith('renormlite.runtime_checks.')])"
-    )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    rooms = [name.split(".")[2:4] for name in run.stdout.split()]
-    assert {room[0] for room in rooms} <= {*SHARED, "inside"}
-    assert {room[1] for room in rooms if room[0] == "inside" and room[1:]} <= set(OF_INSIDE)
+def imports() -> dict[str, set[str]]:
+    """Return the modules of the package that each one imports, anywhere and for any reason."""
+    modules = {module_name(file): file for file in product_files()}
+    found: dict[str, set[str]] = {name: set() for name in modules}
+    for name, file in modules.items():
+        package = file.relative_to(ROOT).parts[:-1]
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            above = package[: len(package) - node.level + 1]
+            base = ".".join((*above, *filter(None, [node.module])))
+            for alias in node.names:
+                whole = f"{base}.{alias.name}".lstrip(".")
+                found[name].add(whole if whole in modules else base)
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    edges = {name: set(to) for name, to in imports().items() if name}
+    while edges:
+        leaves = {name for name, to in edges.items() if not to & set(edges) - {name}}
+        assert leaves, f"these import each other in a circle: {sorted(edges)}"
+        edges = {name: to for name, to in edges.items() if name not in leaves}
+
+
+def drawn_arrows() -> set[tuple[str, str]]:
+    """Return the arrows between folders that CONTRIBUTING.md draws."""
+    arrows = set()
+    for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines():
+        folders = [name.strip() for name in line.split("──▶")]
+        arrows |= set(itertools.pairwise(folders))
+    return arrows
+
+
+def test_imports_between_folders_are_those_that_contributing_draws() -> None:
+    found = {
+        (importer.split(".")[0], imported.split(".")[0])
+        for importer, targets in imports().items()
+        for imported in targets
+    }
+    folders = {folder.name for folder in FOLDERS.values() if folder.parent == ROOT}
+    found = {(a, b) for a, b in found if a != b and {a, b} <= folders}
+    drawn = drawn_arrows()
+    assert drawn <= found, "drawn, but nothing imports so"
+    reachable = set(drawn)
+    while len(
+        longer := reachable | {(a, d) for a, b in reachable for c, d in drawn if b == c}
+    ) > len(reachable):
+        reachable = longer
+    assert found <= reachable, "imported against the drawing"
+
+
+def test_no_folder_holds_more_than_a_third_of_the_product() -> None:
+    lines: dict[str, int] = {}
+    for file in product_files():
+        folder = file.relative_to(ROOT).parts[0]
+        lines[folder] = lines.get(folder, 0) + len(file.read_text().splitlines())
+    assert max(lines.values()) < 0.35 * sum(lines.values()), lines
 
 
 def test_every_import_inside_the_package_is_relative() -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from .affine import LARGEST, Affine
 from .cost import FREE, Cost, cost_of
 from .graph import AffineOp, Call, Graph
-from .plan import Plan, Refusal
-from .rules import absorb, activations, branch, commute, merge, rule
+from .plan import Plan, Refusal, Rule
+from .rules import absorb, activations, branch, commute, merge, opaque
 
 # Who answers for a call: the first rule that matches. Only the last overlaps with others.
-RULES: tuple[rule.Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     # Linear layers end a journey; they are asked most often, so they are asked first.
     absorb.Absorb(),
     merge.Merge(),
@@ -35,7 +35,7 @@ RULES: tuple[rule.Rule, ...] = (
     branch.Maximum(),
     branch.Multiply(),
     # Matches everything, so it is last.
-    rule.Opaque(),
+    opaque.Opaque(),
 )
 
 

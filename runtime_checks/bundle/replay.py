@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import sys
 import tempfile
@@ -123,7 +122,7 @@ def _installed(export: ExportDirectory) -> Target:
         if entry.home == LOCAL and formats & set(entry.formats)
     }
     for name, entry in wanted.items():
-        if importlib.util.find_spec(entry.package) is not None:
+        if entry.installed:
             return Target(name)
     raise UserError(
         f"No runtime is installed. Install one: pip install "

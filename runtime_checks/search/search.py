@@ -7,7 +7,6 @@ to the device with all other samples.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -141,7 +140,7 @@ def _twin(target: Target, artifact: Artifact) -> Target:
     if target.device == LOCAL:
         return target
     entry = RUNTIMES[target.runtime]
-    installed = importlib.util.find_spec(entry.package) or environment(target.runtime)
+    installed = entry.installed or environment(target.runtime)
     if entry.home == LOCAL and installed:
         return replace(target, device=LOCAL)
     return Target(HOSTS[artifact.format])

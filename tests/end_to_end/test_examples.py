@@ -25,7 +25,7 @@ def run(name: str, folder: Path) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"mobilenet_renorm.py", "own_norm.py"}
+    tested = {"mobilenet_renorm.py", "own_norm.py", "own_runtime.py"}
     assert {file.name for file in EXAMPLES.glob("*.py")} == tested
 
 
@@ -49,3 +49,8 @@ def test_own_norm(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
     for artifact in manifest["artifacts"]:
         assert not {name.upper() for name in artifact["ops"]} & {"MUL", "ADD", "SUB", "DIV"}
+
+
+def test_own_runtime(tmp_path: Path) -> None:
+    printed = run("own_runtime.py", tmp_path / "own")
+    assert printed.splitlines() == ["onnxruntime: passed", "bfloat16-accelerator: FAILED"]

@@ -6,10 +6,13 @@ import keras
 import numpy as np
 import pytest
 import renormlite as rl
+from renormlite import runtimes
+from renormlite.artifacts.precisions import Arithmetic
 from renormlite.models import digits
 from renormlite.runtimes import RUNTIMES, Target, make_runner
 from renormlite.runtimes.base import ArtifactError
 from renormlite.runtimes.isolated import environment
+from renormlite.runtimes.onnxruntime import OnnxRuntimeRunner
 
 TARGETS = (
     "litert-compiled",
@@ -98,3 +101,42 @@ def test_every_runtime_in_the_table_can_be_imported() -> None:
     for name, entry in RUNTIMES.items():
         assert entry.formats, name
         assert entry.install, name
+
+
+class Doubling(OnnxRuntimeRunner):
+    """A runtime that is wrong by a factor of two."""
+
+    def _infer(self, inputs):
+        return {name: 2 * array for name, array in super()._infer(inputs).items()}
+
+
+@pytest.fixture
+def doubling(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(runtimes, "RUNTIMES", dict(RUNTIMES))
+    unable = {Arithmetic.INTEGER: "it has no integers"}
+    rl.register_runtime("doubling", Doubling, formats=("onnx",), unable=unable)
+    return "doubling"
+
+
+def test_a_registered_runtime_is_a_target_like_any_other(doubling: str, exported: Path) -> None:
+    report = rl.check_parity(exported, (doubling,))
+    (result,) = report.results
+    assert (result.target, result.passed) == ("doubling", False)
+    assert report.left_out == ("digits.int8.onnx was not run on doubling: it has no integers",)
+
+
+@pytest.mark.parametrize(
+    ("name", "runner", "formats", "sentence"),
+    [
+        ("litert", Doubling, ("onnx",), "none of the built-in ones"),
+        ("with space", Doubling, ("onnx",), "letters, digits, dots and dashes"),
+        ("a@b", Doubling, ("onnx",), "letters, digits, dots and dashes"),
+        ("own", dict, ("onnx",), "Expected a subclass of"),
+        ("own", Doubling, "onnx", "Expected formats among"),
+        ("own", Doubling, (), "Expected formats among"),
+        ("own", Doubling, ("pt",), "Expected formats among"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(name, runner, formats, sentence) -> None:
+    with pytest.raises(rl.UserError, match=sentence):
+        rl.register_runtime(name, runner, formats=formats)

@@ -22,8 +22,7 @@ from ..affine import Affine
 from ..build import response
 from ..graph import AffineOp, Call, Extra, MapOp
 from ..linear import Linear
-from ..plan import Plan, Refusal
-from .rule import Rule
+from ..plan import Plan, Refusal, Rule
 
 
 class Absorb(Rule):

@@ -23,8 +23,7 @@ from keras import layers as kl
 from ..affine import Affine
 from ..graph import ActivationOp, Call, Extra, Kept
 from ..keras_graph import kind_of
-from ..plan import Plan, Refusal
-from .rule import Rule
+from ..plan import Plan, Refusal, Rule
 
 
 @dataclass(frozen=True)

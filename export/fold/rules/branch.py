@@ -20,8 +20,7 @@ from keras import layers as kl
 from ..affine import Affine, join
 from ..graph import Call, Extra, Kept, Value
 from ..keras_graph import kind_of
-from ..plan import Plan, Refusal
-from .rule import Rule
+from ..plan import Plan, Refusal, Rule
 
 
 class _Join(Rule):

@@ -21,8 +21,7 @@ from keras import layers as kl
 from ..affine import Affine
 from ..graph import Call, Extra, Kept, Shape
 from ..keras_graph import kind_of
-from ..plan import Plan, Refusal
-from .rule import Rule
+from ..plan import Plan, Refusal, Rule
 
 
 class _Passing(Rule):

@@ -14,8 +14,7 @@ from typing import Any
 
 from ..affine import Affine, join
 from ..graph import AffineOp, Call, Extra
-from ..plan import Plan, Refusal
-from .rule import Rule
+from ..plan import Plan, Refusal, Rule
 
 
 class Merge(Rule):

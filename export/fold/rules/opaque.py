@@ -1,0 +1,30 @@
+"""The last rule: operations that no other rule speaks for are not linear, and refuse."""
+
+# ruff: noqa: D102 - the base class documents the methods
+from __future__ import annotations
+
+from typing import Any
+
+from ..affine import Affine
+from ..graph import Call
+from ..plan import Plan, Refusal, Rule
+
+
+class Opaque(Rule):
+    """Everything no other rule speaks for: it refuses."""
+
+    def matches(self, op: Any) -> bool:
+        return True
+
+    def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
+        if not call.inputs:
+            return Refusal(f"{call.name!r} is an input of the network")
+        return Refusal(f"no affine passes through {call.name!r} ({_type_of(call)})")
+
+    def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        return Refusal(f"no affine passes through {call.name!r} ({_type_of(call)})")
+
+
+def _type_of(call: Call) -> str:
+    operation = getattr(call.op, "operation", None)
+    return type(call.op if operation is None else operation).__name__

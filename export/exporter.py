@@ -24,7 +24,7 @@ from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
 from . import golden_set as golden
 from .files import ArtifactWriter
-from .fold import FoldResult, float64_twin, fold
+from .fold import FoldResult, InputValues, float64_twin, fold, values_of_inputs
 from .formats.format_table import needs_calibration
 from .host import run_artifact
 from .network.write import write_network
@@ -121,7 +121,8 @@ def export_model(
     with step("model", "fold"):
         folded = fold(model)
     signature = _public_signature(model, folded.model)
-    samples = _calibration(options, calibration, signature)
+    values = values_of_inputs(model)
+    samples = _calibration(options, calibration, signature, values)
     real = None
     if inputs is not None:
         real = load_samples(
@@ -149,7 +150,7 @@ def export_model(
         folded=folded,
         signature=signature,
         writer=ArtifactWriter(provenance, variants, samples, step),
-        samples=golden.choose_samples(signature.inputs, real.arrays if real else None),
+        samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )
     with moved_in_when_done(target) as staging:
         return run.export(staging)
@@ -262,7 +263,10 @@ def _demand_samples(options: ExportOptions, source: Source | None) -> None:
 
 
 def _calibration(
-    options: ExportOptions, source: Source | None, signature: Signature
+    options: ExportOptions,
+    source: Source | None,
+    signature: Signature,
+    values: Sequence[InputValues],
 ) -> Calibration | None:
     """Load calibration samples where a file asked for needs them."""
     if not any(needs_calibration(*file) for file in options.files):
@@ -270,6 +274,7 @@ def _calibration(
     return load_calibration(
         source,
         signature.inputs,
+        values,
         limit=options.calibration_samples,
         preprocessing=options.preprocessing,
     )

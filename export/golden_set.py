@@ -25,6 +25,7 @@ from ..artifacts.precisions import SMALLEST_NORMAL
 from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
 from ..artifacts.samples import check_samples
 from ..files import atomic_path
+from .fold import InputValues, check_values
 from .signature import Signature, is_symbolic
 
 FILE_NAME = "golden.npz"
@@ -47,7 +48,13 @@ class Samples:
     inputs: Arrays
 
 
-def choose_samples(inputs: Sequence[TensorSpec], real: Arrays | None, *, seed: int = 0) -> Samples:
+def choose_samples(
+    inputs: Sequence[TensorSpec],
+    values: Sequence[InputValues],
+    real: Arrays | None,
+    *,
+    seed: int = 0,
+) -> Samples:
     """Choose the inputs of a golden set.
 
     Real samples find what random ones miss, border samples (ones, a frame, impulses in the first
@@ -59,6 +66,7 @@ def choose_samples(inputs: Sequence[TensorSpec], real: Arrays | None, *, seed: i
 
     Args:
         inputs: Name, shape (with the batch dimension) and type of each input; sizes must be known.
+        values: What each input may hold.
         real: Input name to (N, …) samples of the user's own, or None; at most `MOST_REAL` are
             taken.
         seed: Of the random samples.
@@ -68,18 +76,19 @@ def choose_samples(inputs: Sequence[TensorSpec], real: Arrays | None, *, seed: i
     """
     if real is not None:
         check_samples(real, inputs)
+        check_values(real, inputs, values)
     generator = np.random.default_rng(seed)
     columns: dict[str, np.ndarray] = {}
     kinds: list[str] = []
-    for tensor in inputs:
+    for tensor, allowed in zip(inputs, values, strict=True):
         own = None if real is None else np.asarray(real[tensor.name])
         parts: list[tuple[str, np.ndarray]] = []
         if own is not None:
             spread = np.linspace(0, len(own) - 1, min(MOST_REAL, len(own))).round().astype(int)
             parts.append((REAL, own[spread]))
-        parts += _synthetic(tensor, own, generator)
-        if any(np.dtype(entry.dtype).kind == "f" for entry in inputs):
-            parts += _unusual(tensor, np.asarray(parts[0][1][0]), seed)
+        parts += _synthetic(allowed, own, generator)
+        if not all(entry.whole.all() for entry in values):
+            parts += _unusual(allowed, np.asarray(parts[0][1][0]), seed)
         kinds = [kind for kind, values in parts for _ in range(len(values))]
         columns[tensor.name] = np.concatenate(
             [np.asarray(values).astype(tensor.dtype) for _, values in parts]
@@ -166,48 +175,34 @@ def decibels(truth: np.ndarray, output: np.ndarray) -> float | None:
 
 
 def _synthetic(
-    tensor: TensorSpec, real: np.ndarray | None, generator: np.random.Generator
+    values: InputValues, real: np.ndarray | None, generator: np.random.Generator
 ) -> list[tuple[str, np.ndarray]]:
     """Return the random, border and extreme samples of one input."""
-    shape = tuple(size for size in tensor.shape[1:] if size is not None)
-    if np.dtype(tensor.dtype).kind != "f":
-        return _synthetic_integers(shape, tensor.dtype, real, generator)
+    shape, size = values.low.shape, 1.0
     if real is None:
-        random = generator.standard_normal((_RANDOM, *shape))
-        size = 1.0
+        random = values.random(generator, _RANDOM)
+    elif values.whole.all():
+        values = values.within(real)
+        random = values.random(generator, _RANDOM)
     else:
         random = generator.uniform(real.min(), real.max(), (_RANDOM, *shape))
+        random = np.where(values.whole, values.random(generator, _RANDOM), random)
         size = float(np.abs(real).max()) or 1.0
+    extreme = np.stack([random[0] * 1e-3, random[1] * 10])
+    ends = np.stack([np.zeros(shape), np.ones(shape)])
     return [
         (RANDOM, random),
-        (BORDER, size * _borders(shape)),
-        (EXTREME, np.stack([random[0] * 1e-3, random[1] * 10])),
+        (BORDER, np.where(values.whole, values.fit(_borders(shape)), size * _borders(shape))),
+        (EXTREME, np.where(values.whole, values.fit(ends), extreme)),
     ]
 
 
-def _synthetic_integers(
-    shape: tuple[int, ...],
-    dtype: str,
-    real: np.ndarray | None,
-    generator: np.random.Generator,
-) -> list[tuple[str, np.ndarray]]:
-    """Integers stay in the range of the real ones: an index beyond a table is no input at all."""
-    low, high = (0, 255 if dtype == "uint8" else 1)
-    if real is not None:
-        low, high = int(real.min()), int(real.max())
-    return [
-        (RANDOM, generator.integers(low, high, (_RANDOM, *shape), endpoint=True)),
-        (BORDER, low + (high - low) * _borders(shape).astype(np.int64)),
-        (EXTREME, np.stack([np.full(shape, low), np.full(shape, high)])),
-    ]
-
-
-def _unusual(tensor: TensorSpec, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
+def _unusual(values: InputValues, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
     """Return the denormal and nonfinite samples of one input, made from a usual one.
 
-    An input of integers stays as it is: it has no such numbers.
+    Whole numbers stay as they are: there are no such ones.
     """
-    if np.dtype(tensor.dtype).kind != "f":
+    if values.whole.all():
         return [(DENORMAL, np.stack([usual] * 2)), (NONFINITE, np.stack([usual] * 2))]
     # A generator of its own: the random samples stay the same whatever is added here.
     generator = np.random.default_rng([seed, 1])
@@ -222,11 +217,16 @@ def _unusual(tensor: TensorSpec, usual: np.ndarray, seed: int) -> list[tuple[str
     nan[centre] = np.nan
     infinite.flat[-1] = -np.inf
     infinite[centre] = np.inf
-    return [(DENORMAL, np.stack([mixed, alone])), (NONFINITE, np.stack([nan, infinite]))]
+    return [
+        (kind, np.where(values.whole, usual, np.stack(pair)))
+        for kind, pair in ((DENORMAL, (mixed, alone)), (NONFINITE, (nan, infinite)))
+    ]
 
 
 def _borders(shape: tuple[int, ...]) -> np.ndarray:
     """Return ones, a frame of ones, and impulses in the first and the last place, (4, …)."""
+    if not shape:  # an input of one number
+        return np.array([1.0, 1.0, 1.0, 0.0])
     frame = np.ones(shape)
     spatial = shape[:-1] if len(shape) > 1 else shape
     inner = tuple(slice(1, -1) if size > 2 else slice(0, 0) for size in spatial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from .build import build
 from .graph import ActivationOp, Graph, Kept, Value
+from .input_values import InputValues, input_values
 from .keras_graph import read_graph
 from .recognize import split_activation
 
@@ -29,9 +30,6 @@ _AMPLIFIED_ROUNDINGS = 8.0
 
 # Where more than this is allowed, a wrong border would pass: nothing is proved.
 _TELLING = 1e-3
-
-# A free spatial size is set to this: large enough that inner pixels see no border.
-_FREE_SIZE = 32
 
 _SAMPLES = 2
 
@@ -195,17 +193,38 @@ def saturates(value: Value) -> bool:
 
 
 def _watched(graph: Graph, hidden: list[bool]) -> list[Value]:
-    """Return what to compare: the outputs, and what is behind those that can hide a difference."""
-    behind = [
-        value.producer.inputs[0]
-        for value, hides in zip(graph.outputs, hidden, strict=True)
-        if hides and saturates(value)
-    ]
-    return [*graph.outputs, *behind]
+    """Return what to compare: the outputs, and what is behind those that can hide a difference.
+
+    A decision (argmax, a comparison) hides almost everything and turns a rounding into another
+    class: in its place come the numbers that it is made from.
+    """
+    watched, behind = [], []
+    for value, hides in zip(graph.outputs, hidden, strict=True):
+        watched += [value] if _is_float(value) else _decided_by(value) or [value]
+        if hides and saturates(value):
+            behind.append(value.producer.inputs[0])
+    return [*watched, *behind]
+
+
+def _is_float(value: Value) -> bool:
+    return "float" in value.dtype
+
+
+def _decided_by(value: Value) -> list[Value]:
+    """Return the nearest floating-point values that a value of another type is made from."""
+    found: list[Value] = []
+    for source in value.producer.inputs:
+        found += [source] if _is_float(source) else _decided_by(source)
+    return list(dict.fromkeys(found))
 
 
 def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:
-    """Return the greatest difference over the greatest magnitude expected."""
+    """Return the greatest difference over the greatest magnitude expected.
+
+    Whole numbers and truth values must be the same.
+    """
+    if expected.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(expected, got) else float("inf")
     finite = np.isfinite(expected)
     if not np.array_equal(expected[~finite], got[~finite], equal_nan=True):
         return float("inf")
@@ -224,20 +243,28 @@ def probes(graph: Graph, real: Any = None) -> Iterator[tuple[str, list[NDArray[A
     - border: ones, and impulses at corners and edges: a wrong border shows there;
     - extreme: magnitudes of 1e-3 and 1e3;
     - real: what the user gives.
+
+    All but the real ones respect what each input may hold (`input_values`).
     """
     rng = np.random.default_rng(0)
-    shapes = [_shape(value.shape) for value in graph.inputs]
-    dtypes = [value.dtype for value in graph.inputs]
+    known = input_values(graph)
+    counts = [value.shape[0] or _SAMPLES for value in graph.inputs]
 
-    def batch(make: Any) -> list[NDArray[Any]]:
+    def batch(make: Callable[[InputValues, int], NDArray[Any]]) -> list[NDArray[Any]]:
         return [
-            make(shape) if "float" in dtype else _integers(rng, shape, dtype)
-            for shape, dtype in zip(shapes, dtypes, strict=True)
+            values.fit(make(values, count)).astype(_array_type(value.dtype))
+            for values, count, value in zip(known, counts, graph.inputs, strict=True)
         ]
 
-    yield "random", batch(lambda shape: rng.standard_normal(shape))
-    yield "border", batch(lambda shape: _borders(rng, shape))
-    yield "extreme", batch(lambda shape: _extremes(rng, shape))
+    yield (
+        "random",
+        [
+            values.random(rng, count).astype(_array_type(value.dtype))
+            for values, count, value in zip(known, counts, graph.inputs, strict=True)
+        ],
+    )
+    yield "border", batch(lambda values, count: _borders(rng, (count, *values.low.shape)))
+    yield "extreme", batch(lambda values, count: _extremes(rng, (count, *values.low.shape)))
     if real is not None:
         yield "real", real_inputs(graph, real)
 
@@ -259,19 +286,16 @@ def real_inputs(graph: Graph, real: Any) -> list[NDArray[Any]]:
     return arrays
 
 
-def _shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    batch, *rest = shape
-    return (batch or _SAMPLES, *(_FREE_SIZE if size is None else size for size in rest))
-
-
-def _integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    # Indices must be small to be inside every embedding.
-    return rng.integers(0, 2, shape).astype(dtype)
+def _array_type(dtype: str) -> str:
+    """Return the type of an input's samples: floats of any width are computed in float64."""
+    return "float64" if "float" in dtype else dtype
 
 
 def _borders(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
     x = np.zeros(shape)
     x[0] = 1.0
+    if len(shape) == 1:  # an input of one number
+        return x
     for sample in x[1:]:
         flat = sample.reshape(-1, sample.shape[-1])
         edges = {0, len(flat) - 1, len(flat) // 2}

@@ -12,6 +12,7 @@ from ...artifacts.images import Preprocessing
 from ...artifacts.manifest import TensorSpec
 from ...artifacts.samples import SampleSet, Source, load_samples
 from ...errors import UserError
+from ..fold import InputValues, check_values
 
 RANDOM = "random"
 # Measured by benchmarks/export_int8.py; the table is in docs/export.md.
@@ -68,6 +69,7 @@ class Calibration:
 def load_calibration(
     source: Source | None,
     inputs: Sequence[TensorSpec],
+    values: Sequence[InputValues],
     *,
     limit: int,
     preprocessing: Preprocessing | None = None,
@@ -78,6 +80,7 @@ def load_calibration(
         source: Any source `load_samples` takes; `"random"` asks for random numbers in plain words;
             None gives None.
         inputs: The model's inputs.
+        values: What each input may hold.
         limit: At most so many samples.
         preprocessing: For folders of images.
 
@@ -87,8 +90,9 @@ def load_calibration(
     if source is None:
         return None
     if isinstance(source, str) and source == RANDOM:
-        return Calibration(_random_samples(inputs, limit), random=True)
+        return Calibration(_random_samples(inputs, values, limit), random=True)
     samples = load_samples(source, inputs, limit=limit, preprocessing=preprocessing)
+    check_values(samples.arrays, inputs, values)
     noisy = [tensor.name for tensor in inputs if looks_like_noise(samples.arrays[tensor.name])]
     if noisy:
         raise UserError(
@@ -121,14 +125,12 @@ def looks_like_noise(values: np.ndarray) -> bool:
     return correlation < _NOISE_DEVIATIONS / np.sqrt(left.size)
 
 
-def _random_samples(inputs: Sequence[TensorSpec], count: int) -> SampleSet:
+def _random_samples(
+    inputs: Sequence[TensorSpec], values: Sequence[InputValues], count: int
+) -> SampleSet:
     generator = np.random.default_rng(0)
-    arrays = {}
-    for tensor in inputs:
-        shape = (count, *(size or 1 for size in tensor.shape[1:]))
-        if np.dtype(tensor.dtype).kind == "f":
-            arrays[tensor.name] = generator.standard_normal(shape).astype(tensor.dtype)
-        else:
-            high = 255 if tensor.dtype == "uint8" else 1
-            arrays[tensor.name] = generator.integers(0, high, shape, tensor.dtype, endpoint=True)
+    arrays = {
+        tensor.name: allowed.random(generator, count).astype(tensor.dtype)
+        for tensor, allowed in zip(inputs, values, strict=True)
+    }
     return SampleSet(arrays, "standard normal random numbers, seed 0", "all")

@@ -7,15 +7,16 @@ from collections import Counter
 import keras
 import numpy as np
 import renormlite as rl
-from renormlite.artifacts.manifest import TensorSpec
+from renormlite.export.fold import InputValues
 from renormlite.export.golden_set import choose_samples
 from renormlite.runtime_checks.end_to_end.bounds import SMALLEST_NORMAL
 
 IMAGE = (TensorSpec("image", (None, 12, 12, 3), "float32"),)
+FREE = (InputValues.free((12, 12, 3), "float32"),)
 
 
 def test_every_kind(images):
-    samples = choose_samples(IMAGE, {"image": images})
+    samples = choose_samples(IMAGE, FREE, {"image": images})
     assert Counter(samples.kind) == {
         "real": 16,
         "random": 8,
@@ -27,7 +28,7 @@ def test_every_kind(images):
 
 
 def test_denormals_are_mixed_with_ordinary_numbers_and_alone(images):
-    samples = choose_samples(IMAGE, {"image": images})
+    samples = choose_samples(IMAGE, FREE, {"image": images})
     kind = np.array(samples.kind)
     mixed, alone = np.abs(samples.inputs["image"][kind == "denormal"])
     assert mixed.dtype == np.float32
@@ -40,7 +41,7 @@ def test_denormals_are_mixed_with_ordinary_numbers_and_alone(images):
 
 
 def test_one_nan_and_both_infinities(images):
-    nan, infinite = choose_samples(IMAGE, {"image": images}).inputs["image"][-2:]
+    nan, infinite = choose_samples(IMAGE, FREE, {"image": images}).inputs["image"][-2:]
     assert np.isnan(nan).sum() == 1
     assert (infinite == np.inf).sum() == (infinite == -np.inf).sum() == 1
     assert not np.isnan(infinite).any()
@@ -48,8 +49,9 @@ def test_one_nan_and_both_infinities(images):
 
 def test_integers_have_neither():
     one = (TensorSpec("tokens", (None, 5), "int32"),)
-    assert not {"denormal", "nonfinite"} & set(choose_samples(one, None).kind)
-    both = choose_samples((*one, *IMAGE), None)
+    values = (InputValues.free((5,), "int32"),)
+    assert not {"denormal", "nonfinite"} & set(choose_samples(one, values, None).kind)
+    both = choose_samples((*one, *IMAGE), (*values, *FREE), None)
     assert len(both.inputs["tokens"]) == len(both.inputs["image"]) == len(both.kind)
     assert {"denormal", "nonfinite"} < set(both.kind)
 

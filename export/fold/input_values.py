@@ -1,0 +1,427 @@
+"""What each input of a network may hold, read from the layers that take it.
+
+An Embedding of 30 rows takes whole numbers from 0 to 29, whatever the type of the input that feeds
+it (Keras' default is float32). Samples that are made up must respect that: this file is the one
+place that every maker of samples asks.
+
+Each input element gets a number. The numbers follow the graph through the operations that only
+move elements (casts, reshapes, slices, concatenations, …), which are run on the numbers themselves;
+where a lookup reads them, its limits become those of the elements. Each Keras call is traced by
+itself, and only while it passes elements on unchanged, so that a network that begins with a
+convolution costs the trace of that one layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras import tree
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from .graph import Call, Graph, Kept, Slot, Value
+from .keras_graph import read_graph
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_ELSEWHERE = -1  # stands for an element that is no input's
+
+# Integers of an input that nothing is known about.
+_HIGHEST = {"uint8": 255}
+
+# Operations that move elements, and change none.
+_MOVES = {
+    "BatchToSpaceND", "BroadcastTo", "Cast", "ConcatV2", "DepthToSpace", "ExpandDims", "GatherV2",
+    "Identity", "MirrorPad", "Pack", "Pad", "Reshape", "ReverseV2", "SelectV2", "Slice",
+    "SpaceToDepth", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Tile",
+    "Transpose", "Unpack",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InputValues:
+    """What one sample of an input may hold.
+
+    Attributes:
+        low: Least value of each element, of the shape of one sample; -inf where it is free.
+        high: Greatest value of each element.
+        whole: Whether an element is a whole number.
+        readers: The layers that set the limits.
+        choices: The only values that there are, sorted, where a lookup knows them; empty otherwise.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    whole: NDArray[np.bool_]
+    readers: tuple[str, ...] = ()
+    choices: tuple[int, ...] = ()
+
+    @classmethod
+    def free(cls, shape: Sequence[int], dtype: str) -> InputValues:
+        """Return what an input of a type may hold when no layer limits it.
+
+        Args:
+            shape: Of one sample.
+            dtype: NumPy name of its type.
+        """
+        whole = np.full(tuple(shape), "float" not in dtype)
+        low, high = np.where(whole, 0.0, -np.inf), np.where(whole, _HIGHEST.get(dtype, 1), np.inf)
+        return cls(low, high, whole)
+
+    def random(self, generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+        """Return (count, …) samples: normal numbers, and equally likely ones where they are whole.
+
+        Args:
+            generator: Source of the numbers.
+            count: How many samples.
+        """
+        samples: NDArray[np.float64] = generator.standard_normal((count, *self.low.shape))
+        if not self.whole.any():
+            return samples
+        return self._among(samples, generator.random(samples.shape))
+
+    def fit(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """Return (N, …) samples with a whole number wherever one must be.
+
+        There, 0 becomes the least value and 1 or more, either sign, the greatest.
+        """
+        if not self.whole.any():
+            return samples
+        return self._among(samples, np.clip(np.abs(np.nan_to_num(samples)), 0, 1))
+
+    def _among(self, free: NDArray[Any], share: NDArray[Any]) -> NDArray[np.float64]:
+        low, high = (np.where(self.whole, limit, 0) for limit in (self.low, self.high))
+        steps = low + np.floor(share * (high - low + 1)).clip(0, high - low)
+        if self.choices:
+            steps = np.asarray(self.choices, np.float64)[steps.astype(int)]
+        return np.where(self.whole, steps, free)
+
+    def within(self, real: NDArray[Any]) -> InputValues:
+        """Return the same, whole numbers without limits of their own in the range of real ones."""
+        if self.readers or not self.whole.any():
+            return self
+        low, high = (np.full_like(self.low, limit) for limit in (real.min(), real.max()))
+        return InputValues(low, high, self.whole)
+
+    def refusal(self, name: str, samples: NDArray[Any]) -> str | None:
+        """Return what is wrong with samples that a user gives, None where they are right."""
+        if not self.readers:
+            return None
+        if self.choices:
+            wrong = ~np.isin(samples, self.choices) & self.whole
+            allowed = f"one of {len(self.choices)} known numbers"
+        else:
+            outside = (samples < self.low) | (samples > self.high)
+            wrong = (outside | (samples != np.rint(samples))) & self.whole
+            place = tuple(np.argwhere(wrong)[0, 1:]) if wrong.any() else ()
+            allowed = f"whole numbers from {self.low[place]:.0f} to {self.high[place]:.0f}"
+        if not wrong.any():
+            return None
+        readers = ", ".join(repr(reader) for reader in self.readers)
+        return (
+            f"Input {name!r} feeds {readers}, which takes {allowed}. "
+            f"Received: {samples[wrong][0]:g}. Give samples as the model was trained on."
+        )
+
+
+def values_of_inputs(model: keras.Model) -> list[InputValues]:
+    """Return what each input of a model may hold, in the order of its inputs."""
+    return input_values(read_graph(model))
+
+
+def check_values(
+    samples: Mapping[str, NDArray[Any]], inputs: Sequence[Any], values: Sequence[InputValues]
+) -> None:
+    """Refuse samples with a number that no layer can look up.
+
+    Args:
+        samples: Input name to (N, …).
+        inputs: The inputs, with their names.
+        values: What each of them may hold.
+
+    Raises:
+        UserError: There is such a number.
+    """
+    for tensor, allowed in zip(inputs, values, strict=True):
+        refusal = allowed.refusal(tensor.name, np.asarray(samples[tensor.name]))
+        if refusal:
+            raise UserError(refusal)
+
+
+def input_values(graph: Graph) -> list[InputValues]:
+    """Return what each input of a network may hold, in the order of its inputs.
+
+    Args:
+        graph: The network as it was read. Its inputs have known sizes, the batch aside.
+    """
+    tracker = _Tracker(graph)
+    with _inlined_functions():
+        for call in graph.calls():
+            if isinstance(call.op, Kept):
+                tracker.follow(call)
+    return [tracker.values_of(value) for value in graph.inputs]
+
+
+@dataclass
+class _Limits:
+    """Limits found for all input elements, by element number."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    readers: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
+    choices: list[tuple[tuple[int, ...], NDArray[np.int64]]] = field(default_factory=list)
+
+
+class _Tracker:
+    """Follows the elements of the inputs through the calls of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.numbers: dict[int, NDArray[np.int64]] = {}
+        count = 0
+        for value in graph.inputs:
+            shape = _one_sample(value)
+            size = int(np.prod(shape))
+            self.numbers[id(value)] = np.arange(count, count + size).reshape(shape)
+            count += size
+        self.limits = _Limits(np.full(count, -np.inf), np.full(count, np.inf))
+
+    def follow(self, call: Call) -> None:
+        """Trace one call that elements of an input reach; note what becomes of them."""
+        if not any(id(value) in self.numbers for value in call.inputs):
+            return
+        shapes = [_one_sample(value) for value in call.inputs]
+        if any(None in shape for shape in shapes):
+            return
+        function = _traced(call, shapes)
+        if function is None:
+            return
+        walk = _Walk(function, call, self.limits)
+        for value, tensor, shape in zip(call.inputs, walk.arguments, shapes, strict=True):
+            numbers = self.numbers.get(id(value))
+            walk.put(tensor, np.full(shape, _ELSEWHERE) if numbers is None else numbers)
+        walk.run()
+        for value, tensor in zip(call.outputs, walk.results, strict=True):
+            passed = walk.numbers.get(tensor.name)
+            if passed is not None and (passed != _ELSEWHERE).any():
+                self.numbers[id(value)] = passed
+
+    def values_of(self, value: Value) -> InputValues:
+        """Return what was found about one input."""
+        numbers = self.numbers[id(value)][0]
+        limits = self.limits
+        low, high = limits.low[numbers], limits.high[numbers]
+        whole = np.isfinite(low) | ("float" not in value.dtype)
+        usual = InputValues.free(low.shape, value.dtype)
+        low = np.where(np.isfinite(low), low, usual.low)
+        high = np.where(np.isfinite(high), high, usual.high)
+        readers = dict.fromkeys(n for n, ids in limits.readers if np.isin(numbers, ids).any())
+        found = [known for known, ids in limits.choices if np.isin(numbers, ids).any()]
+        choices = found[0] if found else ()
+        if choices:
+            low, high = np.zeros_like(low), np.full_like(high, len(choices) - 1)
+        return InputValues(low, high, whole, tuple(readers), choices)
+
+
+class _Walk:
+    """Runs the moving operations of one traced call on element numbers."""
+
+    def __init__(self, function: Any, call: Call, limits: _Limits) -> None:
+        self.function = function
+        self.arguments = function.inputs[: len(call.inputs)]
+        self.results = function.outputs
+        self.numbers: dict[str, NDArray[np.int64]] = {}
+        self._call = call
+        self._limits = limits
+
+    def put(self, tensor: tf.Tensor, numbers: NDArray[np.int64]) -> None:
+        self.numbers[tensor.name] = numbers
+
+    def run(self) -> None:
+        """Go through the operations in order."""
+        for op in self.function.graph.get_operations():
+            known = [self.numbers.get(tensor.name) for tensor in op.inputs]
+            if not any(ids is not None and (ids != _ELSEWHERE).any() for ids in known):
+                continue
+            reads = _LOOKUPS.get(op.type)
+            if reads is not None and known[reads[0]] is not None:
+                self._limit(op, known[reads[0]], *reads[1](op, self.function))
+            elif op.type in _MOVES:
+                self._move(op, known)
+
+    def _move(self, op: tf.Operation, known: list[NDArray[np.int64] | None]) -> None:
+        results = _rerun(op, known)
+        for tensor, numbers in zip(op.outputs, results, strict=False):
+            self.numbers[tensor.name] = np.asarray(numbers)
+
+    def _limit(self, op: tf.Operation, ids: Any, high: int | None, choices: Any = ()) -> None:
+        ids = np.unique(ids[ids != _ELSEWHERE])
+        limits = self._limits
+        layer = self._call.op.operation
+        if choices and getattr(layer, "num_oov_indices", 0):
+            choices = (*choices, choices[-1] + 1)
+        if choices:
+            limits.choices.append((tuple(choices), ids))
+        elif high is None:
+            return
+        limits.low[ids] = np.maximum(limits.low[ids], 0)
+        limits.high[ids] = np.minimum(limits.high[ids], np.inf if high is None else high)
+        limits.readers.append((self._call.name, ids))
+
+
+def _rows(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
+    """Return the last index of what a gather reads."""
+    import tensorflow as tf
+
+    shape = op.inputs[0].shape
+    if op.inputs[0].dtype == tf.resource:
+        handle = _outside(op.inputs[0], function)
+        shape = next(v.shape for v in function.variables if v.handle is handle)
+        axis = 0
+    else:
+        axis = int(tf.get_static_value(op.inputs[2]))
+    size = shape[axis]
+    return (None if size is None else size - 1), ()
+
+
+def _depth(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
+    """Return the last index of a OneHot or a DenseBincount."""
+    import tensorflow as tf
+
+    size = op.inputs[1]
+    bounds = [size, *size.op.inputs] if size.op.type == "Minimum" else [size]
+    depth = next((d for t in bounds if (d := tf.get_static_value(t)) is not None), None)
+    return (None if depth is None else int(depth) - 1), ()
+
+
+def _vocabulary(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
+    """Return the keys of a table of integers."""
+    keys = table_of(op.inputs[0], function)[0]
+    if keys.dtype.kind not in "iu":
+        return None, ()
+    return None, tuple(sorted(int(key) for key in keys))
+
+
+# For each operation that looks something up: which of its inputs is the index, and its limits.
+_LOOKUPS: dict[str, tuple[int, Any]] = {
+    "GatherV2": (1, _rows),
+    "ResourceGather": (1, _rows),
+    "OneHot": (0, _depth),
+    "DenseBincount": (0, _depth),
+    "LookupTableFindV2": (1, _vocabulary),
+}
+
+
+def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return keys and values of the table that a traced function looks values up in.
+
+    Args:
+        handle: The table inside the function.
+        function: The concrete function.
+    """
+    import tensorflow as tf
+
+    (reader, *_) = handle.consumers()
+    keys, values = tf.raw_ops.LookupTableExportV2(
+        table_handle=_outside(handle, function),
+        Tkeys=reader.get_attr("Tin"),
+        Tvalues=reader.get_attr("Tout"),
+    )
+    return keys.numpy(), values.numpy()
+
+
+def _outside(tensor: tf.Tensor, function: Any) -> Any:
+    """Return what a traced function captured as one of its tensors."""
+    captured = function.captured_inputs
+    inside = function.inputs[-len(captured) :]
+    return next(o for o, i in zip(captured, inside, strict=True) if i is tensor)
+
+
+def _one_sample(value: Value) -> tuple[Any, ...]:
+    """Return the shape of a batch of one, or of the one size that the model was built for."""
+    return (value.shape[0] or 1, *value.shape[1:]) if value.shape else ()
+
+
+def _traced(call: Call, shapes: Sequence[tuple[int, ...]]) -> Any:
+    """Trace one call by itself; None where Keras cannot."""
+    import tensorflow as tf
+
+    def run(*tensors: tf.Tensor) -> Any:
+        if call.args is None:
+            return call.op.operation(tensors[0])
+        args, kwargs = tree.map_structure(
+            lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
+        )
+        return call.op.operation(*args, **kwargs)
+
+    specs = [
+        tf.TensorSpec(shape, value.dtype) for shape, value in zip(shapes, call.inputs, strict=True)
+    ]
+    try:
+        return tf.function(run, autograph=False).get_concrete_function(*specs)
+    except Exception:  # a layer that this backend cannot compute: its own error comes when it runs
+        return None
+
+
+def _rerun(op: tf.Operation, known: list[Any]) -> list[Any]:
+    """Run one moving operation on element numbers in the place of its data."""
+    import tensorflow as tf
+
+    shape = op.outputs[0].shape
+    if op.type == "Cast":
+        return [known[0]]
+    if op.type == "SelectV2":  # such as x where x >= 0 else x + size
+        chosen = next(ids for ids in (known[2], known[1]) if ids is not None)
+        return [np.broadcast_to(chosen, shape)]
+    if op.type in ("Reshape", "ExpandDims", "Squeeze") and shape.is_fully_defined():
+        return [np.reshape(known[0], shape)]
+    if op.type == "BroadcastTo" and shape.is_fully_defined():
+        return [np.broadcast_to(known[0], shape)]
+    operands: list[Any] = []
+    for tensor, ids in zip(op.inputs, known, strict=True):
+        if ids is not None:
+            operands.append(tf.constant(ids, tf.int64))
+            continue
+        constant = tf.get_static_value(tensor)
+        if tensor.dtype.is_integer and constant is not None and tensor.dtype != tf.resource:
+            operands.append(tf.constant(constant))
+        elif tensor.shape.is_fully_defined():
+            operands.append(tf.fill(tensor.shape, tf.constant(_ELSEWHERE, tf.int64)))
+        else:
+            return []
+    arguments: dict[str, Any] = {}
+    for argument in op.op_def.input_arg:
+        if argument.number_attr:
+            count = op.get_attr(argument.number_attr)
+            arguments[argument.name], operands = operands[:count], operands[count:]
+        else:
+            arguments[argument.name] = operands.pop(0)
+    inferred = {a.type_attr for a in op.op_def.input_arg} | {
+        a.number_attr for a in op.op_def.input_arg
+    }
+    for attribute in op.op_def.attr:
+        if attribute.name not in inferred:
+            arguments[attribute.name] = op.get_attr(attribute.name)
+    try:
+        result = getattr(tf.raw_ops, op.type)(**arguments)
+    except (TypeError, ValueError, tf.errors.OpError):
+        return []
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+@contextlib.contextmanager
+def _inlined_functions() -> Iterator[None]:
+    """Make functions inside layers run as plain Python, so that their operations are seen."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)

@@ -202,6 +202,7 @@ class Manifest:
         fold: `records` and `proof` of the fold.
         metadata: What the user said of the model: `labels`, `preprocessing`, `description`.
         calibration: Where the samples for quantization came from, or None.
+        notes: What had to be changed before the model could be exported, a sentence each.
     """
 
     name: str
@@ -217,6 +218,7 @@ class Manifest:
     fold: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `manifest.json`."""
@@ -229,6 +231,7 @@ class Manifest:
             "options": self.options,
             "metadata": self.metadata,
             "calibration": self.calibration,
+            "notes": list(self.notes),
             "inputs": [tensor.to_json() for tensor in self.inputs],
             "outputs": [tensor.to_json() for tensor in self.outputs],
             "fold": self.fold,
@@ -257,6 +260,7 @@ class Manifest:
             fold=record["fold"],
             metadata=record.get("metadata", {}),
             calibration=record.get("calibration"),
+            notes=tuple(record.get("notes", ())),
         )
 
     def write(self, directory: Path) -> Path:

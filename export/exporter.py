@@ -24,7 +24,15 @@ from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
 from . import golden_set as golden
 from .files import ArtifactWriter
-from .fold import FoldResult, InputValues, float64_twin, fold, values_of_inputs
+from .fold import (
+    FoldResult,
+    InputValues,
+    Shapes,
+    float64_twin,
+    fold,
+    prepare,
+    values_of_inputs,
+)
 from .formats.format_table import needs_calibration
 from .host import run_artifact
 from .network.write import write_network
@@ -58,6 +66,7 @@ def export_model(
     preprocessing: Preprocessing | None = None,
     description: str = "",
     source: str | os.PathLike[str] | None = None,
+    shapes: Shapes | None = None,
     listener: Listener | None = None,
 ) -> Manifest:
     """Fold a model, write it in every format and precision asked for, and what checks need.
@@ -92,6 +101,7 @@ def export_model(
         preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
         description: One line about the model, kept as metadata.
         source: The file the model was loaded from; its hash goes into the manifest.
+        shapes: Sizes of the free axes of inputs, by input name.
         listener: Called at the beginning and end of every step.
 
     Returns:
@@ -118,6 +128,9 @@ def export_model(
     _demand_samples(options, calibration)
     target = Path(directory)
     step = Steps(listener) if listener else Steps()
+    with step("model", "prepare"):
+        prepared = prepare(model, shapes)
+        model = prepared.model
     with step("model", "fold"):
         folded = fold(model)
     signature = _public_signature(model, folded.model)
@@ -149,6 +162,7 @@ def export_model(
         model=model,
         folded=folded,
         signature=signature,
+        notes=prepared.notes,
         writer=ArtifactWriter(provenance, variants, samples, step),
         samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )
@@ -163,6 +177,7 @@ class _Run:
     model: keras.Model
     folded: FoldResult
     signature: Signature
+    notes: tuple[str, ...]
     writer: ArtifactWriter
     samples: golden.Samples
 
@@ -248,6 +263,7 @@ class _Run:
             },
             golden=FileRecord.of(folder / golden.FILE_NAME),
             network=FileRecord.of(folder / NETWORK_FILE),
+            notes=self.notes,
             artifacts=tuple(artifacts),
         )
 
@@ -292,14 +308,7 @@ def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
 
     A subclassed model has none of its own; it is exported under those of its trace.
     """
-    signature = signature_of(model if is_symbolic(model) else folded)
-    unknown = [t.name for t in signature.inputs if None in t.shape[1:]]
-    if unknown:
-        raise UserError(
-            f"Expected inputs of known size. Received: {', '.join(unknown)} with a free dimension "
-            "besides the batch. Build the model with the sizes it will be deployed at."
-        )
-    return signature
+    return signature_of(model if is_symbolic(model) else folded)
 
 
 def _exact(values: np.ndarray) -> np.ndarray:

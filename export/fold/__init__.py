@@ -14,6 +14,9 @@ from .input_values import InputValues as InputValues
 from .input_values import check_values as check_values
 from .input_values import values_of_inputs as values_of_inputs
 from .norms import register_affine as register_affine
+from .preparation import Prepared as Prepared
+from .preparation import Shapes as Shapes
+from .preparation import prepare as prepare
 from .proof import Proof as Proof
 from .proof import float64_twin as float64_twin
 from .report import FoldReport as FoldReport

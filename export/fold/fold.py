@@ -14,6 +14,7 @@ from .graph import Graph
 from .keras_graph import read_graph
 from .passes import Outcome, run
 from .picture import draw
+from .preparation import Shapes, prepare
 from .proof import Proof, Prover
 from .recognize import Norm, recognize
 from .report import FoldReport, make_report
@@ -29,15 +30,22 @@ class FoldResult:
             original.
         report: One record a norm.
         proof: The float64 comparison, None with ``verify=False``.
+        notes: What was changed before the fold, a sentence each (`preparation`).
     """
 
     model: keras.Model
     report: FoldReport
     proof: Proof | None
+    notes: tuple[str, ...] = ()
 
 
 def fold(
-    model: keras.Model, *, verify: bool = True, inputs: Any = None, copy_budget: int = 0
+    model: keras.Model,
+    *,
+    verify: bool = True,
+    inputs: Any = None,
+    copy_budget: int = 0,
+    shapes: Shapes | None = None,
 ) -> FoldResult:
     """Fold every norm of a model exactly into the weights around it.
 
@@ -49,9 +57,11 @@ def fold(
             input name.
         copy_budget: How many parameters copies of layers may add in all. A layer that feeds a norm
             and something else can be computed twice; by default it is not.
+        shapes: Sizes of the free axes of inputs, by input name; the folded network has them. The
+            proof needs all of them.
 
     Returns:
-        The folded model, the report and the proof.
+        The folded model, the report, the proof, and what had to be changed before.
 
     Raises:
         UserError: The model is not built or cannot be read, or a layer cannot be rebuilt.
@@ -61,6 +71,8 @@ def fold(
             "Folding needs the TensorFlow backend of Keras. "
             f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
         )
+    prepared = prepare(model, shapes, free_sizes=not verify)
+    model = prepared.model
     graph, norms, outcome = _folded(model, copy_budget, Limits())
     proof = None
     rolled_back: tuple[str, ...] = ()
@@ -70,9 +82,8 @@ def fold(
         if not prover.accepts(worst):
             graph, norms, outcome, rolled_back, worst = _roll_back(model, prover, copy_budget)
         proof = prover.proof(worst, rolled_back)
-    return FoldResult(
-        build(graph, "float32"), make_report(graph, norms, outcome, rolled_back), proof
-    )
+    report = make_report(graph, norms, outcome, rolled_back)
+    return FoldResult(build(graph, "float32"), report, proof, prepared.notes)
 
 
 @dataclass(frozen=True)
@@ -82,27 +93,34 @@ class Inspection:
     Attributes:
         report: One record a norm.
         picture: The network before and after, an SVG document.
+        notes: What is changed before the fold, a sentence each.
     """
 
     report: FoldReport
     picture: str
+    notes: tuple[str, ...] = ()
 
 
-def inspect(model: keras.Model, *, copy_budget: int = 0) -> Inspection:
+def inspect(
+    model: keras.Model, *, copy_budget: int = 0, shapes: Shapes | None = None
+) -> Inspection:
     """Say what a fold would do, without building or proving the folded network.
 
     Args:
         model: Any built Keras model. Not changed.
         copy_budget: As for `fold`.
+        shapes: As for `fold`; free sizes may stay free.
 
     Returns:
         The report and the picture.
     """
+    prepared = prepare(model, shapes, free_sizes=True)
+    model = prepared.model
     before = read_graph(model)
     recognize(before)
     after, norms, outcome = _folded(model, copy_budget, Limits())
     report = make_report(after, norms, outcome)
-    return Inspection(report, draw(before, after, report))
+    return Inspection(report, draw(before, after, report), prepared.notes)
 
 
 @dataclass(frozen=True)

@@ -213,10 +213,15 @@ class Graph:
         return candidate
 
     def calls(self) -> list[Call]:
-        """Return every call that the outputs depend on, producers first."""
+        """Return the inputs and every call that the outputs depend on, producers first."""
+        return self.calls_before(self.inputs + self.outputs)
+
+    @staticmethod
+    def calls_before(values: list[Value]) -> list[Call]:
+        """Return every call that values depend on, producers first."""
         order: list[Call] = []
         done: set[int] = set()
-        stack = [value.producer for value in reversed(self.inputs + self.outputs)]
+        stack = [value.producer for value in reversed(values)]
         while stack:
             call = stack[-1]
             if id(call) in done:

@@ -7,6 +7,7 @@ from collections import Counter
 import keras
 import numpy as np
 import renormlite as rl
+from renormlite.artifacts.manifest import TensorSpec
 from renormlite.export.fold import InputValues
 from renormlite.export.golden_set import choose_samples
 from renormlite.runtime_checks.end_to_end.bounds import SMALLEST_NORMAL

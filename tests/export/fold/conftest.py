@@ -58,7 +58,7 @@ def folded() -> Callable[..., FoldResult]:
         assert result.proof.passed, result.proof
         assert not result.proof.rolled_back
         rng = np.random.default_rng(seed)
-        inputs = [rng.normal(size=[2, *(d or 9 for d in x.shape[1:])]) for x in model.inputs]
+        inputs = [rng.normal(size=[2, *x.shape[1:]]) for x in result.model.inputs]
         single = isinstance(model, keras.Sequential)
         structure = model.inputs[0] if single else model.input
         fed = keras.tree.pack_sequence_as(structure, [x.astype("float32") for x in inputs])

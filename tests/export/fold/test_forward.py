@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from renormlite import fold
+from renormlite import UserError, fold
 from renormlite.export.fold.layers import BiasMap
 
 NORM = kl.BatchNormalization
@@ -149,9 +149,17 @@ def test_output_of_the_network_is_not_changed(folded):
     assert "output of the network" in record.reason
 
 
-def test_unknown_sizes(folded):
-    x = keras.Input((None, None, 3))
+def test_free_sizes_are_set_for_the_proof_and_kept_without_it(folded):
+    x = keras.Input((None, None, 3), name="photo")
     y = NORM()(kl.Conv2D(4, 3, activation="relu")(x))
     y = kl.Conv2D(5, 3, padding="same", activation="relu")(y)
     y = kl.Dense(3)(kl.GlobalAveragePooling2D()(NORM()(y)))
-    assert folded(keras.Model(x, y)).report.remaining_ops == 0
+    model = keras.Model(x, y)
+    result = folded(model, shapes={"photo": (24, 20)})
+    assert result.report.remaining_ops == 0
+    assert result.model.input_shape == (None, 24, 20, 3)
+    result = fold(model, verify=False)
+    assert result.report.remaining_ops == 0
+    assert result.model.input_shape == (None, None, None, 3)
+    with pytest.raises(UserError, match="--shape photo=SIZE,SIZE"):
+        fold(model)

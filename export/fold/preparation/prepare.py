@@ -1,0 +1,71 @@
+"""Applies every step of the preparation in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+
+from ....errors import UserError
+from ..build import build
+from ..keras_graph import read_graph
+from .channels_last import channels_last
+from .quantized import dequantize
+from .sizes import demand_sizes, set_sizes
+from .text import cut_text
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model as the fold takes it.
+
+    Attributes:
+        model: The model itself, or one that was built from it.
+        notes: What was changed, a sentence each.
+    """
+
+    model: keras.Model
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    model: keras.Model, shapes: Shapes | None = None, *, free_sizes: bool = False
+) -> Prepared:
+    """Prepare a model.
+
+    Args:
+        model: Any built Keras model. Not changed.
+        shapes: Input name to the sizes of its free axes, or of all its axes; the batch aside.
+        free_sizes: Whether inputs may keep free sizes besides the batch.
+
+    Returns:
+        The model and what was changed.
+
+    Raises:
+        UserError: A size is missing, wrong or zero; nothing but text processing would be left; a
+            layer cannot be prepared.
+    """
+    graph = read_graph(model)
+    # Text first: sizes are asked only for the inputs that stay.
+    steps = [
+        cut_text(graph),
+        set_sizes(graph, shapes or {}),
+        dequantize(graph),
+        channels_last(graph),
+    ]
+    if not free_sizes:
+        demand_sizes(graph)
+    if all(step is None for step in steps):
+        return Prepared(model)
+    notes = tuple(note for step in steps if step for note in step)
+    try:
+        return Prepared(build(graph, "float32"), notes)
+    except (ValueError, TypeError) as error:
+        given = ", ".join(f"{name}={tuple(sizes)}" for name, sizes in (shapes or {}).items())
+        raise UserError(
+            f"The model cannot be built{f' with {given}' if given else ''}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error

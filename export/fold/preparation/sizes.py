@@ -1,0 +1,88 @@
+"""Sets the free sizes of inputs; no size is ever assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import keras
+
+from ....errors import UserError
+from ..graph import Graph, Source, Value
+
+
+def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | None:
+    """Give inputs the sizes that the user names, in place.
+
+    Args:
+        graph: The network.
+        shapes: Input name to the sizes of its free axes, or of all its axes; the batch aside.
+
+    Returns:
+        No sentences, or None where nothing was free.
+
+    Raises:
+        UserError: There is no such input, or the sizes do not fit it.
+    """
+    sources = {value.producer.name: value for value in graph.inputs}
+    unknown = sorted(set(shapes) - set(sources))
+    if unknown:
+        raise UserError(
+            f"Expected shapes of the inputs {', '.join(sources)}. Received: {', '.join(unknown)}."
+        )
+    changed = None
+    for name, sizes in shapes.items():
+        value = sources[name]
+        shape = (value.shape[0], *_filled(name, value.shape[1:], [int(size) for size in sizes]))
+        if shape == tuple(value.shape):
+            continue
+        changed = []
+        tensor = value.producer.op.tensor
+        sized = keras.KerasTensor(shape, tensor.dtype, sparse=tensor.sparse, name=tensor.name)
+        value.producer.op = Source(sized, name)
+        value.shape = shape
+    return changed
+
+
+def demand_sizes(graph: Graph) -> None:
+    """Refuse inputs whose sizes are not known, or are zero.
+
+    Raises:
+        UserError: There is one; the message says how to give its sizes.
+    """
+    for value in graph.inputs:
+        name, sizes = value.producer.name, value.shape[1:]
+        free = sum(size is None for size in sizes)
+        if free:
+            example = ["SIZE"] * free
+            raise UserError(
+                f"Input {name!r} has the shape {_text(value)}, and the network is proved and "
+                f"exported at one size. Give it: --shape {name}={','.join(example)} "
+                f"(Python: shapes={{{name!r}: [{', '.join(example)}]}})."
+            )
+        if 0 in sizes:
+            raise UserError(
+                f"Input {name!r} has the shape {_text(value)}: it holds no numbers. "
+                "Build the model with the sizes that it will be deployed at."
+            )
+
+
+def _filled(name: str, shape: Sequence[int | None], sizes: list[int]) -> tuple[int | None, ...]:
+    free = [axis for axis, size in enumerate(shape) if size is None]
+    filled = list(shape)
+    if len(sizes) == len(shape):
+        filled = list(sizes)
+    elif len(sizes) == len(free):
+        for axis, size in zip(free, sizes, strict=True):
+            filled[axis] = size
+    fits = all(want in (None, got) for want, got in zip(shape, filled, strict=True))
+    if None in filled or not fits or min(sizes, default=1) < 1:
+        raise UserError(
+            f"Expected sizes for the free axes of input {name!r}, whose shape without the batch "
+            f"is {tuple(shape)}. Received: {tuple(sizes)}."
+        )
+    return tuple(filled)
+
+
+def _text(value: Value) -> str:
+    """Return a shape without the batch."""
+    return f"({', '.join('free' if s is None else str(s) for s in value.shape[1:])})"

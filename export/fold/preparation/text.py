@@ -1,0 +1,112 @@
+"""Leaves to the app what neither TFLite nor ONNX can do: processing text, and hashing.
+
+The network begins behind the layers that do it: each of their numeric outputs becomes an input,
+named as the layer. A layer that turns numbers back into text at the end is left out likewise.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from ....errors import UserError
+from ..graph import Call, Graph, Slot, Source, Value
+
+# Keras hashes numbers by their decimal digits, as text.
+_HASHES = (keras.layers.Hashing, keras.layers.HashedCrossing)
+
+
+def cut_text(graph: Graph) -> list[str] | None:
+    """Cut off the processing of text at the first numbers, in place.
+
+    Args:
+        graph: The network.
+
+    Returns:
+        What the app must do, a sentence for each cut; None where there is no text.
+
+    Raises:
+        UserError: Nothing is left of the network, or an output is text that is made from several
+            tensors.
+    """
+    notes = [_cut_output(graph, value) for value in graph.outputs if _is_text(value)]
+    calls = [call for call in graph.calls() if _makes_numbers(call)]
+    new: list[Value] = []
+    for call in calls:
+        for position, value in enumerate(call.outputs):
+            if value.uses or value.is_output:
+                new.append(_make_input(graph, call, value, position))
+                notes.append(_note(graph, call, new[-1]))
+    if not notes:
+        return None
+    if any(value.is_output for value in new):
+        raise UserError(
+            f"The model {graph.name!r} only processes text, which neither TFLite nor ONNX can do. "
+            "Export the network behind it."
+        )
+    if new:
+        needed = {id(call) for call in graph.calls_before(graph.outputs)}
+        kept = [value for value in graph.inputs if id(value.producer) in needed]
+        graph.inputs = [*kept, *new]
+        slots = [Slot(index) for index in range(len(graph.inputs))]
+        names = [value.producer.name for value in graph.inputs]
+        named = isinstance(graph.input_structure, dict)
+        graph.input_structure = dict(zip(names, slots, strict=True)) if named else slots
+        if named:  # Keras takes the entries of a dict in the order of their names
+            order = sorted(range(len(names)), key=names.__getitem__)
+            graph.inputs = [graph.inputs[index] for index in order]
+            graph.input_structure = {names[i]: Slot(n) for n, i in enumerate(order)}
+    return notes
+
+
+def _is_text(value: Value) -> bool:
+    return value.dtype == "string"
+
+
+def _makes_numbers(call: Call) -> bool:
+    """Whether a call takes text, or hashes numbers as text, and gives numbers."""
+    if isinstance(call.op, Source) or not call.inputs:
+        return False
+    hashes = isinstance(getattr(call.op, "operation", None), _HASHES)
+    takes_text = hashes or any(map(_is_text, call.inputs))
+    return takes_text and not any(map(_is_text, call.outputs))
+
+
+def _make_input(graph: Graph, call: Call, value: Value, position: int) -> Value:
+    """Put an input in the place of a value that is computed from text."""
+    name = call.name if position == 0 else graph.unique_name(f"{call.name}_{position}")
+    tensor = keras.KerasTensor(value.shape, value.dtype, name=name)
+    source = graph.add(Call(Source(tensor, name), []), [(value.shape, value.dtype)])
+    graph.replace_value(value, source.output)
+    return source.output
+
+
+def _note(graph: Graph, call: Call, value: Value) -> str:
+    layer = type(call.op.operation).__name__
+    sources = [repr(call.name) for call in graph.calls_before(call.inputs) if not call.inputs]
+    what = "text" if any(map(_is_text, call.inputs)) else "numbers that are hashed as text"
+    shape = ", ".join(["N", *("?" if s is None else str(s) for s in value.shape[1:])])
+    return (
+        f"input {', '.join(sources)} holds {what}, which neither TFLite nor ONNX can process: the "
+        f"app computes what the layer {call.name!r} ({layer}) gives and feeds it to the input "
+        f"{value.producer.name!r}, {value.dtype} of shape ({shape})"
+    )
+
+
+def _cut_output(graph: Graph, value: Value) -> str:
+    """Return numbers in the place of the text that is made from them."""
+    call = value.producer
+    while len(call.inputs) == 1 and _is_text(call.inputs[0]):
+        call = call.inputs[0].producer
+    if len(call.inputs) != 1:
+        raise UserError(
+            f"The output of {value.producer.name!r} is text, which neither TFLite nor ONNX can "
+            "give, and it is not made from one tensor of numbers. End the model before it."
+        )
+    (numbers,) = call.inputs
+    graph.outputs = [numbers if output is value else output for output in graph.outputs]
+    value.is_output, numbers.is_output = False, True
+    layer = type(call.op.operation).__name__
+    return (
+        f"output {value.producer.name!r} is text, which neither TFLite nor ONNX can give: the "
+        f"files give what the layer {call.name!r} ({layer}) takes, and the app looks it up"
+    )

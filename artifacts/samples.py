@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..user_code import import_user_module
 from .images import Preprocessing, read_images
 from .manifest import TensorSpec
 
@@ -184,17 +183,13 @@ def _read(
 def _call(reference: str) -> Source:
     """Call `module:function`, looking for the module in the current folder too."""
     module_name, _, function_name = reference.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        function: Callable[[], Source] = getattr(
-            importlib.import_module(module_name), function_name
-        )
-    except (ImportError, AttributeError) as error:
+    module = import_user_module(module_name)
+    function: Callable[[], Source] | None = getattr(module, function_name, None)
+    if function is None:
         raise UserError(
-            f"There is no file {reference}, and as module:function it cannot be imported: {error}."
-        ) from error
-    finally:
-        sys.path.remove(os.getcwd())
+            f"There is no file {reference}, and the module {module_name!r} has no function "
+            f"{function_name!r}."
+        )
     return function()
 
 

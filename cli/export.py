@@ -14,6 +14,7 @@ from ..export.formats.format_table import FORMAT_NAMES, needs_calibration
 from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOptions
 from .comma_list import CommaList
 from .command import TensorFlowCommand
+from .model_options import model_options, read_model, say_notes
 from .preprocessing import Channels, Numbers, preprocessing
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class _Batch(click.ParamType):
 
 @click.command("export", cls=TensorFlowCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
+@model_options
 @click.option(
     "-o",
     "--output",
@@ -151,6 +153,9 @@ def command(
     mean: Numbers | None,
     scale: Numbers | None,
     description: str,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    imports: tuple[str, ...],
+    unsafe: bool,
 ) -> None:
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need.
 
@@ -162,10 +167,9 @@ def command(
     renormlite export net.keras --to onnx --layout nchw --batch dynamic -o out/net
     """
     from ..export.exporter import export_model
-    from ..toolkit.saving import load_model
 
     console = Console()
-    trained = load_model(model)
+    trained = read_model(model, imports, unsafe)
     directory = output or Path("build", model.stem)
     with console.status(f"export {model.name}") as status:
 
@@ -193,6 +197,7 @@ def command(
             preprocessing=preprocessing(mean, scale),
             description=description,
             source=model,
+            shapes=dict(shapes),
             listener=show,
         )
     _print(console, manifest, directory)
@@ -216,6 +221,7 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
             f"{artifact.seconds:.2f} s",
         )
     console.print(table)
+    say_notes(console, manifest.notes)
     proof = manifest.fold["proof"]
     if proof is not None and not proof["passed"]:
         console.print(f"fold: {proof['sentence']}", style="yellow", highlight=False)

@@ -3,46 +3,135 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
 from ..errors import UserError
+from ..user_code import import_user_module
 from . import layers as _registers_our_layers  # noqa: F401
 from . import learned as _registers_more_layers  # noqa: F401
 
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 
-def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Load a model saved by ``model.save("NAME.keras")``, ready to fold and export.
+
+def load_model(
+    path: str | os.PathLike[str], *, imports: Sequence[str] = (), unsafe: bool = False
+) -> keras.Model:
+    """Load a model saved by ``model.save("NAME.keras")`` or as ``.h5``, ready to fold and export.
 
     ``keras.models.load_model`` does the same once renormlite's layers are imported, which this
     makes sure of.
 
     Args:
-        path: The ``.keras`` file.
+        path: A ``.keras`` file, or an ``.h5`` file of Keras 2 or 3.
+        imports: Modules that define and register the model's own layers. Importing a module runs
+            its code.
+        unsafe: Whether to run Python code that the file itself holds, as Lambda layers do. Only
+            for files whose origin you trust.
 
     Returns:
         The model with its weights, not compiled.
 
     Raises:
-        UserError: There is no such file, it is not a Keras model, or it needs a layer class that
+        UserError: There is no such file, it is damaged or no Keras model, or it needs code that
             this process does not know.
     """
+    for module in imports:
+        import_user_module(module)
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no file {path}. {HOW_TO_SAVE}")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is not a .keras file, or was cut short. {HOW_TO_SAVE}")
+    kind = _kind_of(path)
     try:
-        return keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        # Keras puts what went wrong between the configs of everything that was being built.
-        reason = str(error).rpartition("Exception encountered: ")[2].strip().splitlines()[0]
+        if kind == "keras" or path.suffix in (".h5", ".hdf5"):
+            return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+        with tempfile.TemporaryDirectory() as folder:  # Keras goes by the name
+            link = Path(folder) / "model.h5"
+            link.symlink_to(path.resolve())
+            return keras.models.load_model(link, compile=False, safe_mode=not unsafe)
+    except Exception as error:  # anything can be in a file, and in the code it names
+        raise UserError(_reason(path, error)) from error
+
+
+def _kind_of(path: Path) -> str:
+    """Return `keras` or `h5`.
+
+    Raises:
+        UserError: It is neither; the message says how to make a model file of it.
+    """
+    if path.is_dir() and (path / "saved_model.pb").is_file():
         raise UserError(
-            f"Keras cannot load {path}: {reason.partition(' Full object config')[0]} "
-            "If it needs a layer of your own, import its module first and call renormlite from "
-            "Python: renormlite.export_model(model, 'build/NAME')."
-        ) from error
+            f"{path} is a SavedModel, which holds a graph and no layers. Save the model from the "
+            f"program that trained it with model.save('NAME.keras'), or, if Keras 2 made it, "
+            f"run: tf_keras.models.load_model('{path}').save('NAME.h5')."
+        )
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"Expected a model file. Received: {path}, which {what}. {HOW_TO_SAVE}")
+    if zipfile.is_zipfile(path):
+        return "keras"
+    with open(path, "rb") as stream:
+        if stream.read(len(_HDF5)) != _HDF5:
+            raise UserError(f"{path} is no Keras model, or was cut short. {HOW_TO_SAVE}")
+    if not _has_network(path):
+        raise UserError(
+            f"{path} holds weights without a network. Build the model by its code, then: "
+            f"model.load_weights('{path}'); model.save('NAME.keras')."
+        )
+    return "h5"
+
+
+def _has_network(path: Path) -> bool:
+    """Whether an HDF5 file holds the configuration of a model.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return "model_config" in file.attrs
+    except OSError as error:
+        raise UserError(f"{path} is damaged or was cut short ({error}). {HOW_TO_SAVE}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return one sentence out of the pages that Keras gives."""
+    text = str(error)
+    if "Lambda" in text and "unsafe" in text:
+        return (
+            f"{path} holds a Lambda layer: Python code that would run as the file is read. If you "
+            "trust where the file comes from, allow it: --unsafe (Python: unsafe=True). A layer "
+            "class of your own in its place needs no such leave."
+        )
+    if _is_damage(error):
+        return f"{path} is damaged or was cut short ({_first_line(text)}). {HOW_TO_SAVE}"
+    # Keras puts what went wrong between the configs of everything that was being built.
+    reason = text.rpartition("Exception encountered: ")[2].strip()
+    reason = _first_line(reason).partition(" Full object config")[0].rstrip(".")
+    return (
+        f"Keras cannot load {path}: {reason}. If it needs a layer of your own, name the module "
+        "that defines and registers it: --import MODULE (Python: import it first)."
+    )
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that the file's bytes are wrong."""
+    import zlib
+
+    damage = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)
+    while error is not None:
+        if isinstance(error, damage) or type(error) in (OSError, KeyError, NotImplementedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0].strip("\"'") if lines else "no reason given"

@@ -202,6 +202,15 @@ def _(op: Kept, builder: _Builder) -> Any:
     if type(layer) is keras.layers.Activation:
         # Its function need not be one that a config can carry: a lambda, say.
         return keras.layers.Activation(layer.activation, name=op.name, dtype=builder.dtype)
+    if type(layer) is keras.layers.Lambda:
+        # The function is in this process already: Keras need not be asked to read code.
+        return keras.layers.Lambda(
+            layer.function,
+            output_shape=layer._output_shape,
+            arguments=layer.arguments,
+            name=op.name,
+            dtype=builder.dtype,
+        )
     config = _in_dtype(layer.get_config(), builder.dtype)
     config["name"] = op.name
     return _from_config(op.operation, config)

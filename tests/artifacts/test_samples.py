@@ -93,7 +93,7 @@ def test_module_function_in_the_current_folder(images, tmp_path, monkeypatch):
     [
         ("nowhere.npz", "no file or folder"),
         ("nowhere:function", "cannot be imported"),
-        ("os:nothing", "cannot be imported"),
+        ("os:nothing", "has no function 'nothing'"),
         (np.zeros((4, 5, 5, 3)), "shape"),
         (np.zeros((0, 12, 12, 3)), "at least 1"),
         ({"picture": np.zeros((1, 12, 12, 3))}, "picture"),

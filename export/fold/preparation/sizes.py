@@ -29,7 +29,7 @@ def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | 
         raise UserError(
             f"Expected shapes of the inputs {', '.join(sources)}. Received: {', '.join(unknown)}."
         )
-    changed = None
+    changed: list[str] | None = None
     for name, sizes in shapes.items():
         value = sources[name]
         shape = (value.shape[0], *_filled(name, value.shape[1:], [int(size) for size in sizes]))

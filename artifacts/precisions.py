@@ -39,8 +39,9 @@ class Precision:
         formats: File formats that can hold it.
         calibrated: Whether the ranges of activations come from samples.
         unit_roundoff: Unit roundoff of its float arithmetic.
-        noise: What causes the error that the noise model predicts, to end a sentence with; empty
-            where the error does not follow from the file's weights and arithmetic alone.
+        noise: What causes the error that the noise model predicts, to end a sentence with: the
+            error against truth, and of integers the difference from another correct runtime. Empty
+            where there is no model.
         integer_io: Element type of inputs and outputs under `quantized_io="integer"`; None where
             they are always floats.
         variant_of: Name of the precision whose converter writes it; empty for its own.
@@ -101,6 +102,7 @@ PRECISIONS = _table(
         Arithmetic.INTEGER,
         ("tflite", "onnx"),
         calibrated=True,
+        noise="one step of difference in every integer operation",
         integer_io="int8",
     ),
     Precision(
@@ -109,6 +111,7 @@ PRECISIONS = _table(
         Arithmetic.INTEGER,
         ("tflite",),
         calibrated=True,
+        noise="one step of difference in every integer operation",
         integer_io="int16",
     ),
     Precision(
@@ -116,6 +119,7 @@ PRECISIONS = _table(
         "int4 weights; activations are quantized at run time",
         Arithmetic.HYBRID,
         ("tflite",),
+        noise="4-bit weights and 8-bit inputs of ops on this network",
     ),
 )
 

@@ -1,7 +1,7 @@
 """How noisy should a file of lower precision be, on any kernel that may run it?
 
-Read from the file: its weights, and which ops quantize their input as it comes. The rest is
-arithmetic (`noise`).
+Read from the file: its weights, the steps of its integers, and which ops quantize their input at
+run time. The rest is arithmetic (`noise`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network
 from ..artifacts.precisions import Arithmetic, precision_named
 from .file_weights import match_weights
+from .integer_noise import rounding_steps
 from .network import opaque_layers
 from .noise import NoiseSource, expected_noise
 from .rounded_weights import RoundedWeights
@@ -43,7 +44,10 @@ def file_noise(
     inputs: Mapping[str, np.ndarray],
     truth: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """Return the root mean square error that a file is expected to make against truth.
+    """Return the root mean square error that a file is expected to make.
+
+    Of floats and of integers that are quantized at run time it is the error against truth; of files
+    of integers the difference between two correct runtimes (`integer_noise`).
 
     Args:
         path: The file.
@@ -54,8 +58,8 @@ def file_noise(
         truth: Output name to (N, …) float64.
 
     Returns:
-        Output name to (N,) float64; empty where it does not follow from the arithmetic: for other
-        precisions, layers that only Keras can evaluate, or a weight that the file does not show.
+        Output name to (N,) float64; empty where it does not follow from the arithmetic: for layers
+        that only Keras can evaluate, or a weight that a file of floats does not show.
 
     Raises:
         UserError: The file cannot be parsed.
@@ -63,7 +67,12 @@ def file_noise(
     known = precision_named(precision)
     if not known.noise or opaque_layers(network):
         return {}
-    rounded = RoundedWeights.of(network, match_weights(network, read_graph(path, file_format)))
+    graph = read_graph(path, file_format)
+    weights = match_weights(network, graph)
+    if known.arithmetic is Arithmetic.INTEGER:
+        steps = rounding_steps(network, graph, weights, inputs)
+        return expected_noise(network, inputs, arithmetic=NoiseSource(steps=steps))
+    rounded = RoundedWeights.of(network, weights)
     if not rounded.complete:
         return {}
     return expected_noise(

@@ -10,10 +10,12 @@ Probabilistic Rounding Error Analysis, 2019, is the theory behind it.)
 Runtimes may also flush denormal numbers to zero, which no unit roundoff tells. Where a sample holds
 such numbers, what flushing all of them does to its outputs is added.
 
-A file of lower precision differs from the network in two more ways:
+A file of lower precision differs from the network in more ways:
 
 - Its weights are rounded. That error is no matter of chance: the network is evaluated with the
   file's own weights, and the distance to the truth is taken as it is.
+- Integers: two runtimes differ by a step here and there (`integer_noise`). What is returned then is
+  no distance to the truth but that between two runtimes.
 - Dynamic range: a linear op with 8-bit weights quantizes its input as it comes, in 255 steps from
   min(x, 0) to max(x, 0) of a sample. (XNNPACK takes the range of each row, which is no wider.) Zero
   is on a step; any other number is off by a uniform error of variance step²/12. Where most numbers
@@ -30,14 +32,16 @@ largest noise of those, and so are samples with NaN or infinity, through which n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from ..artifacts.sample_kinds import NONFINITE, kinds_of
+from .integer_noise import Step
 from .network import evaluate_network, evaluate_node, opaque_layers, rounding_variance
+from .operators.base import REACH
 
 # Multiplications that the model may spend, about ten seconds of one core, and the samples that it
 # evaluates in any case.
@@ -51,11 +55,13 @@ class NoiseSource:
 
     Attributes:
         unit: Unit roundoff.
-        hybrid: Names of the nodes that quantize their input to 8 bits as it comes.
+        hybrid: Names of the nodes that quantize their input to 8 bits at run time.
+        steps: Node name to the steps of integers that the node's result is rounded to.
     """
 
     unit: float = UNIT_ROUNDOFF["float32"]
     hybrid: frozenset[str] = frozenset()
+    steps: Mapping[str, Step] = field(default_factory=dict)
 
 
 def expected_noise(
@@ -184,6 +190,9 @@ def _variances(
                 read[0] = in_input_steps(read[0])
             value = evaluate_node(node, read)
             variance = rounding_variance(node, read, value, errors, arithmetic.unit)
+            if node.name in arithmetic.steps:
+                rounding = arithmetic.steps[node.name]
+                value, variance = _stepped(value, variance, rounding, arithmetic.unit)
             values[node.name], variances[node.name] = value, variance
             if node.name in wanted:
                 kept[node.name] = value, variance
@@ -191,6 +200,17 @@ def _variances(
                 if last[name] == node.name:
                     del values[name], variances[name]
     return {name: kept[value] for name, value in network.outputs.items()}
+
+
+def _stepped(
+    value: np.ndarray, variance: np.ndarray, step: Step, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a value within the range of its integers, and its variance with a step's added."""
+    bounded = np.clip(value, step.low, step.high)
+    own = (step.size / unit) ** 2
+    # What lies further beyond the range than the errors that one sample may have stays there.
+    beyond = np.square((value - bounded) / unit) > REACH**2 * variance
+    return bounded, np.where(beyond, 0.0, variance + own).astype(value.dtype)
 
 
 def in_input_steps(x: np.ndarray) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""Tolerances that follow from the arithmetic; docs/checks.md derives each and shows its headroom.
+"""Limits on the error of each output sample, from the arithmetic of that sample alone.
 
-End to end a result is judged against float64 truth by the noise of the arithmetic it should have:
-what a model of rounding expects of float32 on this network and sample (`noise`), and no less than
-the trained model's own float32 error. No absolute tolerance appears.
+Files of floats are compared with the float64 truth. Their noise is what a model of rounding expects
+of their arithmetic on this network and sample (`reference.noise`), and no less than the trained
+model's own float32 error. Files of integers are compared with what the same file gave on the
+exporting host: quantization is a property of the file, and two correct runtimes differ only in how
+they round (`reference.integer_noise`). docs/checks.md derives both and shows their headroom.
+
+Samples of different kinds are never pooled: an `extreme` sample may saturate every integer, and
+says nothing about an ordinary one. No absolute tolerance appears.
 """
 
 from __future__ import annotations
@@ -11,12 +16,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...artifacts.precisions import SMALLEST_NORMAL, UNIT_ROUNDOFF, precision_named
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import (
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Arithmetic,
+    precision_named,
+)
+from ...artifacts.sample_kinds import pooled
 from .comparison import SampleErrors, sample_errors
 
 # A healthy runtime adds the same roundings in another order, so its error is of the noise's size,
-# not of a multiple of it. Measured (benchmarks/check_false_alarms.py, docs/checks.md): the worst
-# sample of 288 checks of healthy files had 2.11 times the noise, all samples pooled at most 0.95.
+# not of a multiple of it. docs/checks.md lists what healthy files were measured to have.
 WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
 
@@ -26,37 +38,122 @@ class NoiseBound:
     """How much error each sample of one output may have.
 
     Attributes:
+        expected: (N, …) what the output is compared with.
         noise: (N,) root mean square error that the arithmetic explains.
         worst: Multiple of it that the worst sample may have.
         pooled: Multiple that all samples together may have (root mean square of the ratios).
         reason: Where the noise comes from, to end a sentence with.
+        against: What `expected` is, to end a sentence with.
     """
 
+    expected: np.ndarray
     noise: np.ndarray
     worst: float
     pooled: float
     reason: str
+    against: str = "float64 truth"
 
-    def ratios(self, metrics: SampleErrors) -> np.ndarray:
+    def ratios(self, actual: np.ndarray) -> np.ndarray:
         """Return (N,) error over noise; an error where no noise is expected is infinite."""
-        error = metrics.rms_error
+        error = sample_errors(actual, self.expected).rms_error
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(error == 0, 0.0, error / self.noise)
 
+    def holds(self, actual: np.ndarray, kind: np.ndarray) -> bool:
+        """Return whether an output is within the limits; ``kind`` holds the kinds of samples."""
+        ratios = self.ratios(actual)
+        return float(ratios.max()) <= self.worst and pooled(ratios, kind) <= self.pooled
+
+
+def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> NoiseBound:
+    """Return the bound for one output of one artifact.
+
+    Args:
+        golden: The samples, what the stages of the export made of them, and the expected noise.
+        artifact: What the manifest says of the file.
+        output: Keras output name.
+    """
+    precision = precision_named(artifact.precision)
+    plain = float32_bound(golden, output)
+    model = golden.file_noise.get(artifact.file, {}).get(output)
+    exported = golden.artifacts.get(artifact.file, {}).get(output)
+    if precision.arithmetic is Arithmetic.FLOAT32 or (model is None and exported is None):
+        return plain
+    if precision.arithmetic is Arithmetic.INTEGER:
+        return plain if exported is None else _integer_bound(golden, output, exported, model)
+    if model is not None:
+        size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
+        noise = _without_luck(np.where(np.isfinite(model), model, 0.0), size, golden.kind)
+        reason = precision.noise
+    else:
+        assert exported is not None
+        errors = sample_errors(exported, golden.truth[output])
+        noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
+        reason = f"the {precision.name} file when it was exported"
+    return NoiseBound(
+        golden.truth[output],
+        np.maximum(noise, plain.noise),
+        WORST_SAMPLE_LIMIT,
+        POOLED_LIMIT,
+        reason,
+    )
+
+
+def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
+    """Return the bound of float32 arithmetic, which the trained model has itself."""
+    model = golden.noise.get(output)
+    errors = sample_errors(golden.reference[output], golden.truth[output])
+    return NoiseBound(
+        golden.truth[output],
+        float_noise(errors, golden.kind, UNIT_ROUNDOFF["float32"], model),
+        WORST_SAMPLE_LIMIT,
+        POOLED_LIMIT,
+        "float32 arithmetic on this network"
+        if model is not None
+        else "the trained model's own float32 arithmetic",
+    )
+
+
+def _integer_bound(
+    golden: GoldenSet, output: str, exported: np.ndarray, model: np.ndarray | None
+) -> NoiseBound:
+    """Return the bound of a file of integers, against what it gave on the exporting host.
+
+    Where no model says what single steps become in the output, the error of quantization is the
+    limit: it consists of roundings to the same steps, and of more of them.
+    """
+    errors = sample_errors(exported, golden.truth[output])
+    if model is not None:
+        noise = np.where(np.isfinite(model), model, 0.0)
+        reason = precision_named("int8").noise
+    else:
+        noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
+        reason = "the file's own quantization"
+    least = np.maximum(UNIT_ROUNDOFF["float32"] * errors.rms_truth, SMALLEST_NORMAL)
+    return NoiseBound(
+        exported,
+        np.maximum(noise, least),
+        WORST_SAMPLE_LIMIT,
+        POOLED_LIMIT,
+        reason,
+        "what this file gave on the exporting host",
+    )
+
 
 def float_noise(
-    reference: SampleErrors, unit: float, model: np.ndarray | None = None
+    reference: SampleErrors, kind: np.ndarray, unit: float, model: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the error that float arithmetic explains, sample by sample.
 
     The model of rounding says how large it is on each sample; where the reference errs more than
-    the model over all samples, the model is scaled up to it. Without a model, the reference's own
-    error on that sample, but no less than its relative error over all samples, since a single
-    sample can round to the right number by luck. In any case no less than one rounding of the
-    result itself, and no less than the smallest normal number.
+    the model over all samples of one kind, the model is scaled up to it for that kind. Without a
+    model, the reference's own error on that sample, but no less than is usual for its kind, since a
+    single sample can round to the right number by chance. In any case no less than one rounding of
+    the result itself, and no less than the smallest normal number.
 
     Args:
         reference: The float32 reference against float64 truth.
+        kind: (N,) kinds of the samples.
         unit: Unit roundoff of the type that is compared.
         model: (N,) expected error by `noise.expected_noise`; None where a layer is beyond it.
 
@@ -64,69 +161,40 @@ def float_noise(
         (N,) root mean square errors.
     """
     least = np.maximum(unit * reference.rms_truth, SMALLEST_NORMAL)
-    if model is not None:
-        usable = np.isfinite(model) & np.isfinite(reference.rms_error)
-        floor = np.maximum(np.where(usable, model, 0.0), least)
-        ratios = reference.rms_error[usable] / floor[usable]
-        scale = max(1.0, float(np.sqrt(np.mean(ratios**2)))) if usable.any() else 1.0
-        return np.where(usable, scale * floor, np.maximum(reference.rms_error, least))
-    return np.maximum(_without_luck(reference), least)
+    error = reference.rms_error
+    if model is None:
+        return np.maximum(_without_luck(error, reference.rms_truth, kind), least)
+    usable = np.isfinite(model) & np.isfinite(error)
+    floor = np.maximum(np.where(usable, model, 0.0), least)
+    noise = np.maximum(error, least)
+    for name in np.unique(kind):
+        chosen = usable & (kind == name)
+        if chosen.any():
+            scale = float(np.sqrt(np.mean(np.square(error[chosen] / floor[chosen]))))
+            noise[chosen] = max(1.0, scale) * floor[chosen]
+    return noise
 
 
-def _without_luck(metrics: SampleErrors) -> np.ndarray:
-    """Return each sample's error, but no less than the relative error of all samples together.
+def _without_luck(error: np.ndarray, size: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Return each sample's error, but no less than is usual among the samples of its kind.
 
-    One run is one draw of the roundings: a single sample may come out right by luck.
-    """
-    # Where flushing denormals to zero is no mere rounding, an error says nothing about the others.
-    known = metrics.rms_truth > SMALLEST_NORMAL / UNIT_ROUNDOFF["float32"]
-    relative = metrics.rms_error[known] / metrics.rms_truth[known]
-    typical = float(np.sqrt(np.mean(relative**2))) if known.any() else 0.0
-    return np.maximum(metrics.rms_error, typical * metrics.rms_truth)
-
-
-def end_to_end_bound(
-    output: str,
-    truth: np.ndarray,
-    reference: np.ndarray,
-    *,
-    precision: str,
-    model: np.ndarray | None,
-    own: np.ndarray | None,
-    exported: np.ndarray | None,
-) -> NoiseBound:
-    """Return the bound for one output of one artifact.
+    One run is one draw of the roundings, and a single sample may come out right by chance. Usual is
+    the lesser of the kind's relative and absolute root mean square: the first would exceed what a
+    large sample can err by, the second what a small one can.
 
     Args:
-        output: Keras output name.
-        truth: (N, …) float64 truth.
-        reference: (N, …) float32 output of the trained model.
-        precision: The artifact's precision.
-        model: (N,) the expected error of float32 arithmetic, if the golden set has it.
-        own: (N,) the expected error of the artifact's own arithmetic (`file_noise`), if the golden
-            set has it.
-        exported: (N, …) what the artifact gave on the exporting host: what it is held to where
-            neither the reference nor a model of its arithmetic says how large an error may be.
-
-    Returns:
-        The bound.
+        error: (N,) root mean square errors.
+        size: (N,) root mean squares of the truth.
+        kind: (N,) kinds of the samples.
     """
-    of_reference = float_noise(sample_errors(reference, truth), UNIT_ROUNDOFF["float32"], model)
-    if precision == "float32" or (own is None and exported is None):
-        return NoiseBound(
-            of_reference,
-            WORST_SAMPLE_LIMIT,
-            POOLED_LIMIT,
-            "float32 arithmetic on this network"
-            if model is not None
-            else "the float32 model's own error against float64",
-        )
-    if own is None:
-        assert exported is not None
-        expected = _without_luck(sample_errors(exported, truth))
-        reason = f"the {precision} file's error against float64 when it was exported"
-    else:
-        expected = np.where(np.isfinite(own), own, 0.0)
-        reason = precision_named(precision).noise
-    noise = np.maximum(expected, of_reference)
-    return NoiseBound(noise, WORST_SAMPLE_LIMIT, POOLED_LIMIT, reason)
+    found = error.copy()
+    for name in np.unique(kind):
+        # Where flushing denormals to zero is no mere rounding, an error says nothing about others.
+        chosen = (kind == name) & (size > SMALLEST_NORMAL / UNIT_ROUNDOFF["float32"])
+        if not chosen.any():
+            continue
+        relative = float(np.sqrt(np.mean(np.square(error[chosen] / size[chosen]))))
+        absolute = float(np.sqrt(np.mean(np.square(error[chosen]))))
+        usual = np.minimum(relative * size[chosen], absolute)
+        found[chosen] = np.maximum(error[chosen], usual)
+    return found

@@ -105,9 +105,14 @@ def sentence_of(
             f"output '{output}' is {decibels(last.snr_db)} from truth: quantization loss, "
             f"{_percent(main.share)} of the error comes with {artifact.precision}; {rest}"
         )
+    if artifact.precision != "float32":
+        return (
+            f"output '{output}' is {decibels(last.snr_db)} from truth: {_percent(last.share)} of "
+            f"the error comes from how the target rounds, within the noise of {bound.reason}"
+        )
     return (
-        f"output '{output}' is {decibels(last.snr_db)} from truth: rounding only, within what "
-        f"{bound.reason} explains"
+        f"output '{output}' is {decibels(last.snr_db)} from truth: rounding only, within the noise "
+        f"of {bound.reason}"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import pooled
-from .bounds import NoiseBound, end_to_end_bound
+from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import OutputMetrics, compare_output
 from .error_budget import Ladder
 from .task_agreement import TaskAgreement
@@ -50,17 +50,25 @@ class OutputVerdict:
     Attributes:
         metrics: Against float64 truth.
         bound: The bound it was judged by.
-        worst_ratio: Greatest error of a sample over its expected noise.
-        worst_sample: That sample.
+        ratios: (N,) error of each sample over its expected noise.
         pooled_ratio: Root mean square of the ratios of all samples that nobody chose for their
             error.
     """
 
     metrics: OutputMetrics
     bound: NoiseBound
-    worst_ratio: float
-    worst_sample: int
+    ratios: np.ndarray
     pooled_ratio: float
+
+    @property
+    def worst_sample(self) -> int:
+        """The sample with the greatest error over its expected noise."""
+        return int(np.argmax(self.ratios))
+
+    @property
+    def worst_ratio(self) -> float:
+        """Its error over its expected noise."""
+        return float(self.ratios[self.worst_sample])
 
     @property
     def sound(self) -> bool:
@@ -159,27 +167,18 @@ def judge_outputs(
             )
             continue
         findings.append(_finite(name, actual, golden))
-        bound = end_to_end_bound(
-            name,
-            truth,
-            golden.reference[name],
-            precision=artifact.precision,
-            model=golden.noise.get(name),
-            own=golden.file_noise.get(artifact.file, {}).get(name),
-            exported=golden.artifacts.get(artifact.file, {}).get(name),
-        )
+        bound = end_to_end_bound(golden, artifact, name)
+        rounding = float32_bound(golden, name)
         metrics = compare_output(
-            name, actual, truth, allowed=bound.worst * bound.noise, decides=name in decides
+            name,
+            actual,
+            truth,
+            allowed=rounding.worst * rounding.noise,
+            decides=name in decides,
         )
-        ratios = bound.ratios(metrics)
-        verdict = OutputVerdict(
-            metrics=metrics,
-            bound=bound,
-            worst_ratio=float(ratios.max()),
-            worst_sample=int(np.argmax(ratios)),
-            pooled_ratio=pooled(ratios, golden.kind),
-        )
-        findings.append(_noise(verdict, ratios, golden))
+        ratios = bound.ratios(actual)
+        verdict = OutputVerdict(metrics, bound, ratios, pooled(ratios, golden.kind))
+        findings.append(_noise(verdict, golden))
         if metrics.elements:
             verdicts.append(verdict)
     return findings, verdicts
@@ -205,7 +204,7 @@ def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
     )
 
 
-def _noise(verdict: OutputVerdict, ratios: np.ndarray, golden: GoldenSet) -> Finding:
+def _noise(verdict: OutputVerdict, golden: GoldenSet) -> Finding:
     """Check errors against the noise that the arithmetic explains."""
     name, bound, metrics = verdict.metrics.output, verdict.bound, verdict.metrics
     if metrics.elements == 0:
@@ -219,23 +218,25 @@ def _noise(verdict: OutputVerdict, ratios: np.ndarray, golden: GoldenSet) -> Fin
         return Finding(
             "noise",
             True,
-            f"output '{name}' is {verdict.pooled_ratio:.2f}x as noisy as {bound.reason} "
-            f"(allowed {bound.pooled:g}x; worst sample {verdict.worst_ratio:.2f}x of "
-            f"{bound.worst:g}x)",
+            f"output '{name}' differs from {bound.against} by {verdict.pooled_ratio:.2f}x the "
+            f"noise of {bound.reason} (allowed {bound.pooled:g}x; worst sample "
+            f"{verdict.worst_ratio:.2f}x of {bound.worst:g}x)",
             name,
         )
     sample = verdict.worst_sample
-    over = ratios > bound.worst
+    over = verdict.ratios > bound.worst
     index = [int(i) for i in metrics.max_abs_at]
+    least = max(verdict.worst_ratio, verdict.pooled_ratio * bound.worst / bound.pooled)
     return Finding(
         "noise",
         False,
-        f"output '{name}' differs from float64 truth: mismatched samples {_count(over)}; sample "
-        f"{sample} ({golden.kind[sample]}) has the RMS error {metrics.rms_error[sample]:.3g}, "
-        f"allowed {bound.worst * bound.noise[sample]:.3g} ({bound.worst:g}x {bound.reason}); all "
-        f"samples together {verdict.pooled_ratio:.3g}x, allowed {bound.pooled:g}x; greatest "
-        f"absolute error {metrics.max_abs:.3g} at {index}; it would pass from "
-        f"{max(verdict.worst_ratio, verdict.pooled_ratio * bound.worst / bound.pooled):.3g}x on",
+        f"output '{name}' differs from {bound.against}: mismatched samples {_count(over)}; sample "
+        f"{sample} ({golden.kind[sample]}) has the RMS error "
+        f"{verdict.worst_ratio * bound.noise[sample]:.3g}, allowed "
+        f"{bound.worst * bound.noise[sample]:.3g} ({bound.worst:g}x the noise of {bound.reason}); "
+        f"all samples together {verdict.pooled_ratio:.3g}x, allowed {bound.pooled:g}x; greatest "
+        f"absolute error against float64 truth {metrics.max_abs:.3g} at {index}; it would pass "
+        f"from {least:.3g}x on",
         name,
     )
 

@@ -18,16 +18,16 @@ themselves (`inside/`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
-from ...artifacts.sample_kinds import TYPICAL, pooled
-from .bounds import NoiseBound, end_to_end_bound
+from ...artifacts.sample_kinds import TYPICAL
+from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import sample_errors
 from .error_budget import (
     EXACT,
@@ -41,7 +41,7 @@ from .error_budget import (
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Rung:
     """A stage before it is measured: its names, its file, and all samples of its output."""
 
@@ -78,15 +78,7 @@ def error_budget(
     """
     truth = golden.truth[output].astype(np.float64)
     kind, index = _basis(golden, None if sound else worst_sample)
-    bound = end_to_end_bound(
-        output,
-        truth,
-        golden.reference[output],
-        precision="float32",
-        model=golden.noise.get(output),
-        own=None,
-        exported=None,
-    )
+    bound = float32_bound(golden, output)
     rungs = _rungs(output, actual, golden, artifact, siblings)
     causes = _causes(truth, rungs, bound, golden.kind, sound=sound)
     stages = _measure(truth[index], rungs, causes, index)
@@ -101,7 +93,9 @@ def error_budget(
         reference_db=_decibel(signal, reference),
         stages=stages,
         cause=cause,
-        sentence=sentence_of(output, stages, cause, artifact, bound),
+        sentence=sentence_of(
+            output, stages, cause, artifact, end_to_end_bound(golden, artifact, output)
+        ),
     )
 
 
@@ -174,10 +168,8 @@ def _causes(
 
 def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray) -> bool:
     """Return whether an error is no more than float32 arithmetic explains."""
-    metrics = sample_errors(actual, truth)
-    ratios = bound.ratios(metrics)
-    within = float(ratios.max()) <= bound.worst and pooled(ratios, kind) <= bound.pooled
-    return metrics.nonfinite == 0 and within
+    against = dataclasses.replace(bound, expected=truth)
+    return sample_errors(actual, truth).nonfinite == 0 and against.holds(actual, kind)
 
 
 def _measure(

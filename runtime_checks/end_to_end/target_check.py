@@ -12,6 +12,7 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import settled
 from ...runtimes import Target
 from ...runtimes.run import TargetRun
+from .bounds import float32_bound
 from .error_budget import Ladder
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
 from .stages import error_budget
@@ -140,8 +141,8 @@ def _budgets(
 
 def _task(entry: OutputVerdict, actual: np.ndarray, golden: GoldenSet) -> TaskAgreement | None:
     """Return what became of an output's decisions."""
-    allowed = entry.bound.worst * entry.bound.noise
-    return task_agreement(entry.metrics.output, actual, golden, allowed)
+    rounding = float32_bound(golden, entry.metrics.output)
+    return task_agreement(entry.metrics.output, actual, golden, rounding.worst * rounding.noise)
 
 
 def _determinism(run: TargetRun) -> list[Finding]:

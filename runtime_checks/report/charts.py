@@ -238,7 +238,7 @@ def drift_chart(points: Sequence[OpPoint]) -> DriftChart | None:
 
 def sample_chart(entry: OutputVerdict, golden: GoldenSet) -> SampleChart:
     """Return the chart of every sample of one output against its bound."""
-    ratios = entry.bound.ratios(entry.metrics)
+    ratios = entry.ratios
     axis = log_axis([*ratios.tolist(), entry.bound.worst], least=-3, most=8, always=(-1, 1))
     lanes = []
     for kind in dict.fromkeys(str(kind) for kind in golden.kind):

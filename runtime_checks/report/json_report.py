@@ -81,6 +81,7 @@ def _output_record(entry: OutputVerdict) -> dict[str, Any]:
             "worst_limit": entry.bound.worst,
             "worst_sample": entry.worst_sample,
             "reason": entry.bound.reason,
+            "against": entry.bound.against,
             "expected_rms": entry.bound.noise,
         },
     }

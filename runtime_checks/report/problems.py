@@ -132,8 +132,9 @@ def _how_much(fault: Fault | None, worst: OutputVerdict | None) -> str:
             parts.append(f"{metrics.nonfinite} elements of the output are NaN or infinite")
         ratio = worst.worst_ratio
         parts.append(
-            f"RMS error {short(metrics.rms_error[worst.worst_sample])}, "
-            f"{short(ratio)} times the expected noise; greatest error {short(metrics.max_abs)}"
+            f"RMS error {short(ratio * worst.bound.noise[worst.worst_sample])} against "
+            f"{worst.bound.against}, {short(ratio)} times the expected noise; greatest error "
+            f"against truth {short(metrics.max_abs)}"
         )
     return "; ".join(parts)
 
@@ -147,6 +148,6 @@ def _allowed(fault: Fault | None, worst: OutputVerdict | None) -> str:
         noise = worst.bound.noise[worst.worst_sample]
         parts.append(
             f"RMS error {short(worst.bound.worst * noise)} in that sample: {worst.bound.worst:g} "
-            f"times {short(noise)}, which is {worst.bound.reason}"
+            f"times {short(noise)}, the noise of {worst.bound.reason}"
         )
     return "; ".join(parts)

@@ -73,12 +73,12 @@ def worst_samples(
         golden: The samples.
         classes: Names of the classes; their numbers where there are none.
     """
-    ratios = np.nan_to_num(entry.bound.ratios(entry.metrics), nan=np.inf)
+    ratios = np.nan_to_num(entry.ratios, nan=np.inf)
     # A sample whose NaN was counted apart is worse than any number.
     known = golden.reference[entry.metrics.output]
     other = np.isfinite(np.asarray(actual, np.float64)) != np.isfinite(known)
     broken = other.reshape(len(ratios), -1).any(axis=1)
-    # A quantized file that repeats its own errors has the ratio 1 everywhere: then size decides.
+    # A file of integers that repeats its outputs has the ratio 0 everywhere: then size decides.
     order = np.lexsort((-entry.metrics.rms_error, -ratios.round(6), ~broken))[:_SHOWN]
     return [_view(int(i), entry, actual, golden, classes, float(ratios[i])) for i in order]
 

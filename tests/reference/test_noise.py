@@ -195,7 +195,7 @@ def test_noise_of_a_file_grows_with_the_error_of_its_weights(coarse_export):
     moved = {name: np.nan_to_num(value) + 0.25 for name, value in golden.truth.items()}
     (further,) = file_noise(path, "tflite", "dynamic", network, inputs, moved).values()
     assert np.all(further > 0.2)
-    assert file_noise(path, "tflite", "int8", network, inputs, golden.truth) == {}
+    assert file_noise(path, "tflite", "float32", network, inputs, golden.truth) == {}
 
 
 @pytest.mark.parametrize("even", [True, False])

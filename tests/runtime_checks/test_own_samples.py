@@ -65,7 +65,7 @@ def test_own_samples_are_judged_as_the_golden_ones_are(export, own):
     data = path.read_bytes()
     path.write_bytes(data.replace(weight.tobytes(), np.float32(weight + 0.5).tobytes()))
     report = check_parity(export, ("litert",), own)
-    ratios = report.results[0].outputs[0].bound.ratios(report.results[0].outputs[0].metrics)
+    ratios = report.results[0].outputs[0].ratios
     assert len(ratios) == 16 + COUNT
     assert ratios[16:].max() > 5
 

@@ -224,10 +224,10 @@ def test_many_samples_are_drawn_by_their_ranks(healthy):
         rms_truth=entry.metrics.rms_truth[many],
     )
     bound = dataclasses.replace(entry.bound, noise=entry.bound.noise[many])
-    wide = dataclasses.replace(entry, metrics=metrics, bound=bound)
+    wide = dataclasses.replace(entry, metrics=metrics, bound=bound, ratios=entry.ratios[many])
     chart = sample_chart(wide, healthy.golden.select(many))
     lane = next(lane for lane in chart.lanes if lane.kind == "real (640)")
     assert len(lane.marks) == 60
-    real = bound.ratios(metrics)[healthy.golden.kind[many] == "real"]
+    real = wide.ratios[healthy.golden.kind[many] == "real"]
     assert f"{real.max():.3g}x" in lane.marks[-1].title
     assert f"{real.min():.3g}x" in lane.marks[0].title

@@ -1,0 +1,161 @@
+"""How far may two correct runtimes of one integer file differ?
+
+Every operator of such a file ends in a rounding to the steps of its output. Runtimes differ in how
+they round (`reference.integer.arithmetic`), in whether they round between two operators that they
+fuse, and in the tables of their functions. Each of these moves single results by one step, next to
+a tie. A difference that is small beside a step is then either lost or made a whole step by the next
+rounding, so that after a few layers the roundings of two runtimes have nothing in common; and since
+a rule prefers one direction, their differences do not average out. Independent differences of one
+step in every result of every operator cover both: LiteRT's kernels, TFLite Micro, ONNX Runtime and
+OpenVINO differ by 0.1 to 0.8 of what these become in the output (docs/checks.md).
+
+The error of quantization itself does not enter: all runtimes have it.
+
+The steps and the ranges of operators with weights are the file's, found by their weights. Other
+operators are given the steps that the ranges of their values ask for. A value beyond its range
+saturates alike on every runtime and carries no difference on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..artifacts.network import Network, Node
+from .file_weights import WeightMatch
+from .network import node_values
+
+# Samples that the ranges of operators without weights are taken from.
+_FOR_RANGES = 8
+
+# Operators that hand integers on as they are.
+_MOVES = [
+    "broadcast",
+    "clip",
+    "concatenate",
+    "constant",
+    "crop",
+    "flatten",
+    "gather",
+    "global_max_pool",
+    "identity",
+    "linear",
+    "max_pool",
+    "pad",
+    "permute",
+    "reduce_max",
+    "reduce_min",
+    "repeat",
+    "reshape",
+    "select",
+    "slice",
+    "sort",
+    "take",
+    "tile",
+    "upsample_nearest",
+]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How the integers of one value represent numbers.
+
+    Attributes:
+        size: The step.
+        low: The least number that they represent.
+        high: The greatest.
+    """
+
+    size: float
+    low: float
+    high: float
+
+
+def rounding_steps(
+    network: Network,
+    graph: ArtifactGraph,
+    weights: Sequence[WeightMatch],
+    inputs: Mapping[str, np.ndarray],
+) -> dict[str, Step]:
+    """Return the steps to which the operators of a network round their results in a file.
+
+    Args:
+        network: The network that the file was made from; every layer can be evaluated.
+        graph: The file.
+        weights: Its constants, matched with the network's weights.
+        inputs: Input name to (N, …) samples, for the ranges of operators without weights.
+
+    Returns:
+        Node name to its steps; nodes that do not round are absent.
+    """
+    found = _with_weights(graph, weights)
+    bits = 8 * max((steps.itemsize for steps in _activation_types(graph)), default=1)
+    nodes = {node.name: node for node in network.nodes}
+    count = len(next(iter(inputs.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _FOR_RANGES)).astype(int))
+    some = {name: array[chosen].astype(np.float32) for name, array in inputs.items()}
+    with np.errstate(all="ignore"):
+        for name, value in node_values(network, some):
+            node = nodes.get(name)
+            if node and name not in found and value.dtype.kind == "f" and _rounds(node, nodes):
+                found[name] = _from_range(value, bits)
+    return found
+
+
+def _rounds(node: Node, nodes: Mapping[str, Node]) -> bool:
+    """Return whether a node without weights rounds its result in an integer file."""
+    if node.op in _MOVES or not node.inputs:
+        return False
+    if node.op != "relu" or node.attributes.get("negative_slope"):
+        return True
+    # Converters compute relu together with the operator before it.
+    before = nodes.get(node.inputs[0])
+    return before is None or before.op in _MOVES
+
+
+def _with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> dict[str, Step]:
+    """Return the steps of the operators whose kernels the file shows, by node."""
+    readers: dict[str, GraphOp] = {}
+    for op in graph.ops:
+        for key in op.inputs:
+            readers.setdefault(key, op)
+    found = {}
+    for match in weights:
+        if match.role == "kernel" and match.tensor is not None:
+            step = _written(graph, readers, match.tensor.key)
+            if step is not None:
+                found[match.node] = step
+    return found
+
+
+def _written(graph: ArtifactGraph, readers: Mapping[str, GraphOp], key: str) -> Step | None:
+    """Return the steps of the first quantized value that is computed from a constant."""
+    passed = set()
+    while key in readers and key not in passed:
+        passed.add(key)
+        op = readers[key]
+        key = op.outputs[0]
+        steps = graph.tensors[key].quantization
+        if graph.activations(op) and steps is not None and steps.scales.size == 1:
+            limits = np.iinfo(steps.dtype)
+            low, high = steps.real(np.array([limits.min, limits.max]))
+            return Step(float(steps.scales[0]), float(low), float(high))
+    return None
+
+
+def _activation_types(graph: ArtifactGraph) -> list[np.dtype]:
+    """Return the types of the integers that a file computes between its operators."""
+    computed = [graph.tensors[key] for op in graph.ops for key in op.outputs]
+    types = [t.quantization.dtype for t in computed if t.quantization is not None]
+    return [dtype for dtype in types if dtype.itemsize <= 2]
+
+
+def _from_range(value: np.ndarray, bits: int) -> Step:
+    """Return the steps that the range of a value over most samples asks for."""
+    rows = value.reshape(len(value), -1)
+    low, high = float(np.median(rows.min(axis=1))), float(np.median(rows.max(axis=1)))
+    span = max(high, 0.0) - min(low, 0.0)
+    return Step(span / 2**bits if np.isfinite(span) else 0.0, -np.inf, np.inf)

@@ -1,0 +1,141 @@
+"""Limits follow from each sample's own arithmetic, whatever samples of other kinds do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import GoldenSet, read_golden
+from renormlite.runtime_checks.end_to_end.bounds import (
+    POOLED_LIMIT,
+    WORST_SAMPLE_LIMIT,
+    end_to_end_bound,
+    float32_bound,
+    float_noise,
+)
+from renormlite.runtime_checks.end_to_end.comparison import SampleErrors
+from renormlite.runtime_checks.end_to_end.findings import judge_outputs
+from renormlite.runtime_checks.parity import check_parity
+from renormlite.runtimes import Target
+from renormlite.runtimes.run import run_target
+
+
+@pytest.fixture(scope="module")
+def coarse(coarse_export):
+    export = read_export(coarse_export)
+    return export, read_golden(export.golden, [spec.name for spec in export.outputs])
+
+
+def artifact_named(export, name):
+    return next(entry for entry in export.artifacts if entry.file.endswith(name))
+
+
+def noise_finding(export, golden, artifact, actual):
+    findings, verdicts = judge_outputs({"scores": actual}, golden, artifact)
+    (finding,) = [entry for entry in findings if entry.check == "noise"]
+    return finding, verdicts[0]
+
+
+def test_a_saturating_sample_does_not_widen_the_limits_of_others():
+    kind = np.array(["real"] * 6 + ["extreme"] * 2 + ["denormal"] * 2)
+    size = np.ones(10)
+    error = np.array([1e-7] * 6 + [0.5] * 2 + [1.0] * 2)
+    for model in (None, np.full(10, 1e-7)):
+        noise = float_noise(SampleErrors(error, size, 0), kind, 2.0**-24, model)
+        np.testing.assert_allclose(noise[:6], 1e-7, rtol=1e-6)
+        np.testing.assert_allclose(noise[6:8], 0.5)
+
+
+def test_a_lucky_sample_is_allowed_what_is_usual_for_its_kind():
+    kind = np.array(["real"] * 4)
+    error = np.array([1e-6, 1e-6, 1e-6, 0.0])
+    noise = float_noise(SampleErrors(error, np.ones(4), 0), kind, 2.0**-24)
+    assert 0.5e-6 < noise[3] < 1e-6
+
+
+def test_float32_without_a_model_is_held_to_its_own_kind():
+    """A unit vector of a denormal sample may be anything; those of real ones may not."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(9, 4))
+    reference = truth * (1 + 1e-7 * rng.normal(size=truth.shape))
+    reference[8] = 0.0
+    golden = GoldenSet(
+        kind=np.array(["real"] * 8 + ["denormal"]),
+        inputs={"x": truth},
+        truth={"y": truth},
+        folded64={"y": truth},
+        reference={"y": reference.astype(np.float32)},
+        artifacts={},
+    )
+    bound = float32_bound(golden, "y")
+    wrong = truth.copy()
+    wrong[:8] *= 1 + 1e-4 * rng.normal(size=(8, 4))
+    assert bound.holds(reference, golden.kind)
+    assert not bound.holds(wrong, golden.kind)
+
+
+@pytest.mark.parametrize("target", ["litert", "litert+reference", "onnxruntime"])
+def test_untouched_files_are_as_noisy_as_expected(coarse_export, target):
+    """Within a factor of the noise: a limit far above what a file does would hide faults."""
+    for result in check_parity(coarse_export, (target,)).results:
+        (entry,) = result.outputs
+        assert entry.pooled_ratio < 1, result.artifact
+        if result.precision in ("float32", "dynamic"):
+            assert entry.pooled_ratio > 0.2, result.artifact
+
+
+def test_other_kernels_of_integers_differ_by_steps(coarse):
+    """The noise of integers is what other kernels differ by, and not the file's own error."""
+    export, golden = coarse
+    artifact = artifact_named(export, "int8.tflite")
+    bound = end_to_end_bound(golden, artifact, "scores")
+    given = run_target(
+        export.path / artifact.file, artifact, golden.inputs, Target.parse("litert+reference")
+    ).outputs["scores"]
+    usual = golden.kind != "nonfinite"
+    ratios = bound.ratios(given)[usual]
+    assert 0 < np.sqrt(np.mean(ratios**2)) < 1
+    assert ratios.max() < WORST_SAMPLE_LIMIT
+
+
+@pytest.mark.parametrize("file", ["int8.tflite", "int8.onnx", "float16.tflite", "float32.onnx"])
+def test_an_error_on_real_samples_alone_is_found(coarse, file):
+    """Extreme samples of this file are off by tens of per cent; real ones must not be."""
+    export, golden = coarse
+    artifact = artifact_named(export, file)
+    given = golden.artifacts[artifact.file]["scores"].astype(np.float64)
+    passed, _ = noise_finding(export, golden, artifact, given)
+    assert passed.passed
+    real = golden.kind == "real"
+    spoiled = given.copy()
+    spoiled[real] = np.roll(given[real], 1, axis=-1)
+    found, verdict = noise_finding(export, golden, artifact, spoiled)
+    assert not found.passed
+    assert golden.kind[verdict.worst_sample] == "real"
+
+
+def test_a_difference_of_the_expected_size_has_the_ratio_one(coarse):
+    export, golden = coarse
+    artifact = artifact_named(export, "int8.tflite")
+    bound = end_to_end_bound(golden, artifact, "scores")
+    rng = np.random.default_rng(0)
+    shape = bound.expected.shape
+    moved = bound.expected + bound.noise[:, None] * np.sign(rng.normal(size=shape))
+    usual = golden.kind != "nonfinite"
+    np.testing.assert_allclose(bound.ratios(moved)[usual], 1, rtol=1e-6)
+    assert bound.holds(moved, golden.kind)
+    twice = bound.expected + 1.01 * POOLED_LIMIT * (moved - bound.expected)
+    assert not bound.holds(twice, golden.kind)
+
+
+def test_integers_without_a_model_are_held_to_their_quantization(coarse):
+    export, golden = coarse
+    artifact = artifact_named(export, "int8.tflite")
+    bare = dataclasses.replace(golden, file_noise={})
+    bound = end_to_end_bound(bare, artifact, "scores")
+    assert bound.reason == "the file's own quantization"
+    given = golden.artifacts[artifact.file]["scores"]
+    assert bound.holds(given, golden.kind)
+    assert not bound.holds(np.roll(given, 1, axis=-1), golden.kind)

@@ -7,12 +7,13 @@ them. `zipfile` and NumPy still say where things are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import math
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,8 +28,9 @@ _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _SUFFIX = ".npy"
 
-# What reading a damaged archive ends in.
-DAMAGE = (ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile)
+
+class DamageError(ValueError):
+    """A file that is no archive of arrays, or is damaged."""
 
 
 def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -45,9 +47,24 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) 
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an `.npz` file."""
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """Read an `.npz` file into arrays of the caller's own.
+
+    Raises:
+        OSError: It cannot be read.
+        DamageError: It is no archive of arrays, or is damaged.
+    """
+    return {name: array.copy() for name, array in Archive(path).items()}
+
+
+def load_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an `.npy` file.
+
+    Raises:
+        OSError: It cannot be read.
+        DamageError: It is no array of numbers or text, or is damaged.
+    """
+    with _damage():
+        return _array(Path(path).read_bytes(), Path(path).name).copy()
 
 
 class Archive(Mapping[str, np.ndarray]):
@@ -61,8 +78,7 @@ class Archive(Mapping[str, np.ndarray]):
 
     Raises:
         OSError: It cannot be read.
-        ValueError: On access, for a file that is no archive of arrays or is cut short, or another
-            one of `DAMAGE`.
+        DamageError: On access, for a file that is no archive of arrays or is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -70,11 +86,12 @@ class Archive(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         member = self._members[name]
-        if member.compress_type != zipfile.ZIP_STORED:
-            return _array(self._zip.read(member), name)
-        lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header_offset)
-        start = member.header_offset + _LOCAL_HEADER + sum(lengths)
-        return _array(memoryview(self.data)[start : start + member.file_size], name)
+        with _damage():
+            if member.compress_type != zipfile.ZIP_STORED:
+                return _array(self._zip.read(member), name)
+            lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header_offset)
+            start = member.header_offset + _LOCAL_HEADER + sum(lengths)
+            return _array(memoryview(self.data)[start : start + member.file_size], name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -84,7 +101,8 @@ class Archive(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _zip(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(io.BytesIO(self.data))
+        with _damage():
+            return zipfile.ZipFile(io.BytesIO(self.data))
 
     @functools.cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
@@ -96,6 +114,21 @@ class Archive(Mapping[str, np.ndarray]):
         }
 
 
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Turn whatever zipfile and NumPy raise for hostile bytes into one error.
+
+    Their parsers were not written for hostile input and raise a dozen unrelated types for it, from
+    NotImplementedError and RuntimeError to SystemError, RecursionError and TokenError.
+    """
+    try:
+        yield
+    except DamageError:
+        raise
+    except Exception as error:
+        raise DamageError(str(error) or type(error).__name__) from error
+
+
 def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     """Return the array that an `.npy` file holds, as a view."""
     stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
@@ -105,5 +138,8 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     shape, fortran_order, dtype = _HEADERS[version](stream)
     if dtype.hasobject or dtype.names:
         raise ValueError(f"'{name}' is not an array of numbers or text")
-    flat = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), stream.tell())
+    count = math.prod(shape)  # Python's integers do not overflow
+    if any(size < 0 for size in shape) or stream.tell() + count * dtype.itemsize > len(data):
+        raise ValueError(f"'{name}' is cut short")
+    flat = np.frombuffer(data, dtype, count, stream.tell())
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

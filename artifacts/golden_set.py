@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import UserError
-from .archive import DAMAGE, Archive
+from .archive import Archive, DamageError
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -97,7 +97,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
     """
     try:
         arrays = dict(archive)
-    except DAMAGE as error:
+    except DamageError as error:
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
 
     groups: dict[str, dict[str, np.ndarray]] = {
@@ -113,7 +113,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
             groups[prefix][name] = array
     if "kind" not in arrays or not groups["input"]:
         raise UserError(f"{path} is not a golden set: it lacks its samples. Export again.")
-    samples = len(arrays["kind"])
+    samples = len(arrays["kind"]) if arrays["kind"].ndim else 0
     for key, array in arrays.items():
         if array.ndim == 0 or len(array) != samples:
             raise UserError(
@@ -126,6 +126,9 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         for output in outputs:
             if output not in groups[prefix]:
                 raise UserError(f"{path} lacks '{prefix}:{output}'. Export again.")
+    for key, array in arrays.items():
+        if array.dtype.kind not in ("U" if key == "kind" else "fiub"):
+            raise UserError(f"{path}: '{key}' holds {array.dtype}, no numbers. Export again.")
     return GoldenSet(
         kind=arrays["kind"],
         inputs=groups["input"],

@@ -16,11 +16,18 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import sha256, write_text
+from .precisions import PRECISIONS
+from .record import Record, is_number, is_plain_name, parse_json
 
 # Entry inside exported files that holds their metadata as JSON.
 METADATA_KEY = "renormlite"
 SCHEMA = "renormlite/manifest/1"
 FILE = "manifest.json"
+
+_DTYPES = {
+    *("float16", "float32", "float64", "bfloat16", "bool", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "string", "object"),
+}
 
 AGAIN = "Run `renormlite export` again to write the directory anew."
 
@@ -70,16 +77,26 @@ class TensorSpec:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> TensorSpec:
+    def from_json(cls, record: Record) -> TensorSpec:
         """Read the JSON form."""
+        shape = record.shape("shape")
+        axes = tuple(record.sequence("axes", optional=True))
+        if axes and sorted(map(str, axes)) != sorted(map(str, range(len(shape)))):
+            raise record.wrong("axes", f"a permutation of {list(range(len(shape)))}")
+        scale = record.number("scale")
+        if scale is not None and scale <= 0:
+            raise record.wrong("scale", "a positive number")
+        zero_point = (
+            None if "zero_point" not in record else record.integer("zero_point", least=-(2**31))
+        )
         return cls(
-            name=record["name"],
-            shape=tuple(record["shape"]),
-            dtype=record["dtype"],
-            keras_name=record.get("keras_name", ""),
-            scale=record.get("scale"),
-            zero_point=record.get("zero_point"),
-            axes=tuple(record["axes"]) if record.get("axes") else None,
+            name=record.text("name"),
+            shape=shape,
+            dtype=_dtype(record),
+            keras_name=record.text("keras_name", ""),
+            scale=scale,
+            zero_point=zero_point,
+            axes=axes or None,
         )
 
 
@@ -100,9 +117,9 @@ class FileRecord:
         return {"file": self.file, "sha256": self.sha256}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, str]) -> FileRecord:
+    def from_json(cls, record: Record) -> FileRecord:
         """Read the JSON form."""
-        return cls(record["file"], record["sha256"])
+        return cls(record.file_name("file"), record.digest("sha256"))
 
 
 @dataclass(frozen=True)
@@ -165,22 +182,30 @@ class Artifact:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Artifact:
+    def from_json(cls, record: Record) -> Artifact:
         """Read the JSON form."""
-        network = record.get("network")
+        file_format, precision = record.text("format"), record.text("precision")
+        if precision not in PRECISIONS:
+            raise record.wrong("precision", f"one of {', '.join(PRECISIONS)}")
+        ops = record.mapping("ops")
+        if not all(isinstance(count, int) for count in ops.values()):
+            raise record.wrong("ops", "a number for each operator")
+        ratios = record.mapping("snr_db")
+        if not all(ratio is None or is_number(ratio) for ratio in ratios.values()):
+            raise record.wrong("snr_db", "a number or null for each output")
         return cls(
-            file=record["file"],
-            format=record["format"],
-            precision=record["precision"],
-            sha256=record["sha256"],
-            bytes=record["bytes"],
-            ops=dict(record["ops"]),
-            inputs=tuple(map(TensorSpec.from_json, record["inputs"])),
-            outputs=tuple(map(TensorSpec.from_json, record["outputs"])),
-            snr_db=dict(record.get("snr_db", {})),
-            notes=tuple(record.get("notes", ())),
-            files=record.get("files"),
-            network=FileRecord.from_json(network) if network else None,
+            file=record.file_name("file"),
+            format=file_format,
+            precision=precision,
+            sha256=record.digest("sha256"),
+            bytes=record.integer("bytes"),
+            ops=dict(ops),
+            inputs=tuple(map(TensorSpec.from_json, record.records("inputs"))),
+            outputs=tuple(map(TensorSpec.from_json, record.records("outputs"))),
+            snr_db=dict(ratios),
+            notes=record.texts("notes"),
+            files=_folder(record) if "files" in record else None,
+            network=FileRecord.from_json(record.record("network")) if "network" in record else None,
         )
 
 
@@ -242,25 +267,24 @@ class Manifest:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Manifest:
+    def from_json(cls, record: Record) -> Manifest:
         """Read the content of `manifest.json`."""
-        network = record.get("network")
-        entries = [*record["artifacts"], *record.get("folders", ())]
+        entries = [*record.records("artifacts"), *record.records("folders", optional=True)]
         return cls(
-            name=record["name"],
-            created_by=record["created_by"],
-            source=record["source"],
-            inputs=tuple(map(TensorSpec.from_json, record["inputs"])),
-            outputs=tuple(map(TensorSpec.from_json, record["outputs"])),
-            golden=FileRecord.from_json(record["golden"]),
-            network=FileRecord.from_json(network) if network else None,
+            name=record.file_name("name"),
+            created_by=record.text("created_by"),
+            source=record.mapping("source"),
+            inputs=tuple(map(TensorSpec.from_json, record.records("inputs"))),
+            outputs=tuple(map(TensorSpec.from_json, record.records("outputs"))),
+            golden=FileRecord.from_json(record.record("golden")),
+            network=FileRecord.from_json(record.record("network")) if "network" in record else None,
             artifacts=tuple(map(Artifact.from_json, entries)),
-            versions=record["versions"],
-            options=record["options"],
-            fold=record["fold"],
-            metadata=record.get("metadata", {}),
-            calibration=record.get("calibration"),
-            notes=tuple(record.get("notes", ())),
+            versions=record.mapping("versions"),
+            options=record.mapping("options"),
+            fold=record.mapping("fold"),
+            metadata=_metadata(record),
+            calibration=record.mapping("calibration") if "calibration" in record else None,
+            notes=record.texts("notes"),
         )
 
     def write(self, directory: Path) -> Path:
@@ -285,11 +309,42 @@ class Manifest:
         """
         file, record = Path(directory) / FILE, _parse(Path(directory))
         try:
-            return cls.from_json(record)
-        except KeyError as error:
-            raise UserError(f"{file} lacks the entry {error}. {AGAIN}") from error
-        except (TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{file} has an entry of the wrong kind ({error}). {AGAIN}") from error
+            return cls.from_json(Record(record))
+        except ValueError as error:
+            raise UserError(f"{file}: {error}. {AGAIN}") from error
+
+
+def _dtype(record: Record) -> str:
+    """Return the name of an element type that NumPy knows."""
+    name = record.text("dtype")
+    if name not in _DTYPES:
+        raise record.wrong("dtype", f"one of {', '.join(sorted(_DTYPES))}")
+    return name
+
+
+def _folder(record: Record) -> dict[str, str]:
+    """Return relative path to hash of the files of a folder; no path leads out of it."""
+    files = record.record("files")
+    paths = record.mapping("files")
+    for path in paths:
+        if not all(map(is_plain_name, path.split("/"))):
+            raise record.wrong("files", "relative paths within the folder")
+    return {path: files.digest(path) for path in paths}
+
+
+def _metadata(record: Record) -> Mapping[str, Any]:
+    """Return what the user said of the model, with the entries that the checks read validated."""
+    metadata = record.mapping("metadata")
+    if "metadata" in record:
+        entries = record.record("metadata")
+        entries.texts("labels")
+        pixels = entries.mapping("preprocessing")
+        for value in pixels.values():
+            if not all(map(is_number, value if isinstance(value, list) else [value])):
+                raise entries.wrong("preprocessing", "a mean and a scale of numbers")
+        if not set(pixels) <= {"mean", "scale"}:
+            raise entries.wrong("preprocessing", "a mean and a scale of numbers")
+    return metadata
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -307,7 +362,7 @@ def _parse(path: Path) -> dict[str, Any]:
             f"was interrupted before it finished. {AGAIN}"
         )
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = parse_json(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not a text file ({error}). {AGAIN}") from error
     except json.JSONDecodeError as error:
@@ -315,6 +370,8 @@ def _parse(path: Path) -> dict[str, Any]:
             f"{file} is cut short or damaged: it stops being JSON at line {error.lineno}, "
             f"column {error.colno}. {AGAIN}"
         ) from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is not a manifest ({error}). {AGAIN}") from error
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
         raise UserError(

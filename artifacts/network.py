@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .archive import DAMAGE, Archive
+from .archive import Archive
+from .record import Record, parse_json
 
 SCHEMA = "renormlite/network/2"
 
@@ -106,23 +107,14 @@ def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
     Raises:
         UserError: The file is damaged or of another schema.
     """
-    shared = _Shared(arrays)
     try:
-        graph = json.loads(str(arrays["graph"]))
-        if graph["schema"] != SCHEMA:
-            raise UserError(
-                f"{path} must have the schema '{SCHEMA}'. Received: {graph['schema']!r}. "
-                "Export again."
-            )
-        return Network(
-            inputs={entry["name"]: tuple(entry["shape"]) for entry in graph["inputs"]},
-            outputs={entry["name"]: entry["value"] for entry in graph["outputs"]},
-            nodes=tuple(_node(entry, shared) for entry in graph["nodes"]),
-        )
-    except (KeyError, TypeError, AttributeError, *DAMAGE) as error:
-        if isinstance(error, UserError):
-            raise
+        graph = Record(parse_json(str(arrays["graph"])))
+        schema = graph.text("schema")
+        if schema == SCHEMA:
+            return _network(graph, _Shared(arrays))
+    except (KeyError, ValueError) as error:
         raise UserError(f"{path} is not a folded network ({error}). Export again.") from error
+    raise UserError(f"{path} must have the schema '{SCHEMA}'. Received: {schema!r}. Export again.")
 
 
 def network_arrays(network: Network) -> dict[str, np.ndarray]:
@@ -167,20 +159,43 @@ class _Shared:
     def all_of(self, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Return role to array for role to key."""
         for key in keys.values():
+            if not isinstance(key, str) or key not in self._arrays:
+                raise ValueError(f"it lacks the array {key!r}")
             if key not in self._read:
                 self._read[key] = self._arrays[key]
         return {role: self._read[key] for role, key in keys.items()}
 
 
-def _node(entry: Mapping[str, Any], arrays: _Shared) -> Node:
+def _network(graph: Record, arrays: _Shared) -> Network:
+    """Read the JSON, and hold every reference to a value that is computed before it is read."""
+    inputs = {entry.text("name"): entry.shape("shape") for entry in graph.records("inputs")}
+    known = set(inputs)
+    nodes = []
+    for entry in graph.records("nodes"):
+        node = _node(entry, arrays)
+        if node.name in known:
+            raise entry.wrong("name", "a name that no earlier value has")
+        if not set(node.inputs) <= known:
+            raise entry.wrong("inputs", "names of inputs and of earlier nodes")
+        known.add(node.name)
+        nodes.append(node)
+    outputs = {}
+    for entry in graph.records("outputs"):
+        if entry.text("value") not in known:
+            raise entry.wrong("value", "the name of an input or node")
+        outputs[entry.text("name")] = entry.text("value")
+    return Network(inputs, outputs, tuple(nodes))
+
+
+def _node(entry: Record, arrays: _Shared) -> Node:
     """Read one node of the JSON."""
     return Node(
-        name=entry["name"],
-        op=entry["op"],
-        layer=entry["layer"],
-        inputs=tuple(entry["inputs"]),
-        shape=tuple(entry["shape"]),
-        attributes=entry["attributes"],
-        weights=arrays.all_of(entry["weights"]),
-        constants=arrays.all_of(entry["constants"]),
+        name=entry.text("name"),
+        op=entry.text("op"),
+        layer=entry.text("layer"),
+        inputs=entry.texts("inputs"),
+        shape=entry.shape("shape"),
+        attributes=entry.mapping("attributes"),
+        weights=arrays.all_of(entry.mapping("weights")),
+        constants=arrays.all_of(entry.mapping("constants")),
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..user_code import import_user_module
+from .archive import DamageError, load_array, load_arrays
 from .images import Preprocessing, read_images
 from .manifest import TensorSpec
 
@@ -201,13 +201,10 @@ def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray | dict[str, 
             "module:function."
         )
     try:
-        # Opened here: given a path, numpy leaves a damaged file open.
-        with open(path, "rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if path.suffix == ".npy":
+            return load_array(path)
+        arrays = load_arrays(path)
+    except (DamageError, OSError) as error:
         raise UserError(f"{path} is not a .npz or .npy file of numbers ({error}).") from error
     unnamed = set(arrays) - {LABEL}
     if len(inputs) == 1 and len(unnamed) == 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..files import sha256
 from ..runtime_checks.bundle.write import write_bundle
 
 
@@ -31,4 +32,5 @@ def command(directory: Path, output: Path | None, artifacts: tuple[str, ...]) ->
     """
     path = write_bundle(directory, output, artifacts=artifacts)
     click.echo(f"bundle: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    click.echo(f"SHA-256: {sha256(path)}")
     click.echo(f"run it: python3 {path.name} --json verdict.json")

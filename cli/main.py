@@ -26,6 +26,7 @@ COMMANDS = {
     "targets": "List the runtimes and devices that checks can run on, and what they lack.",
     "device": "Set up devices that need no hardware: emulated ARM systems, a browser.",
     "bundle": "Pack an export and its checks into one file that runs on a device.",
+    "verify-bundle": "Check a bundle for damage without running it.",
     "bench": "Time one inference of every exported file on every runtime, in turn.",
 }
 
@@ -41,7 +42,7 @@ class LazyGroup(click.Group):
         """Import and return one sub-command, or None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __package__)
+        module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
         command: click.Command = module.command
         return command
 

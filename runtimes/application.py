@@ -1,23 +1,24 @@
 """Zip applications: code of this package and files in one `.pyz` that Python runs.
 
 Each holds the runtimes, the readers of an export, what else its program needs, its own files under
-`export/`, and `carried.json` with the SHA-256 of every entry. The code needs Python 3.9,
+`export/`, and `carried.json` with SHA-256 and size of every entry. The code needs Python 3.9,
 NumPy and one runtime. The same contents give the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ..errors import UserError
+from . import verification
+from .verification import HASHES
 
-# SHA-256 of each entry by its name, and the folder of the entries that are no code.
-HASHES = "carried.json"
+# The folder of the entries that are no code.
 FOLDER = "export"
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -35,56 +36,35 @@ _CODE = (
     "artifacts/network.py",
     "artifacts/plain_json.py",
     "artifacts/precisions.py",
+    "artifacts/record.py",
     "artifacts/sample_kinds.py",
     "runtimes",
 )
 
-_START = """\
-import sys
+# What `__main__.py` does after the source of `verification`.
+_MAIN = """
 
-if sys.version_info < (3, 9):
-    sys.exit("This bundle needs Python 3.9 or newer, this is " + sys.version.split()[0])
+exit_if_damaged(sys.argv[0])
 try:
     import numpy
 except ImportError:
     print("This bundle needs NumPy. Install it: pip install numpy", file=sys.stderr)
     sys.exit(2)
 
-"""
-_MAIN = (
-    _START
-    + """\
 from renormlite.{module} import main
 
 sys.exit(main(sys.argv[0]))
 """
-)
 # The earliest time a zip file can hold: bundles of the same export are equal bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def unpack(application: Path, folder: Path) -> None:
-    """Check every carried byte against its SHA-256 and write what is no code into a folder.
-
-    Raises:
-        UserError: The application is damaged.
-    """
-    again = "Copy it again, or write it anew with `renormlite bundle`."
-    try:
-        with zipfile.ZipFile(application) as archive:
-            carried: Mapping[str, str] = json.loads(archive.read(HASHES))
-            for name, expected in carried.items():
-                data = archive.read(name)
-                if hashlib.sha256(data).hexdigest() != expected:
-                    raise UserError(
-                        f"{application} is damaged: {name} has another SHA-256. {again}"
-                    )
-                if name.startswith(f"{FOLDER}/"):
-                    (folder / PurePosixPath(name).name).write_bytes(data)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{application} is damaged ({error}). {again}") from error
+    """Write what a verified application carries besides code into a folder."""
+    with zipfile.ZipFile(application) as archive:
+        for name in archive.namelist():
+            if name.startswith(f"{FOLDER}/"):
+                (folder / PurePosixPath(name).name).write_bytes(archive.read(name))
 
 
 def pack(module: str, contents: Mapping[str, bytes], code: Sequence[str] = ()) -> bytes:
@@ -98,9 +78,9 @@ def pack(module: str, contents: Mapping[str, bytes], code: Sequence[str] = ()) -
     """
     files = {f"{FOLDER}/{name}": data for name, data in contents.items()}
     carried = {**travelling_code(code), **files}
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in carried.items()}
+    hashes = {name: [hashlib.sha256(data).hexdigest(), len(data)] for name, data in carried.items()}
     everything = {
-        "__main__.py": _MAIN.format(module=module).encode(),
+        "__main__.py": (inspect.getsource(verification) + _MAIN.format(module=module)).encode(),
         HASHES: json.dumps(hashes, indent=1).encode(),
         **carried,
     }

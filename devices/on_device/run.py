@@ -17,6 +17,7 @@ from pathlib import Path
 from ...artifacts.archive import load_arrays, save_arrays
 from ...artifacts.manifest import Artifact
 from ...artifacts.plain_json import plain
+from ...artifacts.record import Record
 from ...errors import UserError
 from ...files import write_text
 from ...runtimes import Target
@@ -60,7 +61,7 @@ def _run(program: Path, folder: Path, options: argparse.Namespace) -> None:
     inputs = {name.partition(":")[2]: array for name, array in carried.items()}
     target = Target.parse(options.runtime)
     results, outputs = {}, {}
-    for artifact in map(Artifact.from_json, entries):
+    for artifact in (Artifact.from_json(Record(entry)) for entry in entries):
         if options.artifact not in (None, artifact.file):
             continue
         path = folder / artifact.file

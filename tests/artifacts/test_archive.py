@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from renormlite.artifacts.archive import DAMAGE, Archive
+from renormlite.artifacts.archive import Archive, DamageError
 
 ARRAYS = {
     "matrix": np.arange(12.0).reshape(3, 4),
@@ -59,5 +59,5 @@ def saved(**arrays) -> bytes:
 )
 def test_damage_is_an_error(data, tmp_path):
     (tmp_path / "a.npz").write_bytes(data)
-    with pytest.raises(DAMAGE):
+    with pytest.raises(DamageError):
         dict(Archive(tmp_path / "a.npz"))

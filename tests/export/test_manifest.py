@@ -75,7 +75,7 @@ def test_the_source_files_hash_is_recorded(small, export, tmp_path):
         (lambda text: text.replace("manifest/1", "manifest/999"), "manifest/999"),
         (lambda text: text.replace('"golden"', '"gilded"'), "golden"),
         (lambda text: "[]", "None"),
-        (lambda text: text.replace('"sha256"', '"md5"'), "lacks the entry 'sha256'"),
+        (lambda text: text.replace('"sha256"', '"md5"'), r"golden\.sha256 is missing"),
     ],
     ids=["truncated", "other schema", "field missing", "no object", "field renamed"],
 )

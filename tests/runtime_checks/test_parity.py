@@ -126,7 +126,7 @@ def test_manifest_without_an_entry(export):
     record = json.loads((export / "manifest.json").read_text())
     del record["artifacts"][0]["sha256"]
     (export / "manifest.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="lacks the entry 'sha256'"):
+    with pytest.raises(UserError, match=r"artifacts\[0\]\.sha256 is missing"):
         read_export(export)
 
 

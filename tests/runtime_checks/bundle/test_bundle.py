@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from renormlite import UserError
 from renormlite.artifacts.golden_set import read_golden
+from renormlite.runtime_checks.bundle.verify import verify_bundle
 from renormlite.runtime_checks.bundle.write import CODE, write_bundle
 from renormlite.runtimes import RUNTIMES
 from renormlite.runtimes.application import travelling_code
@@ -106,12 +107,65 @@ def test_damaged_bundle_exits_2(bundle, tmp_path):
             new.writestr(name, data + b"\0" if name.endswith("golden.npz") else data)
     done = replay(damaged)
     assert done.returncode == 2
-    assert "golden.npz has another SHA-256" in done.stderr
+    assert "golden.npz has another size" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
     cut = tmp_path / "cut.pyz"
     cut.write_bytes(bundle.read_bytes()[: bundle.stat().st_size // 2])
     assert replay(cut).returncode != 0
+
+
+def rewritten(bundle: Path, path: Path, **changes: bytes) -> Path:
+    """Copy a bundle with some entries changed or added."""
+    with zipfile.ZipFile(bundle) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in {*old.namelist(), *changes}:
+            new.writestr(name, changes.get(name) or old.read(name))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("entry", "data", "sentence"),
+    [
+        ("renormlite/errors.py", b"raise SystemExit(0)", "errors.py has another size"),
+        ("export/extra.bin", bytes(1 << 24), "holds the unknown entry 'export/extra.bin'"),
+        ("carried.json", b"[]", "damaged"),
+        ("carried.json", b"\xff", "damaged"),
+    ],
+)
+def test_what_was_not_packed_is_refused_before_any_code_runs(
+    bundle, tmp_path, entry, data, sentence
+):
+    changed = rewritten(bundle, tmp_path / "changed.pyz", **{entry: data})
+    done = replay(changed)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    with pytest.raises(UserError, match="is damaged"):
+        verify_bundle(changed)
+
+
+def test_every_flipped_bit_of_an_entry_is_found(bundle, tmp_path):
+    data = bytearray(bundle.read_bytes())
+    generator = np.random.default_rng(0)
+    with zipfile.ZipFile(bundle) as archive:
+        entries = [e for e in archive.infolist() if e.filename != "__main__.py"]
+        for entry in generator.choice(entries, 40):
+            place = entry.header_offset + 30 + len(entry.filename)
+            place += int(generator.integers(entry.compress_size))
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << int(generator.integers(8))
+            (tmp_path / "flipped.pyz").write_bytes(damaged)
+            with pytest.raises(UserError, match="is damaged"):
+                verify_bundle(tmp_path / "flipped.pyz")
+
+
+def test_the_hash_of_the_whole_file_is_compared(bundle, tmp_path):
+    digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    assert verify_bundle(bundle, digest.upper()) == digest
+    with pytest.raises(UserError, match="not the bundle expected"):
+        verify_bundle(bundle, "0" * 64)
+    with pytest.raises(UserError, match="There is no bundle"):
+        verify_bundle(tmp_path / "none.pyz")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .export.exporter import export_model as export_model
     from .export.fold import Affine as Affine
     from .export.fold import FoldResult as FoldResult
+    from .export.fold import float64_twin as float64_twin
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .runtime_checks.parity import ParityReport as ParityReport
@@ -53,6 +54,7 @@ _HOME = {
     "batch_renorm": ".toolkit.functional",
     "check_parity": ".runtime_checks.parity",
     "export_model": ".export.exporter",
+    "float64_twin": ".export.fold",
     "fold": ".export.fold",
     "load_model": ".toolkit.saving",
     "paper_schedule": ".toolkit.schedules",

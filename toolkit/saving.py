@@ -12,8 +12,12 @@ import keras
 
 from ..errors import UserError
 from ..user_code import import_user_module
-from . import layers as _registers_our_layers  # noqa: F401
-from . import learned as _registers_more_layers  # noqa: F401
+
+# Keras finds a class of ours by its name once the module that registers it is imported.
+from . import bias_map as _bias_map  # noqa: F401
+from . import channel_affine as _channel_affine  # noqa: F401
+from . import layers as _layers  # noqa: F401
+from . import learned as _learned  # noqa: F401
 
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,16 +11,15 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
-from ...errors import UserError
+from ...toolkit.bias_map import BiasMap
 from ...toolkit.channel_affine import ChannelAffine
+from .float64_layers import ChannelsLast, OwnPrecision, channels_last, replacement
 from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Shape, Slot, Source, Value
-from .layers import POOLING_3D, BiasMap, Pooling3DTwin, Resampling
 from .linear import Linear
+from .rebuild import copy_state, copy_weights, from_config, in_dtype, is_float, remake
 
-_FLOATS = {"float16", "bfloat16", "float32", "float64"}
 
-
-def build(graph: Graph, dtype: str, watch: Sequence[Value] | None = None) -> keras.Model:
+def build(graph: Graph, dtype: str, watch: Sequence[Value] = ()) -> keras.Model:
     """Build the network that a graph describes.
 
     Args:
@@ -30,8 +29,30 @@ def build(graph: Graph, dtype: str, watch: Sequence[Value] | None = None) -> ker
 
     Returns:
         A functional model whose layers, inputs and outputs have the names of the original's.
+
+    Raises:
+        UserError: A layer cannot be made again from its config.
     """
-    return _Builder(graph, dtype, watch).model()
+    calls = graph.calls()
+    builder = _Builder(graph, dtype, calls, *_fused_activations(calls, set(watch)))
+    builder.build()
+    return builder.model(watch)
+
+
+def build_layers(graph: Graph, given: Container[int] = ()) -> Iterator[tuple[Call, Any]]:
+    """Build the layers of a network in float64, every activation one of its own.
+
+    Args:
+        graph: The graph; it stays as it is.
+        given: Numbers of the calls that need no layer, because what they compute is known.
+
+    Returns:
+        Every call with its layer, producers first; None where none is needed, as for an input.
+    """
+    calls = graph.calls()
+    builder = _Builder(graph, "float64", calls, set(), set())
+    builder.build(given)
+    return ((call, builder.layers.get(id(call.op))) for call in calls)
 
 
 def response(op: Linear, shape: Shape) -> NDArray[np.float64]:
@@ -41,79 +62,91 @@ def response(op: Linear, shape: Shape) -> NDArray[np.float64]:
         op: The layer with what it absorbed.
         shape: The shape of one sample, static.
     """
-    config = _in_dtype(op.kind.config(op, activation=False), "float64")
-    layer = _from_config(op.layer, config)
+    layer = _linear(op, op.name, "float64", activation=False)
     ones = keras.ops.ones((1, *shape), dtype="float64")
-    layer.build(ones.shape)
-    for variable, array in zip(op.kind.variables(layer), op.kind.arrays(op), strict=True):
-        variable.assign(array)
+    layer.build(tuple(ones.shape))
+    _fill(op, layer)
     bias = keras.ops.convert_to_numpy(layer(keras.ops.zeros_like(ones)))
     result: NDArray[np.float64] = keras.ops.convert_to_numpy(layer(ones))[0] - bias[0]
     return result
 
 
 class _Builder:
-    """Builds one model; holds the layers and tensors made so far."""
+    """Builds the layers of one network; holds those and the symbolic tensors made so far."""
 
-    def __init__(self, graph: Graph, dtype: str, watch: Sequence[Value] | None) -> None:
+    def __init__(
+        self, graph: Graph, dtype: str, calls: list[Call], fused: set[int], owners: set[int]
+    ) -> None:
         self.graph = graph
         self.dtype = dtype
-        self.watch = watch
-        self.calls = graph.calls()
-        self.fused, self.with_activation = _fused_activations(self.calls, set(watch or ()))
+        self.calls = calls
+        self.fused = fused
+        self.with_activation = owners
+        self.names = _names(graph, calls, fused)
         self.layers: dict[int, Any] = {}
         self.tensors: dict[int, Any] = {}
 
-    def model(self) -> keras.Model:
+    def build(self, given: Container[int] = ()) -> None:
+        """Make every layer, call each on symbolic tensors and give it its weights."""
         for call in self.calls:
-            self.call(call)
+            if call.number in given:
+                result: Any = [keras.KerasTensor(v.shape, self.dtype_of(v)) for v in call.outputs]
+            else:
+                result = self.call(call)
+            for value, tensor in zip(call.outputs, tree.flatten(result), strict=True):
+                self.tensors[id(value)] = tensor
+        filled: set[int] = set()
+        for call in self.calls:
+            layer = self.layers.get(id(call.op))
+            if layer is not None and id(call.op) not in filled:
+                filled.add(id(call.op))
+                _fill(call.op, layer)
+
+    def model(self, watch: Sequence[Value]) -> keras.Model:
+        """Return the network as a model that returns its outputs, or the values to watch."""
         inputs = self.packed(
             self.graph.input_structure, [self.tensors[id(v)] for v in self.graph.inputs]
         )
-        if self.watch is None:
-            outputs = self.packed(self.graph.output_structure, self.named_outputs())
+        if watch:
+            outputs = [self.tensors[id(value)] for value in watch]
         else:
-            outputs = [self.tensors[id(value)] for value in self.watch]
-        model = keras.Model(inputs, outputs, name=self.graph.name)
-        for call in self.calls:
-            self.fill(call)
-        return model
+            outputs = self.packed(self.graph.output_structure, self.named_outputs())
+        return keras.Model(inputs, outputs, name=self.graph.name)
 
-    def call(self, call: Call) -> None:
+    def call(self, call: Call) -> Any:
+        """Return the symbolic outputs of a call."""
         op = call.op
         inputs = [self.tensors[id(value)] for value in call.inputs]
         if isinstance(op, Source):
-            result: Any = self.source(op)
-        elif isinstance(op, ActivationOp) and id(call) in self.fused:
-            result = inputs[0]
-        else:
-            layer = self.layer(op)
-            if call.args is None:
-                result = layer(inputs[0])
-            else:
-                args, kwargs = tree.map_structure(
-                    lambda x: inputs[x.index] if isinstance(x, Slot) else x,
-                    (call.args, call.kwargs),
-                )
-                result = layer(*args, **kwargs)
-        for value, tensor in zip(call.outputs, tree.flatten(result), strict=True):
-            self.tensors[id(value)] = tensor
+            return self.source(op)
+        if isinstance(op, ActivationOp) and id(call) in self.fused:
+            return inputs[0]
+        args, kwargs = arguments(call, inputs)
+        if id(op) in self.layers:
+            return self.layers[id(op)](*args, **kwargs)
+        layer = self.layers[id(op)] = _make(op, self)
+        try:
+            return layer(*args, **kwargs)
+        except Exception:  # whatever the user's own code raises
+            if self.dtype != "float64" or not isinstance(op, Kept):
+                raise
+        # Something in the layer is float32 and stays so: a constant, say.
+        layer = self.layers[id(op)] = own_precision(op)
+        return layer(*args, **kwargs)
 
     def source(self, op: Source) -> keras.KerasTensor:
+        """Return a symbolic input."""
         tensor = op.tensor
         return keras.Input(
             batch_shape=tensor.shape,
-            dtype=self.dtype if tensor.dtype in _FLOATS else tensor.dtype,
+            dtype=self.dtype_of(tensor),
             sparse=tensor.sparse,
             name=op.name,
         )
 
-    def layer(self, op: Any) -> Any:
-        """Return the Keras layer of an op, made at its first call."""
-        layer = self.layers.get(id(op))
-        if layer is None:
-            layer = self.layers[id(op)] = _make(op, self)
-        return layer
+    def dtype_of(self, value: Any) -> str:
+        """Return the dtype that a value of the original network has here."""
+        return self.dtype if is_float(value.dtype) else value.dtype
 
     @staticmethod
     def packed(structure: Any, tensors: list[Any]) -> Any:
@@ -126,30 +159,51 @@ class _Builder:
         nothing in an exported file.
         """
         tensors = []
+        identities: dict[str, Any] = {}
         made: dict[tuple[int, str], Any] = {}
-        taken = {call.name for call in self.calls if id(call) not in self.fused}
         for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
             tensor = self.tensors[id(value)]
-            call = value.producer
-            if id(call) in self.fused:
-                call = call.inputs[0].producer
-            if call.name != name and name not in taken:
-                key = (id(value), name)
-                if key not in made:
-                    made[key] = keras.layers.Identity(name=name, dtype=self.dtype)(tensor)
-                tensor = made[key]
+            if self.names[id(_namesake(value.producer, self.fused).op)] != name:
+                if name not in identities:
+                    identities[name] = keras.layers.Identity(name=name, dtype=self.dtype)
+                if (id(value), name) not in made:
+                    made[id(value), name] = identities[name](tensor)
+                tensor = made[id(value), name]
             tensors.append(tensor)
         return tensors
 
-    def calls_of(self, op: Any) -> list[Call]:
-        """Return the calls of one op; only for ops that are rare."""
-        return [call for call in self.calls if call.op is op]
 
-    def fill(self, call: Call) -> None:
-        """Give the layer of a call its weights, once however often it is called."""
-        layer = self.layers.pop(id(call.op), None)
-        if layer is not None:
-            _fill(call.op, layer)
+def arguments(call: Call, inputs: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call, the given tensors in their places."""
+    if call.args is None:
+        return (inputs[0],), {}
+    args, kwargs = tree.map_structure(
+        lambda x: inputs[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
+    )
+    return args, kwargs
+
+
+def own_precision(op: Kept) -> keras.Layer:
+    """Return a float64 layer in which the original's computes in its own precision."""
+    inner = remake(op.operation, op.name, None)
+    return OwnPrecision(inner, name=op.name, dtype="float64")
+
+
+def _namesake(call: Call, fused: set[int]) -> Call:
+    """Return the call whose layer gives an output its name."""
+    return call.inputs[0].producer if id(call) in fused else call
+
+
+def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
+    """Name the layer of every op; where an output needs the name, another layer gives it up."""
+    wanted = zip(graph.outputs, graph.output_names, strict=True)
+    needed = {name for value, name in wanted if _namesake(value.producer, fused).op.name != name}
+    names: dict[int, str] = {}
+    for call in calls:
+        op = call.op
+        if id(op) not in names and id(call) not in fused:
+            names[id(op)] = graph.unique_name(op.name, "inner") if op.name in needed else op.name
+    return names
 
 
 def _fused_activations(calls: list[Call], watched: set[Value]) -> tuple[set[int], set[int]]:
@@ -190,41 +244,24 @@ def _make(op: Any, builder: _Builder) -> Any:
 
 @_make.register
 def _(op: Kept, builder: _Builder) -> Any:
-    layer = op.operation
-    if builder.dtype == "float64" and isinstance(layer, keras.layers.UpSampling2D):
-        (call, *_) = builder.calls_of(op)
-        if layer.interpolation != "nearest" and None not in call.inputs[0].shape[1:]:
-            return Resampling(layer, name=op.name, dtype="float64")
-    if builder.dtype == "float64" and isinstance(layer, POOLING_3D):
-        (call, *_) = builder.calls_of(op)
-        if None not in call.inputs[0].shape[1:]:
-            return Pooling3DTwin(layer, name=op.name, dtype="float64")
-    if type(layer) is keras.layers.Activation:
-        # Its function need not be one that a config can carry: a lambda, say.
-        return keras.layers.Activation(layer.activation, name=op.name, dtype=builder.dtype)
-    if type(layer) is keras.layers.Lambda:
-        # The function is in this process already: Keras need not be asked to read code.
-        return keras.layers.Lambda(
-            layer.function,
-            output_shape=layer._output_shape,
-            arguments=layer.arguments,
-            name=op.name,
-            dtype=builder.dtype,
-        )
-    config = _in_dtype(layer.get_config(), builder.dtype)
-    config["name"] = op.name
-    return _from_config(op.operation, config)
+    name = builder.names[id(op)]
+    if builder.dtype == "float64":
+        made = replacement(op.operation, name)
+        if made is not None:
+            return made
+        return channels_last(remake(op.operation, name, "float64"), name)
+    return remake(op.operation, name, builder.dtype)
 
 
 @_make.register
 def _(op: Linear, builder: _Builder) -> Any:
-    config = op.kind.config(op, activation=id(op) in builder.with_activation)
-    return _from_config(op.layer, _in_dtype(config, builder.dtype))
+    has_activation = id(op) in builder.with_activation
+    return _linear(op, builder.names[id(op)], builder.dtype, has_activation)
 
 
 @_make.register
 def _(op: ActivationOp, builder: _Builder) -> Any:
-    return keras.layers.Activation(op.function, name=op.name, dtype=builder.dtype)
+    return keras.layers.Activation(op.function, name=builder.names[id(op)], dtype=builder.dtype)
 
 
 @_make.register
@@ -234,54 +271,34 @@ def _(op: AffineOp, builder: _Builder) -> Any:
         axis=affine.axis,
         use_scale=affine.scales,
         use_shift=affine.shifts,
-        name=op.name,
+        name=builder.names[id(op)],
         dtype=builder.dtype,
     )
 
 
 @_make.register
 def _(op: MapOp, builder: _Builder) -> Any:
-    return BiasMap(name=op.name, dtype=builder.dtype)
+    return BiasMap(name=builder.names[id(op)], dtype=builder.dtype)
 
 
-def _from_config(operation: Any, config: dict[str, Any]) -> Any:
-    try:
-        return type(operation).from_config(config)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"The layer {operation.name!r} ({type(operation).__name__}) cannot be rebuilt from its "
-            f"config: {error}. Give it a `get_config` that returns every argument of `__init__`."
-        ) from error
-
-
-def _in_dtype(config: Any, dtype: str) -> Any:
-    """Return a config in which every floating-point dtype, at any depth, is ``dtype``."""
-    if isinstance(config, dict):
-        return {
-            key: dtype if key == "dtype" and _is_float_policy(item) else _in_dtype(item, dtype)
-            for key, item in config.items()
-        }
-    if isinstance(config, list):
-        return [_in_dtype(item, dtype) for item in config]
-    return config
-
-
-def _is_float_policy(policy: Any) -> bool:
-    if isinstance(policy, dict):
-        policy = policy.get("config", {}).get("name")
-    return isinstance(policy, str) and policy.removeprefix("mixed_") in _FLOATS
+def _linear(op: Linear, name: str, dtype: str, activation: bool) -> Any:
+    """Make the layer of a linear op, without its weights."""
+    config = {**in_dtype(op.kind.config(op, activation), dtype), "name": name}
+    layer = from_config(op.layer, config)
+    return channels_last(layer, name) if dtype == "float64" else layer
 
 
 def _fill(op: Any, layer: Any) -> None:
+    """Give a layer its weights."""
+    if isinstance(layer, (ChannelsLast, OwnPrecision)):
+        layer = layer.inner
     if isinstance(op, Linear) and op.touched:
         for variable, array in zip(op.kind.variables(layer), op.kind.arrays(op), strict=True):
             variable.assign(array)
     elif isinstance(op, Linear):
-        _copy(op.kind.variables(op.layer), op.kind.variables(layer))
+        copy_weights(op.kind.variables(op.layer), op.kind.variables(layer))
     elif isinstance(op, Kept) and isinstance(op.operation, keras.Layer):
-        _copy(op.operation.weights, layer.weights)
-        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
-            layer.finalize_state()  # it computes with what it derives from its weights
+        copy_state(op.operation, layer)
     elif isinstance(op, AffineOp):
         if layer.use_scale:
             layer.scale.assign(op.affine.scale)
@@ -289,8 +306,3 @@ def _fill(op: Any, layer: Any) -> None:
             layer.shift.assign(op.affine.shift)
     elif isinstance(op, MapOp):
         layer.bias.assign(op.constant)
-
-
-def _copy(source: list[keras.Variable], target: list[keras.Variable]) -> None:
-    for old, new in zip(source, target, strict=True):
-        new.assign(np.asarray(keras.ops.convert_to_numpy(old)))

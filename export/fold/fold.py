@@ -57,8 +57,8 @@ def fold(
             input name.
         copy_budget: How many parameters copies of layers may add in all. A layer that feeds a norm
             and something else can be computed twice; by default it is not.
-        shapes: Sizes of the free axes of inputs, by input name; the folded network has them. The
-            proof needs all of them.
+        shapes: Sizes of the free axes of inputs, by input name; the folded network has them. Axes
+            may stay free: the proof then tries sizes until the network accepts one.
 
     Returns:
         The folded model, the report, the proof, and what had to be changed before.
@@ -71,7 +71,7 @@ def fold(
             "Folding needs the TensorFlow backend of Keras. "
             f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
         )
-    prepared = prepare(model, shapes, free_sizes=not verify)
+    prepared = prepare(model, shapes, for_files=False)
     model = prepared.model
     graph, norms, outcome = _folded(model, copy_budget, Limits())
     proof = None
@@ -79,7 +79,7 @@ def fold(
     if verify:
         prover = Prover(read_graph(model), inputs)
         worst = prover.worst(graph)
-        if not prover.accepts(worst):
+        if not prover.problem and not prover.accepts(worst):
             graph, norms, outcome, rolled_back, worst = _roll_back(model, prover, copy_budget)
         proof = prover.proof(worst, rolled_back)
     report = make_report(graph, norms, outcome, rolled_back)
@@ -114,7 +114,7 @@ def inspect(
     Returns:
         The report and the picture.
     """
-    prepared = prepare(model, shapes, free_sizes=True)
+    prepared = prepare(model, shapes, for_files=False)
     model = prepared.model
     before = read_graph(model)
     recognize(before)

@@ -147,6 +147,8 @@ class Call:
             the one argument.
         kwargs: Keyword arguments, marked likewise.
         outputs: The values computed, flattened.
+        number: Its place in the order of reading, the same whenever a network is read; -1 for calls
+            that the fold made.
     """
 
     op: Any
@@ -154,6 +156,7 @@ class Call:
     args: Any = None
     kwargs: Any = None
     outputs: list[Value] = field(default_factory=list)
+    number: int = -1
 
     @property
     def output(self) -> Value:
@@ -189,11 +192,14 @@ class Graph:
         self.output_structure: Any = None
         self.output_names: list[str] = []
         self.opaque: dict[int, str] = {}
+        self._calls_added = 0
         self._names: set[str] = set()
 
     def add(self, call: Call, shapes: list[tuple[Shape, str]]) -> Call:
         """Enter a call that computes values of the given shapes and dtypes."""
         call.outputs = [Value(shape, dtype, call) for shape, dtype in shapes]
+        call.number = self._calls_added
+        self._calls_added += 1
         for slot, value in enumerate(call.inputs):
             value.uses.append((call, slot))
         return call

@@ -32,14 +32,15 @@ class Prepared:
 
 
 def prepare(
-    model: keras.Model, shapes: Shapes | None = None, *, free_sizes: bool = False
+    model: keras.Model, shapes: Shapes | None = None, *, for_files: bool = True
 ) -> Prepared:
     """Prepare a model.
 
     Args:
         model: Any built Keras model. Not changed.
         shapes: Input name to the sizes of its free axes, or of all its axes; the batch aside.
-        free_sizes: Whether inputs may keep free sizes besides the batch.
+        for_files: Whether TFLite and ONNX files will be made of it: then it has no free sizes
+            besides the batch, no text and no channels first. A Keras model may keep all of them.
 
     Returns:
         The model and what was changed.
@@ -51,12 +52,12 @@ def prepare(
     graph = read_graph(model)
     # Text first: sizes are asked only for the inputs that stay.
     steps = [
-        cut_text(graph),
+        cut_text(graph) if for_files else None,
         set_sizes(graph, shapes or {}),
         dequantize(graph),
-        channels_last(graph),
+        channels_last(graph) if for_files else None,
     ]
-    if not free_sizes:
+    if for_files:
         demand_sizes(graph)
     if all(step is None for step in steps):
         return Prepared(model)

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from renormlite import UserError, fold
-from renormlite.export.fold.layers import BiasMap
+from renormlite import fold
+from renormlite.toolkit.bias_map import BiasMap
 
 NORM = kl.BatchNormalization
 
@@ -149,7 +149,7 @@ def test_output_of_the_network_is_not_changed(folded):
     assert "output of the network" in record.reason
 
 
-def test_free_sizes_are_set_for_the_proof_and_kept_without_it(folded):
+def test_free_sizes_are_set_where_the_user_says_so(folded):
     x = keras.Input((None, None, 3), name="photo")
     y = NORM()(kl.Conv2D(4, 3, activation="relu")(x))
     y = kl.Conv2D(5, 3, padding="same", activation="relu")(y)
@@ -161,5 +161,6 @@ def test_free_sizes_are_set_for_the_proof_and_kept_without_it(folded):
     result = fold(model, verify=False)
     assert result.report.remaining_ops == 0
     assert result.model.input_shape == (None, None, None, 3)
-    with pytest.raises(UserError, match="--shape photo=SIZE,SIZE"):
-        fold(model)
+    result = fold(model)
+    assert result.proof.passed
+    assert result.model.input_shape == (None, None, None, 3)

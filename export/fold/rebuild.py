@@ -1,0 +1,140 @@
+"""Make a layer again: from its config, with its functions, constants, weights and assets.
+
+A config cannot carry everything. What it leaves out is copied: functions that have no registered
+name, tensors that a layer of the user's own holds, vocabularies.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+
+from ...errors import UserError
+from .keras_graph import kind_of
+
+_FLOATS = {"float16", "bfloat16", "float32", "float64"}
+
+
+def is_float(dtype: str) -> bool:
+    """Whether a dtype is one of floating point."""
+    return dtype in _FLOATS
+
+
+def remake(layer: Any, name: str, dtype: str | None) -> Any:
+    """Make a layer or an operation again, without its weights.
+
+    Args:
+        layer: The original; only read.
+        name: Name of the layer to make.
+        dtype: What every floating-point layer in it computes in; None for what it computes in now.
+
+    Raises:
+        UserError: The layer's config does not make it again.
+    """
+    if type(layer) is kl.Activation:
+        return kl.Activation(layer.activation, name=name, dtype=dtype or layer.dtype_policy)
+    if type(layer) is kl.Lambda:
+        # Its config is code, which Keras does not run without being told to.
+        return kl.Lambda(
+            layer.function,
+            output_shape=layer._output_shape,
+            mask=layer.mask,
+            arguments=layer.arguments,
+            name=name,
+            dtype=dtype or layer.dtype_policy,
+        )
+    config = layer.get_config() if dtype is None else in_dtype(layer.get_config(), dtype)
+    new = from_config(layer, {**config, **_functions(layer, config), "name": name})
+    copy_constants(layer, new)
+    return new
+
+
+def from_config(layer: Any, config: dict[str, Any]) -> Any:
+    """Make a layer of the type of another from a config.
+
+    Raises:
+        UserError: The layer's config does not make it again.
+    """
+    try:
+        return type(layer).from_config(config)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).partition(" Full object config")[0].rstrip(". ")
+        raise UserError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
+            f"config: {reason}. Give it a `get_config` that returns every argument of `__init__`, "
+            "and register its functions with keras.saving.register_keras_serializable."
+        ) from error
+
+
+def in_dtype(config: Any, dtype: str) -> Any:
+    """Return a config in which every floating-point dtype, at any depth, is ``dtype``."""
+    if isinstance(config, dict):
+        return {
+            key: dtype if key == "dtype" and _is_float_policy(item) else in_dtype(item, dtype)
+            for key, item in config.items()
+        }
+    if isinstance(config, list):
+        return [in_dtype(item, dtype) for item in config]
+    return config
+
+
+def copy_state(source: keras.Layer, target: keras.Layer) -> None:
+    """Give a layer that was made again the weights, constants and assets of the original."""
+    copy_weights(source.weights, target.weights)
+    copy_constants(source, target)
+    if isinstance(target, kl.Normalization) and target.input_mean is None:
+        target.finalize_state()  # it computes with what it derives from its weights
+    for old, new in zip(_inside(source), _inside(target), strict=False):
+        if hasattr(old, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                new.load_assets(folder)
+
+
+def copy_weights(source: list[keras.Variable], target: list[keras.Variable]) -> None:
+    """Assign weights one by one."""
+    for old, new in zip(source, target, strict=True):
+        new.assign(np.asarray(keras.ops.convert_to_numpy(old)))
+
+
+def copy_constants(source: Any, target: Any) -> None:
+    """Give a layer of the user's own the tensors that the original holds as attributes.
+
+    Floating-point tensors are brought to the precision that the layer computes in.
+    """
+    if kind_of(source) or not isinstance(source, keras.Layer):
+        return
+    for name, value in vars(source).items():
+        if isinstance(value, (keras.Variable, keras.KerasTensor)):
+            continue
+        if keras.ops.is_tensor(value):
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            dtype = target.compute_dtype if is_float(dtype) else dtype
+            setattr(target, name, keras.ops.cast(value, dtype))
+        elif isinstance(value, np.ndarray):
+            setattr(target, name, value)
+
+
+def _functions(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the functions among a layer's arguments; not every one has a registered name."""
+    return {
+        key: getattr(layer, key)
+        for key in config
+        if key.endswith("activation")
+        and callable(getattr(layer, key, None))
+        and not isinstance(getattr(layer, key), keras.Layer)
+    }
+
+
+def _inside(layer: keras.Layer) -> list[keras.Layer]:
+    return list(layer._flatten_layers())
+
+
+def _is_float_policy(policy: Any) -> bool:
+    if isinstance(policy, dict):
+        policy = policy.get("config", {}).get("name")
+    return isinstance(policy, str) and is_float(policy.removeprefix("mixed_"))

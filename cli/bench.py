@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,30 +12,32 @@ from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..runtime_checks.bench import measure_latency
-from ..runtime_checks.parity import DEFAULT_TARGETS
 from .comma_list import CommaList
 from .device_options import device_options, with_processors
+from .option_groups import GroupedCommand
+from .output_file import json_option, write_json
 
 
-@click.command()
+@click.command("bench", cls=GroupedCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
     "--on",
     "targets",
-    default=",".join(DEFAULT_TARGETS),
-    show_default=True,
     type=CommaList("target"),
-    help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.",
+    help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.  "
+    "[default: the first installed runtime for each format of the files]",
 )
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
+@json_option("the times")
 @device_options
 def command(
     directory: Path,
-    targets: tuple[str, ...],
+    targets: tuple[str, ...] | None,
     rounds: int,
     threads: int,
     cpus: tuple[str, ...],
+    json_path: Path | None,
     devices: DeviceOptions,
 ) -> None:
     """Time one inference of every file in DIRECTORY on every target.
@@ -63,6 +67,9 @@ def command(
             "-" if row.p90_ms is None else f"{row.p90_ms:.3f}",
             f"{row.ratio:.2f}x",
         )
+    if json_path is not None:
+        write_json(json_path, json.dumps([asdict(row) for row in rows], indent=1))
+        return
     Console().print(table)
     for target, note in dict.fromkeys((row.target, row.note) for row in rows if row.note):
         click.echo(f"{target}: {note}")

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from ..quiet import quiet_import
+from .option_groups import GroupedCommand
 
 
-class TensorFlowCommand(click.Command):
+class TensorFlowCommand(GroupedCommand):
     """Imports TensorFlow, without its banners, once the arguments are known to be good.
 
     `--help` and wrong usage answer at once; the seconds that the import takes are spent only when

@@ -12,36 +12,38 @@ import click
 from ..devices.base import DeviceOptions
 from ..errors import UserError
 from .comma_list import CommaList
+from .option_groups import grouped
 
 
 def device_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options about devices; the command gets them as ``devices`` and ``cpus``."""
+    option = grouped("Devices")
 
-    @click.option(
+    @option(
         "--cpu",
         "cpus",
         default=(),
         type=CommaList("cpu"),
         help="Processors to emulate on the qemu devices that name none, such as cortex-a53.",
     )
-    @click.option(
+    @option(
         "--browser",
         type=click.Path(path_type=Path),
         help="Browser to start for the device 'browser'. [default: Chromium or Chrome on the PATH]",
     )
-    @click.option(
+    @option(
         "--device-python",
         default="python3",
         show_default=True,
         metavar="PATH",
         help="Python on a device reached by ssh or adb.",
     )
-    @click.option(
+    @option(
         "--benchmark-model",
         type=click.Path(path_type=Path),
         help="LiteRT's benchmark_model built for an Android device that has no Python.",
     )
-    @click.option(
+    @option(
         "--device-timeout",
         type=click.FloatRange(min=0, min_open=True),
         default=300.0,
@@ -70,11 +72,11 @@ def device_options(command: Callable[..., None]) -> Callable[..., None]:
     return collect
 
 
-def with_processors(targets: Sequence[str], cpus: Sequence[str]) -> list[str]:
+def with_processors(targets: Sequence[str] | None, cpus: Sequence[str]) -> list[str] | None:
     """Return the targets with each qemu device repeated for each processor it knows.
 
     Args:
-        targets: As the user wrote them.
+        targets: As the user wrote them; None for the usual ones.
         cpus: Processors; none leaves the targets as they are.
 
     Raises:
@@ -83,10 +85,10 @@ def with_processors(targets: Sequence[str], cpus: Sequence[str]) -> list[str]:
     from ..devices.setup.emulated_systems import SYSTEMS
 
     if not cpus:
-        return list(targets)
+        return None if targets is None else list(targets)
     chosen: list[str] = []
     unused = set(cpus)
-    for target in targets:
+    for target in targets or ():
         system = SYSTEMS.get(target.partition("@")[2])
         known = [cpu for cpu in cpus if system is not None and cpu in system.cpus]
         chosen += [f"{target}:{cpu}" for cpu in known] or [target]

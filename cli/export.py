@@ -15,6 +15,7 @@ from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOpti
 from .comma_list import CommaList
 from .command import TensorFlowCommand
 from .model_options import model_options, read_model, say_notes
+from .option_groups import grouped
 from .preprocessing import Channels, Numbers, preprocessing
 
 if TYPE_CHECKING:
@@ -40,16 +41,22 @@ class _Batch(click.ParamType):
         return int(text)
 
 
+_files = grouped("Files")
+_data = grouped("Samples")
+_quant = grouped("Quantization")
+_meta = grouped("About the model")
+
+
 @click.command("export", cls=TensorFlowCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
 @model_options
-@click.option(
+@_files(
     "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory to write to.  [default: build/NAME]",
 )
-@click.option(
+@_files(
     "--to",
     "formats",
     type=CommaList("format", FORMAT_NAMES),
@@ -57,7 +64,7 @@ class _Batch(click.ParamType):
     show_default=True,
     help=f"{', '.join(FORMAT_NAMES)}.",
 )
-@click.option(
+@_files(
     "--precision",
     "precisions",
     type=CommaList("precision", tuple(PRECISIONS)),
@@ -65,26 +72,26 @@ class _Batch(click.ParamType):
     show_default=True,
     help=f"{', '.join(PRECISIONS)}. A format leaves out what it lacks.",
 )
-@click.option(
+@_data(
     "--inputs",
     metavar="DATA",
     help="Real samples for the golden set: .npz by input name, .npy, a folder of images, or "
     "module:function.  [default: those of --calibration, where it takes place]",
 )
-@click.option(
+@_quant(
     "--calibration",
     metavar="DATA",
     help="Real samples that int8 and int16x8 take their ranges from, as --inputs; `random` goes "
     "without and costs accuracy.  [default: those of --inputs]",
 )
-@click.option(
+@_quant(
     "--calibration-samples",
     type=click.IntRange(min=1),
     default=ExportOptions.calibration_samples,
     show_default=True,
     help="At most so many of them.",
 )
-@click.option(
+@_files(
     "--batch",
     "batch_size",
     type=_Batch(),
@@ -93,48 +100,48 @@ class _Batch(click.ParamType):
     show_default=True,
     help="Batch size.",
 )
-@click.option(
+@_files(
     "--layout",
     type=click.Choice(LAYOUTS),
     default=ExportOptions.layout,
     show_default=True,
     help="Order of the axes of inputs and outputs; nchw is for ONNX only.",
 )
-@click.option(
+@_files(
     "--opset",
     type=click.IntRange(OPSETS[0], OPSETS[-1]),
     default=ExportOptions.opset,
     show_default=True,
     help="ONNX operator set.",
 )
-@click.option(
+@_quant(
     "--quantized-io",
     type=click.Choice(QUANTIZED_IO),
     default=ExportOptions.quantized_io,
     show_default=True,
     help="What int8 and int16x8 TFLite files take and give.",
 )
-@click.option(
+@_quant(
     "--equalize",
     type=click.Choice(EQUALIZE),
     default=ExportOptions.equalize,
     show_default=True,
     help="Equalize ranges across layers before quantizing; auto: where it measures better.",
 )
-@click.option("--allow-flex", is_flag=True, help="Let TFLite files call TensorFlow operators.")
-@click.option(
+@_files("--allow-flex", is_flag=True, help="Let TFLite files call TensorFlow operators.")
+@_meta(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Text file, one class a line; kept in the files.",
 )
-@click.option(
+@_meta(
     "--mean",
     type=Channels(),
     help="Pixels become (pixel - mean) * scale: kept in the files, applied to image folders.",
 )
-@click.option("--scale", type=Channels(), help="See --mean.")
-@click.option("--description", default="", help="One line about the model; kept in the files.")
+@_meta("--scale", type=Channels(), help="See --mean.")
+@_meta("--description", default="", help="One line about the model; kept in the files.")
 def command(
     model: Path,
     output: Path | None,

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from ..errors import UserError
-from ..files import atomic_path, write_text
+from ..files import atomic_path
 from .command import TensorFlowCommand
 from .fold_table import print_report
 from .model_options import model_options, read_model, say_notes
+from .output_file import OutputFile, console_beside, json_option, write_json
 
 
 @click.command(cls=TensorFlowCommand)
@@ -22,7 +21,7 @@ from .model_options import model_options, read_model, say_notes
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputFile(".keras"),
     required=True,
     help="The .keras file to write.",
 )
@@ -32,39 +31,32 @@ from .model_options import model_options, read_model, say_notes
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Prove the result in float64."
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    help="Write report and proof to this file.",
-)
+@json_option("report and proof")
 def command(
     model: Path,
     output: Path,
     copy_budget: int,
     verify: bool,
-    json_file: Path | None,
+    json_path: Path | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     imports: tuple[str, ...],
     unsafe: bool,
 ) -> None:
     """Fold every norm of MODEL into its neighbours, prove it in float64, write the result."""
-    if output.suffix != ".keras":
-        raise UserError(f"Expected an output file ending in .keras. Received: {output}")
     from ..export.fold import fold
 
     trained = read_model(model, imports, unsafe)
     result = fold(trained, verify=verify, copy_budget=copy_budget, shapes=dict(shapes))
-    console = Console()
+    console = console_beside(json_path)
     print_report(console, result.report)
     say_notes(console, result.notes)
     if result.proof is not None:
         style = "green" if result.proof.passed else "red"
         console.print(result.proof.sentence, style=style, highlight=False)
-    if json_file is not None:
+    if json_path is not None:
         proof_json = result.proof.to_json() if result.proof else None
         payload = {**result.report.to_json(), "proof": proof_json, "notes": list(result.notes)}
-        write_text(json_file, json.dumps(payload, indent=2) + "\n")
+        write_json(json_path, json.dumps(payload, indent=2))
     if result.proof is not None and not result.proof.passed:
         sys.exit(1)
     with atomic_path(output) as partial:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from ..files import write_text
 from .command import TensorFlowCommand
 from .fold_table import print_report
 from .model_options import model_options, read_model, say_notes
+from .output_file import OutputFile, console_beside, json_option, write_json
 
 
 @click.command(cls=TensorFlowCommand)
@@ -20,17 +20,17 @@ from .model_options import model_options, read_model, say_notes
 @click.option(
     "--copy-budget", default=0, show_default=True, help="Parameters that copies of layers may add."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option("the report")
 @click.option(
     "--picture",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(".svg"),
     metavar="FILE.svg",
     help="Draw the network before and after.",
 )
 def command(
     model: Path,
     copy_budget: int,
-    as_json: bool,
+    json_path: Path | None,
     picture: Path | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     imports: tuple[str, ...],
@@ -43,9 +43,9 @@ def command(
     inspection = inspect(trained, copy_budget=copy_budget, shapes=dict(shapes))
     if picture is not None:
         write_text(picture, inspection.picture)
-    if as_json:
+    console = console_beside(json_path)
+    print_report(console, inspection.report)
+    say_notes(console, inspection.notes)
+    if json_path is not None:
         payload = {**inspection.report.to_json(), "notes": list(inspection.notes)}
-        click.echo(json.dumps(payload, indent=2))
-    else:
-        print_report(Console(), inspection.report)
-        say_notes(Console(), inspection.notes)
+        write_json(json_path, json.dumps(payload, indent=2))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from .option_groups import grouped
+
 if TYPE_CHECKING:
     import keras
 
@@ -31,14 +33,15 @@ class Shape(click.ParamType):
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; it gets `shapes`, `imports` and `unsafe`."""
+    model = grouped("Model")
     for option in (
-        click.option(
+        model(
             "--unsafe",
             is_flag=True,
             help="Run Python code that the model file holds (Lambda layers): only for files whose "
             "origin you trust.",
         ),
-        click.option(
+        model(
             "--import",
             "imports",
             metavar="MODULE",
@@ -46,7 +49,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Import this module first, from the current folder too: it registers the model's "
             "own layers. Its code runs. Repeatable.",
         ),
-        click.option(
+        model(
             "--shape",
             "shapes",
             type=Shape(),

@@ -18,16 +18,17 @@ from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..devices.survey import survey
+from .output_file import json_option, write_json
 
 
 @click.command("targets")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option("the list")
 @click.option("--browser", type=click.Path(path_type=Path), help="The browser to look at.")
-def command(as_json: bool, browser: Path | None) -> None:
+def command(json_path: Path | None, browser: Path | None) -> None:
     """List every runtime on every device: usable or not, version, what would make it usable."""
     statuses = survey(DeviceOptions(browser=browser))
-    if as_json:
-        click.echo(json.dumps([asdict(status) for status in statuses], indent=1))
+    if json_path is not None:
+        write_json(json_path, json.dumps([asdict(status) for status in statuses], indent=1))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("target", "usable", "version"):

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..models import RECIPES
 from .command import TensorFlowCommand
+from .output_file import OutputFile
 
 if TYPE_CHECKING:
     import keras
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(".keras"),
     help="Where to save the model.  [default: build/NAME/NAME.keras]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training data.")
@@ -36,8 +37,6 @@ def command(name: str, output: Path | None, epochs: int | None, seed: int) -> No
       NAME.samples.npz    held-out real data: for calibration and for the checks
     """
     output = output or Path("build", name, f"{name}.keras")
-    if output.suffix != ".keras":
-        raise click.BadParameter(f"expected a name that ends in .keras, got {output}.")
     console = Console()
     recipe = importlib.import_module(f"..models.{name}", __package__)
     epochs = recipe.EPOCHS if epochs is None else epochs

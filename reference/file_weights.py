@@ -15,6 +15,7 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
+from .altered_weights import explain
 
 # A quantized weight is off by half a step at most. Converters compute w / scale in float32 with a
 # scale rounded to float32, so that a number near the middle of two steps may go to either: three
@@ -50,6 +51,7 @@ class WeightMatch:
         at: Place of the first that differs, in the network's axes.
         found: The file's number there.
         expected: The network's number there.
+        remark: What happened to the constant, where that is known (`altered_weights`).
     """
 
     node: str
@@ -64,6 +66,7 @@ class WeightMatch:
     at: tuple[int, ...] = ()
     found: float = 0.0
     expected: float = 0.0
+    remark: str = ""
 
     @property
     def sentence(self) -> str:
@@ -72,7 +75,7 @@ class WeightMatch:
             f"{self.role} of layer '{self.layer}': {self.differing} / {self.size} weights "
             f"({100 * self.differing / max(self.size, 1):.3g} %) are not those of the folded "
             f"network; first at {list(self.at)}: {self.found:.9g} in the file, "
-            f"{self.expected:.9g} in the network"
+            f"{self.expected:.9g} in the network{self.remark and f'; {self.remark}'}"
         )
 
 
@@ -236,7 +239,7 @@ def _nearest(
     rest: list[GraphTensor],
 ) -> WeightMatch:
     """Return the match with the constant that agrees in most elements."""
-    best: tuple[float, GraphTensor, Form, np.ndarray, np.ndarray] | None = None
+    best: _Candidate | None = None
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
         for constant in rest:
@@ -250,6 +253,9 @@ def _nearest(
         return replace(plain, state="equal")
     if best is None:
         return plain
+    remark = ""
+    if best[0] < 1:
+        best, remark = _explained(node, role, weight, features, rest, best)
     share, constant, (view, axes), wrong, real = best
     placed = replace(plain, tensor=constant, form=axes, view=view)
     if not wrong.any():
@@ -262,12 +268,37 @@ def _nearest(
     flat = int(np.ravel_multi_index(inside, view))
     return replace(
         placed,
-        state="altered" if share >= _ALTERED_SHARE else "absent",
+        state="altered" if remark or share >= _ALTERED_SHARE else "absent",
         differing=int(wrong.sum()),
         at=tuple(int(i) for i in np.unravel_index(flat, weight.shape)),
         found=float(real[first]),
         expected=float(weight.reshape(-1)[flat]),
+        remark=remark,
     )
+
+
+_Candidate = tuple[float, GraphTensor, Form, np.ndarray, np.ndarray]
+
+
+def _explained(
+    node: Node,
+    role: str,
+    weight: np.ndarray,
+    features: tuple[int, ...],
+    rest: list[GraphTensor],
+    best: _Candidate,
+) -> tuple[_Candidate, str]:
+    """Return the constant that a known alteration explains, with a remark; else the nearest one."""
+    if weight.size < 2 or not weight.any():
+        return best, ""
+    for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+        ordered = _ordered(weight, form).astype(np.float64)
+        for constant in [best[1], *(c for c in rest if c is not best[1])]:
+            remark = explain(ordered, constant, form[1], role, _wrong)
+            if remark:
+                wrong, real = _wrong(ordered.reshape(-1), constant)
+                return (1 - float(wrong.mean()), constant, form, wrong, real), remark
+    return best, ""
 
 
 def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:

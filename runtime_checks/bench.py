@@ -16,6 +16,7 @@ from ..artifacts.manifest import Artifact
 from ..errors import UserError
 from ..runtimes import LOCAL, Target, make_runner
 from ..runtimes.session import Session
+from .selection import select
 
 if TYPE_CHECKING:
     from ..devices.base import DeviceOptions
@@ -68,7 +69,7 @@ class _Timing:
 
 def measure_latency(
     directory: Path,
-    targets: Sequence[str],
+    targets: Sequence[str] | None = None,
     *,
     rounds: int = 50,
     threads: int = 1,
@@ -80,7 +81,8 @@ def measure_latency(
 
     Args:
         directory: An export directory.
-        targets: Targets such as `litert` or `litert@ssh:pi@raspberrypi.local`.
+        targets: Targets such as `litert` or `litert@ssh:pi@raspberrypi.local`; by default the first
+            installed runtime of each format.
         rounds: How often each is timed, on this machine after a warm-up of three.
         threads: Threads each runtime may use.
         devices: Choices about devices other than this machine.
@@ -93,15 +95,7 @@ def measure_latency(
             file that a runtime cannot run.
     """
     export = read_export(directory)
-    parsed = [Target.parse(text) for text in targets]
-    pairs = [
-        (target, artifact)
-        for target in parsed
-        for artifact in export.artifacts
-        if artifact.format in target.formats and not target.cannot_run(artifact.precision)
-    ]
-    if not pairs:
-        raise UserError(f"{directory} has no file that {', '.join(targets)} can load.")
+    pairs = select(export, targets).pairs
     golden = export.read_golden()
     inputs = {name: array[:1] for name, array in golden.inputs.items()}
     here = [pair for pair in pairs if pair[0].device == LOCAL]

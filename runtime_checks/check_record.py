@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.golden_set import GoldenSet
-from .end_to_end.findings import TargetResult
+from .end_to_end.findings import Finding, TargetResult
 from .search.search import Searched
 
 
@@ -27,6 +27,8 @@ class CheckRecord:
         golden: The samples that were run.
         left_out: A sentence for each artifact that a target cannot run by its makers' word.
         searched: What each search found.
+        findings: What was found that is about no file alone: about own samples, or since an earlier
+            check. Those that hold are notes worth telling.
     """
 
     name: str
@@ -39,8 +41,13 @@ class CheckRecord:
     golden: GoldenSet
     left_out: tuple[str, ...] = ()
     searched: tuple[Searched, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def passed(self) -> bool:
         """True when there was something to check and all of it passed."""
-        return bool(self.results) and all(result.passed for result in self.results)
+        return (
+            bool(self.results)
+            and all(result.passed for result in self.results)
+            and all(finding.passed for finding in self.findings)
+        )

@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..artifacts.directory import ExportDirectory, open_export
@@ -14,22 +13,22 @@ from ..artifacts.golden_set import GoldenSet
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.samples import Source
-from ..errors import UserError
-from ..runtimes import LOCAL, RUNTIMES, Target
+from ..runtimes import LOCAL, Target
 from ..runtimes.machine import host
 from ..runtimes.run import TargetRun, run_target
+from .baseline import changes, read_baseline
 from .check_record import CheckRecord
-from .end_to_end.findings import Finding, TargetResult
+from .end_to_end.findings import Finding
 from .end_to_end.target_check import judge_run
 from .end_to_end.thread_counts import Threads, thread_counts
+from .file_inspection import FileInspection
 from .own_samples import read_samples, with_samples
-from .per_op.inspection import Anatomy, inspect, readable
+from .sample_suspects import sample_suspects
 from .search.search import Searched, with_found
+from .selection import select
 
 if TYPE_CHECKING:
     from ..devices.base import DeviceOptions
-
-DEFAULT_TARGETS = ("litert", "onnxruntime")
 
 
 class ParityReport(CheckRecord):
@@ -62,7 +61,7 @@ class ParityReport(CheckRecord):
 
 def check_parity(
     directory: str | os.PathLike[str],
-    targets: Sequence[str] = DEFAULT_TARGETS,
+    targets: Sequence[str] | None = None,
     inputs: Source | None = None,
     *,
     preprocessing: Preprocessing | None = None,
@@ -71,6 +70,10 @@ def check_parity(
     threads: Threads = 1,
     per_op: bool = False,
     devices: DeviceOptions | None = None,
+    artifacts: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    baseline: str | os.PathLike[str] | None = None,
 ) -> ParityReport:
     """Check that exported files compute what the trained model computes.
 
@@ -79,7 +82,8 @@ def check_parity(
 
     Args:
         directory: What `renormlite export` wrote.
-        targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`.
+        targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`; by
+            default on the first installed runtime of each format.
         inputs: Samples to check besides the golden set: a file, a folder of images, an array, or
             arrays by input name; see `artifacts.samples`. With `label`, or folders named as the
             classes, accuracy is compared too.
@@ -93,6 +97,10 @@ def check_parity(
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
             to name what is at fault.
         devices: Choices about devices other than this machine, such as time limits.
+        artifacts: Check these files only.
+        precisions: Check files of these precisions only.
+        layers: Give a verdict on these Keras layers only: their weights and ops.
+        baseline: JSON report of an earlier check; what got worse since then is a failure.
 
     Returns:
         The report; `passed` is the verdict.
@@ -103,26 +111,31 @@ def check_parity(
     """
     start = time.perf_counter()
     counts = thread_counts(threads)
-    wanted = [Target.parse(text) for text in targets]
+    before = None if baseline is None else read_baseline(baseline)
     export = open_export(directory)
-    fitting = {target: _fitting(export, target) for target in wanted}
-    inside = _Inside(export, counts[0], per_op)
-    with _verified(export, [entry for entries in fitting.values() for entry in entries]) as run:
+    selection = select(export, targets, artifacts=artifacts, precisions=precisions)
+    inside = FileInspection(export, counts[0], per_op, layers)
+    with _verified(export, [entry for _, entry in selection.pairs]) as run:
         golden = export.read_golden()
         for artifact in run:
             inside.read(artifact)
+    findings: list[Finding] = []
     if inputs is not None:
         own = read_samples(inputs, export, preprocessing=preprocessing, limit=limit)
-        golden = with_samples(golden, export, own)
+        known, golden = golden, with_samples(golden, export, own)
+        findings += sample_suspects(own, known, golden, export, preprocessing)
     searched: tuple[Searched, ...] = ()
     if search is not None:
-        pairs = [(target, entry) for target, entries in fitting.items() for entry in entries]
-        golden, searched = with_found(golden, export, pairs, runs=search, threads=counts[0])
+        golden, searched = with_found(
+            golden, export, selection.pairs, runs=search, threads=counts[0]
+        )
     results = []
-    for target, artifacts in fitting.items():
-        for artifact, runs in _on_target(export, artifacts, golden, target, counts, devices):
+    for target, files in selection.files.items():
+        for artifact, runs in _on_target(export, files, golden, target, counts, devices):
             result = judge_run(export, artifact, golden, target, runs[0], runs[1:])
             results.append(inside.add(artifact, golden, target, result))
+    if before is not None:
+        findings += changes(before, results, whole=not (artifacts or precisions))
     return ParityReport(
         name=export.name,
         directory=export.path,
@@ -133,7 +146,8 @@ def check_parity(
         manifest=export.record,
         golden=golden,
         searched=searched,
-        left_out=tuple(sentence for target in wanted for sentence in _left_out(export, target)),
+        left_out=selection.left_out,
+        findings=tuple(findings),
     )
 
 
@@ -197,95 +211,3 @@ def _not_run(
     """Return the run of a file that is missing."""
     ran = {"runtime": target.runtime, "threads": threads}
     return TargetRun({}, ran, {}, export.damaged(artifact) or "")
-
-
-class _Inside:
-    """Adds to each result what the inside of its file says; reads each file once."""
-
-    def __init__(self, export: ExportDirectory, threads: int, per_op: bool) -> None:
-        self._export, self._threads, self._per_op = export, threads, per_op
-        self._anatomies: dict[str, Anatomy | Finding | None] = {}
-
-    def read(self, artifact: Artifact) -> Anatomy | Finding | None:
-        """Return a file's anatomy, the failure to read it, or None where there is no network."""
-        if artifact.file not in self._anatomies:
-            self._anatomies[artifact.file] = self._read(artifact)
-        return self._anatomies[artifact.file]
-
-    def add(
-        self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
-    ) -> TargetResult:
-        """Return a result with the verdict on weights and, where called for, on every op."""
-        anatomy = self.read(artifact)
-        if anatomy is None:
-            return result
-        if isinstance(anatomy, Finding):
-            return replace(result, findings=(*result.findings, anatomy))
-        result = replace(result, findings=(*result.findings, *anatomy.findings()))
-        wanted = self._per_op or not (result.passed and anatomy.conclusive(artifact))
-        if not result.given or not wanted:
-            return result
-        try:
-            walked, faults, findings = inspect(
-                self._export.path / artifact.file,
-                artifact,
-                golden,
-                target,
-                anatomy,
-                result,
-                threads=self._threads,
-            )
-        except Exception as error:
-            # Of a file that nobody exported nothing can be assumed; of any other this is our fault.
-            if self._export.damaged(artifact) is None:
-                raise
-            finding = Finding("ops", False, f"the ops of {artifact.file} cannot be read: {error}")
-            return replace(result, findings=(*result.findings, finding))
-        return replace(
-            result,
-            findings=(*result.findings, *findings),
-            ops=walked.checks if walked else (),
-            faults=tuple(faults),
-        )
-
-    def _read(self, artifact: Artifact) -> Anatomy | Finding | None:
-        if not readable(artifact):
-            return None
-        try:
-            network = self._export.read_network(artifact)
-            if network is None:
-                return None
-            path, data = self._export.path / artifact.file, self._export.content(artifact)
-            return Anatomy.of(path, artifact, network, data)
-        except UserError as error:
-            return Finding("weights", False, str(error))
-
-
-def _fitting(export: ExportDirectory, target: Target) -> list[Artifact]:
-    """Return the artifacts that a target loads."""
-    fitting = [entry for entry in export.artifacts if entry.format in target.formats]
-    if not fitting:
-        formats = " or ".join(f".{name}" for name in target.formats)
-        others = [name for name, entry in RUNTIMES.items() if _any_format(export, entry.formats)]
-        raise UserError(
-            f"The target '{target}' loads {formats} files and {export.path} has none. "
-            f"Its files run on: {', '.join(others)}."
-        )
-    able = [entry for entry in fitting if not target.cannot_run(entry.precision)]
-    if not able:
-        raise UserError(". ".join(_left_out(export, target)) + ". Check on another target.")
-    return able
-
-
-def _left_out(export: ExportDirectory, target: Target) -> list[str]:
-    """Return a sentence for each artifact that a target cannot run by its makers' word."""
-    return [
-        f"{artifact.file} was not run on {target}: {target.cannot_run(artifact.precision)}"
-        for artifact in export.artifacts
-        if artifact.format in target.formats and target.cannot_run(artifact.precision)
-    ]
-
-
-def _any_format(export: ExportDirectory, formats: Sequence[str]) -> bool:
-    """Return whether an export has a file of one of the formats."""
-    return any(artifact.format in formats for artifact in export.artifacts)

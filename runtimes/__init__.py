@@ -185,6 +185,11 @@ def runner_class(runtime: str) -> type[Runner]:
     return found
 
 
+def usable_here(runtime: str) -> bool:
+    """Return whether a runtime is installed in this environment or in one of its own."""
+    return RUNTIMES[runtime].installed or environment(runtime) is not None
+
+
 def make_runner(target: Target, artifact: Path, *, threads: int = 1) -> Runner:
     """Return the runner of a target, in the runtime's own environment where it is not in this one.
 

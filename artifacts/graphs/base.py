@@ -104,12 +104,14 @@ class ArtifactGraph:
         inputs: Keys of the inputs, in the file's order.
         outputs: Keys of the outputs, in the file's order.
         read_ops: Reads the ops, when somebody asks for them.
+        metadata: What the file's maker wrote into it, by key.
     """
 
     tensors: Mapping[str, GraphTensor]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def ops(self) -> tuple[GraphOp, ...]:

@@ -70,6 +70,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         read_ops=lambda: tuple(ops),
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 

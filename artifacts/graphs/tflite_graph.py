@@ -83,7 +83,19 @@ def _graph(data: bytes, path: Path) -> ArtifactGraph:
         inputs=_keys(main.InputsAsNumpy()),
         outputs=_keys(main.OutputsAsNumpy()),
         read_ops=lambda: _reading(path, functools.partial(_ops, model, main, tensors)),
+        metadata=_metadata(model),
     )
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """Return what the file's maker wrote into it, as text."""
+    entries = [model.Metadata(place) for place in range(model.MetadataLength())]
+    return {
+        _text(entry.Name()): _vector(model.Buffers(entry.Buffer()).DataAsNumpy(), "u1")
+        .tobytes()
+        .decode(errors="replace")
+        for entry in entries
+    }
 
 
 def _keys(indices: Any) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ class Finding:
     """One thing that was checked.
 
     Attributes:
-        check: Which check: file, load, kernels, outputs, finite, noise, weights, ops, rounding,
-            determinism, threads.
+        check: Which check: file, load, interface, training, kernels, outputs, finite, noise,
+            weights, ops, rounding, determinism, threads.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.

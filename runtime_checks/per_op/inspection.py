@@ -74,6 +74,15 @@ class Anatomy:
         found = all(match.state == "equal" for match in self.weights)
         return found and not precision_named(artifact.precision).quantized
 
+    @property
+    def of_another_training(self) -> bool:
+        """Whether not one kernel of several is the network's, nor explained by what was done to it.
+
+        A converter merges or reorders some, never all.
+        """
+        kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
+        return len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
+
     def findings(self) -> list[Finding]:
         """Return the verdict on the weights: one failure for each altered one."""
         altered = [match for match in self.weights if match.state == "altered"]

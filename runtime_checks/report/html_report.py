@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from ..check_record import CheckRecord
 
 _FOLDER = Path(__file__).parent / "page"
+
+# Name of the element in which a page says what it covers.
+_COVERS = "renormlite-covers"
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,16 @@ def render(report: CheckRecord) -> str:
         folded=_folded(report.manifest),
         classes=_classes(report.manifest),
         style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+        meta=_COVERS,
+        covers=";".join(f"{result.artifact} on {result.target}" for result in report.results),
     )
+
+
+def covered(page: str) -> frozenset[tuple[str, str]]:
+    """Return what a page covers, (file, target) by (file, target); nothing of another page."""
+    found = re.search(f'<meta name="{_COVERS}" content="([^"]*)">', page)
+    pairs = html.unescape(found[1]).split(";") if found else []
+    return frozenset((file, target) for file, _, target in (p.partition(" on ") for p in pairs))
 
 
 def _result_view(report: CheckRecord, result: TargetResult) -> ResultView:
@@ -128,6 +142,9 @@ def _lead(report: CheckRecord) -> str:
     on = f"{files} file{'s' * (files != 1)} on {targets} target{'s' * (targets != 1)}"
     if not report.results:
         return "Nothing was checked."
+    failed = sum(not finding.passed for finding in report.findings)
+    if not wrong and failed:
+        return f"{on}: each passes, but what is said of this check below makes it fail."
     if not wrong:
         return f"{on}: each computes what the trained model computes."
     where = ", ".join(f"{result.artifact} on {result.target}" for result in wrong[:3])

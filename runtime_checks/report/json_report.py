@@ -39,6 +39,7 @@ def record(report: CheckRecord) -> dict[str, Any]:
         "versions": report.manifest.get("versions", {}),
         "results": [result_record(result) for result in report.results],
         "left_out": list(report.left_out),
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "searched": [{**vars(search), "sentence": search.sentence} for search in report.searched],
     }
 

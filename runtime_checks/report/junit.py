@@ -33,6 +33,8 @@ def render(report: CheckRecord) -> str:
         root.append(_suite(report, target, results, now))
     if report.left_out:
         root.append(_left_out(report, now))
+    if report.findings:
+        root.append(_about_no_file(report, now))
     for key in ("tests", "failures"):
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
     root.set("errors", "0")
@@ -77,6 +79,36 @@ def _left_out(report: CheckRecord, now: str) -> ElementTree.Element:
             suite, "testcase", classname=_text(f"{report.name}.left out"), name=_text(name)
         )
         ElementTree.SubElement(case, "skipped", message=_text(sentence))
+    return suite
+
+
+def _about_no_file(report: CheckRecord, now: str) -> ElementTree.Element:
+    """Return the suite of what is about no file alone."""
+    failures = sum(not finding.passed for finding in report.findings)
+    suite = ElementTree.Element(
+        "testsuite",
+        name="check",
+        timestamp=now,
+        tests=str(len(report.findings)),
+        failures=str(failures),
+        errors="0",
+        skipped="0",
+        time="0.000",
+    )
+    for finding in report.findings:
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname=_text(f"{report.name}.{finding.check}"),
+            name=_text(f"{finding.check} {finding.subject}"),
+            time="0.000",
+        )
+        if finding.passed:
+            ElementTree.SubElement(case, "system-out").text = _text(finding.message)
+        else:
+            ElementTree.SubElement(
+                case, "failure", message=_text(finding.message), type=_text(finding.check)
+            )
     return suite
 
 

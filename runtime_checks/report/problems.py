@@ -16,6 +16,8 @@ from .numbers import short
 
 _CHECKS = {
     "file": "The file was changed after the export",
+    "interface": "The file's interface is not the trained model's",
+    "training": "The file holds the weights of another training",
     "load": "The runtime cannot load or run the file",
     "kernels": "Other kernels ran than were asked for",
     "outputs": "An output is missing or has another shape",
@@ -82,9 +84,19 @@ def _what(result: TargetResult, fault: Fault | None) -> str:
     if not failed:
         return "Nothing was compared"
     # The cause before the effect, and the effect before "the file was changed".
-    order = ("load", "outputs", "weights", "ops", "kernels", "finite", "noise")
-    ranks = {check: place for place, check in enumerate(order)}
-    first = min(failed, key=lambda finding: ranks.get(finding.check, len(order)))
+    order = (
+        "load",
+        "interface",
+        "training",
+        "outputs",
+        "weights",
+        "ops",
+        "kernels",
+        "finite",
+        "noise",
+    )
+    ranks = {check: place for place, check in enumerate((*order, "noise"))}
+    first = min(failed, key=lambda finding: ranks.get(finding.check, len(ranks)))
     if first.check == "weights" and first.subject:
         return _FAULTS["weights"].format(first.subject)
     return _CHECKS.get(first.check, f"The check '{first.check}' failed")

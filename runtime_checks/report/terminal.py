@@ -75,6 +75,9 @@ def print_report(report: CheckRecord, console: Console) -> None:
     _print_threads(report, console)
     for sentence in report.left_out:
         console.print(f"[yellow]left out[/] {escape(sentence)}")
+    for finding in report.findings:
+        word = "[yellow]note[/]" if finding.passed else "[bold red]FAIL[/]"
+        console.print(f"{word} {escape(finding.message)}")
     for result in report.results:
         wrong = problem(result, report.golden)
         if wrong is not None:

@@ -18,9 +18,8 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network
 from ...artifacts.sample_kinds import SEARCH, TYPICAL
 from ...artifacts.samples import SampleSet
-from ...runtimes import LOCAL, RUNTIMES, Target, make_runner
+from ...runtimes import LOCAL, RUNTIMES, Target, make_runner, usable_here
 from ...runtimes.base import ArtifactError
-from ...runtimes.isolated import environment
 from ...runtimes.session import Session
 from ..end_to_end.comparison import compare_output
 from ..own_samples import HOSTS, extended, known_network
@@ -140,8 +139,7 @@ def _twin(target: Target, artifact: Artifact) -> Target:
     if target.device == LOCAL:
         return target
     entry = RUNTIMES[target.runtime]
-    installed = entry.installed or environment(target.runtime)
-    if entry.home == LOCAL and installed:
+    if entry.home == LOCAL and usable_here(target.runtime):
         return replace(target, device=LOCAL)
     return Target(HOSTS[artifact.format])
 

@@ -186,7 +186,7 @@ def test_processors_multiply_the_targets_that_name_none() -> None:
 
 
 def test_targets_says_what_each_lacks(empty_cache: Path) -> None:
-    done = CliRunner().invoke(targets.command, ["--json"])
+    done = CliRunner().invoke(targets.command, ["--json", "-"])
     assert done.exit_code == 0
     rows = {row["target"]: row for row in json.loads(done.stdout)}
     assert rows["litert"]["usable"]
@@ -199,7 +199,7 @@ def test_targets_says_what_each_lacks(empty_cache: Path) -> None:
 
 
 def test_targets_once_everything_is_set_up() -> None:
-    done = CliRunner().invoke(targets.command, ["--json"])
+    done = CliRunner().invoke(targets.command, ["--json", "-"])
     rows = {row["target"]: row for row in json.loads(done.stdout)}
     emulated = [row for name, row in rows.items() if "@qemu" in name or "@browser" in name]
     assert len(emulated) >= 8

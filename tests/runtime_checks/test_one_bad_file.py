@@ -36,10 +36,7 @@ DAMAGES = {
     "another name": (lambda path, alien: shutil.copy(alien["name"], path), "'picture'"),
     "missing": (lambda path, alien: path.unlink(), "is missing, though manifest.json lists it"),
     "empty": (lambda path, alien: path.write_bytes(b""), "has 0 bytes"),
-    "another hash": (
-        lambda path, alien: path.write_bytes(path.read_bytes() + b"0"),
-        "SHA-256|bytes",
-    ),
+    "longer": (lambda path, alien: path.write_bytes(path.read_bytes() + b"0"), "bytes where"),
     "text": (lambda path, alien: path.write_text("<!DOCTYPE html>"), "has 15 bytes"),
 }
 

@@ -44,8 +44,8 @@ def test_inspect_as_a_table(saved, monkeypatch):
 
 def test_inspect_as_json_and_picture(saved, tmp_path):
     picture = tmp_path / "graph.svg"
-    result = run(inspect_command, saved, "--json", "--picture", picture)
-    report = json.loads(result.output)
+    result = run(inspect_command, saved, "--json", "-", "--picture", picture)
+    report = json.loads(result.stdout)
     assert [r["outcome"] for r in report["records"]] == ["folded", "kept", "kept"]
     assert "softmax" in report["records"][1]["reason"]
     texts = [e.text for e in xml.etree.ElementTree.parse(picture).iter() if e.text]
@@ -68,5 +68,5 @@ def test_fold_writes_a_model_that_loads(saved, tmp_path):
 
 
 def test_wrong_output_name_is_a_users_error(saved, tmp_path):
-    with pytest.raises(UserError, match=r"ending in \.keras"):
+    with pytest.raises(UserError, match=r"ends in \.keras"):
         run(fold_command, saved, "-o", tmp_path / "folded.h5")

@@ -204,7 +204,7 @@ def two_outputs(tmp_path_factory):
 
 def test_two_outputs_and_a_file_that_does_not_load(two_outputs):
     page = Page(two_outputs.to_html())
-    assert "The runtime cannot load the file" in page.text
+    assert "The runtime cannot load or run the file" in page.text
     for name in ("word", "level"):
         assert f"Error budget of '{name}'" in page.text
     assert "Decisions of 'word'" in page.text

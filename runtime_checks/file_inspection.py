@@ -1,0 +1,171 @@
+"""What the inside of each file says: its weights, its interface, its ops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..artifacts.directory import ExportDirectory
+from ..artifacts.golden_set import GoldenSet
+from ..artifacts.manifest import METADATA_KEY, Artifact
+from ..errors import UserError
+from ..runtimes import Target
+from .end_to_end.findings import Finding, TargetResult
+from .interface_suspects import interface_suspect
+from .per_op.inspection import Anatomy, inspect, readable
+
+# Findings that stand whatever layer is asked about.
+_OF_THE_FILE = ("file", "load", "interface", "training", "kernels")
+
+
+class FileInspection:
+    """Adds to each result what its file holds; reads each file once.
+
+    Args:
+        export: The export.
+        threads: Threads that the runtimes may use.
+        per_op: Whether every op is checked by itself even where all is well.
+        layers: Keras layers that the verdict is about; empty for the whole file.
+
+    Raises:
+        UserError: The network has no such layer.
+    """
+
+    def __init__(
+        self,
+        export: ExportDirectory,
+        threads: int,
+        per_op: bool,
+        layers: Sequence[str] = (),
+    ) -> None:
+        self._export, self._threads = export, threads
+        self._per_op, self._layers = per_op or bool(layers), layers
+        self._anatomies: dict[str, Anatomy | Finding | None] = {}
+        network = export.folded_network
+        known = dict.fromkeys(node.layer for node in network.nodes) if network else {}
+        unknown = [name for name in layers if name not in known]
+        if unknown:
+            raise UserError(
+                f"{export.path} has no layer '{unknown[0]}' with weights or ops of its own. "
+                f"It has {', '.join(known) or 'no network'}."
+            )
+
+    def read(self, artifact: Artifact) -> Anatomy | Finding | None:
+        """Return a file's anatomy, the failure to read it, or None where there is no network."""
+        if artifact.file not in self._anatomies:
+            self._anatomies[artifact.file] = self._read(artifact)
+        return self._anatomies[artifact.file]
+
+    def add(
+        self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
+    ) -> TargetResult:
+        """Return a result with the verdict on weights and, where called for, on every op."""
+        whole = self._whole(artifact, golden, target, result)
+        return self._of_layers(whole) if self._layers and whole.given else whole
+
+    def _of_layers(self, result: TargetResult) -> TargetResult:
+        """Return what a result says of the layers that the verdict is about."""
+        ops = tuple(check for check in result.ops if check.layer in self._layers)
+        about = [
+            finding
+            for finding in result.findings
+            if finding.check in _OF_THE_FILE or finding.subject in self._layers
+        ]
+        if all(finding.passed for finding in about):
+            names = ", ".join(self._layers)
+            worst = max((check.ratio for check in ops), default=0.0)
+            says = f"{len(ops)} ops agree with float64 (greatest error {worst:.2f} of the bound)"
+            about.append(Finding("ops", bool(ops), f"layer {names}: {says}", names))
+        faults = tuple(fault for fault in result.faults if fault.layer in self._layers)
+        return replace(result, findings=tuple(about), ops=ops, faults=faults)
+
+    def _whole(
+        self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
+    ) -> TargetResult:
+        """Return a result with the verdict on the whole file."""
+        anatomy = self.read(artifact)
+        if anatomy is None:
+            return result
+        if isinstance(anatomy, Finding):
+            return replace(result, findings=(*result.findings, anatomy))
+        result = replace(result, findings=(*result.findings, *anatomy.findings()))
+        wanted = self._per_op or not (result.passed and anatomy.conclusive(artifact))
+        if not result.given or not wanted:
+            return result
+        suspect = self._suspect(artifact, golden, target, anatomy, result)
+        if suspect is not None:
+            return replace(result, findings=(*result.findings, suspect))
+        try:
+            walked, faults, findings = inspect(
+                self._export.path / artifact.file,
+                artifact,
+                golden,
+                target,
+                anatomy,
+                result,
+                threads=self._threads,
+            )
+        except Exception as error:
+            # Of a file that nobody exported nothing can be assumed; of any other this is our fault.
+            if self._export.damaged(artifact) is None:
+                raise
+            finding = Finding("ops", False, f"the ops of {artifact.file} cannot be read: {error}")
+            return replace(result, findings=(*result.findings, finding))
+        return replace(
+            result,
+            findings=(*result.findings, *findings),
+            ops=walked.checks if walked else (),
+            faults=tuple(faults),
+        )
+
+    def _suspect(
+        self,
+        artifact: Artifact,
+        golden: GoldenSet,
+        target: Target,
+        anatomy: Anatomy,
+        result: TargetResult,
+    ) -> Finding | None:
+        """Return what is wrong with the file as a whole, so that no layer of it is at fault."""
+        if result.passed:
+            return None
+        if anatomy.of_another_training:
+            return Finding("training", False, self._of_another_training(artifact, anatomy))
+        if any(match.state == "altered" for match in anatomy.weights):
+            return None
+        path = self._export.path / artifact.file
+        says = interface_suspect(path, artifact, golden, target, result)
+        return Finding("interface", False, says) if says else None
+
+    def _read(self, artifact: Artifact) -> Anatomy | Finding | None:
+        if not readable(artifact):
+            return None
+        try:
+            network = self._export.read_network(artifact)
+            if network is None:
+                return None
+            path, data = self._export.path / artifact.file, self._export.content(artifact)
+            return Anatomy.of(path, artifact, network, data)
+        except UserError as error:
+            return Finding("weights", False, str(error))
+
+    def _of_another_training(self, artifact: Artifact, anatomy: Anatomy) -> str:
+        """Say that a file holds other weights throughout, and which model it names as its own."""
+        text = (
+            f"all kernels in {artifact.file} differ from the folded network's: the file is of "
+            "another training"
+        )
+        expected, found = self._export.manifest.source.get("sha256"), _source(anatomy)
+        if expected and found and expected != found:
+            text += f" (its metadata names the model {found[:12]}…, manifest.json {expected[:12]}…)"
+        return text
+
+
+def _source(anatomy: Anatomy) -> str | None:
+    """Return the SHA-256 of the model that a file says it was made from."""
+    try:
+        found = json.loads(anatomy.graph.metadata.get(METADATA_KEY, "{}"))["source"]["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

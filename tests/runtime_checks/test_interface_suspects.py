@@ -1,0 +1,228 @@
+"""Protects that a wrong interface or altered weights are named as such, with what mends them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from renormlite import check_parity, export_model
+from renormlite.files import sha256
+
+FILE = "pair.float32.onnx"
+
+
+def build(seed: int):
+    """Two inputs and two outputs of the same shapes, none of which may stand for the other."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(seed)
+    left, right = (keras.Input((6, 6, 3), name=name) for name in ("left", "right"))
+    x = layers.Conv2D(5, 3, activation="relu", name="of_left")(left)
+    y = layers.Conv2D(5, 3, activation="relu", name="of_right")(right)
+    x = layers.Flatten()(layers.Subtract(name="difference")([x, y]))
+    age, weight = (layers.Dense(4, name=name)(x) for name in ("age", "weight"))
+    model = keras.Model([left, right], [age, weight], name="pair")
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        variable.assign(rng.normal(0, 0.5, variable.shape))
+    return model
+
+
+def export_of(seed: int, folder):
+    rng = np.random.default_rng(5)
+    inputs = {name: rng.uniform(0, 1, (8, 6, 6, 3)).astype("f4") for name in ("left", "right")}
+    model = build(seed)
+    source = folder.parent / f"source{seed}"
+    source.write_text(str(seed))
+    export_model(model, folder, formats=("onnx",), inputs=inputs, source=source)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return export_of(1, tmp_path_factory.mktemp("pair") / "pair")
+
+
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory):
+    return export_of(2, tmp_path_factory.mktemp("retrained") / "pair")
+
+
+def behind(graph, name, op, constants=(), **attributes):
+    """Put an op between an input and what reads it."""
+    for node in graph.node:
+        for place, read in enumerate(node.input):
+            if read == name:
+                node.input[place] = f"{name}/changed"
+    insert(graph, 0, op, name, f"{name}/changed", constants, attributes)
+
+
+def before(graph, name, op, constants=(), **attributes):
+    """Put an op between an output and what computes it."""
+    for node in graph.node:
+        for place, written in enumerate(node.output):
+            if written == name:
+                node.output[place] = f"{name}/original"
+    insert(graph, len(graph.node), op, f"{name}/original", name, constants, attributes)
+
+
+def insert(graph, place, op, read, written, constants, attributes):
+    names = [f"{written}/constant{i}" for i in range(len(constants))]
+    for constant, value in zip(names, constants, strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), constant))
+    node = helper.make_node(op, [read, *names], [written], **attributes)
+    graph.node.insert(place, node)
+
+
+def renamed(graph, names):
+    for node in graph.node:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+
+
+def altered(layer, role, change):
+    """Return a fault that changes one weight of a layer."""
+
+    def plant(graph):
+        shapes = {"kernel": 2, "bias": 1}
+        (entry,) = (
+            entry
+            for entry in graph.initializer
+            if layer in entry.name and (len(entry.dims) >= 2) == (shapes[role] == 2)
+        )
+        value = numpy_helper.to_array(entry).copy()
+        entry.CopyFrom(numpy_helper.from_array(change(value), entry.name))
+
+    return plant
+
+
+def exchanged(axis, first, second):
+    def change(value):
+        order = np.arange(value.shape[axis])
+        order[[first, second]] = second, first
+        return np.ascontiguousarray(np.take(value, order, axis))
+
+    return change
+
+
+def cut(value):
+    value.reshape(-1)[value.size // 2 :] = 0
+    return value
+
+
+INTERFACES = {
+    "inputs": (
+        lambda g: renamed(g, {"left": "right", "right": "left"}),
+        "inputs 'left' and 'right' are exchanged",
+    ),
+    "outputs": (
+        lambda g: renamed(g, {"age": "weight", "weight": "age"}),
+        "outputs 'age' and 'weight' are exchanged",
+    ),
+    "axes": (
+        lambda g: behind(g, "left", "Transpose", perm=[0, 2, 1, 3]),
+        "the axes of input 'left' are in another order in the file: transpose what it is fed by "
+        "(0, 2, 1, 3)",
+    ),
+    "blue first": (
+        lambda g: behind(g, "right", "Gather", [np.array([2, 1, 0])], axis=3),
+        "input 'right' has its channels in the order (2, 1, 0) (BGR for RGB)",
+    ),
+    "two labels": (
+        lambda g: before(g, "age", "Gather", [np.array([0, 3, 2, 1])], axis=1),
+        "entries 1 and 3 are exchanged of output 'age'",
+    ),
+    "all labels": (
+        lambda g: before(g, "age", "Gather", [np.array([1, 2, 3, 0])], axis=1),
+        "(3, 0, 1, 2) would put them right",
+    ),
+    "pixels": (
+        lambda g: behind(g, "left", "Mul", [np.float32(1 / 255)]),
+        "the file takes input 'left' multiplied by 255",
+    ),
+    "range": (
+        lambda g: before(g, "weight", "Mul", [np.float32(100)]),
+        "output 'weight' is 100 times the trained model's",
+    ),
+}
+WEIGHTS = {
+    "rows": (
+        altered("age", "kernel", exchanged(1, 1, 3)),
+        "rows (outputs) 1 and 3 are exchanged",
+    ),
+    "blue first": (
+        altered("of_left", "kernel", exchanged(1, 0, 2)),
+        "input channels 0 and 2 are exchanged (BGR for RGB?)",
+    ),
+    "byte order": (
+        altered("of_right", "kernel", lambda w: w.byteswap()),
+        "its bytes are in the other order",
+    ),
+    "cut": (altered("of_right", "kernel", cut), "zero from byte 268 of its 540 on"),
+    "scaled": (altered("of_left", "kernel", lambda w: w / 2), "all of it is 0.5 times"),
+}
+
+
+def checked(pair, tmp_path, plant):
+    """Plant a fault that no hash tells, and return the result of the check."""
+    folder = tmp_path / "pair"
+    shutil.copytree(pair, folder)
+    model = onnx.load(folder / FILE)
+    plant(model.graph)
+    onnx.save(model, folder / FILE)
+    trust(folder)
+    (result,) = check_parity(folder).results
+    assert not result.passed
+    return result
+
+
+def trust(folder):
+    """Let the manifest take the file for the exported one."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size = (folder / FILE).stat().st_size
+    manifest["artifacts"][0] |= {"sha256": sha256(folder / FILE), "bytes": size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("fault", INTERFACES)
+def test_a_wrong_interface_is_named_and_no_layer_blamed(pair, tmp_path, fault):
+    plant, sentence = INTERFACES[fault]
+    result = checked(pair, tmp_path, plant)
+    (finding,) = (f for f in result.findings if f.check == "interface")
+    assert sentence in finding.message
+    assert result.faults == ()
+
+
+@pytest.mark.parametrize("fault", WEIGHTS)
+def test_what_happened_to_a_weight_is_named(pair, tmp_path, fault):
+    plant, sentence = WEIGHTS[fault]
+    result = checked(pair, tmp_path, plant)
+    assert any(sentence in finding.message for finding in result.findings)
+    assert not any(finding.check == "interface" for finding in result.findings)
+
+
+def test_a_wrong_op_is_no_wrong_interface(pair, tmp_path):
+    def other_activation(graph):
+        next(node for node in graph.node if node.op_type == "Relu").op_type = "Tanh"
+
+    result = checked(pair, tmp_path, other_activation)
+    assert not any(finding.check == "interface" for finding in result.findings)
+    assert result.faults[0].layer == "of_left"
+
+
+def test_a_file_of_another_training(pair, retrained, tmp_path):
+    folder = tmp_path / "pair"
+    shutil.copytree(pair, folder)
+    shutil.copy(retrained / FILE, folder / FILE)
+    trust(folder)
+    (result,) = check_parity(folder).results
+    (finding,) = (f for f in result.findings if f.check == "training")
+    sources = [json.loads((d / "manifest.json").read_text())["source"] for d in (retrained, pair)]
+    found, expected = (source["sha256"][:12] for source in sources)
+    assert f"names the model {found}…, manifest.json {expected}…" in finding.message
+    assert result.faults == ()

@@ -8,7 +8,15 @@ import numpy as np
 
 from ..artifacts.network import Network
 from ..artifacts.sample_kinds import NONFINITE, kinds_of
-from .network import evaluate_network, opaque_layers
+from .network import evaluate_node, opaque_layers
+
+# Operators that turn numbers into choices, in which a NaN may vanish.
+_DECIDING = {
+    *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal"),
+    *("sort", "argsort", "argmax", "argmin", "reduce_max", "reduce_min"),
+    *("one_hot", "gather", "bucketize", "truncate", "sign", "sign_bit"),
+    *("nonzero", "logical_not", "is_nan", "is_finite"),
+}
 
 
 def expected(
@@ -17,7 +25,7 @@ def expected(
     """Return of which elements something is expected.
 
     Args:
-        network: The folded network; it hands NaN on in every operation.
+        network: The folded network.
         inputs: Its input names to (N, …).
         witnesses: Output name to (N, …): what the trained model and others give.
 
@@ -35,10 +43,28 @@ def expected(
             array[odd] = False
         return found
     chosen = {name: array[odd] for name, array in inputs.items()}
-    with np.errstate(invalid="ignore", over="ignore"):
-        spread = evaluate_network(network, chosen, dtype=np.float32)
+    spread = _followed(network, chosen)
     for name, array in found.items():
-        array[odd] = np.isfinite(spread[name])
+        array[odd] = np.isfinite(spread[network.outputs[name]])
         for outputs in witnesses:
             array[odd] &= np.isfinite(outputs[name][odd])
     return found
+
+
+def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return every value, with NaN wherever a NaN or infinity may lead.
+
+    NumPy hands NaN on in arithmetic. What a comparison, a sort or an index makes of it is a matter
+    of the runtime: there a sample that holds one becomes NaN throughout.
+    """
+    values = {name: array.astype(np.float32) for name, array in inputs.items()}
+    with np.errstate(all="ignore"):
+        for node in network.nodes:
+            read = [values[name] for name in node.inputs]
+            value = evaluate_node(node, read)
+            if node.op in _DECIDING:
+                lost = [~np.isfinite(x.reshape(len(x), -1)).all(axis=1) for x in read]
+                value = np.array(value)
+                value[np.any(lost, axis=0)] = np.nan
+            values[node.name] = value
+    return values

@@ -129,7 +129,7 @@ def freeze(
     with contextlib.ExitStack() as stack:
         steps = stack.enter_context(unrolled(model)) if unroll else {}
         names = stack.enter_context(_coded_layer_names(model))
-        stack.enter_context(_inlined_functions())
+        stack.enter_context(inlined_functions())
         trace = _trace(model, inputs, signature, arrange)
     constants = trace.constants
     replaced = split_grouped_conv3d(trace.graph, constants)
@@ -303,7 +303,7 @@ def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
 
 
 @contextlib.contextmanager
-def _inlined_functions() -> Iterator[None]:
+def inlined_functions() -> Iterator[None]:
     """Make every `tf.function` inside a layer run as plain Python, so that it is traced inline."""
     import tensorflow as tf
 

@@ -36,11 +36,11 @@ def must_unroll(model: keras.Model, format_name: str, precision: str) -> bool:
 
 
 @contextlib.contextmanager
-def unrolled(model: keras.Model) -> Iterator[dict[str, int]]:
+def unrolled(model: keras.Layer) -> Iterator[dict[str, int]]:
     """Make every recurrent layer write its steps out for the time of a trace.
 
     Args:
-        model: The model; its layers are changed and put back.
+        model: The model or layer; the layers inside it are changed and put back.
 
     Yields:
         Name of each recurrent layer to its number of steps, filled while the model is traced.
@@ -62,7 +62,7 @@ def unrolled(model: keras.Model) -> Iterator[dict[str, int]]:
             del layer.inner_loop  # the class's own shows again
 
 
-def _recurrent_layers(model: keras.Model) -> Iterator[Any]:
+def _recurrent_layers(model: keras.Layer) -> Iterator[Any]:
     return (layer for layer in layers_inside(model) if isinstance(layer, keras.layers.RNN))
 
 

@@ -130,12 +130,22 @@ def operands_of(inputs: Arrays, weights: Weights, attributes: Attributes) -> tup
     return [*inputs, weights["constant"]], 0
 
 
-def with_constant(at: Evaluated, each: Arrays) -> Arrays:
-    """Return one array for each operand: those of the inputs, and zero for the constant."""
+def with_constant(at: Evaluated, each: Arrays, own: float) -> Arrays:
+    """Return one array for each operand: those of the inputs, and ``own`` for the constant."""
     if "constant" not in at.weights:
         return each
-    nothing = np.zeros(1)
-    return [nothing, *each] if at.attributes.get("constant_first", False) else [*each, nothing]
+    constant = np.full(1, own, at.output.dtype)
+    return [constant, *each] if at.attributes.get("constant_first", False) else [*each, constant]
+
+
+def constant_error(attributes: Attributes) -> float:
+    """Return how far off a file's constant may be, where a converter computes it in float32."""
+    return float(attributes.get("constant_error", 0.0))
+
+
+def constant_variance(attributes: Attributes, unit: float) -> float:
+    """Return the variance of that error, in units of the unit roundoff squared."""
+    return ROUNDING * (constant_error(attributes) / unit) ** 2
 
 
 def channels_last(x: np.ndarray, attributes: Attributes) -> np.ndarray:

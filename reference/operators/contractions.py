@@ -15,6 +15,8 @@ from .base import (
     Evaluated,
     Operator,
     Weights,
+    constant_error,
+    constant_variance,
     gamma,
     operands_of,
     summed,
@@ -45,18 +47,18 @@ class Bilinear(Operator):
         return self.apply(x, y, attributes)
 
     def _parts(
-        self, at: Evaluated, each: Arrays
+        self, at: Evaluated, each: Arrays, constant: float
     ) -> tuple[Arrays, Arrays, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
         operands, _ = operands_of(at.inputs, at.weights, at.attributes)
         own = [
             np.broadcast_to(part, operand.shape)
-            for part, operand in zip(with_constant(at, each), operands)
+            for part, operand in zip(with_constant(at, each, constant), operands)
         ]
         return operands, own, functools.partial(self.apply, attributes=at.attributes)
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
         """(|x| + e)(|y| + f) - |x||y| from the inputs' errors, and γ_K of the sum of sizes."""
-        (x, y), (e, f), apply = self._parts(at, errors)
+        (x, y), (e, f), apply = self._parts(at, errors, constant_error(at.attributes))
         x, y = np.abs(x), np.abs(y)
         passed = apply(e, y) + apply(x + e, f)
         return np.asarray(
@@ -65,7 +67,8 @@ class Bilinear(Operator):
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class; the sum rounds as `linear.Linear` derives."""
-        (x, y), (v, w), apply = self._parts(at, variances)
+        own = constant_variance(at.attributes, unit)
+        (x, y), (v, w), apply = self._parts(at, variances, own)
         x, y = np.square(x), np.square(y)
         terms = self.terms(x, y, at.attributes)
         walked = apply(v + ROUNDING * terms / 2 * x, y) + apply(x, w)

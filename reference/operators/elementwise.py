@@ -19,6 +19,8 @@ from .base import (
     Evaluated,
     Operator,
     Weights,
+    constant_error,
+    constant_variance,
     operands_of,
     summed,
     with_constant,
@@ -57,13 +59,16 @@ class Elementwise(Operator):
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         operands, _ = operands_of(at.inputs, at.weights, at.attributes)
-        found = self.bound(operands, at.output, with_constant(at, errors), unit)
+        found = self.bound(
+            operands, at.output, with_constant(at, errors, constant_error(at.attributes)), unit
+        )
         return np.asarray(found + np.zeros_like(at.output))
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         operands, _ = operands_of(at.inputs, at.weights, at.attributes)
-        found = self.spread(operands, at.output, with_constant(at, variances), unit)
+        each = with_constant(at, variances, constant_variance(at.attributes, unit))
+        found = self.spread(operands, at.output, each, unit)
         return np.asarray(found + np.zeros_like(at.output))
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
@@ -317,7 +322,8 @@ class Select(Elementwise):
     def value(self, operands: Arrays) -> np.ndarray:
         """See the base class."""
         condition, then, otherwise = operands
-        return np.where(condition != 0, then, otherwise)
+        chosen = np.where(condition != 0, then, otherwise)
+        return np.where(np.isnan(condition), np.asarray(np.nan, chosen.dtype), chosen)
 
     def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
         """See the base class."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...artifacts.network import Node
 from ...reference.operators.linear import LINEAR
 from .evaluation import Evaluation
-from .matching import distance, within
+from .matching import LOOPS, distance, within
 from .op_results import Culprit
 from .storage import Wide
 
@@ -37,12 +37,13 @@ def _readers(evaluation: Evaluation) -> dict[str, list[Node]]:
 def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
     """Return the nodes that are accounted for."""
     outputs, mapped = set(evaluation.network.outputs.values()), evaluation.mapped
-    accounted: set[str] = set()
+    accounted = _inside_loops(evaluation, readers)
     fused: set[str] = set()  # ends in a tensor without another linear op between
     for node in reversed(evaluation.network.nodes):
         after = readers.get(node.name, [])
         if all(
-            reader.op not in LINEAR and (reader.name in mapped or reader.name in fused)
+            reader.name not in evaluation.exact
+            or (reader.op not in LINEAR and (reader.name in mapped or reader.name in fused))
             for reader in after
         ):
             fused.add(node.name)
@@ -55,6 +56,26 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
         ):
             accounted.add(node.name)
     return accounted
+
+
+def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
+    """Return the nodes inside layers that the file computes in a loop, which shows no tensors.
+
+    The network has the steps of such a layer one by one. Only what the layer returns is compared.
+    """
+    if not any(op.kind in LOOPS for op in evaluation.tensors.graph.ops):
+        return set()
+    layers: dict[str, list[Node]] = {}
+    for node in evaluation.network.nodes:
+        layers.setdefault(node.layer, []).append(node)
+    found: set[str] = set()
+    for nodes in layers.values():
+        linear = [node.name for node in nodes if node.op in LINEAR]
+        if len(linear) > 1 and not any(name in evaluation.mapped for name in linear):
+            own = {node.name for node in nodes}
+            inner = (n for n in own if readers.get(n) and all(r.name in own for r in readers[n]))
+            found.update(inner)
+    return found - set(evaluation.network.outputs.values())
 
 
 def _chain(

@@ -20,6 +20,22 @@ _MEANINGFUL = 0.25
 _QUANTIZING = ("QUANTIZE", "QuantizeLinear")
 _MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "TRANSPOSE", "RESHAPE")
 
+# Ops whose inside is a graph of its own, and recurrent layers in one op. The former read values of
+# the graph around them that are not among their inputs.
+LOOPS = {
+    "WHILE",
+    "IF",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    "BIDIRECTIONAL_SEQUENCE_LSTM",
+    "UNIDIRECTIONAL_SEQUENCE_RNN",
+    "RNN",
+    "Loop",
+    "Scan",
+    "If",
+    "LSTM",
+    "GRU",
+}
+
 
 class Tensors:
     """What a runtime computed, by the file's keys.
@@ -43,7 +59,7 @@ class Tensors:
         for op in graph.ops:
             for key in op.inputs:
                 self._consumers.setdefault(key, []).append(op)
-            if any(key in dependent for key in op.inputs):
+            if op.kind in LOOPS or any(key in dependent for key in op.inputs):
                 dependent.update(op.outputs)
         self._dependent = dependent
         computed = dependent - set(graph.inputs)

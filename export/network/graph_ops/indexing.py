@@ -1,0 +1,92 @@
+"""Operations whose indices are values: gathering, sorting, one-hot vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .arithmetic import apply
+from .moves import cut, known_ints, taken
+from .values import (
+    Builder,
+    Computed,
+    Known,
+    Translation,
+    UntranslatableError,
+    Value,
+    axis_of,
+    role_of,
+    shape_of,
+)
+
+
+def _gather(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    table, indices = inputs[0], inputs[1]
+    axis = axis_of(known_ints(inputs[2], op)[0], op.inputs[0].shape.rank)
+    if "batch_dims" in op.node_def.attr and op.get_attr("batch_dims"):
+        raise UntranslatableError("Gather with batch dimensions")
+    if isinstance(indices, Known) and isinstance(table, Computed):
+        return [taken(builder, table, op.inputs[0], axis, indices.ints)]
+    if not isinstance(table, Known) or axis != 0:
+        raise UntranslatableError("Gather from a computed table")
+    name, shape, _ = builder.framed(indices, op.inputs[1])
+    kept = role_of(table, "kernel", table.array)
+    return [builder.emit("gather", [name], (*shape, *table.array.shape[1:]), **kept)]
+
+
+def _top_k(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    count = known_ints(inputs[1], op)[0]
+    last = op.inputs[0].shape.rank - 1
+    name, shape, _ = builder.framed(inputs[0], op.inputs[0], last)
+    found: list[Value] = []
+    for output, operator in zip(op.outputs, ("sort", "argsort"), strict=True):
+        if not builder.needed(output):
+            found.append(inputs[0])
+            continue
+        ordered = builder.emit(operator, [name], shape)
+        cuts = [(None, None, 1)] * last
+        found.append(cut(builder, ordered, op.inputs[0], [*cuts, (0, count, 1)]))
+    return found
+
+
+def _one_hot(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    depth = known_ints(inputs[1], op)[0]
+    on, off = (float(v.array) for v in inputs[2:] if isinstance(v, Known))
+    axis = int(op.get_attr("axis"))
+    if axis not in (-1, op.inputs[0].shape.rank):
+        raise UntranslatableError("OneHot on an inner axis")
+    name, shape, _ = builder.framed(inputs[0], op.inputs[0])
+    attributes = {"depth": depth, "on": on, "off": off}
+    return [builder.emit("one_hot", [name], (*shape, depth), attributes)]
+
+
+def _bucketize(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    boundaries = [float(x) for x in op.get_attr("boundaries")]
+    return [apply(builder, "bucketize", inputs[0], {"boundaries": boundaries})]
+
+
+def _bincount(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    """Count indices: one-hot vectors, added up, or their maximum where presence is asked for."""
+    size = known_ints(inputs[1], op)[0]
+    shape = shape_of(op.inputs[0])
+    weights = inputs[2]
+    if shape[:1] != (1,) or not isinstance(weights, Known) or weights.array.size:
+        raise UntranslatableError("weighted DenseBincount")
+    name = builder.named(inputs[0], shape[1:])
+    hot = builder.emit(
+        "one_hot", [name], (*shape[1:], size), {"depth": size, "on": 1.0, "off": 0.0}
+    )
+    reduce = "reduce_max" if op.get_attr("binary_output") else "reduce_sum"
+    axes = list(range(1, len(shape)))
+    after = (*(1 for _ in shape[1:]), size)
+    return [builder.emit(reduce, [hot.name], after, {"axes": axes, "keepdims": True})]
+
+
+INDEXING: dict[str, Translation] = {
+    "Gather": _gather,
+    "GatherV2": _gather,
+    "TopK": _top_k,
+    "TopKV2": _top_k,
+    "OneHot": _one_hot,
+    "Bucketize": _bucketize,
+    "DenseBincount": _bincount,
+}

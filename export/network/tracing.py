@@ -1,0 +1,124 @@
+"""Traces one call of a Keras layer or operation as a TensorFlow graph of batch size one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from ..fold.graph import Call, Slot
+from ..formats.freeze import inlined_functions
+from ..formats.unroll import unrolled
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one call computes for one sample.
+
+    Attributes:
+        inputs: The graph's tensors that stand for the call's inputs.
+        outputs: What the call returns, flattened.
+        arrays: Name of each op that reads a weight or a captured constant to its value.
+        weights: Names of those that are weights of the layer.
+        function: The traced function.
+    """
+
+    inputs: tuple[tf.Tensor, ...]
+    outputs: tuple[tf.Tensor, ...]
+    arrays: dict[str, np.ndarray]
+    weights: frozenset[str]
+    function: Any
+
+    @property
+    def graph(self) -> tf.Graph:
+        """The traced graph."""
+        return self.function.graph
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return what the layer itself computes."""
+        import tensorflow as tf
+
+        outputs = self.function(*(tf.constant(array) for array in inputs))
+        return [np.asarray(output) for output in keras.tree.flatten(outputs)]
+
+
+class NotTraceableError(Exception):
+    """A call whose arithmetic cannot be written as primitives; the message says why."""
+
+
+def trace_call(call: Call) -> Trace:
+    """Trace a call with a batch of one.
+
+    Args:
+        call: Of a Keras layer or operation.
+
+    Raises:
+        NotTraceableError: Its shapes are not known, or its code does not run on such a batch.
+    """
+    import tensorflow as tf
+
+    if any(None in value.shape[1:] or not value.shape for value in call.inputs):
+        raise NotTraceableError("its inputs have no static shape")
+    specs = [tf.TensorSpec((1, *value.shape[1:]), value.dtype) for value in call.inputs]
+    operation = call.op.operation
+    with _without_loops(operation), inlined_functions():
+        try:
+            function = tf.function(lambda *values: _called(call, values), autograph=False)
+            concrete = function.get_concrete_function(*specs)
+        except Exception as error:  # Whatever the layer's own code raises.
+            first_line = str(error).strip().partition("\n")[0]
+            raise NotTraceableError(f"{type(error).__name__}: {first_line}") from error
+    inputs = tuple(concrete.inputs[: len(specs)])
+    outputs = tuple(concrete.outputs)
+    return Trace(inputs, outputs, *_arrays(concrete, len(specs)), concrete)
+
+
+def _called(call: Call, values: tuple[Any, ...]) -> Any:
+    """Call the layer at inference on given inputs."""
+    operation = call.op.operation
+    if call.args is None:
+        args: Any = (values[0],)
+        kwargs: Any = {}
+    else:
+        args, kwargs = keras.tree.map_structure(
+            lambda x: values[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs or {})
+        )
+    if getattr(operation, "_call_has_training_arg", False):
+        # `predict` overrides what the call was recorded with, and so does every exporter.
+        kwargs = {**kwargs, "training": False}
+    return operation(*args, **kwargs)
+
+
+def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset[str]]:
+    """Return the values of what a function captures, by the op that reads them."""
+    arrays: dict[str, np.ndarray] = {}
+    weights = set()
+    held: dict[int, np.ndarray] = {}
+    for outside, inside in zip(concrete.captured_inputs, concrete.inputs[count:], strict=True):
+        if inside.dtype.name != "resource":
+            arrays[inside.op.name] = outside.numpy()
+            continue
+        variable = next((v for v in concrete.variables if v.handle is outside), None)
+        if variable is None:
+            raise NotTraceableError("it reads a table")
+        for reader in inside.consumers():
+            if reader.type != "ReadVariableOp":
+                raise NotTraceableError(f"{reader.type} of a variable")
+            # One object for each variable, so that all nodes that use it share it.
+            if id(variable) not in held:
+                held[id(variable)] = variable.numpy()
+            arrays[reader.name] = held[id(variable)]
+            weights.add(reader.name)
+    return arrays, frozenset(weights)
+
+
+def _without_loops(operation: Any) -> AbstractContextManager[Any]:
+    """Make the recurrent layers inside an operation run step by step instead of in a loop."""
+    return unrolled(operation) if isinstance(operation, keras.Layer) else nullcontext()

@@ -12,7 +12,7 @@ names an array of the archive; nodes that use the same array share it, as the st
 recurrent layer do. Weights are the layer's own, whose bits a file must hold; constants are what its
 code computes, such as an epsilon. A node's name is the name of the value it computes. `layer` is
 the Keras layer it came from. Shapes have null for the batch. An `op` of "opaque" marks a layer
-without a NumPy form.
+that no operators compute; its attribute `why` is the reason.
 """
 
 from __future__ import annotations

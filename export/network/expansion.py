@@ -74,12 +74,14 @@ def expand(call: Call, inputs: Sequence[str]) -> tuple[list[Node], list[str]]:
     trace = trace_call(call)
     try:
         nodes, outputs = _translated(trace, call.name, inputs)
-    except UntranslatableError as error:
+        if len(nodes) > _MOST_NODES:
+            raise NotTraceableError(f"it has {len(nodes)} operations")
+        nodes = without_unread(_with_biases(nodes, outputs), outputs)
+        _demand_agreement(trace, nodes, inputs, outputs)
+    except (UntranslatableError, NotTraceableError) as error:
         raise NotTraceableError(str(error)) from error
-    if len(nodes) > _MOST_NODES:
-        raise NotTraceableError(f"it has {len(nodes)} operations")
-    nodes = without_unread(_with_biases(nodes, outputs), outputs)
-    _demand_agreement(trace, nodes, inputs, outputs)
+    except Exception as error:  # No unusual use of an operation may end an export.
+        raise NotTraceableError(f"{type(error).__name__}: {error}") from error
     return nodes, outputs
 
 

@@ -101,12 +101,16 @@ class _Writer:
         ops = ops_of(operation, call) if len(call.outputs) == 1 and not masked else None
         if ops is not None:
             self._append_chain(call, ops, inputs)
-        elif masked or not self._expand(call, inputs):
+            return
+        try:
+            if masked:
+                raise NotTraceableError("it reads a mask")
+            self._append_primitives(call, inputs)
+        except NotTraceableError as error:
             for position, value in enumerate(call.outputs):
                 name = self._unique(_output_name(call, position))
-                self._add(
-                    Node(name, "opaque", call.name, tuple(inputs), tuple(value.shape), {}, {})
-                )
+                shape, why = tuple(value.shape), {"why": str(error)}
+                self._add(Node(name, "opaque", call.name, tuple(inputs), shape, why, {}))
                 self.names[id(value)] = name
 
     def _append_chain(self, call: Call, ops: Sequence[Op], inputs: Sequence[str]) -> None:
@@ -121,14 +125,11 @@ class _Writer:
             read = (name,)
         self.names[id(call.output)] = read[0]
 
-    def _expand(self, call: Call, inputs: Sequence[str]) -> bool:
-        """Append the primitives of a call; False where it cannot be traced."""
+    def _append_primitives(self, call: Call, inputs: Sequence[str]) -> None:
+        """Append the primitives of a call, or raise `NotTraceableError`."""
         if not inputs:
-            return False
-        try:
-            nodes, outputs = expand(call, inputs)
-        except NotTraceableError:
-            return False
+            raise NotTraceableError("it reads nothing")
+        nodes, outputs = expand(call, inputs)
         own = {node.name for node in nodes}
         named: dict[str, str] = {}
         for position, (value, output) in enumerate(zip(call.outputs, outputs, strict=True)):
@@ -139,7 +140,6 @@ class _Writer:
             name = named.get(node.name) or self._unique(f"{call.name}{node.name}")
             named[node.name] = name
             self._add(replace(node, name=name, inputs=tuple(named.get(x, x) for x in node.inputs)))
-        return True
 
     def _takes_mask(self, call: Call) -> bool:
         """Return whether a call reads a mask, which no node of the network carries."""

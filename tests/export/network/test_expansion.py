@@ -247,6 +247,7 @@ def test_what_has_no_primitives_stays_opaque(why, make):
     x = keras.Input(LINE, name="x")
     network = build_network(keras.Model(x, Odd(name="odd")(x)))
     assert opaque_layers(network) == ["odd"]
+    assert network.nodes[0].attributes["why"]
 
 
 def test_a_layer_that_reads_a_mask_stays_opaque():

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from ..artifacts.precisions import PRECISIONS
-from ..export.formats.format_table import FORMAT_NAMES, needs_calibration
-from ..export.options import EQUALIZE, LAYOUTS, OPSETS, QUANTIZED_IO, ExportOptions
-from .comma_list import CommaList
+from ..export.formats.format_table import needs_calibration
+from ..export.options import ExportOptions
 from .command import TensorFlowCommand
+from .dataclass_options import options_of
 from .model_options import model_options, read_model, say_notes
 from .option_groups import grouped
 from .preprocessing import Channels, Numbers, preprocessing
@@ -23,22 +22,6 @@ if TYPE_CHECKING:
     from ..export.progress import Progress
 
 _TOLD = 0.5  # seconds; steps that take longer are listed with their time
-
-
-class _Batch(click.ParamType):
-    """A batch size, or `dynamic`, which is None."""
-
-    name = "N|dynamic"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        text = str(value)
-        if text == "dynamic":
-            return None
-        if not text.isdigit() or int(text) < 1:
-            self.fail(f"expected a positive number or `dynamic`, got {text!r}.")
-        return int(text)
 
 
 _files = grouped("Files")
@@ -56,27 +39,11 @@ _meta = grouped("About the model")
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory to write to.  [default: build/NAME]",
 )
-@_files(
-    "--to",
-    "formats",
-    type=CommaList("format", FORMAT_NAMES),
-    default=",".join(ExportOptions.formats),
-    show_default=True,
-    help=f"{', '.join(FORMAT_NAMES)}.",
-)
-@_files(
-    "--precision",
-    "precisions",
-    type=CommaList("precision", tuple(PRECISIONS)),
-    default=",".join(ExportOptions.precisions),
-    show_default=True,
-    help=f"{', '.join(PRECISIONS)}. A format leaves out what it lacks.",
-)
 @_data(
     "--inputs",
     metavar="DATA",
     help="Real samples for the golden set: .npz by input name, .npy, a folder of images, or "
-    "module:function.  [default: those of --calibration, where it takes place]",
+    "module:function, which runs code of the current folder.  [default: those of --calibration]",
 )
 @_quant(
     "--calibration",
@@ -84,51 +51,6 @@ _meta = grouped("About the model")
     help="Real samples that int8 and int16x8 take their ranges from, as --inputs; `random` goes "
     "without and costs accuracy.  [default: those of --inputs]",
 )
-@_quant(
-    "--calibration-samples",
-    type=click.IntRange(min=1),
-    default=ExportOptions.calibration_samples,
-    show_default=True,
-    help="At most so many of them.",
-)
-@_files(
-    "--batch",
-    "batch_size",
-    type=_Batch(),
-    metavar="N|dynamic",
-    default=str(ExportOptions.batch_size),
-    show_default=True,
-    help="Batch size.",
-)
-@_files(
-    "--layout",
-    type=click.Choice(LAYOUTS),
-    default=ExportOptions.layout,
-    show_default=True,
-    help="Order of the axes of inputs and outputs; nchw is for ONNX only.",
-)
-@_files(
-    "--opset",
-    type=click.IntRange(OPSETS[0], OPSETS[-1]),
-    default=ExportOptions.opset,
-    show_default=True,
-    help="ONNX operator set.",
-)
-@_quant(
-    "--quantized-io",
-    type=click.Choice(QUANTIZED_IO),
-    default=ExportOptions.quantized_io,
-    show_default=True,
-    help="What int8 and int16x8 TFLite files take and give.",
-)
-@_quant(
-    "--equalize",
-    type=click.Choice(EQUALIZE),
-    default=ExportOptions.equalize,
-    show_default=True,
-    help="Equalize ranges across layers before quantizing; auto: where it measures better.",
-)
-@_files("--allow-flex", is_flag=True, help="Let TFLite files call TensorFlow operators.")
 @_meta(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -141,28 +63,19 @@ _meta = grouped("About the model")
     help="Pixels become (pixel - mean) * scale: kept in the files, applied to image folders.",
 )
 @_meta("--scale", type=Channels(), help="See --mean.")
-@_meta("--description", default="", help="One line about the model; kept in the files.")
+@options_of(ExportOptions)
 def command(
     model: Path,
     output: Path | None,
-    formats: tuple[str, ...],
-    precisions: tuple[str, ...],
     inputs: str | None,
     calibration: str | None,
-    calibration_samples: int,
-    batch_size: int | None,
-    layout: str,
-    opset: int,
-    quantized_io: str,
-    equalize: str,
-    allow_flex: bool,
     labels: Path | None,
     mean: Numbers | None,
     scale: Numbers | None,
-    description: str,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     imports: tuple[str, ...],
     unsafe: bool,
+    **options: Any,
 ) -> None:
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need.
 
@@ -189,26 +102,18 @@ def command(
         manifest = export_model(
             trained,
             directory,
-            formats=formats,
-            precisions=precisions,
             calibration=calibration,
-            calibration_samples=calibration_samples,
             inputs=inputs,
-            batch_size=batch_size,
-            layout=layout,
-            opset=opset,
-            quantized_io=quantized_io,
-            equalize=equalize,
-            allow_flex=allow_flex,
             labels=labels.read_text(encoding="utf-8").splitlines() if labels else (),
             preprocessing=preprocessing(mean, scale),
-            description=description,
             source=model,
             shapes=dict(shapes),
             listener=show,
+            **options,
         )
     _print(console, manifest, directory)
-    if calibration and not any(needs_calibration(name, p) for name in formats for p in precisions):
+    files = ExportOptions(**options).files
+    if calibration and not any(needs_calibration(name, p) for name, p in files):
         console.print("--calibration had no use: no file is int8 or int16x8", style="yellow")
 
 

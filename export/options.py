@@ -3,79 +3,99 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from ..artifacts.images import Preprocessing
 from ..artifacts.precisions import PRECISIONS
 from ..errors import UserError
+from ..options import option, validate
 from .formats.format_table import FORMAT_NAMES, precisions_of, takes_channels_first
 
-OPSETS = range(13, 22)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
+OPSETS = (13, 21)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
 QUANTIZED_IO = ("float", "integer")
 LAYOUTS = ("nhwc", "nchw")
-EQUALIZE = ("auto", "always", "never")
+
+_FILES, _QUANTIZATION, _METADATA = "Files", "Quantization", "About the model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How to export.
+    """The options of an export; their flags explain them."""
 
-    Attributes:
-        formats: File formats, among `FORMAT_NAMES`.
-        precisions: What numbers the files compute with; a format that lacks one leaves it out.
-        batch_size: The batch size the files are made for; None leaves it free.
-        opset: Version of ONNX's operator set.
-        layout: `nhwc`, or `nchw` for channels-first inputs and outputs of ONNX files.
-        quantized_io: Whether fully quantized TFLite files take and give `float` or `integer`
-            numbers.
-        equalize: Whether quantized files are made from weights equalized across layers: `always`,
-            `never`, or `auto` for where it raises the measured signal-to-noise ratio.
-        calibration_samples: At most so many samples are calibrated with.
-        allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
-        labels: Names of the classes, kept as metadata.
-        preprocessing: How pixels become inputs, kept as metadata and applied to image folders.
-        description: One line about the model, kept as metadata.
-    """
-
-    formats: tuple[str, ...] = ("tflite", "onnx")
-    precisions: tuple[str, ...] = ("float32",)
-    batch_size: int | None = 1
-    opset: int = 17
-    layout: str = "nhwc"
-    quantized_io: str = "float"
-    equalize: str = "auto"
-    calibration_samples: int = 200
-    allow_flex: bool = False
+    formats: tuple[str, ...] = option(
+        ("tflite", "onnx"), "--to", "File formats.", group=_FILES, choices=FORMAT_NAMES
+    )
+    precisions: tuple[str, ...] = option(
+        ("float32",),
+        "--precision",
+        f"{', '.join(PRECISIONS)}. A format leaves out the precisions that it cannot hold.",
+        group=_FILES,
+        choices=tuple(PRECISIONS),
+    )
+    batch_size: int | None = option(
+        1,
+        "--batch",
+        "Batch size of the files; `dynamic` leaves it free.",
+        group=_FILES,
+        least=1,
+        none="dynamic",
+    )
+    layout: str = option(
+        "nhwc",
+        "--layout",
+        "Order of the axes of inputs and outputs; nchw is for ONNX only.",
+        group=_FILES,
+        choices=LAYOUTS,
+    )
+    opset: int = option(
+        17, "--opset", "ONNX operator set.", group=_FILES, least=OPSETS[0], most=OPSETS[1]
+    )
+    allow_flex: bool = option(
+        False,
+        "--allow-flex",
+        "Let TFLite files call TensorFlow operators, which most runtimes lack.",
+        group=_FILES,
+    )
+    calibration_samples: int = option(
+        200,
+        "--calibration-samples",
+        "Calibrate with at most this many samples.",
+        group=_QUANTIZATION,
+        least=1,
+    )
+    quantized_io: str = option(
+        "float",
+        "--quantized-io",
+        "Type of the inputs and outputs of int8 and int16x8 TFLite files.",
+        group=_QUANTIZATION,
+        choices=QUANTIZED_IO,
+    )
+    equalize: str = option(
+        "auto",
+        "--equalize",
+        "Make quantized files from weights equalized across layers; auto: where that raises the "
+        "measured signal-to-noise ratio.",
+        group=_QUANTIZATION,
+        choices=("auto", "always", "never"),
+    )
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
-    description: str = ""
+    description: str = option(
+        "", "--description", "One line about the model, kept in the files.", group=_METADATA
+    )
 
     def __post_init__(self) -> None:
-        _names("formats", self.formats, FORMAT_NAMES)
-        offered = {name: precisions_of(name) for name in self.formats}
-        _names("precisions", self.precisions, sorted({p for ps in offered.values() for p in ps}))
-        _one_of("layout", self.layout, LAYOUTS)
-        _one_of("quantized_io", self.quantized_io, QUANTIZED_IO)
-        _one_of("equalize", self.equalize, EQUALIZE)
+        validate(self)
         self._refuse_what_has_no_use()
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(
-                "Expected batch_size to be a positive number, or None for a free batch. "
-                f"Received: {self.batch_size}."
-            )
-        if self.opset not in OPSETS:
-            raise UserError(
-                f"Expected opset between {OPSETS[0]} and {OPSETS[-1]}. Received: {self.opset}."
-            )
-        if self.calibration_samples < 1:
-            raise UserError(
-                "Expected calibration_samples to be at least 1. "
-                f"Received: {self.calibration_samples}."
-            )
 
     def _refuse_what_has_no_use(self) -> None:
         """Refuse an option that no file asked for has any use for: something else was meant."""
+        offered = {precision for name in self.formats for precision in precisions_of(name)}
+        if not set(self.precisions) <= offered:
+            raise UserError(
+                f"Expected precisions that {' or '.join(self.formats)} can hold: "
+                f"{', '.join(sorted(offered))}. Received: {', '.join(self.precisions)}."
+            )
         if self.layout != LAYOUTS[0] and not any(map(takes_channels_first, self.formats)):
             raise UserError(
                 f"layout {self.layout} is for onnx files. Received formats: "
@@ -128,16 +148,3 @@ class ExportOptions:
         if self.preprocessing is not None:
             said["preprocessing"] = dataclasses.asdict(self.preprocessing)
         return said
-
-
-def _one_of(what: str, received: str, known: Sequence[str]) -> None:
-    if received not in known:
-        raise UserError(f"Expected {what} to be one of {', '.join(known)}. Received: {received!r}.")
-
-
-def _names(what: str, received: Sequence[str], known: Sequence[str]) -> None:
-    if not received or not set(received) <= set(known) or len(set(received)) < len(received):
-        raise UserError(
-            f"Expected {what} to be different names among {', '.join(known)}. "
-            f"Received: {', '.join(received) or 'none'}."
-        )

@@ -120,7 +120,7 @@ def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
         ("--quantized-io", "both", "'integer'"),
         ("--equalize", "often", "'never'"),
         ("--batch", "many", "or `dynamic`"),
-        ("--batch", "0", "positive"),
+        ("--batch", "0", "0 is not in the range x>=1"),
         ("--mean", "grey", "numbers with commas"),
     ],
 )

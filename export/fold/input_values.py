@@ -290,13 +290,30 @@ def _rows(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]
 
 
 def _depth(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
-    """Return the last index of a OneHot or a DenseBincount."""
+    """Return the last index of a OneHot."""
+    import tensorflow as tf
+
+    depth = tf.get_static_value(op.inputs[1])
+    return (None if depth is None else int(depth) - 1), ()
+
+
+def _classes(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
+    """Return the last class that a DenseBincount counts."""
+    size = bincount_size(op)
+    return (None if size is None else size - 1), ()
+
+
+def bincount_size(op: tf.Operation) -> int | None:
+    """Return how many classes a DenseBincount counts, None where its data decides.
+
+    Keras gives the number as the least and as the greatest one.
+    """
     import tensorflow as tf
 
     size = op.inputs[1]
     bounds = [size, *size.op.inputs] if size.op.type == "Minimum" else [size]
-    depth = next((d for t in bounds if (d := tf.get_static_value(t)) is not None), None)
-    return (None if depth is None else int(depth) - 1), ()
+    known = (tf.get_static_value(tensor) for tensor in bounds)
+    return next((int(value) for value in known if value is not None), None)
 
 
 def _vocabulary(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
@@ -312,7 +329,7 @@ _LOOKUPS: dict[str, tuple[int, Any]] = {
     "GatherV2": (1, _rows),
     "ResourceGather": (1, _rows),
     "OneHot": (0, _depth),
-    "DenseBincount": (0, _depth),
+    "DenseBincount": (0, _classes),
     "LookupTableFindV2": (1, _vocabulary),
 }
 
@@ -327,12 +344,13 @@ def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[An
     import tensorflow as tf
 
     (reader, *_) = handle.consumers()
-    keys, values = tf.raw_ops.LookupTableExportV2(
-        table_handle=_outside(handle, function),
-        Tkeys=reader.get_attr("Tin"),
-        Tvalues=reader.get_attr("Tout"),
-    )
-    return keys.numpy(), values.numpy()
+    with tf.init_scope():
+        keys, values = tf.raw_ops.LookupTableExportV2(
+            table_handle=_outside(handle, function),
+            Tkeys=reader.get_attr("Tin"),
+            Tvalues=reader.get_attr("Tout"),
+        )
+        return keys.numpy(), values.numpy()
 
 
 def _outside(tensor: tf.Tensor, function: Any) -> Any:
@@ -394,23 +412,36 @@ def _rerun(op: tf.Operation, known: list[Any]) -> list[Any]:
             operands.append(tf.fill(tensor.shape, tf.constant(_ELSEWHERE, tf.int64)))
         else:
             return []
-    arguments: dict[str, Any] = {}
+    try:
+        return run_eagerly(op, operands)
+    except (TypeError, ValueError, tf.errors.OpError):
+        return []
+
+
+def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
+    """Run the operation of a graph on other operands, with its own attributes.
+
+    Args:
+        op: The operation.
+        operands: What takes the place of its inputs.
+    """
+    import tensorflow as tf
+
+    left, arguments = list(operands), {}
     for argument in op.op_def.input_arg:
         if argument.number_attr:
             count = op.get_attr(argument.number_attr)
-            arguments[argument.name], operands = operands[:count], operands[count:]
+            arguments[argument.name], left = left[:count], left[count:]
         else:
-            arguments[argument.name] = operands.pop(0)
+            arguments[argument.name] = left.pop(0)
     inferred = {a.type_attr for a in op.op_def.input_arg} | {
         a.number_attr for a in op.op_def.input_arg
     }
     for attribute in op.op_def.attr:
         if attribute.name not in inferred:
             arguments[attribute.name] = op.get_attr(attribute.name)
-    try:
+    with tf.init_scope():
         result = getattr(tf.raw_ops, op.type)(**arguments)
-    except (TypeError, ValueError, tf.errors.OpError):
-        return []
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
 

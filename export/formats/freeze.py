@@ -21,6 +21,7 @@ import numpy as np
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..signature import Signature, as_functional, unique_names
+from .expansions import expand
 from .rewrites import keep_needed, put_constants, redirect
 from .rewrites_3d import split_grouped_conv3d
 from .unroll import unrolled
@@ -68,6 +69,20 @@ class FrozenGraph:
         """Return the path of the innermost Keras layer that an op belongs to; empty for none."""
         layers = list(_CODED_LAYER.finditer(op))
         return self.readable_name(op[: layers[-1].end()]) if layers else ""
+
+    def with_layers(self, kinds: Sequence[str]) -> str:
+        """Return kinds of ops as a list for a sentence, each with the layers that it is in."""
+        layers: dict[str, list[str]] = {kind: [] for kind in kinds}
+        bodies = [self.graph_def.node, *(f.node_def for f in self.graph_def.library.function)]
+        for node in (node for body in bodies for node in body):
+            layer = self.layer_of(node.name)
+            if node.op in layers and layer and layer not in layers[node.op]:
+                layers[node.op].append(layer)
+        places = {
+            kind: f"layer {', '.join(map(repr, found))}" if found else "a keras.ops function"
+            for kind, found in layers.items()
+        }
+        return ", ".join(f"{kind} ({place})" for kind, place in places.items())
 
     def until(self, ops: Sequence[str]) -> FrozenGraph:
         """Return the part of the network that ends in some of its ops, which become its outputs."""
@@ -130,9 +145,9 @@ def freeze(
         steps = stack.enter_context(unrolled(model)) if unroll else {}
         names = stack.enter_context(_coded_layer_names(model))
         stack.enter_context(inlined_functions())
-        trace = _trace(model, inputs, signature, arrange)
+        trace = _trace(model, inputs, signature, arrange, names)
     constants = trace.constants
-    replaced = split_grouped_conv3d(trace.graph, constants)
+    replaced = trace.replaced | split_grouped_conv3d(trace.graph, constants)
     ins = [f"input_{i}" for i in range(len(inputs))]
     outs = [f"output_{i}" for i in range(len(trace.outputs))]
     graph_def = trace.graph.as_graph_def()
@@ -156,11 +171,13 @@ class _Trace:
         graph: The graph.
         constants: Name of each op that stands for a weight to the weight's value.
         outputs: The outputs as the file has them.
+        replaced: Name of each op that formats lack to the name of what stands for it.
     """
 
     graph: tf.Graph
     constants: dict[str, np.ndarray]
     outputs: tuple[TensorSpec, ...]
+    replaced: dict[str, str]
 
 
 def _trace(
@@ -168,6 +185,7 @@ def _trace(
     inputs: Sequence[TensorSpec],
     signature: Signature,
     arrange: Callable[[TensorSpec], TensorSpec],
+    names: Mapping[int, str],
 ) -> _Trace:
     """Trace a model with its weights as arguments, which keeps them out of the traced function."""
     import tensorflow as tf
@@ -194,12 +212,21 @@ def _trace(
         [tf.TensorSpec(w.shape, w.dtype, name=f"weight_{i}") for i, w in enumerate(weights)],
     )
     constants = {f"weight_{i}": weight.numpy() for i, weight in enumerate(weights)}
-    captured = _captured(function, len(inputs) + len(weights), model.name)
-    return _Trace(function.graph, constants | captured, tuple(described))
+    replaced = expand(function)
+    captured = _captured(function, len(inputs) + len(weights), set(replaced), names)
+    return _Trace(function.graph, constants | captured, tuple(described), replaced)
 
 
-def _captured(function: Any, arguments: int, model_name: str) -> dict[str, np.ndarray]:
+def _captured(
+    function: Any, arguments: int, replaced: set[str], names: Mapping[int, str]
+) -> dict[str, np.ndarray]:
     """Return what a layer's code reads besides Keras weights: its own constants and variables.
+
+    Args:
+        function: The traced function.
+        arguments: How many of its inputs are not captured.
+        replaced: Names of the ops that something else stands for.
+        names: Number of each layer to its name.
 
     Raises:
         UserError: A layer writes to such a variable, or holds a table.
@@ -210,12 +237,15 @@ def _captured(function: Any, arguments: int, model_name: str) -> dict[str, np.nd
             constants[inside.op.name] = outside.numpy()
             continue
         variable = next((v for v in function.variables if v.handle is outside), None)
-        readers = inside.consumers()
+        readers = [op for op in inside.consumers() if op.name not in replaced]
+        if not readers:
+            continue
         if variable is None or any(op.type != "ReadVariableOp" for op in readers):
+            coded = [int(match[1]) for match in _CODED_LAYER.finditer(readers[0].name)]
             raise UserError(
-                f"Model {model_name!r} holds state that is no Keras weight and more than a "
-                f"constant: {', '.join(sorted({op.type for op in readers}))} in op "
-                f"{readers[0].name!r}. Create it with `self.add_weight` so that it can be exported."
+                f"The layer {names[coded[-1] if coded else 0]!r} holds state that is no Keras "
+                f"weight ({', '.join(sorted({op.type for op in readers}))}). Create it with "
+                "`self.add_weight` so that it can be exported, or leave the layer out."
             )
         constants |= {op.name: variable.numpy() for op in readers}
     return constants

@@ -53,11 +53,15 @@ class Onnx:
         """Run ONNX's checker with full shape inference and compare the interface."""
         import onnx
 
-        onnx.checker.check_model(str(path), full_check=True)
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except Exception as error:  # the checker's own errors, and those of its shape inference
+            reason = job.graph.readable_name(first_line(error))
+            raise UserError(
+                f"{path.name} would be no valid ONNX file: {reason} Replace the layer that it "
+                "names, or export another format."
+            ) from error
         model = onnx.load(path)
-        foreign = sorted({n.op_type for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
-        if foreign:
-            raise UserError(f"{path.name}: {', '.join(foreign)} is no standard ONNX operator.")
         contents = Contents(
             dict(_count(model.graph)),
             tuple(map(_tensor_info, model.graph.input)),
@@ -146,10 +150,10 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
                 tensors_to_rename=rename,
                 custom_op_handlers={"Erfc": (_erfc, [])},
             )
-        except (ValueError, NotImplementedError, AssertionError, KeyError) as error:
+        except Exception as error:  # tf2onnx raises whatever its handlers raise
             raise UserError(
-                f"ONNX opset {opset} cannot express the model: {graph.readable_name(str(error))}. "
-                "Raise the opset or replace the layer."
+                f"ONNX opset {opset} cannot express the model: "
+                f"{graph.readable_name(first_line(error))} Raise the opset or replace the layer."
             ) from error
     converted.update_proto = _nothing
     try:
@@ -157,7 +161,27 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
     finally:
         del converted.update_proto
     model: onnx.ModelProto = converted.make_model("")
+    _refuse_unknown(model, graph, native)
     return model if native == opset else onnx.version_converter.convert_version(model, opset)
+
+
+def _refuse_unknown(model: onnx.ModelProto, graph: FrozenGraph, opset: int) -> None:
+    """Refuse what tf2onnx passed on as it was, since ONNX has no such operator.
+
+    Raises:
+        UserError: There is such an operator; the message names its layers.
+    """
+    import onnx
+
+    def is_known(node: onnx.NodeProto) -> bool:
+        return node.domain in _STANDARD_DOMAINS and onnx.defs.has(node.op_type, opset, "")
+
+    unknown = sorted({node.op_type for node in _nodes(model.graph) if not is_known(node)})
+    if unknown:
+        raise UserError(
+            f"ONNX has no operator for {graph.with_layers(unknown)}. Replace the layer, or end the "
+            "model before it."
+        )
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
@@ -185,11 +209,15 @@ def _quiet_tf2onnx() -> Iterator[None]:
 
 def _count(graph: onnx.GraphProto) -> Counter[str]:
     """Count the operators of a graph, those in the bodies of loops included."""
-    counter = Counter(node.op_type for node in graph.node)
+    return Counter(node.op_type for node in _nodes(graph))
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, those in the bodies of loops included."""
     for node in graph.node:
+        yield node
         for body in bodies(node):
-            counter += _count(body)
-    return counter
+            yield from _nodes(body)
 
 
 def _nothing(external_tensor_storage: Any = None) -> None:

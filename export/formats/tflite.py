@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,10 @@ class TFLite:
         content = flatbuffer.content_of(flatbuffer.parse(path.read_bytes()))
         flex = sorted(op for op in content.ops if op.startswith("Flex"))
         if flex and not job.options.allow_flex:
-            raise UserError(f"{path.name} needs {', '.join(flex)}: {_FLEX_ADVICE}")
+            ops = [op.removeprefix("Flex") for op in flex]
+            raise UserError(
+                f"TFLite has no operator for {job.graph.with_layers(ops)}: {_FLEX_ADVICE}"
+            )
         variables = sorted(_VARIABLE_OPS & set(content.ops))
         if variables:
             raise UserError(
@@ -110,7 +112,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     except (UserError, DiedError):
         raise
     except Exception as error:  # the converter has error types of its own, none of them public
-        raise UserError(_refusal(error, graph.readable_name)) from error
+        raise UserError(_refusal(error, graph)) from error
 
 
 def _expected(job: Job) -> Signature:
@@ -138,11 +140,13 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
             raise UserError(f"{path.name}: its signature names other {kind}s: {named}.")
 
 
-def _refusal(error: Exception, readable: Callable[[str], str]) -> str:
-    """Return one sentence out of the converter's pages."""
+def _refusal(error: Exception, graph: FrozenGraph) -> str:
+    """Return one sentence out of the converter's pages, with the layers that it is about."""
     text = str(error)
-    ops = sorted(set(re.findall(r"Flex\w+", text)) | set(re.findall(r"'(tf\.\w+)' op", text)))
+    ops = sorted(set(re.findall(r"Flex(\w+)", text)) | set(re.findall(r"'tf\.(\w+)' op", text)))
     if ops:
-        return f"TFLite has no operator of its own for {', '.join(ops)}: {_FLEX_ADVICE}"
+        return f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}"
     lines = [line for line in text.splitlines() if line.strip()]
-    return f"The TFLite converter refused the model: {readable(lines[0] if lines else repr(error))}"
+    reason = re.sub(r'loc\([^"]*(?:"[^"]*:", )?"([^"]*)"[^)]*\)+', r"\1", lines[0] if lines else "")
+    reason = graph.readable_name(reason or repr(error)).removeprefix("<unknown>:0: ")
+    return f"The TFLite converter refused the model: {reason}. Replace the layer that it names."

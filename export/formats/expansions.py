@@ -1,0 +1,267 @@
+"""Operations that TFLite or ONNX lacks, in operations that both have.
+
+| operation | becomes |
+| --- | --- |
+| x where x is -0.0 else …, as Keras' argmax and argmin begin | x: it decides between equal zeros |
+| sign bit of x | x < 0 |
+| expm1, log1p, sinh, cosh | exp(x) - 1, log(1 + x), (exp(x) ∓ exp(-x)) / 2 |
+| Bucketize (digitize, Discretization) | how many boundaries are ≤ x |
+| DenseBincount (CategoryEncoding, multi-hot and count) | a comparison with every class, summed |
+| a table of integers (IntegerLookup) | a comparison with every key, and the value of that one |
+| resizing with other kernels than linear ones, or antialiased | a product with one matrix an axis |
+| real and imaginary part, absolute value of a real Fourier transform | products with sines |
+
+Resizing is exact: each pixel of the result is a fixed mean of pixels, whose weights are read off
+TensorFlow's own operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..fold.input_values import bincount_size, run_eagerly, table_of
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# A transform of n numbers becomes matrices of n²/2 numbers each.
+_LONGEST_TRANSFORM = 2048
+
+
+def expand(function: Any) -> dict[str, str]:
+    """Add to a traced function's graph what stands for the operations that formats lack.
+
+    Args:
+        function: The concrete function.
+
+    Returns:
+        Name of each op to replace to the name of its replacement, for `redirect`.
+    """
+    import tensorflow as tf
+
+    replaced = {}
+    for op in function.graph.get_operations():
+        if op.type not in _EXPANSIONS:
+            continue
+        scope = op.name.rpartition("/")[0]
+        with function.graph.as_default(), tf.name_scope(f"{scope}/" if scope else ""):
+            result = _EXPANSIONS[op.type](op, function)
+            if result is not None:
+                # A name of its own: the result may be a tensor that was there before.
+                replaced[op.name] = tf.identity(result, name=op.name.rpartition("/")[2]).op.name
+    return replaced
+
+
+def _without_negative_zero(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return x for a choice of another number where x is -0.0."""
+    condition = op.inputs[0].op
+    terms = [tensor.op for tensor in condition.inputs] if condition.type == "LogicalAnd" else []
+    found = {term.type for term in terms} == {"Equal", "Less"}
+    return op.inputs[2] if found and any(_sign_bit_of(t) is not None for t in terms) else None
+
+
+def _sign_bit_of(op: tf.Operation) -> tf.Tensor | None:
+    """Return x where an op tells whether the sign bit of x is set, else None."""
+    if op.type != "Less" or op.inputs[0].op.type != "BitwiseAnd":
+        return None
+    bits = op.inputs[0].op.inputs[0].op
+    return bits.inputs[0] if bits.type == "Bitcast" else None
+
+
+def _negative(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    import tensorflow as tf
+
+    x = _sign_bit_of(op)
+    return None if x is None else tf.less(x, tf.constant(0, x.dtype))
+
+
+def _expm1(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.exp(op.inputs[0]) - 1.0
+
+
+def _log1p(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.math.log(op.inputs[0] + 1.0)
+
+
+def _sinh(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return (tf.exp(op.inputs[0]) - tf.exp(-op.inputs[0])) * 0.5
+
+
+def _cosh(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return (tf.exp(op.inputs[0]) + tf.exp(-op.inputs[0])) * 0.5
+
+
+def _bucketize(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    boundaries = np.array(op.get_attr("boundaries"), op.inputs[0].dtype.as_numpy_dtype)
+    above = tf.greater_equal(op.inputs[0][..., None], boundaries)
+    return tf.reduce_sum(tf.cast(above, tf.int32), axis=-1)
+
+
+def _bincount(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    import tensorflow as tf
+
+    values, weights = op.inputs[0], op.inputs[2]
+    size = bincount_size(op)
+    if size is None or values.shape.rank is None:
+        return None
+    classes = np.arange(size, dtype=values.dtype.as_numpy_dtype)
+    hits = tf.cast(tf.equal(values[..., None], classes), op.outputs[0].dtype)
+    if op.get_attr("binary_output"):
+        return tf.reduce_max(hits, axis=-2)
+    if weights.shape.num_elements() != 0:
+        hits *= weights[..., None]
+    return tf.reduce_sum(hits, axis=-2)
+
+
+def _lookup(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    import tensorflow as tf
+
+    default = tf.get_static_value(op.inputs[2])
+    if op.inputs[1].dtype not in (tf.int32, tf.int64) or default is None:
+        return None
+    if op.outputs[0].dtype not in (tf.int32, tf.int64, tf.float32):
+        return None
+    keys, values = table_of(op.inputs[0], function)
+    hits = tf.cast(tf.equal(op.inputs[1][..., None], keys), values.dtype)
+    return tf.reduce_sum(hits * (values - default), axis=-1) + default
+
+
+def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return an image resized by one matrix for its rows and one for its columns."""
+    import tensorflow as tf
+
+    images = op.inputs[0]
+    _, height, width, channels = images.shape
+    parameters = [_constant(tensor) for tensor in op.inputs[1:]]
+    if None in (height, width, channels) or any(value is None for value in parameters):
+        return None
+    attributes = {a.name: op.get_attr(a.name) for a in op.op_def.attr if a.name != "T"}
+    rows = _resize_matrix(op.type, height, 0, parameters, attributes)
+    columns = _resize_matrix(op.type, width, 1, parameters, attributes)
+    images = tf.cast(images, tf.float32)
+    # Each product works on the last axis, so that it is a plain matrix product.
+    by_rows = tf.reshape(tf.transpose(images, (0, 2, 3, 1)), (-1, height))
+    by_rows = tf.reshape(tf.matmul(by_rows, rows.T), (-1, width, channels, len(rows)))
+    by_columns = tf.reshape(tf.transpose(by_rows, (0, 3, 2, 1)), (-1, width))
+    by_columns = tf.matmul(by_columns, columns.T)
+    by_columns = tf.reshape(by_columns, (-1, len(rows), channels, len(columns)))
+    return tf.transpose(by_columns, (0, 1, 3, 2))
+
+
+def _constant(tensor: tf.Tensor) -> Any:
+    """Return the value of a tensor that is computed from constants and sizes, else None."""
+    import tensorflow as tf
+
+    value = tf.get_static_value(tensor)
+    op = tensor.op
+    if value is not None or op.type == "Placeholder":
+        return value
+    if op.type == "Shape":
+        shape = op.inputs[0].shape
+        return None if shape.rank is None else np.array([-1 if s is None else s for s in shape])
+    if op.type not in ("Cast", "Identity", "Pack", "RealDiv", "StridedSlice"):
+        return None
+    operands = [_constant(operand) for operand in op.inputs]
+    if any(operand is None for operand in operands):
+        return None
+    types = [operand.dtype.as_numpy_dtype for operand in op.inputs]
+    arrays = [np.asarray(o, t) for o, t in zip(operands, types, strict=True)]
+    result = run_eagerly(op, arrays)[tensor.value_index].numpy()
+    sizes = op.type == "StridedSlice" and op.inputs[0].op.type == "Shape"
+    return None if sizes and (result < 0).any() else result
+
+
+def _resize_matrix(
+    kind: str, size: int, axis: int, parameters: list[Any], attributes: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Return (new size, size): what resizing one axis makes of each pixel, by doing it.
+
+    Args:
+        kind: Type of the op.
+        size: Of the axis.
+        axis: 0 for the height, 1 for the width.
+        parameters: The op's inputs after the image, each a pair for height and width.
+        attributes: Its attributes.
+    """
+    import tensorflow as tf
+
+    pixels = np.eye(size, dtype=np.float32).reshape(size, size, 1, 1)
+    others = (1, 1.0, 0.0)  # size, scale and translation of the axis that is not resized
+    alone = [
+        np.array([value[axis], other], value.dtype)
+        for value, other in zip(parameters, others, strict=False)
+    ]
+    names = ("size", "scale", "translation")
+    with tf.init_scope():
+        resized = getattr(tf.raw_ops, kind)(
+            images=pixels, **dict(zip(names, alone, strict=False)), **attributes
+        )
+        return np.asarray(resized.numpy()[:, :, 0, 0].T, np.float32)
+
+
+def _part_of_transform(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return the real or imaginary part, or the absolute value, of a real Fourier transform."""
+    import tensorflow as tf
+
+    transform = op.inputs[0].op
+    while transform.type == "Identity":
+        transform = transform.inputs[0].op
+    if transform.type != "RFFT":
+        return None
+    signal, length = transform.inputs[0], tf.get_static_value(transform.inputs[1])
+    size = signal.shape[-1]
+    if size is None or length is None or length[0] > _LONGEST_TRANSFORM:
+        return None
+    # Shorter signals are filled up with zeros, longer ones cut off.
+    times, length = np.arange(min(size, length[0])), int(length[0])
+    angles = 2 * np.pi * np.outer(times, np.arange(length // 2 + 1)) / length
+    signal = signal[..., : len(times)]
+    if op.type == "Imag":
+        return _product(signal, -np.sin(angles))
+    real = _product(signal, np.cos(angles))
+    if op.type == "Real":
+        return real
+    return tf.sqrt(tf.square(real) + tf.square(_product(signal, -np.sin(angles))))
+
+
+def _product(signal: tf.Tensor, matrix: NDArray[np.float64]) -> tf.Tensor:
+    """Return the product of the last axis of a tensor and a matrix."""
+    import tensorflow as tf
+
+    flat = tf.reshape(signal, (-1, matrix.shape[0]))
+    result = tf.matmul(flat, tf.constant(matrix.astype(np.float32)))
+    sizes = [-1 if size is None else size for size in signal.shape[:-1]]
+    return tf.reshape(result, (*sizes, matrix.shape[1]))
+
+
+_EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
+    "Select": _without_negative_zero,
+    "SelectV2": _without_negative_zero,
+    "Less": _negative,
+    "Expm1": _expm1,
+    "Log1p": _log1p,
+    "Sinh": _sinh,
+    "Cosh": _cosh,
+    "Bucketize": _bucketize,
+    "DenseBincount": _bincount,
+    "LookupTableFindV2": _lookup,
+    "ResizeBicubic": _resize,
+    "ScaleAndTranslate": _resize,
+    "Real": _part_of_transform,
+    "Imag": _part_of_transform,
+    "ComplexAbs": _part_of_transform,
+}

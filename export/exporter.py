@@ -40,7 +40,7 @@ from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
 from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
-from .signature import Signature, is_symbolic, signature_of
+from .signature import Signature, built_for, is_symbolic, signature_of
 from .staging import moved_in_when_done
 from .variants import Variants
 
@@ -134,6 +134,7 @@ def export_model(
     with step("model", "fold"):
         folded = fold(model)
     signature = _public_signature(model, folded.model)
+    batch_size, batch_notes = _batch_size(model, batch_size)
     values = values_of_inputs(model)
     samples = _calibration(options, calibration, signature, values)
     real = None
@@ -162,7 +163,7 @@ def export_model(
         model=model,
         folded=folded,
         signature=signature,
-        notes=prepared.notes,
+        notes=prepared.notes + batch_notes,
         writer=ArtifactWriter(provenance, variants, samples, step),
         samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )
@@ -294,6 +295,19 @@ def _calibration(
         limit=options.calibration_samples,
         preprocessing=options.preprocessing,
     )
+
+
+def _batch_size(model: keras.Model, asked: int | None) -> tuple[int | None, tuple[str, ...]]:
+    """Return the batch size of the files, and what to say of it."""
+    only = built_for(model)
+    if only is None or asked == only:
+        return asked, ()
+    if asked != 1:
+        raise UserError(
+            f"The model is built for batches of {only}. Received batch_size: {asked}. Build it "
+            "with keras.Input(shape), without a batch size, or leave batch_size out."
+        )
+    return only, (f"the model is built for batches of {only}, and so are its files",)
 
 
 def _judges(calibration: Calibration | None, real: SampleSet | None) -> SampleSet | None:

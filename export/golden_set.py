@@ -25,8 +25,8 @@ from ..artifacts.precisions import SMALLEST_NORMAL
 from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
 from ..artifacts.samples import check_samples
 from ..files import atomic_path
-from .fold import InputValues, check_values
-from .signature import Signature, is_symbolic
+from .fold import InputValues, call_structure, check_values
+from .signature import Signature, built_for
 
 FILE_NAME = "golden.npz"
 Arrays = Mapping[str, np.ndarray]
@@ -108,22 +108,19 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
         Output name to (N, …) array in the model's own type.
     """
     flat = [np.asarray(inputs[tensor.name]) for tensor in signature.inputs]
+    count, size = len(flat[0]), built_for(model) or _BATCH
     parts: list[list[np.ndarray]] = [[] for _ in signature.outputs]
-    for start in range(0, len(flat[0]), _BATCH):
-        chunk = [values[start : start + _BATCH] for values in flat]
-        result = model(_packed(model, chunk), training=False)
+    for start in range(0, count, size):
+        # A model that is built for one batch size gets whole batches, the last one filled up.
+        chosen = np.arange(start, start + size if built_for(model) else min(start + size, count))
+        chunk = [values[chosen % count] for values in flat]
+        result = model(keras.tree.pack_sequence_as(call_structure(model), chunk), training=False)
         for part, value in zip(parts, keras.tree.flatten(result), strict=True):
             part.append(keras.ops.convert_to_numpy(value))
     return {
-        tensor.name: np.concatenate(part)
+        tensor.name: np.concatenate(part)[:count]
         for tensor, part in zip(signature.outputs, parts, strict=True)
     }
-
-
-def _packed(model: keras.Model, flat: list[np.ndarray]) -> object:
-    if is_symbolic(model) and not isinstance(model, keras.Sequential):
-        return keras.tree.pack_sequence_as(model.input, flat)
-    return flat[0] if len(flat) == 1 else flat
 
 
 def write_golden(

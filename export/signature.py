@@ -58,6 +58,13 @@ def is_symbolic(model: keras.Model) -> bool:
     return hasattr(model, "inputs") and hasattr(model, "output_names")
 
 
+def built_for(model: keras.Model) -> int | None:
+    """Return the only batch size that a model takes, None for a model that takes any."""
+    if not is_symbolic(model):
+        return None
+    return next((t.shape[0] for t in model.inputs if t.shape and t.shape[0] is not None), None)
+
+
 def as_functional(model: keras.Model) -> keras.Model:
     """Return a Sequential model as the Functional model over the same layers; others as they are.
 
@@ -79,7 +86,7 @@ def _keys(structure: object) -> list[str] | None:
 
 def _describe(tensors: Sequence[keras.KerasTensor], names: Sequence[str]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        TensorSpec(name, (None, *tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype))
         for tensor, name in zip(tensors, unique_names(names), strict=True)
     )
 

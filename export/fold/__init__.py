@@ -13,6 +13,7 @@ from .fold import inspect as inspect
 from .input_values import InputValues as InputValues
 from .input_values import check_values as check_values
 from .input_values import values_of_inputs as values_of_inputs
+from .keras_graph import call_structure as call_structure
 from .norms import register_affine as register_affine
 from .preparation import Prepared as Prepared
 from .preparation import Shapes as Shapes

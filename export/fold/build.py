@@ -237,6 +237,10 @@ def _own_activation(call: Call) -> Call | None:
     return user if own else None
 
 
+# Layers of Keras whose call fails in float64, though a symbolic call does not.
+_FLOAT32_ONLY = (keras.layers.MelSpectrogram,)
+
+
 @functools.singledispatch
 def _make(op: Any, builder: _Builder) -> Any:
     raise TypeError(f"no layer is made of {type(op).__name__}")
@@ -246,6 +250,8 @@ def _make(op: Any, builder: _Builder) -> Any:
 def _(op: Kept, builder: _Builder) -> Any:
     name = builder.names[id(op)]
     if builder.dtype == "float64":
+        if isinstance(op.operation, _FLOAT32_ONLY):
+            return own_precision(op)
         made = replacement(op.operation, name)
         if made is not None:
             return made

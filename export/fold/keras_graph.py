@@ -55,6 +55,11 @@ def read_graph(model: keras.Model) -> Graph:
     return graph
 
 
+def call_structure(model: keras.Model) -> Any:
+    """Return the structure in which a built model takes its inputs, a symbolic one at each leaf."""
+    return _structures(model)[0] if _is_functional(model) else _subclassed_inputs(model)
+
+
 def kind_of(operation: Any) -> str:
     """Name the class of a Keras operation that has no public class, such as ``Add`` of keras.ops.
 

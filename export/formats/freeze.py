@@ -242,6 +242,11 @@ def _captured(
             continue
         if variable is None or any(op.type != "ReadVariableOp" for op in readers):
             coded = [int(match[1]) for match in _CODED_LAYER.finditer(readers[0].name)]
+            if any(op.type.startswith("LookupTable") for op in readers):
+                raise UserError(
+                    f"The layer {names[coded[-1] if coded else 0]!r} looks text up in a table, "
+                    "which neither TFLite nor ONNX can. Feed the model numbers instead of text."
+                )
             raise UserError(
                 f"The layer {names[coded[-1] if coded else 0]!r} holds state that is no Keras "
                 f"weight ({', '.join(sorted({op.type for op in readers}))}). Create it with "

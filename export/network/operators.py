@@ -69,8 +69,9 @@ def _global_pool(op: str, layer: Any, call: Call) -> list[Op]:
     return [Op(op, {"data_format": layer.data_format, "keepdims": bool(layer.keepdims)})]
 
 
-def _plain(op: str, layer: Any, call: Call) -> list[Op]:
-    return [Op(op)]
+def _plain(op: str, layer: Any, call: Call) -> list[Op] | None:
+    # Keras puts the missing axes of a tensor of lower rank behind the batch.
+    return [Op(op)] if len({value.rank for value in call.inputs}) == 1 else None
 
 
 def _reshape(layer: kl.Reshape, call: Call) -> list[Op] | None:

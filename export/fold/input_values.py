@@ -161,7 +161,7 @@ def input_values(graph: Graph) -> list[InputValues]:
         graph: The network as it was read. Its inputs have known sizes, the batch aside.
     """
     tracker = _Tracker(graph)
-    with _inlined_functions():
+    with inlined_functions():
         for call in graph.calls():
             if isinstance(call.op, Kept):
                 tracker.follow(call)
@@ -446,7 +446,7 @@ def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _inlined_functions() -> Iterator[None]:
+def inlined_functions() -> Iterator[None]:
     """Make functions inside layers run as plain Python, so that their operations are seen."""
     import tensorflow as tf
 

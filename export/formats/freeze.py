@@ -20,6 +20,7 @@ import numpy as np
 
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
+from ..fold.input_values import inlined_functions
 from ..signature import Signature, as_functional, unique_names
 from .expansions import expand
 from .rewrites import keep_needed, put_constants, redirect
@@ -335,19 +336,6 @@ def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
     finally:
         for layer, name in zip(layers, originals, strict=True):
             layer.name = name
-
-
-@contextlib.contextmanager
-def inlined_functions() -> Iterator[None]:
-    """Make every `tf.function` inside a layer run as plain Python, so that it is traced inline."""
-    import tensorflow as tf
-
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from ..fold.graph import Call, Slot
-from ..formats.freeze import inlined_functions
+from ..fold.input_values import inlined_functions
 from ..formats.unroll import unrolled
 
 if TYPE_CHECKING:

@@ -16,6 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from .fixed_point import away_from_zero, divided, high_product, multiplier, softmax_of_8_bits
+
 Ints = np.ndarray
 Scales = np.ndarray
 
@@ -25,11 +27,17 @@ class Arithmetic(abc.ABC):
 
     Attributes:
         name: What the reports call it.
+        kernels: Whose kernels follow it, to follow "equal to the bit:".
         says: What it does and who does so, to follow "int8 arithmetic:".
     """
 
     name: ClassVar[str]
+    kernels: ClassVar[str]
     says: ClassVar[str]
+
+    def of_bits(self, bits: int) -> Arithmetic:
+        """Return the rule that the same runtime follows for integers of so many bits."""
+        return self
 
     @abc.abstractmethod
     def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
@@ -42,14 +50,60 @@ class Arithmetic(abc.ABC):
             y: float32 scale of the output.
         """
 
+    def depthwise(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for a depthwise convolution."""
+        return self.rounded(sums, x, w, y)
+
+    def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for a dense layer.
+
+        Where it has one scale of weights, the product of scales is taken in float32. Source:
+        TFLite, `kernels/kernel_util.cc`, `GetQuantizedConvolutionMultipler`.
+        """
+        return self.rounded(sums, *_joint(x, w), y)
+
+    def transposed(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for a transposed convolution."""
+        return self.rounded(sums, x, w, y)
+
+    def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for a product of two computed matrices."""
+        return self.rounded(sums, *_joint(x, w), y)
+
+    def rounded_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for sums of 64 bits, those of 16-bit integers.
+
+        The multiplier has 15 bits, and there is one rounding, half up. Source: TFLite,
+        `kernels/internal/common.cc`, `MultiplyByQuantizedMultiplier` for int64_t.
+        """
+        m, e = _multiplier(x, w, y)
+        reduced = np.where(m < 0x7FFF0000, (m + (1 << 15)) >> 16, 0x7FFF)
+        shift = 15 - e
+        return np.asarray((sums * reduced + (np.int64(1) << (shift - 1))) >> shift)
+
+    def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for a dense layer: in double precision, half away from zero.
+
+        Source: TFLite, `reference/integer_ops/fully_connected.h`.
+        """
+        ratio = x.astype(np.float64) * w.astype(np.float64) / y.astype(np.float64)
+        return away_from_zero(sums.astype(np.float64) * ratio).astype(np.int64)
+
     @abc.abstractmethod
-    def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales]) -> Ints:
+    def scaled(self, values: Ints, ratio: float) -> Ints:
+        """Return round(values · ratio) for a ratio that the kernel holds in double precision."""
+
+    @abc.abstractmethod
+    def added(
+        self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8
+    ) -> Ints:
         """Return round(a s_a / s_y + b s_b / s_y) for integers less their zero points.
 
         Args:
             a: First operand.
             b: Second operand.
             scales: float32 s_a, s_b, s_y.
+            bits: Of the integers' type.
         """
 
     @abc.abstractmethod
@@ -68,16 +122,54 @@ class Arithmetic(abc.ABC):
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
         """Return round(sums / count · x / y): the mean of ``count`` integers in other steps."""
 
+    def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
+        """Return the same for a mean over the places of a map that keeps its axes.
 
-def multiplier(scale: Scales | float) -> tuple[Ints, Ints]:
-    """Return m and e with scale = m 2^(e-31), m the nearest integer in [2^30, 2^31)."""
-    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
-    # std::round goes away from zero; scales are positive.
-    fixed = np.floor(mantissa * 2.0**31 + 0.5).astype(np.int64)
-    over = fixed == 1 << 31
-    fixed, exponent = np.where(over, fixed >> 1, fixed), np.where(over, exponent + 1, exponent)
-    least = exponent < -31
-    return np.where(least, 0, fixed), np.where(least, 0, exponent).astype(np.int64)
+        Args:
+            sums: Of integers less the zero point.
+            count: Integers in each sum.
+            point: The zero point.
+            x: Scale of the input.
+            y: Scale of the output.
+        """
+        return self.averaged(sums, count, x, y)
+
+    def leaky(self, values: Ints, positive: float, negative: float) -> Ints:
+        """Return values times one ratio where they are positive, times another elsewhere."""
+        return np.where(values >= 0, self.scaled(values, positive), self.scaled(values, negative))
+
+    def nearest(self, values: np.ndarray) -> Ints:
+        """Return the integers of a table of float32 results."""
+        return _nearest(values)
+
+    def shares(self, x: Ints, scale: Scales, beta: Scales, y: Scales) -> Ints:
+        """Return the softmax of 8-bit integers on the last axis: a table of float32 exponentials.
+
+        Source: TFLite, `internal/optimized/optimized_ops.h`, `Softmax` for 8 bits.
+        """
+        table = np.exp(-scale * beta * np.arange(256, dtype=np.float32))
+        raised = table[x.max(axis=-1, keepdims=True) - x]
+        sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
+        shares = raised * (np.float32(1) / (sums * y))
+        return np.floor(shares + np.float32(0.5)).astype(np.int64)
+
+    def resized(self, x: Ints, sizes: list[int], corners: bool, centres: bool) -> Ints:
+        """Return (P, B, H, W, C) stretched bilinearly: places and shares in 1024ths.
+
+        Source: TFLite, `reference/resize_bilinear.h`, `ResizeBilinearInteger`.
+
+        Args:
+            x: Integers.
+            sizes: Height and width of the result.
+            corners: Whether corners fall on corners.
+            centres: Whether pixels are taken at their centres.
+        """
+        for axis, size in zip((2, 3), sizes):
+            low, high, share = places_in_1024ths(x.shape[axis], size, corners, centres)
+            share = share.reshape(-1, *[1] * (x.ndim - axis - 1))
+            x = np.take(x, low, axis) * (1024 - share) + np.take(x, high, axis) * share
+        return divided(x, 20)
+
 
 
 class FixedPoint(Arithmetic):
@@ -89,24 +181,33 @@ class FixedPoint(Arithmetic):
 
     def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """M is computed in double precision from the float32 scales."""
-        scale = x.astype(np.float64) * w.astype(np.float64) / y.astype(np.float64)
-        return self.times(sums, *multiplier(scale))
+        return self.times(sums, *_multiplier(x, w, y))
 
-    def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales]) -> Ints:
-        """Both operands, shifted left by 20 bits, are brought to twice the larger of their steps.
+    def scaled(self, values: Ints, ratio: float) -> Ints:
+        """See the base class; a negative ratio's multiplier is negative."""
+        return np.sign(ratio).astype(np.int64) * self.times(values, *multiplier(abs(ratio)))
 
-        Source: TFLite, `kernels/add.cc` and `internal/reference/integer_ops/add.h`.
+    def added(
+        self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8
+    ) -> Ints:
+        """Both operands, shifted left, are brought to twice the larger of their steps.
+
+        The shift is by 20 bits, of 16-bit integers by 15. Source: TFLite, `kernels/add.cc` and
+        `internal/reference/integer_ops/add.h`.
         """
         left, right, out = (float(scale) for scale in scales)
-        twice = 2 * max(left, right)
-        total = self.times(a << 20, *multiplier(left / twice))
-        total = total + self.times(b << 20, *multiplier(right / twice))
-        return self.times(total, *multiplier(twice / ((1 << 20) * out)))
+        twice, shift = 2 * max(left, right), 20 if bits == 8 else 15
+        total = self.times(a << shift, *multiplier(left / twice))
+        total = total + self.times(b << shift, *multiplier(right / twice))
+        return self.times(total, *multiplier(twice / ((1 << shift) * out)))
 
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
         """Divide in float32, round half away from zero (TFLite, `AffineQuantize`)."""
-        scaled = _bounded(values / y)
-        return np.asarray(np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64))
+        return away_from_zero(_bounded(values / y)).astype(np.int64)
+
+    def nearest(self, values: np.ndarray) -> Ints:
+        """Half away from zero."""
+        return away_from_zero(_bounded(values)).astype(np.int64)
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
         """The division by the count is folded into m with as many bits as the shift has to spare.
@@ -118,54 +219,116 @@ class FixedPoint(Arithmetic):
         return self.times(sums, (m << spare) // count, e - spare)
 
 
-class _TwoRoundings(FixedPoint):
-    """Rounds the upper half of the doubled product, v m / 2^31, then the shift that is left."""
+class AwayFromZero(FixedPoint):
+    """Rounds the upper half of the doubled product, v m / 2^31, then the shift that is left.
 
-    def times(self, values: Ints, m: Ints, e: Ints) -> Ints:
-        """A shift to the left comes before the product, one to the right after it."""
-        product = (values << np.maximum(e, 0)) * m
-        return self.shifted((product + (1 << 30)) >> 31, np.maximum(-e, 0))
-
-    @abc.abstractmethod
-    def shifted(self, high: Ints, right: Ints) -> Ints:
-        """Return high / 2^right, rounded."""
-
-
-class AwayFromZero(_TwoRoundings):
-    """The second rounding takes a half away from zero.
-
+    The second rounding takes a half away from zero. A shift to the left comes before the product.
     Source: gemmlowp, `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT`, as TFLite's
-    `MultiplyByQuantizedMultiplier` joins them. (The former's own way with halves makes no
-    difference: an odd multiple of 2^30 has no product with m of 31 bits, unless m is 2^30.)
+    `MultiplyByQuantizedMultiplier` joins them.
     """
 
     name = "double"
+    kernels = "TFLite's portable kernels"
     says = (
         "two roundings of a fixed-point product, half away from zero (as TFLite's portable kernels)"
     )
 
-    def shifted(self, high: Ints, right: Ints) -> Ints:
+    def times(self, values: Ints, m: Ints, e: Ints) -> Ints:
         """See above."""
-        half = (np.int64(1) << right) >> 1
-        return np.asarray(np.sign(high) * ((np.abs(high) + half) >> right))
+        return divided(high_product(values << np.maximum(e, 0), m), np.maximum(-e, 0))
+
+    def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """In double precision (TFLite, `reference/integer_ops/fully_connected.h`)."""
+        return self.dense_wide(sums, x, w, y)
+
+    def shares(self, x: Ints, scale: Scales, beta: Scales, y: Scales) -> Ints:
+        """In fixed point throughout (TFLite, `reference/softmax.h`)."""
+        return softmax_of_8_bits(x, float(scale) * float(beta))
 
 
-class Upward(_TwoRoundings):
-    """The second rounding takes a half upward: add half a step, shift arithmetically.
+class Micro(AwayFromZero):
+    """The portable kernels, with dense layers in fixed point as convolutions are.
 
-    Source: ruy, the matrix product behind TFLite's optimized kernels (`kernel_avx2_fma.cc`).
+    Source: TFLite Micro, `kernels/fully_connected.cc`; TFLite's before 2.17.
+    """
+
+    name = "double, micro"
+    kernels = "TFLite Micro"
+    says = (
+        "two roundings of a fixed-point product, half away from zero (as TFLite Micro's kernels)"
+    )
+
+    def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """In fixed point, as for a convolution."""
+        return Arithmetic.dense(self, sums, x, w, y)
+
+    def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """As for a convolution."""
+        return self.rounded_wide(sums, x, w, y)
+
+
+class Upward(AwayFromZero):
+    """Convolutions and dense layers take a half upward: add half a step, shift arithmetically.
+
+    All else is as in the portable kernels, but for what is written here. Source: ruy, the matrix
+    product behind TFLite's optimized kernels (`kernel_avx2_fma.cc`); TFLite,
+    `internal/optimized/optimized_ops.h`.
     """
 
     name = "double, half up"
+    kernels = "TFLite's optimized kernels on x86"
     says = "two roundings of a fixed-point product, half up (as TFLite's optimized kernels on x86)"
+
+    def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """See above."""
+        m, e = _multiplier(x, w, y)
+        high = high_product(sums << np.maximum(e, 0), m)
+        right = np.maximum(-e, 0)
+        return np.asarray((high + ((np.int64(1) << right) >> 1)) >> right)
+
+    def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """In fixed point, as for a convolution."""
+        return Arithmetic.dense(self, sums, x, w, y)
+
+    def depthwise(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """As the portable kernels."""
+        return super().rounded(sums, x, w, y)
+
+    transposed = depthwise
+
+    def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """As the portable kernels."""
+        return super().rounded(sums, *_joint(x, w), y)
+
+    def quantized(self, values: np.ndarray, y: Scales) -> Ints:
+        """Eight at a time by the reciprocal, ties to even; the rest in double precision.
+
+        Source: TFLite, `internal/optimized/optimized_ops.h`, `AffineQuantize`, with NEON's
+        instructions or what stands for them on x86.
+        """
+        flat = values.reshape(len(values), -1)
+        fine = y.astype(np.float64)
+        found = _nearest(flat * (1 / fine).astype(np.float32))
+        rest = flat.shape[1] // 8 * 8
+        found[:, rest:] = away_from_zero(_bounded(flat[:, rest:] / fine))
+        return found.reshape(values.shape)
 
     def dequantized(self, values: Ints, point: int, x: Scales) -> np.ndarray:
         """Two products and a difference in float32, as measured of LiteRT 2.3 on x86."""
         return np.asarray(values.astype(np.float32) * x - np.float32(point) * x)
 
-    def shifted(self, high: Ints, right: Ints) -> Ints:
-        """See above."""
-        return np.asarray((high + ((np.int64(1) << right) >> 1)) >> right)
+    def shares(self, x: Ints, scale: Scales, beta: Scales, y: Scales) -> Ints:
+        """By a table of float32 exponentials."""
+        return Arithmetic.shares(self, x, scale, beta, y)
+
+    def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
+        """The zero point is brought to the steps of the result by itself.
+
+        Source: TFLite, `internal/optimized/integer_ops/mean.h`.
+        """
+        ratio = float(x / (np.float32(count) * y))
+        total = self.times(sums + count * point, *multiplier(ratio))
+        return total - int(away_from_zero(np.float32(point) * x / y))
 
 
 class SingleRounding(FixedPoint):
@@ -176,6 +339,7 @@ class SingleRounding(FixedPoint):
     """
 
     name = "single"
+    kernels = "TFLite's one-rounding build"
     says = "one rounding of a fixed-point product, half up (as TFLite's one-rounding build)"
 
     def times(self, values: Ints, m: Ints, e: Ints) -> Ints:
@@ -192,13 +356,28 @@ class Float32(Arithmetic):
     """
 
     name = "float"
+    kernels = "XNNPACK"
     says = "fp32 multiply, round to nearest even (as XNNPACK and ONNX Runtime)"
+
+    def of_bits(self, bits: int) -> Arithmetic:
+        """XNNPACK leaves integers of 16 bits to the kernels behind it."""
+        return self if bits == 8 else _BEHIND
+
+    def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Left to the kernels behind XNNPACK."""
+        return _BEHIND.matrices(sums, x, w, y)
 
     def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """M = (s_x s_w) / s_y, each operation in float32; the sum is rounded to float32 first."""
         return _nearest(sums.astype(np.float32) * (x * w / y))
 
-    def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales]) -> Ints:
+    def scaled(self, values: Ints, ratio: float) -> Ints:
+        """Multiply in float32."""
+        return _nearest(values.astype(np.float32) * np.float32(ratio))
+
+    def added(
+        self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8
+    ) -> Ints:
         """The one fixed-point op of XNNPACK: both ratios in 21 bits, one shift, half up.
 
         Source: XNNPACK, `xnn_init_qs8_add_minmax_scalar_params`.
@@ -221,9 +400,68 @@ class Float32(Arithmetic):
         ratio = np.rint(np.float32(256) * (x / y)).astype(np.int64)
         return (values * ratio + (1 << 7)) >> 8
 
+    def leaky(self, values: Ints, positive: float, negative: float) -> Ints:
+        """Fixed-point too: both ratios in steps of 1/256, one shift, half up.
+
+        Source: XNNPACK, `xnn_init_qs8_lrelu_scalar_params`.
+        """
+        ratios = (np.int64(np.rint(np.float32(256) * np.float32(r))) for r in (positive, negative))
+        return np.asarray((np.where(values >= 0, *(values * ratio for ratio in ratios)) + 128) >> 8)
+
+    def resized(self, x: Ints, sizes: list[int], corners: bool, centres: bool) -> Ints:
+        """Shares in 2048ths from places in float32, one shift, half up.
+
+        Source: XNNPACK, `xnn_indirection_init_resize_bilinear2d_hwc_q11`, `s8-ibilinear`.
+        """
+        for axis, size in zip((2, 3), sizes):
+            low, high, share = _places_in_2048ths(x.shape[axis], size, corners, centres)
+            share = share.reshape(-1, *[1] * (x.ndim - axis - 1))
+            x = np.take(x, low, axis) * (2048 - share) + np.take(x, high, axis) * share
+        return (x + (1 << 21)) >> 22
+
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
         """As any sum, with the count in the scale."""
         return _nearest(sums.astype(np.float32) * (x / (y * np.float32(count))))
+
+
+def _joint(x: Scales, w: Scales) -> tuple[Scales, Scales]:
+    """Return scales whose product is a float32 number where there is one scale of weights."""
+    return (x * w, np.ones(1, np.float32)) if w.size == 1 else (x, w)
+
+
+def _multiplier(x: Scales, w: Scales, y: Scales) -> tuple[Ints, Ints]:
+    """Return M = x w / y, computed in double precision, in fixed point."""
+    return multiplier(x.astype(np.float64) * w.astype(np.float64) / y.astype(np.float64))
+
+
+def places_in_1024ths(
+    size: int, wanted: int, corners: bool, centres: bool
+) -> tuple[Ints, Ints, Ints]:
+    """Return, for each place of a stretched axis, two of the original and the second one's share."""
+    step = (1024 * size + wanted // 2) // wanted
+    if corners and wanted > 1:
+        step = (1024 * (size - 1) + (wanted - 1) // 2) // (wanted - 1)
+    at = np.arange(wanted) * step
+    if centres:
+        at = at + step // 2 - 512
+    # C divides towards zero; nothing below zero is kept.
+    low = np.maximum(at, 0) // 1024
+    high = np.minimum(np.maximum(at + 1023, 0) // 1024, size - 1)
+    return low, high, at - 1024 * low
+
+
+def _places_in_2048ths(
+    size: int, wanted: int, corners: bool, centres: bool
+) -> tuple[Ints, Ints, Ints]:
+    """Return the same in other units."""
+    less = int(corners and wanted != 1)
+    step = np.float32(size - less) / np.float32(wanted - less)
+    at = np.arange(wanted, dtype=np.float32) * step
+    if centres and not corners:
+        at = np.clip(at + (np.float32(0.5) * step - np.float32(0.5)), 0, np.float32(size - 1))
+    low = at.astype(np.int64)
+    share = np.rint((at - low.astype(np.float32)) * np.float32(2048)).astype(np.int64)
+    return low, np.minimum(low + 1, size - 1), share
 
 
 def _bounded(values: np.ndarray) -> np.ndarray:
@@ -236,4 +474,6 @@ def _nearest(values: np.ndarray) -> Ints:
     return np.asarray(np.rint(_bounded(values)).astype(np.int64))
 
 
-RULES: tuple[Arithmetic, ...] = (Float32(), AwayFromZero(), Upward(), SingleRounding())
+_BEHIND = Upward()
+
+RULES: tuple[Arithmetic, ...] = (Float32(), AwayFromZero(), Upward(), Micro(), SingleRounding())

@@ -4,14 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Union
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from .arithmetic import Arithmetic, Ints, Scales
+from .fixed_point import away_from_zero
+
+# What an op gives by a rule: one array, or one for each of several outputs.
+Results = Union[np.ndarray, list[np.ndarray]]
 
 # What is left to do once the exact sums are known: round them by a rule.
-Finish = Callable[[Arithmetic], Ints]
+Finish = Callable[[Arithmetic], Results]
+
+
+class NotKnown(Exception):
+    """The integers of an op cannot be computed here; the message says why."""
+
+
+# What NumPy raises where a file does what no code here expects.
+_UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
+
+
+def known(op: GraphOp, compute: Callable[[], Any]) -> Any:
+    """Return what a computation gives; any failure of it is that the op is not known.
+
+    Raises:
+        NotKnown: It failed.
+    """
+    try:
+        return compute()
+    except _UNFORESEEN as error:
+        raise NotKnown(f"{op.kind} in an unknown form ({error})") from error
+
+
+@dataclass(frozen=True)
+class IntegerOperator:
+    """One kind of integer op.
+
+    Attributes:
+        prepare: Computes what does not depend on the rule; raises `NotKnown`.
+        ruled: Whether rules differ on it.
+    """
+
+    prepare: Callable[[GraphOp, Values], Finish]
+    ruled: bool = True
 
 
 @dataclass(frozen=True)
@@ -22,89 +60,137 @@ class IntegerOp:
         op: The op of the file that writes the integers.
         core: The op that computes; another one where a QuantizeLinear writes.
         got: (P, …) what the runtime gave: integers, or floats where it turns them back.
-        finish: Integers that a rule of rounding gives, in the shape of ``got``.
-        ruled: Whether rules differ on this kind of op at all.
+        finish: Numbers that a rule of rounding gives, in the shape of ``got``.
+        ruled: Whether rules differ on this kind of op.
     """
 
     op: GraphOp
     core: GraphOp
     got: Ints
-    finish: Finish
+    finish: Callable[[Arithmetic], Ints]
     ruled: bool = True
 
 
-class Samples:
-    """The integers that a runtime showed, and what they stand for.
+class Values:
+    """The tensors of a file whose numbers are known, for P samples at once.
+
+    Every array has an axis of samples in front of the shape that the file gives the tensor; that of
+    a constant has the size one.
 
     Args:
         graph: The file.
-        tensors: Key to (P, …): what the runtime computed for each of P samples.
+        tensors: Key to (P, …): integers where the file has integers.
     """
 
     def __init__(self, graph: ArtifactGraph, tensors: Mapping[str, np.ndarray]) -> None:
         self.graph, self._tensors = graph, tensors
-        self.count = len(next(iter(tensors.values())))
 
-    def steps(self, key: str) -> Quantization | None:
-        """Return how a tensor's integers stand for numbers, None unless they are 8 bits."""
+    @property
+    def known(self) -> Mapping[str, np.ndarray]:
+        """The tensors that were given."""
+        return self._tensors
+
+    def array(self, key: str) -> np.ndarray:
+        """Return a tensor's numbers.
+
+        Raises:
+            NotKnown: They are neither constant nor computed yet.
+        """
+        data = self.graph.tensors[key].data if key in self.graph.tensors else None
+        if data is not None:
+            return data[None]
+        if key not in self._tensors:
+            raise NotKnown(f"tensor '{key}' is not known")
+        return self._tensors[key]
+
+    def has(self, key: str) -> bool:
+        """Return whether a tensor's numbers are known."""
+        return key in self._tensors or self.graph.tensors[key].data is not None
+
+    def constant(self, key: str) -> np.ndarray:
+        """Return a constant in the shape that the file has it in.
+
+        Raises:
+            NotKnown: It is computed.
+        """
+        data = self.graph.tensors[key].data if key in self.graph.tensors else None
+        if data is None:
+            raise NotKnown(f"tensor '{key}' is no constant")
+        return data
+
+    def steps(self, key: str) -> Quantization:
+        """Return how a tensor's integers represent numbers.
+
+        Raises:
+            NotKnown: It has no single scale.
+        """
         steps = self.graph.tensors[key].quantization
-        return steps if steps is not None and steps.dtype.itemsize == 1 else None
+        if steps is None or steps.scales.size != 1 or steps.zero_points.size != 1:
+            raise NotKnown(f"tensor '{key}' has no single scale")
+        return steps
 
-    def integers(self, key: str) -> Ints | None:
-        """Return a computed tensor's integers, samples first; None where there are none to see."""
-        array = self._tensors.get(key)
-        if array is None or array.dtype.itemsize != 1 or self.steps(key) is None:
-            return None
-        return array.reshape(-1, *array.shape[2:]).astype(np.int64)
+    def integers(self, key: str) -> Ints:
+        """Return a tensor's integers.
 
-    def of_integers(self, op: GraphOp) -> bool:
-        """Return whether an op gives 8-bit integers, or floats that are turned into such."""
-        return any(
-            self.steps(key) is not None
-            or any(after.kind == "QuantizeLinear" for after in self.graph.consumers(key))
-            for key in op.outputs
-        )
+        Raises:
+            NotKnown: It is not known, or holds floats.
+        """
+        array = self.array(key)
+        if array.dtype.kind not in "iu":
+            raise NotKnown(f"tensor '{key}' holds no integers")
+        return array.astype(np.int64)
 
-    def shown(self, key: str) -> np.ndarray | None:
-        """Return what a runtime gave for a tensor, integers or float32, samples first."""
-        integers = self.integers(key)
-        return self.floats(key) if integers is None else integers
+    def floats(self, key: str) -> np.ndarray:
+        """Return a tensor's float32 numbers.
 
-    def floats(self, key: str) -> np.ndarray | None:
-        """Return a computed tensor's float32 numbers, samples first; None where it has none."""
-        array = self._tensors.get(key)
-        if array is None or array.dtype != np.float32:
-            return None
-        return array.reshape(-1, *array.shape[2:])
+        Raises:
+            NotKnown: It is not known, or holds others.
+        """
+        array = self.array(key)
+        if array.dtype != np.float32:
+            raise NotKnown(f"tensor '{key}' holds no float32 numbers")
+        return array
 
-    def centred(self, key: str) -> Ints | None:
-        """Return a computed tensor's integers less their zero point: zero stands for zero."""
-        integers, steps = self.integers(key), self.steps(key)
-        if integers is None or steps is None or steps.scales.size != 1:
-            return None
-        return np.asarray(integers - steps.zero_points[0])
+    def centred(self, key: str) -> Ints:
+        """Return a tensor's integers less their zero point: zero stands for zero."""
+        return self.integers(key) - int(self.steps(key).zero_points[0])
 
     def scale(self, key: str) -> Scales:
         """Return a tensor's scales in the type that files hold them in."""
         steps = self.graph.tensors[key].quantization
-        assert steps is not None
+        if steps is None:
+            raise NotKnown(f"tensor '{key}' has no scale")
         return steps.scales.astype(np.float32)
 
-    def constant(self, key: str) -> GraphTensor | None:
-        """Return an integer constant, None where there is none."""
-        tensor = self.graph.tensors[key] if key else None
-        return tensor if tensor is not None and tensor.data is not None else None
+    def same_steps(self, *keys: str) -> None:
+        """Raise `NotKnown` unless tensors share scale and zero point."""
+        first = self.steps(keys[0])
+        for key in keys[1:]:
+            other = self.steps(key)
+            if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
+                raise NotKnown("the steps change where integers are only moved")
 
 
-def saturated(values: Ints, steps: Quantization, low: float, high: float) -> Ints:
+def aligned(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Return arrays of one rank: axes of size one behind the samples, as broadcasting has them."""
+    rank = max(array.ndim for array in arrays)
+    return [
+        array.reshape(array.shape[0], *[1] * (rank - array.ndim), *array.shape[1:])
+        for array in arrays
+    ]
+
+
+def saturated(
+    values: Ints, steps: Quantization, low: float = -np.inf, high: float = np.inf
+) -> Ints:
     """Return integers with their zero point, within their type and an activation's real limits."""
     limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
     least, most = int(limits.min), int(limits.max)
     scale = np.float32(steps.scales[0])
     if low > -np.inf:
-        least = max(least, point + round(float(np.float32(low) / scale)))
+        least = max(least, point + int(away_from_zero(np.float32(low) / scale)))
     if high < np.inf:
-        most = min(most, point + round(float(np.float32(high) / scale)))
+        most = min(most, point + int(away_from_zero(np.float32(high) / scale)))
     return np.asarray(np.clip(values + point, least, most))
 
 

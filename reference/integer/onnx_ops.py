@@ -1,245 +1,382 @@
 """The integer ops of .onnx files: what stands between DequantizeLinear and QuantizeLinear.
 
-A runtime may compute such a group in integers (ONNX Runtime fuses it into QLinearConv and its kin),
-and then shows nothing between the integers that enter and those that leave. Where it shows the
-floats between, as with optimizations off, QuantizeLinear itself is the integer op: a division in
+ONNX Runtime computes some kinds of such groups in integers (it fuses them into QLinearConv and its
+kin), and then shows nothing between the integers that enter and those that leave. All others are
+computed as they are written, in float32, and QuantizeLinear itself is the integer op: a division in
 float32, to the nearest integer, ties to even.
 """
 
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from scipy.special import softmax
 
-from ...artifacts.graphs.base import GraphOp, Quantization
-from ..operators.linear import LINEAR, same_padding
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..operators.linear import LINEAR
 from ..operators.pooling import pooled_sums
-from .arithmetic import Arithmetic, Ints
-from .base import Finish, IntegerOp, Samples, quantized, saturated
+from .arithmetic import Arithmetic, Float32, Ints, Scales
+from .base import Finish, IntegerOp, NotKnown, Values, aligned, known, quantized, saturated
+from .onnx_floats import FLOATS, MOVING, pads
 
-Prepare = Callable[[GraphOp, GraphOp, Samples], "Finish | None"]
+Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
 
 
-def integer_ops(samples: Samples) -> Iterator[IntegerOp]:
-    """Yield every op whose integers can be computed exactly."""
-    producers = {key: op for op in samples.graph.ops for key in op.outputs}
-    for op in samples.graph.ops:
-        if op.kind not in ("QuantizeLinear", "DequantizeLinear"):
+class OnnxValues(Values):
+    """The tensors of a file; floats that follow from known integers are computed when asked for."""
+
+    def __init__(self, graph: ArtifactGraph, tensors: Mapping[str, np.ndarray]) -> None:
+        super().__init__(graph, tensors)
+        self._tensors = dict(tensors)
+        self._producers = {key: op for op in graph.ops for key in op.outputs}
+
+    def producer(self, key: str) -> GraphOp | None:
+        """Return the op that gives a tensor, None for inputs and constants."""
+        return self._producers.get(key)
+
+    def array(self, key: str) -> np.ndarray:
+        """See the base class."""
+        op = self._producers.get(key)
+        if not self.has(key) and op is not None:
+            if op.kind == "DequantizeLinear":
+                results: object = _dequantized(op, self)
+            elif op.kind in MOVING or op.kind in FLOATS:
+                evaluate = MOVING.get(op.kind) or FLOATS[op.kind]
+                results = known(op, lambda: evaluate(op, self))
+            else:
+                raise NotKnown(f"{op.kind} in floats")
+            arrays = results if isinstance(results, list) else [results]
+            self._tensors.update(zip(op.outputs, arrays))
+        return super().array(key)
+
+    def behind(self, key: str) -> str:
+        """Return the integers that a DequantizeLinear makes a float of.
+
+        Raises:
+            NotKnown: None does.
+        """
+        op = self._producers.get(key)
+        if op is None or op.kind != "DequantizeLinear":
+            raise NotKnown(f"tensor '{key}' is not made of integers")
+        return op.inputs[0]
+
+
+def prepared(op: GraphOp, values: Values) -> Finish | None:
+    """Return what is left of an op to do once the rule is known; None where another op does it.
+
+    Raises:
+        NotKnown: The group that it ends is not known.
+    """
+    assert isinstance(values, OnnxValues)
+    if op.kind == "DequantizeLinear":
+        return _fixed(_dequantized(op, values)) if op.outputs[0] in values.graph.outputs else None
+    if op.kind != "QuantizeLinear":
+        if not any(key in values.graph.outputs for key in op.outputs):
+            return None
+        if op.kind not in MOVING:
+            raise NotKnown(f"{op.kind} in floats at the end")
+        return _fixed(known(op, lambda: MOVING[op.kind](op, values)))
+    return group(op, values)[1]
+
+
+def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
+    """Return the op that computes what a QuantizeLinear writes, its result, and whether it is ruled.
+
+    Raises:
+        NotKnown: It is not known.
+    """
+    steps, core = values.steps(op.outputs[0]), values.producer(op.inputs[0])
+    if core is not None and core.kind == "Relu" and not values.has(op.inputs[0]):
+        # A relu that saturation computes as well is left out.
+        before = values.producer(core.inputs[0])
+        redundant = steps.zero_points[0] == np.iinfo(steps.dtype).min
+        if redundant and before is not None and before.kind in FUSED:
+            core = before
+    if core is not None and core.kind in FUSED and not values.has(core.outputs[0]):
+        found = core
+        finish = known(found, lambda: FUSED[found.kind](found, op, values))
+        return core, lambda rule: known(op, lambda: finish(rule)), True
+    result = known(op, lambda: quantized(values.array(op.inputs[0]), steps))
+    return core if core is not None and not values.has(op.inputs[0]) else op, _fixed(result), False
+
+
+def integer_ops(values: Values) -> Iterator[IntegerOp]:
+    """Yield every op whose numbers can be computed exactly from those that it was given."""
+    graph = values.graph
+    for op in graph.ops:
+        if op.kind not in ("QuantizeLinear", "DequantizeLinear") or not values.has(op.outputs[0]):
             continue
-        got = samples.shown(op.outputs[0])
-        if got is None:
+        shown = OnnxValues(graph, values.known)
+        try:
+            if op.kind == "DequantizeLinear":
+                core, finish, ruled = op, _fixed(_dequantized(op, shown)), False
+            else:
+                core, finish, ruled = group(op, shown)
+        except NotKnown:
             continue
-        exact = (
-            _dequantized(op, samples) if op.kind == "DequantizeLinear" else _divided(op, samples)
-        )
-        if exact is not None:
-            yield IntegerOp(op, op, got, exact, ruled=False)
-            continue
-        core = producers.get(op.inputs[0])
-        if core is None or core.kind not in PREPARED:
-            continue
-        # What the group reads are integers, turned to floats for it alone.
-        read = [_integers_behind(key, producers) for key in core.inputs]
-        finish = PREPARED[core.kind](replace(core, inputs=tuple(read)), op, samples)
-        if finish is not None:
-            yield IntegerOp(op, core, got, finish, ruled=core.kind not in _UNRULED)
+        yield IntegerOp(op, core, values.array(op.outputs[0]), finish, ruled)
 
 
-def _integers_behind(key: str, producers: dict[str, GraphOp]) -> str:
-    """Return the integer tensor that a DequantizeLinear made a float of; others as they are."""
-    op = producers.get(key)
-    return op.inputs[0] if op is not None and op.kind == "DequantizeLinear" else key
+def _fixed(result: np.ndarray | list[np.ndarray]) -> Finish:
+    """Return a result that no rule changes."""
+    return lambda rule: result
 
 
-def _divided(op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare a QuantizeLinear whose floats are shown."""
-    values, steps = samples.floats(op.inputs[0]), samples.steps(op.outputs[0])
-    if values is None or steps is None or steps.scales.size != 1:
-        return None
-    return lambda rule: quantized(values, steps)
+def _dequantized(op: GraphOp, values: Values) -> np.ndarray:
+    """Return what a DequantizeLinear gives: one product in float32, by channel for constants."""
+    key = op.inputs[0]
+    steps = values.graph.tensors[key].quantization
+    if steps is None:
+        raise NotKnown("a DequantizeLinear with a computed scale")
+    x, shape = values.integers(key), [1] * values.array(key).ndim
+    if steps.scales.size > 1:
+        shape[steps.axis + 1] = -1
+    points = steps.zero_points.reshape(shape)
+    return np.asarray((x - points).astype(np.float32) * steps.scales.astype(np.float32).reshape(shape))
 
 
-def _dequantized(op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare a DequantizeLinear: one product in float32."""
-    x = samples.centred(op.inputs[0])
-    if x is None:
-        return None
-    real = x.astype(np.float32) * samples.scale(op.inputs[0])
-    return lambda rule: real
+def _weights(core: GraphOp, values: OnnxValues) -> tuple[np.ndarray, Scales]:
+    """Return a constant kernel as exact float64 integers, and its scales."""
+    key = values.behind(core.inputs[1])
+    kernel, steps = values.constant(key), values.graph.tensors[key].quantization
+    if steps is None or steps.zero_points.any():
+        raise NotKnown("weights with a zero point")
+    return kernel.astype(np.float64), values.scale(key)
 
 
-def _rescaled(sums: Ints, weight: str, read: str, op: GraphOp, samples: Samples) -> Finish | None:
+def _bias(core: GraphOp, values: OnnxValues) -> dict[str, np.ndarray]:
+    """Return the bias of an op, if it has one, as exact float64 integers."""
+    if len(core.inputs) < 3 or not core.inputs[2]:
+        return {}
+    return {"bias": values.constant(values.behind(core.inputs[2])).astype(np.float64).reshape(-1)}
+
+
+def _rescaled(sums: Ints, x: Scales, w: Scales, op: GraphOp, values: Values) -> Finish:
     """Return sums, channels last, brought to the steps of a group's output by a rule."""
-    steps, shown = samples.steps(op.outputs[0]), samples.integers(op.outputs[0])
-    if steps is None or shown is None:
-        return None
-    scales = samples.scale(read), samples.scale(weight), samples.scale(op.outputs[0])
+    steps, y = values.steps(op.outputs[0]), values.scale(op.outputs[0])
+    return lambda rule: saturated(rule.rounded(sums, x, w, y), steps)
+
+
+def _convolved(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    """Prepare a Conv; the file has channels first."""
+    data = values.behind(core.inputs[0])
+    x, (kernel, w) = values.centred(data), _weights(core, values)
+    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1).astype(np.float64)
+    groups = int(core.attributes.get("group", 1))
+    spatial = tuple(range(2, kernel.ndim))
+    strides = core.attributes.get("strides", [1] * len(spatial))
+    dilation = core.attributes.get("dilations", [1] * len(spatial))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape[2:], dilation)]
+    attributes = {
+        "strides": strides,
+        "dilation": dilation,
+        "groups": groups,
+        "padding": pads(core, merged.shape[1:-1], spans, strides),
+    }
+    operator = "conv"
+    if groups == merged.shape[-1] and kernel.shape[1] == 1:
+        operator = "depthwise_conv"
+        kernel = kernel.reshape(groups, -1, *kernel.shape[2:])
+        kernel = np.transpose(kernel, (*spatial, 0, 1))
+    else:
+        kernel = np.transpose(kernel, (*spatial, 1, 0))
+    parts = {"kernel": kernel, **_bias(core, values)}
+    sums = LINEAR[operator].evaluate([merged], parts, attributes).astype(np.int64)
+    finish = _rescaled(sums, values.scale(data), w, op, values)
+
+    def first(rule: Arithmetic) -> Ints:
+        rounded = np.moveaxis(np.asarray(finish(rule)), -1, 1)
+        return rounded.reshape(*x.shape[:2], *rounded.shape[1:])
+
+    return first
+
+
+def _multiplied(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    """Prepare a Gemm, or a MatMul by constants or by a computed matrix."""
+    data, other = (values.behind(key) for key in core.inputs[:2])
+    x = values.centred(data).astype(np.float64)
+    scale = values.scale(data)
+    if values.graph.tensors[other].data is None:
+        right = values.centred(other).astype(np.float64)
+        if x.ndim != right.ndim:
+            raise NotKnown("a product of matrices of other ranks")
+        return _rescaled((x @ right).astype(np.int64), scale, values.scale(other), op, values)
+    kernel, w = _weights(core, values)
+    if core.attributes.get("transA") or kernel.ndim != 2:
+        raise NotKnown(f"a {core.kind} of another form")
+    if any(float(core.attributes.get(name, 1.0)) != 1 for name in ("alpha", "beta")):
+        raise NotKnown("a Gemm with factors")
+    sums = x @ (kernel.T if core.attributes.get("transB") else kernel)
+    sums = sums + _bias(core, values).get("bias", 0.0)
+    return _rescaled(sums.astype(np.int64), scale, w, op, values)
+
+
+def _added(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    """Prepare an Add of two values, by a rule of its own for each kind of processor."""
+    keys = [values.behind(key) for key in core.inputs]
+    operands = aligned(*(values.integers(key) for key in keys))
+    y, steps = values.scale(op.outputs[0]), values.steps(op.outputs[0])
+    ratios = [values.scale(key) / y for key in keys]
+    points = [np.float32(values.steps(key).zero_points[0]) for key in keys]
+    limits = np.iinfo(steps.dtype)
 
     def finish(rule: Arithmetic) -> Ints:
-        values = saturated(rule.rounded(sums, *scales), steps, -np.inf, np.inf)
-        return np.moveaxis(values, -1, 1).reshape(shown.shape)
+        if not isinstance(rule, OnnxRuntime):
+            raise NotKnown("an Add by another rule")
+        total = rule.total(operands, ratios, points, np.float32(steps.zero_points[0]))
+        return np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
 
     return finish
 
 
-def _parts(core: GraphOp, samples: Samples) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-    """Return input, kernel and bias of a linear op as exact float64 integers."""
-    x, kernel = samples.centred(core.inputs[0]), samples.constant(core.inputs[1])
-    if x is None or kernel is None or kernel.data is None or kernel.data.dtype.itemsize != 1:
-        return None
-    steps: Quantization | None = kernel.quantization
-    if steps is None or steps.zero_points.any():
-        return None
-    parts = {"kernel": kernel.data.astype(np.float64)}
-    bias = samples.constant(core.inputs[2]) if len(core.inputs) > 2 else None
-    if bias is not None and bias.data is not None:
-        if bias.data.dtype.kind not in "iu":
-            return None
-        parts["bias"] = bias.data.astype(np.float64).reshape(-1)
-    return x.astype(np.float64), parts
+def _product(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    """Prepare a Mul of two values: one product in float32. Source: MLAS, `qlmul.cpp`."""
+    keys = [values.behind(key) for key in core.inputs]
+    left, right = aligned(*(values.centred(key) for key in keys))
+    a, b, y = (values.scale(key)[0] for key in (*keys, op.outputs[0]))
+    steps = values.steps(op.outputs[0])
+    return lambda rule: saturated(rule.scaled(left * right, float(a * b / y)), steps)
 
 
-def _convolved(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare a Conv; the file has channels first."""
-    parts = _parts(core, samples)
-    if parts is None:
-        return None
-    x, weights = np.moveaxis(parts[0], 1, -1), parts[1]
-    kernel, groups = weights["kernel"], int(core.attributes.get("group", 1))
-    spatial = tuple(range(2, kernel.ndim))
-    ones = [1] * len(spatial)
-    attributes = {
-        "strides": core.attributes.get("strides", ones),
-        "dilation": core.attributes.get("dilations", ones),
-        "groups": groups,
-    }
-    attributes["padding"] = _pads(core, x.shape[1:-1], kernel.shape[2:], attributes["strides"])
-    operator = "conv"
-    if groups == x.shape[-1] and kernel.shape[1] == 1:
-        operator = "depthwise_conv"
-        kernel = kernel.reshape(groups, -1, *kernel.shape[2:])
-        weights["kernel"] = np.transpose(kernel, (*spatial, 0, 1))
-    else:
-        weights["kernel"] = np.transpose(kernel, (*spatial, 1, 0))
-    sums = LINEAR[operator].evaluate([x], weights, attributes).astype(np.int64)
-    return _rescaled(sums, core.inputs[1], core.inputs[0], op, samples)
-
-
-def _pads(
-    core: GraphOp, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Return the zero padding of every spatial axis, as an ONNX node has it."""
-    if core.attributes.get("auto_pad", "NOTSET") in ("SAME_UPPER",):
-        return [same_padding(*axis) for axis in zip(sizes, kernel, strides)]
-    pads = core.attributes.get("pads", [0] * 2 * len(sizes))
-    return list(zip(pads[: len(sizes)], pads[len(sizes) :]))
-
-
-def _multiplied(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare a Gemm or MatMul with constant weights."""
-    parts = _parts(core, samples)
-    if parts is None or core.attributes.get("transA", 0):
-        return None
-    x, weights = parts
-    if core.attributes.get("transB", 0):
-        weights["kernel"] = weights["kernel"].T
-    if weights["kernel"].ndim != 2:
-        return None
-    sums = LINEAR["dense"].evaluate([x], weights, {}).astype(np.int64)
-    return _rescaled(sums, core.inputs[1], core.inputs[0], op, samples)
-
-
-def _added(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare an Add of two computed values: fused multiply-adds in float32.
-
-        round( q_b (s_b/s_y) + ( q_a (s_a/s_y) + (z_y - (z_a s_a/s_y + z_b s_b/s_y)) ) )
-
-    Source: ONNX Runtime, MLAS `qladd.cpp`, the kernel for AVX2. Other processors have kernels with
-    other arithmetic, which is not known here: there the op is held to its bound.
-    """
-    steps, shown = samples.steps(op.outputs[0]), samples.integers(op.outputs[0])
-    operands = [samples.integers(key) for key in core.inputs]
-    read = [samples.steps(key) for key in core.inputs]
-    if platform.machine().lower() not in ("x86_64", "amd64") or steps is None or shown is None:
-        return None
-    y, part = samples.scale(op.outputs[0]), np.zeros(1, np.float32)
-    terms = []
-    for values, known, key in zip(operands, read, core.inputs):
-        if values is None or known is None:
-            return None
-        ratio = samples.scale(key) / y
-        part = part + ratio * np.float32(known.zero_points[0])
-        terms.append(values * ratio.astype(np.float64))
-    total = (np.float32(steps.zero_points[0]) - part).astype(np.float64)
-    for term in terms:
-        # The product of 8 and 24 bits is exact in float64: rounded once, as a fused operation is.
-        total = (term + total).astype(np.float32).astype(np.float64)
-    limits = np.iinfo(steps.dtype)
-    exact = np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
-    return lambda rule: exact
-
-
-def _softmax(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
+def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     """Prepare a Softmax on the last axis: a table of float32 exponentials.
 
     The scale is floor(1/s) instead of 1/s: with s the float32 nearest to 1/255 results are 254/255
     of what they should be. The exponentials are scaled up by a power that divides out; it is kept,
     since it decides how they round. Source: ONNX Runtime, `qlinear_softmax.cc`.
     """
-    x, steps = samples.integers(core.inputs[0]), samples.steps(op.outputs[0])
-    if x is None or steps is None or core.attributes.get("axis", -1) not in (-1, x.ndim - 1):
-        return None
-    scale = float(samples.scale(core.inputs[0])[0])
+    data = values.behind(core.inputs[0])
+    x, steps = values.integers(data), values.steps(op.outputs[0])
+    if core.attributes.get("axis", -1) not in (-1, x.ndim - 2):
+        raise NotKnown("a Softmax of another axis")
+    scale = float(values.scale(data)[0])
     room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
     table = np.exp((np.arange(256) - 255 + room) * scale).astype(np.float32)
     raised = table[x + 255 - x.max(axis=-1, keepdims=True)]
     sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
-    whole = np.floor(np.float32(1) / samples.scale(op.outputs[0]))
-    values = np.rint(raised * whole / sums).astype(np.int64)
-    return lambda rule: saturated(values, steps, -np.inf, np.inf)
+    whole = np.floor(np.float32(1) / values.scale(op.outputs[0]))
+    shares = np.rint(raised * whole / sums).astype(np.int64)
+    exact = softmax(values.array(core.inputs[0]).astype(np.float64), axis=-1).astype(np.float32)
+    plain = quantized(exact, steps)
+    return lambda rule: (
+        plain if isinstance(rule, OnnxRuntimePlain) else saturated(shares, steps)
+    )
 
 
-def _averaged(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare an AveragePool without padding, or a global one."""
-    x, steps = samples.centred(core.inputs[0]), samples.steps(op.outputs[0])
-    if x is None or steps is None or any(core.attributes.get("pads", [])):
-        return None
-    if core.attributes.get("auto_pad", "NOTSET") != "NOTSET":
-        return None
-    size = core.attributes.get("kernel_shape", x.shape[2:])
-    framing = {"pool_size": size, "padding": "valid"}
-    framing["strides"] = core.attributes.get("strides", [1] * len(size))
-    sums, _ = pooled_sums(np.moveaxis(x, 1, -1), framing)
-    scales = samples.scale(core.inputs[0])[0], samples.scale(op.outputs[0])[0]
+def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    """Prepare an AveragePool: sums of floats, window by window.
 
-    def finish(rule: Arithmetic) -> Ints:
-        values = rule.averaged(sums, int(np.prod(size)), *scales)
-        return np.moveaxis(saturated(values, steps, -np.inf, np.inf), -1, 1)
-
-    return finish
-
-
-def _reshaped(core: GraphOp, op: GraphOp, samples: Samples) -> Finish | None:
-    """Prepare a Reshape: integers of the same steps in another shape."""
-    x, shown = samples.integers(core.inputs[0]), samples.integers(op.outputs[0])
-    if x is None or shown is None:
-        return None
-    same = np.array_equal(samples.scale(core.inputs[0]), samples.scale(op.outputs[0]))
-    return (lambda rule: x.reshape(shown.shape)) if same else None
+    Source: ONNX Runtime, `qlinear_pool.cc`.
+    """
+    x, steps = values.array(core.inputs[0]), values.steps(op.outputs[0])
+    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
+    size = core.attributes["kernel_shape"]
+    strides = core.attributes.get("strides", [1] * len(size))
+    padding = pads(core, merged.shape[1:-1], size, strides)
+    if core.attributes.get("ceil_mode") or core.attributes.get("count_include_pad"):
+        raise NotKnown("an AveragePool of another form")
+    framing = {"pool_size": size, "padding": padding, "strides": strides}
+    sums, count = pooled_sums(merged, framing)
+    means = np.moveaxis((sums / count).astype(np.float32), -1, 1)
+    means = means.reshape(*x.shape[:2], *means.shape[1:])
+    y, limits = values.scale(op.outputs[0]), np.iinfo(steps.dtype)
+    # The zero point is added before the rounding, which turns ties.
+    fused = np.rint(means / y + np.float32(steps.zero_points[0])).clip(limits.min, limits.max)
+    plain = quantized(means, steps)
+    return lambda rule: plain if isinstance(rule, OnnxRuntimePlain) else fused.astype(np.int64)
 
 
-PREPARED: dict[str, Prepare] = {
+def _averaged(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    """Prepare a GlobalAveragePool."""
+    data = values.behind(core.inputs[0])
+    x, steps = values.centred(data), values.steps(op.outputs[0])
+    axes = tuple(range(3, x.ndim))
+    sums, count = x.sum(axis=axes, keepdims=True), int(np.prod(x.shape[3:]))
+    scales = values.scale(data)[0], values.scale(op.outputs[0])[0]
+    return lambda rule: saturated(rule.averaged(sums, count, *scales), steps)
+
+
+FUSED: dict[str, Prepare] = {
     "Conv": _convolved,
     "Gemm": _multiplied,
     "MatMul": _multiplied,
     "Add": _added,
-    "AveragePool": _averaged,
+    "Mul": _product,
+    "AveragePool": _average_pooled,
     "GlobalAveragePool": _averaged,
-    "Reshape": _reshaped,
     "Softmax": _softmax,
 }
-_UNRULED = ("Add", "Reshape", "Softmax")
+
+
+class OnnxRuntime(Float32):
+    """Products in float32, and sums as the kernels for x86 and ARM have them: fused.
+
+        round( q_b (s_b/s_y) + ( q_a (s_a/s_y) + (z_y - (z_a s_a/s_y + z_b s_b/s_y)) ) )
+
+    Source: ONNX Runtime, MLAS, `RequantizeOutput` and `qladd.cpp`.
+    """
+
+    kernels = "ONNX Runtime"
+
+    def total(
+        self, operands: list[Ints], ratios: list[Scales], points: list[np.float32], point: np.float32
+    ) -> np.ndarray:
+        """Return the sum before it is rounded."""
+        part = sum((r * p for r, p in zip(ratios, points)), np.zeros(1, np.float32))
+        total = (point - part).astype(np.float64)
+        for operand, ratio in zip(operands, ratios):
+            # The product of 8 and 24 bits is exact in float64: rounded once, as a fused one is.
+            total = self.joined(operand * ratio.astype(np.float64), total)
+        return total
+
+    def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Return product + total in float32."""
+        return (product + total).astype(np.float32).astype(np.float64)
+
+
+class OnnxRuntimeApart(OnnxRuntime):
+    """The same on processors without fused multiply-add."""
+
+    kernels = "ONNX Runtime without fused multiply-add"
+
+    def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Round the product first."""
+        return super().joined(product.astype(np.float32).astype(np.float64), total)
+
+
+class OnnxRuntimePlain(OnnxRuntime):
+    """Nothing fused: every op in float32 between its DequantizeLinear and QuantizeLinear.
+
+    Sums of floats depend on their order; the exact sum is taken, which rounds to the same integer
+    unless it is next to a tie.
+    """
+
+    kernels = "ONNX Runtime with nothing fused"
+
+    def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Divide by the scale of the result."""
+        real = sums * (x.astype(np.float64) * w.astype(np.float64))
+        return self._divided(real.astype(np.float32), y)
+
+    def scaled(self, values: Ints, ratio: float) -> Ints:
+        """Rounded but once."""
+        return np.rint(values * ratio).astype(np.int64)
+
+    def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
+        """Divide by the scale of the result."""
+        return self._divided((sums * np.float64(x) / count).astype(np.float32), y)
+
+    def _divided(self, real: np.ndarray, y: Scales) -> Ints:
+        return np.rint(np.clip(real / y, -(2.0**20), 2.0**20)).astype(np.int64)
+
+    def total(
+        self, operands: list[Ints], ratios: list[Scales], points: list[np.float32], point: np.float32
+    ) -> np.ndarray:
+        """Return the sum before it is rounded."""
+        terms = [(q - int(p)) * r.astype(np.float64) for q, r, p in zip(operands, ratios, points)]
+        return np.asarray(sum(terms) + float(point))
+
+
+RULES: tuple[Arithmetic, ...] = (OnnxRuntime(), OnnxRuntimeApart(), OnnxRuntimePlain())

@@ -1,0 +1,97 @@
+"""Fixed-point arithmetic of TFLite's portable kernels, as gemmlowp defines it.
+
+Source: gemmlowp, `fixedpoint/fixedpoint.h`; TFLite, `internal/quantization_util.cc`,
+`internal/common.h` and `internal/reference/softmax.h`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_MOST = (1 << 31) - 1
+
+
+def away_from_zero(values: np.ndarray) -> np.ndarray:
+    """Return floats rounded to the nearest integer, a half away from zero, as C's round does."""
+    whole = np.trunc(values)
+    return np.asarray(whole + np.trunc(2 * (values - whole)))
+
+
+def multiplier(scale: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return m and e with scale = m 2^(e-31), m the nearest integer in [2^30, 2^31)."""
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
+    # std::round goes away from zero; scales are positive.
+    fixed = np.floor(mantissa * 2.0**31 + 0.5).astype(np.int64)
+    over = fixed == 1 << 31
+    fixed, exponent = np.where(over, fixed >> 1, fixed), np.where(over, exponent + 1, exponent)
+    least = exponent < -31
+    return np.where(least, 0, fixed), np.where(least, 0, exponent).astype(np.int64)
+
+
+def high_product(a: Any, b: Any, bits: int = 32) -> np.ndarray:
+    """Return the upper half of the doubled product, rounded (SaturatingRoundingDoublingHighMul)."""
+    product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
+    half = 1 << (bits - 2)
+    nudged = product + np.where(product >= 0, half, 1 - half)
+    return np.asarray(np.sign(nudged) * (np.abs(nudged) >> (bits - 1)))
+
+
+def divided(values: np.ndarray, right: Any) -> np.ndarray:
+    """Return values / 2^right, a half away from zero (RoundingDivideByPOT)."""
+    half = (np.int64(1) << right) >> 1
+    return np.asarray(np.sign(values) * ((np.abs(values) + half) >> right))
+
+
+def softmax_of_8_bits(x: np.ndarray, scale: float) -> np.ndarray:
+    """Return the softmax on the last axis in steps of 1/256.
+
+    Args:
+        x: 8-bit integers.
+        scale: Their scale times beta.
+    """
+    m, left = multiplier(min(scale * 2.0**26, 2.0**31 - 1))
+    difference = x - x.max(axis=-1, keepdims=True)
+    counted = difference >= -int(np.floor(31 * 2.0**26 / 2.0 ** int(left)))
+    scaled = high_product(np.where(counted, difference, 0) << left, m)
+    raised = np.where(counted, _exp(scaled), 0)
+    sums = divided(raised, 12).sum(axis=-1, keepdims=True)
+    headroom = 32 - np.frexp(sums.astype(np.float64))[1].astype(np.int64)
+    reciprocal = _one_over_one_plus((sums << headroom) - (1 << 31))
+    return np.where(counted, divided(high_product(reciprocal, raised), 35 - headroom), 0)
+
+
+# exp(-2^k) in 31 bits, for k from -2 on.
+_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+
+
+def _exp(a: np.ndarray) -> np.ndarray:
+    """Return 2^31 exp(a / 2^26) for numbers up to 0 (exp_on_negative_values)."""
+    quarter = 1 << 24
+    rest = (a & (quarter - 1)) - quarter
+    result = _exp_in_a_quarter(rest << 5)
+    remainder = rest - a
+    for place, power in enumerate(_POWERS):
+        chosen = remainder & (1 << (24 + place)) != 0
+        result = np.where(chosen, high_product(result, power), result)
+    return np.where(a == 0, _MOST, result)
+
+
+def _exp_in_a_quarter(a: np.ndarray) -> np.ndarray:
+    """Return 2^31 exp(a / 2^31) for a / 2^31 in [-1/4, 0): five terms of a series about -1/8."""
+    eighth, third = 1895147668, 715827883
+    x = a + (1 << 28)
+    square = high_product(x, x)
+    cube, fourth = high_product(square, x), high_product(square, square)
+    terms = high_product(divided(fourth, 2) + cube, third) + square
+    return np.asarray(eighth + high_product(eighth, x + divided(terms, 1)))
+
+
+def _one_over_one_plus(a: np.ndarray) -> np.ndarray:
+    """Return 2^31 / (1 + a / 2^31) for a / 2^31 in [0, 1), by three steps of Newton's method."""
+    half = (a + _MOST + 1) >> 1
+    x = 1515870810 + high_product(half, -1010580540)  # 48/17 and -32/17 in 29 bits
+    for _ in range(3):
+        x = x + (high_product(x, (1 << 29) - high_product(half, x)) << 2)
+    return np.clip(x << 1, -(1 << 31), _MOST)

@@ -1,0 +1,157 @@
+"""What an integer file gives, to the bit, under every known rule of rounding.
+
+The file's own graph is evaluated op by op from its own integers; nothing is run. Rules share what
+they agree on: an op is prepared once for all rules that gave it the same inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from . import onnx_ops, tflite_ops
+from .arithmetic import Arithmetic
+from .base import Finish, NotKnown, Values
+
+@dataclass(frozen=True)
+class _Format:
+    """How the ops of a format are computed."""
+
+    values: Callable[[ArtifactGraph, Arrays], Values]
+    prepared: Callable[[GraphOp, Values], Finish | None]
+    rules: tuple[Arithmetic, ...]
+
+
+_FORMATS = {
+    "tflite": _Format(Values, tflite_ops.prepared, tflite_ops.RULES),
+    "onnx": _Format(onnx_ops.OnnxValues, onnx_ops.prepared, onnx_ops.RULES),
+}
+
+Arrays = Mapping[str, np.ndarray]
+
+# Numbers that are held at a time, for all rules together.
+_AT_A_TIME = 1 << 24
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a file gives under one or several rules that agree throughout.
+
+    Attributes:
+        kernels: Whose kernels follow these rules.
+        outputs: The file's output by its key to (N, …).
+    """
+
+    kernels: tuple[str, ...]
+    outputs: Arrays
+
+
+def predict(
+    graph: ArtifactGraph, file_format: str, batches: Sequence[Mapping[str, np.ndarray]]
+) -> list[Prediction]:
+    """Evaluate an integer file under every known rule.
+
+    Args:
+        graph: The file.
+        file_format: "tflite" or "onnx".
+        batches: What the file is fed, run by run: key of an input to the array.
+
+    Returns:
+        Every distinct result, with the rules that lead to it.
+
+    Raises:
+        NotKnown: The graph holds an op that is not known; the message names it.
+    """
+    if file_format not in _FORMATS:
+        raise NotKnown(f"the ops of .{file_format} files")
+    size = sum(max(int(np.prod(np.abs(t.shape or (1,)))), 1) for t in graph.tensors.values())
+    chunk = max(1, _AT_A_TIME // size)
+    rules = _FORMATS[file_format].rules
+    parts: list[list[Arrays]] = [[] for _ in rules]
+    for start in range(0, len(batches), chunk):
+        runs = batches[start : start + chunk]
+        fed = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
+        for part, outputs in zip(parts, _evaluated(graph, file_format, fed)):
+            part.append(outputs)
+    found: list[Prediction] = []
+    for rule, part in zip(rules, parts):
+        outputs = {key: np.concatenate([p[key] for p in part]) for key in graph.outputs}
+        outputs = {key: array.reshape(-1, *array.shape[2:]) for key, array in outputs.items()}
+        _enter(found, Prediction((rule.kernels,), outputs))
+    return found
+
+
+def _enter(found: list[Prediction], new: Prediction) -> None:
+    """Add a prediction, or its rule to an equal one."""
+    for place, known in enumerate(found):
+        if all(np.array_equal(known.outputs[key], new.outputs[key]) for key in new.outputs):
+            found[place] = Prediction((*known.kernels, *new.kernels), known.outputs)
+            return
+    found.append(new)
+
+
+def _evaluated(
+    graph: ArtifactGraph, file_format: str, fed: Arrays
+) -> list[dict[str, np.ndarray]]:
+    """Return the outputs under each rule for some runs, (runs, *shape)."""
+    form = _FORMATS[file_format]
+    held: list[dict[str, np.ndarray]] = [dict(fed) for _ in form.rules]
+    reasons: list[str] = []
+    last = _last_uses(graph)
+    for op in graph.ops:
+        try:
+            _step(graph, form, op, held)
+        except NotKnown as reason:
+            reasons.append(str(reason))
+        for key in op.inputs:
+            if last[key] == op.index:
+                for arrays in held:
+                    arrays.pop(key, None)
+    missing = [key for key in graph.outputs if any(key not in arrays for arrays in held)]
+    if missing:
+        raise NotKnown(reasons[0] if reasons else f"output '{missing[0]}' is not known")
+    return [{key: arrays[key] for key in graph.outputs} for arrays in held]
+
+
+def _last_uses(graph: ArtifactGraph) -> dict[str, int]:
+    """Return the place of the last op that may ask for each tensor.
+
+    An op of floats is computed when the op behind it asks, so what it reads is needed until then.
+    """
+    last = {key: len(graph.ops) for key in graph.outputs}
+    for op in reversed(graph.ops):
+        deferred = op.kind not in ("QuantizeLinear",) and op.kind[1:2].islower()
+        until = max((last.get(key, op.index) for key in op.outputs), default=op.index)
+        for key in op.inputs:
+            last[key] = max(last.get(key, 0), until if deferred else op.index)
+    return last
+
+
+def _step(
+    graph: ArtifactGraph, form: _Format, op: GraphOp, held: Sequence[dict[str, np.ndarray]]
+) -> None:
+    """Add the results of one op; rules that agree hold the same arrays."""
+    finishes: dict[tuple[int, ...], Finish | None] = {}
+    shared: dict[str, list[np.ndarray]] = {key: [] for key in op.outputs}
+    for arrays, rule in zip(held, form.rules):
+        same = tuple(id(array) for array in arrays.values())
+        if same not in finishes:
+            finishes[same] = form.prepared(op, form.values(graph, arrays))
+        finish = finishes[same]
+        if finish is None:
+            continue
+        results = finish(rule)
+        for key, result in zip(op.outputs, results if isinstance(results, list) else [results]):
+            array = _stored(graph, key, result)
+            equal = [known for known in shared[key] if np.array_equal(known, array)]
+            arrays[key] = equal[0] if equal else array
+            if not equal:
+                shared[key].append(array)
+
+
+def _stored(graph: ArtifactGraph, key: str, result: np.ndarray) -> np.ndarray:
+    """Return a result in the type that the file has it in."""
+    steps = graph.tensors[key].quantization
+    return result.astype(steps.dtype) if steps is not None and result.dtype == np.int64 else result

@@ -1,0 +1,210 @@
+"""Ops of .tflite files that move numbers and leave them as they are, whatever their type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...artifacts.graphs.base import GraphOp
+from .arithmetic import Arithmetic, Ints
+from .base import Finish, IntegerOperator, NotKnown, Results, Values
+from .fixed_point import away_from_zero
+
+Move = Callable[[GraphOp, Values, np.ndarray], Results]
+
+
+def _moving(move: Move, place: int = 0) -> IntegerOperator:
+    """Return an operator that moves the numbers of its input number ``place``."""
+
+    def prepare(op: GraphOp, values: Values) -> Finish:
+        _same_steps(op, values, op.inputs[place])
+        results = move(op, values, values.array(op.inputs[place]))
+        return lambda rule: results
+
+    return IntegerOperator(prepare, ruled=False)
+
+
+def _same_steps(op: GraphOp, values: Values, *keys: str) -> None:
+    """Raise `NotKnown` where quantized numbers change their steps on the way."""
+    if values.graph.tensors[op.outputs[0]].quantization is not None:
+        values.same_steps(*keys, *op.outputs)
+
+
+def _reshaped(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    shape = [int(size) for size in values.graph.tensors[op.outputs[0]].shape]
+    if op.kind == "RESHAPE" and len(op.inputs) > 1 and values.has(op.inputs[1]):
+        shape = [int(size) for size in values.array(op.inputs[1])[0].reshape(-1)]
+    return x.reshape(len(x), *shape)
+
+
+def _transposed(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    return np.transpose(x, (0, *(int(axis) + 1 for axis in values.constant(op.inputs[1]))))
+
+
+def _padded(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    """Padding has the value zero: the zero point of integers."""
+    pads = [(0, 0), *((int(a), int(b)) for a, b in values.constant(op.inputs[1]))]
+    steps = values.graph.tensors[op.inputs[0]].quantization
+    fill = 0 if steps is None else steps.zero_points[0]
+    if op.kind == "PADV2":
+        fill = values.constant(op.inputs[2]).reshape(-1)[0]
+    if op.kind == "MIRROR_PAD":
+        mode = "symmetric" if op.attributes.get("mode") else "reflect"
+        return np.pad(x, pads, mode=mode)  # type: ignore[call-overload, no-any-return]
+    return np.pad(x, pads, constant_values=fill)
+
+
+def _sliced(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    starts, sizes = (values.constant(key).reshape(-1) for key in op.inputs[1:3])
+    cut = [slice(int(a), None if n < 0 else int(a + n)) for a, n in zip(starts, sizes)]
+    return x[(slice(None), *cut)]
+
+
+def _strided(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    """A bit of a mask stands for an axis: begin or end left open, an axis dropped, added, or "…"."""
+    begins, ends, strides = (values.array(key)[0].reshape(-1) for key in op.inputs[1:4])
+    masks = {
+        name: int(op.attributes.get(f"{name}Mask", 0))
+        for name in ("begin", "end", "ellipsis", "newAxis", "shrinkAxis")
+    }
+    cut: list[object] = [slice(None)]
+    for axis, (begin, end, stride) in enumerate(zip(begins, ends, strides)):
+        chosen = {name for name, mask in masks.items() if mask >> axis & 1}
+        if "ellipsis" in chosen:
+            cut.append(Ellipsis)
+        elif "newAxis" in chosen:
+            cut.append(None)
+        elif "shrinkAxis" in chosen:
+            cut.append(int(begin))
+        else:
+            first = None if "begin" in chosen else int(begin)
+            cut.append(slice(first, None if "end" in chosen else int(end), int(stride)))
+    return np.asarray(x[tuple(cut)])  # type: ignore[index]
+
+
+def _tiled(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    return np.tile(x, (1, *(int(count) for count in values.constant(op.inputs[1]).reshape(-1))))
+
+
+def _broadcast(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    shape = [int(size) for size in values.constant(op.inputs[1]).reshape(-1)]
+    x = x.reshape(len(x), *[1] * (len(shape) + 1 - x.ndim), *x.shape[1:])
+    return np.broadcast_to(x, (len(x), *shape))
+
+
+def _gathered(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    if op.attributes.get("batchDims"):
+        raise NotKnown("GATHER with axes of batches")
+    index = values.constant(op.inputs[1]).astype(np.int64)
+    axis = int(op.attributes.get("axis", 0))
+    return np.take(x, index, axis=axis + 1 if axis >= 0 else axis)
+
+
+def _nearest(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    """Source: TFLite, `reference/resize_nearest_neighbor.h`."""
+    sizes = values.constant(op.inputs[1]).reshape(-1)
+    for axis, size in zip((2, 3), sizes):
+        corners = bool(op.attributes.get("alignCorners")) and size > 1
+        scale = np.float32((x.shape[axis] - corners) / np.float32(size - corners))
+        offset = np.float32(0.5 if op.attributes.get("halfPixelCenters") else 0.0)
+        at = (np.arange(size, dtype=np.float32) + offset) * scale
+        index = (away_from_zero(at) if op.attributes.get("alignCorners") else np.floor(at)).astype(int)
+        x = np.take(x, np.clip(index, 0, x.shape[axis] - 1), axis=axis)
+    return x
+
+
+def _spread(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    """Move blocks between channels and places, as DEPTH_TO_SPACE and SPACE_TO_DEPTH do."""
+    size = int(op.attributes["blockSize"])
+    p, b, h, w, c = x.shape
+    if op.kind == "DEPTH_TO_SPACE":
+        cut = x.reshape(p, b, h, w, size, size, c // size**2)
+        return cut.transpose(0, 1, 2, 4, 3, 5, 6).reshape(p, b, h * size, w * size, -1)
+    cut = x.reshape(p, b, h // size, size, w // size, size, c)
+    return cut.transpose(0, 1, 2, 4, 3, 5, 6).reshape(p, b, h // size, w // size, -1)
+
+
+def _reversed(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    axes = values.constant(op.inputs[1]).reshape(-1)
+    return np.flip(x, tuple(int(axis) + 1 if axis >= 0 else int(axis) for axis in axes))
+
+
+def _split(op: GraphOp, values: Values) -> Finish:
+    """Prepare a SPLIT or SPLIT_V: equal parts, or parts of the sizes given."""
+    even = op.kind == "SPLIT"
+    x = values.array(op.inputs[1 if even else 0])
+    axis = int(values.constant(op.inputs[0 if even else 2]).reshape(-1)[0])
+    axis = axis + 1 if axis >= 0 else x.ndim + axis
+    count = len(op.outputs)
+    if even:
+        parts = np.split(x, count, axis=axis)
+    else:
+        sizes = values.constant(op.inputs[1]).reshape(-1).astype(int)
+        parts = np.split(x, np.cumsum(sizes)[:-1], axis=axis)
+    _same_steps(op, values, op.inputs[1 if even else 0])
+    return lambda rule: list(parts)
+
+
+def _unpacked(op: GraphOp, values: Values) -> Finish:
+    """Prepare an UNPACK."""
+    _same_steps(op, values, op.inputs[0])
+    x, axis = values.array(op.inputs[0]), int(op.attributes.get("axis", 0))
+    axis = axis + 1 if axis >= 0 else x.ndim + axis
+    parts = [np.take(x, place, axis=axis) for place in range(len(op.outputs))]
+    return lambda rule: parts
+
+
+def _joined(op: GraphOp, values: Values) -> Finish:
+    """Prepare a CONCATENATION or PACK of numbers in the same steps."""
+    _same_steps(op, values, *op.inputs)
+    parts = [values.array(key) for key in op.inputs]
+    count = max(len(part) for part in parts)
+    parts = [np.broadcast_to(part, (count, *part.shape[1:])) for part in parts]
+    axis = int(op.attributes.get("axis", 0))
+    axis = axis + 1 if axis >= 0 else axis
+    found = (np.stack if op.kind == "PACK" else np.concatenate)(parts, axis=axis)
+    return lambda rule: found
+
+
+def _bilinear(op: GraphOp, values: Values) -> Finish:
+    """Prepare a RESIZE_BILINEAR: places and shares in 1024ths.
+
+    Source: TFLite, `reference/resize_bilinear.h`, `ResizeBilinearInteger`.
+    """
+    values.same_steps(op.inputs[0], op.outputs[0])
+    x = values.integers(op.inputs[0])
+    sizes = [int(size) for size in values.constant(op.inputs[1]).reshape(-1)]
+    corners = bool(op.attributes.get("alignCorners"))
+    centres = bool(op.attributes.get("halfPixelCenters"))
+
+    def finish(rule: Arithmetic) -> Ints:
+        return rule.resized(x, sizes, corners, centres)
+
+    return finish
+
+
+MOVING_OPS = {
+    "RESHAPE": _moving(_reshaped),
+    "SQUEEZE": _moving(_reshaped),
+    "EXPAND_DIMS": _moving(_reshaped),
+    "TRANSPOSE": _moving(_transposed),
+    "PAD": _moving(_padded),
+    "PADV2": _moving(_padded),
+    "MIRROR_PAD": _moving(_padded),
+    "SLICE": _moving(_sliced),
+    "STRIDED_SLICE": _moving(_strided),
+    "TILE": _moving(_tiled),
+    "BROADCAST_TO": _moving(_broadcast),
+    "GATHER": _moving(_gathered),
+    "RESIZE_NEAREST_NEIGHBOR": _moving(_nearest),
+    "DEPTH_TO_SPACE": _moving(_spread),
+    "SPACE_TO_DEPTH": _moving(_spread),
+    "REVERSE_V2": _moving(_reversed),
+    "SPLIT": IntegerOperator(_split, ruled=False),
+    "SPLIT_V": IntegerOperator(_split, ruled=False),
+    "UNPACK": IntegerOperator(_unpacked, ruled=False),
+    "CONCATENATION": IntegerOperator(_joined, ruled=False),
+    "PACK": IntegerOperator(_joined, ruled=False),
+    "RESIZE_BILINEAR": IntegerOperator(_bilinear),
+}

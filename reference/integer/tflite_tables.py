@@ -1,0 +1,229 @@
+"""Functions of .tflite files that kernels compute by tables and in fixed point.
+
+Eight bits have a table of all 256 results, computed in float32. Sixteen bits have tables of 257 or
+513 points with straight lines between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.special import erf
+
+from ...artifacts.graphs.base import GraphOp
+from .arithmetic import Arithmetic, Ints, multiplier
+from .base import Finish, IntegerOperator, Values, saturated
+from .fixed_point import away_from_zero, divided, high_product
+
+Function = Callable[[np.ndarray], np.ndarray]
+_ONE = np.float32(1)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(_ONE / (_ONE + np.exp(-x)))
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    half = np.float32(0.5)
+    return np.asarray(half * x * (_ONE + erf(x * np.float32(np.sqrt(0.5)))).astype(np.float32))
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    """The approximation. Source: TFLite, `reference/gelu.h`."""
+    inner = np.float32(2 / np.sqrt(np.pi) * np.sqrt(0.5)) * (x + np.float32(0.044715) * x * x * x)
+    return np.asarray(np.float32(0.5) * x * (_ONE + np.tanh(inner)))
+
+
+def _function(op: GraphOp) -> Function:
+    if op.kind == "GELU":
+        return _gelu_tanh if op.attributes.get("approximate") else _gelu
+    return {"LOGISTIC": _sigmoid, "TANH": np.tanh}[op.kind]
+
+
+def _tabled(op: GraphOp, values: Values) -> Finish:
+    """Prepare LOGISTIC, TANH or GELU.
+
+    Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`; for LOGISTIC and
+    TANH of 16 bits `reference/integer_ops/logistic.h` and `tanh.h`.
+    """
+    x, read, steps = values.integers(op.inputs[0]), values.steps(op.inputs[0]), values.steps(op.outputs[0])
+    scale, y = (values.scale(key)[0] for key in (op.inputs[0], op.outputs[0]))
+    if read.dtype.itemsize == 2:
+        if op.kind == "GELU":
+            table = wide_table(_function(op), scale, int(read.zero_points[0]), y, np.float32)
+            found = looked_up(x, table)
+        else:
+            found = (_wide_sigmoid if op.kind == "LOGISTIC" else _wide_tanh)(x, scale)
+        return lambda rule: found
+    limits = np.iinfo(read.dtype)
+    inputs = np.arange(limits.min, limits.max + 1) - int(read.zero_points[0])
+    results = _function(op)(scale * inputs.astype(np.float32)) * (_ONE / y)
+
+    def finish(rule: Arithmetic) -> Ints:
+        table = saturated(rule.nearest(results), steps)
+        return np.asarray(table[x - limits.min])
+
+    return finish
+
+
+def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -> Ints:
+    """Return the 513 points that TFLite's kernels hold of a function of 16 bits.
+
+    Each point is moved by half the error that a straight line has in the middle. Source: TFLite,
+    `internal/common.h`, `LUTPopulateInt16`.
+
+    Args:
+        function: The function.
+        scale: Of its argument.
+        point: The argument's zero point.
+        y: Scale of the result, whose zero point is 0.
+        dtype: The floating-point type that the kernel computes the table in.
+    """
+    scale, y, one = dtype(scale), dtype(y), dtype(1)
+    low, high = scale * dtype(-32768 - point), scale * dtype(32767 - point)
+    step = (high - low) / dtype(512)
+    inverse = dtype(65536) / (y * dtype(32767) - y * dtype(-32768))
+    index = np.arange(512).astype(dtype)
+    value, middle, following = (
+        function(at).astype(dtype)
+        for at in (low + index * step, low + index * step + step / dtype(2), low + (index + one) * step)
+    )
+    sample = away_from_zero(value * inverse)
+    line = away_from_zero((following * inverse + sample) / dtype(2))
+    bias = away_from_zero((line - away_from_zero(middle * inverse)) / dtype(2))
+    last = away_from_zero(function(np.asarray([high], dtype)) * inverse)
+    return np.clip(np.concatenate([sample - bias, last]), -32768, 32767).astype(np.int64)
+
+
+def looked_up(x: Ints, table: Ints) -> Ints:
+    """Return a function of 16-bit integers: a line between two of 513 points."""
+    index, offset = 256 + (x >> 7), x & 0x7F
+    base = table[index]
+    return np.asarray(base + (((table[index + 1] - base) * offset + 64) >> 7))
+
+
+# 2^16 times the logistic function at multiples of 1/24. TFLite's table (`internal/common.h`) is one
+# more than the nearest integer in the places of the bits that are set here.
+_ABOVE = 0x800000000000000000000000000000800011009020440005c0467baefa7bd110
+_SIGMOID = np.minimum(np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))), 65535).astype(
+    np.int64
+) + np.array([_ABOVE >> place & 1 for place in range(256)])
+
+
+def _wide_argument(x: Ints, scale: Any, powers: tuple[int, ...]) -> Ints:
+    """Return 16-bit integers in steps of 1/(3 · 4096).
+
+    Source: TFLite, `kernels/activations.cc`, `SigmoidPrepare` and `TanhPrepare`.
+
+    Args:
+        x: The integers.
+        scale: Their scale.
+        powers: Left shifts by which scales that are a power of two are treated exactly.
+    """
+    mantissa, exponent = np.frexp(np.float32(scale))
+    shift = 12 + int(exponent) - 1
+    if mantissa == 0.5 and shift in powers:
+        return x * (3 << shift)
+    factor, right = float(np.float32(scale)) * 4096.0 * 3.0, 0
+    while factor <= 32767.0 / 2.0 and right <= 30:
+        factor, right = factor * 2, right + 1
+    return np.asarray((x * int(factor) + ((1 << right) >> 1)) >> right)
+
+
+def _wide_sigmoid(x: Ints, scale: Any) -> Ints:
+    """Return the logistic function of 16-bit integers in steps of 2^-15."""
+    argument = _wide_argument(x, scale, (0,))
+    size = np.abs(argument)
+    index, part = size >> 9, size & 0x1FF
+    low, high = _SIGMOID[np.minimum(index, 255)], _SIGMOID[np.minimum(index + 1, 255)]
+    result = np.where(index >= 255, 0x7FFF << 10, (low << 9) + part * (high - low))
+    result = np.where(argument >= 0, result + (1 << 9), (1 << 25) - result + (1 << 9) - 1)
+    return np.asarray(result >> 10)
+
+
+def _wide_tanh(x: Ints, scale: Any) -> Ints:
+    """Return the hyperbolic tangent of 16-bit integers in steps of 2^-15."""
+    argument = _wide_argument(x, scale, (0, 1))
+    size = np.abs(argument)
+    index, part = size >> 8, size & 0xFF
+    low, high = _SIGMOID[np.minimum(index, 255)], _SIGMOID[np.minimum(index + 1, 255)]
+    result = np.where(index >= 255, 0xFFFF << 8, (low << 8) + part * (high - low))
+    half, nudge = 1 << 23, 1 << 7
+    result = np.where(argument >= 0, result - half + nudge, half - result + nudge - 1)
+    return np.asarray(result >> 8)
+
+
+def _hard_swish(op: GraphOp, values: Values) -> Finish:
+    """Prepare a HARD_SWISH: 16-bit fixed point. Source: TFLite, `reference/hard_swish.h`."""
+    x, steps = values.centred(op.inputs[0]), values.steps(op.outputs[0])
+    fine = np.float32(1 / 128) * values.scale(op.inputs[0])[0]
+    m_out, e_out = _short(fine / values.scale(op.outputs[0])[0])
+    m_gate, e_gate = _short(fine / np.float32(3 / 32768))
+    raised = x << 7
+    value, gate = high_product(raised, m_out, 16), raised
+    if e_gate > 0:
+        gate = _saturated16(gate << (e_gate - 1))
+    gate = high_product(gate, m_gate, 16)
+    if e_gate > 0:
+        gate = _saturated16(gate << 1)
+    gate = (divided(gate, max(-e_gate, 0)) + (1 << 15)) >> 1
+    product = gate * value
+    product = np.sign(product) * (np.abs(product) >> 15)  # rounds to zero
+    found = saturated(divided(product, -e_out), steps)
+    return lambda rule: found
+
+
+def _short(scale: Any) -> tuple[int, int]:
+    """Return a multiplier of 16 bits and its exponent."""
+    m, e = multiplier(float(scale))
+    return min((int(m) + (1 << 15)) >> 16, 32767), int(e)
+
+
+def _saturated16(values: Ints) -> Ints:
+    return np.clip(values, -32768, 32767)
+
+
+def _softmax(op: GraphOp, values: Values) -> Finish:
+    """Prepare a SOFTMAX on the last axis."""
+    x, steps = values.integers(op.inputs[0]), values.steps(op.outputs[0])
+    scale, beta = values.scale(op.inputs[0])[0], np.float32(op.attributes.get("beta", 1.0))
+    if steps.dtype.itemsize == 2:
+        found = _wide_softmax(x, scale, beta)
+        return lambda rule: found
+    y = values.scale(op.outputs[0])
+
+    def finish(rule: Arithmetic) -> Ints:
+        return saturated(rule.shares(x, scale, beta, y), steps)
+
+    return finish
+
+
+def _wide_softmax(x: Ints, scale: Any, beta: Any) -> Ints:
+    """Return the softmax of 16-bit integers in steps of 2^-15: two tables in fixed point.
+
+    Source: TFLite, `reference/softmax.h`, `SoftmaxInt16`.
+    """
+    m, e = multiplier(float(np.float32(scale * beta) / (10.0 / 65535.0)))
+    difference = x - x.max(axis=-1, keepdims=True)
+    scaled = divided(high_product(difference << max(e, 0), m), max(-e, 0)) + 32767
+    raised = looked_up(_saturated16(scaled), _EXP)
+    total = raised.sum(axis=-1, keepdims=True)
+    headroom = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)
+    shifted = ((total << (headroom - 1)) + (1 << 13)) >> 14
+    reciprocal = looked_up(_saturated16(shifted - (1 << 15) - (1 << 16)), _RECIPROCAL)
+    right = 31 - headroom
+    return np.clip((raised * reciprocal + (np.int64(1) << (right - 1))) >> right, 0, 32767)
+
+
+_EXP = wide_table(np.exp, 10.0 / 65535, 32767, 2.0 / 65535, np.float64)
+_RECIPROCAL = wide_table(lambda x: 1 / (1 + x), 1.0 / 65535, -32768, 2.0 / 65535, np.float64)
+
+TABLE_OPS = {
+    "LOGISTIC": IntegerOperator(_tabled),
+    "TANH": IntegerOperator(_tabled),
+    "GELU": IntegerOperator(_tabled),
+    "HARD_SWISH": IntegerOperator(_hard_swish, ruled=False),
+    "SOFTMAX": IntegerOperator(_softmax),
+}

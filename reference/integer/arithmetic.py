@@ -12,7 +12,7 @@ integer m in [2^30, 2^31), the nearest to M (TFLite, `QuantizeMultiplier`).
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Arithmetic(abc.ABC):
     Attributes:
         name: What the reports call it.
         kernels: Whose kernels follow it, to follow "equal to the bit:".
-        says: What it does and who does so, to follow "int8 arithmetic:".
+        says: What it does and who does so, to follow "integer arithmetic:".
     """
 
     name: ClassVar[str]
@@ -94,9 +94,7 @@ class Arithmetic(abc.ABC):
         """Return round(values · ratio) for a ratio that the kernel holds in double precision."""
 
     @abc.abstractmethod
-    def added(
-        self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8
-    ) -> Ints:
+    def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8) -> Ints:
         """Return round(a s_a / s_y + b s_b / s_y) for integers less their zero points.
 
         Args:
@@ -140,9 +138,9 @@ class Arithmetic(abc.ABC):
 
     def nearest(self, values: np.ndarray) -> Ints:
         """Return the integers of a table of float32 results."""
-        return _nearest(values)
+        return nearest(values)
 
-    def shares(self, x: Ints, scale: Scales, beta: Scales, y: Scales) -> Ints:
+    def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
         """Return the softmax of 8-bit integers on the last axis: a table of float32 exponentials.
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `Softmax` for 8 bits.
@@ -171,7 +169,6 @@ class Arithmetic(abc.ABC):
         return divided(x, 20)
 
 
-
 class FixedPoint(Arithmetic):
     """Integer multiplication by m, then a shift: TFLite's portable kernels."""
 
@@ -187,9 +184,7 @@ class FixedPoint(Arithmetic):
         """See the base class; a negative ratio's multiplier is negative."""
         return np.sign(ratio).astype(np.int64) * self.times(values, *multiplier(abs(ratio)))
 
-    def added(
-        self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8
-    ) -> Ints:
+    def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8) -> Ints:
         """Both operands, shifted left, are brought to twice the larger of their steps.
 
         The shift is by 20 bits, of 16-bit integers by 15. Source: TFLite, `kernels/add.cc` and
@@ -203,11 +198,11 @@ class FixedPoint(Arithmetic):
 
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
         """Divide in float32, round half away from zero (TFLite, `AffineQuantize`)."""
-        return away_from_zero(_bounded(values / y)).astype(np.int64)
+        return away_from_zero(bounded(values / y)).astype(np.int64)
 
     def nearest(self, values: np.ndarray) -> Ints:
         """Half away from zero."""
-        return away_from_zero(_bounded(values)).astype(np.int64)
+        return away_from_zero(bounded(values)).astype(np.int64)
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
         """The division by the count is folded into m with as many bits as the shift has to spare.
@@ -241,7 +236,7 @@ class AwayFromZero(FixedPoint):
         """In double precision (TFLite, `reference/integer_ops/fully_connected.h`)."""
         return self.dense_wide(sums, x, w, y)
 
-    def shares(self, x: Ints, scale: Scales, beta: Scales, y: Scales) -> Ints:
+    def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
         """In fixed point throughout (TFLite, `reference/softmax.h`)."""
         return softmax_of_8_bits(x, float(scale) * float(beta))
 
@@ -254,9 +249,7 @@ class Micro(AwayFromZero):
 
     name = "double, micro"
     kernels = "TFLite Micro"
-    says = (
-        "two roundings of a fixed-point product, half away from zero (as TFLite Micro's kernels)"
-    )
+    says = "two roundings of a fixed-point product, half away from zero (as TFLite Micro's kernels)"
 
     def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """In fixed point, as for a convolution."""
@@ -281,9 +274,11 @@ class Upward(AwayFromZero):
 
     def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """See above."""
-        m, e = _multiplier(x, w, y)
-        high = high_product(sums << np.maximum(e, 0), m)
-        right = np.maximum(-e, 0)
+        return self.times_upward(sums, *_multiplier(x, w, y))
+
+    def times_upward(self, values: Ints, m: Ints, e: Ints) -> Ints:
+        """Return values · m 2^(e-31), the second rounding upward."""
+        high, right = high_product(values << np.maximum(e, 0), m), np.maximum(-e, 0)
         return np.asarray((high + ((np.int64(1) << right) >> 1)) >> right)
 
     def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
@@ -308,16 +303,16 @@ class Upward(AwayFromZero):
         """
         flat = values.reshape(len(values), -1)
         fine = y.astype(np.float64)
-        found = _nearest(flat * (1 / fine).astype(np.float32))
+        found = nearest(flat * (1 / fine).astype(np.float32))
         rest = flat.shape[1] // 8 * 8
-        found[:, rest:] = away_from_zero(_bounded(flat[:, rest:] / fine))
+        found[:, rest:] = away_from_zero(bounded(flat[:, rest:] / fine))
         return found.reshape(values.shape)
 
     def dequantized(self, values: Ints, point: int, x: Scales) -> np.ndarray:
         """Two products and a difference in float32, as measured of LiteRT 2.3 on x86."""
         return np.asarray(values.astype(np.float32) * x - np.float32(point) * x)
 
-    def shares(self, x: Ints, scale: Scales, beta: Scales, y: Scales) -> Ints:
+    def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
         """By a table of float32 exponentials."""
         return Arithmetic.shares(self, x, scale, beta, y)
 
@@ -348,82 +343,6 @@ class SingleRounding(FixedPoint):
         return np.asarray((values * m + (np.int64(1) << (shift - 1))) >> shift)
 
 
-class Float32(Arithmetic):
-    """Multiply in float32 and round to the nearest integer, ties to even.
-
-    Source: XNNPACK, `qs8-qc8w` kernels with `fp32` requantization; ONNX Runtime, MLAS
-    `RequantizeOutput`.
-    """
-
-    name = "float"
-    kernels = "XNNPACK"
-    says = "fp32 multiply, round to nearest even (as XNNPACK and ONNX Runtime)"
-
-    def of_bits(self, bits: int) -> Arithmetic:
-        """XNNPACK leaves integers of 16 bits to the kernels behind it."""
-        return self if bits == 8 else _BEHIND
-
-    def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Left to the kernels behind XNNPACK."""
-        return _BEHIND.matrices(sums, x, w, y)
-
-    def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """M = (s_x s_w) / s_y, each operation in float32; the sum is rounded to float32 first."""
-        return _nearest(sums.astype(np.float32) * (x * w / y))
-
-    def scaled(self, values: Ints, ratio: float) -> Ints:
-        """Multiply in float32."""
-        return _nearest(values.astype(np.float32) * np.float32(ratio))
-
-    def added(
-        self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8
-    ) -> Ints:
-        """The one fixed-point op of XNNPACK: both ratios in 21 bits, one shift, half up.
-
-        Source: XNNPACK, `xnn_init_qs8_add_minmax_scalar_params`.
-        """
-        left, right, out = scales
-        ratios = np.float32(left / out), np.float32(right / out)
-        shift = 20 - (int(np.frexp(max(ratios))[1]) - 1)
-        first, second = (int(np.rint(np.float64(ratio) * 2.0**shift)) for ratio in ratios)
-        return (a * first + b * second + (1 << (shift - 1))) >> shift
-
-    def quantized(self, values: np.ndarray, y: Scales) -> Ints:
-        """Multiply by the reciprocal of the scale, both in float32."""
-        return _nearest(values * (np.float32(1) / y))
-
-    def requantized(self, values: Ints, x: Scales, y: Scales) -> Ints:
-        """Fixed-point as addition is: the ratio in steps of 1/256, one shift, half up.
-
-        Source: XNNPACK, `xnn_init_qs8_cvt_scalar_params`.
-        """
-        ratio = np.rint(np.float32(256) * (x / y)).astype(np.int64)
-        return (values * ratio + (1 << 7)) >> 8
-
-    def leaky(self, values: Ints, positive: float, negative: float) -> Ints:
-        """Fixed-point too: both ratios in steps of 1/256, one shift, half up.
-
-        Source: XNNPACK, `xnn_init_qs8_lrelu_scalar_params`.
-        """
-        ratios = (np.int64(np.rint(np.float32(256) * np.float32(r))) for r in (positive, negative))
-        return np.asarray((np.where(values >= 0, *(values * ratio for ratio in ratios)) + 128) >> 8)
-
-    def resized(self, x: Ints, sizes: list[int], corners: bool, centres: bool) -> Ints:
-        """Shares in 2048ths from places in float32, one shift, half up.
-
-        Source: XNNPACK, `xnn_indirection_init_resize_bilinear2d_hwc_q11`, `s8-ibilinear`.
-        """
-        for axis, size in zip((2, 3), sizes):
-            low, high, share = _places_in_2048ths(x.shape[axis], size, corners, centres)
-            share = share.reshape(-1, *[1] * (x.ndim - axis - 1))
-            x = np.take(x, low, axis) * (2048 - share) + np.take(x, high, axis) * share
-        return (x + (1 << 21)) >> 22
-
-    def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
-        """As any sum, with the count in the scale."""
-        return _nearest(sums.astype(np.float32) * (x / (y * np.float32(count))))
-
-
 def _joint(x: Scales, w: Scales) -> tuple[Scales, Scales]:
     """Return scales whose product is a float32 number where there is one scale of weights."""
     return (x * w, np.ones(1, np.float32)) if w.size == 1 else (x, w)
@@ -437,7 +356,7 @@ def _multiplier(x: Scales, w: Scales, y: Scales) -> tuple[Ints, Ints]:
 def places_in_1024ths(
     size: int, wanted: int, corners: bool, centres: bool
 ) -> tuple[Ints, Ints, Ints]:
-    """Return, for each place of a stretched axis, two of the original and the second one's share."""
+    """Return two places of an axis, and the second one's share, for each of it stretched."""
     step = (1024 * size + wanted // 2) // wanted
     if corners and wanted > 1:
         step = (1024 * (size - 1) + (wanted - 1) // 2) // (wanted - 1)
@@ -450,30 +369,11 @@ def places_in_1024ths(
     return low, high, at - 1024 * low
 
 
-def _places_in_2048ths(
-    size: int, wanted: int, corners: bool, centres: bool
-) -> tuple[Ints, Ints, Ints]:
-    """Return the same in other units."""
-    less = int(corners and wanted != 1)
-    step = np.float32(size - less) / np.float32(wanted - less)
-    at = np.arange(wanted, dtype=np.float32) * step
-    if centres and not corners:
-        at = np.clip(at + (np.float32(0.5) * step - np.float32(0.5)), 0, np.float32(size - 1))
-    low = at.astype(np.int64)
-    share = np.rint((at - low.astype(np.float32)) * np.float32(2048)).astype(np.int64)
-    return low, np.minimum(low + 1, size - 1), share
-
-
-def _bounded(values: np.ndarray) -> np.ndarray:
+def bounded(values: np.ndarray) -> np.ndarray:
     """Return what any type of 8 bits saturates at, in place of numbers too large for an integer."""
     return np.clip(values, -(2.0**20), 2.0**20)
 
 
-def _nearest(values: np.ndarray) -> Ints:
+def nearest(values: np.ndarray) -> Ints:
     """Return the nearest integers, ties to even."""
-    return np.asarray(np.rint(_bounded(values)).astype(np.int64))
-
-
-_BEHIND = Upward()
-
-RULES: tuple[Arithmetic, ...] = (Float32(), AwayFromZero(), Upward(), Micro(), SingleRounding())
+    return np.asarray(np.rint(bounded(values)).astype(np.int64))

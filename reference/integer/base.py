@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from .arithmetic import Arithmetic, Ints, Scales
 from .fixed_point import away_from_zero
 
 # What an op gives by a rule: one array, or one for each of several outputs.
-Results = Union[np.ndarray, list[np.ndarray]]
+Results = np.ndarray | list[np.ndarray]
 
 # What is left to do once the exact sums are known: round them by a rule.
 Finish = Callable[[Arithmetic], Results]
 
 
-class NotKnown(Exception):
+class NotKnownError(Exception):
     """The integers of an op cannot be computed here; the message says why."""
 
 
@@ -31,12 +31,22 @@ def known(op: GraphOp, compute: Callable[[], Any]) -> Any:
     """Return what a computation gives; any failure of it is that the op is not known.
 
     Raises:
-        NotKnown: It failed.
+        NotKnownError: It failed.
     """
     try:
         return compute()
     except _UNFORESEEN as error:
-        raise NotKnown(f"{op.kind} in an unknown form ({error})") from error
+        raise NotKnownError(f"{op.kind} in an unknown form ({error})") from error
+
+
+def one_of(finish: Finish, place: int) -> Callable[[Arithmetic], np.ndarray]:
+    """Return one of an op's results alone."""
+
+    def chosen(rule: Arithmetic) -> np.ndarray:
+        results = finish(rule)
+        return results[place] if isinstance(results, list) else results
+
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class IntegerOperator:
     """One kind of integer op.
 
     Attributes:
-        prepare: Computes what does not depend on the rule; raises `NotKnown`.
+        prepare: Computes what does not depend on the rule; raises `NotKnownError`.
         ruled: Whether rules differ on it.
     """
 
@@ -94,13 +104,13 @@ class Values:
         """Return a tensor's numbers.
 
         Raises:
-            NotKnown: They are neither constant nor computed yet.
+            NotKnownError: They are neither constant nor computed yet.
         """
         data = self.graph.tensors[key].data if key in self.graph.tensors else None
         if data is not None:
             return data[None]
         if key not in self._tensors:
-            raise NotKnown(f"tensor '{key}' is not known")
+            raise NotKnownError(f"tensor '{key}' is not known")
         return self._tensors[key]
 
     def has(self, key: str) -> bool:
@@ -111,44 +121,44 @@ class Values:
         """Return a constant in the shape that the file has it in.
 
         Raises:
-            NotKnown: It is computed.
+            NotKnownError: It is computed.
         """
         data = self.graph.tensors[key].data if key in self.graph.tensors else None
         if data is None:
-            raise NotKnown(f"tensor '{key}' is no constant")
+            raise NotKnownError(f"tensor '{key}' is no constant")
         return data
 
     def steps(self, key: str) -> Quantization:
         """Return how a tensor's integers represent numbers.
 
         Raises:
-            NotKnown: It has no single scale.
+            NotKnownError: It has no single scale.
         """
         steps = self.graph.tensors[key].quantization
         if steps is None or steps.scales.size != 1 or steps.zero_points.size != 1:
-            raise NotKnown(f"tensor '{key}' has no single scale")
+            raise NotKnownError(f"tensor '{key}' has no single scale")
         return steps
 
     def integers(self, key: str) -> Ints:
         """Return a tensor's integers.
 
         Raises:
-            NotKnown: It is not known, or holds floats.
+            NotKnownError: It is not known, or holds floats.
         """
         array = self.array(key)
         if array.dtype.kind not in "iu":
-            raise NotKnown(f"tensor '{key}' holds no integers")
+            raise NotKnownError(f"tensor '{key}' holds no integers")
         return array.astype(np.int64)
 
     def floats(self, key: str) -> np.ndarray:
         """Return a tensor's float32 numbers.
 
         Raises:
-            NotKnown: It is not known, or holds others.
+            NotKnownError: It is not known, or holds others.
         """
         array = self.array(key)
         if array.dtype != np.float32:
-            raise NotKnown(f"tensor '{key}' holds no float32 numbers")
+            raise NotKnownError(f"tensor '{key}' holds no float32 numbers")
         return array
 
     def centred(self, key: str) -> Ints:
@@ -159,16 +169,16 @@ class Values:
         """Return a tensor's scales in the type that files hold them in."""
         steps = self.graph.tensors[key].quantization
         if steps is None:
-            raise NotKnown(f"tensor '{key}' has no scale")
+            raise NotKnownError(f"tensor '{key}' has no scale")
         return steps.scales.astype(np.float32)
 
     def same_steps(self, *keys: str) -> None:
-        """Raise `NotKnown` unless tensors share scale and zero point."""
+        """Raise `NotKnownError` unless tensors share scale and zero point."""
         first = self.steps(keys[0])
         for key in keys[1:]:
             other = self.steps(key)
             if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
-                raise NotKnown("the steps change where integers are only moved")
+                raise NotKnownError("the steps change where integers are only moved")
 
 
 def aligned(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -188,9 +198,9 @@ def saturated(
     least, most = int(limits.min), int(limits.max)
     scale = np.float32(steps.scales[0])
     if low > -np.inf:
-        least = max(least, point + int(away_from_zero(np.float32(low) / scale)))
+        least = max(least, point + int(away_from_zero(np.asarray(np.float32(low) / scale))))
     if high < np.inf:
-        most = min(most, point + int(away_from_zero(np.float32(high) / scale)))
+        most = min(most, point + int(away_from_zero(np.asarray(np.float32(high) / scale))))
     return np.asarray(np.clip(values + point, least, most))
 
 

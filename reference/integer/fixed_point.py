@@ -32,10 +32,9 @@ def multiplier(scale: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def high_product(a: Any, b: Any, bits: int = 32) -> np.ndarray:
     """Return the upper half of the doubled product, rounded (SaturatingRoundingDoublingHighMul)."""
+    # gemmlowp treats the signs apart, which comes to the same: a half is taken upward.
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
-    half = 1 << (bits - 2)
-    nudged = product + np.where(product >= 0, half, 1 - half)
-    return np.asarray(np.sign(nudged) * (np.abs(nudged) >> (bits - 1)))
+    return np.asarray((product + (1 << (bits - 2))) >> (bits - 1))
 
 
 def divided(values: np.ndarray, right: Any) -> np.ndarray:

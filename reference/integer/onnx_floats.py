@@ -1,4 +1,4 @@
-"""Ops of .onnx files between DequantizeLinear and QuantizeLinear that a runtime computes in float32.
+"""Ops of .onnx files that a runtime computes in float32, between integers and integers.
 
 Most only move numbers or treat each by itself: then the result is known but for the last bit of a
 function, which a rounding to 8 bits hides unless it is next to a tie.
@@ -15,7 +15,7 @@ from scipy.special import erf
 from ...artifacts.graphs.base import GraphOp
 from ..operators.linear import same_padding
 from ..operators.pooling import POOLING
-from .base import NotKnown
+from .base import NotKnownError
 
 
 class Reader(Protocol):
@@ -44,7 +44,7 @@ def pads(op: GraphOp, sizes: Any, kernel: Any, strides: Any) -> list[tuple[int, 
     if automatic == "SAME_UPPER":
         return [same_padding(*axis) for axis in zip(sizes, kernel, strides)]
     if automatic not in ("NOTSET", "VALID"):
-        raise NotKnown(f"auto_pad {automatic}")
+        raise NotKnownError(f"auto_pad {automatic}")
     given = op.attributes.get("pads", [0] * 2 * len(sizes))
     return list(zip(given[: len(sizes)], given[len(sizes) :]))
 
@@ -99,7 +99,7 @@ def _sliced(op: GraphOp, values: Reader) -> np.ndarray:
     cut: list[Any] = [slice(None)] * x.ndim
     for axis, start, end, stride in zip(axes, starts, ends, strides):
         if stride < 0:
-            raise NotKnown("a Slice that runs backward")
+            raise NotKnownError("a Slice that runs backward")
         cut[_axis(axis, x.ndim)] = slice(start, end, stride)
     return x[tuple(cut)]
 
@@ -107,12 +107,12 @@ def _sliced(op: GraphOp, values: Reader) -> np.ndarray:
 def _padded(op: GraphOp, values: Reader) -> np.ndarray:
     x, amounts = values.array(op.inputs[0]), parameters(op, values, 1, "pads") or []
     if len(op.inputs) > 3 and op.inputs[3]:
-        raise NotKnown("a Pad of chosen axes")
+        raise NotKnownError("a Pad of chosen axes")
     half = len(amounts) // 2
     widths = [(0, 0), *zip(amounts[:half], amounts[half:])]
     mode = op.attributes.get("mode", "constant")
     if mode != "constant":
-        return np.pad(x, widths, mode={"reflect": "reflect", "edge": "edge"}[mode])  # type: ignore[call-overload, no-any-return]
+        return np.pad(x, widths, mode={"reflect": "reflect", "edge": "edge"}[mode])  # type: ignore[call-overload]
     filled = len(op.inputs) > 2 and op.inputs[2]
     fill = values.array(op.inputs[2]).reshape(-1)[0] if filled else 0
     return np.pad(x, widths, constant_values=fill)
@@ -132,14 +132,14 @@ def _split(op: GraphOp, values: Reader) -> list[np.ndarray]:
 def _gathered(op: GraphOp, values: Reader) -> np.ndarray:
     x, index = values.array(op.inputs[0]), values.array(op.inputs[1])
     if len(index) != 1:
-        raise NotKnown("a Gather by computed places")
+        raise NotKnownError("a Gather by computed places")
     return np.take(x, index[0].astype(int), axis=_axis(int(op.attributes.get("axis", 0)), x.ndim))
 
 
 def _max_pooled(op: GraphOp, values: Reader) -> np.ndarray:
     x = values.array(op.inputs[0])
     if op.attributes.get("ceil_mode") or set(op.attributes.get("dilations", [1])) != {1}:
-        raise NotKnown("a MaxPool with dilation or ceil_mode")
+        raise NotKnownError("a MaxPool with dilation or ceil_mode")
     merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
     size = op.attributes["kernel_shape"]
     strides = op.attributes.get("strides", [1] * len(size))
@@ -254,7 +254,9 @@ FLOATS: dict[str, Evaluate] = {
     "Selu": _function(_selu),
     "Sigmoid": _function(lambda x, get: _sigmoid(x)),
     "HardSigmoid": _function(
-        lambda x, get: np.clip(np.float32(get("alpha", 0.2)) * x + np.float32(get("beta", 0.5)), 0, 1)
+        lambda x, get: np.clip(
+            np.float32(get("alpha", 0.2)) * x + np.float32(get("beta", 0.5)), 0, 1
+        )
     ),
     "HardSwish": _function(lambda x, get: x * np.clip(x / np.float32(6) + np.float32(0.5), 0, 1)),
     "Tanh": _function(lambda x, get: np.tanh(x.astype(np.float64))),

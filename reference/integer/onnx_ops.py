@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -17,9 +18,20 @@ from scipy.special import softmax
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators.linear import LINEAR
 from ..operators.pooling import pooled_sums
-from .arithmetic import Arithmetic, Float32, Ints, Scales
-from .base import Finish, IntegerOp, NotKnown, Values, aligned, known, quantized, saturated
+from .arithmetic import Arithmetic, Ints, Scales
+from .base import (
+    Finish,
+    IntegerOp,
+    NotKnownError,
+    Values,
+    aligned,
+    known,
+    one_of,
+    quantized,
+    saturated,
+)
 from .onnx_floats import FLOATS, MOVING, pads
+from .onnx_rules import OnnxRuntime, OnnxRuntimePlain
 
 Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
 
@@ -29,7 +41,7 @@ class OnnxValues(Values):
 
     def __init__(self, graph: ArtifactGraph, tensors: Mapping[str, np.ndarray]) -> None:
         super().__init__(graph, tensors)
-        self._tensors = dict(tensors)
+        self._computed: dict[str, np.ndarray] = {}
         self._producers = {key: op for op in graph.ops for key in op.outputs}
 
     def producer(self, key: str) -> GraphOp | None:
@@ -41,25 +53,33 @@ class OnnxValues(Values):
         op = self._producers.get(key)
         if not self.has(key) and op is not None:
             if op.kind == "DequantizeLinear":
-                results: object = _dequantized(op, self)
+                results: Any = _dequantized(op, self)
             elif op.kind in MOVING or op.kind in FLOATS:
                 evaluate = MOVING.get(op.kind) or FLOATS[op.kind]
                 results = known(op, lambda: evaluate(op, self))
             else:
-                raise NotKnown(f"{op.kind} in floats")
+                raise NotKnownError(f"{op.kind} in floats")
             arrays = results if isinstance(results, list) else [results]
-            self._tensors.update(zip(op.outputs, arrays))
-        return super().array(key)
+            self._computed.update(zip(op.outputs, arrays))
+        return self._computed[key] if key in self._computed else super().array(key)
+
+    def has(self, key: str) -> bool:
+        """See the base class."""
+        return key in self._computed or super().has(key)
+
+    def shown(self, key: str) -> bool:
+        """Return whether a tensor was given, and not computed here."""
+        return super().has(key)
 
     def behind(self, key: str) -> str:
         """Return the integers that a DequantizeLinear makes a float of.
 
         Raises:
-            NotKnown: None does.
+            NotKnownError: None does.
         """
         op = self._producers.get(key)
         if op is None or op.kind != "DequantizeLinear":
-            raise NotKnown(f"tensor '{key}' is not made of integers")
+            raise NotKnownError(f"tensor '{key}' is not made of integers")
         return op.inputs[0]
 
 
@@ -67,7 +87,7 @@ def prepared(op: GraphOp, values: Values) -> Finish | None:
     """Return what is left of an op to do once the rule is known; None where another op does it.
 
     Raises:
-        NotKnown: The group that it ends is not known.
+        NotKnownError: The group that it ends is not known.
     """
     assert isinstance(values, OnnxValues)
     if op.kind == "DequantizeLinear":
@@ -76,30 +96,34 @@ def prepared(op: GraphOp, values: Values) -> Finish | None:
         if not any(key in values.graph.outputs for key in op.outputs):
             return None
         if op.kind not in MOVING:
-            raise NotKnown(f"{op.kind} in floats at the end")
+            raise NotKnownError(f"{op.kind} in floats at the end")
         return _fixed(known(op, lambda: MOVING[op.kind](op, values)))
     return group(op, values)[1]
 
 
 def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
-    """Return the op that computes what a QuantizeLinear writes, its result, and whether it is ruled.
+    """Return the op that computes what a QuantizeLinear writes, its result, and if it is ruled.
 
     Raises:
-        NotKnown: It is not known.
+        NotKnownError: It is not known.
     """
     steps, core = values.steps(op.outputs[0]), values.producer(op.inputs[0])
-    if core is not None and core.kind == "Relu" and not values.has(op.inputs[0]):
+    if core is not None and core.kind == "Relu" and not values.shown(op.inputs[0]):
         # A relu that saturation computes as well is left out.
         before = values.producer(core.inputs[0])
         redundant = steps.zero_points[0] == np.iinfo(steps.dtype).min
         if redundant and before is not None and before.kind in FUSED:
             core = before
-    if core is not None and core.kind in FUSED and not values.has(core.outputs[0]):
+    if core is not None and core.kind in FUSED and not values.shown(core.outputs[0]):
         found = core
         finish = known(found, lambda: FUSED[found.kind](found, op, values))
         return core, lambda rule: known(op, lambda: finish(rule)), True
     result = known(op, lambda: quantized(values.array(op.inputs[0]), steps))
-    return core if core is not None and not values.has(op.inputs[0]) else op, _fixed(result), False
+    return (
+        core if core is not None and not values.shown(op.inputs[0]) else op,
+        _fixed(result),
+        False,
+    )
 
 
 def integer_ops(values: Values) -> Iterator[IntegerOp]:
@@ -114,9 +138,9 @@ def integer_ops(values: Values) -> Iterator[IntegerOp]:
                 core, finish, ruled = op, _fixed(_dequantized(op, shown)), False
             else:
                 core, finish, ruled = group(op, shown)
-        except NotKnown:
+        except NotKnownError:
             continue
-        yield IntegerOp(op, core, values.array(op.outputs[0]), finish, ruled)
+        yield IntegerOp(op, core, values.array(op.outputs[0]), one_of(finish, 0), ruled)
 
 
 def _fixed(result: np.ndarray | list[np.ndarray]) -> Finish:
@@ -129,12 +153,14 @@ def _dequantized(op: GraphOp, values: Values) -> np.ndarray:
     key = op.inputs[0]
     steps = values.graph.tensors[key].quantization
     if steps is None:
-        raise NotKnown("a DequantizeLinear with a computed scale")
+        raise NotKnownError("a DequantizeLinear with a computed scale")
     x, shape = values.integers(key), [1] * values.array(key).ndim
     if steps.scales.size > 1:
         shape[steps.axis + 1] = -1
     points = steps.zero_points.reshape(shape)
-    return np.asarray((x - points).astype(np.float32) * steps.scales.astype(np.float32).reshape(shape))
+    return np.asarray(
+        (x - points).astype(np.float32) * steps.scales.astype(np.float32).reshape(shape)
+    )
 
 
 def _weights(core: GraphOp, values: OnnxValues) -> tuple[np.ndarray, Scales]:
@@ -142,7 +168,7 @@ def _weights(core: GraphOp, values: OnnxValues) -> tuple[np.ndarray, Scales]:
     key = values.behind(core.inputs[1])
     kernel, steps = values.constant(key), values.graph.tensors[key].quantization
     if steps is None or steps.zero_points.any():
-        raise NotKnown("weights with a zero point")
+        raise NotKnownError("weights with a zero point")
     return kernel.astype(np.float64), values.scale(key)
 
 
@@ -201,13 +227,13 @@ def _multiplied(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     if values.graph.tensors[other].data is None:
         right = values.centred(other).astype(np.float64)
         if x.ndim != right.ndim:
-            raise NotKnown("a product of matrices of other ranks")
+            raise NotKnownError("a product of matrices of other ranks")
         return _rescaled((x @ right).astype(np.int64), scale, values.scale(other), op, values)
     kernel, w = _weights(core, values)
     if core.attributes.get("transA") or kernel.ndim != 2:
-        raise NotKnown(f"a {core.kind} of another form")
+        raise NotKnownError(f"a {core.kind} of another form")
     if any(float(core.attributes.get(name, 1.0)) != 1 for name in ("alpha", "beta")):
-        raise NotKnown("a Gemm with factors")
+        raise NotKnownError("a Gemm with factors")
     sums = x @ (kernel.T if core.attributes.get("transB") else kernel)
     sums = sums + _bias(core, values).get("bias", 0.0)
     return _rescaled(sums.astype(np.int64), scale, w, op, values)
@@ -224,7 +250,7 @@ def _added(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
 
     def finish(rule: Arithmetic) -> Ints:
         if not isinstance(rule, OnnxRuntime):
-            raise NotKnown("an Add by another rule")
+            raise NotKnownError("an Add by another rule")
         total = rule.total(operands, ratios, points, np.float32(steps.zero_points[0]))
         return np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
 
@@ -250,7 +276,7 @@ def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     data = values.behind(core.inputs[0])
     x, steps = values.integers(data), values.steps(op.outputs[0])
     if core.attributes.get("axis", -1) not in (-1, x.ndim - 2):
-        raise NotKnown("a Softmax of another axis")
+        raise NotKnownError("a Softmax of another axis")
     scale = float(values.scale(data)[0])
     room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
     table = np.exp((np.arange(256) - 255 + room) * scale).astype(np.float32)
@@ -260,9 +286,7 @@ def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     shares = np.rint(raised * whole / sums).astype(np.int64)
     exact = softmax(values.array(core.inputs[0]).astype(np.float64), axis=-1).astype(np.float32)
     plain = quantized(exact, steps)
-    return lambda rule: (
-        plain if isinstance(rule, OnnxRuntimePlain) else saturated(shares, steps)
-    )
+    return lambda rule: plain if isinstance(rule, OnnxRuntimePlain) else saturated(shares, steps)
 
 
 def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
@@ -276,7 +300,7 @@ def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     strides = core.attributes.get("strides", [1] * len(size))
     padding = pads(core, merged.shape[1:-1], size, strides)
     if core.attributes.get("ceil_mode") or core.attributes.get("count_include_pad"):
-        raise NotKnown("an AveragePool of another form")
+        raise NotKnownError("an AveragePool of another form")
     framing = {"pool_size": size, "padding": padding, "strides": strides}
     sums, count = pooled_sums(merged, framing)
     means = np.moveaxis((sums / count).astype(np.float32), -1, 1)
@@ -308,75 +332,3 @@ FUSED: dict[str, Prepare] = {
     "GlobalAveragePool": _averaged,
     "Softmax": _softmax,
 }
-
-
-class OnnxRuntime(Float32):
-    """Products in float32, and sums as the kernels for x86 and ARM have them: fused.
-
-        round( q_b (s_b/s_y) + ( q_a (s_a/s_y) + (z_y - (z_a s_a/s_y + z_b s_b/s_y)) ) )
-
-    Source: ONNX Runtime, MLAS, `RequantizeOutput` and `qladd.cpp`.
-    """
-
-    kernels = "ONNX Runtime"
-
-    def total(
-        self, operands: list[Ints], ratios: list[Scales], points: list[np.float32], point: np.float32
-    ) -> np.ndarray:
-        """Return the sum before it is rounded."""
-        part = sum((r * p for r, p in zip(ratios, points)), np.zeros(1, np.float32))
-        total = (point - part).astype(np.float64)
-        for operand, ratio in zip(operands, ratios):
-            # The product of 8 and 24 bits is exact in float64: rounded once, as a fused one is.
-            total = self.joined(operand * ratio.astype(np.float64), total)
-        return total
-
-    def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Return product + total in float32."""
-        return (product + total).astype(np.float32).astype(np.float64)
-
-
-class OnnxRuntimeApart(OnnxRuntime):
-    """The same on processors without fused multiply-add."""
-
-    kernels = "ONNX Runtime without fused multiply-add"
-
-    def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Round the product first."""
-        return super().joined(product.astype(np.float32).astype(np.float64), total)
-
-
-class OnnxRuntimePlain(OnnxRuntime):
-    """Nothing fused: every op in float32 between its DequantizeLinear and QuantizeLinear.
-
-    Sums of floats depend on their order; the exact sum is taken, which rounds to the same integer
-    unless it is next to a tie.
-    """
-
-    kernels = "ONNX Runtime with nothing fused"
-
-    def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Divide by the scale of the result."""
-        real = sums * (x.astype(np.float64) * w.astype(np.float64))
-        return self._divided(real.astype(np.float32), y)
-
-    def scaled(self, values: Ints, ratio: float) -> Ints:
-        """Rounded but once."""
-        return np.rint(values * ratio).astype(np.int64)
-
-    def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
-        """Divide by the scale of the result."""
-        return self._divided((sums * np.float64(x) / count).astype(np.float32), y)
-
-    def _divided(self, real: np.ndarray, y: Scales) -> Ints:
-        return np.rint(np.clip(real / y, -(2.0**20), 2.0**20)).astype(np.int64)
-
-    def total(
-        self, operands: list[Ints], ratios: list[Scales], points: list[np.float32], point: np.float32
-    ) -> np.ndarray:
-        """Return the sum before it is rounded."""
-        terms = [(q - int(p)) * r.astype(np.float64) for q, r, p in zip(operands, ratios, points)]
-        return np.asarray(sum(terms) + float(point))
-
-
-RULES: tuple[Arithmetic, ...] = (OnnxRuntime(), OnnxRuntimeApart(), OnnxRuntimePlain())

@@ -14,7 +14,10 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from . import onnx_ops, tflite_ops
 from .arithmetic import Arithmetic
-from .base import Finish, NotKnown, Values
+from .base import Finish, NotKnownError, Values
+from .onnx_rules import ONNX_RULES
+from .xnnpack import TFLITE_RULES
+
 
 @dataclass(frozen=True)
 class _Format:
@@ -26,14 +29,15 @@ class _Format:
 
 
 _FORMATS = {
-    "tflite": _Format(Values, tflite_ops.prepared, tflite_ops.RULES),
-    "onnx": _Format(onnx_ops.OnnxValues, onnx_ops.prepared, onnx_ops.RULES),
+    "tflite": _Format(Values, tflite_ops.prepared, TFLITE_RULES),
+    "onnx": _Format(onnx_ops.OnnxValues, onnx_ops.prepared, ONNX_RULES),
 }
 
 Arrays = Mapping[str, np.ndarray]
 
 # Numbers that are held at a time, for all rules together.
 _AT_A_TIME = 1 << 24
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -62,10 +66,10 @@ def predict(
         Every distinct result, with the rules that lead to it.
 
     Raises:
-        NotKnown: The graph holds an op that is not known; the message names it.
+        NotKnownError: The graph holds an op that is not known; the message names it.
     """
     if file_format not in _FORMATS:
-        raise NotKnown(f"the ops of .{file_format} files")
+        raise NotKnownError(f"the ops of .{file_format} files")
     size = sum(max(int(np.prod(np.abs(t.shape or (1,)))), 1) for t in graph.tensors.values())
     chunk = max(1, _AT_A_TIME // size)
     rules = _FORMATS[file_format].rules
@@ -92,9 +96,7 @@ def _enter(found: list[Prediction], new: Prediction) -> None:
     found.append(new)
 
 
-def _evaluated(
-    graph: ArtifactGraph, file_format: str, fed: Arrays
-) -> list[dict[str, np.ndarray]]:
+def _evaluated(graph: ArtifactGraph, file_format: str, fed: Arrays) -> list[dict[str, np.ndarray]]:
     """Return the outputs under each rule for some runs, (runs, *shape)."""
     form = _FORMATS[file_format]
     held: list[dict[str, np.ndarray]] = [dict(fed) for _ in form.rules]
@@ -103,7 +105,7 @@ def _evaluated(
     for op in graph.ops:
         try:
             _step(graph, form, op, held)
-        except NotKnown as reason:
+        except NotKnownError as reason:
             reasons.append(str(reason))
         for key in op.inputs:
             if last[key] == op.index:
@@ -111,7 +113,7 @@ def _evaluated(
                     arrays.pop(key, None)
     missing = [key for key in graph.outputs if any(key not in arrays for arrays in held)]
     if missing:
-        raise NotKnown(reasons[0] if reasons else f"output '{missing[0]}' is not known")
+        raise NotKnownError(reasons[0] if reasons else f"output '{missing[0]}' is not known")
     return [{key: arrays[key] for key in graph.outputs} for arrays in held]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...artifacts.graphs.base import GraphOp
 from ..operators.pooling import POOLING, pooled_sums
 from .arithmetic import Arithmetic, Ints
-from .base import Finish, IntegerOperator, NotKnown, Values, aligned, saturated
+from .base import Finish, IntegerOperator, Values, aligned, saturated
 from .tflite_linear import clipped, framing
 
 

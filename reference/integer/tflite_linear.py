@@ -12,7 +12,7 @@ from ...artifacts.graphs.base import GraphOp
 from ..operators.base import Attributes
 from ..operators.linear import LINEAR
 from .arithmetic import Arithmetic, Ints, Scales
-from .base import Finish, IntegerOperator, NotKnown, Values, saturated
+from .base import Finish, IntegerOperator, NotKnownError, Values, saturated
 
 # TFLite's ActivationFunctionType, as the real numbers that it clips to.
 _CLIPPED = {0: (-math.inf, math.inf), 1: (0.0, math.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
@@ -34,7 +34,7 @@ def clipped(op: GraphOp, values: Values, integers: Ints) -> Ints:
     """Return integers with their zero point, in an op's type and within its fused activation."""
     activation = op.attributes.get("fusedActivationFunction", 0)
     if activation not in _CLIPPED:
-        raise NotKnown(f"fused activation {activation}")
+        raise NotKnownError(f"fused activation {activation}")
     return saturated(integers, values.steps(op.outputs[0]), *_CLIPPED[activation])
 
 
@@ -74,7 +74,7 @@ def _weights(op: GraphOp, values: Values) -> np.ndarray:
     """Return the constant kernel as exact float64 integers."""
     kernel, steps = values.constant(op.inputs[1]), values.graph.tensors[op.inputs[1]].quantization
     if steps is None or steps.zero_points.any():
-        raise NotKnown("weights with a zero point")
+        raise NotKnownError("weights with a zero point")
     return kernel.astype(np.float64)
 
 
@@ -84,7 +84,7 @@ def _with_bias(op: GraphOp, values: Values, place: int, kernel: np.ndarray) -> d
     if len(op.inputs) > place and op.inputs[place]:
         bias = values.constant(op.inputs[place])
         if bias.dtype.kind != "i":
-            raise NotKnown("a bias of floats")
+            raise NotKnownError("a bias of floats")
         parts["bias"] = bias.astype(np.float64)
     return parts
 
@@ -141,7 +141,7 @@ def _matrices(op: GraphOp, values: Values) -> Finish:
     if op.attributes.get("adjY"):
         right = np.swapaxes(right, -1, -2)
     if left.ndim != right.ndim:
-        raise NotKnown("a product of matrices of other ranks")
+        raise NotKnownError("a product of matrices of other ranks")
     sums = (left @ right).astype(np.int64)
     return rescaled(op, values, sums, *(values.scale(key) for key in op.inputs))
 
@@ -149,9 +149,7 @@ def _matrices(op: GraphOp, values: Values) -> Finish:
 LINEAR_OPS = {
     "CONV_2D": IntegerOperator(_convolution("conv", lambda w, a: np.moveaxis(w, 0, -1))),
     "DEPTHWISE_CONV_2D": IntegerOperator(
-        _convolution(
-            "depthwise_conv", lambda w, a: w[0].reshape(*w.shape[1:3], -1, a["depth"])
-        )
+        _convolution("depthwise_conv", lambda w, a: w[0].reshape(*w.shape[1:3], -1, a["depth"]))
     ),
     "FULLY_CONNECTED": IntegerOperator(_connected),
     "TRANSPOSE_CONV": IntegerOperator(_transposed),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
 from .arithmetic import Arithmetic, Ints
-from .base import Finish, IntegerOperator, NotKnown, Results, Values
+from .base import Finish, IntegerOperator, NotKnownError, Results, Values
 from .fixed_point import away_from_zero
 
 Move = Callable[[GraphOp, Values, np.ndarray], Results]
@@ -26,7 +27,7 @@ def _moving(move: Move, place: int = 0) -> IntegerOperator:
 
 
 def _same_steps(op: GraphOp, values: Values, *keys: str) -> None:
-    """Raise `NotKnown` where quantized numbers change their steps on the way."""
+    """Raise `NotKnownError` where quantized numbers change their steps on the way."""
     if values.graph.tensors[op.outputs[0]].quantization is not None:
         values.same_steps(*keys, *op.outputs)
 
@@ -51,7 +52,7 @@ def _padded(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
         fill = values.constant(op.inputs[2]).reshape(-1)[0]
     if op.kind == "MIRROR_PAD":
         mode = "symmetric" if op.attributes.get("mode") else "reflect"
-        return np.pad(x, pads, mode=mode)  # type: ignore[call-overload, no-any-return]
+        return np.pad(x, pads, mode=mode)  # type: ignore[call-overload]
     return np.pad(x, pads, constant_values=fill)
 
 
@@ -62,13 +63,13 @@ def _sliced(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
 
 
 def _strided(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
-    """A bit of a mask stands for an axis: begin or end left open, an axis dropped, added, or "…"."""
+    """Each bit of a mask is an axis: begin or end left open, an axis dropped or added, or "…"."""
     begins, ends, strides = (values.array(key)[0].reshape(-1) for key in op.inputs[1:4])
     masks = {
         name: int(op.attributes.get(f"{name}Mask", 0))
         for name in ("begin", "end", "ellipsis", "newAxis", "shrinkAxis")
     }
-    cut: list[object] = [slice(None)]
+    cut: list[Any] = [slice(None)]
     for axis, (begin, end, stride) in enumerate(zip(begins, ends, strides)):
         chosen = {name for name, mask in masks.items() if mask >> axis & 1}
         if "ellipsis" in chosen:
@@ -80,7 +81,7 @@ def _strided(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
         else:
             first = None if "begin" in chosen else int(begin)
             cut.append(slice(first, None if "end" in chosen else int(end), int(stride)))
-    return np.asarray(x[tuple(cut)])  # type: ignore[index]
+    return np.asarray(x[tuple(cut)])
 
 
 def _tiled(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
@@ -95,7 +96,7 @@ def _broadcast(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
 
 def _gathered(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
     if op.attributes.get("batchDims"):
-        raise NotKnown("GATHER with axes of batches")
+        raise NotKnownError("GATHER with axes of batches")
     index = values.constant(op.inputs[1]).astype(np.int64)
     axis = int(op.attributes.get("axis", 0))
     return np.take(x, index, axis=axis + 1 if axis >= 0 else axis)
@@ -109,7 +110,9 @@ def _nearest(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
         scale = np.float32((x.shape[axis] - corners) / np.float32(size - corners))
         offset = np.float32(0.5 if op.attributes.get("halfPixelCenters") else 0.0)
         at = (np.arange(size, dtype=np.float32) + offset) * scale
-        index = (away_from_zero(at) if op.attributes.get("alignCorners") else np.floor(at)).astype(int)
+        index = (away_from_zero(at) if op.attributes.get("alignCorners") else np.floor(at)).astype(
+            int
+        )
         x = np.take(x, np.clip(index, 0, x.shape[axis] - 1), axis=axis)
     return x
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...artifacts.graphs.base import GraphOp
-from .arithmetic import RULES, Arithmetic, Ints
-from .base import Finish, IntegerOp, NotKnown, Values, known
+from .base import Finish, IntegerOp, NotKnownError, Values, known, one_of
 from .tflite_elementwise import ELEMENTWISE_OPS
 from .tflite_linear import LINEAR_OPS
 from .tflite_moving import MOVING_OPS
 from .tflite_tables import TABLE_OPS
-
-__all__ = ["RULES", "TFLITE_OPS", "integer_ops", "prepared"]
 
 TFLITE_OPS = {**LINEAR_OPS, **ELEMENTWISE_OPS, **TABLE_OPS, **MOVING_OPS}
 
@@ -21,10 +18,10 @@ def prepared(op: GraphOp, values: Values) -> Finish:
     """Return what is left of an op to do once the rule is known.
 
     Raises:
-        NotKnown: Its kind or its form is not known here.
+        NotKnownError: Its kind or its form is not known here.
     """
     if op.kind not in TFLITE_OPS:
-        raise NotKnown(f"{op.kind} is not known")
+        raise NotKnownError(f"{op.kind} is not known")
     finish = known(op, lambda: TFLITE_OPS[op.kind].prepare(op, values))
     bits = _bits(op, values)
     return lambda rule: known(op, lambda: finish(rule.of_bits(bits)))
@@ -42,21 +39,9 @@ def integer_ops(values: Values) -> Iterator[IntegerOp]:
     for op in values.graph.ops:
         try:
             finish = prepared(op, values)
-        except NotKnown:
+        except NotKnownError:
             continue
         for place, key in enumerate(op.outputs):
             if values.has(key) and any(values.graph.activations(op)):
                 got = values.array(key)
-                yield IntegerOp(
-                    op, op, got, _output(finish, place), TFLITE_OPS[op.kind].ruled
-                )
-
-
-def _output(finish: Finish, place: int) -> Finish:
-    """Return one of an op's results."""
-
-    def chosen(rule: Arithmetic) -> Ints:
-        results = finish(rule)
-        return results[place] if isinstance(results, list) else results
-
-    return chosen
+                yield IntegerOp(op, op, got, one_of(finish, place), TFLITE_OPS[op.kind].ruled)

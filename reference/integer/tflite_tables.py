@@ -13,9 +13,9 @@ import numpy as np
 from scipy.special import erf
 
 from ...artifacts.graphs.base import GraphOp
-from .arithmetic import Arithmetic, Ints, multiplier
+from .arithmetic import Arithmetic, Ints
 from .base import Finish, IntegerOperator, Values, saturated
-from .fixed_point import away_from_zero, divided, high_product
+from .fixed_point import away_from_zero, divided, high_product, multiplier
 
 Function = Callable[[np.ndarray], np.ndarray]
 _ONE = np.float32(1)
@@ -39,7 +39,7 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
 def _function(op: GraphOp) -> Function:
     if op.kind == "GELU":
         return _gelu_tanh if op.attributes.get("approximate") else _gelu
-    return {"LOGISTIC": _sigmoid, "TANH": np.tanh}[op.kind]
+    return _sigmoid if op.kind == "LOGISTIC" else np.tanh
 
 
 def _tabled(op: GraphOp, values: Values) -> Finish:
@@ -48,7 +48,11 @@ def _tabled(op: GraphOp, values: Values) -> Finish:
     Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`; for LOGISTIC and
     TANH of 16 bits `reference/integer_ops/logistic.h` and `tanh.h`.
     """
-    x, read, steps = values.integers(op.inputs[0]), values.steps(op.inputs[0]), values.steps(op.outputs[0])
+    x, read, steps = (
+        values.integers(op.inputs[0]),
+        values.steps(op.inputs[0]),
+        values.steps(op.outputs[0]),
+    )
     scale, y = (values.scale(key)[0] for key in (op.inputs[0], op.outputs[0]))
     if read.dtype.itemsize == 2:
         if op.kind == "GELU":
@@ -88,7 +92,11 @@ def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -
     index = np.arange(512).astype(dtype)
     value, middle, following = (
         function(at).astype(dtype)
-        for at in (low + index * step, low + index * step + step / dtype(2), low + (index + one) * step)
+        for at in (
+            low + index * step,
+            low + index * step + step / dtype(2),
+            low + (index + one) * step,
+        )
     )
     sample = away_from_zero(value * inverse)
     line = away_from_zero((following * inverse + sample) / dtype(2))
@@ -106,7 +114,7 @@ def looked_up(x: Ints, table: Ints) -> Ints:
 
 # 2^16 times the logistic function at multiples of 1/24. TFLite's table (`internal/common.h`) is one
 # more than the nearest integer in the places of the bits that are set here.
-_ABOVE = 0x800000000000000000000000000000800011009020440005c0467baefa7bd110
+_ABOVE = 0x800000000000000000000000000000800011009020440005C0467BAEFA7BD110
 _SIGMOID = np.minimum(np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))), 65535).astype(
     np.int64
 ) + np.array([_ABOVE >> place & 1 for place in range(256)])

@@ -15,18 +15,18 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...reference.integer import onnx_ops, tflite_ops
-from ...reference.integer.arithmetic import RULES, Arithmetic
-from ...reference.integer.base import IntegerOp, Samples
+from ...reference.integer.arithmetic import Arithmetic
+from ...reference.integer.base import IntegerOp, NotKnownError, Values
+from ...reference.integer.onnx_floats import MOVING
+from ...reference.integer.onnx_rules import ONNX_RULES
+from ...reference.integer.tflite_moving import MOVING_OPS
+from ...reference.integer.xnnpack import TFLITE_RULES
 
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
+_RULES = {"tflite": TFLITE_RULES, "onnx": ONNX_RULES}
 
-# Ops that leave integers as they are. Any other one that could not be compared is named.
-_MOVING = frozenset({
-    "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "PAD", "PADV2", "CONCATENATION", "SPLIT",
-    "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "PACK", "UNPACK", "TILE", "RESIZE_NEAREST_NEIGHBOR",
-    "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Pad",
-    "Concat", "MaxPool", "Slice", "Split", "Tile", "Flatten", "QuantizeLinear", "DequantizeLinear",
-})  # fmt: skip
+# Ops whose result no rounding decides: they are compared as well, and not worth a word.
+_MOVING = frozenset({*MOVING_OPS, *MOVING})
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class IntegerReport:
             )
         if self.bounded:
             parts.append(f"held to their bounds instead: {', '.join(self.bounded)}")
-        return f"int8 arithmetic: {'; '.join(parts)}"
+        return f"integer arithmetic: {'; '.join(parts)}"
 
 
 def recognise(
@@ -104,8 +104,13 @@ def recognise(
     Returns:
         The report; None where no op of the file computes with 8 bits that the runtime shows.
     """
-    samples = Samples(graph, tensors)
-    found = [(op, _differing(op)) for op in _READERS[file_format](samples)]
+    rules = _RULES[file_format]
+    values = Values(graph, tensors)
+    found = [
+        (op, differing)
+        for op in _READERS[file_format](values)
+        if (differing := _differing(op, rules))
+    ]
     if not found:
         return None
     # The runtime's own rule first: the one that is exact on most ops.
@@ -116,18 +121,39 @@ def recognise(
         for rule, count in differing.items()
         if not count
     )
-    ranked = sorted(RULES, key=lambda rule: -exact[rule])
+    ranked = sorted(rules, key=lambda rule: -exact[rule])
     checks = tuple(_check(op, differing, ranked) for op, differing in found)
-    compared = {op.core.index for op, _ in found}
+    compared = {op.core.index for op, _ in found} | {op.op.index for op, _ in found}
     rest = [op for op in graph.ops if op.kind not in _MOVING and op.index not in compared]
-    kinds = dict.fromkeys(op.kind for op in rest if samples.of_integers(op))
+    kinds = dict.fromkeys(op.kind for op in rest if _of_integers(op, graph))
     return IntegerReport(checks, tuple(kinds))
 
 
-def _differing(op: IntegerOp) -> dict[Arithmetic, int]:
-    """Return how many elements differ from each rule's; one rule stands for all that agree."""
-    rules = RULES if op.ruled else RULES[:1]
-    return {rule: int(np.count_nonzero(op.finish(rule) != op.got)) for rule in rules}
+def _of_integers(op: GraphOp, graph: ArtifactGraph) -> bool:
+    """Return whether an op gives integers of 8 or 16 bits, or floats that are turned into such."""
+    if op.kind in ("QuantizeLinear", "DequantizeLinear"):
+        return False
+    return any(
+        graph.tensors[key].quantization is not None
+        or any(after.kind == "QuantizeLinear" for after in graph.consumers(key))
+        for key in op.outputs
+    )
+
+
+def _differing(op: IntegerOp, rules: tuple[Arithmetic, ...]) -> dict[Arithmetic, int]:
+    """Return how many elements differ from each rule's; one rule stands for all that agree.
+
+    A rule that does not know the op, or gives another shape, is left out.
+    """
+    found = {}
+    for rule in rules if op.ruled else rules[:1]:
+        try:
+            expected = op.finish(rule)
+        except NotKnownError:
+            continue
+        if expected.shape == op.got.shape:
+            found[rule] = int(np.count_nonzero(expected != op.got))
+    return found
 
 
 def _check(

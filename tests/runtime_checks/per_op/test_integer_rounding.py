@@ -8,9 +8,9 @@ from renormlite import check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.graphs import read_graph
-from renormlite.reference.integer.arithmetic import RULES
-from renormlite.reference.integer.base import Samples
+from renormlite.reference.integer.base import Values
 from renormlite.reference.integer.tflite_ops import integer_ops
+from renormlite.reference.integer.xnnpack import TFLITE_RULES
 from renormlite.runtime_checks.per_op.integer_rounding import recognise
 from renormlite.runtime_checks.per_op.observation import observe
 from renormlite.runtimes import Target
@@ -72,19 +72,19 @@ def test_one_wrong_integer_is_found_with_place_and_numbers(coarse_export):
     changed[place] += 1 if changed[place] < 100 else -1
     report = recognise(graph, "tflite", {**tensors, op.outputs[0]: changed})
     wrong = next(check for check in report.wrong if check.core.index == op.index)
-    assert (wrong.differing, wrong.at) == (1, (1, 3, 2, 4))
+    assert (wrong.differing, wrong.at) == (1, place)
     assert wrong.got == changed[place]
     assert wrong.expected == tensors[op.outputs[0]][place]
 
 
 def on_the_other_side(graph, tensors) -> tuple[str, np.ndarray, int]:
     """Return a convolution's integers with those that lie next to a tie rounded the wrong way."""
-    samples = Samples(graph, tensors)
+    samples = Values(graph, tensors)
     op = next(op for op in integer_ops(samples) if op.op.kind == "CONV_2D")
     data, weights, key = op.op.inputs[0], op.op.inputs[1], op.op.outputs[0]
     fine = [scale / 100 for scale in (samples.scale(data), samples.scale(weights))]
     # The same sums in steps a hundred times as small tell how near each is to a tie.
-    exact = _sums(graph, samples, op.op) * fine[0] * fine[1] * 1e4 / samples.scale(key)
+    exact = _sums(graph, samples, op.op)[:, None] * fine[0] * fine[1] * 1e4 / samples.scale(key)
     near = np.abs(exact - np.floor(exact) - 0.5) < 0.008  # within 0.51 on either side
     steps = samples.steps(key)
     other = np.where(op.got - steps.zero_points[0] > exact, op.got - 1, op.got + 1)
@@ -94,7 +94,7 @@ def on_the_other_side(graph, tensors) -> tuple[str, np.ndarray, int]:
 
 
 def _sums(graph, samples, op):
-    x = samples.centred(op.inputs[0])
+    x = samples.centred(op.inputs[0])[:, 0]
     weights = graph.tensors[op.inputs[1]].data.astype(np.int64)
     bias = graph.tensors[op.inputs[2]].data
     padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
@@ -139,7 +139,7 @@ def test_layer_is_named(coarse_export):
 
     graph, _ = shown(coarse_export, "tflite", "litert")
     op = next(op for op in graph.ops if op.kind == "CONV_2D")
-    check = IntegerCheck(op, op, RULES[0], 1000, 7, (0, 1, 2, 3), 12.0, 13.0)
+    check = IntegerCheck(op, op, TFLITE_RULES[0], 1000, 7, (0, 1, 2, 3), 12.0, 13.0)
     checks = [OpCheck("stem", "stem", (), op, 0.9, 0.0, 0.0, 0.0)]
     (fault,) = rounding_faults(IntegerReport((check,)), checks)
     assert (fault.layer, fault.kind) == ("stem", "rounding")

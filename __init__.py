@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .export.fold import float64_twin as float64_twin
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
+    from .export.quantization.quantize_aware import quantize_aware as quantize_aware
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
     from .runtimes import register_runtime as register_runtime
@@ -59,6 +60,7 @@ _HOME = {
     "load_model": ".toolkit.saving",
     "paper_schedule": ".toolkit.schedules",
     "plot_diagnostics": ".toolkit.diagnostics_plot",
+    "quantize_aware": ".export.quantization.quantize_aware",
     "register_affine": ".export.fold",
     "register_runtime": ".runtimes",
     "to_batch_norm": ".toolkit.convert",

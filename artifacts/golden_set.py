@@ -36,6 +36,8 @@ class GoldenSet:
         file_noise: File name to the same for that file's own arithmetic; only files whose
             precision has a noise model (`precisions.Precision.noise`).
         labels: (N,) true class of each sample, -1 where it is not known; None without any.
+        trained_integers: Keras output name to (N, …) float32: the model that was trained in
+            integers, as Keras runs it with them; empty for any other.
     """
 
     kind: np.ndarray
@@ -47,6 +49,7 @@ class GoldenSet:
     noise: Arrays = field(default_factory=dict)
     file_noise: Mapping[str, Arrays] = field(default_factory=dict)
     labels: np.ndarray | None = None
+    trained_integers: Arrays = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -69,6 +72,7 @@ class GoldenSet:
             noise=pick(self.noise),
             file_noise={file: pick(arrays) for file, arrays in self.file_noise.items()},
             labels=None if self.labels is None else self.labels[index],
+            trained_integers=pick(self.trained_integers),
         )
 
 
@@ -101,7 +105,8 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         raise UserError(f"{path} is not a golden set ({error}). Export again.") from error
 
     groups: dict[str, dict[str, np.ndarray]] = {
-        prefix: {} for prefix in ("input", "truth", "folded64", "reference", "noise")
+        prefix: {}
+        for prefix in ("input", "truth", "folded64", "reference", "noise", "trained-integers")
     }
     by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {"artifact": {}, "file-noise": {}}
     for key, array in arrays.items():
@@ -138,4 +143,5 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         artifacts=by_file["artifact"],
         noise=groups["noise"],
         file_noise=by_file["file-noise"],
+        trained_integers=groups["trained-integers"],
     )

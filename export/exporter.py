@@ -40,6 +40,7 @@ from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
 from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
+from .quantization.trained import TrainedModel, trained_model
 from .signature import Signature, built_for, is_symbolic, signature_of
 from .staging import moved_in_when_done
 from .variants import Variants
@@ -125,9 +126,13 @@ def export_model(
         description=description,
     )
     calibration = inputs if calibration is None else calibration
-    _demand_samples(options, calibration)
+    trained = trained_model(model)
+    needing = _needing_calibration(options, trained)
+    _demand_samples(needing, calibration)
     target = Path(directory)
     step = Steps(listener) if listener else Steps()
+    if trained is not None:
+        model = trained.float_model
     with step("model", "prepare"):
         prepared = prepare(model, shapes)
         model = prepared.model
@@ -136,7 +141,7 @@ def export_model(
     signature = _public_signature(model, folded.model)
     batch_size, batch_notes = _batch_size(model, batch_size)
     values = values_of_inputs(model)
-    samples = _calibration(options, calibration, signature, values)
+    samples = _calibration(options, calibration, signature, values) if needing else None
     real = None
     if inputs is not None:
         real = load_samples(
@@ -158,6 +163,7 @@ def export_model(
         _judges(samples, real),
         batch_size=batch_size,
         equalize=equalize,
+        trained=trained,
     )
     run = _Run(
         model=model,
@@ -228,6 +234,7 @@ class _Run:
             artifacts={file: without(given, wanted) for file, given in outputs.items()},
             noise=noise,
             file_noise=of_files,
+            trained_integers=without(self._trained_integers(), wanted),
         )
         judged = [
             dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
@@ -236,6 +243,15 @@ class _Run:
         manifest = self._manifest(folder, judged)
         manifest.write(folder)
         return manifest
+
+    def _trained_integers(self) -> dict[str, np.ndarray]:
+        """Return what a model that was trained in integers gives in Keras."""
+        trained = self.writer.variants.trained
+        if trained is None:
+            return {}
+        with self.writer.step(golden.FILE_NAME, "quantized in training"):
+            inputs = fed(self.samples.inputs, trained.precision)
+            return golden.evaluate(trained.model, self.signature, inputs)
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
         """Return the network that a file was made from: the folded one or an equalized twin."""
@@ -269,9 +285,26 @@ class _Run:
         )
 
 
-def _demand_samples(options: ExportOptions, source: Source | None) -> None:
+def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -> list[str]:
+    """Return the files that take the ranges of activations from samples.
+
+    Raises:
+        UserError: The model was trained in the integers of another precision.
+    """
+    needed = [(name, p) for name, p in options.files if needs_calibration(name, p)]
+    if trained is None:
+        return [f"{name} {precision}" for name, precision in needed]
+    others = sorted({precision for _, precision in needed} - {trained.precision})
+    if others:
+        raise UserError(
+            f"Expected precisions that the model was trained for: {trained.precision}. Received: "
+            f"{', '.join(others)}. Train with other activation_bits, or export the float model."
+        )
+    return []
+
+
+def _demand_samples(needed: list[str], source: Source | None) -> None:
     """Refuse to calibrate without a word on what with."""
-    needed = [f"{name} {p}" for name, p in options.files if needs_calibration(name, p)]
     if needed and source is None:
         raise UserError(
             f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
@@ -285,9 +318,7 @@ def _calibration(
     signature: Signature,
     values: Sequence[InputValues],
 ) -> Calibration | None:
-    """Load calibration samples where a file asked for needs them."""
-    if not any(needs_calibration(*file) for file in options.files):
-        return None
+    """Load calibration samples."""
     return load_calibration(
         source,
         signature.inputs,

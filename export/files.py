@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
-from ..artifacts.precisions import precision_named
 from ..files import hash_folder, sha256
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
@@ -54,12 +53,8 @@ class ArtifactWriter:
             UserError: The file cannot be made, or is not what was asked for when read back.
         """
         started = time.perf_counter()
-        if not precision_named(precision).quantized:
-            variant = self.variants.plain
-            artifact = self._convert(format_name, precision, variant, folder)
-        else:
-            variant, artifact = self._best(format_name, precision, folder)
-        if needs_calibration(format_name, precision) and self._random:
+        variant, artifact = self._best(format_name, precision, folder)
+        if self._calibrates(format_name, precision) and self._random:
             note = self._cost_of_random(artifact, variant, folder)
             artifact = dataclasses.replace(artifact, notes=(*artifact.notes, note))
         return dataclasses.replace(artifact, seconds=time.perf_counter() - started)
@@ -72,10 +67,14 @@ class ArtifactWriter:
     def _random(self) -> bool:
         return self.calibration is not None and self.calibration.random
 
+    def _calibrates(self, format_name: str, precision: str) -> bool:
+        """Whether a file takes ranges from samples; one that was trained in integers has them."""
+        return needs_calibration(format_name, precision) and not self.variants.integers(precision)
+
     def _best(self, format_name: str, precision: str, folder: Path) -> tuple[Variant, Artifact]:
-        """Write a quantized file from every variant and keep the one with the least noise."""
+        """Write a file from every variant and keep the one with the least noise."""
         with self.step("model", "equalize"):
-            variants = self.variants.quantized
+            variants = self.variants.for_precision(precision)
         if len(variants) == 1:
             return variants[0], self._convert(format_name, precision, variants[0], folder)
         tried: list[tuple[Variant, float]] = []
@@ -131,7 +130,8 @@ class ArtifactWriter:
             precision,
             self._options,
             self.provenance.metadata(precision),
-            self.calibration if needs_calibration(format_name, precision) else None,
+            self.calibration if self._calibrates(format_name, precision) else None,
+            self.variants.integers(precision),
         )
         with self.step(path.name, "convert"):
             file_format.write(job, path)

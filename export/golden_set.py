@@ -5,7 +5,8 @@ float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the t
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
 arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
-arithmetic where it is half precision or dynamic range. Where a sample holds NaN or infinity, NaN
+arithmetic where it is half precision or dynamic range, and `trained-integers:NAME`, what a model
+that was trained in integers gives in Keras. Where a sample holds NaN or infinity, NaN
 stands wherever nothing is expected (`artifacts.sample_kinds`). NAME is the Keras name of an
 input or output.
 """
@@ -133,6 +134,7 @@ def write_golden(
     artifacts: Mapping[str, Arrays],
     noise: Arrays,
     file_noise: Mapping[str, Arrays],
+    trained_integers: Arrays,
 ) -> None:
     """Write `golden.npz`, whole or not at all; see the module's docstring for its layout."""
     content: dict[str, np.ndarray] = {"kind": np.array(samples.kind)}
@@ -142,6 +144,7 @@ def write_golden(
         "folded64": folded64,
         "reference": {name: value.astype(np.float32) for name, value in reference.items()},
         "noise": noise,
+        "trained-integers": trained_integers,
         **{f"artifact:{file}": outputs for file, outputs in artifacts.items()},
         **{f"file-noise:{file}": expected for file, expected in file_noise.items()},
     }

@@ -15,11 +15,13 @@ import keras
 import numpy as np
 
 from ..artifacts.manifest import Artifact
+from ..artifacts.precisions import precision_named
 from ..artifacts.samples import SampleSet
 from . import golden_set as golden
 from .formats.freeze import FrozenGraph, freeze
 from .host import run_artifact
 from .quantization.equalization import STRENGTHS, Equalizer
+from .quantization.trained import IntegerModel, TrainedModel
 from .signature import Signature
 
 _JUDGED = 64  # samples a file is judged by
@@ -50,6 +52,7 @@ class Variants:
         *,
         batch_size: int | None,
         equalize: str,
+        trained: TrainedModel | None = None,
     ) -> None:
         """Take the folded network.
 
@@ -59,15 +62,30 @@ class Variants:
             samples: Samples to measure ranges and noise on; without any, nothing is equalized.
             batch_size: As the files have it.
             equalize: `auto`, `always` or `never`.
+            trained: The model where it was trained in integers.
         """
+        self.trained = trained
         self.plain = Variant("", folded)
         self.samples = samples.take(_JUDGED) if samples else None
         self._signature = signature
         self._batch_size = batch_size
         self._equalize = equalize
 
+    def integers(self, precision: str) -> IntegerModel | None:
+        """Return the network of the integers that the model was trained in, if it was."""
+        if self.trained is None or precision != self.trained.precision:
+            return None
+        return self.trained.integers
+
+    def for_precision(self, precision: str) -> tuple[Variant, ...]:
+        """Return the networks to try for a file."""
+        integers = self.integers(precision)
+        if integers is not None:
+            return (Variant("", integers.model),)
+        return self._equalized if precision_named(precision).quantized else (self.plain,)
+
     @functools.cached_property
-    def quantized(self) -> tuple[Variant, ...]:
+    def _equalized(self) -> tuple[Variant, ...]:
         """The networks to try for a quantized file; the folded network itself comes first."""
         if self._equalize == "never" or self.samples is None:
             return (self.plain,)

@@ -19,6 +19,7 @@ import keras
 from keras import tree
 
 from ...errors import UserError
+from ...toolkit.quantize_aware.quantized import Quantized
 from .graph import Call, Graph, Kept, Slot, Source, Value
 
 Env = dict[int, Value]
@@ -233,6 +234,8 @@ def _is_composite(operation: Any) -> bool:
     if isinstance(operation, keras.Model):
         return True
     if not isinstance(operation, keras.Layer) or kind_of(operation):
+        return False
+    if isinstance(operation, Quantized):  # one operator of an integer file
         return False
     return len(layers_inside(operation)) > 1
 

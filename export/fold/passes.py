@@ -109,6 +109,7 @@ def run(
     copy_budget: int = 0,
     most_steps: int | None = None,
     banned: frozenset[tuple[str, ...]] = frozenset(),
+    widen: bool = True,
 ) -> Outcome:
     """Fold until nothing gets cheaper.
 
@@ -117,6 +118,8 @@ def run(
         copy_budget: How many parameters copies of layers may add.
         most_steps: Stop after so many folds; the roll-back looks for the one that is wrong.
         banned: Norms that must not be folded again, as `Step.norms` names them.
+        widen: Whether a shift in front of a padded layer may become a channel of ones or a constant
+            map.
 
     Returns:
         What was done and what was refused.
@@ -125,6 +128,8 @@ def run(
     passes = _Passes(graph, outcome, copy_budget, most_steps, banned)
     while passes.sweep(best_plan):
         pass
+    if not widen:
+        return outcome
     # After all travel, since no affine travels past a value that was given one more channel.
     passes.sweep(border_plan)
     # Last: it costs more parameters than any other way.

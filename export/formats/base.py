@@ -15,6 +15,7 @@ from .format_table import FORMATS
 if TYPE_CHECKING:
     from ..options import ExportOptions
     from ..quantization.calibration import Calibration
+    from ..quantization.trained import IntegerModel
     from ..signature import Signature
     from .freeze import FrozenGraph
 
@@ -29,6 +30,7 @@ class Job:
         options: The export's options.
         metadata: JSON text for the file's own metadata.
         calibration: Samples in the layout of the file; None where the precision needs none.
+        trained: What the graph stands for where the model was trained in the file's integers.
     """
 
     graph: FrozenGraph
@@ -36,6 +38,7 @@ class Job:
     options: ExportOptions
     metadata: str
     calibration: Calibration | None = None
+    trained: IntegerModel | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,6 +41,10 @@ class Onnx:
         """Convert, quantize, put in canonical form and write one file."""
         import onnx
 
+        if job.trained is not None:
+            raise UserError(
+                "A model that was trained in integers is written as TFLite. Received formats: onnx."
+            )
         model = fenced(
             lambda part: _made(part, job), job.graph, f"onnxruntime's quantizer ({job.precision})"
         )

@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.litert import LiteRTRunner
+from ..quantization.finish_tflite import finish
 from ..signature import Signature
 from . import flatbuffer
 from .base import Contents, Job, check_interface
@@ -22,7 +23,7 @@ from .distinct_outputs import separate_outputs
 from .fence import fenced, needs_child
 from .freeze import FrozenGraph
 from .rewrites_3d import for_tflite
-from .tflite_converter import End, Request, convert, convert_serialized
+from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
 _FLEX_ADVICE = (
     "replace the layer, or allow it (allow_flex=True, --allow-flex) and ship a runtime with "
@@ -45,6 +46,8 @@ class TFLite:
             lambda part: _converted(part, job), graph, f"The TFLite converter ({job.precision})"
         )
         model = flatbuffer.parse(data)
+        if job.trained is not None:
+            finish(model, job.trained, graph.readable_name)
         separate_outputs(model)
         flatbuffer.set_interface(
             model,
@@ -100,7 +103,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     request = Request(
         tuple(map(End.of, graph.inputs)),
         tuple(map(End.of, graph.outputs)),
-        precision_named(job.precision).converter,
+        TRAINED if job.trained else precision_named(job.precision).converter,
         job.options.allow_flex,
         job.options.quantized_io == "integer",
         [list(batch.values()) for batch in samples],

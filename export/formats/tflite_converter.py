@@ -10,6 +10,7 @@ Nothing here needs Keras, so that a process of its own can call it without loadi
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # A line that native code writes about every int8 file.
 _CHATTER = "fully_quantize:"
+# The precision of a graph whose fake quantizations say what becomes an integer.
+TRAINED = "trained"
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -53,7 +56,7 @@ class Request:
     Attributes:
         inputs: Its placeholders, in order.
         outputs: Its outputs, in order.
-        precision: A key of `_CONVERSIONS`.
+        precision: A key of `_CONVERSIONS`, or `TRAINED`.
         allow_flex: Whether the file may call TensorFlow's operators.
         integer_io: Whether a calibrated file takes and gives integers.
         samples: Batches to calibrate with, one array an input; empty where none are needed.
@@ -93,6 +96,8 @@ def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
             [tf.compat.v1.placeholder(end.dtype, end.shape, end.op) for end in ends]
             for ends in (request.inputs, request.outputs)
         )
+    if request.precision == TRAINED:
+        return _trained(graph_def, request)
     converter = tf.compat.v1.lite.TFLiteConverter(graph_def, inputs, outputs)
     converter.exclude_conversion_metadata = True
     if request.allow_flex:
@@ -102,6 +107,28 @@ def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
         ]
     with stderr_without(_CHATTER):
         return bytes(_CONVERSIONS[request.precision](converter, request))
+
+
+def _trained(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
+    """Convert a graph of fake quantizations, which brings its ranges with it.
+
+    The converter for graphs wants statistics of the inputs for it, the one for functions does not.
+    """
+    import tensorflow as tf
+
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
+    ends = (
+        [wrapped.graph.get_tensor_by_name(f"{end.op}:0") for end in ends]
+        for ends in (request.inputs, request.outputs)
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([wrapped.prune(*ends)], tf.Module())
+    converter.experimental_lower_to_saved_model = False
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if request.integer_io:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    with stderr_without(_CHATTER), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
+        return bytes(converter.convert())
 
 
 def _float32(converter: Any, request: Request) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 from ...artifacts.manifest import Artifact
 from .bounds import NoiseBound
 
+TRAINED = "quantized in training"
 EXACT, ROUNDING, QUANTIZATION, FAULT = "exact", "rounding", "quantization", "fault"
 
 
@@ -18,8 +19,8 @@ class Stage:
     """What one stage did to one output.
 
     Attributes:
-        name: "folded", "exported", "quantized" or "target"; several joined by " + " where the
-            golden set does not hold what lies between them.
+        name: "folded", "exported", "quantized in training", "quantized" or "target"; several
+            joined by " + " where the golden set does not hold what lies between them.
         file: The artifact that gave this stage's output; empty for the folded network.
         added_rms: Root mean square of what the stage changed, in the output's units.
         added_db: The truth's power over that of the change, in decibels; infinite for no change.
@@ -103,7 +104,8 @@ def sentence_of(
         )
         return (
             f"output '{output}' is {decibels(last.snr_db)} from truth: quantization loss, "
-            f"{_percent(main.share)} of the error comes with {artifact.precision}; {rest}"
+            f"{_percent(main.share)} of the error comes with {artifact.precision}; "
+            f"{_of_training(stages)}{rest}"
         )
     if artifact.precision != "float32":
         return (
@@ -114,6 +116,17 @@ def sentence_of(
         f"output '{output}' is {decibels(last.snr_db)} from truth: rounding only, within the noise "
         f"of {bound.reason}"
     )
+
+
+def _of_training(stages: Sequence[Stage]) -> str:
+    """Say what the file adds to what was quantized in training, if anything was."""
+    names = [stage.name.split(" + ")[-1] for stage in stages]
+    if TRAINED not in names or "quantized" not in names:
+        return ""
+    file = stages[names.index("quantized")]
+    if file.cause == EXACT:
+        return "the file computes the integers that were trained; "
+    return f"the file adds {_percent(file.share)} to what was trained; "
 
 
 def _where(stage: Stage) -> str:

@@ -1,5 +1,8 @@
 """Where an error comes from: trained -> folded -> exported -> quantized -> on the target.
 
+A model that was trained in integers has one stage more, "quantized in training", to which the
+quantized file should add nothing.
+
 The golden set holds what each stage of the model's way made of the same inputs, so the final error
 is a sum of differences, one for each stage:
 
@@ -26,6 +29,7 @@ import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import precision_named
 from ...artifacts.sample_kinds import TYPICAL
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import sample_errors
@@ -34,6 +38,7 @@ from .error_budget import (
     FAULT,
     QUANTIZATION,
     ROUNDING,
+    TRAINED,
     Ladder,
     Stage,
     main_cause,
@@ -124,6 +129,8 @@ def _rungs(
     )
     file = plain.file if plain else ""
     known.append(("exported", file, golden.artifacts.get(file, {}).get(output)))
+    if precision_named(artifact.precision).integer_io is not None:
+        known.append((TRAINED, "", golden.trained_integers.get(output)))
     if artifact.precision != "float32":
         exported = golden.artifacts.get(artifact.file, {}).get(output)
         known.append(("quantized", artifact.file, exported))
@@ -131,6 +138,8 @@ def _rungs(
     rungs: list[_Rung] = []
     waiting: tuple[str, ...] = ()
     for name, file, values in known:
+        if name == TRAINED and values is None:
+            continue
         waiting = (*waiting, name)
         if values is not None:
             rungs.append(_Rung(waiting, file, np.asarray(values, np.float64)))
@@ -155,7 +164,7 @@ def _causes(
         elif rung.names[-1] == "target":
             coarser = "quantized" in rung.names
             causes.append((QUANTIZATION if coarser else ROUNDING) if sound else FAULT)
-        elif rung.names[-1] == "quantized":
+        elif rung.names[-1] in ("quantized", TRAINED):
             causes.append(QUANTIZATION)
         else:
             # The folded weights are float32 as well, rounded once after the algebra in float64.

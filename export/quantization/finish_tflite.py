@@ -1,0 +1,117 @@
+"""Puts the steps of a model that was trained in integers into its TFLite file, and checks it.
+
+The converter wrote the integers of every kernel with one step, its mark (`trained`). Here each gets
+the steps of its channels, and so does its bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from ...artifacts.flatbuffer import operator_name, text
+from ...errors import UserError
+from .trained import REQUANTIZES, IntegerModel, Weights
+
+# Kernel, bias and input among an operator's inputs, and the axis of the kernel's channels.
+_LINEAR = {
+    "CONV_2D": (1, 2, 0),
+    "DEPTHWISE_CONV_2D": (1, 2, 3),
+    "FULLY_CONNECTED": (1, 2, 0),
+    "TRANSPOSE_CONV": (1, 3, 0),
+}
+_BORDER = ("QUANTIZE", "DEQUANTIZE")
+
+
+def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -> None:
+    """Finish a file.
+
+    Args:
+        model: The parsed file; changed in place.
+        integers: What it was made from.
+        readable: From the converter's name of a tensor to one with the layers' names.
+
+    Raises:
+        UserError: An operator was left in floating point.
+    """
+    _change_grids(model)
+    by_mark = {weights.mark: weights for weights in integers.weights}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            kind = operator_name(model.operatorCodes[operator.opcodeIndex])
+            if kind in _LINEAR:
+                _set_steps(graph, operator, _LINEAR[kind], by_mark)
+            elif kind not in _BORDER:
+                _refuse_float(graph, operator, kind, integers.float_layers, readable)
+
+
+def _change_grids(model: Any) -> None:
+    """Let a QUANTIZE stand where its mark is."""
+    graph, code = model.subgraphs[0], None
+    for operator in graph.operators:
+        options = operator.builtinOptions
+        if isinstance(options, schema.LeakyReluOptionsT) and options.alpha == np.float32(
+            REQUANTIZES
+        ):
+            code = _quantize_code(model) if code is None else code
+            operator.opcodeIndex = code
+            operator.builtinOptions = schema.QuantizeOptionsT()
+            operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+
+
+def _quantize_code(model: Any) -> int:
+    """Return the index of QUANTIZE among the operator codes, in the version for integers."""
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    code.version = 2
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _set_steps(
+    graph: Any, operator: Any, places: tuple[int, int, int], by_mark: dict[np.float32, Weights]
+) -> None:
+    kernel_at, bias_at, axis = places
+    kernel = graph.tensors[operator.inputs[kernel_at]]
+    steps = kernel.quantization
+    if steps is None or steps.scale is None or np.float32(steps.scale[0]) not in by_mark:
+        return  # a layer that stays in floating point, or another call of one that is finished
+    weights = by_mark[np.float32(steps.scale[0])]
+    _set(kernel, weights.steps, axis)
+    if bias_at < len(operator.inputs) and operator.inputs[bias_at] >= 0:
+        _set(graph.tensors[operator.inputs[bias_at]], weights.input_step * weights.steps, 0)
+
+
+def _set(tensor: Any, steps: np.ndarray, axis: int) -> None:
+    quantization = tensor.quantization
+    if (steps == steps[0]).all():
+        steps = steps[:1]
+    quantization.scale = steps.astype(np.float32)
+    quantization.zeroPoint = np.zeros(len(steps), np.int64)
+    quantization.quantizedDimension = axis if len(steps) > 1 else 0
+    quantization.min = quantization.max = None
+
+
+def _refuse_float(
+    graph: Any,
+    operator: Any,
+    kind: str,
+    float_layers: Container[str],
+    readable: Callable[[str], str],
+) -> None:
+    """Refuse an operator that computes in floating point though nobody asked for it."""
+    float32 = schema.TensorType.FLOAT32
+    tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+    if all(tensor.type != float32 for tensor in tensors):
+        return
+    name = readable(text(graph.tensors[operator.outputs[0]].name))
+    if any(part in float_layers for part in name.replace(";", "/").split("/")):
+        return
+    raise UserError(
+        f"{kind} ({name}) computes in floating point inside an integer file: its input or output "
+        "has no quantizer. Make the model with renormlite.quantize_aware, which gives every value "
+        "one, or name the layer in float_layers."
+    )

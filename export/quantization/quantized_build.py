@@ -1,0 +1,425 @@
+"""Builds the model that trains in integers from a folded graph: one layer for each operator."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import tree
+
+from ...errors import UserError
+from ...toolkit.quantize_aware.kernels import KERNELS
+from ...toolkit.quantize_aware.linear import QuantizedLinear
+from ...toolkit.quantize_aware.operators import (
+    Quantize,
+    QuantizedAdd,
+    QuantizedConcatenate,
+    QuantizedMean,
+)
+from ...toolkit.quantize_aware.ranges import Range
+from ..fold.affine import Affine
+from ..fold.graph import ActivationOp, AffineOp, Call, Graph, Kept, Slot, Source, Value
+from ..fold.keras_graph import kind_of
+from ..fold.linear import Linear
+
+# Layers that only move integers, or choose among them: their output has the grid of their input.
+MOVES = (
+    kl.MaxPooling1D,
+    kl.MaxPooling2D,
+    kl.GlobalMaxPooling1D,
+    kl.GlobalMaxPooling2D,
+    kl.Flatten,
+    kl.Reshape,
+    kl.Permute,
+    kl.RepeatVector,
+    kl.ZeroPadding1D,
+    kl.ZeroPadding2D,
+    kl.Cropping1D,
+    kl.Cropping2D,
+    kl.UpSampling1D,
+    kl.Identity,
+    kl.Dropout,
+    kl.SpatialDropout1D,
+    kl.SpatialDropout2D,
+    kl.SpatialDropout3D,
+    kl.GaussianNoise,
+    kl.GaussianDropout,
+    kl.AlphaDropout,
+    kl.ActivityRegularization,
+)
+_HOW_TO_LEAVE = "Replace it, or leave it in floating point: float_layers=({name!r},)."
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """The options of `quantize_aware`.
+
+    Attributes:
+        weight_bits: Number of bits of the weights.
+        rounding: Arithmetic of the target.
+        output_range: A range like the one that each quantized value gets.
+        freeze_statistics_after: Training steps after which norms infer.
+        float_layers: Names of layers that stay in floating point.
+    """
+
+    weight_bits: int
+    rounding: str
+    output_range: Range
+    freeze_statistics_after: int | None
+    float_layers: frozenset[str]
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that every quantized layer has, with a range of its own."""
+        config = self.output_range.get_config()
+        del config["name"]
+        return {"rounding": self.rounding, "output_range": Range.from_config(config)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """A value of the new network.
+
+    Attributes:
+        tensor: Its tensor.
+        grid: Its grid; None where it is not quantized.
+        opened: Whether the grid is the steps of sums that are still to be rounded.
+    """
+
+    tensor: Any
+    grid: Any = None
+    opened: bool = False
+
+
+def build_quantized(graph: Graph, live: dict[Call, Any], choices: Choices) -> keras.Model:
+    """Build the network that trains in integers.
+
+    Args:
+        graph: The folded graph.
+        live: The norm behind each call of a linear layer that keeps one alive.
+        choices: The options.
+    """
+    return _Builder(graph, live, choices).model()
+
+
+class _Builder:
+    """Builds one model; holds the layers and values made so far."""
+
+    def __init__(self, graph: Graph, live: dict[Call, Any], choices: Choices) -> None:
+        self.graph, self.live, self.choices = graph, live, choices
+        self.values: dict[int, Carried] = {}
+        self.layers: dict[int, keras.layers.Layer] = {}
+        self.quantized: dict[int, Carried] = {}
+        self.fused: set[Call] = set()
+        self.fills: list[Any] = []
+
+    def model(self) -> keras.Model:
+        for call in self.graph.calls():
+            if call in self.fused:
+                self.values[id(call.output)] = self.values[id(call.inputs[0])]
+                continue
+            results = self.call(call)
+            for value, result in zip(call.outputs, results, strict=True):
+                self.values[id(value)] = result
+        inputs = [self.values[id(value)].tensor for value in self.graph.inputs]
+        model = keras.Model(
+            _packed(self.graph.input_structure, inputs),
+            _packed(self.graph.output_structure, self.outputs()),
+            name=self.graph.name,
+        )
+        for fill in self.fills:
+            fill()
+        return model
+
+    def call(self, call: Call) -> list[Carried]:
+        """Return the values that a call becomes."""
+        op = call.op
+        if isinstance(op, Source):
+            tensor = op.tensor
+            return [
+                Carried(keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=op.name))
+            ]
+        if op.name in self.choices.float_layers:
+            return self.left(call)
+        if isinstance(op, Linear):
+            return [self.linear(call, op)]
+        if isinstance(op, AffineOp):
+            return [self.affine(call, op)]
+        activation = fusable(op)
+        if activation is not None:
+            return [self.activation(call, activation)]
+        if isinstance(op, Kept):
+            layer, kind = op.operation, kind_of(op.operation)
+            if kind == "Concatenate":
+                return [self.joined(call)]
+            if keeps_grid(layer):
+                return self.moved(call)
+            if kind == "Add" and len(call.inputs) >= 2:
+                return [self.added(call)]
+            if kind in ("GlobalAveragePooling1D", "GlobalAveragePooling2D"):
+                return [self.averaged(call, layer)]
+        raise UserError(
+            f"{_what(op)} has no integer operator here. {_HOW_TO_LEAVE.format(name=op.name)}"
+        )
+
+    # The operators.
+
+    def linear(self, call: Call, op: Linear) -> Carried:
+        """A linear layer with the norm and the activation behind it."""
+        if type(op.layer) not in KERNELS or getattr(op.layer, "data_format", "") == _FIRST:
+            raise UserError(
+                f"{_what(op)} has no integer operator here. {_HOW_TO_LEAVE.format(name=op.name)}"
+            )
+        norm = self.live.get(call)
+        plain = op if norm is None else dataclasses.replace(op, after=None)
+        x = self.on_grid(call.inputs[0])
+        layer = self.layers.get(id(op))
+        if layer is None:
+            config = op.kind.config(plain, activation=False)
+            inner = type(op.layer).from_config(_float32(config))
+            layer = QuantizedLinear(
+                inner,
+                None if norm is None else _like(norm, op.after),
+                activation=self.fuse(call),
+                opened=self.opens(call),
+                weight_bits=self.choices.weight_bits,
+                freeze_statistics_after=self.choices.freeze_statistics_after,
+                name=op.name,
+                **self.choices.options(),
+            )
+            self.layers[id(op)] = layer
+            self.fills.append(lambda: _fill(plain, op.after, norm, layer))
+        tensor, grid = layer(x.tensor, x.grid)
+        return Carried(tensor, grid, layer.opened)
+
+    def affine(self, call: Call, op: AffineOp) -> Carried:
+        """A norm that found no place: a kernel of one number a channel."""
+        rank, axis = call.output.rank, op.affine.axis
+        kinds = {3: kl.DepthwiseConv1D, 4: kl.DepthwiseConv2D}
+        if rank not in kinds or axis != rank - 1:
+            raise UserError(
+                f"{op.name} finds no layer to fold into, and at rank {rank} and axis {axis} there "
+                f"is no integer operator for it. {_HOW_TO_LEAVE.format(name=op.name)}"
+            )
+        x = self.on_grid(call.inputs[0])
+        layer = QuantizedLinear(
+            kinds[rank](1, name=op.name),
+            activation=self.fuse(call),
+            name=op.name,
+            **self.choices.options(),
+        )
+
+        def fill() -> None:
+            kernel = layer.layer.kernel
+            kernel.assign(np.reshape(op.affine.scale, kernel.shape))
+            layer.layer.bias.assign(op.affine.shift)
+
+        self.fills.append(fill)
+        return Carried(*layer(x.tensor, x.grid))
+
+    def activation(self, call: Call, name: str) -> Carried:
+        """An activation that is part of no other operator: integers stay on their grid."""
+        x = self.on_grid(call.inputs[0])
+        layer = kl.ReLU(6.0 if name == "relu6" else None, name=call.op.name, dtype="float32")
+        return Carried(layer(x.tensor), x.grid)
+
+    def added(self, call: Call) -> Carried:
+        """A sum, two operands at a time."""
+        first, *others = (self.on_grid(value) for value in call.inputs)
+        activation = self.fuse(call)
+        for index, other in enumerate(others):
+            last = index == len(others) - 1
+            layer = QuantizedAdd(
+                activation=activation if last else None,
+                name=call.op.name if last else f"{call.op.name}_{index + 1}",
+                **self.choices.options(),
+            )
+            first = Carried(*layer(first.tensor, first.grid, other.tensor, other.grid))
+        return first
+
+    def joined(self, call: Call) -> Carried:
+        """A concatenation: its operands share one grid."""
+        values = [self.on_grid(value) for value in call.inputs]
+        layer = QuantizedConcatenate(
+            call.op.operation.axis,
+            tuple(value.opened for value in values),
+            name=call.op.name,
+            **self.choices.options(),
+        )
+        return Carried(*layer([v.tensor for v in values], [v.grid for v in values]))
+
+    def averaged(self, call: Call, layer: Any) -> Carried:
+        """Global average pooling."""
+        x = self.on_grid(call.inputs[0])
+        if layer.data_format == _FIRST:
+            raise UserError(f"{_what(call.op)} must have its channels last.")
+        mean = QuantizedMean(
+            tuple(range(1, call.inputs[0].rank - 1)),
+            layer.keepdims,
+            name=call.op.name,
+            **self.choices.options(),
+        )
+        return Carried(*mean(x.tensor, x.grid))
+
+    def moved(self, call: Call) -> list[Carried]:
+        """A layer that leaves integers on their grid."""
+        x = self.on_grid(call.inputs[0])
+        return [Carried(self.same(call.op)(x.tensor), x.grid)]
+
+    def left(self, call: Call) -> list[Carried]:
+        """A layer that stays in floating point."""
+        op = call.op
+        tensors = [self.values[id(value)].tensor for value in call.inputs]
+        if isinstance(op, Linear):
+            layer = self.layers.get(id(op))
+            if layer is None:
+                config = op.kind.config(op, activation=False)
+                layer = self.layers[id(op)] = type(op.layer).from_config(_float32(config))
+                self.fills.append(lambda: _assign(op.kind.variables(layer), op.kind.arrays(op)))
+            return [Carried(layer(tensors[0]))]
+        if not isinstance(op, (Kept, ActivationOp)):
+            raise UserError(f"{op.name} is a norm, which cannot stay in floating point by itself.")
+        layer = self.same(op)
+        if call.args is None:
+            result = layer(tensors[0])
+        else:
+            args, kwargs = tree.map_structure(
+                lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
+            )
+            result = layer(*args, **kwargs)
+        return [Carried(tensor) for tensor in tree.flatten(result)]
+
+    # What they share.
+
+    def on_grid(self, value: Value) -> Carried:
+        """Return a value quantized; one that is not yet gets a quantizer, once."""
+        carried = self.values[id(value)]
+        if carried.grid is not None:
+            return carried
+        if id(value) not in self.quantized:
+            name = self.graph.unique_name(f"{value.producer.name}_quantizer")
+            layer = Quantize(name=name, **self.choices.options())
+            self.quantized[id(value)] = Carried(*layer(carried.tensor))
+        return self.quantized[id(value)]
+
+    def fuse(self, call: Call) -> str | None:
+        """Take the activation behind a call into it, where it can be part of its operator."""
+        value = call.output
+        if len(value.uses) != 1 or value.is_output:
+            return None
+        (after, _) = value.uses[0]
+        activation = fusable(after.op)
+        if activation is not None and after.op.name not in self.choices.float_layers:
+            self.fused.add(after)
+        return activation
+
+    def opens(self, call: Call) -> bool:
+        """Whether the sums of a linear layer, called once, are first rounded by a concatenation."""
+        value = call.output
+        if len(value.uses) == 1 and value.uses[0][0] in self.fused:
+            value = value.uses[0][0].output
+        if len(value.uses) != 1 or value.is_output or len(self.calls_of(call.op)) > 1:
+            return False
+        after = value.uses[0][0].op
+        joins = isinstance(after, Kept) and kind_of(after.operation) == "Concatenate"
+        return joins and after.name not in self.choices.float_layers
+
+    def calls_of(self, op: Any) -> list[Call]:
+        """Return the calls of one op."""
+        return [call for call in self.graph.calls() if call.op is op]
+
+    def same(self, op: Any) -> Any:
+        """Return a layer that is kept, made once."""
+        layer = self.layers.get(id(op))
+        if layer is None and isinstance(op, ActivationOp):
+            layer = kl.Activation(op.function, name=op.name, dtype="float32")
+        elif layer is None:
+            config = {**_float32(op.operation.get_config()), "name": op.name}
+            made = layer = type(op.operation).from_config(config)
+            if isinstance(made, keras.layers.Layer):
+                self.fills.append(lambda: made.set_weights(op.operation.get_weights()))
+        self.layers[id(op)] = layer
+        return layer
+
+    def outputs(self) -> list[Any]:
+        """Return the outputs, each made by a layer of the name its user knows."""
+        made: dict[tuple[int, str], Any] = {}
+        tensors = []
+        for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
+            tensor = self.values[id(value)].tensor
+            if tensor._keras_history.operation.name != name:
+                key = (id(value), name)
+                if key not in made:
+                    made[key] = kl.Identity(name=name, dtype="float32")(tensor)
+                tensor = made[key]
+            tensors.append(tensor)
+        return tensors
+
+
+_FIRST = "channels_first"
+
+
+def fusable(op: Any) -> str | None:
+    """Return the name of an activation that can be part of another operator, None for others."""
+    function = None
+    if isinstance(op, ActivationOp):
+        function = op.function
+    elif isinstance(op, Kept):
+        layer = op.operation
+        if type(layer) is kl.ReLU:
+            plain = not layer.negative_slope and not layer.threshold
+            names = {None: "relu", 6.0: "relu6"}
+            return names.get(layer.max_value) if plain else None
+        if type(layer) is kl.Activation:
+            function = layer.activation
+        elif kind_of(layer) in ("Relu", "Relu6"):
+            return kind_of(layer).lower()
+    return {keras.activations.relu: "relu", keras.activations.relu6: "relu6"}.get(function)
+
+
+def keeps_grid(layer: Any) -> bool:
+    """Whether a layer gives numbers of the grid that it is given."""
+    nearest = type(layer) is kl.UpSampling2D and layer.interpolation == "nearest"
+    return nearest or type(layer) in MOVES or fusable(Kept(layer, "")) is not None
+
+
+def _what(op: Any) -> str:
+    layer = op.layer if isinstance(op, Linear) else getattr(op, "operation", op)
+    return f"{op.name} ({type(layer).__name__})"
+
+
+def _packed(structure: Any, tensors: list[Any]) -> Any:
+    return tree.map_structure(lambda slot: tensors[slot.index], structure)
+
+
+def _float32(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "dtype": "float32"} if "dtype" in config else config
+
+
+def _like(norm: Any, rest: Affine | None) -> Any:
+    """Return a new norm; one that takes in an affine has a gamma and a beta for it."""
+    config = _float32(norm.get_config())
+    if rest is not None:
+        config.update(scale=True, center=True)
+    return type(norm).from_config(config)
+
+
+def _fill(op: Linear, rest: Affine | None, norm: Any, layer: Any) -> None:
+    """Give a quantized linear layer its weights, and its norm those of the one it replaces."""
+    _assign(op.kind.variables(layer.layer), op.kind.arrays(op))
+    if norm is None:
+        return
+    before = {variable.name: variable.numpy() for variable in norm.weights}
+    for variable in layer.norm.weights:
+        if variable.name in before:
+            variable.assign(before[variable.name])
+    if rest is not None:
+        layer.norm.gamma.assign(layer.norm.gamma.numpy() * rest.scale)
+        layer.norm.beta.assign(layer.norm.beta.numpy() * rest.scale + rest.shift)
+
+
+def _assign(variables: list[Any], arrays: list[Any]) -> None:
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)

@@ -1,0 +1,416 @@
+"""A model that was trained in integers, on its way into files: its float and its integer network.
+
+The float network has the same weights without any rounding: what checks compare files with. The
+integer network is a TensorFlow graph in which a fake quantization stands wherever the file changes
+its grid; converters understand those and need no calibration.
+
+Each kernel is put into the graph as its integers, times a number that no other kernel has, its
+*mark*: converters take weights with one step as they are, whatever the axis, and the mark tells in
+the file which layer's steps belong there.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as kl
+from keras import ops, tree
+
+from ...errors import UserError
+from ...toolkit.quantize_aware.kernels import Kernel
+from ...toolkit.quantize_aware.linear import QuantizedLinear
+from ...toolkit.quantize_aware.operators import (
+    Quantize,
+    QuantizedAdd,
+    QuantizedConcatenate,
+    QuantizedMean,
+)
+from ...toolkit.quantize_aware.quantized import FUSED, Quantized
+from ...toolkit.quantize_aware.steps import grid_of, limits
+from ..fold.graph import Call, Kept, Slot, Source
+from ..fold.keras_graph import read_graph
+from .quantized_build import keeps_grid
+
+# Marks are 1, 1 + 1/1024, ...: a product with an 8-bit integer is an exact float32 number.
+_MARKS = 1024
+# The slope of a LEAKY_RELU that stands for a change of grids. Converters take two fake
+# quantizations in a row for one; no network has this slope.
+REQUANTIZES = 0.7071067690849304
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of one call of a linear layer, as the file is to hold them.
+
+    Attributes:
+        layer: Name of the layer.
+        kernel: Integers, in Keras' order of axes.
+        channels: Axes of the kernel that the output channels run along.
+        steps: Step of each output channel, float32.
+        bias: Integer bias of each output channel.
+        input_step: Step of the input, float32.
+        mark: The number that stands for the steps in the graph.
+    """
+
+    layer: str
+    kernel: np.ndarray
+    channels: tuple[int, ...]
+    steps: np.ndarray
+    bias: np.ndarray
+    input_step: np.float32
+    mark: np.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Step and zero point of a value."""
+
+    step: np.float32
+    zero: int
+    bits: int
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest number, exact in float32."""
+        least, most = limits(self.bits, narrow=self.bits > 8)
+        return float((least - self.zero) * self.step), float((most - self.zero) * self.step)
+
+
+class TrainedModel:
+    """A model made by `quantize_aware`.
+
+    Attributes:
+        model: The model.
+        precision: Name of the precision that it was trained for.
+    """
+
+    def __init__(self, model: keras.Model, bits: int) -> None:
+        self.model = model
+        self.precision = "int8" if bits == 8 else "int16x8"
+
+    @functools.cached_property
+    def float_model(self) -> keras.Model:
+        """The network without any rounding, of plain Keras layers."""
+        return _FloatNetwork(self.model).build()
+
+    @functools.cached_property
+    def integers(self) -> IntegerModel:
+        """The network as the file will compute it."""
+        network = _IntegerNetwork(self.model)
+        return IntegerModel(network.build(), tuple(network.weights), frozenset(network.left_float))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class IntegerModel:
+    """A network of fake quantizations.
+
+    Attributes:
+        model: For tracing on TensorFlow only.
+        weights: What its kernels stand for.
+        float_layers: Names of the layers that stay in floating point.
+    """
+
+    model: keras.Model
+    weights: tuple[Weights, ...]
+    float_layers: frozenset[str]
+
+
+def trained_model(model: keras.Model) -> TrainedModel | None:
+    """Return a model that was trained in integers as such, None for any other.
+
+    Raises:
+        UserError: A range of it has seen no data.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Quantized)]
+    if not layers:
+        return None
+    for layer in layers:
+        if not (isinstance(layer, QuantizedLinear) and layer.opened) and not int(
+            layer.output_range.step
+        ):
+            raise UserError(
+                f"The range of {layer.name} has seen no data yet. Train the model with fit(), or "
+                "give quantize_aware samples=… to begin with."
+            )
+    return TrainedModel(model, layers[0].output_range.bits)
+
+
+class _Network(abc.ABC):
+    """A model that is built from one trained in integers, call by call."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.graph = read_graph(model)
+        self.values: dict[int, Any] = {}
+        self.layers: dict[int, Any] = {}
+        self.fills: list[tuple[Any, Any]] = []
+
+    def build(self) -> keras.Model:
+        for call in self.graph.calls():
+            results = self.call(call)
+            self.values.update(
+                (id(value), result) for value, result in zip(call.outputs, results, strict=True)
+            )
+        inputs, outputs = (
+            [self.values[id(value)] for value in values]
+            for values in (self.graph.inputs, self.named_outputs())
+        )
+        model = keras.Model(
+            tree.map_structure(lambda slot: inputs[slot.index], self.graph.input_structure),
+            tree.map_structure(lambda slot: outputs[slot.index], self.graph.output_structure),
+            name=self.graph.name,
+        )
+        for old, new in self.fills:
+            new.set_weights(old.get_weights())
+        return model
+
+    def named_outputs(self) -> list[Any]:
+        """Return the outputs; the layers that give them have the names they had."""
+        return self.graph.outputs
+
+    def call(self, call: Call) -> list[Any]:
+        """Return what a call becomes, a value for each of its outputs."""
+        op = call.op
+        if isinstance(op, Source):
+            shape, dtype = op.tensor.shape, op.tensor.dtype
+            return [keras.Input(batch_shape=shape, dtype=dtype, name=op.name)]
+        inputs = [self.values[id(value)] for value in call.inputs]
+        if isinstance(op.operation, Quantized):
+            return self.quantized(op.operation, call, inputs)
+        layer = self.plain(op)
+        if call.args is None:
+            return tree.flatten(layer(inputs[0]))
+        args, kwargs = tree.map_structure(
+            lambda x: inputs[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
+        )
+        return tree.flatten(layer(*args, **kwargs))
+
+    def plain(self, op: Kept) -> Any:
+        """Return a copy of a layer that is not ours, made once."""
+        if id(op) not in self.layers:
+            made = type(op.operation).from_config(op.operation.get_config())
+            self.layers[id(op)] = made
+            if isinstance(made, keras.layers.Layer):
+                self.fills.append((op.operation, made))
+        return self.layers[id(op)]
+
+    @abc.abstractmethod
+    def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
+        """Return what a call of one of our layers becomes."""
+
+
+class _FloatNetwork(_Network):
+    """The network without rounding: grids are None."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(model)
+        self.linear: dict[int, tuple[Any, QuantizedLinear]] = {}
+
+    def build(self) -> keras.Model:
+        model = super().build()
+        for made, layer in self.linear.values():
+            _fill(made, layer)
+        return model
+
+    def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
+        if isinstance(layer, Quantize):
+            return [inputs[0], None]
+        if isinstance(layer, QuantizedConcatenate):
+            count = len(layer.opened)
+            return [kl.Concatenate(layer.axis, name=layer.name)(inputs[:count]), None]
+        if isinstance(layer, QuantizedLinear):
+            if id(layer) not in self.linear:
+                self.linear[id(layer)] = _folded(layer), layer
+            return [self.linear[id(layer)][0](inputs[0]), None]
+        if isinstance(layer, QuantizedAdd):
+            name = layer.name if layer.activation is None else f"{layer.name}_sum"
+            total = kl.Add(name=name)([inputs[0], inputs[2]])
+            return [self._activated(layer, total, layer.name), None]
+        if isinstance(layer, QuantizedMean):
+            kinds = {1: kl.GlobalAveragePooling1D, 2: kl.GlobalAveragePooling2D}
+            mean = kinds[len(layer.axes)](keepdims=layer.keepdims, name=layer.name)
+            return [mean(inputs[0]), None]
+        raise TypeError(f"no float layer is known for {type(layer).__name__}")
+
+    @staticmethod
+    def _activated(layer: Quantized, x: Any, name: str) -> Any:
+        if layer.activation is None:
+            return x
+        return kl.Activation(layer.activation, name=name)(x)
+
+
+def _folded(layer: QuantizedLinear) -> Any:
+    """Return the plain Keras layer that computes what inference does without rounding."""
+    config = layer.layer.get_config()
+    config.update(
+        name=layer.name, use_bias=True, activation=layer.activation or "linear", dtype="float32"
+    )
+    return type(layer.layer).from_config(config)
+
+
+def _fill(made: Any, layer: QuantizedLinear) -> None:
+    scale, shift = (ops.convert_to_numpy(v).astype(np.float64) for v in layer.scale_and_shift())
+    kernel = ops.convert_to_numpy(layer.layer.kernel).astype(np.float64)
+    laid = ops.convert_to_numpy(layer.kernel_type.along(scale, kernel.shape))
+    made.kernel.assign(kernel * laid)
+    made.bias.assign(shift)
+
+
+class _IntegerNetwork(_Network):
+    """The network of fake quantizations: a grid's value is a `Grid`."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(model)
+        self.weights: list[Weights] = []
+        self.left_float: set[str] = set()
+        self._grids: dict[int, Grid] = {}
+
+    def call(self, call: Call) -> list[Any]:
+        """Return what a call becomes, and note which of its values are on which grid."""
+        results = super().call(call)
+        if isinstance(call.op, Source):
+            return results
+        layer = call.op.operation
+        if isinstance(layer, Quantized):
+            grid = results[-1]
+        else:
+            grid = self._grids.get(id(call.inputs[0]))
+            if grid is None or not keeps_grid(layer):
+                self.left_float.add(call.name)
+                return results
+            if type(layer) is kl.ReLU:  # converters want its grid said again
+                put = FakeQuantized(grid, name=f"{call.name}_grid")
+                results = [put(results[0])]
+        self._grids.update((id(value), grid) for value in call.outputs)
+        return results
+
+    def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
+        if isinstance(layer, QuantizedLinear):
+            grid = None if layer.opened else layer_grid(layer)
+            weights = self._weights(layer, inputs[1])
+            made = IntegerLinear(
+                layer.layer, layer.kernel_type, weights, layer.activation, grid, name=layer.name
+            )
+            return [made(inputs[0]), grid]
+        grid = layer_grid(layer)
+        put = functools.partial(FakeQuantized, grid=grid, activation=layer.activation)
+        if isinstance(layer, Quantize):
+            return [put(name=layer.name)(inputs[0]), grid]
+        if isinstance(layer, QuantizedConcatenate):
+            joined = functools.partial(_joined, layer, grid)
+            return [put(name=layer.name, before=joined)(inputs[: len(layer.opened)]), grid]
+        if isinstance(layer, QuantizedAdd):
+            return [put(name=layer.name, before=_add)([inputs[0], inputs[2]]), grid]
+        if isinstance(layer, QuantizedMean):
+            mean = functools.partial(ops.mean, axis=layer.axes, keepdims=layer.keepdims)
+            return [put(name=layer.name, before=mean)(inputs[0]), grid]
+        raise TypeError(f"no integer operator is known for {type(layer).__name__}")
+
+    def _weights(self, layer: QuantizedLinear, grid: Grid) -> Weights:
+        if len(self.weights) == _MARKS:
+            raise UserError(f"A model trained in integers has at most {_MARKS} linear layers.")
+        kernel, steps, bias = (
+            ops.convert_to_numpy(v) for v in layer.integer_weights(ops.convert_to_tensor(grid.step))
+        )
+        mark = np.float32(1 + len(self.weights) / _MARKS)
+        weights = Weights(
+            layer.name, kernel, layer.kernel_type.channels, steps, bias, grid.step, mark
+        )
+        self.weights.append(weights)
+        return weights
+
+
+def layer_grid(layer: Quantized) -> Grid:
+    """Return the grid of a layer's output as it is now."""
+    found = layer.output_range
+    step, zero = ops.convert_to_numpy(
+        grid_of(found.low.value, found.high.value, found.bits, symmetric=found.bits > 8)
+    )
+    return Grid(np.float32(step), int(zero), found.bits)
+
+
+def _add(pair: Any) -> Any:
+    return pair[0] + pair[1]
+
+
+def _joined(layer: QuantizedConcatenate, grid: Grid, values: list[Any]) -> Any:
+    """Join values; those that change their grid get the mark of a QUANTIZE in between."""
+    import tensorflow as tf
+
+    parts = []
+    for value, opened in zip(values, layer.opened, strict=True):
+        marked = value if opened else tf.nn.leaky_relu(value, REQUANTIZES)
+        parts.append(_ended(marked, None, grid))
+    return tf.concat(parts, layer.axis)
+
+
+class FakeQuantized(keras.layers.Layer):
+    """An operation, an activation and TensorFlow's fake quantization; never saved."""
+
+    def __init__(
+        self, grid: Grid, activation: str | None = None, before: Any = None, **options: Any
+    ) -> None:
+        super().__init__(dtype="float32", **options)
+        self._grid, self._activation, self._before = grid, activation, before
+
+    def call(self, x: Any) -> Any:
+        """Return the fake quantized numbers."""
+        return _ended(x if self._before is None else self._before(x), self._activation, self._grid)
+
+
+class IntegerLinear(keras.layers.Layer):
+    """A linear layer with integer weights and TensorFlow's fake quantizations; never saved."""
+
+    def __init__(
+        self,
+        layer: Any,
+        kernel_type: Kernel,
+        weights: Weights,
+        activation: str | None,
+        grid: Grid | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(dtype="float32", **options)
+        self._applied = functools.partial(kernel_type.apply, _Framing(layer))
+        self._weights, self._activation, self._grid = weights, activation, grid
+
+    def call(self, x: Any) -> Any:
+        """Return the fake quantized output; its steps are the marks' until the file is finished."""
+        import tensorflow as tf
+
+        weights = self._weights
+        kernel = tf.quantization.fake_quant_with_min_max_vars(
+            tf.constant(weights.kernel * weights.mark),
+            -127 * weights.mark,
+            127 * weights.mark,
+            narrow_range=True,
+        )
+        bias = (weights.bias.astype(np.float64) * weights.input_step * weights.mark).astype("f4")
+        return _ended(self._applied(x, kernel) + bias, self._activation, self._grid)
+
+
+class _Framing:
+    """The attributes of a Keras layer that say how a kernel is applied; tracks no weights."""
+
+    def __init__(self, layer: Any) -> None:
+        config = layer.get_config()
+        for name in ("strides", "padding", "dilation_rate", "data_format", "output_padding"):
+            self.__dict__[name] = config.get(name)
+        self.kernel_size = config.get("kernel_size")
+
+
+def _ended(x: Any, activation: str | None, grid: Grid | None) -> Any:
+    import tensorflow as tf
+
+    functions = {None: tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
+    assert functions.keys() == FUSED.keys()
+    values = functions[activation](x)
+    if grid is None:
+        return values
+    return tf.quantization.fake_quant_with_min_max_vars(
+        values, *grid.ends, num_bits=grid.bits, narrow_range=grid.bits > 8
+    )

@@ -1,0 +1,57 @@
+"""Protects the arithmetic of the runtimes, held to the rules that the checks recognize them by."""
+
+import keras
+import numpy as np
+import pytest
+from renormlite.reference.integer.arithmetic import Float32
+from renormlite.toolkit.quantize_aware.rounding import ROUNDINGS, rounding_named
+from renormlite.toolkit.quantize_aware.steps import significant
+
+RNG = np.random.default_rng(0)
+RULES = [(ROUNDINGS["float"], Float32())]
+
+
+def step(low: float = -12.0, high: float = 4.0) -> np.float32:
+    """A step as the layers have them: of 16 significant bits."""
+    value = np.float32(2.0 ** RNG.uniform(low, high))
+    return keras.ops.convert_to_numpy(significant(value, 16))
+
+
+def array(value) -> np.ndarray:
+    return keras.ops.convert_to_numpy(value)
+
+
+@pytest.mark.parametrize(("ours", "rule"), RULES)
+def test_sums(ours, rule) -> None:
+    for _ in range(60):
+        x, y, w = step(), step(-6.0, 6.0), np.array([step(), step()])
+        reach = min(2.0**23, 300 * y / (x * w.max()))
+        sums = RNG.integers(-reach - 1, reach + 1, (500, 2))
+        wanted = rule.rounded(sums, np.array(x), w, np.array(y))
+        got = array(ours.scaled(sums.astype("f4"), x, w, y))
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(("ours", "rule"), RULES)
+def test_additions(ours, rule) -> None:
+    for _ in range(60):
+        steps = step(-8, 2), step(-8, 2), step(-5, 2)
+        a, b = RNG.integers(-255, 256, (2, 500))
+        wanted = np.clip(rule.added(a, b, steps), -300, 300)
+        got = array(ours.added(a.astype("f4"), b.astype("f4"), steps))
+        np.testing.assert_array_equal(np.clip(got, -300, 300), wanted)
+
+
+@pytest.mark.parametrize(("ours", "rule"), RULES)
+def test_means(ours, rule) -> None:
+    for count in (4, 9, 16, 49, 300):
+        x, y = step(-8, 2), step(-8, 2)
+        sums = RNG.integers(-255 * count, 255 * count + 1, 500)
+        wanted = rule.averaged(sums, count, np.array(x), np.array(y))
+        got = array(ours.averaged(sums.astype("f4"), count, x, y))
+        np.testing.assert_array_equal(np.clip(got, -300, 300), np.clip(wanted, -300, 300))
+
+
+def test_an_unknown_rounding_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Expected rounding to be one of .* Received: 'up'"):
+        rounding_named("up")

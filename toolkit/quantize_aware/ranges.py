@@ -1,0 +1,151 @@
+"""`Range`: which numbers a quantized value can take, observed in training or learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from ...errors import UserError
+from ..moving_norm import checked_momentum
+from ..renorm import Tensor
+from .steps import grid_of
+
+METHODS = ("average", "percentile", "learned")
+NEVER = 2**31 - 1  # the step at which nothing is frozen
+
+
+@keras.saving.register_keras_serializable(package="renormlite")
+class Range(keras.layers.Layer):
+    """Least and greatest number of a value, from which its step and zero point follow.
+
+    - ``"average"``: moving averages of the least and greatest number of each training batch. The
+      first batches count alike, so that the first one sets the range.
+    - ``"percentile"``: the same of two percentiles, which leaves rare outliers to clipping.
+    - ``"learned"``: both ends are trained (Esser et al. 2020, arXiv:1902.08153), from the ones that
+      `renormlite.quantize_aware` observed on samples.
+
+    Until it has seen a training batch, a range is that of the values it is called with.
+
+    Weights, in this order: low, high, step, frozen_at.
+
+    Args:
+        bits: Number of bits of the integers.
+        method: How the range is found.
+        momentum: Of the moving averages.
+        percentile: Share of the numbers below the upper end, in percent, for ``"percentile"``.
+        freeze_after: Number of training steps after which the range stays as it is; None for never.
+        name: Name of the layer.
+        dtype: Ignored but by Keras: ranges are float32.
+    """
+
+    def __init__(
+        self,
+        bits: int = 8,
+        method: str = "average",
+        momentum: float = 0.99,
+        percentile: float = 99.99,
+        freeze_after: int | None = None,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype="float32", trainable=trainable)
+        if method not in METHODS:
+            raise UserError(
+                f"Expected ranges to be one of {', '.join(METHODS)}. Received: {method!r}."
+            )
+        if not 50.0 < percentile <= 100.0:
+            raise UserError(f"Expected percentile above 50, up to 100. Received: {percentile}.")
+        self.bits = bits
+        self.method = method
+        self.momentum = checked_momentum(momentum)
+        self.percentile = float(percentile)
+        self.freeze_after = freeze_after
+        self.observing = False  # whether calls outside training are observed too
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create the weights."""
+
+        def add(name: str, start: Any, dtype: str, *, learned: bool = False) -> keras.Variable:
+            return self.add_weight(
+                shape=(),
+                name=name,
+                initializer=keras.initializers.Constant(start),
+                dtype=dtype,
+                trainable=learned,
+                autocast=False,
+                aggregation="mean" if dtype == "float32" else "only_first_replica",
+            )
+
+        learned = self.method == "learned"
+        self.low = add("low", 0.0, "float32", learned=learned)
+        self.high = add("high", 0.0, "float32", learned=learned)
+        self.step = add("step", 0, "int32")
+        never = NEVER if self.freeze_after is None else self.freeze_after
+        self.frozen_at = add("frozen_at", never, "int32")
+        self.built = True
+
+    def call(self, values: Tensor, training: bool | None = None) -> Tensor:
+        """Return the grid of ``values``; in training also observe them."""
+        data, learned = ops.stop_gradient(values), self.method == "learned"
+        seen = self.step.value
+        active = seen < self.frozen_at.value
+        low, high = self.low.value, self.high.value
+        if self.observing or (training and self.trainable and not learned):
+            low, high = self._moved(self._ends(data), (low, high), seen, active)
+            self.low.assign(low)
+            self.high.assign(high)
+        else:
+            own = ops.min(data), ops.max(data)
+            low, high = (ops.where(seen > 0, *pair) for pair in zip((low, high), own, strict=True))
+        if self.observing or training:
+            self.step.assign_add(1)
+        if learned:
+            low, high = (self._slowed(end, data, active) for end in (low, high))
+        else:
+            low, high = ops.stop_gradient(low), ops.stop_gradient(high)
+        return grid_of(low, high, self.bits, symmetric=self.bits > 8)
+
+    def _ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a batch says of the ends of the range."""
+        if self.method != "percentile":
+            return ops.min(values), ops.max(values)
+        share = self.percentile / 100.0
+        ends = ops.quantile(ops.reshape(values, (-1,)), [1.0 - share, share])
+        return ends[0], ends[1]
+
+    def _moved(
+        self, batch: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], seen: Tensor, active: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return the moving averages after a batch."""
+        count = ops.cast(seen, "float32")
+        momentum = ops.minimum(count / (count + 1.0), self.momentum)
+        low, high = (
+            ops.where(active, momentum * old + (1.0 - momentum) * new, old)
+            for old, new in zip(before, batch, strict=True)
+        )
+        return low, high
+
+    def _slowed(self, end: Tensor, values: Tensor, active: Tensor) -> Tensor:
+        """Scale the gradient of a learned end by 1 / sqrt(numbers * integers), as in LSQ."""
+        numbers = ops.cast(ops.size(values), "float32")
+        rate = ops.rsqrt(numbers * (2.0 ** (self.bits - 1) - 1.0)) * ops.cast(active, "float32")
+        return end * rate + ops.stop_gradient(end * (1.0 - rate))
+
+    def freeze(self) -> None:
+        """Leave the range as it is from now on."""
+        self.frozen_at.assign(0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "bits": self.bits,
+            "method": self.method,
+            "momentum": self.momentum,
+            "percentile": self.percentile,
+            "freeze_after": self.freeze_after,
+        }

@@ -1,0 +1,108 @@
+"""How runtimes bring exact integer sums to the steps of a result: the arithmetic of the target.
+
+`Float` is that of XNNPACK, which LiteRT uses, and of ONNX Runtime: one product in float32, rounded
+to the nearest integer, ties to even; only additions are fixed-point. All functions here take and
+give centred integers held in float32, and have no gradient.
+
+Sources: XNNPACK, `qs8-qc8w` kernels with `fp32` requantization, `xnn_init_qs8_add_minmax_params`,
+`xnn_init_qs8_cvt_scalar_params`, `qs8-rsum`.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+from keras import ops
+
+from ...errors import UserError
+from ..renorm import Tensor
+
+
+class Rounding(abc.ABC):
+    """The rounding of one family of runtimes."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
+        """Return ``sums * x * w / y``, rounded.
+
+        Args:
+            sums: Exact integers.
+            x: Step of the input.
+            w: Steps of the weights, or 1.
+            y: Step of the output.
+        """
+
+    @abc.abstractmethod
+    def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return ``a * s_a / s_y + b * s_b / s_y``, rounded.
+
+        Args:
+            a: Centred integers.
+            b: Centred integers.
+            steps: s_a, s_b, s_y.
+        """
+
+    @abc.abstractmethod
+    def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``values * x / y``, rounded: integers in other steps."""
+
+    @abc.abstractmethod
+    def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``sums / count * x / y``, rounded: the mean of so many integers."""
+
+
+class Float(Rounding):
+    """XNNPACK and ONNX Runtime."""
+
+    name = "float"
+
+    def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
+        """The factor is ``(x * w) / y``, each operation in float32."""
+        return ops.round(sums * (x * w / y))
+
+    def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Both factors in 21 bits, one shift, half up."""
+        left, right = steps[0] / steps[2], steps[1] / steps[2]
+        shift = _shift_to_21_bits(ops.maximum(left, right))
+        power = ops.cast(ops.left_shift(ops.ones_like(shift), shift), "float32")
+        first, second = (ops.cast(ops.round(ratio * power), "int32") for ratio in (left, right))
+        total = ops.cast(a, "int32") * first + ops.cast(b, "int32") * second
+        half = ops.left_shift(ops.ones_like(shift), shift - 1)
+        return ops.cast(ops.right_shift(total + half, shift), "float32")
+
+    def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The factor in steps of 1/256, one shift, half up."""
+        ratio = ops.cast(ops.round(256.0 * (x / y)), "int32")
+        return ops.cast(ops.right_shift(ops.cast(values, "int32") * ratio + 128, 8), "float32")
+
+    def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
+        """As any sum, with the count in the factor."""
+        return ops.round(sums * (x / (y * float(count))))
+
+
+def _shift_to_21_bits(ratio: Tensor) -> Tensor:
+    """Return the shift with ``2^20 <= ratio * 2^shift < 2^21``."""
+    guess = 20 - ops.cast(ops.floor(ops.log2(ratio)), "int32")
+    # The logarithm may round across a power of two.
+    scaled = ratio * ops.cast(ops.left_shift(ops.ones_like(guess), guess), "float32")
+    low, high = (ops.cast(test, "int32") for test in (scaled < 2.0**20, scaled >= 2.0**21))
+    return guess + low - high
+
+
+ROUNDINGS: dict[str, Rounding] = {"float": Float()}
+
+
+def rounding_named(name: str) -> Rounding:
+    """Return the rounding called ``name``.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in ROUNDINGS:
+        raise UserError(
+            f"Expected rounding to be one of {', '.join(ROUNDINGS)}. Received: {name!r}."
+        )
+    return ROUNDINGS[name]

@@ -1,8 +1,7 @@
-"""Writes `.npz` archives; reads one once: hashed and parsed from the same bytes, arrays as views.
+"""Writes and reads `.npz` archives; a file is read once, and its arrays are views of its bytes.
 
-`numpy.load` reads the file a second time, checks a second checksum of every byte (the hash in the
-manifest is one already) and copies every array; on small networks that takes longer than to run
-them. `zipfile` and NumPy still say where things are.
+`numpy.load` would read the file again after it was hashed, verify a second checksum and copy every
+array, which takes longer than running a small network. `zipfile` and NumPy parse the headers.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Archive(Mapping[str, np.ndarray]):
         path: The file.
 
     Attributes:
-        data: The whole file: what a hash says of it, it says of the arrays.
+        data: The bytes of the file, of which the arrays are views.
 
     Raises:
         OSError: It cannot be read.

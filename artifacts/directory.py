@@ -1,9 +1,8 @@
-"""Reads an export directory: the manifest and, each once, the files that hold the truth.
+"""Reads an export directory: the manifest, the golden set and the network, each file once.
 
-Every way in which a file can be missing, cut short or wrong ends in one sentence that says how to
-mend it. A damaged *artifact* is not an error of reading: it is what the checks are for, so it is
-found by `damaged` and reported as a failed check, while a damaged golden set or network, which
-hold the truth to compare with, leave nothing to check against. Nothing here needs Keras.
+A missing, truncated or wrong file raises one sentence that says how to fix it. A damaged *artifact*
+raises nothing: `damaged` describes it, and the checks report a failure. Without the golden set or
+the network nothing can be checked, so damage there raises. Nothing here needs Keras.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class ExportDirectory:
         return network.named(inputs, outputs)
 
     def verify(self) -> None:
-        """Check that golden set and network are those that were exported.
+        """Check that the golden set and the network are those that were exported.
 
         Raises:
             UserError: One of them is damaged, so that there is nothing to compare with.
@@ -112,7 +111,7 @@ class ExportDirectory:
             _compare(self.network, self.manifest.network, _NETWORK, self._hashes[self.network])
 
     def content(self, artifact: Artifact) -> bytes:
-        """Return what an artifact holds; it is read once, and hashed from then on.
+        """Return the bytes of an artifact; they are read once, and hashing starts then.
 
         Raises:
             UserError: It is missing.
@@ -166,9 +165,9 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
 
 
 def open_export(directory: str | os.PathLike[str]) -> ExportDirectory:
-    """Open an export directory and begin to hash what holds the truth.
+    """Open an export directory and start hashing its golden set and network.
 
-    For those who have something to do until `ExportDirectory.verify` must say that all is well.
+    The caller calls `ExportDirectory.verify` later, and can work while the hashes are computed.
 
     Args:
         directory: What `renormlite export` wrote.
@@ -197,7 +196,7 @@ def _opened(path: Path, what: str) -> Archive:
 
 
 def _compare(path: Path, entry: FileRecord, what: str, hashing: Hashing) -> None:
-    """Raise where a file that holds truth is not the one exported."""
+    """Raise where the golden set or the network is not the one exported."""
     found = hashing.result()
     if found != entry.sha256:
         raise UserError(

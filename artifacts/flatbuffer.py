@@ -1,7 +1,7 @@
-"""A TFLite file as objects that can be changed: read it, sign it, write it.
+"""Reads, changes and writes TFLite files as objects.
 
-Uses the schema's generated object API that ships with ai-edge-litert, so TensorFlow is not needed.
-The export finishes its files with this, the reproducer cuts one op out of them.
+Uses the schema's generated object API in ai-edge-litert, so TensorFlow is not needed. The exporter
+finishes its files with it, and the reproducer cuts single operators out of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _AlignedBuilder(flatbuffers.Builder):
     """A builder that aligns byte vectors as the schema demands.
 
     The generated Python code forgets `force_align`: weights would land on odd addresses, which
-    microcontrollers that read them in place answer with a fault.
+    faults on microcontrollers that read them in place.
     """
 
     def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
@@ -61,7 +61,7 @@ def pack(model: Any) -> bytes:
 
 
 def sign(model: Any, inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> None:
-    """Give the main subgraph the one signature that runtimes look for.
+    """Give the main subgraph the signature that runtimes look for.
 
     Args:
         model: The parsed file; changed in place.
@@ -92,5 +92,5 @@ def operator_name(code: Any) -> str:
 
 
 def text(value: bytes | str | None) -> str:
-    """Return a string of the file, which the schema leaves as bytes; empty for none."""
+    """Decode a string of the file; empty for None."""
     return value.decode() if isinstance(value, bytes) else (value or "")

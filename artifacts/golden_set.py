@@ -1,4 +1,4 @@
-"""The golden set: inputs and the outputs that float64, float32 and each artifact made of them."""
+"""The golden set: inputs, and the outputs of float64, float32 and each artifact for them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
-    """Return the arrays that both have, one after the other."""
+    """Return the concatenation of the arrays that both have."""
     return {name: np.concatenate([first[name], second[name]]) for name in first if name in second}
 
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Inputs and what each stage of the model's way made of them; N samples on the first axis.
+    """Inputs and the outputs of each stage; N samples on the first axis.
 
     Attributes:
         kind: (N,) "real", "random", "border", "extreme", "denormal", "nonfinite" or "search"; see
-            `kinds`. In "nonfinite" samples NaN stands where nothing is expected.
+            `kinds`. In "nonfinite" samples NaN marks elements of which nothing is expected.
         inputs: Keras input name to (N, …) float32.
         truth: Keras output name to (N, …) float64: the trained model evaluated in float64.
-        folded64: The same of the folded network.
+        folded64: The same for the folded network.
         reference: Keras output name to (N, …) float32: the trained model as Keras runs it.
-        artifacts: File name to the outputs that file gave on the exporting host.
+        artifacts: File name to the outputs of that file on the exporting machine.
         noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
-            to make; empty where a layer of the network is beyond the model.
+            to make; empty where a layer has no noise model.
         file_noise: File name to the same for that file's own arithmetic; only files whose
             precision has a noise model (`precisions.Precision.noise`).
-        labels: (N,) true class of each sample, -1 where it is not known; None without any.
-        trained_integers: Keras output name to (N, …) float32: the model that was trained in
-            integers, as Keras runs it with them; empty for any other.
+        labels: (N,) true class of each sample, -1 where unknown; None where none is known.
+        trained_integers: Keras output name to (N, …) float32: outputs of a quantization-aware model
+            with its fake quantization; empty for other models.
     """
 
     kind: np.ndarray

@@ -1,4 +1,4 @@
-"""Folders of images as a network's inputs, read alike at export and for the checks."""
+"""Reads folders of images as inputs of a network, for export and checks alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
-# Modes that hold one channel without loss; the others are reduced to 8 bits.
+# Modes with one channel, kept without loss; other modes are reduced to 8 bits.
 _GRAY = ("L", "I;16", "I")
 
 PerChannel = float | tuple[float, ...]
@@ -24,8 +24,8 @@ class Preprocessing:
     """How pixels become the numbers the network was trained on: (pixel - mean) * scale.
 
     Attributes:
-        mean: One number, or one a channel.
-        scale: One number, or one a channel.
+        mean: One number, or one for each channel.
+        scale: One number, or one for each channel.
     """
 
     mean: PerChannel = 0.0
@@ -40,7 +40,7 @@ class Preprocessing:
         """Return `pixels` (…, channels) preprocessed, float32.
 
         Raises:
-            UserError: There are as many numbers as the pixels have no channels.
+            UserError: The number of values is neither 1 nor the number of channels.
         """
         mean, scale = np.asarray(self.mean), np.asarray(self.scale)
         for name, values in (("mean", mean), ("scale", scale)):
@@ -58,9 +58,9 @@ class Images:
 
     Attributes:
         inputs: (N, height, width, channels) preprocessed, in the input's type.
-        classes: For each, the folder directly below the one that was named; empty for an image that
-            lies in that itself.
-        available: How many images there were to choose from.
+        classes: For each image, its folder directly below the given one; empty for images in that
+            folder itself.
+        available: Number of images in the folder.
     """
 
     inputs: np.ndarray
@@ -76,21 +76,21 @@ def read_images(
     *,
     limit: int,
 ) -> Images:
-    """Read a folder of images, its subfolders included, evenly spread in the order of their paths.
+    """Read images of a folder and its subfolders, evenly spread in the order of their paths.
 
-    Each is resized to the input's size by bilinear interpolation, without regard to its aspect,
-    as `keras.utils.image_dataset_from_directory` does.
+    Each is resized to the input's size by bilinear interpolation, ignoring its aspect ratio, as
+    `keras.utils.image_dataset_from_directory` does.
 
     Args:
-        folder: Where they lie.
+        folder: The folder.
         shape: The input's, (None, height, width, 1 or 3).
-        dtype: The input's.
-        preprocessing: What becomes of the pixels, 0 to 255; None where nobody said.
-        limit: At most so many.
+        dtype: The input's element type.
+        preprocessing: How pixels, 0 to 255, become inputs; None where unknown, which is refused.
+        limit: Read at most this many.
 
     Raises:
-        UserError: The folder holds no image, one cannot be read, the input takes none, or it is not
-            known what becomes of the pixels: a guess would cost accuracy in silence.
+        UserError: The folder holds no image, an image cannot be read, the input is not an image, or
+            the preprocessing is unknown: a guess would cost accuracy silently.
     """
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise UserError(

@@ -62,7 +62,7 @@ class TensorSpec:
             object.__setattr__(self, "keras_name", self.name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form, without what says nothing."""
+        """Return the JSON form without default values."""
         optional = {
             "keras_name": None if self.keras_name == self.name else self.keras_name,
             "scale": self.scale,
@@ -109,7 +109,7 @@ class FileRecord:
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
-        """Hash a file that is in place."""
+        """Return the record of an existing file."""
         return cls(path.name, sha256(path))
 
     def to_json(self) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Artifact:
         precision: `float32`, `int8`, …
         sha256: Hash of the file (of a folder: of the JSON of `files`).
         bytes: Size (of a folder: of its files together).
-        ops: How many operators of each kind it holds.
+        ops: Number of operators of each type.
         inputs: Its inputs in the order of the Keras model.
         outputs: Its outputs in the order of the Keras model.
         snr_db: Signal-to-noise ratio of each output against float64 truth over the golden set's
@@ -211,7 +211,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything one export made; see the module's docstring.
+    """The content of an export.
 
     Attributes:
         name: Name of the export: that of its directory.
@@ -222,12 +222,12 @@ class Manifest:
         golden: The golden set.
         network: The folded network as op list and weights; None if the export wrote none.
         artifacts: The exported files and folders.
-        versions: Package name to version, of what took part.
+        versions: Package name to version.
         options: The options in force, defaults included.
         fold: `records` and `proof` of the fold.
-        metadata: What the user said of the model: `labels`, `preprocessing`, `description`.
-        calibration: Where the samples for quantization came from, or None.
-        notes: What had to be changed before the model could be exported, a sentence each.
+        metadata: What the user stated about the model: `labels`, `preprocessing`, `description`.
+        calibration: Origin of the calibration samples, or None.
+        notes: Sentences about changes that were made before the export.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Measurements as JSON can hold them."""
+"""Converts measurements to JSON values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Return nested data as JSON can hold it; NaN and infinities become their names.
+    """Return nested data as JSON values; NaN and infinities become their names.
 
     JSON has no number for them, and null would read as "not measured".
     """

@@ -1,7 +1,7 @@
-"""Typed access to JSON from elsewhere: each value is checked where it is read.
+"""Typed access to untrusted JSON: each value is checked when it is read.
 
-What a `Record` returns has the type that its method promises; everything else is a `ValueError`
-that says where the value stands and what was expected there.
+Each method of `Record` returns a value of its type or raises a `ValueError` that names the place of
+the value and what was expected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Record:
     """A JSON object.
 
     Args:
-        value: What stands where an object is expected.
+        value: The parsed value.
         where: Its place, such as "artifacts[2]"; empty for the whole file.
 
     Raises:
@@ -45,7 +45,7 @@ class Record:
         return value
 
     def file_name(self, key: str) -> str:
-        """Return the name of a file in the same directory: never a path that leads out of it."""
+        """Return the name of a file in the same directory, never a path out of it."""
         value = self.text(key)
         if not is_plain_name(value):
             raise self._wrong(key, "the plain name of a file, without a folder", value)
@@ -79,7 +79,7 @@ class Record:
         return Record(self._get(key, None), self._place(key))
 
     def mapping(self, key: str) -> Mapping[str, Any]:
-        """Return an object whose content is for its reader to check; empty where it is absent."""
+        """Return an object whose content the caller checks; empty where it is absent."""
         return Record(self._entries.get(key, {}), self._place(key))._entries
 
     def sequence(self, key: str, *, optional: bool = False) -> list[Any]:
@@ -129,7 +129,7 @@ class Record:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON, refusing what is nested too deeply and numbers that JSON does not have.
+    """Parse JSON; refuse deep nesting and the constants NaN and Infinity.
 
     Raises:
         ValueError: It is not JSON.

@@ -1,9 +1,9 @@
-"""Samples for a network's inputs, from wherever the user keeps them; export and checks read alike.
+"""Reads samples for a network's inputs from any source, for export and checks alike.
 
 A source is an array, a dict of arrays by input name, a `.npz` or `.npy` file, a folder of images,
 a `tf.data.Dataset`, any other iterable of samples or batches, or `module:function`, the name of a
 Python function that returns one of these. A dict or `.npz` may also hold the true classes, as
-`label`; in a folder of images, sub-folders named as the classes tell them.
+`label`; in a folder of images, sub-folders that have the names of the classes are the labels.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class SampleSet:
 
     Attributes:
         arrays: Input name to (N, …) array.
-        source: Where they came from, for the manifest.
-        chosen: Which of them, for the manifest.
+        source: Their origin, for the manifest.
+        chosen: Which of them were chosen, for the manifest.
         labels: (N,) true classes, -1 where unknown; None where none is known.
     """
 
@@ -90,12 +90,12 @@ def load_samples(
     """Read samples from any source the module's docstring lists.
 
     Args:
-        source: Where from.
+        source: The source.
         inputs: The model's inputs, shapes with the batch dimension.
         limit: At most this many samples, evenly spread where the source tells its length, the first
             ones where it does not; by default all, and `IMAGES` of a folder.
-        preprocessing: Applied to the pixels of an image folder, and only there: every other
-            source already holds what the network takes.
+        preprocessing: Applied to the pixels of a folder of images only; every other source already
+            holds inputs of the network.
         classes: Names of the model's classes; an image's folder of that name is its label.
         finite: Whether NaN and infinity are refused.
 
@@ -194,7 +194,7 @@ def _call(reference: str) -> Source:
 
 
 def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray | dict[str, np.ndarray]:
-    """Return the arrays of an .npy or .npz file; a single one is the single input by any name."""
+    """Return the arrays of a file; a single array serves the single input under any name."""
     if not path.is_file():
         raise UserError(
             f"There is no file or folder {path}. Expected .npz, .npy, a folder of images or "
@@ -215,7 +215,7 @@ def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray | dict[str, 
 def _from_arrays(
     loaded: np.ndarray | Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], source: str
 ) -> SampleSet:
-    """Take arrays by input name, a single one under any name, and labels."""
+    """Take arrays by input name, and labels."""
     names = [tensor.name for tensor in inputs]
     if isinstance(loaded, np.ndarray):
         if len(names) != 1:
@@ -241,7 +241,7 @@ def _from_images(
     preprocessing: Preprocessing | None,
     classes: Sequence[str],
 ) -> SampleSet:
-    """Read a folder of images; a sub-folder named as a class holds its samples."""
+    """Read a folder of images; a sub-folder with the name of a class holds its samples."""
     if len(inputs) != 1:
         raise UserError(
             f"A folder of images ({folder}) serves a model of one input. "
@@ -262,7 +262,7 @@ def _from_images(
 def _from_iterable(
     source: Iterable[Any], inputs: Sequence[TensorSpec], limit: int | None
 ) -> SampleSet:
-    """Read the first samples of batches or single samples, labels left aside."""
+    """Read the first samples from an iterable of samples or batches, without labels."""
     parts: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in inputs}
     count = 0
     for element in source:

@@ -1,8 +1,8 @@
-"""Devices other than this process: one file a transport, one interface, one explicit table.
+"""Devices other than this process: one module for each transport, one interface, one table.
 
-Most devices take a program with files and inputs and run it by themselves (`base.Device`). A
-browser, and an Android device without Python, cannot: there the host drives a runner call by call.
-Either way what comes back is a `TargetRun`, judged by the same code as a run on this machine.
+Most devices receive a program with files and inputs and run it (`base.Device`). A browser and an
+Android device without Python cannot; there the host drives a runner call by call. Both return a
+`TargetRun`, which is judged by the same code as a run on this machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run_on_device(
         inputs: Keras input name to (N, …) floats: the golden set's, or any others.
         target: Runtime, variant and device.
         threads: Threads that the runtime may use.
-        options: Choices about devices; the defaults where None.
+        options: Device options; None for the defaults.
 
     Yields:
         Each artifact with what it gave, in order.
@@ -70,7 +70,7 @@ def run_on_device(
 
 
 def _check_pair(target: Target, kind: str) -> None:
-    """Refuse a device that is none, and a runtime that no such device has."""
+    """Refuse an unknown device, and a runtime that the device cannot have."""
     if kind not in KINDS:
         raise DeviceError(
             f"A device is one of {LOCAL}, {', '.join(KINDS)}. Received: '{target.device}'."
@@ -79,8 +79,8 @@ def _check_pair(target: Target, kind: str) -> None:
     if (home == BROWSER) != (kind == BROWSER):
         web = [name for name, entry in RUNTIMES.items() if entry.home == BROWSER]
         raise DeviceError(
-            f"'{target.runtime}' does not run on '{kind}': in the browser run {', '.join(web)}, "
-            "on every other device the other runtimes."
+            f"'{target.runtime}' does not run on '{kind}': the browser runs {', '.join(web)}, "
+            "every other device runs the other runtimes."
         )
 
 
@@ -92,15 +92,15 @@ def _by_program(
     threads: int,
     options: DeviceOptions,
 ) -> Iterator[tuple[Artifact, TargetRun]]:
-    """Carry artifacts and inputs to the device in one program, and run it there."""
+    """Send artifacts and inputs to the device as one program and run it there."""
     runtime = f"{target.runtime}+{target.variant}" if target.variant else target.runtime
     common = ("--runtime", runtime, "--threads", str(threads))
     with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
         program = write_program(export, artifacts, inputs, Path(folder) / "run.pyz")
         with _carrier(target.device, program, options) as device:
             device.require(target.runtime)
-            # A process for each file gives each its own peak of memory; where memory and time say
-            # nothing, one process saves starting Python under emulation again and again.
+            # One process per file measures the peak memory of each. Under emulation that figure has
+            # no meaning, and one process for all files saves starting Python repeatedly.
             if device.emulated and len(artifacts) > 1:
                 with contextlib.suppress(CrashError):
                     run = device.run(target.runtime, common, files=len(artifacts))
@@ -111,7 +111,7 @@ def _by_program(
 
 
 def _carrier(device: str, program: Path, options: DeviceOptions) -> Device:
-    """Return the device of a target's device part, not yet entered."""
+    """Return the device that a target names, not yet entered."""
     kind, _, address = device.partition(":")
     module, name = CARRIERS[kind]
     found: type[Device] = getattr(importlib.import_module(f".{module}", __package__), name)
@@ -121,7 +121,7 @@ def _carrier(device: str, program: Path, options: DeviceOptions) -> Device:
 def _alone(
     device: Device, target: Target, artifact: Artifact, common: tuple[str, ...]
 ) -> TargetRun:
-    """Run one artifact in a process of its own; one that crashes the runtime has failed."""
+    """Run one artifact in its own process; an artifact that crashes the runtime has failed."""
     try:
         run = device.run(target.runtime, (*common, "--artifact", artifact.file))
     except CrashError as error:
@@ -131,7 +131,7 @@ def _alone(
 
 
 def _target_run(run: ProgramRun, artifact: Artifact) -> TargetRun:
-    """Return what one artifact gave in a run of `device_run`."""
+    """Return the result of one artifact from a run of `on_device.run`."""
     record = run.report["results"][artifact.file]
     device = run.report["device"]
     note = {"note": device["note"]} if "note" in device else {}
@@ -156,7 +156,7 @@ def _in_browser(
     threads: int,
     options: DeviceOptions,
 ) -> Iterator[tuple[Artifact, TargetRun]]:
-    """Run the artifacts in one browser, each in a page of its own."""
+    """Run the artifacts in one browser, each in its own page."""
     from .browser import WEB_RUNNERS
     from .chromium import Browser
 

@@ -1,7 +1,7 @@
-"""Android devices, reached by the user's own adb.
+"""Android devices, reached through the user's adb.
 
-`adb:SERIAL` runs the program with the Python that the device has: one that the shell's user can
-start, or Termux's, where Android lets the shell act as that app. A device without Python runs
+`adb:SERIAL` runs the program with a Python of the device: one that the shell user can start, or
+Termux's, where Android lets the shell act as that app. A device without Python runs
 LiteRT's `benchmark_model` instead (`benchmark_model.py`).
 """
 
@@ -18,7 +18,7 @@ from .shell import ShellDevice
 
 _INSTALL = "Install it: sudo apt install adb"
 _TERMUX = "/data/data/com.termux/files"
-# What a command in Termux's own environment sees.
+# The environment of a command that runs as Termux.
 _AS_TERMUX = (
     f"run-as com.termux env HOME={_TERMUX}/home TMPDIR={_TERMUX}/usr/tmp PREFIX={_TERMUX}/usr "
     f"LD_LIBRARY_PATH={_TERMUX}/usr/lib PATH={_TERMUX}/usr/bin:$PATH"
@@ -41,13 +41,15 @@ class Adb:
 
     def __init__(self, serial: str, name: str) -> None:
         if shutil.which("adb") is None:
-            raise DeviceError(f"Android devices are reached by adb, which is not here. {_INSTALL}")
+            raise DeviceError(
+                f"Android devices are reached through adb, which is not installed. {_INSTALL}"
+            )
         self.name = name
         self.serial = _choose(serial, attached())
         features = run(["adb", "-s", self.serial, "features"], timeout_s=30)
         if b"shell_v2" not in features.out:
             raise DeviceError(
-                f"{name} tells no exit codes over adb: it must have Android 7 or newer."
+                f"{name} reports no exit codes over adb; it needs Android 7 or newer."
             )
 
     def shell(self, command: str, *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
@@ -56,8 +58,8 @@ class Adb:
         Raises:
             ConnectionLostError: The device was unplugged or went silent.
         """
-        # adb's own failures have the exit codes of commands: only what the device itself says
-        # at the end proves that the command ran to its end.
+        # adb reports its own failures with ordinary exit codes. Only the line that the device
+        # prints at the end proves that the command completed.
         script = f"{_TMPDIR}{command}\ncode=$?; echo {_END}$code >&2; exit $code"
         found = self._adb("shell", script, stdin=stdin, timeout_s=timeout_s)
         err, mark, code = found.err.decode(errors="replace").rpartition(_END)
@@ -146,7 +148,7 @@ def attached() -> dict[str, str]:
 
 
 def _choose(serial: str, attached: dict[str, str]) -> str:
-    """Return the serial number of the device that is meant."""
+    """Return the serial number of the requested device."""
     if serial and serial not in attached:
         known = f"Attached are {', '.join(attached)}." if attached else "None is attached."
         raise DeviceError(

@@ -1,7 +1,7 @@
-"""What every device looks like: take a program, run it there, bring back its outputs.
+"""The interface of a device: receive a program, run it, return its outputs.
 
-A device is reached by a transport (a process under an emulator, ssh, adb). Whatever goes wrong on
-the way ends as one `DeviceError` sentence, and nothing stays behind on the device or here.
+A device is reached by a transport (a process under an emulator, ssh, adb). Every failure
+becomes a `DeviceError` with one sentence, and nothing is left on the device or on this machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import UserError
 from ..runtimes.managed import Managed
 
-EMULATED_NOTE = "emulated: speed and memory say nothing about a device"
+EMULATED_NOTE = "emulated: speed and memory are not those of a device"
 
 
 class DeviceError(UserError):
@@ -33,12 +33,12 @@ class CrashError(DeviceError):
 
 
 class ConnectionLostError(DeviceError):
-    """The way to the device broke; the same step may work when it is tried again."""
+    """The connection to the device was lost; the step may succeed when it is repeated."""
 
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """What a user may choose about devices.
+    """Options for devices other than this machine.
 
     Attributes:
         timeout_s: Longest time that one artifact may take on the device, in seconds.
@@ -63,13 +63,13 @@ class DeviceOptions:
 
 @dataclass(frozen=True)
 class ProgramRun:
-    """What one artifact gave on one device.
+    """The result of a program on a device.
 
     Attributes:
-        exit_code: Of the program: 0 it ran, 2 it could not.
+        exit_code: Exit code of the program: 0 when it ran, 2 when it could not.
         report: The JSON that the program wrote, with the device's own description added under
             `device`.
-        outputs: The outputs that the runtime gave there, as FILE:NAME.
+        outputs: The outputs of the runtime, as FILE:NAME.
         log: What the program printed.
     """
 
@@ -80,17 +80,17 @@ class ProgramRun:
 
 
 def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str) -> ProgramRun:
-    """Read what a program wrote.
+    """Read the files that a program wrote.
 
     Args:
-        exit_code: Of the program.
+        exit_code: Exit code of the program.
         report: Its JSON; empty when it wrote none.
         outputs: Its `.npz` of outputs; empty when it wrote none.
         log: What it printed.
         where: The device, for the message.
 
     Raises:
-        DeviceError: The program wrote no report; its own last words are passed on.
+        DeviceError: The program wrote no report; the message ends with the last line of its log.
     """
     if not report:
         lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -99,29 +99,28 @@ def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str
             name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
             raise CrashError(f"the runtime crashed on {where} ({name})")
         reason = lines[-1] if lines else f"exit code {exit_code}"
-        raise DeviceError(f"The program gave nothing back on {where}: {reason}")
+        raise DeviceError(f"The program returned no results on {where}: {reason}")
     try:
         verdict = json.loads(report)
         with np.load(io.BytesIO(outputs), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DeviceError(
-            f"What came back from {where} is cut short or damaged: {error}"
-        ) from error
+        raise DeviceError(f"The results from {where} are truncated or damaged: {error}") from error
     return ProgramRun(exit_code, verdict, arrays, log)
 
 
 class Device(Managed):
     """A place that runs programs; a context manager.
 
-    Entering connects, checks that the device can run the program, and puts it there; leaving takes
-    it away again, also after an error or an interrupt.
+    Entering connects, checks that the device can run the program, and copies it there. Leaving
+    removes it, also after an error or an interrupt.
 
     Args:
-        address: What follows the device's kind in the target: `user@host` of `ssh:user@host`, the
-            serial number of `adb:SERIAL`, the processor of `qemu-aarch64:cortex-a53`; may be empty.
-        program: The `.pyz` file that `bundle.write_device_run` writes.
-        options: What the user chose.
+        address: The part of the target after the kind of device: `user@host` of `ssh:user@host`,
+            the serial number of `adb:SERIAL`, the processor of `qemu-aarch64:cortex-a53`; may be
+            empty.
+        program: The `.pyz` file that `program.write_program` writes.
+        options: The device options.
 
     Raises:
         DeviceError: The address is not one of this device, or the device cannot be used.
@@ -137,15 +136,15 @@ class Device(Managed):
 
     @property
     def name(self) -> str:
-        """The device as a target names it."""
+        """The name of the device in a target."""
         return f"{self.kind}:{self.address}" if self.address else self.kind
 
     @abc.abstractmethod
     def require(self, runtime: str) -> None:
-        """Make sure that the device has a runtime, before anything is run.
+        """Check that the device has a runtime before anything is run.
 
         Raises:
-            DeviceError: It has not; the message says which command installs it.
+            DeviceError: It does not; the message names the command that installs it.
         """
 
     def run(self, runtime: str, arguments: Sequence[str], *, files: int = 1) -> ProgramRun:
@@ -154,20 +153,20 @@ class Device(Managed):
         Args:
             runtime: The runtime that the arguments ask for, without variant.
             arguments: The program's own arguments, without `--json` and `--outputs`.
-            files: How many artifacts it runs: each is given the time of one.
+            files: Number of artifacts it runs; the time limit is multiplied by it.
 
         Returns:
             Verdict and outputs.
 
         Raises:
-            DeviceError: The device failed, hung, or gave nothing back.
+            DeviceError: The device failed, hung, or returned no results.
         """
         run = self._run(runtime, tuple(arguments), files * self.options.timeout_s)
         report = {**run.report, "device": self.describe()}
         return ProgramRun(run.exit_code, report, run.outputs, run.log)
 
     def describe(self) -> dict[str, object]:
-        """Return what the device is; `note` is there when its speed says nothing about a device."""
+        """Return a description of the device; it has a `note` where speed has no meaning."""
         record: dict[str, object] = {"name": self.name, "emulated": self.emulated}
         if self.emulated:
             record["note"] = EMULATED_NOTE
@@ -178,5 +177,5 @@ class Device(Managed):
         """Run the program once, within a time limit."""
 
     def _describe(self) -> dict[str, object]:
-        """Return what only this kind of device knows of itself."""
+        """Return the part of the description that depends on the kind of device."""
         return {}

@@ -1,8 +1,8 @@
-"""A device without Python: LiteRT's own `benchmark_model`, pushed and run through adb.
+"""Android devices without Python: LiteRT's `benchmark_model`, copied and run through adb.
 
 The binary reads each input tensor from a file of raw bytes (`--input_layer_value_files`) and writes
-all outputs, one after the other in the model's order, to another (`--output_filepath`). So it is a
-runner like any other: the host feeds it, and compares what comes back.
+all outputs, one after the other in the model's order, to another (`--output_filepath`). That makes
+it a runner: the host provides its inputs and compares its outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .base import ConnectionLostError, DeviceError, DeviceOptions
 
 _LEASE_S = 300
 _TIMED_RUNS = 50
-# Once per run and not for a second each, as the tool does by itself.
+# Once per run; by default the tool repeats each for a second.
 _ONCE = ("--num_runs=1", "--warmup_runs=0", "--min_secs=0", "--warmup_min_secs=0")
 
 
@@ -73,7 +73,7 @@ class BenchmarkModelRunner(Runner):
             )
         made = self._adb.shell("mktemp -d $TMPDIR/renormlite-XXXXXX")
         if made.code != 0:
-            raise DeviceError(f"{self._adb.name} has no folder to work in: {made.last_line}")
+            raise DeviceError(f"{self._adb.name} has no writable folder: {made.last_line}")
         self._folder = made.out.decode().strip()
         self._adb.shell(self._watch())
         limit = self._options.timeout_s
@@ -82,7 +82,7 @@ class BenchmarkModelRunner(Runner):
         self._adb.shell(f"chmod 755 {self._folder}/benchmark_model")
 
     def _watch(self) -> str:
-        """Return the command that leaves a watch on the device, for a host that goes away."""
+        """Return the command that starts a watchdog on the device, in case the host disappears."""
         age = f"$(($(date +%s) - $(stat -c %Y {self._folder}/lease)))"
         wait = f"while [ {age} -lt {_LEASE_S} ]; do sleep 5; done; rm -rf {self._folder}"
         lease = f"touch {self._folder}/lease"
@@ -95,10 +95,11 @@ class BenchmarkModelRunner(Runner):
             try:
                 self._adb.shell(f"rm -rf {folder}", timeout_s=20)
             except ConnectionLostError:
-                return  # out of reach: the watch on the device removes the folder
+                return  # unreachable: the watchdog on the device removes the folder
 
     def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-        # The tool tells neither names nor types; the file has them, and LiteRT here reads it.
+        # The tool reports neither names nor types, so LiteRT on this machine reads them from the
+        # file.
         with LiteRTRunner(self.artifact) as local:
             return local.inputs, local.outputs
 
@@ -114,7 +115,7 @@ class BenchmarkModelRunner(Runner):
         return self._split((scratch / "output").read_bytes())
 
     def _split(self, data: bytes) -> dict[str, np.ndarray]:
-        """Return the outputs that lie one after the other in a file."""
+        """Split the outputs, which the file holds one after the other."""
         expected = sum(int(np.prod(info.shape)) * info.dtype.itemsize for info in self.outputs)
         if len(data) != expected:
             raise ArtifactError(
@@ -129,7 +130,7 @@ class BenchmarkModelRunner(Runner):
         return outputs
 
     def _benchmark(self, *flags: str) -> str:
-        """Run the tool on the inputs that lie on the device and return what it prints."""
+        """Run the tool on the inputs on the device and return its output."""
         names = [f"i{index}" for index in range(len(self.inputs))]
         shapes = [",".join(str(size) for size in info.shape) for info in self.inputs]
         files = [f"{name}:{self._folder}/input{index}" for index, name in enumerate(names)]
@@ -169,7 +170,7 @@ class BenchmarkModelRunner(Runner):
         if "Init" in micro:
             measured["load_ms"] = micro["Init"] / 1e3
         if "Inference (avg)" in micro:
-            # The tool gives the mean of its runs and no percentile.
+            # The tool reports the mean of its runs, no percentile.
             measured["latency_ms"] = {"mean": micro["Inference (avg)"] / 1e3}
         if peak:
             measured["peak_memory_bytes"] = int(float(peak.group(1)) * 1e6)

@@ -1,7 +1,7 @@
-"""The runtimes of the web, in a real browser: LiteRT.js and ONNX Runtime Web.
+"""Web runtimes in a real browser: LiteRT.js and ONNX Runtime Web.
 
-They are runners like those of the host: each inference is one call into a page, so the host feeds,
-compares and judges as it does everywhere. Times are taken inside the page.
+They implement the interface of every other runner; each inference is one call into a page. Times
+are measured inside the page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RUN = "fed => globalThis.renormliteRun(fed)"
 
 
 class WebRunner(Runner):
-    """Runs one artifact in a page of its own.
+    """Runs one artifact in its own page.
 
     Args:
         artifact: The file to load.
@@ -34,8 +34,8 @@ class WebRunner(Runner):
         browser: The browser to use; None starts one for this artifact alone.
 
     Attributes:
-        load_ms: What loading took, once entered.
-        elapsed_ms: What each inference took, in order.
+        load_ms: Load time, set on entering.
+        elapsed_ms: Time of each inference, in order.
     """
 
     packages: ClassVar[Component] = PACKAGES
@@ -69,7 +69,7 @@ class WebRunner(Runner):
     def _open_page(self) -> dict[str, Any]:
         self._page = self._browser.new_page()
         complaints: list[str] = []
-        # LiteRT.js logs everything as an error; only what it calls one itself is.
+        # LiteRT.js logs everything to console.error; only lines that it marks as errors are errors.
         self._page.on("console", lambda said: complaints.append(said.text))
         self._page.goto(self._browser.server.url)
         options = {
@@ -111,7 +111,7 @@ class WebRunner(Runner):
         )
         for info in infos:
             if info.dtype.kind != "f":
-                # What the whole numbers stand for is in the file, and no web runtime tells it.
+                # No web runtime reports scale and zero point; the file has them.
                 raise ArtifactError(
                     f"{self.runtime} shows {info.dtype} for '{info.name}' of {self.artifact.name} "
                     "without its scale: export it with float inputs and outputs for the browser."

@@ -1,8 +1,8 @@
-"""A headless Chromium of our own: started on a fresh profile, driven by Playwright, always ended.
+"""Starts a headless Chromium on a fresh profile, drives it through Playwright, and always ends it.
 
 The browser is started here rather than by Playwright so that one that hangs can be ended: nothing
-can be asked of a page whose only thread is stuck in WebAssembly. Playwright is driven from a thread
-of its own, so that it also works where an event loop runs already, as in a notebook.
+can be requested from a page whose only thread is stuck in WebAssembly. Playwright is driven from a
+thread of its own, so that it also works where an event loop runs already, as in a notebook.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _ARGUMENTS = (
     "--mute-audio",
 )
 _FOLDERS = ("TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
-# The browser listens on a socket below its temporary folder; its path may have 107 bytes (unix(7)).
+# The browser listens on a socket in its temporary folder; its path is limited to 107 bytes
+# (unix(7)).
 _LONGEST_FOLDER = 107 - len("/org.chromium.Chromium.scoped_dir.XXXXXX/SingletonSocket")
 _PREFIX = "renormlite-"
 
@@ -52,11 +53,11 @@ class Browser(Managed):
         options: Which browser, and how long one artifact may take.
 
     Attributes:
-        server: What its pages are served from.
-        version: Name and version, once entered.
+        server: The server of its pages.
+        version: Name and version, set on entering.
 
     Raises:
-        DeviceError: On entering: a part is missing, or the browser does not start.
+        DeviceError: On entering: a component is missing, or the browser does not start.
     """
 
     def __init__(self, options: DeviceOptions) -> None:
@@ -84,7 +85,7 @@ class Browser(Managed):
             self._process.wait()
             self._process = None
         if self._thread is not None:
-            # The browser is gone, so whatever the thread waited for has failed by now.
+            # The browser has ended, so whatever the thread waited for has failed.
             self._thread.submit(self._stop_playwright)
             self._thread.shutdown(wait=True)
             self._thread = None
@@ -92,15 +93,15 @@ class Browser(Managed):
 
     @property
     def running(self) -> bool:
-        """Whether the browser can be asked; not before it is entered nor after it hung."""
+        """Whether the browser answers: it has been entered and has not hung."""
         return self._thread is not None
 
     def ask(self, question: Callable[[], _Result], *, limit_s: float | None = None) -> _Result:
-        """Do something with Playwright.
+        """Call a function in the browser's thread.
 
         Args:
-            question: Is called in the browser's thread.
-            limit_s: Its time limit; None gives it the time one artifact may take.
+            question: The function.
+            limit_s: Its time limit in seconds; None for the limit of one artifact.
 
         Raises:
             DeviceError: The browser hung, and has been ended.
@@ -119,10 +120,10 @@ class Browser(Managed):
             ) from error
 
     def new_page(self) -> Any:
-        """Return a page in a context, and so in a process, of its own. Call inside `ask`."""
+        """Return a page in its own context, and therefore its own process. Call inside `ask`."""
         context = self._browser.new_context()
         page = context.new_page()
-        # Everything a page needs is on loopback; a runtime that phones home must not.
+        # Everything a page needs is on loopback; requests to other hosts are blocked.
         page.route(lambda url: not url.startswith(self.server.url), lambda route: route.abort())
         return page
 
@@ -141,10 +142,10 @@ class Browser(Managed):
         return max(peaks, default=None)
 
     def _start(self, program: Path) -> str:
-        """Start the browser and return where Playwright reaches it."""
+        """Start the browser and return the address at which Playwright connects to it."""
         profile = _make_folder()
         self._resources.callback(shutil.rmtree, profile, ignore_errors=True)
-        # The sandbox refuses to work for root, and only pages of our own are opened.
+        # The sandbox does not work for root, and only our own pages are opened.
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         log = self._resources.enter_context((profile / "log.txt").open("wb"))
         self._process = subprocess.Popen(
@@ -152,7 +153,8 @@ class Browser(Managed):
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # What the browser keeps beside its profile goes into the profile, and with it.
+            # Files that the browser keeps beside its profile are put into it, so that they are
+            # removed.
             env={**os.environ, **dict.fromkeys(_FOLDERS, str(profile))},
             start_new_session=True,
         )
@@ -183,7 +185,7 @@ class Browser(Managed):
 
 
 def _make_folder() -> Path:
-    """Make the folder of all that a browser writes, at a path that is short enough for its socket.
+    """Create the folder for everything the browser writes, with a path short enough for its socket.
 
     Raises:
         DeviceError: No temporary folder is.
@@ -199,10 +201,10 @@ def _make_folder() -> Path:
 
 
 def require_browser(options: DeviceOptions) -> Path:
-    """Return the browser after making sure that everything it takes is here.
+    """Return the browser after checking that everything it needs is installed.
 
     Raises:
-        DeviceError: A part is missing; the message says which command brings it.
+        DeviceError: A component is missing; the message names the command that installs it.
     """
     try:
         import playwright.sync_api  # noqa: F401

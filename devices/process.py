@@ -1,4 +1,4 @@
-"""Runs a command with a time limit, in a process group of its own that never outlives it."""
+"""Runs a command with a time limit, in a process group that ends with the call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import DeviceError
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that came to its end."""
+    """A command that has ended."""
 
     code: int
     out: bytes
@@ -23,13 +23,13 @@ class Finished:
 
     @property
     def last_line(self) -> str:
-        """The last line it said that is not empty: where programs put the reason."""
+        """The last line of its output that is not empty, where programs put the reason."""
         said = (self.err.strip() or self.out.strip()).decode(errors="replace")
         return said.splitlines()[-1].strip() if said else f"exit code {self.code}"
 
 
 class TimeLimitError(DeviceError):
-    """The command was still running at its time limit and has been ended."""
+    """The command exceeded its time limit and was ended."""
 
 
 def run(
@@ -40,14 +40,14 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Finished:
-    """Run a command to its end.
+    """Run a command.
 
     Args:
         command: Program and arguments; no shell is involved.
-        timeout_s: After that many seconds the program and its children are ended.
-        stdin: What it reads.
-        env: Its whole environment; None passes on ours.
-        cwd: Folder it starts in.
+        timeout_s: Time limit in seconds; then the program and its children are ended.
+        stdin: Bytes for its standard input.
+        env: Its whole environment; None for this process' own.
+        cwd: Its working directory.
 
     Raises:
         TimeLimitError: It did not end in time.

@@ -1,4 +1,4 @@
-"""ARM code on this machine: the program as a process under QEMU's user-mode emulator."""
+"""ARM systems on this machine: the program runs under QEMU's user-mode emulator."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .setup.emulated_systems import AARCH64, ARMV7, System, find_emulator, qemu_
 
 
 class QemuDevice(Device):
-    """A Debian system of a foreign machine, run process by process.
+    """A Debian system of another architecture; each program runs as an emulated process.
 
-    What is computed is exactly what that machine's instructions compute; how long it takes and how
-    much memory says nothing about a device. The address is the processor to emulate.
+    Results are exactly those of that architecture's instructions. Times and memory are not those
+    of a device. The address is the processor to emulate.
     """
 
     emulated: ClassVar[bool] = True
@@ -49,7 +49,7 @@ class QemuDevice(Device):
             self._scratch = None
 
     def require(self, runtime: str) -> None:
-        """Make sure that the emulated system has a runtime."""
+        """Check that the emulated system has a runtime."""
         if runtime not in self.system.runtimes:
             raise DeviceError(
                 f"{self.kind} has no '{runtime}'. It has {', '.join(self.system.runtimes)}."
@@ -65,7 +65,7 @@ class QemuDevice(Device):
             finished = run(
                 [
                     *command,
-                    # Bytecode was written when the system was built; a run leaves it as it is.
+                    # Bytecode was written when the system was built.
                     *("-B", str(self.program.resolve()), *arguments),
                     *("--json", str(report), "--outputs", str(outputs)),
                 ],

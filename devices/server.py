@@ -1,4 +1,4 @@
-"""Serves the page, the web runtimes and one artifact on loopback, and nothing else."""
+"""Serves the page, the web runtimes and one artifact on loopback."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PageServer(Managed):
         packages: Folder of the web runtimes.
 
     Attributes:
-        artifact: The file that `/artifact` gives; set before a page is opened.
-        url: Where the page is, once entered.
+        artifact: The file served as `/artifact`; set before a page is opened.
+        url: Address of the page, set on entering.
     """
 
     def __init__(self, pages: Path, packages: Path) -> None:
@@ -44,7 +44,7 @@ class PageServer(Managed):
                 outer._answer(self)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Requests are no news."""
+                """Log nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -57,7 +57,7 @@ class PageServer(Managed):
             self._server.server_close()
 
     def _find(self, path: str) -> Path | None:
-        """Return the file that a request means, never one outside the two folders."""
+        """Return the requested file; never one outside the two folders."""
         if path == "/artifact":
             return self.artifact
         first, _, rest = path.lstrip("/").partition("/")
@@ -74,7 +74,7 @@ class PageServer(Managed):
         kind = "" if file is None else _TYPES.get(file.suffix, "application/octet-stream")
         request.send_header("Content-Type", kind or "text/plain")
         request.send_header("Content-Length", str(len(body)))
-        # Only an isolated page gets the shared memory that threads need.
+        # Threads need shared memory, which only a cross-origin isolated page has.
         request.send_header("Cross-Origin-Opener-Policy", "same-origin")
         request.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         request.send_header("Cache-Control", "no-store")

@@ -1,8 +1,8 @@
-"""Devices with a shell and Python: the steps that ssh and adb have in common.
+"""Devices with a shell and Python: the steps that ssh and adb share.
 
-All state of a run lies in one folder on the device that `agent.py` looks after. Every step can be
-repeated, so that a broken connection is taken up again where it broke: an upload goes on at the
-byte it had reached, a running job goes on running, a result stays until it has been fetched.
+All state of a run is in one folder on the device, which `on_device/agent.py` manages. Every step
+can be repeated, so that a run resumes after a lost connection: an upload continues at the byte it
+had reached, a running job continues, and a result stays until it has been fetched.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 _PROGRAM, _REPORT, _OUTPUTS, _LOG = "run.pyz", "report.json", "outputs.npz", "log.txt"
 _OLDEST_PYTHON = (3, 9)
 _ROOM = 20_000_000  # bytes that a run may write on the device, beside the program
-_STEP_S = 60.0  # longest time for a step that does next to nothing
+_STEP_S = 60.0  # time limit of a step that does almost nothing
 _PROBE = """
 import json, os, platform, shutil, sys, tempfile
 folder = tempfile.gettempdir()
@@ -38,7 +38,7 @@ print(json.dumps(dict(python=list(sys.version_info[:3]), executable=sys.executab
 
 
 class ShellDevice(Device):
-    """A device on which commands can be run; a subclass says how a command gets there."""
+    """A device on which commands can be run; a subclass defines how."""
 
     def __init__(self, address: str, program: Path, options: DeviceOptions) -> None:
         super().__init__(address, program, options)
@@ -77,7 +77,7 @@ class ShellDevice(Device):
         self._upload(self.program, _PROGRAM)
 
     def _probe(self) -> dict[str, Any]:
-        """Return what the device's Python says of itself and its disk."""
+        """Return what the device's Python reports about itself and the disk."""
         found = self._call(f"{self._python} -", stdin=_PROBE.encode())
         if found.code in (126, 127):
             raise DeviceError(
@@ -100,7 +100,7 @@ class ShellDevice(Device):
         return probed
 
     def require(self, runtime: str) -> None:
-        """Make sure that the device's Python can load NumPy and a runtime."""
+        """Check that the device's Python can load NumPy and a runtime."""
         if runtime in self._loaded:
             return
         entry = RUNTIMES.get(runtime)
@@ -122,7 +122,7 @@ class ShellDevice(Device):
         try:
             self._call(f"rm -rf {folder}", timeout_s=20)
         except DeviceError:
-            # Out of reach: the agent removes the folder when its lease runs out.
+            # Unreachable: the agent removes the folder when its lease runs out.
             return
 
     def _describe(self) -> dict[str, object]:
@@ -139,7 +139,7 @@ class ShellDevice(Device):
         job = {
             "job": name,
             "command": [
-                # The job starts in the folder, from where a relative path leads elsewhere.
+                # The job starts in the folder, so relative paths would not resolve.
                 *(self._probed["executable"], _PROGRAM, *arguments),
                 *("--json", _REPORT, "--outputs", _OUTPUTS),
             ],
@@ -166,7 +166,7 @@ class ShellDevice(Device):
         )
 
     def _wait(self, name: str, limit_s: float) -> dict[str, Any]:
-        """Return the result of a job; asks in long polls and outlives broken connections."""
+        """Return the result of a job, polling across lost connections."""
         deadline = time.monotonic() + limit_s + 2 * _STEP_S
         poll = (
             f"cd {self._folder} && i=0 && while [ $i -lt 40 ] && ! grep -q {name} done.json "
@@ -186,7 +186,7 @@ class ShellDevice(Device):
     # Files ------------------------------------------------------------------------------------
 
     def _upload(self, file: Path, name: str) -> None:
-        """Put a file into the folder, going on where a broken connection left off."""
+        """Copy a file into the folder, resuming after a lost connection."""
         data = file.read_bytes()
         place = f"{self._folder}/{name}"
 
@@ -206,7 +206,7 @@ class ShellDevice(Device):
             if now > have:
                 moved = time.monotonic()
             have = now
-            if have > len(data):  # two writers at once: a connection that was not dead after all
+            if have > len(data):  # two writers at once: the earlier connection was still alive
                 self._again(lambda: self._checked(f": > {place}"))
                 have = 0
         hashed = "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"
@@ -215,7 +215,7 @@ class ShellDevice(Device):
             raise DeviceError(f"{file.name} arrived damaged on {self.name}: run the check again.")
 
     def _fetch(self, name: str, size: int) -> bytes:
-        """Return a file of the folder, going on where a broken connection left off."""
+        """Return a file of the folder, resuming after a lost connection."""
         data = b""
         while len(data) < size:
             offset = len(data) + 1
@@ -227,7 +227,7 @@ class ShellDevice(Device):
         return data
 
     def _checked(self, command: str, stdin: bytes = b"", timeout_s: float = _STEP_S) -> str:
-        """Run a command that must succeed and return what it prints."""
+        """Run a command that must succeed and return its output."""
         found = self._call(command, stdin=stdin, timeout_s=timeout_s)
         if found.code != 0:
             if b"No space left" in found.err + found.out:
@@ -239,7 +239,7 @@ class ShellDevice(Device):
         return found.out.decode(errors="replace")
 
     def _again(self, step: Callable[[], _Result]) -> _Result:
-        """Repeat a step while its connection breaks, for as long as the options allow."""
+        """Repeat a step while its connection is lost, within the time that the options allow."""
         deadline = time.monotonic() + self.options.reconnect_s
         pause = 0.25
         while True:

@@ -1,4 +1,4 @@
-"""Devices reached by ssh: the user's own ssh, with its keys, known hosts and configuration."""
+"""Devices reached by ssh, using the user's ssh with its keys, known hosts and configuration."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from .process import Finished, TimeLimitError, run
 from .shell import ShellDevice
 
 _OPTIONS = {
-    "BatchMode": "yes",  # a question nobody can answer is an error, not a hang
+    "BatchMode": "yes",  # a prompt that nobody can answer must be an error, not a hang
     "ConnectTimeout": "10",
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
 }
-# HOST, USER@HOST, or [IPv6], each with an optional port; never something ssh takes for an option.
+# HOST, USER@HOST, or [IPv6], each with an optional port; never something that ssh reads as an
+# option.
 _ADDRESS = r"(?P<host>[^\s:\[\]-][^\s:\[\]]*|(?:[^\s:-]\S*@)?\[\S+\])(?::(?P<port>\d+))?"
-_FAILED = 255  # ssh's own exit code; anything else comes from the device
+_FAILED = 255  # ssh's own exit code; all others come from the device
 
 
 class SshDevice(ShellDevice):
@@ -37,11 +38,11 @@ class SshDevice(ShellDevice):
         port = ["-p", found["port"]] if found["port"] else []
         settings = [part for key, value in _OPTIONS.items() for part in ("-o", f"{key}={value}")]
         self._ssh = ["ssh", "-T", *settings, *port, "--", self._host]
-        # What a person would type to see for themselves.
+        # The command that a user can run to see the error.
         self._by_hand = " ".join(["ssh", *port, self._host, "true"])
 
     def _call(self, command: str, *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
-        # The login shell may be any; what it has to run is always the POSIX shell.
+        # The login shell may be any shell; commands always run in the POSIX shell.
         try:
             found = run(
                 [*self._ssh, f"sh -c {shlex.quote(command)}"], timeout_s=timeout_s, stdin=stdin

@@ -1,4 +1,4 @@
-"""What can run here: every runtime on every device, with its version or the command it lacks."""
+"""Lists every runtime on every device, with its version or the command that installs it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class TargetStatus:
     """One target on this machine.
 
     Attributes:
-        target: As `--on` takes it; capitals stand for what the user fills in.
+        target: As in `--on`; capitals are placeholders.
         usable: Whether a check can run on it now.
-        version: Of the runtime; empty where only the device knows it.
-        note: What is worth knowing, such as that its speed is emulated.
-        command: The one command that would make it usable; empty when it is.
+        version: Version of the runtime; empty where only the device knows it.
+        note: A remark, such as that its speed is emulated.
+        command: The command that makes it usable; empty when it is.
     """
 
     target: str
@@ -39,7 +39,7 @@ class TargetStatus:
 def survey(options: DeviceOptions | None = None) -> tuple[TargetStatus, ...]:
     """Return the status of every target, those of this machine first.
 
-    Nothing is installed or connected to, beyond asking the adb server which devices it has.
+    Nothing is installed and no device is contacted; the adb server is asked for its devices.
     """
     options = options or DeviceOptions()
     return (
@@ -97,7 +97,7 @@ def _browser(options: DeviceOptions) -> Iterator[TargetStatus]:
     try:
         program = str(require_browser(options))
     except DeviceError as error:
-        # The message ends in the command, whichever part is missing.
+        # The message ends with the command, whichever component is missing.
         command = str(error).rpartition(": ")[2]
     record = PACKAGES.record() or {"versions": {}}
     for name, entry in RUNTIMES.items():
@@ -108,14 +108,14 @@ def _browser(options: DeviceOptions) -> Iterator[TargetStatus]:
 
 
 def _ssh() -> TargetStatus:
-    """Return whether devices can be reached by ssh; what they have is seen when they are asked."""
+    """Return whether ssh is installed; what a device has is found out when it is used."""
     usable = shutil.which("ssh") is not None
     command = "" if usable else "sudo apt install openssh-client"
     return TargetStatus("RUNTIME@ssh:USER@HOST", usable, "", "any machine with Python", command)
 
 
 def _adb() -> Iterator[TargetStatus]:
-    """Return the Android devices that adb has, or what is missing to have one."""
+    """Return the attached Android devices, or what is missing."""
     from .adb import attached
 
     if shutil.which("adb") is None:

@@ -1,4 +1,4 @@
-"""What every runtime looks like to the checks: open an artifact, infer, say what really ran."""
+"""The interface of a runtime: open an artifact, run it, describe what ran."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..errors import UserError
 from ..quiet import stderr_without
 from .managed import Managed
 
-# What LiteRT's native code says of itself on standard error while it loads and unloads a file.
+# Lines that LiteRT's native code prints on standard error while it loads and unloads a file.
 CHATTER = ("INFO:", "WARNING: [npu_registry")
 
 _Self = TypeVar("_Self", bound="Runner")
 
 
 class ArtifactError(UserError):
-    """The runtime is there and cannot load or run this file: a verdict, no wrong usage."""
+    """The runtime cannot load or run the file: a failed check, not a usage error."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output as the runtime itself reports it.
+    """An input or output as the runtime reports it.
 
     Attributes:
         name: The name in the file.
@@ -47,14 +47,14 @@ class TensorInfo:
 class Runner(Managed):
     """One artifact, loaded in one runtime; a context manager.
 
-    A subclass states its `variants` and implements the underscore methods; the public ones validate
-    and turn whatever the runtime raises into an `ArtifactError`. Names and element types are those
+    A subclass defines `variants` and the underscore methods; the public methods validate and turn
+    exceptions of the runtime into an `ArtifactError`. Names and element types are those
     of the file; `session.Session` translates from and to the Keras names and floats.
 
     Args:
         artifact: The file to load.
         threads: Number of threads the runtime may use.
-        variant: One of the subclass' `variants`: which kernels or optimizations to demand.
+        variant: One of the subclass' `variants`: which kernels or optimizations to use.
 
     Raises:
         UserError: The runtime is not installed or does not know the variant.
@@ -107,7 +107,7 @@ class Runner(Managed):
             inputs: File input name to array of the file's shape and type.
 
         Returns:
-            File output name to array; the arrays are the caller's to keep.
+            File output name to array; the caller owns the arrays.
 
         Raises:
             ArtifactError: An input is missing, unknown, or of the wrong shape or type, or the
@@ -138,10 +138,9 @@ class Runner(Managed):
 
     @contextlib.contextmanager
     def _at_fault(self, what: str) -> Iterator[None]:
-        """Turn what a runtime raises into a verdict on the file.
+        """Turn exceptions of a runtime into an `ArtifactError`.
 
-        Runtimes have error types of their own without a common base, and a damaged file makes some
-        raise whatever comes.
+        The exception types of runtimes have no common base, and a damaged file can raise any type.
         """
         try:
             yield
@@ -153,16 +152,16 @@ class Runner(Managed):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, object]:
-        """Return what really ran: versions, delegate, kernels, threads.
+        """Return a description of what ran: versions, delegate, kernels, threads.
 
-        The key ``fallback``, when present, says in a sentence how the runtime silently did
-        something else than was demanded; the checks count that as a failure.
+        The key ``fallback``, when present, is a sentence that says how the runtime silently
+        deviated from the request; the checks count it as a failure.
         """
 
     def measured(self) -> dict[str, Any]:
-        """Return load time, latency and memory where the runner knows better than our clock.
+        """Return load time, latency and memory where the runner measures them itself.
 
-        A runner that works through a wire says what was measured at the other end.
+        A runner of a remote runtime returns what was measured there.
         """
         return {}
 
@@ -176,7 +175,7 @@ class Runner(Managed):
 
 
 class TensorReader(Runner):
-    """A runner that can also show every intermediate tensor, under the keys of `graphs`."""
+    """A runner that also returns every intermediate tensor, by the keys of `artifacts.graphs`."""
 
     def infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once and return every tensor that the runtime has a value for, by key.

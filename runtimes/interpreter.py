@@ -1,7 +1,7 @@
 """The Interpreter interface that LiteRT, tf.lite and tflite-runtime share.
 
-Source of the operator list used as proof of what ran: `Interpreter._get_ops_details`, the only
-place where the three packages say which nodes a delegate took.
+Which nodes a delegate took is read from `Interpreter._get_ops_details`, the only interface of the
+three packages that reports it.
 """
 
 from __future__ import annotations
@@ -102,16 +102,15 @@ class InterpreterRunner(Runner):
 
 
 class TensorKeeper(InterpreterRunner, TensorReader):
-    """An interpreter that keeps every tensor when it is asked to.
+    """An interpreter that can keep every tensor.
 
-    tflite-runtime 2.14 is none: it lets an op write over the input that it no longer needs.
+    tflite-runtime 2.14 cannot: operators overwrite inputs that are no longer needed.
     """
 
     def _infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once with every tensor kept and return them by index.
 
-        Kernels and delegate are those of the variant; LiteRT then keeps the values that cross
-        from op to op.
+        Kernels and delegate are those of the variant; LiteRT keeps the tensors between operators.
         """
         with stderr_without(*CHATTER):
             interpreter = self._build(preserve=True)
@@ -121,14 +120,14 @@ class TensorKeeper(InterpreterRunner, TensorReader):
             try:
                 tensors[str(detail["index"])] = interpreter.get_tensor(detail["index"])
             except ValueError:
-                # Scratch space of a kernel: the runtime has no value to show for it.
+                # Scratch space of a kernel, which has no value.
                 continue
         return tensors
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Which tensors are the inputs and outputs, by name: asking takes longer than a small network.
+    """Indexes of inputs and outputs by name; a look-up takes longer than running a small network.
 
     Attributes:
         inputs: Name to index.

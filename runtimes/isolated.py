@@ -1,8 +1,8 @@
-"""Runs a runtime in a Python environment of its own, since two runtimes may not share one.
+"""Runs a runtime in a separate Python environment, since some runtimes cannot share one.
 
 The environment is `build/envs/RUNTIME` below the working directory (`make envs` creates it) or the
 Python that the variable RENORMLITE_PYTHON_RUNTIME names, in capitals with underscores. It needs no
-renormlite: the code that travels in a bundle is handed to it, and `worker` runs it there.
+renormlite: a zip application with the code is started there and runs `worker`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .messages import receive, send
 
 
 def environment(runtime: str) -> Path | None:
-    """Return the Python of a runtime's own environment, or None when there is none."""
+    """Return the Python of a runtime's environment, or None when there is none."""
     named = os.environ.get("RENORMLITE_PYTHON_" + runtime.upper().replace("-", "_"))
     path = Path(named) if named else Path("build") / "envs" / runtime / "bin" / "python"
     return path if path.is_file() else None
@@ -60,7 +60,7 @@ class IsolatedRunner(Runner):
         self._folder = tempfile.TemporaryDirectory(prefix="renormlite-")
         program = Path(self._folder.name) / "worker.pyz"
         program.write_bytes(pack("runtimes.worker", {}))
-        # The environment must see its own packages only.
+        # The environment must not see packages of this one.
         hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
         outer = {key: value for key, value in os.environ.items() if key not in hidden}
         self._process = subprocess.Popen(
@@ -113,14 +113,14 @@ class IsolatedRunner(Runner):
         return self._ask({"verb": "infer"}, inputs)[1]
 
     def describe(self) -> dict[str, object]:
-        """Return what the runner in the other environment says, and which environment it is."""
+        """Return the description of the runner in the other environment, and the environment."""
         record, _ = self._ask({"verb": "describe"})
         return {**record, "python": str(self._python)}
 
     def _ask(
         self, request: dict[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Send a request and return the answer, or raise the error that it is."""
+        """Send a request and return the answer; raise it where it is an error."""
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("a runner is used inside its `with` block only")

@@ -43,14 +43,15 @@ class LiteRTCompiledRunner(Runner):
             ) from error
         mode = CpuKernelMode[_MODES[self.variant]]
         options = Options(cpu_options=CpuOptions(num_threads=self.threads, kernel_mode=mode))
-        # It tells of every accelerator that this machine lacks, when it comes and when it goes.
+        # It logs every missing accelerator, on loading and on unloading.
         with held_back_stderr():
             try:
                 self._model = CompiledModel.from_file(str(self.artifact), options=options)
                 self._fed = self._model.create_input_buffers(0)
                 self._read = self._model.create_output_buffers(0)
             except (ValueError, RuntimeError) as error:
-                # The frames hold what was made so far; let it go while its last words are held.
+                # The frames hold the objects made so far; release them while their log lines are
+                # suppressed.
                 traceback.clear_frames(error.__traceback__)
                 raise
 

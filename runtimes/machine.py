@@ -1,4 +1,4 @@
-"""What the checks run on: Python, system, processor and its features, peak memory."""
+"""Describes this machine: Python, system, processor and its features, peak memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cpu() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the largest resident size this process has had; None where the system cannot say."""
+    """Return the peak resident size of this process in bytes; None where it is unknown."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""What is opened and closed: one context manager for runners, devices, browsers and servers."""
+"""The context manager of runners, devices, browsers and servers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _Self = TypeVar("_Self", bound="Managed")
 
 
 class Managed(abc.ABC):
-    """Opens when it is entered, closes when it is left, and also when opening fails half-way."""
+    """Opens on entering and closes on leaving, also when opening fails half-way."""
 
     def __enter__(self: _Self) -> _Self:
         try:
             self._open()
             self._opened()
-        except BaseException:  # an interrupt leaves nothing behind either
+        except BaseException:  # also after an interrupt
             self._close()
             raise
         return self
@@ -25,11 +25,11 @@ class Managed(abc.ABC):
 
     @abc.abstractmethod
     def _open(self) -> None:
-        """Take what is needed."""
+        """Acquire the resources."""
 
     def _opened(self) -> None:  # noqa: B027 (a hook)
         """Do what a common base class does once its subclass is open."""
 
     @abc.abstractmethod
     def _close(self) -> None:
-        """Release what `_open` took; called also when it failed half-way."""
+        """Release the resources; called also when `_open` failed half-way."""

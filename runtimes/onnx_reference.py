@@ -1,4 +1,4 @@
-"""ONNX's own reference evaluator: NumPy, op by op, nothing optimized. Slow, and independent."""
+"""ONNX's reference evaluator: NumPy, operator by operator, without optimization."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OnnxReferenceRunner(Runner):
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [info.name for info in self.outputs]
-        # NaN and infinity among the inputs are no reason for NumPy to warn.
+        # NaN and infinity among the inputs must not raise warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             return dict(zip(names, self._evaluator.run(names, dict(inputs))))
 

@@ -17,10 +17,10 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-# The levels at which what stands between DequantizeLinear and QuantizeLinear runs in integers.
+# Levels at which operators between DequantizeLinear and QuantizeLinear run in integers.
 _FUSING = ("", "extended", "all")
 _PROVIDER = "CPUExecutionProvider"
-# What ONNX Runtime calls the element types that networks have at their borders.
+# ONNX Runtime's names of the element types of inputs and outputs.
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -88,11 +88,11 @@ class OnnxRuntimeRunner(TensorReader):
         return dict(zip(names, self._session.run(names, dict(inputs))))
 
     def _infer_all(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once with every value an output, and return them by name.
+        """Run once with every value as an output and return the values by name.
 
-        A value that is asked for cannot be fused away: with optimizations on, these are not all the
-        kernels that run otherwise. The floats inside a group that runs in integers are therefore
-        left alone: asked for, they would turn it into float ops, which nobody ships.
+        A value that is an output cannot be fused away, so with optimizations on some kernels differ
+        from an ordinary run. Floats inside a group that runs in integers are therefore not
+        requested: as outputs they would turn the group into float operators.
         """
         import onnx
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: a runtime that reads both formats, so a second opinion on each."""
+"""OpenVINO on the CPU, which reads both formats."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OpenVinoRunner(Runner):
         self._model = self._compiled = None
 
     def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-        # The names as the file has them: compiling may give a port a second one.
+        # The names in the file; compiling may add others.
         return (
             tuple(_info(port) for port in self._model.inputs),
             tuple(_info(port) for port in self._model.outputs),

@@ -1,6 +1,6 @@
-"""What an exported file holds, in one form for every format: ops, tensors, constants.
+"""The graph of an exported file, in one form for every format: operators, tensors, constants.
 
-Read only to find out *where* in a file something is; what it should be comes from the network.
+It says *where* things are in a file; the expected values come from the network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
     Args:
         path: The file.
         format_name: "tflite" or "onnx".
-        data: What it holds, where that has been read already.
+        data: Its bytes, where they have been read already.
 
     Returns:
         Its graph.

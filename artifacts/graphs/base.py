@@ -1,4 +1,4 @@
-"""A file's graph: ops in the order they run, tensors by key, quantization where there is one."""
+"""The graph of a file: operators in execution order, tensors by key, quantization."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Quantization:
-    """How integers stand for real numbers: real = scale · (q - zero_point).
+    """Quantization parameters: real = scale · (q - zero_point).
 
     Attributes:
-        scales: One, or one for each index of ``axis``.
-        zero_points: As many.
-        dtype: The integers' type: also of a float tensor that holds dequantized numbers.
-        axis: The axis that several scales run along.
+        scales: One scale, or one for each index of ``axis``.
+        zero_points: As many zero points.
+        dtype: Type of the integers, also for a float tensor of dequantized values.
+        axis: The axis of several scales.
     """
 
     scales: np.ndarray
@@ -27,7 +27,7 @@ class Quantization:
     axis: int = 0
 
     def real(self, values: np.ndarray) -> np.ndarray:
-        """Return the float64 numbers that integers stand for."""
+        """Dequantize integers to float64."""
         shape = [1] * values.ndim
         if self.scales.size > 1:
             shape[self.axis] = -1
@@ -52,12 +52,12 @@ class GraphTensor:
     """One tensor of a file.
 
     Attributes:
-        key: How the runner's `infer_all` names it; unique in the file.
-        name: What the file calls it.
+        key: Its name in the runner's `infer_all`; unique in the file.
+        name: Its name in the file.
         shape: Its static shape; empty where the file does not say.
         dtype: Element type.
-        quantization: None for floats.
-        data: The value of a constant, None for what is computed.
+        quantization: None for float tensors.
+        data: The value of a constant; None for a computed tensor.
     """
 
     key: str
@@ -68,7 +68,7 @@ class GraphTensor:
     data: np.ndarray | None = None
 
     def real(self, values: np.ndarray) -> np.ndarray:
-        """Return values of this tensor as the float64 numbers they stand for."""
+        """Return values of this tensor, dequantized to float64."""
         if self.quantization is None or values.dtype.kind == "f":
             return np.asarray(values, np.float64)
         return self.quantization.real(values)
@@ -79,12 +79,12 @@ class GraphOp:
     """One op of a file.
 
     Attributes:
-        index: Its place in the file.
-        kind: What the format calls it: CONV_2D, Conv, …
-        name: What the file calls this one; may be empty.
+        index: Its index in the file.
+        kind: Operator type: CONV_2D, Conv, …
+        name: Its name in the file; may be empty.
         inputs: Keys of its inputs; empty strings for absent ones.
         outputs: Keys of its outputs.
-        attributes: Its options as plain values.
+        attributes: Its attributes as plain values.
     """
 
     index: int
@@ -103,8 +103,8 @@ class ArtifactGraph:
         tensors: By key.
         inputs: Keys of the inputs, in the file's order.
         outputs: Keys of the outputs, in the file's order.
-        read_ops: Reads the ops, when somebody asks for them.
-        metadata: What the file's maker wrote into it, by key.
+        read_ops: Function that reads the operators on first use.
+        metadata: Metadata of the file, by key.
     """
 
     tensors: Mapping[str, GraphTensor]
@@ -115,12 +115,12 @@ class ArtifactGraph:
 
     @functools.cached_property
     def ops(self) -> tuple[GraphOp, ...]:
-        """The ops in the order they run; comparing weights needs none of them."""
+        """The operators in execution order; read on first use."""
         return self.read_ops()
 
     @property
     def constants(self) -> list[GraphTensor]:
-        """The tensors whose value the file holds."""
+        """The tensors with a constant value."""
         return [tensor for tensor in self.tensors.values() if tensor.data is not None]
 
     def activations(self, op: GraphOp) -> list[str]:

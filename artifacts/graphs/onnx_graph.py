@@ -18,7 +18,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
 
     Args:
         path: The file, for messages.
-        data: What it holds.
+        data: Its bytes.
 
     Raises:
         UserError: The file is damaged, or onnx is not installed.
@@ -77,11 +77,11 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
 def _quantizations(
     ops: list[GraphOp], tensors: Mapping[str, GraphTensor]
 ) -> dict[str, Quantization]:
-    """Return how integers stand for numbers, by the ops that turn one into the other.
+    """Return the quantization of tensors, from QuantizeLinear and DequantizeLinear.
 
-    A tensor has the scale of the QuantizeLinear that makes it or of the DequantizeLinear that
-    reads it; what the latter gives is floats that hold steps of it. The weights of an integer
-    product have the constant scale that its result is multiplied by.
+    A tensor has the scale of the QuantizeLinear that makes it or of the DequantizeLinear that reads
+    it; the output of the latter is float and holds multiples of that scale. The weights of an
+    integer product have the constant scale that its result is multiplied by.
     """
     found: dict[str, Quantization] = {}
     for op in ops:

@@ -1,10 +1,10 @@
-"""Runs on the device: keeps a working folder, runs jobs put into it, and cleans up after the host.
+"""Runs on the device: manages a working folder, runs the jobs in it, and cleans up.
 
-The host sends this file to the device's Python and is told the folder's name. From then on the
-agent lives on by itself: a job that the host writes into the folder is run under a time limit, its
-result written beside it. When the host removes the folder, or gives no sign of life for as long as
-the lease says, the agent ends what runs, removes the folder and goes. So a connection that drops
-in the middle loses nothing, and one that never comes back leaves nothing behind.
+The host sends this file to the device's Python, which prints the folder's name. The agent then runs
+as a process of its own: it runs each job that the host writes into the folder under a time limit
+and writes the result beside it. When the host removes the folder, or does not renew the lease in
+time, the agent ends the running job, removes the folder and exits. A lost connection therefore
+loses no result, and a host that never returns leaves nothing behind.
 
 Needs Python 3.9 and its standard library; argument: the lease in seconds.
 """
@@ -26,13 +26,13 @@ JOB, DONE, LEASE = "job.json", "done.json", "lease"
 
 
 def main() -> None:
-    """Make the folder, tell its name, and stay behind as a process of its own."""
+    """Create the folder, print its name, and continue as a background process."""
     lease_s = float(sys.argv[1])
     folder = tempfile.mkdtemp(prefix="renormlite-")
     open(os.path.join(folder, LEASE), "w").close()
     sys.stdout.write(folder + "\n")
     sys.stdout.flush()
-    # The double fork of a daemon: the host's connection must not wait for it, nor take it along.
+    # The double fork of a daemon: the host's connection must neither wait for it nor end it.
     if os.fork() > 0:
         os._exit(0)
     os.setsid()
@@ -50,7 +50,7 @@ def main() -> None:
 def keep(folder: str, lease_s: float) -> None:
     """Run jobs until the folder is gone or the lease has run out.
 
-    A host whose connection broke while it handed over a job hands it over again: it runs once.
+    A host that lost its connection while it wrote a job writes it again; the job runs once.
     """
     performed = ""
     while alive(folder, lease_s):
@@ -63,7 +63,7 @@ def keep(folder: str, lease_s: float) -> None:
 
 
 def alive(folder: str, lease_s: float) -> bool:
-    """Return whether the host still wants the folder: it touches the lease whenever it asks."""
+    """Return whether the host still uses the folder: each request renews the lease."""
     try:
         return time.time() - os.path.getmtime(os.path.join(folder, LEASE)) < lease_s
     except OSError:
@@ -83,7 +83,7 @@ def take(folder: str) -> dict[str, Any] | None:
 
 
 def perform(job: dict[str, Any], folder: str, lease_s: float) -> None:
-    """Run one job to its end, its time limit, or the end of the lease."""
+    """Run one job until it ends, its time limit, or the end of the lease."""
     for name in job["collect"]:
         if os.path.exists(os.path.join(folder, name)):
             os.remove(os.path.join(folder, name))
@@ -112,7 +112,7 @@ def perform(job: dict[str, Any], folder: str, lease_s: float) -> None:
             sizes[name] = os.path.getsize(path)
     result = {"job": job["job"], "code": code, "sizes": sizes}
     partial = os.path.join(folder, DONE + ".part")
-    with contextlib.suppress(OSError):  # without the folder nobody waits for the result
+    with contextlib.suppress(OSError):  # the folder is gone, so nobody waits for the result
         with open(partial, "w") as stream:
             json.dump(result, stream)
         os.rename(partial, os.path.join(folder, DONE))

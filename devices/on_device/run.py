@@ -1,8 +1,8 @@
-"""What the host sends to a device: run the carried files on the carried inputs, bring back outputs.
+"""The program that the host sends to a device: runs files on inputs and writes the outputs.
 
-No verdict is made there: the host has the truth, and judges all targets alike. (A bundle, which a
-person takes to a device, judges by itself: `replay.py`.) Needs Python 3.9 or newer, NumPy and one
-runtime. Exit codes: 0 all files were taken to the runtime, 2 they could not be.
+It gives no verdict: the host has the truth and judges all targets alike. (A bundle gives its own
+verdict: `runtime_checks/bundle/replay.py`.) Needs Python 3.9 or newer, NumPy and one runtime. Exit
+codes: 0 the files were given to the runtime, 2 they could not be.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ...runtimes.run import run_target
 
 ARTIFACTS = "artifacts.json"
 INPUTS = "inputs.npz"
-INPUT = "input"  # before each name: an argument of numpy.savez may have the name, too
+INPUT = "input"  # prefix of each name, which could be that of an argument of numpy.savez
 
 
 def main(program: str, arguments: Sequence[str] | None = None) -> int:
-    """Run the carried files and return the exit code.
+    """Run the files and return the exit code.
 
     Args:
         program: Path of the zip application.
@@ -54,7 +54,7 @@ def main(program: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(program: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Unpack, run each file, write what came out."""
+    """Unpack, run each file, write the results."""
     unpack(program, folder)
     entries = json.loads((folder / ARTIFACTS).read_text(encoding="utf-8"))
     carried = load_arrays(folder / INPUTS)

@@ -1,8 +1,8 @@
-"""Takes packages of a Debian suite and architecture apart into a folder, without privileges.
+"""Unpacks packages of a Debian suite and architecture into a folder, without privileges.
 
-`apt-get` itself resolves, verifies and downloads, with a state folder of its own, from the mirror
-that this machine's own configuration names; `dpkg-deb` unpacks. Nothing is installed and nothing
-foreign is executed.
+`apt-get` resolves, verifies and downloads, with its own state folder, from the mirror in this
+machine's configuration; `dpkg-deb` unpacks. Nothing is installed and no downloaded code is
+executed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Mirror:
 
 
 def require_apt() -> None:
-    """Make sure that apt-get and dpkg-deb are here.
+    """Check that apt-get and dpkg-deb are installed.
 
     Raises:
-        DeviceError: They are not.
+        DeviceError: One is missing.
     """
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
@@ -52,7 +52,7 @@ def require_apt() -> None:
 def mirrors(source: str | None = None) -> list[Mirror]:
     """Return the mirrors to try, from ``source`` or else from this machine's own apt configuration.
 
-    Security and third-party archives are among them: which one has a suite is found by asking.
+    They include security and third-party archives; reading their indexes shows which has a suite.
     """
     keys = str(_DEBIAN_KEYS) if _DEBIAN_KEYS.is_file() else None
     if source is not None:
@@ -149,7 +149,7 @@ class Archive:
         )
 
     def unpack(self, packages: Sequence[str], root: Path, progress: Progress) -> list[str]:
-        """Download packages with what they depend on and unpack them into ``root``.
+        """Download packages with their dependencies and unpack them into ``root``.
 
         Returns:
             The packages as `NAME_VERSION_ARCHITECTURE`.
@@ -166,7 +166,7 @@ class Archive:
         return [file.stem for file in files]
 
     def download(self, package: str, progress: Progress) -> Path:
-        """Download one package without what it depends on, and return its file."""
+        """Download one package without its dependencies and return its file."""
         self._checked("download", package)
         (file,) = self._downloaded(progress)
         return file
@@ -208,13 +208,13 @@ class Archive:
             "Dir::Etc::preferencesparts": folder / "none",
             "APT::Architecture": self.architecture,
             "APT::Install-Recommends": "false",
-            "APT::Sandbox::User": "",  # the folder is the caller's alone
+            "APT::Sandbox::User": "",  # only the caller uses the folder
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
             "Debug::NoLocking": "true",
         }
         lines = [f'{key} "{value}";' for key, value in settings.items()]
-        # Hooks act on the machine's own state, which this is not.
+        # Hooks are meant for the machine's own state.
         hooks = ("APT::Update::Pre-Invoke", "APT::Update::Post-Invoke", "DPkg::Post-Invoke")
         lines += [f"#clear {name};" for name in (*hooks, "APT::Architectures")]
         lines.append(f'APT::Architectures {{ "{self.architecture}"; }};')
@@ -222,12 +222,12 @@ class Archive:
 
 
 def extract(package: Path, names: Sequence[str], folder: Path) -> None:
-    """Write a few files of a package into a folder, reading no more of it than that takes.
+    """Extract a few files of a package into a folder, reading only as much of it as needed.
 
     Args:
         package: The `.deb` file.
         names: Paths in the package, such as `usr/bin/qemu-arm`.
-        folder: Gets each under its last name.
+        folder: Receives each under its base name.
 
     Raises:
         DeviceError: One of them is not in the package, or the disk is full.

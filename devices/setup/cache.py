@@ -1,7 +1,7 @@
-"""The folder of the user's cache where emulated systems, wheels and web packages are kept.
+"""The cache of emulated systems, wheels and web packages.
 
-A component is a folder that appears whole or not at all, with the recipe it was made by beside its
-contents: when the recipe changes, the component is made anew, otherwise it is used as it is.
+A component is a folder that is created atomically and holds the recipe it was built from. It is
+rebuilt when the recipe changes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Component:
 
     Attributes:
         name: Name of the folder.
-        recipe: What it is made from, JSON-able; another recipe means another component.
-        needs_bytes: Space that making it takes, checked before anything is downloaded.
+        recipe: What it is built from, as JSON; a changed recipe means a rebuild.
+        needs_bytes: Disk space that building needs, checked before anything is downloaded.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Component:
 
     @property
     def path(self) -> Path:
-        """Where it is or would be."""
+        """Its folder, which may not exist."""
         return cache_root() / "devices" / self.name
 
     def record(self) -> dict[str, Any] | None:
-        """Return what was noted when it was made, or None when it is absent or outdated."""
+        """Return the record of its build, or None when it is absent or outdated."""
         try:
             note = json.loads((self.path / _RECIPE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -65,8 +65,8 @@ class Component:
         """Return its record, building it first where that is needed.
 
         Args:
-            build: Fills the empty folder that it is given and returns what to note of it.
-            progress: Is told, in one line each, what happens.
+            build: Fills an empty folder and returns the record to keep.
+            progress: Called with one line for each step.
 
         Raises:
             DeviceError: The cache cannot be written or has too little space.
@@ -76,7 +76,7 @@ class Component:
             progress(f"{self.name}: ready ({megabytes(found['bytes'])} at {self.path})")
             return found
         with self._locked(progress):
-            found = self.record()  # another process may have made it while this one waited
+            found = self.record()  # another process may have built it meanwhile
             if found is not None:
                 return found
             self._remove_partial()
@@ -106,11 +106,11 @@ class Component:
 
     @property
     def _partial(self) -> str:
-        """What the names of unfinished folders start with."""
+        """Prefix of the names of unfinished folders."""
         return f".{self.name}.part-"
 
     def _remove_partial(self) -> int:
-        """Remove what a process that was killed had not finished, and return the bytes freed."""
+        """Remove unfinished folders of killed processes and return the bytes freed."""
         size = 0
         for folder in self.path.parent.glob(f"{self._partial}*"):
             size += folder_size(folder)
@@ -119,7 +119,7 @@ class Component:
 
     @contextlib.contextmanager
     def _locked(self, progress: Progress | None = None) -> Iterator[None]:
-        """Let one process at a time change the component."""
+        """Hold the component's lock."""
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Component:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if progress is not None:
-                    progress(f"{self.name}: waiting for another process that is at it")
+                    progress(f"{self.name}: waiting for another process that builds it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -149,7 +149,7 @@ class Component:
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the total size of all files below a folder in bytes."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 

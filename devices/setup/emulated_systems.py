@@ -1,7 +1,7 @@
-"""The emulated ARM systems: what each is made of, and how it is built and kept.
+"""The emulated ARM systems: their components, and how they are built and cached.
 
-A system is a Debian root with Python, unpacked and never booted, and for each runtime a folder of
-wheels. QEMU's user-mode emulator runs its Python as a process of this machine.
+A system is an unpacked Debian root with Python, and a folder of wheels for each runtime. QEMU's
+user-mode emulator runs its Python as a process of this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BASE = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1",
 
 @dataclass(frozen=True)
 class Provision:
-    """A runtime on an emulated system: what pip fetches, and what proves that it loads.
+    """A runtime on an emulated system: its requirements and the import that proves it loads.
 
     Runtimes with the same requirements share one folder of wheels.
     """
@@ -45,13 +45,13 @@ class System:
     Attributes:
         kind: The device's name in a target.
         emulator: QEMU's program for it.
-        architecture: Debian's name of the machine.
-        triplet: The machine's folder below /usr/lib.
-        machine: The machine's name in wheel tags.
-        cpus: Processors that are known to run the runtimes; the first is the default.
+        architecture: Debian's name of the architecture.
+        triplet: The architecture's folder in /usr/lib.
+        machine: The architecture in wheel tags.
+        cpus: Processors known to run the runtimes; the first is the default.
         packages: Debian packages of the root.
         runtimes: Runtime to its provision.
-        needs_bytes: Space it takes while it is built.
+        needs_bytes: Disk space that building needs.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class System:
 
     @property
     def component(self) -> Component:
-        """The system's place in the cache."""
+        """The system's component of the cache."""
         recipe = {
             "suite": pins.SUITE,
             "architecture": self.architecture,
@@ -97,7 +97,7 @@ class System:
         ]
 
 
-# All that live together; tflite-runtime needs a NumPy of its own.
+# All share one folder; tflite-runtime needs another NumPy.
 _TOGETHER = (pins.LITERT, pins.ONNXRUNTIME, pins.ONNX, pins.OPENVINO)
 
 AARCH64 = System(
@@ -129,7 +129,7 @@ ARMV7 = System(
     machine="armv7l",
     cpus=("cortex-a15", "cortex-a7", "cortex-a9", "max"),
     packages=(*_BASE, "python3-numpy"),
-    # No wheel of NumPy exists for it: Debian's own serves.
+    # There is no NumPy wheel for it, so Debian's package is used.
     runtimes={
         "tflite-runtime": Provision(
             (pins.TFLITE_RUNTIME,),
@@ -164,7 +164,7 @@ def find_emulator(system: System) -> Path | None:
 
 
 def qemu_version(emulator: Path) -> str | None:
-    """Return the version that a QEMU program reports, or None when it does not run here."""
+    """Return the version that a QEMU program reports, or None when it does not run."""
     try:
         said = run([str(emulator), "--version"], timeout_s=30).out.decode(errors="replace")
     except (DeviceError, OSError):
@@ -174,15 +174,15 @@ def qemu_version(emulator: Path) -> str | None:
 
 
 def build(system: System, *, source: str | None, progress: Progress) -> None:
-    """Make sure that a system and an emulator for it are in the cache.
+    """Build a system and an emulator for it in the cache where they are missing.
 
     Args:
-        system: Which.
+        system: The system.
         source: A Debian mirror; None takes the one of this machine's apt configuration.
-        progress: Is told what happens, with sizes.
+        progress: Called with one line for each step, with sizes.
 
     Raises:
-        DeviceError: Something is missing here; the message says what to install.
+        DeviceError: A tool is missing; the message says what to install.
     """
     emulator = find_emulator(system)
     if emulator is None:
@@ -207,7 +207,7 @@ def build(system: System, *, source: str | None, progress: Progress) -> None:
 
 
 def _fetch_emulator(folder: Path, source: str | None, progress: Progress) -> Mapping[str, Any]:
-    """Take QEMU's statically linked programs out of Debian's package."""
+    """Extract QEMU's statically linked programs from Debian's package."""
     host = run(["dpkg", "--print-architecture"], timeout_s=30).out.decode().strip()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         archive = apt.Archive(Path(scratch) / "apt", pins.QEMU_SUITE, host)
@@ -220,7 +220,7 @@ def _fetch_emulator(folder: Path, source: str | None, progress: Progress) -> Map
 def _fill(
     system: System, folder: Path, emulator: Path, source: str | None, progress: Progress
 ) -> Mapping[str, Any]:
-    """Build a system in an empty folder and prove each runtime by loading it."""
+    """Build a system in an empty folder and load each runtime to prove it."""
     root = folder / "root"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         archive = apt.Archive(Path(scratch), pins.SUITE, system.architecture)
@@ -244,9 +244,9 @@ def _fill(
 
 
 def load(system: System, emulator: Path, folder: Path, runtime: str) -> Finished:
-    """Import a runtime on the system and print its version; also leaves its bytecode there.
+    """Import a runtime on the system and print its version; this also writes its bytecode.
 
-    The bytecode saves each later run the time to compile Python's library under emulation.
+    The bytecode saves later runs from compiling Python's library under emulation.
     """
     provision = system.runtimes[runtime]
     program = (
@@ -258,7 +258,7 @@ def load(system: System, emulator: Path, folder: Path, runtime: str) -> Finished
 
 
 def _install(provision: Provision, machine: str, site: Path, folder: Path) -> bool:
-    """Fetch a runtime's wheels; False where it shares those of a runtime with the same ones."""
+    """Fetch a runtime's wheels; return False where another runtime shares them."""
     for other in sorted((folder / "site").glob("*")):
         note = other / ".requirements"
         if note.is_file() and note.read_text(encoding="utf-8") == " ".join(provision.requirements):
@@ -271,7 +271,7 @@ def _install(provision: Provision, machine: str, site: Path, folder: Path) -> bo
 
 
 def _link_alternatives(libraries: Path) -> None:
-    """Make the links that Debian's installer would: BLAS and LAPACK lie in folders of their own."""
+    """Create the links that Debian's installer would: BLAS and LAPACK are in separate folders."""
     for name in ("blas", "lapack"):
         for file in sorted((libraries / name).glob("*.so.*")):
             link = libraries / file.name

@@ -1,4 +1,4 @@
-"""The versions that the emulated systems and the browser are built from, in one place."""
+"""The pinned versions of what emulated systems and the browser use."""
 
 from __future__ import annotations
 

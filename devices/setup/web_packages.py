@@ -1,4 +1,4 @@
-"""The web runtimes in the cache: fetched by npm without scripts, only what is served kept."""
+"""The web runtimes in the cache: fetched by npm without scripts; only served files are kept."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def find_browser(chosen: Path | None = None) -> Path | None:
-    """Return the browser to start: the chosen one, else the first known one on the PATH.
+    """Return the browser to start: the requested one, or the first known one on the PATH.
 
     Raises:
-        DeviceError: The chosen one does not exist.
+        DeviceError: The requested one does not exist.
     """
     if chosen is not None:
         found = shutil.which(str(chosen))
@@ -51,14 +51,14 @@ def find_browser(chosen: Path | None = None) -> Path | None:
 
 
 def build(*, progress: Progress) -> None:
-    """Make sure that the web runtimes are in the cache.
+    """Fetch the web runtimes into the cache where they are missing.
 
     Raises:
         DeviceError: npm is missing or failed.
     """
     if PACKAGES.record() is None and shutil.which("npm") is None:
         raise DeviceError(
-            "The web runtimes are fetched by npm, which this machine lacks. Install it: "
+            "The web runtimes are fetched by npm, which is not installed. Install it: "
             "sudo apt install npm"
         )
     PACKAGES.make(lambda folder: _fetch(folder, progress), progress)

@@ -1,4 +1,4 @@
-"""Unpacks the wheels of another machine's Python beside its system, with the user's own pip."""
+"""Unpacks wheels for another architecture, with the user's pip."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from . import pins
 
 
 def require_pip() -> None:
-    """Make sure that this Python has pip.
+    """Check that this Python has pip.
 
     Raises:
-        DeviceError: It has not.
+        DeviceError: It does not.
     """
     if importlib.util.find_spec("pip") is None:
         raise DeviceError(
@@ -26,12 +26,12 @@ def require_pip() -> None:
 
 
 def install(requirements: Sequence[str], machine: str, folder: Path) -> None:
-    """Put wheels for a foreign machine into a folder.
+    """Unpack wheels for another architecture into a folder.
 
     Args:
-        requirements: As for pip.
-        machine: The machine as wheel tags name it: `aarch64`, `armv7l`.
-        folder: Filled with what `site-packages` would hold there.
+        requirements: Requirements as for pip.
+        machine: The architecture in wheel tags: `aarch64`, `armv7l`.
+        folder: Receives the content of `site-packages`.
 
     Raises:
         DeviceError: pip could not get them.

@@ -42,7 +42,7 @@ def test_a_runtime_and_a_device_that_do_not_go_together(exports: dict[str, Path]
     export = read_export(exports["digits"])
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     for text, message in (
-        ("litert@browser", r"'litert' does not run on 'browser': in the browser run litert-web"),
+        ("litert@browser", r"'litert' does not run on 'browser': the browser runs litert-web"),
         ("litert-web@qemu-aarch64", r"'litert-web' does not run on 'qemu-aarch64'"),
         ("litert@toaster:1", r"A device is one of local, qemu-aarch64, .*Received: 'toaster:1'"),
     ):

@@ -130,7 +130,7 @@ def test_no_mirror_has_the_suite(tmp_path: Path) -> None:
             lambda: emulated_systems.build(emulated_systems.ARMV7, source=None, progress=print),
             "'apt-get'",
         ),
-        ("npm", lambda: web_packages.build(progress=print), "npm, which this machine lacks"),
+        ("npm", lambda: web_packages.build(progress=print), "npm, which is not installed"),
     ],
 )
 def test_what_to_install_when_a_program_is_missing(
@@ -163,7 +163,7 @@ def test_an_emulated_run_that_hangs_crashes_or_has_no_such_runtime(echo_bundle: 
     ):
         emulated.run("litert", ["--sleep", "60"])
     with QemuAarch64("", echo_bundle, DeviceOptions()) as emulated:
-        with pytest.raises(DeviceError, match=r"gave nothing back on qemu-aarch64: bad luck"):
+        with pytest.raises(DeviceError, match=r"returned no results on qemu-aarch64: bad luck"):
             emulated.run("litert", ["--die", "bad luck"])
         with pytest.raises(DeviceError, match=r"qemu-aarch64 has no 'tf-lite'. It has litert"):
             emulated.require("tf-lite")

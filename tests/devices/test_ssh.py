@@ -167,7 +167,7 @@ def test_a_python_by_a_relative_path(ssh_path: Any, echo_bundle: Path) -> None:
 def test_a_bundle_that_dies_says_why(ssh_path: Any, echo_bundle: Path) -> None:
     with (
         SshDevice(ssh_path.address, echo_bundle, OPTIONS) as device,
-        pytest.raises(DeviceError, match=r"gave nothing back on ssh:.*: out of luck"),
+        pytest.raises(DeviceError, match=r"returned no results on ssh:.*: out of luck"),
     ):
         device.run("litert", ["--die", "out of luck"])
 

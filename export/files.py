@@ -20,7 +20,7 @@ from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
 from ..files import hash_folder, sha256
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
-from .formats.unroll import must_unroll
+from .formats.unroll import Loops, loops_for
 from .network.write import write_network
 from .notes import notes_on
 from .options import ExportOptions
@@ -122,9 +122,9 @@ class ArtifactWriter:
         file_format = format_named(format_name)
         path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
         channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
-        unroll = must_unroll(variant.model, format_name, precision)
-        with self.step(path.name, "unroll and trace" if unroll else "trace"):
-            graph = self.variants.graph(variant, channels_first, unroll)
+        loops = loops_for(variant.model, format_name, precision)
+        with self.step(path.name, "trace" if loops is Loops.KEPT else "unroll and trace"):
+            graph = self.variants.graph(variant, channels_first, loops)
         job = Job(
             graph,
             precision,

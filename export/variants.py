@@ -19,6 +19,7 @@ from ..artifacts.precisions import precision_named
 from ..artifacts.samples import SampleSet
 from . import golden_set as golden
 from .formats.freeze import FrozenGraph, freeze
+from .formats.unroll import Loops
 from .host import run_artifact
 from .quantization.equalization import STRENGTHS, Equalizer
 from .quantization.trained import IntegerModel, TrainedModel
@@ -101,14 +102,14 @@ class Variants:
         return (self.plain, *made)
 
     @functools.cache  # noqa: B019 - lives as long as one export
-    def graph(self, variant: Variant, channels_first: bool, unroll: bool) -> FrozenGraph:
+    def graph(self, variant: Variant, channels_first: bool, loops: Loops) -> FrozenGraph:
         """Return a variant as a frozen graph, traced once."""
         return freeze(
             variant.model,
             self._signature,
             batch_size=self._batch_size,
             channels_first=channels_first,
-            unroll=unroll,
+            loops=loops,
         )
 
     def judge(self, artifact: Artifact, folder: Path) -> float:

@@ -115,14 +115,17 @@ class InputValues:
             return None
         if self.choices:
             wrong = ~np.isin(samples, self.choices) & self.whole
-            allowed = f"one of {len(self.choices)} known numbers"
         else:
             outside = (samples < self.low) | (samples > self.high)
             wrong = (outside | (samples != np.rint(samples))) & self.whole
-            place = tuple(np.argwhere(wrong)[0, 1:]) if wrong.any() else ()
-            allowed = f"whole numbers from {self.low[place]:.0f} to {self.high[place]:.0f}"
         if not wrong.any():
             return None
+        place = tuple(np.argwhere(wrong)[0, 1:])
+        allowed = (
+            f"one of {len(self.choices)} known numbers"
+            if self.choices
+            else f"whole numbers from {self.low[place]:.0f} to {self.high[place]:.0f}"
+        )
         readers = ", ".join(repr(reader) for reader in self.readers)
         return (
             f"Input {name!r} feeds {readers}, which takes {allowed}. "

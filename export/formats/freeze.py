@@ -22,10 +22,14 @@ from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..fold.input_values import inlined_functions
 from ..signature import Signature, as_functional, unique_names
+<<<<<<< HEAD
 from .expansions import expand
 from .rewrites import keep_needed, put_constants, redirect
+=======
+from .rewrites import keep_needed, plain_sums, put_constants, redirect
+>>>>>>> 2be4baa (Recurrent layers lose their loop where a runtime or quantizer cannot read it; biases go into the product they belong to in ONNX; the check reads operands of unlike rank)
 from .rewrites_3d import split_grouped_conv3d
-from .unroll import unrolled
+from .unroll import Loops, unrolled
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -47,7 +51,7 @@ class FrozenGraph:
         signature: Names and shapes as exported: the batch dimension is fixed unless it was to
             stay free.
         layer_names: Code of a layer in op names to the layer's path, see `readable_name`.
-        steps: Name of each recurrent layer that has no loop to the number of its steps.
+        steps: Name of each recurrent layer that is unrolled to the number of its steps.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -115,7 +119,7 @@ def freeze(
     *,
     batch_size: int | None = 1,
     channels_first: bool = False,
-    unroll: bool = False,
+    loops: Loops = Loops.KEPT,
 ) -> FrozenGraph:
     """Trace a float32 model into one graph with its weights as constants.
 
@@ -125,7 +129,7 @@ def freeze(
         batch_size: The fixed batch size; None leaves it free.
         channels_first: Whether inputs and outputs with spatial axes have their channels, the last
             axis in Keras, next to the batch instead.
-        unroll: Whether recurrent layers write one step after the other instead of a loop.
+        loops: What becomes of the loops of recurrent layers.
 
     Returns:
         The graph.
@@ -143,7 +147,7 @@ def freeze(
     arrange = _channels_first if channels_first else _as_it_is
     inputs = tuple(arrange(with_batch(tensor, batch_size)) for tensor in signature.inputs)
     with contextlib.ExitStack() as stack:
-        steps = stack.enter_context(unrolled(model)) if unroll else {}
+        steps = stack.enter_context(unrolled(model, loops))
         names = stack.enter_context(_coded_layer_names(model))
         stack.enter_context(inlined_functions())
         trace = _trace(model, inputs, signature, arrange, names)
@@ -154,6 +158,7 @@ def freeze(
     graph_def = trace.graph.as_graph_def()
     redirect(graph_def, replaced, [*ins, *outs])
     put_constants(graph_def, constants)
+    plain_sums(graph_def, trace.graph)
     return FrozenGraph(
         graph_def,
         tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in ins),

@@ -151,10 +151,175 @@ def _permute_rows(view: _View) -> bool:
     return False
 
 
+def _drop_zero(view: _View) -> bool:
+    """Take out an Add of nothing but zeros."""
+    for node in view.graph.node:
+        found = _with_constant(view, node)
+        if found is None or np.any(found[1]):
+            continue
+        maker = view.makers.get(found[0])
+        if maker is not None and view.only_reader(maker) is node:
+            maker.output[list(maker.output).index(found[0])] = node.output[0]
+            view.graph.node.remove(node)
+            return True
+    return False
+
+
+def _put_bias_into_product(view: _View) -> bool:
+    """Give a convolution or matrix product the bias that is added behind it.
+
+    Between them there may be changes of layout: a 1-D convolution is a 2-D one with an axis
+    squeezed out, a dense layer on sequences a matrix product on reshaped ones. A quantizer rounds
+    once for the sum then, not twice.
+    """
+    for node in view.graph.node:
+        found = _with_constant(view, node)
+        if found is None:
+            continue
+        value, constant = found
+        last = product = view.makers.get(value)
+        reader: onnx.NodeProto | None = node
+        while product is not None and view.only_reader(product) is reader:
+            if product.op_type in _PRODUCTS:
+                break
+            moved = _before(view, product, constant)
+            if moved is None:
+                product = None
+                break
+            reader, constant = product, moved
+            product = view.makers.get(product.input[0])
+        else:
+            continue
+        if product is None or last is None or not _take_bias(view, product, constant):
+            continue
+        last.output[0] = node.output[0]
+        view.graph.node.remove(node)
+        return True
+    return False
+
+
+def _settle_third_operand(view: _View) -> bool:
+    """Leave a Gemm a vector of constants as its third operand, or none.
+
+    Where it is computed, and a constant is added behind, the two change places. Zeros, which the
+    first state of a recurrent layer leaves, are taken out.
+    """
+    for node in view.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3:
+            continue
+        weight = view.weights.get(node.input[2])
+        if weight is None:
+            if _swap_third_operand(view, node):
+                return True
+            continue
+        values = numpy_helper.to_array(weight)
+        if not np.any(values):
+            del node.input[2:]
+            return True
+        if values.ndim == 2 and len(values) == 1:
+            _set_weight(view, node, weight, values[0])
+            return True
+    return False
+
+
+def _swap_third_operand(view: _View, node: onnx.NodeProto) -> bool:
+    add = view.only_reader(node)
+    found = None if add is None else _with_constant(view, add)
+    if add is None or found is None or view.shapes.get(node.input[2]) != view.shapes.get(found[0]):
+        return False
+    summand = node.input[2]
+    del node.input[2:]
+    if not _take_bias(view, node, found[1]):
+        node.input.append(summand)
+        return False
+    add.input[:] = [found[0], summand]
+    return True
+
+
+def _with_constant(view: _View, node: onnx.NodeProto) -> tuple[str, np.ndarray] | None:
+    """Return what an Add adds a constant to, and the constant with as many axes; None if none."""
+    if node.op_type != "Add":
+        return None
+    for value, other in (node.input, reversed(node.input)):
+        weight, shape = view.weights.get(other), view.shapes.get(value)
+        if weight is None or shape is None or view.shapes.get(node.output[0]) != shape:
+            continue
+        constant = numpy_helper.to_array(weight)
+        return value, constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
+    return None
+
+
+def _before(view: _View, node: onnx.NodeProto, constant: np.ndarray) -> np.ndarray | None:
+    """Return the constant to add before a change of layout instead of behind it, if there is one.
+
+    Args:
+        view: The model.
+        node: Any node.
+        constant: With as many axes as the node's output.
+    """
+    before, after = view.shapes.get(node.input[0]), view.shapes.get(node.output[0])
+    if before is None or after is None:
+        return None
+    if node.op_type == "Transpose":
+        perm = _ints(node, "perm")
+        return None if perm is None else constant.transpose(np.argsort(perm))
+    if node.op_type not in ("Squeeze", "Unsqueeze", "Reshape"):
+        return None
+    # Only the last axes may differ in value, and the same numbers must be last before.
+    varying = [axis for axis, size in enumerate(constant.shape) if size > 1]
+    first = varying[0] if varying else len(after)
+    if node.op_type == "Reshape":
+        tail = np.broadcast_to(constant, (*[1] * first, *after[first:])).ravel()
+        axis = len(before)
+        while axis > 0 and np.prod(before[axis:]) < tail.size:
+            axis -= 1
+        fits = np.prod(before[axis:]) == tail.size
+        return tail.reshape((*[1] * axis, *before[axis:])) if fits else None
+    kept = iter(constant.shape)
+    if node.op_type == "Squeeze":
+        axes = _axes(view, node, len(before))
+        return constant.reshape([1 if axis in axes else next(kept) for axis in range(len(before))])
+    axes = _axes(view, node, len(after))
+    return constant.reshape([size for axis, size in enumerate(constant.shape) if axis not in axes])
+
+
+def _axes(view: _View, node: onnx.NodeProto, rank: int) -> set[int]:
+    """Return the axes that a Squeeze or Unsqueeze takes out or puts in."""
+    weight = view.weights.get(node.input[1]) if len(node.input) > 1 else None
+    if weight is None:
+        sizes = view.shapes[node.input[0]]
+        return {axis for axis, size in enumerate(sizes) if size == 1}
+    return {int(axis) % rank for axis in numpy_helper.to_array(weight)}
+
+
+def _take_bias(view: _View, product: onnx.NodeProto, constant: np.ndarray) -> bool:
+    """Give a product without a bias this one, if there is one number for each of its outputs."""
+    shape = view.shapes.get(product.output[0])
+    if shape is None or len(product.input) != 2 or product.input[1] not in view.weights:
+        return False
+    channel = len(shape) - 1 if product.op_type in ("MatMul", "Gemm") else 1
+    if any(size > 1 for axis, size in enumerate(constant.shape) if axis != channel):
+        return False
+    if product.op_type == "MatMul":
+        if len(shape) != 2 or len(view.weights[product.input[1]].dims) != 2:
+            return False
+        product.op_type = "Gemm"
+    bias = np.broadcast_to(constant.ravel(), (shape[channel],)).astype(constant.dtype)
+    name = f"{product.output[0]}/bias"
+    view.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(bias), name))
+    product.input.append(name)
+    return True
+
+
+_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
 _REWRITES: tuple[Callable[[_View], bool], ...] = (
     _permute_rows,
     _merge_reshapes,
     _drop_idle_reshape,
+    _drop_zero,
+    _settle_third_operand,
+    _put_bias_into_product,
 )
 
 
@@ -172,7 +337,7 @@ def _set_weight(
     view: _View, node: onnx.NodeProto, old: onnx.TensorProto, values: np.ndarray
 ) -> None:
     """Give a node weights of its own; others may read the old ones."""
-    new = numpy_helper.from_array(np.ascontiguousarray(values), f"{old.name}/rows")
+    new = numpy_helper.from_array(np.ascontiguousarray(values), f"{old.name}/arranged")
     view.graph.initializer.append(new)
     _replace_input(node, old.name, new.name)
     if len(view.readers[old.name]) == 1:

@@ -60,3 +60,27 @@ def put_constants(graph_def: tf.compat.v1.GraphDef, constants: Mapping[str, np.n
         node.attr.clear()
         node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+
+
+def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
+    """Turn each BiasAdd of a computed bias into an AddV2, in place.
+
+    Keras adds a value of shape (1, ..., 1, C) as the bias of a layer. Converters then put it into
+    the convolution or matrix product before it, whose bias must be a constant once it is quantized.
+
+    Args:
+        graph_def: The graph, constants in place.
+        graph: The same graph as it was traced, with its shapes.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    for node in graph_def.node:
+        if node.op != "BiasAdd" or node.attr["data_format"].s == b"NCHW":
+            continue
+        bias = nodes[_producer(node.input[1])]
+        if bias.op == "Const":
+            continue
+        node.op = "AddV2"
+        del node.attr["data_format"]
+        shape = graph.get_operation_by_name(bias.name).inputs[0].shape if bias.input else None
+        if bias.op == "Squeeze" and shape.is_fully_defined() and shape.num_elements() == shape[-1]:
+            node.input[1] = bias.input[0]  # broadcasts as it is

@@ -1,15 +1,16 @@
-"""Recurrent layers without a loop, for quantizers that cannot look into one.
+"""Recurrent layers without a loop, for what cannot look into one.
 
-TensorFlow's calibrator ends its process on a loop, and onnxruntime's quantizer leaves the weights
-in its body as they are. A sequence of known length needs no loop: Keras can write one step after
-the other into the graph.
+TensorFlow's calibrator ends its process on a loop, onnxruntime's quantizers leave the weights in
+its body as they are, and OpenVINO and ONNX's reference evaluator do not run the loops that tf2onnx
+writes. A sequence of known length needs none: Keras can write one step after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -22,71 +23,112 @@ from ..fold.keras_graph import layers_inside
 #: ONNX file 13,000 and five minutes.
 MOST_STEPS = 256
 
-_WITHOUT_LOOPS = {
-    ("tflite", "int8"),
-    ("tflite", "int16x8"),
-    ("onnx", "dynamic"),
-    ("onnx", "int8"),
+
+class Loops(enum.Enum):
+    """What becomes of the loop of a recurrent layer."""
+
+    KEPT = "every layer keeps its loop"
+    SHORT_UNROLLED = "layers are unrolled as long as there are at most `MOST_STEPS` steps"
+    UNROLLED = "all layers are unrolled, and more steps are refused"
+
+
+_LOOPS = {
+    ("tflite", "int8"): Loops.UNROLLED,
+    ("tflite", "int16x8"): Loops.UNROLLED,
+    ("onnx", "int8"): Loops.UNROLLED,
+    ("onnx", "dynamic"): Loops.SHORT_UNROLLED,
+    ("onnx", "float16"): Loops.SHORT_UNROLLED,
+    ("onnx", "float32"): Loops.SHORT_UNROLLED,
 }
 
 
-def must_unroll(model: keras.Model, format_name: str, precision: str) -> bool:
-    """Tell whether a model has recurrent layers that a kind of file cannot hold as loops."""
-    return (format_name, precision) in _WITHOUT_LOOPS and any(_recurrent_layers(model))
+def loops_for(model: keras.Model, format_name: str, precision: str) -> Loops:
+    """Return what is to become of a model's loops in a kind of file."""
+    if not any(_recurrent_layers(model)):
+        return Loops.KEPT  # none: files of both kinds can be made from one trace
+    return _LOOPS.get((format_name, precision), Loops.KEPT)
 
 
 @contextlib.contextmanager
+<<<<<<< HEAD
 def unrolled(model: keras.Layer) -> Iterator[dict[str, int]]:
     """Make every recurrent layer write its steps out for the time of a trace.
 
     Args:
         model: The model or layer; the layers inside it are changed and put back.
+=======
+def unrolled(model: keras.Model, loops: Loops) -> Iterator[dict[str, int]]:
+    """Make recurrent layers write their steps out for the time of a trace.
+
+    Args:
+        model: The model; its layers are changed and put back.
+        loops: Which of them.
+>>>>>>> 2be4baa (Recurrent layers lose their loop where a runtime or quantizer cannot read it; biases go into the product they belong to in ONNX; the check reads operands of unlike rank)
 
     Yields:
-        Name of each recurrent layer to its number of steps, filled while the model is traced.
+        Name of each layer that is unrolled to its number of steps, filled while the model is
+        traced.
 
     Raises:
-        UserError: A sequence has no known length, or there are more than `MOST_STEPS` steps.
+        UserError: All are to be unrolled, and a sequence has no known length or there are more
+            than `MOST_STEPS` steps.
     """
     steps: dict[str, int] = {}
+    refusals: list[str] = []
+    if loops is Loops.KEPT:
+        yield steps
+        return
     layers = list(_recurrent_layers(model))
     before = [layer.unroll for layer in layers]
     try:
         for layer in layers:
-            layer.inner_loop = functools.partial(_counted, layer.inner_loop, layer.name, steps)
-            layer.unroll = True
+            layer.inner_loop = functools.partial(_inner_loop, layer, layer.name, steps, refusals)
         yield steps
     finally:
         for layer, unroll in zip(layers, before, strict=True):
             layer.unroll = unroll
             del layer.inner_loop  # the class's own shows again
+    # Not sooner: Keras and TensorFlow wrap what is raised in a trace in pages of their own.
+    if loops is Loops.UNROLLED and refusals:
+        raise UserError(refusals[0])
 
 
 def _recurrent_layers(model: keras.Layer) -> Iterator[Any]:
     return (layer for layer in layers_inside(model) if isinstance(layer, keras.layers.RNN))
 
 
-def _counted(
-    inner_loop: Callable[..., Any],
+def _inner_loop(
+    layer: Any,
     name: str,
     steps: dict[str, int],
+    refusals: list[str],
     sequences: Any,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Run a layer's loop unless that would take too many steps."""
+    """Run a layer's loop, step by step where that is wanted and not too long."""
     length = sequences.shape[1]
+    refusal = _refusal(name, length, sum(steps.values()))
+    layer.unroll = not refusal
+    if refusal:
+        refusals.append(refusal)
+    else:
+        steps[name] = steps.get(name, 0) + length
+    return type(layer).inner_loop(layer, sequences, *args, **kwargs)
+
+
+def _refusal(name: str, length: int | None, before: int) -> str:
+    """Return why a layer cannot be unrolled; empty if it can."""
     if length is None:
-        raise UserError(
-            f"Layer {name!r} reads sequences of unknown length. Files with integers hold one step "
-            "after the other: build the model with the length that it will be deployed at."
+        return (
+            f"Layer {name!r} reads sequences of unknown length, and files with integers hold one "
+            "step after the other. Build the model with the length that it will be deployed at."
         )
-    steps[name] = steps.get(name, 0) + length
-    if sum(steps.values()) > MOST_STEPS:
-        raise UserError(
-            f"Expected recurrent layers of at most {MOST_STEPS} steps together in files whose "
-            f"quantizer cannot read loops. Received: {steps[name]} at layer {name!r}. Export "
-            "float16 or a dynamic TFLite file, which keep the loop, or build the model with a "
-            "shorter sequence."
+    if before + length > MOST_STEPS:
+        return (
+            f"Expected recurrent layers of at most {MOST_STEPS} steps together in a file whose "
+            f"quantizer cannot read loops. Received: {length} steps in layer {name!r}, {before} "
+            "before it. Build the model with shorter sequences, or export float16 or a dynamic "
+            "TFLite file, which keep the loop."
         )
-    return inner_loop(sequences, *args, **kwargs)
+    return ""

@@ -27,6 +27,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 Batch = dict[str, np.ndarray]
 
+# Attributes of a Gemm that is no more than a product and a sum.
+_PLAIN_PRODUCT = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 _HALF_OF_LEAST = 2.0**-25  # half precision's smallest positive number is 2^-24
 
 
@@ -101,6 +103,7 @@ def _int8(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
     # Symbolic shape inference would add sympy to what must be installed and infers nothing more
     # for a network without control flow.
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    onnx.save(_with_plain_sums(onnx.load(prepared)), prepared)
     quantize_static(
         prepared,
         quantized,
@@ -111,6 +114,31 @@ def _int8(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
         weight_type=QuantType.QInt8,
     )
     return onnx.load(quantized)
+
+
+def _with_plain_sums(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take computed summands out of matrix products, into which the preparation has put them.
+
+    A quantized product adds its third operand as a bias in int32 steps, which a computed one does
+    not have: it would be rounded by rules of its own in each runtime.
+    """
+    constants = {weight.name for weight in model.graph.initializer}
+    for index, node in reversed(list(enumerate(model.graph.node))):
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] in constants:
+            continue
+        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if not settings.items() <= _PLAIN_PRODUCT.items():
+            continue
+        product, summand = f"{node.output[0]}/product", node.input[2]
+        add = onnx.helper.make_node(
+            "Add", [product, summand], list(node.output), f"{node.name}/Add"
+        )
+        add.output[0], node.output[0] = node.output[0], product
+        node.op_type = "MatMul"
+        del node.attribute[:]
+        del node.input[2:]
+        model.graph.node.insert(index + 1, add)
+    return model
 
 
 class _Reader(CalibrationDataReader):

@@ -22,12 +22,8 @@ from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..fold.input_values import inlined_functions
 from ..signature import Signature, as_functional, unique_names
-<<<<<<< HEAD
 from .expansions import expand
-from .rewrites import keep_needed, put_constants, redirect
-=======
 from .rewrites import keep_needed, plain_sums, put_constants, redirect
->>>>>>> 2be4baa (Recurrent layers lose their loop where a runtime or quantizer cannot read it; biases go into the product they belong to in ONNX; the check reads operands of unlike rank)
 from .rewrites_3d import split_grouped_conv3d
 from .unroll import Loops, unrolled
 

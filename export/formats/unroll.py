@@ -50,20 +50,12 @@ def loops_for(model: keras.Model, format_name: str, precision: str) -> Loops:
 
 
 @contextlib.contextmanager
-<<<<<<< HEAD
-def unrolled(model: keras.Layer) -> Iterator[dict[str, int]]:
-    """Make every recurrent layer write its steps out for the time of a trace.
-
-    Args:
-        model: The model or layer; the layers inside it are changed and put back.
-=======
-def unrolled(model: keras.Model, loops: Loops) -> Iterator[dict[str, int]]:
+def unrolled(model: keras.Layer, loops: Loops) -> Iterator[dict[str, int]]:
     """Make recurrent layers write their steps out for the time of a trace.
 
     Args:
-        model: The model; its layers are changed and put back.
+        model: The model or layer; the layers inside it are changed and put back.
         loops: Which of them.
->>>>>>> 2be4baa (Recurrent layers lose their loop where a runtime or quantizer cannot read it; biases go into the product they belong to in ONNX; the check reads operands of unlike rank)
 
     Yields:
         Name of each layer that is unrolled to its number of steps, filled while the model is

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..fold.graph import Call, Slot
 from ..fold.input_values import inlined_functions
-from ..formats.unroll import unrolled
+from ..formats.unroll import Loops, unrolled
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -121,4 +121,6 @@ def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset
 
 def _without_loops(operation: Any) -> AbstractContextManager[Any]:
     """Make the recurrent layers inside an operation run step by step instead of in a loop."""
-    return unrolled(operation) if isinstance(operation, keras.Layer) else nullcontext()
+    if not isinstance(operation, keras.Layer):
+        return nullcontext()
+    return unrolled(operation, Loops.SHORT_UNROLLED)

@@ -49,7 +49,9 @@ class _View:
         )
 
     def only_reader(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """Return the node that alone reads a node's output; None if there are others or none."""
+        """Return the node that alone reads a node's only output; None if that is not so."""
+        if len(node.output) != 1:
+            return None
         (output,) = node.output
         readers = self.readers.get(output, [])
         returned = any(value.name == output for value in self.graph.output)
@@ -158,10 +160,11 @@ def _drop_zero(view: _View) -> bool:
         if found is None or np.any(found[1]):
             continue
         maker = view.makers.get(found[0])
-        if maker is not None and view.only_reader(maker) is node:
-            maker.output[list(maker.output).index(found[0])] = node.output[0]
-            view.graph.node.remove(node)
-            return True
+        if maker is None or id(view.only_reader(maker)) != id(node):
+            continue
+        maker.output[:] = node.output
+        view.graph.node.remove(node)
+        return True
     return False
 
 
@@ -174,28 +177,30 @@ def _put_bias_into_product(view: _View) -> bool:
     """
     for node in view.graph.node:
         found = _with_constant(view, node)
-        if found is None:
+        last = view.makers.get(found[0]) if found else None
+        if found is None or last is None:
             continue
-        value, constant = found
-        last = product = view.makers.get(value)
-        reader: onnx.NodeProto | None = node
-        while product is not None and view.only_reader(product) is reader:
-            if product.op_type in _PRODUCTS:
-                break
-            moved = _before(view, product, constant)
-            if moved is None:
-                product = None
-                break
-            reader, constant = product, moved
-            product = view.makers.get(product.input[0])
-        else:
-            continue
-        if product is None or last is None or not _take_bias(view, product, constant):
-            continue
-        last.output[0] = node.output[0]
-        view.graph.node.remove(node)
-        return True
+        reached = _product_behind(view, node, last, found[1])
+        if reached is not None and _take_bias(view, *reached):
+            last.output[0] = node.output[0]
+            view.graph.node.remove(node)
+            return True
     return False
+
+
+def _product_behind(
+    view: _View, reader: onnx.NodeProto, node: onnx.NodeProto, constant: np.ndarray
+) -> tuple[onnx.NodeProto, np.ndarray] | None:
+    """Return the product that `node` is or whose layout it changes, and the constant there."""
+    while view.only_reader(node) is reader:
+        if node.op_type in _PRODUCTS:
+            return node, constant
+        moved = _before(view, node, constant)
+        maker = view.makers.get(node.input[0])
+        if moved is None or maker is None:
+            return None
+        reader, node, constant = node, maker, moved
+    return None
 
 
 def _settle_third_operand(view: _View) -> bool:

@@ -81,6 +81,8 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
             continue
         node.op = "AddV2"
         del node.attr["data_format"]
-        shape = graph.get_operation_by_name(bias.name).inputs[0].shape if bias.input else None
-        if bias.op == "Squeeze" and shape.is_fully_defined() and shape.num_elements() == shape[-1]:
+        if bias.op != "Squeeze":
+            continue
+        shape = graph.get_operation_by_name(bias.name).inputs[0].shape
+        if shape.is_fully_defined() and shape.num_elements() == shape[-1]:
             node.input[1] = bias.input[0]  # broadcasts as it is

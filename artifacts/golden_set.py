@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,9 +14,40 @@ from .archive import Archive, DamageError
 Arrays = Mapping[str, np.ndarray]
 
 
+# Between the names of rules that agree throughout.
+_AND = " | "
+
+
 def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
     """Return the concatenation of the arrays that both have."""
     return {name: np.concatenate([first[name], second[name]]) for name in first if name in second}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What an integer file gives, to the bit, under each known rule of rounding.
+
+    Attributes:
+        by_rule: Whose kernels follow the rule, to Keras output name, to (N, …) float32: the
+            integers, dequantized. Rules that agree throughout share their arrays.
+        steps: Keras output name to the step of its integers.
+        reason: Why nothing is predicted, to follow a colon; empty where something is.
+    """
+
+    by_rule: Mapping[str, Arrays]
+    steps: Mapping[str, float]
+    reason: str = ""
+
+    def joined(self, other: Predictions) -> Predictions:
+        """Return the predictions for these samples, then others; none unless both have some."""
+        if self.reason or other.reason:
+            return Predictions({}, {}, self.reason or other.reason)
+        both = {
+            rule: joined(outputs, other.by_rule[rule])
+            for rule, outputs in self.by_rule.items()
+            if rule in other.by_rule
+        }
+        return Predictions(both, self.steps)
 
 
 @dataclass(frozen=True)
@@ -35,6 +66,7 @@ class GoldenSet:
             to make; empty where a layer has no noise model.
         file_noise: File name to the same for that file's own arithmetic; only files whose
             precision has a noise model (`precisions.Precision.noise`).
+        predictions: File name to the prediction of its integers; only files of integers.
         labels: (N,) true class of each sample, -1 where unknown; None where none is known.
         trained_integers: Keras output name to (N, …) float32: outputs of a quantization-aware model
             with its fake quantization; empty for other models.
@@ -48,6 +80,7 @@ class GoldenSet:
     artifacts: Mapping[str, Arrays]
     noise: Arrays = field(default_factory=dict)
     file_noise: Mapping[str, Arrays] = field(default_factory=dict)
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
     labels: np.ndarray | None = None
     trained_integers: Arrays = field(default_factory=dict)
 
@@ -71,6 +104,10 @@ class GoldenSet:
             artifacts={file: pick(arrays) for file, arrays in self.artifacts.items()},
             noise=pick(self.noise),
             file_noise={file: pick(arrays) for file, arrays in self.file_noise.items()},
+            predictions={
+                file: replace(found, by_rule={rule: pick(a) for rule, a in found.by_rule.items()})
+                for file, found in self.predictions.items()
+            },
             labels=None if self.labels is None else self.labels[index],
             trained_integers=pick(self.trained_integers),
         )
@@ -108,7 +145,9 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         prefix: {}
         for prefix in ("input", "truth", "folded64", "reference", "noise", "trained-integers")
     }
-    by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {"artifact": {}, "file-noise": {}}
+    by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {
+        prefix: {} for prefix in ("artifact", "file-noise", "predicted", "step", "unpredicted")
+    }
     for key, array in arrays.items():
         prefix, _, name = key.partition(":")
         if prefix in by_file:
@@ -144,4 +183,42 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         noise=groups["noise"],
         file_noise=by_file["file-noise"],
         trained_integers=groups["trained-integers"],
+        predictions=_predictions(by_file["predicted"], by_file["step"], by_file["unpredicted"]),
     )
+
+
+def predictions_as_arrays(
+    predictions: Mapping[str, Predictions], samples: int
+) -> dict[str, np.ndarray]:
+    """Return the arrays that hold predictions in a golden set; `export.golden_set` names them."""
+    content: dict[str, np.ndarray] = {}
+    for file, found in predictions.items():
+        if found.reason:
+            content[f"unpredicted:{file}:{found.reason}"] = np.zeros(samples, np.bool_)
+        sharing: dict[int, list[str]] = {}
+        for rule, outputs in found.by_rule.items():
+            sharing.setdefault(id(outputs), []).append(rule)
+        for rules in sharing.values():
+            for name, array in found.by_rule[rules[0]].items():
+                content[f"predicted:{file}:{_AND.join(rules)}:{name}"] = array
+        for name, step in found.steps.items():
+            content[f"step:{file}:{name}"] = np.full(samples, step)
+    return content
+
+
+def _predictions(
+    predicted: Mapping[str, Arrays], steps: Mapping[str, Arrays], unpredicted: Mapping[str, Arrays]
+) -> dict[str, Predictions]:
+    """Return the predictions of every file, from arrays by file and what follows in their names."""
+    found = {file: Predictions({}, {}, next(iter(why))) for file, why in unpredicted.items()}
+    for file, arrays in predicted.items():
+        sharing: dict[str, dict[str, np.ndarray]] = {}
+        for key, array in arrays.items():
+            rules, _, name = key.partition(":")
+            sharing.setdefault(rules, {})[name] = array
+        by_rule = {
+            rule: outputs for rules, outputs in sharing.items() for rule in rules.split(_AND)
+        }
+        own = {name: float(array[0]) for name, array in steps.get(file, {}).items()}
+        found[file] = Predictions(by_rule, own)
+    return found

@@ -14,12 +14,13 @@ from ..artifacts.graphs import READERS
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact, FileRecord, Manifest
 from ..artifacts.network import Network, read_network
-from ..artifacts.precisions import precision_named
+from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import fed, without
 from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..files import sha256
 from ..reference.file_noise import file_noise, shares_ranges
+from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
 from . import golden_set as golden
@@ -207,11 +208,16 @@ class _Run:
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
         with step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
-        outputs, of_files = {}, {}
+        outputs, of_files, predictions = {}, {}, {}
         for artifact in artifacts:
             inputs = fed(self.samples.inputs, artifact.precision)
             with step(artifact.file, "run"):
                 outputs[artifact.file] = run_artifact(artifact, folder, inputs)
+            if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
+                with step(artifact.file, "predict"):
+                    predictions[artifact.file] = predicted_outputs(
+                        folder / artifact.file, artifact, inputs
+                    )
             modelled = precision_named(artifact.precision).noise and artifact.format in READERS
             if modelled and not shares_ranges(artifact):
                 with step(artifact.file, "noise"):
@@ -235,6 +241,7 @@ class _Run:
             noise=noise,
             file_noise=of_files,
             trained_integers=without(self._trained_integers(), wanted),
+            predictions=predictions,
         )
         judged = [
             dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))

@@ -5,10 +5,13 @@ float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the t
 Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
 quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
 arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
-arithmetic where it is half precision or dynamic range, and `trained-integers:NAME`, what a model
-that was trained in integers gives in Keras. Where a sample holds NaN or infinity, NaN
-stands wherever nothing is expected (`artifacts.sample_kinds`). NAME is the Keras name of an
-input or output.
+arithmetic where it is half precision, dynamic range or integers, and `trained-integers:NAME`, what
+a model that was trained in integers gives in Keras. For a file of integers
+`predicted:FILE:RULES:NAME` is what it gives to the bit under rules of rounding that agree
+(separated by ` | `), and `step:FILE:NAME` (N,) the step of the output's integers; or
+`unpredicted:FILE:REASON` (N,) says why there is no prediction. Where a sample holds NaN or
+infinity, NaN stands wherever nothing is expected (`artifacts.sample_kinds`). NAME is the Keras name
+of an input or output.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from ..artifacts.golden_set import Predictions, predictions_as_arrays
 from ..artifacts.manifest import TensorSpec
 from ..artifacts.precisions import SMALLEST_NORMAL
 from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
@@ -135,6 +139,7 @@ def write_golden(
     noise: Arrays,
     file_noise: Mapping[str, Arrays],
     trained_integers: Arrays,
+    predictions: Mapping[str, Predictions],
 ) -> None:
     """Write `golden.npz`, whole or not at all; see the module's docstring for its layout."""
     content: dict[str, np.ndarray] = {"kind": np.array(samples.kind)}
@@ -150,6 +155,7 @@ def write_golden(
     }
     for prefix, arrays in groups.items():
         content |= {f"{prefix}:{name}": value for name, value in arrays.items()}
+    content |= predictions_as_arrays(predictions, len(samples.kind))
     with atomic_path(path) as partial, open(partial, "wb") as stream:
         np.savez(stream, allow_pickle=False, **content)
 

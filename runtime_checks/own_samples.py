@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..artifacts.directory import ExportDirectory
-from ..artifacts.golden_set import Arrays, GoldenSet, joined
+from ..artifacts.golden_set import Arrays, GoldenSet, Predictions, joined
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, read_network
@@ -24,6 +24,7 @@ from ..artifacts.sample_kinds import SEARCH, fed, kinds_of, without
 from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..reference.file_noise import file_noise
+from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.network import evaluate_network, opaque_layers
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
@@ -134,8 +135,13 @@ def extended(
         for artifact in export.artifacts
         if artifact.file in golden.file_noise
     }
+    predictions = {
+        file: known.joined(_predicted(export, file, own.arrays))
+        for file, known in golden.predictions.items()
+    }
     return replace(
         golden,
+        predictions=predictions,
         kind=np.concatenate([golden.kind, kind]),
         inputs=joined(golden.inputs, own.arrays),
         truth=joined(golden.truth, truth),
@@ -185,6 +191,17 @@ def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays 
     target = Target(HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs
     return outputs or None
+
+
+def _predicted(export: ExportDirectory, file: str, inputs: Arrays) -> Predictions:
+    """Return what a file of integers gives for other samples."""
+    artifact = next((entry for entry in export.artifacts if entry.file == file), None)
+    if artifact is None or export.damaged(artifact) is not None:
+        return Predictions({}, {}, "the file is missing or damaged")
+    try:
+        return predicted_outputs(export.path / file, artifact, inputs)
+    except UserError as error:
+        return Predictions({}, {}, str(error))
 
 
 def _file_noise(

@@ -6,7 +6,7 @@ Used alike on the host (`parity`) and in the bundle that runs on a device (`repl
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...artifacts.sample_kinds import pooled
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import OutputMetrics, compare_output
 from .error_budget import Ladder
+from .integer_agreement import integer_agreement
 from .task_agreement import TaskAgreement
 from .thread_counts import ThreadComparison
 
@@ -30,8 +31,8 @@ class Finding:
     """One thing that was checked.
 
     Attributes:
-        check: Which check: file, load, interface, training, kernels, outputs, finite, noise,
-            weights, ops, rounding, determinism, threads.
+        check: Which check: file, load, interface, training, kernels, outputs, finite, integers,
+            noise, weights, ops, rounding, determinism, threads.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.
@@ -127,12 +128,17 @@ class TargetResult:
         return failed[0] if failed else ""
 
 
+# What follows the sentence on integers that no rule gives.
+_HELD = "; the outputs are held to a limit instead"
+
+
 def judge_outputs(
     results: Mapping[str, np.ndarray],
     golden: GoldenSet,
     artifact: Artifact,
     *,
     decides: Container[str] = (),
+    bound_to_rules: bool = False,
 ) -> tuple[list[Finding], list[OutputVerdict]]:
     """Judge what a target gave for the golden inputs.
 
@@ -141,12 +147,17 @@ def judge_outputs(
         golden: The golden set that was run.
         artifact: What the manifest says of the file.
         decides: Keras names of the outputs that decide between classes.
+        bound_to_rules: Whether integers that no known rule of rounding gives are a failure.
 
     Returns:
         The findings, and a verdict for each output that was compared.
     """
     findings: list[Finding] = []
     verdicts: list[OutputVerdict] = []
+    agreed = integer_agreement(artifact, results, golden)
+    if agreed is not None:
+        right = bool(agreed.kernels) or bool(agreed.reason) or not bound_to_rules
+        findings.append(Finding("integers", right, agreed.sentence + _HELD * (not agreed.kernels)))
     for spec in artifact.outputs:
         name = spec.keras_name
         if name not in results:
@@ -168,6 +179,12 @@ def judge_outputs(
             continue
         findings.append(_finite(name, actual, golden))
         bound = end_to_end_bound(golden, artifact, name)
+        if agreed is not None and agreed.kernels:
+            bound = replace(
+                bound,
+                expected=agreed.expected[name],
+                against=f"the rounding of {agreed.kernels[0]}",
+            )
         rounding = float32_bound(golden, name)
         metrics = compare_output(
             name,

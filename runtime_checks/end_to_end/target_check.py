@@ -15,6 +15,7 @@ from ...runtimes.run import TargetRun
 from .bounds import float32_bound
 from .error_budget import Ladder
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
+from .integer_agreement import must_agree
 from .stages import error_budget
 from .task_agreement import TaskAgreement, deciding_outputs, task_agreement
 from .thread_counts import ThreadComparison, compare_bits
@@ -57,7 +58,15 @@ def judge_run(
         if run.ran.get("fallback"):
             findings.append(Finding("kernels", False, str(run.ran["fallback"])))
         findings.extend(_determinism(run))
-        judged, verdicts = judge_outputs(outputs, golden, artifact, decides=decides)
+        judged, verdicts = judge_outputs(
+            outputs,
+            golden,
+            artifact,
+            decides=decides,
+            bound_to_rules=must_agree(
+                artifact, golden, run.ran, target.variant, export.manifest.versions
+            ),
+        )
         findings.extend(judged)
         for other in others:
             failures, compared = _other_threads(artifact, golden, run, other)

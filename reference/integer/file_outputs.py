@@ -1,0 +1,121 @@
+"""The outputs that an exported integer file should give, by the names and floats of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...artifacts.golden_set import Predictions
+from ...artifacts.graphs import READERS, read_graph
+from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.manifest import Artifact, TensorSpec
+from ...artifacts.sample_kinds import fed
+from .base import NotKnownError
+from .onnx_floats import MOVING
+from .prediction import predict
+from .tflite_moving import MOVING_OPS
+
+_TURNS_TO_FLOATS = frozenset({"DEQUANTIZE", "DequantizeLinear", *MOVING, *MOVING_OPS})
+
+# What stays out of a reason, since it becomes part of an array's name.
+_NO_NAME = re.compile(r"[^\w ,.()'-]+")
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def predicted_outputs(
+    path: Path, artifact: Artifact, inputs: Arrays, data: bytes | None = None
+) -> Predictions:
+    """Predict what a file gives, under every known rule of rounding.
+
+    Args:
+        path: The file.
+        artifact: What the manifest says of it.
+        inputs: Keras input name to (N, …) samples.
+        data: What the file holds, where that has been read already.
+
+    Returns:
+        The predictions, or why there are none.
+
+    Raises:
+        UserError: The file cannot be parsed.
+    """
+    if artifact.format not in READERS:
+        return Predictions({}, {}, f"the ops of .{artifact.format} files cannot be read")
+    graph = read_graph(path, artifact.format, data)
+    count = len(next(iter(inputs.values())))
+    try:
+        steps = {
+            spec.keras_name: _step(graph, key) for key, spec in zip(graph.outputs, artifact.outputs)
+        }
+        found = predict(graph, artifact.format, _batches(graph, artifact, inputs))
+        by_rule = {
+            kernels: {
+                spec.keras_name: _as_keras(graph, key, one.outputs[key], spec)[:count]
+                for key, spec in zip(graph.outputs, artifact.outputs)
+            }
+            for one in found
+            for kernels in [one.kernels]
+        }
+    except NotKnownError as reason:
+        return Predictions({}, {}, _NO_NAME.sub(" ", str(reason)))
+    shared = {rule: outputs for kernels, outputs in by_rule.items() for rule in kernels}
+    return Predictions(shared, steps)
+
+
+def _batches(
+    graph: ArtifactGraph, artifact: Artifact, inputs: Arrays
+) -> list[dict[str, np.ndarray]]:
+    """Return what a file is fed, run by run; the last sample fills the last batch."""
+    samples = fed(inputs, artifact.precision)
+    count = len(next(iter(samples.values())))
+    size = artifact.inputs[0].shape[0] or 1
+    batches = []
+    for start in range(0, count, size):
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        batches.append(
+            {
+                key: _as_filed(graph, key, samples[spec.keras_name][index], spec)
+                for key, spec in zip(graph.inputs, artifact.inputs)
+            }
+        )
+    return batches
+
+
+def _as_filed(graph: ArtifactGraph, key: str, values: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Return a batch of an input as a file takes it: axes in its order, quantized by whoever feeds.
+
+    Whoever feeds rounds to the nearest step, ties to even.
+    """
+    ordered = values if spec.axes is None else np.transpose(values, spec.axes)
+    tensor = graph.tensors[key]
+    if tensor.dtype.kind == "f" or tensor.quantization is None:
+        return ordered.astype(tensor.dtype)
+    steps, limits = tensor.quantization, np.iinfo(tensor.dtype)
+    nearest = np.rint(ordered.astype(np.float64) / steps.scales[0]) + steps.zero_points[0]
+    return np.clip(nearest, limits.min, limits.max).astype(tensor.dtype)
+
+
+def _as_keras(graph: ArtifactGraph, key: str, values: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    """Return an output as floats, with the model's order of axes."""
+    real = values
+    if values.dtype.kind != "f":
+        real = graph.tensors[key].real(values).astype(np.float32)
+    return real if spec.axes is None else np.transpose(real, np.argsort(spec.axes))
+
+
+def _step(graph: ArtifactGraph, key: str) -> float:
+    """Return the step of an output's integers, also where an op turns them to floats.
+
+    Raises:
+        NotKnownError: It is not made of integers.
+    """
+    tensor, op = graph.tensors[key], graph.producer(key)
+    if tensor.quantization is not None:
+        return float(tensor.quantization.scales.max())
+    if op is None or op.kind not in _TURNS_TO_FLOATS:
+        raise NotKnownError(f"the output '{tensor.name}' is computed in floats")
+    return _step(graph, op.inputs[0])

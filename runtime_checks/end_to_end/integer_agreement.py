@@ -1,0 +1,158 @@
+"""Does a target give the integers that the export predicted?
+
+The golden set holds what an integer file gives, to the bit, under every known rule of rounding
+(`reference.integer.prediction`). A target's outputs must equal those of one rule in every sample.
+That needs no tensors of the target, so it holds on devices and in bundles as well.
+
+Where no rule fits, the target may follow one that nobody wrote down. It is then held to the limit
+of `bounds`, and the report says so. That is no excuse for the runtime that the export itself ran,
+in the same version: if that runtime followed a known rule then, it follows it everywhere.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.golden_set import Arrays, GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.sample_kinds import NONFINITE
+
+# An integer that was turned to a float by another sequence of operations is off by a few units in
+# the last place of 24 bits, of which a step of 16 bits has 256.
+_SAME = 1 / 64
+
+# The runtime that ran a file at export, by format, its package, and the processors on which its
+# rules are known; none stands for all.
+_HOSTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "tflite": ("litert", "ai-edge-litert", ()),
+    "onnx": ("onnxruntime", "onnxruntime", ("x86_64", "AMD64")),
+}
+
+
+@dataclass(frozen=True)
+class IntegerAgreement:
+    """A target's outputs against the predictions for its file.
+
+    Attributes:
+        kernels: Whose kernels give the same bits; empty where nobody's known ones do.
+        nearest: Whose kernels come nearest; empty where nothing was predicted.
+        expected: Keras output name to (N, …): what these give.
+        samples: Samples compared; those with NaN or infinity say nothing.
+        elements: Elements compared.
+        differing: Elements that differ from the nearest prediction.
+        first: Output and index of the first of them.
+        reason: Why nothing was predicted; empty where something was.
+    """
+
+    kernels: tuple[str, ...]
+    nearest: str
+    expected: Arrays
+    samples: int
+    elements: int
+    differing: int
+    first: tuple[str, tuple[int, ...]] = ("", ())
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Say which rule fits, or that none does."""
+        if self.reason:
+            return f"the file's integers cannot be predicted to the bit: {self.reason}"
+        what = f"{self.elements:,} integers of {self.samples} samples"
+        if self.kernels:
+            others = f" (and of {', '.join(self.kernels[1:])})" if self.kernels[1:] else ""
+            return f"equal to the bit: the rounding of {self.kernels[0]}{others}, {what}"
+        name, index = self.first
+        return (
+            f"no known rule of rounding gives these integers: {self.differing:,} of {what} differ "
+            f"from the nearest, the rounding of {self.nearest}; first output '{name}' at "
+            f"{list(index)}"
+        )
+
+
+def integer_agreement(
+    artifact: Artifact, outputs: Arrays, golden: GoldenSet
+) -> IntegerAgreement | None:
+    """Compare outputs with every prediction.
+
+    Args:
+        artifact: The file that gave them.
+        outputs: Keras output name to (N, …).
+        golden: With the predictions.
+
+    Returns:
+        The result; None for a file that has no predictions, as those of floats.
+    """
+    predictions = golden.predictions.get(artifact.file)
+    if predictions is None:
+        return None
+    if predictions.reason:
+        return IntegerAgreement((), "", {}, 0, 0, 0, reason=predictions.reason)
+    finite = np.flatnonzero(golden.kind != NONFINITE)
+    differing: dict[str, dict[str, np.ndarray]] = {}
+    for rule, expected in predictions.by_rule.items():
+        differing[rule] = {
+            name: _differing(outputs.get(name), array, predictions.steps[name])[finite]
+            for name, array in expected.items()
+        }
+    counts = {rule: sum(int(a.sum()) for a in found.values()) for rule, found in differing.items()}
+    nearest = min(counts, key=lambda rule: counts[rule])
+    return IntegerAgreement(
+        kernels=tuple(rule for rule, count in counts.items() if not count),
+        nearest=nearest,
+        expected=predictions.by_rule[nearest],
+        samples=len(finite),
+        elements=sum(array.size for array in differing[nearest].values()),
+        differing=counts[nearest],
+        first=_first(differing[nearest], finite),
+    )
+
+
+def must_agree(
+    artifact: Artifact,
+    golden: GoldenSet,
+    ran: Mapping[str, Any],
+    variant: str,
+    versions: Mapping[str, str],
+) -> bool:
+    """Return whether a target has to follow a known rule.
+
+    Args:
+        artifact: The file.
+        golden: With the predictions, and with what the file gave at export.
+        ran: What the runner said of itself.
+        variant: The target's variant.
+        versions: Of the packages that took part in the export.
+    """
+    if artifact.format not in _HOSTS or variant:
+        return False
+    runtime, package, machines = _HOSTS[artifact.format]
+    version = dict(ran.get("versions", {})).get(package)
+    if ran.get("runtime") != runtime or version is None or version != versions.get(package):
+        return False
+    if machines and platform.machine() not in machines:
+        return False
+    exported = integer_agreement(artifact, golden.artifacts.get(artifact.file, {}), golden)
+    return exported is not None and bool(exported.kernels)
+
+
+def _differing(got: np.ndarray | None, expected: np.ndarray, step: float) -> np.ndarray:
+    """Return which elements are other integers; all of an output that is missing."""
+    if got is None or got.shape != expected.shape:
+        return np.ones(expected.shape, bool)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(~(np.abs(got - expected) <= _SAME * step))
+
+
+def _first(differing: Mapping[str, np.ndarray], samples: np.ndarray) -> tuple[str, tuple[int, ...]]:
+    """Return output and index of the first element that differs."""
+    for name, array in differing.items():
+        if array.any():
+            place = np.unravel_index(int(np.argmax(array)), array.shape)
+            return name, (int(samples[place[0]]), *(int(index) for index in place[1:]))
+    return "", ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .against_model.files import check_files as check_files
     from .artifacts.images import Preprocessing as Preprocessing
     from .artifacts.manifest import Manifest as Manifest
     from .errors import UserError as UserError
@@ -53,6 +54,7 @@ _HOME = {
     "RenormState": ".toolkit.functional",
     "UserError": ".errors",
     "batch_renorm": ".toolkit.functional",
+    "check_files": ".against_model.files",
     "check_parity": ".runtime_checks.parity",
     "export_model": ".export.exporter",
     "float64_twin": ".export.fold",

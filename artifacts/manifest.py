@@ -145,6 +145,8 @@ class Artifact:
             manifest lists those under `folders`, not `artifacts`. None for a file.
         network: The network this file was made from, where that is not the folded one but an
             equalized twin; its layers' weights are not those of the folded network.
+        foreign: Whether another converter made the file: its weights may be folded, merged or
+            scaled otherwise, so that they are no verdict where the outputs are right.
     """
 
     file: str
@@ -160,6 +162,7 @@ class Artifact:
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] | None = None
     network: FileRecord | None = None
+    foreign: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -167,6 +170,7 @@ class Artifact:
             "notes": list(self.notes) or None,
             "files": self.files,
             "network": self.network.to_json() if self.network else None,
+            "foreign": self.foreign or None,
         }
         return {
             "file": self.file,
@@ -206,6 +210,7 @@ class Artifact:
             notes=record.texts("notes"),
             files=_folder(record) if "files" in record else None,
             network=FileRecord.from_json(record.record("network")) if "network" in record else None,
+            foreign="foreign" in record,
         )
 
 

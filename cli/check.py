@@ -1,9 +1,11 @@
-"""`renormlite check DIR --on TARGET,…`: the verdict as a table, a page and an exit code."""
+"""`renormlite check DIR|FILE… --on TARGET,…`: the verdict as a table, a page and an exit code."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.console import Console
 from ..devices.base import DeviceOptions
 from ..errors import UserError
 from ..files import write_text
+from ..quiet import quiet_import
 from ..runtime_checks.end_to_end.thread_counts import parse_threads
 from ..runtime_checks.parity import ParityReport, check_parity
 from ..runtime_checks.per_op.reproducer import write_reproducer
@@ -19,18 +22,42 @@ from ..runtime_checks.report.terminal import print_report
 from ..runtime_checks.search.search import RUNS
 from .comma_list import CommaList
 from .device_options import device_options, with_processors
+from .model_options import model_options, read_model
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Channels, Numbers, preprocessing
 
+
+class _Pair(click.ParamType):
+    """`NAME=NAME`, as a pair."""
+
+    name = "NAME=NAME"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the first `=`."""
+        first, equals, second = str(value).partition("=")
+        if not (first and equals and second):
+            self.fail(f"expected the model's name, = and the file's name, got {value!r}.")
+        return first, second
+
+
 _what = grouped("What is checked")
+_against = grouped("Against a Keras model")
 _samples = grouped("Samples")
 _how = grouped("How it is checked")
 _reports = grouped("Reports")
 
 
 @click.command("check", cls=GroupedCommand)
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument(
+    "paths",
+    type=click.Path(path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="DIRECTORY|FILE…",
+)
 @_what(
     "--on",
     "targets",
@@ -59,6 +86,35 @@ _reports = grouped("Reports")
     default=(),
     help="Give a verdict on the weights and ops of these Keras layers only.",
 )
+@_against(
+    "--model",
+    "model_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="MODEL.keras",
+    help="Check FILEs that any converter made against this model; or whether the export in "
+    "DIRECTORY is still of this model.",
+)
+@_against(
+    "--map-input",
+    "map_inputs",
+    type=_Pair(),
+    multiple=True,
+    help="Name of the model's input and of the file's that is to be taken for it. Repeatable.",
+)
+@_against(
+    "--map-output",
+    "map_outputs",
+    type=_Pair(),
+    multiple=True,
+    help="The same for an output. Repeatable.",
+)
+@_against(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Leave what FILEs are compared with here, as an export: to check or bundle them again.",
+)
+@model_options
 @_samples(
     "--inputs",
     metavar="DATA",
@@ -123,11 +179,18 @@ _reports = grouped("Reports")
 )
 @device_options
 def command(
-    directory: Path,
+    paths: tuple[Path, ...],
     targets: tuple[str, ...] | None,
     artifacts: tuple[str, ...],
     precisions: tuple[str, ...],
     layers: tuple[str, ...],
+    model_path: Path | None,
+    map_inputs: tuple[tuple[str, str], ...],
+    map_outputs: tuple[tuple[str, str], ...],
+    keep: Path | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    imports: tuple[str, ...],
+    unsafe: bool,
     inputs: str | None,
     samples: int | None,
     mean: Numbers | None,
@@ -146,33 +209,52 @@ def command(
 ) -> None:
     """Check that the files in DIRECTORY compute what the trained model computes.
 
+    Or that FILEs, whoever made them, compute what MODEL.keras computes.
+
     Exits 0 when every target passes, 1 when one fails or, with --baseline, something got worse,
     2 when there is nothing to check.
     """
+    options: dict[str, Any] = {
+        "targets": with_processors(targets, cpus),
+        "inputs": inputs,
+        "preprocessing": preprocessing(mean, scale),
+        "limit": samples,
+        "search": search,
+        "threads": parse_threads(threads),
+        "per_op": per_op or node_data is not None,
+        "devices": devices,
+        "artifacts": artifacts,
+        "precisions": precisions,
+        "layers": layers,
+        "baseline": baseline,
+    }
+    directory = _directory(paths, model_path)
     doing = "searching and checking" if search else "checking"
-    with Console(stderr=True).status(f"{doing} {directory}"):
-        report = check_parity(
-            directory,
-            with_processors(targets, cpus),
-            inputs,
-            preprocessing=preprocessing(mean, scale),
-            limit=samples,
-            search=search,
-            threads=parse_threads(threads),
-            per_op=per_op or node_data is not None,
-            devices=devices,
-            artifacts=artifacts,
-            precisions=precisions,
-            layers=layers,
-            baseline=baseline,
-        )
+    with Console(stderr=True).status(f"{doing} {', '.join(map(str, paths))}"):
+        if model_path is None:
+            assert directory is not None
+            report = check_parity(directory, **options)
+        else:
+            quiet_import("tensorflow")
+            model = read_model(model_path, imports, unsafe)
+            options |= {"source": model_path, "shapes": dict(shapes)}
+            if directory is not None:
+                from ..against_model.export import check_export
+
+                report = check_export(model, directory, **options)
+            else:
+                from ..against_model.files import check_files
+
+                options |= {"map_inputs": dict(map_inputs), "map_outputs": dict(map_outputs)}
+                report = check_files(model, paths, keep=keep, **options)
     console = console_beside(json_path)
     print_report(report, console)
     for searched in report.searched:
         console.print(searched.sentence, highlight=False, soft_wrap=True)
     if reproducer:
         console.print(_reproduce(report, reproducer), highlight=False, soft_wrap=True)
-    _write(report, html_path or _page(report, directory), junit, node_data, console)
+    page = html_path or _page(report, directory, paths)
+    _write(report, page, junit, node_data, console)
     if json_path:
         write_json(json_path, report.to_json())
     sys.exit(0 if report.passed else 1)
@@ -191,8 +273,27 @@ def _write(
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _page(report: ParityReport, directory: Path) -> Path:
+def _directory(paths: Sequence[Path], model: Path | None) -> Path | None:
+    """Return the export to check; None where files are checked against a model."""
+    if len(paths) == 1 and not (model is not None and paths[0].is_file()):
+        if paths[0].is_file():
+            raise UserError(
+                f"A file is checked against a model: renormlite check {paths[0]} --model "
+                "MODEL.keras; or against another file: renormlite compare."
+            )
+        return paths[0]
+    if model is None:
+        raise UserError(
+            "Several files are checked against a model: add --model MODEL.keras. An export is one "
+            f"directory. Received: {', '.join(map(str, paths))}."
+        )
+    return None
+
+
+def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -> Path:
     """Return where the page goes: a part of what an earlier page covers does not replace it."""
+    if directory is None:
+        return paths[0].with_name(f"{paths[0].stem}.report.html")
     page = directory / "report.html"
     known = covered(page.read_text(encoding="utf-8")) if page.is_file() else frozenset()
     checked = {(result.artifact, result.target) for result in report.results}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..artifacts.graphs import READERS
 from ..artifacts.images import Preprocessing
-from ..artifacts.manifest import Artifact, FileRecord, Manifest
+from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ..artifacts.network import Network, read_network
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import fed, without
@@ -23,6 +24,7 @@ from ..reference.file_noise import file_noise, shares_ranges
 from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
+from ..runtimes.base import ArtifactError
 from . import golden_set as golden
 from .files import ArtifactWriter
 from .fold import (
@@ -36,7 +38,7 @@ from .fold import (
 )
 from .formats.format_table import needs_calibration
 from .host import run_artifact
-from .network.write import write_network
+from .network.write import build_network, write_network
 from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
@@ -126,6 +128,98 @@ def export_model(
         preprocessing=preprocessing,
         description=description,
     )
+    run = _prepare(model, directory, options, calibration, inputs, source, shapes, listener)
+    with moved_in_when_done(Path(directory)) as staging:
+        return run.export(staging)
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What the trained model makes of the golden samples, and the networks that compute it.
+
+    Attributes:
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        trained: The trained network, norms and all.
+        folded: The folded network.
+        samples: The golden samples.
+        truth: Output name to (N, …): the trained model in float64.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    trained: Network
+    folded: Network
+    samples: golden.Samples
+    truth: golden.Arrays
+
+
+def describe_files(
+    model: keras.Model,
+    directory: str | os.PathLike[str],
+    describe: Callable[[Path, Truth], Sequence[Artifact]],
+    *,
+    inputs: Source | None = None,
+    labels: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    source: str | os.PathLike[str] | None = None,
+    shapes: Shapes | None = None,
+    listener: Listener | None = None,
+) -> Manifest:
+    """Write what checks need besides the files, for files that were not made by `export_model`.
+
+    Args:
+        model: The trained Keras model that the files should compute.
+        directory: Where to; made when missing.
+        describe: Puts the files into a folder and returns what they are.
+        inputs: See `export_model`.
+        labels: See `export_model`.
+        preprocessing: See `export_model`.
+        source: See `export_model`.
+        shapes: See `export_model`.
+        listener: See `export_model`.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        UserError: The model cannot be read, or the samples do not fit it.
+    """
+    options = ExportOptions(labels=tuple(labels), preprocessing=preprocessing)
+    run = _prepare(model, directory, options, None, inputs, source, shapes, listener)
+    with moved_in_when_done(Path(directory)) as staging:
+        return run.complete(staging, functools.partial(describe, staging))
+
+
+def folded_network(model: keras.Model, shapes: Shapes | None = None) -> Network:
+    """Return the network that an export of a model would hold.
+
+    Args:
+        model: A trained Keras model.
+        shapes: See `export_model`.
+
+    Raises:
+        UserError: The model cannot be exported.
+    """
+    model = prepare(model, shapes).model
+    folded = fold(model).model
+    signature = _public_signature(model, folded)
+    return build_network(folded).named(
+        [tensor.name for tensor in signature.inputs], [tensor.name for tensor in signature.outputs]
+    )
+
+
+def _prepare(
+    model: keras.Model,
+    directory: str | os.PathLike[str],
+    options: ExportOptions,
+    calibration: Source | None,
+    inputs: Source | None,
+    source: str | os.PathLike[str] | None,
+    shapes: Shapes | None,
+    listener: Listener | None,
+) -> _Run:
+    """Fold a model and read the samples."""
     calibration = inputs if calibration is None else calibration
     trained = trained_model(model)
     needing = _needing_calibration(options, trained)
@@ -140,13 +234,13 @@ def export_model(
     with step("model", "fold"):
         folded = fold(model)
     signature = _public_signature(model, folded.model)
-    batch_size, batch_notes = _batch_size(model, batch_size)
+    batch_size, batch_notes = _batch_size(model, options.batch_size)
     values = values_of_inputs(model)
     samples = _calibration(options, calibration, signature, values) if needing else None
     real = None
     if inputs is not None:
         real = load_samples(
-            inputs, signature.inputs, limit=golden.MOST_REAL, preprocessing=preprocessing
+            inputs, signature.inputs, limit=golden.MOST_REAL, preprocessing=options.preprocessing
         )
     elif samples is not None and not samples.random:
         real = samples.samples.take(golden.MOST_REAL)
@@ -163,10 +257,10 @@ def export_model(
         signature,
         _judges(samples, real),
         batch_size=batch_size,
-        equalize=equalize,
+        equalize=options.equalize,
         trained=trained,
     )
-    run = _Run(
+    return _Run(
         model=model,
         folded=folded,
         signature=signature,
@@ -174,8 +268,6 @@ def export_model(
         writer=ArtifactWriter(provenance, variants, samples, step),
         samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )
-    with moved_in_when_done(target) as staging:
-        return run.export(staging)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,8 +283,13 @@ class _Run:
 
     def export(self, folder: Path) -> Manifest:
         """Write every file into `folder`, the manifest last."""
-        step, files = self.writer.step, self.writer.provenance.options.files
+        files = self.writer.provenance.options.files
         artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
+        return self.complete(folder, lambda _: artifacts)
+
+    def complete(self, folder: Path, describe: Callable[[Truth], Sequence[Artifact]]) -> Manifest:
+        """Write everything but the files into `folder`, the manifest last."""
+        step = self.writer.step
         with step(NETWORK_FILE, "write"):
             network = write_network(
                 self.folded.model,
@@ -208,11 +305,15 @@ class _Run:
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
         with step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
+        artifacts = describe(self._truth(network, truth))
         outputs, of_files, predictions = {}, {}, {}
         for artifact in artifacts:
             inputs = fed(self.samples.inputs, artifact.precision)
             with step(artifact.file, "run"):
-                outputs[artifact.file] = run_artifact(artifact, folder, inputs)
+                given = self._run_file(artifact, folder, inputs, truth)
+            if given is None:
+                continue
+            outputs[artifact.file] = given
             if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
                 with step(artifact.file, "predict"):
                     predictions[artifact.file] = predicted_outputs(
@@ -245,6 +346,8 @@ class _Run:
         )
         judged = [
             dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
+            if a.file in outputs
+            else a
             for a in artifacts
         ]
         manifest = self._manifest(folder, judged)
@@ -259,6 +362,26 @@ class _Run:
         with self.writer.step(golden.FILE_NAME, "quantized in training"):
             inputs = fed(self.samples.inputs, trained.precision)
             return golden.evaluate(trained.model, self.signature, inputs)
+
+    def _truth(self, folded: Network, truth: golden.Arrays) -> Truth:
+        """Return what is known before any file is."""
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        names = [tensor.name for tensor in inputs], [tensor.name for tensor in outputs]
+        trained = build_network(self.model).named(*names)
+        return Truth(inputs, outputs, trained, folded, self.samples, truth)
+
+    def _run_file(
+        self, artifact: Artifact, folder: Path, inputs: golden.Arrays, truth: golden.Arrays
+    ) -> golden.Arrays | None:
+        """Return what a file gives on this machine; None for a foreign one that gives nothing."""
+        try:
+            given = run_artifact(artifact, folder, inputs)
+        except ArtifactError:
+            if not artifact.foreign:
+                raise
+            return None
+        fits = all(name in given and given[name].shape == truth[name].shape for name in truth)
+        return given if fits or not artifact.foreign else None
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
         """Return the network that a file was made from: the folded one or an equalized twin."""

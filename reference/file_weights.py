@@ -15,13 +15,18 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
-from .altered_weights import explain
+from ..artifacts.precisions import UNIT_ROUNDOFF
+from .altered_weights import Compare, explain
 
 # A quantized weight is off by half a step at most. Converters compute w / scale in float32 with a
 # scale rounded to float32, so that a number near the middle of two steps may go to either: three
 # roundings of the quotient, which count where it is large, as in 32-bit biases.
 _HALF_STEP = 0.5
 _QUOTIENT = 3 * 2.0**-24
+
+# Folding takes a handful of float32 operations, each with a relative error of 2^-24, on numbers of
+# the tensor's size.
+_FOLDED_ELSEWHERE = 16 * 2.0**-24
 
 # A constant that agrees with a weight in half of its elements and not in all was altered. One that
 # a converter merged with a neighbour agrees nowhere, except where numbers are 0.
@@ -52,6 +57,7 @@ class WeightMatch:
         found: The file's number there.
         expected: The network's number there.
         remark: What happened to the constant, where that is known (`altered_weights`).
+        rounded: Whether an equal weight is so only within the rounding of another fold.
     """
 
     node: str
@@ -67,6 +73,7 @@ class WeightMatch:
     found: float = 0.0
     expected: float = 0.0
     remark: str = ""
+    rounded: bool = False
 
     @property
     def sentence(self) -> str:
@@ -79,12 +86,15 @@ class WeightMatch:
         )
 
 
-def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
+def match_weights(
+    network: Network, graph: ArtifactGraph, *, foreign: bool = False
+) -> list[WeightMatch]:
     """Find every weight of the network among the constants of a file.
 
     Args:
         network: The folded network.
         graph: The file.
+        foreign: Whether another converter made the file, which rounds otherwise when it folds.
 
     Returns:
         One entry for each weight of each node.
@@ -110,7 +120,7 @@ def match_weights(network: Network, graph: ArtifactGraph) -> list[WeightMatch]:
     for node, role, weight, match in matches:
         if match is None:
             rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
-            match = _nearest(node, role, weight, maps.get(node.name, ()), rest)
+            match = _nearest(node, role, weight, maps.get(node.name, ()), rest, foreign)
         found.append(match)
     return found
 
@@ -237,13 +247,15 @@ def _nearest(
     weight: np.ndarray,
     features: tuple[int, ...],
     rest: list[GraphTensor],
+    foreign: bool,
 ) -> WeightMatch:
     """Return the match with the constant that agrees in most elements."""
+    compare = _wrong_foreign if foreign else _wrong
     best: _Candidate | None = None
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
         for constant in rest:
-            wrong, real = _wrong(ordered, constant)
+            wrong, real = compare(ordered, constant)
             share = 1 - float(wrong.mean())
             if best is None or share > best[0]:
                 best = (share, constant, form, wrong, real)
@@ -255,11 +267,11 @@ def _nearest(
         return plain
     remark = ""
     if best[0] < 1:
-        best, remark = _explained(node, role, weight, features, rest, best)
+        best, remark = _explained(node, role, weight, features, rest, best, compare)
     share, constant, (view, axes), wrong, real = best
     placed = replace(plain, tensor=constant, form=axes, view=view)
     if not wrong.any():
-        return replace(placed, state="equal")
+        return replace(placed, state="equal", rounded=foreign)
     first = int(np.argmax(wrong))
     place = np.unravel_index(first, [view[axis] for axis in axes])
     inside = [0] * len(view)
@@ -287,6 +299,7 @@ def _explained(
     features: tuple[int, ...],
     rest: list[GraphTensor],
     best: _Candidate,
+    compare: Compare,
 ) -> tuple[_Candidate, str]:
     """Return the constant that a known alteration explains, with a remark; else the nearest one."""
     if weight.size < 2 or not weight.any():
@@ -294,9 +307,9 @@ def _explained(
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered = _ordered(weight, form).astype(np.float64)
         for constant in [best[1], *(c for c in rest if c is not best[1])]:
-            remark = explain(ordered, constant, form[1], role, _wrong)
+            remark = explain(ordered, constant, form[1], role, compare)
             if remark:
-                wrong, real = _wrong(ordered.reshape(-1), constant)
+                wrong, real = compare(ordered.reshape(-1), constant)
                 return (1 - float(wrong.mean()), constant, form, wrong, real), remark
     return best, ""
 
@@ -313,6 +326,25 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
         return np.ones(expected.shape, bool), real
     step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
     return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
+
+
+def _wrong_foreign(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same within what folding in float32, in another order, may change.
+
+    A bias is a difference of numbers that may be larger than itself.
+    """
+    wrong, real = _wrong(expected, constant)
+    size = np.abs(expected) + np.abs(expected).max(initial=0.0)
+    data, step = constant.data, np.zeros(1)
+    assert data is not None
+    if data.dtype.kind != "f":
+        if constant.quantization is None:
+            return wrong, real
+        step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1) / 2
+    elif data.dtype == np.float16:
+        step = UNIT_ROUNDOFF["float16"] * np.abs(expected) + 2.0**-25
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(real - expected) <= step + _FOLDED_ELSEWHERE * size), real
 
 
 def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:

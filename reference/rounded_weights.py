@@ -40,7 +40,11 @@ class RoundedWeights:
             data = None if match.tensor is None else match.tensor.data
             if data is not None and data.dtype.kind in "iu":
                 integer.setdefault(match.node, set()).add(match.role)
-            if match.state == "equal" and data is not None and data.dtype != np.float32:
+            if (
+                match.state == "equal"
+                and data is not None
+                and (match.rounded or data.dtype != np.float32)
+            ):
                 weight = nodes[match.node].weights[match.role]
                 arrays.setdefault(match.node, {})[match.role] = file_weight(match, weight.shape)
         replaced = {

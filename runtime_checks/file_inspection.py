@@ -89,6 +89,12 @@ class FileInspection:
             return result
         if isinstance(anatomy, Finding):
             return replace(result, findings=(*result.findings, anatomy))
+        if (
+            artifact.foreign
+            and result.passed
+            and not (_of_integers(artifact) and anatomy.recognised)
+        ):
+            return self._foreign(artifact, golden, target, anatomy, result)
         result = replace(result, findings=(*result.findings, *anatomy.findings()))
         wanted = self._per_op or not (result.passed and anatomy.conclusive(artifact))
         if not result.given or not wanted:
@@ -107,10 +113,11 @@ class FileInspection:
                 threads=self._threads,
             )
         except Exception as error:
-            # Of a file that nobody exported nothing can be assumed; of any other this is our fault.
-            if self._export.damaged(artifact) is None:
+            # Of a file of unknown origin nothing can be assumed; of any other this is our fault.
+            if self._export.damaged(artifact) is None and not artifact.foreign:
                 raise
-            finding = Finding("ops", False, f"the ops of {artifact.file} cannot be read: {error}")
+            says = f"the ops of {artifact.file} cannot be looked at: {error}"
+            finding = Finding("ops", artifact.foreign, says)
             return replace(result, findings=(*result.findings, finding))
         return replace(
             result,
@@ -118,6 +125,36 @@ class FileInspection:
             ops=walked.checks if walked else (),
             faults=tuple(faults),
         )
+
+    def _foreign(
+        self,
+        artifact: Artifact,
+        golden: GoldenSet,
+        target: Target,
+        anatomy: Anatomy,
+        result: TargetResult,
+    ) -> TargetResult:
+        """Return what another converter's file says where its outputs are right: notes alone.
+
+        It may hold other weights that compute the same, such as ones scaled through a relu.
+        """
+        result = replace(result, findings=(*result.findings, anatomy.summary()))
+        if _of_integers(artifact):
+            says = "ops were not looked at: its integers are not those of the network's weights"
+            return replace(result, findings=(*result.findings, Finding("ops", True, says)))
+        if not self._per_op:
+            return result
+        path = self._export.path / artifact.file
+        walked, faults, _ = inspect(
+            path, artifact, golden, target, anatomy, result, threads=self._threads
+        )
+        if walked is None:
+            return result
+        says = f"{len(walked.checks)} ops compute what the trained network computes"
+        if faults:
+            says += f"; from layer '{faults[0].layer}' on others give the same outputs"
+        finding = Finding("ops", True, says)
+        return replace(result, findings=(*result.findings, finding), ops=walked.checks)
 
     def _suspect(
         self,
@@ -160,6 +197,11 @@ class FileInspection:
         if expected and found and expected != found:
             text += f" (its metadata names the model {found[:12]}…, manifest.json {expected[:12]}…)"
         return text
+
+
+def _of_integers(artifact: Artifact) -> bool:
+    """Return whether a file rounds to steps that its makers chose."""
+    return artifact.precision not in ("float32", "float16")
 
 
 def _source(anatomy: Anatomy) -> str | None:

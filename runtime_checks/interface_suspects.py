@@ -19,11 +19,10 @@ import numpy as np
 from ..artifacts.golden_set import Arrays, GoldenSet
 from ..artifacts.manifest import Artifact, TensorSpec
 from ..artifacts.sample_kinds import TYPICAL
-from ..runtimes import LOCAL, Target, make_runner
+from ..runtimes import HOSTS, LOCAL, Target, make_runner
 from ..runtimes.base import ArtifactError
 from ..runtimes.session import Session
 from .end_to_end.findings import TargetResult, judge_outputs
-from .own_samples import HOSTS
 
 # An error below this share of the signal comes from arithmetic, not from the interface.
 _DIFFERENT = 0.05

@@ -28,11 +28,8 @@ from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.network import evaluate_network, opaque_layers
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
-from ..runtimes import Target
+from ..runtimes import HOSTS, Target
 from ..runtimes.run import run_target
-
-# The runtimes that the export itself runs its files on.
-HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
 def read_samples(

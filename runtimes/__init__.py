@@ -135,6 +135,10 @@ def register_runtime(
     RUNTIMES[name] = Runtime(runner, tuple(formats), "", "", unable=unable or {})
 
 
+# The runtime of each format that stands for the others where one has to.
+HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
+
+
 @dataclass(frozen=True)
 class Target:
     """Where to run: `RUNTIME[+VARIANT][@DEVICE]`, such as `litert+reference@qemu-aarch64`."""

@@ -46,7 +46,11 @@ class Session:
             raise ArtifactError(
                 f"{artifact.file} has another interface than manifest.json lists: it takes "
                 f"{_described(runner.inputs)}, expected {_described(artifact.inputs)}. "
-                "Put the exported file back, or export again."
+                + (
+                    "Say which is which with --map-input."
+                    if artifact.foreign
+                    else "Put the exported file back, or export again."
+                )
             )
 
     def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:

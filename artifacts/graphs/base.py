@@ -105,6 +105,7 @@ class ArtifactGraph:
         outputs: Keys of the outputs, in the file's order.
         read_ops: Function that reads the operators on first use.
         metadata: Metadata of the file, by key.
+        signature: Names in the file's signature of inputs and outputs, by key.
     """
 
     tensors: Mapping[str, GraphTensor]
@@ -112,6 +113,7 @@ class ArtifactGraph:
     outputs: tuple[str, ...]
     read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    signature: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def ops(self) -> tuple[GraphOp, ...]:

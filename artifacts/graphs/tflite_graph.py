@@ -84,7 +84,20 @@ def _graph(data: bytes, path: Path) -> ArtifactGraph:
         outputs=_keys(main.OutputsAsNumpy()),
         read_ops=lambda: _reading(path, functools.partial(_ops, model, main, tensors)),
         metadata=_metadata(model),
+        signature=_signature(model),
     )
+
+
+def _signature(model: Any) -> dict[str, str]:
+    """Return what the first signature calls inputs and outputs, by their keys."""
+    if not model.SignatureDefsLength():
+        return {}
+    first = model.SignatureDefs(0)
+    entries = [
+        *(first.Inputs(place) for place in range(first.InputsLength())),
+        *(first.Outputs(place) for place in range(first.OutputsLength())),
+    ]
+    return {str(entry.TensorIndex()): _text(entry.Name()) for entry in entries}
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -63,7 +63,9 @@ class Anatomy:
             UserError: It cannot be parsed.
         """
         graph = read_graph(path, artifact.format, data)
-        return cls(network, graph, tuple(match_weights(network, graph)))
+        graph = replace(graph, inputs=_in_order(graph, artifact))
+        weights = match_weights(network, graph, foreign=artifact.foreign)
+        return cls(network, graph, tuple(weights))
 
     def conclusive(self, artifact: Artifact) -> bool:
         """Return whether weights and outputs suffice to call a healthy file healthy.
@@ -83,6 +85,25 @@ class Anatomy:
         kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
         return len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
 
+    @property
+    def recognised(self) -> bool:
+        """Whether most kernels are the network's, so that the others are wrong and not merged."""
+        kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
+        return 2 * sum(match.state == "equal" for match in kernels) > len(kernels)
+
+    def summary(self) -> Finding:
+        """Return how many weights are the network's, of a file whose outputs are right."""
+        equal = sum(match.state == "equal" for match in self.weights)
+        rest = len(self.weights) - equal
+        others = (
+            f"; {rest} folded, merged or scaled otherwise, which changes no output" if rest else ""
+        )
+        return Finding(
+            "weights",
+            True,
+            f"{equal} of {len(self.weights)} weights are the trained network's{others}",
+        )
+
     def findings(self) -> list[Finding]:
         """Return the verdict on the weights: one failure for each altered one."""
         altered = [match for match in self.weights if match.state == "altered"]
@@ -99,6 +120,13 @@ class Anatomy:
                 f"bit where they are floats, within half a step where quantized{merged}",
             )
         ]
+
+
+def _in_order(graph: ArtifactGraph, artifact: Artifact) -> tuple[str, ...]:
+    """Return the keys of a file's inputs in the order of the model's, where the names are known."""
+    by_name = {graph.tensors[key].name: key for key in graph.inputs}
+    names = [spec.name for spec in artifact.inputs]
+    return tuple(by_name[n] for n in names) if by_name.keys() == set(names) else graph.inputs
 
 
 def readable(artifact: Artifact) -> bool:

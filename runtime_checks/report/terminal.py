@@ -73,6 +73,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
         _print_by_file(report, _TASKS, _task_rows, console)
         console.print("decisions and accuracy before and after, in per cent", style="dim")
     _print_threads(report, console)
+    _print_assumptions(report, console)
     for sentence in report.left_out:
         console.print(f"[yellow]left out[/] {escape(sentence)}")
     for finding in report.findings:
@@ -84,6 +85,15 @@ def print_report(report: CheckRecord, console: Console) -> None:
             _print_problem(wrong, result, console)
     word = "[bold green]PASS[/]" if report.passed else "[bold red]FAIL[/]"
     console.print(f"\n{word} {escape(report.name)} ({report.seconds:.1f} s)")
+
+
+def _print_assumptions(report: CheckRecord, console: Console) -> None:
+    """Print how the inputs and outputs of foreign files were found."""
+    checked = {result.artifact for result in report.results}
+    for entry in report.manifest["artifacts"]:
+        if entry.get("foreign") and entry["file"] in checked:
+            notes = "; ".join(entry.get("notes", ()))
+            console.print(f"[dim]assumed[/] {escape(entry['file'])}: {escape(notes)}")
 
 
 def _print_threads(report: CheckRecord, console: Console) -> None:

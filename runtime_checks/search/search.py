@@ -18,11 +18,11 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network
 from ...artifacts.sample_kinds import SEARCH, TYPICAL
 from ...artifacts.samples import SampleSet
-from ...runtimes import LOCAL, RUNTIMES, Target, make_runner, usable_here
+from ...runtimes import HOSTS, LOCAL, RUNTIMES, Target, make_runner, usable_here
 from ...runtimes.base import ArtifactError
 from ...runtimes.session import Session
 from ..end_to_end.comparison import compare_output
-from ..own_samples import HOSTS, extended, known_network
+from ..own_samples import extended, known_network
 from .explorer import Found, explore
 from .probe import Objective
 

@@ -1,0 +1,128 @@
+"""Is an export still that of a Keras model, and if not, which layers changed?"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..artifacts.directory import ExportDirectory, read_export
+from ..artifacts.network import Network, Node
+from ..export.exporter import folded_network
+from ..files import sha256
+from ..runtime_checks.end_to_end.findings import Finding
+from ..runtime_checks.parity import ParityReport, check_parity
+
+if TYPE_CHECKING:
+    import keras
+
+CHECK = "model"
+# Layers that are named one by one; where more changed, their number says enough.
+_NAMED = 10
+
+
+def check_export(
+    model: keras.Model,
+    directory: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    **options: Any,
+) -> ParityReport:
+    """Check an export as `check_parity` does, and that it is still that of a model.
+
+    Args:
+        model: The model that the export should be of.
+        directory: What `renormlite export` wrote.
+        source: The file that the model was loaded from; one with the hash that the manifest names
+            needs no comparison.
+        shapes: Sizes of the free axes of inputs, by input name.
+        **options: The other arguments of `check_parity`.
+
+    Raises:
+        UserError: The directory or the model cannot be read.
+    """
+    export = read_export(directory)
+    findings = model_findings(model, export, source=source, shapes=shapes)
+    report = check_parity(directory, **options)
+    return dataclasses.replace(report, findings=(*report.findings, *findings))
+
+
+def model_findings(
+    model: keras.Model,
+    export: ExportDirectory,
+    *,
+    source: str | os.PathLike[str] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> list[Finding]:
+    """Return whether an export is that of a model: one finding, or one for each changed layer."""
+    known = export.manifest.source.get("sha256")
+    if source is not None and known == sha256(source):
+        name = Path(source).name
+        return [Finding(CHECK, True, f"the export was made from {name}, this very file")]
+    old = export.folded_network
+    if old is None:
+        return [Finding(CHECK, False, f"{export.path} has no network to compare with")]
+    new = folded_network(model, shapes)
+    if (len(new.inputs), len(new.outputs)) == (len(old.inputs), len(old.outputs)):
+        new = new.named(list(old.inputs), list(old.outputs))
+    changed = dict(_changes(old, new))
+    if not changed:
+        return [
+            Finding(CHECK, True, f"the export is that of '{model.name}': all weights are the same")
+        ]
+    findings = [
+        Finding(CHECK, False, f"layer '{layer}' {says} since the export", layer)
+        for layer, says in list(changed.items())[:_NAMED]
+    ]
+    rest = len(changed) - _NAMED
+    if rest > 0:
+        findings.append(Finding(CHECK, False, f"{rest} more layers changed since the export"))
+    return findings
+
+
+def _changes(old: Network, new: Network) -> Iterator[tuple[str, str]]:
+    """Yield each layer that is not the same in two networks, and what changed."""
+    if dict(old.inputs) != dict(new.inputs) or list(old.outputs) != list(new.outputs):
+        yield "(interface)", f"has the inputs {dict(new.inputs)}, before {dict(old.inputs)},"
+    before, after = _by_layer(old), _by_layer(new)
+    for layer in dict.fromkeys([*before, *after]):
+        if layer not in after:
+            yield layer, "is gone"
+        elif layer not in before:
+            yield layer, "is new"
+        elif says := _changed(before[layer], after[layer]):
+            yield layer, says
+
+
+def _by_layer(network: Network) -> dict[str, list[Node]]:
+    layers: dict[str, list[Node]] = {}
+    for node in network.nodes:
+        layers.setdefault(node.layer, []).append(node)
+    return layers
+
+
+def _changed(old: list[Node], new: list[Node]) -> str:
+    """Return what changed in a layer, or an empty string."""
+    if [node.op for node in old] != [node.op for node in new]:
+        return f"computes {', '.join(n.op for n in new)} instead of {', '.join(n.op for n in old)}"
+    for before, after in zip(old, new, strict=True):
+        if dict(before.attributes) != dict(after.attributes):
+            return f"has other options ({dict(after.attributes)}, before {dict(before.attributes)})"
+        for role in dict.fromkeys([*before.weights, *after.weights]):
+            a, b = before.weights.get(role), after.weights.get(role)
+            if a is None or b is None:
+                return f"{'lost its' if b is None else 'has a'} {role}"
+            if a.shape != b.shape:
+                return f"has a {role} of the shape {b.shape}, before {a.shape},"
+            different = int(np.sum(a != b))
+            if different:
+                most = float(np.abs(a.astype(np.float64) - b).max())
+                return (
+                    f"has other weights ({different} / {a.size} of its {role}, by up to {most:.3g})"
+                )
+    return ""

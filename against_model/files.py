@@ -1,0 +1,196 @@
+"""Checks files that any converter made against the Keras model they should compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..artifacts.archive import save_arrays
+from ..artifacts.directory import read_export
+from ..artifacts.graphs import READERS, read_graph
+from ..artifacts.graphs.base import ArtifactGraph
+from ..artifacts.images import Preprocessing
+from ..artifacts.manifest import Artifact, FileRecord
+from ..artifacts.network import network_arrays
+from ..artifacts.sample_kinds import TYPICAL
+from ..artifacts.samples import Source
+from ..errors import UserError
+from ..export.exporter import Truth, describe_files
+from ..files import sha256
+from ..reference.network import opaque_layers
+from ..runtime_checks.parity import ParityReport, check_parity
+from ..runtimes.base import ArtifactError
+from .interface import match_interface
+from .networks import as_filed, equal_kernels
+from .precision import precision_of
+
+if TYPE_CHECKING:
+    import keras
+
+
+def check_files(
+    model: keras.Model,
+    files: Sequence[str | os.PathLike[str]],
+    inputs: Source | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    map_inputs: Mapping[str, str] | None = None,
+    map_outputs: Mapping[str, str] | None = None,
+    keep: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    source: str | os.PathLike[str] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    **options: Any,
+) -> ParityReport:
+    """Check that files compute what a Keras model computes, whoever made them.
+
+    Their norms may still be inside, or folded otherwise than `export_model` folds. Inputs and
+    outputs are found by name, else by shape and order, else by values; the report says how.
+
+    Args:
+        model: The trained model.
+        files: `.tflite` and `.onnx` files.
+        inputs: Real samples: whatever `export_model` takes. Without any, random ones are used.
+        targets: See `check_parity`.
+        map_inputs: Name of an input of the model to that of the file's, where another one was
+            assumed.
+        map_outputs: The same for outputs.
+        keep: A directory to leave what the files are compared with in, as `export_model` does: for
+            `check_parity` or a bundle without Keras. By default nothing is left.
+        labels: Names of the classes.
+        preprocessing: How the pixels of a folder of images become inputs.
+        source: The file that the model was loaded from.
+        shapes: Sizes of the free axes of inputs, by input name.
+        **options: The other options of `check_parity`.
+
+    Returns:
+        The report. A file that cannot be run, or whose inputs do not fit, is a failed check.
+
+    Raises:
+        UserError: There is no such file, the model cannot be read, the samples do not fit it.
+    """
+    paths = [Path(file) for file in files]
+    _demand_files(paths)
+    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+        directory = Path(keep) if keep is not None else Path(folder) / _name(model, source)
+        wanted = {**(map_inputs or {}), **(map_outputs or {})}
+        describer = _Describer(paths, wanted)
+        describe_files(
+            model,
+            directory,
+            describer.describe,
+            inputs=inputs,
+            labels=labels,
+            preprocessing=preprocessing,
+            source=source,
+            shapes=shapes,
+        )
+        network = read_export(directory).folded_network
+        opaque = network is None or opaque_layers(network)
+        report = check_parity(
+            directory,
+            targets,
+            None if opaque else inputs,
+            preprocessing=None if opaque else preprocessing,
+            **options,
+        )
+    where = directory if keep is not None else paths[0].parent
+    return dataclasses.replace(report, directory=where)
+
+
+def _name(model: keras.Model, source: str | os.PathLike[str] | None) -> str:
+    """Return what the report calls the model."""
+    return str(model.name) if source is None else Path(source).stem
+
+
+def _demand_files(paths: Sequence[Path]) -> None:
+    """Refuse what is no file of a known format."""
+    if not paths:
+        raise UserError("Expected at least one .tflite or .onnx file. Received none.")
+    for path in paths:
+        if not path.is_file() or path.suffix.lstrip(".") not in READERS:
+            known = " or ".join(f".{name}" for name in READERS)
+            raise UserError(f"Expected a {known} file. Received: '{path}'.")
+
+
+def file_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each file in one directory: its own, with its folder's where two agree."""
+    counts = Counter(path.name for path in paths)
+    return [p.name if counts[p.name] == 1 else f"{p.resolve().parent.name}-{p.name}" for p in paths]
+
+
+class _Describer:
+    """Puts files into a directory and says what each is."""
+
+    def __init__(self, paths: Sequence[Path], wanted: Mapping[str, str]) -> None:
+        self._paths, self._wanted = paths, wanted
+
+    def describe(self, folder: Path, truth: Truth) -> list[Artifact]:
+        """Copy the files into a folder and return what each is."""
+        artifacts = []
+        for path, name in zip(self._paths, file_names(self._paths), strict=True):
+            shutil.copy(path, folder / name)
+            artifacts.append(self._describe(folder / name, truth))
+        return artifacts
+
+    def _describe(self, path: Path, truth: Truth) -> Artifact:
+        """Return what a file is; one that cannot be read or run is listed as the model is."""
+        plain = Artifact(
+            file=path.name,
+            format=path.suffix.lstrip("."),
+            precision="float32",
+            sha256=sha256(path),
+            bytes=path.stat().st_size,
+            ops={},
+            inputs=truth.inputs,
+            outputs=truth.outputs,
+            foreign=True,
+        )
+        try:
+            graph = read_graph(path, plain.format)
+            artifact = dataclasses.replace(
+                plain,
+                precision=precision_of(graph),
+                ops=dict(Counter(op.kind for op in graph.ops)),
+            )
+            usual = np.isin(np.array(truth.samples.kind), TYPICAL)
+            interface = match_interface(
+                path,
+                artifact,
+                graph,
+                {name: array[usual] for name, array in truth.samples.inputs.items()},
+                {name: array[usual] for name, array in truth.truth.items()},
+                self._wanted,
+            )
+        except ArtifactError as error:
+            return dataclasses.replace(plain, notes=(str(error),))
+        except UserError as error:
+            if self._wanted:
+                raise
+            return dataclasses.replace(plain, notes=(str(error),))
+        return dataclasses.replace(
+            artifact,
+            inputs=tuple(pair.filed for pair in interface.inputs),
+            outputs=tuple(pair.filed for pair in interface.outputs),
+            notes=interface.sentences,
+            network=_made_from(path, truth, graph),
+        )
+
+
+def _made_from(path: Path, truth: Truth, graph: ArtifactGraph) -> FileRecord | None:
+    """Write the network whose weights a file holds; None where that is the folded one."""
+    filed = as_filed(truth.trained, graph)
+    if len(equal_kernels(truth.folded, graph)) >= len(equal_kernels(filed, graph)):
+        return None
+    beside = path.with_name(f"{path.name}.network.npz")
+    save_arrays(beside, network_arrays(filed))
+    return FileRecord.of(beside)

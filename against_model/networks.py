@@ -1,0 +1,88 @@
+"""The networks that a converter may have made a file from: folded by us, by it, or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ..artifacts.graphs.base import ArtifactGraph
+from ..artifacts.network import Network, Node
+from ..reference.file_weights import match_weights
+
+# Axis of the output channels in a kernel, by operator.
+_OUTPUTS = {"conv": -1, "dense": -1, "conv_transpose": -2}
+
+
+def as_filed(network: Network, graph: ArtifactGraph) -> Network:
+    """Return a network with those norms merged into the layers before them that a file has so.
+
+    Stock converters fold a norm backward or leave it as it is.
+
+    Args:
+        network: The trained network, norms and all.
+        graph: The file.
+    """
+    everything = with_norms_merged(network, lambda norm: True)
+    merged = equal_kernels(everything, graph)
+    plain = equal_kernels(network, graph)
+    before = {node.name: node.inputs[0] for node in network.nodes if node.op == "affine"}
+    return with_norms_merged(network, lambda norm: norm in merged or before[norm] not in plain)
+
+
+def equal_kernels(network: Network, graph: ArtifactGraph) -> set[str]:
+    """Return the nodes whose kernels a file holds."""
+    return {
+        match.node
+        for match in match_weights(network, graph, foreign=True)
+        if match.role == "kernel" and match.state == "equal"
+    }
+
+
+def with_norms_merged(network: Network, merge: Callable[[str], bool]) -> Network:
+    """Return a network in which linear layers have taken in norms right behind them.
+
+    Args:
+        network: The network.
+        merge: Says of the name of a norm's node whether it is to be merged.
+    """
+    readers = Counter(name for node in network.nodes for name in node.inputs)
+    readers.update(network.outputs.values())
+    nodes: dict[str, Node] = {}
+    for node in network.nodes:
+        before = nodes.get(node.inputs[0]) if node.op == "affine" else None
+        merged = None
+        if before is not None and readers[before.name] == 1 and merge(node.name):
+            merged = _merged(before, node)
+        if merged is None or before is None:
+            nodes[node.name] = node
+        else:
+            del nodes[before.name]
+            nodes[node.name] = merged
+    return replace(network, nodes=tuple(nodes.values()))
+
+
+def _merged(linear: Node, affine: Node) -> Node | None:
+    """Return one node for a linear layer and the affine behind it; None where it is not one."""
+    kernel = linear.weights.get("kernel")
+    scale, shift = (affine.weights[role].astype(np.float64) for role in ("scale", "shift"))
+    if kernel is None or affine.attributes["axis"] not in (-1, len(affine.shape) - 1):
+        return None
+    if linear.op == "depthwise_conv":
+        factor = np.broadcast_to(scale, (kernel.shape[-2] * kernel.shape[-1],))
+        factor = factor.reshape(kernel.shape[-2:])
+    elif linear.op in _OUTPUTS:
+        shape = [1] * kernel.ndim
+        shape[_OUTPUTS[linear.op]] = -1
+        factor = np.broadcast_to(scale, (kernel.shape[_OUTPUTS[linear.op]],)).reshape(shape)
+    else:
+        return None
+    weights = {"kernel": kernel.astype(np.float64) * factor}
+    bias = linear.weights.get("bias", np.zeros(1)).astype(np.float64) * scale + shift
+    weights["bias"] = np.broadcast_to(bias, (factor.size,)).copy()
+    rounded = {role: array.astype(np.float32) for role, array in weights.items()}
+    return replace(
+        linear, name=affine.name, shape=affine.shape, weights={**linear.weights, **rounded}
+    )

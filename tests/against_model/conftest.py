@@ -1,0 +1,122 @@
+"""A network with norms of every fate, and files that six converters and quantizers made of it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def build():
+    """A network whose converters fold one norm, leave one behind a depthwise layer, keep one."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="first")(image)
+    x = layers.ReLU()(layers.BatchNormalization(name="folded")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", name="depth")(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization(name="left")(x))
+    x = layers.BatchNormalization(name="kept")(x)
+    x = layers.Conv2D(12, 3, strides=2, padding="same", activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    outputs = [layers.Dense(4, name=name)(x) for name in ("age", "weight")]
+    model = keras.Model(image, outputs, name="mixed")
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        positive = "variance" in variable.name or "gamma" in variable.name
+        values = rng.normal(1, 0.3, variable.shape) if positive else None
+        variable.assign(
+            np.abs(values) if values is not None else rng.normal(0, 0.4, variable.shape)
+        )
+    return model
+
+
+def samples() -> np.ndarray:
+    return np.random.default_rng(1).uniform(0, 1, (24, 8, 8, 3)).astype("f4")
+
+
+@pytest.fixture(scope="session")
+def mixed():
+    """The network."""
+    return build()
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """What it is trained on."""
+    return samples()
+
+
+@pytest.fixture(scope="session")
+def foreign(mixed, tmp_path_factory) -> Path:
+    """A folder of files of the network, which nobody may change."""
+    folder = tmp_path_factory.mktemp("foreign")
+    with (
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(action="ignore"),  # of the converters
+    ):
+        _tflite(mixed, folder)
+        _onnx(mixed, folder)
+    return folder
+
+
+def _tflite(model, folder: Path) -> None:
+    """TensorFlow's converter."""
+    import tensorflow as tf
+
+    def half(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    def int8(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([x[None]] for x in samples())
+
+    def uint8(converter):
+        int8(converter)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+
+    for name, configure in (
+        ("float32", None),
+        ("float16", half),
+        ("int8", int8),
+        ("uint8", uint8),
+    ):
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        if configure is not None:
+            configure(converter)
+        (folder / f"{name}.tflite").write_bytes(converter.convert())
+
+
+def _onnx(model, folder: Path) -> None:
+    """tf2onnx in both layouts, and ONNX Runtime's quantizers."""
+    import tensorflow as tf
+    import tf2onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    spec = [tf.TensorSpec((None, 8, 8, 3), tf.float32, name="image")]
+    for name, options in (("float32", {}), ("nchw", {"inputs_as_nchw": ["image"]})):
+        path = str(folder / f"{name}.onnx")
+        tf2onnx.convert.from_keras(model, spec, opset=17, output_path=path, **options)
+    quantize_dynamic(folder / "float32.onnx", folder / "dynamic.onnx")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self._left = iter([{"image": x[None]} for x in samples()])
+
+        def get_next(self):
+            return next(self._left, None)
+
+    (folder / "unfused").mkdir()
+    prepared = folder / "unfused" / "prepared.onnx"
+    quant_pre_process(str(folder / "float32.onnx"), str(prepared), skip_symbolic_shape=True)
+    quantize_static(prepared, folder / "int8.onnx", Reader(), per_channel=True)

@@ -1,0 +1,196 @@
+"""Protects the check of other converters' files: healthy ones pass, wrong ones fail by layer."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from renormlite import UserError, check_files, check_parity
+
+HEALTHY = {
+    "float32.tflite": "float32",
+    "float16.tflite": "float16",
+    "int8.tflite": "int8",
+    "uint8.tflite": "int8",
+    "float32.onnx": "float32",
+    "nchw.onnx": "float32",
+    "dynamic.onnx": "dynamic",
+    "int8.onnx": "int8",
+}
+
+
+@pytest.fixture(scope="module")
+def report(mixed, foreign, images):
+    """The check of every healthy file, every op looked at."""
+    return check_files(mixed, [foreign / name for name in HEALTHY], images, per_op=True)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_files_pass(report, name):
+    (result,) = (entry for entry in report.results if entry.artifact == name)
+    assert result.passed, result.reason
+    assert result.precision == HEALTHY[name]
+    assert result.ops  # they were looked at, not only let through
+    worst = min(entry.metrics.snr_db for entry in result.outputs)
+    assert worst > (100 if HEALTHY[name] == "float32" else 15)
+
+
+def notes(report, name):
+    (entry,) = (a for a in report.manifest["artifacts"] if a["file"] == name)
+    return entry["notes"]
+
+
+def test_what_was_assumed_is_said(report):
+    assert notes(report, "float32.onnx")[0] == "input 'image' is 'image', by name"
+    assert notes(report, "nchw.onnx")[0] == "input 'image' is 'image', by name, axes (0, 3, 1, 2)"
+    assert "in steps of" in notes(report, "uint8.tflite")[0]
+
+
+def initializer(graph, shape):
+    return next(entry for entry in graph.initializer if tuple(entry.dims) == shape)
+
+
+def change(entry, edit):
+    value = edit(numpy_helper.to_array(entry).copy())
+    entry.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), entry.name))
+
+
+def node(graph, kind, place=0):
+    return [entry for entry in graph.node if entry.op_type == kind][place]
+
+
+def attribute(entry, name):
+    return next(a for a in entry.attribute if a.name == name)
+
+
+def raised(value):
+    value.flat[5] *= 1.01
+    return value
+
+
+def shifted(graph):
+    pads = attribute(node(graph, "Conv", 2), "pads").ints
+    pads[:] = [pads[2], pads[3], pads[0], pads[1]]
+
+
+def other_names(graph):
+    for entry in graph.node:
+        for side in (entry.input, entry.output):
+            side[:] = [{"age": "weight", "weight": "age"}.get(n, n) for n in side]
+
+
+FAULTS = {
+    "weight": (lambda g: change(initializer(g, (12, 8, 3, 3)), raised), "second"),
+    "first weight": (lambda g: change(initializer(g, (8, 3, 3, 3)), raised), "first"),
+    "blue first": (
+        lambda g: change(initializer(g, (8, 3, 3, 3)), lambda w: w[:, ::-1]),
+        "input channels 0 and 2 are exchanged",
+    ),
+    "padding": (shifted, "second"),
+    "activation": (lambda g: setattr(node(g, "Relu", -1), "op_type", "Tanh"), "second"),
+    "outputs": (other_names, "outputs 'age' and 'weight' are exchanged"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_found_and_named(mixed, foreign, images, tmp_path, fault):
+    plant, named = FAULTS[fault]
+    model = onnx.load(foreign / "float32.onnx")
+    plant(model.graph)
+    onnx.save(model, tmp_path / "net.onnx")
+    (result,) = check_files(mixed, [tmp_path / "net.onnx"], images).results
+    assert not result.passed
+    said = [f.message for f in result.findings if not f.passed]
+    assert named in {fault.layer for fault in result.faults} or any(named in text for text in said)
+
+
+def test_other_but_equivalent_weights_pass(mixed, foreign, images, tmp_path):
+    """A factor that a relu lets through, taken back by the layers behind it."""
+    model = onnx.load(foreign / "float32.onnx")
+    factor = np.random.default_rng(0).uniform(0.2, 5, 12).astype("f4")
+    change(initializer(model.graph, (12, 8, 3, 3)), lambda w: w * factor[:, None, None, None])
+    change(initializer(model.graph, (12,)), lambda b: b * factor)
+    for entry in model.graph.initializer:
+        if tuple(entry.dims) == (12, 4):
+            change(entry, lambda w: w / factor[:, None])
+    onnx.save(model, tmp_path / "net.onnx")
+    (result,) = check_files(mixed, [tmp_path / "net.onnx"], images).results
+    assert result.passed, result.reason
+    (finding,) = (f for f in result.findings if f.check == "weights")
+    assert "scaled otherwise" in finding.message
+
+
+def test_an_integer_weight_that_was_altered_is_found(mixed, foreign, images, tmp_path):
+    from renormlite.artifacts.flatbuffer import pack, parse
+
+    content = parse((foreign / "int8.tflite").read_bytes())
+    graph = content.subgraphs[0]
+    kernel = next(t for t in graph.tensors if list(t.shape) == [12, 3, 3, 8])
+    data = np.array(content.buffers[kernel.buffer].data, np.uint8)
+    data[:8] ^= 0x40
+    content.buffers[kernel.buffer].data = data
+    (tmp_path / "net.tflite").write_bytes(pack(content))
+    (result,) = check_files(mixed, [tmp_path / "net.tflite"], images).results
+    assert not result.passed
+    assert "second" in {fault.layer for fault in result.faults}
+
+
+@pytest.fixture(scope="module")
+def reversed_outputs(mixed, tmp_path_factory):
+    """A file whose outputs have names that tell nothing, in another order."""
+    import keras
+    import tensorflow as tf
+
+    model = keras.Model(mixed.input, mixed.outputs[::-1])
+    path = tmp_path_factory.mktemp("reversed") / "net.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    return path
+
+
+def test_values_tell_where_names_do_not(mixed, images, report, reversed_outputs):
+    """Of two files with their outputs in either order, both are read rightly."""
+    other = check_files(mixed, [reversed_outputs], images)
+    assert other.passed
+    hows = {
+        note.split(", ")[1]
+        for note in (*notes(other, "net.tflite")[1:], *notes(report, "float32.tflite")[1:])
+    }
+    assert hows == {"by order", "by its values"}
+
+
+def test_the_user_has_the_last_word(mixed, images, reversed_outputs):
+    assumed = notes(check_files(mixed, [reversed_outputs], images), "net.tflite")[1:]
+    names = [note.split("'")[3] for note in assumed]
+    mapped = dict(zip(("age", "weight"), names[::-1], strict=True))
+    report = check_files(mixed, [reversed_outputs], images, map_outputs=mapped)
+    assert not report.passed
+    assert notes(report, "net.tflite")[1].endswith("as asked for")
+    with pytest.raises(UserError, match="has no tensor 'nothing'"):
+        check_files(mixed, [reversed_outputs], images, map_outputs={"age": "nothing"})
+
+
+def test_a_file_of_another_interface_fails_alone(mixed, foreign, images, tmp_path, healthy_export):
+    shutil.copy(healthy_export / "tiny.float32.onnx", tmp_path / "alien.onnx")
+    (tmp_path / "damaged.tflite").write_bytes(b"no model")
+    files = [tmp_path / "alien.onnx", tmp_path / "damaged.tflite", foreign / "float32.tflite"]
+    report = check_files(mixed, files, images)
+    assert {r.artifact: r.passed for r in report.results} == {
+        "alien.onnx": False,
+        "damaged.tflite": False,
+        "float32.tflite": True,
+    }
+    assert "of which none can be the model's" in notes(report, "alien.onnx")[0]
+
+
+def test_what_is_kept_is_an_export(mixed, foreign, images, tmp_path):
+    check_files(mixed, [foreign / "float32.tflite"], images, keep=tmp_path / "kept")
+    assert check_parity(tmp_path / "kept").passed
+
+
+def test_no_file(mixed, tmp_path):
+    for files in ([], [tmp_path / "none.onnx"], [tmp_path]):
+        with pytest.raises(UserError, match="Expected"):
+            check_files(mixed, files)

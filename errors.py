@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(ValueError):
     """Bad input that the user can mend.
@@ -9,3 +11,18 @@ class UserError(ValueError):
     The message states the rule that was broken, what was received, and how to mend it, in one
     paragraph without a traceback: ``Expected a .keras file. Received: 'a.h5'. Save with …``.
     """
+
+
+# The C0 and C1 control characters, which can move a terminal's cursor or forge lines of a log.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """Return a text of others with its control characters escaped, as `\\x1b`."""
+    return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what the system refused, and for which file, as one clause."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import UserError
+
 # Bytes that take longer to hash than a thread takes to start.
 _WORTH_A_THREAD = 1 << 18
 
@@ -27,13 +29,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The path to write to.
+
+    Raises:
+        UserError: The system refuses to write there: no space, no permission, a directory of that
+            name, a file in place of a parent directory.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=final.parent) as folder:
-        partial = Path(folder) / final.name
-        yield partial
-        os.replace(partial, final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=final.parent) as folder:
+            partial = Path(folder) / final.name
+            yield partial
+            os.replace(partial, final)
+    except OSError as error:
+        raise UserError(
+            f"{final} cannot be written ({error.strerror or error}). Name another file, or make "
+            "room and permissions for this one."
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

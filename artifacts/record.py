@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
-# The C0 and C1 control characters, which could move a terminal's cursor or forge lines of a log.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+from ..errors import printable
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +40,7 @@ class Record:
     def text(self, key: str, default: Optional[str] = None) -> str:  # noqa: UP045
         """Return a text without control characters; required where there is no default."""
         value = self._get(key, default)
-        if not isinstance(value, str) or _CONTROL.search(value):
+        if not isinstance(value, str) or printable(value) != value:
             raise self._wrong(key, "a text without control characters", value)
         return value
 
@@ -98,7 +98,7 @@ class Record:
         """Return a list of texts; empty where it is absent."""
         values = self.sequence(key, optional=True)
         for value in values:
-            if not isinstance(value, str) or _CONTROL.search(value):
+            if not isinstance(value, str) or printable(value) != value:
                 raise self._wrong(key, "a list of texts without control characters", value)
         return tuple(values)
 
@@ -156,5 +156,5 @@ def is_number(value: Any) -> bool:
 
 def is_plain_name(name: str) -> bool:
     """Return whether a text names a file in a directory and cannot lead out of it."""
-    unsafe = name in ("", ".", "..") or _CONTROL.search(name) is not None
+    unsafe = name in ("", ".", "..") or printable(name) != name
     return not unsafe and not set(name) & set('/\\:*?"<>|') and len(name) <= 255

@@ -1,19 +1,25 @@
 """The command `renormlite`: finds the sub-command, loads only that one, turns errors to exit codes.
 
-Exit codes: 0 all well, 1 a check failed, 2 wrong usage or bad input (one line that says how to
-mend it, no traceback), 130 or 143 ended by Ctrl-C or by a signal, with everything cleaned up.
+Exit codes: 0 success, 1 a check failed, 2 wrong usage or bad input (one line that says how to fix
+it, no traceback), 3 a bug in renormlite (with a log to report), 130 or 143 ended by Ctrl-C or by a
+signal, with everything cleaned up.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import signal
+import platform
 import sys
+import tempfile
+import traceback
+from pathlib import Path
 
 import click
 
-from ..errors import UserError
+from ..errors import UserError, describe_os_error, printable
 from ..version import __version__
+from .interruption import ended_by_signals
 
 # Where each sub-command lives and what `--help` says of it; a module is imported only when called,
 # so `renormlite --help` and `renormlite check` start without TensorFlow.
@@ -46,6 +52,15 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command; suggest the nearest name for an unknown one."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the sub-commands with their summaries without importing any of them."""
         with formatter.section("Commands"):
@@ -58,17 +73,35 @@ def cli() -> None:
     """Train with Batch Renormalization, fold it away, export, prove that it computes the same."""
 
 
-def _end(number: int, _frame: object) -> None:
-    """Leave by way of every clean-up: what was begun here or on a device goes with the command."""
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """Run the command line and exit with its code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
     try:
-        cli(prog_name="renormlite")
+        with ended_by_signals():
+            cli(prog_name="renormlite")
     except UserError as error:
-        click.echo(f"renormlite: {error}", err=True)
+        _say(str(error))
         sys.exit(2)
+    except OSError as error:
+        _say(f"{describe_os_error(error)}. No file was left incomplete.")
+        sys.exit(2)
+    except Exception as error:
+        _say(
+            f"this is a bug in renormlite ({type(error).__name__}: {error}). The details are in "
+            f"{_log()}: please report it with them."
+        )
+        sys.exit(3)
+
+
+def _say(sentence: str) -> None:
+    """Print one line on standard error, without control characters of names and paths."""
+    click.echo(f"renormlite: {printable(sentence)}", err=True)
+
+
+def _log() -> Path:
+    """Write the traceback of the current exception into a new file and return its path."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="renormlite-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"renormlite {__version__}, {platform.platform()}, {sys.version}\n")
+        file.write(f"{sys.argv}\n\n{traceback.format_exc()}")
+    return Path(file.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from ..artifacts.images import Preprocessing
@@ -22,6 +24,8 @@ class Channels(click.ParamType):
             values = tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"expected numbers with commas between, got {value!r}.")
+        if not all(map(math.isfinite, values)):
+            self.fail(f"expected finite numbers, got {value!r}.")
         return values[0] if len(values) == 1 else values
 
 

@@ -1,6 +1,8 @@
 """Protects the command line: help without TensorFlow, exit codes, one-line errors."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from renormlite import UserError
 from renormlite.cli.main import COMMANDS, cli
+from renormlite.files import write_text
 
 TAKE_A_MODEL = [("inspect",), ("fold", "-o", "folded.keras"), ("export",)]
 
@@ -35,7 +38,7 @@ def test_every_command_explains_itself(name: str) -> None:
 def test_unknown_command_exits_2_with_one_sentence() -> None:
     run = renormlite("exprot")
     assert run.returncode == 2
-    assert "No such command 'exprot'" in run.stderr
+    assert "No such command 'exprot'. Did you mean 'export'?" in run.stderr
     assert "Traceback" not in run.stderr
 
 
@@ -99,3 +102,76 @@ def test_json_goes_to_a_file_or_alone_to_standard_output(
 def test_a_wrong_suffix_is_the_same_kind_of_error_everywhere(arguments: list[str]) -> None:
     with pytest.raises(UserError, match=r"Expected a file name that ends in \.\w+\. Received: 'a"):
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/out\.json cannot be written \(File exists\)"):
+        write_text(tmp_path / "file" / "out.json", "{}")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(UserError, match=r"folder\.json cannot be written \(Is a directory\)"):
+        write_text(tmp_path / "folder.json", "{}")
+    with pytest.raises(UserError, match="File name too long"):
+        write_text(tmp_path / ("x" * 300), "{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.json"]
+
+
+PROGRAM = """
+import sys, click
+from renormlite.cli import main
+@click.command()
+def command():
+    {body}
+main.LazyGroup.get_command = lambda self, ctx, name: command
+sys.argv = ["renormlite", "bench"]
+main.main()
+"""
+
+
+def ran(body: str, **options: object) -> subprocess.Popen[str]:
+    program = PROGRAM.format(body=body)
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_an_error_of_ours_is_called_a_bug_and_logged(tmp_path: Path) -> None:
+    run = ran("raise KeyError('x\\x1b[31m')", env=os.environ | {"TMPDIR": str(tmp_path)})
+    _, said = run.communicate()
+    assert run.returncode == 3
+    assert "this is a bug in renormlite (KeyError" in said
+    assert "\x1b" not in said
+    (log,) = tmp_path.glob("renormlite-*.log")
+    assert "Traceback" in log.read_text()
+
+
+def test_what_the_system_refuses_is_one_line() -> None:
+    run = ran("open('/nonexistent/file')")
+    _, said = run.communicate()
+    assert run.returncode == 2
+    assert said.startswith("renormlite: /nonexistent/file: No such file or directory")
+    assert len(said.splitlines()) == 1
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() -> None:
+    body = """
+    import time
+    while True:
+        try:
+            print("ready", file=sys.stderr, flush=True)
+            time.sleep(30)
+        except BaseException:
+            pass
+        else:
+            break
+        try:
+            time.sleep(30)
+        finally:
+            print("cleaned", file=sys.stderr, flush=True)"""
+    run = ran(body)
+    assert run.stderr is not None
+    assert run.stderr.readline() == "ready\n"
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert said == "cleaned\n"

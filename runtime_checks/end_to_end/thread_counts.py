@@ -18,6 +18,10 @@ from ...errors import UserError
 Threads = Union[int, Sequence[int]]  # noqa: UP007 (Python 3.9 evaluates it)
 
 
+# More than any processor has; some runtimes crash on absurd numbers.
+_MOST = 1024
+
+
 @dataclass(frozen=True)
 class ThreadComparison:
     """One output with another number of threads, against the one that was judged.
@@ -55,13 +59,13 @@ def thread_counts(threads: Threads) -> tuple[int, ...]:
     """Return the numbers of threads to run with, the one to judge first.
 
     Raises:
-        UserError: There is none, one is less than 1, or one is named twice.
+        UserError: There is none, one is out of range, or one is named twice.
     """
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
-    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
+    if not counts or min(counts) < 1 or max(counts) > _MOST or len(set(counts)) < len(counts):
         raise UserError(
-            "threads must be a number from 1 on, or several different ones to compare, such as "
-            f"1,4. Received: {','.join(map(str, counts)) or 'none'}."
+            f"threads must be a number from 1 to {_MOST}, or several different ones to compare, "
+            f"such as 1,4. Received: {','.join(map(str, counts)) or 'none'}."
         )
     return counts
 

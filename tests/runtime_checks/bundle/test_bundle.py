@@ -174,7 +174,7 @@ def test_the_hash_of_the_whole_file_is_compared(bundle, tmp_path):
         (["--runtime", "tensorrt"], "runtime among"),
         (["--runtime", "litert@qemu-aarch64"], "runs where it lies"),
         (["--runtime", "litert", "--artifact", "other.tflite"], "must be one of the carried"),
-        (["--runtime", "litert", "--threads", "0"], "threads must be a number from 1 on"),
+        (["--runtime", "litert", "--threads", "0"], "threads must be a number from 1 to 1024"),
     ],
 )
 def test_wrong_usage_exits_2(bundle, options, sentence):

@@ -17,6 +17,7 @@ from ..artifacts.network import Network
 from ..artifacts.precisions import Arithmetic, precision_named
 from .file_weights import match_weights
 from .integer_noise import rounding_steps
+from .merged_affines import with_merged_affines
 from .network import opaque_layers
 from .noise import NoiseSource, expected_noise
 from .rounded_weights import RoundedWeights
@@ -68,6 +69,7 @@ def file_noise(
     if not known.noise or opaque_layers(network):
         return {}
     graph = read_graph(path, file_format)
+    network = with_merged_affines(network, graph)
     weights = match_weights(network, graph)
     if known.arithmetic is Arithmetic.INTEGER:
         steps = rounding_steps(network, graph, weights, inputs)

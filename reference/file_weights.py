@@ -97,7 +97,7 @@ def match_weights(
         foreign: Whether another converter made the file, which rounds otherwise when it folds.
 
     Returns:
-        One entry for each weight of each node.
+        One entry for each weight of each node. Nodes that share a weight share the constant.
     """
     constants = [c for c in graph.constants if c.data is not None and c.data.size > 0]
     floats: dict[_Ends, list[GraphTensor]] = {}
@@ -108,20 +108,24 @@ def match_weights(
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
     maps = _flattened_maps(network)
-    matches = []
-    claimed: set[str] = set()
-    for node in network.nodes:
-        for role, weight in node.weights.items():
-            match = _exactly(node, role, weight, maps.get(node.name, ()), floats)
-            if match is not None and match.tensor is not None:
-                claimed.add(match.tensor.key)
-            matches.append((node, role, weight, match))
+    known: dict[tuple[object, ...], WeightMatch | None] = {}
+    wanted = [
+        (node, role, weight, (id(weight), node.op, role, maps.get(node.name, ())))
+        for node in network.nodes
+        for role, weight in node.weights.items()
+    ]
+    for node, role, weight, key in wanted:
+        if key not in known:
+            known[key] = _exactly(node, role, weight, maps.get(node.name, ()), floats)
+    claimed = {match.tensor.key for match in known.values() if match and match.tensor}
     found = []
-    for node, role, weight, match in matches:
+    for node, role, weight, key in wanted:
+        match = known[key]
         if match is None:
             rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
-            match = _nearest(node, role, weight, maps.get(node.name, ()), rest, foreign)
-        found.append(match)
+            features = maps.get(node.name, ())
+            match = known[key] = _nearest(node, role, weight, features, rest, foreign)
+        found.append(replace(match, node=node.name, layer=node.layer))
     return found
 
 

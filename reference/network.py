@@ -30,7 +30,8 @@ def evaluate_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             f"The layer '{node.layer}' cannot be evaluated outside Keras, so its op cannot be "
             "checked by itself."
         )
-    return OPERATORS[node.op].evaluate(inputs, _weights(node, inputs[0].dtype), node.attributes)
+    with np.errstate(all="ignore"):  # What overflows does so on the target too.
+        return OPERATORS[node.op].evaluate(inputs, _weights(node, inputs[0].dtype), node.attributes)
 
 
 def node_error_bound(
@@ -57,7 +58,8 @@ def node_error_bound(
     """
     at = Evaluated(inputs, _weights(node, np.dtype(np.float64)), node.attributes, output)
     passed = [error + _flushed(x, error) for x, error in zip(inputs, errors)]
-    bound = OPERATORS[node.op].error_bound(at, passed, unit)
+    with np.errstate(all="ignore"):
+        bound = OPERATORS[node.op].error_bound(at, passed, unit)
     return bound + 2 * _terms(node, output) * SMALLEST_NORMAL
 
 
@@ -89,7 +91,8 @@ def rounding_variance(
         unit: The unit roundoff.
     """
     at = Evaluated(inputs, _weights(node, output.dtype), node.attributes, output)
-    return OPERATORS[node.op].variance(at, variances, unit)
+    with np.errstate(all="ignore"):
+        return OPERATORS[node.op].variance(at, variances, unit)
 
 
 def node_gradient(
@@ -97,7 +100,8 @@ def node_gradient(
 ) -> list[np.ndarray]:
     """Return the gradients by a node's inputs for one by its output, in float64."""
     at = Evaluated(inputs, _weights(node, np.dtype(np.float64)), node.attributes, output)
-    return OPERATORS[node.op].gradient(at, gradient)
+    with np.errstate(all="ignore"):
+        return OPERATORS[node.op].gradient(at, gradient)
 
 
 def _weights(node: Node, dtype: np.dtype) -> dict[str, np.ndarray]:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..artifacts.network import Network, Node
+from ..artifacts.precisions import UNIT_ROUNDOFF
 from .file_weights import WeightMatch, file_weight
+
+_GREATEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class RoundedWeights:
             name: replace(nodes[name], weights={**nodes[name].weights, **rounded})
             for name, rounded in arrays.items()
         }
+        if any(match.tensor is not None and match.tensor.dtype == np.float16 for match in weights):
+            for node in network.nodes:
+                if node.constants:
+                    replaced[node.name] = _with_half_constants(replaced.get(node.name, node))
         # A bias that is an integer as well belongs to an op that is integer throughout.
         hybrid = frozenset(
             name
@@ -63,3 +70,12 @@ class RoundedWeights:
         """Return the network with these weights."""
         nodes = tuple(self.nodes.get(node.name, node) for node in network.nodes)
         return replace(network, nodes=nodes)
+
+
+def _with_half_constants(node: Node) -> Node:
+    """Return a node whose constants a file holds in half precision."""
+    size = max(float(np.abs(array).max(initial=0.0)) for array in node.constants.values())
+    # Numbers below the least normal half are off by half its last place; others are too large.
+    rounded = UNIT_ROUNDOFF["float16"] * size + 2.0**-25 + max(size - _GREATEST_HALF, 0.0)
+    known = float(node.attributes.get("constant_error", 0.0))
+    return replace(node, attributes={**node.attributes, "constant_error": known + rounded})

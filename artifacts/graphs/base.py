@@ -106,6 +106,7 @@ class ArtifactGraph:
         read_ops: Function that reads the operators on first use.
         metadata: Metadata of the file, by key.
         signature: Names in the file's signature of inputs and outputs, by key.
+        inner_constants: Constants of the graphs inside loops and branches.
     """
 
     tensors: Mapping[str, GraphTensor]
@@ -114,6 +115,7 @@ class ArtifactGraph:
     read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     signature: Mapping[str, str] = field(default_factory=dict, repr=False)
+    inner_constants: tuple[GraphTensor, ...] = field(default=(), repr=False)
 
     @functools.cached_property
     def ops(self) -> tuple[GraphOp, ...]:
@@ -123,7 +125,8 @@ class ArtifactGraph:
     @property
     def constants(self) -> list[GraphTensor]:
         """The tensors with a constant value."""
-        return [tensor for tensor in self.tensors.values() if tensor.data is not None]
+        own = [tensor for tensor in self.tensors.values() if tensor.data is not None]
+        return [*own, *self.inner_constants]
 
     def activations(self, op: GraphOp) -> list[str]:
         """Return the keys of an op's inputs that are computed, not constant."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,27 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
+        inner_constants=tuple(_inner_constants(graph)),
     )
+
+
+def _inner_constants(graph: Any) -> Iterator[GraphTensor]:
+    """Yield the constants of the graphs inside a graph's loops and branches."""
+    import onnx
+
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type != onnx.AttributeProto.GRAPH:
+                continue
+            inner = attribute.g
+            for entry in inner.initializer:
+                key = f"{node.name}:{entry.name}"
+                yield _constant(key, onnx.numpy_helper.to_array(entry))
+            for other in inner.node:
+                if other.op_type == "Constant" and other.attribute[0].name == "value":
+                    value = onnx.numpy_helper.to_array(other.attribute[0].t)
+                    yield _constant(f"{node.name}:{other.output[0]}", value)
+            yield from _inner_constants(inner)
 
 
 def _quantizations(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def _graph(data: bytes, path: Path) -> ArtifactGraph:
         read_ops=lambda: _reading(path, functools.partial(_ops, model, main, tensors)),
         metadata=_metadata(model),
         signature=_signature(model),
+        inner_constants=tuple(_inner_constants(model)),
     )
 
 
@@ -98,6 +99,16 @@ def _signature(model: Any) -> dict[str, str]:
         *(first.Outputs(place) for place in range(first.OutputsLength())),
     ]
     return {str(entry.TensorIndex()): _text(entry.Name()) for entry in entries}
+
+
+def _inner_constants(model: Any) -> Iterator[GraphTensor]:
+    """Yield the constants of all subgraphs but the main one."""
+    for number in range(1, model.SubgraphsLength()):
+        graph = model.Subgraphs(number)
+        for index in range(graph.TensorsLength()):
+            tensor = _tensor(f"{number}:{index}", graph.Tensors(index), model)
+            if tensor.data is not None:
+                yield tensor
 
 
 def _metadata(model: Any) -> dict[str, str]:

@@ -272,3 +272,6 @@ ACTIVATIONS: dict[str, Operator] = {
     "is_finite": Step(lambda x, a: np.isfinite(x).astype(x.dtype)),
     "bucketize": Step(_buckets),
 }
+
+# Those whose slope has no bound: square, quotient, logarithm and the like.
+STEEP = {name for name, operator in ACTIVATIONS.items() if isinstance(operator, Steep)}

@@ -24,7 +24,7 @@ from ...artifacts.precisions import (
     Arithmetic,
     precision_named,
 )
-from ...artifacts.sample_kinds import pooled
+from ...artifacts.sample_kinds import pooled, settled
 from .comparison import SampleErrors, sample_errors
 
 # A healthy runtime adds the same roundings in another order, so its error is of the noise's size,
@@ -80,7 +80,11 @@ def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> Nois
     if precision.arithmetic is Arithmetic.FLOAT32 or (model is None and exported is None):
         return plain
     if precision.arithmetic is Arithmetic.INTEGER:
-        return plain if exported is None else _integer_bound(golden, output, exported, model)
+        if exported is None:
+            return plain
+        # A target's outputs are taken in the same way before they are compared.
+        known = settled({output: exported}, golden.kind, golden.reference, artifact.precision)
+        return _integer_bound(golden, output, known[output], model)
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
         noise = _without_luck(np.where(np.isfinite(model), model, 0.0), size, golden.kind)

@@ -31,6 +31,8 @@ class Evaluation:
         rounded: The file's own weights, where it rounded them.
         true: Every value of the network from the true inputs.
         forced: Node to tensor: what is taken for a node's value, however far from it.
+        in_pieces: Layers that the file may compute in other pieces than the network, each of them
+            rounded: what has no tensor there is no fault, and what reads it is not evaluated.
 
     Attributes:
         value: Network value to what the nodes behind it read, float64.
@@ -49,8 +51,10 @@ class Evaluation:
         rounded: RoundedWeights,
         true: Mapping[str, np.ndarray],
         forced: Mapping[str, str],
+        in_pieces: frozenset[str] = frozenset(),
     ) -> None:
         self.network, self.tensors = network, tensors
+        self._in_pieces, self._results = in_pieces, _results(network)
         self._rounded, self._true = rounded, true
         self.value: dict[str, np.ndarray] = dict(inputs)
         self.exact: dict[str, np.ndarray] = {}
@@ -59,8 +63,11 @@ class Evaluation:
         self.checks: list[OpCheck] = []
         self.unchecked: list[str] = []
         self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
+        self._half_inputs: set[str] = set()
         for name, key in zip(network.inputs, tensors.graph.inputs):
             self.value[name] = tensors.read_as_input(key, inputs[name])
+            if tensors.read_in_half(key):
+                self._half_inputs.add(name)
         for node in network.nodes:
             if can_evaluate(node) and all(name in self.value for name in node.inputs):
                 self._visit(node, forced.get(node.name))
@@ -69,7 +76,7 @@ class Evaluation:
 
     def _visit(self, node: Node, forced: str | None) -> None:
         """Evaluate a node and find its tensor."""
-        halves = [name in self.mapped and self._half(name) for name in node.inputs]
+        halves = [self._half(name) for name in node.inputs]
         expected, allowed = expected_result(
             self.as_filed(node),
             [self.value[name] for name in node.inputs],
@@ -83,6 +90,11 @@ class Evaluation:
             return
         found = self.tensors.find(node, expected, allowed, set(self.mapped.values()))
         if found is None:
+            if node.layer in self._in_pieces:
+                del self.exact[node.name], self.allowed[node.name]
+                if node.name in self._results:
+                    self.unchecked.append(node.layer)
+                    return
             self.value[node.name], self._bound[node.name] = expected, allowed
             return
         key, got = found
@@ -100,7 +112,9 @@ class Evaluation:
         self._bound[node.name] = np.zeros_like(got)
 
     def _half(self, name: str) -> bool:
-        return self.tensors.half(self.mapped[name])
+        """Return whether a value is stored in half precision, which a runtime may skip."""
+        stored = name in self.mapped and self.tensors.half(self.mapped[name])
+        return stored or name in self._half_inputs
 
     def _record(
         self, node: Node, key: str, expected: np.ndarray, allowed: np.ndarray, got: np.ndarray
@@ -135,3 +149,12 @@ class Evaluation:
                 found.add(name)
                 waiting.extend(nodes[name].inputs)
         return [inner for inner in self.network.nodes if inner.name in found]
+
+
+def _results(network: Network) -> set[str]:
+    """Return the values that layers hand to others or that the network returns."""
+    layers = {node.name: node.layer for node in network.nodes}
+    found = set(network.outputs.values())
+    for node in network.nodes:
+        found.update(name for name in node.inputs if layers.get(name) != node.layer)
+    return found

@@ -5,6 +5,7 @@ Works on the host, where the file's format can be parsed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from ...artifacts.graphs import READERS, read_graph
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network, Node
-from ...artifacts.precisions import precision_named
+from ...artifacts.precisions import Arithmetic, precision_named
 from ...reference.file_noise import shares_ranges
 from ...reference.file_weights import WeightMatch, match_weights
+from ...reference.merged_affines import with_merged_affines
+from ...reference.operators.activations import STEEP
+from ...reference.operators.contractions import CONTRACTIONS
+from ...reference.operators.indexing import INDEXING
+from ...reference.operators.reductions import REDUCTIONS
 from ...runtimes import Target
 from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
@@ -38,7 +44,7 @@ class Anatomy:
     """A file's graph, the network it was made from, and what became of that network's weights.
 
     Attributes:
-        network: What the file should compute.
+        network: What the file should compute, affines merged as the file has them.
         graph: The file.
         weights: Every weight of the network.
     """
@@ -64,6 +70,7 @@ class Anatomy:
         """
         graph = read_graph(path, artifact.format, data)
         graph = replace(graph, inputs=_in_order(graph, artifact))
+        network = with_merged_affines(network, graph)
         weights = match_weights(network, graph, foreign=artifact.foreign)
         return cls(network, graph, tuple(weights))
 
@@ -167,7 +174,14 @@ def inspect(
         return None, [], [Finding("ops", False, str(error))]
     exact = {name: array.astype(np.float64) for name, array in seen.inputs.items()}
     network = _in_one_piece(anatomy.network, artifact)
-    walked = walk(network, anatomy.graph, seen.tensors, exact, anatomy.weights)
+    walked = walk(
+        network,
+        anatomy.graph,
+        seen.tensors,
+        exact,
+        anatomy.weights,
+        in_pieces=_in_pieces(network, artifact),
+    )
     integers = recognise(anatomy.graph, artifact.format, seen.tensors)
     faults = _faults(anatomy, walked, integers)
     if not faults and not result.passed:
@@ -195,6 +209,26 @@ def _in_one_piece(network: Network, artifact: Artifact) -> Network:
         for node in network.nodes
     ]
     return replace(network, nodes=tuple(nodes))
+
+
+# Operators that only traced layers have.
+_PRIMITIVES = {*CONTRACTIONS, *REDUCTIONS, *INDEXING, *STEEP, "divide", "power", "select"}
+
+# Nodes of a layer with an operator of its own: a separable convolution and its activation.
+_MOST_OWN = 3
+
+
+def _in_pieces(network: Network, artifact: Artifact) -> frozenset[str]:
+    """Return the layers whose primitives an integer file may round in other places.
+
+    A converter writes a square as a product, a quotient as a reciprocal and a product, and gives
+    each result steps of its own.
+    """
+    if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER:
+        return frozenset()
+    count = Counter(node.layer for node in network.nodes)
+    names = {node.layer for node in network.nodes if node.op in _PRIMITIVES}
+    return frozenset(names | {layer for layer, n in count.items() if n > _MOST_OWN})
 
 
 def _pieces(node: Node) -> int:

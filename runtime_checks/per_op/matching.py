@@ -163,6 +163,11 @@ class Tensors:
             return Steps(tensor.quantization).nearest(value)
         return self.read_after(key, value)
 
+    def read_in_half(self, key: str) -> bool:
+        """Return whether a file's ops read an input in half precision."""
+        rounded = self._rounded_copy(key)
+        return rounded is not None and self.half(rounded)
+
     def _rounded_copy(self, key: str) -> str | None:
         """Return the tensor that holds another one's value after a rounding op, None without one.
 
@@ -243,4 +248,5 @@ def distance(got: np.ndarray, expected: np.ndarray) -> float:
     """Return the relative distance of two arrays; infinite when one is not finite."""
     if not np.isfinite(got).all():
         return float("inf")
-    return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-300))
+    with np.errstate(invalid="ignore"):
+        return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) + 1e-300))

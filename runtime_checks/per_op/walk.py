@@ -30,6 +30,8 @@ def walk(
     tensors: Mapping[str, np.ndarray],
     inputs: Mapping[str, np.ndarray],
     weights: Sequence[WeightMatch],
+    *,
+    in_pieces: frozenset[str] = frozenset(),
 ) -> Walk:
     """Check a file op by op.
 
@@ -40,6 +42,7 @@ def walk(
         inputs: Keras input name to the (P, …) floats that it was fed.
         weights: What became of each weight: quantized ones that lie within half a step are taken
             from the file, so that their rounding is not blamed on the op.
+        in_pieces: Layers that the file may compute in other pieces; see `Evaluation`.
 
     Returns:
         Every op's distance to its bound, and the culprits.
@@ -50,7 +53,7 @@ def walk(
     forced: dict[str, str] = {}
     culprits: list[Culprit] = []
     while True:
-        evaluation = Evaluation(network, shown, inputs, rounded, true, forced)
+        evaluation = Evaluation(network, shown, inputs, rounded, true, forced, in_pieces)
         culprit = first_culprit(evaluation)
         if culprit is None:
             break

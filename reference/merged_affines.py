@@ -1,0 +1,218 @@
+"""What a converter makes of an affine next to a linear layer: one layer with other weights.
+
+A norm that the fold left, a layer of the user's own that scales its input: y = s (W x + b) + t has
+the weights s W and s b + t once a converter has merged the two, and y = W (s x) + b has W s. The
+weights differ from the network's, the composition does not. Such a layer is looked for by its
+composed weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
+from ..artifacts.network import Network, Node
+from .file_weights import WeightMatch, file_weight, forms, match_weights
+
+# A converter computes s, s W and s b + t in float32: a few roundings, in units of the size of what
+# was added up.
+_COMPUTED = 16 * 2.0**-24
+
+# A number is rounded to a half, or to the nearest step, besides.
+_HALF = 2.0**-11
+_SMALLEST_HALF = 2.0**-25
+
+_LINEAR = ("conv", "depthwise_conv", "dense", "conv_transpose")
+
+
+def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
+    """Return the network with those affines merged that a file has merged.
+
+    Args:
+        network: The folded network.
+        graph: The file.
+
+    Returns:
+        The network, in which a merged layer has the file's own weights and the nodes of its affine
+        hand their input on.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in network.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    outputs = set(network.outputs.values())
+    nodes = {node.name: node for node in network.nodes}
+    followed = {
+        node.name: merged
+        for node in network.nodes
+        if node.op in _LINEAR
+        and (merged := _compositions(node, readers, outputs) + _behind_scale(node, nodes, readers))
+    }
+    if not followed:
+        return network
+    alone = replace(network, nodes=tuple(n for n in network.nodes if n.name in followed))
+    for match in match_weights(alone, graph):
+        if match.role == "kernel" and match.state == "equal":
+            del followed[match.node]
+    replaced: dict[str, Node] = {}
+    for name, compositions in followed.items():
+        for composed in compositions:
+            found = _in_file(composed, graph)
+            if found is not None:
+                replaced[name] = found
+                replaced |= {n.name: _handing_on(n) for n in composed.absorbed}
+                break
+    if not replaced:
+        return network
+    return replace(network, nodes=tuple(replaced.get(n.name, n) for n in network.nodes))
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """A linear node with the affine behind it.
+
+    Attributes:
+        node: The linear node, with composed weights.
+        size: How large the numbers are that were added up to each bias.
+        absorbed: The nodes of the affine, in the order of the network.
+    """
+
+    node: Node
+    size: np.ndarray
+    absorbed: tuple[Node, ...]
+
+
+def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str]) -> list[_Composed]:
+    """Return a node with more and more of what follows it merged, the longest first."""
+    if node.attributes.get("data_format") == "channels_first":
+        return []
+    kernel = {**node.constants, **node.weights}["kernel"].astype(np.float64)
+    channels = _channels(node, kernel)
+    bias = {**node.constants, **node.weights}.get("bias", np.zeros(channels))
+    scale, shift = np.ones(channels), np.zeros(channels)
+    size = np.abs(bias).astype(np.float64)
+    found: list[_Composed] = []
+    absorbed: list[Node] = []
+    current = node
+    while current.name not in outputs and len(readers.get(current.name, [])) == 1:
+        current = readers[current.name][0]
+        if current.op in ("reshape", "identity") and _last(current) in (channels, None):
+            continue
+        affine = _affine(current, channels)
+        if affine is None:
+            break
+        scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
+        size = np.abs(affine[0]) * size + np.abs(affine[1])
+        absorbed.append(current)
+        weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
+        found.append(_Composed(replace(node, weights=weights, constants={}), size, tuple(absorbed)))
+    return found[::-1]
+
+
+def _behind_scale(
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
+) -> list[_Composed]:
+    """Return a dense node with the scale in front of it merged, if there is one."""
+    before = nodes.get(node.inputs[0])
+    while before is not None and before.op == "identity":
+        before = nodes.get(before.inputs[0])
+    kernel = {**node.constants, **node.weights}["kernel"].astype(np.float64)
+    if node.op != "dense" or before is None or len(readers[before.name]) != 1:
+        return []
+    affine = _affine(before, kernel.shape[0])
+    if affine is None or affine[1].any():
+        return []
+    weights = {**node.constants, **node.weights, "kernel": kernel * affine[0][:, None]}
+    bias = np.abs(weights.setdefault("bias", np.zeros(kernel.shape[-1])))
+    return [_Composed(replace(node, weights=weights, constants={}), bias, (before,))]
+
+
+def _channels(node: Node, kernel: np.ndarray) -> int:
+    if node.op == "depthwise_conv":
+        return int(np.prod(kernel.shape[-2:]))
+    return int(kernel.shape[-2 if node.op == "conv_transpose" else -1])
+
+
+def _scaled(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return a kernel times a factor for each output channel."""
+    if node.op == "depthwise_conv":
+        return kernel * scale.reshape(kernel.shape[-2:])
+    return kernel * (scale[:, None] if node.op == "conv_transpose" else scale)
+
+
+def _last(node: Node) -> int | None:
+    return node.shape[-1] if node.shape else None
+
+
+def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return scale and shift of a node that is an affine along the last axis, else None."""
+    arrays = {**node.constants, **node.weights}
+    if node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
+        return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
+    constant = arrays.get("constant")
+    if constant is None or len(node.inputs) != 1 or constant.size not in (1, channels):
+        return None
+    if constant.size > 1 and constant.shape[-1] != channels:
+        return None
+    vector = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+    first = node.attributes.get("constant_first", False)
+    one, none = np.ones(channels), np.zeros(channels)
+    affines = {
+        "multiply": (vector, none),
+        "add": (one, vector),
+        "subtract": (-one, vector) if first else (one, -vector),
+    }
+    return affines.get(node.op)
+
+
+def _in_file(merged: _Composed, graph: ArtifactGraph) -> Node | None:
+    """Return a composed node with the file's own weights, None where the file has none such."""
+    node = merged.node
+    weights: dict[str, np.ndarray] = {}
+    for role, size in (("kernel", np.abs(node.weights["kernel"])), ("bias", merged.size)):
+        wanted = node.weights[role]
+        for match in _like(node, role, graph.constants):
+            got = file_weight(match, wanted.shape)
+            assert match.tensor is not None
+            if np.all(np.abs(got - wanted) <= _allowed(match.tensor, match, wanted, size)):
+                weights[role] = got.astype(np.float32)
+                break
+        else:
+            if role == "kernel":
+                return None
+    return replace(node, weights={**node.weights, **weights})
+
+
+def _like(node: Node, role: str, constants: Sequence[GraphTensor]) -> Iterator[WeightMatch]:
+    """Yield the constants of a weight's size in every order of axes."""
+    shape = node.weights[role].shape
+    for tensor in constants:
+        if tensor.data is None or tensor.data.size != int(np.prod(shape)):
+            continue
+        for view, axes in dict.fromkeys(forms(node.op, role, shape)):
+            yield WeightMatch(node.name, node.layer, role, "", tensor, axes, view)
+
+
+def _allowed(
+    tensor: GraphTensor, match: WeightMatch, wanted: np.ndarray, size: np.ndarray
+) -> np.ndarray:
+    """Return how far a constant may be from a composed weight."""
+    assert tensor.data is not None
+    computed = _COMPUTED * size
+    if tensor.data.dtype == np.float16:
+        return np.asarray(computed + _HALF * np.abs(wanted) + _SMALLEST_HALF)
+    if tensor.data.dtype.kind == "f":
+        return computed
+    if tensor.quantization is None:
+        return np.full(wanted.shape, -1.0)
+    steps = np.broadcast_to(tensor.quantization.step(tensor.data.ndim), tensor.data.shape)
+    step = replace(tensor, data=steps, quantization=None)
+    return np.asarray(computed * 2 + 0.5 * file_weight(replace(match, tensor=step), wanted.shape))
+
+
+def _handing_on(node: Node) -> Node:
+    """Return a node that only hands its input on."""
+    return replace(node, op="identity", attributes={}, weights={}, constants={})

@@ -18,6 +18,7 @@ from . import bias_map as _bias_map  # noqa: F401
 from . import channel_affine as _channel_affine  # noqa: F401
 from . import layers as _layers  # noqa: F401
 from . import learned as _learned  # noqa: F401
+from .quantize_aware import functions as _functions  # noqa: F401
 from .quantize_aware import linear as _linear  # noqa: F401
 from .quantize_aware import operators as _operators  # noqa: F401
 

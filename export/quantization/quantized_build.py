@@ -11,11 +11,19 @@ from keras import layers as kl
 from keras import tree
 
 from ...errors import UserError
+from ...toolkit.quantize_aware.functions import (
+    FUNCTIONS,
+    QuantizedFunction,
+    QuantizedLeakyReLU,
+    QuantizedMultiply,
+    QuantizedSoftmax,
+)
 from ...toolkit.quantize_aware.kernels import KERNELS
 from ...toolkit.quantize_aware.linear import QuantizedLinear
 from ...toolkit.quantize_aware.operators import (
     Quantize,
     QuantizedAdd,
+    QuantizedAveragePooling,
     QuantizedConcatenate,
     QuantizedMean,
 )
@@ -114,6 +122,7 @@ class _Builder:
         self.quantized: dict[int, Carried] = {}
         self.fused: set[Call] = set()
         self.fills: list[Any] = []
+        self.renamed: dict[int, str] = {}
 
     def model(self) -> keras.Model:
         for call in self.graph.calls():
@@ -160,6 +169,14 @@ class _Builder:
                 return [self.added(call)]
             if kind in ("GlobalAveragePooling1D", "GlobalAveragePooling2D"):
                 return [self.averaged(call, layer)]
+            if kind in ("Multiply",) and len(call.inputs) == 2:
+                return [self.pair(call, QuantizedMultiply)]
+            if type(layer) in (kl.AveragePooling1D, kl.AveragePooling2D):
+                return [self.pooled(call, layer)]
+        made = self.function(op)
+        if made is not None:
+            x = self.on_grid(call.inputs[0])
+            return [Carried(*made(x.tensor, x.grid))]
         raise UserError(
             f"{_what(op)} has no integer operator here. {_HOW_TO_LEAVE.format(name=op.name)}"
         )
@@ -186,7 +203,7 @@ class _Builder:
                 opened=self.opens(call),
                 weight_bits=self.choices.weight_bits,
                 freeze_statistics_after=self.choices.freeze_statistics_after,
-                name=op.name,
+                name=self.name_before_own_activation(call),
                 **self.choices.options(),
             )
             self.layers[id(op)] = layer
@@ -238,6 +255,29 @@ class _Builder:
             )
             first = Carried(*layer(first.tensor, first.grid, other.tensor, other.grid))
         return first
+
+    def pair(self, call: Call, made: type[QuantizedAdd | QuantizedMultiply]) -> Carried:
+        """An operator of two operands."""
+        a, b = (self.on_grid(value) for value in call.inputs)
+        layer = made(activation=self.fuse(call), name=call.op.name, **self.choices.options())
+        return Carried(*layer(a.tensor, a.grid, b.tensor, b.grid))
+
+    def pooled(self, call: Call, layer: Any) -> Carried:
+        """Average pooling, on the grid of its input."""
+        x = self.on_grid(call.inputs[0])
+        pool = type(layer).from_config(_float32(layer.get_config()))
+        made = QuantizedAveragePooling(pool, name=call.op.name, **self.choices.options())
+        return Carried(*made(x.tensor, x.grid))
+
+    def function(self, op: Any) -> Any:
+        """Return the layer of a function of each number, None where none is known."""
+        options = {"name": self.renamed.get(id(op), op.name), **self.choices.options()}
+        name, slope = function_named(op)
+        if name == "softmax":
+            return QuantizedSoftmax(**options)
+        if name == "leaky_relu":
+            return QuantizedLeakyReLU(slope, **options)
+        return QuantizedFunction(name, **options) if name in FUNCTIONS else None
 
     def joined(self, call: Call) -> Carried:
         """A concatenation: its operands share one grid."""
@@ -315,6 +355,21 @@ class _Builder:
             self.fused.add(after)
         return activation
 
+    def name_before_own_activation(self, call: Call) -> str:
+        """Return the name of a linear layer.
+
+        An activation of its own that becomes an operator by itself takes the name over: it gives
+        what the user knows under that name.
+        """
+        uses = call.output.uses
+        after = uses[0][0] if uses else None
+        own = after is not None and isinstance(after.op, ActivationOp) and after not in self.fused
+        if not own or len(self.calls_of(call.op)) > 1:
+            return call.name
+        assert after is not None
+        self.renamed[id(after.op)] = call.name
+        return self.graph.unique_name(f"{call.name}_linear")
+
     def opens(self, call: Call) -> bool:
         """Whether the sums of a linear layer, called once, are first rounded by a concatenation."""
         value = call.output
@@ -334,7 +389,8 @@ class _Builder:
         """Return a layer that is kept, made once."""
         layer = self.layers.get(id(op))
         if layer is None and isinstance(op, ActivationOp):
-            layer = kl.Activation(op.function, name=op.name, dtype="float32")
+            name = self.renamed.get(id(op), op.name)
+            layer = kl.Activation(op.function, name=name, dtype="float32")
         elif layer is None:
             config = {**_float32(op.operation.get_config()), "name": op.name}
             made = layer = type(op.operation).from_config(config)
@@ -359,6 +415,32 @@ class _Builder:
 
 
 _FIRST = "channels_first"
+
+_NAMED = {
+    keras.activations.sigmoid: "sigmoid",
+    keras.activations.tanh: "tanh",
+    keras.activations.softmax: "softmax",
+    keras.activations.gelu: "gelu",
+    keras.activations.leaky_relu: "leaky_relu",
+}
+
+
+def function_named(op: Any) -> tuple[str, float]:
+    """Return the name of an activation, empty for an unknown one, and its slope."""
+    layer: Any = getattr(op, "operation", None)
+    if isinstance(layer, kl.Softmax):
+        return ("softmax" if layer.axis == -1 else ""), 0.0
+    if isinstance(layer, kl.LeakyReLU):
+        return "leaky_relu", float(layer.negative_slope)
+    if type(layer) is kl.ReLU:
+        plain = layer.max_value is None and not layer.threshold
+        return ("leaky_relu" if plain else ""), float(layer.negative_slope)
+    function = op.function if isinstance(op, ActivationOp) else None
+    if type(layer) is kl.Activation:
+        function = layer.activation
+    elif kind_of(layer) in ("Sigmoid", "Tanh"):
+        return kind_of(layer).lower(), 0.0
+    return _NAMED.get(function, ""), 0.2  # Keras' default slope
 
 
 def fusable(op: Any) -> str | None:

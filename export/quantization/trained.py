@@ -26,9 +26,8 @@ from ...toolkit.quantize_aware.kernels import Kernel
 from ...toolkit.quantize_aware.linear import QuantizedLinear
 from ...toolkit.quantize_aware.operators import (
     Quantize,
-    QuantizedAdd,
+    QuantizedAveragePooling,
     QuantizedConcatenate,
-    QuantizedMean,
 )
 from ...toolkit.quantize_aware.quantized import FUSED, Quantized
 from ...toolkit.quantize_aware.steps import grid_of, limits
@@ -130,9 +129,7 @@ def trained_model(model: keras.Model) -> TrainedModel | None:
     if not layers:
         return None
     for layer in layers:
-        if not (isinstance(layer, QuantizedLinear) and layer.opened) and not int(
-            layer.output_range.step
-        ):
+        if layer.ranged and not int(layer.output_range.step):
             raise UserError(
                 f"The range of {layer.name} has seen no data yet. Train the model with fit(), or "
                 "give quantize_aware samples=… to begin with."
@@ -217,30 +214,23 @@ class _FloatNetwork(_Network):
         return model
 
     def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
-        if isinstance(layer, Quantize):
-            return [inputs[0], None]
-        if isinstance(layer, QuantizedConcatenate):
-            count = len(layer.opened)
-            return [kl.Concatenate(layer.axis, name=layer.name)(inputs[:count]), None]
+        values = layer.operands(inputs)
         if isinstance(layer, QuantizedLinear):
             if id(layer) not in self.linear:
                 self.linear[id(layer)] = _folded(layer), layer
-            return [self.linear[id(layer)][0](inputs[0]), None]
-        if isinstance(layer, QuantizedAdd):
-            name = layer.name if layer.activation is None else f"{layer.name}_sum"
-            total = kl.Add(name=name)([inputs[0], inputs[2]])
-            return [self._activated(layer, total, layer.name), None]
-        if isinstance(layer, QuantizedMean):
-            kinds = {1: kl.GlobalAveragePooling1D, 2: kl.GlobalAveragePooling2D}
-            mean = kinds[len(layer.axes)](keepdims=layer.keepdims, name=layer.name)
-            return [mean(inputs[0]), None]
-        raise TypeError(f"no float layer is known for {type(layer).__name__}")
-
-    @staticmethod
-    def _activated(layer: Quantized, x: Any, name: str) -> Any:
+            return [self.linear[id(layer)][0](values[0]), None]
+        if isinstance(layer, Quantize):
+            return [values[0], None]
+        made = layer.plain()
         if layer.activation is None:
-            return x
-        return kl.Activation(layer.activation, name=name)(x)
+            return [made(_one_or_all(values)), None]
+        made.name = f"{layer.name}_before"
+        activation = kl.Activation(layer.activation, name=layer.name)
+        return [activation(made(_one_or_all(values))), None]
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
 
 
 def _folded(layer: QuantizedLinear) -> Any:
@@ -296,19 +286,14 @@ class _IntegerNetwork(_Network):
                 layer.layer, layer.kernel_type, weights, layer.activation, grid, name=layer.name
             )
             return [made(inputs[0]), grid]
-        grid = layer_grid(layer)
-        put = functools.partial(FakeQuantized, grid=grid, activation=layer.activation)
-        if isinstance(layer, Quantize):
-            return [put(name=layer.name)(inputs[0]), grid]
         if isinstance(layer, QuantizedConcatenate):
-            joined = functools.partial(_joined, layer, grid)
-            return [put(name=layer.name, before=joined)(inputs[: len(layer.opened)]), grid]
-        if isinstance(layer, QuantizedAdd):
-            return [put(name=layer.name, before=_add)([inputs[0], inputs[2]]), grid]
-        if isinstance(layer, QuantizedMean):
-            mean = functools.partial(ops.mean, axis=layer.axes, keepdims=layer.keepdims)
-            return [put(name=layer.name, before=mean)(inputs[0]), grid]
-        raise TypeError(f"no integer operator is known for {type(layer).__name__}")
+            grid = layer_grid(layer)
+            before: Any = functools.partial(_joined, layer, grid)
+        else:
+            grid = inputs[1] if isinstance(layer, QuantizedAveragePooling) else layer_grid(layer)
+            before = layer.plain()
+        made = FakeQuantized(grid, layer.activation, before, name=layer.name)
+        return [made(_one_or_all(layer.operands(inputs))), grid]
 
     def _weights(self, layer: QuantizedLinear, grid: Grid) -> Weights:
         if len(self.weights) == _MARKS:
@@ -327,14 +312,12 @@ class _IntegerNetwork(_Network):
 def layer_grid(layer: Quantized) -> Grid:
     """Return the grid of a layer's output as it is now."""
     found = layer.output_range
+    if layer.fixed is not None:
+        return Grid(np.float32(layer.fixed[0]), layer.fixed[1], found.bits)
     step, zero = ops.convert_to_numpy(
         grid_of(found.low.value, found.high.value, found.bits, symmetric=found.bits > 8)
     )
     return Grid(np.float32(step), int(zero), found.bits)
-
-
-def _add(pair: Any) -> Any:
-    return pair[0] + pair[1]
 
 
 def _joined(layer: QuantizedConcatenate, grid: Grid, values: list[Any]) -> Any:

@@ -74,6 +74,11 @@ class QuantizedLinear(Quantized):
         self.opened = opened
         self.kernel_type = KERNELS[type(layer)]
 
+    @property
+    def ranged(self) -> bool:
+        """Whether the output is rounded here."""
+        return not self.opened
+
     def build(self, x_shape: tuple[int | None, ...], grid_shape: Any = None) -> None:
         """Build the layer and its norm."""
         if not self.layer.built:
@@ -111,8 +116,13 @@ class QuantizedLinear(Quantized):
             total = ops.where(frozen, total, trained)
         if self.opened:
             return self._clipped(total * unit), unit
+        # Runtimes multiply the steps of a dense layer first, in float32.
+        first: Any = step
+        second: Any = steps
+        if not self.kernel_type.per_channel:
+            first, second = unit, 1.0
         return self._ended(
-            total * unit, lambda y: self._rounding.scaled(total, step, steps, y), training
+            total * unit, lambda y: self._rounding.scaled(total, first, second, y), training
         )
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ from keras import ops
 
 from ..renorm import Tensor
 from .quantized import Quantized
-from .steps import fake_quantized
+from .steps import as_if
 
 _register = keras.saving.register_keras_serializable(package="renormlite")
 
@@ -18,10 +19,13 @@ _register = keras.saving.register_keras_serializable(package="renormlite")
 class Quantize(Quantized):
     """Puts real numbers on a grid."""
 
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        return keras.layers.Identity(name=self.name)
+
     def call(self, x: Tensor, training: bool | None = None) -> Any:
         """Return the quantized numbers and their grid."""
-        grid = self.output_range(x, training=training)
-        return fake_quantized(x, grid, self.output_range.bits), grid
+        return self._ended(x, lambda y: self._rounding.quantized(x, y), training)
 
 
 @_register
@@ -32,6 +36,10 @@ class QuantizedAdd(Quantized):
         a, a_grid: First operand and its grid.
         b, b_grid: Second operand and its grid.
     """
+
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        return keras.layers.Add(name=self.name)
 
     def call(
         self, a: Tensor, a_grid: Tensor, b: Tensor, b_grid: Tensor, training: bool | None = None
@@ -64,6 +72,14 @@ class QuantizedConcatenate(Quantized):
         self.axis = axis
         self.opened = tuple(opened)
 
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        return keras.layers.Concatenate(self.axis, name=self.name)
+
+    def operands(self, inputs: list[Any]) -> list[Any]:
+        """Return the values, which come before all grids."""
+        return inputs[: len(self.opened)]
+
     def call(self, values: list[Tensor], grids: list[Tensor], training: bool | None = None) -> Any:
         """Return the joined values and their grid."""
 
@@ -86,6 +102,54 @@ class QuantizedConcatenate(Quantized):
 
 
 @_register
+class QuantizedAveragePooling(Quantized):
+    """Means over windows, rounded half away from zero on the grid of the input.
+
+    Args:
+        layer: Keras' average pooling layer.
+    """
+
+    def __init__(self, layer: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.layer = layer
+
+    @property
+    def ranged(self) -> bool:
+        """The grid is the input's."""
+        return False
+
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        config = {**self.layer.get_config(), "name": self.name}
+        made: keras.layers.Layer = type(self.layer).from_config(config)
+        return made
+
+    def call(self, x: Tensor, grid: Tensor, training: bool | None = None) -> Any:
+        """Return the means and the grid of the input."""
+        step, zero = ops.stop_gradient(grid[0]), ops.stop_gradient(grid[1])
+        real = self.layer(x)
+        # A mean of integers is off a half by 1 / (2 * places) at least, or is one: then float32 may
+        # put it on either side.
+        places = math.prod(self.layer.pool_size)
+        means = self.layer(x / step) + zero
+        exact = ops.sign(means) * ops.floor(ops.abs(means) + 0.5 + 0.25 / places) - zero
+        return as_if(exact * step, real), grid
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments in serializable form."""
+        return {
+            **super().get_config(),
+            "layer": keras.saving.serialize_keras_object(self.layer),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QuantizedAveragePooling:
+        """Make the layer from `get_config`."""
+        config["layer"] = keras.saving.deserialize_keras_object(config["layer"])
+        return super().from_config(config)
+
+
+@_register
 class QuantizedMean(Quantized):
     """The mean over all places of a map: global average pooling.
 
@@ -98,6 +162,11 @@ class QuantizedMean(Quantized):
         super().__init__(**options)
         self.axes = tuple(axes)
         self.keepdims = keepdims
+
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        kinds = {1: keras.layers.GlobalAveragePooling1D, 2: keras.layers.GlobalAveragePooling2D}
+        return kinds[len(self.axes)](keepdims=self.keepdims, name=self.name)
 
     def call(self, x: Tensor, grid: Tensor, training: bool | None = None) -> Any:
         """Return the means and their grid."""

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ..renorm import Tensor
 from .ranges import Range
 from .rounding import rounding_named
-from .steps import as_if, fake_quantized, limits
+from .steps import as_if, fake_quantized, fixed_grid, limits
 
 # Activations that are part of another integer operator, as what they clip to.
 FUSED: dict[str | None, tuple[float | None, float | None]] = {
@@ -54,11 +54,35 @@ class Quantized(keras.layers.Layer):
         self.output_range = Range() if output_range is None else output_range
         self._rounding = rounding_named(rounding)
 
+    @property
+    def fixed(self) -> tuple[float, int] | None:
+        """Step and zero point where every file has the same for this operator."""
+        return None
+
+    @property
+    def ranged(self) -> bool:
+        """Whether the output's grid follows from the layer's own range."""
+        return self.fixed is None
+
+    def plain(self) -> keras.layers.Layer:
+        """Return a layer of Keras that computes the same without rounding and activation."""
+        raise NotImplementedError
+
+    def operands(self, inputs: list[Any]) -> list[Any]:
+        """Return the values among the call's inputs, in which a grid follows each value."""
+        return inputs[::2]
+
     def build(self, *shapes: Any) -> None:
         """Build the range."""
-        if not self.output_range.built:
+        if self.ranged and not self.output_range.built:
             self.output_range.build()
         self.built = True
+
+    def _grid(self, real: Tensor, training: bool | None) -> Tensor:
+        """Return the grid of a result."""
+        if self.fixed is not None:
+            return fixed_grid(*self.fixed)
+        return self.output_range(real, training=training)
 
     def _clipped(self, values: Tensor) -> Tensor:
         """Return what the activation makes of numbers."""
@@ -88,9 +112,9 @@ class Quantized(keras.layers.Layer):
             The numbers and their grid.
         """
         real = self._clipped(real)
-        grid = self.output_range(real, training=training)
+        grid = self._grid(real, training)
         soft = fake_quantized(real, grid, self.output_range.bits)
-        hard = self._saturated(exact(grid[0]), grid) * grid[0]
+        hard = self._saturated(exact(ops.stop_gradient(grid[0])), grid) * grid[0]
         return as_if(hard, soft), grid
 
     def get_config(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """How runtimes bring exact integer sums to the steps of a result: the arithmetic of the target.
 
 `Float` is that of XNNPACK, which LiteRT uses, and of ONNX Runtime: one product in float32, rounded
-to the nearest integer, ties to even; only additions are fixed-point. All functions here take and
-give centred integers held in float32, and have no gradient.
+to the nearest integer, ties to even; only additions and changes of grid are fixed-point. `Double`
+is that of TFLite's reference kernels and of TFLite Micro, see `fixed_point`. All functions here
+take and give centred integers held in float32, and have no gradient.
 
 Sources: XNNPACK, `qs8-qc8w` kernels with `fp32` requantization, `xnn_init_qs8_add_minmax_params`,
-`xnn_init_qs8_cvt_scalar_params`, `qs8-rsum`.
+`xnn_init_qs8_cvt_scalar_params`, `qs8-rsum`; TFLite, `internal/reference/integer_ops`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from keras import ops
 
 from ...errors import UserError
 from ..renorm import Tensor
+from . import fixed_point
 
 
 class Rounding(abc.ABC):
     """The rounding of one family of runtimes."""
 
     name: ClassVar[str]
+
+    @abc.abstractmethod
+    def quantized(self, values: Tensor, y: Tensor) -> Tensor:
+        """Return ``values / y``, rounded: real numbers become integers."""
 
     @abc.abstractmethod
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
@@ -49,6 +55,11 @@ class Rounding(abc.ABC):
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Return ``values * x / y``, rounded: integers in other steps."""
 
+    def leaky(self, values: Tensor, slope: float, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``values * x / y`` with negative ones times a slope, rounded."""
+        negative = self.requantized(values, x * slope, y)
+        return ops.where(values >= 0, self.requantized(values, x, y), negative)
+
     @abc.abstractmethod
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
         """Return ``sums / count * x / y``, rounded: the mean of so many integers."""
@@ -58,6 +69,10 @@ class Float(Rounding):
     """XNNPACK and ONNX Runtime."""
 
     name = "float"
+
+    def quantized(self, values: Tensor, y: Tensor) -> Tensor:
+        """Multiply by the reciprocal."""
+        return ops.round(values * (1.0 / y))
 
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
         """The factor is ``(x * w) / y``, each operation in float32."""
@@ -83,6 +98,49 @@ class Float(Rounding):
         return ops.round(sums * (x / (y * float(count))))
 
 
+class Double(Rounding):
+    """TFLite's reference kernels and TFLite Micro: fixed-point products, rounded twice."""
+
+    name = "double"
+
+    def quantized(self, values: Tensor, y: Tensor) -> Tensor:
+        """Divide; halves go away from zero."""
+        scaled = values / y
+        return ops.sign(scaled) * ops.floor(ops.abs(scaled) + 0.5)
+
+    def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
+        """The factor has 31 bits; the product is rounded, then what is shifted out of it."""
+        return _float(fixed_point.times(_int(sums), *fixed_point.multiplier(x, w, y)))
+
+    def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Both operands, shifted left by 20 bits, come to twice the larger of their steps."""
+        twice = 2.0 * ops.maximum(steps[0], steps[1])
+        left, right = (
+            fixed_point.times_shifted(_int(v), *fixed_point.multiplier(step, 1.0, twice))
+            for v, step in ((a, steps[0]), (b, steps[1]))
+        )
+        factor = fixed_point.multiplier(twice * 2.0**-20, 1.0, steps[2])
+        return _float(fixed_point.times(left + right, *factor))
+
+    def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """As any sum."""
+        return self.scaled(values, x, 1.0, y)
+
+    def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
+        """The count divides the factor, which gets as many bits more first."""
+        m, e = fixed_point.multiplier(x, 1.0, y)
+        m, bits = fixed_point.divided(m, count)
+        return _float(fixed_point.times(_int(sums), m, e - bits))
+
+
+def _int(values: Tensor) -> Tensor:
+    return ops.cast(values, "int32")
+
+
+def _float(values: Tensor) -> Tensor:
+    return ops.cast(values, "float32")
+
+
 def _shift_to_21_bits(ratio: Tensor) -> Tensor:
     """Return the shift with ``2^20 <= ratio * 2^shift < 2^21``."""
     guess = 20 - ops.cast(ops.floor(ops.log2(ratio)), "int32")
@@ -92,7 +150,7 @@ def _shift_to_21_bits(ratio: Tensor) -> Tensor:
     return guess + low - high
 
 
-ROUNDINGS: dict[str, Rounding] = {"float": Float()}
+ROUNDINGS: dict[str, Rounding] = {"float": Float(), "double": Double()}
 
 
 def rounding_named(name: str) -> Rounding:

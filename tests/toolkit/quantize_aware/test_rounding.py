@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from renormlite.reference.integer.arithmetic import Float32
+from renormlite.reference.integer.xnnpack import Float32, Micro
 from renormlite.toolkit.quantize_aware.rounding import ROUNDINGS, rounding_named
 from renormlite.toolkit.quantize_aware.steps import significant
 
 RNG = np.random.default_rng(0)
-RULES = [(ROUNDINGS["float"], Float32())]
+RULES = [(ROUNDINGS["float"], Float32()), (ROUNDINGS["double"], Micro())]
 
 
 def step(low: float = -12.0, high: float = 4.0) -> np.float32:
@@ -50,6 +50,24 @@ def test_means(ours, rule) -> None:
         wanted = rule.averaged(sums, count, np.array(x), np.array(y))
         got = array(ours.averaged(sums.astype("f4"), count, x, y))
         np.testing.assert_array_equal(np.clip(got, -300, 300), np.clip(wanted, -300, 300))
+
+
+@pytest.mark.parametrize(("ours", "rule"), RULES)
+def test_changes_of_grid(ours, rule) -> None:
+    for _ in range(60):
+        x, y = step(-8, 2), step(-8, 2)
+        values = RNG.integers(-255, 256, 500)
+        wanted = rule.requantized(values, np.array(x), np.array(y))
+        got = array(ours.requantized(values.astype("f4"), x, y))
+        np.testing.assert_array_equal(np.clip(got, -300, 300), np.clip(wanted, -300, 300))
+
+
+@pytest.mark.parametrize(("ours", "rule"), RULES)
+def test_inputs(ours, rule) -> None:
+    y = step(-8, 2)
+    values = np.float32(RNG.integers(-600, 600, 2000) / 2 * y)  # half of them are ties
+    wanted = rule.quantized(values, y)
+    np.testing.assert_array_equal(array(ours.quantized(values, y)), wanted)
 
 
 def test_an_unknown_rounding_is_refused() -> None:

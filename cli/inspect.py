@@ -1,4 +1,4 @@
-"""`renormlite inspect MODEL`: the dry run of fold, what folds where and why not."""
+"""`renormlite inspect MODEL|FILE`: what folds where and why not; what an exported file holds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from pathlib import Path
 
 import click
 
+from ..artifacts.graphs import READERS
+from ..artifacts.plain_json import plain
+from ..errors import UserError
 from ..files import write_text
-from .command import TensorFlowCommand
+from ..quiet import quiet_import
+from ..runtime_checks.file_table import file_table
+from .file_table import print_table
 from .fold_table import print_report
 from .model_options import model_options, read_model, say_notes
+from .option_groups import GroupedCommand
 from .output_file import OutputFile, console_beside, json_option, write_json
 
 
-@click.command(cls=TensorFlowCommand)
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras")
+@click.command("inspect", cls=GroupedCommand)
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras|FILE")
 @model_options
 @click.option(
     "--copy-budget", default=0, show_default=True, help="Parameters that copies of layers may add."
@@ -36,7 +42,15 @@ def command(
     imports: tuple[str, ...],
     unsafe: bool,
 ) -> None:
-    """Show for every norm of MODEL where it folds, or the one sentence why not."""
+    """Show for every norm of MODEL where it folds, or the one sentence why not.
+
+    Or what FILE, a .tflite or .onnx one, holds: every op with its shape, parameters, work and
+    precision; the memory of activations; float ops in a file of integers; norms left unfolded.
+    """
+    if model.suffix.lstrip(".") in READERS:
+        _show_file(model, json_path)
+        return
+    quiet_import("tensorflow")
     from ..export.fold import inspect
 
     trained = read_model(model, imports, unsafe)
@@ -49,3 +63,13 @@ def command(
     if json_path is not None:
         payload = {**inspection.report.to_json(), "notes": list(inspection.notes)}
         write_json(json_path, json.dumps(payload, indent=2))
+
+
+def _show_file(path: Path, json_path: Path | None) -> None:
+    """Print what an exported file holds."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    table = file_table(path)
+    print_table(console_beside(json_path), table)
+    if json_path is not None:
+        write_json(json_path, json.dumps(plain(table.to_json()), indent=2))

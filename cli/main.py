@@ -25,7 +25,7 @@ from .interruption import ended_by_signals
 # so `renormlite --help` and `renormlite check` start without TensorFlow.
 COMMANDS = {
     "train": "Train a reference network on real data.",
-    "inspect": "Show which norms would fold where, and why not (dry run of fold).",
+    "inspect": "Show which norms would fold where, and why not; or what an exported file holds.",
     "fold": "Fold every norm of a model into its neighbours and prove it in float64.",
     "export": "Fold, write TFLite and ONNX files, and the golden set to check them with.",
     "check": "Check that exported files compute what the trained model computes.",

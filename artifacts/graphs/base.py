@@ -85,6 +85,7 @@ class GraphOp:
         inputs: Keys of its inputs; empty strings for absent ones.
         outputs: Keys of its outputs.
         attributes: Its attributes as plain values.
+        domain: Whose operator it is, where not the format's own.
     """
 
     index: int
@@ -93,6 +94,7 @@ class GraphOp:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
 
 
 @dataclass(frozen=True)

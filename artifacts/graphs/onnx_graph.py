@@ -50,6 +50,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
             GraphOp(
                 index=index,
                 kind=node.op_type,
+                domain=node.domain,
                 name=node.name,
                 inputs=tuple(node.input),
                 outputs=tuple(node.output),

@@ -1,0 +1,41 @@
+"""Prints what a .tflite or .onnx file holds."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..runtime_checks.file_table import FileTable
+
+
+def print_table(console: Console, table: FileTable) -> None:
+    """Print every op, then the totals and what is remarkable."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("op", "kind", "output"):
+        grid.add_column(heading, overflow="fold")
+    for heading in ("parameters", "MACs"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("precision")
+    for row in table.ops:
+        shape = "x".join("N" if size < 0 else str(size) for size in row.shape)
+        numbers = [f"{n:,}" if n else "" for n in (row.parameters, row.macs)]
+        grid.add_row(str(row.index), escape(row.kind), shape, *numbers, row.precision)
+    console.print(f"[bold]{escape(table.file)}[/] ({table.bytes / 1024:.1f} KiB)")
+    for what, entries in (("input", table.inputs), ("output", table.outputs)):
+        for entry in entries:
+            console.print(f"{what} {escape(entry)}", highlight=False)
+    console.print(grid)
+    console.print(
+        f"{len(table.ops)} ops, {table.parameters:,} parameters, {table.macs:,} multiplications; "
+        f"activations take {table.arena_bytes / 1024:.1f} KiB at a time",
+        highlight=False,
+    )
+    for text, entries in (
+        ("float ops, which hardware of integers alone cannot take", table.float_ops),
+        ("norms left unfolded", table.norms),
+        ("ops outside the format's own set", table.foreign_ops),
+    ):
+        if entries:
+            console.print(f"[yellow]{text}[/]: {escape(', '.join(entries))}", highlight=False)

@@ -1,0 +1,282 @@
+"""What a .tflite or .onnx file holds: every op with shapes, parameters, work and precision.
+
+Read from the file alone; nothing is run, and neither TensorFlow nor Keras is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifacts.graphs import read_graph
+from ..artifacts.graphs.base import ArtifactGraph, GraphOp
+
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "CAST", "Cast")
+_MULTIPLICATIONS, _ADDITIONS = ("MUL", "Mul"), ("ADD", "Add", "SUB", "Sub")
+# Ops with weights by the format's name: how many of the kernel's numbers each output element takes.
+_PER_OUTPUT = {
+    "CONV_2D": lambda kernel: int(np.prod(kernel[1:])),
+    "CONV_3D": lambda kernel: int(np.prod(kernel[:4])),
+    "DEPTHWISE_CONV_2D": lambda kernel: int(np.prod(kernel[1:3])),
+    "FULLY_CONNECTED": lambda kernel: kernel[-1],
+    "Conv": lambda kernel: int(np.prod(kernel[1:])),
+    "ConvInteger": lambda kernel: int(np.prod(kernel[1:])),
+    "QLinearConv": lambda kernel: int(np.prod(kernel[1:])),
+    "MatMul": lambda kernel: kernel[-2] if len(kernel) > 1 else kernel[0],
+    "MatMulInteger": lambda kernel: kernel[-2] if len(kernel) > 1 else kernel[0],
+    "BATCH_MATMUL": lambda kernel: kernel[-2],
+}
+# Place of the kernel among an op's inputs, where it is not the second.
+_KERNEL = {"QLinearConv": 3, "TRANSPOSE_CONV": 1, "CONV_2D": 1}
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """One op of a file.
+
+    Attributes:
+        index: Its place.
+        kind: What the format calls it.
+        name: Name of its output.
+        shape: Of its first output; -1 where free, empty where the file does not say.
+        parameters: Numbers among its inputs that the file holds.
+        macs: Multiplications and additions for one run; 0 for ops without weights.
+        precision: Element type that it computes in: "float32", "int8", "int8 weights", …
+    """
+
+    index: int
+    kind: str
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class FileTable:
+    """A file as a table.
+
+    Attributes:
+        file: Its name.
+        bytes: Its size.
+        ops: Every op, in the order they run.
+        inputs: Name, type and shape of each input.
+        outputs: The same of each output.
+        arena_bytes: Greatest sum of the tensors that must be held at a time.
+        float_ops: Ops that compute in floats although others compute in integers, which hardware of
+            integers alone cannot take.
+        norms: Ops that are the rest of a norm: a factor and a shift for each channel.
+        foreign_ops: Ops outside the format's own set (Flex, custom, other domains).
+    """
+
+    file: str
+    bytes: int
+    ops: tuple[OpRow, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    arena_bytes: int
+    float_ops: tuple[str, ...]
+    norms: tuple[str, ...]
+    foreign_ops: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the file holds and its ops read."""
+        return sum(row.parameters for row in self.ops)
+
+    @property
+    def macs(self) -> int:
+        """Multiplications and additions of one run."""
+        return sum(row.macs for row in self.ops)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as nested dictionaries."""
+        return {**asdict(self), "parameters": self.parameters, "macs": self.macs}
+
+
+def file_table(path: str | os.PathLike[str]) -> FileTable:
+    """Read a file.
+
+    Args:
+        path: A `.tflite` or `.onnx` file.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    path = Path(path)
+    graph = _with_shapes(path, read_graph(path, path.suffix.lstrip(".")))
+    seen: set[str] = set()
+    rows = tuple(_row(op, graph, seen) for op in graph.ops)
+    mixed = any(row.precision.startswith(("int", "uint")) for row in rows)
+    return FileTable(
+        file=path.name,
+        bytes=path.stat().st_size,
+        ops=rows,
+        inputs=tuple(_described(graph, key) for key in graph.inputs),
+        outputs=tuple(_described(graph, key) for key in graph.outputs),
+        arena_bytes=_arena(graph),
+        float_ops=tuple(
+            f"op {row.index} ({row.kind})"
+            for row in rows
+            if mixed and row.precision.startswith("float") and row.kind not in _CONVERSIONS
+        ),
+        norms=tuple(_norms(graph)),
+        foreign_ops=tuple(f"op {op.index} ({op.kind})" for op in graph.ops if _is_foreign(op)),
+    )
+
+
+def _with_shapes(path: Path, graph: ArtifactGraph) -> ArtifactGraph:
+    """Return a graph with the shapes that ONNX leaves to be inferred."""
+    if path.suffix != ".onnx":
+        return graph
+    import onnx
+
+    model = onnx.load(path)
+    with contextlib.suppress(onnx.shape_inference.InferenceError):  # of an operator it has not
+        model = onnx.shape_inference.infer_shapes(model)
+    shapes = {
+        value.name: tuple(d.dim_value or -1 for d in value.type.tensor_type.shape.dim)
+        for value in model.graph.value_info
+    }
+    types = {
+        value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in model.graph.value_info
+        if value.type.tensor_type.elem_type
+    }
+    tensors = {
+        key: replace(t, shape=shapes.get(key, t.shape), dtype=types.get(key, t.dtype))
+        for key, t in graph.tensors.items()
+    }
+    return replace(graph, tensors=tensors)
+
+
+def _row(op: GraphOp, graph: ArtifactGraph, seen: set[str]) -> OpRow:
+    """Return the row of one op; a constant that several ops read counts once."""
+    constants = [
+        key for key in op.inputs if key and graph.tensors[key].data is not None and key not in seen
+    ]
+    seen.update(constants)
+    out = next((key for key in op.outputs if key), "")
+    return OpRow(
+        index=op.index,
+        kind=op.kind,
+        name=graph.tensors[out].name if out else op.name,
+        shape=graph.tensors[out].shape if out else (),
+        parameters=sum(_size(graph, key) for key in constants),
+        macs=_macs(op, graph),
+        precision=_precision(op, graph),
+    )
+
+
+def _size(graph: ArtifactGraph, key: str) -> int:
+    data = graph.tensors[key].data
+    if data is None or (data.dtype.kind in "iu" and graph.tensors[key].quantization is None):
+        return 0  # sizes and axes are no parameters
+    return int(data.size)
+
+
+def _elements(shape: Sequence[int]) -> int:
+    """Return the number of elements of one run; free sizes count once."""
+    return int(np.prod([abs(size) for size in shape])) if shape else 1
+
+
+def _macs(op: GraphOp, graph: ArtifactGraph) -> int:
+    """Return the multiplications of one run of an op."""
+    place = _KERNEL.get(op.kind, 1)
+    keys = [key for key in op.inputs if key]
+    if len(keys) <= place or not op.outputs:
+        return 0
+    kernel = graph.tensors[keys[place]].shape
+    output = _elements(graph.tensors[op.outputs[0]].shape)
+    if op.kind in _PER_OUTPUT and kernel:
+        return output * _PER_OUTPUT[op.kind](kernel)
+    if op.kind == "Gemm" and kernel:
+        return output * kernel[1 if op.attributes.get("transB") else 0]
+    if op.kind == "TRANSPOSE_CONV":  # output shape, kernel (out, K, in), input
+        return _elements(graph.tensors[keys[2]].shape) * int(np.prod(kernel[:3]))
+    if op.kind == "ConvTranspose":
+        return _elements(graph.tensors[keys[0]].shape) * int(np.prod(kernel[1:]))
+    return 0
+
+
+def _precision(op: GraphOp, graph: ArtifactGraph) -> str:
+    """Return the element type that an op computes in."""
+    read = [graph.tensors[key] for key in op.inputs if key]
+    computed = [t for t in read if t.data is None] or read
+    constants = [t for t in read if t.data is not None and t.data.size > 1]
+    if not computed:
+        return ""
+
+    def stored(tensor: Any) -> np.dtype:
+        return tensor.quantization.dtype if tensor.quantization is not None else tensor.dtype
+
+    kind = stored(computed[0])
+    weights = {str(stored(t)) for t in constants if stored(t).kind in "iu" and t.quantization}
+    if kind.kind == "f" and weights:
+        return f"{sorted(weights)[0]} weights"
+    return str(kind)
+
+
+def _described(graph: ArtifactGraph, key: str) -> str:
+    tensor = graph.tensors[key]
+    shape = ", ".join("N" if size < 0 else str(size) for size in tensor.shape)
+    return f"{tensor.name} {tensor.dtype} ({shape})"
+
+
+def _arena(graph: ArtifactGraph) -> int:
+    """Return the greatest sum of the sizes of tensors that are alive at a time."""
+    last: dict[str, int] = dict.fromkeys(graph.outputs, len(graph.ops))
+    for place, op in enumerate(graph.ops):
+        for key in op.inputs:
+            if key and graph.tensors[key].data is None:
+                last[key] = max(last.get(key, 0), place)
+    alive = {key for key in graph.inputs if key in last}
+    most = sum(_bytes(graph, key) for key in alive)
+    for place, op in enumerate(graph.ops):
+        alive.update(key for key in op.outputs if key)
+        most = max(most, sum(_bytes(graph, key) for key in alive))
+        alive = {key for key in alive if last.get(key, -1) > place}
+    return most
+
+
+def _bytes(graph: ArtifactGraph, key: str) -> int:
+    tensor = graph.tensors[key]
+    return _elements(tensor.shape) * tensor.dtype.itemsize if tensor.shape else 0
+
+
+def _norms(graph: ArtifactGraph) -> list[str]:
+    """Return the ops that multiply and shift each channel, which a fold would have taken away."""
+    found = []
+    for op in graph.ops:
+        if op.kind == "BatchNormalization":
+            found.append(f"op {op.index} (BatchNormalization)")
+        if op.kind not in _MULTIPLICATIONS or not _by_channel(op, graph):
+            continue
+        after = graph.consumers(op.outputs[0])
+        shift = next((a for a in after if a.kind in _ADDITIONS and _by_channel(a, graph)), None)
+        if shift is not None:
+            found.append(f"ops {op.index} ({op.kind}) and {shift.index} ({shift.kind})")
+    return found
+
+
+def _by_channel(op: GraphOp, graph: ArtifactGraph) -> bool:
+    """Return whether an op combines a tensor with one number for each channel."""
+    constants = [data for key in op.inputs if key and (data := graph.tensors[key].data) is not None]
+    return (
+        len(constants) == 1
+        and constants[0].size > 1
+        and (max(constants[0].shape) == constants[0].size)
+    )
+
+
+def _is_foreign(op: GraphOp) -> bool:
+    """Return whether an op is none of the format's own: Flex, custom, or of another domain."""
+    custom = op.kind == op.kind.lower() or op.kind.startswith("Flex")
+    return custom or op.domain not in ("", "ai.onnx")

@@ -42,12 +42,14 @@ class DiedError(Exception):
     """The child ended before it answered.
 
     Attributes:
+        code: The return code; a signal's number, negative.
         cause: The signal's name, such as `SIGSEGV`, or the exit code.
         printed: What it wrote to standard error.
     """
 
     def __init__(self, code: int, printed: str) -> None:
         """Take the child's return code and what it printed."""
+        self.code = code
         self.cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         self.printed = printed
         super().__init__(f"{self.cause}: {printed}" if printed else self.cause)
@@ -83,13 +85,12 @@ class Child:
             Exception: What the function raises.
         """
         with self._lock:
-            process = self._running()
-            self._calls += 1
             try:
-                answer = self._exchange(process, pickle.dumps((function, args, kwargs)))
+                answer = self._answer(pickle.dumps((function, args, kwargs)))
             except BaseException:  # an interrupt too: a child in the middle of a call is of no use
                 self._end()
                 raise
+            self._calls += 1
             if self._calls >= _CALLS:
                 self._end()
         succeeded, value = pickle.loads(answer)
@@ -97,6 +98,16 @@ class Child:
             raise value
         result: T = value
         return result
+
+    def _answer(self, request: bytes) -> bytes:
+        try:
+            return self._exchange(self._running(), request)
+        except DiedError as died:
+            if died.code:
+                raise
+        # It ended by itself, idle for too long, just as it was called.
+        self._end()
+        return self._exchange(self._running(), request)
 
     def close(self) -> None:
         """End the child, if there is one."""

@@ -90,5 +90,7 @@ def settled(
         free = odd.reshape(-1, *[1] * (array.ndim - 1)) & (
             np.isnan(known) | (not precision_named(precision).takes_nonfinite)
         )
-        found[name] = np.where(free, known, array).astype(array.dtype, copy=False)
+        # Whole numbers and truth values become float64: only that can say that nothing is expected.
+        dtype = array.dtype if array.dtype.kind == "f" else np.float64
+        found[name] = np.where(free, known, array).astype(dtype, copy=False)
     return found

@@ -4,7 +4,7 @@
 | --- | --- |
 | x where x is -0.0 else …, as Keras' argmax and argmin begin | x: it decides between equal zeros |
 | sign bit of x | x < 0 |
-| expm1, log1p, sinh, cosh | exp(x) - 1, log(1 + x), (exp(x) ∓ exp(-x)) / 2 |
+| expm1, log1p, sinh, cosh | exponentials and logarithms, near 0 without cancellation |
 | Bucketize (digitize, Discretization) | how many boundaries are ≤ x |
 | DenseBincount (CategoryEncoding, multi-hot and count) | a comparison with every class, summed |
 | a table of integers (IntegerLookup) | a comparison with every key, and the value of that one |
@@ -80,21 +80,36 @@ def _negative(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
 
 def _expm1(op: tf.Operation, function: Any) -> tf.Tensor:
+    """Return exp(x) - 1; below 1 as 2t / (1 - t) with t = tanh(x/2), where nothing cancels."""
     import tensorflow as tf
 
-    return tf.exp(op.inputs[0]) - 1.0
+    x = op.inputs[0]
+    t = tf.tanh(tf.minimum(x, 1.0) * 0.5)
+    return tf.where(x < 1.0, (t + t) / (1.0 - t), tf.exp(x) - 1.0)
 
 
 def _log1p(op: tf.Operation, function: Any) -> tf.Tensor:
+    """Return log(1 + x); near 0 as 2 atanh(z) = 2 (z + z³/3 + z⁵/5 + …) with z = x / (2 + x)."""
     import tensorflow as tf
 
-    return tf.math.log(op.inputs[0] + 1.0)
+    x = op.inputs[0]
+    near = tf.clip_by_value(x, -0.3, 0.3)  # |z| < 0.18: the term in z¹³ is below a rounding
+    z = near / (near + 2.0)
+    square = z * z
+    series = tf.ones_like(z) / 11.0
+    for divisor in (9.0, 7.0, 5.0, 3.0, 1.0):
+        series = series * square + 1.0 / divisor
+    return tf.where(tf.equal(x, near), 2.0 * z * series, tf.math.log(x + 1.0))
 
 
 def _sinh(op: tf.Operation, function: Any) -> tf.Tensor:
+    """Return (exp(x) - exp(-x)) / 2; near 0 as 2t / (1 - t²) with t = tanh(x/2)."""
     import tensorflow as tf
 
-    return (tf.exp(op.inputs[0]) - tf.exp(-op.inputs[0])) * 0.5
+    x = op.inputs[0]
+    t = tf.tanh(tf.clip_by_value(x, -1.0, 1.0) * 0.5)
+    far = (tf.exp(x) - tf.exp(-x)) * 0.5
+    return tf.where(tf.abs(x) < 1.0, (t + t) / (1.0 - t * t), far)
 
 
 def _cosh(op: tf.Operation, function: Any) -> tf.Tensor:

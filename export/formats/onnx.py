@@ -152,7 +152,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
                 output_names=[tensor.name for tensor in graph.outputs],
                 const_node_values=weights,
                 tensors_to_rename=rename,
-                custom_op_handlers={"Erfc": (_erfc, [])},
+                custom_op_handlers={name: (write, []) for name, write in _HANDLERS.items()},
             )
         except Exception as error:  # tf2onnx raises whatever its handlers raise
             raise UserError(
@@ -197,6 +197,23 @@ def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     ctx.remove_node(name)
     terms = [one.output[0], erf.output[0]]
     ctx.make_node("Sub", terms, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _where(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write a choice as Where: the sum of products that tf2onnx writes turns 0 · NaN into NaN."""
+    shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
+    condition, *values = node.input
+    rank = len(ctx.get_shape(condition) or ())
+    if node.type == "Select" and rank == 1 and len(shapes[0] or ()) > 1:  # one choice a row
+        rows = ctx.make_const(f"{name}/rows", np.array([-1] + [1] * (len(shapes[0]) - 1)))
+        condition = ctx.make_node("Reshape", [condition, rows.output[0]]).output[0]
+    outputs = list(node.output)
+    ctx.remove_node(name)
+    inputs = [condition, *values]
+    ctx.make_node("Where", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+_HANDLERS = {"Erfc": _erfc, "Select": _where, "SelectV2": _where}
 
 
 @contextlib.contextmanager

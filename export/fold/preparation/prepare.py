@@ -9,6 +9,7 @@ import keras
 
 from ....errors import UserError
 from ..build import build
+from ..evaluation import first_line
 from ..keras_graph import read_graph
 from .channels_last import channels_last
 from .quantized import dequantize
@@ -67,6 +68,5 @@ def prepare(
     except (ValueError, TypeError) as error:
         given = ", ".join(f"{name}={tuple(sizes)}" for name, sizes in (shapes or {}).items())
         raise UserError(
-            f"The model cannot be built{f' with {given}' if given else ''}: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"The model cannot be built{f' with {given}' if given else ''}: {first_line(error)}"
         ) from error

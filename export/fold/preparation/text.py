@@ -59,6 +59,9 @@ def cut_text(graph: Graph) -> list[str] | None:
 
 
 def _is_text(value: Value) -> bool:
+    layer = getattr(value.producer.op, "operation", None)
+    if isinstance(layer, keras.layers.StringLookup) and layer.invert:
+        return True  # Keras calls it int64
     return value.dtype == "string"
 
 

@@ -60,12 +60,15 @@ class Onnx:
         try:
             onnx.checker.check_model(str(path), full_check=True)
         except Exception as error:  # the checker's own errors, and those of its shape inference
-            reason = job.graph.readable_name(first_line(error))
+            reason = job.graph.readable_name(" ".join(str(error).split()))
             raise UserError(
-                f"{path.name} would be no valid ONNX file: {reason} Replace the layer that it "
-                "names, or export another format."
+                f"{path.name} would be no valid ONNX file: {reason.rstrip('.')}. Replace the layer "
+                "that it names, or export another format."
             ) from error
         model = onnx.load(path)
+        foreign = sorted({n.op_type for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
+        if foreign:
+            raise UserError(f"{path.name}: {', '.join(foreign)} is no standard ONNX operator.")
         contents = Contents(
             dict(_count(model.graph)),
             tuple(map(_tensor_info, model.graph.input)),

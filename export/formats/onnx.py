@@ -18,6 +18,7 @@ from ...errors import UserError
 from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.onnxruntime import OnnxRuntimeRunner
+from ..quantization.finish_onnx import fake_quantization, finish
 from ..quantization.onnx_quantize import quantize
 from .base import Contents, Job, check_interface
 from .fence import fenced, first_line
@@ -41,10 +42,6 @@ class Onnx:
         """Convert, quantize, put in canonical form and write one file."""
         import onnx
 
-        if job.trained is not None:
-            raise UserError(
-                "A model that was trained in integers is written as TFLite. Received formats: onnx."
-            )
         model = fenced(
             lambda part: _made(part, job), job.graph, f"onnxruntime's quantizer ({job.precision})"
         )
@@ -93,7 +90,10 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     """
     import onnx
 
-    model = canonical(simplify(convert(graph, job.options.opset)), graph.readable_name)
+    simple = simplify(convert(graph, job.options.opset))
+    if job.trained is not None:
+        return canonical(finish(simple, job.trained), graph.readable_name)
+    model = canonical(simple, graph.readable_name)
     if job.precision == "float32":
         return model
     samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
@@ -216,7 +216,12 @@ def _where(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     ctx.make_node("Where", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
-_HANDLERS = {"Erfc": _erfc, "Select": _where, "SelectV2": _where}
+_HANDLERS = {
+    "Erfc": _erfc,
+    "FakeQuantWithMinMaxVars": fake_quantization,
+    "Select": _where,
+    "SelectV2": _where,
+}
 
 
 @contextlib.contextmanager

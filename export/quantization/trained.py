@@ -373,7 +373,8 @@ class IntegerLinear(keras.layers.Layer):
             narrow_range=True,
         )
         bias = (weights.bias.astype(np.float64) * weights.input_step * weights.mark).astype("f4")
-        return _ended(self._applied(x, kernel) + bias, self._activation, self._grid)
+        sums = tf.nn.bias_add(self._applied(x, kernel), bias)
+        return _ended(sums, self._activation, self._grid)
 
 
 class _Framing:

@@ -124,6 +124,23 @@ def test_the_reference_kernels_and_microcontrollers_have_their_rounding(
     assert (run(path, samples) != expected).any(), "XNNPACK rounds otherwise: this can tell"
 
 
+def test_an_onnx_file_computes_them_too(digits, tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    model = trained(residual("renorm"), digits)
+    rl.export_model(model, tmp_path, formats=("onnx",), precisions=("int8",))
+    path = tmp_path / f"{tmp_path.name}.int8.onnx"
+    weights = {t.name: t for t in onnx.load(path).graph.initializer}
+    kinds = {onnx.TensorProto.DataType.Name(t.data_type) for t in weights.values()}
+    assert {"INT8", "INT32", "UINT8"} <= kinds
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    expected = np.array(model(digits.test.x))
+    got = np.concatenate([session.run(None, {"image": x[None]})[0] for x in digits.test.x])
+    # ONNX Runtime adds in float32 what XNNPACK adds in fixed point: ties may fall otherwise.
+    assert np.mean(got != expected) <= 1e-3
+
+
 def test_a_check_says_that_the_file_adds_nothing(digits, tmp_path: Path) -> None:
     model = trained(residual("renorm"), digits)
     rl.export_model(

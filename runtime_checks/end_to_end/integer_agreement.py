@@ -58,6 +58,11 @@ class IntegerAgreement:
     first: tuple[str, tuple[int, ...]] = ("", ())
     reason: str = ""
 
+    def instead_of(self, expected: np.ndarray, output: str, kind: np.ndarray) -> np.ndarray:
+        """Return the prediction; in samples that say nothing, what was expected without it."""
+        mute = (kind == NONFINITE).reshape(-1, *[1] * (expected.ndim - 1))
+        return np.where(mute, expected, self.expected[output])
+
     @property
     def sentence(self) -> str:
         """Say which rule fits, or that none does."""

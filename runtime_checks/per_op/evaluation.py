@@ -60,6 +60,7 @@ class Evaluation:
         self.exact: dict[str, np.ndarray] = {}
         self.allowed: dict[str, np.ndarray] = {}
         self.mapped: dict[str, str] = {}
+        tensors.sources = set()
         self.checks: list[OpCheck] = []
         self.unchecked: list[str] = []
         self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
@@ -108,6 +109,7 @@ class Evaluation:
     def _take(self, node: Node, key: str, got: np.ndarray) -> None:
         """Let the nodes behind read a tensor."""
         self.mapped[node.name] = key
+        self.tensors.sources.add(key)
         self.value[node.name] = self.tensors.read_after(key, got)
         self._bound[node.name] = np.zeros_like(got)
 

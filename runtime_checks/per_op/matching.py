@@ -8,6 +8,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Node
+from .rounding_chain import RoundingChain
 from .storage import Steps, Storage, storage_of
 
 # Elements of a tensor that are compared first: most pairs of tensors are told apart by these.
@@ -47,6 +48,7 @@ class Tensors:
 
     Attributes:
         arrays: Those that depend on the inputs; a dequantized constant does not.
+        sources: Those that the ops behind are known to read, whose own errors do not count again.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Tensors:
         self._dependent = dependent
         computed = dependent - set(graph.inputs)
         self.arrays = {k: a for k, a in tensors.items() if k in graph.tensors and k in computed}
+        self.sources: set[str] = set()
+        self._chain = RoundingChain(graph, tensors, samples)
         self._by_size: dict[int, list[str]] = {}
         for key, array in self.arrays.items():
             self._by_size.setdefault(array.size, []).append(key)
@@ -90,7 +94,8 @@ class Tensors:
 
     def storage(self, key: str) -> Storage:
         """Return how a tensor holds numbers."""
-        return storage_of(self.graph.tensors[key], self.arrays[key].dtype)
+        rounding = self._chain.error(key, self.sources)
+        return storage_of(self.graph.tensors[key], self.arrays[key].dtype, rounding)
 
     def of_size(self, size: int) -> list[str]:
         """Return the tensors with that number of elements."""
@@ -224,7 +229,7 @@ class Tensors:
 
 def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
     """Return whether a bound tells the expected values from others."""
-    finite = np.isfinite(expected)
+    finite = np.isfinite(expected) & np.isfinite(limit)
     if not finite.any():
         return True
     size, allowed = np.abs(expected[finite]), limit[finite]

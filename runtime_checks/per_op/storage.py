@@ -14,15 +14,6 @@ from ...reference.network import carried_variance, evaluate_node, node_error_bou
 from ...reference.noise import input_step
 from ...reference.operators.linear import LINEAR
 
-# An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
-# multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
-_LINEAR_STEPS = 0.51
-# Look-up tables and integer approximations of activations and means: within one step.
-_OTHER_STEPS = 1.01
-# ONNX Runtime's integer softmax scales by floor(1/step) instead of 1/step, which takes up to one
-# step from a probability of 1.
-_SOFTMAX_STEPS = _OTHER_STEPS + 1
-
 # Deviations that the sum of independent rounding errors may have: one element in 4e11 has more.
 _DEVIATIONS = 7.0
 
@@ -70,9 +61,16 @@ class Half(Storage):
 
 
 class Steps(Storage):
-    """Integers, or floats that hold steps: the nearest one, saturated."""
+    """Integers, or floats that hold steps: a near one, saturated.
 
-    def __init__(self, quantization: Quantization) -> None:
+    Args:
+        quantization: How they represent numbers.
+        rounding: How far the stored number may be from the exact one (`rounding_chain`), for all
+            samples or for each.
+    """
+
+    def __init__(self, quantization: Quantization, rounding: np.ndarray | float = 0.0) -> None:
+        self.rounding = rounding
         limits, point = np.iinfo(quantization.dtype), int(quantization.zero_points[0])
         self.step = float(quantization.scales.max())
         self.low, self.high = ((limit - point) * self.step for limit in (limits.min, limits.max))
@@ -81,21 +79,25 @@ class Steps(Storage):
         self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """See the base class."""
-        steps = _LINEAR_STEPS
-        if node is not None and node.op not in LINEAR:
-            steps = _SOFTMAX_STEPS if node.op == "softmax" else _OTHER_STEPS
-        return np.clip(expected, self.low, self.high), allowed + steps * self.step
+        by_sample = np.reshape(self.rounding, (-1, *[1] * (allowed.ndim - 1)))
+        return np.clip(expected, self.low, self.high), allowed + by_sample
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
         """Return what stored values stand for."""
         return np.clip(np.rint(values / self.step) * self.step, self.low, self.high)
 
 
-def storage_of(tensor: GraphTensor, dtype: np.dtype) -> Storage:
-    """Return how a tensor holds numbers, given the type in which the runtime shows it."""
+def storage_of(tensor: GraphTensor, dtype: np.dtype, rounding: np.ndarray | float = 0.0) -> Storage:
+    """Return how a tensor holds numbers.
+
+    Args:
+        tensor: The tensor.
+        dtype: The type in which the runtime shows it.
+        rounding: How far a quantized number may be from the exact one, for all samples or each.
+    """
     if dtype == np.float16:
         return Half()
-    return Wide() if tensor.quantization is None else Steps(tensor.quantization)
+    return Wide() if tensor.quantization is None else Steps(tensor.quantization, rounding)
 
 
 def expected_result(

@@ -1,0 +1,181 @@
+"""How far a quantized tensor may be from the exact value of a node, by the ops that lead up to it.
+
+A converter may compute one node of the network in several quantized ops, each of which rounds: a
+bias behind a convolution, or x · sigmoid(x). Going back from a tensor to those whose numbers are
+taken as they are, every op carries the errors of its inputs on and adds its own rounding. What an
+op makes of an error is bounded by its slope, from the numbers that the runtime showed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...reference.integer.onnx_floats import MOVING
+from ...reference.integer.tflite_moving import MOVING_OPS
+
+# An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
+# multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
+_NEAREST = 0.51
+# Look-up tables and integer approximations of activations and means: within one step.
+_TABLE = 1.01
+# ONNX Runtime's integer softmax scales by floor(1/step) instead of 1/step, which takes up to one
+# step from a probability of 1.
+_SOFTMAX = _TABLE + 1
+# A sum of 64 bits is multiplied by 15 bits, half a unit of which is 2^-16 of the result: half a
+# step of 16 bits at full range.
+_WIDE = _NEAREST + 0.5
+# Tables of 16 bits, as `reference.integer.tflite_tables` has them. The logistic function: a line
+# between points 1/24 apart, h²/8 · max|f''| = 0.68 steps; the argument's truncated multiplier, up
+# to 2^-14 of it, 0.45; its own rounding 0.33; the points 0.5. The tangent has twice the slope and
+# four times the curvature at half the distance.
+_WIDE_TABLE = {"LOGISTIC": 2.5, "TANH": 5.0, "SOFTMAX": 8.0}
+
+_SUMS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"}) | {
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "BATCH_MATMUL",
+}  # fmt: skip
+# The axis of a kernel that numbers the results.
+_CHANNEL = {
+    "CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": -1, "Conv": 0,
+    "ConvTranspose": 1,
+}  # fmt: skip
+_PRODUCTS = frozenset({"MUL", "Mul", "Div", "DIV"})
+_NEAR = _SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
+
+# The greatest slope of functions of one number; of others the errors of all inputs are added.
+_SLOPES = {
+    "LOGISTIC": 0.25, "Sigmoid": 0.25, "HARD_SWISH": 1.5, "HardSwish": 1.5, "GELU": 1.13,
+    "Erf": 1.13, "Selu": 1.76, "SOFTMAX": 0.5, "Softmax": 0.5, "Mish": 1.09,
+}  # fmt: skip
+
+
+class RoundingChain:
+    """Bounds on the rounding errors of a file's tensors, sample by sample.
+
+    Args:
+        graph: The file.
+        shown: Key to (P, …): what the runtime computed for each of P samples.
+        samples: P.
+    """
+
+    def __init__(self, graph: ArtifactGraph, shown: Mapping[str, np.ndarray], samples: int) -> None:
+        self._graph, self._shown, self._samples = graph, shown, samples
+        self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
+
+    def error(self, key: str, sources: set[str]) -> np.ndarray:
+        """Return how far a tensor may be from the exact result of what it is computed from.
+
+        At least what the rounding of its own numbers allows.
+
+        Args:
+            key: The tensor.
+            sources: Tensors that are taken as they are.
+
+        Returns:
+            (P,) bounds; infinite where a number on the way was saturated.
+        """
+        steps = self._graph.tensors[key].quantization
+        least = 0.0 if steps is None else _NEAREST * float(steps.scales.max())
+        return np.maximum(least, self._error(key, sources | set(self._graph.inputs), {}, top=True))
+
+    def _error(
+        self, key: str, sources: set[str], known: dict[str, np.ndarray], *, top: bool = False
+    ) -> np.ndarray:
+        none = np.zeros(self._samples)
+        if not top and key in sources:
+            return none
+        if key not in known:
+            known[key] = none
+            op = self._producers.get(key)
+            if op is not None and self._graph.activations(op):
+                known[key] = self._carried(op, sources, known) + self._own(op, key, sources)
+                if not top:
+                    known[key] = np.where(self._saturated(key), np.inf, known[key])
+        return known[key]
+
+    def _saturated(self, key: str) -> np.ndarray:
+        """Return (P,) whether a number lies at the end of its type, where that is no plain zero."""
+        array, steps = self._shown.get(key), self._graph.tensors[key].quantization
+        if array is None or steps is None or array.dtype != steps.dtype:
+            return np.zeros(self._samples, bool)
+        limits, rows = np.iinfo(steps.dtype), array.reshape(len(array), -1)
+        low = (rows == limits.min).any(axis=1) & (steps.zero_points[0] != limits.min)
+        return low | (rows == limits.max).any(axis=1)
+
+    def _carried(self, op: GraphOp, sources: set[str], known: dict[str, np.ndarray]) -> np.ndarray:
+        """Return what becomes of the errors of an op's inputs."""
+        keys = [key for key in op.inputs if key]
+        errors = [self._error(key, sources, known) + self._rounded(op, key) for key in keys]
+        none = np.zeros(self._samples)
+        if op.kind in _SUMS | _PRODUCTS:
+            return sum(
+                (error * self._gain(op, keys, i) for i, error in enumerate(errors) if error.any()),
+                none,
+            )
+        if op.kind in MOVING or op.kind in MOVING_OPS:
+            return np.max(errors, axis=0)
+        return _SLOPES.get(op.kind, 1.0) * sum(errors, none)
+
+    def _rounded(self, op: GraphOp, key: str) -> float:
+        """Return the error of a constant that is no kernel: half a step.
+
+        Kernels are compared by themselves, and nodes are evaluated with those of the file.
+        """
+        tensor, steps = self._graph.tensors[key], self._graph.tensors[key].quantization
+        if op.kind in _SUMS or tensor.data is None or steps is None:
+            return 0.0
+        return float(steps.scales.max()) / 2 if steps.dtype.itemsize <= 2 else 0.0
+
+    def _gain(self, op: GraphOp, keys: list[str], place: int) -> float:
+        """Return how much an error of one factor may grow."""
+        others = [key for index, key in enumerate(keys) if index != place]
+        data = [self._numbers(key) for key in others]
+        if op.kind in _PRODUCTS:
+            return max((float(np.abs(array).max(initial=0.0)) for array in data), default=1.0)
+        kernel = next((np.abs(array) for array in data if array.ndim > 1), np.ones((1, 1)))
+        if op.kind in _CHANNEL:
+            kept = _CHANNEL[op.kind] % kernel.ndim
+            return float(kernel.sum(axis=tuple(i for i in range(kernel.ndim) if i != kept)).max())
+        return float(max(kernel.sum(axis=axis).max() for axis in (-1, -2)))
+
+    def _numbers(self, key: str) -> np.ndarray:
+        """Return what a tensor's integers represent; 1 where it is not known."""
+        tensor = self._graph.tensors[key]
+        array = tensor.data if tensor.data is not None else self._shown.get(key)
+        if array is not None:
+            return tensor.real(array)
+        op = self._producers.get(key)
+        return np.ones(1) if op is None else self._numbers(op.inputs[0])
+
+    def _own(self, op: GraphOp, key: str, sources: set[str]) -> float:
+        """Return the rounding that an op adds itself."""
+        steps = self._graph.tensors[key].quantization
+        if steps is None or op.kind == "DequantizeLinear" or op.kind in MOVING_OPS:
+            return 0.0
+        kind = op.kind
+        if kind == "QuantizeLinear":
+            core = self._producers.get(op.inputs[0])
+            if core is None or op.inputs[0] in sources:
+                return 0.0
+            kind = core.kind
+        elif self._graph.tensors[key].dtype.kind == "f" or (
+            kind == "QUANTIZE" and op.inputs[0] in sources
+        ):
+            return 0.0
+        return _steps(kind, steps.dtype.itemsize) * float(steps.scales.max())
+
+
+def _steps(kind: str, size: int) -> float:
+    """Return how many steps the result of an op may be off.
+
+    Args:
+        kind: The op that computes.
+        size: Bytes of an integer.
+    """
+    if size > 1:
+        return _WIDE_TABLE.get(kind, _WIDE if kind in _NEAR else _TABLE)
+    if kind in ("Softmax", "SOFTMAX"):
+        return _SOFTMAX
+    return _NEAREST if kind in _NEAR else _TABLE

@@ -32,6 +32,18 @@ def kinds_of(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(finite, REAL, NONFINITE)
 
 
+def typical_samples(kind: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return the kind of samples that stand for a model's use, and the indices of these samples.
+
+    They are the real ones, or the random ones where there are none; "all" where there are neither.
+    """
+    for name in TYPICAL:
+        index = np.flatnonzero(kind == name)
+        if len(index):
+            return name, index
+    return "all", np.arange(len(kind))
+
+
 def drawn(kind: np.ndarray) -> np.ndarray:
     """Return (N,) whether a sample may be averaged over with others.
 

@@ -27,7 +27,15 @@ import numpy as np
 from ..artifacts.golden_set import Predictions, predictions_as_arrays
 from ..artifacts.manifest import TensorSpec
 from ..artifacts.precisions import SMALLEST_NORMAL
-from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, NONFINITE, RANDOM, REAL, TYPICAL
+from ..artifacts.sample_kinds import (
+    BORDER,
+    DENORMAL,
+    EXTREME,
+    NONFINITE,
+    RANDOM,
+    REAL,
+    typical_samples,
+)
 from ..artifacts.samples import check_samples
 from ..files import atomic_path
 from .fold import InputValues, call_structure, check_values
@@ -166,8 +174,7 @@ def snr_db(samples: Samples, truth: Arrays, outputs: Arrays) -> dict[str, float 
     Over the real samples, or the random ones where there are none. None where the truth is zero
     throughout or the output has no error at all: then the ratio is not a number.
     """
-    kind = np.array(samples.kind)
-    chosen = kind == next(name for name in TYPICAL if name in samples.kind)
+    _, chosen = typical_samples(np.array(samples.kind))
     return {name: decibels(truth[name][chosen], outputs[name][chosen]) for name in truth}
 
 

@@ -19,6 +19,7 @@ from ..runtimes.run import TargetRun, run_target
 from .baseline import changes, read_baseline
 from .check_record import CheckRecord
 from .end_to_end.findings import Finding
+from .end_to_end.quality_gates import QualityLimits
 from .end_to_end.target_check import judge_run
 from .end_to_end.thread_counts import Threads, thread_counts
 from .file_inspection import FileInspection
@@ -69,6 +70,7 @@ def check_parity(
     search: int | None = None,
     threads: Threads = 1,
     per_op: bool = False,
+    limits: QualityLimits | None = None,
     devices: DeviceOptions | None = None,
     artifacts: Sequence[str] = (),
     precisions: Sequence[str] = (),
@@ -96,6 +98,7 @@ def check_parity(
             whole, and the outputs with the others are compared with it and held to its bounds.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only
             to name what is at fault.
+        limits: What quality a file may lose against the trained model; the defaults where None.
         devices: Choices about devices other than this machine, such as time limits.
         artifacts: Check these files only.
         precisions: Check files of these precisions only.
@@ -132,7 +135,7 @@ def check_parity(
     results = []
     for target, files in selection.files.items():
         for artifact, runs in _on_target(export, files, golden, target, counts, devices):
-            result = judge_run(export, artifact, golden, target, runs[0], runs[1:])
+            result = judge_run(export, artifact, golden, target, runs[0], runs[1:], limits=limits)
             results.append(inside.add(artifact, golden, target, result))
     if before is not None:
         findings += changes(before, results, whole=not (artifacts or precisions))

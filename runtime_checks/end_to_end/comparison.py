@@ -17,7 +17,7 @@ class Agreement:
     """Whether a classifier's decision survived.
 
     A *flip* is another class than the truth's; it is a *tie* when the truth's own two scores lie
-    closer together than twice the allowed error, so that either class is a right answer.
+    closer together than twice the error of float32 arithmetic, so that either class is right.
 
     Attributes:
         same: Samples with the truth's top class.
@@ -154,8 +154,8 @@ def compare_output(
         output: Keras output name.
         actual: (N, …) what the target gave.
         truth: (N, …) float64.
-        allowed: (N,) greatest error per element that the bound allows each sample; it tells a tie
-            from a flip. None counts every change of class as a flip.
+        allowed: (N,) greatest error per element that float32 arithmetic explains in each sample; it
+            tells a tie from a flip. None counts every change of class as a flip.
         decides: Whether the output decides between classes (`agreement.deciding_outputs`).
         topk: The k of the top-k agreement.
 

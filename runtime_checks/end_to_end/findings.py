@@ -18,6 +18,7 @@ from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import OutputMetrics, compare_output
 from .error_budget import Ladder
 from .integer_agreement import integer_agreement
+from .quality import OutputQuality
 from .task_agreement import TaskAgreement
 from .thread_counts import ThreadComparison
 
@@ -32,7 +33,8 @@ class Finding:
 
     Attributes:
         check: Which check: file, load, interface, training, kernels, outputs, finite, integers,
-            noise, weights, ops, rounding, determinism, threads.
+            noise, snr, slices, decisions, accuracy, clipped, headroom, weights, ops, rounding,
+            determinism, threads.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.
@@ -94,6 +96,7 @@ class TargetResult:
         faults: What is at fault, by layer.
         stages: For each output, what every stage up to the target adds to its error.
         tasks: For each output that decides between classes, what became of its decisions.
+        qualities: For each output, how close it is to the trained model on typical samples.
         threads: How the outputs with other numbers of threads differ; empty where none was asked
             for.
         given: Keras output name to (N, …): what the target gave for the golden inputs, as the
@@ -111,6 +114,7 @@ class TargetResult:
     faults: tuple[Fault, ...] = ()
     stages: tuple[Ladder, ...] = ()
     tasks: tuple[TaskAgreement, ...] = ()
+    qualities: tuple[OutputQuality, ...] = ()
     threads: tuple[ThreadComparison, ...] = ()
     given: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 

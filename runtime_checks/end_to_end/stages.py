@@ -30,7 +30,7 @@ import numpy as np
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import precision_named
-from ...artifacts.sample_kinds import TYPICAL
+from ...artifacts.sample_kinds import typical_samples
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import sample_errors
 from .error_budget import (
@@ -106,13 +106,10 @@ def error_budget(
 
 def _basis(golden: GoldenSet, worst: int | None) -> tuple[str, np.ndarray]:
     """Return the kind of samples to measure on, and their indices."""
-    kinds = [str(kind) for kind in golden.kind]
-    chosen = next((kind for kind in TYPICAL if kind in kinds), "all")
-    if worst is not None and kinds[worst] != chosen:
-        chosen = kinds[worst]
-    if chosen == "all":
-        return chosen, np.arange(golden.samples)
-    return chosen, np.flatnonzero(golden.kind == chosen)
+    chosen, index = typical_samples(golden.kind)
+    if worst is None or golden.kind[worst] == chosen:
+        return chosen, index
+    return str(golden.kind[worst]), np.flatnonzero(golden.kind == golden.kind[worst])
 
 
 def _rungs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from .bounds import float32_bound
 from .error_budget import Ladder
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
 from .integer_agreement import must_agree
+from .quality import OutputQuality, output_quality
+from .quality_gates import QualityLimits, quality_findings
 from .stages import error_budget
 from .task_agreement import TaskAgreement, deciding_outputs, task_agreement
 from .thread_counts import ThreadComparison, compare_bits
@@ -28,6 +30,8 @@ def judge_run(
     target: Target,
     run: TargetRun,
     others: Sequence[TargetRun] = (),
+    *,
+    limits: QualityLimits | None = None,
 ) -> TargetResult:
     """Judge what a target gave for the golden inputs.
 
@@ -38,6 +42,7 @@ def judge_run(
         target: Where it was run.
         run: What came out.
         others: What came out with other numbers of threads.
+        limits: What quality the file may lose; the defaults where None is given.
 
     Returns:
         The findings and the verdict on each output.
@@ -52,6 +57,8 @@ def judge_run(
     )
     verdicts: list[OutputVerdict] = []
     comparisons: list[ThreadComparison] = []
+    tasks: list[TaskAgreement] = []
+    qualities: list[OutputQuality] = []
     if run.problem:
         findings.append(Finding("load", False, run.problem))
     else:
@@ -68,6 +75,8 @@ def judge_run(
             ),
         )
         findings.extend(judged)
+        tasks, qualities = _quality(outputs, verdicts, golden, decides)
+        findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
         for other in others:
             failures, compared = _other_threads(artifact, golden, run, other)
             comparisons.extend(compared)
@@ -86,12 +95,8 @@ def judge_run(
         ran=run.ran,
         measured=run.measured,
         stages=tuple(_budgets(export, artifact, golden, outputs, verdicts)),
-        tasks=tuple(
-            task
-            for entry in verdicts
-            if entry.metrics.output in decides
-            and (task := _task(entry, outputs[entry.metrics.output], golden)) is not None
-        ),
+        tasks=tuple(tasks),
+        qualities=tuple(qualities),
         threads=tuple(comparisons),
         given=outputs,
     )
@@ -148,10 +153,23 @@ def _budgets(
         )
 
 
-def _task(entry: OutputVerdict, actual: np.ndarray, golden: GoldenSet) -> TaskAgreement | None:
-    """Return what became of an output's decisions."""
-    rounding = float32_bound(golden, entry.metrics.output)
-    return task_agreement(entry.metrics.output, actual, golden, rounding.worst * rounding.noise)
+def _quality(
+    outputs: Mapping[str, np.ndarray],
+    verdicts: Sequence[OutputVerdict],
+    golden: GoldenSet,
+    decides: Container[str],
+) -> tuple[list[TaskAgreement], list[OutputQuality]]:
+    """Return what became of the decisions, and how close each output is to the trained model."""
+    tasks, qualities = [], []
+    for entry in verdicts:
+        name = entry.metrics.output
+        qualities.append(output_quality(name, outputs[name], golden))
+        if name in decides:
+            rounding = float32_bound(golden, name)
+            allowed = rounding.worst * rounding.noise
+            task = task_agreement(name, outputs[name], golden, allowed)
+            tasks.extend([] if task is None else [task])
+    return tasks, qualities
 
 
 def _determinism(run: TargetRun) -> list[Finding]:

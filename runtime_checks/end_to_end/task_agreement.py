@@ -19,7 +19,7 @@ import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.network import Network
-from ...artifacts.sample_kinds import TYPICAL
+from ...artifacts.sample_kinds import typical_samples
 from .comparison import as_scores
 
 _MOVING = ("identity", "linear", "reshape", "flatten")
@@ -35,7 +35,8 @@ class ChangedDecision:
         after: Class that the target chooses.
         label: Its true class; None where it is not known.
         margin: How far apart the trained model's scores of the two classes are.
-        tie: Whether that is within twice the allowed error, so that either class is a right answer.
+        tie: Whether that is within twice the error of float32 arithmetic, so that either class is a
+            right answer.
     """
 
     sample: int
@@ -84,14 +85,14 @@ class TaskAgreement:
 
     @property
     def flips(self) -> int:
-        """Samples decided otherwise, beyond what the bound allows."""
+        """Samples decided otherwise that are no ties."""
         return sum(not change.tie for change in self.changes)
 
     @property
     def sentence(self) -> str:
         """Say how many decisions survived, and what became of the accuracy."""
         ties = len(self.changes) - self.flips
-        of_them = f" ({self.flips} beyond the bound, {ties} ties)" if self.changes else ""
+        of_them = f" ({self.flips} changed, {ties} ties of float32)" if self.changes else ""
         text = (
             f"output '{self.output}' decides {self.same} / {self.samples} {self.kind} samples as "
             f"the trained model does{of_them}"
@@ -169,7 +170,7 @@ def task_agreement(
         output: Keras output name of one of the `deciding_outputs`.
         actual: (N, …) what the target gave.
         golden: The truth, and the labels where they are known.
-        allowed: (N,) greatest error of an element that the bound allows each sample.
+        allowed: (N,) greatest error of an element that float32 arithmetic explains in each sample.
 
     Returns:
         The comparison, over the real samples where there are any; None for an output that is no
@@ -180,11 +181,9 @@ def task_agreement(
     if truth.ndim != 2 or scores.shape != truth.shape:
         return None
     truth, scores = as_scores(truth), as_scores(scores)
-    kinds = [str(kind) for kind in golden.kind]
-    kind = next((name for name in TYPICAL if name in kinds), "all")
-    chosen = np.array([kind in ("all", name) for name in kinds])
-    chosen &= np.isfinite(truth).all(axis=1) & np.isfinite(scores).all(axis=1)
-    index = np.flatnonzero(chosen)
+    kind, index = typical_samples(golden.kind)
+    usable = np.isfinite(truth).all(axis=1) & np.isfinite(scores).all(axis=1)
+    index = index[usable[index]]
     if not len(index):
         return None
     labels = golden.labels

@@ -56,6 +56,7 @@ def result_record(result: TargetResult) -> dict[str, Any]:
         "metrics": {entry.metrics.output: _output_record(entry) for entry in result.outputs},
         "stages": {ladder.output: ladder.to_json() for ladder in result.stages},
         "tasks": {task.output: task.to_json() for task in result.tasks},
+        "quality": {entry.output: entry.to_json() for entry in result.qualities},
         "threads": [vars(entry) for entry in result.threads],
         "ops": [_op_check_record(check) for check in result.ops],
         "faults": [_fault_record(fault) for fault in result.faults],

@@ -1,0 +1,171 @@
+"""Does the file still do the task of the trained model? Quality is judged, not only printed.
+
+The noise limits of `bounds` say whether a runtime computes what the file says. A file can be
+computed to the bit and be useless: calibrated on another range, or with scores too small for the
+steps of the tensor that holds them. So every file is also judged against the trained model, on the
+samples that stand for its use. docs/checks.md derives the default limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...artifacts.sample_kinds import REAL
+from ...errors import UserError
+from .findings import Finding
+from .quality import OutputQuality
+from .task_agreement import TaskAgreement
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """What a file may lose. Every limit can be set by the user.
+
+    Attributes:
+        max_accuracy_drop: Percentage points of accuracy that may be lost; a greater loss fails
+            where it is also beyond chance (McNemar's exact test, 5 %).
+        min_snr: Least signal-to-noise ratio of an output against float64 truth, in decibels.
+        max_flipped: Per cent of the decisions that may change; more of them fail where that is
+            beyond chance (exact binomial test, 5 %).
+        max_clipped: Per cent of the values of real inputs, or of a layer's activations on them,
+            that may lie beyond what the integers of a file represent.
+    """
+
+    max_accuracy_drop: float = 1.0
+    min_snr: float = 10.0
+    max_flipped: float = 15.0
+    max_clipped: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_accuracy_drop", "max_flipped", "max_clipped"):
+            value = getattr(self, name)
+            if not 0 <= value <= 100:
+                raise UserError(f"{name} must be a percentage from 0 to 100. Received: {value}.")
+        if math.isnan(self.min_snr):
+            raise UserError("min_snr must be a number of decibels. Received: nan.")
+
+
+# A loss that chance alone brings about this often or more is not counted as one.
+CHANCE = 0.05
+
+
+def quality_findings(
+    qualities: Sequence[OutputQuality],
+    tasks: Sequence[TaskAgreement],
+    limits: QualityLimits,
+) -> list[Finding]:
+    """Judge the quality of all outputs of a file.
+
+    Args:
+        qualities: One for each output.
+        tasks: One for each output that decides between classes.
+        limits: What the file may lose.
+    """
+    findings: list[Finding | None] = []
+    for quality in qualities:
+        findings.append(_snr(quality, limits))
+        findings.append(_slices(quality))
+    for task in tasks:
+        # What a classifier decides on random numbers says nothing about its task.
+        if task.kind == REAL:
+            findings.append(_decisions(task, limits))
+        if task.labelled:
+            findings.append(_accuracy(task, limits))
+    return [finding for finding in findings if finding is not None]
+
+
+def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:
+    if quality.snr_db is None:
+        return None
+    passed = quality.snr_db >= limits.min_snr
+    told = "exact" if quality.snr_db == math.inf else f"{quality.snr_db:.1f} dB from truth"
+    demand = f"{limits.min_snr:g} dB demanded (--min-snr)"
+    text = f"output '{quality.output}' is {told} on {quality.samples} {quality.kind} samples"
+    if not passed:
+        share = 100 * 10 ** (-quality.snr_db / 20)
+        text = f"{text}, the error {share:.3g} % of the signal"
+    return Finding("snr", passed, f"{text}; {demand}", quality.output)
+
+
+def _slices(quality: OutputQuality) -> Finding | None:
+    """Judge whether parts of an output are lost in its steps."""
+    if not quality.slice_db:
+        return None
+    if not quality.dead:
+        return Finding(
+            "slices",
+            True,
+            f"no slice of the last axis of output '{quality.output}' is constant in the file alone",
+            quality.output,
+        )
+    return Finding(
+        "slices",
+        False,
+        f"slices {_ranges(quality.dead)} of the last axis of output '{quality.output}' are "
+        f"constant in the file; in the trained model they vary by up to {quality.dead_span:.3g}. "
+        f"The values of the output are {quality.step:.3g} apart: make these slices an output of "
+        "their own, or scale all slices to one range",
+        quality.output,
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return `0, 4 to 13`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _decisions(task: TaskAgreement, limits: QualityLimits) -> Finding:
+    share = 100 * task.flips / task.samples
+    chance = binomial_tail(task.flips, task.samples, limits.max_flipped / 100)
+    passed = share <= limits.max_flipped or chance >= CHANCE
+    text = (
+        f"output '{task.output}' decides {task.flips} of {task.samples} {task.kind} samples "
+        f"otherwise than the trained model ({share:.3g} %; allowed {limits.max_flipped:g} % "
+        "beyond chance, --max-flipped)"
+    )
+    if not passed:
+        pairs = ", ".join(f"{a} became {b} {count} times" for a, b, count in task.confusion[:3])
+        text = f"{text}: class {pairs}"
+    return Finding("decisions", passed, text, task.output)
+
+
+def _accuracy(task: TaskAgreement, limits: QualityLimits) -> Finding:
+    before, after = task.right_before / task.labelled, task.right_after / task.labelled
+    drop = 100 * (before - after)
+    chance = 1.0 if task.chance is None else task.chance
+    passed = drop <= limits.max_accuracy_drop or chance >= CHANCE
+    lost = f"loses {drop:.3g}" if drop > 0 else f"gains {-drop:.3g}"
+    return Finding(
+        "accuracy",
+        passed,
+        f"output '{task.output}' {lost} percentage points of accuracy: "
+        f"{100 * before:.2f} % of {task.labelled} samples before, {100 * after:.2f} % after "
+        f"({task.lost} lost, {task.gained} gained; chance alone does so in {100 * chance:.2g} % of "
+        f"cases); allowed {limits.max_accuracy_drop:g} beyond chance (--max-accuracy-drop)",
+        task.output,
+    )
+
+
+def binomial_tail(hits: int, trials: int, rate: float) -> float:
+    """Return the probability of so many hits or more where each trial hits at a rate."""
+    if rate <= 0:
+        return 1.0 if hits == 0 else 0.0
+    if rate >= 1:
+        return 1.0
+    log_terms = [
+        math.lgamma(trials + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)
+        + k * math.log(rate)
+        + (trials - k) * math.log1p(-rate)
+        for k in range(hits, trials + 1)
+    ]
+    return min(1.0, sum(map(math.exp, log_terms)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from .archive import Archive, DamageError
+from .ranges import Misfits
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -67,6 +68,8 @@ class GoldenSet:
         file_noise: File name to the same for that file's own arithmetic; only files whose
             precision has a noise model (`precisions.Precision.noise`).
         predictions: File name to the prediction of its integers; only files of integers.
+        misfits: File name to what its numbers cannot represent of samples that were added since the
+            export; what the export found is in the manifest.
         labels: (N,) true class of each sample, -1 where unknown; None where none is known.
         trained_integers: Keras output name to (N, …) float32: outputs of a quantization-aware model
             with its fake quantization; empty for other models.
@@ -81,6 +84,7 @@ class GoldenSet:
     noise: Arrays = field(default_factory=dict)
     file_noise: Mapping[str, Arrays] = field(default_factory=dict)
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    misfits: Mapping[str, Misfits] = field(default_factory=dict)
     labels: np.ndarray | None = None
     trained_integers: Arrays = field(default_factory=dict)
 
@@ -108,6 +112,7 @@ class GoldenSet:
                 file: replace(found, by_rule={rule: pick(a) for rule, a in found.by_rule.items()})
                 for file, found in self.predictions.items()
             },
+            misfits=self.misfits,
             labels=None if self.labels is None else self.labels[index],
             trained_integers=pick(self.trained_integers),
         )

@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import sha256, write_text
 from .precisions import PRECISIONS
+from .ranges import Misfits
 from .record import Record, is_number, is_plain_name, parse_json
 
 # Entry inside exported files that holds their metadata as JSON.
@@ -147,6 +148,7 @@ class Artifact:
             equalized twin; its layers' weights are not those of the folded network.
         foreign: Whether another converter made the file: its weights may be folded, merged or
             scaled otherwise, so that they are no verdict where the outputs are right.
+        misfits: Values of the golden set's typical samples that its numbers cannot represent.
     """
 
     file: str
@@ -163,6 +165,7 @@ class Artifact:
     files: Mapping[str, str] | None = None
     network: FileRecord | None = None
     foreign: bool = False
+    misfits: Misfits = field(default_factory=Misfits)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -171,6 +174,7 @@ class Artifact:
             "files": self.files,
             "network": self.network.to_json() if self.network else None,
             "foreign": self.foreign or None,
+            "misfits": self.misfits.to_json() if self.misfits else None,
         }
         return {
             "file": self.file,
@@ -211,6 +215,9 @@ class Artifact:
             files=_folder(record) if "files" in record else None,
             network=FileRecord.from_json(record.record("network")) if "network" in record else None,
             foreign="foreign" in record,
+            misfits=Misfits.from_json(record.record("misfits"))
+            if "misfits" in record
+            else Misfits(),
         )
 
 

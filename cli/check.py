@@ -14,6 +14,7 @@ from ..devices.base import DeviceOptions
 from ..errors import UserError
 from ..files import write_text
 from ..quiet import quiet_import
+from ..runtime_checks.end_to_end.quality_gates import QualityLimits
 from ..runtime_checks.end_to_end.thread_counts import parse_threads
 from ..runtime_checks.parity import ParityReport, check_parity
 from ..runtime_checks.per_op.reproducer import write_reproducer
@@ -26,6 +27,7 @@ from .model_options import model_options, read_model
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Channels, Numbers, preprocessing
+from .quality_options import quality_options
 
 
 class _Pair(click.ParamType):
@@ -177,6 +179,7 @@ _reports = grouped("Reports")
     metavar="FOLDER",
     help="Check every op and write its error as node data for Model Explorer into this folder.",
 )
+@quality_options
 @device_options
 def command(
     paths: tuple[Path, ...],
@@ -204,6 +207,7 @@ def command(
     junit: Path | None,
     reproducer: Path | None,
     node_data: Path | None,
+    limits: QualityLimits,
     cpus: tuple[str, ...],
     devices: DeviceOptions,
 ) -> None:
@@ -222,6 +226,7 @@ def command(
         "search": search,
         "threads": parse_threads(threads),
         "per_op": per_op or node_data is not None,
+        "limits": limits,
         "devices": devices,
         "artifacts": artifacts,
         "precisions": precisions,

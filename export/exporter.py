@@ -11,17 +11,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..artifacts.graphs import READERS
+from ..artifacts.graphs import READERS, read_graph
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ..artifacts.network import Network, read_network
 from ..artifacts.precisions import Arithmetic, precision_named
-from ..artifacts.sample_kinds import fed, without
+from ..artifacts.sample_kinds import fed, typical_samples, without
 from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..files import sha256
 from ..reference.file_noise import file_noise, shares_ranges
 from ..reference.integer.file_outputs import predicted_outputs
+from ..reference.misfits import misfits
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
 from ..runtimes.base import ArtifactError
@@ -49,6 +50,9 @@ from .staging import moved_in_when_done
 from .variants import Variants
 
 NETWORK_FILE = "network.npz"
+
+# Values beyond a file's numbers that are told; more of them have the same cause.
+_MOST_NOTES = 3
 
 
 def export_model(
@@ -345,10 +349,13 @@ class _Run:
             predictions=predictions,
         )
         judged = [
-            dataclasses.replace(a, snr_db=golden.snr_db(self.samples, truth, outputs[a.file]))
-            if a.file in outputs
-            else a
-            for a in artifacts
+            dataclasses.replace(
+                self._with_misfits(artifact, folder, network),
+                snr_db=golden.snr_db(self.samples, truth, outputs[artifact.file]),
+            )
+            if artifact.file in outputs
+            else artifact
+            for artifact in artifacts
         ]
         manifest = self._manifest(folder, judged)
         manifest.write(folder)
@@ -382,6 +389,17 @@ class _Run:
             return None
         fits = all(name in given and given[name].shape == truth[name].shape for name in truth)
         return given if fits or not artifact.foreign else None
+
+    def _with_misfits(self, artifact: Artifact, folder: Path, folded: Network) -> Artifact:
+        """Return the artifact with what its numbers cannot represent, and notes that say so."""
+        if artifact.format not in READERS:
+            return artifact
+        _, typical = typical_samples(np.array(self.samples.kind))
+        usual = {name: values[typical] for name, values in self.samples.inputs.items()}
+        graph = read_graph(folder / artifact.file, artifact.format)
+        found = misfits(artifact, graph, self._network(artifact, folder, folded), usual)
+        notes = (*artifact.notes, *found.sentences[:_MOST_NOTES])
+        return dataclasses.replace(artifact, misfits=found, notes=notes)
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
         """Return the network that a file was made from: the folded one or an equalized twin."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from ..artifacts.network import Network, Node
 from .file_weights import WeightMatch
 from .network import node_values
@@ -91,7 +91,7 @@ def rounding_steps(
     Returns:
         Node name to its steps; nodes that do not round are absent.
     """
-    found = _with_weights(graph, weights)
+    found = steps_with_weights(graph, weights)
     bits = 8 * max((steps.itemsize for steps in _activation_types(graph)), default=1)
     nodes = {node.name: node for node in network.nodes}
     count = len(next(iter(inputs.values())))
@@ -116,12 +116,26 @@ def _rounds(node: Node, nodes: Mapping[str, Node]) -> bool:
     return before is None or before.op in _MOVES
 
 
-def _with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> dict[str, Step]:
+def input_steps(graph: ArtifactGraph, names: Sequence[str]) -> dict[str, Step]:
+    """Return the steps of a file's inputs by name; inputs that no op quantizes are absent."""
+    readers = _first_readers(graph)
+    keys = {graph.tensors[key].name: key for key in graph.inputs}
+    found = {}
+    for place, name in enumerate(names):
+        key = keys.get(name, graph.inputs[place])
+        reader = readers.get(key)
+        quantizes = reader is not None and reader.kind in ("QUANTIZE", "QuantizeLinear")
+        steps = graph.tensors[key].quantization
+        if reader is not None and quantizes:
+            steps = graph.tensors[reader.outputs[0]].quantization
+        if steps is not None and steps.scales.size == 1:
+            found[name] = _step(steps)
+    return found
+
+
+def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> dict[str, Step]:
     """Return the steps of the operators whose kernels the file shows, by node."""
-    readers: dict[str, GraphOp] = {}
-    for op in graph.ops:
-        for key in op.inputs:
-            readers.setdefault(key, op)
+    readers = _first_readers(graph)
     found = {}
     for match in weights:
         if match.role == "kernel" and match.tensor is not None:
@@ -140,10 +154,24 @@ def _written(graph: ArtifactGraph, readers: Mapping[str, GraphOp], key: str) -> 
         key = op.outputs[0]
         steps = graph.tensors[key].quantization
         if graph.activations(op) and steps is not None and steps.scales.size == 1:
-            limits = np.iinfo(steps.dtype)
-            low, high = steps.real(np.array([limits.min, limits.max]))
-            return Step(float(steps.scales[0]), float(low), float(high))
+            return _step(steps)
     return None
+
+
+def _first_readers(graph: ArtifactGraph) -> dict[str, GraphOp]:
+    """Return the first op that reads each tensor."""
+    readers: dict[str, GraphOp] = {}
+    for op in graph.ops:
+        for key in op.inputs:
+            readers.setdefault(key, op)
+    return readers
+
+
+def _step(steps: Quantization) -> Step:
+    """Return the step and the range of integers with one scale."""
+    limits = np.iinfo(steps.dtype)
+    low, high = steps.real(np.array([limits.min, limits.max]))
+    return Step(float(steps.scales[0]), float(low), float(high))
 
 
 def _activation_types(graph: ArtifactGraph) -> list[np.dtype]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..artifacts.golden_set import GoldenSet
 from .end_to_end.findings import Finding, TargetResult
+from .end_to_end.quality_gates import QualityLimits
 from .search.search import Searched
 
 
@@ -29,6 +30,7 @@ class CheckRecord:
         searched: What each search found.
         findings: What was found that is about no file alone: about own samples, or since an earlier
             check. Those that hold are notes worth telling.
+        limits: What quality a file may lose.
     """
 
     name: str
@@ -42,6 +44,7 @@ class CheckRecord:
     left_out: tuple[str, ...] = ()
     searched: tuple[Searched, ...] = ()
     findings: tuple[Finding, ...] = ()
+    limits: QualityLimits = field(default_factory=QualityLimits)
 
     @property
     def passed(self) -> bool:

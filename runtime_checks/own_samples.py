@@ -17,14 +17,17 @@ import numpy as np
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import Arrays, GoldenSet, Predictions, joined
+from ..artifacts.graphs import READERS, read_graph
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, read_network
-from ..artifacts.sample_kinds import SEARCH, fed, kinds_of, without
+from ..artifacts.ranges import Misfits
+from ..artifacts.sample_kinds import REAL, SEARCH, fed, kinds_of, without
 from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..reference.file_noise import file_noise
 from ..reference.integer.file_outputs import predicted_outputs
+from ..reference.misfits import misfits
 from ..reference.network import evaluate_network, opaque_layers
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
@@ -147,8 +150,23 @@ def extended(
         artifacts=artifacts,
         noise=joined(golden.noise, noise),
         file_noise=file_noise,
+        misfits=_misfits(export, own.arrays, kind),
         labels=labels if (labels >= 0).any() else None,
     )
+
+
+def _misfits(export: ExportDirectory, inputs: Arrays, kind: np.ndarray) -> dict[str, Misfits]:
+    """Return what the numbers of each file cannot represent of real samples."""
+    real = {name: array[kind == REAL] for name, array in inputs.items()}
+    if not (kind == REAL).any():
+        return {}
+    found = {}
+    for artifact in export.artifacts:
+        network = export.read_network(artifact)
+        if artifact.format in READERS and network and export.damaged(artifact) is None:
+            graph = read_graph(export.path / artifact.file, artifact.format)
+            found[artifact.file] = misfits(artifact, graph, network, real)
+    return found
 
 
 def _noise(network: Network, inputs: Arrays, kind: np.ndarray) -> dict[str, np.ndarray]:

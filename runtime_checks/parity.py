@@ -113,6 +113,7 @@ def check_parity(
             is out of reach, or no artifact fits it.
     """
     start = time.perf_counter()
+    limits = limits or QualityLimits()
     counts = thread_counts(threads)
     before = None if baseline is None else read_baseline(baseline)
     export = open_export(directory)
@@ -151,6 +152,7 @@ def check_parity(
         searched=searched,
         left_out=selection.left_out,
         findings=tuple(findings),
+        limits=limits,
     )
 
 

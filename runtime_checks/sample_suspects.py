@@ -8,7 +8,6 @@ these samples, and what would let it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..artifacts.network import Network
 from ..artifacts.sample_kinds import REAL
 from ..artifacts.samples import SampleSet
 from ..reference.network import evaluate_network
+from .end_to_end.chance import at_least
 from .end_to_end.comparison import as_scores
 from .end_to_end.findings import Finding
 from .end_to_end.task_agreement import deciding_outputs
@@ -126,7 +126,7 @@ def _labels(own: SampleSet, joint: GoldenSet, export: ExportDirectory) -> list[F
         ]
         best = max((share for share, _ in cures), default=0.0)
         likely = " or ".join(says for share, says in cures if share > best - _AS_GOOD)
-        near = _at_least(right, len(known), 1 / count) > _CHANCE
+        near = at_least(right, len(known), 1 / count) > _CHANCE
         if cures or near:
             findings.append(
                 Finding(
@@ -202,14 +202,4 @@ def _changed(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def _clearly(before: int, after: int, count: int) -> bool:
     """Return whether an accuracy is a good one and far better than another."""
-    return after >= 0.5 * count and _at_least(after, count, max(before, 1) / count) < _CHANCE
-
-
-def _at_least(successes: int, trials: int, chance: float) -> float:
-    """Return the probability of so many successes or more."""
-    if chance >= 1:
-        return 1.0
-    return sum(
-        math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k)
-        for k in range(successes, trials + 1)
-    )
+    return after >= 0.5 * count and at_least(after, count, max(before, 1) / count) < _CHANCE

@@ -36,6 +36,7 @@ _CODE = (
     "artifacts/network.py",
     "artifacts/plain_json.py",
     "artifacts/precisions.py",
+    "artifacts/ranges.py",
     "artifacts/record.py",
     "artifacts/sample_kinds.py",
     "runtimes",

@@ -71,7 +71,10 @@ def test_the_one_line_is_not_buried_in_banners() -> None:
 @pytest.mark.parametrize(
     ("name", "groups"),
     [
-        ("check", ["What is checked", "Samples", "How it is checked", "Reports", "Devices"]),
+        (
+            "check",
+            ["What is checked", "Samples", "How it is checked", "Reports", "Quality", "Devices"],
+        ),
         ("export", ["Model", "Files", "Samples", "Quantization", "About the model"]),
     ],
 )

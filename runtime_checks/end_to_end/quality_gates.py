@@ -9,11 +9,16 @@ samples that stand for its use. docs/checks.md derives the default limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import Arithmetic, precision_named
+from ...artifacts.ranges import Misfits
 from ...artifacts.sample_kinds import REAL
 from ...errors import UserError
+from .chance import at_least
 from .findings import Finding
 from .quality import OutputQuality
 from .task_agreement import TaskAgreement
@@ -76,6 +81,35 @@ def quality_findings(
     return [finding for finding in findings if finding is not None]
 
 
+def misfit_findings(
+    artifact: Artifact, golden: GoldenSet, limits: QualityLimits
+) -> Iterator[Finding]:
+    """Judge what the numbers of a file cannot represent, at export and of samples added since.
+
+    Args:
+        artifact: What the manifest says of the file.
+        golden: The samples.
+        limits: What the file may lose.
+    """
+    later = golden.misfits.get(artifact.file, Misfits())
+    clipped = (*later.clipped, *artifact.misfits.clipped)
+    if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
+        demand = f"at most {limits.max_clipped:g} % allowed (--max-clipped)"
+        worst = max((entry.share for entry in clipped), default=0.0)
+        told = [e for e in clipped if e.share > limits.max_clipped or e.share == worst]
+        for entry in told[:1]:
+            passed = entry.share <= limits.max_clipped
+            yield Finding("clipped", passed, f"{entry.sentence}; {demand}", entry.place)
+        if not clipped:
+            yield Finding("clipped", True, "no value of typical samples is clipped")
+    found = {entry.layer: entry for entry in (*artifact.misfits.overflows, *later.overflows)}
+    if precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT16:
+        for overflow in found.values():
+            yield Finding("headroom", False, overflow.sentence, overflow.layer)
+        if not found:
+            yield Finding("headroom", True, "no value or sum of a layer exceeds half precision")
+
+
 def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:
     if quality.snr_db is None:
         return None
@@ -124,7 +158,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _decisions(task: TaskAgreement, limits: QualityLimits) -> Finding:
     share = 100 * task.flips / task.samples
-    chance = binomial_tail(task.flips, task.samples, limits.max_flipped / 100)
+    chance = at_least(task.flips, task.samples, limits.max_flipped / 100)
     passed = share <= limits.max_flipped or chance >= CHANCE
     text = (
         f"output '{task.output}' decides {task.flips} of {task.samples} {task.kind} samples "
@@ -152,20 +186,3 @@ def _accuracy(task: TaskAgreement, limits: QualityLimits) -> Finding:
         f"cases); allowed {limits.max_accuracy_drop:g} beyond chance (--max-accuracy-drop)",
         task.output,
     )
-
-
-def binomial_tail(hits: int, trials: int, rate: float) -> float:
-    """Return the probability of so many hits or more where each trial hits at a rate."""
-    if rate <= 0:
-        return 1.0 if hits == 0 else 0.0
-    if rate >= 1:
-        return 1.0
-    log_terms = [
-        math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(rate)
-        + (trials - k) * math.log1p(-rate)
-        for k in range(hits, trials + 1)
-    ]
-    return min(1.0, sum(map(math.exp, log_terms)))

@@ -17,7 +17,7 @@ from .error_budget import Ladder
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
 from .integer_agreement import must_agree
 from .quality import OutputQuality, output_quality
-from .quality_gates import QualityLimits, quality_findings
+from .quality_gates import QualityLimits, misfit_findings, quality_findings
 from .stages import error_budget
 from .task_agreement import TaskAgreement, deciding_outputs, task_agreement
 from .thread_counts import ThreadComparison, compare_bits
@@ -77,6 +77,7 @@ def judge_run(
         findings.extend(judged)
         tasks, qualities = _quality(outputs, verdicts, golden, decides)
         findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
+        findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
         for other in others:
             failures, compared = _other_threads(artifact, golden, run, other)
             comparisons.extend(compared)

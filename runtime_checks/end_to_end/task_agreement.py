@@ -9,7 +9,6 @@ so that two files of equal accuracy which err on other samples are not taken for
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.network import Network
 from ...artifacts.sample_kinds import typical_samples
+from .chance import mcnemar
 from .comparison import as_scores
 
 _MOVING = ("identity", "linear", "reshape", "flatten")
@@ -182,7 +182,7 @@ def task_agreement(
         return None
     truth, scores = as_scores(truth), as_scores(scores)
     kind, index = typical_samples(golden.kind)
-    usable = np.isfinite(truth).all(axis=1) & np.isfinite(scores).all(axis=1)
+    usable = np.logical_and(np.isfinite(truth).all(axis=1), np.isfinite(scores).all(axis=1))
     index = index[usable[index]]
     if not len(index):
         return None
@@ -220,13 +220,5 @@ def task_agreement(
         right_after=int(right[1].sum()),
         lost=lost,
         gained=gained,
-        chance=_mcnemar(lost, gained) if len(known) else None,
+        chance=mcnemar(lost, gained) if len(known) else None,
     )
-
-
-def _mcnemar(lost: int, gained: int) -> float:
-    """Return the two-sided exact probability of a split this uneven of fair coins."""
-    total, least = lost + gained, min(lost, gained)
-    tail = sum(math.comb(total, k) for k in range(least + 1))
-    # Exact integers: 2**total overflows a float long before Python minds.
-    return float(min(1.0, 2 * tail / 2**total))

@@ -28,6 +28,7 @@ from .charts import (
 from .numbers import percent, short
 from .op_points import op_points
 from .problems import Problem, problem
+from .shown import limits_in_words, what_was_shown
 from .worst_samples import SampleView, worst_samples
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def render(report: CheckRecord) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         lead=_lead(report),
+        limits=limits_in_words(report),
         kinds=Counter(str(kind) for kind in report.golden.kind),
         views=views,
         ladder=ladder_chart(report),
@@ -146,7 +148,7 @@ def _lead(report: CheckRecord) -> str:
     if not wrong and failed:
         return f"{on}: each passes, but what is said of this check below makes it fail."
     if not wrong:
-        return f"{on}: each computes what the trained model computes."
+        return f"{on} passed: {what_was_shown(report)}."
     where = ", ".join(f"{result.artifact} on {result.target}" for result in wrong[:3])
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return f"{on}: {len(wrong)} of {len(report.results)} checks failed: {where}{more}."

@@ -38,6 +38,7 @@ def record(report: CheckRecord) -> dict[str, Any]:
         "host": report.host,
         "versions": report.manifest.get("versions", {}),
         "results": [result_record(result) for result in report.results],
+        "limits": vars(report.limits),
         "left_out": list(report.left_out),
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "searched": [{**vars(search), "sentence": search.sentence} for search in report.searched],

@@ -16,6 +16,7 @@ from ..end_to_end.error_budget import FAULT, Ladder
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from .numbers import short
 from .problems import Problem, problem
+from .shown import limits_in_words, what_was_shown
 
 if TYPE_CHECKING:
     from ..check_record import CheckRecord
@@ -57,10 +58,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     console.print(f"[bold]{escape(report.name)}[/]: {report.samples} samples ({told})\n")
     _print_by_file(report, _TARGETS, _rows, console)
-    console.print(
-        "noise: error over what the arithmetic explains, all samples; worst: one sample\n",
-        style="dim",
-    )
+    console.print(f"{limits_in_words(report)}\n", style="dim", highlight=False)
     if any(result.stages for result in report.results):
         _print_by_file(report, _BUDGET, _budget_rows, console)
         console.print(
@@ -71,7 +69,11 @@ def print_report(report: CheckRecord, console: Console) -> None:
     if any(task.changes or task.labelled for task in tasks):
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
-        console.print("decisions and accuracy before and after, in per cent", style="dim")
+        console.print(
+            "same: decisions of the trained model; flips: others that are no ties of float32; "
+            "before, after: accuracy in per cent",
+            style="dim",
+        )
     _print_threads(report, console)
     _print_assumptions(report, console)
     for sentence in report.left_out:
@@ -84,7 +86,10 @@ def print_report(report: CheckRecord, console: Console) -> None:
         if wrong is not None:
             _print_problem(wrong, result, console)
     word = "[bold green]PASS[/]" if report.passed else "[bold red]FAIL[/]"
-    console.print(f"\n{word} {escape(report.name)} ({report.seconds:.1f} s)")
+    console.print()
+    if report.passed:
+        console.print(what_was_shown(report), highlight=False, markup=False)
+    console.print(f"{word} {escape(report.name)} ({report.seconds:.1f} s)")
 
 
 def _print_assumptions(report: CheckRecord, console: Console) -> None:

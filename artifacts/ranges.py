@@ -1,0 +1,124 @@
+"""What does not fit into the numbers of a file: values that its integers clip, or half precision.
+
+Both are measured on the real samples at export and kept in the manifest; on the user's own samples
+they are measured when files are checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .record import Record
+
+# The greatest number of IEEE half precision.
+GREATEST_HALF = 65504.0
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Values that lie beyond what the integers of a file represent.
+
+    Attributes:
+        place: "input 'NAME'" or "layer 'NAME'".
+        share: Per cent of its values that are clipped.
+        low: The least number that the file represents there.
+        high: The greatest.
+        least: The least value there.
+        most: The greatest.
+    """
+
+    place: str
+    share: float
+    low: float
+    high: float
+    least: float
+    most: float
+
+    @property
+    def sentence(self) -> str:
+        """Say how much is clipped, and both ranges."""
+        return (
+            f"{self.share:.3g} % of the values of {self.place} are clipped: the file represents "
+            f"{self.low:.4g} to {self.high:.4g}, the samples reach {self.least:.4g} to "
+            f"{self.most:.4g}"
+        )
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A number beyond half precision.
+
+    Attributes:
+        layer: The Keras layer.
+        what: "value" or "sum".
+        size: Its greatest absolute value.
+    """
+
+    layer: str
+    what: str
+    size: float
+
+    @property
+    def sentence(self) -> str:
+        """Say which number of which layer is too large."""
+        return (
+            f"layer '{self.layer}' reaches the {self.what} {self.size:.4g}, beyond "
+            f"{GREATEST_HALF:.0f}, the greatest number of half precision: runtimes that compute in "
+            "it give infinity there"
+        )
+
+
+@dataclass(frozen=True)
+class Misfits:
+    """What does not fit into the numbers of one file.
+
+    Attributes:
+        clipped: The inputs, and the layers, greatest share first.
+        overflows: In the order of the network.
+    """
+
+    clipped: tuple[Clipped, ...] = ()
+    overflows: tuple[Overflow, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything."""
+        return bool(self.clipped or self.overflows)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """One sentence for each."""
+        return (
+            *(entry.sentence for entry in self.clipped),
+            *(entry.sentence for entry in self.overflows),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "clipped": [vars(entry) for entry in self.clipped],
+            "overflows": [vars(entry) for entry in self.overflows],
+        }
+
+    @classmethod
+    def from_json(cls, record: Record) -> Misfits:
+        """Read the JSON form."""
+        clipped = [
+            Clipped(
+                entry.text("place"),
+                *(_number(entry, key) for key in ("share", "low", "high", "least", "most")),
+            )
+            for entry in record.records("clipped")
+        ]
+        overflows = [
+            Overflow(entry.text("layer"), entry.text("what"), _number(entry, "size"))
+            for entry in record.records("overflows")
+        ]
+        return cls(tuple(clipped), tuple(overflows))
+
+
+def _number(record: Record, key: str) -> float:
+    value = record.number(key)
+    if value is None:
+        raise record.wrong(key, "a finite number")
+    return value

@@ -1,0 +1,163 @@
+"""Which values of a network do not fit into the numbers of a file, measured in float arithmetic.
+
+Integers represent a range that calibration chose. Values beyond it are clipped, and no runtime is
+at fault for that. Half precision ends at 65504; a file of float16 weights may be computed in it, so
+neither a value nor a sum of any layer may exceed that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ..artifacts.graphs.base import ArtifactGraph
+from ..artifacts.manifest import Artifact
+from ..artifacts.network import Network, Node
+from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
+from .file_weights import match_weights
+from .integer_noise import Step, input_steps, steps_with_weights
+from .network import node_values, opaque_layers
+
+# Shares below this, in per cent, are not told: some value always is the greatest of all.
+_LEAST_SHARE = 0.1
+
+_BATCH = 8
+
+
+def misfits(
+    artifact: Artifact, graph: ArtifactGraph, network: Network, inputs: Mapping[str, np.ndarray]
+) -> Misfits:
+    """Return what does not fit into the numbers of a file.
+
+    Args:
+        artifact: What the manifest says of the file.
+        graph: The file.
+        network: The network it was made from.
+        inputs: Keras input name to (N, …) samples that stand for the model's use.
+
+    Returns:
+        Clipped inputs and layers of a file of integers, numbers beyond half precision of a file of
+        float16; nothing for other files. Of a network with layers that only Keras can evaluate,
+        the inputs alone.
+    """
+    arithmetic = precision_named(artifact.precision).arithmetic
+    known = not opaque_layers(network)
+    if arithmetic is Arithmetic.INTEGER:
+        steps = steps_with_weights(graph, match_weights(network, graph)) if known else {}
+        layers = sorted(_clipped(network, steps, inputs), key=lambda entry: -entry.share)
+        # What is clipped in the input is the cause of what is clipped behind it.
+        found = [*_clipped_inputs(artifact, graph, inputs), *layers]
+        return Misfits(clipped=tuple(entry for entry in found if entry.share >= _LEAST_SHARE))
+    if arithmetic is Arithmetic.FLOAT16 and known:
+        return Misfits(overflows=tuple(_overflows(network, inputs)))
+    return Misfits()
+
+
+def _clipped_inputs(
+    artifact: Artifact, graph: ArtifactGraph, inputs: Mapping[str, np.ndarray]
+) -> Iterator[Clipped]:
+    steps = input_steps(graph, [spec.name for spec in artifact.inputs])
+    for spec in artifact.inputs:
+        if spec.name in steps:
+            tally = _Tally(steps[spec.name])
+            tally.add(inputs[spec.keras_name])
+            yield tally.clipped(f"input '{spec.keras_name}'")
+
+
+def _clipped(
+    network: Network, steps: Mapping[str, Step], inputs: Mapping[str, np.ndarray]
+) -> Iterator[Clipped]:
+    """Yield what the operators with weights clip, after a relu that is computed with them."""
+    readers: dict[str, list[Node]] = {}
+    for node in network.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    tallies = {name: _Tally(step) for name, step in steps.items()}
+    places = {}
+    for name in steps:
+        after = readers.get(name, [])
+        fused = len(after) == 1 and after[0].op in ("relu", "clip")
+        places[after[0].name if fused else name] = name
+    if steps:
+        for name, value in _values(network, inputs):
+            if name in places:
+                tallies[places[name]].add(value)
+    for node in network.nodes:
+        if node.name in tallies:
+            yield tallies[node.name].clipped(f"layer '{node.layer}'")
+
+
+class _Tally:
+    """Counts the values beyond the range of some integers, by more than half a step."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._beyond = self._count = 0
+        self._least, self._most = np.inf, -np.inf
+
+    def add(self, value: np.ndarray) -> None:
+        """Count more values."""
+        finite, step = value[np.isfinite(value)], self._step
+        half = step.size / 2
+        self._beyond += int(np.sum((finite < step.low - half) | (finite > step.high + half)))
+        self._count += finite.size
+        self._least = min(self._least, float(finite.min(initial=np.inf)))
+        self._most = max(self._most, float(finite.max(initial=-np.inf)))
+
+    def clipped(self, place: str) -> Clipped:
+        """Return what was counted."""
+        share = 100 * self._beyond / max(self._count, 1)
+        least, most = (self._least, self._most) if self._count else (0.0, 0.0)
+        return Clipped(place, share, self._step.low, self._step.high, least, most)
+
+
+def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[Overflow]:
+    """Yield every layer's values and sums that half precision does not hold."""
+    nodes = {node.name: node for node in network.nodes}
+    sizes = {name: array.shape[1:] for name, array in inputs.items()}
+    values: dict[str, float] = {}
+    sums: dict[str, float] = {}
+    for name, value in _values(network, inputs):
+        sizes[name] = value.shape[1:]
+        node = nodes.get(name)
+        if node is not None and value.dtype.kind == "f":
+            values[name] = max(values.get(name, 0.0), _greatest(value))
+            total = _greatest_sum(node, value, sizes)
+            sums[name] = max(sums.get(name, 0.0), total)
+    for node in network.nodes:
+        if values.get(node.name, 0.0) > GREATEST_HALF:
+            yield Overflow(node.layer, "value", values[node.name])
+        elif sums.get(node.name, 0.0) > GREATEST_HALF:
+            yield Overflow(node.layer, "sum", sums[node.name])
+
+
+def _greatest_sum(node: Node, value: np.ndarray, sizes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return the greatest sum that a node forms before it divides or adds a bias; 0 for none."""
+    if "bias" in node.weights and node.weights["bias"].size == value.shape[-1]:
+        return _greatest(value - node.weights["bias"])
+    if node.op in ("global_average_pool", "reduce_mean"):
+        terms = math.prod(sizes[node.inputs[0]]) / max(math.prod(value.shape[1:]), 1)
+        return _greatest(value) * terms
+    if node.op == "average_pool":
+        return _greatest(value) * float(np.prod(node.attributes["pool_size"]))
+    return 0.0
+
+
+def _greatest(value: np.ndarray) -> float:
+    return float(np.max(np.abs(value), where=np.isfinite(value), initial=0.0))
+
+
+def _values(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield every value of the network, for a few samples at a time to bound memory."""
+    count = len(next(iter(inputs.values())))
+    for start in range(0, count, _BATCH):
+        part = {name: array[start : start + _BATCH] for name, array in inputs.items()}
+        floats = {
+            name: array.astype(np.float32) if array.dtype.kind == "f" else array
+            for name, array in part.items()
+        }
+        with np.errstate(all="ignore"):
+            yield from node_values(network, floats)

@@ -1,0 +1,31 @@
+"""How likely chance alone is to do what was observed: exact tests of counts."""
+
+from __future__ import annotations
+
+import math
+
+
+def at_least(hits: int, trials: int, rate: float) -> float:
+    """Return the probability of so many hits or more where each trial hits at a rate."""
+    if hits <= 0 or rate >= 1:
+        return 1.0
+    if rate <= 0:
+        return 0.0
+    # Logarithms, since binomial coefficients of many trials exceed a float.
+    log_terms = [
+        math.lgamma(trials + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)
+        + k * math.log(rate)
+        + (trials - k) * math.log1p(-rate)
+        for k in range(hits, trials + 1)
+    ]
+    return min(1.0, sum(map(math.exp, log_terms)))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided exact probability of a split this uneven of fair coins."""
+    total, least = lost + gained, min(lost, gained)
+    tail = sum(math.comb(total, k) for k in range(least + 1))
+    # Exact integers: 2**total overflows a float long before Python minds.
+    return float(min(1.0, 2 * tail / 2**total))

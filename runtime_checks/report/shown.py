@@ -1,0 +1,52 @@
+"""What a check that passed has shown, in words that claim no more than that."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ...artifacts.precisions import PRECISIONS, Arithmetic
+from ..end_to_end.error_budget import decibels
+
+if TYPE_CHECKING:
+    from ..check_record import CheckRecord
+
+
+def what_was_shown(report: CheckRecord) -> str:
+    """Return one sentence on the files that passed.
+
+    Files of float32 compute what the trained model computes, up to rounding. Of files that lose
+    precision their loss is told: the least signal-to-noise ratio, and the decisions that changed.
+    """
+    passed = [result for result in report.results if result.passed]
+    exact = [r for r in passed if PRECISIONS[r.precision].arithmetic is Arithmetic.FLOAT32]
+    parts = []
+    if exact:
+        parts.append("float32 files compute what the trained model computes, up to rounding")
+    coarse = [result for result in passed if result not in exact]
+    if coarse:
+        names = ", ".join(dict.fromkeys(result.precision for result in coarse))
+        found = [q.snr_db for r in coarse for q in r.qualities if q.snr_db is not None]
+        least = min(found, default=math.inf)
+        text = (
+            f"{names} files are at least {decibels(least)} from the trained model "
+            f"(demanded {report.limits.min_snr:g} dB)"
+        )
+        tasks = [task for result in coarse for task in result.tasks]
+        if tasks:
+            same, total = sum(t.same for t in tasks), sum(t.samples for t in tasks)
+            text = f"{text} and decide {same} of {total} samples as it does"
+        parts.append(text)
+    return "; ".join(parts)
+
+
+def limits_in_words(report: CheckRecord) -> str:
+    """Return what the numbers of the table are held to."""
+    limits = report.limits
+    bounds = {(e.bound.pooled, e.bound.worst) for r in report.results for e in r.outputs}
+    pooled, worst = max(bounds, default=(math.nan, math.nan))
+    return (
+        f"noise: error over what the arithmetic explains, all samples (limit {pooled:g}x); worst: "
+        f"one sample (limit {worst:g}x); SNR: on the samples that stand for the model's use (at "
+        f"least {limits.min_snr:g} dB; usual are 105 to 140 for float32, 20 to 50 for int8)"
+    )

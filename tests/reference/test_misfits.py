@@ -1,0 +1,90 @@
+"""Numbers that a file cannot represent are found without a device, and named by their layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import renormlite as rl
+from renormlite.artifacts.manifest import Manifest
+from renormlite.artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
+from renormlite.artifacts.record import Record
+from renormlite.runtime_checks.parity import check_parity
+
+
+def export(tmp_path, size, precisions=("float16",)):
+    """A convolution whose values times 64 places are a sum; `size` is about the greatest value."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(2, 1, name="conv")(image)
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    model = keras.Model(image, layers.Dense(3, name="out")(x))
+    rng = np.random.default_rng(0)
+    model.set_weights(
+        [np.full((1, 1, 1, 2), size), np.zeros(2), rng.normal(size=(2, 3)) / size, np.zeros(3)]
+    )
+    x = rng.uniform(0.5, 1, (8, 8, 8, 1)).astype(np.float32)
+    directory = tmp_path / "net"
+    rl.export_model(model, directory, precisions=precisions, formats=("tflite",), inputs=x)
+    return directory, x
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [(100.0, None), (10000.0, ("mean", "sum")), (1e5, ("conv", "value"))],
+)
+def test_half_precision_headroom(tmp_path, size, found):
+    directory, _ = export(tmp_path, size)
+    (artifact,) = Manifest.load(directory).artifacts
+    (result,) = check_parity(directory, ("litert",)).results
+    findings = [entry for entry in result.findings if entry.check == "headroom"]
+    if found is None:
+        assert not artifact.misfits
+        assert [entry.passed for entry in findings] == [True]
+        assert result.passed
+        return
+    first = artifact.misfits.overflows[0]
+    assert (first.layer, first.what) == found
+    assert first.size > GREATEST_HALF
+    assert any(f"layer '{found[0]}' reaches the {found[1]}" in note for note in artifact.notes)
+    assert not findings[0].passed
+    assert findings[0].subject == found[0]
+
+
+def test_own_samples_have_a_headroom_of_their_own(tmp_path):
+    directory, x = export(tmp_path, 100.0)
+    (result,) = check_parity(directory, ("litert",), 1000 * x).results
+    found = [entry.message for entry in result.findings if entry.check == "headroom"]
+    assert "layer 'conv' reaches the value" in found[0]
+    assert not result.passed
+
+
+def test_own_samples_beyond_the_calibration_are_clipped(tmp_path):
+    import keras
+
+    image = keras.Input((16, 16, 1), name="image")
+    conv = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(conv))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 16, 16, 1)).cumsum(axis=1).cumsum(axis=2).astype(np.float32)
+    x = (x - x.min()) / (x.max() - x.min())
+    rl.export_model(model, tmp_path / "net", precisions=("int8",), calibration=x)
+    for artifact in Manifest.load(tmp_path / "net").artifacts:
+        assert all(entry.share < 5 for entry in artifact.misfits.clipped)
+    report = check_parity(tmp_path / "net", ("litert", "onnxruntime"), 255 * x)
+    for result in report.results:
+        (finding,) = [entry for entry in result.findings if entry.check == "clipped"]
+        assert not finding.passed
+        assert "% of the values of input 'image' are clipped" in finding.message
+        assert "the samples reach 0 to 255" in finding.message
+    for result in check_parity(tmp_path / "net", ("litert", "onnxruntime"), x).results:
+        assert result.passed, result.reason
+
+
+def test_records_survive_the_manifest():
+    found = Misfits(
+        (Clipped("input 'x'", 12.5, 0.0, 1.0, -1.0, 16.0),), (Overflow("gap", "sum", 2e5),)
+    )
+    assert Misfits.from_json(Record(found.to_json())) == found
+    assert not Misfits()

@@ -1,0 +1,220 @@
+"""Files that no longer do their task fail, though every runtime computes them to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import renormlite as rl
+from click.testing import CliRunner
+from renormlite.artifacts.golden_set import GoldenSet
+from renormlite.artifacts.manifest import Manifest
+from renormlite.cli.check import command
+from renormlite.errors import UserError
+from renormlite.runtime_checks.end_to_end.chance import at_least, mcnemar
+from renormlite.runtime_checks.end_to_end.quality import output_quality
+from renormlite.runtime_checks.end_to_end.quality_gates import QualityLimits, quality_findings
+from renormlite.runtime_checks.end_to_end.task_agreement import task_agreement
+from renormlite.runtime_checks.parity import check_parity
+
+
+def golden_of(truth, kind=None, labels=None):
+    kind = np.array(["real"] * len(truth)) if kind is None else np.asarray(kind)
+    return GoldenSet(
+        kind=kind,
+        inputs={"x": np.zeros((len(truth), 1), np.float32)},
+        truth={"y": truth},
+        folded64={"y": truth},
+        reference={"y": truth.astype(np.float32)},
+        artifacts={},
+        labels=labels,
+    )
+
+
+def failed(findings):
+    return {finding.check: finding.message for finding in findings if not finding.passed}
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Boxes in pixels and scores from 0 to 1 in one output, 8-bit integers."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((8, 8, 2), name="image")
+    flat = layers.Flatten()(image)
+    boxes = layers.Rescaling(640.0)(layers.Dense(4, activation="sigmoid", name="boxes")(flat))
+    scores = layers.Dense(6, activation="sigmoid", name="classes")(flat)
+    model = keras.Model(image, layers.Concatenate(name="detections")([boxes, scores]))
+    rng = np.random.default_rng(1)
+    for variable in model.weights:
+        variable.assign(rng.normal(0, 0.3, variable.shape))
+    x = rng.normal(size=(40, 8, 8, 2)).cumsum(axis=1).cumsum(axis=2).astype(np.float32) / 4
+    directory = tmp_path_factory.mktemp("detector") / "detector"
+    rl.export_model(model, directory, precisions=("float32", "int8"), calibration=x, inputs=x[:16])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def badly_calibrated(tmp_path_factory):
+    """A classifier of digits with pixels from 0 to 16, calibrated on pixels from 0 to 1."""
+    import keras
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = digits.images[..., None].astype(np.float32)
+    image = keras.Input((8, 8, 1), name="image")
+    hidden = keras.layers.Dense(48, activation="relu")(keras.layers.Flatten()(image))
+    model = keras.Model(image, keras.layers.Dense(10, activation="softmax", name="digit")(hidden))
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(0, 0.05, (64, 48)), rng.normal(0, 0.5, 48)
+    features = np.maximum(x.reshape(len(x), 64) @ kernel + bias, 0)
+    known = np.c_[features, np.ones(len(x))]
+    solved = np.linalg.lstsq(known, 8 * np.eye(10)[digits.target], rcond=None)[0]
+    model.set_weights([kernel, bias, solved[:-1], solved[-1]])
+    folder = tmp_path_factory.mktemp("digits")
+    samples = folder / "samples.npz"
+    np.savez(samples, image=x[-80:], label=digits.target[-80:])
+    rl.export_model(
+        model,
+        folder / "digits",
+        formats=("tflite",),
+        precisions=("float32", "int8"),
+        calibration=x[:64] / 16,
+        inputs=x[64:80],
+    )
+    return folder / "digits", samples
+
+
+@pytest.mark.parametrize("target", ["litert", "onnxruntime"])
+def test_scores_lost_beside_pixels_fail(detector, target):
+    report = check_parity(detector, (target,))
+    plain, coarse = sorted(report.results, key=lambda result: result.precision)
+    assert plain.passed
+    message = failed(coarse.findings)["slices"]
+    assert "slices 4 to 9 of the last axis of output 'detections' are constant" in message
+    (quality,) = coarse.qualities
+    assert quality.dead == (4, 5, 6, 7, 8, 9)
+    assert quality.snr_db > 35  # the whole output looks fine
+    assert max(quality.slice_db[4:]) < 10
+    assert quality.step > 1
+
+
+def test_a_file_calibrated_on_another_range_fails(badly_calibrated):
+    directory, samples = badly_calibrated
+    report = check_parity(directory, ("litert",), samples)
+    plain, coarse = sorted(report.results, key=lambda result: result.precision)
+    assert plain.passed
+    wrong = failed(coarse.findings)
+    assert "percentage points of accuracy" in wrong["accuracy"]
+    assert "--max-accuracy-drop" in wrong["accuracy"]
+    assert "otherwise than the trained model" in wrong["decisions"]
+    (task,) = coarse.tasks
+    assert task.flips > 10
+    assert task.chance < 0.05
+    assert "% of the values of input 'image' are clipped" in wrong["clipped"]
+    assert "the samples reach 0 to 16" in wrong["clipped"]
+    # The runtime computes what the file says: nothing else is wrong.
+    assert set(wrong) <= {"accuracy", "decisions", "clipped", "snr"}
+
+
+def test_the_export_tells_what_is_clipped(badly_calibrated):
+    directory, _ = badly_calibrated
+    notes = [note for entry in Manifest.load(directory).artifacts for note in entry.notes]
+    assert any("% of the values of input 'image' are clipped" in note for note in notes)
+
+
+def test_the_limits_are_options(badly_calibrated, tmp_path):
+    directory, samples = badly_calibrated
+    arguments = [str(directory), "--inputs", str(samples), "--on", "litert"]
+    arguments += ["--html", str(tmp_path / "page.html")]
+    lax = ["--max-accuracy-drop", "100", "--max-flipped", "100", "--min-snr", "-20"]
+    lax += ["--max-clipped", "100"]
+    runner = CliRunner()
+    assert runner.invoke(command, arguments).exit_code == 1
+    result = runner.invoke(command, [*arguments, *lax])
+    assert result.exit_code == 0, result.output
+    assert runner.invoke(command, [*arguments, "--max-flipped", "101"]).exit_code == 2
+    with pytest.raises(UserError, match="max_flipped must be a percentage"):
+        QualityLimits(max_flipped=-1)
+
+
+def test_only_loss_beyond_margin_and_chance_fails():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 400)
+    truth = np.eye(4)[labels] * 0.7 + 0.1
+    golden = golden_of(truth, labels=labels)
+
+    def verdict(lost, gained=0):
+        given = truth.copy()
+        wrong = golden.truth["y"].copy()
+        given[:lost] = np.roll(given[:lost], 1, axis=1)
+        wrong[lost : lost + gained] = np.roll(wrong[lost : lost + gained], 1, axis=1)
+        changed = dataclasses.replace(golden, truth={"y": wrong})
+        task = task_agreement("y", given, changed, np.zeros(400))
+        return failed(quality_findings([], [task], QualityLimits()))
+
+    assert "accuracy" not in verdict(4)  # one point
+    assert "accuracy" in verdict(8)  # two points, p = 0.008
+    assert "accuracy" not in verdict(18, 12)  # 1.5 points, p = 0.36
+    assert "decisions" not in verdict(60)
+    assert "decisions" in verdict(80)
+
+
+def test_ties_are_what_float32_explains_whatever_the_file(coarse_export):
+    """A decision that an 8-bit file changes is changed, however coarse the file is."""
+    report = check_parity(coarse_export, ("litert",))
+    for result in report.results:
+        (task,) = result.tasks
+        (entry,) = result.outputs
+        for change in task.changes:
+            assert change.tie == (change.margin < 1e-4)
+        assert task.flips == entry.metrics.agreement.flips or task.kind == "real"
+
+
+def test_slices_that_may_be_constant():
+    rng = np.random.default_rng(0)
+    truth = np.zeros((50, 5))
+    truth[:, 0] = rng.normal(size=50) * 100
+    truth[:, 1] = rng.uniform(0, 0.01, 50)  # a class that no sample is of
+    truth[0, 2] = 3.0  # a feature that one sample has
+    truth[:, 3] = 7.0  # constant in the model
+    truth[:, 4] = rng.normal(size=50)  # of other units
+    given = truth.copy()
+    given[:, 1:] = [0.0, 0.0, 7.0, 0.0]
+    quality = output_quality("y", given, golden_of(truth))
+    assert quality.dead == (4,)
+    assert output_quality("y", truth, golden_of(truth)).snr_db == math.inf
+
+
+def test_quality_is_about_real_samples():
+    truth = np.ones((6, 3)) * np.arange(1, 4)
+    given = truth.copy()
+    given[4:] = 0
+    kind = ["real"] * 4 + ["extreme"] * 2
+    quality = output_quality("y", given, golden_of(truth, kind))
+    assert (quality.kind, quality.samples, quality.snr_db) == ("real", 4, math.inf)
+    nothing = output_quality("y", given, golden_of(np.zeros((6, 3)), kind))
+    assert nothing.snr_db is None
+    assert quality_findings([nothing], [], QualityLimits())[0].check == "slices"
+
+
+def test_a_poor_ratio_fails_with_the_share_of_the_signal():
+    truth = np.random.default_rng(0).normal(size=(20, 8))
+    quality = output_quality("y", truth + 0.5, golden_of(truth))
+    message = failed(quality_findings([quality], [], QualityLimits()))["snr"]
+    assert "10 dB demanded (--min-snr)" in message
+    assert "% of the signal" in message
+    assert not failed(quality_findings([quality], [], QualityLimits(min_snr=5)))
+
+
+def test_chance_is_exact():
+    from scipy.stats import binom
+
+    for hits, trials, rate in ((5, 16, 0.15), (23, 80, 0.15), (0, 9, 0.3), (900, 5000, 0.15)):
+        expected = binom.sf(hits - 1, trials, rate)
+        assert at_least(hits, trials, rate) == pytest.approx(expected, rel=1e-8)
+    assert mcnemar(15, 1) == pytest.approx(2 * 17 / 2**16)
+    assert at_least(1, 5, 0) == 0

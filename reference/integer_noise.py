@@ -28,6 +28,18 @@ from ..artifacts.network import Network, Node
 from .file_weights import WeightMatch
 from .network import node_values
 
+# Operators between a file's input and its integers.
+_BEFORE_INTEGERS = (
+    "QUANTIZE",
+    "QuantizeLinear",
+    "RESHAPE",
+    "Reshape",
+    "TRANSPOSE",
+    "Transpose",
+    "EXPAND_DIMS",
+    "Unsqueeze",
+)
+
 # Samples that the ranges of operators without weights are taken from.
 _FOR_RANGES = 8
 
@@ -123,11 +135,10 @@ def input_steps(graph: ArtifactGraph, names: Sequence[str]) -> dict[str, Step]:
     found = {}
     for place, name in enumerate(names):
         key = keys.get(name, graph.inputs[place])
-        reader = readers.get(key)
-        quantizes = reader is not None and reader.kind in ("QUANTIZE", "QuantizeLinear")
         steps = graph.tensors[key].quantization
-        if reader is not None and quantizes:
-            steps = graph.tensors[reader.outputs[0]].quantization
+        while steps is None and key in readers and readers[key].kind in _BEFORE_INTEGERS:
+            key = readers[key].outputs[0]
+            steps = graph.tensors[key].quantization
         if steps is not None and steps.scales.size == 1:
             found[name] = _step(steps)
     return found

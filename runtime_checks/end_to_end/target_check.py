@@ -76,8 +76,9 @@ def judge_run(
         )
         findings.extend(judged)
         tasks, qualities = _quality(outputs, verdicts, golden, decides)
-        findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
-        findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
+        if "reproducer" not in export.manifest.metadata:
+            findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
+            findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
         for other in others:
             failures, compared = _other_threads(artifact, golden, run, other)
             comparisons.extend(compared)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,15 @@ def test_what_was_not_packed_is_refused_before_any_code_runs(
         verify_bundle(changed)
 
 
+def _content(path, name):
+    """Return an entry's bytes; None where zip itself refuses them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        return None
+
+
 def test_every_flipped_bit_of_an_entry_is_found(bundle, tmp_path):
     data = bytearray(bundle.read_bytes())
     generator = np.random.default_rng(0)
@@ -155,6 +165,8 @@ def test_every_flipped_bit_of_an_entry_is_found(bundle, tmp_path):
             damaged = bytearray(data)
             damaged[place] ^= 1 << int(generator.integers(8))
             (tmp_path / "flipped.pyz").write_bytes(damaged)
+            if _content(tmp_path / "flipped.pyz", entry.filename) == archive.read(entry):
+                continue  # the bits after the end of compressed data mean nothing
             with pytest.raises(UserError, match="is damaged"):
                 verify_bundle(tmp_path / "flipped.pyz")
 

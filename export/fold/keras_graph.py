@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+from keras import layers as kl
 from keras import tree
 
 from ...errors import UserError
@@ -23,6 +24,12 @@ from ...toolkit.quantize_aware.quantized import Quantized
 from .graph import Call, Graph, Kept, Slot, Source, Value
 
 Env = dict[int, Value]
+
+# Layers that say their output is floating point and return integers where they are given integers.
+_KEEPS_INTEGERS = (
+    *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate),
+    *(kl.IntegerLookup, kl.StringLookup, kl.Hashing, kl.CategoryEncoding, kl.Discretization),
+)
 
 
 def read_graph(model: keras.Model) -> Graph:
@@ -191,8 +198,30 @@ class _Reader:
         prefix: str,
     ) -> list[Value]:
         """Enter the calls of a nested network in place of the call of it."""
-        env = {id(t): value for t, value in zip(inner_inputs, inputs, strict=False)}
+        env = {
+            id(tensor): self.adapted(value, tensor, value.dtype, prefix)
+            for tensor, value in zip(inner_inputs, inputs, strict=False)
+        }
         return self.expand(list(inner_outputs), env, prefix)
+
+    def adapted(self, value: Value, wanted: Any, dtype: str, prefix: str) -> Value:
+        """Bring a value to a dtype and a rank, as Keras does at the input of a nested model.
+
+        Args:
+            value: The value.
+            wanted: Has the dtype and the shape.
+            dtype: The dtype that the value really has.
+            prefix: For names.
+        """
+        symbol = adapted = keras.KerasTensor(value.shape, dtype)
+        if len(wanted.shape) < value.rank:
+            adapted = keras.ops.squeeze(adapted, -1)
+        elif len(wanted.shape) > value.rank:
+            adapted = keras.ops.expand_dims(adapted, -1)
+        if wanted.dtype != dtype:
+            adapted = keras.ops.cast(adapted, wanted.dtype)
+        (result,) = self.expand([adapted], {id(symbol): value}, prefix)
+        return result
 
     def trace(self, node: Any, inputs: list[Value]) -> list[Value] | None:
         """Enter the calls inside a subclassed model or composite layer, or None and say why."""
@@ -226,7 +255,11 @@ class _Reader:
                 (arguments.args, arguments.kwargs),
             )
         call = Call(op, inputs, args, kwargs)
-        return self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
+        values = self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
+        keeps_integers = isinstance(operation, _KEEPS_INTEGERS)
+        if keeps_integers and inputs and not any("float" in value.dtype for value in inputs):
+            values = [self.adapted(v, v, "int64", prefix) for v in values if "float" in v.dtype]
+        return values
 
 
 def _is_composite(operation: Any) -> bool:

@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...toolkit.channel_affine import ChannelAffine
 from ...toolkit.layers import BatchRenormalization
 from ...toolkit.learned import LearnedRenormalization
-from .affine import Affine
+from .affine import Affine, Vector
 from .graph import Call, Kept, Slot
 from .keras_graph import kind_of
 
@@ -43,7 +43,7 @@ def _batch_norm(layer: Any) -> Affine:
     shift = -_read(layer.moving_mean) * scale
     if layer.center:
         shift = shift + _read(layer.beta)
-    return Affine(scale, shift, layer.axis)
+    return Affine(scale, shift, layer.axis, _magnitude(layer))
 
 
 def _learned_renormalization(layer: LearnedRenormalization) -> Affine:
@@ -51,7 +51,15 @@ def _learned_renormalization(layer: LearnedRenormalization) -> Affine:
     r = np.clip(_read(layer.r), 0.0, layer.r_max)
     d = np.clip(_read(layer.d), -layer.d_max, layer.d_max)
     scale = r / np.sqrt(_read(layer.moving_variance) + layer.epsilon)
-    return Affine(scale, d - _read(layer.moving_mean) * scale, layer.axis)
+    shift = d - _read(layer.moving_mean) * scale
+    return Affine(scale, shift, layer.axis, _magnitude(layer))
+
+
+def _magnitude(layer: Any) -> Vector:
+    """Return the root mean square of each channel as the moving statistics tell it."""
+    square = _read(layer.moving_mean) ** 2 + _read(layer.moving_variance) + layer.epsilon
+    magnitude: Vector = np.sqrt(square)
+    return magnitude
 
 
 def _rescaling(layer: kl.Rescaling) -> Affine:
@@ -72,7 +80,8 @@ def _normalization(layer: Any) -> Affine:
     axis = long[0] if long else -1
     if layer.invert:
         return Affine.of(deviation, mean, axis)
-    return Affine.of(1 / deviation, -mean / deviation, axis)
+    magnitude = np.sqrt(mean**2 + deviation**2)
+    return Affine.of(1 / deviation, -mean / deviation, axis, magnitude=magnitude)
 
 
 def _channel_affine(layer: ChannelAffine) -> Affine:
@@ -127,8 +136,16 @@ def register_affine(layer_type: type[keras.Layer]) -> Callable[[_AnyReading], _A
 
 
 def is_norm(layer: Any) -> bool:
-    """Whether a layer is a norm, understood or not."""
-    return isinstance(layer, (*_READINGS, *_PER_SAMPLE))
+    """Whether a layer is a norm, understood or not; `TimeDistributed` of a norm is one."""
+    return isinstance(_unwrapped(layer)[0], (*_READINGS, *_PER_SAMPLE))
+
+
+def _unwrapped(layer: Any) -> tuple[Any, int]:
+    """Return the layer inside every `TimeDistributed`, and how many there are around it."""
+    wrappers = 0
+    while type(layer) is kl.TimeDistributed:
+        layer, wrappers = layer.layer, wrappers + 1
+    return layer, wrappers
 
 
 def read_norm(call: Call) -> Affine:
@@ -137,7 +154,7 @@ def read_norm(call: Call) -> Affine:
     Raises:
         NotAffineError: The call computes no per-channel affine map.
     """
-    layer = call.op.operation
+    layer, wrappers = _unwrapped(call.op.operation)
     if isinstance(layer, _PER_SAMPLE):
         raise NotAffineError("it normalizes each sample by that sample's own statistics")
     known = next(cls for cls in type(layer).__mro__ if cls in _READINGS)
@@ -154,6 +171,8 @@ def read_norm(call: Call) -> Affine:
             f"The function registered for {known.__name__} must return an Affine. "
             f"Received: {type(affine).__name__}"
         )
+    if wrappers and affine.axis >= 0:
+        affine = affine.moved(affine.axis + wrappers)
     return _fitted(affine, call)
 
 
@@ -201,7 +220,7 @@ def _fitted(affine: Affine, call: Call) -> Affine:
         raise NotAffineError(f"the size of axis {axis} is not known, so neither are its channels")
     if affine.size not in (1, size):
         raise NotAffineError(f"it has {affine.size} channels, its input has {size} on axis {axis}")
-    return Affine.of(affine.scale, affine.shift, axis, size)
+    return Affine.of(affine.scale, affine.shift, axis, size, affine.magnitude)
 
 
 def kept_norm(call: Call) -> bool:

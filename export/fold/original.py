@@ -7,7 +7,6 @@ is compared, and what it returns is handed to both, so that the layers behind it
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
 
 import keras
@@ -52,7 +51,8 @@ class Original:
 
     Attributes:
         batches: The inputs, each batch with the kind of its samples.
-        truth: For each batch what is watched: outputs and what else can show a difference.
+        truth: For each batch the outputs, and what is behind those that can hide a difference.
+        fed: For each batch what goes into the calls that are handed over, by their numbers.
         handed_over: Numbers and names of the calls whose outputs are handed to every network.
         given: The outputs of those calls, one list for each batch.
     """
@@ -65,7 +65,7 @@ class Original:
         self.handed_over: dict[int, str] = {}
         self.given: dict[int, list[list[Any]]] = {}
         self._own: dict[Any, keras.Layer] = {}
-        self._fed: dict[int, list[NDArray[Any]]] = {}
+        self.fed: list[dict[int, list[NDArray[Any]]]] = []
 
     def run(self, real: list[NDArray[Any]] | None) -> None:
         """Compute every batch; where sizes are free, with the first size that is accepted.
@@ -78,7 +78,7 @@ class Original:
         for size in sizes or [None]:
             self.batches = list(probes(self._graph, size, real))
             self.truth, self.handed_over, self.given = [], {}, {}
-            self._own, self._fed = {}, {}
+            self._own, self.fed = {}, []
             try:
                 return self._run()
             except NotComputableError as error:
@@ -93,11 +93,10 @@ class Original:
 
     def _run(self) -> None:
         evaluation = Evaluation(self._graph)
-        watch = watched(self._graph, self._hidden, {})
+        watch = watched(self._graph, self._hidden)
         for _, inputs in self.batches:
-            values = evaluation.run(inputs, watch, compute=self._compute)
-            fed = [array for number in sorted(self._fed) for array in self._fed[number]]
-            self.truth.append([*values, *fed])
+            self.fed.append({})
+            self.truth.append(evaluation.run(inputs, watch, compute=self._compute))
 
     def _compute(self, call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
         """Compute a call; decide at the first batch whether its outputs are handed over."""
@@ -107,7 +106,7 @@ class Original:
             outputs = self._judged(call, layer, inputs)
         if call.number in self.handed_over:
             self.given.setdefault(call.number, []).append(outputs)
-            self._fed[call.number] = [to_array(tensor) for tensor in inputs]
+            self.fed[-1][call.number] = [to_array(tensor) for tensor in inputs]
         return outputs
 
     def _judged(self, call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
@@ -223,18 +222,11 @@ def saturates(value: Value) -> bool:
     return isinstance(layer, keras.layers.Softmax)
 
 
-def watched(graph: Graph, hidden: list[bool], handed_over: Container[int]) -> list[Value]:
-    """Return what to compare.
-
-    These are the outputs, what is behind those that can hide a difference, and what
-    goes into the layers whose outputs are handed over.
-    """
+def watched(graph: Graph, hidden: list[bool]) -> list[Value]:
+    """Return the outputs, and what is behind those that can hide a difference."""
     behind = [
         value.producer.inputs[0]
         for value, hides in zip(graph.outputs, hidden, strict=True)
         if hides and saturates(value)
     ]
-    readers = sorted(
-        (call for call in graph.calls() if call.number in handed_over), key=lambda call: call.number
-    )
-    return [*graph.outputs, *behind, *(value for call in readers for value in call.inputs)]
+    return [*graph.outputs, *behind]

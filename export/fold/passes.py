@@ -65,8 +65,8 @@ def ways(affine: Affine) -> Iterator[Way]:
         ahead = np.where(affine.scale == 0, 0.0, affine.shift / affine.scale)
     if not (np.abs(ahead) <= LARGEST).all():
         return
-    inner = Affine(np.ones_like(ahead), ahead, affine.axis)
-    outer = Affine(affine.scale, np.where(affine.scale == 0, affine.shift, 0.0), affine.axis)
+    inner = dataclasses.replace(affine, scale=np.ones_like(ahead), shift=ahead)
+    outer = dataclasses.replace(affine, shift=np.where(affine.scale == 0, affine.shift, 0.0))
     if affine.scales and affine.shifts:
         yield Way(backward=inner, forward=outer)
         yield Way(backward=scale, forward=shift)

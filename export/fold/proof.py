@@ -204,13 +204,20 @@ class Prover:
 
     def _worst(self, graph: Graph, evaluation: Evaluation) -> float:
         original, worst = self._original, 0.0
-        watch = watched(graph, self.hidden, original.handed_over)
+        readers = {call.number: call.inputs for call in graph.calls()}
+        outputs = watched(graph, self.hidden)
         for i, (_, inputs) in enumerate(original.batches):
-            given = {number: outputs[i] for number, outputs in original.given.items()}
+            given = {number: results[i] for number, results in original.given.items()}
+            # A norm's mask, say, is gone with the norm.
+            fed = {
+                number: arrays for number, arrays in original.fed[i].items() if number in readers
+            }
+            expected = [*original.truth[i], *(array for arrays in fed.values() for array in arrays)]
+            watch = [*outputs, *(value for number in fed for value in readers[number])]
             try:
                 values = evaluation.run(inputs, watch, given)
             except NotComputableError:
                 return float("inf")
-            for expected, got in zip(original.truth[i], values, strict=True):
-                worst = max(worst, relative_error(expected, got))
+            errors = [relative_error(a, b) for a, b in zip(expected, values, strict=True)]
+            worst = max(worst, *errors)
         return worst

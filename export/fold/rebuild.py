@@ -84,7 +84,8 @@ def in_dtype(config: Any, dtype: str) -> Any:
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:
     """Give a layer that was made again the weights, constants and assets of the original."""
-    copy_weights(source.weights, target.weights)
+    if source.weights:  # a layer given as an activation may never have been called
+        copy_weights(source.weights, target.weights)
     copy_constants(source, target)
     if isinstance(target, kl.Normalization) and target.input_mean is None:
         target.finalize_state()  # it computes with what it derives from its weights

@@ -67,9 +67,8 @@ def recognize(
                 _norm(call, norm, made)
             continue
         split_activation(graph, call, made)
-        reason = graph.opaque.get(id(op.operation))
-        if reason:
-            _inside(call, reason, norms)
+        if isinstance(op.operation, keras.Layer):
+            _inside(op, graph.opaque.get(id(op.operation), ""), norms)
     return list(norms.values())
 
 
@@ -127,11 +126,17 @@ def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any])
     graph.insert_after(call.output, made[key])
 
 
-def _inside(call: Call, reason: str, norms: dict[str, Norm]) -> None:
-    """Note the norms inside a layer that could not be read through."""
-    for layer in layers_inside(call.op.operation):
-        if is_norm(layer):
-            name = f"{call.op.name}/{layer.name}"
-            norms[name] = Norm(
-                name, type(layer).__name__, f"{call.op.name!r} could not be read: {reason}"
-            )
+def _inside(op: Kept, reason: str, norms: dict[str, Norm]) -> None:
+    """Note the norms inside a layer that is not read through.
+
+    Args:
+        op: The layer.
+        reason: Why its inside could not be read; empty where that was not tried.
+        norms: The norms found so far, by name.
+    """
+    for inner in layers_inside(op.operation)[1:]:
+        if is_norm(inner):
+            why = f"could not be read: {reason}" if reason else "is not read"
+            what = f"the inside of {op.name!r} ({type(op.operation).__name__})"
+            name = f"{op.name}/{inner.name}"
+            norms[name] = Norm(name, type(inner).__name__, f"{what} {why}")

@@ -13,6 +13,7 @@ function that is not listed here nothing is assumed, so nothing passes through i
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ class Activation(Rule):
         shift = affine.shift
         if constant.any():
             shift = np.where(constant, _evaluate(call, affine.shift), 0.0)
-        return plan.forward(call.output, Affine(affine.scale, shift, affine.axis))
+        return plan.forward(call.output, dataclasses.replace(affine, shift=shift))
 
     def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
         if not _properties(call).elementwise:

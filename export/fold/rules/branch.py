@@ -11,6 +11,7 @@ Multiply       s·(a * b)       = (s·a) * b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -91,7 +92,7 @@ class Add(_Join):
             part = affine.scale_only
             if slot == carrier:
                 shift = affine.shift / self._weight(call, slot)
-                part = Affine(affine.scale, shift, affine.axis)
+                part = replace(affine, shift=shift)
             refusal = plan.backward(value, part, call)
             if refusal:
                 return refusal
@@ -100,7 +101,7 @@ class Add(_Join):
     def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         if not _alike(call):
             return _broadcasts(call)
-        out = Affine(affine.scale, affine.shift * self._weight(call, slot), affine.axis)
+        out = replace(affine, shift=affine.shift * self._weight(call, slot))
         inverse = affine.scale_only.inverse()
         if inverse is None:
             return Refusal(f"{call.name!r} joins it with a branch that no scale of 0 would fit")
@@ -111,7 +112,7 @@ class Add(_Join):
                 part, left = inverse, out
                 if i == carrier:
                     shift = inverse.scale * out.shift / self._weight(call, i)
-                    part = Affine(inverse.scale, shift, affine.axis)
+                    part = replace(inverse, shift=shift)
                 refusal = plan.backward(call.inputs[i], part, call)
                 if refusal:
                     return refusal

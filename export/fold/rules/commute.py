@@ -203,7 +203,7 @@ class GlobalPool(_Spatial):
         there = affine.on_axis(source, call.inputs[0].shape[source])
         if there is None:
             return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
-        return Affine(there.scale, there.shift, target)
+        return there.moved(target)
 
     def axis_out(self, call: Call, axis: int) -> int | None:
         return self._output_axis(call) if axis == channel_axis(call) else None
@@ -233,11 +233,11 @@ class Permute(_Passing):
 
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
         axes = (0, *call.op.operation.dims)
-        return Affine(affine.scale, affine.shift, axes[affine.axis])
+        return affine.moved(axes[affine.axis])
 
     def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
         axes = (0, *call.op.operation.dims)
-        return Affine(affine.scale, affine.shift, axes.index(affine.axis))
+        return affine.moved(axes.index(affine.axis))
 
 
 class Repeat(_Passing):
@@ -250,12 +250,12 @@ class Repeat(_Passing):
 
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
         if affine.axis == 2:
-            return Affine(affine.scale, affine.shift, 1)
+            return affine.moved(1)
         uniform = affine.on_axis(1, call.inputs[0].shape[1])
         return uniform or Refusal(f"{call.name!r} repeats along axis {affine.axis}")
 
     def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
-        return Affine(affine.scale, affine.shift, 2)
+        return affine.moved(2)
 
 
 class Reshape(_Passing):
@@ -301,7 +301,7 @@ def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | No
     if affine.axis == 0:
         return None
     if affine.axis == len(source) - 1 and source[-1] == target[-1]:
-        return Affine(affine.scale, affine.shift, len(target) - 1)
+        return affine.moved(len(target) - 1)
     if None in source[1:] or None in target[1:]:
         return affine.on_axis(len(target) - 1, target[-1])
     if math.prod(source[1:]) != math.prod(target[1:]):  # type: ignore[arg-type]
@@ -330,7 +330,7 @@ def _on_channels(
     """Write an affine on the channel axis of a tensor of the given shape."""
     axis = channel_axis(call)
     if affine.axis == (axis if seen_on is None else seen_on):
-        return Affine(affine.scale, affine.shift, axis)
+        return affine.moved(axis)
     there = affine.on_axis(axis, shape[axis])
     return there or Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
 

@@ -35,9 +35,11 @@ class Merge(Rule):
         mine = plan.op(call).affine
         here = affine.on_axis(mine.axis, mine.size)
         if here is not None:
-            return self._become(plan, call, mine.after(here))
+            return self._become(plan, call, mine.after(here, known=True))
         mine = mine.on_axis(affine.axis, affine.size)
-        return self._become(plan, call, mine.after(affine)) if mine else _other_axis(call, affine)
+        if mine is None:
+            return _other_axis(call, affine)
+        return self._become(plan, call, mine.after(affine, known=True))
 
     def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
         if plan.op(call).affine.axis != axis:

@@ -1,0 +1,117 @@
+"""Folds a random network without the proof and compares it with what Keras computes itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from random_graphs import random_inputs, random_model
+from renormlite import fold
+
+# Networks that agree in float32 to this need no further look: a wrong border, or an activation that
+# a scale should not have passed, is above 1e-3.
+_ROUNDING = 2e-5
+# Against float64 the folded network errs like the original, up to chance.
+_TIMES_ORIGINAL = 30.0
+# Where Keras has no float64 for the network: two float32 networks against each other.
+_FLOAT32 = 2e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one random network.
+
+    Attributes:
+        seed: The network.
+        problem: What is wrong; empty where nothing is.
+        norms: How many norms it has.
+        folded: How many of them folded completely.
+        error: Greatest difference from the oracle, relative to the greatest output.
+        exact: Whether float64 was there where it was asked for.
+        runs: Whether Keras can run the network at all.
+    """
+
+    seed: int
+    problem: str = ""
+    norms: int = 0
+    folded: int = 0
+    error: float = 0.0
+    exact: bool = True
+    runs: bool = True
+
+
+def examine(seed: int, *, prove: bool = False) -> Verdict:
+    """Fold the network of a seed and compare.
+
+    Args:
+        seed: Of the network and its inputs.
+        prove: Whether to run the proof as well, which must pass without taking a fold back.
+    """
+    keras.backend.clear_session()
+    model = random_model(seed)
+    inputs = random_inputs(model, seed)
+    try:
+        original = _outputs(model, inputs)
+    except Exception:  # Keras' own faults in layers that it lets one build
+        return Verdict(seed, runs=False)
+    result = fold(model, verify=False)
+    if result.model.output_names != model.output_names:
+        return Verdict(seed, f"output names {result.model.output_names}, {model.output_names}")
+    if prove:
+        proof = fold(model).proof
+        assert proof is not None
+        if not proof.passed or proof.rolled_back:
+            return Verdict(seed, f"{proof.sentence}; rolled back {proof.rolled_back}")
+    folded, truth = _outputs(result.model, inputs), None
+    error, limit = _compared(original, folded, None)
+    if error > _ROUNDING:
+        # Only float64 tells which of both float32 networks errs; it costs a second network.
+        truth = _exact_outputs(seed, inputs, original)
+        error, limit = _compared(original, folded, truth)
+    problem = "" if error <= limit else f"outputs differ by {error:.1e}, allowed {limit:.1e}"
+    report = result.report
+    return Verdict(
+        seed,
+        problem,
+        len(report.records),
+        report.folded,
+        error,
+        exact=limit != _FLOAT32 or error <= _ROUNDING,
+    )
+
+
+def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+    return [np.asarray(y) for y in keras.tree.flatten(model(inputs, training=False))]
+
+
+def _exact_outputs(seed: int, inputs: Any, like: list[np.ndarray]) -> list[np.ndarray] | None:
+    """Return what Keras computes in float64, None where it cannot."""
+    try:
+        exact = random_model(seed, "float64")
+        outputs = _outputs(exact, inputs)
+    except Exception:  # some layers have no float64 kernel
+        return None
+    same = [y.shape for y in outputs] == [y.shape for y in like]
+    return outputs if same and all(y.dtype == np.float64 for y in outputs) else None
+
+
+def _compared(
+    original: list[np.ndarray], folded: list[np.ndarray], truth: list[np.ndarray] | None
+) -> tuple[float, float]:
+    """Return the greatest relative difference and what is allowed."""
+    assert [y.shape for y in original] == [y.shape for y in folded]
+    worst, allowed = 0.0, _ROUNDING if truth else _FLOAT32
+    for i, (before, after) in enumerate(zip(original, folded, strict=True)):
+        expected = truth[i] if truth else before
+        finite = np.isfinite(before) & np.isfinite(expected) & (np.abs(expected) < 1e30)
+        if not finite.any():
+            continue
+        scale = np.abs(expected[finite]).max() + 1e-30
+        errors = [
+            float(np.abs(y[finite] - expected[finite]).max() / scale) for y in (before, after)
+        ]
+        worst = max(worst, errors[1]) if np.isfinite(errors[1]) else float("inf")
+        allowed = max(allowed, _TIMES_ORIGINAL * errors[0])
+    return worst, allowed

@@ -202,7 +202,9 @@ def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
     for call in calls:
         op = call.op
         if id(op) not in names and id(call) not in fused:
-            names[id(op)] = graph.unique_name(op.name, "inner") if op.name in needed else op.name
+            # A shared norm of which one call could not be read is two layers of one name.
+            is_free = op.name not in needed and op.name not in names.values()
+            names[id(op)] = op.name if is_free else graph.unique_name(op.name, "inner")
     return names
 
 

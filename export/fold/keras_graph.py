@@ -258,7 +258,9 @@ class _Reader:
         values = self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
         keeps_integers = isinstance(operation, _KEEPS_INTEGERS)
         if keeps_integers and inputs and not any("float" in value.dtype for value in inputs):
-            values = [self.adapted(v, v, "int64", prefix) for v in values if "float" in v.dtype]
+            values = [
+                self.adapted(v, v, "int64", prefix) if "float" in v.dtype else v for v in values
+            ]
         return values
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from renormlite import fold
+from renormlite import float64_twin, fold
 
 NORM = kl.BatchNormalization
 
@@ -221,3 +221,76 @@ def test_shared_layer_that_gives_an_output_too(folded):
     shared = conv(activation="relu")
     y = NORM()(shared(x))
     folded(keras.Model(x, [shared(kl.Softmax()(y)), kl.Conv2D(2, 1)(y)]))
+
+
+def residual_network(blocks=8, channels=12):
+    """A dilated residual Conv1D network whose channels differ in size, its statistics measured."""
+    rng = np.random.default_rng(0)
+    x = keras.Input((60, 4))
+    y = kl.Conv1D(channels, 1)(x)
+    for block in range(blocks):
+        z = y
+        for _ in range(2):
+            z = kl.ReLU()(NORM(momentum=0.0)(z))
+            z = kl.Conv1D(channels, 5, dilation_rate=1 + block // 2, padding="same")(z)
+        y = kl.Add()([y, z])
+    model = keras.Model(x, kl.Conv1D(3, 1)(y))
+    for layer in model.layers:
+        if isinstance(layer, kl.Conv1D):
+            sizes = 3 * np.exp(rng.normal(0, 0.8, layer.filters))
+            layer.kernel.assign(layer.kernel * sizes)
+            layer.bias.assign(rng.normal(0, 3, layer.filters))
+        elif isinstance(layer, NORM):
+            layer.gamma.assign(rng.uniform(0.3, 2, channels))
+            layer.beta.assign(rng.normal(size=channels))
+    model(rng.normal(size=(32, 60, 4)), training=True)
+    return model
+
+
+def test_channels_of_any_size_do_not_stop_a_shift():
+    """What undoing a shift loses depends on how large it is beside the channel, not beside 1."""
+    model = residual_network()
+    norms = [layer for layer in model.layers if isinstance(layer, NORM)]
+    deviations = np.sqrt([norm.moving_variance.numpy().max() for norm in norms])
+    assert deviations.max() > 10
+    result = fold(model)
+    assert result.proof.passed
+    assert result.proof.worst < 1e-12
+    assert result.report.folded == len(norms) == 16
+    x = np.random.default_rng(1).normal(size=(8, 60, 4))
+    exact = np.asarray(float64_twin(model)(x))
+    before, after = (
+        np.sqrt(np.mean((np.asarray(m(x.astype("f4"))) - exact) ** 2))
+        for m in (model, result.model)
+    )
+    # Two draws of the same rounding: the folded network must not be coarser.
+    assert after < 2 * before
+
+
+def test_shift_that_is_large_beside_its_channel_stays():
+    x = keras.Input((8, 8, 3))
+    y = conv()(x)
+    model = keras.Model(x, [kl.ReLU()(NORM(name="norm")(y)), kl.Conv2D(3, 1)(y)])
+    for beta, left in ((10.0, 0), (1000.0, 1)):
+        model.get_layer("norm").beta.assign(np.full(4, beta))
+        assert fold(model).report.remaining_ops == left
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 3), (4, 5, 8, 3)])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_time_distributed_norm_is_a_norm(shape, axis, folded):
+    layer = {3: kl.Conv1D, 4: kl.Conv2D}[len(shape)]
+    x = keras.Input(shape)
+    y = kl.TimeDistributed(NORM(axis=axis), name="norm")(kl.TimeDistributed(layer(4, 3))(x))
+    result = folded(keras.Model(x, kl.ReLU()(y)))
+    assert result.report.records[0].name == "norm"
+    assert (result.report.folded == 1) == (axis == -1)
+
+
+def test_norm_inside_a_layer_that_is_not_read_is_reported():
+    inside = keras.Sequential([kl.Input((8, 3)), kl.Dense(3), NORM(name="inner")], name="net")
+    x = keras.Input((5, 8, 3))
+    model = keras.Model(x, kl.TimeDistributed(inside, name="frames")(x))
+    (record,) = fold(model).report.records
+    assert record.name == "frames/inner"
+    assert "'frames' (TimeDistributed) is not read" in record.reason

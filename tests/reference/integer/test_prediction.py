@@ -1,0 +1,159 @@
+"""Protects predictions of integer files: whole networks, bit for bit as the runtimes give them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import layers
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
+from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp
+from renormlite.reference.integer.base import NotKnownError, Values
+from renormlite.reference.integer.prediction import predict
+from renormlite.reference.integer.tflite_ops import TFLITE_OPS, prepared
+from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement, must_agree
+from renormlite.runtimes import Target
+from renormlite.runtimes.run import run_target
+
+RUNTIMES = {
+    "tflite": ("litert", "litert+builtin", "litert+reference", "tflite-micro", "litert-compiled"),
+    "onnx": ("onnxruntime",),
+}
+
+
+def network() -> keras.Model:
+    """Return a network of the commonest integer ops, sums and tables among them."""
+    x = image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    y = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.Add()([x, layers.LeakyReLU(0.1)(y)])
+    x = layers.MaxPooling2D()(x)
+    y = layers.Conv2D(8, 1, activation="sigmoid")(x)
+    x = layers.Multiply()([x, y])
+    x = layers.Concatenate()([x, layers.AveragePooling2D(2, 1, padding="same")(x)])
+    x = layers.Conv2D(6, 3, strides=2, padding="same", activation="tanh")(x)
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(12, activation="relu")(x)
+    return keras.Model(image, layers.Dense(5, activation="softmax", name="digit")(x))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    keras.utils.set_random_seed(4)
+    model = network()
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        if "bias" in weight.path:
+            weight.assign(generator.normal(0, 0.3, weight.shape))
+    x = generator.normal(size=(32, 8, 8, 3))
+    for axis in (1, 2):
+        x = x + np.roll(x, 1, axis)
+    target = tmp_path_factory.mktemp("integers") / "net"
+    rl.export_model(model, target, precisions=("int8", "int16x8"), calibration=x.astype(np.float32))
+    return target
+
+
+def loaded(directory, precision: str, file_format: str):
+    export = read_export(directory)
+    golden = read_golden(export.golden, [spec.name for spec in export.outputs])
+    artifact = next(
+        a for a in export.artifacts if a.precision == precision and a.format == file_format
+    )
+    return export, golden, artifact
+
+
+@pytest.mark.parametrize(
+    ("precision", "file_format", "target"),
+    [
+        (precision, file_format, target)
+        for precision, file_format in (("int8", "tflite"), ("int16x8", "tflite"), ("int8", "onnx"))
+        for target in RUNTIMES[file_format]
+    ],
+)
+def test_every_runtime_gives_what_one_rule_predicts(directory, precision, file_format, target):
+    export, golden, artifact = loaded(directory, precision, file_format)
+    run = run_target(export.path / artifact.file, artifact, golden.inputs, Target.parse(target))
+    assert not run.problem, run.problem
+    agreed = integer_agreement(artifact, run.outputs, golden)
+    assert agreed.kernels, agreed.sentence
+    assert agreed.elements == 5 * (golden.samples - 2)
+    assert agreed.sentence.startswith("equal to the bit")
+
+
+def test_rules_are_told_apart(directory):
+    """A prediction that every rule shares would prove little."""
+    _, golden, artifact = loaded(directory, "int8", "tflite")
+    found = golden.predictions[artifact.file].by_rule
+    assert len({outputs["digit"].tobytes() for outputs in found.values()}) > 1
+
+
+def test_one_wrong_integer_is_found_and_placed(directory):
+    export, golden, artifact = loaded(directory, "int8", "tflite")
+    run = run_target(export.path / artifact.file, artifact, golden.inputs, Target.parse("litert"))
+    outputs = {"digit": run.outputs["digit"].copy()}
+    outputs["digit"][7, 2] += golden.predictions[artifact.file].steps["digit"]
+    agreed = integer_agreement(artifact, outputs, golden)
+    assert not agreed.kernels
+    assert (agreed.differing, agreed.first) == (1, ("digit", (7, 2)))
+    assert "no known rule" in agreed.sentence
+    assert must_agree(artifact, golden, run.ran, "", export.manifest.versions)
+    assert not must_agree(artifact, golden, run.ran, "builtin", export.manifest.versions)
+    other = {**run.ran, "versions": {"ai-edge-litert": "0.0"}}
+    assert not must_agree(artifact, golden, other, "", export.manifest.versions)
+
+
+def test_wrong_kernel_without_tensors_fails_the_check(directory, monkeypatch):
+    """A device that computes another slope shows outputs alone, and is found by its integers."""
+    import renormlite.runtime_checks.parity as parity
+
+    real = parity.run_target
+
+    def wrong(path, artifact, inputs, target, **options):
+        run = real(path, artifact, inputs, target, **options)
+        outputs = {name: array.copy() for name, array in run.outputs.items()}
+        if artifact.file.endswith("int8.tflite"):
+            outputs["digit"][3, 1] += np.float32(1 / 256)
+        return dataclasses.replace(run, outputs=outputs)
+
+    monkeypatch.setattr(parity, "run_target", wrong)
+    report = rl.check_parity(directory, ("litert",))
+    (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
+    assert not result.passed
+    assert "no known rule of rounding gives these integers: 1 of" in result.reason
+
+
+def test_predictions_survive_the_golden_set(directory):
+    _, golden, artifact = loaded(directory, "int16x8", "tflite")
+    found = golden.predictions[artifact.file]
+    assert not found.reason
+    assert found.steps["digit"] == 2.0**-15
+    half = golden.select(np.arange(4)).predictions[artifact.file]
+    for rule, outputs in half.by_rule.items():
+        np.testing.assert_array_equal(outputs["digit"], found.by_rule[rule]["digit"][:4])
+
+
+def test_unknown_op_is_named_and_raises_nothing_else(directory):
+    export, _, artifact = loaded(directory, "int8", "tflite")
+    graph = read_graph(export.path / artifact.file, "tflite")
+    place = next(op.index for op in graph.ops if op.kind == "LOGISTIC")
+    ops = tuple(
+        dataclasses.replace(op, kind="CUMSUM") if op.index == place else op for op in graph.ops
+    )
+    altered = ArtifactGraph(graph.tensors, graph.inputs, graph.outputs, lambda: ops)
+    with pytest.raises(NotKnownError, match="CUMSUM is not known"):
+        predict(altered, "tflite", [{graph.inputs[0]: np.zeros((1, 8, 8, 3), np.float32)}])
+
+
+@pytest.mark.parametrize("kind", sorted(TFLITE_OPS))
+def test_op_of_an_unforeseen_form_is_not_known(kind):
+    """Whatever a file holds, an op is computed or named; nothing else is raised."""
+    op = GraphOp(0, kind, "", ("a", "b", "c"), ("y",), {})
+    graph = ArtifactGraph({}, (), ("y",), lambda: (op,))
+    with pytest.raises(NotKnownError):
+        prepared(op, Values(graph, {"a": np.zeros((2, 3), np.int8)}))

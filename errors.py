@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises; the command line prints it as one line and exits 2."""
+"""The exception for mistakes of the user; the command line prints it as one line (exit code 2)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 
 class UserError(ValueError):
-    """Bad input that the user can mend.
+    """Bad input that the user can correct.
 
-    The message states the rule that was broken, what was received, and how to mend it, in one
+    The message states the rule that was broken, what was received, and how to correct it, in one
     paragraph without a traceback: ``Expected a .keras file. Received: 'a.h5'. Save with …``.
     """
 

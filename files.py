@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files atomically: whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import UserError
 
-# Bytes that take longer to hash than a thread takes to start.
+# Above this size, hashing takes longer than starting a thread.
 _WORTH_A_THREAD = 1 << 18
 
 
@@ -66,10 +66,10 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 class Hashing:
-    """The SHA-256 of bytes, computed beside whatever else is done meanwhile.
+    """The SHA-256 of bytes, computed in a background thread.
 
     Args:
-        data: The bytes; few of them are hashed at once, since a thread would take longer.
+        data: The bytes; small data is hashed at once.
 
     Attributes:
         data: The same.

@@ -1,4 +1,4 @@
-"""Holds back what native code prints, where no log level can."""
+"""Suppresses output of native code that no log level controls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from types import ModuleType
 
 
 def quiet_import(name: str) -> ModuleType:
-    """Import a package and hold back what its native code prints while it loads.
+    """Import a package while the output of its native code is suppressed.
 
     TensorFlow writes a dozen lines to standard error before its own log level is in force; they
-    would bury the one line a user needs. Should the import fail, they are printed after all.
+    would bury the one line a user needs. They are printed if the import fails.
 
     Args:
         name: The package, such as ``"tensorflow"``.

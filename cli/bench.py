@@ -1,4 +1,4 @@
-"""`renormlite bench`: inference times, artifact beside artifact."""
+"""`renormlite bench`: inference times of artifacts, measured in turn."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ _reports = grouped("Reports")
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="At most so many of --inputs, evenly spread.  [default: all of a file, 200 images]",
+    help="Use at most N samples of --inputs, evenly spread.  [default: all of a file, 200 images]",
 )
 @_samples(
     "--mean",
@@ -151,7 +151,7 @@ _reports = grouped("Reports")
     metavar="N[,N…]",
     help="Threads each runtime may use; several numbers, as in 1,4, are compared.",
 )
-@_how("--per-op", is_flag=True, help="Check every op by itself, also where all is well.")
+@_how("--per-op", is_flag=True, help="Check every operator, also where all outputs are right.")
 @_how(
     "--baseline",
     type=click.Path(path_type=Path, dir_okay=False),

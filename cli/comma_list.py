@@ -1,4 +1,4 @@
-"""The parameter type of options that take several values with commas between."""
+"""The parameter type of options with several values, separated by commas."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 
 class CommaList(click.ParamType):
-    """Values with commas between, as a tuple of strings in the order given.
+    """Values separated by commas, as a tuple of strings in the order given.
 
-    Spaces around a value are dropped. Nothing, an empty value and one given twice are wrong usage.
+    Spaces around a value are dropped. An empty value, or one given twice, is a usage error.
     """
 
     def __init__(self, what: str, known: Sequence[str] | None = None) -> None:

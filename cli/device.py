@@ -31,10 +31,10 @@ def command() -> None:
 )
 @click.option("--browser", type=click.Path(path_type=Path), help="The browser that will be used.")
 def setup(kinds: tuple[str, ...], source: str | None, browser: Path | None) -> None:
-    """Fetch and build devices of KINDS, once; what is there already is used as it is.
+    """Fetch and build devices of KINDS; those that exist are kept.
 
-    Takes no privileges. Downloads come from where apt, pip and npm of this machine get theirs; the
-    result lies in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
+    Needs no privileges. Downloads come from the sources of this machine's apt, pip and npm; the
+    result is kept in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
     """
     start = time.monotonic()
 

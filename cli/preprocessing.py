@@ -12,7 +12,7 @@ Numbers = float | tuple[float, ...]
 
 
 class Channels(click.ParamType):
-    """One number, or one a channel with commas between."""
+    """One number, or one for each channel, separated by commas."""
 
     name = "X[,X,X]"
 
@@ -30,7 +30,7 @@ class Channels(click.ParamType):
 
 
 def preprocessing(mean: Numbers | None, scale: Numbers | None) -> Preprocessing | None:
-    """Return what the two options say; None without either."""
+    """Return the preprocessing of the two options; None where neither is given."""
     if mean is None and scale is None:
         return None
     return Preprocessing(mean=0.0 if mean is None else mean, scale=1.0 if scale is None else scale)

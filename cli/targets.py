@@ -1,4 +1,4 @@
-"""`renormlite targets`: what can run here, and what would make the rest usable."""
+"""`renormlite targets`: list runtimes and devices, and what would make the others usable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def command(json_path: Path | None, browser: Path | None) -> None:
 
 
 def _footnotes(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print each text once, with the targets that it is about."""
+    """Print each note once, with its targets."""
     targets: dict[str, list[str]] = {}
     for text, target in pairs:
         targets.setdefault(text, []).append(target)

@@ -94,7 +94,7 @@ def export_model(
             arrays by input name, `.npz`, `.npy`, a folder of images, a `tf.data.Dataset`, or
             `"module:function"`. Data that looks like noise is refused; `"random"` asks for random
             numbers in plain words. None takes `inputs`.
-        calibration_samples: At most so many of them, evenly spread.
+        calibration_samples: Calibrate with at most this many of them, evenly spread.
         inputs: Real samples for the golden set, from any source `calibration` can have; by default
             those of a calibration that took place.
         batch_size: The batch size the files are made for; None leaves it free.

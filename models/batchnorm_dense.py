@@ -26,7 +26,7 @@ def build(norm: Norm | None) -> keras.Model:
     """Build the network, untrained.
 
     Args:
-        norm: Makes one normalization layer a call; None builds the twin without norms.
+        norm: Called for each normalization layer; None builds the network without norms.
 
     Returns:
         A model from ``image`` (N, 8, 8, 1) in [0, 1] to ``digit`` (N, 10), probabilities.

@@ -24,7 +24,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled data set, split once and for all: ``train`` to fit on, ``test`` to judge by."""
+    """A labelled data set with a fixed split: ``train`` to fit, ``test`` to evaluate."""
 
     name: str
     train: Split
@@ -32,15 +32,15 @@ class Dataset:
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of a split in another order each epoch, the same orders for the same seed.
+    """Batches of a split, shuffled anew in each epoch; reproducible by seed.
 
     Keras' own shuffling of arrays repeats one order in every epoch once
     `keras.utils.set_random_seed` has been called.
 
     Args:
-        split: What to go through.
-        batch_size: Samples a batch; the last of an epoch may be smaller.
-        seed: Of the orders.
+        split: The data.
+        batch_size: Samples in a batch; the last of an epoch may be smaller.
+        seed: Seed of the orders.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:

@@ -1,8 +1,8 @@
 """The four reference networks of MLPerf Tiny, with any norm, before or after the activation.
 
 Architectures as in https://github.com/mlcommons/tiny (benchmark/training, v1.x): every conv and
-dense layer has a bias, every block is linear -> norm -> relu. Regularizers are left out: they say
-nothing about inference.
+dense layer has a bias, every block is linear -> norm -> relu. Regularizers are left out, since they
+do not affect inference.
 """
 
 from __future__ import annotations

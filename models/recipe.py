@@ -1,4 +1,4 @@
-"""How a reference network is trained: the loop that recipes share, and what it leaves behind."""
+"""The training loop that the recipes share, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .data import Dataset, ShuffledBatches, Split
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network with the real data it is judged by.
+    """A trained network with its held-out test data.
 
     Attributes:
         model: The trained Keras model.
@@ -68,11 +68,11 @@ def train_classifier(
 
     Args:
         model: A classifier whose output is one probability for each class.
-        data: What to train and to test on.
+        data: The data to train and test on.
         epochs: Passes over the training part.
-        batch_size: Samples a step. Batch renormalization is at home with as few as 4.
-        learning_rate: Where the cosine decay starts; it ends at 0.
-        seed: Of the order of samples, another one each epoch.
+        batch_size: Samples in a step. Batch renormalization works with as few as 4.
+        learning_rate: Initial rate of the cosine decay, which ends at 0.
+        seed: Seed of the order of samples, which differs in each epoch.
         callbacks: Keras callbacks, such as a progress bar.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How long one inference takes, artifact beside artifact, so that the ratios can be trusted."""
+"""Measures inference times of artifacts in turn, so that their ratios hold on a busy machine."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Latency:
         target: Where it ran.
         artifact: File name.
         load_ms: Time to load the file.
-        median_ms: Median over the rounds; the mean where the device tells nothing else.
-        p90_ms: 90th percentile over the rounds; None where the device tells a mean only.
+        median_ms: Median over the rounds; the mean where the device reports only that.
+        p90_ms: 90th percentile over the rounds; None where the device reports only a mean.
         ratio: This time over the first row's. Where both took turns, the median over the rounds of
             their ratio: other work on the machine slows both alike and drops out.
-        note: What is to be known of the times, such as that the device is emulated.
+        note: A remark on the times, such as that the device is emulated.
     """
 
     target: str
@@ -52,7 +52,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class _Timing:
-    """What was measured of one artifact; `turns` are its rounds, where it took turns."""
+    """The measurements of one artifact; `turns` are its rounds, where it took turns."""
 
     load_ms: float
     median_ms: float
@@ -61,7 +61,7 @@ class _Timing:
     turns: np.ndarray | None = None
 
     def over(self, other: _Timing) -> float:
-        """Return this time over another one."""
+        """Return the ratio of this time to another."""
         if self.turns is None or other.turns is None:
             return self.median_ms / other.median_ms
         return float(np.median(self.turns / other.turns))
@@ -102,7 +102,7 @@ def measure_latency(
     found = dict(zip(map(_key, here), _take_turns(export, here, inputs, rounds, threads)))
     for target in dict.fromkeys(target for target, _ in pairs if target.device != LOCAL):
         files = [artifact for where, artifact in pairs if where == target]
-        timings = _run_away(export, target, files, inputs, rounds, threads, devices)
+        timings = _time_on_device(export, target, files, inputs, rounds, threads, devices)
         found.update({_key((target, artifact)): timing for artifact, timing in timings})
     first = found[_key(pairs[0])]
     return [
@@ -149,7 +149,7 @@ def _take_turns(
     ]
 
 
-def _run_away(
+def _time_on_device(
     export: ExportDirectory,
     target: Target,
     artifacts: Sequence[Artifact],

@@ -26,7 +26,7 @@ class CheckRecord:
         seconds: What the whole check took.
         manifest: The manifest as parsed.
         golden: The samples that were run.
-        left_out: A sentence for each artifact that a target cannot run by its makers' word.
+        left_out: A sentence for each artifact whose arithmetic a target does not support.
         searched: What each search found.
         findings: What was found that is about no file alone: about own samples, or since an earlier
             check. Those that hold are notes worth telling.

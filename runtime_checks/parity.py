@@ -91,9 +91,10 @@ def check_parity(
             classes, accuracy is compared too.
         preprocessing: How pixels of a folder of images become inputs; by default what the export
             was told.
-        limit: At most so many of `inputs`; by default all of a file and 200 images of a folder.
+        limit: Use at most this many of `inputs`; by default all of a file and 200 images of a
+            folder.
         search: Look along gradients for the inputs on which each target differs most from truth,
-            with so many runs of each file on this machine, and check on those too.
+            with this many runs of each file on this machine, and check on those too.
         threads: Threads that each runtime may use; of several numbers the first is judged as a
             whole, and the outputs with the others are compared with it and held to its bounds.
         per_op: Check every op by itself even where all is well; without it, ops are looked at only

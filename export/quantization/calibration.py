@@ -81,7 +81,7 @@ def load_calibration(
             None gives None.
         inputs: The model's inputs.
         values: What each input may hold.
-        limit: At most so many samples.
+        limit: Use at most this many samples.
         preprocessing: For folders of images.
 
     Raises:

@@ -244,13 +244,15 @@ def _part_of_transform(op: tf.Operation, function: Any) -> tf.Tensor | None:
     # Shorter signals are filled up with zeros, longer ones cut off.
     times, length = np.arange(min(size, length[0])), int(length[0])
     angles = 2 * np.pi * np.outer(times, np.arange(length // 2 + 1)) / length
+    # Where a sine is 0, NumPy gives about 1e-13, since π is no float64 number.
+    sines, cosines = (np.where(np.abs(f) < 1e-9, 0, f) for f in (-np.sin(angles), np.cos(angles)))
     signal = signal[..., : len(times)]
     if op.type == "Imag":
-        return _product(signal, -np.sin(angles))
-    real = _product(signal, np.cos(angles))
+        return _product(signal, sines)
+    real = _product(signal, cosines)
     if op.type == "Real":
         return real
-    return tf.sqrt(tf.square(real) + tf.square(_product(signal, -np.sin(angles))))
+    return tf.sqrt(tf.square(real) + tf.square(_product(signal, sines)))
 
 
 def _product(signal: tf.Tensor, matrix: NDArray[np.float64]) -> tf.Tensor:

@@ -316,12 +316,47 @@ def _take_bias(view: _View, product: onnx.NodeProto, constant: np.ndarray) -> bo
     return True
 
 
+def _write_prelu(view: _View) -> bool:
+    """Turn relu(x) + c · relu(-x), as Keras computes PReLU, into one PRelu of slope -c."""
+    for node in view.graph.node:
+        if node.op_type != "Add":
+            continue
+        terms = [view.makers.get(name) for name in node.input]
+        kinds = [term.op_type if term is not None else "" for term in terms]
+        if sorted(kinds) != ["Mul", "Relu"]:
+            continue
+        relu, mul = (terms[kinds.index(kind)] for kind in ("Relu", "Mul"))
+        factors = {name in view.weights: name for name in mul.input}
+        mirrored = view.makers.get(factors.get(False, ""))
+        negative = view.makers.get(mirrored.input[0]) if mirrored is not None else None
+        if True not in factors or mirrored.op_type != "Relu" or negative is None:
+            continue
+        x = relu.input[0]
+        if negative.op_type != "Neg" or negative.input[0] != x or x not in view.shapes:
+            continue
+        if any(view.only_reader(part) is None for part in (relu, mul, mirrored, negative)):
+            continue
+        slope = -numpy_helper.to_array(view.weights[factors[True]])
+        if slope.ndim > len(view.shapes[x]):
+            continue
+        tensor = numpy_helper.from_array(np.ascontiguousarray(slope), f"{node.name}/slope")
+        view.graph.initializer.append(tensor)
+        node.op_type = "PRelu"
+        del node.input[:]
+        node.input.extend([x, tensor.name])
+        for part in (relu, mul, mirrored, negative):
+            view.graph.node.remove(part)
+        return True
+    return False
+
+
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 _REWRITES: tuple[Callable[[_View], bool], ...] = (
     _permute_rows,
     _merge_reshapes,
     _drop_idle_reshape,
+    _write_prelu,
     _drop_zero,
     _settle_third_operand,
     _put_bias_into_product,

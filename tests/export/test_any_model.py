@@ -72,10 +72,13 @@ def test_exports_and_computes_what_keras_does(name: str, tmp_path: Path) -> None
             if truth.dtype.kind != "f":
                 np.testing.assert_array_equal(got, truth)
                 continue
-            assert rl_snr(truth, got) > entry.least_snr, artifact.file
+            assert snr(truth, got) > entry.least_snr, artifact.file
+    report = rl.check_parity(tmp_path / "net", targets=("litert", "onnxruntime"))
+    failed = [f.message for result in report.results for f in result.findings if not f.passed]
+    assert entry.alarm or not failed
 
 
-def rl_snr(truth: np.ndarray, got: np.ndarray) -> float:
+def snr(truth: np.ndarray, got: np.ndarray) -> float:
     """Return the signal over the error in decibels."""
     truth = truth.astype(np.float64)
     error = np.square(got - truth).sum()

@@ -319,35 +319,42 @@ def _take_bias(view: _View, product: onnx.NodeProto, constant: np.ndarray) -> bo
 def _write_prelu(view: _View) -> bool:
     """Turn relu(x) + c · relu(-x), as Keras computes PReLU, into one PRelu of slope -c."""
     for node in view.graph.node:
-        if node.op_type != "Add":
+        found = _parts_of_prelu(view, node) if node.op_type == "Add" else None
+        if found is None:
             continue
-        terms = [view.makers.get(name) for name in node.input]
-        kinds = [term.op_type if term is not None else "" for term in terms]
-        if sorted(kinds) != ["Mul", "Relu"]:
+        x, factor, parts = found
+        slope = -numpy_helper.to_array(view.weights[factor])
+        if x not in view.shapes or slope.ndim > len(view.shapes[x]):
             continue
-        relu, mul = (terms[kinds.index(kind)] for kind in ("Relu", "Mul"))
-        factors = {name in view.weights: name for name in mul.input}
-        mirrored = view.makers.get(factors.get(False, ""))
-        negative = view.makers.get(mirrored.input[0]) if mirrored is not None else None
-        if True not in factors or mirrored.op_type != "Relu" or negative is None:
-            continue
-        x = relu.input[0]
-        if negative.op_type != "Neg" or negative.input[0] != x or x not in view.shapes:
-            continue
-        if any(view.only_reader(part) is None for part in (relu, mul, mirrored, negative)):
-            continue
-        slope = -numpy_helper.to_array(view.weights[factors[True]])
-        if slope.ndim > len(view.shapes[x]):
+        if any(view.only_reader(part) is None for part in parts):
             continue
         tensor = numpy_helper.from_array(np.ascontiguousarray(slope), f"{node.name}/slope")
         view.graph.initializer.append(tensor)
         node.op_type = "PRelu"
         del node.input[:]
         node.input.extend([x, tensor.name])
-        for part in (relu, mul, mirrored, negative):
+        for part in parts:
             view.graph.node.remove(part)
         return True
     return False
+
+
+def _parts_of_prelu(
+    view: _View, add: onnx.NodeProto
+) -> tuple[str, str, list[onnx.NodeProto]] | None:
+    """Return x, the constant c and the nodes of relu(x) + c · relu(-x); None for another sum."""
+    terms = {t.op_type: t for name in add.input if (t := view.makers.get(name)) is not None}
+    relu, product = terms.get("Relu"), terms.get("Mul")
+    if relu is None or product is None:
+        return None
+    factor = next((name for name in product.input if name in view.weights), None)
+    mirrored = next((m for name in product.input if (m := view.makers.get(name))), None)
+    if factor is None or mirrored is None or mirrored.op_type != "Relu":
+        return None
+    negative = view.makers.get(mirrored.input[0])
+    if negative is None or negative.op_type != "Neg" or negative.input[0] != relu.input[0]:
+        return None
+    return relu.input[0], factor, [relu, product, mirrored, negative]
 
 
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")

@@ -52,7 +52,7 @@ def command(
     say_notes(console, result.notes)
     if result.proof is not None:
         style = "green" if result.proof.passed else "red"
-        console.print(result.proof.sentence, style=style, highlight=False)
+        console.print(result.proof.sentence, style=style, highlight=False, markup=False)
     if json_path is not None:
         proof_json = result.proof.to_json() if result.proof else None
         payload = {**result.report.to_json(), "proof": proof_json, "notes": list(result.notes)}

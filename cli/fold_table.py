@@ -1,4 +1,4 @@
-"""What `inspect` and `fold` print: a table with one row a norm, and why what stays stays."""
+"""Prints a fold report: a table with one row for each norm, and the reasons why norms stay."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _COLOURS = {"folded": "green", "partly folded": "yellow", "kept": "red"}
 
 
 def print_report(console: Console, report: FoldReport) -> None:
-    """Print one row a norm, a sentence for each that stays, and a line that sums up."""
+    """Print one row for each norm, the reason for each norm that stays, and a summary."""
     if not report.records:
         console.print("The network has no norms.")
         return
     # Reasons are sentences: below the table they keep its columns readable at 80 characters.
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("norm", "outcome", "into", "left"):
+    for title in ("norm", "outcome", "into", "ops remaining"):
         table.add_column(title, overflow="fold")
-    table.add_column("range", justify="right", no_wrap=True)
+    table.add_column("int8 range growth", justify="right", no_wrap=True)
     for record in report.records:
         table.add_row(*_cells(record))
     console.print(table)
@@ -31,10 +31,11 @@ def print_report(console: Console, report: FoldReport) -> None:
         if record.reason:
             name = f"{escape(record.name)} ({record.layer_type})"
             console.print(f"[bold]{name}[/] {escape(record.reason)}")
-    console.print(
-        f"{report.folded} of {len(report.records)} norms fold completely, "
-        f"{report.remaining_ops} operations are left of the others."
+    remaining = report.remaining_ops
+    extra = {0: "no extra operations remain", 1: "1 extra operation remains"}.get(
+        remaining, f"{remaining} extra operations remain"
     )
+    console.print(f"{report.folded} of {len(report.records)} norms fold completely; {extra}.")
 
 
 def _cells(record: NormRecord) -> tuple[str, ...]:

@@ -197,14 +197,15 @@ def _namesake(call: Call, fused: set[int]) -> Call:
 def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
     """Name the layer of every op; where an output needs the name, another layer gives it up."""
     wanted = zip(graph.outputs, graph.output_names, strict=True)
-    needed = {name for value, name in wanted if _namesake(value.producer, fused).op.name != name}
+    taken = {name for value, name in wanted if _namesake(value.producer, fused).op.name != name}
     names: dict[int, str] = {}
     for call in calls:
         op = call.op
         if id(op) not in names and id(call) not in fused:
             # A shared norm of which one call could not be read is two layers of one name.
-            is_free = op.name not in needed and op.name not in names.values()
-            names[id(op)] = op.name if is_free else graph.unique_name(op.name, "inner")
+            other = op.name in taken
+            names[id(op)] = graph.unique_name(op.name, "inner") if other else op.name
+            taken.add(op.name)
     return names
 
 

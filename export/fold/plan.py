@@ -143,7 +143,7 @@ class Plan:
         known = self.extra(value)
         if known is not None:
             fits = known.axis == axis and bool(known.constant) == bool(fill)
-            return known if fits else Refusal("it has a constant channel of another kind")
+            return known if fits else Refusal("it already has another constant channel")
         refusal = self._step(value)
         if refusal:
             return refusal
@@ -244,7 +244,7 @@ class Plan:
         if value in self.recoded:
             if _agree(self.recoded[value], (direction, affine)):
                 return _DONE
-            return Refusal(f"two affines are asked of the output of {value.producer.name!r}")
+            return Refusal(f"the output of {value.producer.name!r} would need two different maps")
         self.recoded[value] = (direction, affine)
         return None
 
@@ -252,7 +252,7 @@ class Plan:
         """Count a step; nothing may change what the network returns."""
         self.steps += 1
         if self.steps > REACH:
-            return Refusal(f"the search for a place ended after {REACH} steps")
+            return Refusal(f"the search stopped after {REACH} steps")
         if value.is_output:
             return Refusal(f"the output of {value.producer.name!r} is an output of the network")
         return None
@@ -266,7 +266,7 @@ class Plan:
             return None
         inverse = affine.inverse()
         if inverse is None:
-            return Refusal("what was folded into it could not be undone there")
+            return Refusal("undoing the fold there would lose precision")
         return self.rule(call).forward(self, call, slot, inverse)
 
     def _copy(self, value: Value, affine: Affine, reader: Call, refusal: Refusal) -> Refusal | None:
@@ -343,11 +343,11 @@ class Rule(abc.ABC):
         Returns:
             The channel, or the refusal.
         """
-        return Refusal(f"{call.name!r} has no channel to spare for a constant")
+        return Refusal(f"{call.name!r} cannot provide a constant channel")
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         """Plan that the call is given one more channel in a slot, and computes what it did."""
-        return Refusal(f"{call.name!r} cannot be given one more channel")
+        return Refusal(f"{call.name!r} cannot ignore an additional channel")
 
     def carry(
         self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
@@ -358,6 +358,6 @@ class Rule(abc.ABC):
         ever.
         """
         if extra.padded and affine.shifts:
-            return Refusal(f"{call.name!r} has no use for a shift that is not there at borders")
+            return Refusal(f"{call.name!r} cannot apply a shift that is missing at the borders")
         refusal = self.forward(plan, call, slot, affine)
         return refusal or self.ignore(plan, call, slot, extra)

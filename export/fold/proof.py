@@ -70,14 +70,18 @@ class Proof:
         if not self.conclusive:
             moved = self.tolerance / _AMPLIFIED_ROUNDINGS
             return (
-                "not proved: a change of each weight in its last float64 digit moves the outputs "
-                f"of the original by {moved:.0e}, so that no difference says anything; "
-                "deep networks do that before they are trained"
+                "not proved: changing each weight by one unit in its last float64 digit changes "
+                f"the original's outputs by {moved:.0e}, so the comparison is not conclusive; "
+                "untrained deep networks behave like this"
             )
-        return (
+        sentence = (
             f"{'proved' if self.passed else 'not proved'} in float64: greatest relative difference "
             f"{self.worst:.1e}, allowed {self.tolerance:.0e}, {sum(self.samples.values())} inputs"
         )
+        if self.handed_over:
+            names = ", ".join(map(repr, self.handed_over))
+            sentence += f"; compared at the inputs, because not computed in float64: {names}"
+        return sentence
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, numbers and strings."""

@@ -110,7 +110,7 @@ def _reason(norm: Norm, refusals: list[Refusal], taken_back: bool) -> str:
     if norm.refusal:
         return norm.refusal
     if taken_back:
-        return "its fold changed the outputs and was taken back"
+        return "its fold changed the outputs, so it was undone"
     sides = ("not into what comes before", "not into what follows")
     clauses = zip(sides, refusals, strict=False)
     return "; ".join(f"{side}: {refusal.reason}" for side, refusal in clauses)

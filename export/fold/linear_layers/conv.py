@@ -95,4 +95,4 @@ def zero_padding(layer: Any, shape: Shape) -> str:
             break
     else:
         return ""
-    return f"it pads with zeros (padding='{layer.padding}'), which no shift may reach"
+    return f"it pads with zeros (padding='{layer.padding}'), which a shift would change"

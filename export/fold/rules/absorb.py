@@ -51,7 +51,7 @@ class Absorb(Rule):
         if taken.shifts:
             border = op.kind.borders(op.layer, value.shape)
             if border:
-                return Refusal(f"{call.name!r} cannot take the shift: {border}")
+                return Refusal(f"{call.name!r} cannot absorb the shift: {border}")
         before = taken if op.before is None else op.before.after(taken)
         plan.change(call, dataclasses.replace(op, before=before))
         return None
@@ -101,7 +101,9 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
     """Plan that a linear layer takes the scale of an affine, and a map behind it the shift."""
     op = plan.op(call)
     if not isinstance(op, Linear) or None in call.inputs[slot].shape[1:]:
-        return Refusal(f"{call.name!r} has no output of a fixed size to add a constant to")
+        return Refusal(
+            f"{call.name!r} has an output without a fixed size, so no constant can be added to it"
+        )
     if any(known is call for known, _ in plan.maps):
         return Refusal(f"{call.name!r} reads one tensor twice")
     refusal = plan.rule(call).forward(plan, call, slot, seed.affine.scale_only)

@@ -74,7 +74,7 @@ class Activation(Rule):
             return refusal
         # The constant must be a value that f takes where it maps it to itself: f(t) = t.
         if constant.any() and (constant & (_evaluate(call, affine.shift) != affine.shift)).any():
-            return Refusal(f"{call.name!r} does not return every constant it is given")
+            return Refusal(f"{call.name!r} changes a constant channel")
         return plan.backward(call.inputs[0], affine, call)
 
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
@@ -110,18 +110,20 @@ def _refuses(call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None
     moved = ~constant & ((affine.scale != 1) | (affine.shift != 0))
     if constant.any() and not properties.elementwise:
         return Refusal(
-            f"no constant channel passes through {call.name!r}: it is not known to be one function "
+            f"a constant channel cannot be moved through {call.name!r}: it may not be one function "
             "of each element"
         )
     if moved.any() and not properties.homogeneous:
-        return Refusal(f"no scale or shift passes through the activation {call.name!r}")
+        return Refusal(
+            f"the activation {call.name!r} is not linear, and a scale cannot be moved through it"
+        )
     if (affine.shift[~constant] != 0).any():
-        return Refusal(f"no shift passes through the activation {call.name!r}")
+        return Refusal(f"a shift cannot be moved through the activation {call.name!r}")
     negative = int((affine.scale < 0).sum())
     if negative:
         return Refusal(
-            f"only positive scales pass through {call.name!r}, {negative} of {affine.size} are "
-            "negative"
+            f"only positive scales can be moved through {call.name!r}, and {negative} of "
+            f"{affine.size} are negative"
         )
     return None
 

@@ -104,7 +104,9 @@ class Add(_Join):
         out = replace(affine, shift=affine.shift * self._weight(call, slot))
         inverse = affine.scale_only.inverse()
         if inverse is None:
-            return Refusal(f"{call.name!r} joins it with a branch that no scale of 0 would fit")
+            return Refusal(
+                f"{call.name!r} joins it with a branch that cannot be divided by a scale of 0"
+            )
         others = [i for i in range(len(call.inputs)) if i != slot]
 
         def spread(carrier: int | None) -> Refusal | None:
@@ -175,7 +177,9 @@ class Maximum(_Join):
         if not _alike(call):
             return _broadcasts(call)
         if (affine.scale < 0).any():
-            return Refusal(f"{call.name!r} keeps the order of values only under positive scales")
+            return Refusal(
+                f"{call.name!r} compares values, and only positive scales preserve the order"
+            )
         return None
 
 
@@ -187,7 +191,7 @@ class Multiply(_Join):
 
     def join_backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
         if affine.shifts:
-            return Refusal(f"no shift passes through the product {call.name!r}")
+            return Refusal(f"a shift cannot be moved through the product {call.name!r}")
         ways = [
             partial(plan.backward, value, affine, call)
             for value in call.inputs
@@ -198,7 +202,7 @@ class Multiply(_Join):
 
     def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         if affine.shifts:
-            return Refusal(f"no shift passes through the product {call.name!r}")
+            return Refusal(f"a shift cannot be moved through the product {call.name!r}")
         value = call.inputs[slot]
         wide = call.output.shape[affine.axis] if value.rank == call.output.rank else None
         there = affine.on_axis(affine.axis, wide)
@@ -214,7 +218,9 @@ def _same_for_all(plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal 
     """Bring every other branch to the recoding of one, and pass it on."""
     inverse = affine.inverse()
     if inverse is None:
-        return Refusal(f"{call.name!r} joins it with a branch that cannot be scaled alike")
+        return Refusal(
+            f"{call.name!r} joins it with a branch that would lose precision by the inverse"
+        )
     for i, value in enumerate(call.inputs):
         if i != slot:
             refusal = plan.backward(value, inverse, call)
@@ -236,8 +242,8 @@ def _alike(call: Call) -> bool:
 
 def _broadcasts(call: Call) -> Refusal:
     if len(call.inputs) == 1:
-        return Refusal(f"{call.name!r} computes with a constant of its own")
-    return Refusal(f"{call.name!r} broadcasts, so its branches do not have the same channels")
+        return Refusal(f"{call.name!r} has a constant operand")
+    return Refusal(f"{call.name!r} broadcasts, so its inputs have different channels")
 
 
 def _axis(call: Call) -> int:

@@ -132,7 +132,9 @@ class _Spatial(_Passing):
         axis = channel_axis(call)
         if affine.axis == axis or affine.is_uniform:
             return None
-        return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
+        return Refusal(
+            f"{call.name!r} mixes the entries of axis {affine.axis}, the axis of the norm"
+        )
 
     def axis_out(self, call: Call, axis: int) -> int | None:
         return axis if axis == channel_axis(call) else None
@@ -178,7 +180,7 @@ class ZeroPad(Spatial):
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
         if affine.shifts:
-            return Refusal(f"{call.name!r} pads with zeros, which no shift may reach")
+            return Refusal(f"{call.name!r} pads with zeros, which a shift would change")
         return super().refuses(call, affine)
 
 
@@ -202,7 +204,9 @@ class GlobalPool(_Spatial):
         source, target = channel_axis(call), self._output_axis(call)
         there = affine.on_axis(source, call.inputs[0].shape[source])
         if there is None:
-            return Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
+            return Refusal(
+                f"{call.name!r} mixes the entries of axis {affine.axis}, the axis of the norm"
+            )
         return there.moved(target)
 
     def axis_out(self, call: Call, axis: int) -> int | None:
@@ -281,9 +285,9 @@ class Reshape(_Passing):
     @staticmethod
     def _moved(call: Call, affine: Affine, source: Shape, target: Shape) -> Affine | Refusal:
         if getattr(call.op.operation, "data_format", None) == "channels_first":
-            return Refusal(f"{call.name!r} lays channels out in an order of its own")
+            return Refusal(f"{call.name!r} reorders the channels")
         moved = through_reshape(affine, source, target)
-        return moved or Refusal(f"{call.name!r} mixes positions that the norm keeps apart")
+        return moved or Refusal(f"{call.name!r} would need a factor for every element")
 
 
 def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | None:
@@ -332,7 +336,9 @@ def _on_channels(
     if affine.axis == (axis if seen_on is None else seen_on):
         return affine.moved(axis)
     there = affine.on_axis(axis, shape[axis])
-    return there or Refusal(f"{call.name!r} mixes the entries of axis {affine.axis}")
+    return there or Refusal(
+        f"{call.name!r} mixes the entries of axis {affine.axis}, the axis of the norm"
+    )
 
 
 def _negative(call: Call, affine: Affine) -> Refusal | None:
@@ -340,6 +346,6 @@ def _negative(call: Call, affine: Affine) -> Refusal | None:
     if not count:
         return None
     return Refusal(
-        f"{call.name!r} keeps the order of values only under scales that are not negative, "
+        f"{call.name!r} takes the maximum, which only scales that are not negative preserve: "
         f"{count} of {affine.size} are negative"
     )

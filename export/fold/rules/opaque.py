@@ -19,10 +19,10 @@ class Opaque(Rule):
     def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
         if not call.inputs:
             return Refusal(f"{call.name!r} is an input of the network")
-        return Refusal(f"no affine passes through {call.name!r} ({_type_of(call)})")
+        return Refusal(f"{call.name!r} ({_type_of(call)}) is not linear")
 
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
-        return Refusal(f"no affine passes through {call.name!r} ({_type_of(call)})")
+        return Refusal(f"{call.name!r} ({_type_of(call)}) is not linear")
 
 
 def _type_of(call: Call) -> str:

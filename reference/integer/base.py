@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
+from ..operators.linear import LINEAR
 from .arithmetic import Arithmetic, Ints, Scales
 from .fixed_point import away_from_zero
 
@@ -34,7 +35,8 @@ def known(op: GraphOp, compute: Callable[[], Any]) -> Any:
         NotKnownError: It failed.
     """
     try:
-        return compute()
+        with np.errstate(all="ignore"):
+            return compute()
     except _UNFORESEEN as error:
         raise NotKnownError(f"{op.kind} in an unknown form ({error})") from error
 
@@ -179,6 +181,30 @@ class Values:
             other = self.steps(key)
             if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
                 raise NotKnownError("the steps change where integers are only moved")
+
+
+def exact_sums(operator: str, x: Ints, parts: Mapping[str, np.ndarray], attributes: Any) -> Ints:
+    """Return the exact sums of a linear operator.
+
+    Integers below 2^53 are exact in float64 in any order of summation, those below 2^24 in float32,
+    which is faster.
+
+    Args:
+        operator: Of `operators.linear`.
+        x: Data, less its zero point.
+        parts: Kernel and bias as float64 integers.
+        attributes: As the operator has them.
+    """
+    kernel, bias = parts["kernel"], parts.get("bias", np.zeros(1))
+    # No result sums more of a kernel than its places times the longer of the last two axes.
+    most = np.abs(kernel).sum(axis=tuple(range(kernel.ndim - 2))).max(initial=0.0)
+    most *= max(kernel.shape[-2:]) * float(np.abs(x).max(initial=0))
+    small = most + float(np.abs(bias).max(initial=0.0)) < 2**24
+    dtype = np.float32 if small else np.float64
+    weights = {name: array.astype(dtype) for name, array in parts.items()}
+    return np.asarray(LINEAR[operator].evaluate([x.astype(dtype)], weights, attributes)).astype(
+        np.int64
+    )
 
 
 def aligned(*arrays: np.ndarray) -> list[np.ndarray]:

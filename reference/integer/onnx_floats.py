@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import erf
 
 from ...artifacts.graphs.base import GraphOp
-from ..operators.linear import same_padding
+from ..operators.linear import LINEAR, same_padding
 from ..operators.pooling import POOLING
 from .base import NotKnownError
 
@@ -245,7 +245,94 @@ def _selu(x: np.ndarray, get: Any) -> np.ndarray:
     return gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
+def _transposed_convolution(op: GraphOp, values: Reader) -> np.ndarray:
+    """The exact sum, rounded once; the runtime's own depends on its order."""
+    x, kernel = (values.array(key).astype(np.float64) for key in op.inputs[:2])
+    get, kernel = op.attributes.get, kernel[0]
+    rank = kernel.ndim - 2
+    usual = int(get("group", 1)) == 1 and set(get("dilations", [1])) == {1}
+    if not usual or "output_shape" in op.attributes or get("auto_pad", "NOTSET") != "NOTSET":
+        raise NotKnownError("a ConvTranspose of another form")
+    strides, given = get("strides", [1] * rank), get("pads", [0] * 2 * rank)
+    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
+    sizes = zip(merged.shape[1:-1], strides, kernel.shape[2:], get("output_padding", [0] * rank))
+    full = [(size - 1) * stride + span + extra for size, stride, span, extra in sizes]
+    framing = {"strides": strides, "dilation": [1] * rank, "padding": "valid", "output_sizes": full}
+    parts = {"kernel": np.transpose(kernel, (*range(2, rank + 2), 1, 0))}
+    y = np.moveaxis(LINEAR["conv_transpose"].evaluate([merged], parts, framing), -1, 1)
+    cut = tuple(slice(a, size - b) for a, b, size in zip(given[:rank], given[rank:], full))
+    y = y[(slice(None), slice(None), *cut)]
+    if len(op.inputs) > 2 and op.inputs[2]:
+        y = y + values.array(op.inputs[2]).astype(np.float64).reshape(-1, *[1] * rank)
+    return y.reshape(*x.shape[:2], *y.shape[1:]).astype(np.float32)
+
+
+def _resized(op: GraphOp, values: Reader) -> np.ndarray:
+    """Stretch the axes of places: nearest, or the last two linearly.
+
+    Source: ONNX Runtime, `upsample.cc`.
+    """
+    x, get = values.array(op.inputs[0]), op.attributes.get
+    sizes = parameters(op, values, 3)
+    if sizes is None:
+        scales = values.array(op.inputs[2]).reshape(-1)
+        sizes = [int(np.floor(size * scale)) for size, scale in zip(x.shape[1:], scales)]
+    mode = get("coordinate_transformation_mode", "half_pixel")
+    places = [_places(n, size, mode) for n, size in zip(x.shape[1:], sizes)]
+    if get("mode", "nearest") == "nearest":
+        for axis, at in enumerate(places, start=1):
+            if sizes[axis - 1] != x.shape[axis]:
+                x = _nearest(x, axis, at, get("nearest_mode", "round_prefer_floor"))
+        return x
+    if get("mode") != "linear" or x.ndim != 5 or tuple(sizes[:2]) != x.shape[1:3]:
+        raise NotKnownError(f"a Resize by {get('mode')}")
+    (top, bottom, far_y, near_y), (left, right, far_x, near_x) = (
+        _between(n, at) for n, at in zip(x.shape[3:], places[2:])
+    )
+    far_y, near_y = far_y[:, None], near_y[:, None]
+    upper, lower = x[..., top, :], x[..., bottom, :]
+    total = (near_x * near_y) * upper[..., left]
+    total = total + (far_x * near_y) * upper[..., right]
+    total = total + (near_x * far_y) * lower[..., left]
+    return np.asarray(total + (far_x * far_y) * lower[..., right])
+
+
+def _between(size: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the two numbers on either side, and the shares of the second and the first."""
+    at = np.clip(at, np.float32(0), np.float32(size - 1))
+    low = at.astype(int)
+    high = np.minimum(low + 1, size - 1)
+    same = low == high
+    far, near = np.abs(at - low.astype(np.float32)), np.abs(at - high.astype(np.float32))
+    half = np.float32(0.5)
+    return low, high, np.where(same, half, far), np.where(same, half, near)
+
+
+def _places(size: int, wanted: int, mode: str) -> np.ndarray:
+    """Return where on an axis the numbers of the stretched one are read, in float32."""
+    index, scale = np.arange(wanted, dtype=np.float32), np.float32(wanted) / np.float32(size)
+    if mode == "half_pixel":
+        return np.asarray((index + np.float32(0.5)) / scale - np.float32(0.5))
+    if mode == "asymmetric":
+        return np.asarray(index / scale)
+    if mode == "align_corners" and wanted > 1:
+        return np.asarray(index * np.float32(size - 1) / np.float32(wanted - 1))
+    raise NotKnownError(f"a Resize with {mode}")
+
+
+def _nearest(x: np.ndarray, axis: int, at: np.ndarray, mode: str) -> np.ndarray:
+    rounded = {
+        "round_prefer_floor": np.ceil(at - 0.5),
+        "round_prefer_ceil": np.floor(at + 0.5),
+        "floor": np.floor(at),
+        "ceil": np.ceil(at),
+    }[mode]
+    return np.take(x, np.clip(rounded, 0, x.shape[axis] - 1).astype(int), axis)
+
+
 FLOATS: dict[str, Evaluate] = {
+    "ConvTranspose": _transposed_convolution,
+    "Resize": _resized,
     "Relu": _function(lambda x, get: np.maximum(x, 0)),
     "LeakyRelu": _function(lambda x, get: np.where(x >= 0, x, np.float32(get("alpha", 0.01)) * x)),
     "Elu": _function(

@@ -16,7 +16,6 @@ import numpy as np
 from scipy.special import softmax
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from ..operators.linear import LINEAR
 from ..operators.pooling import pooled_sums
 from .arithmetic import Arithmetic, Ints, Scales
 from .base import (
@@ -25,6 +24,7 @@ from .base import (
     NotKnownError,
     Values,
     aligned,
+    exact_sums,
     known,
     one_of,
     quantized,
@@ -189,7 +189,7 @@ def _convolved(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     """Prepare a Conv; the file has channels first."""
     data = values.behind(core.inputs[0])
     x, (kernel, w) = values.centred(data), _weights(core, values)
-    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1).astype(np.float64)
+    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
     groups = int(core.attributes.get("group", 1))
     spatial = tuple(range(2, kernel.ndim))
     strides = core.attributes.get("strides", [1] * len(spatial))
@@ -209,7 +209,7 @@ def _convolved(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     else:
         kernel = np.transpose(kernel, (*spatial, 1, 0))
     parts = {"kernel": kernel, **_bias(core, values)}
-    sums = LINEAR[operator].evaluate([merged], parts, attributes).astype(np.int64)
+    sums = exact_sums(operator, merged, parts, attributes)
     finish = _rescaled(sums, values.scale(data), w, op, values)
 
     def first(rule: Arithmetic) -> Ints:

@@ -10,9 +10,8 @@ import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
 from ..operators.base import Attributes
-from ..operators.linear import LINEAR
 from .arithmetic import Arithmetic, Ints, Scales
-from .base import Finish, IntegerOperator, NotKnownError, Values, saturated
+from .base import Finish, IntegerOperator, NotKnownError, Values, exact_sums, saturated
 
 # TFLite's ActivationFunctionType, as the real numbers that it clips to.
 _CLIPPED = {0: (-math.inf, math.inf), 1: (0.0, math.inf), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
@@ -90,9 +89,8 @@ def _with_bias(op: GraphOp, values: Values, place: int, kernel: np.ndarray) -> d
 
 
 def _summed(operator: str, x: Ints, parts: dict[str, Any], attributes: Attributes) -> Ints:
-    """Return exact sums of (P, B, …): integers below 2^53 are exact in float64 in any order."""
-    merged = x.reshape(-1, *x.shape[2:]).astype(np.float64)
-    sums = LINEAR[operator].evaluate([merged], parts, attributes).astype(np.int64)
+    """Return exact sums of (P, B, …)."""
+    sums = exact_sums(operator, x.reshape(-1, *x.shape[2:]), parts, attributes)
     return sums.reshape(*x.shape[:2], *sums.shape[1:])
 
 
@@ -117,7 +115,7 @@ def _connected(op: GraphOp, values: Values) -> Finish:
     x, kernel = values.centred(op.inputs[0]), _weights(op, values).T
     parts = _with_bias(op, values, 2, kernel)
     rows = x.reshape(len(x), -1, kernel.shape[0])
-    sums = LINEAR["dense"].evaluate([rows.astype(np.float64)], parts, {}).astype(np.int64)
+    sums = exact_sums("dense", rows, parts, {})
     if op.attributes.get("keepNumDims"):
         sums = sums.reshape(*x.shape[:-1], kernel.shape[1])
     return rescaled(op, values, sums, values.scale(op.inputs[0]), values.scale(op.inputs[1]))

@@ -37,13 +37,15 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
 
 
 def _function(op: GraphOp) -> Function:
+    if op.kind == "EXP":
+        return np.exp
     if op.kind == "GELU":
         return _gelu_tanh if op.attributes.get("approximate") else _gelu
     return _sigmoid if op.kind == "LOGISTIC" else np.tanh
 
 
 def _tabled(op: GraphOp, values: Values) -> Finish:
-    """Prepare LOGISTIC, TANH or GELU.
+    """Prepare LOGISTIC, TANH, GELU or EXP.
 
     Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`; for LOGISTIC and
     TANH of 16 bits `reference/integer_ops/logistic.h` and `tanh.h`.
@@ -232,6 +234,7 @@ TABLE_OPS = {
     "LOGISTIC": IntegerOperator(_tabled),
     "TANH": IntegerOperator(_tabled),
     "GELU": IntegerOperator(_tabled),
+    "EXP": IntegerOperator(_tabled),
     "HARD_SWISH": IntegerOperator(_hard_swish, ruled=False),
     "SOFTMAX": IntegerOperator(_softmax),
 }

@@ -43,7 +43,7 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
         for operator in graph.operators:
             kind = operator_name(model.operatorCodes[operator.opcodeIndex])
             if kind in _LINEAR:
-                _set_steps(graph, operator, _LINEAR[kind], by_mark)
+                _set_steps(model, graph, operator, _LINEAR[kind], by_mark)
             elif kind not in _BORDER:
                 _refuse_float(graph, operator, kind, integers.float_layers, readable)
 
@@ -71,8 +71,23 @@ def _quantize_code(model: Any) -> int:
     return len(model.operatorCodes) - 1
 
 
+def _widen(model: Any, bias: Any) -> None:
+    """Make a bias one of 64 bits, which the kernels of 16-bit activations want."""
+    if bias.type == schema.TensorType.INT64:
+        return
+    values = np.frombuffer(bytes(bytearray(model.buffers[bias.buffer].data)), np.int32)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.astype(np.int64).tobytes(), np.uint8)
+    bias.type, bias.buffer = schema.TensorType.INT64, len(model.buffers)
+    model.buffers.append(buffer)
+
+
 def _set_steps(
-    graph: Any, operator: Any, places: tuple[int, int, int], by_mark: dict[np.float32, Weights]
+    model: Any,
+    graph: Any,
+    operator: Any,
+    places: tuple[int, int, int],
+    by_mark: dict[np.float32, Weights],
 ) -> None:
     kernel_at, bias_at, axis = places
     kernel = graph.tensors[operator.inputs[kernel_at]]
@@ -82,7 +97,10 @@ def _set_steps(
     weights = by_mark[np.float32(steps.scale[0])]
     _set(kernel, weights.steps, axis)
     if bias_at < len(operator.inputs) and operator.inputs[bias_at] >= 0:
-        _set(graph.tensors[operator.inputs[bias_at]], weights.input_step * weights.steps, 0)
+        bias = graph.tensors[operator.inputs[bias_at]]
+        _set(bias, weights.input_step * weights.steps, 0)
+        if graph.tensors[operator.outputs[0]].type == schema.TensorType.INT16:
+            _widen(model, bias)
 
 
 def _set(tensor: Any, steps: np.ndarray, axis: int) -> None:

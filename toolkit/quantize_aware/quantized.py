@@ -114,6 +114,8 @@ class Quantized(keras.layers.Layer):
         real = self._clipped(real)
         grid = self._grid(real, training)
         soft = fake_quantized(real, grid, self.output_range.bits)
+        if self.output_range.bits > 8:
+            return soft, grid  # sums of 16-bit integers exceed what float32 holds exactly
         hard = self._saturated(exact(ops.stop_gradient(grid[0])), grid) * grid[0]
         return as_if(hard, soft), grid
 

@@ -104,6 +104,22 @@ def test_the_file_computes_the_integers_that_were_trained(
     np.testing.assert_array_equal(got, expected)
 
 
+def test_four_bits_of_weights_and_sixteen_of_activations(digits, tmp_path: Path) -> None:
+    narrow = trained(residual("renorm"), digits, weight_bits=4)
+    rl.export_model(narrow, tmp_path / "n", formats=("tflite",), precisions=("int8",))
+    got = run(tmp_path / "n" / "n.int8.tflite", digits.test.x)
+    np.testing.assert_array_equal(got, np.array(narrow(digits.test.x)))
+    wide = trained(residual("renorm"), digits, activation_bits=16)
+    manifest = rl.export_model(
+        wide, tmp_path / "w", formats=("tflite",), precisions=("int16x8",), inputs=digits.test.x
+    )
+    got = run(tmp_path / "w" / "w.int16x8.tflite", digits.test.x)
+    # The kernels have factors of 16 bits: a step or two of 65,535 in each of seven operators.
+    step = np.abs(got).max() / 32767
+    assert np.abs(got - np.array(wide(digits.test.x))).max() < 14 * step
+    assert manifest.artifacts[0].snr_db["scores"] > 35  # what 8 bits of weights leave
+
+
 def test_the_reference_kernels_and_microcontrollers_have_their_rounding(
     digits, tmp_path: Path
 ) -> None:

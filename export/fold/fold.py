@@ -46,6 +46,7 @@ def fold(
     inputs: Any = None,
     copy_budget: int = 0,
     shapes: Shapes | None = None,
+    keep_input_norms: bool = False,
 ) -> FoldResult:
     """Fold every norm of a model exactly into the weights around it.
 
@@ -59,6 +60,9 @@ def fold(
             and something else can be computed twice; by default it is not.
         shapes: Sizes of the free axes of inputs, by input name; the folded network has them. Axes
             may stay free: the proof then tries sizes until the network accepts one.
+        keep_input_norms: Whether norms that read an input stay. Folding the norm of raw features of
+            very different sizes makes the first layer's weights as different, which float16 and
+            int8 cannot hold; `NormRecord.range_growth` tells by how much.
 
     Returns:
         The folded model, the report, the proof, and what had to be changed before.
@@ -73,14 +77,17 @@ def fold(
         )
     prepared = prepare(model, shapes, for_files=False)
     model = prepared.model
-    graph, norms, outcome = _folded(model, copy_budget, Limits())
+    limits = Limits(keep_input_norms=keep_input_norms)
+    graph, norms, outcome = _folded(model, copy_budget, limits)
     proof = None
     rolled_back: tuple[str, ...] = ()
     if verify:
         prover = Prover(read_graph(model), inputs)
         worst = prover.worst(graph)
         if not prover.problem and not prover.accepts(worst):
-            graph, norms, outcome, rolled_back, worst = _roll_back(model, prover, copy_budget)
+            graph, norms, outcome, rolled_back, worst = _roll_back(
+                model, prover, copy_budget, limits
+            )
         proof = prover.proof(worst, rolled_back)
     report = make_report(graph, norms, outcome, rolled_back)
     return FoldResult(build(graph, "float32"), report, proof, prepared.notes)
@@ -125,15 +132,17 @@ def inspect(
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run of the fold may not do; all off but in the search for a wrong fold.
+    """What a run of the fold may not do; all but the first serve the search for a wrong fold.
 
     Attributes:
+        keep_input_norms: Whether norms that read an input are not read.
         distrusted: Norms that are not read.
         most_norms: Read no norm after so many.
         banned: Norms that are not folded, as `Step.norms` names them.
         most_steps: Stop after so many folds.
     """
 
+    keep_input_norms: bool = False
     distrusted: frozenset[str] = frozenset()
     most_norms: int | None = None
     banned: frozenset[tuple[str, ...]] = frozenset()
@@ -144,7 +153,7 @@ def _folded(
     model: keras.Model, copy_budget: int, limits: Limits
 ) -> tuple[Graph, list[Norm], Outcome]:
     graph = read_graph(model)
-    norms = recognize(graph, limits.distrusted, limits.most_norms)
+    norms = recognize(graph, limits.distrusted, limits.most_norms, limits.keep_input_norms)
     outcome = run(
         graph, copy_budget=copy_budget, most_steps=limits.most_steps, banned=limits.banned
     )
@@ -153,14 +162,13 @@ def _folded(
 
 
 def _roll_back(
-    model: keras.Model, prover: Prover, copy_budget: int
+    model: keras.Model, prover: Prover, copy_budget: int, limits: Limits
 ) -> tuple[Graph, list[Norm], Outcome, tuple[str, ...], float]:
     """Find what changes an output, a norm read wrongly or a wrong fold, and do without it.
 
     Every reading and every fold keeps the outputs, so the first prefix of them that does not ends
     with a wrong one: bisection finds it. Repeated until the rest is right.
     """
-    limits = Limits()
 
     def right(**more: Any) -> bool:
         return prover.accepts(prover.worst(_folded(model, copy_budget, replace(limits, **more))[0]))

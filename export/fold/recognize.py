@@ -31,7 +31,10 @@ class Norm:
 
 
 def recognize(
-    graph: Graph, distrusted: Container[str] = (), most_norms: int | None = None
+    graph: Graph,
+    distrusted: Container[str] = (),
+    most_norms: int | None = None,
+    keep_input_norms: bool = False,
 ) -> list[Norm]:
     """Turn the calls of a graph that was just read into norms, linear layers and activations.
 
@@ -40,12 +43,14 @@ def recognize(
         distrusted: Names of norms to leave as they are.
         most_norms: Leave all norms after so many as they are; the roll-back looks for the one that
             was read wrongly.
+        keep_input_norms: Leave norms that read an input of the network, or another such norm.
 
     Returns:
         Every norm of the network, in the order of the calls, each once.
     """
     made: dict[tuple[int, ...], Any] = {}
     norms: dict[str, Norm] = {}
+    at_inputs = set(graph.inputs if keep_input_norms else ())
     for call in graph.calls():
         op = call.op
         if not isinstance(op, Kept):
@@ -58,6 +63,9 @@ def recognize(
                     "what it was read as is not what it computes; a function given to "
                     "register_affine must be exact and compute in float64"
                 )
+            elif call.inputs[0] in at_inputs:
+                at_inputs.update(call.outputs)
+                norm.refusal = "it reads an input of the network, and keep_input_norms is set"
             elif not call.inputs[0].dtype.startswith(("float", "bfloat")):
                 norm.refusal = (
                     f"it reads {call.inputs[0].dtype} and turns it into floating point, which a "

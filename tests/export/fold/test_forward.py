@@ -164,3 +164,32 @@ def test_free_sizes_are_set_where_the_user_says_so(folded):
     result = fold(model)
     assert result.proof.passed
     assert result.model.input_shape == (None, None, None, 3)
+
+
+def test_norms_of_raw_features_can_stay_in_front(randomized):
+    """Folded, they make the weights of the first layer as different as the features are."""
+    x = keras.Input((6,))
+    sizes = np.array([0.01, 0.1, 1.0, 50.0, 2e3, 2.8e5])
+    y = kl.Rescaling(2.0)(kl.Normalization(mean=np.zeros(6), variance=sizes**2)(x))
+    model = randomized(keras.Model(x, NORM()(kl.Dense(4)(y))))
+    data = np.random.default_rng(0).normal(size=(8, 6)) * sizes
+    folded, kept = (fold(model, keep_input_norms=keep, inputs=data) for keep in (False, True))
+    assert folded.proof.passed
+    assert kept.proof.passed
+    assert [record.outcome for record in folded.report.records] == ["folded"] * 3
+    assert [record.outcome for record in kept.report.records] == ["kept", "kept", "folded"]
+    assert "keep_input_norms" in kept.report.records[0].reason
+    assert max(record.range_growth for record in folded.report.records) > 1.5
+    assert kept.report.records[2].range_growth == 1.0
+
+    def coarse(network):
+        """Return the outputs with weights in float16."""
+        twin = keras.models.clone_model(network)
+        twin.set_weights(network.get_weights())
+        for weight in twin.layers[-1].weights:
+            weight.assign(np.asarray(weight).astype(np.float16).astype(np.float32))
+        return np.asarray(twin(data.astype("f4")))
+
+    exact = np.asarray(model(data.astype("f4")))
+    errors = [np.abs(coarse(result.model) - exact).max() for result in (folded, kept)]
+    assert errors[1] < errors[0]

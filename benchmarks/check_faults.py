@@ -25,7 +25,7 @@ import onnx
 import renormlite as rl
 from ai_edge_litert import schema_py_generated as schema
 from check_networks import NAMES, export
-from renormlite.export.formats.base.flatbuffer import pack, parse
+from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.files import sha256
 from rich.console import Console
 from rich.table import Table

@@ -84,7 +84,7 @@ def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> Nois
             return plain
         # A target's outputs are taken in the same way before they are compared.
         known = settled({output: exported}, golden.kind, golden.reference, artifact.precision)
-        return _integer_bound(golden, output, known[output], model)
+        return _integer_bound(golden, artifact, output, known[output], model)
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
         noise = _without_luck(np.where(np.isfinite(model), model, 0.0), size, golden.kind)
@@ -119,19 +119,29 @@ def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
 
 
 def _integer_bound(
-    golden: GoldenSet, output: str, exported: np.ndarray, model: np.ndarray | None
+    golden: GoldenSet,
+    artifact: Artifact,
+    output: str,
+    exported: np.ndarray,
+    model: np.ndarray | None,
 ) -> NoiseBound:
     """Return the bound of a file of integers, against what it gave on the exporting host.
+
+    Where the golden set holds what the file gives under several rules of rounding, a rule that
+    nobody wrote down may differ from these by as much as they differ from each other, and by a
+    quarter of a step in every operation besides, but by no more than a step.
 
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
     """
-    # Of samples with NaN or infinity nothing is expected of integers: the reference stands there.
-    exported = settled({output: exported}, golden.kind, golden.reference, "int8")[output]
     errors = sample_errors(exported, golden.truth[output])
     if model is not None:
         noise = np.where(np.isfinite(model), model, 0.0)
         reason = precision_named("int8").noise
+        spread = _spread(golden, artifact, output, exported)
+        if spread is not None:
+            noise = np.minimum(noise, np.hypot(spread, noise / 4))
+            reason = "what known rules of rounding differ by"
     else:
         noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
         reason = "the file's own quantization"
@@ -144,6 +154,21 @@ def _integer_bound(
         reason,
         "what this file gave on the exporting host",
     )
+
+
+def _spread(
+    golden: GoldenSet, artifact: Artifact, output: str, exported: np.ndarray
+) -> np.ndarray | None:
+    """Return (N,) what known rules of rounding differ by in an output; None where none is known."""
+    predictions = golden.predictions.get(artifact.file)
+    if predictions is None or not predictions.by_rule:
+        return None
+    distances = [
+        sample_errors(outputs[output], exported).rms_error
+        for outputs in predictions.by_rule.values()
+    ]
+    size = sample_errors(exported, exported).rms_truth
+    return _without_luck(np.max(distances, axis=0), size, golden.kind)
 
 
 def float_noise(

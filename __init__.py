@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from .toolkit.functional import batch_renorm as batch_renorm
     from .toolkit.layers import BatchRenormalization as BatchRenormalization
     from .toolkit.learned import LearnedRenormalization as LearnedRenormalization
+    from .toolkit.quantize_aware.diagnostics import (
+        QuantizationDiagnostics as QuantizationDiagnostics,
+    )
     from .toolkit.saving import load_model as load_model
     from .toolkit.schedules import LinearRamp as LinearRamp
     from .toolkit.schedules import paper_schedule as paper_schedule
@@ -50,6 +53,7 @@ _HOME = {
     "Manifest": ".artifacts.manifest",
     "ParityReport": ".runtime_checks.parity",
     "Preprocessing": ".artifacts.images",
+    "QuantizationDiagnostics": ".toolkit.quantize_aware.diagnostics",
     "RenormDiagnostics": ".toolkit.diagnostics",
     "RenormState": ".toolkit.functional",
     "UserError": ".errors",

@@ -264,8 +264,7 @@ def _nearest(
             if best is None or share > best[0]:
                 best = (share, constant, form, wrong, real)
     plain = WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
-    if (best is None or best[0] < 1) and not weight.any():
-        # Adding zeros is left out by converters.
+    if (best is None or best[0] < 1) and _does_nothing(node, role, weight):
         return replace(plain, state="equal")
     if best is None:
         return plain
@@ -291,6 +290,12 @@ def _nearest(
         expected=float(weight.reshape(-1)[flat]),
         remark=remark,
     )
+
+
+def _does_nothing(node: Node, role: str, weight: np.ndarray) -> bool:
+    """Return whether converters leave a weight out: adding zeros, multiplying by ones."""
+    factor = role == "scale" or (role == "constant" and node.op == "multiply")
+    return not weight.any() or (factor and bool(np.all(weight == 1)))
 
 
 _Candidate = tuple[float, GraphTensor, Form, np.ndarray, np.ndarray]

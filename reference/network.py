@@ -132,6 +132,15 @@ def opaque_layers(network: Network) -> list[str]:
     return [node.layer for node in network.nodes if not can_evaluate(node)]
 
 
+def unevaluated_nodes(network: Network) -> list[Node]:
+    """Return the nodes that have no NumPy form, and those that read their values."""
+    found: dict[str, Node] = {}
+    for node in network.nodes:
+        if not can_evaluate(node) or any(name in found for name in node.inputs):
+            found[node.name] = node
+    return list(found.values())
+
+
 def evaluate_network(
     network: Network, inputs: Mapping[str, np.ndarray], *, dtype: Any = np.float64, batch: int = 8
 ) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.manifest import METADATA_KEY, Artifact
 from ..errors import UserError
+from ..reference.network import can_evaluate, unevaluated_nodes
 from ..runtimes import Target
 from .end_to_end.findings import Finding, TargetResult
 from .interface_suspects import interface_suspect
@@ -56,6 +57,25 @@ class FileInspection:
         if artifact.file not in self._anatomies:
             self._anatomies[artifact.file] = self._read(artifact)
         return self._anatomies[artifact.file]
+
+    def not_evaluated(self) -> list[Finding]:
+        """Return a note on the operators that float64 arithmetic says nothing about."""
+        network = self._export.folded_network
+        nodes = [] if network is None else unevaluated_nodes(network)
+        if network is None or not nodes:
+            return []
+        reasons = {n.layer: n.attributes.get("why", "") for n in nodes if not can_evaluate(n)}
+        named = "; ".join(f"'{layer}' ({why})" for layer, why in reasons.items())
+        behind = len(nodes) - len(reasons)
+        rest = f", and {behind} that read their results" if behind else ""
+        return [
+            Finding(
+                "evaluated",
+                True,
+                f"{len(nodes)} of {len(network.nodes)} operators are not evaluated in float64: "
+                f"{named}{rest}. They are compared end to end only",
+            )
+        ]
 
     def add(
         self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult

@@ -124,7 +124,7 @@ def check_parity(
         golden = export.read_golden()
         for artifact in run:
             inside.read(artifact)
-    findings: list[Finding] = []
+    findings: list[Finding] = inside.not_evaluated()
     if inputs is not None:
         own = read_samples(inputs, export, preprocessing=preprocessing, limit=limit)
         known, golden = golden, with_samples(golden, export, own)

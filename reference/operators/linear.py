@@ -183,7 +183,8 @@ class Convolution(Linear):
                 split = part.reshape(*part.shape[:-1], groups, 1, -1)
                 by_group = np.moveaxis(weight.reshape(weight.shape[0], groups, -1), 1, 0)
                 term = (split @ by_group).reshape(*part.shape[:-1], -1)
-            total = term if total is None else total + term
+            # In place: the first term is an array of its own.
+            total = term if total is None else np.add(total, term, out=total)
         assert total is not None
         return total
 

@@ -33,8 +33,8 @@ class Finding:
 
     Attributes:
         check: Which check: file, load, interface, training, kernels, outputs, finite, integers,
-            noise, snr, slices, decisions, accuracy, clipped, headroom, weights, ops, rounding,
-            determinism, threads.
+            noise, snr, slices, decisions, accuracy, clipped, headroom, weights, ops,
+            evaluated, rounding, determinism, threads.
         passed: Whether it held.
         message: One sentence with the numbers.
         subject: The output or layer it is about; empty for the whole file.

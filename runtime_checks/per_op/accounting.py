@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...artifacts.network import Node
 from ...reference.operators.linear import LINEAR
 from .evaluation import Evaluation
-from .matching import LOOPS, distance, within
+from .matching import LINEAR_KINDS, LOOPS, distance, within
 from .op_results import Culprit
 from .storage import Wide
 
@@ -96,20 +96,28 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
     """Find the file's op and tensor for a node at fault.
 
     Of the tensors that belong to no node, one within its bound is preferred, then one early in the
-    file, then the nearest.
+    file, then the nearest. Where a function of one value is at fault and no op computes it, the op
+    before it has lost it.
     """
     tensors = evaluation.tensors
+    linear = any(node.op in LINEAR for node in chain)
     best: tuple[bool, int, float, int, str] | None = None
     depths = tensors.depths(set(evaluation.mapped.values()))
     for place, node in enumerate(chain):
         expected, allowed = evaluation.exact[node.name], evaluation.allowed[node.name]
         for key in tensors.of_size(expected.size):
-            if key in depths:
+            op = tensors.producer(key)
+            # A function's own op reads a tensor that is accounted for, and multiplies by no kernel.
+            behind = depths.get(key, 0) > 0 or (op is not None and op.kind in LINEAR_KINDS)
+            if key in depths and (linear or not behind):
                 view = tensors.closest(key, expected)
                 off = not within(view, *tensors.held(key, node, expected, allowed))
                 found = (off, depths[key], distance(view, expected), place, key)
                 best = found if best is None else min(best, found)
-    place, key = (best[3], best[4]) if best else (0, "")
+    before = evaluation.mapped.get(chain[0].inputs[0], "") if len(chain[0].inputs) == 1 else ""
+    place, key = (best[3], best[4]) if best else (0, "" if linear else before)
+    if key and key == before and tensors.arrays[key].size != evaluation.exact[chain[0].name].size:
+        key = ""
     segment = tuple(evaluation.as_filed(node) for node in chain[: place + 1])
     last = segment[-1]
     expected, allowed = evaluation.exact[last.name], evaluation.allowed[last.name]

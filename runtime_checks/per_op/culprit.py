@@ -105,7 +105,8 @@ def weight_faults(
         if match.state == state and match.tensor is not None:
             op = next(iter(graph.consumers(match.tensor.key)), None)
             faults.append(Fault(match.layer, "weights", op, match.sentence))
-    return faults
+    # The steps of a recurrent layer share their weights.
+    return list({fault.message: fault for fault in faults}.values())
 
 
 def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[Fault]:

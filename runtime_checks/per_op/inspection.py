@@ -6,6 +6,7 @@ Works on the host, where the file's format can be parsed.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,30 +101,32 @@ class Anatomy:
 
     def summary(self) -> Finding:
         """Return how many weights are the network's, of a file whose outputs are right."""
-        equal = sum(match.state == "equal" for match in self.weights)
-        rest = len(self.weights) - equal
+        weights = _distinct(self.weights)
+        equal = sum(match.state == "equal" for match in weights)
+        rest = len(weights) - equal
         others = (
             f"; {rest} folded, merged or scaled otherwise, which changes no output" if rest else ""
         )
         return Finding(
             "weights",
             True,
-            f"{equal} of {len(self.weights)} weights are the trained network's{others}",
+            f"{equal} of {len(weights)} weights are the trained network's{others}",
         )
 
     def findings(self) -> list[Finding]:
         """Return the verdict on the weights: one failure for each altered one."""
-        altered = [match for match in self.weights if match.state == "altered"]
+        weights = _distinct(self.weights)
+        altered = [match for match in weights if match.state == "altered"]
         if altered:
             return [Finding("weights", False, match.sentence, match.layer) for match in altered]
-        equal = sum(match.state == "equal" for match in self.weights)
-        rest = len(self.weights) - equal
+        equal = sum(match.state == "equal" for match in weights)
+        rest = len(weights) - equal
         merged = f"; {rest} merged or reordered by the converter, left to the ops" if rest else ""
         return [
             Finding(
                 "weights",
                 True,
-                f"{equal} of {len(self.weights)} weights are those of the folded network, bit for "
+                f"{equal} of {len(weights)} weights are those of the folded network, bit for "
                 f"bit where they are floats, within half a step where quantized{merged}",
             )
         ]
@@ -134,6 +137,15 @@ def _in_order(graph: ArtifactGraph, artifact: Artifact) -> tuple[str, ...]:
     by_name = {graph.tensors[key].name: key for key in graph.inputs}
     names = [spec.name for spec in artifact.inputs]
     return tuple(by_name[n] for n in names) if by_name.keys() == set(names) else graph.inputs
+
+
+def _distinct(weights: Sequence[WeightMatch]) -> list[WeightMatch]:
+    """Return each weight once, however many steps of a recurrent layer use it."""
+    found: dict[tuple[str, str, str], WeightMatch] = {}
+    for match in weights:
+        which = match.node if match.tensor is None else match.tensor.key
+        found.setdefault((match.layer, match.role, which), match)
+    return list(found.values())
 
 
 def readable(artifact: Artifact) -> bool:
@@ -167,7 +179,7 @@ def inspect(
     """
     if shares_ranges(artifact):
         return None, [], [Finding("ops", True, _SHARED.format(size=artifact.inputs[0].shape[0]))]
-    worst = [entry.worst_sample for entry in result.outputs]
+    worst = [*_odd(result, golden), *(entry.worst_sample for entry in result.outputs)]
     try:
         seen = observe(path, artifact, golden, target, result.given, threads=threads, first=worst)
     except ArtifactError as error:
@@ -194,6 +206,20 @@ def inspect(
     if not faults:
         findings.append(_all_right(walked, seen))
     return walked, faults, findings
+
+
+def _odd(result: TargetResult, golden: GoldenSet) -> list[int]:
+    """Return a sample that gave NaN or infinity where the trained model has none, if there is one.
+
+    One is enough to find the op, and leaves room for others.
+    """
+    for name, given in result.given.items():
+        known = golden.reference.get(name)
+        if known is not None and known.shape == given.shape:
+            wrong = (np.isfinite(given) != np.isfinite(known)).reshape(len(given), -1).any(axis=1)
+            if wrong.any():
+                return [int(np.argmax(wrong))]
+    return []
 
 
 def _in_one_piece(network: Network, artifact: Artifact) -> Network:

@@ -21,6 +21,19 @@ _MEANINGFUL = 0.25
 _QUANTIZING = ("QUANTIZE", "QuantizeLinear")
 _MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "TRANSPOSE", "RESHAPE")
 
+# Ops that multiply by a kernel, which may have a function of the result fused into them.
+LINEAR_KINDS = {
+    "CONV_2D",
+    "CONV_3D",
+    "DEPTHWISE_CONV_2D",
+    "TRANSPOSE_CONV",
+    "FULLY_CONNECTED",
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+}
+
 # Ops whose inside is a graph of its own, and recurrent layers in one op. The former read values of
 # the graph around them that are not among their inputs.
 LOOPS = {
@@ -109,44 +122,47 @@ class Tensors:
         The nearest, since a wide bound may also admit the tensor before a small bias is added; a
         tensor may serve two nodes (an identity), so those in ``taken`` come last.
         """
+        places = np.linspace(0, expected.size - 1, min(_PROBE, expected.size)).astype(int)
+        probe = [side.reshape(-1)[places] for side in (expected, allowed)]
         found: list[tuple[bool, float, str, np.ndarray]] = []
         for key in self.of_size(expected.size):
-            view = self._agreeing(key, node, expected, allowed)
-            if view is not None:
-                found.append((key in taken, distance(view, expected), key, view))
+            target, limit = self.held(key, node, *probe)
+            for layout in self._layouts(key):
+                seen = self._real(key, layout[np.unravel_index(places, layout.shape)])
+                if not within(seen, target, limit):
+                    continue
+                view = self._real(key, layout.reshape(expected.shape))
+                if self._agrees(view, *self.held(key, node, expected, allowed)):
+                    found.append((key in taken, distance(view, expected), key, view))
+                    break
         return min(found, key=lambda entry: entry[:3])[2:] if found else None
 
-    def _agreeing(
-        self, key: str, node: Node, expected: np.ndarray, allowed: np.ndarray
-    ) -> np.ndarray | None:
-        """Return the view of a tensor that agrees with a node, None when none does."""
-        target, limit = (side.reshape(-1) for side in self.held(key, node, expected, allowed))
-        if not _meaningful(target, limit):
-            return None
-        probe = np.linspace(0, target.size - 1, min(_PROBE, target.size)).astype(int)
-        for view in self._views(key, expected.shape):
-            flat = view.reshape(-1)
-            if not within(flat[probe], target[probe], limit[probe]):
-                continue
-            if within(flat, target, limit):
-                return view
-        return None
+    def _agrees(self, view: np.ndarray, target: np.ndarray, limit: np.ndarray) -> bool:
+        """Return whether a tensor agrees with a value, and whether that says anything."""
+        return within(view, target, limit) and _meaningful(target.reshape(-1), limit.reshape(-1))
+
+    def _real(self, key: str, values: np.ndarray) -> np.ndarray:
+        return self.graph.tensors[key].real(values)
 
     def closest(self, key: str, expected: np.ndarray) -> np.ndarray:
         """Return the view of a tensor that is nearest to a node's value."""
         views = self._views(key, expected.shape)
         return min(views, key=lambda view: distance(view, expected))
 
-    def _views(self, key: str, shape: tuple[int, ...]) -> list[np.ndarray]:
-        """Return a tensor as real numbers in a node's shape: as it lies, or with channels moved."""
+    def _layouts(self, key: str) -> list[np.ndarray]:
+        """Return views of a tensor: as it lies, and with channels moved to the end or the front."""
         raw = self.arrays[key]
-        real = self.graph.tensors[key].real(raw)
-        body = real.reshape(self._samples, *raw.shape[2:]) if raw.shape[1:2] == (1,) else real
-        views = [body.reshape(shape)]
-        if body.ndim >= 3:
-            views.append(np.moveaxis(body, 1, -1).reshape(shape))
-            views.append(np.moveaxis(body, -1, 1).reshape(shape))
-        return views
+        quantization = self.graph.tensors[key].quantization
+        if quantization is not None and quantization.scales.size > 1:
+            raw = self._real(key, raw)  # A scale for each channel goes with its axis.
+        body = raw.reshape(self._samples, *raw.shape[2:]) if raw.shape[1:2] == (1,) else raw
+        if body.ndim < 3:
+            return [body]
+        return [body, np.moveaxis(body, 1, -1), np.moveaxis(body, -1, 1)]
+
+    def _views(self, key: str, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Return a tensor as real numbers in a node's shape, in each layout."""
+        return [self._real(key, layout.reshape(shape)) for layout in self._layouts(key)]
 
     def read_after(self, key: str, value: np.ndarray) -> np.ndarray:
         """Return the numbers that the ops behind a tensor read: rounded ones, if an op rounds them.

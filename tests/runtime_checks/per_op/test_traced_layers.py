@@ -1,0 +1,166 @@
+"""Protects that checks look into layers that are traced: healthy ones pass, faults are named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from renormlite import check_parity, export_model
+from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.flatbuffer import pack, parse
+from renormlite.artifacts.graphs import read_graph
+from renormlite.reference.file_weights import match_weights
+from renormlite.runtime_checks.per_op.inspection import Anatomy
+
+TARGETS = ("litert", "litert+reference", "onnxruntime")
+
+
+@keras.saving.register_keras_serializable("traced")
+class Scale(kl.Layer):
+    """A layer of the user's own that a converter merges into the convolution before it."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+        self.shift = self.add_weight(shape=(shape[-1],), name="shift")
+
+    def call(self, x):
+        return x * self.factor + self.shift
+
+
+def exported(folder: Path, shape, layers, precisions=("float32",)) -> Path:
+    """Export a network of layers with random weights."""
+    x = keras.Input(shape, name="x")
+    y = x
+    for layer in layers:
+        y = layer(y)
+    model = keras.Model(x, y, name="net")
+    rng = np.random.default_rng(3)
+    for variable in model.weights:
+        positive = any(word in variable.path for word in ("variance", "gamma", "factor"))
+        size = rng.uniform(0.5, 1.5, variable.shape) if positive else 0
+        variable.assign(size if positive else rng.normal(0, 0.5, variable.shape))
+    export_model(model, folder, precisions=precisions)
+    return folder
+
+
+def rewrite(export: Path, file: str, data: bytes) -> None:
+    """Put other bytes in the place of a file and hide it."""
+    (export / file).write_bytes(data)
+    record = json.loads((export / "manifest.json").read_text())
+    for artifact in record["artifacts"]:
+        if artifact["file"] == file:
+            artifact |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (export / "manifest.json").write_text(json.dumps(record))
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory) -> Path:
+    layers = [kl.LSTM(6, name="lstm"), kl.Dense(3, name="head")]
+    return exported(tmp_path_factory.mktemp("recurrent") / "net", (5, 4), layers)
+
+
+def test_a_recurrent_layer_is_checked_step_by_step_or_as_a_whole(recurrent):
+    report = check_parity(recurrent, TARGETS, per_op=True)
+    assert report.passed
+    assert {check.layer for result in report.results for check in result.ops} == {"lstm", "head"}
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_an_altered_weight_inside_a_loop_names_the_layer(recurrent, tmp_path, suffix):
+    export = Path(shutil.copytree(recurrent, tmp_path / "net"))
+    file = f"net.float32.{suffix}"
+    network = read_export(export).read_network(read_export(export).artifacts[0])
+    data = (export / file).read_bytes()
+    matches = match_weights(network, read_graph(export / file, suffix, data))
+    assert {match.state for match in matches} == {"equal"}
+    kernel = next(m for m in matches if m.role == "kernel" and m.layer == "lstm").tensor.data
+    altered = kernel.copy()
+    altered.reshape(-1)[3] += 0.25
+    assert data.count(kernel.tobytes()) == 1
+    rewrite(export, file, data.replace(kernel.tobytes(), altered.tobytes()))
+    target = "litert" if suffix == "tflite" else "onnxruntime"
+    (result,) = check_parity(export, (target,)).results
+    assert not result.passed
+    (finding,) = [found for found in result.findings if found.check == "weights"]
+    assert "kernel of layer 'lstm': 1 / 96 weights" in finding.message
+    assert {fault.layer for fault in result.faults} == {"lstm"}
+
+
+def norm_in_training(x):
+    return kl.BatchNormalization(name="norm")(x, training=True)
+
+
+@pytest.mark.parametrize("affine", [lambda: Scale(name="scale"), lambda: norm_in_training])
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic"])
+def test_an_affine_that_a_converter_merged_is_no_fault(tmp_path, affine, precision):
+    layers = [kl.Conv2D(6, 3, name="conv"), affine(), kl.ReLU(), kl.Flatten(), kl.Dense(3)]
+    export = exported(tmp_path / "net", (8, 8, 3), layers, (precision,))
+    report = check_parity(export, TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_a_merged_affine_with_other_numbers_is_a_fault(tmp_path):
+    layers = [kl.Conv2D(6, 3, name="conv"), Scale(name="scale"), kl.Flatten(), kl.Dense(3)]
+    export = exported(tmp_path / "net", (8, 8, 3), layers)
+    opened = read_export(export)
+    (artifact,) = [a for a in opened.artifacts if a.format == "tflite"]
+    anatomy = Anatomy.of(export / artifact.file, artifact, opened.read_network(artifact))
+    assert anatomy.conclusive(artifact)
+    match = next(m for m in anatomy.weights if m.layer == "conv" and m.role == "kernel")
+    data = (export / artifact.file).read_bytes()
+    altered = match.tensor.data.copy()
+    altered[2] *= 1.01
+    rewrite(export, artifact.file, data.replace(match.tensor.data.tobytes(), altered.tobytes()))
+    (result,) = check_parity(export, ("litert",)).results
+    assert not result.passed
+    assert result.faults[0].layer == "conv"
+
+
+def test_nan_of_an_empty_sample_names_layer_and_op(tmp_path):
+    """XNNPACK's reciprocal square root of zero is NaN."""
+    layers = [kl.Flatten(), kl.Dense(4, use_bias=False), kl.UnitNormalization(name="unit")]
+    export = exported(tmp_path / "net", (4, 3), layers)
+    on_xnnpack, on_reference = check_parity(export, TARGETS[:2]).results
+    assert on_reference.passed
+    assert not on_xnnpack.passed
+    (fault,) = on_xnnpack.faults
+    assert (fault.layer, fault.op.kind) == ("unit", "RSQRT")
+    assert "it gave nan, expected inf" in fault.message
+
+
+def test_an_op_that_lost_its_activation_is_named_and_not_the_one_behind(tmp_path):
+    layers = [
+        kl.Conv2D(4, 3, padding="same", activation="relu", name="first"),
+        kl.DepthwiseConv2D(3, padding="same", activation="relu", name="second"),
+        kl.Flatten(),
+        kl.Dense(3),
+    ]
+    export = exported(tmp_path / "net", (6, 6, 3), layers)
+    file = "net.float32.tflite"
+    model = parse((export / file).read_bytes())
+    options = model.subgraphs[0].operators[0].builtinOptions
+    assert options.fusedActivationFunction == 1
+    options.fusedActivationFunction = 0
+    rewrite(export, file, pack(model))
+    (result,) = check_parity(export, ("litert",)).results
+    fault = result.faults[0]
+    assert (fault.layer, fault.op.index, fault.kind) == ("first", 0, "activation")
+    assert "it computes no activation instead" in fault.message
+
+
+@pytest.mark.parametrize("per_op", [False, True])
+def test_what_is_not_evaluated_is_counted_and_named(tmp_path, per_op):
+    # No value of the network carries a mask.
+    layers = [kl.Masking(-99.0), kl.GlobalAveragePooling1D(name="odd"), kl.Dense(3, name="last")]
+    export = exported(tmp_path / "net", (5, 4), layers)
+    report = check_parity(export, ("litert",), per_op=per_op)
+    assert report.passed, [result.reason for result in report.results]
+    (note,) = [finding for finding in report.findings if finding.check == "evaluated"]
+    assert "2 of 9 operators are not evaluated in float64: 'odd' (it reads a mask)" in note.message
+    assert json.loads(report.to_json())["findings"][0]["message"] == note.message

@@ -122,7 +122,9 @@ class Tensors:
         The nearest, since a wide bound may also admit the tensor before a small bias is added; a
         tensor may serve two nodes (an identity), so those in ``taken`` come last.
         """
-        places = np.linspace(0, expected.size - 1, min(_PROBE, expected.size)).astype(int)
+        size = expected.size // len(expected)
+        columns = np.linspace(0, size - 1, min(_PROBE // len(expected) + 1, size)).astype(int)
+        places = size * np.arange(len(expected))[:, None] + columns
         probe = [side.reshape(-1)[places] for side in (expected, allowed)]
         found: list[tuple[bool, float, str, np.ndarray]] = []
         for key in self.of_size(expected.size):

@@ -114,11 +114,11 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
                 off = not within(view, *tensors.held(key, node, expected, allowed))
                 found = (off, depths[key], distance(view, expected), place, key)
                 best = found if best is None else min(best, found)
-    before = evaluation.mapped.get(chain[0].inputs[0], "") if len(chain[0].inputs) == 1 else ""
-    place, key = (best[3], best[4]) if best else (0, "" if linear else before)
-    if key and key == before and tensors.arrays[key].size != evaluation.exact[chain[0].name].size:
-        key = ""
-    segment = tuple(evaluation.as_filed(node) for node in chain[: place + 1])
+    place, key = (best[3], best[4]) if best else (0, "")
+    parts = chain[: place + 1]
+    if best is None and not linear:
+        parts, key = _without_function(evaluation, chain[0])
+    segment = tuple(evaluation.as_filed(node) for node in parts)
     last = segment[-1]
     expected, allowed = evaluation.exact[last.name], evaluation.allowed[last.name]
     got = tensors.closest(key, expected) if key else None
@@ -137,3 +137,12 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
         allowed=allowed,
         got=got,
     )
+
+
+def _without_function(evaluation: Evaluation, node: Node) -> tuple[list[Node], str]:
+    """Return the nodes of the op that should compute a function too, and that op's tensor."""
+    before = evaluation.mapped.get(node.inputs[0], "") if len(node.inputs) == 1 else ""
+    if not before or evaluation.tensors.arrays[before].size != evaluation.exact[node.name].size:
+        return [node], ""
+    source = next(n for n in evaluation.network.nodes if n.name == node.inputs[0])
+    return [source, node], before

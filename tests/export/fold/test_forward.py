@@ -186,10 +186,11 @@ def test_norms_of_raw_features_can_stay_in_front(randomized):
         """Return the outputs with weights in float16."""
         twin = keras.models.clone_model(network)
         twin.set_weights(network.get_weights())
-        for weight in twin.layers[-1].weights:
-            weight.assign(np.asarray(weight).astype(np.float16).astype(np.float32))
+        for layer in twin.layers:
+            if isinstance(layer, kl.Dense):
+                layer.set_weights([np.float32(np.float16(w)) for w in layer.get_weights()])
         return np.asarray(twin(data.astype("f4")))
 
     exact = np.asarray(model(data.astype("f4")))
     errors = [np.abs(coarse(result.model) - exact).max() for result in (folded, kept)]
-    assert errors[1] < errors[0]
+    assert errors[1] < errors[0] / 2

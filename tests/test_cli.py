@@ -73,7 +73,10 @@ def test_the_one_line_is_not_buried_in_banners() -> None:
     [
         (
             "check",
-            ["What is checked", "Samples", "How it is checked", "Reports", "Quality", "Devices"],
+            [
+                *("What is checked", "Against a Keras model", "Model", "Samples"),
+                *("How it is checked", "Reports", "Quality", "Devices"),
+            ],
         ),
         ("export", ["Model", "Files", "Samples", "Quantization", "About the model"]),
     ],

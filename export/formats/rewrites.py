@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow as tf
 
+# Ops that change nothing but the shape of their first input.
+_VIEWS = ("Reshape", "Squeeze", "ExpandDims", "Identity")
+
 
 def redirect(
     graph_def: tf.compat.v1.GraphDef, replaced: Mapping[str, str], interface: Sequence[str]
@@ -77,7 +80,7 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
         if node.op != "BiasAdd" or node.attr["data_format"].s == b"NCHW":
             continue
         bias = nodes[_producer(node.input[1])]
-        if bias.op == "Const":
+        if _is_constant(bias, nodes):
             continue
         node.op = "AddV2"
         del node.attr["data_format"]
@@ -86,3 +89,10 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
         shape = graph.get_operation_by_name(bias.name).inputs[0].shape
         if shape.is_fully_defined() and shape.num_elements() == shape[-1]:
             node.input[1] = bias.input[0]  # broadcasts as it is
+
+
+def _is_constant(node: tf.compat.v1.NodeDef, nodes: Mapping[str, tf.compat.v1.NodeDef]) -> bool:
+    """Return whether a value is a constant in another shape, as Keras makes of a layer's bias."""
+    while node.op in _VIEWS:
+        node = nodes[_producer(node.input[0])]
+    return bool(node.op == "Const")

@@ -4,11 +4,15 @@ The models are those of `tests/any_models.py`; the tests send each through float
 says for each file whether the check passed, or the sentence that refused the export or failed.
 
     python benchmarks/any_model.py [--precision float32,int8] [--on TARGET,...] [MODEL ...]
+    python benchmarks/any_model.py --random 300 --precision float32
+
+With `--random N` the models are the first N random networks of `tests/random_graphs.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 import warnings
@@ -27,9 +31,10 @@ from any_models import MODELS, Case, settle
 TARGETS = "litert,litert+reference,onnxruntime,openvino"
 
 
-def outcomes(entry: Case, precision: str, targets: list[str]) -> Iterator[tuple[str, str]]:
+def outcomes(
+    model: keras.Model, entry: Case, precision: str, targets: list[str]
+) -> Iterator[tuple[str, str]]:
     """Yield what became of each file of a model: `pass`, `fail` or `refused`, and a sentence."""
-    model = settle(entry.build())
     formats = [name for name in ("tflite", "onnx") if precision in precisions_of(name)]
     for name in formats:
         with tempfile.TemporaryDirectory() as folder:
@@ -53,18 +58,30 @@ def outcomes(entry: Case, precision: str, targets: list[str]) -> Iterator[tuple[
             )
 
 
+def chosen(names: list[str], random: int | None) -> Iterator[tuple[str, Case]]:
+    """Yield the models to try by name."""
+    if random is not None:
+        for seed in range(random):
+            yield f"random-{seed}", Case(functools.partial(random_model, seed))
+        return
+    for name in names or [n for n, entry in MODELS.items() if entry.refusal is None]:
+        yield name, MODELS[name]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--precision", default="float32,float16,dynamic,int8,int16x8,int4")
     parser.add_argument("--on", default=TARGETS)
+    parser.add_argument("--random", type=int, metavar="N")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     count: Counter[str] = Counter()
-    for name in arguments.models or [n for n, entry in MODELS.items() if entry.refusal is None]:
+    for name, entry in chosen(arguments.models, arguments.random):
         for precision in arguments.precision.split(","):
             keras.utils.set_random_seed(1)
-            for outcome, sentence in outcomes(MODELS[name], precision, arguments.on.split(",")):
+            model = entry.build() if arguments.random else settle(entry.build())
+            for outcome, sentence in outcomes(model, entry, precision, arguments.on.split(",")):
                 count[outcome] += 1
                 print(f"{outcome:8} {name} {precision} {sentence}", flush=True)
     print(", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items())))

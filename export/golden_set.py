@@ -37,6 +37,7 @@ from ..artifacts.sample_kinds import (
     typical_samples,
 )
 from ..artifacts.samples import check_samples
+from ..errors import UserError
 from ..files import atomic_path
 from .fold import InputValues, call_structure, check_values
 from .signature import Signature, built_for
@@ -46,6 +47,7 @@ Arrays = Mapping[str, np.ndarray]
 
 MOST_REAL, _RANDOM = 16, 8  # samples; border adds four, extreme, denormal and nonfinite two each
 _BATCH = 8  # samples evaluated at a time, so that memory stays flat
+_SAME = 1e-4  # relative difference that rounding stays below, in layers that have float32 only too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +136,36 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
         tensor.name: np.concatenate(part)[:count]
         for tensor, part in zip(signature.outputs, parts, strict=True)
     }
+
+
+def demand_independence(
+    model: keras.Model, signature: Signature, inputs: Arrays, outputs: Arrays
+) -> None:
+    """Refuse a model that gives a sample other outputs in other company.
+
+    Args:
+        model: A float64 model.
+        signature: Names to use.
+        inputs: Input name to (N, …) array, the first sample an ordinary one.
+        outputs: What the model gave for all of them.
+
+    Raises:
+        UserError: The first sample by itself gives something else.
+    """
+    if built_for(model) is not None:
+        return
+    alone = evaluate(model, signature, {name: values[:1] for name, values in inputs.items()})
+    for name, values in outputs.items():
+        if values.dtype.kind != "f":
+            continue
+        change = np.abs(alone[name][0] - values[0]).max(initial=0)
+        if change > _SAME * np.abs(values[0]).max(initial=0):
+            raise UserError(
+                f"The output {name!r} of a sample depends on the other samples of its batch, so "
+                "that a file cannot give what the model gives. Compute means and the like over "
+                "other axes than the first, or build the model for the batch size that it will "
+                "have: keras.Input(batch_shape=(N, …))."
+            )
 
 
 def write_golden(

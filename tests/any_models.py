@@ -457,6 +457,12 @@ def decisions() -> keras.Model:
     return keras.Model(x, ops.logical_and(ops.greater(scores, -0.5), ops.less(scores, 0.5)))
 
 
+@case(refusal=r"output 'y' of a sample depends on the other samples of its batch")
+def mean_over_the_batch() -> keras.Model:
+    x, scores = dense()
+    return keras.Model(x, head(scores - ops.mean(scores, axis=0, keepdims=True)))
+
+
 @case()
 def whole_numbers() -> keras.Model:
     x = Input((4,), dtype="int32", name="x")

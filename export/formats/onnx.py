@@ -157,16 +157,16 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
                 tensors_to_rename=rename,
                 custom_op_handlers={name: (write, []) for name, write in _HANDLERS.items()},
             )
+            converted.update_proto = _nothing
+            try:
+                converted = optimizer.optimize_graph(converted, catch_errors=False)
+            finally:
+                del converted.update_proto
         except Exception as error:  # tf2onnx raises whatever its handlers raise
             raise UserError(
                 f"ONNX opset {opset} cannot express the model: "
                 f"{graph.readable_name(first_line(error))} Raise the opset or replace the layer."
             ) from error
-    converted.update_proto = _nothing
-    try:
-        converted = optimizer.optimize_graph(converted, catch_errors=False)
-    finally:
-        del converted.update_proto
     model: onnx.ModelProto = converted.make_model("")
     _refuse_unknown(model, graph, native)
     return model if native == opset else onnx.version_converter.convert_version(model, opset)

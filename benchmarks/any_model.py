@@ -27,6 +27,7 @@ from renormlite.export.formats.format_table import precisions_of
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from any_models import MODELS, Case, settle
+from random_graphs import random_model
 
 TARGETS = "litert,litert+reference,onnxruntime,openvino"
 

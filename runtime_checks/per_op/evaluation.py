@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...artifacts.network import Network, Node
+from ...artifacts.precisions import UNIT_ROUNDOFF
 from ...reference.network import can_evaluate
 from ...reference.rounded_weights import RoundedWeights
 from .matching import Tensors, distance
@@ -111,7 +112,9 @@ class Evaluation:
         self.mapped[node.name] = key
         self.tensors.sources.add(key)
         self.value[node.name] = self.tensors.read_after(key, got)
-        self._bound[node.name] = np.zeros_like(got)
+        # Ops of floats read integers that were turned to float32, which rounds once.
+        quantized = self.tensors.graph.tensors[key].quantization is not None
+        self._bound[node.name] = UNIT_ROUNDOFF["float32"] * quantized * np.abs(got)
 
     def _half(self, name: str) -> bool:
         """Return whether a value is stored in half precision, which a runtime may skip."""

@@ -173,7 +173,9 @@ class Tensors:
         stand.
         """
         rounded = self._rounded_copy(key)
-        if rounded is None:
+        # A copy of integers in other steps is for one reader; the others read the integers.
+        shown = self.arrays.get(key)
+        if rounded is None or (shown is not None and shown.dtype.kind != "f"):
             return value
         target, limit = self.held(rounded, None, value, np.zeros_like(value))
         views = self._views(rounded, value.shape)
@@ -247,9 +249,11 @@ class Tensors:
 
 def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
     """Return whether a bound tells the expected values from others."""
+    if not np.isfinite(expected).any():
+        return True
     finite = np.isfinite(expected) & np.isfinite(limit)
     if not finite.any():
-        return True
+        return False
     size, allowed = np.abs(expected[finite]), limit[finite]
     peak = float(max(size.max(), allowed.max()))
     if peak == 0 or not np.isfinite(peak):

@@ -90,7 +90,11 @@ class RoundingChain:
             known[key] = none
             op = self._producers.get(key)
             if op is not None and self._graph.activations(op):
-                known[key] = self._carried(op, sources, known) + self._own(op, key, sources)
+                with np.errstate(invalid="ignore"):
+                    carried = self._carried(op, sources, known)
+                # No bound times a factor of zero is no bound either.
+                carried = np.where(np.isnan(carried), np.inf, carried)
+                known[key] = carried + self._own(op, key, sources)
                 if not top:
                     known[key] = np.where(self._saturated(key), np.inf, known[key])
         return known[key]
@@ -160,9 +164,11 @@ class RoundingChain:
             if core is None or op.inputs[0] in sources:
                 return 0.0
             kind = core.kind
-        elif self._graph.tensors[key].dtype.kind == "f" or (
-            kind == "QUANTIZE" and op.inputs[0] in sources
-        ):
+        elif self._graph.tensors[key].dtype.kind == "f":
+            return 0.0
+        # Floats that are taken as they are have been rounded already; integers have not.
+        read = op.inputs[0]
+        if kind == "QUANTIZE" and read in sources and self._graph.tensors[read].dtype.kind == "f":
             return 0.0
         return _steps(kind, steps.dtype.itemsize) * float(steps.scales.max())
 

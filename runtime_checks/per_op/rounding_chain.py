@@ -95,9 +95,15 @@ class RoundingChain:
                 # No bound times a factor of zero is no bound either.
                 carried = np.where(np.isnan(carried), np.inf, carried)
                 known[key] = carried + self._own(op, key, sources)
-                if not top:
+                # A function that ends at a limit of its type, as a gate does, cuts nothing off.
+                if not top and self._computing(op).kind in _SUMS:
                     known[key] = np.where(self._saturated(key), np.inf, known[key])
         return known[key]
+
+    def _computing(self, op: GraphOp) -> GraphOp:
+        """Return the op whose result a QuantizeLinear writes; any other op itself."""
+        core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
+        return core or op
 
     def _saturated(self, key: str) -> np.ndarray:
         """Return (P,) whether a number lies at the end of its type, where that is no plain zero."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.quantization.quantize_aware import quantize_aware as quantize_aware
+    from .runtime_checks.foreign.compare import ComparisonReport as ComparisonReport
+    from .runtime_checks.foreign.compare import compare_files as compare_files
     from .runtime_checks.parity import ParityReport as ParityReport
     from .runtime_checks.parity import check_parity as check_parity
     from .runtimes import register_runtime as register_runtime
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Affine": ".export.fold",
     "BatchRenormalization": ".toolkit.layers",
+    "ComparisonReport": ".runtime_checks.foreign.compare",
     "ChannelAffine": ".toolkit.channel_affine",
     "FoldResult": ".export.fold",
     "LearnedRenormalization": ".toolkit.learned",
@@ -60,6 +63,7 @@ _HOME = {
     "batch_renorm": ".toolkit.functional",
     "check_files": ".against_model.files",
     "check_parity": ".runtime_checks.parity",
+    "compare_files": ".runtime_checks.foreign.compare",
     "export_model": ".export.exporter",
     "float64_twin": ".export.fold",
     "fold": ".export.fold",

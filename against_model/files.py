@@ -13,24 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..artifacts.archive import save_arrays
 from ..artifacts.directory import read_export
 from ..artifacts.graphs import READERS, read_graph
-from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.images import Preprocessing
-from ..artifacts.manifest import Artifact, FileRecord
-from ..artifacts.network import network_arrays
+from ..artifacts.manifest import Artifact
 from ..artifacts.sample_kinds import TYPICAL
 from ..artifacts.samples import Source
 from ..errors import UserError
 from ..export.exporter import Truth, describe_files
 from ..files import sha256
 from ..reference.network import opaque_layers
+from ..runtime_checks.foreign.interface import match_interface
+from ..runtime_checks.foreign.networks import made_from
+from ..runtime_checks.foreign.precision import precision_of
 from ..runtime_checks.parity import ParityReport, check_parity
 from ..runtimes.base import ArtifactError
-from .interface import match_interface
-from .networks import as_filed, equal_kernels
-from .precision import precision_of
 
 if TYPE_CHECKING:
     import keras
@@ -182,15 +179,5 @@ class _Describer:
             inputs=tuple(pair.filed for pair in interface.inputs),
             outputs=tuple(pair.filed for pair in interface.outputs),
             notes=interface.sentences,
-            network=_made_from(path, truth, graph),
+            network=made_from(path, graph, truth.trained, truth.folded),
         )
-
-
-def _made_from(path: Path, truth: Truth, graph: ArtifactGraph) -> FileRecord | None:
-    """Write the network whose weights a file holds; None where that is the folded one."""
-    filed = as_filed(truth.trained, graph)
-    if len(equal_kernels(truth.folded, graph)) >= len(equal_kernels(filed, graph)):
-        return None
-    beside = path.with_name(f"{path.name}.network.npz")
-    save_arrays(beside, network_arrays(filed))
-    return FileRecord.of(beside)

@@ -167,6 +167,11 @@ class Artifact:
     foreign: bool = False
     misfits: Misfits = field(default_factory=Misfits)
 
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names in the file of inputs and outputs, in the order of the Keras model."""
+        return [tensor.name for tensor in self.inputs], [tensor.name for tensor in self.outputs]
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         optional = {

@@ -24,26 +24,11 @@ from ..runtime_checks.search.search import RUNS
 from .comma_list import CommaList
 from .device_options import device_options, with_processors
 from .model_options import model_options, read_model
+from .name_pair import NamePair
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Channels, Numbers, preprocessing
 from .quality_options import quality_options
-
-
-class _Pair(click.ParamType):
-    """`NAME=NAME`, as a pair."""
-
-    name = "NAME=NAME"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Split at the first `=`."""
-        first, equals, second = str(value).partition("=")
-        if not (first and equals and second):
-            self.fail(f"expected the model's name, = and the file's name, got {value!r}.")
-        return first, second
-
 
 _what = grouped("What is checked")
 _against = grouped("Against a Keras model")
@@ -99,14 +84,14 @@ _reports = grouped("Reports")
 @_against(
     "--map-input",
     "map_inputs",
-    type=_Pair(),
+    type=NamePair(),
     multiple=True,
     help="Name of the model's input and of the file's that is to be taken for it. Repeatable.",
 )
 @_against(
     "--map-output",
     "map_outputs",
-    type=_Pair(),
+    type=NamePair(),
     multiple=True,
     help="The same for an output. Repeatable.",
 )

@@ -189,6 +189,9 @@ def forms(
         places, channel, out = axes_of(len(features))
         yield view, (channel, *places, out)
         yield view, (out, channel, *places)
+        # And the other way round, where the network has channels first and the file does not.
+        yield view, (*range(1, len(features)), 0, out)
+        yield view, (out, *range(1, len(features)), 0)
 
 
 def axes_of(rank: int) -> tuple[tuple[int, ...], int, int]:

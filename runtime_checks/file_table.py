@@ -5,16 +5,15 @@ Read from the file alone; nothing is run, and neither TensorFlow nor Keras is ne
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..artifacts.graphs import read_graph
+from ..artifacts.graphs import read_graph, with_shapes
 from ..artifacts.graphs.base import ArtifactGraph, GraphOp
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "CAST", "Cast")
@@ -111,7 +110,7 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
         UserError: It cannot be read.
     """
     path = Path(path)
-    graph = _with_shapes(path, read_graph(path, path.suffix.lstrip(".")))
+    graph = with_shapes(read_graph(path, path.suffix.lstrip(".")), path)
     seen: set[str] = set()
     rows = tuple(_row(op, graph, seen) for op in graph.ops)
     mixed = any(row.precision.startswith(("int", "uint")) for row in rows)
@@ -130,31 +129,6 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
         norms=tuple(_norms(graph)),
         foreign_ops=tuple(f"op {op.index} ({op.kind})" for op in graph.ops if _is_foreign(op)),
     )
-
-
-def _with_shapes(path: Path, graph: ArtifactGraph) -> ArtifactGraph:
-    """Return a graph with the shapes that ONNX leaves to be inferred."""
-    if path.suffix != ".onnx":
-        return graph
-    import onnx
-
-    model = onnx.load(path)
-    with contextlib.suppress(onnx.shape_inference.InferenceError):  # of an operator it has not
-        model = onnx.shape_inference.infer_shapes(model)
-    shapes = {
-        value.name: tuple(d.dim_value or -1 for d in value.type.tensor_type.shape.dim)
-        for value in model.graph.value_info
-    }
-    types = {
-        value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        for value in model.graph.value_info
-        if value.type.tensor_type.elem_type
-    }
-    tensors = {
-        key: replace(t, shape=shapes.get(key, t.shape), dtype=types.get(key, t.dtype))
-        for key, t in graph.tensors.items()
-    }
-    return replace(graph, tensors=tensors)
 
 
 def _row(op: GraphOp, graph: ArtifactGraph, seen: set[str]) -> OpRow:

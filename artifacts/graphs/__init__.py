@@ -37,3 +37,17 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
     reader = importlib.import_module(f".{READERS[format_name]}", __package__)
     graph: ArtifactGraph = reader.read(path, path.read_bytes() if data is None else data)
     return graph
+
+
+def with_shapes(graph: ArtifactGraph, path: Path) -> ArtifactGraph:
+    """Return a file's graph with the shapes that the format leaves to be inferred.
+
+    Args:
+        graph: The graph.
+        path: The file.
+    """
+    if path.suffix != ".onnx":
+        return graph
+    from .onnx_graph import with_inferred_shapes
+
+    return with_inferred_shapes(graph, path)

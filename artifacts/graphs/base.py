@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,22 @@ class ArtifactGraph:
         """The tensors with a constant value."""
         own = [tensor for tensor in self.tensors.values() if tensor.data is not None]
         return [*own, *self.inner_constants]
+
+    def in_order(self, inputs: Sequence[str], outputs: Sequence[str]) -> ArtifactGraph:
+        """Return the graph with inputs and outputs in another order, which another converter chose.
+
+        Args:
+            inputs: Names of the inputs; where they are not the file's, its order stays.
+            outputs: The same of the outputs.
+        """
+
+        def ordered(keys: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
+            by_name = {self.tensors[key].name: key for key in keys}
+            return tuple(by_name[n] for n in names) if by_name.keys() == set(names) else keys
+
+        return replace(
+            self, inputs=ordered(self.inputs, inputs), outputs=ordered(self.outputs, outputs)
+        )
 
     def activations(self, op: GraphOp) -> list[str]:
         """Return the keys of an op's inputs that are computed, not constant."""

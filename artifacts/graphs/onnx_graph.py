@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,21 @@ def _inner_constants(graph: Any) -> Iterator[GraphTensor]:
                     value = onnx.numpy_helper.to_array(other.attribute[0].t)
                     yield _constant(f"{node.name}:{other.output[0]}", value)
             yield from _inner_constants(inner)
+
+
+def with_inferred_shapes(graph: ArtifactGraph, path: Path) -> ArtifactGraph:
+    """Return a graph with the shapes and types of computed tensors, where they can be inferred."""
+    import onnx
+
+    model = onnx.load(path)
+    with contextlib.suppress(onnx.shape_inference.InferenceError):  # of an operator it lacks
+        model = onnx.shape_inference.infer_shapes(model)
+    tensors = dict(graph.tensors)
+    for value in (*model.graph.value_info, *model.graph.output):
+        if value.name in tensors and value.type.tensor_type.elem_type:
+            known = _declared(value)
+            tensors[value.name] = replace(tensors[value.name], shape=known.shape, dtype=known.dtype)
+    return replace(graph, tensors=tensors)
 
 
 def _quantizations(

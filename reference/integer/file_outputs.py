@@ -45,7 +45,7 @@ def predicted_outputs(
     """
     if artifact.format not in READERS:
         return Predictions({}, {}, f"the ops of .{artifact.format} files cannot be read")
-    graph = read_graph(path, artifact.format, data)
+    graph = read_graph(path, artifact.format, data).in_order(*artifact.names)
     count = len(next(iter(inputs.values())))
     try:
         steps = {

@@ -70,7 +70,7 @@ class Anatomy:
             UserError: It cannot be parsed.
         """
         graph = read_graph(path, artifact.format, data)
-        graph = replace(graph, inputs=_in_order(graph, artifact))
+        graph = graph.in_order(*artifact.names)
         network = with_merged_affines(network, graph)
         weights = match_weights(network, graph, foreign=artifact.foreign)
         return cls(network, graph, tuple(weights))
@@ -95,9 +95,10 @@ class Anatomy:
 
     @property
     def recognised(self) -> bool:
-        """Whether most kernels are the network's, so that the others are wrong and not merged."""
+        """Whether every kernel is the network's, or one of it that was altered."""
         kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
-        return 2 * sum(match.state == "equal" for match in kernels) > len(kernels)
+        found = any(match.state == "equal" for match in kernels)
+        return found and all(match.state != "absent" for match in kernels)
 
     def summary(self) -> Finding:
         """Return how many weights are the network's, of a file whose outputs are right."""
@@ -130,13 +131,6 @@ class Anatomy:
                 f"bit where they are floats, within half a step where quantized{merged}",
             )
         ]
-
-
-def _in_order(graph: ArtifactGraph, artifact: Artifact) -> tuple[str, ...]:
-    """Return the keys of a file's inputs in the order of the model's, where the names are known."""
-    by_name = {graph.tensors[key].name: key for key in graph.inputs}
-    names = [spec.name for spec in artifact.inputs]
-    return tuple(by_name[n] for n in names) if by_name.keys() == set(names) else graph.inputs
 
 
 def _distinct(weights: Sequence[WeightMatch]) -> list[WeightMatch]:

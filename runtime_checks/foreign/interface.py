@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.golden_set import Arrays
-from ..artifacts.graphs.base import ArtifactGraph
-from ..artifacts.manifest import Artifact, TensorSpec
-from ..errors import UserError
-from ..runtimes import HOSTS, Target, make_runner
-from ..runtimes.base import ArtifactError, Runner, TensorInfo
-from ..runtimes.session import Session
+from ...artifacts.golden_set import Arrays
+from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.manifest import Artifact, TensorSpec
+from ...errors import UserError
+from ...runtimes import HOSTS, Target, make_runner
+from ...runtimes.base import ArtifactError, Runner, TensorInfo
+from ...runtimes.session import Session
 
 # Outputs with a smaller error, relative to the signal, are the model's beyond doubt.
 _CERTAIN = 0.05
@@ -201,13 +201,23 @@ def _by_name(
 ) -> dict[str, tuple[TensorInfo, str]]:
     """Return the tensors of the file whose names decide, by the model's names."""
     found: dict[str, tuple[TensorInfo, str]] = {}
+    exact = {info.name: info for info in infos}
     for spec in specs:
-        for info in infos:
-            called = {_plain(info.name), _plain(names.get(info.name, info.name))}
-            if wanted.get(spec.name) == info.name:
-                found[spec.name] = info, "as asked for"
-            elif spec.name not in wanted and _plain(spec.name) in called:
-                found.setdefault(spec.name, (info, "by name"))
+        if spec.name in wanted:
+            if wanted[spec.name] in exact:
+                found[spec.name] = exact[wanted[spec.name]], "as asked for"
+        elif spec.name in exact:
+            found[spec.name] = exact[spec.name], "by name"
+        else:
+            alike = [
+                info
+                for info in infos
+                if _plain(spec.name) in (_plain(info.name), _plain(names.get(info.name, info.name)))
+            ]
+            if len(alike) == 1:
+                found[spec.name] = alike[0], "by name"
+    if len({info.name for info, _ in found.values()}) < len(found):
+        return {name: pair for name, pair in found.items() if pair[1] == "as asked for"}
     return found
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from ..artifacts.graphs.base import ArtifactGraph
-from ..artifacts.network import Network, Node
-from ..reference.file_weights import match_weights
+from ...artifacts.archive import save_arrays
+from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.manifest import FileRecord
+from ...artifacts.network import Network, Node, network_arrays
+from ...reference.file_weights import match_weights
 
 # Axis of the output channels in a kernel, by operator.
 _OUTPUTS = {"conv": -1, "dense": -1, "conv_transpose": -2}
@@ -30,6 +33,32 @@ def as_filed(network: Network, graph: ArtifactGraph) -> Network:
     plain = equal_kernels(network, graph)
     before = {node.name: node.inputs[0] for node in network.nodes if node.op == "affine"}
     return with_norms_merged(network, lambda norm: norm in merged or before[norm] not in plain)
+
+
+def made_from(
+    path: Path, graph: ArtifactGraph, plain: Network, folded: Network
+) -> FileRecord | None:
+    """Write the network whose kernels a file holds beside it; None where that is the folded one.
+
+    Args:
+        path: The file.
+        graph: Its graph.
+        plain: The network, norms and all.
+        folded: The network that files are compared with by default.
+    """
+    filed = as_filed(plain, graph)
+    if _agreeing(folded, graph) >= _agreeing(filed, graph):
+        return None
+    beside = path.with_name(f"{path.name}.network.npz")
+    save_arrays(beside, network_arrays(filed))
+    return FileRecord.of(beside)
+
+
+def _agreeing(network: Network, graph: ArtifactGraph) -> float:
+    """Return the share of a network's kernels' numbers that a file holds."""
+    kernels = [m for m in match_weights(network, graph, foreign=True) if m.role == "kernel"]
+    held = sum(m.size - m.differing for m in kernels if m.tensor is not None)
+    return held / max(sum(m.size for m in kernels), 1)
 
 
 def equal_kernels(network: Network, graph: ArtifactGraph) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..artifacts.graphs.base import ArtifactGraph
+from ...artifacts.graphs.base import ArtifactGraph
 
 _DYNAMIC = {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 # The greatest magnitude of a 4-bit integer.

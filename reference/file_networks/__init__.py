@@ -1,0 +1,30 @@
+"""A file's graph as a network, for files whose trained model is not at hand.
+
+The network has the numbers that the file holds (quantized weights as the real numbers that they
+stand for) and none of its rounding, so that evaluated in float64 it says what the file means.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.network import Network
+
+_READERS = {"tflite": "tflite", "onnx": "onnx"}
+
+
+def network_of_file(graph: ArtifactGraph, file_format: str) -> Network:
+    """Return a file's graph as a network.
+
+    Args:
+        graph: The file.
+        file_format: "tflite" or "onnx".
+
+    Returns:
+        The network, whose inputs and outputs have the file's names. Operators that have no form
+        among those of the checks are opaque.
+    """
+    module = importlib.import_module(f".{_READERS[file_format]}", __package__)
+    network: Network = module.network_of(graph)
+    return network

@@ -1,0 +1,1 @@
+"""Files of any converter: their interface, their precision, one against another."""

@@ -1,0 +1,313 @@
+"""Compares two files of any origin, without a Keras model.
+
+What the first one means is evaluated in float64, from the numbers that it holds; both files are
+then checked against that as any file is against its model. Where the arithmetic of both explains
+how they differ, the comparison passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.archive import save_arrays
+from ...artifacts.golden_set import Arrays, predictions_as_arrays
+from ...artifacts.graphs import READERS, read_graph, with_shapes
+from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
+from ...artifacts.network import Network, network_arrays
+from ...artifacts.precisions import Arithmetic, precision_named
+from ...artifacts.sample_kinds import RANDOM, REAL, fed
+from ...artifacts.samples import Source, load_samples
+from ...errors import UserError
+from ...files import sha256
+from ...reference.file_networks import network_of_file
+from ...reference.file_noise import file_noise, shares_ranges
+from ...reference.integer.file_outputs import predicted_outputs
+from ...reference.network import evaluate_network, opaque_layers
+from ...reference.noise import expected_noise
+from ...runtimes import HOSTS, Target
+from ...runtimes.base import ArtifactError
+from ...runtimes.run import run_target
+from ...version import __version__
+from ..end_to_end.findings import Finding
+from ..parity import ParityReport, check_parity
+from .interface import match_interface
+from .networks import made_from
+from .precision import precision_of
+
+CHECK = "difference"
+_SAMPLES = 16
+
+
+class ComparisonReport(ParityReport):
+    """The verdict on two files; its findings say how far apart their outputs are."""
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """A sentence for each output that both files have, on each pair of targets."""
+        return tuple(f.message for f in self.findings if f.check == CHECK)
+
+
+def compare_files(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    inputs: Source | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    map_inputs: Mapping[str, str] | None = None,
+    map_outputs: Mapping[str, str] | None = None,
+    **options: Any,
+) -> ComparisonReport:
+    """Compare two files, or one file on several targets.
+
+    Args:
+        a: A `.tflite` or `.onnx` file: what it means is taken for right. A file of integers means
+            the real numbers that its integers stand for, unless ``b`` is a float file.
+        b: Another one, or the same.
+        inputs: Real samples by the input names of ``a``; by default random numbers.
+        targets: See `check_parity`.
+        map_inputs: Name of an input of ``a`` to that of ``b``, where another one was assumed.
+        map_outputs: The same for outputs.
+        **options: The other options of `check_parity`.
+
+    Returns:
+        The report: `passed` where what both give is what their arithmetic explains.
+
+    Raises:
+        UserError: A file cannot be read or run, an op of both cannot be evaluated in float64, or
+            the samples do not fit.
+    """
+    files = [_File.read(Path(path)) for path in dict.fromkeys([Path(a), Path(b)])]
+    files[0].demand_other_name(files[1:])
+    meaning = _meaning(files)
+    wanted = {**(map_inputs or {}), **(map_outputs or {})}
+    _demand_known(files, wanted)
+    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+        directory = Path(folder) / "comparison"
+        directory.mkdir()
+        _write(directory, files, meaning, inputs, wanted)
+        report = check_parity(directory, targets, **options)
+    found = (*report.findings, *_differences(report))
+    record = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    return ComparisonReport(**{**record, "findings": found, "directory": files[0].path.parent})
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """One of the files."""
+
+    path: Path
+    graph: ArtifactGraph
+    precision: str
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        """Read a file."""
+        if not path.is_file() or path.suffix.lstrip(".") not in READERS:
+            known = " or ".join(f".{name}" for name in READERS)
+            raise UserError(f"Expected a {known} file. Received: '{path}'.")
+        graph = with_shapes(read_graph(path, path.suffix.lstrip(".")), path)
+        return cls(path, graph, precision_of(graph))
+
+    @property
+    def format(self) -> str:
+        """The file's format."""
+        return self.path.suffix.lstrip(".")
+
+    def demand_other_name(self, others: Sequence[_File]) -> None:
+        """Refuse two files of one name, which no report could tell apart."""
+        for other in others:
+            if other.path.name == self.path.name:
+                raise UserError(
+                    f"The two files must have different names. Received: {self.path} and "
+                    f"{other.path}. Copy one to another name."
+                )
+
+
+def _demand_known(files: Sequence[_File], wanted: Mapping[str, str]) -> None:
+    """Refuse names that no file has."""
+    known = {tensor.name for file in files for tensor in file.graph.tensors.values()}
+    for name in wanted.values():
+        if name not in known:
+            raise UserError(f"Neither file has a tensor '{name}'.")
+
+
+def _meaning(files: Sequence[_File]) -> tuple[_File, Network]:
+    """Return the file whose meaning is taken for right, and it as a network.
+
+    The first one; of a file of integers and one of floats, that of floats.
+    """
+    refusals = []
+    for file in sorted(files, key=lambda file: precision_named(file.precision).quantized):
+        network = network_of_file(file.graph, file.format)
+        opaque = [node for node in network.nodes if node.op == "opaque"]
+        if not opaque:
+            return file, network
+        kinds = ", ".join(dict.fromkeys(str(node.attributes["kind"]) for node in opaque))
+        refusals.append(f"{file.path.name} has {kinds}")
+    raise UserError(
+        "A comparison needs one file of ops that can be evaluated in float64; "
+        f"{'; '.join(refusals)}. Check them against their Keras model: renormlite check FILE… "
+        "--model MODEL.keras."
+    )
+
+
+def _write(
+    folder: Path,
+    files: Sequence[_File],
+    meaning: tuple[_File, Network],
+    inputs: Source | None,
+    wanted: Mapping[str, str],
+) -> None:
+    """Write what an export would hold, with the files as its artifacts."""
+    first, network = meaning
+    tensors = {tensor.name: tensor for tensor in first.graph.tensors.values()}
+    specs = tuple(
+        TensorSpec(name, shape, _real_type(tensors[name].dtype))
+        for name, shape in network.inputs.items()
+    )
+    samples, kind = _samples(specs, inputs)
+    truth = evaluate_network(network, samples)
+    outputs = tuple(
+        TensorSpec(name, (None, *array.shape[1:]), "float32") for name, array in truth.items()
+    )
+    arrays: dict[str, np.ndarray] = {
+        "kind": np.full(len(next(iter(samples.values()))), kind),
+        **{f"input:{name}": array for name, array in samples.items()},
+        **{f"truth:{name}": array for name, array in truth.items()},
+        **{f"folded64:{name}": array for name, array in truth.items()},
+        **{
+            f"reference:{name}": array
+            for name, array in evaluate_network(network, samples, dtype=np.float32).items()
+        },
+        **{f"noise:{name}": array for name, array in expected_noise(network, samples).items()},
+    }
+    artifacts = []
+    for file in files:
+        shutil.copy(file.path, folder / file.path.name)
+        artifact = _described(file, specs, outputs, samples, truth, wanted)
+        beside = made_from(folder / file.path.name, file.graph, network, network)
+        artifacts.append(dataclasses.replace(artifact, network=beside))
+        arrays.update(_of_file(folder, artifact, network, samples, truth))
+    save_arrays(folder / "golden.npz", arrays)
+    save_arrays(folder / "network.npz", network_arrays(network))
+    Manifest(
+        name=" and ".join(file.path.name for file in files),
+        created_by=f"renormlite {__version__}",
+        source={"model_name": first.path.name, "sha256": None},
+        inputs=specs,
+        outputs=outputs,
+        golden=FileRecord.of(folder / "golden.npz"),
+        network=FileRecord.of(folder / "network.npz"),
+        artifacts=tuple(artifacts),
+    ).write(folder)
+
+
+def _real_type(dtype: np.dtype) -> str:
+    """Return the type of an input's real numbers: floats where the file takes quantized ones."""
+    return str(dtype) if dtype.kind in "iu" and dtype.itemsize > 2 else "float32"
+
+
+def _samples(specs: Sequence[TensorSpec], inputs: Source | None) -> tuple[dict[str, Any], str]:
+    """Return the samples, and what kind they are."""
+    if inputs is not None:
+        return load_samples(inputs, specs).arrays, REAL
+    rng = np.random.default_rng(0)
+    free = [spec.name for spec in specs if any((size or 0) < 1 for size in spec.shape[1:])]
+    if free:
+        raise UserError(
+            f"The sizes of '{free[0]}' are free: give samples (inputs=…, --inputs DATA)."
+        )
+    return {
+        spec.name: rng.standard_normal((_SAMPLES, *(size or 1 for size in spec.shape[1:]))).astype(
+            spec.dtype
+        )
+        for spec in specs
+    }, RANDOM
+
+
+def _described(
+    file: _File,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    samples: Arrays,
+    truth: Arrays,
+    wanted: Mapping[str, str],
+) -> Artifact:
+    """Return a file as the manifest lists it."""
+    artifact = Artifact(
+        file=file.path.name,
+        format=file.format,
+        precision=file.precision,
+        sha256=sha256(file.path),
+        bytes=file.path.stat().st_size,
+        ops=dict(Counter(op.kind for op in file.graph.ops)),
+        inputs=inputs,
+        outputs=outputs,
+        foreign=True,
+    )
+    known = {tensor.name for tensor in file.graph.tensors.values()}
+    mapped = {name: other for name, other in wanted.items() if other in known}
+    try:
+        interface = match_interface(file.path, artifact, file.graph, samples, truth, mapped)
+    except ArtifactError as error:
+        raise UserError(f"{error}. The files must have the same inputs and outputs.") from error
+    return dataclasses.replace(
+        artifact,
+        inputs=tuple(pair.filed for pair in interface.inputs),
+        outputs=tuple(pair.filed for pair in interface.outputs),
+        notes=interface.sentences,
+    )
+
+
+def _of_file(
+    folder: Path, artifact: Artifact, network: Network, samples: Arrays, truth: Arrays
+) -> dict[str, np.ndarray]:
+    """Return what the golden set has of a file."""
+    path, given = folder / artifact.file, fed(samples, artifact.precision)
+    precision = precision_named(artifact.precision)
+    run = run_target(path, artifact, given, Target(HOSTS[artifact.format]))
+    found = {f"artifact:{artifact.file}:{name}": array for name, array in run.outputs.items()}
+    if precision.noise and not shares_ranges(artifact) and not opaque_layers(network):
+        noise = file_noise(path, artifact.format, artifact.precision, network, given, truth)
+        found.update({f"file-noise:{artifact.file}:{name}": a for name, a in noise.items()})
+    if precision.arithmetic is Arithmetic.INTEGER:
+        predictions = {artifact.file: predicted_outputs(path, artifact, given)}
+        found.update(predictions_as_arrays(predictions, len(next(iter(samples.values())))))
+    return found
+
+
+def _differences(report: ParityReport) -> list[Finding]:
+    """Say how far the outputs of every two results are apart."""
+    found = []
+    results = [result for result in report.results if result.given]
+    for place, first in enumerate(results):
+        for second in results[place + 1 :]:
+            for name in first.given.keys() & second.given.keys():
+                pair = [side.given[name].astype(np.float64) for side in (first, second)]
+                names = (
+                    f"{first.artifact} on {first.target} and {second.artifact} on {second.target}"
+                )
+                found.append(Finding(CHECK, True, _apart(name, names, *pair), name))
+    return found
+
+
+def _apart(name: str, names: str, a: np.ndarray, b: np.ndarray) -> str:
+    """Say how far two arrays are apart."""
+    if np.array_equal(a, b, equal_nan=True):
+        return f"output '{name}' of {names} is the same, bit for bit"
+    error = np.abs(a - b)
+    signal, noise = float(np.sum(np.square(a))), float(np.sum(np.square(error)))
+    decibels = f"{10 * np.log10(signal / noise):.1f} dB" if signal and noise else "no signal"
+    at = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(error)), error.shape))
+    most = f"{np.nanmax(error):.3g} at {list(at)}"
+    return f"output '{name}' of {names} differs by up to {most}, {decibels}"

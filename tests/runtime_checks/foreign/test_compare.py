@@ -1,0 +1,98 @@
+"""Protects `compare`: files of one network pass whoever made them, another network's fail."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+from renormlite import UserError, compare_files
+from renormlite.cli.main import cli
+
+FILES = [f"float32.{suffix}" for suffix in ("tflite", "onnx")]
+FILES += ["float16.onnx", "dynamic.onnx", "int8.tflite", "int8.onnx"]
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return np.random.default_rng(5).normal(size=(8, 8, 8, 1)).astype("f4")
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations(FILES, 2)))
+def test_files_of_one_network(coarse_export, samples, a, b):
+    report = compare_files(coarse_export / f"tiny.{a}", coarse_export / f"tiny.{b}", samples)
+    assert report.passed, [result.reason for result in report.results]
+    assert len(report.results) == 2
+    assert len(report.differences) == 1
+
+
+def test_one_file_on_two_targets(coarse_export, samples):
+    path = coarse_export / "tiny.int8.tflite"
+    report = compare_files(path, path, samples, targets=["litert", "litert+reference"])
+    assert report.passed
+    assert "on litert and tiny.int8.tflite on litert+reference" in report.differences[0]
+
+
+@pytest.fixture
+def altered(coarse_export, tmp_path):
+    """A file with another weight in a layer."""
+    model = onnx.load(coarse_export / "tiny.float32.onnx")
+    entry = next(e for e in model.graph.initializer if list(e.dims) == [8, 6, 3, 3])
+    value = numpy_helper.to_array(entry).copy()
+    value.flat[7] *= 1.01
+    entry.CopyFrom(numpy_helper.from_array(value, entry.name))
+    onnx.save(model, tmp_path / "altered.onnx")
+    return tmp_path / "altered.onnx"
+
+
+def test_where_they_part_first(coarse_export, samples, altered):
+    report = compare_files(coarse_export / "tiny.float32.tflite", altered, samples)
+    verdicts = {result.artifact: result for result in report.results}
+    assert verdicts["tiny.float32.tflite"].passed
+    wrong = verdicts["altered.onnx"]
+    assert not wrong.passed
+    assert "down" in wrong.faults[0].layer
+    assert "1 / 432 weights" in wrong.faults[0].message
+
+
+def test_on_the_command_line(coarse_export, altered, tmp_path):
+    healthy = coarse_export / "tiny.float32.onnx"
+
+    def run(*arguments):
+        return CliRunner().invoke(cli, ["compare", *map(str, arguments)], catch_exceptions=False)
+
+    assert run(healthy, coarse_export / "tiny.float32.tflite").exit_code == 0
+    result = run(healthy, altered, "--json", tmp_path / "out.json")
+    assert result.exit_code == 1
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["findings"][0]["check"] == "difference"
+
+
+@pytest.mark.parametrize(
+    ("b", "options", "sentence"),
+    [
+        ("none.onnx", {}, "Expected a"),
+        ("tiny.float32.onnx", {"map_inputs": {"image": "no"}}, "Neither file has a tensor 'no'"),
+    ],
+)
+def test_what_cannot_be_compared(coarse_export, b, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        compare_files(coarse_export / "tiny.float32.tflite", coarse_export / b, **options)
+
+
+def test_no_framework_is_loaded(coarse_export):
+    program = (
+        "import sys; from renormlite import compare_files\n"
+        f"folder = {str(coarse_export)!r}\n"
+        "files = [f'{folder}/tiny.{name}' for name in ('float32.tflite', 'int8.onnx')]\n"
+        "assert compare_files(*files).results\n"
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stderr

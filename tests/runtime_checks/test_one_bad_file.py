@@ -77,7 +77,7 @@ def test_a_network_that_is_missing_fails_its_file_alone(coarse_export, tmp_path)
     shutil.copytree(coarse_export, export)
     manifest = json.loads((export / "manifest.json").read_text())
     entry = manifest["artifacts"][0]
-    entry["network"] = {"file": "gone.npz", "sha256": "0"}
+    entry["network"] = {"file": "gone.npz", "sha256": 64 * "0"}
     (export / "manifest.json").write_text(json.dumps(manifest))
     report = check_parity(export)
     failed = {result.artifact for result in report.results if not result.passed}

@@ -128,8 +128,8 @@ def _integer_bound(
     """Return the bound of a file of integers, against what it gave on the exporting host.
 
     Where the golden set holds what the file gives under several rules of rounding, a rule that
-    nobody wrote down may differ from these by as much as they differ from each other, and by a
-    quarter of a step in every operation besides, but by no more than a step.
+    nobody wrote down may differ from these by as much as they differ from each other, and once more
+    by that or by a quarter of a step in every operation, whichever is less.
 
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
@@ -140,7 +140,8 @@ def _integer_bound(
         reason = precision_named("int8").noise
         spread = _spread(golden, artifact, output, exported)
         if spread is not None:
-            noise = np.minimum(noise, np.hypot(spread, noise / 4))
+            unknown = np.where(spread > 0, np.minimum(spread, noise / 4), noise / 4)
+            noise = np.minimum(noise, np.hypot(spread, unknown))
             reason = "what known rules of rounding differ by"
     else:
         noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)

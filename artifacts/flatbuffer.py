@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ..errors import UserError
@@ -49,7 +50,28 @@ def parse(data: bytes) -> Any:
     """
     if data[4:8] != MARK:
         raise UserError("Expected a TFLite file. Received: a file without the mark 'TFL3'.")
-    return schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
+    model = schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
+    for buffer in model.buffers or ():
+        _bring_in(buffer, data)
+    return model
+
+
+def _bring_in(buffer: Any, data: bytes) -> None:
+    """Give a buffer that lies behind the flatbuffer, where large files have them, its own bytes.
+
+    Raises:
+        UserError: It would lie outside the file.
+    """
+    if buffer.offset <= 1 or not buffer.size:  # the schema reserves 0 and 1 for "not there"
+        return
+    end = buffer.offset + buffer.size
+    if end > len(data):
+        raise UserError(
+            f"Expected a whole TFLite file. Received: {len(data)} bytes with a buffer up to byte "
+            f"{end}. Copy the file again."
+        )
+    buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+    buffer.offset = buffer.size = 0
 
 
 def pack(model: Any) -> bytes:

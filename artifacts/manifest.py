@@ -245,6 +245,7 @@ class Manifest:
         metadata: What the user stated about the model: `labels`, `preprocessing`, `description`.
         calibration: Origin of the calibration samples, or None.
         notes: Sentences about changes that were made before the export.
+        states: Name of each input that takes a state to the name of the output to feed back.
     """
 
     name: str
@@ -261,6 +262,7 @@ class Manifest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `manifest.json`."""
@@ -274,6 +276,7 @@ class Manifest:
             "metadata": self.metadata,
             "calibration": self.calibration,
             "notes": list(self.notes),
+            **({"states": dict(self.states)} if self.states else {}),
             "inputs": [tensor.to_json() for tensor in self.inputs],
             "outputs": [tensor.to_json() for tensor in self.outputs],
             "fold": self.fold,
@@ -302,6 +305,7 @@ class Manifest:
             metadata=_metadata(record),
             calibration=record.mapping("calibration") if "calibration" in record else None,
             notes=record.texts("notes"),
+            states=_states(record),
         )
 
     def write(self, directory: Path) -> Path:
@@ -329,6 +333,14 @@ class Manifest:
             return cls.from_json(Record(record))
         except ValueError as error:
             raise UserError(f"{file}: {error}. {AGAIN}") from error
+
+
+def _states(record: Record) -> dict[str, str]:
+    """Return the input that takes each state and the output that gives it."""
+    states = record.mapping("states") if "states" in record else {}
+    if not all(isinstance(output, str) for output in states.values()):
+        raise record.wrong("states", "the name of an output for each input")
+    return dict(states)
 
 
 def _dtype(record: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -40,6 +40,8 @@ from .fold import (
 from .formats.format_table import needs_calibration
 from .host import run_artifact
 from .network.write import build_network, write_network
+from .notes import notes_on_model
+from .number_limits import activations_beyond_half, refuse_weights
 from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import CREATED_BY, Provenance, versions
@@ -47,6 +49,7 @@ from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_cal
 from .quantization.trained import TrainedModel, trained_model
 from .signature import Signature, built_for, is_symbolic, signature_of
 from .staging import moved_in_when_done
+from .stream import Stream
 from .variants import Variants
 
 NETWORK_FILE = "network.npz"
@@ -237,14 +240,18 @@ def _prepare(
         model = prepared.model
     with step("model", "fold"):
         folded = fold(model)
+    refuse_weights(folded.model, options.precisions)
     signature = _public_signature(model, folded.model)
     batch_size, batch_notes = _batch_size(model, options.batch_size)
     values = values_of_inputs(model)
-    samples = _calibration(options, calibration, signature, values) if needing else None
+    stream = Stream(model, signature, prepared.states)
+    samples = _calibration(options, calibration, stream, values) if needing else None
     real = None
     if inputs is not None:
-        real = load_samples(
-            inputs, signature.inputs, limit=golden.MOST_REAL, preprocessing=options.preprocessing
+        real = stream.completed(
+            load_samples(
+                inputs, stream.inputs, limit=golden.MOST_REAL, preprocessing=options.preprocessing
+            )
         )
     elif samples is not None and not samples.random:
         real = samples.samples.take(golden.MOST_REAL)
@@ -268,7 +275,8 @@ def _prepare(
         model=model,
         folded=folded,
         signature=signature,
-        notes=prepared.notes + batch_notes,
+        states=prepared.states,
+        notes=prepared.notes + batch_notes + notes_on_model(model, folded.report),
         writer=ArtifactWriter(provenance, variants, samples, step),
         samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )
@@ -281,6 +289,7 @@ class _Run:
     model: keras.Model
     folded: FoldResult
     signature: Signature
+    states: Mapping[str, str]
     notes: tuple[str, ...]
     writer: ArtifactWriter
     samples: golden.Samples
@@ -289,7 +298,12 @@ class _Run:
         """Write every file into `folder`, the manifest last."""
         files = self.writer.provenance.options.files
         artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
-        return self.complete(folder, lambda _: artifacts)
+        beyond = self._beyond_half() if any(a.precision == "float16" for a in artifacts) else ()
+        noted = [
+            dataclasses.replace(a, notes=(*a.notes, *beyond)) if a.precision == "float16" else a
+            for a in artifacts
+        ]
+        return self.complete(folder, lambda _: noted)
 
     def complete(self, folder: Path, describe: Callable[[Truth], Sequence[Artifact]]) -> Manifest:
         """Write everything but the files into `folder`, the manifest last."""
@@ -363,6 +377,16 @@ class _Run:
         manifest.write(folder)
         return manifest
 
+    def _beyond_half(self) -> tuple[str, ...]:
+        """Say which activations half precision cannot hold, on the samples that are typical."""
+        _, typical = typical_samples(np.array(self.samples.kind))
+        with self.writer.step("model", "ranges"):
+            return activations_beyond_half(
+                self.folded.model,
+                [tensor.name for tensor in self.signature.inputs],
+                {name: values[typical] for name, values in self.samples.inputs.items()},
+            )
+
     def _trained_integers(self) -> dict[str, np.ndarray]:
         """Return what a model that was trained in integers gives in Keras."""
         trained = self.writer.variants.trained
@@ -431,6 +455,7 @@ class _Run:
             golden=FileRecord.of(folder / golden.FILE_NAME),
             network=FileRecord.of(folder / NETWORK_FILE),
             notes=self.notes,
+            states=self.states,
             artifacts=tuple(artifacts),
         )
 
@@ -465,17 +490,20 @@ def _demand_samples(needed: list[str], source: Source | None) -> None:
 def _calibration(
     options: ExportOptions,
     source: Source | None,
-    signature: Signature,
+    stream: Stream,
     values: Sequence[InputValues],
 ) -> Calibration | None:
     """Load calibration samples."""
-    return load_calibration(
+    calibration = load_calibration(
         source,
-        signature.inputs,
-        values,
+        stream.inputs,
+        [v for t, v in zip(stream.signature.inputs, values, strict=True) if t in stream.inputs],
         limit=options.calibration_samples,
         preprocessing=options.preprocessing,
     )
+    if calibration is None:
+        return None
+    return dataclasses.replace(calibration, samples=stream.completed(calibration.samples))
 
 
 def _batch_size(model: keras.Model, asked: int | None) -> tuple[int | None, tuple[str, ...]]:

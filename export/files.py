@@ -22,12 +22,17 @@ from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
 from .formats.unroll import Loops, loops_for
 from .network.write import write_network
-from .notes import notes_on
+from .notes import notes_on_file
 from .options import ExportOptions
 from .progress import Steps
 from .provenance import Provenance
 from .quantization.calibration import RANDOM_COST, Calibration
 from .variants import Variant, Variants, choice_note, choose
+
+_NOT_EQUALIZED = (
+    "nothing was equalized: no linear layer is followed by another with only relu, pooling or "
+    "reshapes between them, or there are no real samples to measure ranges on"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +81,10 @@ class ArtifactWriter:
         with self.step("model", "equalize"):
             variants = self.variants.for_precision(precision)
         if len(variants) == 1:
-            return variants[0], self._convert(format_name, precision, variants[0], folder)
+            artifact = self._convert(format_name, precision, variants[0], folder)
+            if self._options.equalize == "always" and not variants[0].name:
+                artifact = dataclasses.replace(artifact, notes=(*artifact.notes, _NOT_EQUALIZED))
+            return variants[0], artifact
         tried: list[tuple[Variant, float]] = []
         made: dict[str, tuple[Artifact, Path]] = {}
         for index, variant in enumerate(variants):
@@ -138,7 +146,7 @@ class ArtifactWriter:
         with self.step(path.name, "validate"):
             contents = file_format.validate(path, job)
         artifact = _described(path, format_name, job, contents)
-        return dataclasses.replace(artifact, notes=notes_on(job, contents))
+        return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
 
 
 def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:

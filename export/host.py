@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ..artifacts.manifest import Artifact
+from ..child import DiedError, shared
+from ..runtimes.base import ArtifactError
+from ..runtimes.run import run_file
 from ..runtimes.session import Session
 from .formats.base import format_named
+
+# What loads native code of others; TensorFlow itself has run the model already.
+_RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
 def run_artifact(
@@ -25,5 +31,14 @@ def run_artifact(
     Returns:
         Keras output name to (N, …): float32 where the file's output is quantized.
     """
-    with format_named(artifact.format).runner(folder / artifact.file) as runner:
-        return Session(runner, artifact).run(inputs)
+    path = folder / artifact.file
+    if artifact.format not in _RUNTIMES:
+        with format_named(artifact.format).runner(path) as runner:
+            return Session(runner, artifact).run(inputs)
+    try:
+        return shared.call(run_file, _RUNTIMES[artifact.format], path, artifact, dict(inputs))
+    except DiedError as died:
+        raise ArtifactError(
+            f"{_RUNTIMES[artifact.format]} died of {died.cause} while it ran {artifact.file}. "
+            "Export another precision or format."
+        ) from died

@@ -2,19 +2,105 @@
 
 from __future__ import annotations
 
-from .formats.base import Contents, Job
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+from ..artifacts.graphs import READERS, read_graph
+from ..artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..artifacts.precisions import Arithmetic, precision_named
+from .fold.keras_graph import read_graph as read_keras
+from .fold.report import FoldReport
+from .formats.base import Job
+
+_QUANTIZERS = {"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"}
 
 
-def notes_on(job: Job, contents: Contents) -> tuple[str, ...]:
-    """Return sentences about one file, for the manifest and the terminal."""
-    return tuple(sentence for note in _NOTES for sentence in note(job, contents))
+def notes_on_model(model: keras.Model, fold: FoldReport) -> tuple[str, ...]:
+    """Return sentences about what all files of an export have in common.
+
+    Args:
+        model: The trained model.
+        fold: What became of its norms.
+    """
+    norms = [
+        f"norm {record.name!r} leaves {len(record.remaining_ops)} operations: {record.reason}"
+        for record in fold.records
+        if record.outcome != "folded"
+    ]
+    calls = read_keras(model).calls()
+    trained = {call.op.name: None for call in calls if (call.kwargs or {}).get("training") is True}
+    return (*norms, *map(_at_inference, trained))
 
 
-def _unrolled(job: Job, contents: Contents) -> list[str]:
+def _at_inference(name: str) -> str:
+    return (
+        f"layer {name!r} was called with training=True, which predict() overrides and the files "
+        "do not have either; only model(x) computes it"
+    )
+
+
+def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
+    """Return sentences about one file."""
+    notes = _unrolled(job)
+    if format_name in READERS:
+        graph = read_graph(path, format_name)
+        arithmetic = precision_named(job.precision).arithmetic
+        notes += [sentence for note in _NOTES.get(arithmetic, ()) for sentence in note(graph)]
+    return tuple(notes)
+
+
+def _unrolled(job: Job) -> list[str]:
     if not job.graph.steps:
         return []
     layers = ", ".join(f"{name} ({steps})" for name, steps in job.graph.steps.items())
-    return [f"one time step written after the other, without a loop, in {layers}"]
+    return [f"recurrent layers are written step by step, without a loop: {layers}"]
 
 
-_NOTES = (_unrolled,)
+def _nothing_quantized(graph: ArtifactGraph) -> list[str]:
+    """Say that a file with integer weights has none."""
+    if any(t.data is not None and t.quantization is not None for t in graph.tensors.values()):
+        return []
+    if any("Integer" in op.kind for op in graph.ops):
+        return []
+    return [
+        "nothing is quantized, the file computes in float32: it has no matrix product or "
+        "convolution whose weights are worth it (TFLite's converter wants 1024 numbers)"
+    ]
+
+
+def _float_left(graph: ArtifactGraph) -> list[str]:
+    """Say which operators of an integer file compute in float.
+
+    Not of an ONNX file: there the runtime decides, from the pairs of quantizers around each.
+    """
+    if any(op.kind == "DequantizeLinear" for op in graph.ops):
+        return []
+
+    def is_float(key: str) -> bool:
+        tensor = graph.tensors.get(key)
+        if tensor is None or tensor.data is not None:
+            return False
+        return tensor.dtype.kind == "f" and tensor.quantization is None
+
+    def computes_in_float(op: GraphOp) -> bool:
+        inputs = [key for key in op.inputs if key]
+        return (
+            op.kind not in _QUANTIZERS
+            and any(map(is_float, inputs))
+            and any(map(is_float, op.outputs))
+        )
+
+    left = Counter(op.kind for op in graph.ops if computes_in_float(op))
+    if not left:
+        return []
+    listed = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
+    return [f"computed in float: {listed}"]
+
+
+_NOTES: dict[Arithmetic, tuple[Callable[[ArtifactGraph], list[str]], ...]] = {
+    Arithmetic.HYBRID: (_nothing_quantized,),
+    Arithmetic.INTEGER: (_float_left,),
+}

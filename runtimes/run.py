@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..artifacts.manifest import Artifact
-from . import Target, make_runner
+from . import Target, make_runner, runner_class
 from .base import ArtifactError, Runner
 from .session import Session
 
@@ -93,3 +93,18 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
         **known,
     }
     return TargetRun(outputs, ran, measured)
+
+
+def run_file(
+    runtime: str, path: Path, artifact: Artifact, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Run all samples through a file, so that another process can be asked for it.
+
+    Args:
+        runtime: One of this machine.
+        path: The file.
+        artifact: What the manifest says of it.
+        inputs: Keras input name to (N, …) floats.
+    """
+    with runner_class(runtime)(path) as runner:
+        return Session(runner, artifact).run(inputs)

@@ -90,7 +90,15 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     """
     import onnx
 
-    simple = simplify(convert(graph, job.options.opset))
+    try:
+        simple = simplify(convert(graph, job.options.opset))
+    except UserError:
+        raise
+    except Exception as error:  # optimizer, shape inference and version converter have many types
+        raise UserError(
+            f"ONNX opset {job.options.opset} cannot express the model: "
+            f"{graph.readable_name(first_line(error))} Choose opset 17 or replace the layer."
+        ) from error
     if job.trained is not None:
         return canonical(finish(simple, job.trained), graph.readable_name)
     model = canonical(simple, graph.readable_name)

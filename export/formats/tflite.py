@@ -29,6 +29,8 @@ _FLEX_ADVICE = (
     "replace the layer, or allow it (allow_flex=True, --allow-flex) and ship a runtime with "
     "TensorFlow's operators linked in."
 )
+# What masks are computed with.
+_COMPARISONS = {"NotEqual", "Equal", "Greater", "GreaterEqual", "Less", "LessEqual"}
 _DESCRIPTION = "made by renormlite"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
@@ -143,12 +145,30 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
             raise UserError(f"{path.name}: its signature names other {kind}s: {named}.")
 
 
+def _same(tensorflow: str, tflite: str) -> bool:
+    """Tell whether TensorFlow and TFLite names are of one operator: NotEqual, NOT_EQUAL."""
+    return tensorflow.lower() == tflite.replace("_", "").lower()
+
+
 def _refusal(error: Exception, graph: FrozenGraph) -> str:
     """Return one sentence out of the converter's pages, with the layers that it is about."""
     text = str(error)
     ops = sorted(set(re.findall(r"Flex(\w+)", text)) | set(re.findall(r"'tf\.(\w+)' op", text)))
     if ops:
         return f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}"
+    unsupported = re.search(r"not yet supported for op: '(\w+)'", text)
+    if unsupported:
+        kinds = {node.op for node in graph.graph_def.node if _same(node.op, unsupported[1])}
+        op = graph.with_layers(sorted(kinds)) if kinds else unsupported[1]
+        mask = " A mask needs it: feed whole sequences instead." if kinds & _COMPARISONS else ""
+        return f"int16x8 has no operator for {op}. Export int8, or leave the layer out.{mask}"
+    unranged = re.search(r"Failed for tensor (\S+)", text)
+    if unranged:
+        names = {
+            t.op.name: s.name for t, s in zip(graph.inputs, graph.signature.inputs, strict=True)
+        }
+        name = names.get(unranged[1]) or graph.readable_name(unranged[1])
+        return f"int16x8 takes floats only, and {name!r} holds none. Export int8."
     lines = [line for line in text.splitlines() if line.strip()]
     reason = re.sub(r'loc\([^"]*(?:"[^"]*:", )?"([^"]*)"[^)]*\)+', r"\1", lines[0] if lines else "")
     reason = graph.readable_name(reason or repr(error)).removeprefix("<unknown>:0: ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 
@@ -14,6 +14,7 @@ from ..keras_graph import read_graph
 from .channels_last import channels_last
 from .quantized import dequantize
 from .sizes import demand_sizes, set_sizes
+from .states import states_outside
 from .text import cut_text
 
 Shapes = Mapping[str, Sequence[int]]
@@ -26,10 +27,12 @@ class Prepared:
     Attributes:
         model: The model itself, or one that was built from it.
         notes: What was changed, a sentence each.
+        states: Name of each input that takes a state to the name of the output that gives it.
     """
 
     model: keras.Model
     notes: tuple[str, ...] = ()
+    states: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -60,11 +63,14 @@ def prepare(
     ]
     if for_files:
         demand_sizes(graph)
+    states = states_outside(graph) if for_files else {}
+    if states:
+        steps.append([f"states become inputs and outputs: {', '.join(states)}; feed each back"])
     if all(step is None for step in steps):
         return Prepared(model)
     notes = tuple(note for step in steps if step for note in step)
     try:
-        return Prepared(build(graph, "float32"), notes)
+        return Prepared(build(graph, "float32"), notes, states)
     except (ValueError, TypeError) as error:
         given = ", ".join(f"{name}={tuple(sizes)}" for name, sizes in (shapes or {}).items())
         raise UserError(

@@ -1,0 +1,91 @@
+"""Numbers that a file cannot hold: refused where weights hold them, told where activations do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from ..artifacts.precisions import precision_named
+from ..errors import UserError
+
+#: The greatest finite number of half precision.
+LARGEST_HALF = 65504.0
+# The product of two greater numbers is beyond float32, and quantizers multiply scales.
+_LARGEST_QUANTIZED = 2.0**63
+
+_BATCH = 4  # samples; all activations of so many are held at a time
+
+
+def refuse_weights(model: keras.Model, precisions: Sequence[str]) -> None:
+    """Refuse weights that are no numbers, or that a precision asked for cannot hold.
+
+    Args:
+        model: The folded model.
+        precisions: Those of the files to write.
+
+    Raises:
+        UserError: A weight is NaN or infinite, or too large; the message names it.
+    """
+    quantized = [p for p in precisions if precision_named(p).quantized]
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if values.dtype.kind != "f" or not values.size:
+            continue
+        wrong = int(np.count_nonzero(~np.isfinite(values)))
+        if wrong:
+            raise UserError(
+                f"Expected weights that are finite. Received: {wrong} of {values.size} numbers of "
+                f"{weight.path!r} are NaN or infinite. Export a model from before its training "
+                "diverged."
+            )
+        largest = float(np.abs(values).max())
+        if quantized and largest > _LARGEST_QUANTIZED:
+            raise UserError(
+                f"{quantized[0]} cannot scale weights beyond {_LARGEST_QUANTIZED:.0e}. Received: "
+                f"{largest:.1e} in {weight.path!r}. Export float32, or train with weights that do "
+                "not diverge."
+            )
+        if "float16" in precisions and largest > LARGEST_HALF:
+            raise UserError(
+                f"float16 holds numbers up to {LARGEST_HALF:.0f}. Received: {largest:.1e} in "
+                f"{weight.path!r}. Export float32 or an integer precision."
+            )
+
+
+def activations_beyond_half(
+    model: keras.Model, names: Sequence[str], samples: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Say which layers give numbers that half precision cannot hold.
+
+    Args:
+        model: The folded model, functional.
+        names: Its inputs as the samples name them, in order.
+        samples: Finite samples by input name.
+
+    Returns:
+        A sentence, or none.
+    """
+    layers = [layer for layer in model.layers if len(layer._inbound_nodes) == 1]
+    outputs = {
+        layer.name: [t for t in keras.tree.flatten(layer.output) if "float" in str(t.dtype)]
+        for layer in layers
+    }
+    flat = [(name, tensor) for name, tensors in outputs.items() for tensor in tensors]
+    watcher = keras.Model(model.inputs, [tensor for _, tensor in flat])
+    largest: dict[str, float] = {}
+    count = len(next(iter(samples.values())))
+    for start in range(0, count, _BATCH):
+        values = watcher([samples[name][start : start + _BATCH] for name in names], training=False)
+        for (name, _), value in zip(flat, keras.tree.flatten(values), strict=True):
+            peak = float(keras.ops.max(keras.ops.abs(value))) if 0 not in value.shape else 0.0
+            largest[name] = max(largest.get(name, 0.0), peak)
+    beyond = {name: peak for name, peak in largest.items() if peak > LARGEST_HALF}
+    if not beyond:
+        return ()
+    listed = ", ".join(f"{name} ({peak:.1e})" for name, peak in beyond.items())
+    return (
+        f"activations beyond {LARGEST_HALF:.0f} on the samples: {listed}; a runtime that computes "
+        "in half precision gives infinity there",
+    )

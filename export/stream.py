@@ -1,0 +1,59 @@
+"""Samples of a model whose states are inputs: the states that a stream of real samples leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from ..artifacts.manifest import TensorSpec
+from ..artifacts.samples import SampleSet
+from .signature import Signature
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A model that is called step by step.
+
+    Attributes:
+        model: The model, its states among its inputs and outputs.
+        signature: Its inputs and outputs.
+        states: Name of each input that takes a state to the name of the output that gives it.
+    """
+
+    model: keras.Model
+    signature: Signature
+    states: Mapping[str, str]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that take no state: those that a user has samples for."""
+        return tuple(t for t in self.signature.inputs if t.name not in self.states)
+
+    def completed(self, samples: SampleSet) -> SampleSet:
+        """Return samples with the states that the model is in when it comes to each of them.
+
+        The samples are taken as one sequence, of as many streams as the model's batch has. The
+        first ones meet states of zero.
+        """
+        if not self.states:
+            return samples
+        taking = [t for t in self.signature.inputs if t.name in self.states]
+        outputs = [tensor.name for tensor in self.signature.outputs]
+        size = taking[0].shape[0] or 1
+        states = {t.name: np.zeros([size, *(n or 1 for n in t.shape[1:])], t.dtype) for t in taking}
+        met: dict[str, list[np.ndarray]] = {name: [] for name in states}
+        for start in range(0, samples.count, size):
+            chosen = np.arange(start, start + size) % samples.count
+            for name, state in states.items():
+                met[name].append(state)
+            batch = {t.name: samples.arrays[t.name][chosen] for t in self.inputs} | states
+            flat = [batch[tensor.name] for tensor in self.signature.inputs]
+            packed = keras.tree.pack_sequence_as(self.model.input, flat)
+            given = keras.tree.flatten(self.model(packed, training=False))
+            found = dict(zip(outputs, map(keras.ops.convert_to_numpy, given), strict=True))
+            states = {name: found[self.states[name]] for name in states}
+        arrays = {name: np.concatenate(parts)[: samples.count] for name, parts in met.items()}
+        return dataclasses.replace(samples, arrays={**samples.arrays, **arrays})

@@ -1,0 +1,98 @@
+"""Protects what an export says: what it left undone, and numbers that a file cannot hold."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import layers as kl
+from renormlite.artifacts import flatbuffer
+
+RAMP = np.linspace(-1, 1, 24 * 4).reshape(24, 4).astype(np.float32)
+
+
+def _dense(*layers: keras.layers.Layer) -> keras.Model:
+    return keras.Sequential([keras.Input((4,), name="x"), *layers])
+
+
+def test_a_norm_that_stays_and_training_true_are_said(export):
+    x = keras.Input((4,), name="x")
+    y = kl.Dense(3)(kl.Dropout(0.5, name="drop")(kl.Dense(4)(x), training=True))
+    y = kl.BatchNormalization(name="norm")(kl.Softmax()(y))
+    manifest, _ = export(keras.Model(x, kl.Softmax()(y)), formats=("tflite",))
+    dropout, norm = (
+        next(note for note in manifest.notes if f"'{name}'" in note) for name in ("drop", "norm")
+    )
+    assert "training=True" in dropout
+    assert "leaves" in norm
+
+
+def test_a_dynamic_file_that_quantizes_nothing_says_so(export):
+    manifest, _ = export(_dense(kl.Dense(3)), formats=("tflite",), precisions=("dynamic",))
+    assert "nothing is quantized" in manifest.artifacts[0].notes[0]
+    manifest, _ = export(
+        _dense(kl.Dense(400), kl.Dense(3)), formats=("tflite",), precisions=("dynamic",)
+    )
+    assert not manifest.artifacts[0].notes
+
+
+def test_an_equalization_without_effect_is_said(export):
+    manifest, _ = export(
+        _dense(kl.Dense(3)), formats=("tflite",), precisions=("int8",), inputs=RAMP,
+        equalize="always",
+    )  # fmt: skip
+    assert any("nothing was equalized" in note for note in manifest.artifacts[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("value", "precisions", "message"),
+    [
+        (np.nan, ("float32",), r"1 of 12 numbers of 'weighted/kernel'"),
+        (np.inf, ("float32",), r"'weighted/kernel' are NaN or infinite"),
+        (1e38, ("float32", "int8"), r"int8.*1\.0e\+38 in 'weighted/kernel'"),
+        (1e5, ("float16",), r"float16.*1\.0e\+05 in 'weighted/kernel'"),
+    ],
+)
+def test_weights_that_a_file_cannot_hold_are_refused(value, precisions, message, export):
+    dense = kl.Dense(3, name="weighted")
+    model = _dense(dense)
+    kernel = np.ones((4, 3), np.float32)
+    kernel[1, 2] = value
+    dense.kernel.assign(kernel)
+    with pytest.raises(rl.UserError, match=message):
+        export(model, precisions=precisions, inputs=RAMP)
+
+
+def test_activations_beyond_half_precision_are_said(export):
+    first, second = kl.Dense(4, name="large"), kl.Dense(3)
+    model = _dense(first, second)
+    first.kernel.assign(np.full((4, 4), 3e4))
+    second.kernel.assign(np.full((4, 3), 1e-6))
+    manifest, _ = export(model, formats=("tflite",), precisions=("float16",), inputs=RAMP)
+    assert any("large (1.2e+05)" in note for note in manifest.artifacts[0].notes)
+
+
+def test_int16x8_names_what_it_lacks(export):
+    model = keras.Sequential(
+        [keras.Input((3, 4), name="x"), kl.Masking(name="hide"), kl.LSTM(2), kl.Dense(2)]
+    )
+    samples = np.random.default_rng(0).normal(size=(24, 3, 4)).astype(np.float32)
+    with pytest.raises(rl.UserError, match=r"NotEqual \(layer 'hide'\).*mask"):
+        export(model, formats=("tflite",), precisions=("int16x8",), inputs=samples)
+
+
+def test_buffers_behind_the_flatbuffer_are_kept(export):
+    _, folder = export(_dense(kl.Dense(64)), formats=("tflite",))
+    model = flatbuffer.parse((folder / "net.float32.tflite").read_bytes())
+    sizes = [0 if buffer.data is None else len(buffer.data) for buffer in model.buffers]
+    largest = model.buffers[int(np.argmax(sizes))]
+    content = bytes(bytearray(largest.data))
+    largest.data = None
+    largest.size = len(content)
+    largest.offset = 1 << 20
+    data = flatbuffer.pack(model).ljust(1 << 20, b"\0") + content
+    kept = flatbuffer.parse(flatbuffer.pack(flatbuffer.parse(data))).buffers
+    assert any(b.data is not None and bytes(bytearray(b.data)) == content for b in kept)
+    with pytest.raises(rl.UserError, match="whole TFLite file"):
+        flatbuffer.parse(data[:-1])

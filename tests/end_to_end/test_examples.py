@@ -25,7 +25,7 @@ def run(name: str, folder: Path) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"mobilenet_renorm.py", "own_norm.py", "own_runtime.py"}
+    tested = {"mobilenet_renorm.py", "own_norm.py", "own_runtime.py", "quantize_digits.py"}
     assert {file.name for file in EXAMPLES.glob("*.py")} == tested
 
 
@@ -54,3 +54,12 @@ def test_own_norm(tmp_path: Path) -> None:
 def test_own_runtime(tmp_path: Path) -> None:
     printed = run("own_runtime.py", tmp_path / "own")
     assert printed.splitlines() == ["onnxruntime: passed", "bfloat16-accelerator: FAILED"]
+
+
+def test_quantize_digits(tmp_path: Path) -> None:
+    printed = run("quantize_digits.py", tmp_path / "four")
+    lines = dict(
+        line.rsplit(" ", 1) for line in printed.splitlines() if line[:5] in ("float", "4-bit")
+    )
+    assert float(lines["4-bit weights, trained"]) > 0.9
+    assert printed.splitlines()[-1] == "passed"

@@ -176,7 +176,20 @@ class RoundingChain:
         read = op.inputs[0]
         if kind == "QUANTIZE" and read in sources and self._graph.tensors[read].dtype.kind == "f":
             return 0.0
-        return _steps(kind, steps.dtype.itemsize) * float(steps.scales.max())
+        size = float(steps.scales.max())
+        return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
+
+    def _first_rounding(self, op: GraphOp) -> float:
+        """Return what the first of two roundings of a sum adds: half a unit of the shift behind it.
+
+        With M = m 2^(e-31), that is 2^(e-1) steps of the result, no more than M. The usual bound
+        has room for an M of 0.01.
+        """
+        if op.kind not in _SUMS:
+            return 0.0
+        steps = [self._graph.tensors[key].quantization for key in op.inputs if key]
+        scales = [float(s.scales.max()) for s in steps if s is not None and s.dtype.itemsize <= 2]
+        return float(np.prod(scales)) if len(scales) == 2 else 0.0
 
 
 def _steps(kind: str, size: int) -> float:

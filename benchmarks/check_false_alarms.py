@@ -21,7 +21,7 @@ from renormlite.models.mlperf_tiny import NETWORKS
 from rich.console import Console
 from rich.table import Table
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 TARGETS = (
     "litert",
     "litert+builtin",

@@ -5,6 +5,7 @@ export has begun. Run by test_staging.py in a process of its own, which has no t
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -47,7 +48,9 @@ def write(folder: Path, generation: str) -> None:
 
 
 def _hash(path: Path) -> str:
-    return json.dumps(hash_folder(path)) if path.is_dir() else sha256(path)
+    if path.is_dir():
+        return hashlib.sha256(json.dumps(hash_folder(path)).encode()).hexdigest()
+    return sha256(path)
 
 
 def found(folder: Path) -> str:

@@ -26,7 +26,7 @@ def notes_on_model(model: keras.Model, fold: FoldReport) -> tuple[str, ...]:
         fold: What became of its norms.
     """
     norms = [
-        f"norm {record.name!r} leaves {len(record.remaining_ops)} operations: {record.reason}"
+        f"norm {record.name!r} leaves {_operations(len(record.remaining_ops))}: {record.reason}"
         for record in fold.records
         if record.outcome != "folded"
     ]
@@ -104,3 +104,7 @@ _NOTES: dict[Arithmetic, tuple[Callable[[ArtifactGraph], list[str]], ...]] = {
     Arithmetic.HYBRID: (_nothing_quantized,),
     Arithmetic.INTEGER: (_float_left,),
 }
+
+
+def _operations(count: int) -> str:
+    return f"{count} operation{'s' if count != 1 else ''}"

@@ -147,6 +147,8 @@ def readable(artifact: Artifact) -> bool:
     return artifact.format in READERS
 
 
+# A wrong weight can make values overflow, which is what the walk then reports.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def inspect(
     path: Path,
     artifact: Artifact,

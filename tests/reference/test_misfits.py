@@ -11,18 +11,23 @@ from renormlite.artifacts.record import Record
 from renormlite.runtime_checks.parity import check_parity
 
 
-def export(tmp_path, size, precisions=("float16",)):
-    """A convolution whose values times 64 places are a sum; `size` is about the greatest value."""
+def export(tmp_path, size, precisions=("float16",), kernel=1):
+    """A convolution whose values times 64 places are a sum; its weights are `size`."""
     import keras
     from keras import layers
 
     image = keras.Input((8, 8, 1), name="image")
-    x = layers.Conv2D(2, 1, name="conv")(image)
+    x = layers.Conv2D(2, kernel, name="conv")(image)
     x = layers.GlobalAveragePooling2D(name="mean")(x)
     model = keras.Model(image, layers.Dense(3, name="out")(x))
     rng = np.random.default_rng(0)
     model.set_weights(
-        [np.full((1, 1, 1, 2), size), np.zeros(2), rng.normal(size=(2, 3)) / size, np.zeros(3)]
+        [
+            np.full((kernel, kernel, 1, 2), size),
+            np.zeros(2),
+            rng.normal(size=(2, 3)) / size,
+            np.zeros(3),
+        ]
     )
     x = rng.uniform(0.5, 1, (8, 8, 8, 1)).astype(np.float32)
     directory = tmp_path / "net"
@@ -31,11 +36,11 @@ def export(tmp_path, size, precisions=("float16",)):
 
 
 @pytest.mark.parametrize(
-    ("size", "found"),
-    [(100.0, None), (10000.0, ("mean", "sum")), (1e5, ("conv", "value"))],
+    ("size", "kernel", "found"),
+    [(100.0, 1, None), (10000.0, 1, ("mean", "sum")), (20000.0, 3, ("conv", "value"))],
 )
-def test_half_precision_headroom(tmp_path, size, found):
-    directory, _ = export(tmp_path, size)
+def test_half_precision_headroom(tmp_path, size, kernel, found):
+    directory, _ = export(tmp_path, size, kernel=kernel)
     (artifact,) = Manifest.load(directory).artifacts
     (result,) = check_parity(directory, ("litert",)).results
     findings = [entry for entry in result.findings if entry.check == "headroom"]

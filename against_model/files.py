@@ -20,7 +20,8 @@ from ..artifacts.manifest import Artifact
 from ..artifacts.sample_kinds import TYPICAL
 from ..artifacts.samples import Source
 from ..errors import UserError
-from ..export.exporter import Truth, describe_files
+from ..export.exporter import describe_files
+from ..export.run import Truth
 from ..files import sha256
 from ..reference.network import opaque_layers
 from ..runtime_checks.foreign.interface import match_interface

@@ -5,57 +5,40 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from ..artifacts.graphs import READERS, read_graph
 from ..artifacts.images import Preprocessing
-from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
-from ..artifacts.network import Network, read_network
-from ..artifacts.precisions import Arithmetic, precision_named
-from ..artifacts.sample_kinds import fed, typical_samples, without
+from ..artifacts.manifest import Artifact, Manifest
+from ..artifacts.network import Network
 from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..files import sha256
-from ..reference.file_noise import file_noise, shares_ranges
-from ..reference.integer.file_outputs import predicted_outputs
-from ..reference.misfits import misfits
-from ..reference.noise import expected_noise
-from ..reference.nonfinite import expected
-from ..runtimes.base import ArtifactError
 from . import golden_set as golden
 from .files import ArtifactWriter
 from .fold import (
-    FoldResult,
     InputValues,
     Shapes,
-    float64_twin,
     fold,
     prepare,
     values_of_inputs,
 )
 from .formats.format_table import needs_calibration
-from .host import run_artifact
-from .network.write import build_network, write_network
+from .network.write import build_network
 from .notes import notes_on_model
-from .number_limits import activations_beyond_half, refuse_weights
+from .number_limits import refuse_weights
 from .options import ExportOptions
 from .progress import Listener, Steps
-from .provenance import CREATED_BY, Provenance, versions
+from .provenance import Provenance
 from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
 from .quantization.trained import TrainedModel, trained_model
+from .run import ExportRun, Truth
 from .signature import Signature, built_for, is_symbolic, signature_of
 from .staging import moved_in_when_done
 from .stream import Stream
 from .variants import Variants
-
-NETWORK_FILE = "network.npz"
-
-# Values beyond a file's numbers that are told; more of them have the same cause.
-_MOST_NOTES = 3
 
 
 def export_model(
@@ -140,27 +123,6 @@ def export_model(
         return run.export(staging)
 
 
-@dataclasses.dataclass(frozen=True)
-class Truth:
-    """What the trained model makes of the golden samples, and the networks that compute it.
-
-    Attributes:
-        inputs: The model's inputs.
-        outputs: The model's outputs.
-        trained: The trained network, norms and all.
-        folded: The folded network.
-        samples: The golden samples.
-        truth: Output name to (N, …): the trained model in float64.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    trained: Network
-    folded: Network
-    samples: golden.Samples
-    truth: golden.Arrays
-
-
 def describe_files(
     model: keras.Model,
     directory: str | os.PathLike[str],
@@ -225,7 +187,7 @@ def _prepare(
     source: str | os.PathLike[str] | None,
     shapes: Shapes | None,
     listener: Listener | None,
-) -> _Run:
+) -> ExportRun:
     """Fold a model and read the samples."""
     calibration = inputs if calibration is None else calibration
     trained = trained_model(model)
@@ -271,7 +233,7 @@ def _prepare(
         equalize=options.equalize,
         trained=trained,
     )
-    return _Run(
+    return ExportRun(
         model=model,
         folded=folded,
         signature=signature,
@@ -280,184 +242,6 @@ def _prepare(
         writer=ArtifactWriter(provenance, variants, samples, step),
         samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """One export on its way: what every step needs."""
-
-    model: keras.Model
-    folded: FoldResult
-    signature: Signature
-    states: Mapping[str, str]
-    notes: tuple[str, ...]
-    writer: ArtifactWriter
-    samples: golden.Samples
-
-    def export(self, folder: Path) -> Manifest:
-        """Write every file into `folder`, the manifest last."""
-        files = self.writer.provenance.options.files
-        artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
-        beyond = self._beyond_half() if any(a.precision == "float16" for a in artifacts) else ()
-        noted = [
-            dataclasses.replace(a, notes=(*a.notes, *beyond)) if a.precision == "float16" else a
-            for a in artifacts
-        ]
-        return self.complete(folder, lambda _: noted)
-
-    def complete(self, folder: Path, describe: Callable[[Truth], Sequence[Artifact]]) -> Manifest:
-        """Write everything but the files into `folder`, the manifest last."""
-        step = self.writer.step
-        with step(NETWORK_FILE, "write"):
-            network = write_network(
-                self.folded.model,
-                folder / NETWORK_FILE,
-                inputs=[tensor.name for tensor in self.signature.inputs],
-                outputs=[tensor.name for tensor in self.signature.outputs],
-            )
-        with step(golden.FILE_NAME, "truth in float64"):
-            exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
-            twin = float64_twin(self.model)
-            truth = golden.evaluate(twin, self.signature, exact)
-            golden.demand_independence(twin, self.signature, exact, truth)
-            folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
-        with step(golden.FILE_NAME, "reference in float32"):
-            reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
-        with step(golden.FILE_NAME, "noise of float32"):
-            noise = expected_noise(network, self.samples.inputs)
-        artifacts = describe(self._truth(network, truth))
-        outputs, of_files, predictions = {}, {}, {}
-        for artifact in artifacts:
-            inputs = fed(self.samples.inputs, artifact.precision)
-            with step(artifact.file, "run"):
-                given = self._run_file(artifact, folder, inputs, truth)
-            if given is None:
-                continue
-            outputs[artifact.file] = given
-            if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
-                with step(artifact.file, "predict"):
-                    predictions[artifact.file] = predicted_outputs(
-                        folder / artifact.file, artifact, inputs
-                    )
-            modelled = precision_named(artifact.precision).noise and artifact.format in READERS
-            if modelled and not shares_ranges(artifact):
-                with step(artifact.file, "noise"):
-                    made_from = self._network(artifact, folder, network)
-                    of_files[artifact.file] = file_noise(
-                        folder / artifact.file,
-                        artifact.format,
-                        artifact.precision,
-                        made_from,
-                        inputs,
-                        truth,
-                    )
-        wanted = expected(network, self.samples.inputs, truth, folded64, reference)
-        golden.write_golden(
-            folder / golden.FILE_NAME,
-            self.samples,
-            truth=without(truth, wanted),
-            folded64=without(folded64, wanted),
-            reference=without(reference, wanted),
-            artifacts={file: without(given, wanted) for file, given in outputs.items()},
-            noise=noise,
-            file_noise=of_files,
-            trained_integers=without(self._trained_integers(), wanted),
-            predictions=predictions,
-        )
-        judged = [
-            dataclasses.replace(
-                self._with_misfits(artifact, folder, network),
-                snr_db=golden.snr_db(self.samples, truth, outputs[artifact.file]),
-            )
-            if artifact.file in outputs
-            else artifact
-            for artifact in artifacts
-        ]
-        manifest = self._manifest(folder, judged)
-        manifest.write(folder)
-        return manifest
-
-    def _beyond_half(self) -> tuple[str, ...]:
-        """Say which activations half precision cannot hold, on the samples that are typical."""
-        _, typical = typical_samples(np.array(self.samples.kind))
-        with self.writer.step("model", "ranges"):
-            return activations_beyond_half(
-                self.folded.model,
-                [tensor.name for tensor in self.signature.inputs],
-                {name: values[typical] for name, values in self.samples.inputs.items()},
-            )
-
-    def _trained_integers(self) -> dict[str, np.ndarray]:
-        """Return what a model that was trained in integers gives in Keras."""
-        trained = self.writer.variants.trained
-        if trained is None:
-            return {}
-        with self.writer.step(golden.FILE_NAME, "quantized in training"):
-            inputs = fed(self.samples.inputs, trained.precision)
-            return golden.evaluate(trained.model, self.signature, inputs)
-
-    def _truth(self, folded: Network, truth: golden.Arrays) -> Truth:
-        """Return what is known before any file is."""
-        inputs, outputs = self.signature.inputs, self.signature.outputs
-        names = [tensor.name for tensor in inputs], [tensor.name for tensor in outputs]
-        trained = build_network(self.model).named(*names)
-        return Truth(inputs, outputs, trained, folded, self.samples, truth)
-
-    def _run_file(
-        self, artifact: Artifact, folder: Path, inputs: golden.Arrays, truth: golden.Arrays
-    ) -> golden.Arrays | None:
-        """Return what a file gives on this machine; None for a foreign one that gives nothing."""
-        try:
-            given = run_artifact(artifact, folder, inputs)
-        except ArtifactError:
-            if not artifact.foreign:
-                raise
-            return None
-        fits = all(name in given and given[name].shape == truth[name].shape for name in truth)
-        return given if fits or not artifact.foreign else None
-
-    def _with_misfits(self, artifact: Artifact, folder: Path, folded: Network) -> Artifact:
-        """Return the artifact with what its numbers cannot represent, and notes that say so."""
-        if artifact.format not in READERS:
-            return artifact
-        _, typical = typical_samples(np.array(self.samples.kind))
-        usual = {name: values[typical] for name, values in self.samples.inputs.items()}
-        graph = read_graph(folder / artifact.file, artifact.format)
-        found = misfits(artifact, graph, self._network(artifact, folder, folded), usual)
-        notes = (*artifact.notes, *found.sentences[:_MOST_NOTES])
-        return dataclasses.replace(artifact, misfits=found, notes=notes)
-
-    def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
-        """Return the network that a file was made from: the folded one or an equalized twin."""
-        if artifact.network is None:
-            return folded
-        return read_network(folder / artifact.network.file).named(
-            [tensor.name for tensor in self.signature.inputs],
-            [tensor.name for tensor in self.signature.outputs],
-        )
-
-    def _manifest(self, folder: Path, artifacts: Sequence[Artifact]) -> Manifest:
-        provenance, calibration = self.writer.provenance, self.writer.calibration
-        return Manifest(
-            name=provenance.name,
-            created_by=CREATED_BY,
-            source=provenance.source,
-            versions=versions(),
-            options=provenance.options.to_json(),
-            metadata=provenance.options.metadata(),
-            calibration=None if calibration is None else calibration.to_json(),
-            inputs=self.signature.inputs,
-            outputs=self.signature.outputs,
-            fold={
-                "records": [record.to_json() for record in self.folded.report.records],
-                "proof": self.folded.proof.to_json() if self.folded.proof else None,
-            },
-            golden=FileRecord.of(folder / golden.FILE_NAME),
-            network=FileRecord.of(folder / NETWORK_FILE),
-            notes=self.notes,
-            states=self.states,
-            artifacts=tuple(artifacts),
-        )
 
 
 def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -> list[str]:
@@ -532,7 +316,3 @@ def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
     A subclassed model has none of its own; it is exported under those of its trace.
     """
     return signature_of(model if is_symbolic(model) else folded)
-
-
-def _exact(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float64) if values.dtype.kind == "f" else values

@@ -1,0 +1,241 @@
+"""One export from the folded model to the manifest: files, truth, golden set, network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from ..artifacts.graphs import READERS, read_graph
+from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
+from ..artifacts.network import Network, read_network
+from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.sample_kinds import fed, typical_samples, without
+from ..reference.file_noise import file_noise, shares_ranges
+from ..reference.integer.file_outputs import predicted_outputs
+from ..reference.misfits import misfits
+from ..reference.noise import expected_noise
+from ..reference.nonfinite import expected
+from ..runtimes.base import ArtifactError
+from . import golden_set as golden
+from .files import ArtifactWriter
+from .fold import (
+    FoldResult,
+    float64_twin,
+)
+from .host import run_artifact
+from .network.write import build_network, write_network
+from .number_limits import activations_beyond_half
+from .provenance import CREATED_BY, versions
+from .signature import Signature
+
+NETWORK_FILE = "network.npz"
+
+# Values beyond a file's numbers that are told; more of them have the same cause.
+_MOST_NOTES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What the trained model makes of the golden samples, and the networks that compute it.
+
+    Attributes:
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        trained: The trained network, norms and all.
+        folded: The folded network.
+        samples: The golden samples.
+        truth: Output name to (N, …): the trained model in float64.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    trained: Network
+    folded: Network
+    samples: golden.Samples
+    truth: golden.Arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRun:
+    """A prepared export, which writes its files into a folder."""
+
+    model: keras.Model
+    folded: FoldResult
+    signature: Signature
+    states: Mapping[str, str]
+    notes: tuple[str, ...]
+    writer: ArtifactWriter
+    samples: golden.Samples
+
+    def export(self, folder: Path) -> Manifest:
+        """Write every file into `folder`, the manifest last."""
+        files = self.writer.provenance.options.files
+        artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
+        beyond = self._beyond_half() if any(a.precision == "float16" for a in artifacts) else ()
+        noted = [
+            dataclasses.replace(a, notes=(*a.notes, *beyond)) if a.precision == "float16" else a
+            for a in artifacts
+        ]
+        return self.complete(folder, lambda _: noted)
+
+    def complete(self, folder: Path, describe: Callable[[Truth], Sequence[Artifact]]) -> Manifest:
+        """Write everything but the files into `folder`, the manifest last."""
+        step = self.writer.step
+        with step(NETWORK_FILE, "write"):
+            network = write_network(
+                self.folded.model,
+                folder / NETWORK_FILE,
+                inputs=[tensor.name for tensor in self.signature.inputs],
+                outputs=[tensor.name for tensor in self.signature.outputs],
+            )
+        with step(golden.FILE_NAME, "truth in float64"):
+            exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
+            twin = float64_twin(self.model)
+            truth = golden.evaluate(twin, self.signature, exact)
+            golden.demand_independence(twin, self.signature, exact, truth)
+            folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
+        with step(golden.FILE_NAME, "reference in float32"):
+            reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
+        with step(golden.FILE_NAME, "noise of float32"):
+            noise = expected_noise(network, self.samples.inputs)
+        artifacts = describe(self._truth(network, truth))
+        outputs, of_files, predictions = {}, {}, {}
+        for artifact in artifacts:
+            inputs = fed(self.samples.inputs, artifact.precision)
+            with step(artifact.file, "run"):
+                given = self._run_file(artifact, folder, inputs, truth)
+            if given is None:
+                continue
+            outputs[artifact.file] = given
+            if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
+                with step(artifact.file, "predict"):
+                    predictions[artifact.file] = predicted_outputs(
+                        folder / artifact.file, artifact, inputs
+                    )
+            modelled = precision_named(artifact.precision).noise and artifact.format in READERS
+            if modelled and not shares_ranges(artifact):
+                with step(artifact.file, "noise"):
+                    made_from = self._network(artifact, folder, network)
+                    of_files[artifact.file] = file_noise(
+                        folder / artifact.file,
+                        artifact.format,
+                        artifact.precision,
+                        made_from,
+                        inputs,
+                        truth,
+                    )
+        wanted = expected(network, self.samples.inputs, truth, folded64, reference)
+        golden.write_golden(
+            folder / golden.FILE_NAME,
+            self.samples,
+            truth=without(truth, wanted),
+            folded64=without(folded64, wanted),
+            reference=without(reference, wanted),
+            artifacts={file: without(given, wanted) for file, given in outputs.items()},
+            noise=noise,
+            file_noise=of_files,
+            trained_integers=without(self._trained_integers(), wanted),
+            predictions=predictions,
+        )
+        judged = [
+            dataclasses.replace(
+                self._with_misfits(artifact, folder, network),
+                snr_db=golden.snr_db(self.samples, truth, outputs[artifact.file]),
+            )
+            if artifact.file in outputs
+            else artifact
+            for artifact in artifacts
+        ]
+        manifest = self._manifest(folder, judged)
+        manifest.write(folder)
+        return manifest
+
+    def _beyond_half(self) -> tuple[str, ...]:
+        """Say which activations half precision cannot hold, on the samples that are typical."""
+        _, typical = typical_samples(np.array(self.samples.kind))
+        with self.writer.step("model", "ranges"):
+            return activations_beyond_half(
+                self.folded.model,
+                [tensor.name for tensor in self.signature.inputs],
+                {name: values[typical] for name, values in self.samples.inputs.items()},
+            )
+
+    def _trained_integers(self) -> dict[str, np.ndarray]:
+        """Return what a model that was trained in integers gives in Keras."""
+        trained = self.writer.variants.trained
+        if trained is None:
+            return {}
+        with self.writer.step(golden.FILE_NAME, "quantized in training"):
+            inputs = fed(self.samples.inputs, trained.precision)
+            return golden.evaluate(trained.model, self.signature, inputs)
+
+    def _truth(self, folded: Network, truth: golden.Arrays) -> Truth:
+        """Return what is known before any file is."""
+        inputs, outputs = self.signature.inputs, self.signature.outputs
+        names = [tensor.name for tensor in inputs], [tensor.name for tensor in outputs]
+        trained = build_network(self.model).named(*names)
+        return Truth(inputs, outputs, trained, folded, self.samples, truth)
+
+    def _run_file(
+        self, artifact: Artifact, folder: Path, inputs: golden.Arrays, truth: golden.Arrays
+    ) -> golden.Arrays | None:
+        """Return what a file gives on this machine; None for a foreign one that gives nothing."""
+        try:
+            given = run_artifact(artifact, folder, inputs)
+        except ArtifactError:
+            if not artifact.foreign:
+                raise
+            return None
+        fits = all(name in given and given[name].shape == truth[name].shape for name in truth)
+        return given if fits or not artifact.foreign else None
+
+    def _with_misfits(self, artifact: Artifact, folder: Path, folded: Network) -> Artifact:
+        """Return the artifact with what its numbers cannot represent, and notes that say so."""
+        if artifact.format not in READERS:
+            return artifact
+        _, typical = typical_samples(np.array(self.samples.kind))
+        usual = {name: values[typical] for name, values in self.samples.inputs.items()}
+        graph = read_graph(folder / artifact.file, artifact.format)
+        found = misfits(artifact, graph, self._network(artifact, folder, folded), usual)
+        notes = (*artifact.notes, *found.sentences[:_MOST_NOTES])
+        return dataclasses.replace(artifact, misfits=found, notes=notes)
+
+    def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
+        """Return the network that a file was made from: the folded one or an equalized twin."""
+        if artifact.network is None:
+            return folded
+        return read_network(folder / artifact.network.file).named(
+            [tensor.name for tensor in self.signature.inputs],
+            [tensor.name for tensor in self.signature.outputs],
+        )
+
+    def _manifest(self, folder: Path, artifacts: Sequence[Artifact]) -> Manifest:
+        provenance, calibration = self.writer.provenance, self.writer.calibration
+        return Manifest(
+            name=provenance.name,
+            created_by=CREATED_BY,
+            source=provenance.source,
+            versions=versions(),
+            options=provenance.options.to_json(),
+            metadata=provenance.options.metadata(),
+            calibration=None if calibration is None else calibration.to_json(),
+            inputs=self.signature.inputs,
+            outputs=self.signature.outputs,
+            fold={
+                "records": [record.to_json() for record in self.folded.report.records],
+                "proof": self.folded.proof.to_json() if self.folded.proof else None,
+            },
+            golden=FileRecord.of(folder / golden.FILE_NAME),
+            network=FileRecord.of(folder / NETWORK_FILE),
+            notes=self.notes,
+            states=self.states,
+            artifacts=tuple(artifacts),
+        )
+
+
+def _exact(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64) if values.dtype.kind == "f" else values

@@ -151,7 +151,10 @@ def masked_models():
 def test_masks_of_the_graph_reach_the_swapped_norm(model, x, rows):
     renorm = rl.to_renorm(model, bounds=(1.0, 0.0))
     assert_same_inference(model, renorm, x)
-    np.testing.assert_allclose(renorm(x, training=True), model(x, training=True), rtol=1e-5)
+    # Float32 rounds differences of numbers of size 1 by up to 1e-7 in either kernel.
+    np.testing.assert_allclose(
+        renorm(x, training=True), model(x, training=True), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(norms(renorm)[0].moving_mean, 0.5 * rows.mean(0), rtol=1e-5)
 
 

@@ -103,9 +103,10 @@ def travelling_code(further: Sequence[str] = ()) -> dict[str, bytes]:
     for name in (*_CODE, *further):
         path = _ROOT / name
         paths.extend(sorted(path.rglob("*.py")) if path.is_dir() else [path])
-    # A package is entered through those above it.
+    # A package is imported through those above it, whose own code does not travel.
     parents = {
         parent / "__init__.py" for path in paths for parent in path.relative_to(_ROOT).parents
     }
-    paths.extend(sorted({_ROOT / parent for parent in parents} - set(paths)))
-    return {f"renormlite/{path.relative_to(_ROOT).as_posix()}": path.read_bytes() for path in paths}
+    empty = sorted({_ROOT / parent for parent in parents} - set(paths))
+    code = {path: path.read_bytes() for path in paths} | dict.fromkeys(empty, b"")
+    return {f"renormlite/{path.relative_to(_ROOT).as_posix()}": data for path, data in code.items()}

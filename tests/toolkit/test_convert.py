@@ -135,7 +135,9 @@ def test_what_is_frozen_stays_frozen():
 def masked_models():
     """Models with their inputs, and the rows that a mask lets through to the norm."""
     sentence, x = keras.Input((5,), dtype="int32"), np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
-    embedding = layers.Embedding(7, 4, mask_zero=True)
+    # Built while tests are collected, before the seed of each test is set.
+    start = keras.initializers.RandomUniform(seed=0)
+    embedding = layers.Embedding(7, 4, start, mask_zero=True)
     y = layers.BatchNormalization(momentum=0.5)(embedding(sentence))
     pooled = layers.GlobalAveragePooling1D()(y)
     yield keras.Model(sentence, pooled), x, np.asarray(embedding(x))[x != 0]
@@ -151,10 +153,7 @@ def masked_models():
 def test_masks_of_the_graph_reach_the_swapped_norm(model, x, rows):
     renorm = rl.to_renorm(model, bounds=(1.0, 0.0))
     assert_same_inference(model, renorm, x)
-    # Float32 rounds differences of numbers of size 1 by up to 1e-7 in either kernel.
-    np.testing.assert_allclose(
-        renorm(x, training=True), model(x, training=True), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(renorm(x, training=True), model(x, training=True), rtol=1e-5)
     np.testing.assert_allclose(norms(renorm)[0].moving_mean, 0.5 * rows.mean(0), rtol=1e-5)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http
 import http.server
 import threading
+import urllib.parse
 from pathlib import Path
 
 from ..runtimes.managed import Managed
@@ -68,6 +70,11 @@ class PageServer(Managed):
         return file if file.is_relative_to(root.resolve()) and file.is_file() else None
 
     def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        # A page of a stranger can reach this server by a name that it resolves to 127.0.0.1 (DNS
+        # rebinding); the browser then sends that name.
+        if request.headers.get("Host") != urllib.parse.urlsplit(self.url).netloc:
+            request.send_error(http.HTTPStatus.MISDIRECTED_REQUEST)
+            return
         file = self._find(request.path.partition("?")[0])
         body = b"" if file is None else file.read_bytes()
         request.send_response(404 if file is None else 200)

@@ -17,7 +17,7 @@ from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, RANDOM, REAL, SEARCH
-from ...runtimes import LOCAL, Target, make_runner, runner_class
+from ...runtimes import LOCAL, RUNTIMES, Target, make_runner, runner_class, usable_here
 from ...runtimes.base import TensorReader
 from ...runtimes.run import run_target
 from ...runtimes.session import Session
@@ -140,9 +140,10 @@ def _stand_in(
 
 def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:
     """Yield what may stand in: the same runtime on this machine first."""
-    here = Target(target.runtime, target.variant)
-    if target.device != LOCAL and _shows_tensors(here):
-        yield here
+    if target.device != LOCAL and RUNTIMES[target.runtime].home == LOCAL:
+        here = Target(target.runtime, target.variant)
+        if usable_here(target.runtime) and _shows_tensors(here):
+            yield here
     yield from (Target.parse(text) for text in _STAND_INS[artifact.format])
 
 

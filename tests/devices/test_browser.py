@@ -177,6 +177,10 @@ def test_the_server_gives_nothing_else(tmp_path: Path) -> None:
         for path in ("secret", "packages/../secret", "packages/%2e%2e/secret", "artifact", "a/b"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(server.url + path)
+        for host in ("attacker.example", "127.0.0.1", ""):  # DNS rebinding
+            foreign = urllib.request.Request(server.url, headers={"Host": host})
+            with pytest.raises(urllib.error.HTTPError, match="421"):
+                urllib.request.urlopen(foreign)
 
 
 def test_a_browser_that_is_none(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """Options that users set: each is defined once, as a field of a frozen dataclass.
 
-The field's default is the default of the Python signature. Its `Flag` names it on the command line,
-explains it and says which values it takes; `validate` holds every value to that, wherever it came
-from.
+The field's default is the default of the Python signature. Its `Flag` gives the name on the command
+line, the help text and the allowed values; `validate` checks values from either source.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import UserError
@@ -21,14 +21,18 @@ class Flag:
     """How an option appears on the command line, and which values it takes.
 
     Attributes:
-        name: Such as "--batch".
+        name: Such as "--batch"; empty where the command line does not offer it.
         help: One or two sentences.
         group: Heading under which `--help` lists it.
-        choices: All values there are; empty where any will do.
+        choices: The allowed values; empty where every value is allowed.
         least: Least number; None where there is no bound.
+        above: Number that a value must exceed; None where there is no such bound.
         most: Greatest number; None where there is no bound.
-        none: The word for None on the command line; empty where None is left out.
-        metavar: Placeholder of the value in `--help`; empty for one made from the type.
+        none: The word for None on the command line; empty where leaving the option out means None.
+        metavar: Placeholder of the value in `--help`; empty for one derived from the type.
+        kind: Type of a value whose default is None: int, str, Path, or tuple for several names.
+        implied: Value of the option when it is given without one; None where it needs one.
+        parse: Converts the text of the command line; None where the type decides.
     """
 
     name: str
@@ -36,9 +40,24 @@ class Flag:
     group: str
     choices: tuple[str, ...] = ()
     least: float | None = None
+    above: float | None = None
     most: float | None = None
     none: str = ""
     metavar: str = ""
+    kind: type = str
+    implied: Any = None
+    parse: Callable[[str], Any] | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the value is a number with bounds."""
+        return (self.least, self.above, self.most) != (None, None, None)
+
+    def allows(self, number: float) -> bool:
+        """Return whether a number is within the bounds; NaN never is."""
+        least = -math.inf if self.least is None else self.least
+        most = math.inf if self.most is None else self.most
+        return least <= number <= most and (self.above is None or number > self.above)
 
 
 def option(default: Any, name: str, help: str, *, group: str, **values: Any) -> Any:
@@ -52,13 +71,13 @@ def flag_of(field: dataclasses.Field[Any]) -> Flag | None:
 
 
 def validate(options: Any) -> None:
-    """Hold the fields of a dataclass to their flags.
+    """Check the fields of a dataclass against their flags.
 
     Args:
         options: The dataclass, with fields made by `option`.
 
     Raises:
-        UserError: A value is none of the choices, or outside its bounds.
+        UserError: A value is not among the choices, or outside its bounds.
     """
     for field in dataclasses.fields(options):
         flag, value = flag_of(field), getattr(options, field.name)
@@ -66,8 +85,10 @@ def validate(options: Any) -> None:
             continue
         if flag.choices:
             _one_of(field.name, value, flag.choices)
-        if flag.least is not None or flag.most is not None:
+        if flag.bounded:
             _within(field.name, value, flag)
+        elif isinstance(value, float) and math.isnan(value):
+            raise UserError(f"Expected {field.name} to be a number. Received: nan.")
 
 
 def _one_of(name: str, value: str | Sequence[str], choices: Sequence[str]) -> None:
@@ -85,9 +106,12 @@ def _one_of(name: str, value: str | Sequence[str], choices: Sequence[str]) -> No
 
 def _within(name: str, value: Any, flag: Flag) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    least = -float("inf") if flag.least is None else flag.least
-    most = float("inf") if flag.most is None else flag.most
-    if number and least <= value <= most:  # NaN is in no interval
+    if number and flag.allows(value):
         return
-    wanted = f"at least {least:g}" if flag.most is None else f"between {least:g} and {most:g}"
-    raise UserError(f"Expected {name} to be a number of {wanted}. Received: {value!r}.")
+    if flag.above is not None:
+        wanted = f"above {flag.above:g}"
+    elif flag.most is None:
+        wanted = f"of at least {flag.least:g}"
+    else:
+        wanted = f"between {flag.least:g} and {flag.most:g}"
+    raise UserError(f"Expected {name} to be a number {wanted}. Received: {value!r}.")

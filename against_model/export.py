@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifacts.directory import ExportDirectory, read_export
+from ..artifacts.images import Preprocessing
 from ..artifacts.network import Network, Node
+from ..artifacts.samples import Source
 from ..export.exporter import folded_network
 from ..files import sha256
 from ..runtime_checks.end_to_end.findings import Finding
-from ..runtime_checks.parity import ParityReport, check_parity
+from ..runtime_checks.options import CheckOptions
+from ..runtime_checks.parity import ParityReport, run_check
 
 if TYPE_CHECKING:
     import keras
@@ -31,6 +34,8 @@ def check_export(
     *,
     source: str | os.PathLike[str] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: Source | None = None,
+    preprocessing: Preprocessing | None = None,
     **options: Any,
 ) -> ParityReport:
     """Check an export as `check_parity` does, and that it is still that of a model.
@@ -41,14 +46,17 @@ def check_export(
         source: The file that the model was loaded from; one with the hash that the manifest names
             needs no comparison.
         shapes: Sizes of the free axes of inputs, by input name.
-        **options: The other arguments of `check_parity`.
+        inputs: See `check_parity`.
+        preprocessing: See `check_parity`.
+        **options: The options of `check_parity`.
 
     Raises:
-        UserError: The directory or the model cannot be read.
+        UserError: The directory or the model cannot be read, or an option is invalid.
     """
+    chosen = CheckOptions(**options)
     export = read_export(directory)
     findings = model_findings(model, export, source=source, shapes=shapes)
-    report = check_parity(directory, **options)
+    report = run_check(directory, chosen, inputs, preprocessing)
     return dataclasses.replace(report, findings=(*report.findings, *findings))
 
 

@@ -27,7 +27,8 @@ from ..reference.network import opaque_layers
 from ..runtime_checks.foreign.interface import match_interface
 from ..runtime_checks.foreign.networks import made_from
 from ..runtime_checks.foreign.precision import precision_of
-from ..runtime_checks.parity import ParityReport, check_parity
+from ..runtime_checks.options import CheckOptions
+from ..runtime_checks.parity import ParityReport, run_check
 from ..runtimes.base import ArtifactError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ def check_files(
     files: Sequence[str | os.PathLike[str]],
     inputs: Source | None = None,
     *,
-    targets: Sequence[str] | None = None,
     map_inputs: Mapping[str, str] | None = None,
     map_outputs: Mapping[str, str] | None = None,
     keep: str | os.PathLike[str] | None = None,
@@ -58,7 +58,6 @@ def check_files(
         model: The trained model.
         files: `.tflite` and `.onnx` files.
         inputs: Real samples: whatever `export_model` takes. Without any, random ones are used.
-        targets: See `check_parity`.
         map_inputs: Name of an input of the model to that of the file's, where another one was
             assumed.
         map_outputs: The same for outputs.
@@ -68,14 +67,16 @@ def check_files(
         preprocessing: How the pixels of a folder of images become inputs.
         source: The file that the model was loaded from.
         shapes: Sizes of the free axes of inputs, by input name.
-        **options: The other options of `check_parity`.
+        **options: The options of `check_parity`.
 
     Returns:
         The report. A file that cannot be run, or whose inputs do not fit, is a failed check.
 
     Raises:
-        UserError: There is no such file, the model cannot be read, the samples do not fit it.
+        UserError: There is no such file, the model cannot be read, the samples do not fit it, or an
+            option is invalid.
     """
+    chosen = CheckOptions(**options)
     paths = [Path(file) for file in files]
     _demand_files(paths)
     with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
@@ -94,12 +95,8 @@ def check_files(
         )
         network = read_export(directory).folded_network
         opaque = network is None or opaque_layers(network)
-        report = check_parity(
-            directory,
-            targets,
-            None if opaque else inputs,
-            preprocessing=None if opaque else preprocessing,
-            **options,
+        report = run_check(
+            directory, chosen, None if opaque else inputs, None if opaque else preprocessing
         )
     where = directory if keep is not None else paths[0].parent
     return dataclasses.replace(report, directory=where)

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..runtime_checks.bench import measure_latency
-from .comma_list import CommaList
+from ..runtime_checks.options import CheckOptions
+from .dataclass_options import options_of
 from .device_options import device_options, with_processors
 from .option_groups import GroupedCommand
 from .output_file import json_option, write_json
@@ -20,13 +21,7 @@ from .output_file import json_option, write_json
 
 @click.command("bench", cls=GroupedCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option(
-    "--on",
-    "targets",
-    type=CommaList("target"),
-    help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.  "
-    "[default: the first installed runtime for each format of the files]",
-)
+@options_of(CheckOptions, only=("targets",))
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
 @json_option("the times")

@@ -10,30 +10,25 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ..devices.base import DeviceOptions
 from ..errors import UserError
 from ..files import write_text
 from ..quiet import quiet_import
 from ..runtime_checks.end_to_end.quality_gates import QualityLimits
-from ..runtime_checks.end_to_end.thread_counts import parse_threads
+from ..runtime_checks.options import CheckOptions
 from ..runtime_checks.parity import ParityReport, check_parity
 from ..runtime_checks.per_op.reproducer import write_reproducer
 from ..runtime_checks.report.html_report import covered
 from ..runtime_checks.report.terminal import print_report
-from ..runtime_checks.search.search import RUNS
-from .comma_list import CommaList
+from .dataclass_options import options_of
 from .device_options import device_options, with_processors
+from .map_options import map_options
 from .model_options import model_options, read_model
-from .name_pair import NamePair
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
-from .preprocessing import Channels, Numbers, preprocessing
-from .quality_options import quality_options
+from .preprocessing import Numbers, preprocessing, preprocessing_options
 
-_what = grouped("What is checked")
 _against = grouped("Against a Keras model")
 _samples = grouped("Samples")
-_how = grouped("How it is checked")
 _reports = grouped("Reports")
 
 
@@ -45,104 +40,32 @@ _reports = grouped("Reports")
     required=True,
     metavar="DIRECTORY|FILE…",
 )
-@_what(
-    "--on",
-    "targets",
-    type=CommaList("target"),
-    help="Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.  "
-    "[default: the first installed runtime for each format of the files]",
+@_samples(
+    "--inputs",
+    metavar="DATA",
+    help="Further samples to check: .npz by input name, with `label` for accuracy; .npy; a folder "
+    "of images, whose subfolders may be named after the classes; or module:function.",
 )
-@_what(
-    "--artifact",
-    "artifacts",
-    type=CommaList("file"),
-    default=(),
-    help="Check these files only.",
-)
-@_what(
-    "--precision",
-    "precisions",
-    type=CommaList("precision"),
-    default=(),
-    help="Check files of these precisions only.",
-)
-@_what(
-    "--layer",
-    "layers",
-    type=CommaList("layer"),
-    default=(),
-    help="Give a verdict on the weights and ops of these Keras layers only.",
-)
+@preprocessing_options("Pixels of images become (pixel - mean) * scale.", "as in the export")
+@options_of(CheckOptions)
+@options_of(QualityLimits, into="limits")
 @_against(
     "--model",
     "model_path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="MODEL.keras",
-    help="Check FILEs that any converter made against this model; or whether the export in "
-    "DIRECTORY is still of this model.",
+    help="Check FILEs made by any converter against this model; or check that the export in "
+    "DIRECTORY was made from this model.",
 )
-@_against(
-    "--map-input",
-    "map_inputs",
-    type=NamePair(),
-    multiple=True,
-    help="Name of the model's input and of the file's that is to be taken for it. Repeatable.",
-)
-@_against(
-    "--map-output",
-    "map_outputs",
-    type=NamePair(),
-    multiple=True,
-    help="The same for an output. Repeatable.",
-)
+@map_options("the model's", "the file's", _against)
 @_against(
     "--keep",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Leave what FILEs are compared with here, as an export: to check or bundle them again.",
+    help="Keep the reference that FILEs are compared with here, as an export that can be checked "
+    "and bundled.",
 )
 @model_options
-@_samples(
-    "--inputs",
-    metavar="DATA",
-    help="Samples to check as well: .npz by input name, with `label` for accuracy; .npy; a folder "
-    "of images, in which folders named as the classes tell the true ones; or module:function.",
-)
-@_samples(
-    "--samples",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Use at most N samples of --inputs, evenly spread.  [default: all of a file, 200 images]",
-)
-@_samples(
-    "--mean",
-    type=Channels(),
-    help="Pixels of images become (pixel - mean) * scale.  [default: as the export was told]",
-)
-@_samples("--scale", type=Channels(), help="See --mean.")
-@_samples(
-    "--search",
-    type=click.IntRange(min=1),
-    is_flag=False,
-    flag_value=RUNS,
-    metavar="[N]",
-    help="Search for the inputs on which each file differs most from truth, with N runs of it "
-    f"({RUNS} where N is left out), and check on those too.",
-)
-@_how(
-    "--threads",
-    default="1",
-    show_default=True,
-    metavar="N[,N…]",
-    help="Threads each runtime may use; several numbers, as in 1,4, are compared.",
-)
-@_how("--per-op", is_flag=True, help="Check every operator, also where all outputs are right.")
-@_how(
-    "--baseline",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="JSON report of an earlier check: tell what changed, and fail where it got worse.",
-)
 @json_option("the report", _reports)
 @_reports(
     "--html",
@@ -155,23 +78,19 @@ _reports = grouped("Reports")
     "--reproducer",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Write the first op at fault here, as an export of its own.",
+    help="Write the first faulty operator here, as an export of its own.",
 )
 @_reports(
     "--model-explorer",
     "node_data",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Check every op and write its error as node data for Model Explorer into this folder.",
+    help="Check every operator and write the errors as node data for Model Explorer into this "
+    "folder.",
 )
-@quality_options
 @device_options
 def command(
     paths: tuple[Path, ...],
-    targets: tuple[str, ...] | None,
-    artifacts: tuple[str, ...],
-    precisions: tuple[str, ...],
-    layers: tuple[str, ...],
     model_path: Path | None,
     map_inputs: tuple[tuple[str, str], ...],
     map_outputs: tuple[tuple[str, str], ...],
@@ -180,46 +99,31 @@ def command(
     imports: tuple[str, ...],
     unsafe: bool,
     inputs: str | None,
-    samples: int | None,
     mean: Numbers | None,
     scale: Numbers | None,
-    search: int | None,
-    threads: str,
-    per_op: bool,
-    baseline: Path | None,
     json_path: Path | None,
     html_path: Path | None,
     junit: Path | None,
     reproducer: Path | None,
     node_data: Path | None,
-    limits: QualityLimits,
     cpus: tuple[str, ...],
-    devices: DeviceOptions,
+    **options: Any,
 ) -> None:
     """Check that the files in DIRECTORY compute what the trained model computes.
 
-    Or that FILEs, whoever made them, compute what MODEL.keras computes.
+    Or check that FILEs, made by any converter, compute what MODEL.keras computes.
 
     Exits 0 when every target passes, 1 when one fails or, with --baseline, something got worse,
     2 when there is nothing to check.
     """
-    options: dict[str, Any] = {
-        "targets": with_processors(targets, cpus),
+    options |= {
+        "targets": with_processors(options["targets"], cpus),
+        "per_op": options["per_op"] or node_data is not None,
         "inputs": inputs,
         "preprocessing": preprocessing(mean, scale),
-        "limit": samples,
-        "search": search,
-        "threads": parse_threads(threads),
-        "per_op": per_op or node_data is not None,
-        "limits": limits,
-        "devices": devices,
-        "artifacts": artifacts,
-        "precisions": precisions,
-        "layers": layers,
-        "baseline": baseline,
     }
     directory = _directory(paths, model_path)
-    doing = "searching and checking" if search else "checking"
+    doing = "searching and checking" if options["search"] else "checking"
     with Console(stderr=True).status(f"{doing} {', '.join(map(str, paths))}"):
         if model_path is None:
             assert directory is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -30,38 +32,64 @@ class _NumberOr(click.ParamType):
             self.fail(f"{error.message.rstrip('.')}; expected a number or `{self._none}`.")
 
 
-def options_of(kind: type, leave_out: Iterable[str] = ()) -> Callable[..., Any]:
-    """Return a decorator that gives a command the options of a dataclass.
+class _Parsed(click.ParamType):
+    """A value that a function reads from text; it raises `UserError` for text it cannot read."""
 
-    The command gets each by the name of its field.
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the value; a default that is no text passes through."""
+        return self._parse(value) if isinstance(value, str) else value
+
+
+def options_of(
+    kind: type, *, only: Iterable[str] | None = None, into: str = ""
+) -> Callable[..., Any]:
+    """Return a decorator that gives a command the options of a dataclass.
 
     Args:
         kind: A dataclass with fields made by `option`.
-        leave_out: Names of fields that the command does not offer.
+        only: Names of the fields to offer; all by default.
+        into: Argument of the command that gets an instance of the dataclass; empty where the
+            command gets each option as an argument named after its field.
     """
-    fields = [(f, flag) for f in dataclasses.fields(kind) if (flag := flag_of(f)) is not None]
+    fields = [
+        (field, flag)
+        for field in dataclasses.fields(kind)
+        if (flag := flag_of(field)) is not None and flag.name
+        if only is None or field.name in only
+    ]
+    names = [field.name for field, _ in fields]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def collect(*args: Any, **given: Any) -> Any:
+            if into:
+                given[into] = kind(**{name: given.pop(name) for name in names})
+            return command(*args, **given)
+
         for field, flag in reversed(fields):
-            if field.name not in leave_out:
-                command = _option(field, flag)(command)
-        return command
+            collect = _option(field, flag)(collect)
+        return collect
 
     return decorate
 
 
 def _option(field: dataclasses.Field[Any], flag: Flag) -> Callable[..., Any]:
     """Return the decorator for one option; its type follows from default, choices and bounds."""
-    make, default = grouped(flag.group), field.default
+    make, default = grouped(flag.group), cast(Any, field.default)
     common: dict[str, Any] = {"help": flag.help}
     if flag.metavar:
         common["metavar"] = flag.metavar
+    if flag.implied is not None:
+        common |= {"is_flag": False, "flag_value": flag.implied}
     if isinstance(default, bool):
         return make(flag.name, field.name, is_flag=True, default=default, **common)
-    if isinstance(default, tuple):
+    if isinstance(default, tuple) or flag.kind is tuple:
         names = CommaList(field.name.removesuffix("s"), flag.choices or None)
-        shown = {"default": ",".join(default), "show_default": True} if default else {"default": ()}
-        return make(flag.name, field.name, type=names, **shown, **common)
+        common |= {"default": ",".join(default), "show_default": True} if default else {}
+        return make(flag.name, field.name, type=names, **({"default": default} | common))
     if default is not None and default != "":
         common |= {"default": default, "show_default": True}
     return make(flag.name, field.name, type=_type(default, flag), **common)
@@ -69,13 +97,20 @@ def _option(field: dataclasses.Field[Any], flag: Flag) -> Callable[..., Any]:
 
 def _type(default: Any, flag: Flag) -> click.ParamType:
     """Return click's type of a single value."""
+    if flag.parse is not None:
+        return _Parsed("value", flag.parse)
     if flag.choices:
         return click.Choice(flag.choices)
-    if flag.least is None and flag.most is None:
-        return click.STRING
-    bounds = (flag.least, flag.most)
-    if isinstance(default, float) or any(isinstance(bound, float) for bound in bounds):
-        return click.FloatRange(*bounds)
-    least, most = (None if bound is None else int(bound) for bound in bounds)
-    numbers = click.IntRange(least, most)
-    return _NumberOr(flag.none, numbers) if flag.none else numbers
+    kind = flag.kind if default is None else type(default)
+    if kind is Path:
+        return click.Path(path_type=Path, dir_okay=False)
+    if kind is float and not flag.bounded:
+        return click.FLOAT
+    if kind is float:
+        least = flag.least if flag.above is None else flag.above
+        return click.FloatRange(least, flag.most, min_open=flag.above is not None)
+    if kind is int:
+        least, most = (None if n is None else int(n) for n in (flag.least, flag.most))
+        numbers = click.IntRange(least, most)
+        return _NumberOr(flag.none, numbers) if flag.none else numbers
+    return click.STRING

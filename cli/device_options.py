@@ -2,74 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
-
-import click
 
 from ..devices.base import DeviceOptions
 from ..errors import UserError
 from .comma_list import CommaList
+from .dataclass_options import options_of
 from .option_groups import grouped
 
 
-def device_options(command: Callable[..., None]) -> Callable[..., None]:
+def device_options(command: Callable[..., None]) -> Callable[..., Any]:
     """Add the options about devices; the command gets them as ``devices`` and ``cpus``."""
-    option = grouped("Devices")
-
-    @option(
+    decorated: Callable[..., Any] = grouped("Devices")(
         "--cpu",
         "cpus",
         default=(),
         type=CommaList("cpu"),
         help="Processors to emulate on the qemu devices that name none, such as cortex-a53.",
-    )
-    @option(
-        "--browser",
-        type=click.Path(path_type=Path),
-        help="Browser to start for the device 'browser'. [default: Chromium or Chrome on the PATH]",
-    )
-    @option(
-        "--device-python",
-        default="python3",
-        show_default=True,
-        metavar="PATH",
-        help="Python on a device reached by ssh or adb.",
-    )
-    @option(
-        "--benchmark-model",
-        type=click.Path(path_type=Path),
-        help="LiteRT's benchmark_model built for an Android device that has no Python.",
-    )
-    @option(
-        "--device-timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=300.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Longest time one file may take on a device.",
-    )
-    @functools.wraps(command)
-    def collect(
-        *args: Any,
-        cpus: tuple[str, ...],
-        browser: Path | None,
-        device_python: str,
-        benchmark_model: Path | None,
-        device_timeout: float,
-        **others: Any,
-    ) -> None:
-        devices = DeviceOptions(
-            timeout_s=device_timeout,
-            python=device_python,
-            browser=browser,
-            benchmark_model=benchmark_model,
-        )
-        command(*args, cpus=cpus, devices=devices, **others)
-
-    return collect
+    )(options_of(DeviceOptions, into="devices")(command))
+    return decorated
 
 
 def with_processors(targets: Sequence[str] | None, cpus: Sequence[str]) -> list[str] | None:

@@ -15,7 +15,7 @@ from .command import TensorFlowCommand
 from .dataclass_options import options_of
 from .model_options import model_options, read_model, say_notes
 from .option_groups import grouped
-from .preprocessing import Channels, Numbers, preprocessing
+from .preprocessing import Numbers, preprocessing, preprocessing_options
 
 if TYPE_CHECKING:
     from ..artifacts.manifest import Manifest
@@ -57,12 +57,9 @@ _meta = grouped("About the model")
     metavar="FILE",
     help="Text file, one class a line; kept in the files.",
 )
-@_meta(
-    "--mean",
-    type=Channels(),
-    help="Pixels become (pixel - mean) * scale: kept in the files, applied to image folders.",
+@preprocessing_options(
+    "Pixels become (pixel - mean) * scale: kept in the files, applied to image folders."
 )
-@_meta("--scale", type=Channels(), help="See --mean.")
 @options_of(ExportOptions)
 def command(
     model: Path,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from ..artifacts.images import Preprocessing
+from .option_groups import grouped
 
 Numbers = float | tuple[float, ...]
 
@@ -34,3 +37,21 @@ def preprocessing(mean: Numbers | None, scale: Numbers | None) -> Preprocessing 
     if mean is None and scale is None:
         return None
     return Preprocessing(mean=0.0 if mean is None else mean, scale=1.0 if scale is None else scale)
+
+
+def preprocessing_options(help: str, default: str = "") -> Callable[..., Any]:
+    """Return a decorator for both options; the command gets ``mean`` and ``scale``.
+
+    Args:
+        help: What the options do.
+        default: What happens without them.
+    """
+    note = f"  [default: {default}]" if default else ""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        option = grouped("Samples")
+        command = option("--scale", type=Channels(), help="See --mean.")(command)
+        decorated: Callable[..., Any] = option("--mean", type=Channels(), help=help + note)(command)
+        return decorated
+
+    return decorate

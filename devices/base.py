@@ -4,6 +4,8 @@ A device is reached by a transport (a process under an emulator, ssh, adb). Ever
 becomes a `DeviceError` with one sentence, and nothing is left on the device or on this machine.
 """
 
+# ruff: noqa: RUF009 (`option` makes a dataclass field)
+
 from __future__ import annotations
 
 import abc
@@ -19,7 +21,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import UserError
+from ..options import option, validate
 from ..runtimes.managed import Managed
+
+_GROUP = "Devices"
 
 EMULATED_NOTE = "emulated: speed and memory are not those of a device"
 
@@ -38,27 +43,43 @@ class ConnectionLostError(DeviceError):
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Options for devices other than this machine.
+    """Options for devices other than this machine; the flags explain them."""
 
-    Attributes:
-        timeout_s: Longest time that one artifact may take on the device, in seconds.
-        reconnect_s: Longest time to keep trying after a connection broke, in seconds.
-        python: The Python interpreter on the device.
-        browser: The browser to start; None finds Chromium or Chrome on the PATH.
-        benchmark_model: LiteRT's `benchmark_model` built for the device, for a device without
-            Python; None uses Python there.
-    """
-
-    timeout_s: float = 300.0
-    reconnect_s: float = 60.0
-    python: str = "python3"
-    browser: Path | None = None
-    benchmark_model: Path | None = None
+    timeout_s: float = option(
+        300.0,
+        "--device-timeout",
+        "Longest time that one file may take on a device.",
+        group=_GROUP,
+        above=0,
+        metavar="SECONDS",
+    )
+    reconnect_s: float = option(
+        60.0, "", "Longest time to retry after a connection broke.", group=_GROUP, above=0
+    )
+    python: str = option(
+        "python3",
+        "--device-python",
+        "Python on a device reached by ssh or adb.",
+        group=_GROUP,
+        metavar="PATH",
+    )
+    browser: Path | None = option(
+        None,
+        "--browser",
+        "Browser to start for the device 'browser'.  [default: Chromium or Chrome on the PATH]",
+        group=_GROUP,
+        kind=Path,
+    )
+    benchmark_model: Path | None = option(
+        None,
+        "--benchmark-model",
+        "LiteRT's benchmark_model built for an Android device without Python.",
+        group=_GROUP,
+        kind=Path,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "reconnect_s"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be positive. Received: {getattr(self, name)}.")
+        validate(self)
 
 
 @dataclass(frozen=True)

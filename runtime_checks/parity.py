@@ -6,13 +6,14 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ..artifacts.directory import ExportDirectory, open_export
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.samples import Source
+from ..devices.base import DeviceOptions
 from ..runtimes import LOCAL, Target
 from ..runtimes.machine import host
 from ..runtimes.run import TargetRun, run_target
@@ -21,15 +22,13 @@ from .check_record import CheckRecord
 from .end_to_end.findings import Finding
 from .end_to_end.quality_gates import QualityLimits
 from .end_to_end.target_check import judge_run
-from .end_to_end.thread_counts import Threads, thread_counts
+from .end_to_end.thread_counts import Threads
 from .file_inspection import FileInspection
+from .options import CheckOptions
 from .own_samples import read_samples, with_samples
 from .sample_suspects import sample_suspects
 from .search.search import Searched, with_found
 from .selection import select
-
-if TYPE_CHECKING:
-    from ..devices.base import DeviceOptions
 
 
 class ParityReport(CheckRecord):
@@ -62,20 +61,20 @@ class ParityReport(CheckRecord):
 
 def check_parity(
     directory: str | os.PathLike[str],
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str] | None = CheckOptions.targets,
     inputs: Source | None = None,
     *,
     preprocessing: Preprocessing | None = None,
-    limit: int | None = None,
-    search: int | None = None,
-    threads: Threads = 1,
-    per_op: bool = False,
-    limits: QualityLimits | None = None,
-    devices: DeviceOptions | None = None,
-    artifacts: Sequence[str] = (),
-    precisions: Sequence[str] = (),
-    layers: Sequence[str] = (),
-    baseline: str | os.PathLike[str] | None = None,
+    limit: int | None = CheckOptions.limit,
+    search: int | None = CheckOptions.search,
+    threads: Threads = CheckOptions.threads,
+    per_op: bool = CheckOptions.per_op,
+    limits: QualityLimits = CheckOptions.limits,
+    devices: DeviceOptions = CheckOptions.devices,
+    artifacts: Sequence[str] = CheckOptions.artifacts,
+    precisions: Sequence[str] = CheckOptions.precisions,
+    layers: Sequence[str] = CheckOptions.layers,
+    baseline: str | os.PathLike[str] | None = CheckOptions.baseline,
 ) -> ParityReport:
     """Check that exported files compute what the trained model computes.
 
@@ -83,64 +82,90 @@ def check_parity(
     model in float64. A check that fails is a finding in the report, not an exception.
 
     Args:
-        directory: What `renormlite export` wrote.
+        directory: Directory that `renormlite export` wrote.
         targets: Where to run: `RUNTIME[+VARIANT][@DEVICE]`, for instance `litert+reference`; by
             default on the first installed runtime of each format.
         inputs: Samples to check besides the golden set: a file, a folder of images, an array, or
             arrays by input name; see `artifacts.samples`. With `label`, or folders named as the
-            classes, accuracy is compared too.
-        preprocessing: How pixels of a folder of images become inputs; by default what the export
-            was told.
+            classes, accuracy is compared as well.
+        preprocessing: How pixels of a folder of images become inputs; by default as recorded in
+            the export.
         limit: Use at most this many of `inputs`; by default all of a file and 200 images of a
             folder.
-        search: Look along gradients for the inputs on which each target differs most from truth,
-            with this many runs of each file on this machine, and check on those too.
-        threads: Threads that each runtime may use; of several numbers the first is judged as a
-            whole, and the outputs with the others are compared with it and held to its bounds.
-        per_op: Check every op by itself even where all is well; without it, ops are looked at only
-            to name what is at fault.
-        limits: What quality a file may lose against the trained model; the defaults where None.
-        devices: Choices about devices other than this machine, such as time limits.
+        search: Search along gradients for the inputs on which each target's error is largest, with
+            this many runs of each file on this machine, and check on those as well.
+        threads: Threads that each runtime may use. Of several numbers, the first is judged in
+            full; the outputs with the others are compared with it and must stay within its bounds.
+        per_op: Check every operator even if all outputs are right; otherwise operators are checked
+            only to find the one at fault.
+        limits: How much quality a file may lose against the trained model.
+        devices: Options for devices other than this machine, such as time limits.
         artifacts: Check these files only.
         precisions: Check files of these precisions only.
-        layers: Give a verdict on these Keras layers only: their weights and ops.
-        baseline: JSON report of an earlier check; what got worse since then is a failure.
+        layers: Check the weights and operators of these Keras layers only.
+        baseline: JSON report of an earlier check; anything that got worse is a failure.
 
     Returns:
         The report; `passed` is the verdict.
 
     Raises:
-        UserError: The directory cannot be read, a target is unknown or not installed, its device
-            is out of reach, or no artifact fits it.
+        UserError: The directory cannot be read, an option is invalid, a target is unknown or not
+            installed, its device is out of reach, or no artifact fits it.
     """
+    options = CheckOptions(
+        targets=None if targets is None else tuple(targets),
+        artifacts=tuple(artifacts),
+        precisions=tuple(precisions),
+        layers=tuple(layers),
+        limit=limit,
+        search=search,
+        threads=threads,
+        per_op=per_op,
+        baseline=None if baseline is None else Path(baseline),
+        limits=limits,
+        devices=devices,
+    )
+    return run_check(directory, options, inputs, preprocessing)
+
+
+def run_check(
+    directory: str | os.PathLike[str],
+    options: CheckOptions,
+    inputs: Source | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ParityReport:
+    """Check an export under validated options; see `check_parity`."""
     start = time.perf_counter()
-    limits = limits or QualityLimits()
-    counts = thread_counts(threads)
-    before = None if baseline is None else read_baseline(baseline)
+    counts = options.thread_counts
+    before = None if options.baseline is None else read_baseline(options.baseline)
     export = open_export(directory)
-    selection = select(export, targets, artifacts=artifacts, precisions=precisions)
-    inside = FileInspection(export, counts[0], per_op, layers)
+    selection = select(
+        export, options.targets, artifacts=options.artifacts, precisions=options.precisions
+    )
+    inside = FileInspection(export, counts[0], options.per_op, options.layers)
     with _verified(export, [entry for _, entry in selection.pairs]) as run:
         golden = export.read_golden()
         for artifact in run:
             inside.read(artifact)
     findings: list[Finding] = inside.not_evaluated()
     if inputs is not None:
-        own = read_samples(inputs, export, preprocessing=preprocessing, limit=limit)
+        own = read_samples(inputs, export, preprocessing=preprocessing, limit=options.limit)
         known, golden = golden, with_samples(golden, export, own)
         findings += sample_suspects(own, known, golden, export, preprocessing)
     searched: tuple[Searched, ...] = ()
-    if search is not None:
+    if options.search is not None:
         golden, searched = with_found(
-            golden, export, selection.pairs, runs=search, threads=counts[0]
+            golden, export, selection.pairs, runs=options.search, threads=counts[0]
         )
     results = []
     for target, files in selection.files.items():
-        for artifact, runs in _on_target(export, files, golden, target, counts, devices):
-            result = judge_run(export, artifact, golden, target, runs[0], runs[1:], limits=limits)
+        for artifact, runs in _on_target(export, files, golden, target, counts, options.devices):
+            result = judge_run(
+                export, artifact, golden, target, runs[0], runs[1:], limits=options.limits
+            )
             results.append(inside.add(artifact, golden, target, result))
     if before is not None:
-        findings += changes(before, results, whole=not (artifacts or precisions))
+        findings += changes(before, results, whole=not (options.artifacts or options.precisions))
     return ParityReport(
         name=export.name,
         directory=export.path,
@@ -153,7 +178,7 @@ def check_parity(
         searched=searched,
         left_out=selection.left_out,
         findings=tuple(findings),
-        limits=limits,
+        limits=options.limits,
     )
 
 
@@ -183,7 +208,7 @@ def _on_target(
     golden: GoldenSet,
     target: Target,
     counts: Sequence[int],
-    devices: DeviceOptions | None,
+    devices: DeviceOptions,
 ) -> Iterator[tuple[Artifact, list[TargetRun]]]:
     """Run artifacts on a target, on this machine or on a device, with each number of threads."""
     if target.device == LOCAL:

@@ -74,8 +74,8 @@ def test_the_one_line_is_not_buried_in_banners() -> None:
         (
             "check",
             [
-                *("What is checked", "Against a Keras model", "Model", "Samples"),
-                *("How it is checked", "Reports", "Quality", "Devices"),
+                *("Samples", "Selection", "Checks", "Quality"),
+                *("Against a Keras model", "Model", "Reports", "Devices"),
             ],
         ),
         ("export", ["Model", "Files", "Samples", "Quantization", "About the model"]),

@@ -19,6 +19,7 @@ from ...runtimes.application import pack
 
 # The code that judges. Nothing here imports Keras, jinja2 or rich.
 CODE = (
+    "options.py",
     "runtime_checks/bundle/replay.py",
     "runtime_checks/end_to_end",
     "runtime_checks/report/json_report.py",

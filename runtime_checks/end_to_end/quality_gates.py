@@ -17,39 +17,59 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...artifacts.ranges import Misfits
 from ...artifacts.sample_kinds import REAL
-from ...errors import UserError
+from ...options import option, validate
 from .chance import at_least
 from .findings import Finding
 from .quality import OutputQuality
 from .task_agreement import TaskAgreement
 
+_GROUP = "Quality"
+
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a file may lose. Every limit can be set by the user.
+    """How much quality a file may lose against the trained model; the flags explain each limit."""
 
-    Attributes:
-        max_accuracy_drop: Percentage points of accuracy that may be lost; a greater loss fails
-            where it is also beyond chance (McNemar's exact test, 5 %).
-        min_snr: Least signal-to-noise ratio of an output against float64 truth, in decibels.
-        max_flipped: Per cent of the decisions that may change; more of them fail where that is
-            beyond chance (exact binomial test, 5 %).
-        max_clipped: Per cent of the values of real inputs, or of a layer's activations on them,
-            that may lie beyond what the integers of a file represent.
-    """
-
-    max_accuracy_drop: float = 1.0
-    min_snr: float = 10.0
-    max_flipped: float = 15.0
-    max_clipped: float = 5.0
+    max_accuracy_drop: float = option(
+        1.0,
+        "--max-accuracy-drop",
+        "Percentage points of accuracy that a file may lose. A greater loss fails only if it is "
+        "also significant (McNemar's exact test, 5 %).",
+        group=_GROUP,
+        least=0,
+        most=100,
+        metavar="POINTS",
+    )
+    min_snr: float = option(
+        10.0,
+        "--min-snr",
+        "Least signal-to-noise ratio of an output against float64 truth.",
+        group=_GROUP,
+        metavar="DB",
+    )
+    max_flipped: float = option(
+        15.0,
+        "--max-flipped",
+        "Percentage of the decisions on real samples that may change. More fail only if the excess "
+        "is significant (exact binomial test, 5 %).",
+        group=_GROUP,
+        least=0,
+        most=100,
+        metavar="PERCENT",
+    )
+    max_clipped: float = option(
+        5.0,
+        "--max-clipped",
+        "Percentage of the values of real inputs, or of a layer's activations on them, that may "
+        "exceed the range of a file's integers.",
+        group=_GROUP,
+        least=0,
+        most=100,
+        metavar="PERCENT",
+    )
 
     def __post_init__(self) -> None:
-        for name in ("max_accuracy_drop", "max_flipped", "max_clipped"):
-            value = getattr(self, name)
-            if not 0 <= value <= 100:
-                raise UserError(f"{name} must be a percentage from 0 to 100. Received: {value}.")
-        if math.isnan(self.min_snr):
-            raise UserError("min_snr must be a number of decibels. Received: nan.")
+        validate(self)
 
 
 # A loss that chance alone brings about this often or more is not counted as one.

@@ -39,7 +39,8 @@ from ...runtimes.base import ArtifactError
 from ...runtimes.run import run_target
 from ...version import __version__
 from ..end_to_end.findings import Finding
-from ..parity import ParityReport, check_parity
+from ..options import CheckOptions
+from ..parity import ParityReport, run_check
 from .interface import match_interface
 from .networks import made_from
 from .precision import precision_of
@@ -62,7 +63,6 @@ def compare_files(
     b: str | os.PathLike[str],
     inputs: Source | None = None,
     *,
-    targets: Sequence[str] | None = None,
     map_inputs: Mapping[str, str] | None = None,
     map_outputs: Mapping[str, str] | None = None,
     **options: Any,
@@ -74,10 +74,9 @@ def compare_files(
             the real numbers that its integers stand for, unless ``b`` is a float file.
         b: Another one, or the same.
         inputs: Real samples by the input names of ``a``; by default random numbers.
-        targets: See `check_parity`.
         map_inputs: Name of an input of ``a`` to that of ``b``, where another one was assumed.
         map_outputs: The same for outputs.
-        **options: The other options of `check_parity`.
+        **options: The options of `check_parity`.
 
     Returns:
         The report: `passed` where what both give is what their arithmetic explains.
@@ -86,6 +85,7 @@ def compare_files(
         UserError: A file cannot be read or run, an op of both cannot be evaluated in float64, or
             the samples do not fit.
     """
+    chosen = CheckOptions(**options)
     files = [_File.read(Path(path)) for path in dict.fromkeys([Path(a), Path(b)])]
     files[0].demand_other_name(files[1:])
     meaning = _meaning(files)
@@ -95,7 +95,7 @@ def compare_files(
         directory = Path(folder) / "comparison"
         directory.mkdir()
         _write(directory, files, meaning, inputs, wanted)
-        report = check_parity(directory, targets, **options)
+        report = run_check(directory, chosen)
     found = (*report.findings, *_differences(report))
     record = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     return ComparisonReport(**{**record, "findings": found, "directory": files[0].path.parent})

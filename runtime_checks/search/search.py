@@ -26,9 +26,6 @@ from ..own_samples import extended, known_network
 from .explorer import Found, explore
 from .probe import Objective
 
-# Runs of each file on each runtime that `--search` without a number spends.
-RUNS = 200
-
 # Inputs of each search that enter the golden set.
 _KEPT = 2
 
@@ -71,7 +68,7 @@ def with_found(
     export: ExportDirectory,
     pairs: Iterable[tuple[Target, Artifact]],
     *,
-    runs: int = RUNS,
+    runs: int,
     threads: int = 1,
     seed: int = 0,
 ) -> tuple[GoldenSet, tuple[Searched, ...]]:

@@ -137,7 +137,7 @@ def test_the_limits_are_options(badly_calibrated, tmp_path):
     result = runner.invoke(command, [*arguments, *lax])
     assert result.exit_code == 0, result.output
     assert runner.invoke(command, [*arguments, "--max-flipped", "101"]).exit_code == 2
-    with pytest.raises(UserError, match="max_flipped must be a percentage"):
+    with pytest.raises(UserError, match="Expected max_flipped to be a number between 0 and 100"):
         QualityLimits(max_flipped=-1)
 
 

@@ -55,6 +55,8 @@ def export_model(
     opset: int = ExportOptions.opset,
     quantized_io: str = ExportOptions.quantized_io,
     equalize: str = ExportOptions.equalize,
+    keep_float: Sequence[str] = ExportOptions.keep_float,
+    keep_int16: Sequence[str] = ExportOptions.keep_int16,
     allow_flex: bool = ExportOptions.allow_flex,
     labels: Sequence[str] = ExportOptions.labels,
     preprocessing: Preprocessing | None = ExportOptions.preprocessing,
@@ -90,6 +92,10 @@ def export_model(
             integers.
         equalize: Whether quantized files are made from weights equalized across layers: `auto`
             (where it raises the measured signal-to-noise ratio), `always` or `never`.
+        keep_float: Layers that int8 files compute in float32: names, paths (`block/conv`) or
+            patterns (`conv*`).
+        keep_int16: Layers to which int8 files give activations of 16 bits; ONNX files need opset 21
+            for it.
         allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
         labels: Names of the classes, kept as metadata.
         preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
@@ -112,6 +118,8 @@ def export_model(
         layout=layout,
         quantized_io=quantized_io,
         equalize=equalize,
+        keep_float=tuple(keep_float),
+        keep_int16=tuple(keep_int16),
         calibration_samples=calibration_samples,
         allow_flex=allow_flex,
         labels=tuple(labels),
@@ -253,6 +261,11 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
     needed = [(name, p) for name, p in options.files if needs_calibration(name, p)]
     if trained is None:
         return [f"{name} {precision}" for name, precision in needed]
+    if options.keep_float or options.keep_int16:
+        raise UserError(
+            "keep_float and keep_int16 are for models that are calibrated. Received: a model "
+            "trained in integers. Give quantize_aware float_layers instead."
+        )
     others = sorted({precision for _, precision in needed} - {trained.precision})
     if others:
         raise UserError(

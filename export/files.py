@@ -20,13 +20,16 @@ from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
 from ..files import hash_folder, sha256
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
+from .formats.freeze import FrozenGraph
 from .formats.unroll import Loops, loops_for
 from .network.write import write_network
 from .notes import notes_on_file
-from .options import ExportOptions
+from .options import MIXED, ExportOptions
 from .progress import Steps
 from .provenance import Provenance
 from .quantization.calibration import RANDOM_COST, Calibration
+from .quantization.quantizer_choices import QuantizerChoices, choices_for
+from .quantization.recipe import Recipe
 from .variants import Variant, Variants, choice_note, choose
 
 _NOT_EQUALIZED = (
@@ -140,6 +143,7 @@ class ArtifactWriter:
             self.provenance.metadata(precision),
             self.calibration if self._calibrates(format_name, precision) else None,
             self.variants.integers(precision),
+            self._choices(precision, graph),
         )
         with self.step(path.name, "convert"):
             file_format.write(job, path)
@@ -147,6 +151,17 @@ class ArtifactWriter:
             contents = file_format.validate(path, job)
         artifact = _described(path, format_name, job, contents)
         return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
+
+    def _choices(self, precision: str, graph: FrozenGraph) -> QuantizerChoices | None:
+        """Return what the quantizer is told; None where it decides everything."""
+        if precision not in MIXED:
+            return None
+        return choices_for(self._recipe, graph.layer_names, graph.output_layers)
+
+    @property
+    def _recipe(self) -> Recipe:
+        options = self._options
+        return Recipe(keep_float=options.keep_float, keep_int16=options.keep_int16)
 
 
 def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:

@@ -44,7 +44,7 @@ def _at_inference(name: str) -> str:
 
 def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
     """Return sentences about one file."""
-    notes = _unrolled(job)
+    notes = [*_unrolled(job), *_kept(job)]
     if format_name in READERS:
         graph = read_graph(path, format_name)
         arithmetic = precision_named(job.precision).arithmetic
@@ -57,6 +57,16 @@ def _unrolled(job: Job) -> list[str]:
         return []
     layers = ", ".join(f"{name} ({steps})" for name, steps in job.graph.steps.items())
     return [f"recurrent layers are written step by step, without a loop: {layers}"]
+
+
+def _kept(job: Job) -> list[str]:
+    if job.choices is None:
+        return []
+    kept = (
+        ("kept in float32", job.choices.keep_float),
+        ("with activations of 16 bits", job.choices.keep_int16),
+    )
+    return [f"{what}: {', '.join(layers)}" for what, layers in kept if layers]
 
 
 def _nothing_quantized(graph: ArtifactGraph) -> list[str]:

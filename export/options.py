@@ -12,6 +12,7 @@ from ..options import option, validate
 from .formats.format_table import FORMAT_NAMES, precisions_of, takes_channels_first
 
 OPSETS = (13, 21)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
+MIXED = ("int8",)  # precisions of which single layers can be computed otherwise
 QUANTIZED_IO = ("float", "integer")
 LAYOUTS = ("nhwc", "nchw")
 
@@ -78,6 +79,20 @@ class ExportOptions:
         group=_QUANTIZATION,
         choices=("auto", "always", "never"),
     )
+    keep_float: tuple[str, ...] = option(
+        (),
+        "--keep-float",
+        "Layers that int8 files compute in float32: names, paths or patterns, separated by commas.",
+        group=_QUANTIZATION,
+        metavar="LAYER[,LAYER…]",
+    )
+    keep_int16: tuple[str, ...] = option(
+        (),
+        "--keep-int16",
+        "Layers to which int8 files give activations of 16 bits; ONNX needs --opset 21 for it.",
+        group=_QUANTIZATION,
+        metavar="LAYER[,LAYER…]",
+    )
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     description: str = option(
@@ -109,6 +124,12 @@ class ExportOptions:
                 f"quantized_io {self.quantized_io} is for {' and '.join(integer)} tflite files, "
                 "and none is asked for. Add such a precision or leave quantized_io out."
             )
+        for name in ("keep_float", "keep_int16"):
+            if getattr(self, name) and not set(MIXED) & set(self.precisions):
+                raise UserError(
+                    f"{name} is for {' and '.join(MIXED)} files, and none is asked for. Add the "
+                    f"precision or leave {name} out."
+                )
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:

@@ -40,6 +40,9 @@ _BEFORE_INTEGERS = (
     "Unsqueeze",
 )
 
+# Operators between the sums of a linear operator and the integers that they become.
+_BEHIND_SUMS = (*_BEFORE_INTEGERS, "Add", "Clip", "Max", "Min", "Relu", "Squeeze", "SQUEEZE")
+
 # Samples that the ranges of operators without weights are taken from.
 _FOR_RANGES = 8
 
@@ -158,10 +161,13 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
 
 def _written(graph: ArtifactGraph, readers: Mapping[str, GraphOp], key: str) -> Step | None:
     """Return the steps of the first quantized value that is computed from a constant."""
-    passed = set()
+    passed, computed = set(), False
     while key in readers and key not in passed:
         passed.add(key)
         op = readers[key]
+        if computed and op.kind not in _BEHIND_SUMS:
+            return None  # a function computed in float: the steps behind it are its own
+        computed = computed or bool(graph.activations(op))
         key = op.outputs[0]
         steps = graph.tensors[key].quantization
         if graph.activations(op) and steps is not None and steps.scales.size == 1:

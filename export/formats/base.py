@@ -15,6 +15,7 @@ from .format_table import FORMATS
 if TYPE_CHECKING:
     from ..options import ExportOptions
     from ..quantization.calibration import Calibration
+    from ..quantization.quantizer_choices import QuantizerChoices
     from ..quantization.trained import IntegerModel
     from ..signature import Signature
     from .freeze import FrozenGraph
@@ -31,6 +32,7 @@ class Job:
         metadata: JSON text for the file's own metadata.
         calibration: Samples in the layout of the file; None where the precision needs none.
         trained: What the graph stands for where the model was trained in the file's integers.
+        choices: What the quantizer is told besides; None where it decides everything.
     """
 
     graph: FrozenGraph
@@ -39,6 +41,7 @@ class Job:
     metadata: str
     calibration: Calibration | None = None
     trained: IntegerModel | None = None
+    choices: QuantizerChoices | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,12 @@ class FrozenGraph:
         layers = list(_CODED_LAYER.finditer(op))
         return self.readable_name(op[: layers[-1].end()]) if layers else ""
 
+    @property
+    def output_layers(self) -> dict[str, str]:
+        """The path of the layer that computes each output, by the output's op."""
+        sources = {node.name: node.input[0] for node in self.graph_def.node if node.input}
+        return {t.op.name: self.layer_of(sources[t.op.name]) for t in self.outputs}
+
     def with_layers(self, kinds: Sequence[str]) -> str:
         """Return kinds of ops as a list for a sentence, each with the layers that it is in."""
         layers: dict[str, list[str]] = {kind: [] for kind in kinds}

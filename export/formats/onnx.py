@@ -107,7 +107,7 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
     try:
         converter = precision_named(job.precision).converter
-        data = shared.call(quantize, model.SerializeToString(), converter, samples)
+        data = shared.call(quantize, model.SerializeToString(), converter, samples, job.choices)
     except (UserError, DiedError):
         raise
     except Exception as error:  # onnxruntime's tools raise whatever their internals raise

@@ -109,6 +109,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         job.options.allow_flex,
         job.options.quantized_io == "integer",
         [list(batch.values()) for batch in samples],
+        job.choices,
     )
     try:
         if needs_child(graph, job.precision):

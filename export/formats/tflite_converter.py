@@ -18,6 +18,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...quiet import stderr_without
+from ..quantization.quantizer_choices import QuantizerChoices
+from ..quantization.tflite_choices import quantized
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _CHATTER = "fully_quantize:"
 # The precision of a graph whose fake quantizations say what becomes an integer.
 TRAINED = "trained"
+_CALIBRATE_ONLY = "_experimental_calibrate_only"
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -60,6 +63,7 @@ class Request:
         allow_flex: Whether the file may call TensorFlow's operators.
         integer_io: Whether a calibrated file takes and gives integers.
         samples: Batches to calibrate with, one array an input; empty where none are needed.
+        choices: What an int8 file is told besides; None where the converter decides everything.
     """
 
     inputs: tuple[End, ...]
@@ -68,6 +72,7 @@ class Request:
     allow_flex: bool = False
     integer_io: bool = False
     samples: Sequence[Sequence[np.ndarray]] = ()
+    choices: QuantizerChoices | None = None
 
 
 def convert_serialized(graph_def: bytes, request: Request) -> bytes:
@@ -163,7 +168,16 @@ def _dynamic(converter: Any, request: Request) -> bytes:
 def _int8(converter: Any, request: Request) -> bytes:
     import tensorflow as tf
 
-    return _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.int8)
+    if request.choices is None:
+        return _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.int8)
+    if not hasattr(converter, _CALIBRATE_ONLY):
+        raise UserError(
+            "This TensorFlow's converter cannot calibrate without quantizing, which layers kept "
+            f"apart need ({_CALIBRATE_ONLY}). Install the version of constraints.txt."
+        )
+    converter._experimental_calibrate_only = True
+    data = _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.float32)
+    return quantized(data, request.choices, request.samples, integer_io=request.integer_io)
 
 
 def _int16x8(converter: Any, request: Request) -> bytes:

@@ -25,6 +25,9 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from .onnx_choices import Told, fence, what_to_tell
+from .quantizer_choices import QuantizerChoices
+
 Batch = dict[str, np.ndarray]
 
 # Attributes of a Gemm that is no more than a product and a sum.
@@ -32,7 +35,12 @@ _PLAIN_PRODUCT = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 _HALF_OF_LEAST = 2.0**-25  # half precision's smallest positive number is 2^-24
 
 
-def quantize(model: bytes, precision: str, samples: Sequence[Batch] | None) -> bytes:
+def quantize(
+    model: bytes,
+    precision: str,
+    samples: Sequence[Batch] | None,
+    choices: QuantizerChoices | None = None,
+) -> bytes:
     """Return a float32 model in another precision.
 
     Needs no Keras, and takes and gives plain data, so that a process of its own can call it.
@@ -41,6 +49,7 @@ def quantize(model: bytes, precision: str, samples: Sequence[Batch] | None) -> b
         model: The serialized model, in canonical form.
         precision: `float16`, `dynamic` or `int8`.
         samples: Batches by input name to take ranges from, for `int8`.
+        choices: What `int8` is told besides; None where the quantizer decides everything.
 
     Returns:
         A new model, serialized; its inputs and outputs are those of `model`, names, shapes and
@@ -51,6 +60,8 @@ def quantize(model: bytes, precision: str, samples: Sequence[Batch] | None) -> b
         path = Path(folder) / "float32.onnx"
         path.write_bytes(model)
         with _no_advice():
+            if choices is not None and precision == "int8":
+                return _int8(path, samples, choices).SerializeToString()
             return _CONVERSIONS[precision](path, samples).SerializeToString()
 
 
@@ -96,14 +107,18 @@ def _dynamic(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
     return onnx.load(quantized)
 
 
-def _int8(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
+def _int8(
+    path: Path, samples: Sequence[Batch] | None, choices: QuantizerChoices | None = None
+) -> onnx.ModelProto:
     if samples is None:
         raise ValueError("int8 needs calibration samples")
     prepared, quantized = path.with_name("prepared.onnx"), path.with_name("int8.onnx")
     # Symbolic shape inference would add sympy to what must be installed and infers nothing more
     # for a network without control flow.
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-    onnx.save(_with_plain_sums(onnx.load(prepared)), prepared)
+    ready = _with_plain_sums(onnx.load(prepared))
+    onnx.save(ready, prepared)
+    told = Told() if choices is None else what_to_tell(ready, choices, samples)
     quantize_static(
         prepared,
         quantized,
@@ -112,8 +127,12 @@ def _int8(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        nodes_to_exclude=told.excluded,
+        extra_options={"TensorQuantOverrides": told.overrides} if told.overrides else None,
     )
-    return onnx.load(quantized)
+    result = onnx.load(quantized)
+    fence(result, told.excluded)
+    return result
 
 
 def _with_plain_sums(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -116,6 +116,8 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
             core = before
     if core is not None and core.kind in FUSED and not values.shown(core.outputs[0]):
         found = core
+        if _wide(core, op, values):
+            raise NotKnownError(f"{core.kind} of 16 bits, which is computed in floats")
         finish = known(found, lambda: FUSED[found.kind](found, op, values))
         return core, lambda rule: known(op, lambda: finish(rule)), True
     result = known(op, lambda: quantized(values.array(op.inputs[0]), steps))
@@ -124,6 +126,14 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
         _fixed(result),
         False,
     )
+
+
+def _wide(core: GraphOp, op: GraphOp, values: OnnxValues) -> bool:
+    """Return whether an op reads or writes integers of 16 bits, for which there are no kernels."""
+    before = [values.producer(key) for key in core.inputs if key]
+    read = [maker.inputs[0] for maker in before if maker and maker.kind == "DequantizeLinear"]
+    steps = [values.graph.tensors[key].quantization for key in (*read, *op.outputs)]
+    return any(entry is not None and entry.dtype.itemsize == 2 for entry in steps)
 
 
 def integer_ops(values: Values) -> Iterator[IntegerOp]:

@@ -1,0 +1,229 @@
+"""What onnxruntime's quantizer is told where an int8 file is not to be made as it would."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantType
+
+from ...errors import UserError
+from .quantizer_choices import QuantizerChoices
+from .range_choice import Histogram
+
+# Activations that are computed together with the node before them.
+_FUSED = ("Relu", "Clip")
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
+WIDE_OPSET = 21  # brought 16 bits to QuantizeLinear
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Arguments of the quantizer.
+
+    Attributes:
+        excluded: Names of the nodes that stay in float.
+        overrides: Tensor name to what is said of its integers.
+    """
+
+    excluded: list[str] = dataclasses.field(default_factory=list)
+    overrides: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+
+
+def what_to_tell(
+    model: onnx.ModelProto, choices: QuantizerChoices, samples: Sequence[dict[str, np.ndarray]]
+) -> Told:
+    """Return what the quantizer is told.
+
+    Args:
+        model: The float model, prepared for the quantizer; its nodes bear the names of layers.
+        choices: The choices.
+        samples: What it is calibrated with.
+
+    Raises:
+        UserError: No node belongs to a layer that is to be kept, or 16 bits need another opset.
+    """
+    floats = _nodes(model, [n for n in model.graph.node if choices.kept_float(_name(n))])
+    wide = [
+        node
+        for node in _nodes(model, [n for n in model.graph.node if choices.kept_int16(_name(n))])
+        if node not in floats
+    ]
+    for kept, found, option in (
+        (choices.keep_float, floats, "keep_float"),
+        (choices.keep_int16, wide, "keep_int16"),
+    ):
+        if kept and not found:
+            raise UserError(
+                f"{option}: no node of the ONNX file belongs to {', '.join(kept)}; the converter "
+                "removed or merged it. Name the layer behind it."
+            )
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    if choices.ranges != "min-max":
+        overrides = _chosen_ranges(model, choices.ranges, samples)
+    if wide:
+        overrides = _widened(model, wide, overrides)
+    return Told([node.name for node in floats], overrides)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return ";".join([node.name, *node.output])
+
+
+def _nodes(model: onnx.ModelProto, chosen: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return nodes with the activations that are computed together with them."""
+    readers = _readers(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = list(chosen)
+    for node in chosen:
+        after = readers.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type in _FUSED and after[0] not in found:
+            found.append(after[0])
+        before = makers.get(node.input[0]) if node.input else None
+        if before is None or node.op_type not in _FUSED or before in found:
+            continue
+        if len(readers.get(before.output[0], ())) == 1:
+            found.append(before)
+    return found
+
+
+def _widened(
+    model: onnx.ModelProto,
+    nodes: list[onnx.NodeProto],
+    overrides: dict[str, list[dict[str, Any]]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Return overrides that give nodes 16 bits, with conversions where 8 bits begin and end."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < WIDE_OPSET:
+        raise UserError(
+            f"keep_int16 in ONNX files needs opset {WIDE_OPSET}. Received: {opset}. Choose it "
+            "(opset=21, --opset 21), or keep the layers in float."
+        )
+    readers = _readers(model)
+    constants = {weight.name for weight in model.graph.initializer}
+    inputs = {value.name for value in model.graph.input}
+    names = {node.name for node in nodes}
+    made = {name for node in nodes for name in node.output}
+    found = {name: [dict(entry) for entry in entries] for name, entries in overrides.items()}
+    for name in made:
+        narrow = {node.name for node in readers.get(name, ()) if node.name not in names}
+        _convert(found, name, QuantType.QUInt16, QuantType.QUInt8, narrow)
+    for name in {name for node in nodes for name in node.input if name} - constants - made:
+        wide = {node.name for node in readers[name] if node.name in names}
+        if name in inputs and len(wide) == len(readers[name]):
+            _convert(found, name, QuantType.QUInt16, QuantType.QUInt8, set())
+        else:
+            _convert(found, name, QuantType.QUInt8, QuantType.QUInt16, wide)
+    return found
+
+
+def _convert(
+    overrides: dict[str, list[dict[str, Any]]],
+    name: str,
+    own: QuantType,
+    other: QuantType,
+    readers: set[str],
+) -> None:
+    """Say that a tensor has integers of one type, and of another for some readers."""
+    entry = overrides.setdefault(name, [{}])[0]
+    entry["quant_type"] = own
+    if readers:
+        entry["convert"] = {"quant_type": other, "recv_nodes": readers}
+
+
+def fence(model: onnx.ModelProto, excluded: Sequence[str]) -> None:
+    """Keep onnxruntime from quantizing again what was left in float.
+
+    Its optimizer gives a Conv, ConvTranspose or Gemm between a DequantizeLinear and a
+    QuantizeLinear 8-bit weights of its own (`WeightBiasQuantization`), also with a Relu or Clip
+    before the latter. A Max in that place is none of them, and computes the same.
+
+    Args:
+        model: The quantized model; changed in place.
+        excluded: Names of the nodes that were left in float.
+    """
+    readers, graph = _readers(model), model.graph
+    for node in [node for node in graph.node if node.name in set(excluded)]:
+        if node.op_type not in _REQUANTIZED:
+            continue
+        after = readers.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type == "Relu":
+            after[0].op_type = "Max"
+            after[0].input.append(_number(graph, f"{after[0].name}/zero", 0.0))
+        elif len(after) == 1 and after[0].op_type in ("Clip", "QuantizeLinear"):
+            least = _number(graph, f"{node.name}/least", float(np.finfo(np.float32).min))
+            own, name = node.output[0], f"{node.output[0]}/sum"
+            node.output[0] = name
+            place = list(graph.node).index(node)
+            last = onnx.helper.make_node("Max", [name, least], [own], f"{node.name}/Max")
+            graph.node.insert(place + 1, last)
+
+
+def _number(graph: onnx.GraphProto, name: str, value: float) -> str:
+    """Add a constant number; return its name."""
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    return name
+
+
+def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _chosen_ranges(
+    model: onnx.ModelProto, method: str, samples: Sequence[dict[str, np.ndarray]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the ranges of all computed tensors under a method."""
+    fed = {value.name for value in model.graph.input}
+    names = [name for node in model.graph.node for name in node.output if name and name not in fed]
+    histograms: dict[str, Histogram] = {}
+    ends: dict[str, tuple[float, float]] = {}
+    runs = _Session(model, names)
+    for batch in samples:
+        for name, values in runs(batch).items():
+            low, high = ends.get(name, (0.0, 0.0))
+            ends[name] = min(low, float(values.min())), max(high, float(values.max()))
+    histograms = {name: Histogram(*pair) for name, pair in ends.items()}
+    for batch in samples:
+        for name, values in runs(batch).items():
+            histograms[name].add(values)
+    found = {}
+    for name, histogram in histograms.items():
+        low, high = histogram.range(method)
+        if high > low:
+            found[name] = [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+    return found
+
+
+class _Session:
+    """Runs a float model and returns the values of its inner tensors."""
+
+    def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:
+        import onnxruntime
+
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        shown = {value.name for value in watched.graph.output}
+        watched.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in names if name not in shown
+        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = self._session.run(self._names, batch)
+        return {
+            name: values
+            for name, values in zip(self._names, results, strict=True)
+            if values.dtype == np.float32 and values.size
+        }

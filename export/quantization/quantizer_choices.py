@@ -1,0 +1,65 @@
+"""What a quantizer is told besides the samples, as plain data for another process."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from .layer_selection import belongs, select
+from .recipe import Recipe
+
+_CODED_LAYER = re.compile(r"k\d+k(_\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizerChoices:
+    """Choices that differ from a quantizer's own.
+
+    Attributes:
+        keep_float: Paths of the layers that are computed in float32.
+        keep_int16: Paths of the layers with activations of 16 bits.
+        ranges: One of `RANGES`.
+        layer_names: Code of a layer in the converter's names, and name of an output, to the layer's
+            path; empty where names are readable.
+    """
+
+    keep_float: tuple[str, ...] = ()
+    keep_int16: tuple[str, ...] = ()
+    ranges: str = "min-max"
+    layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def kept_float(self, name: str) -> bool:
+        """Tell whether the operator of a name stays in float."""
+        return belongs(self._readable(name), self.keep_float)
+
+    def kept_int16(self, name: str) -> bool:
+        """Tell whether the operator of a name gets 16-bit activations."""
+        return belongs(self._readable(name), self.keep_int16)
+
+    def _readable(self, name: str) -> str:
+        name = ";".join(self.layer_names.get(part, part) for part in name.split(";"))
+        decoded = _CODED_LAYER.sub(lambda match: self.layer_names.get(match[0], match[0]), name)
+        return re.sub(r"(^|;)/+", r"\1", decoded)
+
+
+def choices_for(
+    recipe: Recipe, layer_names: Mapping[str, str], outputs: Mapping[str, str]
+) -> QuantizerChoices | None:
+    """Return what a recipe tells the quantizer; None where it tells nothing.
+
+    Args:
+        recipe: The recipe.
+        layer_names: Code of a layer in the converter's names to the layer's path.
+        outputs: Name of an output in the converter's names to the path of its layer.
+
+    Raises:
+        UserError: The recipe names a layer that the network does not have.
+    """
+    if not recipe.changes_file:
+        return None
+    paths = layer_names.values()
+    floats = select(recipe.keep_float, paths, "keep_float")
+    wide = select(recipe.keep_int16, paths, "keep_int16")
+    wide = tuple(path for path in wide if path not in floats)
+    return QuantizerChoices(floats, wide, recipe.ranges, {**layer_names, **outputs})

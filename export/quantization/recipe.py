@@ -1,0 +1,111 @@
+"""How one int8 file is made: which network, which ranges, which layers are computed otherwise.
+
+A recipe is plain data. `export_model` writes the one it used into the manifest, `recipe=` and
+`--recipe` replay it, and it can be edited in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import UserError
+from .range_choice import RANGES
+
+ROUNDINGS = ("nearest", "adaptive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The choices behind an int8 file; the default is what converters do by themselves.
+
+    Attributes:
+        equalize: Strength of the equalization across layers; None for none.
+        rounding: `nearest`, or `adaptive`: weights are rounded so that the errors of a layer's
+            outputs cancel on the calibration samples.
+        bias_correction: Whether biases take back the mean error that rounded weights make.
+        ranges: How activations get their ranges, one of `RANGES`.
+        keep_float: Layers that are computed in float32, by path or pattern.
+        keep_int16: Layers with activations of 16 bits, by path or pattern.
+    """
+
+    equalize: float | None = None
+    rounding: str = "nearest"
+    bias_correction: bool = False
+    ranges: str = "min-max"
+    keep_float: tuple[str, ...] = ()
+    keep_int16: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Hold the fields to what they may be.
+
+        Raises:
+            UserError: A field has another value.
+        """
+        for name, choices in (("rounding", ROUNDINGS), ("ranges", RANGES)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise UserError(
+                    f"Expected {name} of a recipe to be one of {', '.join(choices)}. "
+                    f"Received: {value!r}."
+                )
+        strength = self.equalize
+        number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+        if strength is not None and not (number and 0 <= strength <= 1):
+            raise UserError(
+                "Expected equalize of a recipe to be null or a number from 0 to 1. "
+                f"Received: {strength!r}."
+            )
+        if not isinstance(self.bias_correction, bool):
+            raise UserError(
+                "Expected bias_correction of a recipe to be true or false. "
+                f"Received: {self.bias_correction!r}."
+            )
+        for name in ("keep_float", "keep_int16"):
+            value = getattr(self, name)
+            if not all(isinstance(entry, str) and entry for entry in value):
+                raise UserError(f"Expected {name} to be names of layers. Received: {value!r}.")
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether the file holds other weights than the folded or equalized network."""
+        return self.rounding != "nearest" or self.bias_correction
+
+    @property
+    def changes_file(self) -> bool:
+        """Whether the quantizer is told anything."""
+        return self.ranges != "min-max" or bool(self.keep_float or self.keep_int16)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Recipe:
+        """Read the JSON form.
+
+        Raises:
+            UserError: It is no recipe.
+        """
+        if not isinstance(data, Mapping):
+            raise UserError(f"Expected a recipe to be a JSON object. Received: {data!r}.")
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(data) - set(known))
+        if unknown:
+            raise UserError(
+                f"Expected the keys of a recipe to be among {', '.join(known)}. "
+                f"Received: {', '.join(unknown)}."
+            )
+        values = dict(data)
+        for name in ("keep_float", "keep_int16"):
+            if name in values:
+                if not isinstance(values[name], (list, tuple)):
+                    raise UserError(
+                        f"Expected {name} to be a list of layers. Received: {values[name]!r}."
+                    )
+                values[name] = tuple(values[name])
+        return cls(**values)

@@ -1,0 +1,144 @@
+"""Int8 TFLite files with ranges of one's own choice and layers that are computed otherwise.
+
+TensorFlow quantizes in two steps: calibration writes the range of every tensor into a float file,
+and the quantizer makes an int8 file of that. In between, ranges can be changed, and the quantizer
+can be told which operators to leave in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.flatbuffer import operator_name, pack, parse, text
+from ...errors import UserError
+from .quantizer_choices import QuantizerChoices
+from .range_choice import Histogram
+from .tflite_int16 import with_int16
+
+
+def quantized(
+    calibrated: bytes,
+    choices: QuantizerChoices,
+    samples: Sequence[Sequence[np.ndarray]],
+    *,
+    integer_io: bool,
+) -> bytes:
+    """Return an int8 file.
+
+    Args:
+        calibrated: A float file with the ranges of its tensors.
+        choices: What differs from an int8 file as the converter makes it.
+        samples: What it was calibrated with, for other ranges.
+        integer_io: Whether the file takes and gives integers.
+
+    Raises:
+        UserError: No operator of the file belongs to a layer that is to be kept.
+    """
+    import tensorflow as tf
+
+    # `tf.lite.experimental.QuantizationDebugger` is the public way to leave operators in float; it
+    # first writes and loads a file with a verifier behind every operator, which not every network
+    # survives.
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    model = parse(calibrated)
+    floats, wide = _operators(model, choices)
+    ranges = _ranges(model.subgraphs[0])
+    if choices.ranges != "min-max":
+        ranges = _chosen(calibrated, model, choices.ranges, samples, ranges)
+        calibrated = pack(model)
+    io = tf.int8 if integer_io else tf.float32
+    data: bytes = mlir_quantize(
+        calibrated,
+        input_data_type=io,
+        output_data_type=io,
+        denylisted_nodes=sorted(floats | wide),
+    )
+    return with_int16(data, wide, ranges) if wide else data
+
+
+def _operators(model: Any, choices: QuantizerChoices) -> tuple[set[str], set[str]]:
+    """Return the names of the operators that stay in float, and of those that get 16 bits."""
+    graph = model.subgraphs[0]
+    floats, wide = set(), set()
+    for operator in graph.operators:
+        name = text(graph.tensors[operator.outputs[0]].name)
+        if choices.kept_float(name):
+            floats.add(name)
+        elif choices.kept_int16(name):
+            wide.add(name)
+    for kept, found, option in (
+        (choices.keep_float, floats, "keep_float"),
+        (choices.keep_int16, wide, "keep_int16"),
+    ):
+        if kept and not found:
+            kinds = sorted({operator_name(code) for code in model.operatorCodes})
+            raise UserError(
+                f"{option}: no operator of the TFLite file belongs to {', '.join(kept)}; the "
+                f"converter removed or merged it. Name the layer behind it. (The file has "
+                f"{', '.join(kinds)}.)"
+            )
+    return floats, wide
+
+
+def _ranges(graph: Any) -> dict[str, tuple[float, float]]:
+    return {
+        text(tensor.name): (float(tensor.quantization.min[0]), float(tensor.quantization.max[0]))
+        for tensor in graph.tensors
+        if tensor.quantization is not None and tensor.quantization.min is not None
+    }
+
+
+def _chosen(
+    calibrated: bytes,
+    model: Any,
+    method: str,
+    samples: Sequence[Sequence[np.ndarray]],
+    ranges: dict[str, tuple[float, float]],
+) -> dict[str, tuple[float, float]]:
+    """Give every computed tensor the range that a method chooses; return all ranges by name."""
+    graph = model.subgraphs[0]
+    ranged = [i for i, tensor in enumerate(graph.tensors) if text(tensor.name) in ranges]
+    histograms = {index: Histogram(*ranges[text(graph.tensors[index].name)]) for index in ranged}
+    for values in _values(calibrated, samples, ranged):
+        for index, array in values.items():
+            histograms[index].add(array)
+    fixed = {int(index) for index in graph.inputs}  # what is clipped there is lost to every layer
+    found = dict(ranges)
+    for index in ranged:
+        if index in fixed:
+            continue
+        tensor = graph.tensors[index]
+        low, high = histograms[index].range(method)
+        tensor.quantization.min, tensor.quantization.max = [low], [high]
+        found[text(tensor.name)] = low, high
+    return found
+
+
+def _values(
+    data: bytes, samples: Sequence[Sequence[np.ndarray]], indices: Sequence[int]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Return the values of tensors in a float file, run by run."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=data,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    details = interpreter.get_input_details()
+
+    def run(batch: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+        for detail, array in zip(details, batch, strict=True):
+            if tuple(detail["shape"]) != array.shape:
+                interpreter.resize_tensor_input(detail["index"], array.shape)
+        interpreter.allocate_tensors()
+        for detail, array in zip(details, batch, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+        return {index: np.array(interpreter.get_tensor(index)) for index in indices}
+
+    return map(run, samples)

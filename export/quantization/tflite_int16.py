@@ -1,0 +1,292 @@
+"""Gives operators of an int8 TFLite file, which were left in float, activations of 16 bits.
+
+Weights stay integers of 8 bits, one step a channel; sums have 64 bits. Activations are symmetric,
+q in [-32767, 32767], as TFLite's int16x8 kernels want them. A QUANTIZE stands where 8 bits end.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from ...artifacts.flatbuffer import operator_name, pack, parse, text
+from ...errors import UserError
+
+_FLOAT, _INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
+_INT16, _INT64 = schema.TensorType.INT16, schema.TensorType.INT64
+_MOST = 32767
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """How an operator is laid out.
+
+    Attributes:
+        version: Least version of the operator with 16-bit activations.
+        data: Places of the activations among its inputs.
+        kernel: Place of the kernel; None for none.
+        bias: Place of the bias; None for none.
+        axis: Axis of the kernel's output channels.
+    """
+
+    version: int
+    data: tuple[int, ...]
+    kernel: int | None = None
+    bias: int | None = None
+    axis: int = 0
+
+
+_FORMS = {
+    "CONV_2D": _Form(4, (0,), 1, 2),
+    "DEPTHWISE_CONV_2D": _Form(5, (0,), 1, 2, 3),
+    "FULLY_CONNECTED": _Form(7, (0,), 1, 2),
+    "TRANSPOSE_CONV": _Form(3, (2,), 1, 3),
+    "ADD": _Form(3, (0, 1)),
+    "MUL": _Form(5, (0, 1)),
+}
+
+
+def with_int16(data: bytes, names: set[str], ranges: Mapping[str, tuple[float, float]]) -> bytes:
+    """Return a file in which some float operators have become integer ones.
+
+    Args:
+        data: An int8 file in which these operators are left in float.
+        names: Names of the tensors that they compute.
+        ranges: Range of every computed tensor, by name.
+
+    Raises:
+        UserError: One of them is of a kind that is not known here.
+    """
+    model = parse(data)
+    editor = _Editor(model, ranges)
+    for operator in list(model.subgraphs[0].operators):
+        if text(editor.tensor(operator.outputs[0]).name) in names:
+            editor.widen(operator)
+    editor.sort()
+    return pack(model)
+
+
+class _Editor:
+    """Changes the main subgraph of a file."""
+
+    def __init__(self, model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+        self._model, self._ranges = model, ranges
+        self._graph = model.subgraphs[0]
+        self._wide: dict[int, int] = {}  # tensor to its copy of 16 bits
+        self._codes: dict[tuple[int, int], int] = {}
+
+    def tensor(self, index: int) -> Any:
+        return self._graph.tensors[index]
+
+    def widen(self, operator: Any) -> None:
+        """Let one operator compute with 16 bits."""
+        code = self._model.operatorCodes[operator.opcodeIndex]
+        kind = operator_name(code)
+        name = text(self.tensor(operator.outputs[0]).name)
+        if kind in ("RESHAPE",) and self.tensor(operator.outputs[0]).type == _FLOAT:
+            return  # copies what it gets, in float between two operators of 16 bits
+        if kind not in _FORMS:
+            raise UserError(
+                f"keep_int16 has no {kind} (of {name}): it knows {', '.join(_FORMS)}. Keep the "
+                "layer in float instead (keep_float, --keep-float)."
+            )
+        form = _FORMS[kind]
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        operator.opcodeIndex = self._code(number, max(form.version, code.version))
+        inputs = [int(index) for index in operator.inputs]
+        for place in form.data:
+            inputs[place] = self._input(inputs[place], operator)
+        if form.kernel is not None:
+            steps = self._kernel(inputs, form)
+            if form.bias is not None and form.bias < len(inputs) and inputs[form.bias] >= 0:
+                scale = self.tensor(inputs[form.data[0]]).quantization.scale[0]
+                inputs[form.bias] = self._bias(inputs[form.bias], np.float32(scale) * steps)
+        operator.inputs = np.array(inputs, np.int32)
+        operator.outputs = np.array([self._output(int(operator.outputs[0]))], np.int32)
+
+    def _input(self, index: int, reader: Any) -> int:
+        """Return a tensor of 16 bits with the values of one that an operator reads."""
+        tensor = self.tensor(index)
+        if tensor.type == _INT16:
+            return index
+        if index in self._wide:
+            return self._wide[index]
+        constant = self._model.buffers[tensor.buffer].data is not None
+        if constant:
+            return self._constant(index)
+        source = index
+        producer = self._producer(index)
+        if producer is not None and self._kind(producer) == "DEQUANTIZE":
+            source = int(producer.inputs[0])
+            if self.tensor(source).type == _INT16:
+                return source
+        low, high = self._range(index, source)
+        self._wide[index] = self._add(tensor, _INT16, _symmetric(low, high), "int16")
+        self._insert("QUANTIZE", source, self._wide[index])
+        return self._wide[index]
+
+    def _output(self, index: int) -> int:
+        """Return the tensor of 16 bits that takes the place of a float one."""
+        tensor = self.tensor(index)
+        wide = self._add(tensor, _INT16, _symmetric(*self._range(index, index)), "int16")
+        self._wide[index] = wide
+        as_float = False
+        for reader in self._graph.operators:
+            if index not in reader.inputs:
+                continue
+            if self._kind(reader) == "QUANTIZE":
+                reader.inputs = np.array([wide], np.int32)
+            else:
+                as_float = True
+        if as_float or index in self._graph.outputs:
+            self._insert("DEQUANTIZE", wide, index)
+        return wide
+
+    def _range(self, index: int, source: int) -> tuple[float, float]:
+        name = text(self.tensor(index).name)
+        if name in self._ranges:
+            return self._ranges[name]
+        steps = self.tensor(source).quantization
+        if steps is None or steps.scale is None:
+            raise UserError(f"keep_int16: the range of {name} is not known. Keep it in float.")
+        scale, point = float(steps.scale[0]), int(steps.zeroPoint[0])
+        return (-128 - point) * scale, (127 - point) * scale
+
+    def _constant(self, index: int) -> int:
+        """Return a constant operand in 16 bits."""
+        values = self._floats(index)
+        steps = _symmetric(float(values.min()), float(values.max()))
+        integers = np.rint(values / steps.scale[0]).astype(np.int16)
+        return self._stored(index, integers, _INT16, steps)
+
+    def _kernel(self, inputs: list[int], form: _Form) -> np.ndarray:
+        """Put the kernel into 8 bits; return the steps of its channels."""
+        assert form.kernel is not None
+        index = inputs[form.kernel]
+        if self._model.buffers[self.tensor(index).buffer].data is None:
+            raise UserError("keep_int16 needs layers with constant weights. Keep it in float.")
+        values = self._floats(index)
+        others = tuple(axis for axis in range(values.ndim) if axis != form.axis)
+        most = np.abs(values).max(axis=others)
+        steps = np.where(most > 0, most / np.float32(127), np.float32(1)).astype(np.float32)
+        shape = [1] * values.ndim
+        shape[form.axis] = -1
+        integers = np.clip(np.rint(values / steps.reshape(shape)), -127, 127).astype(np.int8)
+        inputs[form.kernel] = self._stored(index, integers, _INT8, _steps(steps, form.axis))
+        return steps
+
+    def _bias(self, index: int, steps: np.ndarray) -> int:
+        integers = np.rint(self._floats(index).astype(np.float64) / steps).astype(np.int64)
+        return self._stored(index, integers, _INT64, _steps(steps, 0))
+
+    def _floats(self, index: int) -> np.ndarray:
+        tensor = self.tensor(index)
+        if tensor.type != _FLOAT:
+            raise UserError(
+                f"keep_int16: {text(tensor.name)} is shared with a layer of 8 bits. Keep both."
+            )
+        data = bytes(bytearray(self._model.buffers[tensor.buffer].data))
+        return np.frombuffer(data, np.float32).reshape(tensor.shape)
+
+    def _stored(self, index: int, integers: np.ndarray, dtype: int, steps: Any) -> int:
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(integers.tobytes(), np.uint8)
+        self._model.buffers.append(buffer)
+        new = self._add(self.tensor(index), dtype, steps, "")
+        self.tensor(new).buffer = len(self._model.buffers) - 1
+        return new
+
+    def _add(self, like: Any, dtype: int, steps: Any, suffix: str) -> int:
+        tensor = copy.copy(like)
+        tensor.type, tensor.quantization, tensor.buffer = dtype, steps, 0
+        if suffix:
+            tensor.name = f"{text(like.name)}_{suffix}".encode()
+        self._graph.tensors.append(tensor)
+        return len(self._graph.tensors) - 1
+
+    def _insert(self, kind: str, source: int, result: int) -> None:
+        operator = schema.OperatorT()
+        number = getattr(schema.BuiltinOperator, kind)
+        operator.opcodeIndex = self._code(number, 3 if kind == "DEQUANTIZE" else 2)
+        operator.inputs = np.array([source], np.int32)
+        operator.outputs = np.array([result], np.int32)
+        self._graph.operators.append(operator)
+
+    def _code(self, number: int, version: int) -> int:
+        if (number, version) not in self._codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode, code.version = number, version
+            code.deprecatedBuiltinCode = min(number, 127)
+            self._model.operatorCodes.append(code)
+            self._codes[number, version] = len(self._model.operatorCodes) - 1
+        return self._codes[number, version]
+
+    def _producer(self, index: int) -> Any:
+        return next((op for op in self._graph.operators if index in op.outputs), None)
+
+    def _kind(self, operator: Any) -> str:
+        return operator_name(self._model.operatorCodes[operator.opcodeIndex])
+
+    def sort(self) -> None:
+        """Put the operators in an order in which each follows those it reads; drop unread ones."""
+        graph, model = self._graph, self._model
+        made = {int(i): op for op in graph.operators for i in op.outputs if i >= 0}
+        order: dict[int, Any] = {}
+        pending = [made[int(i)] for i in reversed(graph.outputs) if int(i) in made]
+        while pending:
+            operator = pending[-1]
+            waiting = [
+                made[int(i)]
+                for i in operator.inputs
+                if int(i) in made and id(made[int(i)]) not in order
+            ]
+            if waiting:
+                pending.extend(reversed(waiting))
+            else:
+                order.setdefault(id(operator), operator)
+                pending.pop()
+        graph.operators = list(order.values())
+        _drop_unused(model)
+
+
+def _drop_unused(model: Any) -> None:
+    """Take out the tensors, buffers and operator codes that nothing refers to any more."""
+    graph = model.subgraphs[0]
+    used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
+    used |= {int(i) for i in (*graph.inputs, *graph.outputs)}
+    kept = sorted(used)
+    place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    for op in graph.operators:
+        op.inputs = np.array([place[int(i)] for i in op.inputs], np.int32)
+        op.outputs = np.array([place[int(i)] for i in op.outputs], np.int32)
+    graph.tensors = [graph.tensors[index] for index in kept]
+    graph.inputs = np.array([place[int(i)] for i in graph.inputs], np.int32)
+    graph.outputs = np.array([place[int(i)] for i in graph.outputs], np.int32)
+    codes = sorted({op.opcodeIndex for sub in model.subgraphs for op in sub.operators})
+    for sub in model.subgraphs:
+        for op in sub.operators:
+            op.opcodeIndex = codes.index(op.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    read = {tensor.buffer for sub in model.subgraphs for tensor in sub.tensors}
+    read |= {entry.buffer for entry in model.metadata or []}
+    for index, buffer in enumerate(model.buffers):
+        if index not in read:
+            buffer.data = None
+
+
+def _symmetric(low: float, high: float) -> Any:
+    most = max(abs(low), abs(high))
+    return _steps(np.array([most / _MOST if most else 1.0], np.float32), 0)
+
+
+def _steps(scales: np.ndarray, axis: int) -> Any:
+    steps = schema.QuantizationParametersT()
+    steps.scale = scales.astype(np.float32)
+    steps.zeroPoint = np.zeros(len(scales), np.int64)
+    steps.quantizedDimension = axis if len(scales) > 1 else 0
+    return steps

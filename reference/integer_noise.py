@@ -1,7 +1,7 @@
 """How far may two correct runtimes of one integer file differ?
 
 Every operator of such a file ends in a rounding to the steps of its output. Runtimes differ in how
-they round (`reference.integer.arithmetic`), in whether they round between two operators that they
+they round (`reference.rounding.arithmetic`), in whether they round between two operators that they
 fuse, and in the tables of their functions. Each of these moves single results by one step, next to
 a tie. A difference that is small beside a step is then either lost or made a whole step by the next
 rounding, so that after a few layers the roundings of two runtimes have nothing in common; and since

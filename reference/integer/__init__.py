@@ -1,6 +1,6 @@
-"""Integer arithmetic to the bit: which rounding rule a runtime follows, and does every op obey it.
+"""Files of integers, evaluated to the bit under every known rule of rounding.
 
-Sums of integer products are exact in any order. What differs from runtime to runtime is only how
-the sum is brought to the steps of the result. There are few ways to do that; each is written out in
-`arithmetic`, and the one that a runtime follows is found by trying all (`recognition`).
+Sums of integer products are exact in any order. Runtimes differ only in how they bring the sum to
+the steps of the result. `reference.rounding` holds those rules, and each operator its integer form
+(`Operator.integer`). The modules here read the operators of a .tflite or .onnx file.
 """

@@ -1,4 +1,4 @@
-"""What an integer op is to the checks: exact integers, waiting for a rule of rounding."""
+"""The tensors of an integer file, and an operator of it whose exact integers are known."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
-from ..operators.linear import LINEAR
-from .arithmetic import Arithmetic, Ints, Scales
-from .fixed_point import away_from_zero
-
-# What an op gives by a rule: one array, or one for each of several outputs.
-Results = np.ndarray | list[np.ndarray]
-
-# What is left to do once the exact sums are known: round them by a rule.
-Finish = Callable[[Arithmetic], Results]
-
-
-class NotKnownError(Exception):
-    """The integers of an op cannot be computed here; the message says why."""
-
+from ..operators import OPERATORS
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
 
 # What NumPy raises where a file does what no code here expects.
 _UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
 
 
 def known(op: GraphOp, compute: Callable[[], Any]) -> Any:
-    """Return what a computation gives; any failure of it is that the op is not known.
+    """Return the result of a computation; a failure means that the op is not known.
 
     Raises:
-        NotKnownError: It failed.
+        NotKnownError: The computation failed.
     """
     try:
         with np.errstate(all="ignore"):
@@ -42,22 +31,28 @@ def known(op: GraphOp, compute: Callable[[], Any]) -> Any:
 
 
 def one_of(finish: Finish, place: int) -> Callable[[Arithmetic], np.ndarray]:
-    """Return one of an op's results alone."""
+    """Return one of an op's several results."""
 
     def chosen(rule: Arithmetic) -> np.ndarray:
         results = finish(rule)
-        return results[place] if isinstance(results, list) else results
+        found: np.ndarray = results[place] if isinstance(results, list) else results
+        return found
 
     return chosen
 
 
+def moved(operator: str, *arrays: np.ndarray, **attributes: Any) -> np.ndarray:
+    """Return what an operator that only moves numbers makes of integers or floats (P, …)."""
+    return OPERATORS[operator].evaluate(list(arrays), {}, attributes)
+
+
 @dataclass(frozen=True)
 class IntegerOperator:
-    """One kind of integer op.
+    """How one kind of operator of a file is read.
 
     Attributes:
-        prepare: Computes what does not depend on the rule; raises `NotKnownError`.
-        ruled: Whether rules differ on it.
+        prepare: Computes everything that does not depend on the rule; raises `NotKnownError`.
+        ruled: Whether the result depends on the rule.
     """
 
     prepare: Callable[[GraphOp, Values], Finish]
@@ -156,83 +151,46 @@ class Values:
         """Return a tensor's float32 numbers.
 
         Raises:
-            NotKnownError: It is not known, or holds others.
+            NotKnownError: It is not known, or is of another type.
         """
         array = self.array(key)
         if array.dtype != np.float32:
             raise NotKnownError(f"tensor '{key}' holds no float32 numbers")
         return array
 
-    def centred(self, key: str) -> Ints:
-        """Return a tensor's integers less their zero point: zero stands for zero."""
-        return self.integers(key) - int(self.steps(key).zero_points[0])
+    def quantized(self, key: str) -> Quantized:
+        """Return a tensor's integers with their single scale.
 
-    def scale(self, key: str) -> Scales:
-        """Return a tensor's scales in the type that files hold them in."""
-        steps = self.graph.tensors[key].quantization
-        if steps is None:
-            raise NotKnownError(f"tensor '{key}' has no scale")
-        return steps.scales.astype(np.float32)
+        Raises:
+            NotKnownError: It is not known, holds floats, or has several scales.
+        """
+        return Quantized(self.integers(key), self.steps(key))
 
-    def same_steps(self, *keys: str) -> None:
-        """Raise `NotKnownError` unless tensors share scale and zero point."""
-        first = self.steps(keys[0])
-        for key in keys[1:]:
-            other = self.steps(key)
-            if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
-                raise NotKnownError("the steps change where integers are only moved")
+    def output(self, op: GraphOp) -> Output:
+        """Return the steps of an op's output."""
+        return Output(self.steps(op.outputs[0]))
 
+    def kernel(self, key: str) -> Quantized:
+        """Return a constant kernel as exact float64 integers.
 
-def exact_sums(operator: str, x: Ints, parts: Mapping[str, np.ndarray], attributes: Any) -> Ints:
-    """Return the exact sums of a linear operator.
+        Raises:
+            NotKnownError: It is computed, or has no zero point of zero.
+        """
+        kernel, steps = self.constant(key), self.graph.tensors[key].quantization
+        if steps is None or steps.zero_points.any():
+            raise NotKnownError("weights with a zero point")
+        return Quantized(kernel.astype(np.float64), steps)
 
-    Integers below 2^53 are exact in float64 in any order of summation, those below 2^24 in float32,
-    which is faster.
+    def bias(self, key: str) -> dict[str, Quantized]:
+        """Return a constant bias as exact float64 integers; nothing for an empty key.
 
-    Args:
-        operator: Of `operators.linear`.
-        x: Data, less its zero point.
-        parts: Kernel and bias as float64 integers.
-        attributes: As the operator has them.
-    """
-    kernel, bias = parts["kernel"], parts.get("bias", np.zeros(1))
-    # No result sums more of a kernel than its places times the longer of the last two axes.
-    most = np.abs(kernel).sum(axis=tuple(range(kernel.ndim - 2))).max(initial=0.0)
-    most *= max(kernel.shape[-2:]) * float(np.abs(x).max(initial=0))
-    small = most + float(np.abs(bias).max(initial=0.0)) < 2**24
-    dtype = np.float32 if small else np.float64
-    weights = {name: array.astype(dtype) for name, array in parts.items()}
-    return np.asarray(LINEAR[operator].evaluate([x.astype(dtype)], weights, attributes)).astype(
-        np.int64
-    )
-
-
-def aligned(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Return arrays of one rank: axes of size one behind the samples, as broadcasting has them."""
-    rank = max(array.ndim for array in arrays)
-    return [
-        array.reshape(array.shape[0], *[1] * (rank - array.ndim), *array.shape[1:])
-        for array in arrays
-    ]
-
-
-def saturated(
-    values: Ints, steps: Quantization, low: float = -np.inf, high: float = np.inf
-) -> Ints:
-    """Return integers with their zero point, within their type and an activation's real limits."""
-    limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
-    least, most = int(limits.min), int(limits.max)
-    scale = np.float32(steps.scales[0])
-    if low > -np.inf:
-        least = max(least, point + int(away_from_zero(np.asarray(np.float32(low) / scale))))
-    if high < np.inf:
-        most = min(most, point + int(away_from_zero(np.asarray(np.float32(high) / scale))))
-    return np.asarray(np.clip(values + point, least, most))
-
-
-def quantized(values: np.ndarray, steps: Quantization) -> Ints:
-    """Return float32 numbers in steps: divided in float32, to the nearest, ties to even."""
-    scaled = np.rint(values / np.float32(steps.scales[0])).astype(np.float64)
-    limits = np.iinfo(steps.dtype)
-    bounded = np.clip(scaled + int(steps.zero_points[0]), limits.min, limits.max)
-    return np.asarray(bounded.astype(np.int64))
+        Raises:
+            NotKnownError: It is computed, or holds floats.
+        """
+        if not key:
+            return {}
+        bias = self.constant(key)
+        if bias.dtype.kind != "i":
+            raise NotKnownError("a bias of floats")
+        steps = Quantization(np.ones(1), np.zeros(1, np.int64), bias.dtype)
+        return {"bias": Quantized(bias.astype(np.float64).reshape(-1), steps)}

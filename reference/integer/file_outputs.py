@@ -13,7 +13,7 @@ from ...artifacts.graphs import READERS, read_graph
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, TensorSpec
 from ...artifacts.sample_kinds import fed
-from .base import NotKnownError
+from ..rounding.quantized import NotKnownError
 from .onnx_floats import MOVING
 from .prediction import predict
 from .tflite_moving import MOVING_OPS

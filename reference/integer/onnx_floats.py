@@ -1,4 +1,4 @@
-"""Ops of .onnx files that a runtime computes in float32, between integers and integers.
+"""Operators of .onnx files that a runtime computes in float32, between integers and integers.
 
 Most only move numbers or treat each by itself: then the result is known but for the last bit of a
 function, which a rounding to 8 bits hides unless it is next to a tie.
@@ -13,9 +13,10 @@ import numpy as np
 from scipy.special import erf
 
 from ...artifacts.graphs.base import GraphOp
-from ..operators.linear import LINEAR, same_padding
-from ..operators.pooling import POOLING
-from .base import NotKnownError
+from ..operators import OPERATORS
+from ..operators.linear import same_padding
+from ..rounding.quantized import NotKnownError
+from .base import moved
 
 
 class Reader(Protocol):
@@ -57,13 +58,13 @@ def _axis(axis: int, rank: int) -> int:
 def _transposed(op: GraphOp, values: Reader) -> np.ndarray:
     x = values.array(op.inputs[0])
     order = op.attributes.get("perm") or list(range(x.ndim - 1))[::-1]
-    return np.transpose(x, (0, *(axis + 1 for axis in order)))
+    return moved("permute", x, axes=(0, *(axis + 1 for axis in order)))
 
 
 def _reshaped(op: GraphOp, values: Reader) -> np.ndarray:
     x, shape = values.array(op.inputs[0]), parameters(op, values, 1, "shape") or []
     kept = [x.shape[i + 1] if size == 0 else size for i, size in enumerate(shape)]
-    return x.reshape(len(x), *kept)
+    return moved("reshape", x, target_shape=kept)
 
 
 def _flattened(op: GraphOp, values: Reader) -> np.ndarray:
@@ -88,7 +89,7 @@ def _joined(op: GraphOp, values: Reader) -> np.ndarray:
     parts = [values.array(key) for key in op.inputs]
     count = max(len(part) for part in parts)
     parts = [np.broadcast_to(part, (count, *part.shape[1:])) for part in parts]
-    return np.concatenate(parts, axis=_axis(int(op.attributes["axis"]), parts[0].ndim))
+    return moved("concatenate", *parts, axis=_axis(int(op.attributes["axis"]), parts[0].ndim))
 
 
 def _sliced(op: GraphOp, values: Reader) -> np.ndarray:
@@ -96,12 +97,12 @@ def _sliced(op: GraphOp, values: Reader) -> np.ndarray:
     starts, ends = (parameters(op, values, i, n) or [] for i, n in ((1, "starts"), (2, "ends")))
     axes = parameters(op, values, 3, "axes") or list(range(len(starts)))
     strides = parameters(op, values, 4) or [1] * len(starts)
-    cut: list[Any] = [slice(None)] * x.ndim
+    cut: list[Any] = [(None,)] * (x.ndim - 1)
     for axis, start, end, stride in zip(axes, starts, ends, strides):
         if stride < 0:
             raise NotKnownError("a Slice that runs backward")
-        cut[_axis(axis, x.ndim)] = slice(start, end, stride)
-    return x[tuple(cut)]
+        cut[_axis(axis, x.ndim) - 1] = (start, end, stride)
+    return moved("slice", x, slices=cut)
 
 
 def _padded(op: GraphOp, values: Reader) -> np.ndarray:
@@ -109,17 +110,17 @@ def _padded(op: GraphOp, values: Reader) -> np.ndarray:
     if len(op.inputs) > 3 and op.inputs[3]:
         raise NotKnownError("a Pad of chosen axes")
     half = len(amounts) // 2
-    widths = [(0, 0), *zip(amounts[:half], amounts[half:])]
+    widths = list(zip(amounts[:half], amounts[half:]))
     mode = op.attributes.get("mode", "constant")
     if mode != "constant":
-        return np.pad(x, widths, mode={"reflect": "reflect", "edge": "edge"}[mode])  # type: ignore[call-overload]
+        return moved("pad", x, padding=widths, mode={"reflect": "reflect", "edge": "edge"}[mode])
     filled = len(op.inputs) > 2 and op.inputs[2]
     fill = values.array(op.inputs[2]).reshape(-1)[0] if filled else 0
-    return np.pad(x, widths, constant_values=fill)
+    return moved("pad", x, padding=widths, value=fill)
 
 
 def _tiled(op: GraphOp, values: Reader) -> np.ndarray:
-    return np.tile(values.array(op.inputs[0]), (1, *(parameters(op, values, 1) or [])))
+    return moved("tile", values.array(op.inputs[0]), multiples=parameters(op, values, 1) or [])
 
 
 def _split(op: GraphOp, values: Reader) -> list[np.ndarray]:
@@ -133,7 +134,8 @@ def _gathered(op: GraphOp, values: Reader) -> np.ndarray:
     x, index = values.array(op.inputs[0]), values.array(op.inputs[1])
     if len(index) != 1:
         raise NotKnownError("a Gather by computed places")
-    return np.take(x, index[0].astype(int), axis=_axis(int(op.attributes.get("axis", 0)), x.ndim))
+    axis = _axis(int(op.attributes.get("axis", 0)), x.ndim)
+    return moved("take", x, indices=index[0].astype(int), axis=axis)
 
 
 def _max_pooled(op: GraphOp, values: Reader) -> np.ndarray:
@@ -145,7 +147,7 @@ def _max_pooled(op: GraphOp, values: Reader) -> np.ndarray:
     strides = op.attributes.get("strides", [1] * len(size))
     framing = {"pool_size": size, "strides": strides}
     framing["padding"] = pads(op, merged.shape[1:-1], size, strides)
-    found = np.moveaxis(POOLING["max_pool"].evaluate([merged], {}, framing), -1, 1)
+    found = np.moveaxis(moved("max_pool", merged, **framing), -1, 1)
     return found.reshape(*x.shape[:2], *found.shape[1:]).astype(x.dtype)
 
 
@@ -259,7 +261,7 @@ def _transposed_convolution(op: GraphOp, values: Reader) -> np.ndarray:
     full = [(size - 1) * stride + span + extra for size, stride, span, extra in sizes]
     framing = {"strides": strides, "dilation": [1] * rank, "padding": "valid", "output_sizes": full}
     parts = {"kernel": np.transpose(kernel, (*range(2, rank + 2), 1, 0))}
-    y = np.moveaxis(LINEAR["conv_transpose"].evaluate([merged], parts, framing), -1, 1)
+    y = np.moveaxis(OPERATORS["conv_transpose"].evaluate([merged], parts, framing), -1, 1)
     cut = tuple(slice(a, size - b) for a, b, size in zip(given[:rank], given[rank:], full))
     y = y[(slice(None), slice(None), *cut)]
     if len(op.inputs) > 2 and op.inputs[2]:

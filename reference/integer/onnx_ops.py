@@ -8,30 +8,19 @@ float32, to the nearest integer, ties to even.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..operators import OPERATORS
 from ..operators.pooling import pooled_sums
-from .arithmetic import Arithmetic, Ints, Scales
-from .base import (
-    Finish,
-    IntegerOp,
-    NotKnownError,
-    Values,
-    aligned,
-    exact_sums,
-    known,
-    one_of,
-    quantized,
-    saturated,
-)
+from ..rounding.arithmetic import Finish
+from ..rounding.onnx_rules import OnnxRuntimePlain
+from ..rounding.quantized import NotKnownError, Quantized, quantized
+from .base import IntegerOp, Values, known, one_of
 from .onnx_floats import FLOATS, MOVING, pads
-from .onnx_rules import OnnxRuntime, OnnxRuntimePlain
 
 Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
 
@@ -173,134 +162,83 @@ def _dequantized(op: GraphOp, values: Values) -> np.ndarray:
     )
 
 
-def _weights(core: GraphOp, values: OnnxValues) -> tuple[np.ndarray, Scales]:
-    """Return a constant kernel as exact float64 integers, and its scales."""
-    key = values.behind(core.inputs[1])
-    kernel, steps = values.constant(key), values.graph.tensors[key].quantization
-    if steps is None or steps.zero_points.any():
-        raise NotKnownError("weights with a zero point")
-    return kernel.astype(np.float64), values.scale(key)
+def _kernel(core: GraphOp, values: OnnxValues) -> Quantized:
+    return values.kernel(values.behind(core.inputs[1]))
 
 
-def _bias(core: GraphOp, values: OnnxValues) -> dict[str, np.ndarray]:
-    """Return the bias of an op, if it has one, as exact float64 integers."""
-    if len(core.inputs) < 3 or not core.inputs[2]:
-        return {}
-    return {"bias": values.constant(values.behind(core.inputs[2])).astype(np.float64).reshape(-1)}
-
-
-def _rescaled(sums: Ints, x: Scales, w: Scales, op: GraphOp, values: Values) -> Finish:
-    """Return sums, channels last, brought to the steps of a group's output by a rule."""
-    steps, y = values.steps(op.outputs[0]), values.scale(op.outputs[0])
-    return lambda rule: saturated(rule.rounded(sums, x, w, y), steps)
+def _bias(core: GraphOp, values: OnnxValues) -> dict[str, Quantized]:
+    has = len(core.inputs) > 2 and core.inputs[2]
+    return values.bias(values.behind(core.inputs[2])) if has else {}
 
 
 def _convolved(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare a Conv; the file has channels first."""
-    data = values.behind(core.inputs[0])
-    x, (kernel, w) = values.centred(data), _weights(core, values)
-    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
+    """Read a Conv; the file has channels first."""
+    x, kernel = values.quantized(values.behind(core.inputs[0])), _kernel(core, values)
+    stored = kernel.integers
+    merged = np.moveaxis(x.integers, 2, -1)
     groups = int(core.attributes.get("group", 1))
-    spatial = tuple(range(2, kernel.ndim))
+    spatial = tuple(range(2, stored.ndim))
     strides = core.attributes.get("strides", [1] * len(spatial))
     dilation = core.attributes.get("dilations", [1] * len(spatial))
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape[2:], dilation)]
+    spans = [(k - 1) * d + 1 for k, d in zip(stored.shape[2:], dilation)]
     attributes = {
         "strides": strides,
         "dilation": dilation,
         "groups": groups,
-        "padding": pads(core, merged.shape[1:-1], spans, strides),
+        "padding": pads(core, merged.shape[2:-1], spans, strides),
     }
     operator = "conv"
-    if groups == merged.shape[-1] and kernel.shape[1] == 1:
+    if groups == merged.shape[-1] and stored.shape[1] == 1:
         operator = "depthwise_conv"
-        kernel = kernel.reshape(groups, -1, *kernel.shape[2:])
-        kernel = np.transpose(kernel, (*spatial, 0, 1))
+        stored = stored.reshape(groups, -1, *stored.shape[2:])
+        stored = np.transpose(stored, (*spatial, 0, 1))
     else:
-        kernel = np.transpose(kernel, (*spatial, 1, 0))
-    parts = {"kernel": kernel, **_bias(core, values)}
-    sums = exact_sums(operator, merged, parts, attributes)
-    finish = _rescaled(sums, values.scale(data), w, op, values)
-
-    def first(rule: Arithmetic) -> Ints:
-        rounded = np.moveaxis(np.asarray(finish(rule)), -1, 1)
-        return rounded.reshape(*x.shape[:2], *rounded.shape[1:])
-
-    return first
+        stored = np.transpose(stored, (*spatial, 1, 0))
+    finish = OPERATORS[operator].integer(
+        [Quantized(merged, x.steps)],
+        values.output(op),
+        {"kernel": Quantized(stored, kernel.steps), **_bias(core, values)},
+        attributes,
+    )
+    return lambda rule: np.moveaxis(finish(rule), -1, 2)
 
 
 def _multiplied(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare a Gemm, or a MatMul by constants or by a computed matrix."""
-    data, other = (values.behind(key) for key in core.inputs[:2])
-    x = values.centred(data).astype(np.float64)
-    scale = values.scale(data)
+    """Read a Gemm, or a MatMul by constants or by a computed matrix."""
+    x, other = values.quantized(values.behind(core.inputs[0])), values.behind(core.inputs[1])
     if values.graph.tensors[other].data is None:
-        right = values.centred(other).astype(np.float64)
-        if x.ndim != right.ndim:
-            raise NotKnownError("a product of matrices of other ranks")
-        return _rescaled((x @ right).astype(np.int64), scale, values.scale(other), op, values)
-    kernel, w = _weights(core, values)
-    if core.attributes.get("transA") or kernel.ndim != 2:
+        right = values.quantized(other)
+        return OPERATORS["matmul"].integer([x, right], values.output(op), {}, {})
+    kernel = _kernel(core, values)
+    if core.attributes.get("transA") or kernel.integers.ndim != 2:
         raise NotKnownError(f"a {core.kind} of another form")
     if any(float(core.attributes.get(name, 1.0)) != 1 for name in ("alpha", "beta")):
         raise NotKnownError("a Gemm with factors")
-    sums = x @ (kernel.T if core.attributes.get("transB") else kernel)
-    sums = sums + _bias(core, values).get("bias", 0.0)
-    return _rescaled(sums.astype(np.int64), scale, w, op, values)
+    if core.attributes.get("transB"):
+        kernel = Quantized(kernel.integers.T, kernel.steps)
+    weights = {"kernel": kernel, **_bias(core, values)}
+    return OPERATORS["dense"].integer([x], values.output(op), weights, {})
 
 
-def _added(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare an Add of two values, by a rule of its own for each kind of processor."""
-    keys = [values.behind(key) for key in core.inputs]
-    operands = aligned(*(values.integers(key) for key in keys))
-    y, steps = values.scale(op.outputs[0]), values.steps(op.outputs[0])
-    ratios = [values.scale(key) / y for key in keys]
-    points = [np.float32(values.steps(key).zero_points[0]) for key in keys]
-    limits = np.iinfo(steps.dtype)
+def _binary(operator: str) -> Prepare:
+    """Return the reader of an op of two values."""
 
-    def finish(rule: Arithmetic) -> Ints:
-        if not isinstance(rule, OnnxRuntime):
-            raise NotKnownError("an Add by another rule")
-        total = rule.total(operands, ratios, points, np.float32(steps.zero_points[0]))
-        return np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
+    def prepare(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+        operands = [values.quantized(values.behind(key)) for key in core.inputs]
+        return OPERATORS[operator].integer(operands, values.output(op), {}, {})
 
-    return finish
-
-
-def _product(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare a Mul of two values: one product in float32. Source: MLAS, `qlmul.cpp`."""
-    keys = [values.behind(key) for key in core.inputs]
-    left, right = aligned(*(values.centred(key) for key in keys))
-    a, b, y = (values.scale(key)[0] for key in (*keys, op.outputs[0]))
-    steps = values.steps(op.outputs[0])
-    return lambda rule: saturated(rule.scaled(left * right, float(a * b / y)), steps)
+    return prepare
 
 
 def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare a Softmax on the last axis: a table of float32 exponentials.
-
-    The scale is floor(1/s) instead of 1/s: with s the float32 nearest to 1/255 results are 254/255
-    of what they should be. The exponentials are scaled up by a power that divides out; it is kept,
-    since it decides how they round. Source: ONNX Runtime, `qlinear_softmax.cc`.
-    """
-    data = values.behind(core.inputs[0])
-    x, steps = values.integers(data), values.steps(op.outputs[0])
-    if core.attributes.get("axis", -1) not in (-1, x.ndim - 2):
-        raise NotKnownError("a Softmax of another axis")
-    scale = float(values.scale(data)[0])
-    room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
-    table = np.exp((np.arange(256) - 255 + room) * scale).astype(np.float32)
-    raised = table[x + 255 - x.max(axis=-1, keepdims=True)]
-    sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
-    whole = np.floor(np.float32(1) / values.scale(op.outputs[0]))
-    shares = np.rint(raised * whole / sums).astype(np.int64)
-    exact = softmax(values.array(core.inputs[0]).astype(np.float64), axis=-1).astype(np.float32)
-    plain = quantized(exact, steps)
-    return lambda rule: plain if isinstance(rule, OnnxRuntimePlain) else saturated(shares, steps)
+    """Read a Softmax."""
+    x, axis = values.quantized(values.behind(core.inputs[0])), core.attributes.get("axis", -1)
+    attributes = {"axis": axis if axis < 0 else axis + 1}
+    return OPERATORS["softmax"].integer([x], values.output(op), {}, attributes)
 
 
 def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare an AveragePool: sums of floats, window by window.
+    """Read an AveragePool, which is computed in floats, window by window.
 
     Source: ONNX Runtime, `qlinear_pool.cc`.
     """
@@ -315,7 +253,7 @@ def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     sums, count = pooled_sums(merged, framing)
     means = np.moveaxis((sums / count).astype(np.float32), -1, 1)
     means = means.reshape(*x.shape[:2], *means.shape[1:])
-    y, limits = values.scale(op.outputs[0]), np.iinfo(steps.dtype)
+    y, limits = values.output(op).scale, np.iinfo(steps.dtype)
     # The zero point is added before the rounding, which turns ties.
     fused = np.rint(means / y + np.float32(steps.zero_points[0])).clip(limits.min, limits.max)
     plain = quantized(means, steps)
@@ -323,21 +261,18 @@ def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
 
 
 def _averaged(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Prepare a GlobalAveragePool."""
-    data = values.behind(core.inputs[0])
-    x, steps = values.centred(data), values.steps(op.outputs[0])
-    axes = tuple(range(3, x.ndim))
-    sums, count = x.sum(axis=axes, keepdims=True), int(np.prod(x.shape[3:]))
-    scales = values.scale(data)[0], values.scale(op.outputs[0])[0]
-    return lambda rule: saturated(rule.averaged(sums, count, *scales), steps)
+    """Read a GlobalAveragePool."""
+    x = values.quantized(values.behind(core.inputs[0]))
+    attributes = {"axes": tuple(range(3, x.integers.ndim)), "keepdims": True}
+    return OPERATORS["reduce_mean"].integer([x], values.output(op), {}, attributes)
 
 
 FUSED: dict[str, Prepare] = {
     "Conv": _convolved,
     "Gemm": _multiplied,
     "MatMul": _multiplied,
-    "Add": _added,
-    "Mul": _product,
+    "Add": _binary("add"),
+    "Mul": _binary("multiply"),
     "AveragePool": _average_pooled,
     "GlobalAveragePool": _averaged,
     "Softmax": _softmax,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.onnx_rules import ONNX_RULES
+from ..rounding.quantized import NotKnownError
+from ..rounding.xnnpack import TFLITE_RULES
 from . import onnx_ops, tflite_ops
-from .arithmetic import Arithmetic
-from .base import Finish, NotKnownError, Values
-from .onnx_rules import ONNX_RULES
-from .xnnpack import TFLITE_RULES
+from .base import Values
 
 
 @dataclass(frozen=True)

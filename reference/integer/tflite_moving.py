@@ -1,4 +1,4 @@
-"""Ops of .tflite files that move numbers and leave them as they are, whatever their type."""
+"""Operators of .tflite files that move numbers, integers or floats, without changing them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
-from .arithmetic import Arithmetic, Ints
-from .base import Finish, IntegerOperator, NotKnownError, Results, Values
-from .fixed_point import away_from_zero
+from ..rounding.arithmetic import Finish
+from ..rounding.fixed_point import away_from_zero
+from ..rounding.quantized import NotKnownError
+from .base import IntegerOperator, Values, moved
 
-Move = Callable[[GraphOp, Values, np.ndarray], Results]
+Move = Callable[[GraphOp, Values, np.ndarray], np.ndarray]
 
 
 def _moving(move: Move, place: int = 0) -> IntegerOperator:
-    """Return an operator that moves the numbers of its input number ``place``."""
+    """Return the reader of an op that moves the numbers of its input number ``place``."""
 
     def prepare(op: GraphOp, values: Values) -> Finish:
         _same_steps(op, values, op.inputs[place])
@@ -27,39 +28,44 @@ def _moving(move: Move, place: int = 0) -> IntegerOperator:
 
 
 def _same_steps(op: GraphOp, values: Values, *keys: str) -> None:
-    """Raise `NotKnownError` where quantized numbers change their steps on the way."""
-    if values.graph.tensors[op.outputs[0]].quantization is not None:
-        values.same_steps(*keys, *op.outputs)
+    """Raise `NotKnownError` if an input and an output have other steps."""
+    if values.graph.tensors[op.outputs[0]].quantization is None:
+        return
+    first, *others = (values.steps(key) for key in (*keys, *op.outputs))
+    for other in others:
+        if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
+            raise NotKnownError("the steps change where integers are only moved")
 
 
 def _reshaped(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
     shape = [int(size) for size in values.graph.tensors[op.outputs[0]].shape]
     if op.kind == "RESHAPE" and len(op.inputs) > 1 and values.has(op.inputs[1]):
         shape = [int(size) for size in values.array(op.inputs[1])[0].reshape(-1)]
-    return x.reshape(len(x), *shape)
+    return moved("reshape", x, target_shape=shape)
 
 
 def _transposed(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
-    return np.transpose(x, (0, *(int(axis) + 1 for axis in values.constant(op.inputs[1]))))
+    axes = (int(axis) + 1 for axis in values.constant(op.inputs[1]))
+    return moved("permute", x, axes=(0, *axes))
 
 
 def _padded(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
-    """Padding has the value zero: the zero point of integers."""
-    pads = [(0, 0), *((int(a), int(b)) for a, b in values.constant(op.inputs[1]))]
+    """Read a PAD: padding has the value zero, which is the zero point of integers."""
+    pads = [(int(a), int(b)) for a, b in values.constant(op.inputs[1])]
     steps = values.graph.tensors[op.inputs[0]].quantization
     fill = 0 if steps is None else steps.zero_points[0]
     if op.kind == "PADV2":
         fill = values.constant(op.inputs[2]).reshape(-1)[0]
     if op.kind == "MIRROR_PAD":
         mode = "symmetric" if op.attributes.get("mode") else "reflect"
-        return np.pad(x, pads, mode=mode)  # type: ignore[call-overload]
-    return np.pad(x, pads, constant_values=fill)
+        return moved("pad", x, padding=pads, mode=mode)
+    return moved("pad", x, padding=pads, value=fill)
 
 
 def _sliced(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
     starts, sizes = (values.constant(key).reshape(-1) for key in op.inputs[1:3])
-    cut = [slice(int(a), None if n < 0 else int(a + n)) for a, n in zip(starts, sizes)]
-    return x[(slice(None), *cut)]
+    cut = [(int(a), None if n < 0 else int(a + n)) for a, n in zip(starts, sizes)]
+    return moved("slice", x, slices=cut)
 
 
 def _strided(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
@@ -85,13 +91,14 @@ def _strided(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
 
 
 def _tiled(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
-    return np.tile(x, (1, *(int(count) for count in values.constant(op.inputs[1]).reshape(-1))))
+    counts = [int(count) for count in values.constant(op.inputs[1]).reshape(-1)]
+    return moved("tile", x, multiples=counts)
 
 
 def _broadcast(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
     shape = [int(size) for size in values.constant(op.inputs[1]).reshape(-1)]
     x = x.reshape(len(x), *[1] * (len(shape) + 1 - x.ndim), *x.shape[1:])
-    return np.broadcast_to(x, (len(x), *shape))
+    return moved("broadcast", x, target_shape=shape)
 
 
 def _gathered(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
@@ -99,7 +106,7 @@ def _gathered(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
         raise NotKnownError("GATHER with axes of batches")
     index = values.constant(op.inputs[1]).astype(np.int64)
     axis = int(op.attributes.get("axis", 0))
-    return np.take(x, index, axis=axis + 1 if axis >= 0 else axis)
+    return moved("take", x, indices=index, axis=axis + 1 if axis >= 0 else axis)
 
 
 def _nearest(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
@@ -113,7 +120,7 @@ def _nearest(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
         index = (away_from_zero(at) if op.attributes.get("alignCorners") else np.floor(at)).astype(
             int
         )
-        x = np.take(x, np.clip(index, 0, x.shape[axis] - 1), axis=axis)
+        x = moved("take", x, indices=np.clip(index, 0, x.shape[axis] - 1), axis=axis)
     return x
 
 
@@ -129,12 +136,13 @@ def _spread(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
 
 
 def _reversed(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
-    axes = values.constant(op.inputs[1]).reshape(-1)
-    return np.flip(x, tuple(int(axis) + 1 if axis >= 0 else int(axis) for axis in axes))
+    axes = {int(axis) % (x.ndim - 1) for axis in values.constant(op.inputs[1]).reshape(-1)}
+    steps = [-1 if axis in axes else 1 for axis in range(x.ndim - 1)]
+    return moved("slice", x, slices=[(None, None, step) for step in steps])
 
 
 def _split(op: GraphOp, values: Values) -> Finish:
-    """Prepare a SPLIT or SPLIT_V: equal parts, or parts of the sizes given."""
+    """Read a SPLIT or SPLIT_V: equal parts, or parts of the sizes given."""
     even = op.kind == "SPLIT"
     x = values.array(op.inputs[1 if even else 0])
     axis = int(values.constant(op.inputs[0 if even else 2]).reshape(-1)[0])
@@ -150,7 +158,7 @@ def _split(op: GraphOp, values: Values) -> Finish:
 
 
 def _unpacked(op: GraphOp, values: Values) -> Finish:
-    """Prepare an UNPACK."""
+    """Read an UNPACK."""
     _same_steps(op, values, op.inputs[0])
     x, axis = values.array(op.inputs[0]), int(op.attributes.get("axis", 0))
     axis = axis + 1 if axis >= 0 else x.ndim + axis
@@ -159,32 +167,17 @@ def _unpacked(op: GraphOp, values: Values) -> Finish:
 
 
 def _joined(op: GraphOp, values: Values) -> Finish:
-    """Prepare a CONCATENATION or PACK of numbers in the same steps."""
+    """Read a CONCATENATION or PACK of numbers in the same steps."""
     _same_steps(op, values, *op.inputs)
     parts = [values.array(key) for key in op.inputs]
     count = max(len(part) for part in parts)
     parts = [np.broadcast_to(part, (count, *part.shape[1:])) for part in parts]
     axis = int(op.attributes.get("axis", 0))
     axis = axis + 1 if axis >= 0 else axis
-    found = (np.stack if op.kind == "PACK" else np.concatenate)(parts, axis=axis)
+    if op.kind == "PACK":
+        parts = [np.expand_dims(part, axis) for part in parts]
+    found = moved("concatenate", *parts, axis=axis)
     return lambda rule: found
-
-
-def _bilinear(op: GraphOp, values: Values) -> Finish:
-    """Prepare a RESIZE_BILINEAR: places and shares in 1024ths.
-
-    Source: TFLite, `reference/resize_bilinear.h`, `ResizeBilinearInteger`.
-    """
-    values.same_steps(op.inputs[0], op.outputs[0])
-    x = values.integers(op.inputs[0])
-    sizes = [int(size) for size in values.constant(op.inputs[1]).reshape(-1)]
-    corners = bool(op.attributes.get("alignCorners"))
-    centres = bool(op.attributes.get("halfPixelCenters"))
-
-    def finish(rule: Arithmetic) -> Ints:
-        return rule.resized(x, sizes, corners, centres)
-
-    return finish
 
 
 MOVING_OPS = {
@@ -209,5 +202,4 @@ MOVING_OPS = {
     "UNPACK": IntegerOperator(_unpacked, ruled=False),
     "CONCATENATION": IntegerOperator(_joined, ruled=False),
     "PACK": IntegerOperator(_joined, ruled=False),
-    "RESIZE_BILINEAR": IntegerOperator(_bilinear),
 }

@@ -1,21 +1,21 @@
-"""The integer ops of .tflite files: exact results from the file's own numbers, then a rule."""
+"""The operators of .tflite files of integers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ...artifacts.graphs.base import GraphOp
-from .base import Finish, IntegerOp, NotKnownError, Values, known, one_of
-from .tflite_elementwise import ELEMENTWISE_OPS
-from .tflite_linear import LINEAR_OPS
+from ..rounding.arithmetic import Finish
+from ..rounding.quantized import NotKnownError
+from .base import IntegerOp, Values, known, one_of
+from .tflite_arithmetic import ARITHMETIC_OPS
 from .tflite_moving import MOVING_OPS
-from .tflite_tables import TABLE_OPS
 
-TFLITE_OPS = {**LINEAR_OPS, **ELEMENTWISE_OPS, **TABLE_OPS, **MOVING_OPS}
+TFLITE_OPS = {**ARITHMETIC_OPS, **MOVING_OPS}
 
 
 def prepared(op: GraphOp, values: Values) -> Finish:
-    """Return what is left of an op to do once the rule is known.
+    """Return the results of an op as a function of the rule.
 
     Raises:
         NotKnownError: Its kind or its form is not known here.
@@ -35,7 +35,7 @@ def _bits(op: GraphOp, values: Values) -> int:
 
 
 def integer_ops(values: Values) -> Iterator[IntegerOp]:
-    """Yield every op whose numbers can be computed exactly from those that it was given."""
+    """Yield every op whose results can be computed exactly from its known inputs."""
     for op in values.graph.ops:
         try:
             finish = prepared(op, values)

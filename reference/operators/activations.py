@@ -8,11 +8,22 @@ the function saturates away from zero); docs/checks.md shows the measurements be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.quantized import Ints, Output, Quantized, aligned
+from ..rounding.tables import (
+    float32_gelu,
+    float32_gelu_tanh,
+    float32_sigmoid,
+    hard_swish,
+    tabled,
+    wide_sigmoid,
+    wide_tanh,
+)
 from .base import (
     REACH,
     ROUNDING,
@@ -25,6 +36,8 @@ from .base import (
     steepest_secant,
 )
 from .softmax import LogSoftmax, Softmax, sigmoid
+
+IntegerFunction = Callable[[Quantized, Output, Attributes], Finish]
 
 # exp and what is made of it in a few operations: the runtimes' own statement of their kernels is
 # "a few units in the last place"; 16 u is eight of them.
@@ -51,6 +64,18 @@ def _gelu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
         return 0.5 * x * (1 + np.tanh(inner))
     # erfc keeps the tail, where 1 + erf cancels.
     return (0.5 * x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64)).astype(x.dtype)
+
+
+def _leaky(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return np.where(x >= 0, x, attributes["negative_slope"] * x)
+
+
+def _clip(x: np.ndarray, attributes: Attributes) -> np.ndarray:
+    return np.clip(x, attributes["min_value"], attributes["max_value"])
+
+
+def _hard_silu(x: np.ndarray, _: Attributes) -> np.ndarray:
+    return x * np.clip(x / 6 + 0.5, 0, 1)
 
 
 def _selu(x: np.ndarray, _: Attributes) -> np.ndarray:
@@ -86,11 +111,20 @@ class Pointwise(Operator):
         ulps: Error of a kernel in units of u·scale; 0 for those that only select.
         scale: "value" where the kernel's error is relative to |y|, "one" where it is relative to 1
             (sums with a constant inside), "input" where relative to |x| + |y| (x times a gate).
+        integer: The function of integers, if runtimes have one.
     """
 
-    def __init__(self, value: Function, slope: float, ulps: float, scale: str = "value") -> None:
+    def __init__(
+        self,
+        value: Function,
+        slope: float,
+        ulps: float,
+        scale: str = "value",
+        integer: IntegerFunction | None = None,
+    ) -> None:
         self._value, self._slope = value, slope
         self._ulps, self._scale = ulps, scale
+        self._integer = integer
 
     def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
         """See the base class."""
@@ -135,6 +169,18 @@ class Pointwise(Operator):
         up, down = (self._value(x + h, at.attributes) for h in (step, -step))
         return [gradient * (up - down) / (2 * step)]
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class."""
+        if self._integer is None:
+            return super().integer(operands, output, weights, attributes)
+        return self._integer(operands[0], output, attributes)
+
 
 class Steep(Pointwise):
     """A function whose slope has no bound: its greatest change lies at the ends of an interval.
@@ -142,8 +188,14 @@ class Steep(Pointwise):
     That holds where the function is monotonic, convex or concave.
     """
 
-    def __init__(self, value: Function, ulps: float, scale: str = "value") -> None:
-        super().__init__(value, 0.0, ulps, scale)
+    def __init__(
+        self,
+        value: Function,
+        ulps: float,
+        scale: str = "value",
+        integer: IntegerFunction | None = None,
+    ) -> None:
+        super().__init__(value, 0.0, ulps, scale, integer)
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
         if not error.any():
@@ -215,6 +267,25 @@ class PRelu(Operator):
     def _slope(self, at: Evaluated) -> np.ndarray:
         return np.where(at.inputs[0] >= 0, 1.0, at.weights["alpha"])
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class: the negative side is a product (TFLite, `reference/prelu.h`)."""
+        x, slopes = aligned(operands[0], weights["alpha"])
+        y = output.scale[0]
+        ratios = float(x.scale[0] / y), float(x.scale[0] * slopes.scale[0] / y)
+
+        def finish(rule: Arithmetic) -> Ints:
+            positive = rule.scaled(x.centred, ratios[0])
+            negative = rule.scaled(x.centred * slopes.centred, ratios[1])
+            return output.saturated(np.where(x.centred >= 0, positive, negative))
+
+        return finish
+
 
 def _elementary(function: Callable[[np.ndarray], np.ndarray]) -> Function:
     """Return a NumPy function that ignores attributes."""
@@ -226,19 +297,71 @@ def _real(function: np.ufunc) -> Function:
     return lambda x, _: np.asarray(function(x), np.float64).astype(x.dtype)
 
 
+def _ratio(x: Quantized, output: Output) -> float:
+    return float(x.scale[0] / output.scale[0])
+
+
+def _integer_clip(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    """Other steps, then limits: relu and clip."""
+    low, high = (attributes.get(name) for name in ("min_value", "max_value"))
+    limited = output.clipped(0.0 if low is None else low, np.inf if high is None else high)
+    return lambda rule: limited.saturated(rule.scaled(x.centred, _ratio(x, output)))
+
+
+def _integer_leaky(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    """One ratio for each sign (TFLite, `reference/leaky_relu.h`)."""
+    slope = np.float32(attributes["negative_slope"])
+    negative = float(x.scale[0] * slope / output.scale[0])
+    return lambda rule: output.saturated(rule.leaky(x.centred, _ratio(x, output), negative))
+
+
+def _integer_absolute(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    """The size, in other steps (TFLite, `kernels/elementwise.cc`, `AbsInt8`)."""
+    size, ratio = np.abs(x.centred), _ratio(x, output)
+    return lambda rule: output.saturated(size if ratio == 1 else rule.scaled(size, ratio))
+
+
+def _integer_gelu(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    approximate = attributes.get("approximate", False)
+    return tabled(float32_gelu_tanh if approximate else float32_gelu, x, output)
+
+
+def _integer_sigmoid(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    if x.bits == 8:
+        return tabled(float32_sigmoid, x, output)
+    found = wide_sigmoid(x.integers, x.scale[0])
+    return lambda rule: found
+
+
+def _integer_tanh(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    if x.bits == 8:
+        return tabled(np.tanh, x, output)
+    found = wide_tanh(x.integers, x.scale[0])
+    return lambda rule: found
+
+
+def _integer_exp(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    return tabled(np.exp, x, output)
+
+
+def _integer_hard_silu(x: Quantized, output: Output, attributes: Attributes) -> Finish:
+    found = hard_swish(x, output)
+    return lambda rule: found
+
+
 ACTIVATIONS: dict[str, Operator] = {
     "linear": Pointwise(lambda x, a: x, 1, 0),
-    "relu": Pointwise(_relu, 1, 2),
-    "leaky_relu": Pointwise(lambda x, a: np.where(x >= 0, x, a["negative_slope"] * x), 1, 2),
-    "clip": Pointwise(lambda x, a: np.clip(x, a["min_value"], a["max_value"]), 1, 0),
+    "relu": Pointwise(_relu, 1, 2, integer=_integer_clip),
+    "leaky_relu": Pointwise(_leaky, 1, 2, integer=_integer_leaky),
+    "clip": Pointwise(_clip, 1, 0, integer=_integer_clip),
     "elu": Pointwise(_elu, 1, ULPS, "one"),
     "selu": Pointwise(_selu, 1.7581, ULPS, "one"),
-    "gelu": Pointwise(_gelu, 1.13, ULPS, "input"),
+    "gelu": Pointwise(_gelu, 1.13, ULPS, "input", _integer_gelu),
     "silu": Pointwise(lambda x, a: x * sigmoid(x, a), 1.1, ULPS, "input"),
-    "sigmoid": Pointwise(sigmoid, 0.25, ULPS, "one"),
-    "tanh": Pointwise(_elementary(np.tanh), 1, ULPS, "one"),
+    "sigmoid": Pointwise(sigmoid, 0.25, ULPS, "one", _integer_sigmoid),
+    "tanh": Pointwise(_elementary(np.tanh), 1, ULPS, "one", _integer_tanh),
     "hard_sigmoid": Pointwise(lambda x, a: np.clip(x / 6 + 0.5, 0, 1), 1 / 6, 4, "one"),
-    "hard_silu": Pointwise(lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1), 1.5, 6, "input"),
+    "hard_silu": Pointwise(_hard_silu, 1.5, 6, "input", _integer_hard_silu),
     "softplus": Pointwise(_softplus, 1, ULPS, "input"),
     "softsign": Pointwise(lambda x, a: x / (1 + np.abs(x)), 1, 4),
     "mish": Pointwise(lambda x, a: x * np.tanh(_softplus(x, a)), 1.1, 2 * ULPS, "input"),
@@ -246,7 +369,7 @@ ACTIVATIONS: dict[str, Operator] = {
     "log_softmax": LogSoftmax(ULPS),
     "prelu": PRelu(),
     "negative": Pointwise(_elementary(np.negative), 1, 0),
-    "absolute": Pointwise(_elementary(np.abs), 1, 0),
+    "absolute": Pointwise(_elementary(np.abs), 1, 0, integer=_integer_absolute),
     "erf": Pointwise(_real(_erf), 1.1284, ULPS, "one"),
     "erfc": Pointwise(_real(_erfc), 1.1284, ULPS, "one"),
     "sin": Pointwise(_elementary(np.sin), 1, ULPS, "one"),
@@ -256,7 +379,7 @@ ACTIVATIONS: dict[str, Operator] = {
     "sqrt": Steep(_elementary(np.sqrt), 2),
     "rsqrt": Steep(lambda x, a: 1 / np.sqrt(x), ULPS),
     "reciprocal": Steep(_elementary(np.reciprocal), 2),
-    "exp": Steep(_elementary(np.exp), ULPS),
+    "exp": Steep(_elementary(np.exp), ULPS, integer=_integer_exp),
     "expm1": Steep(_elementary(np.expm1), ULPS, "input"),
     "log": Steep(_elementary(np.log), ULPS, "one"),
     "log1p": Steep(_elementary(np.log1p), ULPS, "input"),

@@ -1,4 +1,4 @@
-"""What an operator is to the checks: its value, its rounding error and its gradient.
+"""What an operator is to the checks: value, error bound, variance, gradient and integer form.
 
 Every value holds samples on its first axis, and numbers only: a truth value is 0 or 1, an integer
 is a float without a fraction.
@@ -7,11 +7,14 @@ is a float without a fraction.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ..rounding.arithmetic import Finish
+from ..rounding.quantized import NotKnownError, Output, Quantized
 
 Arrays = list[np.ndarray]
 Weights = Mapping[str, np.ndarray]
@@ -71,6 +74,26 @@ class Operator(abc.ABC):
     @abc.abstractmethod
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """Return the gradients by the inputs for a gradient by the output."""
+
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """Return the output's integers as a function of the rule of rounding.
+
+        Args:
+            operands: The inputs, (P, …).
+            output: The steps of the output.
+            weights: Constants by role; a kernel and a bias as exact float64 integers.
+            attributes: As for `evaluate`; axes count that of the samples.
+
+        Raises:
+            NotKnownError: The operator has no integer form.
+        """
+        raise NotKnownError(f"{type(self).__name__} in integers")
 
 
 # A rounding error is taken as uniform between -u and u times the number that is rounded.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
 from .base import (
     ROUNDING,
     Arrays,
@@ -109,6 +111,26 @@ class MatMul(Bilinear):
     def terms(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> int:
         """See the base class."""
         return int(x.shape[-2 if attributes.get("transpose_first") else -1])
+
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class."""
+        x, y = operands
+        if x.integers.ndim != y.integers.ndim:
+            raise NotKnownError("a product of matrices of other ranks")
+        first, second = (operand.centred.astype(np.float64) for operand in operands)
+        sums = self.apply(first, second, attributes).astype(np.int64)
+
+        def finish(rule: Arithmetic) -> Ints:
+            rescaled = rule.matrices if output.bits == 8 else rule.rounded_wide
+            return output.saturated(rescaled(sums, x.scale, y.scale, output.scale))
+
+        return finish
 
 
 class Contraction(Bilinear):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..rounding.arithmetic import Finish
+from ..rounding.quantized import Output, Quantized, aligned
 from .base import (
     REACH,
     ROUNDING,
@@ -108,6 +110,17 @@ class Sum(Elementwise):
         """See the base class."""
         return np.asarray(functools.reduce(np.add, variances) + ROUNDING * np.square(output))
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class."""
+        a, b = aligned(*operands)
+        return lambda rule: rule.total([a, b if self._sign > 0 else -b], output)
+
 
 class Average(Elementwise):
     """The mean of the operands."""
@@ -169,6 +182,18 @@ class Product(Elementwise):
             deviations[id(x)] = deviations.get(id(x), 0.0) + passed
         return np.asarray(rounded + functools.reduce(np.add, map(np.square, deviations.values())))
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class; the ratio of scales is a float32 number (TFLite, `mul.cc`)."""
+        left, right = (operand.centred for operand in aligned(*operands))
+        a, b, y = operands[0].scale[0], operands[1].scale[0], output.scale[0]
+        return lambda rule: output.saturated(rule.scaled(left * right, float(a * b / y)))
+
 
 class Extreme(Elementwise):
     """The greatest or the least operand."""
@@ -201,6 +226,19 @@ class Extreme(Elementwise):
             for operand, own, variance in zip(operands, reach, variances)
         ]
         return functools.reduce(np.maximum, possible)
+
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class: the integers themselves, whose steps must agree."""
+        for operand in operands:
+            operand.same_steps(output)
+        found = self.value([operand.integers for operand in aligned(*operands)])
+        return lambda rule: found
 
 
 class Binary(Elementwise):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.quantized import Ints, Output, Quantized, Scales
 from .base import (
     ROUNDING,
     Arrays,
@@ -25,6 +27,8 @@ from .base import (
     channels_last,
     gamma,
 )
+
+Rescaling = Callable[[Ints, Scales, Scales, Scales], Ints]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -107,6 +111,10 @@ class Linear(Operator):
     def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
         """Return how many products one output element sums."""
 
+    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+        """Return what a rule brings the exact sums of this operator to the output's steps with."""
+        return rule.rounded if bits == 8 else rule.rounded_wide
+
     def _product(
         self, x: np.ndarray, kernel: np.ndarray, bias: Any, attributes: Attributes
     ) -> np.ndarray:
@@ -165,6 +173,42 @@ class Linear(Operator):
         )
         return [as_given(found, attributes, x.shape)]
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class; two axes of samples, (P, B, …), are merged for the sums."""
+        x, kernel = operands[0], weights["kernel"]
+        bias = weights["bias"].integers if "bias" in weights else np.zeros(1)
+        merged = x.centred.reshape(-1, *x.centred.shape[2:])
+        sums = self._exact_sums(merged, kernel.integers, bias, attributes)
+        sums = sums.reshape(*x.centred.shape[:2], *sums.shape[1:])
+
+        def finish(rule: Arithmetic) -> Ints:
+            rescaled = self.rescaling(rule, output.bits)
+            return output.saturated(rescaled(sums, x.scale, kernel.scale, output.scale))
+
+        return finish
+
+    def _exact_sums(
+        self, x: Ints, kernel: np.ndarray, bias: np.ndarray, attributes: Attributes
+    ) -> Ints:
+        """Return exact sums of integers.
+
+        Integers below 2^53 are exact in float64 in any order of summation, those below 2^24 in
+        float32, which is faster.
+        """
+        # No result sums more of a kernel than its places times the longer of the last two axes.
+        most = np.abs(kernel).sum(axis=tuple(range(kernel.ndim - 2))).max(initial=0.0)
+        most *= max(kernel.shape[-2:]) * float(np.abs(x).max(initial=0))
+        small = most + float(np.abs(bias).max(initial=0.0)) < 2**24
+        dtype = np.float32 if small else np.float64
+        found = self._product(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype), attributes)
+        return np.asarray(found).astype(np.int64)
+
 
 class Convolution(Linear):
     """Cross-correlation of (M, *S, C) with (*K, C/groups, F)."""
@@ -212,6 +256,10 @@ class Convolution(Linear):
 class DepthwiseConvolution(Linear):
     """Cross-correlation of (M, *S, C) with (*K, C, multiplier), channel by channel."""
 
+    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+        """See the base class."""
+        return rule.depthwise if bits == 8 else rule.rounded_wide
+
     def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
         """See the base class."""
         sizes = kernel.shape[:-2]
@@ -240,6 +288,10 @@ class DepthwiseConvolution(Linear):
 
 class TransposedConvolution(Linear):
     """Scatters (M, *S, C) through (*K, F, C): the gradient of a convolution by its input."""
+
+    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+        """See the base class."""
+        return rule.transposed if bits == 8 else rule.rounded_wide
 
     def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
         """See the base class."""
@@ -294,6 +346,10 @@ class TransposedConvolution(Linear):
 
 class Dense(Linear):
     """Product of the last axis with (in, out)."""
+
+    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+        """See the base class."""
+        return rule.dense if bits == 8 else rule.dense_wide
 
     def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
         """See the base class."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..rounding.arithmetic import Finish
+from ..rounding.quantized import Output, Quantized
 from .base import (
     ROUNDING,
     Arrays,
@@ -103,6 +106,23 @@ class AveragePool(_Mean):
         )
         return [as_given(found, at.attributes, at.inputs[0].shape)]
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class: the mean of the integers, a half away from zero."""
+        x = operands[0]
+        x.same_steps(output)
+        merged = x.integers.reshape(-1, *x.integers.shape[2:])
+        sums, count = pooled_sums(merged, attributes)
+        count = count.astype(np.int64)
+        away = np.sign(sums) * ((np.abs(sums) + count // 2) // count)
+        found = away.reshape(*x.integers.shape[:2], *away.shape[1:]).astype(np.int64)
+        return lambda rule: output.saturated(found - x.point)
+
 
 class _Max(Operator):
     """The greatest of K values."""
@@ -143,6 +163,21 @@ class MaxPool(_Max):
             lambda offset, _: g * (parts[offset] == y),
         )
         return [as_given(found, at.attributes, at.inputs[0].shape)]
+
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class; padding is never the greatest."""
+        x = operands[0]
+        x.same_steps(output)
+        merged = x.integers.reshape(-1, *x.integers.shape[2:]).astype(np.float64)
+        largest = self._max(merged, attributes).astype(np.int64)
+        found = largest.reshape(*x.integers.shape[:2], *largest.shape[1:])
+        return lambda rule: output.saturated(found - x.point)
 
 
 def _spatial(x: np.ndarray, attributes: Attributes) -> tuple[int, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
 from .base import REACH, ROUNDING, Arrays, Attributes, Evaluated, Operator, Weights, gamma
 from .pooling import coherent_mean_variance
 
@@ -77,6 +80,33 @@ class SumOver(Reduction):
         spread = gradient.reshape(self._shape(x, at.attributes))
         return [np.broadcast_to(spread / self._divisor(x, at.attributes), x.shape)]
 
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class; the mean alone has an integer form."""
+        if not self._mean:
+            raise NotKnownError("a sum over axes in integers")
+        x, axes = operands[0], self._axes(attributes)
+        sums, count = (
+            self._reduced(np.add, x.centred, attributes),
+            self._terms(x.centred, attributes),
+        )
+        # Kernels have a case of their own for (P, B, H, W, C) over both places.
+        places = (x.centred.ndim, axes) == (5, (2, 3)) and attributes.get("keepdims", False)
+
+        def finish(rule: Arithmetic) -> Ints:
+            if places and output.bits == 8:
+                mean = rule.averaged_places(sums, count, x.point, x.scale[0], output.scale[0])
+            else:
+                mean = rule.averaged(sums, count, x.scale[0], output.scale[0])
+            return output.saturated(mean)
+
+        return finish
+
 
 class ExtremeOver(Reduction):
     """The greatest or the least element."""
@@ -101,6 +131,18 @@ class ExtremeOver(Reduction):
         shape = self._shape(at.inputs[0], at.attributes)
         chosen = at.inputs[0] == at.output.reshape(shape)
         return [np.where(chosen, gradient.reshape(shape), 0.0)]
+
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class: the integers themselves."""
+        operands[0].same_steps(output)
+        found = self._reduced(self._function, operands[0].integers, attributes)
+        return lambda rule: found
 
 
 class ProductOver(Reduction):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
+from ..rounding.tables import wide_softmax
 from .base import ROUNDING, Arrays, Attributes, Evaluated, Operator, Weights, steepest_secant
 
 
@@ -77,6 +82,26 @@ class Softmax(Operator):
         """See the base class."""
         mean = np.sum(gradient * at.output, axis=_axis(at.attributes), keepdims=True)
         return [at.output * (gradient - mean)]
+
+    def integer(
+        self,
+        operands: Sequence[Quantized],
+        output: Output,
+        weights: Mapping[str, Quantized],
+        attributes: Attributes,
+    ) -> Finish:
+        """See the base class; along the last axis."""
+        x, beta = operands[0], np.float32(attributes.get("beta", 1.0))
+        if _axis(attributes) not in (-1, x.integers.ndim - 1):
+            raise NotKnownError("a softmax of another axis")
+        if output.bits == 16:
+            found = wide_softmax(x.integers, x.scale[0], beta)
+            return lambda rule: found
+
+        def finish(rule: Arithmetic) -> Ints:
+            return output.saturated(rule.shares(x.centred, x.scale[0], beta, output.scale))
+
+        return finish
 
 
 class LogSoftmax(Operator):

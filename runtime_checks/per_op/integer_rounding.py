@@ -15,12 +15,13 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...reference.integer import onnx_ops, tflite_ops
-from ...reference.integer.arithmetic import Arithmetic
-from ...reference.integer.base import IntegerOp, NotKnownError, Values
+from ...reference.integer.base import IntegerOp, Values
 from ...reference.integer.onnx_floats import MOVING
-from ...reference.integer.onnx_rules import ONNX_RULES
 from ...reference.integer.tflite_moving import MOVING_OPS
-from ...reference.integer.xnnpack import TFLITE_RULES
+from ...reference.rounding.arithmetic import Arithmetic
+from ...reference.rounding.onnx_rules import ONNX_RULES
+from ...reference.rounding.quantized import NotKnownError
+from ...reference.rounding.xnnpack import TFLITE_RULES
 
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 _RULES = {"tflite": TFLITE_RULES, "onnx": ONNX_RULES}

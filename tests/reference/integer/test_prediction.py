@@ -13,9 +13,10 @@ from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.graphs import read_graph
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp
-from renormlite.reference.integer.base import NotKnownError, Values
+from renormlite.reference.integer.base import Values
 from renormlite.reference.integer.prediction import predict
 from renormlite.reference.integer.tflite_ops import TFLITE_OPS, prepared
+from renormlite.reference.rounding.quantized import NotKnownError
 from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement, must_agree
 from renormlite.runtimes import Target
 from renormlite.runtimes.run import run_target

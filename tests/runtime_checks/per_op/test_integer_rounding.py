@@ -10,7 +10,7 @@ from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.graphs import read_graph
 from renormlite.reference.integer.base import Values
 from renormlite.reference.integer.tflite_ops import integer_ops, prepared
-from renormlite.reference.integer.xnnpack import TFLITE_RULES
+from renormlite.reference.rounding.xnnpack import TFLITE_RULES
 from renormlite.runtime_checks.per_op.integer_rounding import recognise
 from renormlite.runtime_checks.per_op.observation import observe
 from renormlite.runtimes import Target
@@ -82,9 +82,15 @@ def on_the_other_side(graph, tensors) -> tuple[str, np.ndarray, int]:
     samples = Values(graph, tensors)
     op = next(op for op in integer_ops(samples) if op.op.kind == "CONV_2D")
     data, weights, key = op.op.inputs[0], op.op.inputs[1], op.op.outputs[0]
-    fine = [scale / 100 for scale in (samples.scale(data), samples.scale(weights))]
+    fine = [graph.tensors[name].quantization.scales / 100 for name in (data, weights)]
     # The same sums in steps a hundred times as small tell how near each is to a tie.
-    exact = _sums(graph, samples, op.op)[:, None] * fine[0] * fine[1] * 1e4 / samples.scale(key)
+    exact = (
+        _sums(graph, samples, op.op)[:, None]
+        * fine[0]
+        * fine[1]
+        * 1e4
+        / graph.tensors[key].quantization.scales
+    )
     near = np.abs(exact - np.floor(exact) - 0.5) < 0.008  # within 0.51 on either side
     steps = samples.steps(key)
     other = np.where(op.got - steps.zero_points[0] > exact, op.got - 1, op.got + 1)
@@ -94,7 +100,7 @@ def on_the_other_side(graph, tensors) -> tuple[str, np.ndarray, int]:
 
 
 def _sums(graph, samples, op):
-    x = samples.centred(op.inputs[0])[:, 0]
+    x = samples.quantized(op.inputs[0]).centred[:, 0]
     weights = graph.tensors[op.inputs[1]].data.astype(np.int64)
     bias = graph.tensors[op.inputs[2]].data
     padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])

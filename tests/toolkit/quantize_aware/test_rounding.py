@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from renormlite.reference.integer.xnnpack import Float32, Micro
+from renormlite.reference.rounding.xnnpack import Float32, Micro
 from renormlite.toolkit.quantize_aware.rounding import ROUNDINGS, rounding_named
 from renormlite.toolkit.quantize_aware.steps import significant
 

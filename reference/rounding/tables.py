@@ -1,4 +1,4 @@
-"""Functions of .tflite files that kernels compute by tables and in fixed point.
+"""Functions that TFLite's kernels compute by tables and in fixed point.
 
 Eight bits have a table of all 256 results, computed in float32. Sixteen bits have tables of 257 or
 513 points with straight lines between them.
@@ -12,64 +12,52 @@ from typing import Any
 import numpy as np
 from scipy.special import erf
 
-from ...artifacts.graphs.base import GraphOp
-from .arithmetic import Arithmetic, Ints
-from .base import Finish, IntegerOperator, Values, saturated
+from .arithmetic import Arithmetic, Finish
 from .fixed_point import away_from_zero, divided, high_product, multiplier
+from .quantized import Ints, Output, Quantized
 
 Function = Callable[[np.ndarray], np.ndarray]
 _ONE = np.float32(1)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def float32_sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return the logistic function in float32."""
     return np.asarray(_ONE / (_ONE + np.exp(-x)))
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
+def float32_gelu(x: np.ndarray) -> np.ndarray:
+    """Return the exact GELU in float32."""
     half = np.float32(0.5)
     return np.asarray(half * x * (_ONE + erf(x * np.float32(np.sqrt(0.5)))).astype(np.float32))
 
 
-def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    """The approximation. Source: TFLite, `reference/gelu.h`."""
+def float32_gelu_tanh(x: np.ndarray) -> np.ndarray:
+    """Return GELU's approximation by tanh. Source: TFLite, `reference/gelu.h`."""
     inner = np.float32(2 / np.sqrt(np.pi) * np.sqrt(0.5)) * (x + np.float32(0.044715) * x * x * x)
     return np.asarray(np.float32(0.5) * x * (_ONE + np.tanh(inner)))
 
 
-def _function(op: GraphOp) -> Function:
-    if op.kind == "EXP":
-        return np.exp
-    if op.kind == "GELU":
-        return _gelu_tanh if op.attributes.get("approximate") else _gelu
-    return _sigmoid if op.kind == "LOGISTIC" else np.tanh
+def tabled(function: Function, x: Quantized, output: Output) -> Finish:
+    """Return a function of integers by a table: of 8 bits all results, of 16 bits `wide_table`.
 
+    Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`.
 
-def _tabled(op: GraphOp, values: Values) -> Finish:
-    """Prepare LOGISTIC, TANH, GELU or EXP.
-
-    Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`; for LOGISTIC and
-    TANH of 16 bits `reference/integer_ops/logistic.h` and `tanh.h`.
+    Args:
+        function: The function of float32 numbers.
+        x: The argument.
+        output: The steps of the result.
     """
-    x, read, steps = (
-        values.integers(op.inputs[0]),
-        values.steps(op.inputs[0]),
-        values.steps(op.outputs[0]),
-    )
-    scale, y = (values.scale(key)[0] for key in (op.inputs[0], op.outputs[0]))
-    if read.dtype.itemsize == 2:
-        if op.kind == "GELU":
-            table = wide_table(_function(op), scale, int(read.zero_points[0]), y, np.float32)
-            found = looked_up(x, table)
-        else:
-            found = (_wide_sigmoid if op.kind == "LOGISTIC" else _wide_tanh)(x, scale)
+    scale, y = x.scale[0], output.scale[0]
+    if x.bits == 16:
+        found = looked_up(x.integers, wide_table(function, scale, x.point, y, np.float32))
         return lambda rule: found
-    limits = np.iinfo(read.dtype)
-    inputs = np.arange(limits.min, limits.max + 1) - int(read.zero_points[0])
-    results = _function(op)(scale * inputs.astype(np.float32)) * (_ONE / y)
+    limits = np.iinfo(x.steps.dtype)
+    inputs = np.arange(limits.min, limits.max + 1) - x.point
+    results = function(scale * inputs.astype(np.float32)) * (_ONE / y)
 
     def finish(rule: Arithmetic) -> Ints:
-        table = saturated(rule.nearest(results), steps)
-        return np.asarray(table[x - limits.min])
+        table = output.saturated(rule.nearest(results))
+        return np.asarray(table[x.integers - limits.min])
 
     return finish
 
@@ -142,8 +130,11 @@ def _wide_argument(x: Ints, scale: Any, powers: tuple[int, ...]) -> Ints:
     return np.asarray((x * int(factor) + ((1 << right) >> 1)) >> right)
 
 
-def _wide_sigmoid(x: Ints, scale: Any) -> Ints:
-    """Return the logistic function of 16-bit integers in steps of 2^-15."""
+def wide_sigmoid(x: Ints, scale: Any) -> Ints:
+    """Return the logistic function of 16-bit integers in steps of 2^-15.
+
+    Source: TFLite, `reference/integer_ops/logistic.h`.
+    """
     argument = _wide_argument(x, scale, (0,))
     size = np.abs(argument)
     index, part = size >> 9, size & 0x1FF
@@ -153,8 +144,11 @@ def _wide_sigmoid(x: Ints, scale: Any) -> Ints:
     return np.asarray(result >> 10)
 
 
-def _wide_tanh(x: Ints, scale: Any) -> Ints:
-    """Return the hyperbolic tangent of 16-bit integers in steps of 2^-15."""
+def wide_tanh(x: Ints, scale: Any) -> Ints:
+    """Return the hyperbolic tangent of 16-bit integers in steps of 2^-15.
+
+    Source: TFLite, `reference/integer_ops/tanh.h`.
+    """
     argument = _wide_argument(x, scale, (0, 1))
     size = np.abs(argument)
     index, part = size >> 8, size & 0xFF
@@ -165,13 +159,12 @@ def _wide_tanh(x: Ints, scale: Any) -> Ints:
     return np.asarray(result >> 8)
 
 
-def _hard_swish(op: GraphOp, values: Values) -> Finish:
-    """Prepare a HARD_SWISH: 16-bit fixed point. Source: TFLite, `reference/hard_swish.h`."""
-    x, steps = values.centred(op.inputs[0]), values.steps(op.outputs[0])
-    fine = np.float32(1 / 128) * values.scale(op.inputs[0])[0]
-    m_out, e_out = _short(fine / values.scale(op.outputs[0])[0])
+def hard_swish(x: Quantized, output: Output) -> Ints:
+    """Return x relu6(x + 3) / 6: 16-bit fixed point. Source: TFLite, `reference/hard_swish.h`."""
+    fine = np.float32(1 / 128) * x.scale[0]
+    m_out, e_out = _short(fine / output.scale[0])
     m_gate, e_gate = _short(fine / np.float32(3 / 32768))
-    raised = x << 7
+    raised = x.centred << 7
     value, gate = high_product(raised, m_out, 16), raised
     if e_gate > 0:
         gate = _saturated16(gate << (e_gate - 1))
@@ -181,8 +174,7 @@ def _hard_swish(op: GraphOp, values: Values) -> Finish:
     gate = (divided(gate, max(-e_gate, 0)) + (1 << 15)) >> 1
     product = gate * value
     product = np.sign(product) * (np.abs(product) >> 15)  # rounds to zero
-    found = saturated(divided(product, -e_out), steps)
-    return lambda rule: found
+    return output.saturated(divided(product, -e_out))
 
 
 def _short(scale: Any) -> tuple[int, int]:
@@ -195,22 +187,7 @@ def _saturated16(values: Ints) -> Ints:
     return np.clip(values, -32768, 32767)
 
 
-def _softmax(op: GraphOp, values: Values) -> Finish:
-    """Prepare a SOFTMAX on the last axis."""
-    x, steps = values.integers(op.inputs[0]), values.steps(op.outputs[0])
-    scale, beta = values.scale(op.inputs[0])[0], np.float32(op.attributes.get("beta", 1.0))
-    if steps.dtype.itemsize == 2:
-        found = _wide_softmax(x, scale, beta)
-        return lambda rule: found
-    y = values.scale(op.outputs[0])
-
-    def finish(rule: Arithmetic) -> Ints:
-        return saturated(rule.shares(x, scale, beta, y), steps)
-
-    return finish
-
-
-def _wide_softmax(x: Ints, scale: Any, beta: Any) -> Ints:
+def wide_softmax(x: Ints, scale: Any, beta: Any) -> Ints:
     """Return the softmax of 16-bit integers in steps of 2^-15: two tables in fixed point.
 
     Source: TFLite, `reference/softmax.h`, `SoftmaxInt16`.
@@ -229,12 +206,3 @@ def _wide_softmax(x: Ints, scale: Any, beta: Any) -> Ints:
 
 _EXP = wide_table(np.exp, 10.0 / 65535, 32767, 2.0 / 65535, np.float64)
 _RECIPROCAL = wide_table(lambda x: 1 / (1 + x), 1.0 / 65535, -32768, 2.0 / 65535, np.float64)
-
-TABLE_OPS = {
-    "LOGISTIC": IntegerOperator(_tabled),
-    "TANH": IntegerOperator(_tabled),
-    "GELU": IntegerOperator(_tabled),
-    "EXP": IntegerOperator(_tabled),
-    "HARD_SWISH": IntegerOperator(_hard_swish, ruled=False),
-    "SOFTMAX": IntegerOperator(_softmax),
-}

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import (
-    Arithmetic,
-    AwayFromZero,
-    Ints,
-    Micro,
-    Scales,
-    SingleRounding,
-    Upward,
-    nearest,
-)
+from .arithmetic import Arithmetic, AwayFromZero, Micro, SingleRounding, Upward, nearest
+from .quantized import Ints, Scales
 
 
 class Float32(Arithmetic):

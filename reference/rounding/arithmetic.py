@@ -1,4 +1,4 @@
-"""The ways in which runtimes bring exact integer sums to the steps of their result.
+"""The rules by which runtimes bring exact integer sums to the steps of their result.
 
 With real = s (q - z) for the inputs x, w and the output y, a linear op sums
 
@@ -12,14 +12,13 @@ integer m in [2^30, 2^31), the nearest to M (TFLite, `QuantizeMultiplier`).
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .fixed_point import away_from_zero, divided, high_product, multiplier, softmax_of_8_bits
-
-Ints = np.ndarray
-Scales = np.ndarray
+from .quantized import Ints, Output, Quantized, Scales
 
 
 class Arithmetic(abc.ABC):
@@ -104,6 +103,12 @@ class Arithmetic(abc.ABC):
             bits: Of the integers' type.
         """
 
+    def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
+        """Return the sum of two operands in the steps of the output."""
+        a, b = operands
+        scales = (a.scale[0], b.scale[0], output.scale[0])
+        return output.saturated(self.added(a.centred, b.centred, scales, output.bits))
+
     @abc.abstractmethod
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
         """Return round(values / y) for float32 numbers."""
@@ -167,6 +172,10 @@ class Arithmetic(abc.ABC):
             share = share.reshape(-1, *[1] * (x.ndim - axis - 1))
             x = np.take(x, low, axis) * (1024 - share) + np.take(x, high, axis) * share
         return divided(x, 20)
+
+
+# What remains of an operator once its exact integers are known: rounding them by a rule.
+Finish = Callable[[Arithmetic], Any]
 
 
 class FixedPoint(Arithmetic):

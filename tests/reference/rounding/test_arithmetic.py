@@ -6,13 +6,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from renormlite.reference.integer.arithmetic import (
+from renormlite.reference.rounding.arithmetic import (
     AwayFromZero,
     SingleRounding,
     Upward,
 )
-from renormlite.reference.integer.fixed_point import multiplier
-from renormlite.reference.integer.xnnpack import Float32
+from renormlite.reference.rounding.fixed_point import multiplier
+from renormlite.reference.rounding.xnnpack import Float32
 
 SCALES = (0.02173, 0.9999999, 1.0, 3.7, 0.5, 2.0**-9, 0.000173)
 VALUES = np.unique(

@@ -1,0 +1,116 @@
+"""How ONNX Runtime rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from .arithmetic import Arithmetic
+from .quantized import Ints, Output, Quantized, Scales
+from .xnnpack import Float32
+
+
+class OnnxRuntime(Float32):
+    """Products in float32, and sums as the kernels for x86 and ARM have them: fused.
+
+        round( q_b (s_b/s_y) + ( q_a (s_a/s_y) + (z_y - (z_a s_a/s_y + z_b s_b/s_y)) ) )
+
+    Source: ONNX Runtime, MLAS, `RequantizeOutput` and `qladd.cpp`.
+    """
+
+    kernels = "ONNX Runtime"
+
+    def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Round as for any other sum: there is one kernel for all products of matrices."""
+        return self.rounded(sums, x, w, y)
+
+    depthwise = transposed = matrices = rounded_wide = dense_wide = dense
+
+    def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
+        """The zero point is added before the rounding."""
+        limits = np.iinfo(output.steps.dtype)
+        total = self.unrounded(operands, output.scale, int(output.steps.zero_points[0]))
+        return np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
+
+    def unrounded(self, operands: Sequence[Quantized], y: Scales, point: int) -> np.ndarray:
+        """Return the sum of two operands before it is rounded, zero point included."""
+        ratios = [operand.scale / y for operand in operands]
+        points = [np.float32(operand.point) for operand in operands]
+        part = sum((r * p for r, p in zip(ratios, points)), np.zeros(1, np.float32))
+        total = (np.float32(point) - part).astype(np.float64)
+        for operand, ratio in zip(operands, ratios):
+            # The product of 8 and 24 bits is exact in float64: rounded once, as a fused one is.
+            total = self.joined(operand.integers * ratio.astype(np.float64), total)
+        return total
+
+    def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
+        """A table of float32 exponentials, whose sum scales by floor(1/y) in place of 1/y.
+
+        With y the float32 nearest to 1/255, results are 254/255 of what they should be. The
+        exponentials are scaled up by a power that divides out, but decides how they round. Source:
+        ONNX Runtime, `qlinear_softmax.cc`.
+        """
+        scale = float(scale)
+        room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
+        table = np.exp((np.arange(256) - 255 + room) * scale).astype(np.float32)
+        raised = table[x + 255 - x.max(axis=-1, keepdims=True)]
+        sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
+        return np.rint(raised * np.floor(np.float32(1) / y) / sums).astype(np.int64)
+
+    def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Return product + total in float32."""
+        return (product + total).astype(np.float32).astype(np.float64)
+
+
+class OnnxRuntimeApart(OnnxRuntime):
+    """The same on processors without fused multiply-add."""
+
+    kernels = "ONNX Runtime without fused multiply-add"
+
+    def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Round the product first."""
+        return super().joined(product.astype(np.float32).astype(np.float64), total)
+
+
+class OnnxRuntimePlain(OnnxRuntime):
+    """Nothing fused: every op in float32 between its DequantizeLinear and QuantizeLinear.
+
+    Sums of floats depend on their order; the exact sum is taken, which rounds to the same integer
+    unless it is next to a tie.
+    """
+
+    kernels = "ONNX Runtime with nothing fused"
+
+    def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Divide by the scale of the result."""
+        real = sums * (x.astype(np.float64) * w.astype(np.float64))
+        return self._divided(real.astype(np.float32), y)
+
+    def scaled(self, values: Ints, ratio: float) -> Ints:
+        """Rounded but once."""
+        return np.rint(values * ratio).astype(np.int64)
+
+    def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
+        """Divide by the scale of the result."""
+        return self._divided((sums * np.float64(x) / count).astype(np.float32), y)
+
+    def _divided(self, real: np.ndarray, y: Scales) -> Ints:
+        return np.rint(np.clip(real / y, -(2.0**20), 2.0**20)).astype(np.int64)
+
+    def unrounded(self, operands: Sequence[Quantized], y: Scales, point: int) -> np.ndarray:
+        """Return the exact sum of real numbers, in steps of the output."""
+        terms = [o.centred * (o.scale / y).astype(np.float64) for o in operands]
+        return np.asarray(sum(terms) + float(point))
+
+    def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
+        """The softmax of real numbers, rounded once to float32, then to steps."""
+        real = x.astype(np.float32) * np.float32(scale)
+        exact = softmax(real.astype(np.float64), axis=-1).astype(np.float32)
+        return np.rint(exact / y).astype(np.int64)
+
+
+ONNX_RULES: tuple[Arithmetic, ...] = (OnnxRuntime(), OnnxRuntimeApart(), OnnxRuntimePlain())

@@ -1,0 +1,113 @@
+"""Quantized numbers: integers together with the real numbers that they represent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...artifacts.graphs.base import Quantization
+from .fixed_point import away_from_zero
+
+Ints = np.ndarray
+Scales = np.ndarray
+
+
+class NotKnownError(Exception):
+    """The integers of an operator cannot be computed here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers with their steps.
+
+    Attributes:
+        integers: (P, …) integers; exact float64 ones for a kernel.
+        steps: Their scale and zero point; for a kernel or bias, one scale for each channel.
+    """
+
+    integers: Ints
+    steps: Quantization
+
+    @property
+    def centred(self) -> Ints:
+        """The integers less their zero point: zero stands for zero."""
+        return self.integers - self.point
+
+    @property
+    def point(self) -> int:
+        """The zero point."""
+        return int(self.steps.zero_points[0])
+
+    @property
+    def scale(self) -> Scales:
+        """The scales, in the type that files hold them in."""
+        return self.steps.scales.astype(np.float32)
+
+    @property
+    def bits(self) -> int:
+        """Size of one integer."""
+        return 8 * self.steps.dtype.itemsize
+
+    def __neg__(self) -> Quantized:
+        return Quantized(-self.centred, replace(self.steps, zero_points=np.zeros(1, np.int64)))
+
+    def same_steps(self, output: Output) -> None:
+        """Raise `NotKnownError` unless the output has the same scale and zero point."""
+        a, b = self.steps, output.steps
+        if a.scales[0] != b.scales[0] or a.zero_points[0] != b.zero_points[0]:
+            raise NotKnownError("the steps change where integers are only moved")
+
+
+@dataclass(frozen=True)
+class Output:
+    """The steps of an operator's output, and the real numbers that a fused activation clips to."""
+
+    steps: Quantization
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def scale(self) -> Scales:
+        """The scale, in the type that files hold it in."""
+        return self.steps.scales.astype(np.float32)
+
+    @property
+    def bits(self) -> int:
+        """Size of one integer."""
+        return 8 * self.steps.dtype.itemsize
+
+    def saturated(self, values: Ints) -> Ints:
+        """Return integers with the zero point added, clipped to the type and the activation."""
+        limits, point = np.iinfo(self.steps.dtype), int(self.steps.zero_points[0])
+        least, most = int(limits.min), int(limits.max)
+        scale = np.float32(self.steps.scales[0])
+        if self.low > -np.inf:
+            low = np.asarray(np.float32(self.low) / scale)
+            least = max(least, point + int(away_from_zero(low)))
+        if self.high < np.inf:
+            high = np.asarray(np.float32(self.high) / scale)
+            most = min(most, point + int(away_from_zero(high)))
+        return np.asarray(np.clip(values + point, least, most))
+
+    def clipped(self, low: float, high: float) -> Output:
+        """Return the same steps with narrower limits."""
+        return replace(self, low=max(low, self.low), high=min(high, self.high))
+
+
+def aligned(*operands: Quantized) -> list[Quantized]:
+    """Return operands of one rank: axes of size one are inserted after the axis of samples."""
+    rank = max(operand.integers.ndim for operand in operands)
+    return [
+        replace(operand, integers=x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]))
+        for operand in operands
+        for x in [operand.integers]
+    ]
+
+
+def quantized(values: np.ndarray, steps: Quantization) -> Ints:
+    """Return float32 numbers in steps: divided in float32, to the nearest, ties to even."""
+    scaled = np.rint(values / np.float32(steps.scales[0])).astype(np.float64)
+    limits = np.iinfo(steps.dtype)
+    bounded = np.clip(scaled + int(steps.zero_points[0]), limits.min, limits.max)
+    return np.asarray(bounded.astype(np.int64))

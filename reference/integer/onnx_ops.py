@@ -15,6 +15,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators import OPERATORS
+from ..operators.base import Integers
 from ..operators.pooling import pooled_sums
 from ..rounding.arithmetic import Finish
 from ..rounding.onnx_rules import OnnxRuntimePlain
@@ -194,12 +195,9 @@ def _convolved(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
         stored = np.transpose(stored, (*spatial, 0, 1))
     else:
         stored = np.transpose(stored, (*spatial, 1, 0))
-    finish = OPERATORS[operator].integer(
-        [Quantized(merged, x.steps)],
-        values.output(op),
-        {"kernel": Quantized(stored, kernel.steps), **_bias(core, values)},
-        attributes,
-    )
+    weights = {"kernel": Quantized(stored, kernel.steps), **_bias(core, values)}
+    moved = Quantized(merged, x.steps)
+    finish = OPERATORS[operator].integer(Integers([moved], values.output(op), weights, attributes))
     return lambda rule: np.moveaxis(finish(rule), -1, 2)
 
 
@@ -208,7 +206,7 @@ def _multiplied(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     x, other = values.quantized(values.behind(core.inputs[0])), values.behind(core.inputs[1])
     if values.graph.tensors[other].data is None:
         right = values.quantized(other)
-        return OPERATORS["matmul"].integer([x, right], values.output(op), {}, {})
+        return OPERATORS["matmul"].integer(Integers([x, right], values.output(op), {}, {}))
     kernel = _kernel(core, values)
     if core.attributes.get("transA") or kernel.integers.ndim != 2:
         raise NotKnownError(f"a {core.kind} of another form")
@@ -217,7 +215,7 @@ def _multiplied(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     if core.attributes.get("transB"):
         kernel = Quantized(kernel.integers.T, kernel.steps)
     weights = {"kernel": kernel, **_bias(core, values)}
-    return OPERATORS["dense"].integer([x], values.output(op), weights, {})
+    return OPERATORS["dense"].integer(Integers([x], values.output(op), weights, {}))
 
 
 def _binary(operator: str) -> Prepare:
@@ -225,7 +223,7 @@ def _binary(operator: str) -> Prepare:
 
     def prepare(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
         operands = [values.quantized(values.behind(key)) for key in core.inputs]
-        return OPERATORS[operator].integer(operands, values.output(op), {}, {})
+        return OPERATORS[operator].integer(Integers(operands, values.output(op), {}, {}))
 
     return prepare
 
@@ -234,7 +232,7 @@ def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     """Read a Softmax."""
     x, axis = values.quantized(values.behind(core.inputs[0])), core.attributes.get("axis", -1)
     attributes = {"axis": axis if axis < 0 else axis + 1}
-    return OPERATORS["softmax"].integer([x], values.output(op), {}, attributes)
+    return OPERATORS["softmax"].integer(Integers([x], values.output(op), {}, attributes))
 
 
 def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
@@ -264,7 +262,7 @@ def _averaged(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     """Read a GlobalAveragePool."""
     x = values.quantized(values.behind(core.inputs[0]))
     attributes = {"axes": tuple(range(3, x.integers.ndim)), "keepdims": True}
-    return OPERATORS["reduce_mean"].integer([x], values.output(op), {}, attributes)
+    return OPERATORS["reduce_mean"].integer(Integers([x], values.output(op), {}, attributes))
 
 
 FUSED: dict[str, Prepare] = {

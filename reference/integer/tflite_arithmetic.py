@@ -10,7 +10,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
 from ..operators import OPERATORS
-from ..operators.base import Attributes
+from ..operators.base import Attributes, Integers
 from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.quantized import Ints, NotKnownError, Output, Quantized, aligned
 from .base import IntegerOperator, Values
@@ -50,7 +50,7 @@ def _linear(
     # A TRANSPOSE_CONV reads its output's shape as well.
     place = 3 if operator == "conv_transpose" else 2
     weights = {"kernel": kernel, **values.bias("".join(op.inputs[place : place + 1]))}
-    return OPERATORS[operator].integer([x], _output(op, values), weights, attributes)
+    return OPERATORS[operator].integer(Integers([x], _output(op, values), weights, attributes))
 
 
 def _convolution(op: GraphOp, values: Values) -> Finish:
@@ -103,14 +103,14 @@ def _applied(
         keys = op.inputs if operator in _BINARY else op.inputs[:1]
         operands = [values.quantized(key) for key in keys]
         attributes = constant if read is None else {**constant, **read(op, values)}
-        return OPERATORS[operator].integer(operands, _output(op, values), {}, attributes)
+        return OPERATORS[operator].integer(Integers(operands, _output(op, values), {}, attributes))
 
     return IntegerOperator(prepare, ruled)
 
 
 def _prelu(op: GraphOp, values: Values) -> Finish:
     x, alpha = (values.quantized(key) for key in op.inputs)
-    return OPERATORS["prelu"].integer([x], _output(op, values), {"alpha": alpha}, {})
+    return OPERATORS["prelu"].integer(Integers([x], _output(op, values), {"alpha": alpha}, {}))
 
 
 def _reduction(op: GraphOp, values: Values) -> Attributes:

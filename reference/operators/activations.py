@@ -8,7 +8,7 @@ the function saturates away from zero); docs/checks.md shows the measurements be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from .base import (
     Attributes,
     Evaluated,
     Function,
+    Integers,
     Operator,
     Weights,
     steepest_secant,
@@ -169,17 +170,11 @@ class Pointwise(Operator):
         up, down = (self._value(x + h, at.attributes) for h in (step, -step))
         return [gradient * (up - down) / (2 * step)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class."""
         if self._integer is None:
-            return super().integer(operands, output, weights, attributes)
-        return self._integer(operands[0], output, attributes)
+            return super().integer(at)
+        return self._integer(at.operands[0], at.output, at.attributes)
 
 
 class Steep(Pointwise):
@@ -267,22 +262,16 @@ class PRelu(Operator):
     def _slope(self, at: Evaluated) -> np.ndarray:
         return np.where(at.inputs[0] >= 0, 1.0, at.weights["alpha"])
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class: the negative side is a product (TFLite, `reference/prelu.h`)."""
-        x, slopes = aligned(operands[0], weights["alpha"])
-        y = output.scale[0]
+        x, slopes = aligned(at.operands[0], at.weights["alpha"])
+        y = at.output.scale[0]
         ratios = float(x.scale[0] / y), float(x.scale[0] * slopes.scale[0] / y)
 
         def finish(rule: Arithmetic) -> Ints:
             positive = rule.scaled(x.centred, ratios[0])
             negative = rule.scaled(x.centred * slopes.centred, ratios[1])
-            return output.saturated(np.where(x.centred >= 0, positive, negative))
+            return at.output.saturated(np.where(x.centred >= 0, positive, negative))
 
         return finish
 

@@ -38,6 +38,23 @@ class Evaluated:
     output: np.ndarray
 
 
+@dataclass(frozen=True)
+class Integers:
+    """What the integer form of an operator reads.
+
+    Attributes:
+        operands: The inputs, (P, …).
+        output: The steps of the output.
+        weights: Constants by role; a kernel and a bias as exact float64 integers.
+        attributes: As for `Operator.evaluate`; axes count that of the samples.
+    """
+
+    operands: Sequence[Quantized]
+    output: Output
+    weights: Mapping[str, Quantized]
+    attributes: Attributes
+
+
 class Operator(abc.ABC):
     """One kind of operation."""
 
@@ -75,20 +92,8 @@ class Operator(abc.ABC):
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """Return the gradients by the inputs for a gradient by the output."""
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """Return the output's integers as a function of the rule of rounding.
-
-        Args:
-            operands: The inputs, (P, …).
-            output: The steps of the output.
-            weights: Constants by role; a kernel and a bias as exact float64 integers.
-            attributes: As for `evaluate`; axes count that of the samples.
 
         Raises:
             NotKnownError: The operator has no integer form.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
+from ..rounding.quantized import Ints, NotKnownError
 from .base import (
     ROUNDING,
     Arrays,
     Attributes,
     Evaluated,
+    Integers,
     Operator,
     Weights,
     constant_error,
@@ -112,23 +113,17 @@ class MatMul(Bilinear):
         """See the base class."""
         return int(x.shape[-2 if attributes.get("transpose_first") else -1])
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class."""
-        x, y = operands
+        x, y = at.operands
         if x.integers.ndim != y.integers.ndim:
             raise NotKnownError("a product of matrices of other ranks")
-        first, second = (operand.centred.astype(np.float64) for operand in operands)
-        sums = self.apply(first, second, attributes).astype(np.int64)
+        first, second = (operand.centred.astype(np.float64) for operand in at.operands)
+        sums = self.apply(first, second, at.attributes).astype(np.int64)
 
         def finish(rule: Arithmetic) -> Ints:
-            rescaled = rule.matrices if output.bits == 8 else rule.rounded_wide
-            return output.saturated(rescaled(sums, x.scale, y.scale, output.scale))
+            rescaled = rule.matrices if at.output.bits == 8 else rule.rounded_wide
+            return at.output.saturated(rescaled(sums, x.scale, y.scale, at.output.scale))
 
         return finish
 

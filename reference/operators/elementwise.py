@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ..rounding.arithmetic import Finish
-from ..rounding.quantized import Output, Quantized, aligned
+from ..rounding.quantized import aligned
 from .base import (
     REACH,
     ROUNDING,
     Arrays,
     Attributes,
     Evaluated,
+    Integers,
     Operator,
     Weights,
     constant_error,
@@ -110,16 +111,10 @@ class Sum(Elementwise):
         """See the base class."""
         return np.asarray(functools.reduce(np.add, variances) + ROUNDING * np.square(output))
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class."""
-        a, b = aligned(*operands)
-        return lambda rule: rule.total([a, b if self._sign > 0 else -b], output)
+        a, b = aligned(*at.operands)
+        return lambda rule: rule.total([a, b if self._sign > 0 else -b], at.output)
 
 
 class Average(Elementwise):
@@ -182,17 +177,11 @@ class Product(Elementwise):
             deviations[id(x)] = deviations.get(id(x), 0.0) + passed
         return np.asarray(rounded + functools.reduce(np.add, map(np.square, deviations.values())))
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class; the ratio of scales is a float32 number (TFLite, `mul.cc`)."""
-        left, right = (operand.centred for operand in aligned(*operands))
-        a, b, y = operands[0].scale[0], operands[1].scale[0], output.scale[0]
-        return lambda rule: output.saturated(rule.scaled(left * right, float(a * b / y)))
+        left, right = (operand.centred for operand in aligned(*at.operands))
+        a, b, y = at.operands[0].scale[0], at.operands[1].scale[0], at.output.scale[0]
+        return lambda rule: at.output.saturated(rule.scaled(left * right, float(a * b / y)))
 
 
 class Extreme(Elementwise):
@@ -227,17 +216,11 @@ class Extreme(Elementwise):
         ]
         return functools.reduce(np.maximum, possible)
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class: the integers themselves, whose steps must agree."""
-        for operand in operands:
-            operand.same_steps(output)
-        found = self.value([operand.integers for operand in aligned(*operands)])
+        for operand in at.operands:
+            operand.same_steps(at.output)
+        found = self.value([operand.integers for operand in aligned(*at.operands)])
         return lambda rule: found
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.quantized import Ints, Output, Quantized, Scales
+from ..rounding.quantized import Ints, Scales
 from .base import (
     ROUNDING,
     Arrays,
     Attributes,
     Evaluated,
+    Integers,
     Operator,
     Weights,
     as_given,
@@ -173,23 +174,17 @@ class Linear(Operator):
         )
         return [as_given(found, attributes, x.shape)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class; two axes of samples, (P, B, …), are merged for the sums."""
-        x, kernel = operands[0], weights["kernel"]
-        bias = weights["bias"].integers if "bias" in weights else np.zeros(1)
+        x, kernel = at.operands[0], at.weights["kernel"]
+        bias = at.weights["bias"].integers if "bias" in at.weights else np.zeros(1)
         merged = x.centred.reshape(-1, *x.centred.shape[2:])
-        sums = self._exact_sums(merged, kernel.integers, bias, attributes)
+        sums = self._exact_sums(merged, kernel.integers, bias, at.attributes)
         sums = sums.reshape(*x.centred.shape[:2], *sums.shape[1:])
 
         def finish(rule: Arithmetic) -> Ints:
-            rescaled = self.rescaling(rule, output.bits)
-            return output.saturated(rescaled(sums, x.scale, kernel.scale, output.scale))
+            rescaled = self.rescaling(rule, at.output.bits)
+            return at.output.saturated(rescaled(sums, x.scale, kernel.scale, at.output.scale))
 
         return finish
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..rounding.arithmetic import Finish
-from ..rounding.quantized import Output, Quantized
 from .base import (
     ROUNDING,
     Arrays,
     Attributes,
     Evaluated,
+    Integers,
     Operator,
     Weights,
     as_given,
@@ -106,22 +105,16 @@ class AveragePool(_Mean):
         )
         return [as_given(found, at.attributes, at.inputs[0].shape)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class: the mean of the integers, a half away from zero."""
-        x = operands[0]
-        x.same_steps(output)
+        x = at.operands[0]
+        x.same_steps(at.output)
         merged = x.integers.reshape(-1, *x.integers.shape[2:])
-        sums, count = pooled_sums(merged, attributes)
+        sums, count = pooled_sums(merged, at.attributes)
         count = count.astype(np.int64)
         away = np.sign(sums) * ((np.abs(sums) + count // 2) // count)
         found = away.reshape(*x.integers.shape[:2], *away.shape[1:]).astype(np.int64)
-        return lambda rule: output.saturated(found - x.point)
+        return lambda rule: at.output.saturated(found - x.point)
 
 
 class _Max(Operator):
@@ -164,20 +157,14 @@ class MaxPool(_Max):
         )
         return [as_given(found, at.attributes, at.inputs[0].shape)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class; padding is never the greatest."""
-        x = operands[0]
-        x.same_steps(output)
+        x = at.operands[0]
+        x.same_steps(at.output)
         merged = x.integers.reshape(-1, *x.integers.shape[2:]).astype(np.float64)
-        largest = self._max(merged, attributes).astype(np.int64)
+        largest = self._max(merged, at.attributes).astype(np.int64)
         found = largest.reshape(*x.integers.shape[:2], *largest.shape[1:])
-        return lambda rule: output.saturated(found - x.point)
+        return lambda rule: at.output.saturated(found - x.point)
 
 
 def _spatial(x: np.ndarray, attributes: Attributes) -> tuple[int, ...]:

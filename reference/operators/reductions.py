@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
-from .base import REACH, ROUNDING, Arrays, Attributes, Evaluated, Operator, Weights, gamma
+from ..rounding.quantized import Ints, NotKnownError
+from .base import REACH, ROUNDING, Arrays, Attributes, Evaluated, Integers, Operator, Weights, gamma
 from .pooling import coherent_mean_variance
 
 
@@ -80,30 +79,24 @@ class SumOver(Reduction):
         spread = gradient.reshape(self._shape(x, at.attributes))
         return [np.broadcast_to(spread / self._divisor(x, at.attributes), x.shape)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class; the mean alone has an integer form."""
         if not self._mean:
             raise NotKnownError("a sum over axes in integers")
-        x, axes = operands[0], self._axes(attributes)
+        x, axes = at.operands[0], self._axes(at.attributes)
         sums, count = (
-            self._reduced(np.add, x.centred, attributes),
-            self._terms(x.centred, attributes),
+            self._reduced(np.add, x.centred, at.attributes),
+            self._terms(x.centred, at.attributes),
         )
         # Kernels have a case of their own for (P, B, H, W, C) over both places.
-        places = (x.centred.ndim, axes) == (5, (2, 3)) and attributes.get("keepdims", False)
+        places = (x.centred.ndim, axes) == (5, (2, 3)) and at.attributes.get("keepdims", False)
 
         def finish(rule: Arithmetic) -> Ints:
-            if places and output.bits == 8:
-                mean = rule.averaged_places(sums, count, x.point, x.scale[0], output.scale[0])
+            if places and at.output.bits == 8:
+                mean = rule.averaged_places(sums, count, x.point, x.scale[0], at.output.scale[0])
             else:
-                mean = rule.averaged(sums, count, x.scale[0], output.scale[0])
-            return output.saturated(mean)
+                mean = rule.averaged(sums, count, x.scale[0], at.output.scale[0])
+            return at.output.saturated(mean)
 
         return finish
 
@@ -132,16 +125,10 @@ class ExtremeOver(Reduction):
         chosen = at.inputs[0] == at.output.reshape(shape)
         return [np.where(chosen, gradient.reshape(shape), 0.0)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class: the integers themselves."""
-        operands[0].same_steps(output)
-        found = self._reduced(self._function, operands[0].integers, attributes)
+        at.operands[0].same_steps(at.output)
+        found = self._reduced(self._function, at.operands[0].integers, at.attributes)
         return lambda rule: found
 
 

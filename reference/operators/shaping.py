@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ..rounding.arithmetic import Finish
-from ..rounding.quantized import Output, Quantized
-from .base import ROUNDING, Arrays, Attributes, Evaluated, Operator, Weights, gamma
+from .base import ROUNDING, Arrays, Attributes, Evaluated, Integers, Operator, Weights, gamma
 
 Move = Callable[[Arrays, Weights, Attributes], np.ndarray]
 
@@ -158,17 +157,11 @@ class Resize(Operator):
         turned = {role: matrix.T for role, matrix in at.weights.items()}
         return [self.evaluate([gradient], turned, at.attributes)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class; the two axes of places, linearly."""
-        x = operands[0]
-        x.same_steps(output)
-        how = (attributes["sizes"], attributes["align_corners"], attributes["half_pixel"])
+        x = at.operands[0]
+        x.same_steps(at.output)
+        how = (at.attributes["sizes"], at.attributes["align_corners"], at.attributes["half_pixel"])
         return lambda rule: rule.resized(x.integers, *how)
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
+from ..rounding.quantized import Ints, NotKnownError
 from ..rounding.tables import wide_softmax
-from .base import ROUNDING, Arrays, Attributes, Evaluated, Operator, Weights, steepest_secant
+from .base import (
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Integers,
+    Operator,
+    Weights,
+    steepest_secant,
+)
 
 
 def sigmoid(x: np.ndarray, _: Attributes) -> np.ndarray:
@@ -83,23 +90,17 @@ class Softmax(Operator):
         mean = np.sum(gradient * at.output, axis=_axis(at.attributes), keepdims=True)
         return [at.output * (gradient - mean)]
 
-    def integer(
-        self,
-        operands: Sequence[Quantized],
-        output: Output,
-        weights: Mapping[str, Quantized],
-        attributes: Attributes,
-    ) -> Finish:
+    def integer(self, at: Integers) -> Finish:
         """See the base class; along the last axis."""
-        x, beta = operands[0], np.float32(attributes.get("beta", 1.0))
-        if _axis(attributes) not in (-1, x.integers.ndim - 1):
+        x, beta = at.operands[0], np.float32(at.attributes.get("beta", 1.0))
+        if _axis(at.attributes) not in (-1, x.integers.ndim - 1):
             raise NotKnownError("a softmax of another axis")
-        if output.bits == 16:
+        if at.output.bits == 16:
             found = wide_softmax(x.integers, x.scale[0], beta)
             return lambda rule: found
 
         def finish(rule: Arithmetic) -> Ints:
-            return output.saturated(rule.shares(x.centred, x.scale[0], beta, output.scale))
+            return at.output.saturated(rule.shares(x.centred, x.scale[0], beta, at.output.scale))
 
         return finish
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.quantization.quantize_aware import quantize_aware as quantize_aware
+    from .runtime_checks.explanation import Explanation as Explanation
+    from .runtime_checks.explanation import explain as explain
     from .runtime_checks.foreign.compare import ComparisonReport as ComparisonReport
     from .runtime_checks.foreign.compare import compare_files as compare_files
     from .runtime_checks.parity import ParityReport as ParityReport
@@ -50,6 +52,7 @@ _HOME = {
     "BatchRenormalization": ".toolkit.layers",
     "ComparisonReport": ".runtime_checks.foreign.compare",
     "ChannelAffine": ".toolkit.channel_affine",
+    "Explanation": ".runtime_checks.explanation",
     "FoldResult": ".export.fold",
     "LearnedRenormalization": ".toolkit.learned",
     "LinearRamp": ".toolkit.schedules",
@@ -64,6 +67,7 @@ _HOME = {
     "check_files": ".against_model.files",
     "check_parity": ".runtime_checks.parity",
     "compare_files": ".runtime_checks.foreign.compare",
+    "explain": ".runtime_checks.explanation",
     "export_model": ".export.exporter",
     "float64_twin": ".export.fold",
     "fold": ".export.fold",

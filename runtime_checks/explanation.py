@@ -1,0 +1,204 @@
+"""Why an int8 file is worse than its model: layer by layer, what costs how much, and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..artifacts.directory import ExportDirectory, read_export
+from ..artifacts.graphs import READERS, read_graph
+from ..artifacts.manifest import Artifact
+from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.sample_kinds import typical_samples
+from ..errors import UserError
+from ..reference.network import opaque_layers
+from ..reference.quantization_costs import CAUSES, Costs, Harm, LayerCost, measure_costs
+from .end_to_end.task_agreement import deciding_outputs
+
+# Ratios beyond which a cause is named. One step serves all channels: a channel of a tenth of the
+# largest has 25 of 255 steps left. Where one value in a thousand is a third of the greatest, a
+# narrower range clips little and has a step a third as wide.
+_UNLIKE_CHANNELS = 10.0
+_OUTLIERS = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerExplanation:
+    """What one layer costs and what helps.
+
+    Attributes:
+        layer: The Keras layer, or `input 'NAME'`.
+        cost_db: Decibels that the file would gain without the layer's errors.
+        causes_db: The same for `weights`, `steps` (of the range) and `clipping` alone.
+        decisions: Cause to the decisions that it changes alone.
+        why: One sentence.
+        remedy: One sentence.
+    """
+
+    layer: str
+    cost_db: float
+    causes_db: dict[str, float]
+    decisions: dict[str, int]
+    why: str
+    remedy: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FileExplanation:
+    """Why one file is worse.
+
+    Attributes:
+        file: The file.
+        snr_db: Signal-to-noise ratio that all causes together lead to, in decibels.
+        measured_db: The file's own on the export's samples, the worst output's; None if unknown.
+        samples: Samples that the causes were measured on.
+        kind: Kind of these samples.
+        decisions: Decisions that all causes together change.
+        layers: The layers, the dearest first.
+        reason: Why nothing could be measured; empty where something was.
+    """
+
+    file: str
+    snr_db: float = math.inf
+    measured_db: float | None = None
+    samples: int = 0
+    kind: str = ""
+    decisions: int = 0
+    layers: tuple[LayerExplanation, ...] = ()
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """Why the integer files of an export are worse than its model.
+
+    Attributes:
+        files: One entry for each file of integers.
+    """
+
+    files: tuple[FileExplanation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dictionaries for JSON."""
+        return dataclasses.asdict(self)
+
+
+def explain(
+    directory: str | os.PathLike[str], artifacts: Sequence[str] = (), precision: str = ""
+) -> Explanation:
+    """Say why the int8 and int16x8 files of an export are worse than the trained model.
+
+    Each layer's weights, steps and clipping are put into the exact network one at a time.
+
+    Args:
+        directory: What `renormlite export` wrote.
+        artifacts: Names of the files to explain; all files of integers by default.
+        precision: Explain the files of this precision only.
+
+    Returns:
+        For each file the layers, the dearest first, with cause and remedy.
+
+    Raises:
+        UserError: The directory is no export, or holds no such file.
+    """
+    export = read_export(directory)
+    wanted = [
+        artifact
+        for artifact in export.artifacts
+        if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER
+        and artifact.format in READERS
+        and (not artifacts or artifact.file in artifacts)
+        and precision in ("", artifact.precision)
+    ]
+    if not wanted:
+        named = f" among {', '.join(artifacts)}" if artifacts else ""
+        held = ", ".join(artifact.file for artifact in export.artifacts)
+        raise UserError(
+            f"{directory} has no file of integers{named} to explain; it holds {held}. Export int8."
+        )
+    return Explanation(tuple(_explained(export, artifact) for artifact in wanted))
+
+
+def _explained(export: ExportDirectory, artifact: Artifact) -> FileExplanation:
+    damage = export.damaged(artifact)
+    if damage is not None:
+        return FileExplanation(artifact.file, reason=damage)
+    network = export.read_network(artifact)
+    opaque = [] if network is None else sorted(set(opaque_layers(network)))
+    if network is None or opaque:
+        return FileExplanation(
+            artifact.file,
+            reason=f"only Keras can evaluate {', '.join(opaque)}"
+            if opaque
+            else "the export wrote no network",
+        )
+    golden = export.read_golden()
+    kind, index = typical_samples(golden.kind)
+    inputs = {name: array[index] for name, array in golden.inputs.items()}
+    graph = read_graph(export.path / artifact.file, artifact.format, export.content(artifact))
+    graph = graph.in_order(*artifact.names)
+    classes = export.manifest.metadata.get("labels", ())
+    deciding = deciding_outputs(network, golden, classes)
+    costs = measure_costs(network, graph, inputs, sorted(deciding))
+    ratios = [ratio for ratio in artifact.snr_db.values() if ratio is not None]
+    return FileExplanation(
+        artifact.file,
+        snr_db=_ratio(costs.together),
+        measured_db=min(ratios) if ratios else None,
+        samples=costs.samples,
+        kind=kind,
+        decisions=costs.together.decisions,
+        layers=tuple(_layer(costs, entry) for entry in costs.layers),
+    )
+
+
+def _ratio(harm: Harm) -> float:
+    return math.inf if harm.power == 0 else -10 * math.log10(harm.power)
+
+
+def _layer(costs: Costs, entry: LayerCost) -> LayerExplanation:
+    why, remedy = _diagnosed(entry)
+    return LayerExplanation(
+        layer=entry.layer,
+        cost_db=costs.decibels(entry.power),
+        causes_db={cause: costs.decibels(entry.causes[cause].power) for cause in CAUSES},
+        decisions={cause: entry.causes[cause].decisions for cause in CAUSES},
+        why=why,
+        remedy=remedy,
+    )
+
+
+def _diagnosed(entry: LayerCost) -> tuple[str, str]:
+    """Return what is wrong with a layer, and what to do."""
+    is_input = entry.layer.startswith("input ")
+    kept = f"keep it apart (--keep-int16 {entry.layer} or --keep-float {entry.layer})"
+    if entry.worst == "clipping":
+        return (
+            f"{entry.clipped:.3g} % of its values lie beyond {entry.low:.4g} to {entry.high:.4g}",
+            "calibrate with samples like these, or with a wider range (min-max)",
+        )
+    if entry.worst == "weights":
+        return (
+            "8 bits round its weights by more than the rest of the file can hide",
+            kept,
+        )
+    if is_input:
+        return (
+            "the input itself has 255 steps",
+            "nothing but int16x8 gives it more; scale the data so that it fills the range",
+        )
+    if entry.channels > _UNLIKE_CHANNELS:
+        return (
+            f"its channels differ by {entry.channels:.0f}x (largest over median), and one step "
+            "serves all of them",
+            f"equalize them (--equalize always), or {kept}",
+        )
+    if entry.outliers > _OUTLIERS:
+        return (
+            f"its greatest value is {entry.outliers:.1f} times what one in a thousand exceeds",
+            kept,
+        )
+    return "its values need more than 255 steps", kept

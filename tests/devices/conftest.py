@@ -16,6 +16,7 @@ import zipapp
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -282,3 +283,17 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         equalize="never",
     )
     return {name: folder / name for name in ("digits", "mobilenet")}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser that Playwright drives directly."""
+    from playwright.sync_api import sync_playwright
+    from renormlite.devices.setup.web_packages import find_browser
+
+    program = find_browser()
+    assert program is not None, "these tests need a Chromium on the PATH"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(program), args=["--no-sandbox"])
+        yield browser
+        browser.close()

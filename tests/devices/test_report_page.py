@@ -62,20 +62,6 @@ def report(tmp_path_factory):
     return rl.check_parity(directory)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser, driven directly: nothing needs to be served."""
-    from playwright.sync_api import sync_playwright
-    from renormlite.devices.setup.web_packages import find_browser
-
-    program = find_browser()
-    assert program is not None, "these tests need a Chromium on the PATH"
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(program), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(
     params=[(1200, "light"), (1200, "dark"), (390, "light"), (390, "dark"), (320, "light")],
     ids=lambda p: f"{p[0]}-{p[1]}",

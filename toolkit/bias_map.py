@@ -11,8 +11,8 @@ import keras
 class BiasMap(keras.layers.Layer):
     """Add a constant to every position: ``y = x + bias``, ``bias`` of the shape of one sample.
 
-    The fold puts it behind a zero-padded convolution when it moves the shift in front of the
-    convolution there: the sum is the same everywhere but at the borders.
+    The fold adds it after a zero-padded convolution when it moves the shift before that
+    convolution into it: the sum differs by position only near the borders.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""`ChannelAffine`: what folding leaves where no weights could absorb a norm."""
+"""`ChannelAffine`: the multiply-add that replaces a norm that no weights could absorb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .statistics import channel_shape
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class ChannelAffine(keras.layers.Layer):
-    """``y = scale * x + shift`` per channel: what folding leaves where no weights could absorb it.
+    """``y = scale * x + shift`` per channel: replaces a norm that no weights could absorb.
 
     Weights, in this order: scale, shift (those that are used).
 

@@ -1,8 +1,8 @@
 """Swap the norms of a Keras model: batch normalization for batch renormalization, and back.
 
 Inference does not change: both compute ``x * scale + shift`` from the same four vectors, in the
-same order of operations. Training goes on smoothly, since every statistic it starts from is seeded
-from the trained ones.
+same order of operations. Training continues smoothly, since every statistic starts from the
+trained one.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class _Norm:
-    """What a norm of any kind is made of.
+    """The arguments and weights of a norm of any kind.
 
     Attributes:
         arguments: Constructor arguments that every kind understands.
-        weights: gamma and beta (those there are), moving mean, moving variance.
+        weights: gamma and beta (where present), moving mean, moving variance.
         bounds: Its own r_max and d_max; None for a kind that has none.
-        renorm_momentum: Momentum of statistics of training's own; None for one set of statistics.
-        renorm_weights: Mean and variance of that set, or nothing.
+        renorm_momentum: Momentum of a separate set of statistics for training; None without one.
+        renorm_weights: Mean and variance of that set; empty without one.
         virtual_batch_size: Samples in a ghost batch; None for whole batches.
         step: Training steps counted so far.
     """
@@ -68,34 +68,34 @@ def to_renorm(
 ) -> keras.Model:
     """Return a copy of ``model`` with `BatchRenormalization` for every batch norm.
 
-    Swapped are Keras' BatchNormalization, with and without ``renorm=True``, and
+    This replaces Keras' BatchNormalization, with and without ``renorm=True``, and
     `LearnedRenormalization`, wherever they are: in Functional, Sequential, nested and subclassed
-    models, in wrappers and in layers of your own. A `BatchRenormalization` is copied, with those of
-    the arguments below that are given.
+    models, in wrappers and in custom layers. A `BatchRenormalization` is copied; arguments given
+    below override its own.
 
     Inference gives the same bits. Names, gamma, beta, epsilon, axis, momentum, regularizers,
-    constraints and ``trainable`` carry over, and so do layers that are shared. The moving
-    statistics seed what r and d are measured against, so that training does not jump either.
+    constraints and ``trainable`` are kept, and shared layers stay shared. r and d start from the
+    moving statistics, so the training loss does not jump either.
 
     Args:
-        model: Any built model. It is left alone.
-        bounds: ``(r_max, d_max)`` of every norm, such as ``paper_schedule(total_steps)`` gives.
-            None keeps the bounds of norms that have some, ``renorm_clipping`` for one, and gives
-            the others the paper's ramps.
-        momentum: Momentum of every norm. None keeps each norm's own, but mind that it bears on
-            training now: 0.99 suits most runs, 0.999 follows the batches too slowly.
-        step: Where the schedules of all norms start. None starts at 0, or at what a
-            `BatchRenormalization` has counted. A trained model whose bounds should be wide at once
-            starts past the ramps.
+        model: Any built model. It is not changed.
+        bounds: ``(r_max, d_max)`` for every norm, for instance ``paper_schedule(total_steps)``.
+            None keeps existing bounds, such as ``renorm_clipping``, and gives the other norms the
+            paper's ramps.
+        momentum: Momentum of every norm. None keeps each norm's own. It now affects training:
+            0.99 suits most runs; 0.999 follows the batches too slowly.
+        step: Step at which the schedules of all norms start. None starts at 0, or at the step
+            count of a `BatchRenormalization`. To give a trained model wide bounds at once, start
+            past the end of the ramps.
         where: Which norms to swap; the others are copied as they are. None swaps all.
 
     Returns:
-        The copy, not compiled: its optimizer starts afresh, with whatever rate suits the run.
+        The copy, not compiled; choose a new optimizer and learning rate.
 
     Raises:
-        UserError: For a model that is not built; for a layer that cannot be made anew from its
-            config; for a norm without counterpart here: one with a ``call`` of its own, with
-            epsilon 0, or with a ``renorm_clipping`` other than ``[1 / rmax, rmax]``, if no
+        UserError: For a model that is not built; for a layer that cannot be recreated from
+            its config; for a norm that cannot be converted: one that overrides ``call``, has
+            epsilon 0, or has a ``renorm_clipping`` other than ``[1 / rmax, rmax]`` when no
             ``bounds`` are given.
 
     Example:
@@ -120,20 +120,20 @@ def to_renorm(
 def to_batch_norm(model: keras.Model, *, where: Where | None = None) -> keras.Model:
     """Return a copy of ``model`` with Keras' plain BatchNormalization for each renormalization.
 
-    For tools that know Keras' own layers only. Keras' ``renorm=True`` layers become plain ones too.
-    Inference gives the same bits; bounds, step counters, statistics that only training used and
+    Use it for tools that only support Keras' own layers. Keras' ``renorm=True`` layers become plain
+    ones too. Inference gives the same bits; bounds, step counters, training-only statistics and
     ghost batches are dropped.
 
     Args:
-        model: Any built model. It is left alone.
+        model: Any built model. It is not changed.
         where: Which norms to swap; the others are copied as they are. None swaps all.
 
     Returns:
         The copy, not compiled.
 
     Raises:
-        UserError: For a model that is not built, or a layer that cannot be made anew from its
-            config.
+        UserError: For a model that is not built, or a layer that cannot be recreated from
+            its config.
     """
     return _converted(model, _ToBatchNorm(where))
 
@@ -150,7 +150,7 @@ def _converted(model: keras.Model, swap: Swap) -> keras.Model:
 
 
 class _SwapNorms(Swap):
-    """What both directions share."""
+    """The part common to both directions."""
 
     def __init__(self, where: Where | None) -> None:
         self._where = where
@@ -163,7 +163,7 @@ class _SwapNorms(Swap):
         if type(layer).call is not kind.call:
             raise UserError(
                 f"{layer.name} ({type(layer).__name__}) is a {kind.__name__} with a call() of its "
-                "own, which has no counterpart. Leave it as it is: "
+                "own, which cannot be converted. Exclude it: "
                 f"where=lambda layer: layer.name != {layer.name!r}."
             )
         return True
@@ -173,7 +173,7 @@ class _SwapNorms(Swap):
         raise NotImplementedError
 
     def read(self, layer: Layer) -> _Norm:
-        """Return what the norm is made of."""
+        """Return the arguments and weights of the norm."""
         return next(read for kind, read in _READERS.items() if isinstance(layer, kind))(layer)
 
 
@@ -194,8 +194,8 @@ class _ToRenorm(_SwapNorms):
         norm = self._wanted(self.read(layer))
         if not norm.arguments["epsilon"] > 0.0:
             raise UserError(
-                f"{layer.name} has epsilon 0, and BatchRenormalization divides by a sigma that "
-                "needs one above 0. Train it with an epsilon such as 1e-3 first."
+                f"{layer.name} has epsilon 0, but BatchRenormalization divides by sigma and "
+                "needs epsilon > 0. Train the model with an epsilon such as 1e-3 first."
             )
         r_max, d_max = norm.bounds or (PAPER_R_MAX, PAPER_D_MAX)
         return BatchRenormalization(
@@ -228,7 +228,7 @@ def _fill(layer: Layer, twin: Layer, weights: list[np.ndarray]) -> None:
     if not layer.built:
         return
     twin.set_weights(weights)
-    # Weights can be frozen one by one, too. Those that learn come first, and are the same on both.
+    # Weights can be frozen one by one. The trainable ones come first, in the same order on both.
     for old, new in zip(layer.weights, twin.weights, strict=False):
         new.trainable = old.trainable
 
@@ -292,7 +292,7 @@ def _read_batch_renormalization(layer: BatchRenormalization) -> _Norm:
 
 
 def _read_learned_renormalization(layer: LearnedRenormalization) -> _Norm:
-    """Take r and d for gamma and beta: here they stay at inference."""
+    """Use r and d as gamma and beta: this layer keeps them at inference."""
     arguments = _arguments(layer) | {
         "gamma_initializer": layer.r_initializer,
         "beta_initializer": layer.d_initializer,

@@ -1,7 +1,7 @@
-"""Watches batch renormalization at work: what is clipped, and how far training is from inference.
+"""Monitors batch renormalization during training: clipping, and the gap to inference.
 
-`RenormDiagnostics` is a Keras callback. What it works out for each norm is in `observed`;
-`plot_diagnostics` draws it.
+`RenormDiagnostics` is a Keras callback; `observed` computes its values for each norm, and
+`plot_diagnostics` draws them.
 """
 
 from __future__ import annotations
@@ -20,36 +20,38 @@ from .rebuild import layers_within
 
 
 class RenormDiagnostics(keras.callbacks.Callback):
-    """Keras callback that tells, norm by norm, what is clipped and how large the gap is.
+    """Keras callback that reports for each norm what is clipped and how large the gap is.
 
     For every `BatchRenormalization`, `LearnedRenormalization` and Keras `BatchNormalization` of the
-    model it works out, from how far a step moved the norm's statistics, the share of channels whose
-    r or d was clipped, the size of the difference between training and inference, and which bounds
-    99 % of the channels would have stayed within. Plain batch normalization counts as r_max = 1 and
-    d_max = 0: put the callback on a model before `to_renorm` to see what that would mend.
+    model it computes, from the change of the norm's statistics in one step, the share of channels
+    whose r or d was clipped, the size of the difference between training and inference, and the
+    bounds that 99 % of the channels would have stayed within. Plain batch normalization counts as
+    r_max = 1 and d_max = 0: use the callback before `to_renorm` to see what a conversion would
+    improve.
 
-    Nothing is added to the model. Between the steps it looks at, the callback does nothing at all.
+    The model is not modified, and the callback does nothing between the steps that it observes.
 
-    The logs of every epoch get the means over the steps looked at: ``renorm_r_clipped`` and
+    The logs of every epoch get the means over the observed steps: ``renorm_r_clipped`` and
     ``renorm_d_clipped``, the shares of all channels of the network, and ``renorm_gap``, as root
-    mean square over all channels. So they are in the progress bar, in `History`, in `CSVLogger`,
+    mean square over all channels. They appear in the progress bar, in `History`, in `CSVLogger`,
     and in Keras' `TensorBoard` callback if that comes later in the list of callbacks.
 
-    With ``steps_per_execution`` above 1 a reading is of the average batch of one execution, and so
-    it is for a layer that is called more than once a step. Under a `tf.distribute` strategy without
-    synchronized statistics it is of the average over the replicas. Averages are clipped less.
+    With ``steps_per_execution`` above 1 a reading describes the average batch of one execution;
+    likewise for a layer that is called more than once per step. Under a `tf.distribute` strategy
+    without synchronized statistics it describes the average over the replicas. Averages are
+    clipped less often.
 
     Args:
-        every: Look at every so many-th step of an epoch, beginning with its first.
+        every: Observe every N-th step of an epoch, starting with the first.
         per_layer: Whether the logs get each norm's numbers too, as ``NORM/r_clipped``,
-            ``NORM/d_clipped`` and ``NORM/gap``. A large network floods the progress bar.
-        log_dir: Folder for TensorBoard; there each norm gets a curve of each number, a point for
-            each step looked at. None writes nothing.
+            ``NORM/d_clipped`` and ``NORM/gap``. A large network fills the progress bar.
+        log_dir: Folder for TensorBoard; each norm gets a curve for each value, with a point for
+            each observed step. None writes nothing.
 
     Attributes:
         readings: All readings so far, `Reading` by `Reading`, in the order of steps and norms.
         left_out: Norms that cannot be observed, with the reason: frozen ones, those whose momentum
-            is 1, and those with ghost batches, whose r and d are many.
+            is 1, and those with ghost batches, which have several r and d per step.
 
     Raises:
         UserError: When training starts, for a model without a norm that can be observed.
@@ -88,7 +90,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
         for name, layer in _named(layers_within(self.model)):
             found = observable(layer, bound)
             if found is not None and not layer.trainable:
-                found = "it is frozen, so it infers"
+                found = "it is frozen, so it runs in inference mode"
             if isinstance(found, str):
                 self.left_out[name] = found
             elif found is not None:
@@ -102,7 +104,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
         self._epoch_starts = len(self.readings)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Read the statistics before a step that is looked at."""
+        """Read the statistics before an observed step."""
         self._first_batch = batch
         self._before = {}
         if -batch % self.every >= self._executed_at_once():
@@ -111,7 +113,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
         self._before = {name: norm.read() for name, norm in self._norms.items()}
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Work out what the step did."""
+        """Compute the readings of the step."""
         # Of several steps executed at once, the epoch's last batches may have been fewer.
         in_epoch = (self.params or {}).get("steps") or batch + 1
         steps = min(batch, in_epoch - 1) - self._first_batch + 1
@@ -127,11 +129,11 @@ class RenormDiagnostics(keras.callbacks.Callback):
         self._steps += steps
 
     def _hand_over_state(self) -> None:
-        """On JAX, let the compiled step hand its state to the layers, as asking for it does."""
+        """On JAX, reading this makes the compiled step write its state back to the layers."""
         _ = self.model
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put the epoch's means into the logs, where the callbacks that follow find them."""
+        """Add the epoch's means to the logs, for the callbacks that follow."""
         new = self.readings[self._epoch_starts :]
         if logs is None or not new:
             return
@@ -142,7 +144,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
                 logs.update({f"{name}/{key}": value for key, value in _means(of_layer).items()})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Finish what is written for TensorBoard."""
+        """Close the TensorBoard writer."""
         if self._board is not None:
             self._board.flush()
 

@@ -1,6 +1,6 @@
-"""The picture of a training run's norms: what is clipped, what bounds they need, how far it is off.
+"""A figure of the norms in a training run: clipping, required bounds and gap to inference.
 
-One column a question; above, the curves of the whole network, below, one row a norm.
+One column for each quantity: curves of the whole network on top, one row per norm below.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _MOST_NAMES = 64
 
 @dataclass(frozen=True)
 class _Column:
-    """What one column of the picture shows.
+    """The content of one column.
 
     Attributes:
-        title: What the rows below show.
-        value: What of a reading they show.
-        need: What of a reading the curves above show.
-        bound: The bound to hold them against, if there is one.
-        label: What the curves above show.
+        title: Title of the rows below.
+        value: Returns the value that the rows show of a reading.
+        need: Returns the value that the curves show of a reading.
+        bound: Returns the bound drawn with the curves; None without one.
+        label: Label of the curves.
         colors: Name of the color map.
         most: Where the color map ends; None for the largest value.
     """
@@ -83,23 +83,23 @@ _COLUMNS = (
 def plot_diagnostics(
     readings: Sequence[Reading], path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """Draw what `RenormDiagnostics` has read.
+    """Draw the readings of `RenormDiagnostics`.
 
-    Each column answers one question: which channels' r is clipped, which channels' d, how far
-    training is from inference. The curves above show each norm (thin) and their median (thick)
+    The columns show how many channels have r clipped, how many have d clipped, and the gap between
+    training and inference. The curves above show each norm (thin) and their median (thick)
     against the bound in force (dashed); the map below shows each norm, in the order of the network,
     over the steps.
 
     Args:
         readings: ``callback.readings``.
-        path: Where to write the picture; its ending says as what (.png, .svg, .pdf). None writes
-            nothing.
+        path: Where to write the figure; the suffix chooses the format (.png, .svg, .pdf). None
+            writes nothing.
 
     Returns:
         The matplotlib figure.
 
     Raises:
-        UserError: When there are no readings, or the ending is not known.
+        UserError: There are no readings, or the suffix is unknown.
     """
     if not readings:
         raise UserError(
@@ -122,7 +122,7 @@ def plot_diagnostics(
         below.tick_params(left=False, labelleft=False)
     norms = "1 norm" if len(layers) == 1 else f"{len(layers)} norms"
     figure.suptitle(
-        f"Batch renormalization in training: {norms}, {len(steps)} steps looked at",
+        f"Batch renormalization in training: {norms}, {len(steps)} observed steps",
         color=_INK, fontsize=13, fontweight="bold", x=0.01, ha="left",
     )  # fmt: skip
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -141,7 +141,7 @@ def _table(
     steps: list[int],
     layers: list[str],
 ) -> NDArray[np.float64]:
-    """Return one row a layer and one column a step, NaN where nothing was read."""
+    """Return one row per layer and one column per step, NaN where there is no reading."""
     row, at = ({key: i for i, key in enumerate(keys)} for keys in (layers, steps))
     table = np.full((len(layers), len(steps)), np.nan)
     for reading in readings:
@@ -201,7 +201,7 @@ def _map(
 
 
 def _edges(steps: list[int]) -> NDArray[np.float64]:
-    """Return where the cells of the steps begin and end: half way to their neighbours."""
+    """Return the boundaries of the cells of the steps: halfway to their neighbours."""
     if len(steps) == 1:
         return np.array([steps[0] - 0.5, steps[0] + 0.5])
     middle = (np.array(steps[1:]) + steps[:-1]) / 2.0
@@ -213,7 +213,7 @@ def _write(figure: Figure, path: Path) -> None:
     ending = path.suffix.lstrip(".").lower()
     if ending not in known:
         raise UserError(
-            f"Expected a path that ends in {', '.join('.' + e for e in sorted(known))}. "
+            f"Expected a file name that ends in {', '.join('.' + e for e in sorted(known))}. "
             f"Received: {path}."
         )
     with atomic_path(path) as partial:

@@ -14,12 +14,12 @@ from .training_step import Settings, training_step
 
 
 class RenormState(NamedTuple):
-    """What one step hands to the next; a tree of tensors that any backend carries along.
+    """State passed from one step to the next: a tree of tensors for any backend.
 
     Attributes:
         mean: Moving mean, (channels,).
         variance: Moving variance, (channels,).
-        step: Training steps taken, an integer scalar; r_max and d_max are looked up by it.
+        step: Training steps taken, an integer scalar; schedules of r_max and d_max read it.
     """
 
     mean: Tensor
@@ -59,18 +59,18 @@ def batch_renorm(
     synchronized: bool = False,
     virtual_batch_size: int | None = None,
 ) -> RenormOutput:
-    """Apply batch renormalization and return the moved statistics with the outputs.
+    """Apply batch renormalization and return the outputs with the updated statistics.
 
-    It is pure: state goes in and comes out, so that it can be compiled, differentiated and mapped
-    with each backend's own tools. `BatchRenormalization` does the same and keeps the state.
+    The function is pure, so it can be compiled, differentiated and mapped with each backend's own
+    tools. `BatchRenormalization` does the same and stores the state.
 
     Args:
         x: Tensor of rank 2 or more.
         state: From the previous call; None before the first.
         gamma: Scale per channel, (channels,), or None for ones.
         beta: Shift per channel, (channels,), or None for zeros.
-        training: Whether to normalize with the batch and move the statistics. Inference returns the
-            state unchanged.
+        training: Whether to normalize with the batch statistics and update the moving ones.
+            Inference returns the state unchanged.
         axis: Axis of the channels.
         momentum: Of the moving statistics; the paper's alpha is ``1 - momentum``.
         epsilon: Added to the variances.

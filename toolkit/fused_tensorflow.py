@@ -1,6 +1,6 @@
 """Algorithm 1 on TensorFlow's fused batch-norm kernels: the fast path of a training step.
 
-Three calls do what fifteen elementwise ones would:
+Three calls replace fifteen elementwise ones:
 
     statistics   FusedBatchNormV3, training: mu_B and variance_B; its own output is not used
     forward      FusedBatchNormV3, inference, with scale gamma * r and offset gamma * d + beta
@@ -105,7 +105,7 @@ def batch_statistics(x: Tensor, moving: Statistics, *, axis: int) -> Statistics:
         data_format=layout.data_format,
     )
     mean = result.batch_mean
-    # The kernel applies Bessel's correction to what it hands out.
+    # The kernel applies Bessel's correction to its result.
     static = isinstance(count, int)
     at_least_one = functools.partial(max, 1) if static else functools.partial(tf.maximum, 1.0)
     variance = result.batch_variance * (at_least_one(count - 1) / at_least_one(count))
@@ -139,7 +139,7 @@ def normalize(
 
     Args:
         x: Inputs for which `available` holds.
-        batch: What `batch_statistics` gave for ``x``.
+        batch: Result of `batch_statistics` for ``x``.
         corrected: r and d as float32 vectors.
         gamma: Float32 vector, or None for ones.
         beta: Float32 vector, or None for zeros.

@@ -5,8 +5,8 @@
 
 The kernel computes the statistics once more, and its own backward pass goes through them; since r
 and d are constants, autograd gives dgamma = r * sum(dy x^) + d * sum(dy) from the weight and bias.
-It is given x - mu_B, which changes no result but keeps digits: the kernel's x * scale + shift loses
-those that the mean has beyond the spread.
+Its input is x - mu_B, which changes no result but keeps precision: the kernel's x * scale + shift
+loses digits where the mean is larger than the spread.
 PyTorch is imported where it is used, so that other backends never load it.
 """
 
@@ -16,13 +16,13 @@ from .renorm import Correction, Statistics, Tensor
 
 
 def available(x: Tensor) -> bool:
-    """Return whether the kernels serve ``x``: a real tensor of 32 or 64 bits, and not empty."""
+    """Return whether the kernels support ``x``: a real tensor of 32 or 64 bits, and not empty."""
     import torch
 
     return (
         isinstance(x, torch.Tensor)
         and x.dtype in (torch.float32, torch.float64)
-        and x.device.type != "meta"  # where Keras works out shapes
+        and x.device.type != "meta"  # Keras infers shapes
         and x.numel() > 0
     )
 
@@ -32,7 +32,7 @@ def batch_statistics(x: Tensor, moving: Statistics, *, axis: int) -> Statistics:
 
     Args:
         x: Inputs for which `available` holds.
-        moving: Not needed: the batch is not empty.
+        moving: Not used: the batch is not empty.
         axis: Axis of the channels.
     """
     import torch
@@ -59,7 +59,7 @@ def normalize(
 
     Args:
         x: Inputs for which `available` holds.
-        batch: What `batch_statistics` gave for ``x``.
+        batch: Result of `batch_statistics` for ``x``.
         corrected: r and d as vectors.
         gamma: Vector, or None for ones.
         beta: Vector, or None for zeros.

@@ -1,8 +1,8 @@
-"""Ghost batches: a batch cut into small ones that are each normalized by their own statistics.
+"""Ghost batches: a batch split into small ones that are each normalized by their own statistics.
 
 Every ghost has its own r and d, against the moving statistics from before the step; the moving
 statistics then take one step towards the average of the ghosts' mu_B and sigma_B, as they would
-with one replica a ghost.
+with one replica per ghost.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from .renorm import Statistics, Tensor, sigma
 
 
 class Ghosts:
-    """The cut of one batch.
+    """The split of one batch.
 
-    A batch that is no multiple of ``size`` gets a smaller last ghost: rows of zeros fill it up, and
-    a mask keeps them out of everything.
+    If the batch is not a multiple of ``size``, the last ghost is smaller: it is padded with rows of
+    zeros, which a mask excludes from every statistic.
 
     Args:
         x: The batch; only its shape matters.
-        size: Samples a ghost.
+        size: Samples per ghost.
     """
 
     def __init__(self, x: Tensor, size: int) -> None:
@@ -62,14 +62,14 @@ def average(ghosts: Statistics, weights: Tensor | None, *, epsilon: float) -> St
 
     Args:
         ghosts: Statistics of shape (ghosts, channels).
-        weights: What each ghost counted for, of the same shape; None for equal weights.
+        weights: Weight of each ghost, of the same shape; None for equal weights.
         epsilon: Added to the variances.
     """
     if weights is None:
         share = 1.0 / ops.cast(ops.shape(ghosts.mean)[0], ghosts.mean.dtype)
     else:
         total = ops.sum(weights, 0, keepdims=True)
-        # Nothing counted at all: every ghost holds the moving statistics, so any weights will do.
+        # No element counts: every ghost holds the moving statistics, so any weights are right.
         weights = ops.where(total > 0, weights, ops.ones_like(weights))
         share = weights / ops.sum(weights, 0, keepdims=True)
     sigmas = sigma(ghosts.variance, epsilon)

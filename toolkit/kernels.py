@@ -1,7 +1,7 @@
-"""Which fused kernels serve a tensor: the fast paths behind the reference in `renorm`.
+"""Chooses the fused kernels for a tensor: fast paths for the reference in `renorm`.
 
-A module of kernels has three functions, of the meaning and the results of the reference:
-``available``, ``batch_statistics`` and ``normalize``. It loads its backend only when it is asked.
+A module of kernels has three functions with the meaning and results of the reference:
+``available``, ``batch_statistics`` and ``normalize``. It imports its backend on first use.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .renorm import Correction, Statistics, Tensor
 
 
 class Kernels(Protocol):
-    """A backend's own batch-norm kernels, put to the use of algorithm 1."""
+    """A backend's own batch-norm kernels, used for algorithm 1."""
 
     def available(self, x: Tensor) -> bool:
-        """Return whether the kernels serve ``x``."""
+        """Return whether the kernels support ``x``."""
         ...
 
     def batch_statistics(self, x: Tensor, moving: Statistics, *, axis: int) -> Statistics:
@@ -44,6 +44,6 @@ _OF_BACKEND: dict[str, Kernels] = {"tensorflow": fused_tensorflow, "torch": fuse
 
 
 def fused_kernels(x: Tensor) -> Kernels | None:
-    """Return the kernels that serve ``x``, or None where only the reference does."""
+    """Return the kernels that support ``x``, or None where only the reference does."""
     kernels = _OF_BACKEND.get(keras.backend.backend())
     return kernels if kernels is not None and kernels.available(x) else None

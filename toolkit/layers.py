@@ -16,21 +16,22 @@ from .training_step import Settings, training_step
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class BatchRenormalization(MovingNorm):
-    """Batch Renormalization (Ioffe 2017, arXiv:1702.03275): trains with what inference will use.
+    """Batch Renormalization (Ioffe 2017, arXiv:1702.03275): training matches inference.
 
     Batch normalization trains with the statistics of each batch and infers with their moving
-    averages. Here every training output is carried over to the moving statistics,
+    averages. Here every training output is corrected to the moving statistics,
 
         y = gamma * ((x - mu_B) / sigma_B * r + d) + beta
         r = clip(sigma_B / sigma, 1 / r_max, r_max)    d = clip((mu_B - mu) / sigma, -d_max, d_max)
 
     with r and d constant to the gradient. Where neither is clipped, the training output *is* the
-    inference output, which makes small and uneven batches trainable, and leaves inference the plain
-    affine map ``gamma * (x - mu) / sqrt(moving_variance + epsilon) + beta`` that
+    inference output. This makes training with small and uneven batches possible, and inference
+    stays the affine map ``gamma * (x - mu) / sqrt(moving_variance + epsilon) + beta`` that
     `renormlite.fold` folds into the neighbouring weights.
 
-    The layer counts its own training steps in a weight, so r_max and d_max go on where they were
-    when training is resumed from a saved model. With ``trainable = False`` the layer infers.
+    The layer counts its training steps in a weight, so the schedules of r_max and d_max continue
+    when training is resumed from a saved model. With ``trainable = False`` the layer runs in
+    inference mode.
 
     Weights, in this order: gamma, beta, moving_mean, moving_variance, step, and with
     ``renorm_momentum`` also renorm_mean and renorm_variance. The statistics are float32 at least,
@@ -38,14 +39,14 @@ class BatchRenormalization(MovingNorm):
 
     Args:
         axis: Axis of the channels. Inputs may have any rank from 2 up.
-        momentum: Of the moving statistics; the paper's alpha is ``1 - momentum``. Other than in
-            batch normalization this bears on training: the paper found 0.99 good.
+        momentum: Of the moving statistics; the paper's alpha is ``1 - momentum``. Unlike
+            in batch normalization it affects training: the paper recommends 0.99.
         epsilon: Added to the variances.
         center: Whether to learn beta.
         scale: Whether to learn gamma.
         r_max: Bound on r, at least 1: a number, ``None`` for no bound, a schedule or any callable
-            from the step to a number. The paper's own by default; it is made for 130k steps, so
-            take `paper_schedule` to fit it to a shorter run.
+            from the step to a number. The default is the paper's, made for 130k steps; use
+            `paper_schedule` to fit it to a shorter run.
         d_max: Bound on d, at least 0, likewise.
         beta_initializer: Initializer of beta.
         gamma_initializer: Initializer of gamma.
@@ -55,22 +56,22 @@ class BatchRenormalization(MovingNorm):
         gamma_regularizer: Regularizer of gamma.
         beta_constraint: Constraint on beta.
         gamma_constraint: Constraint on gamma.
-        renorm_momentum: Momentum of statistics that only training uses, to get r and d from.
-            Inference then has its own with ``momentum``, which no longer bears on training.
-            ``None``, the paper's way, has one set for both.
+        renorm_momentum: Momentum of a separate set of statistics from which training computes r
+            and d. Inference then uses its own set with ``momentum``, which no longer affects
+            training. ``None``, as in the paper, uses one set for both.
         synchronized: Whether replicas share their statistics: under a `tf.distribute` strategy each
-            then sees the whole batch, weighted by what every shard counted. On JAX,
-            `keras.distribution` shares them always.
-        virtual_batch_size: Samples in a ghost batch: larger batches are cut into ghosts, each with
-            statistics, r and d of its own.
+            replica then uses the statistics of the whole batch, weighted by the number of elements
+            of each shard. On JAX, `keras.distribution` always shares them.
+        virtual_batch_size: Samples in a ghost batch: larger batches are split into ghosts, each
+            with its own statistics, r and d.
         name: Name of the layer.
         dtype: Dtype or dtype policy of the layer.
-        trainable: Whether the layer learns. If not, it infers.
+        trainable: Whether the layer is trained. If not, it runs in inference mode.
 
     Call arguments:
         inputs: Tensor of rank 2 or more.
-        training: Whether to normalize with the batch and move the statistics.
-        mask: Optional, over the leading axes of the inputs; masked elements take no part in the
+        training: Whether to normalize with the batch statistics and update the moving ones.
+        mask: Optional, over the leading axes of the inputs; masked elements are excluded from the
             statistics.
 
     Example:
@@ -123,8 +124,8 @@ class BatchRenormalization(MovingNorm):
             )
         if synchronized and virtual_batch_size is not None:
             raise UserError(
-                "Expected either synchronized or virtual_batch_size: the one makes the batch that "
-                "is normalized larger, the other smaller."
+                "Expected either synchronized or virtual_batch_size, not both: one enlarges the batch "
+                "that is normalized, the other divides it."
             )
         if renorm_momentum is not None:
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")

@@ -15,7 +15,7 @@ from .training_step import Settings, training_step
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class ClipTo(keras.constraints.Constraint):
-    """Keeps a weight between two bounds, after each update by the optimizer.
+    """Constrains a weight to an interval after each update by the optimizer.
 
     Args:
         low: Smallest value.
@@ -43,18 +43,19 @@ class LearnedRenormalization(MovingNorm):
         inference:  y = r * (x - mu) / sqrt(moving_variance + epsilon) + d
         r in [0, r_max], d in [-d_max, d_max], both trained by the optimizer
 
-    **It is not Batch Renormalization.** In the paper r and d are no weights: they are computed anew
-    for each batch to carry its statistics over to the moving ones, which is what makes training and
-    inference agree on small batches, and they vanish at inference. Here they stay, and training
-    still sees only the batch's own statistics, so that the gap of batch normalization between
+    **It is not Batch Renormalization.** In the paper r and d are not weights: they are computed for
+    each batch to correct its statistics to the moving ones, which makes training and inference
+    agree on small batches, and they do not exist at inference. Here they are kept at inference, and
+    training still uses only the batch's own statistics, so the gap of batch normalization between
     training and inference remains. Prefer `BatchRenormalization` for small or uneven batches.
-    Prefer this layer to read models written after such tutorials, or where batch normalization with
-    a bounded, non-negative scale is wanted: a bounded output range serves quantization.
+    Use this layer to load models written after such tutorials, or for batch normalization with a
+    bounded, non-negative scale: a bounded output range helps quantization.
 
-    What tutorials commonly get wrong is right here: moments are taken over all axes but the
-    channels', also for images; the moving statistics exist and move; the bounds leave room
-    (r_max = 1 with d_max = 0 freezes d in its first step); and a weight at its bound still gets its
-    gradient, since the weight is projected after the update and the gradient passes the clip.
+    It avoids the common mistakes of those tutorials: moments are taken over all axes but the
+    channel axis, also for images; the moving statistics are updated; the bounds leave room
+    (r_max = 1 with d_max = 0 would freeze d in its first step); and a weight at its bound still
+    gets a gradient, since the weight is projected after the update and the gradient passes the
+    clip.
 
     Weights, in this order: r, d, moving_mean, moving_variance.
 
@@ -63,19 +64,19 @@ class LearnedRenormalization(MovingNorm):
         momentum: Of the moving statistics.
         epsilon: Added to the variances.
         r_max: Upper bound of r, above 0; r starts at min(1, r_max).
-        d_max: Bound of d's size, at least 0.
+        d_max: Bound of abs(d), at least 0.
         r_initializer: Initializer of r, clipped to its bounds.
         d_initializer: Initializer of d, clipped to its bounds.
         r_regularizer: Regularizer of r.
         d_regularizer: Regularizer of d.
         name: Name of the layer.
         dtype: Dtype or dtype policy of the layer.
-        trainable: Whether the layer learns. If not, it infers.
+        trainable: Whether the layer is trained. If not, it runs in inference mode.
 
     Call arguments:
         inputs: Tensor of rank 2 or more.
-        training: Whether to normalize with the batch and move the statistics.
-        mask: Optional, over the leading axes of the inputs; masked elements take no part in the
+        training: Whether to normalize with the batch statistics and update the moving ones.
+        mask: Optional, over the leading axes of the inputs; masked elements are excluded from the
             statistics.
     """
 
@@ -137,7 +138,7 @@ class LearnedRenormalization(MovingNorm):
     def bounded_r_and_d(self) -> tuple[Tensor, Tensor]:
         """Return r and d within their bounds, as vectors; gradients pass the clip unchanged.
 
-        Optimizers keep the weights within their bounds; weights set by hand may not be.
+        Optimizers keep the weights within their bounds; weights set by hand may be outside.
         """
 
         def clipped(weight: keras.Variable) -> Tensor:

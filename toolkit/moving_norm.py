@@ -1,4 +1,4 @@
-"""What norms with moving statistics share: how these are stored, and what inference computes."""
+"""Base class of norms with moving statistics: their storage, and inference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def channels_of(input_shape: tuple[int | None, ...], axis: int) -> int:
     """Return the number of channels, checked.
 
     Raises:
-        UserError: When the input has fewer than two axes, not that axis, or its size is not static.
+        UserError: The input has fewer than two axes or lacks that axis, or the size is not static.
     """
     rank = len(input_shape)
     if rank < 2 or not -rank <= axis < rank:
@@ -49,8 +49,8 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
     """A layer that trains with the statistics of the batch and infers with their moving average.
 
     Inference is one multiply-add, ``x * scale + shift``, with the vectors of `scale_and_shift`. A
-    subclass adds its weights in `build`, before `_add_statistics`, names those that scale and shift
-    the normalized values in `_gamma_beta`, and trains in `_train`.
+    subclass adds its weights in `build`, before `_add_statistics`, returns those that scale and
+    shift the normalized values from `_gamma_beta`, and implements training in `_train`.
 
     Args:
         axis: Axis of the channels.
@@ -58,7 +58,7 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
         epsilon: Added to the variances.
         name: Name of the layer.
         dtype: Dtype or dtype policy of the layer.
-        trainable: Whether the layer learns. If not, it infers.
+        trainable: Whether the layer is trained. If not, it runs in inference mode.
 
     Raises:
         UserError: An argument is out of its range.
@@ -93,7 +93,7 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the training output, and move the statistics."""
+        """Return the training output, and update the statistics."""
 
     def _add_statistics(
         self,
@@ -120,7 +120,7 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
     def _move(
         self, mean: keras.Variable, variance: keras.Variable, batch: Statistics, momentum: float
     ) -> None:
-        """Move statistics towards those of a batch."""
+        """Update moving statistics with those of a batch."""
         before = Statistics(mean.value, variance.value)
         after = updated(before, batch, momentum=momentum, epsilon=self.epsilon)
         mean.assign(after.mean)
@@ -133,7 +133,7 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Normalize ``inputs``; in training also move the statistics."""
+        """Normalize ``inputs``; in training, also update the statistics."""
         if training and self.trainable:
             return ops.cast(self._train(inputs, mask), self.compute_dtype)
         x = ops.cast(inputs, at_least_float32(inputs.dtype))

@@ -1,20 +1,20 @@
-"""What a training step did in a norm, worked out from how far its statistics moved.
+"""What a training step did in a norm, computed from the change of its statistics.
 
 A step moves the statistics by ``alpha`` of the way to those of its batch, so two readings give the
-batch's own:
+batch statistics:
 
     mu_B = mu + (mu' - mu) / alpha        sigma_B = sigma + (sigma' - sigma) / alpha
 
-and with them r and d. Nothing is added to the layer, to the compiled step or to what is saved, and
-the norms of Keras are observed as well as ours. Readings are float32: dividing by alpha = 0.01
-leaves mu_B and sigma_B good to about 1e-5 of their size.
+and from them r and d. The layer, the compiled step and the saved model are not modified, and
+Keras' norms are observed too. Readings are float32: dividing by alpha = 0.01
+gives mu_B and sigma_B to a relative accuracy of about 1e-5.
 
-The gap is what training and inference differ by on this very batch, in standard deviations of the
-moving statistics. Before gamma and beta, with x^ the batch-normalized input,
+The gap is the difference between training and inference on this batch, in standard deviations of
+the moving statistics. Before gamma and beta, with x^ the batch-normalized input,
 
     training   x^ r + d                 inference   x^ sigma_B / sigma + (mu_B - mu) / sigma
 
-so that a channel's gap, as root mean square over its elements, needs no activations either.
+so the gap of a channel, as root mean square over its elements, needs no activations.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What clips r, to ``[r_min, r_max]``, and d, to ``[-d_max, d_max]``."""
+    """Bounds that clip r to ``[r_min, r_max]`` and d to ``[-d_max, d_max]``."""
 
     r_min: float
     r_max: float
@@ -85,10 +85,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class State:
-    """What is read of a norm at one time.
+    """One reading of a norm.
 
     Attributes:
-        moves: How often the statistics have moved; always 0 for a norm that does not count.
+        moves: Updates of the statistics so far; always 0 for a norm that does not count them.
         reference: What r and d are measured against.
         inference: What inference uses.
     """
@@ -100,16 +100,16 @@ class State:
 
 @dataclass(frozen=True)
 class Observable:
-    """A norm as the observer sees it.
+    """How to observe a norm.
 
     Attributes:
-        bounds: Gives the bounds in force after so many moves.
-        reference: Gives what r and d are measured against, and what moves with ``alpha``.
-        alpha: Share of the way to the batch that a step moves the reference.
+        bounds: Returns the bounds in force after a number of updates.
+        reference: Returns the statistics that define r and d and that ``alpha`` updates.
+        alpha: Share of the way to the batch that one update moves the reference.
         epsilon: Added to the variances.
         averages_variance: Whether the variance moves by ``alpha``, as in Keras, or sigma.
-        inference: Gives what inference uses; None where that is the reference.
-        moves: Gives how often the statistics have moved; None for a norm that does not count.
+        inference: Returns the statistics of inference; None where they are the reference.
+        moves: Returns the number of updates so far; None for a norm that does not count them.
     """
 
     bounds: Callable[[int], Bounds]
@@ -121,20 +121,20 @@ class Observable:
     moves: Callable[[], int] | None = None
 
     def read(self) -> State:
-        """Read the norm; each variable once, since that is what the time goes into."""
+        """Read the norm; each variable once, since reading variables takes most of the time."""
         reference = self.reference()
         inference = reference if self.inference is None else self.inference()
         return State(0 if self.moves is None else self.moves(), reference, inference)
 
 
 class ScheduleReader:
-    """Evaluates schedules, each once a step however many norms share it: it is not cheap."""
+    """Evaluates each schedule once per step, however many norms share it."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], float] = {}
 
     def __call__(self, schedule: Schedule, step: int) -> float:
-        """Return the bound that a schedule gives for a step."""
+        """Return the bound of a schedule at a step."""
         key = (id(schedule), step)
         if key not in self._known:
             if len(self._known) > 1000:
@@ -146,7 +146,7 @@ class ScheduleReader:
 def observe_step(
     step: int, layer: str, norm: Observable, was: State, now: State, *, moves: int
 ) -> Reading:
-    """Work out what a step did.
+    """Return the reading of one step.
 
     Args:
         step: Number of the step.
@@ -154,8 +154,8 @@ def observe_step(
         norm: The norm.
         was: Its state before the step.
         now: Its state after it.
-        moves: How often its statistics moved between the two, if it does not count that itself.
-            After more than one move it is the average of the batches that is worked out.
+        moves: Updates between the two, if the norm does not count them itself. After more than
+            one update the result describes the average batch.
     """
     before, after, inference = was.reference, now.reference, was.inference
     bounds = norm.bounds(was.moves)
@@ -191,7 +191,7 @@ def observe_step(
 
 
 def observable(layer: Layer, bound: ScheduleReader) -> Observable | str | None:
-    """Return how to observe a layer; a sentence if it is a norm that cannot be; None if no norm."""
+    """Return how to observe a layer, or why this norm cannot be observed; None for other layers."""
     if isinstance(layer, BatchRenormalization):
         return _renormalization(layer, bound)
     if isinstance(layer, LearnedRenormalization):

@@ -1,12 +1,12 @@
-"""Copy a Keras model of any kind, with some of its layers swapped for others.
+"""Copy a Keras model of any kind, with some of its layers replaced.
 
-Functional and Sequential models are built anew from copies of their layers. Whatever else is made
-of layers (a subclassed model, a composite layer, a wrapper such as TimeDistributed) is made anew
-from its config, and the swapped layers take their places in its attributes. A layer that is shared
-is copied once.
+Functional and Sequential models are rebuilt from copies of their layers. Everything else that
+contains layers (a subclassed model, a composite layer, a wrapper such as TimeDistributed) is
+recreated from its config, and the replacements are assigned to its attributes. A shared layer is
+copied once.
 
-Keras has no public way to walk the layers inside a layer or to put another in the place of one.
-What this needs of its internals is in this file: ``Layer._layers``, ``Layer._tracker``,
+Keras has no public way to list the layers inside a layer or to replace one of them. All uses of
+Keras internals for this are in this file: ``Layer._layers``, ``Layer._tracker``,
 ``KerasTensor._keras_history`` and ``Lambda._output_shape``.
 """
 
@@ -23,7 +23,7 @@ from keras.layers import Layer
 
 from ..errors import UserError
 
-# What makes a model class more than its layers.
+# Methods that make a model class more than its layers.
 _BEHAVIOUR = ("call", "compute_loss", "train_step", "test_step", "predict_step")
 
 
@@ -35,11 +35,11 @@ class Swap(Protocol):
         ...
 
     def make(self, layer: Layer) -> Layer:
-        """Return what takes its place, not built yet; it must accept the same call arguments."""
+        """Return its replacement, not built yet, which must accept the same call arguments."""
         ...
 
     def fill(self, layer: Layer, twin: Layer) -> None:
-        """Set the weights of what takes its place, once that is built."""
+        """Set the weights of the replacement, once it is built."""
         ...
 
 
@@ -52,13 +52,13 @@ class _HasAssets(Protocol):
 
 
 def rebuild(model: keras.Model, swap: Swap) -> keras.Model:
-    """Return a copy of ``model``, not compiled, with layers swapped; the model is left alone.
+    """Return a copy of ``model``, not compiled, with layers replaced; the model is not changed.
 
     Names, weights, the `trainable` of every layer and the sharing of layers carry over.
 
     Args:
         model: A built model.
-        swap: What to do with which layer.
+        swap: Which layers to replace, and by what.
 
     Raises:
         UserError: For a layer that cannot be made anew from its config, or whose inner layers
@@ -89,7 +89,7 @@ class _Copier:
     def __init__(self, swap: Swap) -> None:
         self.swap = swap
         self.copies: dict[int, Any] = {}
-        # Layers made anew from their config, whose inner layers are not looked at yet.
+        # Layers recreated from their config whose inner layers are still to be replaced.
         self.unsettled: list[tuple[Layer, Layer]] = []
 
     def copy(self, old: Any) -> Any:
@@ -138,8 +138,8 @@ class _Copier:
         """Pair the layers inside two layers, and put what is swapped among them in place."""
         if len(old._layers) != len(new._layers):
             raise UserError(
-                f"{_told(old)} holds {len(old._layers)} layers, and {len(new._layers)} if made "
-                "anew from its config. Create all of them in its constructor or in build()."
+                f"{_told(old)} holds {len(old._layers)} layers, and {len(new._layers)} when "
+                "recreated from its config. Create all of them in its constructor or in build()."
             )
         put: dict[int, Layer] = {}
         for inner, fresh in zip(old._layers, new._layers, strict=True):
@@ -178,10 +178,10 @@ class _Copier:
 
 
 def _constructor(model: keras.Model, plain: Any) -> Any:
-    """Return what makes a model of the same class from layers or tensors.
+    """Return a callable that makes a model of the same class from layers or tensors.
 
-    A class with a constructor of its own cannot be called so. If it adds nothing else, the plain
-    class serves as well; if it does, there is no copy of it.
+    A class with its own constructor cannot be called like that. If it adds nothing else, the plain
+    class is used; otherwise the model cannot be copied.
     """
     cls: Any = type(model)
     if cls is plain:
@@ -222,7 +222,7 @@ def _made_anew(old: Layer) -> Layer:
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{_told(old)} cannot be made anew from its config ({reason}). Its get_config() must "
+            f"{_told(old)} cannot be recreated from its config ({reason}). Its get_config() must "
             "return every argument of its constructor, name included."
         ) from error
     _name_alike(old, new)
@@ -230,7 +230,7 @@ def _made_anew(old: Layer) -> Layer:
 
 
 def _name_alike(old: Layer, new: Layer) -> None:
-    """Name the layers inside before they are built; Keras numbers those without a name."""
+    """Name the inner layers before they are built; Keras numbers unnamed ones."""
     for inner, fresh in zip(old._layers, new._layers, strict=False):
         if type(inner) is type(fresh):
             fresh.name = inner.name
@@ -252,11 +252,11 @@ def _build_like(old: Layer, new: Layer) -> None:
 
 
 def _replace_inside(layer: Layer, put: dict[int, Layer]) -> None:
-    """Put layers in place of others wherever the attributes of ``layer`` refer to them.
+    """Replace layers wherever the attributes of ``layer`` refer to them.
 
     Args:
         layer: Layer to change.
-        put: What to put, by the identity of what it replaces.
+        put: The replacement by the identity of the layer that it replaces.
     """
     if not put:
         return
@@ -275,18 +275,18 @@ def _replace_inside(layer: Layer, put: dict[int, Layer]) -> None:
         # TensorFlow's records of the same attributes follow by themselves.
         if name.startswith("_self_") or not any(id(x) in put for x in tree.flatten(value)):
             continue
-        # The names are data here: they are the user's own.
+        # The attribute names are the user's.
         setattr(layer, name, tree.map_structure(new_one, value))
     missing = [inner for inner in replaced if id(inner) not in found]
     if missing:
         raise UserError(
-            f"{_told(layer)} keeps {missing[0].name} in a place that cannot be reached. Keep "
+            f"{_told(layer)} keeps {missing[0].name} where it cannot be replaced. Keep "
             "layers in attributes, or in lists, tuples or dicts in attributes."
         )
 
 
 def _copy_own_state(old: Layer, new: Layer) -> None:
-    """Copy what a layer holds beside the layers inside it, the way Keras saves and loads it."""
+    """Copy the weights of a layer, without those of its inner layers, as Keras saves them."""
     store: dict[str, Any] = {}
     old.save_own_variables(store)
     if store:

@@ -10,8 +10,8 @@ statistics before this step's update. What is stored is the moving variance, sig
 training and inference read the same numbers.
 
 Everything here is elementwise and broadcasts: the caller chooses the layout of the channels. Only
-`keras.ops` is used, so TensorFlow, JAX and PyTorch run the same text; it is the reference that the
-faster kernels are held to.
+`keras.ops` is used, so TensorFlow, JAX and PyTorch run the same code; it is the reference that the
+faster kernels are tested against.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Statistics(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """The constants r and d that carry batch-normalized values over to the moving statistics."""
+    """The constants r and d that correct batch-normalized values to the moving statistics."""
 
     r: Tensor
     d: Tensor
@@ -115,8 +115,8 @@ def updated(
     ``sigma_B - sigma = (variance_B - variance) / (sigma_B + sigma)`` nothing cancels, so that a
     variance far below epsilon keeps its digits.
 
-    A channel whose new value would not be finite keeps the old one: one overflowing batch cannot
-    spoil a model for good.
+    A channel whose new value would not be finite keeps the old one, so one overflowing batch cannot
+    ruin a model.
     """
     alpha = 1.0 - momentum
     old_sigma = sigma(moving.variance, epsilon)
@@ -134,7 +134,7 @@ def updated(
 def inference_affine(
     moving: Statistics, gamma: Tensor | None, beta: Tensor | None, *, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Return scale and shift per channel with inference being ``x * scale + shift``.
+    """Return scale and shift per channel; inference is ``x * scale + shift``.
 
     The order of operations is that of Keras' own batch normalization, so that a model converted
     between the two layers gives the same bits.

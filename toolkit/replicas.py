@@ -1,4 +1,4 @@
-"""Sums over replicas: what synchronized statistics need of each backend's way to distribute."""
+"""Sums over replicas, for synchronized statistics on each backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a saved Keras model, whichever of our layers and schedules it uses."""
+"""Loads a saved Keras model that uses any layer or schedule of renormlite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import keras
 from ..errors import UserError
 from ..user_code import import_user_module
 
-# Keras finds a class of ours by its name once the module that registers it is imported.
+# Importing these modules registers renormlite's classes with Keras.
 from . import bias_map as _bias_map  # noqa: F401
 from . import channel_affine as _channel_affine  # noqa: F401
 from . import layers as _layers  # noqa: F401
@@ -32,14 +32,13 @@ def load_model(
 ) -> keras.Model:
     """Load a model saved by ``model.save("NAME.keras")`` or as ``.h5``, ready to fold and export.
 
-    ``keras.models.load_model`` does the same once renormlite's layers are imported, which this
-    makes sure of.
+    Like ``keras.models.load_model``, after importing renormlite's layers.
 
     Args:
         path: A ``.keras`` file, or an ``.h5`` file of Keras 2 or 3.
         imports: Modules that define and register the model's own layers. Importing a module runs
             its code.
-        unsafe: Whether to run Python code that the file itself holds, as Lambda layers do. Only
+        unsafe: Whether to run Python code stored in the file, as in Lambda layers. Only
             for files whose origin you trust.
 
     Returns:
@@ -60,7 +59,7 @@ def load_model(
             link = Path(folder) / "model.h5"
             link.symlink_to(path.resolve())
             return keras.models.load_model(link, compile=False, safe_mode=not unsafe)
-    except Exception as error:  # anything can be in a file, and in the code it names
+    except Exception as error:  # a file, and the code it names, can raise anything
         raise UserError(_reason(path, error)) from error
 
 
@@ -68,7 +67,7 @@ def _kind_of(path: Path) -> str:
     """Return `keras` or `h5`.
 
     Raises:
-        UserError: It is neither; the message says how to make a model file of it.
+        UserError: It is neither; the message says how to convert it.
     """
     if path.is_dir() and (path / "saved_model.pb").is_file():
         raise UserError(
@@ -108,17 +107,17 @@ def _has_network(path: Path) -> bool:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return one sentence out of the pages that Keras gives."""
+    """Return one sentence from Keras' long error message."""
     text = str(error)
     if "Lambda" in text and "unsafe" in text:
         return (
             f"{path} holds a Lambda layer: Python code that would run as the file is read. If you "
             "trust where the file comes from, allow it: --unsafe (Python: unsafe=True). A layer "
-            "class of your own in its place needs no such leave."
+            "class of your own in its place needs no permission."
         )
     if _is_damage(error):
         return f"{path} is damaged or was cut short ({_first_line(text)}). {HOW_TO_SAVE}"
-    # Keras puts what went wrong between the configs of everything that was being built.
+    # Keras puts the cause between the configs of everything that was being built.
     reason = text.rpartition("Exception encountered: ")[2].strip()
     reason = _first_line(reason).partition(" Full object config")[0].rstrip(".")
     return (
@@ -128,7 +127,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _is_damage(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that the file's bytes are wrong."""
+    """Return whether an error, or its cause, says that the file is corrupt."""
     import zlib
 
     damage = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError)

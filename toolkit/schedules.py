@@ -16,12 +16,12 @@ from keras import ops
 from ..errors import UserError
 from .renorm import Tensor
 
-# Updates in the paper's run of Inception-v3 that its schedule belongs to (section 4.1).
+# Updates of the paper's run of Inception-v3, for which its schedule is given (section 4.1).
 PAPER_RUN_STEPS = 130_000
 
 
 class Schedule(Protocol):
-    """What a bound needs to be: called with the step, it returns the bound."""
+    """A bound as a function of the step."""
 
     def __call__(self, step: Tensor) -> Tensor:
         """Return the bound for a step (scalar integer tensor, 0 in the first step)."""
@@ -48,7 +48,7 @@ class Constant:
 
     @property
     def minimum(self) -> float:
-        """The smallest bound this schedule ever gives."""
+        """The smallest bound of this schedule."""
         return float("inf") if self.value is None else self.value
 
     def get_config(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Constant:
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class LinearRamp:
-    """A bound that stays at one value, then moves linearly to another, and stays there.
+    """A bound that changes linearly from one value to another between two steps.
 
     Args:
         start_value: Bound up to and including ``start_step``.
@@ -103,7 +103,7 @@ class LinearRamp:
 
     @property
     def minimum(self) -> float:
-        """The smallest bound this schedule ever gives."""
+        """The smallest bound of this schedule."""
         return min(self.start_value, self.end_value)
 
     def scaled(self, factor: float) -> LinearRamp:
@@ -144,10 +144,10 @@ PAPER_D_MAX = LinearRamp(0.0, 5.0, start_step=5_000, end_step=25_000)
 
 
 def paper_schedule(total_steps: int = PAPER_RUN_STEPS) -> tuple[LinearRamp, LinearRamp]:
-    """Return the paper's r_max and d_max, stretched to a run of ``total_steps`` updates.
+    """Return the paper's r_max and d_max, scaled to a run of ``total_steps`` updates.
 
     Batch normalization for the first 5k updates, then linear to r_max = 3 at 40k and d_max = 5 at
-    25k, out of 130k (section 4.1). A run of 1300 updates gets 50, 400 and 250.
+    25k, out of 130k (section 4.1). For a run of 1300 updates these become 50, 400 and 250.
 
     Args:
         total_steps: Updates the run will make: batches per epoch times epochs.
@@ -160,11 +160,11 @@ def paper_schedule(total_steps: int = PAPER_RUN_STEPS) -> tuple[LinearRamp, Line
 
 
 def as_schedule(bound: Any, *, name: str, at_least: float) -> Schedule:
-    """Return ``bound`` as a schedule, checked where it can be.
+    """Return ``bound`` as a schedule, after checking it as far as possible.
 
     Args:
         bound: A number, ``None`` (no bound), a schedule, a callable, or the serialized form of one.
-        name: What the bound is called, for the error.
+        name: Name of the bound, for the error message.
         at_least: Smallest allowed value: 1 for r_max, 0 for d_max.
 
     Raises:

@@ -28,12 +28,12 @@ def broadcast_mask(mask: Tensor, x: Tensor) -> Tensor:
     """Return ``mask`` as booleans that broadcast to ``x``.
 
     Args:
-        mask: Which elements count. Its axes are the leading axes of ``x``, as in all of Keras:
+        mask: Which elements count. Its axes are the leading axes of ``x``, as everywhere in Keras:
             (batch, time) goes with (batch, time, ...). Axes of size 1 broadcast.
         x: The layer's input.
 
     Raises:
-        UserError: When an axis of the mask is neither 1 nor that of ``x``.
+        UserError: The size of an axis of the mask is neither 1 nor that of ``x``.
     """
     if len(mask.shape) > len(x.shape) or any(
         m not in (1, None) and n is not None and m != n
@@ -58,19 +58,20 @@ def batch_statistics(
 ) -> Statistics:
     """Return the statistics of ``x`` over ``axes``, which stay as axes of size 1.
 
-    Channels without a single element to average (an empty batch, or one that is masked throughout)
-    get the moving statistics: nothing was seen, so nothing is corrected and nothing moves.
+    Channels without any element to average (an empty or fully masked batch) get the moving
+    statistics, so that nothing is corrected and nothing moves.
 
     Args:
         x: Inputs, float32 or float64.
         moving: Moving statistics, broadcastable to the result.
         axes: Axes to average over.
         mask: Booleans that broadcast to ``x``; ``False`` elements do not count.
-        synchronized: Whether to average over all replicas too, weighing each by what it counted.
+        synchronized: Whether to average over all replicas as well, weighted by their number of
+            elements.
     """
     if mask is None and not synchronized and all(x.shape[a] for a in axes):  # known, none is 0
         mean = ops.mean(x, axes, keepdims=True)
-        # By definition of the mean, d variance / d mean = 0: the gradient need not go there.
+        # d variance / d mean = 0 by definition of the mean, so no gradient is needed there.
         distance = x - ops.stop_gradient(mean)
         return Statistics(mean, ops.mean(ops.square(distance), axes, keepdims=True))
     total = all_reduce_sum if synchronized else _unchanged

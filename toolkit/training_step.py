@@ -13,7 +13,7 @@ from .statistics import batch_statistics, broadcast_mask, channel_shape, reducti
 
 
 class Settings(NamedTuple):
-    """What a step needs beside tensors."""
+    """Settings of a step that are not tensors."""
 
     axis: int
     epsilon: float
@@ -22,13 +22,13 @@ class Settings(NamedTuple):
 
 
 class TrainingStep(NamedTuple):
-    """What a step gives.
+    """Result of a step.
 
     Attributes:
         outputs: Of the shape of the inputs and of the dtype it was computed in.
-        batch: What the moving statistics are to move towards: vectors of the channels.
-        ghosts: Statistics that the outputs were normalized with: (ghosts, channels), with one row
-            where the batch was not cut.
+        batch: Statistics to update the moving ones with: vectors of the channels.
+        ghosts: Statistics that the outputs were normalized with: (ghosts, channels), one row if
+            the batch was not split.
     """
 
     outputs: Tensor
@@ -47,7 +47,7 @@ def training_step(
     d_max: Tensor | float,
     mask: Tensor | None = None,
 ) -> TrainingStep:
-    """Run algorithm 1 once, but for the update of the moving statistics, which the caller stores.
+    """Run algorithm 1 once, except for the update of the moving statistics, which the caller does.
 
     Args:
         inputs: Tensor of rank 2 or more.

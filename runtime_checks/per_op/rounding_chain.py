@@ -27,7 +27,7 @@ _SOFTMAX = _TABLE + 1
 # A sum of 64 bits is multiplied by a number in [2^14, 2^15], half a unit of which is up to 2^-15 of
 # the result: one step of 16 bits at full range.
 _WIDE = _NEAREST + 1
-# Tables of 16 bits, as `reference.integer.tflite_tables` has them. The logistic function: a line
+# Tables of 16 bits, as `reference.rounding.tables` has them. The logistic function: a line
 # between points 1/24 apart, h²/8 · max|f''| = 0.68 steps; the argument's truncated multiplier, up
 # to 2^-14 of it, 0.45; its own rounding 0.33; the points 0.5. The tangent has twice the slope and
 # four times the curvature at half the distance.

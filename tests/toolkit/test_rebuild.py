@@ -287,7 +287,7 @@ class Unreachable(layers.Layer):
 
 
 class NeedsMore(layers.Layer):
-    """Cannot be made anew: its config lacks an argument."""
+    """Cannot be recreated: its config lacks an argument."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -320,9 +320,9 @@ def test_what_cannot_be_reached_or_made_anew_is_refused_by_name():
 
     with pytest.raises(rl.UserError, match=r"bad \(Unreachable\) keeps .* cannot be reached"):
         rl.to_renorm(sequential(Unreachable(name="bad")))
-    with pytest.raises(rl.UserError, match=r"bad \(NeedsMore\) cannot be made anew"):
+    with pytest.raises(rl.UserError, match=r"bad \(NeedsMore\) cannot be recreated"):
         rl.to_renorm(sequential(NeedsMore(3, name="bad")))
     grown = Grown(name="bad")
     grown.others.append(layers.BatchNormalization())
-    with pytest.raises(rl.UserError, match=r"bad \(Grown\) holds 2 layers, and 1 if made anew"):
+    with pytest.raises(rl.UserError, match=r"bad \(Grown\) holds 2 layers, and 1 when recreated"):
         rl.to_renorm(sequential(grown))

@@ -1,4 +1,4 @@
-"""Watches the ranges of a model that trains in integers: how wide they are, and what they clip."""
+"""Monitors the ranges of a model in quantization-aware training: their width and clipping."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class RangeReading:
 
     Attributes:
         epoch: The epoch, counted from 0.
-        layer: Name of the layer that gives the value.
-        low: The least number that its integers stand for.
+        layer: Name of the layer that computes the value.
+        low: The least number that its integers represent.
         high: The greatest.
         step: The distance of two integers.
         clipped: Share of the samples' numbers at an end of the range. Zeros at an end, which a ReLU

@@ -1,4 +1,4 @@
-"""TFLite's fixed-point products, in 32-bit integers and float32: all that every backend has.
+"""TFLite's fixed-point products, in 32-bit integers and float32, which every backend has.
 
 A real factor M becomes ``m * 2^(e - 31)`` with an integer m of 31 bits, the nearest to M in double
 precision. An integer v times M is then the upper half of the doubled product,
@@ -75,7 +75,7 @@ def _shifted_right(values: Tensor, bits: Tensor) -> Tensor:
 
 
 def _multiplied_exactly(x: Tensor, w: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Return a product of numbers of 16 bits as the nearest float32 and what it lacks (Dekker)."""
+    """Return a product of 16-bit numbers as the nearest float32 and its error (Dekker)."""
     high = significant(x, 8)
     first, second = high * w, (x - high) * w  # of 24 bits each: exact
     total = first + second
@@ -83,7 +83,7 @@ def _multiplied_exactly(x: Tensor, w: Tensor | float) -> tuple[Tensor, Tensor]:
 
 
 def _divided_exactly(p: Tensor, lacking: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(p + lacking) / y`` as the nearest float32 and what it lacks, for y of 16 bits."""
+    """Return ``(p + lacking) / y`` as the nearest float32 and its error, for y of 16 bits."""
     quotient = p / y
     high, y_high = significant(quotient, 8), significant(y, 8)
     low, y_low = quotient - high, y - y_high

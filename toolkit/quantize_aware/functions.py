@@ -14,7 +14,7 @@ from .quantized import Quantized
 
 _register = keras.saving.register_keras_serializable(package="renormlite")
 
-# The grids that runtimes demand of the results of 8 bits.
+# The grids that runtimes require for 8-bit results.
 _SHARES = (1.0 / 256.0, -128)
 _SIGNED = (1.0 / 128.0, 0)
 

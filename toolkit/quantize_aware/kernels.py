@@ -1,6 +1,6 @@
 """The linear operators of integer files: how a Keras layer applies a kernel, and its axes.
 
-Each takes a kernel as an argument, unlike the layer's own ``call``: what is applied are integers.
+Unlike the layer's own ``call``, each takes the kernel as an argument, to apply integers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..renorm import Tensor
 
 @dataclass(frozen=True)
 class Kernel:
-    """What is known of the kernel of one type of layer.
+    """Properties of the kernel of one type of layer.
 
     Attributes:
         apply: Apply a kernel to inputs as the layer does: ``apply(layer, inputs, kernel)``.

@@ -18,7 +18,7 @@ from .steps import bias_room, rounded, weight_integers, weight_steps
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class QuantizedLinear(Quantized):
-    """A linear layer in integers, with the norm behind it folded in *before* it is quantized.
+    """A linear layer in integers, with the norm after it folded in *before* quantization.
 
     With ``k = gamma / sigma`` of the norm's moving statistics, integers ``q`` and steps ``s``,
 
@@ -28,20 +28,19 @@ class QuantizedLinear(Quantized):
 
     Where batch renormalization clips neither r nor d, its training output is its inference output,
     so that both are the same integers: r and d never enter the weights before they are quantized.
-    The gradient passes every rounding as if there were none, and goes through z as through the norm
-    alone.
+    Gradients pass roundings unchanged (straight-through), and pass z as they pass the norm.
 
     Args:
         layer: The linear layer, without its activation: any type of `kernels.KERNELS`.
-        norm: The norm behind it, None for none: `BatchRenormalization` or another norm with moving
+        norm: The norm after it; None for none: `BatchRenormalization` or another norm with moving
             statistics of this package, or Keras' `BatchNormalization`.
         activation: ``"relu"``, ``"relu6"`` or None: part of the same integer operator.
         weight_bits: Number of bits of the weights.
         output_range: Range of the output.
         rounding: Arithmetic of the target, see `rounding.ROUNDINGS`.
-        freeze_statistics_after: Training steps after which the norm infers in training too.
-        opened: Whether the output is left to the next layer to round: it is then given with the
-            steps of the sums instead of a grid.
+        freeze_statistics_after: Training steps after which training uses the norm's inference mode.
+        opened: Whether the next layer rounds the output: it is then returned with the steps of the
+            sums instead of a grid.
         name: Name of the layer.
 
     Call arguments:
@@ -135,7 +134,7 @@ class QuantizedLinear(Quantized):
         return scale, bias * scale + shift
 
     def integer_weights(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the integer file holds, for inputs of so large a step.
+        """Return the integers of the file for inputs with a given step.
 
         Returns:
             The integers of the kernel, the steps of its output channels, the integers of the bias.
@@ -147,7 +146,7 @@ class QuantizedLinear(Quantized):
     def _in_steps(self, factor: Tensor, shift: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Return the integers of the kernel, and the steps as a vector of output channels."""
         variable = self.layer.kernel
-        # A channel that the norm switches off keeps its weights' own steps, so that it can return.
+        # A channel that the norm scales by zero keeps its weights' own steps: it can recover.
         factor = ops.where(factor == 0.0, 1.0, factor)
         kernel = variable.value * self.kernel_type.along(factor, variable.shape)
         room = self.kernel_type.along(bias_room(shift, step), variable.shape)
@@ -167,7 +166,7 @@ class QuantizedLinear(Quantized):
         return count
 
     def _normalized(self, norm: Any, u: Tensor, factor: Tensor, frozen: Tensor) -> Tensor:
-        """Return what the norm makes of ``u / k``: the layer's output as it was before the fold."""
+        """Apply the norm to ``u / k``, the layer's output before the fold."""
         statistics = [(v, ops.copy(v)) for v in norm.non_trainable_variables]
         z = u / ops.where(factor == 0.0, 1.0, factor)
         if self.layer.use_bias:
@@ -178,7 +177,7 @@ class QuantizedLinear(Quantized):
         return outputs
 
     def freeze_statistics(self) -> None:
-        """Let the norm infer in training too, from now on."""
+        """Freeze the norm: training uses its inference mode from now on."""
         self.frozen_at.assign(0)
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Operators of integer files without weights: the input's quantization, sums, means, pooling."""
+"""Operators of integer files that have no weights: quantization, sums, means, pooling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _register = keras.saving.register_keras_serializable(package="renormlite")
 
 @_register
 class Quantize(Quantized):
-    """Puts real numbers on a grid."""
+    """Quantizes real numbers."""
 
     def plain(self) -> keras.layers.Layer:
         """See the base class."""
@@ -55,16 +55,16 @@ class QuantizedAdd(Quantized):
 
 @_register
 class QuantizedConcatenate(Quantized):
-    """Values one after the other, on one grid.
+    """Concatenation of values, on one grid.
 
     Args:
-        axis: Axis to join along.
-        opened: For each value whether it comes straight from the sums of a linear layer, which are
-            then rounded here for the first time. Others change from their grid to this one.
+        axis: Axis to concatenate along.
+        opened: For each value whether it is the unrounded sums of a linear layer, which are then
+            rounded here. Other values are requantized to this grid.
 
     Call arguments:
         values: The values.
-        grids: The grid of each; of those that are opened the steps of their sums.
+        grids: The grid of each; for opened values the steps of their sums.
     """
 
     def __init__(self, axis: int, opened: tuple[bool, ...], **options: Any) -> None:

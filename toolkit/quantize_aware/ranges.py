@@ -1,4 +1,4 @@
-"""`Range`: which numbers a quantized value can take, observed in training or learned."""
+"""`Range`: the range of a quantized value, observed in training or learned."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NEVER = 2**31 - 1  # the step at which nothing is frozen
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class Range(keras.layers.Layer):
-    """Least and greatest number of a value, from which its step and zero point follow.
+    """The ends of the range of a value, which determine its step and zero point.
 
     - ``"average"``: moving averages of the least and greatest number of each training batch. The
       first batches count alike, so that the first one sets the range.
-    - ``"percentile"``: the same of two percentiles, which leaves rare outliers to clipping.
-    - ``"learned"``: both ends are trained (Esser et al. 2020, arXiv:1902.08153), from the ones that
-      `renormlite.quantize_aware` observed on samples.
+    - ``"percentile"``: moving averages of two percentiles; rare outliers are clipped.
+    - ``"learned"``: both ends are trained (Esser et al. 2020, arXiv:1902.08153), starting from
+      those that `renormlite.quantize_aware` observed on samples.
 
-    Until it has seen a training batch, a range is that of the values it is called with.
+    Before the first training batch, the range is that of the values it is called with.
 
     Weights, in this order: low, high, step, frozen_at.
 
@@ -35,9 +35,9 @@ class Range(keras.layers.Layer):
         method: How the range is found.
         momentum: Of the moving averages.
         percentile: Share of the numbers below the upper end, in percent, for ``"percentile"``.
-        freeze_after: Number of training steps after which the range stays as it is; None for never.
+        freeze_after: Number of training steps after which the range is frozen; None for never.
         name: Name of the layer.
-        dtype: Ignored but by Keras: ranges are float32.
+        dtype: Passed to Keras only: ranges are float32.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Range(keras.layers.Layer):
         return grid_of(low, high, self.bits, symmetric=self.bits > 8)
 
     def _ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a batch says of the ends of the range."""
+        """Return the ends of the range of a batch."""
         if self.method != "percentile":
             return ops.min(values), ops.max(values)
         share = self.percentile / 100.0
@@ -136,7 +136,7 @@ class Range(keras.layers.Layer):
         return end * rate + ops.stop_gradient(end * (1.0 - rate))
 
     def freeze(self) -> None:
-        """Leave the range as it is from now on."""
+        """Freeze the range."""
         self.frozen_at.assign(0)
 
     def get_config(self) -> dict[str, Any]:

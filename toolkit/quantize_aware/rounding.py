@@ -1,9 +1,9 @@
-"""How runtimes bring exact integer sums to the steps of a result: the arithmetic of the target.
+"""How runtimes rescale exact integer sums to the steps of a result: the target's arithmetic.
 
 `Float` is that of XNNPACK, which LiteRT uses, and of ONNX Runtime: one product in float32, rounded
 to the nearest integer, ties to even; only additions and changes of grid are fixed-point. `Double`
 is that of TFLite's reference kernels and of TFLite Micro, see `fixed_point`. All functions here
-take and give centred integers held in float32, and have no gradient.
+take and return centred integers stored in float32, and have no gradient.
 
 Sources: XNNPACK, `qs8-qc8w` kernels with `fp32` requantization, `xnn_init_qs8_add_minmax_params`,
 `xnn_init_qs8_cvt_scalar_params`, `qs8-rsum`; TFLite, `internal/reference/integer_ops`.

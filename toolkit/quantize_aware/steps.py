@@ -1,7 +1,7 @@
 """Steps, zero points and fake quantization, as pure functions.
 
-A quantized number is ``step * (q - zero)`` with an integer q of so many bits. Here integers are
-kept *centred*, ``q - zero``, as floats: real zero is the integer zero.
+A quantized number is ``step * (q - zero)`` with an integer q of a given number of bits. Here
+integers are *centred*, ``q - zero``, as floats: real zero is the integer zero.
 
     step = (high - low) / (2^bits - 1)     zero = round(q_min - low / step)      low <= 0 <= high
 
@@ -23,14 +23,14 @@ from keras import ops
 from ..renorm import Tensor
 
 _MANTISSA = 24
-# The smallest step there is: an all-zero value has some step, whose square is a normal number.
+# The smallest step: an all-zero value has this step, whose square is a normal number.
 _LEAST_STEP = 2.0**-40
-# Biases stay below so many of their steps: exact in float32, and far from 32-bit overflow.
+# Biases stay below this number of steps: exact in float32, and far from 32-bit overflow.
 _MOST_BIAS = 2.0**22
 
 
 def limits(bits: int, *, narrow: bool = False) -> tuple[int, int]:
-    """Return the least and the greatest signed integer of so many bits.
+    """Return the least and the greatest signed integer of a number of bits.
 
     Args:
         bits: Number of bits.
@@ -41,13 +41,13 @@ def limits(bits: int, *, narrow: bool = False) -> tuple[int, int]:
 
 
 def significant(values: Tensor, bits: int) -> Tensor:
-    """Round float32 numbers to so many significant bits (Veltkamp's splitting)."""
+    """Round float32 numbers to a number of significant bits (Veltkamp's splitting)."""
     spread = values * (2.0 ** (_MANTISSA - bits) + 1.0)
     return spread - (spread - values)
 
 
 def rounded(values: Tensor) -> Tensor:
-    """Round to the nearest integer, ties to even; the gradient passes as if nothing was."""
+    """Round to the nearest integer, ties to even, with a straight-through gradient."""
     return values + ops.stop_gradient(ops.round(values) - values)
 
 
@@ -80,9 +80,9 @@ def grid_of(low: Tensor, high: Tensor, bits: int, *, symmetric: bool = False) ->
 
 
 def integers(values: Tensor, grid: Tensor, bits: int) -> Tensor:
-    """Return the centred integers that numbers become, clipped to what the grid can represent.
+    """Quantize numbers to centred integers, clipped to the range of the grid.
 
-    The reciprocal of the step is multiplied by, as runtimes do.
+    Multiplies by the reciprocal of the step, as runtimes do.
     """
     least, most = limits(bits)
     step, zero = grid[0], grid[1]
@@ -101,13 +101,13 @@ def fake_quantized(values: Tensor, grid: Tensor, bits: int) -> Tensor:
 def weight_steps(
     kernel: Tensor, bits: int, axes: tuple[int, ...], least: Tensor | float = 0.0
 ) -> Tensor:
-    """Return the steps of symmetric weights: the largest of ``axes`` becomes the greatest integer.
+    """Return the steps of symmetric weights: the largest over ``axes`` is the greatest integer.
 
     Args:
         kernel: Float weights.
         bits: Number of bits.
         axes: Axes that share a step; they stay as axes of size 1.
-        least: No step is smaller, see `bias_room`.
+        least: Lower bound of the steps, see `bias_room`.
     """
     _, most = limits(bits, narrow=True)
     largest = ops.max(ops.abs(ops.stop_gradient(kernel)), axis=axes, keepdims=True)
@@ -117,18 +117,18 @@ def weight_steps(
 def bias_room(bias: Tensor, step: Tensor) -> Tensor:
     """Return the least steps of weights with which a bias fits its 32-bit integer.
 
-    A bias is an integer in steps of the input's step times the weights' step. A channel whose
-    weights are all but zero would have a bias of more such steps than 32 bits hold.
+    A bias is an integer in steps of the input's step times the weights' step. A channel with
+    tiny weights would need a bias of more such steps than 32 bits hold.
     """
     return ops.abs(ops.stop_gradient(bias)) / (_MOST_BIAS * step)
 
 
 def weight_integers(kernel: Tensor, steps: Tensor, bits: int) -> Tensor:
-    """Return the integers that weights become; the gradient passes as if nothing were rounded."""
+    """Quantize weights to integers, with a straight-through gradient."""
     least, most = limits(bits, narrow=True)
     return rounded(ops.clip(kernel / steps, least, most))
 
 
 def fixed_grid(step: float, zero: int) -> Any:
-    """Return the grid of an operator whose output has the same one in every file."""
+    """Return the fixed grid of an operator's output."""
     return ops.convert_to_tensor([step, float(zero)], dtype="float32")

@@ -110,6 +110,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+	@echo "installed: the command is $(BIN)/renormlite; put it on your PATH with: . $(BIN)/activate"
 
 $(OUT)/manifest.json: $(TRAINED) $(OPTIONS) $(EXPORT_SOURCES) | $(INSTALLED)
 	$(BIN)/renormlite export $(TRAINED) --output $(OUT) $(EXPORT_OPTIONS)

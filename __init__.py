@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .version import __version__ as __version__
@@ -81,6 +82,9 @@ _HOME = {
     "to_renorm": ".toolkit.convert",
 }
 
+# The packages of this one that import Keras.
+_ON_KERAS = ("toolkit", "export", "against_model")
+
 __all__ = ["__version__", *sorted(_HOME)]
 
 
@@ -88,9 +92,22 @@ def __getattr__(name: str) -> object:
     """Import a public name from the module it lives in, on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'renormlite' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name], __name__), name)
+    value = getattr(_module(name), name)
     globals()[name] = value
     return value
+
+
+def _module(name: str) -> ModuleType:
+    """Import the module of a public name: quietly where it brings TensorFlow."""
+    from .extras import missing_package
+    from .quiet import quiet_import
+
+    try:
+        if _HOME[name].split(".")[1] in _ON_KERAS:
+            quiet_import("keras")
+        return importlib.import_module(_HOME[name], __name__)
+    except ModuleNotFoundError as error:
+        raise missing_package(error, f"renormlite.{name}") or error from error
 
 
 def __dir__() -> list[str]:

@@ -14,10 +14,12 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from ..errors import UserError, describe_os_error, printable
+from ..extras import missing_package
 from ..version import __version__
 from .interruption import ended_by_signals
 
@@ -83,15 +85,32 @@ def main() -> None:
     except UserError as error:
         _say(str(error))
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error, _asked())
+        if missing is None:
+            _report_bug(error)
+        _say(str(missing))
+        sys.exit(2)
     except OSError as error:
         _say(f"{describe_os_error(error)}. No file was left incomplete.")
         sys.exit(2)
     except Exception as error:
-        _say(
-            f"this is a bug in renormlite ({type(error).__name__}: {error}). The details are in "
-            f"{_log()}: please report it with them."
-        )
-        sys.exit(3)
+        _report_bug(error)
+
+
+def _asked() -> str:
+    """Return the command as the user began it, for a sentence."""
+    command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
+    return f"`{command}`" if command else "This"
+
+
+def _report_bug(error: Exception) -> NoReturn:
+    """Say that an error is ours, and where its details are, and end."""
+    _say(
+        f"this is a bug in renormlite ({type(error).__name__}: {error}). The details are in "
+        f"{_log()}: please report it with them."
+    )
+    sys.exit(3)
 
 
 def _say(sentence: str) -> None:

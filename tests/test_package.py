@@ -117,6 +117,25 @@ def test_every_import_inside_the_package_is_relative() -> None:
             assert not [n for n in names if n.split(".")[0] == "renormlite"], file
 
 
+# What `pip install renormlite` brings, and what its extras bring for files and devices.
+LIGHT = {"PIL", "ai_edge_litert", "click", "flatbuffers", "google", "jinja2", "numpy", "onnx"}
+LIGHT |= {"onnxruntime", "openvino", "playwright", "rich", "tflite_micro", "tflite_runtime"}
+
+
+def test_checks_import_nothing_that_a_light_install_lacks() -> None:
+    known = LIGHT | set(sys.stdlib_module_names)
+    for folder in ("artifacts", "cli", "devices", "reference", "runtime_checks", "runtimes"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module or ""]
+                missing = {name.split(".")[0] for name in names} - known
+                allowed = {"tensorflow"} if folder == "runtimes" else set()
+                allowed |= {"keras"} if folder == "cli" else set()  # for types
+                assert missing <= allowed, file
+
+
 def test_every_folder_with_modules_is_a_listed_package() -> None:
     found = {
         file.parent

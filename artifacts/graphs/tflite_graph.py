@@ -54,6 +54,8 @@ def _reading(path: Path, action: Callable[[], Any]) -> Any:
     """Run a part of the reading; whatever a damaged file leads to becomes one sentence."""
     try:
         return action()
+    except UserError:
+        raise
     except (ValueError, IndexError, KeyError, struct.error, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a TFLite file: {error}") from error
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import erf
 
 from ...artifacts.graphs.base import GraphOp
 from ..operators import OPERATORS
 from ..operators.linear import same_padding
 from ..rounding.quantized import NotKnownError
+from ..special_functions import erf
 from .base import moved
 
 

@@ -24,6 +24,7 @@ from ..rounding.tables import (
     wide_sigmoid,
     wide_tanh,
 )
+from ..special_functions import erf, erfc
 from .base import (
     REACH,
     ROUNDING,
@@ -44,9 +45,6 @@ IntegerFunction = Callable[[Quantized, Output, Attributes], Finish]
 # "a few units in the last place"; 16 u is eight of them.
 ULPS = 16.0
 
-_erf = np.frompyfunc(math.erf, 1, 1)
-_erfc = np.frompyfunc(math.erfc, 1, 1)
-
 
 def _relu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     slope, threshold = attributes.get("negative_slope", 0.0), attributes.get("threshold", 0.0)
@@ -64,7 +62,7 @@ def _gelu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
         return 0.5 * x * (1 + np.tanh(inner))
     # erfc keeps the tail, where 1 + erf cancels.
-    return (0.5 * x * np.asarray(_erfc(-x / math.sqrt(2)), np.float64)).astype(x.dtype)
+    return (0.5 * x * erfc(-x.astype(np.float64) / math.sqrt(2))).astype(x.dtype)
 
 
 def _leaky(x: np.ndarray, attributes: Attributes) -> np.ndarray:
@@ -281,11 +279,6 @@ def _elementary(function: Callable[[np.ndarray], np.ndarray]) -> Function:
     return lambda x, _: function(x)
 
 
-def _real(function: np.ufunc) -> Function:
-    """Return a function of Python floats on arrays."""
-    return lambda x, _: np.asarray(function(x), np.float64).astype(x.dtype)
-
-
 def _ratio(x: Quantized, output: Output) -> float:
     return float(x.scale[0] / output.scale[0])
 
@@ -359,8 +352,8 @@ ACTIVATIONS: dict[str, Operator] = {
     "prelu": PRelu(),
     "negative": Pointwise(_elementary(np.negative), 1, 0),
     "absolute": Pointwise(_elementary(np.abs), 1, 0, integer=_integer_absolute),
-    "erf": Pointwise(_real(_erf), 1.1284, ULPS, "one"),
-    "erfc": Pointwise(_real(_erfc), 1.1284, ULPS, "one"),
+    "erf": Pointwise(_elementary(erf), 1.1284, ULPS, "one"),
+    "erfc": Pointwise(_elementary(erfc), 1.1284, ULPS, "one"),
     "sin": Pointwise(_elementary(np.sin), 1, ULPS, "one"),
     "cos": Pointwise(_elementary(np.cos), 1, ULPS, "one"),
     "atan": Pointwise(_elementary(np.arctan), 1, ULPS, "one"),

@@ -7,6 +7,7 @@ import numpy as np
 from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.quantized import Ints, NotKnownError
 from ..rounding.tables import wide_softmax
+from ..special_functions import softmax
 from .base import (
     ROUNDING,
     Arrays,
@@ -41,9 +42,7 @@ class Softmax(Operator):
 
     def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
         """See the base class."""
-        axis = _axis(attributes)
-        raised = np.exp(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=axis, keepdims=True))
+        return softmax(inputs[0], _axis(attributes))
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
         """Relative: the rounding of x - max, exp's own error, a sum of n terms, the inputs' errors.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
+from ..special_functions import softmax
 from .arithmetic import Arithmetic
 from .quantized import Ints, Output, Quantized, Scales
 from .xnnpack import Float32

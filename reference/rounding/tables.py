@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.special import erf
 
+from ..special_functions import erf
 from .arithmetic import Arithmetic, Finish
 from .fixed_point import away_from_zero, divided, high_product, multiplier
 from .quantized import Ints, Output, Quantized

@@ -196,13 +196,19 @@ def _accuracy(task: TaskAgreement, limits: QualityLimits) -> Finding:
     drop = 100 * (before - after)
     chance = 1.0 if task.chance is None else task.chance
     passed = drop <= limits.max_accuracy_drop or chance >= CHANCE
-    lost = f"loses {drop:.3g}" if drop > 0 else f"gains {-drop:.3g}"
+    counted = f"of {task.labelled} samples ({task.lost} lost, {task.gained} gained"
+    if drop:
+        change = (
+            f"{'falls' if drop > 0 else 'rises'} by {abs(drop):.3g} percentage points, from "
+            f"{100 * before:.2f} % to {100 * after:.2f} % {counted}; p = {chance:.2g} by McNemar's "
+            "test)"
+        )
+    else:
+        change = f"is unchanged: {100 * after:.2f} % {counted})"
     return Finding(
         "accuracy",
         passed,
-        f"output '{task.output}' {lost} percentage points of accuracy: "
-        f"{100 * before:.2f} % of {task.labelled} samples before, {100 * after:.2f} % after "
-        f"({task.lost} lost, {task.gained} gained; chance alone does so in {100 * chance:.2g} % of "
-        f"cases); allowed {limits.max_accuracy_drop:g} beyond chance (--max-accuracy-drop)",
+        f"accuracy of output '{task.output}' {change}; a fall of {limits.max_accuracy_drop:g} is "
+        "allowed, more only within chance (--max-accuracy-drop)",
         task.output,
     )

@@ -16,7 +16,7 @@ from renormlite.errors import UserError
 from renormlite.runtime_checks.end_to_end.chance import at_least, mcnemar
 from renormlite.runtime_checks.end_to_end.quality import output_quality
 from renormlite.runtime_checks.end_to_end.quality_gates import QualityLimits, quality_findings
-from renormlite.runtime_checks.end_to_end.task_agreement import task_agreement
+from renormlite.runtime_checks.end_to_end.task_agreement import TaskAgreement, task_agreement
 from renormlite.runtime_checks.parity import check_parity
 
 
@@ -108,7 +108,7 @@ def test_a_file_calibrated_on_another_range_fails(badly_calibrated):
     plain, coarse = sorted(report.results, key=lambda result: result.precision)
     assert plain.passed
     wrong = failed(coarse.findings)
-    assert "percentage points of accuracy" in wrong["accuracy"]
+    assert "accuracy of output 'digit' falls by" in wrong["accuracy"]
     assert "--max-accuracy-drop" in wrong["accuracy"]
     assert "otherwise than the trained model" in wrong["decisions"]
     (task,) = coarse.tasks
@@ -118,6 +118,43 @@ def test_a_file_calibrated_on_another_range_fails(badly_calibrated):
     assert "the samples reach 0 to 16" in wrong["clipped"]
     # The runtime computes what the file says: nothing else is wrong.
     assert set(wrong) <= {"accuracy", "decisions", "clipped", "snr"}
+
+
+@pytest.mark.parametrize(
+    ("right_before", "right_after", "lost", "gained", "chance", "said"),
+    [
+        (97, 97, 1, 1, 1.0, "is unchanged: 97.00 % of 100 samples (1 lost, 1 gained)"),
+        (97, 97, 0, 0, None, "is unchanged: 97.00 % of 100 samples (0 lost, 0 gained)"),
+        (
+            97,
+            90,
+            7,
+            0,
+            0.016,
+            "falls by 7 percentage points, from 97.00 % to 90.00 % of 100 samples (7 lost, "
+            "0 gained; p = 0.016 by McNemar's test)",
+        ),
+        (
+            90,
+            92,
+            1,
+            3,
+            0.625,
+            "rises by 2 percentage points, from 90.00 % to 92.00 % of 100 samples (1 lost, "
+            "3 gained; p = 0.62 by McNemar's test)",
+        ),
+    ],
+)
+def test_the_change_of_accuracy_in_words(right_before, right_after, lost, gained, chance, said):
+    task = TaskAgreement(
+        "digit", "real", 100, (), (), 100, right_before, right_after, lost, gained, chance
+    )
+    (finding,) = (f for f in quality_findings([], [task], QualityLimits()) if f.check == "accuracy")
+    assert finding.message == (
+        f"accuracy of output 'digit' {said}; a fall of 1 is allowed, more only within chance "
+        "(--max-accuracy-drop)"
+    )
+    assert finding.passed is (lost < 7)
 
 
 def test_the_export_tells_what_is_clipped(badly_calibrated):

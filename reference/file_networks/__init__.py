@@ -7,6 +7,7 @@ stand for) and none of its rounding, so that evaluated in float64 it says what t
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.network import Network
@@ -14,17 +15,20 @@ from ...artifacts.network import Network
 _READERS = {"tflite": "tflite", "onnx": "onnx"}
 
 
-def network_of_file(graph: ArtifactGraph, file_format: str) -> Network:
+def network_of_file(
+    graph: ArtifactGraph, file_format: str, sizes: Mapping[str, tuple[int, ...]] | None = None
+) -> Network:
     """Return a file's graph as a network.
 
     Args:
         graph: The file.
         file_format: "tflite" or "onnx".
+        sizes: Shapes of the inputs, samples left out, by name: for those whose sizes are free.
 
     Returns:
         The network, whose inputs and outputs have the file's names. Operators that have no form
         among those of the checks are opaque.
     """
     module = importlib.import_module(f".{_READERS[file_format]}", __package__)
-    network: Network = module.network_of(graph)
+    network: Network = module.network_of(graph, sizes)
     return network

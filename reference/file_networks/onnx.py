@@ -3,209 +3,233 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Network
-from .writer import UnknownFormError, Writer
+from ..integer.onnx_floats import FLOATS, MOVING
+from . import forms
+from .onnx_constants import CONSTANTS
+from .onnx_linear import LINEAR, ints, parameter
+from .recurrent import onnx_recurrent
+from .writer import Shape, Tensors, UnknownFormError, Writer
 
 _Write = Callable[[Writer, GraphOp], None]
 
-_FIRST = {"data_format": "channels_first"}
 
+def network_of(graph: ArtifactGraph, sizes: Mapping[str, Shape] | None = None) -> Network:
+    """Return an .onnx file's graph as a network.
 
-def network_of(graph: ArtifactGraph) -> Network:
-    """Return an .onnx file's graph as a network; shapes must have been inferred."""
-    writer = Writer(graph)
+    Args:
+        graph: The file.
+        sizes: Shapes of the inputs, samples left out, where the file leaves them free.
+    """
+    writer = Writer(graph, _computed, sizes)
     for op in graph.ops:
-        try:
-            if op.kind not in _WRITERS or op.domain not in ("", "ai.onnx"):
-                raise UnknownFormError(op.kind)
-            _WRITERS[op.kind](writer, op)
-        except UnknownFormError:
-            writer.opaque(op)
+        writer.write(op, _write)
     return writer.network()
 
 
-def _ints(op: GraphOp, name: str, default: list[int]) -> list[int]:
-    return [int(value) for value in op.attributes.get(name, default)]
-
-
-def _framing(op: GraphOp, rank: int) -> dict[str, Any]:
-    """Return strides, padding and dilation of a window."""
-    automatic = op.attributes.get("auto_pad", "NOTSET")
-    pads = _ints(op, "pads", [0] * (2 * rank))
-    padding: Any = [[pads[axis], pads[axis + rank]] for axis in range(rank)]
-    if automatic not in ("NOTSET", ""):
-        if automatic not in ("SAME_UPPER", "VALID"):
-            raise UnknownFormError(str(automatic))
-        padding = "same" if automatic == "SAME_UPPER" else "valid"
-    return {
-        "strides": _ints(op, "strides", [1] * rank),
-        "padding": padding,
-        "dilation": _ints(op, "dilations", [1] * rank),
-        **_FIRST,
-    }
-
-
-def _conv(writer: Writer, op: GraphOp) -> None:
-    kernel = writer.constant(op.inputs[1])
-    rank = kernel.ndim - 2
-    weights = {"kernel": np.transpose(kernel, (*range(2, kernel.ndim), 1, 0))}
-    if len(op.inputs) > 2 and op.inputs[2]:
-        weights["bias"] = writer.constant(op.inputs[2])
-    attributes = {**_framing(op, rank), "groups": int(op.attributes.get("group", 1))}
-    writer.add(op, "conv", op.inputs[:1], attributes, weights)
-
-
-def _gemm(writer: Writer, op: GraphOp) -> None:
-    a = op.attributes
-    if a.get("transA") or a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0:
-        raise UnknownFormError("scaled or transposed")
-    kernel = writer.constant(op.inputs[1])
-    weights = {"kernel": kernel.T if a.get("transB") else kernel}
-    if len(op.inputs) > 2 and op.inputs[2]:
-        bias = writer.constant(op.inputs[2]).reshape(-1)
-        weights["bias"] = np.broadcast_to(bias, (weights["kernel"].shape[1],))
-    writer.add(op, "dense", op.inputs[:1], {}, weights)
-
-
-def _matmul(writer: Writer, op: GraphOp) -> None:
-    if op.inputs[1] in writer.constants and writer.constants[op.inputs[1]].ndim == 2:
-        kernel = writer.constants[op.inputs[1]]
-        writer.add(op, "dense", op.inputs[:1], {}, {"kernel": kernel})
-    elif not any(key in writer.constants for key in op.inputs):
-        writer.add(op, "matmul", op.inputs)
+def _write(writer: Writer, op: GraphOp) -> None:
+    if op.domain not in ("", "ai.onnx"):
+        raise UnknownFormError(op.domain)
+    if op.kind not in _SAME and writer.computed(op):
+        return
+    if op.kind in _MOVES and all(key in writer.constants for key in op.inputs[1:] if key):
+        writer.moved(op, op.inputs[0])
+    elif op.kind in _WRITERS:
+        _WRITERS[op.kind](writer, op)
     else:
-        raise UnknownFormError("a constant first operand")
+        raise UnknownFormError(op.kind)
+
+
+def _computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
+    """Compute an op that moves numbers, or whose inputs are constants."""
+    table = {**FLOATS, **MOVING, **CONSTANTS}
+    if op.kind not in table:
+        raise UnknownFormError(op.kind)
+    found = table[op.kind](op, tensors)
+    return found if isinstance(found, list) else [found]
 
 
 def _operands(kind: str) -> _Write:
+    """Append an operator of two operands; more of them by pairs."""
+
     def write(writer: Writer, op: GraphOp) -> None:
-        if len(op.inputs) != 2:
-            raise UnknownFormError("not two operands")
-        writer.elementwise(op, kind, op.inputs)
+        if len(op.inputs) == 1:
+            writer.same(op.inputs[0], op.outputs[0])
+        elif len(op.inputs) == 2:
+            writer.elementwise(op, kind, op.inputs)
+        else:
+            raise UnknownFormError("more than two operands")
 
     return write
 
 
+def _power(writer: Writer, op: GraphOp) -> None:
+    exponent = writer.constants.get(op.inputs[1])
+    special = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+    if exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) in special:
+        forms.unary(writer, op, special[float(exponent.reshape(-1)[0])])
+    else:
+        writer.elementwise(op, "power", op.inputs)
+
+
+def _logic(kind: str) -> _Write:
+    return lambda writer, op: writer.elementwise(op, kind, op.inputs)
+
+
 def _unary(kind: str, attributes: dict[str, Any] | None = None) -> _Write:
-    return lambda writer, op: writer.add(op, kind, op.inputs[:1], attributes)
+    return lambda writer, op: forms.unary(writer, op, kind, attributes)
 
 
 def _clip(writer: Writer, op: GraphOp) -> None:
     limits = [-math.inf, math.inf]
     for place, name in enumerate(("min", "max")):
+        key = writer.optional(op, place + 1)
         if name in op.attributes:
             limits[place] = float(op.attributes[name])
-        elif len(op.inputs) > place + 1 and op.inputs[place + 1]:
-            limits[place] = float(writer.constant(op.inputs[place + 1]))
-    writer.add(op, "clip", op.inputs[:1], {"min_value": limits[0], "max_value": limits[1]})
+        elif key:
+            limits[place] = float(writer.constant(key).reshape(-1)[0])
+    forms.unary(writer, op, "clip", {"min_value": limits[0], "max_value": limits[1]})
 
 
 def _leaky(writer: Writer, op: GraphOp) -> None:
     slope = float(op.attributes.get("alpha", 0.01))
-    writer.add(op, "leaky_relu", op.inputs[:1], {"negative_slope": slope})
+    forms.unary(writer, op, "leaky_relu", {"negative_slope": slope})
 
 
 def _prelu(writer: Writer, op: GraphOp) -> None:
-    writer.add(op, "prelu", op.inputs[:1], {}, {"alpha": writer.constant(op.inputs[1])})
+    alpha, (name, shape, lead) = writer.constant(op.inputs[1]), writer.framed(op.inputs[0])
+    if alpha.ndim > len(shape):
+        alpha = alpha.reshape(alpha.shape[alpha.ndim - len(shape) :])
+    writer.add(op, "prelu", [name], {}, {"alpha": alpha}, lead=lead)
 
 
 def _elu(writer: Writer, op: GraphOp) -> None:
-    writer.add(op, "elu", op.inputs[:1], {"alpha": float(op.attributes.get("alpha", 1.0))})
+    forms.unary(writer, op, "elu", {"alpha": float(op.attributes.get("alpha", 1.0))})
+
+
+def _selu(writer: Writer, op: GraphOp) -> None:
+    if set(op.attributes) & {"alpha", "gamma"}:
+        raise UnknownFormError("other constants")
+    forms.unary(writer, op, "selu")
+
+
+def _gelu(writer: Writer, op: GraphOp) -> None:
+    approximate = op.attributes.get("approximate", "none") == "tanh"
+    forms.unary(writer, op, "gelu", {"approximate": approximate})
 
 
 def _hard_sigmoid(writer: Writer, op: GraphOp) -> None:
     slope, offset = (float(op.attributes.get(k, d)) for k, d in (("alpha", 0.2), ("beta", 0.5)))
-    if abs(slope - 1 / 6) > 1e-7 or offset != 0.5:
-        raise UnknownFormError("another slope")
-    writer.add(op, "hard_sigmoid", op.inputs[:1])
+    if abs(slope - 1 / 6) < 1e-7 and offset == 0.5:
+        forms.unary(writer, op, "hard_sigmoid")
+        return
+    name, _, lead = writer.framed(op.inputs[0])
+    scaled = writer.part(op, "multiply", [name], {}, {"constant": np.array(slope)}, lead=lead)
+    moved = writer.part(op, "add", [scaled.name], {}, {"constant": np.array(offset)}, lead=lead)
+    writer.add(op, "clip", [moved.name], {"min_value": 0.0, "max_value": 1.0}, lead=lead)
 
 
-def _softmax(writer: Writer, op: GraphOp) -> None:
-    writer.add(op, "softmax", op.inputs[:1], {"axis": int(op.attributes.get("axis", -1))})
+def _along(kind: str) -> _Write:
+    return lambda writer, op: forms.along(writer, op, kind, int(op.attributes.get("axis", -1)))
 
 
-def _global_pool(kind: str) -> _Write:
-    return _unary(kind, {"keepdims": True, **_FIRST})
-
-
-def _pool(kind: str) -> _Write:
+def _arg(kind: str) -> _Write:
     def write(writer: Writer, op: GraphOp) -> None:
-        size = _ints(op, "kernel_shape", [])
-        framing = _framing(op, len(size))
-        odd = op.attributes.get("ceil_mode") or set(framing["dilation"]) != {1}
-        counted = op.attributes.get("count_include_pad") and framing["padding"] != "valid"
-        if odd or (counted and np.any(framing["padding"])):
-            raise UnknownFormError("another way of pooling")
-        writer.add(op, kind, op.inputs[:1], {**framing, "pool_size": size})
+        a = op.attributes
+        if a.get("select_last_index"):
+            raise UnknownFormError("the last of equal ones")
+        axis, keepdims = int(a.get("axis", 0)), bool(a.get("keepdims", 1))
+        forms.extreme_place(writer, op, kind, axis, keepdims)
 
     return write
 
 
 def _reduce(kind: str) -> _Write:
     def write(writer: Writer, op: GraphOp) -> None:
-        given = op.attributes.get("axes")
-        if given is None and len(op.inputs) > 1 and op.inputs[1]:
-            given = writer.constant(op.inputs[1]).reshape(-1)
-        rank = len(writer.graph.tensors[op.inputs[0]].shape)
-        if given is None or not rank:
-            raise UnknownFormError("reduces everything")
-        axes = sorted(int(axis) % rank for axis in given)
-        if 0 in axes:
-            raise UnknownFormError("reduces over samples")
-        attributes = {"axes": axes, "keepdims": bool(op.attributes.get("keepdims", 1))}
-        writer.add(op, kind, op.inputs[:1], attributes)
+        axes = parameter(writer, op, 1, "axes")
+        if not axes and op.attributes.get("noop_with_empty_axes"):
+            writer.same(op.inputs[0], op.outputs[0])
+            return
+        forms.reduced(writer, op, kind, axes or None, bool(op.attributes.get("keepdims", 1)))
 
     return write
 
 
 def _reshape(writer: Writer, op: GraphOp) -> None:
-    """Write what changes the shape of each sample alone; the file says into which."""
-    shape = writer.shape(op.outputs[0])
-    if not writer.graph.tensors[op.outputs[0]].shape or any(size < 0 for size in shape):
-        raise UnknownFormError("a shape that is computed")
-    writer.add(op, "reshape", op.inputs[:1], {"target_shape": list(shape)})
+    """Change the shape; where the file's batch is fixed, it is that of the samples."""
+    try:
+        writer.moved(op, op.inputs[0])
+    except UnknownFormError:
+        shape = writer.graph.tensors[op.outputs[0]].shape
+        if not shape or any(size < 0 for size in shape[1:]):
+            raise
+        writer.same(op.inputs[0], op.outputs[0], (1, *shape[1:]))
+
+
+def _shape_of(writer: Writer, op: GraphOp) -> None:
+    sizes = writer.filed(op.inputs[0])
+    cut = slice(op.attributes.get("start", 0), op.attributes.get("end"))
+    writer.known(op, [np.array(sizes[cut], np.int64)])
 
 
 def _transpose(writer: Writer, op: GraphOp) -> None:
-    axes = _ints(op, "perm", [])
-    if not axes or axes[0] != 0:
-        raise UnknownFormError("moves the samples")
-    writer.add(op, "permute", op.inputs[:1], {"axes": axes})
+    rank = len(writer.filed(op.inputs[0]))
+    forms.permuted(writer, op, ints(op, "perm", list(range(rank))[::-1]))
 
 
 def _concatenate(writer: Writer, op: GraphOp) -> None:
-    rank = len(writer.graph.tensors[op.outputs[0]].shape)
-    if any(key in writer.constants for key in op.inputs) or not rank:
-        raise UnknownFormError("a part is constant")
-    axis = int(op.attributes["axis"]) % rank
-    if axis == 0:
-        raise UnknownFormError("joins samples")
-    writer.add(op, "concatenate", op.inputs, {"axis": axis})
+    shapes = [writer.filed(key) for key in op.inputs]
+    forms.joined(writer, op, shapes, int(op.attributes["axis"]) % len(shapes[0]))
 
 
 def _pad(writer: Writer, op: GraphOp) -> None:
-    pads = [int(n) for n in writer.constant(op.inputs[1])]
-    rank = len(pads) // 2
-    pairs = [[pads[axis], pads[axis + rank]] for axis in range(rank)]
-    if any(pairs[0]) or op.attributes.get("mode", "constant") != "constant" or len(op.inputs) > 3:
-        raise UnknownFormError("another way of padding")
-    value = op.inputs[2:3]
-    if value and value[0] and float(writer.constant(value[0])) != 0:
-        raise UnknownFormError("pads with another number")
-    writer.add(op, "pad", op.inputs[:1], {"padding": pairs[1:]})
+    amounts = parameter(writer, op, 1, "pads") or []
+    rank, half = len(writer.filed(op.inputs[0])), len(amounts) // 2
+    key = writer.optional(op, 3)
+    axes = [axis % rank for axis in writer.ints(key)] if key else list(range(half))
+    pairs = [[0, 0] for _ in range(rank)]
+    for place, axis in enumerate(axes):
+        pairs[axis] = [amounts[place], amounts[place + half]]
+    if op.attributes.get("mode", "constant") != "constant":
+        writer.moved(op, op.inputs[0])
+        return
+    fill = writer.optional(op, 2)
+    value = float(writer.constant(fill).reshape(-1)[0]) if fill else op.attributes.get("value", 0)
+    forms.padded(writer, op, pairs, float(value))
 
 
-def _batch_norm(writer: Writer, op: GraphOp) -> None:
-    gamma, beta, mean, variance = (writer.constant(key) for key in op.inputs[1:5])
-    scale = gamma / np.sqrt(variance + float(op.attributes.get("epsilon", 1e-5)))
-    weights = {"scale": scale, "shift": beta - mean * scale}
-    writer.add(op, "affine", op.inputs[:1], {"axis": 1}, weights)
+def _gather(writer: Writer, op: GraphOp) -> None:
+    """Append rows of a constant table; `_write` has taken constant places already."""
+    if op.inputs[0] not in writer.constants or op.attributes.get("axis", 0):
+        raise UnknownFormError("computed places in computed numbers")
+    forms.looked_up(writer, op, op.inputs[0], op.inputs[1])
+
+
+def _norm(kind: str, power: float) -> _Write:
+    """Append the sum of magnitudes, or the root of the sum of squares."""
+
+    def write(writer: Writer, op: GraphOp) -> None:
+        filed = writer.filed(op.inputs[0])
+        axes = parameter(writer, op, 1, "axes") or list(range(len(filed)))
+        keepdims = bool(op.attributes.get("keepdims", 1))
+        chosen = [axis % len(filed) for axis in axes]
+        name, _, lead = writer.framed(op.inputs[0], *chosen)
+        each = writer.part(op, kind, [name], lead=lead)
+        places = {"axes": [axis + 1 - lead for axis in chosen], "keepdims": True}
+        found = writer.part(op, "reduce_sum", [each.name], places, lead=lead)
+        if power != 1:
+            found = writer.part(op, "sqrt", [found.name], lead=lead)
+        kept = [1 if axis in chosen else size for axis, size in enumerate(filed)]
+        left = [size for axis, size in enumerate(kept) if keepdims or axis not in chosen]
+        writer.give(op.outputs[0], found, tuple(left))
+
+    return write
 
 
 def _same(writer: Writer, op: GraphOp) -> None:
@@ -220,39 +244,84 @@ def _quantize(writer: Writer, op: GraphOp) -> None:
         return
     limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
     low, high = ((limit - point) * float(steps.scales[0]) for limit in (limits.min, limits.max))
-    writer.add(op, "clip", op.inputs[:1], {"min_value": low, "max_value": high})
+    forms.unary(writer, op, "clip", {"min_value": low, "max_value": high})
 
 
-# FLOAT, FLOAT16, DOUBLE and BFLOAT16 of onnx.TensorProto.
-_FLOATS = (1, 10, 11, 16)
+# FLOAT, FLOAT16, DOUBLE and BFLOAT16 of onnx.TensorProto; the integers and BOOL.
+_FLOATS, _INTEGERS, _BOOL = (1, 10, 11, 16), (2, 3, 4, 5, 6, 7, 12, 13), 9
 
 
 def _cast(writer: Writer, op: GraphOp) -> None:
-    """Write a conversion among floats, whose rounding is no part of what the file means."""
-    if (
-        op.attributes.get("to") not in _FLOATS
-        or writer.graph.tensors[op.inputs[0]].dtype.kind != "f"
+    """Write a conversion; the rounding of floats is no part of what the file means."""
+    to = int(op.attributes.get("to", 1))
+    if op.inputs[0] in writer.constants:
+        if not writer.computed(op):
+            raise UnknownFormError(op.kind)
+    elif to in _FLOATS or (
+        to in _INTEGERS and writer.graph.tensors[op.inputs[0]].dtype.kind in "iub"
     ):
-        raise UnknownFormError("a conversion of integers")
-    _same(writer, op)
+        _same(writer, op)
+    elif to in _INTEGERS:
+        forms.unary(writer, op, "truncate")
+    elif to == _BOOL:
+        forms.unary(writer, op, "nonzero")
+    else:
+        raise UnknownFormError("a conversion")
+
+
+def _expand(writer: Writer, op: GraphOp) -> None:
+    filed, wanted = writer.filed(op.inputs[0]), writer.ints(op.inputs[1])
+    if np.broadcast_shapes(filed, tuple(wanted)) == filed:
+        _same(writer, op)
+    else:
+        writer.moved(op, op.inputs[0])
+
+
+# Ops whose constants are taken as they are: their rounding is the quantizer's.
+_SAME = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Dropout"}
+
+# Ops that take each number from one place of their first input.
+_MOVES = {
+    "Slice",
+    "Split",
+    "Gather",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+}
 
 
 _WRITERS: dict[str, _Write] = {
+    **LINEAR,
     "Cast": _cast,
-    "Conv": _conv,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
     "Add": _operands("add"),
     "Sub": _operands("subtract"),
     "Mul": _operands("multiply"),
     "Div": _operands("divide"),
     "Max": _operands("maximum"),
     "Min": _operands("minimum"),
+    "Mean": _operands("average"),
+    "Pow": _power,
+    "Equal": _logic("equal"),
+    "Greater": _logic("greater"),
+    "GreaterOrEqual": _logic("greater_equal"),
+    "Less": _logic("less"),
+    "LessOrEqual": _logic("less_equal"),
+    "And": _logic("multiply"),
+    "Or": _logic("maximum"),
+    "Where": _logic("select"),
+    "Not": _unary("logical_not"),
     "Relu": _unary("relu"),
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
     "Elu": _elu,
+    "Selu": _selu,
+    "Gelu": _gelu,
+    "Mish": _unary("mish"),
     "Sigmoid": _unary("sigmoid"),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _unary("hard_silu"),
@@ -266,23 +335,34 @@ _WRITERS: dict[str, _Write] = {
     "Reciprocal": _unary("reciprocal"),
     "Abs": _unary("absolute"),
     "Neg": _unary("negative"),
-    "Softmax": _softmax,
-    "GlobalAveragePool": _global_pool("global_average_pool"),
-    "GlobalMaxPool": _global_pool("global_max_pool"),
-    "AveragePool": _pool("average_pool"),
-    "MaxPool": _pool("max_pool"),
+    "Sign": _unary("sign"),
+    "Floor": _unary("floor"),
+    "Ceil": _unary("ceil"),
+    "Round": _unary("round"),
+    "Sin": _unary("sin"),
+    "Cos": _unary("cos"),
+    "Atan": _unary("atan"),
+    "IsNaN": _unary("is_nan"),
+    "Softmax": _along("softmax"),
+    "LogSoftmax": _along("log_softmax"),
+    "ArgMax": _arg("argmax"),
+    "ArgMin": _arg("argmin"),
     "ReduceMean": _reduce("reduce_mean"),
     "ReduceSum": _reduce("reduce_sum"),
     "ReduceMax": _reduce("reduce_max"),
     "ReduceMin": _reduce("reduce_min"),
-    "Flatten": _reshape,
+    "ReduceProd": _reduce("reduce_prod"),
+    "ReduceL1": _norm("absolute", 1),
+    "ReduceL2": _norm("square", 0.5),
     "Reshape": _reshape,
-    "Squeeze": _reshape,
-    "Unsqueeze": _reshape,
+    "Expand": _expand,
+    "Gather": _gather,
+    "Shape": _shape_of,
+    "LSTM": onnx_recurrent,
+    "GRU": onnx_recurrent,
     "Transpose": _transpose,
     "Concat": _concatenate,
     "Pad": _pad,
-    "BatchNormalization": _batch_norm,
     "Identity": _same,
     "Dropout": _same,
     "QuantizeLinear": _quantize,

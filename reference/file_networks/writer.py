@@ -1,20 +1,84 @@
-"""Collects the nodes of a network while a file's ops are read."""
+"""Collects the nodes of a network while a file's ops are read.
+
+A file's tensors are taken for one sample. The network's values hold any number of samples on an
+axis in front: it replaces the first axis of a tensor where that has the size one, and comes before
+all axes elsewhere. Both are the same elements in the same order, so a value may be read in any
+shape with that order, and ops that only change the shape need no node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Network, Node
+from ...errors import UserError
+from ..integer.base import Values
+from ..network import evaluate_node
+from ..rounding.quantized import NotKnownError
 
 Attributes = Mapping[str, Any]
+Shape = tuple[int, ...]
+
+
+# What NumPy raises where a file does what no code here expects.
+_UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError)
 
 
 class UnknownFormError(Exception):
     """An op in a form that has no counterpart among the operators of the checks."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that depends on the inputs.
+
+    Attributes:
+        name: The network's value.
+        shape: That value's shape without samples.
+        filed: Shape of the file's tensor for one sample.
+    """
+
+    name: str
+    shape: Shape
+    filed: Shape
+
+
+class Tensors(Values):
+    """What an op that moves numbers reads: (1, …) for every tensor, in the file's own axes.
+
+    Args:
+        graph: The file without its quantization.
+        arrays: Key to array.
+    """
+
+    def __init__(self, graph: ArtifactGraph, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__(graph, {})
+        self._arrays = arrays
+
+    def array(self, key: str) -> np.ndarray:
+        """Return a tensor's numbers."""
+        return self.constant(key)[None]
+
+    def constant(self, key: str) -> np.ndarray:
+        """Return a tensor's numbers in the shape that the file has it in."""
+        if key not in self._arrays:
+            raise NotKnownError(f"'{key}' is computed")
+        return self._arrays[key]
+
+    def has(self, key: str) -> bool:
+        """Return whether a tensor's numbers are known."""
+        return key in self._arrays
+
+
+# An op and what it reads to each of its outputs, (1, …) in the file's own axes.
+Compute = Callable[[GraphOp, Tensors], list[np.ndarray]]
 
 
 class Writer:
@@ -22,21 +86,35 @@ class Writer:
 
     Args:
         graph: The file.
+        compute: Computes ops that move numbers, and those that constants alone go into.
+        sizes: Shapes of inputs whose sizes are free, by name, the samples' axis left out.
 
     Attributes:
-        constants: Key to real numbers, of what does not depend on the inputs.
+        constants: Key to numbers, of what does not depend on the inputs: integers that have no
+            scale as they are, all others as the real numbers that they stand for.
     """
 
-    def __init__(self, graph: ArtifactGraph) -> None:
-        self.graph = graph
+    def __init__(
+        self, graph: ArtifactGraph, compute: Compute, sizes: Mapping[str, Shape] | None = None
+    ) -> None:
+        self.graph, self._compute = graph, compute
+        plain = {key: replace(t, quantization=None) for key, t in graph.tensors.items()}
+        self._plain = replace(graph, tensors=plain)
         self.constants = {
-            key: tensor.real(tensor.data)
+            key: tensor.data if tensor.quantization is None else tensor.real(tensor.data)
             for key, tensor in graph.tensors.items()
             if tensor.data is not None and key not in graph.inputs
         }
-        self._values = {key: graph.tensors[key].name for key in graph.inputs}
+        self._inputs: dict[str, Shape] = {}
+        self._values: dict[str, Value] = {}
+        for key in graph.inputs:
+            name, shape = graph.tensors[key].name, graph.tensors[key].shape
+            known = (sizes or {}).get(name, tuple(max(size, 1) for size in shape[1:]))
+            self._inputs[name] = known
+            self._values[key] = Value(name, known, (1, *known))
         self._nodes: list[Node] = []
-        self._taken = set(self._values.values())
+        self._shapes = dict(self._inputs)
+        self._reshaped: dict[tuple[str, Shape], str] = {}
 
     def constant(self, key: str) -> np.ndarray:
         """Return the numbers of a constant.
@@ -46,18 +124,62 @@ class Writer:
         """
         if key not in self.constants:
             raise UnknownFormError(f"'{key}' is computed where a constant is expected")
-        return self.constants[key]
+        found = self.constants[key]
+        return found if found.dtype.kind == "f" else found.astype(np.float64)
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Return the shape of a tensor without its samples."""
-        return self.graph.tensors[key].shape[1:]
+    def ints(self, key: str) -> list[int]:
+        """Return the numbers of a constant as integers: sizes, axes."""
+        return [int(number) for number in self.constant(key).reshape(-1)]
 
-    def same(self, key: str, output: str) -> None:
-        """Let a tensor be another one's value, as behind a conversion."""
+    def optional(self, op: GraphOp, place: int) -> str:
+        """Return the key of an input that may be left out; empty where it is."""
+        return op.inputs[place] if len(op.inputs) > place else ""
+
+    def value(self, key: str) -> Value:
+        """Return a tensor that depends on the inputs."""
+        if key not in self._values:
+            raise UnknownFormError(f"'{key}' is known to no node")
+        return self._values[key]
+
+    def filed(self, key: str) -> Shape:
+        """Return the shape of any tensor in the file, for one sample."""
+        return self.constants[key].shape if key in self.constants else self.value(key).filed
+
+    def read(self, key: str, shape: Shape) -> str:
+        """Return the name of a tensor as a value of a given shape, samples left out."""
         if key in self.constants:
-            self.constants[output] = self.constants[key]
-        else:
-            self._values[output] = self._values[key]
+            anchor = next(iter(self._inputs))
+            constants = {"constant": self.constant(key).reshape(shape)}
+            return self._emit(f"{key}/constant", "constant", key, [anchor], {}, constants)
+        return self._shaped(self.value(key), shape)
+
+    def _shaped(self, value: Value, shape: Shape) -> str:
+        if value.shape == shape:
+            return value.name
+        if math.prod(value.shape) != math.prod(shape):
+            raise UnknownFormError("mixes samples")
+        place = value.name, shape
+        if place not in self._reshaped:
+            name = f"{value.name}/reshaped"
+            attributes = {"target_shape": list(shape)}
+            self._reshaped[place] = self._emit(name, "reshape", name, [value.name], attributes, {})
+        return self._reshaped[place]
+
+    def framed(self, key: str, *axes: int) -> tuple[str, Shape, int]:
+        """Return a tensor as a value in which given axes of the file's tensor can be handled.
+
+        Returns:
+            Its name, its shape without samples, and 1 where samples replace the first axis, else 0:
+            what to take from an axis of the file's tensor, plus one, to get that of the value.
+        """
+        filed = self.filed(key)
+        lead = 1 if filed[:1] == (1,) and 0 not in axes else 0
+        return self.read(key, filed[lead:]), filed[lead:], lead
+
+    def images(self, key: str) -> tuple[str, Attributes, int]:
+        """Return a batch of images as a value, and how samples lie in it."""
+        name, _, lead = self.framed(key)
+        return name, {} if lead else {"time_distributed": True}, lead
 
     def add(
         self,
@@ -67,82 +189,203 @@ class Writer:
         attributes: Attributes | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
         *,
-        suffix: str = "",
+        lead: int = 1,
+        output: str = "",
     ) -> None:
         """Append the node that computes an op's output.
 
         Args:
             op: The op.
             kind: Operator of the checks, or "opaque".
-            inputs: Keys of what it reads.
+            inputs: Names of the values that it reads.
             attributes: Of the operator.
             weights: Of the operator.
-            suffix: Tells the parts of one op apart; the last one has none.
+            lead: 1 where the file's tensor has an axis of size one in the samples' place, else 0.
+            output: Key of the output; the op's first by default.
         """
-        unknown = [key for key in inputs if key not in self._values]
-        if unknown:
-            raise UnknownFormError(f"'{unknown[0]}' is known to no node")
-        output = op.outputs[0]
-        name = f"{self.graph.tensors[output].name or output}{suffix}"
-        if name in self._taken:
+        key = output or op.outputs[0]
+        self._values[key] = self.part(
+            op, kind, inputs, attributes, weights, lead=lead, name=self.graph.tensors[key].name
+        )
+
+    def part(
+        self,
+        op: GraphOp,
+        kind: str,
+        inputs: Sequence[str],
+        attributes: Attributes | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
+        *,
+        lead: int = 1,
+        name: str = "",
+    ) -> Value:
+        """Append one node of an op that takes several, and return its value; see `add`."""
+        tensor = self.graph.tensors[op.outputs[0]]
+        layer = readable(op.name or tensor.name, op)
+        name = name or f"{tensor.name}/{kind}"
+        name = self._emit(name, kind, layer, inputs, attributes or {}, weights or {})
+        shape = self._shapes[name]
+        return Value(name, shape, (1,) * lead + shape)
+
+    def named(self, name: str, filed: Shape) -> Value:
+        """Return a value by its name, as a tensor of a given shape."""
+        return Value(name, self._shapes[name], filed)
+
+    def give(self, key: str, value: Value, filed: Shape | None = None) -> None:
+        """Let a value be an output of an op, if need be in another shape."""
+        self._values[key] = value
+        if filed is not None:
+            self.same(key, key, filed)
+
+    def _emit(
+        self,
+        name: str,
+        kind: str,
+        layer: str,
+        inputs: Sequence[str],
+        attributes: Attributes,
+        weights: Mapping[str, np.ndarray],
+    ) -> str:
+        """Append a node and return its name."""
+        if name in self._shapes:
             name = f"{name}#{len(self._nodes)}"
-        self._taken.add(name)
-        self._nodes.append(
-            Node(
-                name=name,
-                op=kind,
-                layer=op.name or self.graph.tensors[output].name,
-                inputs=tuple(self._values[key] for key in inputs),
-                shape=(None, *self.graph.tensors[output].shape[1:]),
-                attributes=dict(attributes or {}),
-                weights=dict(weights or {}),
-            )
-        )
-        self._values[output] = name
+        held = {role: np.asarray(array) for role, array in weights.items()}
+        zeros = [np.zeros((1, *self._shapes[name]), np.float32) for name in inputs]
+        node = Node(name, kind, layer, tuple(inputs), (), dict(attributes), held)
+        shape = evaluate_node(node, zeros).shape[1:]
+        self._append(replace(node, shape=(None, *shape)), shape)
+        return name
 
-    def elementwise(self, op: GraphOp, kind: str, keys: Sequence[str]) -> None:
-        """Append an operator of two operands, of which one may be constant."""
-        fixed = [key for key in keys if key in self.constants]
-        if len(fixed) == len(keys):
-            raise UnknownFormError("both operands are constant")
-        if not fixed:
-            self.add(op, kind, keys)
+    def _append(self, node: Node, shape: Shape) -> None:
+        self._nodes.append(node)
+        self._shapes[node.name] = shape
+
+    def same(self, key: str, output: str, filed: Shape | None = None) -> None:
+        """Let a tensor be another one's value, as behind a conversion, or in another shape."""
+        if key in self.constants:
+            found = self.constants[key]
+            self.constants[output] = found if filed is None else found.reshape(filed)
             return
-        rest = [key for key in keys if key not in fixed]
-        self.add(
-            op,
-            kind,
-            rest,
-            {"constant_first": keys[0] == fixed[0]},
-            {"constant": self._without_samples(fixed[0], rest[0])},
-        )
+        value = self.value(key)
+        filed = value.filed if filed is None else filed
+        if math.prod(filed) != math.prod(value.shape):
+            raise UnknownFormError("mixes samples")
+        self._values[output] = Value(value.name, value.shape, filed)
 
-    def _without_samples(self, key: str, beside: str) -> np.ndarray:
-        """Return a constant that broadcasts against one sample."""
-        data = self.constants[key]
-        rank = len(self.graph.tensors[beside].shape)
-        return data[0] if rank and data.ndim == rank and data.shape[0] == 1 else data
+    def computed(self, op: GraphOp) -> bool:
+        """Compute an op whose inputs are all constant; return whether it is such an op."""
+        if not op.inputs or any(key and key not in self.constants for key in op.inputs):
+            return False
+        self._settle(op, self._results(op, {}))
+        return True
 
-    def opaque(self, op: GraphOp) -> None:
-        """Append a node that nothing here computes."""
-        known = [key for key in op.inputs if key in self._values]
-        self.add(op, "opaque", known, {"kind": op.kind})
-        for key in op.outputs[1:]:
-            self._values[key] = self._values[op.outputs[0]]
+    def known(self, op: GraphOp, results: Sequence[np.ndarray]) -> None:
+        """Let an op's outputs be constants."""
+        self._settle(op, [np.asarray(result)[None] for result in results])
+
+    def _settle(self, op: GraphOp, results: Sequence[np.ndarray]) -> None:
+        for key, array in zip(op.outputs, results):
+            self.constants[key] = array[0]
+
+    def moved(self, op: GraphOp, key: str) -> None:
+        """Append what an op does that takes each of its numbers from one place of an input.
+
+        The op itself says where from: it moves the places' numbers.
+        """
+        value = self.value(key)
+        places = np.arange(1, math.prod(value.filed) + 1, dtype=np.int64).reshape(value.filed)
+        for output, array in zip(op.outputs, self._results(op, {key: places})):
+            found = array[0]
+            if found.size == places.size and np.array_equal(found.ravel(), places.ravel()):
+                self.same(key, output, found.shape)
+                continue
+            lead = 1 if found.shape[:1] == (1,) else 0
+            kept = {"places": found.reshape(found.shape[lead:])}
+            self.add(op, "rearrange", [value.name], {}, kept, lead=lead, output=output)
+
+    def _results(self, op: GraphOp, more: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            with np.errstate(all="ignore"):
+                return self._compute(op, Tensors(self._plain, {**self.constants, **more}))
+        except NotKnownError as error:
+            raise UnknownFormError(str(error)) from error
+
+    def elementwise(self, op: GraphOp, kind: str, keys: Sequence[str], output: str = "") -> None:
+        """Append an operator of several operands that broadcast, of which one may be constant."""
+        rank = max(len(self.filed(key)) for key in keys)
+        shapes = [(1,) * (rank - len(self.filed(key))) + self.filed(key) for key in keys]
+        lead = 1 if rank and all(shape[0] == 1 for shape in shapes) else 0
+        attributes: dict[str, Any] = {}
+        weights: dict[str, np.ndarray] = {}
+        names = []
+        for place, (key, shape) in enumerate(zip(keys, shapes)):
+            if key in self.constants and len(keys) == 2 and not weights:
+                weights["constant"] = self.constant(key).reshape(shape[lead:])
+                attributes["constant_first"] = place == 0
+            else:
+                names.append(self.read(key, shape[lead:]))
+        self.add(op, kind, names, attributes, weights, lead=lead, output=output)
+
+    def write(self, op: GraphOp, write: Callable[[Writer, GraphOp], None]) -> None:
+        """Append the nodes of an op by a function; of one that it cannot take, an opaque node."""
+        try:
+            write(self, op)
+        except (UnknownFormError, *_UNFORESEEN) as error:
+            self._opaque(op, str(error))
+
+    def _opaque(self, op: GraphOp, why: str) -> None:
+        known = tuple(self._values[key].name for key in op.inputs if key in self._values)
+        for key in filter(None, op.outputs):
+            tensor = self.graph.tensors[key]
+            filed = tuple(max(size, 1) for size in tensor.shape)
+            lead = 1 if filed[:1] == (1,) else 0
+            name, shape = tensor.name or key, filed[lead:]
+            name = f"{name}#{len(self._nodes)}" if name in self._shapes else name
+            layer = readable(op.name or tensor.name, op)
+            says = {"kind": op.kind, "why": why}
+            node = Node(name, "opaque", layer, known, (None, *shape), says, {})
+            self._append(node, shape)
+            self._values[key] = Value(name, shape, filed)
 
     def network(self) -> Network:
-        """Return the network, without nodes that no output needs."""
+        """Return the network, without nodes that no output needs.
+
+        Raises:
+            UserError: An output does not depend on the inputs.
+        """
         tensors = self.graph.tensors
-        needed = {self._values[key] for key in self.graph.outputs}
+        outputs = {}
+        for key in self.graph.outputs:
+            if key not in self._values:
+                raise UserError(f"The output '{tensors[key].name}' does not depend on the inputs.")
+            filed = self._values[key].filed
+            lead = 1 if filed[:1] == (1,) else 0
+            outputs[tensors[key].name] = self._shaped(self._values[key], filed[lead:])
+        needed = set(outputs.values())
         nodes = []
         for node in reversed(self._nodes):
             if node.name in needed:
                 needed.update(node.inputs)
                 nodes.append(node)
         return Network(
-            inputs={
-                tensors[key].name: (None, *tensors[key].shape[1:]) for key in self.graph.inputs
-            },
-            outputs={tensors[key].name: self._values[key] for key in self.graph.outputs},
+            inputs={name: (None, *shape) for name, shape in self._inputs.items()},
+            outputs=outputs,
             nodes=tuple(reversed(nodes)),
         )
+
+
+_CONVERTERS = re.compile(r"^(StatefulPartitionedCall|PartitionedCall|serving_default|jit_\w+)$")
+_COUNTER = re.compile(r"(__\d+|:\d+)$")
+
+
+def readable(name: str, op: GraphOp) -> str:
+    """Return what a user knows an op by: its layer's name where the converter kept it.
+
+    Args:
+        name: Of the op or its output in the file, such as
+            "StatefulPartitionedCall/net/first/convolution;…".
+        op: The op.
+    """
+    parts = [part for part in name.split(";")[0].split("/") if not _CONVERTERS.match(part)]
+    plain = _COUNTER.sub("", "/".join(parts))
+    return plain if re.search(r"[A-Za-z]", plain) else f"{op.kind} {plain or op.index}".strip()

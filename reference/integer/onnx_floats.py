@@ -99,8 +99,6 @@ def _sliced(op: GraphOp, values: Reader) -> np.ndarray:
     strides = parameters(op, values, 4) or [1] * len(starts)
     cut: list[Any] = [(None,)] * (x.ndim - 1)
     for axis, start, end, stride in zip(axes, starts, ends, strides):
-        if stride < 0:
-            raise NotKnownError("a Slice that runs backward")
         cut[_axis(axis, x.ndim) - 1] = (start, end, stride)
     return moved("slice", x, slices=cut)
 

@@ -97,6 +97,14 @@ def _take(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarra
     return np.take(inputs[0], attributes["indices"], attributes["axis"])
 
 
+def _rearrange(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+    """Read each element from a place of the flattened sample, counted from one; 0 fills in 0."""
+    flat = inputs[0].reshape(len(inputs[0]), -1)
+    places = weights["places"].astype(np.int64)
+    found = np.take(flat, np.maximum(places - 1, 0).ravel(), axis=1)
+    return np.where(places > 0, found.reshape(-1, *places.shape), np.zeros(1, flat.dtype))
+
+
 def _constant(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
     """A constant for each sample of its input."""
     constant = weights["constant"]
@@ -227,6 +235,7 @@ SHAPING: dict[str, Operator] = {
     "tile": Moves(lambda i, w, a: np.tile(i[0], (1, *a["multiples"]))),
     "broadcast": Moves(lambda i, w, a: np.broadcast_to(i[0], (len(i[0]), *a["target_shape"]))),
     "take": Moves(_take),
+    "rearrange": Moves(_rearrange),
     "concatenate": Moves(lambda i, w, a: np.concatenate(i, axis=a["axis"])),
     "upsample_nearest": Moves(lambda i, w, a: _nearest(i[0], a)),
     "upsample_bilinear": Bilinear(),

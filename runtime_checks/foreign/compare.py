@@ -88,13 +88,13 @@ def compare_files(
     chosen = CheckOptions(**options)
     files = [_File.read(Path(path)) for path in dict.fromkeys([Path(a), Path(b)])]
     files[0].demand_other_name(files[1:])
-    meaning = _meaning(files)
+    meaning = _meaning(files, inputs)
     wanted = {**(map_inputs or {}), **(map_outputs or {})}
     _demand_known(files, wanted)
     with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
         directory = Path(folder) / "comparison"
         directory.mkdir()
-        _write(directory, files, meaning, inputs, wanted)
+        _write(directory, files, meaning, wanted)
         report = run_check(directory, chosen)
     found = (*report.findings, *_differences(report))
     record = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
@@ -119,6 +119,19 @@ class _File:
         return cls(path, graph, precision_of(graph))
 
     @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The file's inputs, in real numbers."""
+        tensors = [self.graph.tensors[key] for key in self.graph.inputs]
+        return tuple(
+            TensorSpec(
+                tensor.name,
+                (None, *(None if size < 1 else size for size in tensor.shape[1:])),
+                _real_type(tensor.dtype),
+            )
+            for tensor in tensors
+        )
+
+    @property
     def format(self) -> str:
         """The file's format."""
         return self.path.suffix.lstrip(".")
@@ -141,17 +154,33 @@ def _demand_known(files: Sequence[_File], wanted: Mapping[str, str]) -> None:
             raise UserError(f"Neither file has a tensor '{name}'.")
 
 
-def _meaning(files: Sequence[_File]) -> tuple[_File, Network]:
-    """Return the file whose meaning is taken for right, and it as a network.
+@dataclasses.dataclass(frozen=True)
+class _Meaning:
+    """What is taken for right.
 
-    The first one; of a file of integers and one of floats, that of floats.
+    Attributes:
+        file: The file.
+        network: It as a network.
+        samples: By the file's input names.
+        kind: What kind the samples are.
     """
+
+    file: _File
+    network: Network
+    samples: dict[str, np.ndarray]
+    kind: str
+
+
+def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
+    """Return what the first file means; of a file of integers and one of floats, that of floats."""
     refusals = []
     for file in sorted(files, key=lambda file: precision_named(file.precision).quantized):
-        network = network_of_file(file.graph, file.format)
+        samples, kind = _samples(file.inputs, inputs)
+        sizes = {name: array.shape[1:] for name, array in samples.items()}
+        network = network_of_file(file.graph, file.format, sizes)
         opaque = [node for node in network.nodes if node.op == "opaque"]
         if not opaque:
-            return file, network
+            return _Meaning(file, network, samples, kind)
         kinds = ", ".join(dict.fromkeys(str(node.attributes["kind"]) for node in opaque))
         refusals.append(f"{file.path.name} has {kinds}")
     raise UserError(
@@ -162,26 +191,17 @@ def _meaning(files: Sequence[_File]) -> tuple[_File, Network]:
 
 
 def _write(
-    folder: Path,
-    files: Sequence[_File],
-    meaning: tuple[_File, Network],
-    inputs: Source | None,
-    wanted: Mapping[str, str],
+    folder: Path, files: Sequence[_File], meaning: _Meaning, wanted: Mapping[str, str]
 ) -> None:
     """Write what an export would hold, with the files as its artifacts."""
-    first, network = meaning
-    tensors = {tensor.name: tensor for tensor in first.graph.tensors.values()}
-    specs = tuple(
-        TensorSpec(name, shape, _real_type(tensors[name].dtype))
-        for name, shape in network.inputs.items()
-    )
-    samples, kind = _samples(specs, inputs)
+    first, network, samples = meaning.file, meaning.network, meaning.samples
+    specs = first.inputs
     truth = evaluate_network(network, samples)
     outputs = tuple(
         TensorSpec(name, (None, *array.shape[1:]), "float32") for name, array in truth.items()
     )
     arrays: dict[str, np.ndarray] = {
-        "kind": np.full(len(next(iter(samples.values()))), kind),
+        "kind": np.full(len(next(iter(samples.values()))), meaning.kind),
         **{f"input:{name}": array for name, array in samples.items()},
         **{f"truth:{name}": array for name, array in truth.items()},
         **{f"folded64:{name}": array for name, array in truth.items()},
@@ -217,7 +237,9 @@ def _real_type(dtype: np.dtype) -> str:
     return str(dtype) if dtype.kind in "iu" and dtype.itemsize > 2 else "float32"
 
 
-def _samples(specs: Sequence[TensorSpec], inputs: Source | None) -> tuple[dict[str, Any], str]:
+def _samples(
+    specs: Sequence[TensorSpec], inputs: Source | None
+) -> tuple[dict[str, np.ndarray], str]:
     """Return the samples, and what kind they are."""
     if inputs is not None:
         return load_samples(inputs, specs).arrays, REAL

@@ -124,8 +124,8 @@ class BatchRenormalization(MovingNorm):
             )
         if synchronized and virtual_batch_size is not None:
             raise UserError(
-                "Expected either synchronized or virtual_batch_size, not both: one enlarges the batch "
-                "that is normalized, the other divides it."
+                "Expected either synchronized or virtual_batch_size, not both: one enlarges the "
+                "batch that is normalized, the other divides it."
             )
         if renorm_momentum is not None:
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")

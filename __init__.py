@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from .toolkit.saving import load_model as load_model
     from .toolkit.schedules import LinearRamp as LinearRamp
+    from .toolkit.schedules import Settling as Settling
     from .toolkit.schedules import paper_schedule as paper_schedule
 
 _HOME = {
@@ -63,6 +64,7 @@ _HOME = {
     "QuantizationDiagnostics": ".toolkit.quantize_aware.diagnostics",
     "RenormDiagnostics": ".toolkit.diagnostics",
     "RenormState": ".toolkit.functional",
+    "Settling": ".toolkit.schedules",
     "UserError": ".errors",
     "batch_renorm": ".toolkit.functional",
     "check_files": ".against_model.files",

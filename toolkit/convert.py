@@ -21,7 +21,7 @@ from ..errors import UserError
 from .layers import BatchRenormalization
 from .learned import LearnedRenormalization
 from .rebuild import Swap, rebuild
-from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike
+from .schedules import ScheduleLike
 
 Bounds = tuple[ScheduleLike, ScheduleLike]
 Where = Callable[[Layer], bool]
@@ -80,13 +80,14 @@ def to_renorm(
     Args:
         model: Any built model. It is not changed.
         bounds: ``(r_max, d_max)`` for every norm, for instance ``paper_schedule(total_steps)``.
-            None keeps existing bounds, such as ``renorm_clipping``, and gives the other norms the
-            paper's ramps.
+            None keeps existing bounds, such as ``renorm_clipping``. Of the other norms, those with
+            trained statistics get no bounds, so that training continues from the inference outputs
+            on batches of any size, and those with initial statistics get ``"settling"``, the
+            default of `BatchRenormalization`.
         momentum: Momentum of every norm. None keeps each norm's own. It now affects training:
             0.99 suits most runs; 0.999 follows the batches too slowly.
         step: Step at which the schedules of all norms start. None starts at 0, or at the step
-            count of a `BatchRenormalization`. To give a trained model wide bounds at once, start
-            past the end of the ramps.
+            count of a `BatchRenormalization`.
         where: Which norms to swap; the others are copied as they are. None swaps all.
 
     Returns:
@@ -99,7 +100,7 @@ def to_renorm(
             ``bounds`` are given.
 
     Example:
-        >>> model = to_renorm(keras.applications.MobileNetV2(), bounds=paper_schedule(10_000))
+        >>> model = to_renorm(keras.applications.MobileNetV2(), momentum=0.99)
     """
     if step is not None and step < 0:
         raise UserError(f"Expected step to be at least 0. Received: {step}.")
@@ -197,7 +198,7 @@ class _ToRenorm(_SwapNorms):
                 f"{layer.name} has epsilon 0, but BatchRenormalization divides by sigma and "
                 "needs epsilon > 0. Train the model with an epsilon such as 1e-3 first."
             )
-        r_max, d_max = norm.bounds or (PAPER_R_MAX, PAPER_D_MAX)
+        r_max, d_max = norm.bounds or _bounds_for(norm)
         return BatchRenormalization(
             **norm.arguments,
             r_max=r_max,
@@ -231,6 +232,23 @@ def _fill(layer: Layer, twin: Layer, weights: list[np.ndarray]) -> None:
     # Weights can be frozen one by one. The trainable ones come first, in the same order on both.
     for old, new in zip(layer.weights, twin.weights, strict=False):
         new.trainable = old.trainable
+
+
+def _bounds_for(norm: _Norm) -> Bounds:
+    """Return no bounds for trained statistics, and the layer's default for initial ones."""
+    if not norm.weights:
+        return "settling", "settling"
+    initializers = {"moving_mean_initializer": "zeros", "moving_variance_initializer": "ones"}
+    untouched = all(
+        np.array_equal(
+            value,
+            ops.convert_to_numpy(
+                keras.initializers.get(norm.arguments.get(name, default))(value.shape)
+            ),
+        )
+        for value, (name, default) in zip(norm.weights[-2:], initializers.items(), strict=True)
+    )
+    return ("settling", "settling") if untouched else (None, None)
 
 
 def _refuse_lopsided_clipping(layer: BatchNormalization) -> None:
@@ -283,7 +301,7 @@ def _read_batch_renormalization(layer: BatchRenormalization) -> _Norm:
     return _Norm(
         _arguments(layer),
         _weights(layer),
-        (layer.r_max, layer.d_max),
+        layer.named_bounds(),
         layer.renorm_momentum,
         _values(layer.renorm_mean, layer.renorm_variance) if own else (),
         layer.virtual_batch_size,

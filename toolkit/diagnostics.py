@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,8 +16,19 @@ import keras
 import numpy as np
 
 from ..errors import UserError
-from .observed import Observable, Reading, ScheduleReader, State, observable, observe_step
+from .observed import (
+    Observable,
+    Reading,
+    ScheduleReader,
+    State,
+    closed_share,
+    observable,
+    observe_step,
+)
 from .rebuild import layers_within
+
+# Share of a run with closed bounds above which there is a warning; the paper's schedule has 0.04.
+_MOST_CLOSED = 0.5
 
 
 class RenormDiagnostics(keras.callbacks.Callback):
@@ -40,6 +52,9 @@ class RenormDiagnostics(keras.callbacks.Callback):
     likewise for a layer that is called more than once per step. Under a `tf.distribute` strategy
     without synchronized statistics it describes the average over the replicas. Averages are
     clipped less often.
+
+    When training starts it warns of norms whose schedules keep r_max and d_max at those of batch
+    normalization for more than half of the run.
 
     Args:
         every: Observe every N-th step of an epoch, starting with the first.
@@ -82,10 +97,12 @@ class RenormDiagnostics(keras.callbacks.Callback):
         self._first_batch = 0
         self._steps = 0
         self._epoch_starts = 0
+        self._unchecked = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the norms."""
         self._norms, self.left_out = {}, {}
+        self._unchecked = True
         bound = ScheduleReader()
         for name, layer in _named(layers_within(self.model)):
             found = observable(layer, bound)
@@ -100,8 +117,11 @@ class RenormDiagnostics(keras.callbacks.Callback):
             raise UserError(f"{self.model.name} has no norm that can be observed.{why}")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Remember where the epoch's readings start."""
+        """Remember where the epoch's readings start; in the first one, look at the schedules."""
         self._epoch_starts = len(self.readings)
+        params = self.params or {}
+        if self._unchecked and params.get("steps") and params.get("epochs"):
+            self._warn_of_closed_bounds((params["epochs"] - epoch) * params["steps"])
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Read the statistics before an observed step."""
@@ -147,6 +167,25 @@ class RenormDiagnostics(keras.callbacks.Callback):
         """Close the TensorBoard writer."""
         if self._board is not None:
             self._board.flush()
+
+    def _warn_of_closed_bounds(self, steps: int) -> None:
+        """Warn of norms whose bounds stay closed in a run of so many steps."""
+        self._unchecked = False
+        shares = {
+            name: share
+            for name, layer in _named(layers_within(self.model))
+            if (share := closed_share(layer, steps)) > _MOST_CLOSED
+        }
+        if not shares:
+            return
+        first, *others = shares
+        norms = first if not others else f"{first} and {len(others)} more"
+        warnings.warn(
+            f"{norms} will train as batch normalization for {max(shares.values()):.0%} of this run "
+            f"of {steps} steps: r_max is 1 and d_max is 0. Use the default bounds, 'settling', or "
+            "fit the schedule to the run with rl.paper_schedule(total_steps).",
+            stacklevel=2,
+        )
 
     def _executed_at_once(self) -> int:
         return int(getattr(self._model, "steps_per_execution", None) or 1)

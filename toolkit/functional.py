@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
-from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
+from .schedules import ScheduleLike, as_schedule
 from .statistics import channel_shape
 from .training_step import Settings, training_step
 
@@ -53,8 +53,8 @@ def batch_renorm(
     axis: int = -1,
     momentum: float = 0.99,
     epsilon: float = 1e-3,
-    r_max: ScheduleLike = PAPER_R_MAX,
-    d_max: ScheduleLike = PAPER_D_MAX,
+    r_max: ScheduleLike = "settling",
+    d_max: ScheduleLike = "settling",
     mask: Tensor | None = None,
     synchronized: bool = False,
     virtual_batch_size: int | None = None,
@@ -74,7 +74,7 @@ def batch_renorm(
         axis: Axis of the channels.
         momentum: Of the moving statistics; the paper's alpha is ``1 - momentum``.
         epsilon: Added to the variances.
-        r_max: Bound on r: a number, None, or a schedule of the step.
+        r_max: Bound on r: ``"settling"``, ``"paper"``, a number, None, or a schedule of the step.
         d_max: Bound on d, likewise.
         mask: Which elements count, over the leading axes of ``x``.
         synchronized: Whether replicas share their statistics.
@@ -104,8 +104,8 @@ def batch_renorm(
         scale, shift = (ops.cast(ops.reshape(v, layout), dtype) for v in affine)
         return RenormOutput(ops.cast(ops.cast(x, dtype) * scale + shift, x.dtype), state)
     bounds = {
-        "r_max": as_schedule(r_max, name="r_max", at_least=1.0)(state.step),
-        "d_max": as_schedule(d_max, name="d_max", at_least=0.0)(state.step),
+        "r_max": as_schedule(r_max, name="r_max", at_least=1.0, momentum=momentum)(state.step),
+        "d_max": as_schedule(d_max, name="d_max", at_least=0.0, momentum=momentum)(state.step),
     }
     result = training_step(
         x,

@@ -10,7 +10,7 @@ from keras import constraints, initializers, ops, regularizers
 from ..errors import UserError
 from .moving_norm import MovingNorm, channels_of, checked_momentum
 from .renorm import Statistics, Tensor
-from .schedules import PAPER_D_MAX, PAPER_R_MAX, ScheduleLike, as_schedule
+from .schedules import Schedule, ScheduleLike, as_schedule, by_name
 from .training_step import Settings, training_step
 
 
@@ -44,9 +44,12 @@ class BatchRenormalization(MovingNorm):
         epsilon: Added to the variances.
         center: Whether to learn beta.
         scale: Whether to learn gamma.
-        r_max: Bound on r, at least 1: a number, ``None`` for no bound, a schedule or any callable
-            from the step to a number. The default is the paper's, made for 130k steps; use
-            `paper_schedule` to fit it to a shorter run.
+        r_max: Bound on r, at least 1: ``"settling"``, ``"paper"``, a number, ``None`` for no bound,
+            a schedule or any callable from the step to a number. ``"settling"`` (see `Settling`)
+            starts as batch normalization and opens as the moving statistics forget their initial
+            values, so it depends on the momentum and not on the length of the run. ``"paper"`` is
+            the schedule of the paper's run of 130k steps; `paper_schedule` scales it to another
+            length.
         d_max: Bound on d, at least 0, likewise.
         beta_initializer: Initializer of beta.
         gamma_initializer: Initializer of gamma.
@@ -76,6 +79,7 @@ class BatchRenormalization(MovingNorm):
 
     Example:
         >>> import renormlite as rl
+        >>> layer = rl.BatchRenormalization()
         >>> r_max, d_max = rl.paper_schedule(total_steps=2_000)
         >>> layer = rl.BatchRenormalization(r_max=r_max, d_max=d_max)
     """
@@ -87,8 +91,8 @@ class BatchRenormalization(MovingNorm):
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
-        r_max: ScheduleLike = PAPER_R_MAX,
-        d_max: ScheduleLike = PAPER_D_MAX,
+        r_max: ScheduleLike = "settling",
+        d_max: ScheduleLike = "settling",
         beta_initializer: Any = "zeros",
         gamma_initializer: Any = "ones",
         moving_mean_initializer: Any = "zeros",
@@ -108,8 +112,6 @@ class BatchRenormalization(MovingNorm):
         super().__init__(axis, momentum, epsilon, name=name, dtype=dtype, trainable=trainable)
         self.center = center
         self.scale = scale
-        self.r_max = as_schedule(r_max, name="r_max", at_least=1.0)
-        self.d_max = as_schedule(d_max, name="d_max", at_least=0.0)
         self.beta_initializer = initializers.get(beta_initializer)
         self.gamma_initializer = initializers.get(gamma_initializer)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
@@ -130,6 +132,9 @@ class BatchRenormalization(MovingNorm):
         if renorm_momentum is not None:
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")
         self.renorm_momentum = renorm_momentum
+        settles = self._correcting_momentum
+        self.r_max = as_schedule(r_max, name="r_max", at_least=1.0, momentum=settles)
+        self.d_max = as_schedule(d_max, name="d_max", at_least=0.0, momentum=settles)
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
         self.gamma: keras.Variable | None = None
@@ -173,6 +178,19 @@ class BatchRenormalization(MovingNorm):
         self._expect(input_shape, channels)
 
     @property
+    def _correcting_momentum(self) -> float:
+        """Momentum of the statistics that r and d are computed from."""
+        return self.momentum if self.renorm_momentum is None else self.renorm_momentum
+
+    def named_bounds(self) -> tuple[Schedule | str, Schedule | str]:
+        """Return r_max and d_max, as ``"settling"`` where they follow the layer's momentum."""
+        settles = self._correcting_momentum
+        return (
+            by_name(self.r_max, at_least=1.0, momentum=settles),
+            by_name(self.d_max, at_least=0.0, momentum=settles),
+        )
+
+    @property
     def _settings(self) -> Settings:
         return Settings(self.axis, self.epsilon, self.synchronized, self.virtual_batch_size)
 
@@ -204,12 +222,13 @@ class BatchRenormalization(MovingNorm):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""
+        r_max, d_max = self.named_bounds()
         return {
             **super().get_config(),
             "center": self.center,
             "scale": self.scale,
-            "r_max": keras.saving.serialize_keras_object(self.r_max),
-            "d_max": keras.saving.serialize_keras_object(self.d_max),
+            "r_max": keras.saving.serialize_keras_object(r_max),
+            "d_max": keras.saving.serialize_keras_object(d_max),
             "beta_initializer": initializers.serialize(self.beta_initializer),
             "gamma_initializer": initializers.serialize(self.gamma_initializer),
             "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),

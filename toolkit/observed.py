@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from .layers import BatchRenormalization
 from .learned import LearnedRenormalization
-from .schedules import Schedule
+from .schedules import Constant, Schedule
 
 Vector = NDArray[np.float64]
 
@@ -199,6 +199,23 @@ def observable(layer: Layer, bound: ScheduleReader) -> Observable | str | None:
     if isinstance(layer, BatchNormalization):
         return _keras_renorm(layer) if layer.renorm else _batch_norm(layer, averages_variance=True)
     return None
+
+
+def closed_share(layer: Layer, steps: int) -> float:
+    """Return the share of the next ``steps`` steps, 0 to 1, in which r_max is 1 and d_max is 0.
+
+    The schedules are evaluated at 20 steps. Constant bounds are the user's choice and count as
+    open, as does everything that is no `BatchRenormalization` in training.
+    """
+    if not isinstance(layer, BatchRenormalization) or not layer.trainable or not layer.built:
+        return 0.0
+    if isinstance(layer.r_max, Constant) and isinstance(layer.d_max, Constant):
+        return 0.0
+    first = int(ops.convert_to_numpy(layer.step))
+    bound = ScheduleReader()
+    looked_at = [first + round(steps * (part + 0.5) / 20) for part in range(20)]
+    closed = [bound(layer.r_max, at) <= 1.0 and bound(layer.d_max, at) <= 0.0 for at in looked_at]
+    return sum(closed) / len(closed)
 
 
 _BATCH_NORM = Bounds(1.0, 1.0, 0.0)

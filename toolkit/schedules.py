@@ -1,14 +1,15 @@
 """Bounds r_max and d_max as functions of the training step.
 
 A schedule is any callable from the step (a scalar integer tensor) to a scalar, evaluated inside the
-compiled step: a moving schedule never retraces. `LinearRamp` and `Constant` are Keras-serializable;
-so is a user's function registered with `keras.saving.register_keras_serializable`.
+compiled step: a moving schedule never retraces. The classes here are Keras-serializable; so is a
+user's function registered with `keras.saving.register_keras_serializable`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import keras
 from keras import ops
@@ -28,7 +29,13 @@ class Schedule(Protocol):
         ...
 
 
-ScheduleLike = float | int | Schedule | Callable[[Tensor], Tensor] | None
+ScheduleLike = (
+    float | int | Schedule | Callable[[Tensor], Tensor] | Literal["settling", "paper"] | None
+)
+
+# exp(60) = 1e26 bounds nothing, and its square root, inverse and product with a statistic are
+# still finite in float32.
+_LARGEST_EXPONENT = 60.0
 
 
 @keras.saving.register_keras_serializable(package="renormlite")
@@ -139,6 +146,62 @@ class LinearRamp:
         )
 
 
+@keras.saving.register_keras_serializable(package="renormlite")
+class Settling:
+    """A bound that opens at the rate at which the moving statistics forget their initial values.
+
+        bound = start_value + 1 / w - 1        w = momentum ** step
+
+    After ``step`` updates the initial values have the weight w in the moving statistics. r and d
+    are computed from these statistics, so the bound is inversely proportional to w. With a momentum
+    of 0.99, r_max = 1 / w is 1 in the first step, 2.7 after 100 steps, 20 after 300 and 150 after
+    500: there is no limit in practice. The length of the training run does not enter.
+
+    Args:
+        start_value: Bound in the first step: 1 for r_max, 0 for d_max.
+        momentum: Momentum of the statistics that r and d are computed from, between 0 and 1. With
+            1 the statistics do not move and the bound stays at ``start_value``.
+
+    Raises:
+        UserError: The momentum is not between 0 and 1.
+
+    Example:
+        >>> import renormlite as rl
+        >>> r_max = rl.Settling(1.0, momentum=0.99)
+        >>> [round(float(r_max(step)), 1) for step in (0, 100, 300)]
+        [1.0, 2.7, 20.4]
+    """
+
+    def __init__(self, start_value: float, momentum: float) -> None:
+        if not 0.0 <= momentum <= 1.0:
+            raise UserError(f"Expected momentum between 0 and 1. Received: {momentum}.")
+        self.start_value = float(start_value)
+        self.momentum = float(momentum)
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """Return the bound at ``step`` as a float32 scalar."""
+        rate = -math.log(self.momentum) if self.momentum > 0.0 else _LARGEST_EXPONENT
+        exponent = ops.minimum(ops.cast(step, "float32") * rate, _LARGEST_EXPONENT)
+        return self.start_value + ops.expm1(exponent)
+
+    @property
+    def minimum(self) -> float:
+        """The smallest bound this schedule ever gives."""
+        return self.start_value
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"start_value": self.start_value, "momentum": self.momentum}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Settling:
+        """Return the schedule `get_config` describes."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        return f"Settling({self.start_value}, momentum={self.momentum})"
+
+
 PAPER_R_MAX = LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
 PAPER_D_MAX = LinearRamp(0.0, 5.0, start_step=5_000, end_step=25_000)
 
@@ -159,27 +222,43 @@ def paper_schedule(total_steps: int = PAPER_RUN_STEPS) -> tuple[LinearRamp, Line
     return PAPER_R_MAX.scaled(factor), PAPER_D_MAX.scaled(factor)
 
 
-def as_schedule(bound: Any, *, name: str, at_least: float) -> Schedule:
+def as_schedule(bound: Any, *, name: str, at_least: float, momentum: float = 0.99) -> Schedule:
     """Return ``bound`` as a schedule, after checking it as far as possible.
 
     Args:
-        bound: A number, ``None`` (no bound), a schedule, a callable, or the serialized form of one.
-        name: Name of the bound, for the error message.
+        bound: A number, ``None`` (no bound), a schedule, a callable, the serialized form of one, or
+            the name of one: ``"settling"`` or ``"paper"``.
+        name: ``"r_max"`` or ``"d_max"``.
         at_least: Smallest allowed value: 1 for r_max, 0 for d_max.
+        momentum: Momentum of the statistics that r and d are computed from, for ``"settling"``.
 
     Raises:
         UserError: For a bound below ``at_least`` or one that is no schedule.
     """
     if isinstance(bound, dict):
         bound = keras.saving.deserialize_keras_object(bound)
-    if bound is None or isinstance(bound, int | float):
+    if bound == "settling":
+        bound = Settling(at_least, momentum)
+    elif bound == "paper":
+        bound = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}[name]
+    elif bound is None or isinstance(bound, int | float):
         bound = Constant(bound)
     if not callable(bound):
         raise UserError(
-            f"Expected {name} to be a number, None (no bound) or a callable from the step to a "
-            f"number. Received: {bound!r}."
+            f"Expected {name} to be a number, None (no bound), 'settling', 'paper' or a callable "
+            f"from the step to a number. Received: {bound!r}."
         )
     # `not >=` instead of `<` also catches NaN.
-    if isinstance(bound, Constant | LinearRamp) and not bound.minimum >= at_least:
+    known = isinstance(bound, Constant | LinearRamp | Settling)
+    if known and not bound.minimum >= at_least:
         raise UserError(f"Expected {name} to be at least {at_least:g}. Received: {bound!r}.")
     return bound
+
+
+def by_name(bound: Schedule, *, at_least: float, momentum: float) -> Schedule | str:
+    """Return ``"settling"`` for the schedule of that name, so that it follows another momentum.
+
+    Any other bound is returned as it is.
+    """
+    own = isinstance(bound, Settling) and bound.start_value == at_least
+    return "settling" if own and bound.momentum == momentum else bound

@@ -29,7 +29,7 @@ def trajectory():
             keras.layers.ReLU(),
             keras.layers.Flatten(),
             keras.layers.Dense(8),
-            rl.BatchRenormalization(r_max=r_max, d_max=d_max, momentum=0.9, scale=False),
+            rl.BatchRenormalization(momentum=0.9, scale=False),
             keras.layers.Dense(1),
         ]
     )

@@ -189,10 +189,30 @@ def test_the_first_step_on_a_small_batch_is_inference_where_batch_norm_jumps():
 def test_the_paper_s_ramps_start_as_batch_normalization():
     model, x = small_model(), values((4, 8, 8, 3))
     in_training(model, x)
-    renorm = rl.to_renorm(model)
+    renorm = rl.to_renorm(model, bounds=("paper", "paper"))
     np.testing.assert_allclose(
         renorm(x, training=True), model(x, training=True), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_trained_model_has_no_bounds_and_an_untrained_one_settles_first():
+    model, few = small_model(momentum=0.8), values((2, 8, 8, 3)) * 2 + 1
+    untrained = rl.to_renorm(model)
+    assert [n.r_max.momentum for n in norms(untrained)] == [0.8, 0.8]
+    assert norms(rl.to_renorm(untrained, momentum=0.5))[0].d_max.momentum == 0.5
+    in_training(model, values((64, 8, 8, 3)))
+    renorm = rl.to_renorm(model)
+    before = np.asarray(model(few))
+    np.testing.assert_allclose(renorm(few, training=True), before, atol=1e-4)
+    assert np.abs(np.asarray(model(few, training=True)) - before).max() > 0.3
+
+
+def test_one_trained_norm_among_untrained_ones_is_told_apart():
+    model = small_model()
+    norms(model)[0].moving_mean.assign(np.full(6, 0.1))
+    first, second = norms(rl.to_renorm(model))
+    assert (first.r_max.value, first.d_max.value) == (None, None)
+    assert second.r_max.momentum == 0.99
 
 
 def test_bounds_momentum_and_step_are_the_users_choice():

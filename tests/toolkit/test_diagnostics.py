@@ -332,3 +332,25 @@ def test_what_cannot_be_drawn_is_one_clear_line(readings, tmp_path):
     with pytest.raises(rl.UserError, match=r"Expected a path that ends in .*\.png"):
         rl.plot_diagnostics(readings, tmp_path / "plot.doc")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_schedule_that_stays_closed_in_this_run_is_warned_of():
+    x = batches(40)
+    paper = lambda: rl.BatchRenormalization(r_max="paper", d_max="paper")  # noqa: E731
+    with pytest.warns(UserWarning, match=r"will train as batch normalization for 100% .* 80 steps"):
+        fit(model_of(paper()), x, rl.RenormDiagnostics(), epochs=2)
+    with pytest.warns(UserWarning, match="and 1 more will train"):
+        fit(model_of(paper(), paper()), x, rl.RenormDiagnostics())
+
+
+def test_schedules_that_open_constant_bounds_and_resumed_runs_are_not_warned_of(recwarn):
+    x = batches(40)
+    r_max, d_max = rl.paper_schedule(40)
+    fitted = rl.BatchRenormalization(r_max=r_max, d_max=d_max)
+    plain = rl.BatchRenormalization(r_max=1.0, d_max=0.0)
+    frozen = rl.BatchRenormalization(r_max="paper", d_max="paper", trainable=False)
+    late = rl.BatchRenormalization(r_max="paper", d_max="paper")
+    model = model_of(rl.BatchRenormalization(), fitted, plain, frozen, late)
+    late.step.assign(30_000)
+    fit(model, x, rl.RenormDiagnostics())
+    assert not [w for w in recwarn if "will train as" in str(w.message)]

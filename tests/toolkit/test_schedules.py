@@ -10,6 +10,7 @@ from renormlite.toolkit.schedules import (
     PAPER_R_MAX,
     Constant,
     LinearRamp,
+    Settling,
     as_schedule,
     paper_schedule,
 )
@@ -56,13 +57,71 @@ def test_a_schedule_scales_to_the_length_of_a_run():
     assert at(tiny, 1) == 3.0
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.99, 0.999])
+def test_a_settling_bound_is_the_inverse_of_the_weight_of_the_initial_statistics(momentum):
+    layer = rl.BatchRenormalization(momentum=momentum)
+    # The weight, from algorithm 1 itself: a mean of 1 that is averaged with batches of mean 0.
+    weight = 1.0
+    for step in range(400):
+        if step % 100 == 0:
+            np.testing.assert_allclose(at(layer.r_max, step), 1 / weight, rtol=1e-4)
+            np.testing.assert_allclose(at(layer.d_max, step), 1 / weight - 1, rtol=1e-4, atol=1e-6)
+        weight *= momentum
+
+
+@pytest.mark.parametrize(("momentum", "second"), [(0.0, 1e26), (1.0, 1.0)])
+def test_a_settling_bound_is_finite_for_every_momentum_and_step(momentum, second):
+    r_max = rl.BatchRenormalization(momentum=momentum).r_max
+    np.testing.assert_allclose([at(r_max, s) for s in (0, 1, 2**30)], [1, second, second], rtol=0.2)
+    with pytest.raises(rl.UserError, match="Expected momentum between 0 and 1"):
+        Settling(1.0, momentum=1.1)
+
+
+def test_the_default_bounds_follow_the_momentum_that_r_and_d_depend_on():
+    assert rl.BatchRenormalization(momentum=0.9).r_max.momentum == 0.9
+    assert rl.BatchRenormalization(momentum=0.9, renorm_momentum=0.5).d_max.momentum == 0.5
+    config = rl.BatchRenormalization(momentum=0.9).get_config()
+    assert rl.BatchRenormalization.from_config(config | {"momentum": 0.5}).r_max.momentum == 0.5
+
+
+def test_the_papers_schedule_has_a_name():
+    layer = rl.BatchRenormalization(r_max="paper", d_max="paper")
+    twin = rl.BatchRenormalization.from_config(layer.get_config())
+    assert (at(twin.r_max, 22_500), at(twin.d_max, 15_000)) == (2.0, 2.5)
+
+
+def test_the_default_leaves_batch_normalization_within_300_steps():
+    """Training outputs of small batches become those of inference, in a short run already."""
+    rng = np.random.default_rng(0)
+    draw = lambda n: (rng.normal(size=(n, 4)) * 3 + 5).astype("float32")  # noqa: E731
+    layer, paper = rl.BatchRenormalization(), rl.BatchRenormalization(r_max="paper", d_max="paper")
+    for _ in range(300):
+        few = draw(2)
+        layer(few, training=True)
+        paper(few, training=True)
+    few = draw(2)
+    gaps = [np.abs(n(few, training=False) - n(few, training=True)).max() for n in (layer, paper)]
+    assert gaps[0] < 1e-4
+    assert gaps[1] > 0.1
+
+
 @keras.saving.register_keras_serializable(package="tests")
 def square_root_bound(step):
     return 1.0 + ops.sqrt(ops.cast(step, "float32"))
 
 
 @pytest.mark.parametrize(
-    "bound", [2.0, None, Constant(1.5), LinearRamp(1, 2, 3, 4), square_root_bound]
+    "bound",
+    [
+        2.0,
+        None,
+        "settling",
+        "paper",
+        Constant(1.5),
+        LinearRamp(1, 2, 3, 4),
+        Settling(2.0, 0.9),
+        square_root_bound,
+    ],
 )
 def test_every_kind_of_bound_survives_a_config_round_trip(bound):
     layer = rl.BatchRenormalization(r_max=bound)
@@ -78,6 +137,7 @@ def test_every_kind_of_bound_survives_a_config_round_trip(bound):
         ({"r_max": float("nan")}, "Expected r_max to be at least 1"),
         ({"r_max": LinearRamp(0.9, 3, 0, 10)}, "Expected r_max to be at least 1"),
         ({"d_max": -1}, "Expected d_max to be at least 0"),
+        ({"r_max": Settling(0.5, 0.9)}, "Expected r_max to be at least 1"),
         ({"d_max": "five"}, "Expected d_max to be a number"),
     ],
 )
@@ -98,9 +158,12 @@ def test_none_and_infinity_are_the_same_bound():
     assert as_schedule(float("inf"), name="r_max", at_least=1).get_config() == {"value": None}
 
 
-def renorm_model():
+RAMPS = LinearRamp(1, 3, 4, 12), LinearRamp(0, 5, 4, 16)
+DEFAULT = "settling", "settling"
+
+
+def renorm_model(r_max, d_max):
     keras.utils.set_random_seed(5)
-    r_max, d_max = LinearRamp(1, 3, 4, 12), LinearRamp(0, 5, 4, 16)
     model = keras.Sequential(
         [
             keras.layers.Input((6,)),
@@ -113,13 +176,14 @@ def renorm_model():
     return model
 
 
-def test_resuming_from_a_file_in_mid_ramp_changes_nothing(tmp_path):
+@pytest.mark.parametrize("bounds", [RAMPS, DEFAULT], ids=["ramps", "default"])
+def test_resuming_from_a_file_in_mid_ramp_changes_nothing(bounds, tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(80, 6)).astype("float32"), rng.normal(size=(80, 1)).astype("float32")
-    whole = renorm_model()
+    whole = renorm_model(*bounds)
     whole.fit(x, y, batch_size=10, epochs=2, shuffle=False, verbose=0)
 
-    first = renorm_model()
+    first = renorm_model(*bounds)
     first.fit(x, y, batch_size=10, epochs=1, shuffle=False, verbose=0)
     first.save(tmp_path / "first.keras")
     resumed = keras.models.load_model(tmp_path / "first.keras")

@@ -10,7 +10,7 @@ from keras import constraints, initializers, ops, regularizers
 from ..errors import UserError
 from .moving_norm import MovingNorm, channels_of, checked_momentum
 from .renorm import Statistics, Tensor
-from .schedules import Schedule, ScheduleLike, as_schedule, by_name
+from .schedules import ScheduleLike, as_schedule, by_name
 from .training_step import Settings, training_step
 
 
@@ -182,7 +182,7 @@ class BatchRenormalization(MovingNorm):
         """Momentum of the statistics that r and d are computed from."""
         return self.momentum if self.renorm_momentum is None else self.renorm_momentum
 
-    def named_bounds(self) -> tuple[Schedule | str, Schedule | str]:
+    def named_bounds(self) -> tuple[ScheduleLike, ScheduleLike]:
         """Return r_max and d_max, as ``"settling"`` where they follow the layer's momentum."""
         settles = self._correcting_momentum
         return (

@@ -255,10 +255,12 @@ def as_schedule(bound: Any, *, name: str, at_least: float, momentum: float = 0.9
     return bound
 
 
-def by_name(bound: Schedule, *, at_least: float, momentum: float) -> Schedule | str:
+def by_name(bound: Schedule, *, at_least: float, momentum: float) -> ScheduleLike:
     """Return ``"settling"`` for the schedule of that name, so that it follows another momentum.
 
     Any other bound is returned as it is.
     """
-    own = isinstance(bound, Settling) and bound.start_value == at_least
-    return "settling" if own and bound.momentum == momentum else bound
+    if not isinstance(bound, Settling):
+        return bound
+    own = (bound.start_value, bound.momentum) == (at_least, momentum)
+    return "settling" if own else bound

@@ -105,7 +105,7 @@ class Value:
         uses: The calls that read it, each with the slot it fills; a call that reads it twice is
             here twice.
         is_output: Whether the network returns it.
-        extra: The constant channel that the fold gave it beyond its shape, if it did.
+        extra: The constant channels that the fold gave it beyond its shape, if it did.
     """
 
     shape: Shape
@@ -123,16 +123,19 @@ class Value:
 
 @dataclass(frozen=True)
 class Extra:
-    """One more channel of a value, its last, that carries a constant at every position.
+    """More channels of a value that carry a constant at every position.
 
     Attributes:
         axis: The channel axis.
-        constant: What it carries.
-        padded: Whether zero padding has been put around it, so that it carries 0 there.
+        constant: What they carry.
+        blocks: How many there are: one behind each of so many equal blocks of the channels, so
+            that every group of a grouped convolution reads one.
+        padded: Whether zero padding has been put around them, so that they carry 0 there.
     """
 
     axis: int
     constant: float
+    blocks: int = 1
     padded: bool = False
 
 

@@ -28,6 +28,19 @@ from .graph import Shape
 Array = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Constants:
+    """Output channels that carry a constant.
+
+    Attributes:
+        value: What they carry.
+        blocks: How many there are, one behind each of so many equal blocks of the channels.
+    """
+
+    value: float
+    blocks: int
+
+
 @dataclass(frozen=True, eq=False)
 class Linear:
     """A call of a linear layer without its activation, with the affines it has absorbed.
@@ -38,10 +51,11 @@ class Linear:
         name: Name of the layer that is built.
         before: Affine absorbed from its input, exact at every position.
         after: Affine absorbed from its output.
-        widened: Whether it is given one more input channel, which carries a constant.
-        border: The shift, in units of that constant, that it takes from the channel; where it is
-            padded with zeros, the shift is too. None where the channel means nothing to it.
-        gives: The constant of one more output channel; None where there is none.
+        widened: How many more input channels it is given, each behind one of so many equal blocks
+            of its channels; they carry a constant.
+        border: The shift, in units of that constant, that it takes from those channels; where they
+            are padded with zeros, the shift is too. None where they mean nothing to it.
+        gives: More output channels that carry a constant; None where there are none.
     """
 
     layer: keras.Layer
@@ -49,9 +63,9 @@ class Linear:
     name: str
     before: Affine | None = None
     after: Affine | None = None
-    widened: bool = False
+    widened: int = 0
     border: Vector | None = None
-    gives: float | None = None
+    gives: Constants | None = None
 
     @property
     def size(self) -> int:
@@ -64,7 +78,7 @@ class Linear:
         if getattr(self.layer, "lora_enabled", False):
             return True  # the update must be added to the kernel
         affine = self.before is not None or self.after is not None
-        return affine or self.widened or self.gives is not None
+        return affine or bool(self.widened) or self.gives is not None
 
 
 class Kind(abc.ABC):
@@ -97,9 +111,12 @@ class Kind(abc.ABC):
         """Say why a constant input would not give a constant output; empty where it does."""
         return ""
 
-    def widens(self, layer: Any) -> bool:
-        """Whether the layer can be given one more input channel, and one more output channel."""
-        return False
+    def groups(self, layer: Any) -> int:
+        """Return in how many groups the layer reads its channels; more channels go to each.
+
+        Zero where the layer can take and give no more channels.
+        """
+        return 0
 
     def activation(self, layer: Any) -> Any:
         """Return the layer's own activation function, None where it is linear."""
@@ -128,4 +145,4 @@ class Kind(abc.ABC):
 def needs_bias(op: Linear) -> bool:
     """Whether the absorbed affines add something that is not zero."""
     affines = [a for a in (op.before, op.after) if a is not None]
-    return bool(op.gives) or any(a.shifts for a in affines)
+    return bool(op.gives and op.gives.value) or any(a.shifts for a in affines)

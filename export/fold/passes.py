@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from .affine import LARGEST, Affine
 from .cost import FREE, Cost, cost_of
-from .graph import AffineOp, Call, Graph
-from .plan import Plan, Refusal, Rule
+from .graph import AffineOp, Call, Extra, Graph
+from .linear import Linear
+from .plan import REACH, Plan, Refusal, Rule
 from .rules import absorb, activations, branch, commute, merge, opaque
 
 # Who answers for a call: the first rule that matches. Only the last overlaps with others.
@@ -186,15 +188,19 @@ def border_plan(
 ) -> tuple[Plan | None, list[Refusal]]:
     """Find a plan that lets zero-padded layers take a shift from a channel of ones.
 
-    The layer before the norm gives one more channel that carries 1. What pads its input with zeros
-    pads that channel too, so a row of its kernel that reads it adds the shift exactly where the
-    shift was.
+    The layer before the norm gives one more channel that carries 1, one a group where grouped
+    convolutions follow. What pads its input with zeros pads that channel too, so a row of its
+    kernel that reads it adds the shift exactly where the shift was.
     """
     affine: Affine = seeds[0].op.affine
+    blocks = _groups_behind(seeds)
+    if blocks == affine.size > 1:
+        refusal = Refusal("the layers behind it read each channel alone, and none could be of ones")
+        return None, [refusal]
     refusals = []
     for way in (Way(forward=affine), Way(stays=affine.scale_only, forward=affine.shift_only)):
         plan = Plan(graph, RULES, copy_budget)
-        refusal = _take_from_ones(plan, seeds, way)
+        refusal = _take_from_ones(plan, seeds, way, blocks)
         if refusal is not None:
             refusals.append(refusal)
         elif plan_cost(plan) < FREE:
@@ -202,19 +208,35 @@ def border_plan(
     return None, refusals
 
 
-def _take_from_ones(plan: Plan, seeds: list[Call], way: Way) -> Refusal | None:
+def _take_from_ones(plan: Plan, seeds: list[Call], way: Way, blocks: int) -> Refusal | None:
     assert way.forward is not None
     for call in seeds:
         affine: Affine = call.op.affine
         left = way.stays or Affine.identity(affine.axis, affine.size)
         plan.change(call, dataclasses.replace(call.op, affine=left))
-        extra = plan.rule(call).provide(plan, call, affine.axis, 1.0)
+        extra = plan.rule(call).provide(plan, call, Extra(affine.axis, 1.0, blocks))
         if isinstance(extra, Refusal):
             return extra
         refusal = plan.carry(call.output, way.forward, extra)
         if refusal:
             return refusal
     return None
+
+
+def _groups_behind(seeds: list[Call]) -> int:
+    """Return in how many blocks the linear layers behind a norm read its channels."""
+    groups = 1
+    waiting, seen = [call.output for call in seeds], set(seeds)
+    while waiting and len(seen) < REACH:
+        for user, _ in waiting.pop().uses:
+            if user in seen:
+                continue
+            seen.add(user)
+            if isinstance(user.op, Linear):
+                groups = math.lcm(groups, user.op.kind.groups(user.op.layer) or 1)
+            else:
+                waiting += user.outputs
+    return groups
 
 
 def map_plan(

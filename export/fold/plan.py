@@ -128,26 +128,27 @@ class Plan:
                 return refusal
         return None
 
-    def provide(self, value: Value, axis: int, fill: float, reader: Call) -> Extra | Refusal:
-        """Plan that ``value`` has one more channel, its last, that carries a constant.
+    def provide(self, value: Value, wanted: Extra, reader: Call) -> Extra | Refusal:
+        """Plan that ``value`` has more channels, which carry a constant.
 
         Args:
             value: The value to widen.
-            axis: Its channel axis.
-            fill: 1 for any constant but 0, 0 for 0.
-            reader: The call that asks; every other call that reads the value ignores the channel.
+            wanted: The channels; a constant of 1 stands for any but 0.
+            reader: The call that asks; every other call that reads the value ignores the channels.
 
         Returns:
-            The channel, or the refusal.
+            The channels, or the refusal.
         """
         known = self.extra(value)
         if known is not None:
-            fits = known.axis == axis and bool(known.constant) == bool(fill)
-            return known if fits else Refusal("it already has another constant channel")
+            fits = (known.axis, known.blocks) == (wanted.axis, wanted.blocks)
+            if fits and bool(known.constant) == bool(wanted.constant):
+                return known
+            return Refusal("it already has another constant channel")
         refusal = self._step(value)
         if refusal:
             return refusal
-        extra = self.rule(value.producer).provide(self, value.producer, axis, fill)
+        extra = self.rule(value.producer).provide(self, value.producer, wanted)
         if isinstance(extra, Refusal):
             return extra
         self.extras[value] = extra
@@ -161,7 +162,7 @@ class Plan:
         return extra
 
     def ignore(self, value: Value, extra: Extra) -> Refusal | None:
-        """Plan that ``value`` has one more channel, which nobody uses."""
+        """Plan that ``value`` has more channels, which nobody uses."""
         if self.extra(value) is not None:
             return None
         refusal = self._step(value)
@@ -171,9 +172,9 @@ class Plan:
         return refusal
 
     def carry(self, value: Value, affine: Affine, extra: Extra) -> Refusal | None:
-        """Plan that ``value`` is ``affine(v')`` and that ``v'`` has one more, constant channel.
+        """Plan that ``value`` is ``affine(v')`` and that ``v'`` has more, constant channels.
 
-        Whoever reads it may take the shift from that channel, so that zero padding reaches both
+        Whoever reads it may take the shift from those channels, so that zero padding reaches both
         alike.
         """
         known = self._enter(value, "forward", affine)
@@ -187,7 +188,7 @@ class Plan:
         return None
 
     def extra(self, value: Value) -> Extra | None:
-        """Return the constant channel of a value as things are planned."""
+        """Return the constant channels of a value as things are planned."""
         return self.extras.get(value, value.extra)
 
     def first(self, ways: Iterable[Callable[[], Refusal | None]]) -> Refusal | None:
@@ -331,22 +332,21 @@ class Rule(abc.ABC):
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         """Plan that the call is given ``x'`` in a slot where it was given ``x = affine(x')``."""
 
-    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
-        """Plan that the call's output has one more channel, its last, that carries a constant.
+    def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
+        """Plan that the call's output has more channels, which carry a constant.
 
         Args:
             plan: The plan.
             call: The call.
-            axis: Channel axis of the output.
-            fill: 1 for any constant but 0, 0 for 0.
+            wanted: The channels of the output; a constant of 1 stands for any but 0.
 
         Returns:
-            The channel, or the refusal.
+            The channels, or the refusal.
         """
         return Refusal(f"{call.name!r} cannot provide a constant channel")
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
-        """Plan that the call is given one more channel in a slot, and computes what it did."""
+        """Plan that the call is given more channels in a slot, and computes what it did."""
         return Refusal(f"{call.name!r} cannot ignore an additional channel")
 
     def carry(

@@ -49,21 +49,47 @@ def finish(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
     Args:
         op: What the kernel is of.
         kernel: The kernel with the affine before it absorbed.
-        fan_in: Axis of its input channels.
+        fan_in: Axis of its input channels, of one group.
         out: Axis of its output channels.
     """
     if op.widened:
-        row = np.zeros_like(np.take(kernel, [0], axis=fan_in))
-        if op.border is not None:
-            original = kernel_of(op.layer)
-            shifted = original * along(op.border, fan_in, kernel.ndim)
-            row = shifted.sum(axis=fan_in, keepdims=True)
-        kernel = np.concatenate([kernel, row], axis=fan_in)
+        kernel = _with_rows(op, kernel, fan_in, out)
     if op.after is not None:
         kernel = kernel * along(op.after.scale, out, kernel.ndim)
     if op.gives is not None:
-        kernel = np.concatenate([kernel, np.zeros_like(np.take(kernel, [0], axis=out))], axis=out)
+        columns = _in_blocks(kernel, out, op.gives.blocks)
+        zeros = np.zeros_like(columns[..., :1])
+        kernel = _out_of_blocks(np.concatenate([columns, zeros], axis=-1), out)
     return kernel
+
+
+def _with_rows(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
+    """Put the rows to a kernel that read the channels that carry a constant."""
+    layer: Any = op.layer
+    groups = op.kind.groups(layer)
+    blocks = op.widened // groups
+    rows = _in_blocks(kernel, fan_in, blocks)
+    read_there = np.zeros_like(rows[..., :1])
+    if op.border is not None:
+        # Input channel i of group g is g*fan_in + i, the outputs of a group lie side by side.
+        shift = op.border.reshape(groups, -1)
+        shift = np.repeat(shift, kernel.shape[out] // groups, axis=0)
+        shift = shift if out % kernel.ndim < fan_in % kernel.ndim else shift.T
+        read_there = _in_blocks(kernel_of(layer) * shift, fan_in, blocks).sum(-1, keepdims=True)
+    return _out_of_blocks(np.concatenate([rows, read_there], axis=-1), fan_in)
+
+
+def _in_blocks(array: Array, axis: int, blocks: int) -> Array:
+    """Split an axis into equal blocks: it counts the blocks, a new last axis what is in one."""
+    moved = np.moveaxis(array, axis, -1)
+    split = moved.reshape(*moved.shape[:-1], blocks, -1)
+    return np.moveaxis(split, -2, axis - 1 if axis < 0 else axis)
+
+
+def _out_of_blocks(array: Array, axis: int) -> Array:
+    """Undo `_in_blocks`."""
+    split = np.moveaxis(array, axis - 1 if axis < 0 else axis, -2)
+    return np.moveaxis(split.reshape(*split.shape[:-2], -1), -1, axis)
 
 
 def wide_bias(op: Linear, shift: Array | None) -> Array:
@@ -71,7 +97,10 @@ def wide_bias(op: Linear, shift: Array | None) -> Array:
     layer: Any = op.layer
     size = op.kind.sizes(layer)[1]  # type: ignore[attr-defined]
     bias = bias_of(layer, size, shift, op.after)
-    return bias if op.gives is None else np.append(bias, op.gives)
+    if op.gives is None:
+        return bias
+    blocks = bias.reshape(op.gives.blocks, -1)
+    return np.pad(blocks, ((0, 0), (0, 1)), constant_values=op.gives.value).reshape(-1)
 
 
 class ChannelKind(Kind):

@@ -22,12 +22,12 @@ class ConvKind(ChannelKind):
     def borders(self, layer: Any, shape: Shape) -> str:
         return zero_padding(layer, shape)
 
-    def widens(self, layer: Any) -> bool:
-        return bool(layer.groups == 1)
+    def groups(self, layer: Any) -> int:
+        return int(layer.groups)
 
     def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
         super().adapt(config, op, activation)
-        config["filters"] += op.gives is not None
+        config["filters"] += op.gives.blocks if op.gives else 0
 
     def arrays(self, op: Linear) -> list[Array]:
         layer: Any = op.layer
@@ -55,12 +55,12 @@ class ConvTransposeKind(ChannelKind):
     def channels_last(self, kernel: Array) -> Array:
         return super().channels_last(np.moveaxis(kernel, -2, -1))
 
-    def widens(self, layer: Any) -> bool:
-        return True
+    def groups(self, layer: Any) -> int:
+        return 1
 
     def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
         super().adapt(config, op, activation)
-        config["filters"] += op.gives is not None
+        config["filters"] += op.gives.blocks if op.gives else 0
 
     def borders(self, layer: Any, shape: Shape) -> str:
         if math.prod(layer.kernel_size) * math.prod(layer.strides) == 1:

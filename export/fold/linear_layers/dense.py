@@ -19,12 +19,12 @@ class DenseKind(ChannelKind):
         fan_in, units = layer.kernel.shape
         return fan_in, units
 
-    def widens(self, layer: Any) -> bool:
-        return True
+    def groups(self, layer: Any) -> int:
+        return 1
 
     def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
         super().adapt(config, op, activation)
-        config["units"] += op.gives is not None
+        config["units"] += op.gives.blocks if op.gives else 0
 
     def arrays(self, op: Linear) -> list[Array]:
         kernel = kernel_of(op.layer)

@@ -21,7 +21,7 @@ import numpy as np
 from ..affine import Affine
 from ..build import response
 from ..graph import AffineOp, Call, Extra, MapOp
-from ..linear import Linear
+from ..linear import Constants, Linear
 from ..plan import Plan, Refusal, Rule
 
 
@@ -56,29 +56,30 @@ class Absorb(Rule):
         plan.change(call, dataclasses.replace(op, before=before))
         return None
 
-    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+    def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
         op: Linear = plan.op(call)
-        fits = axis in op.kind.outputs(op.layer, call.output.rank)
-        if op.gives is not None or not fits or not op.kind.widens(op.layer):
-            return super().provide(plan, call, axis, fill)
-        plan.change(call, dataclasses.replace(op, gives=fill))
-        return Extra(axis, fill)
+        channels = op.kind.outputs(op.layer, call.output.rank)
+        if op.gives is not None or not _takes(op, channels, wanted):
+            return super().provide(plan, call, wanted)
+        gives = Constants(wanted.constant, wanted.blocks)
+        plan.change(call, dataclasses.replace(op, gives=gives))
+        return wanted
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         op: Linear = plan.op(call)
-        fits = extra.axis in op.kind.inputs(op.layer, call.inputs[slot].rank)
-        if op.widened or not fits or not op.kind.widens(op.layer):
+        channels = op.kind.inputs(op.layer, call.inputs[slot].rank)
+        if op.widened or not _takes(op, channels, extra):
             return super().ignore(plan, call, slot, extra)
-        plan.change(call, dataclasses.replace(op, widened=True))
+        plan.change(call, dataclasses.replace(op, widened=extra.blocks))
         return None
 
     def carry(
         self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
     ) -> Refusal | None:
-        """Take the shift as a row of the kernel that reads the constant: ``sum_c W_c·t_c``.
+        """Take the shift as rows of the kernel that read the constant: ``sum_c W_c·t_c``.
 
-        Zero padding then reaches that channel as it reaches the others, so every position sees
-        what it saw before.
+        Zero padding then reaches those channels as it reaches the others, so every position sees
+        what it saw before. A row sums over the block of channels in front of it.
         """
         op: Linear = plan.op(call)
         if not extra.padded and self.forward(plan, call, slot, affine) is None:
@@ -119,6 +120,12 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
     constant = response(alone, call.inputs[slot].shape[1:])
     plan.maps.append((call, MapOp(constant, seed.name, seed.norms)))
     return None
+
+
+def _takes(op: Linear, channels: dict[int, int], extra: Extra) -> bool:
+    """Whether constant channels fit between the channels of each group of a layer."""
+    groups, size = op.kind.groups(op.layer), channels.get(extra.axis)
+    return bool(groups and size) and extra.blocks % groups == 0 and size % extra.blocks == 0
 
 
 def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> Affine | None:

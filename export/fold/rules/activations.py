@@ -87,14 +87,14 @@ class Activation(Rule):
             shift = np.where(constant, _evaluate(call, affine.shift), 0.0)
         return plan.forward(call.output, dataclasses.replace(affine, shift=shift))
 
-    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+    def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
         if not _properties(call).elementwise:
-            return super().provide(plan, call, axis, fill)
-        extra = plan.provide(call.inputs[0], axis, fill, call)
+            return super().provide(plan, call, wanted)
+        extra = plan.provide(call.inputs[0], wanted, call)
         if isinstance(extra, Refusal):
             return extra
         result = _through(call, extra)
-        if bool(result.constant) == bool(fill) and np.isfinite(result.constant):
+        if bool(result.constant) == bool(wanted.constant) and np.isfinite(result.constant):
             return result
         return Refusal(f"{call.name!r} turns the constant channel into {result.constant:g}")
 
@@ -131,7 +131,7 @@ def _refuses(call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None
 def _through(call: Call, extra: Extra) -> Extra:
     """Return the constant channel behind the activation."""
     (constant,) = _evaluate(call, np.array([extra.constant]))
-    return Extra(extra.axis, float(constant), extra.padded)
+    return dataclasses.replace(extra, constant=float(constant))
 
 
 def _evaluate(call: Call, x: np.ndarray) -> np.ndarray:

@@ -124,17 +124,18 @@ class Add(_Join):
         carriers = [*_by_readers(call, others), None] if affine.shifts else [None]
         return plan.first([partial(spread, carrier) for carrier in carriers])
 
-    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
+    def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
         """The first branch provides the constant, the others 0."""
         if _twice(call) or not _alike(call):
-            return super().provide(plan, call, axis, fill)
+            return super().provide(plan, call, wanted)
         total = 0.0
         for slot, value in enumerate(call.inputs):
-            extra = plan.provide(value, axis, 0.0 if slot else fill, call)
+            part = replace(wanted, constant=0.0) if slot else wanted
+            extra = plan.provide(value, part, call)
             if isinstance(extra, Refusal):
                 return extra
             total += self._weight(call, slot) * extra.constant
-        return Extra(axis, total)
+        return replace(wanted, constant=total)
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         if _twice(call) or not _alike(call):
@@ -142,10 +143,10 @@ class Add(_Join):
         total = self._weight(call, slot) * extra.constant
         for i, value in enumerate(call.inputs):
             if i != slot:
-                other = plan.provide(value, extra.axis, 0.0, call)
+                other = plan.provide(value, Extra(extra.axis, 0.0, extra.blocks), call)
                 if isinstance(other, Refusal):
                     return other
-        return plan.ignore(call.output, Extra(extra.axis, total, extra.padded))
+        return plan.ignore(call.output, replace(extra, constant=total))
 
     @staticmethod
     def _weight(call: Call, slot: int) -> float:

@@ -47,14 +47,15 @@ class _Passing(Rule):
     # Whether the layer acts on a sum as on its terms, so that a shift may differ by position.
     is_linear = True
 
-    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
-        inner = next(
-            (a for a in range(call.inputs[0].rank) if self.axis_out(call, a) == axis), None
-        )
-        if inner is None or (fill and not self.constant_passes):
-            return super().provide(plan, call, axis, fill)
-        extra = plan.provide(call.inputs[0], inner, fill, call)
-        return extra if isinstance(extra, Refusal) else dataclasses.replace(extra, axis=axis)
+    def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
+        axes = range(call.inputs[0].rank)
+        inner = next((a for a in axes if self.axis_out(call, a) == wanted.axis), None)
+        if inner is None or (wanted.constant and not self.constant_passes):
+            return super().provide(plan, call, wanted)
+        extra = plan.provide(call.inputs[0], dataclasses.replace(wanted, axis=inner), call)
+        if isinstance(extra, Refusal):
+            return extra
+        return dataclasses.replace(extra, axis=wanted.axis)
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         axis = self.axis_out(call, extra.axis)
@@ -74,7 +75,7 @@ class _Passing(Rule):
         if axis is None or (extra.padded and not self.is_linear):
             return super().carry(plan, call, slot, affine, extra)
         padded = extra.padded or not self.constant_passes
-        return plan.carry(call.output, moved, Extra(axis, extra.constant, padded))
+        return plan.carry(call.output, moved, dataclasses.replace(extra, axis=axis, padded=padded))
 
     def axis_out(self, call: Call, axis: int) -> int | None:
         """Return where an axis of the input is in the output if one entry more there is one more.

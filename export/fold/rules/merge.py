@@ -41,24 +41,26 @@ class Merge(Rule):
             return _other_axis(call, affine)
         return self._become(plan, call, mine.after(affine, known=True))
 
-    def provide(self, plan: Plan, call: Call, axis: int, fill: float) -> Extra | Refusal:
-        if plan.op(call).affine.axis != axis:
-            return super().provide(plan, call, axis, fill)
-        extra = plan.provide(call.inputs[0], axis, fill, call)
+    def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
+        if plan.op(call).affine.axis != wanted.axis:
+            return super().provide(plan, call, wanted)
+        extra = plan.provide(call.inputs[0], wanted, call)
         if not isinstance(extra, Refusal):
-            self._widen(plan, call)
+            self._widen(plan, call, extra.blocks)
         return extra
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
         if plan.op(call).affine.axis != extra.axis:
             return super().ignore(plan, call, slot, extra)
-        self._widen(plan, call)
+        self._widen(plan, call, extra.blocks)
         return plan.ignore(call.output, extra)
 
-    def _widen(self, plan: Plan, call: Call) -> None:
-        """Let the constant channel through as it is."""
+    def _widen(self, plan: Plan, call: Call, blocks: int) -> None:
+        """Let the constant channels through as they are."""
         affine = plan.op(call).affine
-        self._become(plan, call, join([affine, Affine.identity(affine.axis, 1)]))
+        parts = affine.split([affine.size // blocks] * blocks)
+        one = Affine.identity(affine.axis, 1)
+        self._become(plan, call, join([part for block in parts for part in (block, one)]))
 
     @staticmethod
     def _become(plan: Plan, call: Call, affine: Affine) -> None:

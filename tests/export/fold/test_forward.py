@@ -91,6 +91,46 @@ def test_conv1d_and_conv3d_at_borders(folded):
     assert folded(three).report.remaining_ops == 0
 
 
+GROUPED = {
+    "grouped": (1, lambda: [kl.Conv2D(9, 3, groups=3, padding="same")]),
+    "strided": (1, lambda: [kl.Conv2D(6, 3, groups=3, strides=2, padding="same")]),
+    "from groups": (3, lambda: [kl.Conv2D(6, 3, groups=3, padding="same")]),
+    "from fewer groups": (2, lambda: [kl.Conv2D(8, 3, groups=4, padding="same")]),
+    "pooled": (1, lambda: [kl.AveragePooling2D(2), kl.Conv2D(6, 2, groups=3, padding="same")]),
+    "padding apart": (1, lambda: [kl.ZeroPadding2D(1), kl.Conv2D(6, 3, groups=3)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_every_group_reads_its_own_channel_of_ones(name, folded):
+    groups, after = GROUPED[name]
+    model = chain((8, 9, 6), kl.Conv2D(12, 3, groups=groups, activation="relu"), NORM(), *after())
+    result = folded(model, positive=True)
+    assert result.report.remaining_ops == 0
+    assert kinds(result.model) == [k for k in kinds(model) if k != "BatchNormalization"]
+
+
+def test_readers_of_unlike_groups_share_the_channels_of_ones(folded):
+    x = keras.Input((7, 8, 3))
+    y = NORM()(kl.Conv2D(12, 3, activation="relu")(x))
+    z = NORM()(kl.Add()([y, kl.Conv2D(12, 3)(x)]))
+    outputs = [
+        kl.Conv2D(6, 3, groups=2, padding="same")(z),
+        kl.Conv2D(6, 3, groups=3, padding="same")(y),
+        kl.Conv2DTranspose(3, 3, padding="same")(y),
+        kl.Dense(2)(kl.GlobalAveragePooling2D()(y)),
+    ]
+    model = keras.Model(x, outputs)
+    assert folded(model, positive=True).report.remaining_ops == 0
+
+
+def test_groups_of_one_channel_leave_one_add(folded):
+    """Each would need a channel of ones of its own: twice the work for what one ADD does."""
+    layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.Conv2D(4, 3, groups=4, padding="same")]
+    (record,) = folded(chain((8, 8, 3), *layers)).report.records
+    assert record.remaining_ops == ("ADD",)
+
+
 def test_depthwise_at_a_border_leaves_one_add(folded):
     """A depthwise kernel sees one channel only: nothing can tell it where the border is."""
     layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.DepthwiseConv2D(3, padding="same")]

@@ -26,6 +26,7 @@ from .fold import (
     values_of_inputs,
 )
 from .formats.format_table import needs_calibration
+from .input_norms import with_input_norms
 from .network.write import build_network
 from .notes import notes_on_model
 from .number_limits import refuse_weights
@@ -57,6 +58,7 @@ def export_model(
     equalize: str = ExportOptions.equalize,
     keep_float: Sequence[str] = ExportOptions.keep_float,
     keep_int16: Sequence[str] = ExportOptions.keep_int16,
+    input_norms: str = ExportOptions.input_norms,
     allow_flex: bool = ExportOptions.allow_flex,
     labels: Sequence[str] = ExportOptions.labels,
     preprocessing: Preprocessing | None = ExportOptions.preprocessing,
@@ -96,6 +98,9 @@ def export_model(
             patterns (`conv*`).
         keep_int16: Layers to which int8 files give activations of 16 bits; ONNX files need opset 21
             for it.
+        input_norms: What becomes of norms that read an input: `fold`, `keep`, or `auto`: kept in
+            front of quantized and float16 files where that raises the measured signal-to-noise
+            ratio by 3 dB, on real samples, else on samples that the norms' statistics describe.
         allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
         labels: Names of the classes, kept as metadata.
         preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
@@ -120,6 +125,7 @@ def export_model(
         equalize=equalize,
         keep_float=tuple(keep_float),
         keep_int16=tuple(keep_int16),
+        input_norms=input_norms,
         calibration_samples=calibration_samples,
         allow_flex=allow_flex,
         labels=tuple(labels),
@@ -209,11 +215,16 @@ def _prepare(
         prepared = prepare(model, shapes)
         model = prepared.model
     with step("model", "fold"):
-        folded = fold(model)
-    refuse_weights(folded.model, options.precisions)
+        folded = fold(model, keep_input_norms=options.input_norms == "keep")
     signature = _public_signature(model, folded.model)
     batch_size, batch_notes = _batch_size(model, options.batch_size)
     values = values_of_inputs(model)
+    with_norms = None
+    if options.input_norms == "auto" and trained is None and set(options.precisions) != {"float32"}:
+        with step("model", "norms of inputs"):
+            with_norms = with_input_norms(model, folded, signature, values)
+    left = with_norms.names if with_norms else folded.report.input_norms
+    refuse_weights((with_norms or folded).model, options.precisions, left)
     stream = Stream(model, signature, prepared.states)
     samples = _calibration(options, calibration, stream, values) if needing else None
     real = None
@@ -234,12 +245,13 @@ def _prepare(
         options=options,
     )
     variants = Variants(
-        folded.model,
+        folded,
         signature,
         _judges(samples, real),
         batch_size=batch_size,
         equalize=options.equalize,
         trained=trained,
+        with_norms=with_norms,
     )
     return ExportRun(
         model=model,

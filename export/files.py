@@ -14,10 +14,13 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
+from ..errors import UserError
 from ..files import hash_folder, sha256
+from ..runtimes.base import ArtifactError
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
 from .formats.freeze import FrozenGraph
@@ -30,7 +33,7 @@ from .provenance import Provenance
 from .quantization.calibration import RANDOM_COST, Calibration
 from .quantization.quantizer_choices import QuantizerChoices, choices_for
 from .quantization.recipe import Recipe
-from .variants import Variant, Variants, choice_note, choose
+from .variants import Ratios, Variant, Variants, choice_notes, choose
 
 _NOT_EQUALIZED = (
     "nothing was equalized: no linear layer is followed by another with only relu, pooling or "
@@ -81,35 +84,71 @@ class ArtifactWriter:
 
     def _best(self, format_name: str, precision: str, folder: Path) -> tuple[Variant, Artifact]:
         """Write a file from every variant and keep the one with the least noise."""
-        with self.step("model", "equalize"):
-            variants = self.variants.for_precision(precision)
-        if len(variants) == 1:
-            artifact = self._convert(format_name, precision, variants[0], folder)
-            if self._options.equalize == "always" and not variants[0].name:
-                artifact = dataclasses.replace(artifact, notes=(*artifact.notes, _NOT_EQUALIZED))
-            return variants[0], artifact
-        tried: list[tuple[Variant, float]] = []
+        bases = self.variants.bases(precision)
         made: dict[str, tuple[Artifact, Path]] = {}
-        for index, variant in enumerate(variants):
-            place = folder / f".variant-{index}"
-            place.mkdir()
-            artifact = self._convert(format_name, precision, variant, place)
-            with self.step(artifact.file, "judge"):
-                tried.append((variant, self.variants.judge(artifact, place)))
-            made[variant.name] = (artifact, place)
-        chosen = choose(tried)
+        tried = self._tried(bases, made, format_name, precision, folder) if len(bases) > 1 else []
+        base = choose(tried) if tried else bases[0]
+        with self.step("model", "equalize"):
+            others = self.variants.equalized(base, precision)
+        always = self.variants.equalizes_always
+        if not tried and not others:
+            artifact = self._convert(format_name, precision, base, folder)
+            if always:
+                artifact = dataclasses.replace(artifact, notes=(*artifact.notes, _NOT_EQUALIZED))
+            return base, artifact
+        candidates = others if always and others else (base, *others)
+        left = [variant for variant in candidates if variant.name not in made]
+        tried += self._tried(left, made, format_name, precision, folder)
+        chosen = choose([pair for pair in tried if pair[0] in candidates])
         artifact, place = made[chosen.name]
         os.replace(place / artifact.file, folder / artifact.file)
         for _, place in made.values():
             shutil.rmtree(place)
-        if not chosen.name:
-            return chosen, artifact
-        network = folder / f"network.{chosen.name}.npz"
+        return chosen, self._with_network(artifact, chosen, choice_notes(tried, chosen), folder)
+
+    def _tried(
+        self,
+        variants: Sequence[Variant],
+        made: dict[str, tuple[Artifact, Path]],
+        format_name: str,
+        precision: str,
+        folder: Path,
+    ) -> Ratios:
+        """Write and judge the files of variants, each in a folder of its own, entered in `made`.
+
+        Raises:
+            UserError: None can be made.
+        """
+        tried: Ratios = []
+        refusals: list[UserError] = []
+        for variant in variants:
+            place = folder / f".{variant.name or 'folded'}"
+            place.mkdir()
+            try:
+                artifact = self._convert(format_name, precision, variant, place)
+                with self.step(artifact.file, "judge"):
+                    tried.append((variant, self.variants.judge(artifact, place)))
+            except UserError as refusal:
+                shutil.rmtree(place)
+                refusals.append(refusal)
+                continue
+            made[variant.name] = (artifact, place)
+        if not made:
+            raise refusals[0]
+        return tried
+
+    @staticmethod
+    def _with_network(
+        artifact: Artifact, variant: Variant, notes: tuple[str, ...], folder: Path
+    ) -> Artifact:
+        """Return an artifact with the network that it was made from beside it."""
+        artifact = dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
+        if not variant.name:
+            return artifact
+        network = folder / f"network.{variant.name}.npz"
         if not network.exists():
-            write_network(chosen.model, network)
-        note = choice_note(tried, chosen)
-        record = FileRecord.of(network)
-        return chosen, dataclasses.replace(artifact, notes=(*artifact.notes, note), network=record)
+            write_network(variant.model, network)
+        return dataclasses.replace(artifact, network=FileRecord.of(network))
 
     def _cost_of_random(self, artifact: Artifact, variant: Variant, folder: Path) -> str:
         """Say what random ranges cost: on the user's own samples where there are any."""
@@ -143,20 +182,32 @@ class ArtifactWriter:
             self.provenance.metadata(precision),
             self.calibration if self._calibrates(format_name, precision) else None,
             self.variants.integers(precision),
-            self._choices(precision, graph),
+            self._choices(precision, graph, variant),
+            variant.float_layers,
         )
         with self.step(path.name, "convert"):
             file_format.write(job, path)
         with self.step(path.name, "validate"):
-            contents = file_format.validate(path, job)
+            try:
+                contents = file_format.validate(path, job)
+            except ArtifactError as error:
+                raise UserError(
+                    f"The converter wrote a file that does not load: {error} Ranges too unlike for "
+                    f"{precision} do that: keep norms of inputs in front (input_norms='keep', "
+                    "--input-norms keep), or export another precision."
+                ) from error
         artifact = _described(path, format_name, job, contents)
         return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
 
-    def _choices(self, precision: str, graph: FrozenGraph) -> QuantizerChoices | None:
+    def _choices(
+        self, precision: str, graph: FrozenGraph, variant: Variant
+    ) -> QuantizerChoices | None:
         """Return what the quantizer is told; None where it decides everything."""
         if precision not in MIXED:
             return None
-        return choices_for(self._recipe, graph.layer_names, graph.output_layers)
+        return choices_for(
+            self._recipe, graph.layer_names, graph.output_layers, variant.float_layers
+        )
 
     @property
     def _recipe(self) -> Recipe:

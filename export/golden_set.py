@@ -45,6 +45,7 @@ from .signature import Signature, built_for
 FILE_NAME = "golden.npz"
 Arrays = Mapping[str, np.ndarray]
 
+_UNLIKE = 10.0  # ratio of ranges beyond which channels are features of their own
 MOST_REAL, _RANDOM = 16, 8  # samples; border adds four, extreme, denormal and nonfinite two each
 _BATCH = 8  # samples evaluated at a time, so that memory stays flat
 _SAME = 1e-4  # relative difference that rounding stays below, in layers that have float32 only too
@@ -231,7 +232,7 @@ def _synthetic(
         values = values.within(real)
         random = values.random(generator, _RANDOM)
     else:
-        random = generator.uniform(real.min(), real.max(), (_RANDOM, *shape))
+        random = generator.uniform(*_range(real), (_RANDOM, *shape))
         random = np.where(values.whole, values.random(generator, _RANDOM), random)
         size = float(np.abs(real).max()) or 1.0
     extreme = np.stack([random[0] * 1e-3, random[1] * 10])
@@ -241,6 +242,19 @@ def _synthetic(
         (BORDER, np.where(values.whole, values.fit(_borders(shape)), size * _borders(shape))),
         (EXTREME, np.where(values.whole, values.fit(ends), extreme)),
     ]
+
+
+def _range(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the greatest real value, of each channel where channels differ much.
+
+    A value that is usual for one raw feature can be a million standard deviations of another.
+    """
+    inner = tuple(range(max(1, real.ndim - 1)))
+    low, high = real.min(axis=inner), real.max(axis=inner)
+    sizes = np.atleast_1d(high - low)
+    if sizes.max() > _UNLIKE * sizes.min(initial=np.inf, where=sizes > 0):
+        return low, high
+    return real.min(), real.max()
 
 
 def _unusual(values: InputValues, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -18,12 +18,15 @@ _LARGEST_QUANTIZED = 2.0**63
 _BATCH = 4  # samples; all activations of so many are held at a time
 
 
-def refuse_weights(model: keras.Model, precisions: Sequence[str]) -> None:
+def refuse_weights(
+    model: keras.Model, precisions: Sequence[str], exact: Collection[str] = ()
+) -> None:
     """Refuse weights that are no numbers, or that a precision asked for cannot hold.
 
     Args:
         model: The folded model.
         precisions: Those of the files to write.
+        exact: Layers that compute in float32 in every precision.
 
     Raises:
         UserError: A weight is NaN or infinite, or too large; the message names it.
@@ -40,7 +43,7 @@ def refuse_weights(model: keras.Model, precisions: Sequence[str]) -> None:
                 f"{weight.path!r} are NaN or infinite. Export a model from before its training "
                 "diverged."
             )
-        largest = float(np.abs(values).max())
+        largest = float(np.abs(values).max()) if _layer_of(weight) not in exact else 0.0
         if quantized and largest > _LARGEST_QUANTIZED:
             raise UserError(
                 f"{quantized[0]} cannot scale weights beyond {_LARGEST_QUANTIZED:.0e}. Received: "
@@ -54,8 +57,17 @@ def refuse_weights(model: keras.Model, precisions: Sequence[str]) -> None:
             )
 
 
+def _layer_of(weight: keras.Variable) -> str:
+    path: str = weight.path
+    return path.rpartition("/")[0]
+
+
 def activations_beyond_half(
-    model: keras.Model, names: Sequence[str], samples: Mapping[str, np.ndarray]
+    model: keras.Model,
+    names: Sequence[str],
+    samples: Mapping[str, np.ndarray],
+    *,
+    exact: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Say which layers give numbers that half precision cannot hold.
 
@@ -63,11 +75,16 @@ def activations_beyond_half(
         model: The folded model, functional.
         names: Its inputs as the samples name them, in order.
         samples: Finite samples by input name.
+        exact: Layers that compute in float32 whatever the runtime does.
 
     Returns:
         A sentence, or none.
     """
-    layers = [layer for layer in model.layers if len(layer._inbound_nodes) == 1]
+    layers = [
+        layer
+        for layer in model.layers
+        if len(layer._inbound_nodes) == 1 and layer.name not in exact
+    ]
     outputs = {
         layer.name: [t for t in keras.tree.flatten(layer.output) if "float" in str(t.dtype)]
         for layer in layers

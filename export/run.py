@@ -75,9 +75,10 @@ class ExportRun:
         """Write every file into `folder`, the manifest last."""
         files = self.writer.provenance.options.files
         artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
-        beyond = self._beyond_half() if any(a.precision == "float16" for a in artifacts) else ()
         noted = [
-            dataclasses.replace(a, notes=(*a.notes, *beyond)) if a.precision == "float16" else a
+            dataclasses.replace(a, notes=(*a.notes, *self._beyond_half(a)))
+            if a.precision == "float16"
+            else a
             for a in artifacts
         ]
         return self.complete(folder, lambda _: noted)
@@ -154,14 +155,17 @@ class ExportRun:
         manifest.write(folder)
         return manifest
 
-    def _beyond_half(self) -> tuple[str, ...]:
+    def _beyond_half(self, artifact: Artifact) -> tuple[str, ...]:
         """Say which activations half precision cannot hold, on the samples that are typical."""
+        variant = self.writer.variants.of(artifact)
+        inputs = [tensor.name for tensor in self.signature.inputs]
         _, typical = typical_samples(np.array(self.samples.kind))
         with self.writer.step("model", "ranges"):
             return activations_beyond_half(
-                self.folded.model,
-                [tensor.name for tensor in self.signature.inputs],
+                variant.model,
+                inputs,
                 {name: values[typical] for name, values in self.samples.inputs.items()},
+                exact=[*inputs, *variant.float_layers] if variant.float_layers else (),
             )
 
     def _trained_integers(self) -> dict[str, np.ndarray]:

@@ -49,12 +49,14 @@ class AffineOp:
         name: Name of the layer it becomes if it stays.
         norms: Names of the norms whose work it does.
         origin: The norm's layer; calls of one norm have the same.
+        stays: Whether it is not to be folded.
     """
 
     affine: Affine
     name: str
     norms: tuple[str, ...]
     origin: Any = None
+    stays: bool = False
 
 
 @dataclass(frozen=True, eq=False)

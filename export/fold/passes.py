@@ -172,7 +172,9 @@ class _Passes:
         op: AffineOp = seeds[0].op
         if self.most_steps is not None and len(steps) >= self.most_steps:
             return
-        if op.norms in self.banned or any(call.op.affine.is_identity for call in seeds):
+        if op.stays or op.norms in self.banned:
+            return
+        if any(call.op.affine.is_identity for call in seeds):
             return
         plan, refusals = planner(self.graph, seeds, self.copy_budget)
         self.outcome.refusals.setdefault(op.name, refusals)
@@ -195,8 +197,8 @@ def border_plan(
     affine: Affine = seeds[0].op.affine
     blocks = _groups_behind(seeds)
     if blocks == affine.size > 1:
-        refusal = Refusal("the layers behind it read each channel alone, and none could be of ones")
-        return None, [refusal]
+        alone = "the layers behind it read each channel alone, and none could be of ones"
+        return None, [Refusal(alone)]
     refusals = []
     for way in (Way(forward=affine), Way(stays=affine.scale_only, forward=affine.shift_only)):
         plan = Plan(graph, RULES, copy_budget)

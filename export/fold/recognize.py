@@ -14,6 +14,9 @@ from .linear import Linear
 from .linear_layers import find
 from .norms import NotAffineError, is_norm, kept_norm, read_constant, read_norm
 
+#: Why a norm of an input stays where such norms are to be kept.
+INPUT_NORM = "it reads an input of the network, and norms of inputs were to be kept"
+
 
 @dataclass
 class Norm:
@@ -65,7 +68,8 @@ def recognize(
                 )
             elif call.inputs[0] in at_inputs:
                 at_inputs.update(call.outputs)
-                norm.refusal = "it reads an input of the network, and keep_input_norms is set"
+                norm.refusal = INPUT_NORM
+                _norm(call, norm, made, stays=True)
             elif not call.inputs[0].dtype.startswith(("float", "bfloat")):
                 norm.refusal = (
                     f"it reads {call.inputs[0].dtype} and turns it into floating point, which a "
@@ -80,7 +84,7 @@ def recognize(
     return list(norms.values())
 
 
-def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any]) -> None:
+def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any], *, stays: bool = False) -> None:
     """Let a call of a norm be the affine it computes, or note why it is none."""
     op = call.op
     try:
@@ -92,7 +96,7 @@ def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any]) -> None:
     # Calls of one norm share one op, unless scalars were repeated to different channel counts.
     key = (id(op), affine.axis, affine.size)
     if key not in made:
-        made[key] = AffineOp(affine, op.name, (op.name,), op.operation)
+        made[key] = AffineOp(affine, op.name, (op.name,), op.operation, stays)
     _become_affine(call, made[key])
 
 

@@ -11,7 +11,7 @@ from .graph import AffineOp, Graph, MapOp
 from .passes import Outcome
 from .plan import Refusal
 from .ranges import range_growths
-from .recognize import Norm
+from .recognize import INPUT_NORM, Norm
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class FoldReport:
     def remaining_ops(self) -> int:
         """Number of operations that norms leave in an exported file."""
         return sum(len(record.remaining_ops) for record in self.records)
+
+    @property
+    def input_norms(self) -> tuple[str, ...]:
+        """Names of the norms that stay because they read an input."""
+        return tuple(record.name for record in self.records if record.reason == INPUT_NORM)
 
     @property
     def folded(self) -> int:

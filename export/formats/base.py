@@ -33,6 +33,7 @@ class Job:
         calibration: Samples in the layout of the file; None where the precision needs none.
         trained: What the graph stands for where the model was trained in the file's integers.
         choices: What the quantizer is told besides; None where it decides everything.
+        float_layers: Layers that compute in float32 in every precision, where the format can.
     """
 
     graph: FrozenGraph
@@ -42,6 +43,7 @@ class Job:
     calibration: Calibration | None = None
     trained: IntegerModel | None = None
     choices: QuantizerChoices | None = None
+    float_layers: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,10 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
     try:
         converter = precision_named(job.precision).converter
-        data = shared.call(quantize, model.SerializeToString(), converter, samples, job.choices)
+        exact = [n.name for n in model.graph.node if n.name.startswith(_prefixes(job.float_layers))]
+        data = shared.call(
+            quantize, model.SerializeToString(), converter, samples, job.choices, exact
+        )
     except (UserError, DiedError):
         raise
     except Exception as error:  # onnxruntime's tools raise whatever their internals raise
@@ -116,6 +119,11 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
             "Replace the layer that it names or export another precision."
         ) from error
     return canonical(onnx.ModelProto.FromString(data), str)
+
+
+def _prefixes(layers: Sequence[str]) -> tuple[str, ...]:
+    """Return what the names of the operators of layers begin with."""
+    return tuple(f"{layer}/" for layer in layers)
 
 
 def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:

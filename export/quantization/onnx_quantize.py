@@ -40,6 +40,7 @@ def quantize(
     precision: str,
     samples: Sequence[Batch] | None,
     choices: QuantizerChoices | None = None,
+    exact: Sequence[str] = (),
 ) -> bytes:
     """Return a float32 model in another precision.
 
@@ -50,6 +51,7 @@ def quantize(
         precision: `float16`, `dynamic` or `int8`.
         samples: Batches by input name to take ranges from, for `int8`.
         choices: What `int8` is told besides; None where the quantizer decides everything.
+        exact: Names of nodes that compute in float32 in a `float16` file.
 
     Returns:
         A new model, serialized; its inputs and outputs are those of `model`, names, shapes and
@@ -62,6 +64,8 @@ def quantize(
         with _no_advice():
             if choices is not None and precision == "int8":
                 return _int8(path, samples, choices).SerializeToString()
+            if precision == "float16":
+                return _float16(path, exact).SerializeToString()
             return _CONVERSIONS[precision](path, samples).SerializeToString()
 
 
@@ -77,14 +81,44 @@ def _no_advice() -> Iterator[None]:
         root.setLevel(before)
 
 
-def _float16(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
+def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(path)
     for weight in model.graph.initializer:
         _flush_what_half_precision_lacks(weight)
-    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
-    return converted
+    converted: onnx.ModelProto = convert_float_to_float16(
+        model, keep_io_types=True, node_block_list=list(exact)
+    )
+    return _without_detours(converted, exact)
+
+
+def _without_detours(model: onnx.ModelProto, exact: Sequence[str]) -> onnx.ModelProto:
+    """Let nodes that compute in float32 read inputs, and each other, as they are.
+
+    The converter rounds every value to half precision, and casts back where a node wants float32.
+    """
+    nodes = model.graph.node
+    full = {tensor.name for tensor in model.graph.input}
+    full.update(name for node in nodes if node.name in exact for name in node.output)
+    casts = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Cast"}
+    # What such a node gives, the converter names anew and casts under the old name.
+    for node in nodes:
+        if node.name in exact:
+            node.input[:] = [
+                casts[casts[name]] if casts.get(casts.get(name, "")) in full else name
+                for name in node.input
+            ]
+    read = {name for node in nodes for name in node.input}
+    read.update(tensor.name for tensor in model.graph.output)
+    unread = [n for n in nodes if n.op_type == "Cast" and n.output[0] not in read]
+    while unread:
+        for node in unread:
+            nodes.remove(node)
+        read = {name for node in nodes for name in node.input}
+        read.update(tensor.name for tensor in model.graph.output)
+        unread = [n for n in nodes if n.op_type == "Cast" and n.output[0] not in read]
+    return model
 
 
 def _flush_what_half_precision_lacks(weight: onnx.TensorProto) -> None:
@@ -172,7 +206,6 @@ class _Reader(CalibrationDataReader):
 
 
 _CONVERSIONS: dict[str, Callable[[Path, Sequence[Batch] | None], onnx.ModelProto]] = {
-    "float16": _float16,
     "dynamic": _dynamic,
     "int8": _int8,
 }

@@ -19,6 +19,7 @@ class QuantizerChoices:
     Attributes:
         keep_float: Paths of the layers that are computed in float32.
         keep_int16: Paths of the layers with activations of 16 bits.
+        norms: Norms of inputs, which are computed in float32 where the converter left them apart.
         ranges: One of `RANGES`.
         layer_names: Code of a layer in the converter's names, and name of an output, to the layer's
             path; empty where names are readable.
@@ -26,12 +27,13 @@ class QuantizerChoices:
 
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
     ranges: str = "min-max"
     layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def kept_float(self, name: str) -> bool:
         """Tell whether the operator of a name stays in float."""
-        return belongs(self._readable(name), self.keep_float)
+        return belongs(self._readable(name), (*self.keep_float, *self.norms))
 
     def kept_int16(self, name: str) -> bool:
         """Tell whether the operator of a name gets 16-bit activations."""
@@ -44,7 +46,10 @@ class QuantizerChoices:
 
 
 def choices_for(
-    recipe: Recipe, layer_names: Mapping[str, str], outputs: Mapping[str, str]
+    recipe: Recipe,
+    layer_names: Mapping[str, str],
+    outputs: Mapping[str, str],
+    norms: tuple[str, ...] = (),
 ) -> QuantizerChoices | None:
     """Return what a recipe tells the quantizer; None where it tells nothing.
 
@@ -52,14 +57,15 @@ def choices_for(
         recipe: The recipe.
         layer_names: Code of a layer in the converter's names to the layer's path.
         outputs: Name of an output in the converter's names to the path of its layer.
+        norms: Norms of inputs that are computed in float32.
 
     Raises:
         UserError: The recipe names a layer that the network does not have.
     """
-    if not recipe.changes_file:
+    if not recipe.changes_file and not norms:
         return None
     paths = layer_names.values()
     floats = select(recipe.keep_float, paths, "keep_float")
     wide = select(recipe.keep_int16, paths, "keep_int16")
     wide = tuple(path for path in wide if path not in floats)
-    return QuantizerChoices(floats, wide, recipe.ranges, {**layer_names, **outputs})
+    return QuantizerChoices(floats, wide, norms, recipe.ranges, {**layer_names, **outputs})

@@ -124,8 +124,8 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
 
 def _takes(op: Linear, channels: dict[int, int], extra: Extra) -> bool:
     """Whether constant channels fit between the channels of each group of a layer."""
-    groups, size = op.kind.groups(op.layer), channels.get(extra.axis)
-    return bool(groups and size) and extra.blocks % groups == 0 and size % extra.blocks == 0
+    groups, size = op.kind.groups(op.layer), channels.get(extra.axis, 0)
+    return bool(groups and size) and not (extra.blocks % groups or size % extra.blocks)
 
 
 def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> Affine | None:

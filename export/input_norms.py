@@ -1,0 +1,85 @@
+"""The folded network with the norms of its inputs left in front, for files of few bits.
+
+The norm of raw features of very different sizes, folded, makes the weights of the first layer as
+different; float16 and int8 cannot hold them. In front of the network it computes in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from ..artifacts.precisions import Arithmetic, precision_named
+from .fold import Affine, FoldResult, InputValues, fold, norms_of_inputs
+from .signature import Signature
+
+_SAMPLES = 32
+# Growth of the peak over the root mean square of a channel's weights that costs integers a bit.
+_SPREADS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class InputNorms:
+    """A network with the norms of its inputs.
+
+    Attributes:
+        model: The network.
+        names: The norms.
+        range_growth: What folding them costs integers, see `NormRecord`.
+        inputs: Samples of what the norms' statistics say the inputs are, by input name.
+    """
+
+    model: keras.Model
+    names: tuple[str, ...]
+    range_growth: float
+    inputs: Mapping[str, np.ndarray]
+
+    def may_help(self, precision: str) -> bool:
+        """Whether a file of a precision may lose by the fold of the norms."""
+        arithmetic = precision_named(precision).arithmetic
+        if arithmetic is Arithmetic.FLOAT32:
+            return False
+        return arithmetic is Arithmetic.FLOAT16 or self.range_growth >= _SPREADS
+
+
+def with_input_norms(
+    model: keras.Model, folded: FoldResult, signature: Signature, values: Sequence[InputValues]
+) -> InputNorms | None:
+    """Return the network with the norms of its inputs; None where none was folded.
+
+    Args:
+        model: The trained model.
+        folded: The same with all norms folded.
+        signature: Its inputs and outputs.
+        values: What its inputs may hold.
+    """
+    affines = norms_of_inputs(model)
+    if not any(affines):
+        return None
+    kept = fold(model, keep_input_norms=True)
+    left = kept.report.input_norms
+    records = [r for r in folded.report.records if r.name in left and r.outcome != "kept"]
+    if not records:
+        return None
+    growth = max(record.range_growth for record in records)
+    names = tuple(record.name for record in records)
+    return InputNorms(kept.model, names, growth, _samples(affines, signature, values))
+
+
+def _samples(
+    affines: Sequence[Affine | None], signature: Signature, values: Sequence[InputValues]
+) -> dict[str, np.ndarray]:
+    """Draw inputs that the norms turn into normal numbers."""
+    generator = np.random.default_rng(0)
+    samples = {}
+    for affine, tensor, allowed in zip(affines, signature.inputs, values, strict=True):
+        drawn = allowed.random(generator, _SAMPLES)
+        if affine is not None:
+            shape = [-1 if axis == affine.axis else 1 for axis in range(drawn.ndim)]
+            scale, shift = affine.scale.reshape(shape), affine.shift.reshape(shape)
+            drawn = np.divide(drawn - shift, scale, out=np.zeros_like(drawn), where=scale != 0)
+        samples[tensor.name] = drawn.astype(tensor.dtype)
+    return samples

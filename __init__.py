@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.quantization.quantize_aware import quantize_aware as quantize_aware
+    from .runtime_checks.certification import FileCertificate as FileCertificate
+    from .runtime_checks.certification import certify as certify
     from .runtime_checks.explanation import Explanation as Explanation
     from .runtime_checks.explanation import explain as explain
     from .runtime_checks.foreign.compare import ComparisonReport as ComparisonReport
@@ -55,6 +57,7 @@ _HOME = {
     "ComparisonReport": ".runtime_checks.foreign.compare",
     "ChannelAffine": ".toolkit.channel_affine",
     "Explanation": ".runtime_checks.explanation",
+    "FileCertificate": ".runtime_checks.certification",
     "FoldResult": ".export.fold",
     "LearnedRenormalization": ".toolkit.learned",
     "LinearRamp": ".toolkit.schedules",
@@ -67,6 +70,7 @@ _HOME = {
     "Settling": ".toolkit.schedules",
     "UserError": ".errors",
     "batch_renorm": ".toolkit.functional",
+    "certify": ".runtime_checks.certification",
     "check_files": ".against_model.files",
     "check_parity": ".runtime_checks.parity",
     "compare_files": ".runtime_checks.foreign.compare",

@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "Fold, write TFLite and ONNX files, and the golden set to check them with.",
     "check": "Check that exported files compute what the trained model computes.",
     "explain": "Say why an int8 file is worse than its model, layer by layer, and what helps.",
+    "certify": "Decide for every input which runtimes agree on the integers of a file.",
     "compare": "Compare two files of any origin, or one file on several targets.",
     "targets": "List the runtimes and devices that checks can run on, and what they lack.",
     "device": "Set up devices that need no hardware: emulated ARM systems, a browser.",

@@ -59,6 +59,7 @@ def export_model(
     keep_float: Sequence[str] = ExportOptions.keep_float,
     keep_int16: Sequence[str] = ExportOptions.keep_int16,
     input_norms: str = ExportOptions.input_norms,
+    portable: bool = ExportOptions.portable,
     allow_flex: bool = ExportOptions.allow_flex,
     labels: Sequence[str] = ExportOptions.labels,
     preprocessing: Preprocessing | None = ExportOptions.preprocessing,
@@ -101,6 +102,8 @@ def export_model(
         input_norms: What becomes of norms that read an input: `fold`, `keep`, or `auto`: kept in
             front of quantized and float16 files where that raises the measured signal-to-noise
             ratio by 3 dB, on real samples, else on samples that the norms' statistics describe.
+        portable: Whether scales of weights of int8 TFLite files move by units in the last place, so
+            that more runtimes agree on every integer (docs/quantization.md).
         allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
         labels: Names of the classes, kept as metadata.
         preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
@@ -126,6 +129,7 @@ def export_model(
         keep_float=tuple(keep_float),
         keep_int16=tuple(keep_int16),
         input_norms=input_norms,
+        portable=portable,
         calibration_samples=calibration_samples,
         allow_flex=allow_flex,
         labels=tuple(labels),
@@ -273,10 +277,11 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
     needed = [(name, p) for name, p in options.files if needs_calibration(name, p)]
     if trained is None:
         return [f"{name} {precision}" for name, precision in needed]
-    if options.keep_float or options.keep_int16:
+    if options.keep_float or options.keep_int16 or options.portable:
         raise UserError(
-            "keep_float and keep_int16 are for models that are calibrated. Received: a model "
-            "trained in integers. Give quantize_aware float_layers instead."
+            "keep_float, keep_int16 and portable are for models that are calibrated. Received: a "
+            "model trained in integers, whose scales are fixed. Give quantize_aware float_layers, "
+            "and the rounding of the target."
         )
     others = sorted({precision for _, precision in needed} - {trained.precision})
     if others:

@@ -101,6 +101,13 @@ class ExportOptions:
         group=_QUANTIZATION,
         choices=("auto", "fold", "keep"),
     )
+    portable: bool = option(
+        False,
+        "--portable",
+        "Move the scales of weights of int8 TFLite files by units in the last place, so that more "
+        "runtimes agree on every integer.",
+        group=_QUANTIZATION,
+    )
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     description: str = option(
@@ -131,6 +138,11 @@ class ExportOptions:
             raise UserError(
                 f"quantized_io {self.quantized_io} is for {' and '.join(integer)} tflite files, "
                 "and none is asked for. Add such a precision or leave quantized_io out."
+            )
+        if self.portable and ("tflite", "int8") not in self.files:
+            raise UserError(
+                "portable is for int8 tflite files, and none is asked for. Add it or leave "
+                "portable out."
             )
         for name in ("keep_float", "keep_int16"):
             if getattr(self, name) and not set(MIXED) & set(self.precisions):

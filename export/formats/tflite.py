@@ -16,6 +16,7 @@ from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.litert import LiteRTRunner
 from ..quantization.finish_tflite import finish
+from ..quantization.portable import make_portable
 from ..signature import Signature
 from . import flatbuffer
 from .base import Contents, Job, check_interface
@@ -50,6 +51,8 @@ class TFLite:
         model = flatbuffer.parse(data)
         if job.trained is not None:
             finish(model, job.trained, graph.readable_name)
+        if job.options.portable and job.precision == "int8":
+            make_portable(model)
         separate_outputs(model)
         flatbuffer.set_interface(
             model,

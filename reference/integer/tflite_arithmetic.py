@@ -24,7 +24,7 @@ _BINARY = ("add", "subtract", "multiply", "maximum", "minimum", "matmul")
 _Read = Callable[[GraphOp, Values], Attributes]
 
 
-def _output(op: GraphOp, values: Values) -> Output:
+def output_of(op: GraphOp, values: Values) -> Output:
     """Return the steps of an op's output, with the limits of its fused activation."""
     activation = op.attributes.get("fusedActivationFunction", 0)
     if activation not in _CLIPPED:
@@ -50,7 +50,7 @@ def _linear(
     # A TRANSPOSE_CONV reads its output's shape as well.
     place = 3 if operator == "conv_transpose" else 2
     weights = {"kernel": kernel, **values.bias("".join(op.inputs[place : place + 1]))}
-    return OPERATORS[operator].integer(Integers([x], _output(op, values), weights, attributes))
+    return OPERATORS[operator].integer(Integers([x], output_of(op, values), weights, attributes))
 
 
 def _convolution(op: GraphOp, values: Values) -> Finish:
@@ -103,14 +103,16 @@ def _applied(
         keys = op.inputs if operator in _BINARY else op.inputs[:1]
         operands = [values.quantized(key) for key in keys]
         attributes = constant if read is None else {**constant, **read(op, values)}
-        return OPERATORS[operator].integer(Integers(operands, _output(op, values), {}, attributes))
+        return OPERATORS[operator].integer(
+            Integers(operands, output_of(op, values), {}, attributes)
+        )
 
     return IntegerOperator(prepare, ruled)
 
 
 def _prelu(op: GraphOp, values: Values) -> Finish:
     x, alpha = (values.quantized(key) for key in op.inputs)
-    return OPERATORS["prelu"].integer(Integers([x], _output(op, values), {"alpha": alpha}, {}))
+    return OPERATORS["prelu"].integer(Integers([x], output_of(op, values), {"alpha": alpha}, {}))
 
 
 def _reduction(op: GraphOp, values: Values) -> Attributes:
@@ -154,7 +156,7 @@ def _squared_difference(op: GraphOp, values: Values) -> Finish:
     Source: TFLite, `kernels/squared_difference.cc`.
     """
     left, right = aligned(*(values.quantized(key) for key in op.inputs))
-    output = _output(op, values)
+    output = output_of(op, values)
     a, b, y = (float(scale[0]) for scale in (left.scale, right.scale, output.scale))
     twice, shift = 2 * max(a, b), 7
 
@@ -171,7 +173,7 @@ def _squared_difference(op: GraphOp, values: Values) -> Finish:
 
 def _quantize(op: GraphOp, values: Values) -> Finish:
     """Read a QUANTIZE, from floats or from integers of other steps."""
-    output = _output(op, values)
+    output = output_of(op, values)
     if values.array(op.inputs[0]).dtype.kind == "f":
         floats = values.floats(op.inputs[0])
         return lambda rule: output.saturated(rule.quantized(floats, output.scale))

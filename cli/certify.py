@@ -1,0 +1,63 @@
+"""`renormlite certify FILE`: on which runtimes an integer file gives the same integers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..artifacts.plain_json import plain
+from ..runtime_checks.certification import FileCertificate, certify
+from .option_groups import GroupedCommand
+from .output_file import console_beside, json_option, write_json
+
+
+@click.command("certify", cls=GroupedCommand)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.tflite")
+@json_option("the certificate, operator by operator,")
+def command(file: Path, json_path: Path | None) -> None:
+    """Decide for every input which runtimes agree on the integers of FILE.
+
+    Rules of rounding are compared by their thresholds in every channel, and on all inputs of
+    functions of one or two integers. Nothing is run.
+    """
+    with Console(stderr=True).status(f"certifying {file}"):
+        found = certify(file)
+    _print(console_beside(json_path), found)
+    if json_path is not None:
+        write_json(json_path, json.dumps(plain(found.to_json()), indent=2))
+
+
+def _print(console: Console, found: FileCertificate) -> None:
+    ops = found.certificate.ops
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("rule", overflow="fold")
+    for heading in ("operators that differ", "channels", "cases", "share"):
+        grid.add_column(heading, justify="right")
+    channels = sum(op.channels for op in ops)
+    for rule in found.certificate.rules[1:]:
+        entries = [entry for op in ops for entry in op.differences if entry.kernels == rule]
+        cases, of = sum(e.cases for e in entries), sum(e.of for e in entries)
+        grid.add_row(
+            escape(rule),
+            str(len(entries)),
+            f"{sum(e.channels for e in entries)} of {channels}",
+            f"{cases:,}",
+            f"{100 * cases / of:.2g} %" if of else "0 %",
+        )
+    console.print(f"[bold]{escape(found.file)}[/]: against {found.certificate.rules[0]}")
+    console.print(grid)
+    console.print(
+        "cases: sums, or inputs, that become another integer, of all that there are in the "
+        "operators that differ",
+        style="dim",
+        highlight=False,
+    )
+    for op in found.certificate.undecided:
+        console.print(f"op {op.index} ({op.kind}) is not decided: {op.why}", highlight=False)
+    console.print(found.sentence, highlight=False, markup=False)

@@ -1,0 +1,79 @@
+"""The portability certificate of a file: which runtimes agree on its integers for all inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from ..artifacts.graphs import read_graph
+from ..errors import UserError
+from ..reference.integer.certificate import Certificate, certify_graph
+
+
+@dataclasses.dataclass(frozen=True)
+class FileCertificate:
+    """The certificate of one file.
+
+    Attributes:
+        file: Its name.
+        certificate: What is known of its operators.
+    """
+
+    file: str
+    certificate: Certificate
+
+    @property
+    def sentence(self) -> str:
+        """Say which runtimes agree throughout, and what is left open."""
+        found = self.certificate
+        together = [" and ".join(group) for group in found.groups if len(group) > 1]
+        decided = len(found.ops) - len(found.undecided)
+        covered = f"for every input ({decided} of {len(found.ops)} operators are decided)"
+        if len(found.groups) == 1:
+            text = f"all rules agree {covered}"
+        elif together:
+            text = f"{'; '.join(together)} agree {covered}; no others do"
+        else:
+            text = f"no two rules agree {covered}"
+        if not found.undecided:
+            return text
+        kinds = ", ".join(dict.fromkeys(op.kind for op in found.undecided))
+        return f"{text}; not decided: {kinds}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dictionaries for JSON."""
+        groups = [list(group) for group in self.certificate.groups]
+        return {
+            "file": self.file,
+            "sentence": self.sentence,
+            "groups": groups,
+            **dataclasses.asdict(self.certificate),
+        }
+
+
+def certify(path: str | os.PathLike[str]) -> FileCertificate:
+    """Compare all known rules of rounding on every input that an integer file can be fed.
+
+    Args:
+        path: A .tflite file with operators of 8-bit integers.
+
+    Returns:
+        For each operator and channel which runtimes agree on all inputs, and where they do not.
+
+    Raises:
+        UserError: There is no such file, it is no TFLite file, or it computes in floats.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    if path.suffix != ".tflite":
+        raise UserError(
+            f"Expected a .tflite file: the integers of other formats are one runtime's own. "
+            f"Received: {path.name}."
+        )
+    found = certify_graph(read_graph(path, "tflite"))
+    if all(op.method == "floats" for op in found.ops):
+        raise UserError(f"{path.name} computes in floats. Certify an int8 file.")
+    return FileCertificate(path.name, found)

@@ -1,0 +1,161 @@
+"""Protects the portability certificate: what it says of all inputs holds for every one tried."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import renormlite as rl
+from click.testing import CliRunner
+from renormlite.artifacts.graphs import read_graph
+from renormlite.cli.certify import command
+from renormlite.reference.integer.certificate import (
+    certify_graph,
+    disputed_sums,
+    linear_ops,
+    portable_scales,
+)
+from renormlite.reference.rounding.thresholds import differing_sums, thresholds
+from renormlite.reference.rounding.xnnpack import TFLITE_RULES
+from renormlite.runtimes import Target, make_runner
+
+XNNPACK, SINGLE = TFLITE_RULES[0], TFLITE_RULES[-1]
+
+
+def _channels(count: int, seed: int):
+    """Return scales of inputs, weights and outputs, and the ends of sums, as files have them."""
+    generator = np.random.default_rng(seed)
+    x, y = (np.float32(generator.uniform(0.01, 0.1, 1)) for _ in range(2))
+    w = np.float32(10 ** generator.uniform(-4, -2, count))
+    most = generator.integers(2_000, 60_000, count)
+    return x, w, y, np.array([-most, most + 100])
+
+
+@pytest.mark.parametrize("rule", TFLITE_RULES, ids=lambda rule: rule.name)
+def test_thresholds_are_the_rule_on_every_sum(rule):
+    """Every sum between the ends is tried: what the thresholds say is what the rule gives."""
+    x, w, y, ends = _channels(12, 1)
+    levels = np.arange(-127, 128)
+    found = thresholds(
+        lambda sums: rule.rounded(sums, x, w, y), x.astype(float) * w / y, ends, levels
+    )
+    sums = np.arange(ends[0].min(), ends[1].max() + 1)[:, None]
+    given = np.clip(rule.rounded(sums, x, w, y), -128, 127)
+    for channel in range(len(w)):
+        inside = (sums[:, 0] >= ends[0, channel]) & (sums[:, 0] <= ends[1, channel])
+        said = -128 + np.searchsorted(found[:, channel], sums[inside, 0], side="right")
+        np.testing.assert_array_equal(said, given[inside, channel])
+
+
+def test_the_number_of_differing_sums_is_the_number_found_by_trying_all():
+    x, w, y, ends = _channels(40, 2)
+    levels = np.arange(-127, 128)
+    ratio = x.astype(float) * w / y
+    sums = np.arange(ends[0].min(), ends[1].max() + 1)[:, None]
+    inside = (sums >= ends[0]) & (sums <= ends[1])
+    known = {}
+    for rule in TFLITE_RULES:
+        known[rule] = thresholds(lambda s, r=rule: r.rounded(s, x, w, y), ratio, ends, levels)
+    total = 0
+    for rule in TFLITE_RULES[1:]:
+        one, other = (np.clip(r.rounded(sums, x, w, y), -128, 127) for r in (XNNPACK, rule))
+        counted = ((one != other) & inside).sum(axis=0)
+        np.testing.assert_array_equal(differing_sums(known[XNNPACK], known[rule]), counted)
+        total += int(counted.sum())
+    assert total > 0
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, build_network):
+    """The int8 file of a small network, and its portable twin's folder."""
+    data = np.random.default_rng(5).normal(size=(32, 8, 8, 1)).astype(np.float32)
+    folders = []
+    for portable in (False, True):
+        folder = tmp_path_factory.mktemp("certified") / "tiny"
+        manifest = rl.export_model(
+            build_network(),
+            folder,
+            formats=("tflite",),
+            precisions=("int8",),
+            calibration=data,
+            inputs=data[:8],
+            equalize="never",
+            portable=portable,
+        )
+        folders.append((folder, manifest))
+    return folders
+
+
+def test_a_million_random_sums_find_no_difference_that_is_not_listed(files):
+    graph = read_graph(files[1][0] / "tiny.int8.tflite", "tflite")
+    generator = np.random.default_rng(0)
+    tried = 0
+    for _, sums in linear_ops(graph):
+        random = generator.integers(sums.ends[0], sums.ends[1] + 1, (40_000, sums.ends.shape[1]))
+        one, other = (
+            sums.output.saturated(sums.rounded(rule, random)) for rule in (XNNPACK, SINGLE)
+        )
+        differing = (one != other).any(axis=0)
+        assert not (differing & (disputed_sums(sums, sums.w) == 0)).any()
+        tried += random.size
+    assert tried >= 1_000_000
+
+
+def test_a_portable_file_has_no_disputed_sum_and_is_still_right(files):
+    (plain, _), (portable, manifest) = files
+    left = []
+    for folder in (plain, portable):
+        graph = read_graph(folder / "tiny.int8.tflite", "tflite")
+        left.append(sum(int(disputed_sums(s, s.w).sum()) for _, s in linear_ops(graph)))
+    assert left[0] > 0
+    assert left[1] == 0
+    assert any(
+        "agree on every input in 40 of 40 channels" in n for n in manifest.artifacts[0].notes
+    )
+    assert rl.check_parity(portable, per_op=True).passed
+
+
+def test_scales_move_by_units_in_the_last_place_only(files):
+    graph = read_graph(files[0][0] / "tiny.int8.tflite", "tflite")
+    for _, sums in linear_ops(graph):
+        scales, left = portable_scales(sums)
+        assert not left.any()
+        assert np.abs(scales.view(np.int32) - sums.w.view(np.int32)).max() <= 16
+
+
+def test_rules_that_agree_give_equal_outputs_and_others_need_not(files):
+    """The reference kernels follow the rule that the certificate calls portable."""
+    path = files[1][0] / "tiny.int8.tflite"
+    found = rl.certify(path)
+    kinds = {op.kind: op.method for op in found.certificate.ops}
+    assert kinds["CONV_2D"] == "thresholds"
+    assert kinds["RESHAPE"] == "moves integers"
+    assert {op.kind for op in found.certificate.undecided} == {"QUANTIZE", "SOFTMAX"}
+    data = np.random.default_rng(1).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    runs = []
+    for variant in ("", "reference"):
+        with make_runner(Target("litert", variant), path) as runner:
+            tensors = runner.infer_all({"image": data})
+            runs.append(tensors)
+    graph = read_graph(path, "tflite")
+    first = next(op for op in graph.ops if op.kind == "CONV_2D").outputs[0]
+    entry = next(op for op in certify_graph(graph).ops if op.kind == "CONV_2D")
+    cases = [d.cases for d in entry.differences if d.kernels == "TFLite's portable kernels"]
+    differing = int((runs[0][first] != runs[1][first]).sum())
+    assert differing <= sum(cases) * runs[0][first].size
+    assert not differing or cases
+
+
+def test_the_command_and_its_refusals(files, tmp_path):
+    path = files[0][0] / "tiny.int8.tflite"
+    result = CliRunner().invoke(command, [str(path), "--json", str(tmp_path / "c.json")])
+    assert result.exit_code == 0, result.output
+    assert "against XNNPACK" in result.output
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert len(written["ops"]) == len(rl.certify(path).certificate.ops)
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(rl.UserError, match="Expected a"):
+        rl.certify(tmp_path / "net.onnx")
+    with pytest.raises(rl.UserError, match="There is no file"):
+        rl.certify(tmp_path / "other.tflite")

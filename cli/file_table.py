@@ -32,8 +32,11 @@ def print_table(console: Console, table: FileTable) -> None:
         f"activations take {table.arena_bytes / 1024:.1f} KiB at a time",
         highlight=False,
     )
+    for sentence in table.float_ops:
+        says = "[yellow]float op, which hardware of integers alone cannot take[/]: "
+        console.print(says + escape(sentence), highlight=False)
     for text, entries in (
-        ("float ops, which hardware of integers alone cannot take", table.float_ops),
+        ("shapes computed as it runs, which delegates do not take", table.computed_shapes),
         ("norms left unfolded", table.norms),
         ("ops outside the format's own set", table.foreign_ops),
     ):

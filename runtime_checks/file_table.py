@@ -6,7 +6,7 @@ Read from the file alone; nothing is run, and neither TensorFlow nor Keras is ne
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ import numpy as np
 
 from ..artifacts.graphs import read_graph, with_shapes
 from ..artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..reference.integer.onnx_floats import MOVING
+from ..reference.integer.onnx_ops import FUSED
+from ..reference.integer.tflite_moving import MOVING_OPS
+from ..reference.integer.tflite_ops import TFLITE_OPS
 
+# Activations that runtimes compute as a limit of the integers before them.
+_FUSED = ("Relu", "Clip")
+INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
+_MOST_NAMED = 6
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "CAST", "Cast")
 _MULTIPLICATIONS, _ADDITIONS = ("MUL", "Mul"), ("ADD", "Add", "SUB", "Sub")
 # Ops with weights by the format's name: how many of the kernel's numbers each output element takes.
@@ -70,9 +78,10 @@ class FileTable:
         outputs: The same of each output.
         arena_bytes: Greatest sum of the tensors that must be held at a time.
         float_ops: Ops that compute in floats although others compute in integers, which hardware of
-            integers alone cannot take.
+            integers alone cannot take: a sentence for each kind, with the reason.
         norms: Ops that are the rest of a norm: a factor and a shift for each channel.
         foreign_ops: Ops outside the format's own set (Flex, custom, other domains).
+        computed_shapes: Ops that compute shapes as the file runs, which delegates do not take.
     """
 
     file: str
@@ -84,6 +93,7 @@ class FileTable:
     float_ops: tuple[str, ...]
     norms: tuple[str, ...]
     foreign_ops: tuple[str, ...]
+    computed_shapes: tuple[str, ...]
 
     @property
     def parameters(self) -> int:
@@ -110,25 +120,48 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
         UserError: It cannot be read.
     """
     path = Path(path)
-    graph = with_shapes(read_graph(path, path.suffix.lstrip(".")), path)
+    read = read_graph(path, path.suffix.lstrip("."))
+    graph = with_shapes(read, path, one_sample=True)
     seen: set[str] = set()
     rows = tuple(_row(op, graph, seen) for op in graph.ops)
-    mixed = any(row.precision.startswith(("int", "uint")) for row in rows)
     return FileTable(
         file=path.name,
         bytes=path.stat().st_size,
         ops=rows,
-        inputs=tuple(_described(graph, key) for key in graph.inputs),
-        outputs=tuple(_described(graph, key) for key in graph.outputs),
+        inputs=tuple(_described(read, key) for key in graph.inputs),
+        outputs=tuple(_described(read, key) for key in graph.outputs),
         arena_bytes=_arena(graph),
-        float_ops=tuple(
-            f"op {row.index} ({row.kind})"
-            for row in rows
-            if mixed and row.precision.startswith("float") and row.kind not in _CONVERSIONS
-        ),
+        float_ops=tuple(_float_ops(graph, rows)),
         norms=tuple(_norms(graph)),
         foreign_ops=tuple(f"op {op.index} ({op.kind})" for op in graph.ops if _is_foreign(op)),
+        computed_shapes=tuple(
+            f"op {op.index} ({op.kind})" for op in graph.ops if op.kind in ("SHAPE", "Shape")
+        ),
     )
+
+
+def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
+    """Say for each kind of op that computes in floats in a file of integers where and why."""
+    quantized = any(
+        (steps := graph.tensors[key].quantization) is not None and steps.dtype.kind in "iu"
+        for op in graph.ops
+        for key in (*graph.activations(op), *op.outputs)
+        if key
+    )
+    kinds: dict[str, list[OpRow]] = {}
+    for row in rows:
+        computes = row.kind not in (*_CONVERSIONS, *MOVING, *MOVING_OPS)
+        if quantized and computes and row.precision.startswith("float"):
+            kinds.setdefault(row.kind, []).append(row)
+    for kind, found in kinds.items():
+        why = (
+            "quantizers can write it in integers: its tensors have no scales"
+            if kind in INTEGER_KINDS
+            else "no integer form of it is known"
+        )
+        places = ", ".join(str(row.index) for row in found[:_MOST_NAMED])
+        more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+        yield f"{kind} (op {places}{more}): {why}"
 
 
 def _row(op: GraphOp, graph: ArtifactGraph, seen: set[str]) -> OpRow:
@@ -192,10 +225,23 @@ def _precision(op: GraphOp, graph: ArtifactGraph) -> str:
         return tensor.quantization.dtype if tensor.quantization is not None else tensor.dtype
 
     kind = stored(computed[0])
+    if kind != computed[0].dtype and op.kind not in _CONVERSIONS and not _quantized(op, graph):
+        kind = computed[0].dtype  # it reads integers that were turned back, and gives floats
     weights = {str(stored(t)) for t in constants if stored(t).kind in "iu" and t.quantization}
     if kind.kind == "f" and weights:
         return f"{sorted(weights)[0]} weights"
     return str(kind)
+
+
+def _quantized(op: GraphOp, graph: ArtifactGraph) -> bool:
+    """Return whether what an op gives becomes integers, at once or behind an activation."""
+    if graph.tensors[op.outputs[0]].quantization is not None:
+        return True
+    after = graph.consumers(op.outputs[0])
+    return any(
+        other.kind == "QuantizeLinear" or (other.kind in _FUSED and _quantized(other, graph))
+        for other in after
+    )
 
 
 def _described(graph: ArtifactGraph, key: str) -> str:

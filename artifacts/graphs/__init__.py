@@ -39,15 +39,16 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
     return graph
 
 
-def with_shapes(graph: ArtifactGraph, path: Path) -> ArtifactGraph:
+def with_shapes(graph: ArtifactGraph, path: Path, *, one_sample: bool = False) -> ArtifactGraph:
     """Return a file's graph with the shapes that the format leaves to be inferred.
 
     Args:
         graph: The graph.
         path: The file.
+        one_sample: Whether a batch of a free size is taken for one sample.
     """
     if path.suffix != ".onnx":
         return graph
     from .onnx_graph import with_inferred_shapes
 
-    return with_inferred_shapes(graph, path)
+    return with_inferred_shapes(graph, path, one_sample=one_sample)

@@ -35,6 +35,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise UserError(f"{path} cannot be read as an ONNX file: {error}") from error
+    _demand_whole(path, model)
     graph = model.graph
     tensors = {
         entry.name: _constant(entry.name, onnx.numpy_helper.to_array(entry))
@@ -43,9 +44,8 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
     ops = []
     for index, node in enumerate(graph.node):
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Constant":
-            value = onnx.numpy_helper.to_array(attributes["value"])
-            tensors[node.output[0]] = _constant(node.output[0], value)
+        if node.op_type == "Constant" and "sparse_value" not in attributes:
+            tensors[node.output[0]] = _constant(node.output[0], _held(attributes))
             continue
         ops.append(
             GraphOp(
@@ -77,6 +77,28 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
     )
 
 
+def _demand_whole(path: Path, model: Any) -> None:
+    """Refuse a file whose weights lie in another one, which would be left behind."""
+    for entry in model.graph.initializer:
+        for where in entry.external_data:
+            if where.key == "location":
+                raise UserError(
+                    f"{path} keeps its weights in another file, {where.value}. Write one file: "
+                    f"python -c \"import onnx; onnx.save(onnx.load('{path.name}'), 'whole.onnx')\""
+                )
+
+
+def _held(attributes: Mapping[str, Any]) -> np.ndarray:
+    """Return what a Constant holds: a tensor, a number, or a list of numbers or texts."""
+    import onnx
+
+    ((name, value),) = attributes.items()
+    if name == "value":
+        return np.asarray(onnx.numpy_helper.to_array(value))
+    types = {"value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
+    return np.asarray(value, types.get(name, object))
+
+
 def _inner_constants(graph: Any) -> Iterator[GraphTensor]:
     """Yield the constants of the graphs inside a graph's loops and branches."""
     import onnx
@@ -96,13 +118,30 @@ def _inner_constants(graph: Any) -> Iterator[GraphTensor]:
             yield from _inner_constants(inner)
 
 
-def with_inferred_shapes(graph: ArtifactGraph, path: Path) -> ArtifactGraph:
-    """Return a graph with the shapes and types of computed tensors, where they can be inferred."""
+def with_inferred_shapes(
+    graph: ArtifactGraph, path: Path, *, one_sample: bool = False
+) -> ArtifactGraph:
+    """Return a graph with the shapes and types of computed tensors, where they can be inferred.
+
+    Args:
+        graph: The graph.
+        path: The file.
+        one_sample: Whether a batch of a free size is taken for one sample, so that the shapes that
+            the file computes from it are known too.
+    """
     import onnx
 
     model = onnx.load(path)
+    if one_sample:
+        for value in model.graph.input:
+            sizes = value.type.tensor_type.shape.dim
+            if sizes and not sizes[0].dim_value:
+                sizes[0].dim_value = 1
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
     with contextlib.suppress(onnx.shape_inference.InferenceError):  # of an operator it lacks
-        model = onnx.shape_inference.infer_shapes(model)
+        model = onnx.shape_inference.infer_shapes(model, data_prop=one_sample)
     tensors = dict(graph.tensors)
     for value in (*model.graph.value_info, *model.graph.output):
         if value.name in tensors and value.type.tensor_type.elem_type:
@@ -200,6 +239,10 @@ def _plain(value: Any) -> Any:
         return value.decode(errors="replace")
     if isinstance(value, (int, float, str)):
         return value
+    if hasattr(value, "data_type"):  # a tensor
+        import onnx
+
+        return np.atleast_1d(onnx.numpy_helper.to_array(value)).tolist()
     if isinstance(value, (list, tuple)) or hasattr(value, "__iter__"):
         return [_plain(entry) for entry in value]
     return str(value)

@@ -190,7 +190,8 @@ def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:
     data: np.ndarray | None = None
     if raw.size and number in _DTYPES:
         data = _unpacked_int4(raw, shape) if number == _INT4 else raw.view(dtype)
-        data = data.reshape(shape)
+        sparsity = tensor.Sparsity()
+        data = data.reshape(shape) if sparsity is None else _dense(data, sparsity, shape)
     return GraphTensor(
         key=key,
         name=_text(tensor.Name()),
@@ -208,6 +209,32 @@ def _quantization(steps: Any, dtype: np.dtype) -> Quantization | None:
         return None
     points = _vector(steps.ZeroPointAsNumpy(), "i8")
     return Quantization(scales.astype(np.float64), points.copy(), dtype, steps.QuantizedDimension())
+
+
+def _dense(values: np.ndarray, sparsity: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return a sparse tensor with its zeros; None where it is kept in blocks.
+
+    Each axis is either dense or compressed: for each place on the axes before it, the range of its
+    entries and their indices. Source: TFLite, `schema.fbs`, `SparsityParameters`.
+    """
+    if sparsity.BlockMapLength():
+        return None
+    creator = _schema().SparseIndexVectorCreator
+    places = np.zeros((1, 0), int)
+    for level in range(sparsity.DimMetadataLength()):
+        axis = sparsity.DimMetadata(level)
+        if axis.Format() == 0:
+            size = axis.DenseSize()
+            counts, indices = np.full(len(places), size), np.tile(np.arange(size), len(places))
+        else:
+            ends = creator(axis.ArraySegmentsType(), axis.ArraySegments()).values
+            counts = np.diff(np.asarray(ends, int))
+            indices = np.asarray(creator(axis.ArrayIndicesType(), axis.ArrayIndices()).values, int)
+        places = np.concatenate([np.repeat(places, counts, axis=0), indices[:, None]], axis=1)
+    found = np.zeros(shape, values.dtype)
+    order = sparsity.TraversalOrderAsNumpy()
+    found[tuple(places[:, level] for level in np.argsort(order))] = values
+    return found
 
 
 def _unpacked_int4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

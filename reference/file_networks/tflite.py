@@ -308,7 +308,7 @@ def _same(writer: Writer, op: GraphOp) -> None:
 
 
 # Ops whose constants are taken as they are: their rounding is the quantizer's.
-_SAME = {"QUANTIZE", "DEQUANTIZE"}
+_SAME = {"QUANTIZE", "DEQUANTIZE", "DENSIFY"}
 
 # Ops that take each number from one place of an input, and which one of theirs that is.
 _MOVES = {
@@ -413,6 +413,7 @@ _WRITERS: dict[str, _Write] = {
     "RESIZE_BILINEAR": _bilinear,
     "SHAPE": _shape,
     "CAST": _cast,
+    "DENSIFY": _same,
     "QUANTIZE": _same,
     "DEQUANTIZE": _same,
 }

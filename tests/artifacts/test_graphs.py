@@ -78,3 +78,29 @@ def test_damage_is_one_sentence(file, size, tmp_path):
     path.write_bytes(file.read_bytes()[:size])
     with pytest.raises(UserError, match="cannot be read as a TFLite file"):
         read_graph(path, "tflite").ops  # noqa: B018 (ops are read when asked for)
+
+
+def test_sparse_weights_are_read_with_their_zeros():
+    """Rows dense, columns compressed."""
+    from ai_edge_litert import schema_py_generated as schema
+    from renormlite.artifacts.flatbuffer import pack
+
+    expected = np.array([[0, 1.5, 0, 2], [0, 0, 0, 0], [3, 0, 0, -4]], "f4")
+    dense, compressed = schema.DimensionMetadataT(), schema.DimensionMetadataT()
+    dense.format, dense.denseSize = 0, 3
+    compressed.format = 1
+    compressed.arraySegmentsType = compressed.arrayIndicesType = 3  # Uint8Vector
+    compressed.arraySegments, compressed.arrayIndices = (schema.Uint8VectorT() for _ in range(2))
+    compressed.arraySegments.values, compressed.arrayIndices.values = [0, 2, 2, 4], [1, 3, 0, 3]
+    tensor, buffer, main, model = (
+        getattr(schema, name)() for name in ("TensorT", "BufferT", "SubGraphT", "ModelT")
+    )
+    tensor.shape, tensor.name, tensor.buffer = [3, 4], b"kernel", 1
+    tensor.sparsity = schema.SparsityParametersT()
+    tensor.sparsity.traversalOrder, tensor.sparsity.dimMetadata = [0, 1], [dense, compressed]
+    buffer.data = expected[expected != 0].view("u1")
+    main.tensors, main.inputs, main.outputs, main.operators = [tensor], [], [], []
+    model.version, model.subgraphs, model.operatorCodes = 3, [main], []
+    model.buffers = [schema.BufferT(), buffer]
+    graph = read_graph(None, "tflite", pack(model))
+    np.testing.assert_array_equal(graph.tensors["0"].data, expected)

@@ -69,6 +69,63 @@ def test_what_is_remarkable(odd):
     assert table.foreign_ops == ("op 2 (Gelu)",)
 
 
+def test_float_ops_of_an_integer_file_have_a_reason(coarse_export, odd):
+    assert file_table(coarse_export / "tiny.int8.onnx").float_ops == ()
+    assert file_table(odd).float_ops == ()  # no integers, no float ops to tell
+    model = onnx.load(coarse_export / "tiny.int8.onnx")
+    output = model.graph.output[0].name
+    for entry in model.graph.node:
+        entry.output[:] = ["inner" if name == output else name for name in entry.output]
+    model.graph.node.extend(
+        [
+            helper.make_node("Erf", ["inner"], ["erf"]),
+            helper.make_node("Softmax", ["erf"], [output]),
+        ]
+    )
+    onnx.save(model, odd)
+    assert file_table(odd).float_ops == (
+        f"Erf (op {len(model.graph.node) - 2}): no integer form of it is known",
+        f"Softmax (op {len(model.graph.node) - 1}): quantizers can write it in integers: its "
+        "tensors have no scales",
+    )
+
+
+def test_a_free_batch_is_one_sample(tmp_path):
+    """Shapes that the file computes are known then, and so are memory and work behind them."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["row"]),
+        helper.make_node("Concat", ["row", "rest"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["x", "wanted"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "kernel"], ["y"]),
+    ]
+    kept = {
+        "first": np.array([0]),
+        "rest": np.array([12]),
+        "kernel": np.ones((12, 5), "f4"),
+    }
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 3, 4]), ("y", ["n", 5]))
+    ]
+    graph = helper.make_graph(
+        nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(v, k) for k, v in kept.items()]
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    table = file_table(tmp_path / "g.onnx")
+    assert (table.macs, table.inputs) == (60, ("x float32 (N, 3, 4)",))
+    assert table.ops[-1].shape == (1, 5)
+    assert table.computed_shapes == ("op 0 (Shape)",)
+
+
+def test_weights_in_another_file_are_refused(tmp_path, coarse_export):
+    model = onnx.load(coarse_export / "tiny.float32.onnx")
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    with pytest.raises(UserError, match=r"keeps its weights in another file, net\.data"):
+        file_table(path)
+
+
 def test_on_the_command_line(odd, tmp_path):
     printed = CliRunner().invoke(cli, ["inspect", str(odd)], catch_exceptions=False)
     assert "norms left unfolded: ops 0 (Mul) and 1 (Add)" in printed.output

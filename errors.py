@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -20,6 +22,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def printable(text: str) -> str:
     """Return a text of others with its control characters escaped, as `\\x1b`."""
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest known word, with a space before; else nothing."""
+    near = difflib.get_close_matches(word.lower(), known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def describe_os_error(error: OSError) -> str:

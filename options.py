@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 _KEY = "flag"
 
@@ -96,6 +96,7 @@ def _one_of(name: str, value: str | Sequence[str], choices: Sequence[str]) -> No
         if value not in choices:
             raise UserError(
                 f"Expected {name} to be one of {', '.join(choices)}. Received: {value!r}."
+                f"{did_you_mean(value, choices)}"
             )
     elif not value or not set(value) <= set(choices) or len(set(value)) < len(value):
         raise UserError(

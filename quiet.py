@@ -10,6 +10,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+_held_back = True
+
+
+@contextlib.contextmanager
+def nothing_held_back() -> Iterator[None]:
+    """Show, inside the block, what is otherwise held back; TensorFlow logs everything."""
+    global _held_back
+    before, _held_back = _held_back, False
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+    try:
+        yield
+    finally:
+        _held_back = before
+
 
 def quiet_import(name: str) -> ModuleType:
     """Import a package while the output of its native code is suppressed.
@@ -31,7 +45,8 @@ def quiet_import(name: str) -> ModuleType:
         with held_back_stderr() as printed:
             return importlib.import_module(name)
     except BaseException:
-        sys.stderr.write(printed())
+        if _held_back:
+            sys.stderr.write(printed())
         raise
 
 
@@ -61,6 +76,8 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
             os.dup2(saved, 2)
             os.close(saved)
             text = printed()
+            if not _held_back:
+                sys.stderr.write(text)
 
 
 @contextlib.contextmanager
@@ -74,5 +91,6 @@ def stderr_without(*starts: str) -> Iterator[None]:
     """
     with held_back_stderr() as printed:
         yield
-    kept = [line for line in printed().splitlines(True) if not line.startswith(starts)]
-    sys.stderr.write("".join(kept))
+    if _held_back:
+        kept = [line for line in printed().splitlines(True) if not line.startswith(starts)]
+        sys.stderr.write("".join(kept))

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import sha256, write_text
+from .html_table import html_table, size_in_words
 from .precisions import PRECISIONS
 from .ranges import Misfits
 from .record import Record, is_number, is_plain_name, parse_json
@@ -263,6 +264,21 @@ class Manifest:
     calibration: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return name and files in one line."""
+        return f"Manifest({self.name!r}, {', '.join(entry.file for entry in self.artifacts)})"
+
+    def _repr_html_(self) -> str:
+        """Return the files as a table, for notebooks."""
+        rows = []
+        for entry in self.artifacts:
+            known = [ratio for ratio in entry.snr_db.values() if ratio is not None]
+            snr = f"{min(known):.1f}" if known else "-"
+            rows.append((entry.file, size_in_words(entry.bytes), sum(entry.ops.values()), snr))
+        return html_table(
+            f"{self.name}: exported files", ("file", "size", "operators", "SNR (dB)"), rows
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `manifest.json`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from ..files import sha256
 from ..runtime_checks.bundle.write import write_bundle
+from .output_file import console_beside, json_option, write_json
 
 
 @click.command("bundle")
@@ -25,12 +27,23 @@ from ..runtime_checks.bundle.write import write_bundle
     metavar="FILE",
     help="Carry this file only; may be given several times.",
 )
-def command(directory: Path, output: Path | None, artifacts: tuple[str, ...]) -> None:
+@json_option("file, size and SHA-256")
+def command(
+    directory: Path, output: Path | None, artifacts: tuple[str, ...], json_path: Path | None
+) -> None:
     """Write one file that checks the export in DIRECTORY on any device: `python3 FILE`.
 
     The device needs Python 3.9 or newer, NumPy and one runtime.
     """
     path = write_bundle(directory, output, artifacts=artifacts)
-    click.echo(f"bundle: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    click.echo(f"SHA-256: {sha256(path)}")
-    click.echo(f"run it: python3 {path.name} --json verdict.json")
+    digest, size = sha256(path), path.stat().st_size
+    console = console_beside(json_path)
+    for line in (
+        f"bundle: {path} ({size / 1e6:.1f} MB)",
+        f"SHA-256: {digest}",
+        f"run it: python3 {path.name} --json verdict.json",
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if json_path is not None:
+        record = {"bundle": str(path), "bytes": size, "sha256": digest}
+        write_json(json_path, json.dumps(record, indent=2))

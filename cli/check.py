@@ -26,6 +26,7 @@ from .model_options import model_options, read_model
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
+from .verbosity import is_quiet
 
 _against = grouped("Against a Keras model")
 _samples = grouped("Samples")
@@ -151,7 +152,19 @@ def command(
     _write(report, page, junit, node_data, console)
     if json_path:
         write_json(json_path, report.to_json())
+    if not report.passed and is_quiet():
+        _say_what_failed(report)
     sys.exit(0 if report.passed else 1)
+
+
+def _say_what_failed(report: ParityReport) -> None:
+    """Print one line on standard error for each failure."""
+    for result in report.results:
+        if not result.passed:
+            click.echo(f"FAIL {result.artifact} on {result.target}: {result.reason}", err=True)
+    for finding in report.findings:
+        if not finding.passed:
+            click.echo(f"FAIL {finding.message}", err=True)
 
 
 def _write(

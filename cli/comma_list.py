@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+from ..errors import did_you_mean
+
 
 class CommaList(click.ParamType):
     """Values separated by commas, as a tuple of strings in the order given.
@@ -40,7 +42,8 @@ class CommaList(click.ParamType):
                 self.fail(f"expected one {self._what} or several with commas, got {value!r}.")
             if self._known is not None and part not in self._known:
                 known = ", ".join(self._known)
-                self.fail(f"there is no {self._what} {part!r}; there are {known}.")
+                near = did_you_mean(part, self._known)
+                self.fail(f"there is no {self._what} {part!r}; there are {known}.{near}")
             if parts.count(part) > 1:
                 self.fail(f"{part!r} is given twice.")
         return parts

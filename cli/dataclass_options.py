@@ -11,6 +11,7 @@ from typing import Any, cast
 import click
 
 from ..options import Flag, flag_of
+from .choice import Choice
 from .comma_list import CommaList
 from .option_groups import grouped
 
@@ -100,7 +101,7 @@ def _type(default: Any, flag: Flag) -> click.ParamType:
     if flag.parse is not None:
         return _Parsed("value", flag.parse)
     if flag.choices:
-        return click.Choice(flag.choices)
+        return Choice(flag.choices)
     kind = flag.kind if default is None else type(default)
     if kind is Path:
         return click.Path(path_type=Path, dir_okay=False)

@@ -12,6 +12,7 @@ from ..devices.chromium import require_browser
 from ..devices.setup import web_packages
 from ..devices.setup.cache import Component, cache_root, megabytes
 from ..devices.setup.emulated_systems import EMULATOR, SYSTEMS, build
+from .choice import Choice
 
 BROWSER = "browser"
 KINDS = (*SYSTEMS, BROWSER)
@@ -23,7 +24,7 @@ def command() -> None:
 
 
 @command.command("setup")
-@click.argument("kinds", nargs=-1, required=True, type=click.Choice(KINDS))
+@click.argument("kinds", nargs=-1, required=True, type=Choice(KINDS))
 @click.option(
     "--source",
     metavar="URI",
@@ -50,7 +51,7 @@ def setup(kinds: tuple[str, ...], source: str | None, browser: Path | None) -> N
 
 
 @command.command("remove")
-@click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
+@click.argument("kinds", nargs=-1, type=Choice(KINDS))
 def remove(kinds: tuple[str, ...]) -> None:
     """Remove devices of KINDS from the cache, or all of them."""
     components: dict[str, Component] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ..artifacts.html_table import size_in_words
+from ..artifacts.plain_json import plain
 from ..export.formats.format_table import needs_calibration
 from ..export.options import ExportOptions
 from .command import TensorFlowCommand
 from .dataclass_options import options_of
 from .model_options import model_options, read_model, say_notes
 from .option_groups import grouped
+from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
 
 if TYPE_CHECKING:
@@ -61,6 +65,7 @@ _meta = grouped("About the model")
     "Pixels become (pixel - mean) * scale: kept in the files, applied to image folders."
 )
 @options_of(ExportOptions)
+@json_option("the manifest")
 def command(
     model: Path,
     output: Path | None,
@@ -72,6 +77,7 @@ def command(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     imports: tuple[str, ...],
     unsafe: bool,
+    json_path: Path | None,
     **options: Any,
 ) -> None:
     """Fold the norms of MODEL.keras and write it for the device, with what the checks need.
@@ -85,7 +91,7 @@ def command(
     """
     from ..export.exporter import export_model
 
-    console = Console()
+    console = console_beside(json_path)
     trained = read_model(model, imports, unsafe)
     directory = output or Path("build", model.stem)
     with console.status(f"export {model.name}") as status:
@@ -112,6 +118,8 @@ def command(
     files = ExportOptions(**options).files
     if calibration and not any(needs_calibration(name, p) for name, p in files):
         console.print("--calibration had no use: no file is int8 or int16x8", style="yellow")
+    if json_path is not None:
+        write_json(json_path, json.dumps(plain(manifest.to_json()), indent=2))
 
 
 def _print(console: Console, manifest: Manifest, directory: Path) -> None:
@@ -124,7 +132,7 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
         ratios = [ratio for ratio in artifact.snr_db.values() if ratio is not None]
         table.add_row(
             artifact.file,
-            _size(artifact.bytes),
+            size_in_words(artifact.bytes),
             str(sum(artifact.ops.values())),
             f"{min(ratios):.1f}" if ratios else "-",
             f"{artifact.seconds:.2f} s",
@@ -145,12 +153,3 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
         for name in formats:
             if (name, precision) not in written:
                 console.print(f"{name} has no {precision}: left out", style="yellow")
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"

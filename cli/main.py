@@ -7,7 +7,6 @@ signal, with everything cleaned up.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import platform
 import sys
@@ -18,10 +17,12 @@ from typing import NoReturn
 
 import click
 
-from ..errors import UserError, describe_os_error, printable
+from ..errors import UserError, describe_os_error, did_you_mean, printable
 from ..extras import missing_package
 from ..version import __version__
 from .interruption import ended_by_signals
+from .project_defaults import project_defaults
+from .verbosity import with_verbosity
 
 # Where each sub-command lives and what `--help` says of it; a module is imported only when called,
 # so `renormlite --help` and `renormlite check` start without TensorFlow.
@@ -55,16 +56,20 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
         command: click.Command = module.command
-        return command
+        return with_verbosity(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the sub-command; suggest the nearest name for an unknown one."""
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        near = did_you_mean(args[0], COMMANDS)
         if args[0] not in COMMANDS and near:
-            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
-        return super().resolve_command(ctx, args)
+            ctx.fail(f"No such command '{args[0]}'.{near}")
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None:
+            defaults = project_defaults(name, command, COMMANDS)
+            ctx.default_map = {name: defaults}
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the sub-commands with their summaries without importing any of them."""

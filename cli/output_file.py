@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..files import write_text
+from .verbosity import is_quiet, standard_output
 
 _STANDARD_OUTPUT = Path("-")
 
@@ -54,11 +55,11 @@ def json_option(what: str, option: Callable[..., Any] = click.option) -> Callabl
 def write_json(path: Path, text: str) -> None:
     """Write JSON to a file, or to standard output."""
     if path == _STANDARD_OUTPUT:
-        click.echo(text.rstrip("\n"))
+        click.echo(text.rstrip("\n"), file=standard_output())
     else:
         write_text(path, text.rstrip("\n") + "\n")
 
 
 def console_beside(json_path: Path | None) -> Console:
     """Return where a command prints for people: standard error where JSON takes standard output."""
-    return Console(stderr=json_path == _STANDARD_OUTPUT)
+    return Console(stderr=json_path == _STANDARD_OUTPUT, quiet=is_quiet())

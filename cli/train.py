@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..models import RECIPES
+from .choice import Choice
 from .command import TensorFlowCommand
-from .output_file import OutputFile
+from .output_file import OutputFile, console_beside, json_option, write_json
 
 if TYPE_CHECKING:
     import keras
 
 
 @click.command(cls=TensorFlowCommand)
-@click.argument("name", type=click.Choice(list(RECIPES)))
+@click.argument("name", type=Choice(list(RECIPES)))
 @click.option(
     "-o",
     "--output",
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     help="Where to save the model.  [default: build/NAME/NAME.keras]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training data.")
+@json_option("accuracy and file names")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds weights and order.")
-def command(name: str, output: Path | None, epochs: int | None, seed: int) -> None:
+def command(
+    name: str, output: Path | None, epochs: int | None, json_path: Path | None, seed: int
+) -> None:
     """Train the reference network NAME on real data and print its test accuracy.
 
     \b
@@ -37,7 +41,7 @@ def command(name: str, output: Path | None, epochs: int | None, seed: int) -> No
       NAME.samples.npz    held-out real data: for calibration and for the checks
     """
     output = output or Path("build", name, f"{name}.keras")
-    console = Console()
+    console = console_beside(json_path)
     recipe = importlib.import_module(f"..models.{name}", __package__)
     epochs = recipe.EPOCHS if epochs is None else epochs
     with Progress(
@@ -45,7 +49,7 @@ def command(name: str, output: Path | None, epochs: int | None, seed: int) -> No
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("epochs  loss {task.fields[loss]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(),
         console=console,
     ) as progress:
         task = progress.add_task(name, total=epochs, loss="-")
@@ -57,6 +61,16 @@ def command(name: str, output: Path | None, epochs: int | None, seed: int) -> No
     samples = trained.save(output)
     console.print(f"test accuracy {trained.accuracy:.4f} on {len(trained.test.y)} held-out samples")
     console.print(f"wrote {output} and {samples}", highlight=False, soft_wrap=True)
+    if json_path is not None:
+        record = {
+            "model": str(output),
+            "samples": str(samples),
+            "accuracy": float(trained.accuracy),
+            "held_out": len(trained.test.y),
+            "epochs": epochs,
+            "seed": seed,
+        }
+        write_json(json_path, json.dumps(record, indent=2))
 
 
 def _on_epoch_end(call: object) -> keras.callbacks.Callback:

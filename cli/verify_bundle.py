@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from ..runtime_checks.bundle.verify import verify_bundle
+from .output_file import console_beside, json_option, write_json
 
 
 @click.command("verify-bundle")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--sha256", metavar="DIGEST", help="SHA-256 that the bundle's maker gave.")
-def command(file: Path, sha256: str | None) -> None:
+@json_option("file and SHA-256")
+def command(file: Path, sha256: str | None, json_path: Path | None) -> None:
     """Check that every entry of the bundle FILE is undamaged. Nothing of it is run.
 
     A bundle is a Python program. The hashes inside show damage, not forgery: run one from somebody
     else only when its SHA-256 is the one that a person you trust gave you.
     """
-    click.echo(f"{file}: undamaged, SHA-256 {verify_bundle(file, sha256)}")
+    digest = verify_bundle(file, sha256)
+    console_beside(json_path).print(
+        f"{file}: undamaged, SHA-256 {digest}", highlight=False, soft_wrap=True, markup=False
+    )
+    if json_path is not None:
+        write_json(json_path, json.dumps({"bundle": str(file), "sha256": digest}, indent=2))

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.manifest import Artifact
+from ..errors import did_you_mean
 from ..runtimes import LOCAL, RUNTIMES, Target
 from ..runtimes.run import TargetRun, drive
 from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun
@@ -74,6 +75,7 @@ def _check_pair(target: Target, kind: str) -> None:
     if kind not in KINDS:
         raise DeviceError(
             f"A device is one of {LOCAL}, {', '.join(KINDS)}. Received: '{target.device}'."
+            f"{did_you_mean(target.device, (LOCAL, *KINDS))}"
         )
     home = RUNTIMES[target.runtime].home
     if (home == BROWSER) != (kind == BROWSER):

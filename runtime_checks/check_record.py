@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.golden_set import GoldenSet
+from ..artifacts.html_table import html_table
 from .end_to_end.findings import Finding, TargetResult
 from .end_to_end.quality_gates import QualityLimits
 from .search.search import Searched
+
+_HEADINGS = ("file", "target", "SNR (dB)", "same decisions", "verdict")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,28 @@ class CheckRecord:
     searched: tuple[Searched, ...] = ()
     findings: tuple[Finding, ...] = ()
     limits: QualityLimits = field(default_factory=QualityLimits)
+
+    def __repr__(self) -> str:
+        """Return the verdict in one line."""
+        return f"{type(self).__name__}({self.name!r}: {self._summary})"
+
+    def _repr_html_(self) -> str:
+        """Return the verdicts as a table, for notebooks."""
+        rows = []
+        for result in self.results:
+            ratios = [ladder.stages[-1].snr_db for ladder in result.stages]
+            snr = f"{min(ratios):.1f}" if ratios else "-"
+            same = ", ".join(f"{task.same}/{task.samples}" for task in result.tasks) or "-"
+            word = "pass" if result.passed else f"FAILED: {result.reason}"
+            rows.append((result.artifact, result.target, snr, same, word))
+        rows += [("", "", "", "", f.message) for f in self.findings if not f.passed]
+        return html_table(f"{self.name}: {self._summary}", _HEADINGS, rows)
+
+    @property
+    def _summary(self) -> str:
+        passed = sum(result.passed for result in self.results)
+        word = "passed" if self.passed else "FAILED"
+        return f"{word}, {passed} of {len(self.results)} files on their targets"
 
     @property
     def passed(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.manifest import Artifact
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..runtimes import LOCAL, RUNTIMES, Target, usable_here
 
 
@@ -85,7 +85,7 @@ def _chosen(
         if unknown:
             raise UserError(
                 f"{export.path} has no {what} '{unknown[0]}'. "
-                f"It has {', '.join(dict.fromkeys(known))}."
+                f"It has {', '.join(dict.fromkeys(known))}.{did_you_mean(unknown[0], known)}"
             )
     chosen = [
         entry

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..artifacts.precisions import Arithmetic, precision_named
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from .base import Runner
 from .isolated import IsolatedRunner, environment
 
@@ -159,7 +159,7 @@ class Target:
         if runtime not in RUNTIMES:
             raise UserError(
                 f"A target is RUNTIME[+VARIANT][@DEVICE] with a runtime among "
-                f"{', '.join(RUNTIMES)}. Received: '{text}'."
+                f"{', '.join(RUNTIMES)}. Received: '{text}'.{did_you_mean(runtime, RUNTIMES)}"
             )
         return cls(runtime, variant, device or RUNTIMES[runtime].home)
 

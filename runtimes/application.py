@@ -32,6 +32,7 @@ _CODE = (
     "artifacts/archive.py",
     "artifacts/directory.py",
     "artifacts/golden_set.py",
+    "artifacts/html_table.py",
     "artifacts/manifest.py",
     "artifacts/network.py",
     "artifacts/plain_json.py",

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from ...artifacts.html_table import html_table
 from ...errors import UserError
 from .build import build
 from .graph import Graph
@@ -37,6 +38,27 @@ class FoldResult:
     report: FoldReport
     proof: Proof | None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return what folded, and the proof, in one line."""
+        return f"FoldResult({self.model.name!r}: {self._summary})"
+
+    def _repr_html_(self) -> str:
+        """Return what became of every norm as a table, for notebooks."""
+        rows = [
+            (record.name, record.outcome, ", ".join(record.into), record.reason)
+            for record in self.report.records
+        ]
+        return html_table(f"{self.model.name}: {self._summary}", _HEADINGS, rows)
+
+    @property
+    def _summary(self) -> str:
+        norms = len(self.report.records)
+        proof = "not proved" if self.proof is None else self.proof.sentence
+        return f"{self.report.folded} of {norms} norms folded, {proof}"
+
+
+_HEADINGS = ("norm", "outcome", "into", "why something is left")
 
 
 def fold(

@@ -1,0 +1,80 @@
+"""Defaults of options from `[tool.renormlite]` in the nearest pyproject.toml.
+
+`[tool.renormlite.COMMAND]` holds defaults of one command, `[tool.renormlite]` itself those of every
+command that has the option. A key is the option's name without the dashes in front; a path is
+relative to the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UserError, did_you_mean
+from .comma_list import CommaList
+
+_FILE = "pyproject.toml"
+
+
+def project_defaults(
+    name: str, command: click.Command, commands: Iterable[str], folder: Path | None = None
+) -> dict[str, Any]:
+    """Return the defaults of a command, by parameter name.
+
+    Args:
+        name: Name of the command.
+        command: The command.
+        commands: Names of all commands.
+        folder: Where the search begins; it goes upward. The current folder where None.
+
+    Raises:
+        UserError: The file cannot be parsed, or names a command or option that does not exist.
+    """
+    file = _nearest((folder or Path.cwd()).resolve())
+    if file is None:
+        return {}
+    try:
+        tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no TOML file: {error}") from error
+    table = tool.get("renormlite", {})
+    general = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    for key in table.keys() - general.keys() - set(commands):
+        raise UserError(
+            f"[tool.renormlite.{key}] in {file} names no command.{did_you_mean(key, commands)}"
+        )
+    options = {
+        flag.lstrip("-"): parameter
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.expose_value
+        for flag in parameter.opts
+    }
+    own = table.get(name, {})
+    for key in own.keys() - options.keys():
+        raise UserError(
+            f"'{key}' under [tool.renormlite.{name}] in {file} is no option of {name}."
+            f"{did_you_mean(key, options)}"
+        )
+    chosen = {key: value for key, value in (general | own).items() if key in options}
+    return {
+        str(options[key].name): _value(options[key], value, file.parent)
+        for key, value in chosen.items()
+    }
+
+
+def _nearest(folder: Path) -> Path | None:
+    """Return the pyproject.toml of a folder or the nearest one above."""
+    return next((file for at in (folder, *folder.parents) if (file := at / _FILE).is_file()), None)
+
+
+def _value(option: click.Option, value: Any, folder: Path) -> Any:
+    """Return a value as click takes a default."""
+    if isinstance(option.type, CommaList) and isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(option.type, click.Path) and isinstance(value, str):
+        return str(folder / value)
+    return value

@@ -1,0 +1,67 @@
+"""`--quiet` and `--verbose`, which every command has."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from typing import Any, TextIO
+
+import click
+
+from .. import quiet
+
+_STDOUT = "renormlite.stdout"
+
+
+def with_verbosity(command: click.Command) -> click.Command:
+    """Give a command, or every command of a group, both options; once."""
+    if isinstance(command, click.Group):
+        for part in command.commands.values():
+            with_verbosity(part)
+    elif all(parameter.name != "quiet" for parameter in command.params):
+        command.params += [
+            click.Option(
+                ["-q", "--quiet"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_quiet,
+                help="Print errors only; the exit code tells the rest.",
+            ),
+            click.Option(
+                ["-v", "--verbose"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_verbose,
+                help="Print what TensorFlow, converters and runtimes say as well.",
+            ),
+        ]
+    return command
+
+
+def _quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[_STDOUT] = sys.stdout
+        ctx.with_resource(contextlib.redirect_stdout(io.StringIO()))
+
+
+def _verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.with_resource(quiet.nothing_held_back())
+
+
+def is_quiet() -> bool:
+    """Return whether the command that runs was given `--quiet`."""
+    return _meta().get(_STDOUT) is not None
+
+
+def standard_output() -> TextIO | None:
+    """Return where a result goes that the user asked for; None for the usual standard output."""
+    return _meta().get(_STDOUT)
+
+
+def _meta() -> dict[str, Any]:
+    context = click.get_current_context(silent=True)
+    return {} if context is None else context.meta

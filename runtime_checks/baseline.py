@@ -14,10 +14,10 @@ from .report.json_report import SCHEMA
 
 CHECK = "baseline"
 
-# Twice the power of the error. Other runtimes and processors order sums otherwise, which moves the
-# ratio by less (docs/checks.md, the spread over runtimes).
+# Twice the power of the error. Other runtimes and processors sum in another order, which changes
+# the ratio by less (docs/checks.md, the spread over runtimes).
 _WORSE_DB = 3.0
-# Times differ by this much between runs on a busy machine; they are told, never judged.
+# Times differ by this much between runs on a busy machine; they are reported, never judged.
 _OTHER_TIME = 1.25
 
 _VERDICTS = {True: "passes now and failed", False: "fails now and passed"}
@@ -36,7 +36,7 @@ def read_baseline(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != SCHEMA:
         raise UserError(
-            f"The baseline must be a report that `renormlite check --json` wrote, of the schema "
+            f"The baseline must be a report written by `renormlite check --json`, of the schema "
             f"'{SCHEMA}'. Received: {path} of {schema!r}."
         )
     return dict(record)
@@ -45,12 +45,12 @@ def read_baseline(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 def changes(
     before: Mapping[str, Any], results: Sequence[TargetResult], *, whole: bool
 ) -> list[Finding]:
-    """Return what changed since an earlier check; what got worse is a failed finding.
+    """Return what changed since an earlier check; anything that got worse is a failed finding.
 
     Args:
         before: What `read_baseline` returned.
         results: The results now.
-        whole: Whether everything was checked; otherwise what is missing is no change.
+        whole: Whether everything was checked; otherwise a missing result is not a change.
     """
     old = {(entry["artifact"], entry["target"]): entry for entry in before["results"]}
     new = {(result.artifact, result.target): result for result in results}
@@ -71,7 +71,7 @@ def changes(
 
 
 def _changed(old: Mapping[str, Any], new: TargetResult) -> Iterator[tuple[bool, str]]:
-    """Yield each change of one file on one target, and whether it is no loss."""
+    """Yield each change of one file on one target, and whether it is acceptable."""
     passed = old["verdict"] == "pass"
     if passed != new.passed:
         yield new.passed, f"it {_VERDICTS[new.passed]} before"

@@ -36,8 +36,8 @@ class Latency:
         load_ms: Time to load the file.
         median_ms: Median over the rounds; the mean where the device reports only that.
         p90_ms: 90th percentile over the rounds; None where the device reports only a mean.
-        ratio: This time over the first row's. Where both took turns, the median over the rounds of
-            their ratio: other work on the machine slows both alike and drops out.
+        ratio: This time over the first row's. Where both ran in turn, the median over the rounds of
+            their ratio: other work on the machine slows both alike and cancels.
         note: A remark on the times, such as that the device is emulated.
     """
 
@@ -52,7 +52,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class _Timing:
-    """The measurements of one artifact; `turns` are its rounds, where it took turns."""
+    """The measurements of one artifact; `turns` are its rounds, if it was measured in turn."""
 
     load_ms: float
     median_ms: float
@@ -77,22 +77,22 @@ def measure_latency(
 ) -> list[Latency]:
     """Time every artifact of an export on every target.
 
-    On this machine all take turns, round by round; a device runs one file after the other.
+    On this machine all files run in turn in each round; a device runs one file after the other.
 
     Args:
         directory: An export directory.
         targets: Targets such as `litert` or `litert@ssh:pi@raspberrypi.local`; by default the first
             installed runtime of each format.
-        rounds: How often each is timed, on this machine after a warm-up of three.
+        rounds: Number of timed runs of each, on this machine after three warm-up runs.
         threads: Threads each runtime may use.
-        devices: Choices about devices other than this machine.
+        devices: Options for devices other than this machine.
 
     Returns:
         A row for each artifact on each target, in the order asked for.
 
     Raises:
-        UserError: No export there, a target that has nothing to load, a device out of reach, a
-            file that a runtime cannot run.
+        UserError: There is no export, a target has nothing to load, a device is out of reach, or
+            a runtime cannot run a file.
     """
     export = read_export(directory)
     pairs = select(export, targets).pairs
@@ -131,7 +131,7 @@ def _take_turns(
     rounds: int,
     threads: int,
 ) -> list[_Timing]:
-    """Time artifacts on this machine, each once a round."""
+    """Time artifacts on this machine, each once per round."""
     with contextlib.ExitStack() as stack:
         sessions, load = [], []
         for target, artifact in pairs:

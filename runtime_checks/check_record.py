@@ -22,18 +22,18 @@ class CheckRecord:
 
     Attributes:
         name: Name of the exported model.
-        directory: Where it lies.
+        directory: Its path.
         results: One entry for each artifact on each target.
         samples: Number of samples compared.
         host: Python, system and processor that the checks ran on.
-        seconds: What the whole check took.
+        seconds: Duration of the whole check.
         manifest: The manifest as parsed.
         golden: The samples that were run.
         left_out: A sentence for each artifact whose arithmetic a target does not support.
         searched: What each search found.
-        findings: What was found that is about no file alone: about own samples, or since an earlier
-            check. Those that hold are notes worth telling.
-        limits: What quality a file may lose.
+        findings: Findings that do not belong to one file: about own samples, or about changes since
+            an earlier check. Those that passed are notes.
+        limits: How much quality a file may lose.
     """
 
     name: str
@@ -73,7 +73,7 @@ class CheckRecord:
 
     @property
     def passed(self) -> bool:
-        """True when there was something to check and all of it passed."""
+        """True if there was something to check and all of it passed."""
         return (
             bool(self.results)
             and all(result.passed for result in self.results)

@@ -1,4 +1,4 @@
-"""What the inside of each file says: its weights, its interface, its ops."""
+"""Inspects the contents of each file: its weights, its interface, its operators."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .end_to_end.findings import Finding, TargetResult
 from .interface_suspects import interface_suspect
 from .per_op.inspection import Anatomy, inspect, readable
 
-# Findings that stand whatever layer is asked about.
+# Findings that are kept whichever layers are selected.
 _OF_THE_FILE = ("file", "load", "interface", "training", "kernels")
 
 
 class FileInspection:
-    """Adds to each result what its file holds; reads each file once.
+    """Adds the findings on a file's contents to each result; reads each file once.
 
     Args:
         export: The export.
         threads: Threads that the runtimes may use.
-        per_op: Whether every op is checked by itself even where all is well.
-        layers: Keras layers that the verdict is about; empty for the whole file.
+        per_op: Whether every operator is checked even if all outputs are right.
+        layers: Keras layers to judge; empty for the whole file.
 
     Raises:
         UserError: The network has no such layer.
@@ -53,13 +53,13 @@ class FileInspection:
             )
 
     def read(self, artifact: Artifact) -> Anatomy | Finding | None:
-        """Return a file's anatomy, the failure to read it, or None where there is no network."""
+        """Return a file's contents, the failure to read it, or None where there is no network."""
         if artifact.file not in self._anatomies:
             self._anatomies[artifact.file] = self._read(artifact)
         return self._anatomies[artifact.file]
 
     def not_evaluated(self) -> list[Finding]:
-        """Return a note on the operators that float64 arithmetic says nothing about."""
+        """Return a note on the operators that cannot be evaluated in float64."""
         network = self._export.folded_network
         nodes = [] if network is None else unevaluated_nodes(network)
         if network is None or not nodes:
@@ -80,12 +80,12 @@ class FileInspection:
     def add(
         self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
     ) -> TargetResult:
-        """Return a result with the verdict on weights and, where called for, on every op."""
+        """Return a result with the verdict on weights and, where needed, on every operator."""
         whole = self._whole(artifact, golden, target, result)
         return self._of_layers(whole) if self._layers and whole.given else whole
 
     def _of_layers(self, result: TargetResult) -> TargetResult:
-        """Return what a result says of the layers that the verdict is about."""
+        """Return a result restricted to the selected layers."""
         ops = tuple(check for check in result.ops if check.layer in self._layers)
         about = [
             finding
@@ -133,10 +133,10 @@ class FileInspection:
                 threads=self._threads,
             )
         except Exception as error:
-            # Of a file of unknown origin nothing can be assumed; of any other this is our fault.
+            # Nothing can be assumed of a file of unknown origin; for any other this is a bug here.
             if self._export.damaged(artifact) is None and not artifact.foreign:
                 raise
-            says = f"the ops of {artifact.file} cannot be looked at: {error}"
+            says = f"the operators of {artifact.file} cannot be inspected: {error}"
             finding = Finding("ops", artifact.foreign, says)
             return replace(result, findings=(*result.findings, finding))
         return replace(
@@ -154,13 +154,13 @@ class FileInspection:
         anatomy: Anatomy,
         result: TargetResult,
     ) -> TargetResult:
-        """Return what another converter's file says where its outputs are right: notes alone.
+        """Return notes on another converter's file whose outputs are right.
 
-        It may hold other weights that compute the same, such as ones scaled through a relu.
+        It may hold different weights that compute the same, such as ones scaled through a relu.
         """
         result = replace(result, findings=(*result.findings, anatomy.summary()))
         if _of_integers(artifact):
-            says = "ops were not looked at: its integers are not those of the network's weights"
+            says = "operators were not checked: its integers are not those of the network's weights"
             return replace(result, findings=(*result.findings, Finding("ops", True, says)))
         if not self._per_op:
             return result
@@ -184,7 +184,7 @@ class FileInspection:
         anatomy: Anatomy,
         result: TargetResult,
     ) -> Finding | None:
-        """Return what is wrong with the file as a whole, so that no layer of it is at fault."""
+        """Return faults of the whole file, for which no single layer is responsible."""
         if result.passed:
             return None
         if anatomy.of_another_training:
@@ -208,7 +208,7 @@ class FileInspection:
             return Finding("weights", False, str(error))
 
     def _of_another_training(self, artifact: Artifact, anatomy: Anatomy) -> str:
-        """Say that a file holds other weights throughout, and which model it names as its own."""
+        """Report that all weights of a file differ, and which model its metadata names."""
         text = (
             f"all kernels in {artifact.file} differ from the folded network's: the file is of "
             "another training"
@@ -220,7 +220,7 @@ class FileInspection:
 
 
 def _of_integers(artifact: Artifact) -> bool:
-    """Return whether a file rounds to steps that its makers chose."""
+    """Return whether a file's steps were chosen by another converter."""
     return artifact.precision not in ("float32", "float16")
 
 

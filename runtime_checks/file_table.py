@@ -1,4 +1,4 @@
-"""What a .tflite or .onnx file holds: every op with shapes, parameters, work and precision.
+"""The contents of a .tflite or .onnx file: every op with shapes, parameters, MACs and precision.
 
 Read from the file alone; nothing is run, and neither TensorFlow nor Keras is needed.
 """
@@ -48,8 +48,8 @@ class OpRow:
     """One op of a file.
 
     Attributes:
-        index: Its place.
-        kind: What the format calls it.
+        index: Its position.
+        kind: Its name in the format.
         name: Name of its output.
         shape: Of its first output; -1 where free, empty where the file does not say.
         parameters: Numbers among its inputs that the file holds.
@@ -76,12 +76,12 @@ class FileTable:
         ops: Every op, in the order they run.
         inputs: Name, type and shape of each input.
         outputs: The same of each output.
-        arena_bytes: Greatest sum of the tensors that must be held at a time.
-        float_ops: Ops that compute in floats although others compute in integers, which hardware of
-            integers alone cannot take: a sentence for each kind, with the reason.
-        norms: Ops that are the rest of a norm: a factor and a shift for each channel.
-        foreign_ops: Ops outside the format's own set (Flex, custom, other domains).
-        computed_shapes: Ops that compute shapes as the file runs, which delegates do not take.
+        arena_bytes: Peak total size of the tensors that are alive at the same time.
+        float_ops: Ops that compute in floats although others compute in integers, which
+            integer-only hardware cannot run: a sentence for each kind, with the reason.
+        norms: Ops that remain of a norm: a factor and a shift for each channel.
+        foreign_ops: Ops outside the format's standard set (Flex, custom, other domains).
+        computed_shapes: Ops that compute shapes at run time, which delegates do not accept.
     """
 
     file: str
@@ -272,7 +272,7 @@ def _bytes(graph: ArtifactGraph, key: str) -> int:
 
 
 def _norms(graph: ArtifactGraph) -> list[str]:
-    """Return the ops that multiply and shift each channel, which a fold would have taken away."""
+    """Return the ops that multiply and shift each channel, which a fold would have removed."""
     found = []
     for op in graph.ops:
         if op.kind == "BatchNormalization":

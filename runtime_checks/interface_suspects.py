@@ -1,9 +1,9 @@
-"""Is it only the interface of a file that is wrong? Tried when the outputs differ altogether.
+"""Tests whether only the interface of a file is wrong, when all outputs differ.
 
-Inputs or outputs that changed places, axes in another order, blue before red, labels in another
-order, bytes taken as signed, values in another range: each is tried on a few samples. Where the
-file then gives what the trained model gives, that is the fault, and the sentence says what would
-mend it. Otherwise a layer would be blamed that computes rightly.
+Exchanged inputs or outputs, axes in another order, BGR for RGB, labels in another order, bytes
+taken as signed, values in another range: each is tried on a few samples. If the file then gives the
+trained model's outputs, that is the fault, and the sentence says how to mend it. Otherwise a layer
+that computes correctly would be blamed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .end_to_end.findings import TargetResult, judge_outputs
 
 # An error below this share of the signal comes from arithmetic, not from the interface.
 _DIFFERENT = 0.05
-# An explanation must leave this much less of the error: a wide bound admits much by itself.
+# An explanation must reduce the error by this factor: a wide bound alone admits too much.
 _BETTER = 3.0
 _SAMPLES = 6
-# More tensors or channels have too many orders to try them all.
+# With more tensors or channels there are too many orders to try.
 _MOST_EXCHANGED, _MOST_CHANNELS, _MOST_AXES = 4, 4, 3
 
-# Ranges that preprocessing confuses: name, and what it makes of the model's own inputs.
+# Ranges that preprocessing commonly confuses: name, and the map from the model's own inputs.
 RANGES: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
     ("multiplied by 255", lambda x: 255 * x),
     ("divided by 255", lambda x: x / 255),
@@ -51,12 +51,12 @@ RANGES: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
 
 @dataclass(frozen=True)
 class _Hypothesis:
-    """A way in which a file may be used wrongly.
+    """A possible fault of the interface.
 
     Attributes:
-        says: What is wrong and what would mend it.
-        feed: Makes the inputs that the file needs of those of the model.
-        read: Makes the outputs of the model of those that the file gives.
+        says: What is wrong and how to mend it.
+        feed: Converts the model's inputs to those that the file needs.
+        read: Converts the file's outputs to those of the model.
     """
 
     says: str
@@ -67,7 +67,7 @@ class _Hypothesis:
 def interface_suspect(
     path: Path, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
 ) -> str:
-    """Return what is wrong with the interface of a file, or an empty string.
+    """Return the fault of a file's interface, or an empty string.
 
     Args:
         path: The file.
@@ -100,7 +100,7 @@ def interface_suspect(
 
 
 def _differs(result: TargetResult, golden: GoldenSet, index: np.ndarray) -> bool:
-    """Return whether an output is altogether another one, or has another shape."""
+    """Return whether an output is entirely different, or has another shape."""
     if any(array.shape != golden.truth[name].shape for name, array in result.given.items()):
         return True
     for entry in result.outputs:
@@ -129,7 +129,7 @@ def _fits(given: Arrays, golden: GoldenSet, artifact: Artifact, least: float) ->
 def _of_outputs(
     given: Arrays, golden: GoldenSet, specs: Sequence[TensorSpec]
 ) -> Iterator[_Hypothesis]:
-    """Yield what may be wrong with the outputs."""
+    """Yield possible faults of the outputs."""
     shapes = {name: array.shape for name, array in given.items()}
     yield from (
         _Hypothesis(f"{_exchange('output', order)} in the file", read=_renamed(order))
@@ -158,7 +158,7 @@ def _of_outputs(
 
 
 def _of_inputs(inputs: Arrays, specs: Sequence[TensorSpec]) -> Iterator[_Hypothesis]:
-    """Yield what may be wrong with the inputs."""
+    """Yield possible faults of the inputs."""
     kinds = {name: (array.shape, array.dtype) for name, array in inputs.items()}
     for order in _orders(kinds):
         yield _Hypothesis(f"{_exchange('input', order)} in the file", feed=_renamed(order))
@@ -170,7 +170,7 @@ def _of_inputs(inputs: Arrays, specs: Sequence[TensorSpec]) -> Iterator[_Hypothe
                 known = " (BGR for RGB)" if places == (2, 1, 0) else ""
                 yield _Hypothesis(
                     f"input '{name}' has its channels in the order {places}{known} in the file: "
-                    "feed them so, or make the file anew",
+                    "use that order, or convert the model again",
                     feed=_changed(name, functools.partial(np.take, indices=places, axis=-1)),
                 )
         for axes in _axes(shape, shape):
@@ -190,13 +190,13 @@ def _of_inputs(inputs: Arrays, specs: Sequence[TensorSpec]) -> Iterator[_Hypothe
         if inputs[name].dtype.kind == "f":
             for says, change in RANGES:
                 yield _Hypothesis(
-                    f"the file takes input '{name}' {says}: feed it so, or make the file anew",
+                    f"the file takes input '{name}' {says}: use that range, or convert again",
                     feed=_changed(name, change),
                 )
 
 
 def _orders(kinds: Mapping[str, object]) -> Iterator[dict[str, str]]:
-    """Yield every exchange among tensors of one kind: name to the name whose place it takes."""
+    """Yield every permutation of tensors of one kind, as name to name."""
     groups: dict[object, list[str]] = {}
     for name, kind in kinds.items():
         groups.setdefault(kind, []).append(name)
@@ -208,7 +208,7 @@ def _orders(kinds: Mapping[str, object]) -> Iterator[dict[str, str]]:
 
 
 def _exchange(what: str, order: Mapping[str, str]) -> str:
-    """Say which tensors changed places."""
+    """Describe which tensors are exchanged."""
     moved = {name: other for name, other in order.items() if name != other}
     if len(moved) == 2:
         first, second = moved
@@ -230,7 +230,7 @@ def _changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[
 
 
 def _axes(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yield orders of the axes behind the samples that turn one shape into another."""
+    """Yield orders of the axes after the samples that turn one shape into another."""
     count = len(shape) - 1
     if len(shape) != len(wanted) or not 2 <= count <= _MOST_AXES:
         return
@@ -248,7 +248,7 @@ def _channel_orders(count: int) -> list[tuple[int, ...]]:
 
 
 def _columns(given: np.ndarray, truth: np.ndarray) -> list[int] | None:
-    """Return where each entry of the last axis is found in what was given; None if nowhere."""
+    """Return where each entry of the last axis is found in the given output; None if nowhere."""
     count = truth.shape[-1]
     y = given.reshape(-1, count).astype(np.float64)
     t = truth.reshape(-1, count)
@@ -260,11 +260,11 @@ def _columns(given: np.ndarray, truth: np.ndarray) -> list[int] | None:
 
 
 def _entries(places: Sequence[int]) -> str:
-    """Say which entries changed places."""
+    """Describe which entries are exchanged."""
     moved = [place for place, found in enumerate(places) if place != found]
     if len(moved) == 2:
         return f"entries {moved[0]} and {moved[1]} are exchanged"
-    return f"entries are in another order, {tuple(places)} would put them right,"
+    return f"entries are in another order, corrected by {tuple(places)},"
 
 
 def _scaled(given: np.ndarray, truth: np.ndarray, spec: TensorSpec) -> Iterator[_Hypothesis]:

@@ -1,10 +1,9 @@
 """The user's own samples, checked together with the golden set.
 
-The trained model is not at hand any more when files are checked, so what the earlier stages make of
-these samples is made up for: truth is the folded network in float64, which the export proved equal
-to the trained one to 1e-10; the reference is the same network in float32; and each file is run once
-more on this machine, as it was at export. A file that is not the one exported any more has no such
-output.
+The trained model is no longer available when files are checked, so the outputs of the earlier
+stages are computed here: truth is the folded network in float64, which the export proved equal to
+the trained one to 1e-10; the reference is the same network in float32; and each file is run once
+more on this machine, as at export. A file that was changed since the export has no such output.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ def read_samples(
 
     Args:
         source: Anything that `load_samples` takes.
-        export: The export that they are for.
-        preprocessing: Of the pixels of a folder of images; by default what the export was told.
-        limit: Use at most this many samples, evenly spread; by default all of a file, and
+        export: The export to check with them.
+        preprocessing: How pixels of a folder of images become inputs; by default as in the export.
+        limit: Use at most this many samples, evenly spaced; by default all of a file, and
             `IMAGES` of a folder.
 
     Raises:
@@ -102,7 +101,7 @@ def extended(
     own: SampleSet,
     kind: np.ndarray,
 ) -> GoldenSet:
-    """Return the golden set with samples after its own, and with what every stage makes of them.
+    """Return the golden set with further samples, and with the outputs of every stage for them.
 
     Args:
         golden: The golden set of the export.
@@ -157,7 +156,7 @@ def extended(
 
 
 def _misfits(export: ExportDirectory, inputs: Arrays, kind: np.ndarray) -> dict[str, Misfits]:
-    """Return what the numbers of each file cannot represent of real samples."""
+    """Return the real samples' values that each file cannot represent."""
     real = {name: array[kind == REAL] for name, array in inputs.items()}
     if not (kind == REAL).any():
         return {}
@@ -165,7 +164,7 @@ def _misfits(export: ExportDirectory, inputs: Arrays, kind: np.ndarray) -> dict[
     for artifact in export.artifacts:
         if artifact.format not in READERS or export.damaged(artifact) is not None:
             continue
-        # What cannot be read is a failed check of that file, which `FileInspection` reports.
+        # A file that cannot be read is a failed check, which `FileInspection` reports.
         with contextlib.suppress(UserError):
             network = export.read_network(artifact)
             if network is not None:
@@ -175,7 +174,7 @@ def _misfits(export: ExportDirectory, inputs: Arrays, kind: np.ndarray) -> dict[
 
 
 def _noise(network: Network, inputs: Arrays, kind: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the expected noise; of samples that a search chose, of each by itself."""
+    """Return the expected noise; for samples from a search, each by itself."""
     if (kind == SEARCH).any():
         return expected_noise(network, inputs, work=np.inf)
     return expected_noise(network, inputs)
@@ -186,11 +185,11 @@ def known_network(export: ExportDirectory, why: str, cure: str) -> Network:
 
     Args:
         export: The export.
-        why: What needs it, to begin a sentence with.
-        cure: What to do where a layer of it is known to Keras alone.
+        why: Begins the error message: what needs the network.
+        cure: Ends the error message: what to do if only Keras can evaluate a layer.
 
     Raises:
-        UserError: There is none, or a layer of it is known to Keras alone.
+        UserError: There is none, or only Keras can evaluate one of its layers.
     """
     if export.network is None:
         raise UserError(f"{export.path} has no network to evaluate samples with. Export again.")
@@ -205,7 +204,7 @@ def known_network(export: ExportDirectory, why: str, cure: str) -> Network:
 
 
 def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays | None:
-    """Return what a file gives on this machine; None for one that is damaged or cannot be run."""
+    """Return a file's outputs on this machine; None if it is damaged or cannot be run."""
     if artifact.format not in HOSTS or export.damaged(artifact) is not None:
         return None
     target = Target(HOSTS[artifact.format])
@@ -214,7 +213,7 @@ def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays 
 
 
 def _predicted(export: ExportDirectory, file: str, inputs: Arrays) -> Predictions:
-    """Return what a file of integers gives for other samples."""
+    """Return the predicted outputs of a file of integers for further samples."""
     artifact = next((entry for entry in export.artifacts if entry.file == file), None)
     if artifact is None or export.damaged(artifact) is not None:
         return Predictions({}, {}, "the file is missing or damaged")

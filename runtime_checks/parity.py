@@ -1,4 +1,4 @@
-"""Checks every artifact of an export on every target asked for, against float64 truth."""
+"""Checks every artifact of an export on every requested target, against float64 truth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .selection import select
 
 
 class ParityReport(CheckRecord):
-    """The verdict on an export directory, with its forms."""
+    """The verdict on an export directory, with its report formats."""
 
     def to_json(self) -> str:
         """Return the report as JSON of the schema that docs/reports.md describes."""
@@ -53,7 +53,7 @@ class ParityReport(CheckRecord):
         return render(self)
 
     def to_model_explorer(self) -> dict[str, str]:
-        """Return node data for Model Explorer by file name; empty unless ops were checked."""
+        """Return node data for Model Explorer by file name; empty unless operators were checked."""
         from .report.model_explorer import render
 
         return render(self)
@@ -186,9 +186,9 @@ def run_check(
 def _verified(
     export: ExportDirectory, artifacts: Sequence[Artifact]
 ) -> Iterator[Sequence[Artifact]]:
-    """Hash an export's files while the block reads them, and say in the end if one is damaged.
+    """Hash an export's files while the block reads them, and report damaged ones at the end.
 
-    Nothing is hashed any more when the block is left, so that no runtime is timed beside it.
+    Hashing is finished when the block ends, so it does not disturb the timing of runtimes.
     """
     for artifact in artifacts:
         if (export.path / artifact.file).is_file():
@@ -196,7 +196,7 @@ def _verified(
     try:
         yield artifacts
     finally:
-        # What the block raises of a damaged file is worth less than that it is damaged.
+        # That a file is damaged is more useful than the error that reading it raises.
         export.verify()
         for artifact in artifacts:
             export.damaged(artifact)
@@ -227,7 +227,7 @@ def _on_target(
             yield artifact, [_not_run(export, artifact, target, n) for n in counts]
     if not present:
         return
-    # One connection after the other: a device may have room for one only.
+    # One connection after the other: a device may allow only one.
     passes = [
         list(run_on_device(export, present, golden.inputs, target, threads=n, options=devices))
         for n in counts

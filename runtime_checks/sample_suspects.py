@@ -1,9 +1,9 @@
-"""Are the user's own samples what the network was trained on?
+"""Tests whether the user's own samples resemble those that the network was trained on.
 
-A file can compute exactly what the trained model computes and still be fed pixels in another range,
-blue before red, or judged by labels in another order. The export knows the range of its real
-samples and its preprocessing; the labels tell whether the trained model itself does its task on
-these samples, and what would let it.
+A file can compute exactly what the trained model computes and still receive pixels in another
+range, BGR instead of RGB, or labels in another order. The export records the range of its real
+samples and its preprocessing; with labels, the accuracy of the trained model on these samples shows
+whether they are right, and which change would make them right.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .interface_suspects import RANGES
 
 CHECK = "inputs"
 
-# Values this share of the known range beyond it are still inside: a sample of samples is smaller.
+# Values beyond the known range by this share of it still count as inside: few samples span less.
 _MARGIN = 0.05
-# Of samples that are those of training, at most this share lies outside.
+# At most this share of the values of correct samples lies outside.
 _OUTSIDE = 0.25
-# Samples whose range is this small a part of the known one were scaled otherwise.
+# Samples whose range is this small a share of the known one were scaled differently.
 _NARROW = 1 / 20
-# Fewer labels tell nothing; more are not needed to try explanations.
+# Fewer labels are not significant; more are not needed to test explanations.
 _FEWEST, _TRIED = 20, 32
-# An accuracy that chance alone reaches in more than this share of cases is near chance.
+# An accuracy that is reached by chance in more than this share of cases is near chance.
 _CHANCE = 0.01
-# With an accuracy like this nothing is looked for; explanations this close are equally likely.
+# Above this accuracy no explanation is sought; explanations this close are equally likely.
 _GOOD, _AS_GOOD = 0.9, 0.05
 
-# Share of right decisions, and what leads to it.
+# Share of right decisions, and the change that leads to it.
 _Cure = tuple[float, str]
 
 
@@ -51,14 +51,14 @@ def sample_suspects(
     export: ExportDirectory,
     preprocessing: Preprocessing | None,
 ) -> list[Finding]:
-    """Return what is wrong, or looks wrong, with own samples; nothing where all is well.
+    """Return findings on own samples that are, or seem, wrong; none if all is well.
 
     Args:
         own: The samples.
         known: The golden set of the export.
         joint: The same with the samples at its end.
         export: The export.
-        preprocessing: What was asked for; None for what the export was told.
+        preprocessing: As given by the user; None for that of the export.
     """
     findings = list(_ranges(own.arrays, known))
     told = export.manifest.metadata.get("preprocessing")
@@ -71,8 +71,8 @@ def sample_suspects(
             Finding(
                 CHECK,
                 False,
-                f"--{key} {given[key]} is not what the export was told ({told[key]}), and what its "
-                "files say of themselves: leave it out, or export again",
+                f"--{key} {given[key]} differs from the value at export ({told[key]}), which "
+                "the files' metadata also states: leave it out, or export again",
                 key,
             )
             for key in differing
@@ -106,7 +106,7 @@ def _ranges(inputs: Arrays, known: GoldenSet) -> Iterator[Finding]:
 
 
 def _labels(own: SampleSet, joint: GoldenSet, export: ExportDirectory) -> list[Finding]:
-    """Ask whether the trained model does its task on the samples, and if not, what would let it."""
+    """Measure the trained model's accuracy on the samples; if poor, find what raises it."""
     assert own.labels is not None
     classes = export.manifest.metadata.get("labels", ())
     network = export.folded_network
@@ -137,7 +137,7 @@ def _labels(own: SampleSet, joint: GoldenSet, export: ExportDirectory) -> list[F
                     + (
                         f"{likely} would make it right on {100 * best:.0f} %"
                         if cures
-                        else "look at preprocessing and the order of the labels"
+                        else "check the preprocessing and the order of the labels"
                     ),
                     output,
                 )
@@ -182,7 +182,7 @@ def _input_cures(
 
 
 def _changes(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
-    """Yield what may have to be done to the inputs, and the inputs with it done."""
+    """Yield possible corrections of the inputs, and the corrected inputs."""
     for name, array in inputs.items():
         if array.dtype.kind == "f":
             for says, changed in _changed(array):
@@ -201,5 +201,5 @@ def _changed(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _clearly(before: int, after: int, count: int) -> bool:
-    """Return whether an accuracy is a good one and far better than another."""
+    """Return whether an accuracy is good and far better than another."""
     return after >= 0.5 * count and at_least(after, count, max(before, 1) / count) < _CHANCE

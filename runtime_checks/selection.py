@@ -1,4 +1,4 @@
-"""What a check runs where: the targets asked for, and the files that each of them loads."""
+"""Selects the targets of a check, and the files that each of them runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..runtimes import LOCAL, RUNTIMES, Target, usable_here
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to run where.
+    """The files to run on each target.
 
     Attributes:
         files: The files that each target runs.
@@ -37,7 +37,7 @@ def select(
     artifacts: Sequence[str] = (),
     precisions: Sequence[str] = (),
 ) -> Selection:
-    """Choose what runs where.
+    """Select the files to run on each target.
 
     Args:
         export: The export.
@@ -76,7 +76,7 @@ def select(
 def _chosen(
     export: ExportDirectory, artifacts: Sequence[str], precisions: Sequence[str]
 ) -> list[Artifact]:
-    """Return the files of the names and precisions that are asked for."""
+    """Return the files with the requested names and precisions."""
     for what, received, known in (
         ("artifact", artifacts, [entry.file for entry in export.artifacts]),
         ("precision", precisions, [entry.precision for entry in export.artifacts]),
@@ -101,7 +101,7 @@ def _chosen(
 
 
 def _usual(artifacts: Sequence[Artifact]) -> tuple[list[Target], list[str]]:
-    """Return the first installed runtime for each format, and what is left out for want of one."""
+    """Return the first installed runtime for each format, and the files without one."""
     found: dict[str, None] = {}
     left_out = []
     for file_format in dict.fromkeys(entry.format for entry in artifacts):
@@ -126,7 +126,7 @@ def _usual(artifacts: Sequence[Artifact]) -> tuple[list[Target], list[str]]:
 
 
 def _refuse(export: ExportDirectory, chosen: Sequence[Artifact], target: Target) -> None:
-    """Say what would run the files that a target does not load."""
+    """Name the targets that would run the files."""
     formats = " or ".join(f".{name}" for name in target.formats)
     present = {entry.format for entry in chosen}
     others = [name for name, entry in RUNTIMES.items() if present & set(entry.formats)]

@@ -1,7 +1,7 @@
-"""Which node is the first at fault, once a pass over the network has found what tensors it could.
+"""Finds the first node at fault, after a pass over the network has matched tensors to nodes.
 
-A node is *accounted for* when it has a tensor or all that read it are accounted for. The first that
-is not, though everything it reads is right, is the culprit.
+A node is *accounted for* if it has a tensor or all nodes that read it are accounted for. The first
+node that is not, although everything it reads is right, is the culprit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .storage import Wide
 
 
 def first_culprit(evaluation: Evaluation) -> Culprit | None:
-    """Return the first node that is not accounted for, None when all are."""
+    """Return the first node that is not accounted for; None if all are."""
     readers = _readers(evaluation)
     accounted = _accounted(evaluation, readers)
     wrong = [node for node in evaluation.network.nodes if node.name not in accounted]
@@ -38,7 +38,7 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
     """Return the nodes that are accounted for."""
     outputs, mapped = set(evaluation.network.outputs.values()), evaluation.mapped
     accounted = _inside_loops(evaluation, readers)
-    fused: set[str] = set()  # ends in a tensor without another linear op between
+    fused: set[str] = set()  # ends in a tensor with no other linear op in between
     for node in reversed(evaluation.network.nodes):
         after = readers.get(node.name, [])
         if all(
@@ -48,7 +48,7 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
         ):
             fused.add(node.name)
         behind = node.name not in outputs and after and all(r.name in accounted for r in after)
-        # No op computes two linear layers: a bound carried through both proves nothing.
+        # No op computes two linear layers: a bound propagated through both proves nothing.
         if (
             node.name in mapped
             or node.name not in evaluation.exact
@@ -59,9 +59,9 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
 
 
 def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
-    """Return the nodes inside layers that the file computes in a loop, which shows no tensors.
+    """Return the nodes inside layers that the file computes in a loop, which exposes no tensors.
 
-    The network has the steps of such a layer one by one. Only what the layer returns is compared.
+    The network holds the steps of such a layer one by one. Only the layer's output is compared.
     """
     if not any(op.kind in LOOPS for op in evaluation.tensors.graph.ops):
         return set()
@@ -81,7 +81,7 @@ def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set
 def _chain(
     evaluation: Evaluation, first: Node, wrong: set[str], readers: dict[str, list[Node]]
 ) -> list[Node]:
-    """Return the nodes that one op may compute, from a node at fault on."""
+    """Return the nodes that one op may compute, starting from a node at fault."""
     chain = [first]
     while True:
         after = readers.get(chain[-1].name, [])
@@ -95,9 +95,9 @@ def _chain(
 def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
     """Find the file's op and tensor for a node at fault.
 
-    Of the tensors that belong to no node, one within its bound is preferred, then one early in the
-    file, then the nearest. Where a function of one value is at fault and no op computes it, the op
-    before it has lost it.
+    Among the tensors without a node, one within the bound is preferred, then the earliest in the
+    file, then the nearest. If an activation is at fault and no op computes it, the op before it
+    lacks it.
     """
     tensors = evaluation.tensors
     linear = any(node.op in LINEAR for node in chain)
@@ -140,7 +140,7 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
 
 
 def _without_function(evaluation: Evaluation, node: Node) -> tuple[list[Node], str]:
-    """Return the nodes of the op that should compute a function too, and that op's tensor."""
+    """Return the nodes of the op that should also compute a function, and that op's tensor."""
     before = evaluation.mapped.get(node.inputs[0], "") if len(node.inputs) == 1 else ""
     if not before or evaluation.tensors.arrays[before].size != evaluation.exact[node.name].size:
         return [node], ""

@@ -1,7 +1,7 @@
-"""What is wrong with the op at fault: its weights, its activation, its framing, or its arithmetic.
+"""Diagnoses the op at fault: its weights, activation, padding, dilation or arithmetic.
 
-The walk says *where*. Here each way in which an op is known to go wrong is tried on the expected
-side: if the op with other padding, or another activation, gives what the runtime gave, that is it.
+The walk says *where* the fault is. Here each known kind of fault is applied to the expected result:
+if the op with other padding, or another activation, equals the runtime's result, that is the cause.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Fault:
         layer: The Keras layer at fault.
         kind: "weights", "activation", "padding", "dilation", "rounding" or "arithmetic".
         op: The op of the file; None when the fault has no op of its own.
-        message: What, where, how much, how much was allowed.
+        message: What and where, the size of the error, and the allowed size.
         culprit: Inputs, expected and got, for a reproducer; None for faults found without running.
     """
 
@@ -62,11 +62,11 @@ class Fault:
 
 
 def name_fault(culprit: Culprit, weights: Sequence[WeightMatch]) -> Fault:
-    """Find out what is wrong with an op.
+    """Diagnose the fault of an op.
 
     Args:
         culprit: The op, as the walk found it.
-        weights: What became of each weight of the network.
+        weights: The state of each weight of the network in the file.
 
     Returns:
         The fault.
@@ -75,7 +75,7 @@ def name_fault(culprit: Culprit, weights: Sequence[WeightMatch]) -> Fault:
     wrong = [match for match in weights if match.node in names and match.state != "equal"]
     layer, kind, why = culprit.layer, "arithmetic", ""
     if wrong:
-        # A bias next to an altered kernel may be merged; the kernel says more.
+        # A bias next to an altered kernel may be merged; the kernel is more informative.
         worst = max(wrong, key=lambda match: (match.state == "altered", match.size))
         layer, kind, why = worst.layer, "weights", f"; {worst.sentence}"
     elif culprit.got is not None:
@@ -92,10 +92,10 @@ def weight_faults(
     """Return a fault for each altered weight, however little it changes the op's result.
 
     Args:
-        weights: What became of each weight of the network.
+        weights: The state of each weight of the network in the file.
         graph: The file.
-        state: Which weights: "absent" for those that agree nowhere with the constant they most
-            resemble, which a converter may have merged: suspects where nothing else is at fault.
+        state: Which weights: "absent" for those that agree nowhere with the most similar constant.
+            A converter may have merged them: they are suspects if nothing else is at fault.
 
     Returns:
         The faults, in the order of the network.
@@ -110,7 +110,7 @@ def weight_faults(
 
 
 def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[Fault]:
-    """Return a fault for each integer op that no rule of rounding gives.
+    """Return a fault for each integer op whose result matches no rule of rounding.
 
     Args:
         integers: The integer ops against the rules.
@@ -132,7 +132,7 @@ def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[
                 f"layer '{layer}': op {check.core.index} ({check.core.kind}) rounds by no known "
                 f"rule: {check.differing} / {check.elements} "
                 f"({100 * check.differing / check.elements:.3g} %) integers differ, first at "
-                f"{list(check.at)}: {check.got:.9g} where {check.expected:.9g} is due{rule}",
+                f"{list(check.at)}: got {check.got:.9g}, expected {check.expected:.9g}{rule}",
             )
         )
     return faults
@@ -141,9 +141,9 @@ def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[
 def static_faults(
     checks: Sequence[OpCheck], graph: ArtifactGraph, nodes: Sequence[Node]
 ) -> list[Fault]:
-    """Compare what an op says of its activation with the network, whatever the values were.
+    """Compare the activations that ops declare with the network, regardless of the values.
 
-    A relu6 in the place of a relu computes the same until a value exceeds 6.
+    A relu6 instead of a relu computes the same until a value exceeds 6.
 
     Args:
         checks: Which nodes each op computes.
@@ -163,7 +163,7 @@ def static_faults(
         assert check.op is not None
         declared = _declared(check.op, graph)
         expected = _clipping(by_name[check.node])
-        # Where either says none, the activation may stand in an op of its own: the values tell.
+        # If either declares none, the activation may be a separate op: then the values decide.
         if declared in (None, "none") or expected == "none":
             continue
         if declared != expected:
@@ -181,7 +181,7 @@ def static_faults(
 
 
 def _declared(op: GraphOp, graph: ArtifactGraph) -> str | None:
-    """Return the activation that an op declares, None when the format has none to declare."""
+    """Return the activation that an op declares; None if the format cannot declare one."""
     if "fusedActivationFunction" in op.attributes:
         return _FUSED.get(int(op.attributes["fusedActivationFunction"]), "unknown")
     if op.kind == "Relu":
@@ -212,7 +212,7 @@ class _Hypothesis:
 
 
 def _hypotheses(culprit: Culprit) -> Iterator[tuple[_Hypothesis, tuple[Node, ...]]]:
-    """Yield ways in which the segment may have been computed instead."""
+    """Yield other ways in which the segment may have been computed."""
     segment = culprit.segment
     trailing = segment[-1]
     for name, (op, attributes) in _ACTIVATIONS.items():
@@ -235,7 +235,7 @@ def _hypotheses(culprit: Culprit) -> Iterator[tuple[_Hypothesis, tuple[Node, ...
 
 
 def _framings(first: Node, culprit: Culprit) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Yield other paddings and dilations that give an output of the same size."""
+    """Yield other paddings and dilations with an output of the same size."""
     kernel = first.weights.get("kernel")
     sizes = list(kernel.shape[:-2]) if kernel is not None else first.attributes.get("pool_size")
     if first.op == "conv_transpose" or not sizes:
@@ -266,7 +266,7 @@ def _framings(first: Node, culprit: Culprit) -> Iterator[tuple[dict[str, Any], s
 
 
 def _agrees(culprit: Culprit, segment: Sequence[Node]) -> bool:
-    """Return whether a way of computing gives what the runtime gave."""
+    """Return whether a way of computing agrees with the runtime's result."""
     got = culprit.got
     assert got is not None
     values: dict[str, np.ndarray] = dict(culprit.inputs)
@@ -284,7 +284,7 @@ def _agrees(culprit: Culprit, segment: Sequence[Node]) -> bool:
 
 
 def _message(culprit: Culprit, layer: str, why: str) -> str:
-    """Say what, where, how much, and how much was allowed."""
+    """Describe the fault: what and where, the size of the error and the allowed size."""
     if culprit.got is None or culprit.op is None:
         return f"layer '{layer}': no tensor of the file holds its value{why}"
     op = culprit.op
@@ -296,8 +296,8 @@ def _message(culprit: Culprit, layer: str, why: str) -> str:
     others = [node.layer for node in culprit.segment if node.layer != layer]
     along = f" (with {', '.join(dict.fromkeys(others))})" if others else ""
     return (
-        f"layer '{layer}'{along} is the first op at fault: op {op.index} ({op.kind}) got the right "
-        f"inputs and gave {int(over.sum())} / {over.size} ({100 * over.mean():.3g} %) wrong "
+        f"layer '{layer}'{along} is the first op at fault: op {op.index} ({op.kind}) has correct "
+        f"inputs and returned {int(over.sum())} / {over.size} ({100 * over.mean():.3g} %) wrong "
         f"elements; at {[int(i) for i in place]} it gave {culprit.got[place]:.7g}, expected "
         f"{culprit.expected[place]:.7g}, allowed error {culprit.allowed[place]:.3g}{why}"
     )

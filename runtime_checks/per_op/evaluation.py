@@ -1,10 +1,10 @@
-"""One pass over the network: what every node should give, from the tensors the runtime really had.
+"""One pass over the network: the expected value of every node, from the runtime's tensors.
 
-Each node reads the *runtime's own* tensors where the file has one for its input, so an error made
-upstream is not counted again. The expected value carries a bound: what rounding in that op may add.
-A tensor of the file that agrees with it within that bound is that node's tensor. Where a converter
-fused several nodes into one op, only the last of them has a tensor, and values and bounds are
-carried through the ones before.
+Each node reads the *runtime's own* tensors where the file has one for its input, so an upstream
+error is not counted again. The expected value comes with a bound on the rounding error of that op.
+A tensor of the file that agrees within that bound is the node's tensor. Where a converter fused
+several nodes into one op, only the last has a tensor; values and bounds are propagated through the
+others.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Evaluation:
         inputs: Keras input name to the (P, …) floats that it was fed.
         rounded: The file's own weights, where it rounded them.
         true: Every value of the network from the true inputs.
-        forced: Node to tensor: what is taken for a node's value, however far from it.
-        in_pieces: Layers that the file may compute in other pieces than the network, each of them
-            rounded: what has no tensor there is no fault, and what reads it is not evaluated.
+        forced: Node to tensor: the tensor used as a node's value, however large the error.
+        in_pieces: Layers that the file may split into other operations, each of them rounded: a
+            missing tensor there is not a fault, and nodes that read it are not evaluated.
 
     Attributes:
-        value: Network value to what the nodes behind it read, float64.
-        exact: Node to what it should give.
+        value: Network value to the float64 array that its readers use.
+        exact: Node to its expected value.
         allowed: Node to the bound on its error.
         mapped: Node to its tensor.
         checks: Every node that has a tensor within its bound.
@@ -104,15 +104,15 @@ class Evaluation:
         self._take(node, key, got)
 
     def as_filed(self, node: Node) -> Node:
-        """Return a node with the weights that the file has."""
+        """Return a node with the file's weights."""
         return self._rounded.nodes.get(node.name, node)
 
     def _take(self, node: Node, key: str, got: np.ndarray) -> None:
-        """Let the nodes behind read a tensor."""
+        """Use a tensor as the value that the following nodes read."""
         self.mapped[node.name] = key
         self.tensors.sources.add(key)
         self.value[node.name] = self.tensors.read_after(key, got)
-        # Ops of floats read integers that were turned to float32, which rounds once.
+        # Float ops read dequantized integers in float32, which rounds once.
         quantized = self.tensors.graph.tensors[key].quantization is not None
         self._bound[node.name] = UNIT_ROUNDOFF["float32"] * quantized * np.abs(got)
 
@@ -144,7 +144,7 @@ class Evaluation:
         )
 
     def _interior(self, node: Node) -> list[Node]:
-        """Return the nodes without a tensor that lead up to a node, nearest last."""
+        """Return the nodes without a tensor before a node, nearest last."""
         nodes = {inner.name: inner for inner in self.network.nodes}
         found: set[str] = set()
         waiting = list(node.inputs)
@@ -157,7 +157,7 @@ class Evaluation:
 
 
 def _results(network: Network) -> set[str]:
-    """Return the values that layers hand to others or that the network returns."""
+    """Return the outputs of layers that others read or that the network returns."""
     layers = {node.name: node.layer for node in network.nodes}
     found = set(network.outputs.values())
     for node in network.nodes:

@@ -1,6 +1,6 @@
-"""Looks inside a file: weights against the network, and on demand every op against float64.
+"""Inspects a file: weights against the network, and on demand every op against float64.
 
-Works on the host, where the file's format can be parsed.
+Runs on the host, where the file's format can be parsed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from .op_results import Walk
 from .walk import walk
 
 _SHARED = (
-    "ops were not looked at: dynamic quantization takes one range for all {size} samples of a "
-    "batch, so that no sample stands for itself; with the batch size 1 they are"
+    "operators were not checked: dynamic quantization uses one range for all {size} samples of a "
+    "batch, so samples are not independent; with batch size 1 operators are checked"
 )
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A file's graph, the network it was made from, and what became of that network's weights.
+    """A file's graph, the network it was made from, and the state of that network's weights.
 
     Attributes:
-        network: What the file should compute, affines merged as the file has them.
+        network: The network that the file should compute, with affines merged as in the file.
         graph: The file.
         weights: Every weight of the network.
     """
@@ -63,8 +63,8 @@ class Anatomy:
         Args:
             path: The file.
             artifact: What the manifest says of it.
-            network: What it was made from.
-            data: What it holds, where that has been read already.
+            network: The network it was made from.
+            data: Its contents, if they have been read already.
 
         Raises:
             UserError: It cannot be parsed.
@@ -76,32 +76,32 @@ class Anatomy:
         return cls(network, graph, tuple(weights))
 
     def conclusive(self, artifact: Artifact) -> bool:
-        """Return whether weights and outputs suffice to call a healthy file healthy.
+        """Return whether correct weights and outputs prove the file correct.
 
-        Not where a weight was not found, and not for a quantized file: its bound end to end is what
-        it did when it was exported, so that only its ops tell a fault of then from a loss.
+        Not if a weight was not found, and not for a quantized file: its end-to-end bound is its
+        error at export, so only its ops distinguish a fault at export from quantization loss.
         """
         found = all(match.state == "equal" for match in self.weights)
         return found and not precision_named(artifact.precision).quantized
 
     @property
     def of_another_training(self) -> bool:
-        """Whether not one kernel of several is the network's, nor explained by what was done to it.
+        """Whether none of several kernels is the network's or derived from it.
 
-        A converter merges or reorders some, never all.
+        A converter merges or reorders some kernels, never all.
         """
         kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
         return len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
 
     @property
     def recognised(self) -> bool:
-        """Whether every kernel is the network's, or one of it that was altered."""
+        """Whether every kernel is the network's, possibly altered."""
         kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
         found = any(match.state == "equal" for match in kernels)
         return found and all(match.state != "absent" for match in kernels)
 
     def summary(self) -> Finding:
-        """Return how many weights are the network's, of a file whose outputs are right."""
+        """Describe how many weights are the network's, for a file whose outputs are right."""
         weights = _distinct(self.weights)
         equal = sum(match.state == "equal" for match in weights)
         rest = len(weights) - equal
@@ -122,7 +122,11 @@ class Anatomy:
             return [Finding("weights", False, match.sentence, match.layer) for match in altered]
         equal = sum(match.state == "equal" for match in weights)
         rest = len(weights) - equal
-        merged = f"; {rest} merged or reordered by the converter, left to the ops" if rest else ""
+        merged = (
+            f"; {rest} merged or reordered by the converter, checked through the operators"
+            if rest
+            else ""
+        )
         return [
             Finding(
                 "weights",
@@ -134,7 +138,7 @@ class Anatomy:
 
 
 def _distinct(weights: Sequence[WeightMatch]) -> list[WeightMatch]:
-    """Return each weight once, however many steps of a recurrent layer use it."""
+    """Return each weight once, even if several steps of a recurrent layer use it."""
     found: dict[tuple[str, str, str], WeightMatch] = {}
     for match in weights:
         which = match.node if match.tensor is None else match.tensor.key
@@ -147,7 +151,7 @@ def readable(artifact: Artifact) -> bool:
     return artifact.format in READERS
 
 
-# A wrong weight can make values overflow, which is what the walk then reports.
+# A wrong weight can make values overflow; the walk then reports that.
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def inspect(
     path: Path,
@@ -159,15 +163,15 @@ def inspect(
     *,
     threads: int = 1,
 ) -> tuple[Walk | None, list[Fault], list[Finding]]:
-    """Walk a file and name what is at fault.
+    """Check a file op by op and name the faults.
 
     Args:
         path: The file.
         artifact: What the manifest says of it.
         golden: The samples.
         target: Where it was run.
-        anatomy: What the file holds and should hold.
-        result: The verdict end to end: its worst samples are looked at first.
+        contents: The file's graph, network and weights.
+        result: The end-to-end verdict, whose worst samples are used first.
         threads: Threads that the runtime may use.
 
     Returns:
@@ -193,7 +197,7 @@ def inspect(
     integers = recognise(anatomy.graph, artifact.format, seen.tensors)
     faults = _faults(anatomy, walked, integers)
     if not faults and not result.passed:
-        # Every op is within its worst-case bound and yet the whole is too noisy.
+        # Every op is within its worst-case bound, but the output is too noisy.
         faults = weight_faults(anatomy.weights, anatomy.graph, "absent")
     findings = [Finding("ops", False, fault.message, fault.layer) for fault in faults]
     if integers is not None and not integers.wrong:
@@ -205,9 +209,9 @@ def inspect(
 
 
 def _odd(result: TargetResult, golden: GoldenSet) -> list[int]:
-    """Return a sample that gave NaN or infinity where the trained model has none, if there is one.
+    """Return a sample with NaN or infinity where the trained model has none, if there is one.
 
-    One is enough to find the op, and leaves room for others.
+    One is enough to find the op and leaves room for other samples.
     """
     for name, given in result.given.items():
         known = golden.reference.get(name)
@@ -219,7 +223,7 @@ def _odd(result: TargetResult, golden: GoldenSet) -> list[int]:
 
 
 def _in_one_piece(network: Network, artifact: Artifact) -> Network:
-    """Return the network, with what a quantized file computes in pieces put beyond the walk.
+    """Return the network with layers that a quantized file splits marked as opaque.
 
     A grouped Conv3D is written as a split, one convolution a group and a concatenation. Each piece
     rounds to steps of its own, of which the network knows nothing.
@@ -241,10 +245,10 @@ _MOST_OWN = 3
 
 
 def _in_pieces(network: Network, artifact: Artifact) -> frozenset[str]:
-    """Return the layers whose primitives an integer file may round in other places.
+    """Return the layers whose primitives an integer file may round at other points.
 
     A converter writes a square as a product, a quotient as a reciprocal and a product, and gives
-    each result steps of its own.
+    each result its own steps.
     """
     if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER:
         return frozenset()
@@ -258,7 +262,7 @@ def _pieces(node: Node) -> int:
 
 
 def _faults(anatomy: Anatomy, walked: Walk, integers: IntegerReport | None) -> list[Fault]:
-    """Return every fault, the first op at fault first, each layer once."""
+    """Return the faults, one per layer, the first op at fault first."""
     faults = [name_fault(culprit, anatomy.weights) for culprit in walked.culprits]
     blamed = {fault.layer for fault in faults}
     more = weight_faults(anatomy.weights, anatomy.graph)
@@ -271,7 +275,7 @@ def _faults(anatomy: Anatomy, walked: Walk, integers: IntegerReport | None) -> l
 def _all_right(walked: Walk, seen: Observation) -> Finding:
     """Return the finding on a file without fault.
 
-    Where no op was evaluated although all could be, nothing was looked at, and that is a failure.
+    If no op was evaluated although all could be, nothing was checked, which is a failure.
     """
     where = f" {seen.remark}" if seen.remark else ""
     blind = f"; not evaluated: {', '.join(walked.unchecked)}" if walked.unchecked else ""

@@ -1,8 +1,8 @@
-"""Which rule of rounding does a runtime follow? Each op by each rule; what is left must be zero.
+"""Identifies the rule of rounding that a runtime follows, by comparing each op with each rule.
 
-A runtime is known by the rule that gives its integers to the bit on most ops. An op that another
-rule gives to the bit is no fault either: delegates leave ops to the kernels behind them, and those
-round in their own way. An op that no rule gives is at fault.
+The runtime's rule is the one that matches its integers to the bit on most ops. An op that matches
+another rule is correct as well: delegates leave some ops to other kernels, which round in their own
+way. An op that matches no rule is at fault.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ...reference.rounding.xnnpack import TFLITE_RULES
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
 _RULES = {"tflite": TFLITE_RULES, "onnx": ONNX_RULES}
 
-# Ops whose result no rounding decides: they are compared as well, and not worth a word.
+# Ops whose results do not depend on rounding: they are compared but not listed.
 _MOVING = frozenset({*MOVING_OPS, *MOVING})
 
 
 @dataclass(frozen=True)
 class IntegerCheck:
-    """One integer op against the rule that comes nearest to it.
+    """One integer op compared with the nearest rule.
 
     Attributes:
         op: The op of the file that writes the integers.
@@ -40,7 +40,7 @@ class IntegerCheck:
         rule: The rule; None where all rules agree.
         elements: Elements compared.
         differing: Elements that differ from the rule's.
-        at: Place of the first that differs, samples first.
+        at: Index of the first differing element, samples first.
         got: The runtime's number there.
         expected: The rule's.
     """
@@ -61,8 +61,7 @@ class IntegerReport:
 
     Attributes:
         checks: The ops, in the order they run.
-        bounded: Kinds of ops that round otherwise: by no rule known here, or in floats between
-            integers.
+        bounded: Kinds of ops without a known rule, or computed in floats between integers.
     """
 
     checks: tuple[IntegerCheck, ...]
@@ -70,12 +69,12 @@ class IntegerReport:
 
     @property
     def wrong(self) -> list[IntegerCheck]:
-        """The ops that no rule gives."""
+        """The ops that match no rule."""
         return [check for check in self.checks if check.differing]
 
     @property
     def sentence(self) -> str:
-        """Say which rules were recognised, on how many ops and elements."""
+        """Describe which rules were recognised, on how many ops and elements."""
         right = [check for check in self.checks if not check.differing]
         parts = []
         for rule in _by_frequency(right):
@@ -131,7 +130,7 @@ def recognise(
 
 
 def _of_integers(op: GraphOp, graph: ArtifactGraph) -> bool:
-    """Return whether an op gives integers of 8 or 16 bits, or floats that are turned into such."""
+    """Return whether an op's results are integers of 8 or 16 bits, or floats quantized to them."""
     if op.kind in ("QuantizeLinear", "DequantizeLinear"):
         return False
     return any(
@@ -142,9 +141,9 @@ def _of_integers(op: GraphOp, graph: ArtifactGraph) -> bool:
 
 
 def _differing(op: IntegerOp, rules: tuple[Arithmetic, ...]) -> dict[Arithmetic, int]:
-    """Return how many elements differ from each rule's; one rule stands for all that agree.
+    """Return how many elements differ from each rule's; equal rules are merged.
 
-    A rule that does not know the op, or gives another shape, is left out.
+    A rule that does not support the op, or returns another shape, is omitted.
     """
     found = {}
     for rule in rules if op.ruled else rules[:1]:
@@ -180,7 +179,7 @@ def _check(
 
 
 def _by_frequency(checks: list[IntegerCheck]) -> Iterator[Arithmetic | None]:
-    """Yield the rules from the most frequent to the least; ops without a choice of rule last."""
+    """Yield the rules, the most frequent first; ops that match every rule last."""
     counted = Counter(check.rule for check in checks if check.rule is not None)
     yield from (rule for rule, _ in counted.most_common())
     if any(check.rule is None for check in checks):

@@ -1,4 +1,4 @@
-"""Which tensor of a file holds a value of the network? The one that agrees with it; no names."""
+"""Finds the tensor of a file that holds a value of the network, by its numbers, not by names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ...artifacts.network import Node
 from .rounding_chain import RoundingChain
 from .storage import Steps, Storage, storage_of
 
-# Elements of a tensor that are compared first: most pairs of tensors are told apart by these.
+# Elements of a tensor that are compared first: they distinguish most pairs of tensors.
 _PROBE = 64
 
-# A tensor says something about a node only where the bound is small beside the values: carried
-# through several ops it may grow until anything agrees with it.
+# A match is meaningful only if the bound is small relative to the values: propagated through
+# several ops it may grow until everything matches.
 _MEANINGFUL = 0.25
 
 _QUANTIZING = ("QUANTIZE", "QuantizeLinear")
 _MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "TRANSPOSE", "RESHAPE")
 
-# Ops that multiply by a kernel, which may have a function of the result fused into them.
+# Ops that multiply by a kernel; an activation may be fused into them.
 LINEAR_KINDS = {
     "CONV_2D",
     "CONV_3D",
@@ -34,8 +34,8 @@ LINEAR_KINDS = {
     "MatMul",
 }
 
-# Ops whose inside is a graph of its own, and recurrent layers in one op. The former read values of
-# the graph around them that are not among their inputs.
+# Ops that contain a subgraph, and recurrent layers in one op. The former read values of the
+# surrounding graph that are not among their inputs.
 LOOPS = {
     "WHILE",
     "IF",
@@ -61,7 +61,7 @@ class Tensors:
 
     Attributes:
         arrays: Those that depend on the inputs; a dequantized constant does not.
-        sources: Those that the ops behind are known to read, whose own errors do not count again.
+        sources: Those that later ops are known to read, so that their errors count only once.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Tensors:
     def producer(self, key: str) -> GraphOp | None:
         """Return the op that computes a tensor.
 
-        Where a group of ops runs in integers, that is the op before the QuantizeLinear.
+        For a group of ops that runs in integers, this is the op before the QuantizeLinear.
         """
         op = self._producers.get(key)
         if op is not None and op.kind == "QuantizeLinear" and op.inputs[0] not in self.arrays:
@@ -102,11 +102,11 @@ class Tensors:
     def held(
         self, key: str, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return value and bound as a tensor's own type can hold them."""
+        """Return value and bound after storage in a tensor's type."""
         return self.storage(key).held(node, expected, allowed)
 
     def storage(self, key: str) -> Storage:
-        """Return how a tensor holds numbers."""
+        """Return how a tensor stores numbers."""
         rounding = self._chain.error(key, self.sources)
         return storage_of(self.graph.tensors[key], self.arrays[key].dtype, rounding)
 
@@ -119,8 +119,8 @@ class Tensors:
     ) -> tuple[str, np.ndarray] | None:
         """Return the tensor that holds a node's value within its bound, and its numbers.
 
-        The nearest, since a wide bound may also admit the tensor before a small bias is added; a
-        tensor may serve two nodes (an identity), so those in ``taken`` come last.
+        This is the nearest one, since a wide bound may also admit the tensor before a small bias is
+        added. A tensor may match two nodes (an identity), so those in ``taken`` come last.
         """
         size = expected.size // len(expected)
         columns = np.linspace(0, size - 1, min(_PROBE // len(expected) + 1, size)).astype(int)
@@ -140,19 +140,19 @@ class Tensors:
         return min(found, key=lambda entry: entry[:3])[2:] if found else None
 
     def _agrees(self, view: np.ndarray, target: np.ndarray, limit: np.ndarray) -> bool:
-        """Return whether a tensor agrees with a value, and whether that says anything."""
+        """Return whether a tensor agrees with a value, and whether that is meaningful."""
         return within(view, target, limit) and _meaningful(target.reshape(-1), limit.reshape(-1))
 
     def _real(self, key: str, values: np.ndarray) -> np.ndarray:
         return self.graph.tensors[key].real(values)
 
     def closest(self, key: str, expected: np.ndarray) -> np.ndarray:
-        """Return the view of a tensor that is nearest to a node's value."""
+        """Return the layout of a tensor that is nearest to a node's value."""
         views = self._views(key, expected.shape)
         return min(views, key=lambda view: distance(view, expected))
 
     def _layouts(self, key: str) -> list[np.ndarray]:
-        """Return views of a tensor: as it lies, and with channels moved to the end or the front."""
+        """Return a tensor as stored, and with its channels moved to the end or the front."""
         raw = self.arrays[key]
         quantization = self.graph.tensors[key].quantization
         if quantization is not None and quantization.scales.size > 1:
@@ -167,13 +167,12 @@ class Tensors:
         return [self._real(key, layout.reshape(shape)) for layout in self._layouts(key)]
 
     def read_after(self, key: str, value: np.ndarray) -> np.ndarray:
-        """Return the numbers that the ops behind a tensor read: rounded ones, if an op rounds them.
+        """Return the numbers that the readers of a tensor see: rounded, if an op rounds them.
 
-        Behind a reshape their order may be one that no view restores; then the unrounded ones
-        stand.
+        After a reshape no layout may restore their order; then the unrounded numbers are used.
         """
         rounded = self._rounded_copy(key)
-        # A copy of integers in other steps is for one reader; the others read the integers.
+        # A requantized copy is for one reader; the others read the original integers.
         shown = self.arrays.get(key)
         if rounded is None or (shown is not None and shown.dtype.kind != "f"):
             return value
@@ -182,7 +181,7 @@ class Tensors:
         return next((view for view in views if within(view, target, limit)), value)
 
     def read_as_input(self, key: str, value: np.ndarray) -> np.ndarray:
-        """Return the numbers that a file's ops read of what it is fed."""
+        """Return the numbers that a file's ops read of its inputs."""
         tensor = self.graph.tensors[key]
         if tensor.quantization is not None and tensor.dtype.kind != "f":
             return Steps(tensor.quantization).nearest(value)
@@ -194,9 +193,9 @@ class Tensors:
         return rounded is not None and self.half(rounded)
 
     def _rounded_copy(self, key: str) -> str | None:
-        """Return the tensor that holds another one's value after a rounding op, None without one.
+        """Return the tensor that holds another one's value after a rounding op; None without one.
 
-        Ops that only move numbers may stand between.
+        Ops that only move numbers may lie in between.
         """
         for op in self._consumers.get(key, []):
             if not op.outputs:
@@ -219,7 +218,7 @@ class Tensors:
         return None
 
     def depths(self, taken: set[str]) -> dict[str, int]:
-        """Return the tensors outside ``taken``, with how many such ops lead up to each."""
+        """Return the tensors outside ``taken``, with the number of such ops before each."""
         depths: dict[str, int] = {}
         for key in self._producers:
             if key not in self.arrays or key in taken:
@@ -235,7 +234,7 @@ class Tensors:
         return depths
 
     def _shown_before(self, key: str) -> Sequence[str]:
-        """Return the shown tensors and inputs that a tensor is computed from."""
+        """Return the available tensors and inputs that a tensor is computed from."""
         found: list[str] = []
         waiting = list(self._producers[key].inputs)
         while waiting:
@@ -248,7 +247,7 @@ class Tensors:
 
 
 def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
-    """Return whether a bound tells the expected values from others."""
+    """Return whether a bound is small enough to distinguish the expected values from others."""
     if not np.isfinite(expected).any():
         return True
     finite = np.isfinite(expected) & np.isfinite(limit)
@@ -264,7 +263,7 @@ def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
 
 
 def within(got: np.ndarray, expected: np.ndarray, limit: np.ndarray) -> bool:
-    """Return whether every element is within its limit, or infinite or NaN alike."""
+    """Return whether every element is within its limit, or equally infinite or NaN."""
     with np.errstate(invalid="ignore"):
         near = np.abs(got - expected) <= limit
     alike = (np.isnan(got) & np.isnan(expected)) | (got == expected)

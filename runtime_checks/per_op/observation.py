@@ -1,8 +1,8 @@
-"""Looks inside a running file: every tensor it computes, on the target or on what stands in for it.
+"""Runs a file and returns every tensor, on the target or on a substitute.
 
-Some runtimes show no tensors, and devices show outputs alone. Another runtime of this machine then
-stands in. For integer files the rounding matters, so the stand-in is one whose outputs have the
-same bits as the target's, if there is one.
+Some runtimes expose no tensors, and devices return only outputs. Another runtime of this machine is
+then used instead. For integer files the rounding matters, so the substitute is one whose outputs
+equal the target's to the bit, if there is one.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ...runtimes.base import TensorReader
 from ...runtimes.run import run_target
 from ...runtimes.session import Session
 
-# What shows the tensors of a file where the target does not, the likeliest first.
+# Substitutes that expose the tensors of a file, the preferred one first.
 _STAND_INS = {
     "tflite": ("litert", "litert+reference", "litert+builtin"),
     "onnx": ("onnxruntime+disabled", "onnxruntime"),
 }
 
-# Samples that are looked at; a walk of MobileNetV2 costs 0.15 s for each.
+# Number of samples; a walk of MobileNetV2 takes 0.15 s for each.
 OBSERVED_SAMPLES = 4
 
-# Kinds of samples by what a look inside learns from them; denormal ones only where they failed.
+# Kinds of samples, the most informative first; denormal ones only if they failed.
 _OBSERVED = (REAL, BORDER, EXTREME, RANDOM, SEARCH)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a file computed on a few samples.
+    """The tensors of a file on a few samples.
 
     Attributes:
-        on: The target that was looked into.
-        remark: Why it is not the one that was asked for, to end a statement with; else empty.
+        on: The target that ran it.
+        remark: Ends a statement: why another target was used; else empty.
         inputs: Keras input name to (P, …) floats.
         tensors: The file's key to (P, …).
     """
@@ -67,14 +67,14 @@ def observe(
     Args:
         path: The file.
         artifact: What the manifest says of it.
-        golden: Where the samples are taken from.
-        target: Where it is to be looked into.
-        given: Keras output name to (N, …): what it gave there for the golden inputs.
+        golden: The golden set to take samples from.
+        target: The target to run it on.
+        given: Keras output name to (N, …) outputs of the target for the golden inputs.
         threads: Threads that the runtime may use.
-        first: Samples to look at before others: those that failed.
+        first: Samples to use before others: those that failed.
 
     Raises:
-        ArtifactError: No runtime that shows tensors can run the file.
+        ArtifactError: No runtime that exposes tensors can run the file.
     """
     index = _choose(golden, first)
     inputs = {name: array[index] for name, array in golden.inputs.items()}
@@ -118,10 +118,10 @@ def _stand_in(
     target: Target,
     given: Mapping[str, np.ndarray],
 ) -> tuple[Target, str]:
-    """Return what is looked into instead of a target, and a remark on it."""
+    """Return the substitute for a target, and a remark on it."""
     candidates = list(dict.fromkeys(_candidates(artifact, target)))
     missing = "" if target.device == LOCAL and not _shows_tensors(target) else " here"
-    why = f"since {target} shows no tensors{missing}"
+    why = f"since {target} exposes no tensors{missing}"
     if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER:
         return candidates[0], f"on {candidates[0]}, {why}"
     finite = golden.kind != NONFINITE  # of the others integers say nothing
@@ -139,7 +139,7 @@ def _stand_in(
 
 
 def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:
-    """Yield what may stand in: the same runtime on this machine first."""
+    """Yield possible substitutes: the same runtime on this machine first."""
     if target.device != LOCAL and RUNTIMES[target.runtime].home == LOCAL:
         here = Target(target.runtime, target.variant)
         if usable_here(target.runtime) and _shows_tensors(here):
@@ -148,9 +148,9 @@ def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:
 
 
 def _choose(golden: GoldenSet, first: Sequence[int]) -> np.ndarray:
-    """Return samples to look at: the given ones, then every kind in turn.
+    """Return the samples to use: the given ones, then every kind in turn.
 
-    No sample with NaN or infinity: what an op makes of those says nothing about the op.
+    Samples with NaN or infinity are excluded, since their results say nothing about an op.
     """
     usable = golden.kind != NONFINITE
     order = [i for i in dict.fromkeys(int(index) for index in first) if usable[i]]

@@ -1,4 +1,4 @@
-"""What walking a file op by op gives: checks that held, and culprits."""
+"""The results of checking a file op by op: passed checks, and culprits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .storage import Storage
 
 @dataclass(frozen=True)
 class OpCheck:
-    """One node of the network that has a tensor in the file, and how near it came to its bound.
+    """One node of the network with a tensor in the file, and its error relative to the bound.
 
     Attributes:
         node: The network's node.
         layer: Its Keras layer.
-        fused: Nodes that the same op computes on the way.
+        fused: Nodes that the same op computes before it.
         op: The op of the file that computed the tensor; None for a graph input.
         ratio: Greatest |got - expected| over its bound; at most 1.
         max_abs: Greatest |got - expected|.
-        drift: Root mean square error relative to the expected value's: of this op by itself.
-        accumulated: The same against the network evaluated in float64 from the true inputs: of
-            everything up to this op.
+        drift: Root mean square error of this op alone, relative to the expected value's.
+        accumulated: The same for everything up to this op, against the network evaluated in
+            float64 from the true inputs.
     """
 
     node: str
@@ -43,16 +43,16 @@ class Culprit:
     """The first op whose inputs were right and whose output was not.
 
     Attributes:
-        node: The network's node, with the weights of the file where these are right.
+        node: The network's node, with the file's weights where these are right.
         layer: Its Keras layer.
-        segment: The nodes from it to the one that the tensor belongs to, in the same way.
-        key: The file's tensor; empty when no tensor of its size is left.
+        segment: The nodes from it to the one that the tensor belongs to, with the same weights.
+        key: The file's tensor; empty if no tensor of its size remains.
         op: The op of the file that computes it; None without a tensor.
-        storage: How the tensor holds numbers.
+        storage: How the tensor stores numbers.
         inputs: Network value to the runtime's tensor, (P, …), that it was computed from.
         expected: (P, …) float64.
         allowed: (P, …) bound on the error.
-        got: (P, …) the runtime's tensor; None when there is none.
+        got: (P, …) the runtime's tensor; None if there is none.
     """
 
     node: Node
@@ -73,8 +73,8 @@ class Walk:
 
     Attributes:
         checks: Every node that has a tensor.
-        culprits: Nodes at fault, in the order of the network; empty when all is well.
-        unchecked: Layers that could not be evaluated, and those behind them that could not either.
+        culprits: Nodes at fault, in the order of the network.
+        unchecked: Layers that could not be evaluated, and those after them.
     """
 
     checks: tuple[OpCheck, ...]

@@ -1,9 +1,8 @@
 """Writes the op at fault as an export of its own: `renormlite check` on it shows the fault again.
 
-The directory holds the op cut out of its file, with the inputs it got; as truth what the network
-expects of it from these inputs in float64; as reference the same in float32; and the manifest,
-golden set and network that any export has, so that it can be checked on every runtime, bundled and
-sent on.
+The directory holds the op extracted from its file, with its inputs; as truth the network's float64
+result for these inputs; as reference the same in float32; and a manifest, golden set and network
+like any export, so that it can be checked on every runtime, bundled and shared.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .cut import cut_op
 from .cut.base import Cut
 from .op_results import Culprit
 
-# Files whose ops quantize their float inputs to 8 bits as they come.
+# Files whose ops quantize their float inputs to 8 bits at run time.
 
 
 def write_reproducer(
@@ -70,7 +69,7 @@ def write_reproducer(
 
 
 def _inputs(culprit: Culprit) -> dict[str, np.ndarray]:
-    """Return what the op read, as float32, in the order in which the layers read it."""
+    """Return the op's inputs as float32, in the order in which the layers read them."""
     order = dict.fromkeys(key for node in culprit.segment for key in node.inputs)
     return {key: culprit.inputs[key].astype(np.float32) for key in order if key in culprit.inputs}
 
@@ -100,11 +99,11 @@ def _right(
     cut: Cut,
     truth: np.ndarray,
 ) -> np.ndarray:
-    """Return what the file's op would give without the fault: rounded as its precision demands.
+    """Return the result of the file's op without the fault, rounded as its precision requires.
 
-    A file of coarser numbers is held to its error at export. This one was exported by nobody, so
-    the place of that is taken by what the walk expects of the op with the file's rounded weights,
-    its inputs rounded where it rounds them, and its result rounded to the steps of its type.
+    A file of lower precision is judged by its error at export. This file has no export, so the
+    walk's expected result is used instead: the op with the file's rounded weights, inputs rounded
+    where the op rounds them, and the result rounded to the steps of its type.
     """
     expected = culprit.expected
     if precision_named(cut.precision).arithmetic is Arithmetic.HYBRID:
@@ -120,7 +119,7 @@ def _right(
 
 
 def _manifest(folder: Path, name: str, file: str, network: Network, cut: Cut) -> Manifest:
-    """Describe what has been written."""
+    """Return the manifest."""
     path = folder / file
 
     def outer(spec: TensorSpec) -> TensorSpec:
@@ -134,7 +133,7 @@ def _manifest(folder: Path, name: str, file: str, network: Network, cut: Cut) ->
         name=name,
         created_by=f"renormlite {__version__}",
         source={"model_name": name, "sha256": None},
-        # One op has no task of which quality could be judged.
+        # One op has no task whose quality could be judged.
         metadata={"reproducer": True},
         inputs=tuple(map(outer, cut.inputs)),
         outputs=(outer(cut.output),),

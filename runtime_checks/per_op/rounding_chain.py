@@ -1,9 +1,9 @@
-"""How far a quantized tensor may be from the exact value of a node, by the ops that lead up to it.
+"""Bounds the error of a quantized tensor against the exact value of a node, from the ops before it.
 
 A converter may compute one node of the network in several quantized ops, each of which rounds: a
-bias behind a convolution, or x · sigmoid(x). Going back from a tensor to those whose numbers are
-taken as they are, every op carries the errors of its inputs on and adds its own rounding. What an
-op makes of an error is bounded by its slope, from the numbers that the runtime showed.
+bias after a convolution, or x · sigmoid(x). From the source tensors, whose numbers are taken as
+exact, to the tensor, every op propagates the errors of its inputs and adds its own rounding. The
+propagation is bounded by the op's slope at the runtime's numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WIDE_TABLE = {"LOGISTIC": 2.5, "TANH": 5.0, "SOFTMAX": 8.0}
 _SUMS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"}) | {
     "Conv", "ConvTranspose", "Gemm", "MatMul", "BATCH_MATMUL",
 }  # fmt: skip
-# The axis of a kernel that numbers the results.
+# The axis of a kernel for the output channels.
 _CHANNEL = {
     "CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": -1, "Conv": 0,
     "ConvTranspose": 1,
@@ -44,7 +44,7 @@ _CHANNEL = {
 _PRODUCTS = frozenset({"MUL", "Mul", "Div", "DIV"})
 _NEAR = _SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
 
-# The greatest slope of functions of one number; of others the errors of all inputs are added.
+# The greatest slope of unary functions; for other ops the errors of all inputs are added.
 _SLOPES = {
     "LOGISTIC": 0.25, "Sigmoid": 0.25, "HARD_SWISH": 1.5, "HardSwish": 1.5, "GELU": 1.13,
     "Erf": 1.13, "Selu": 1.76, "SOFTMAX": 0.5, "Softmax": 0.5, "Mish": 1.09,
@@ -65,16 +65,16 @@ class RoundingChain:
         self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
 
     def error(self, key: str, sources: set[str]) -> np.ndarray:
-        """Return how far a tensor may be from the exact result of what it is computed from.
+        """Return the greatest error of a tensor against the exact result of its sources.
 
-        At least what the rounding of its own numbers allows.
+        At least the rounding of its own numbers.
 
         Args:
             key: The tensor.
-            sources: Tensors that are taken as they are.
+            sources: Tensors whose numbers are taken as exact.
 
         Returns:
-            (P,) bounds; infinite where a number on the way was saturated.
+            (P,) bounds; infinite where an intermediate number was saturated.
         """
         steps = self._graph.tensors[key].quantization
         least = 0.0 if steps is None else _NEAREST * float(steps.scales.max())
@@ -92,21 +92,21 @@ class RoundingChain:
             if op is not None and self._graph.activations(op):
                 with np.errstate(invalid="ignore"):
                     carried = self._carried(op, sources, known)
-                # No bound times a factor of zero is no bound either.
+                # An infinite bound times a factor of zero stays infinite.
                 carried = np.where(np.isnan(carried), np.inf, carried)
                 known[key] = carried + self._own(op, key, sources)
-                # A function that ends at a limit of its type, as a gate does, cuts nothing off.
+                # A function whose range ends at a limit of its type, such as a gate, loses nothing.
                 if not top and self._computing(op).kind in _SUMS:
                     known[key] = np.where(self._saturated(key), np.inf, known[key])
         return known[key]
 
     def _computing(self, op: GraphOp) -> GraphOp:
-        """Return the op whose result a QuantizeLinear writes; any other op itself."""
+        """Return the op whose result a QuantizeLinear writes; otherwise the op itself."""
         core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
         return core or op
 
     def _saturated(self, key: str) -> np.ndarray:
-        """Return (P,) whether a number lies at the end of its type, where that is no plain zero."""
+        """Return (P,) whether a number is at a limit of its type that does not represent zero."""
         array, steps = self._shown.get(key), self._graph.tensors[key].quantization
         if array is None or steps is None or array.dtype != steps.dtype:
             return np.zeros(self._samples, bool)
@@ -115,7 +115,7 @@ class RoundingChain:
         return low | (rows == limits.max).any(axis=1)
 
     def _carried(self, op: GraphOp, sources: set[str], known: dict[str, np.ndarray]) -> np.ndarray:
-        """Return what becomes of the errors of an op's inputs."""
+        """Return the propagated errors of an op's inputs."""
         keys = [key for key in op.inputs if key]
         errors = [self._error(key, sources, known) + self._rounded(op, key) for key in keys]
         none = np.zeros(self._samples)
@@ -129,9 +129,9 @@ class RoundingChain:
         return _SLOPES.get(op.kind, 1.0) * sum(errors, none)
 
     def _rounded(self, op: GraphOp, key: str) -> float:
-        """Return the error of a constant that is no kernel: half a step.
+        """Return the error of a constant other than a kernel: half a step.
 
-        Kernels are compared by themselves, and nodes are evaluated with those of the file.
+        Kernels are compared separately, and nodes are evaluated with those of the file.
         """
         tensor, steps = self._graph.tensors[key], self._graph.tensors[key].quantization
         if op.kind in _SUMS or tensor.data is None or steps is None:
@@ -139,7 +139,7 @@ class RoundingChain:
         return float(steps.scales.max()) / 2 if steps.dtype.itemsize <= 2 else 0.0
 
     def _gain(self, op: GraphOp, keys: list[str], place: int) -> float:
-        """Return how much an error of one factor may grow."""
+        """Return the factor by which an error of one operand may grow."""
         others = [key for index, key in enumerate(keys) if index != place]
         data = [self._numbers(key) for key in others]
         if op.kind in _PRODUCTS:
@@ -151,7 +151,7 @@ class RoundingChain:
         return float(max(kernel.sum(axis=axis).max() for axis in (-1, -2)))
 
     def _numbers(self, key: str) -> np.ndarray:
-        """Return what a tensor's integers represent; 1 where it is not known."""
+        """Return the numbers that a tensor's integers represent; 1 if unknown."""
         tensor = self._graph.tensors[key]
         array = tensor.data if tensor.data is not None else self._shown.get(key)
         if array is not None:
@@ -160,7 +160,7 @@ class RoundingChain:
         return np.ones(1) if op is None else self._numbers(op.inputs[0])
 
     def _own(self, op: GraphOp, key: str, sources: set[str]) -> float:
-        """Return the rounding that an op adds itself."""
+        """Return the rounding error of an op itself."""
         steps = self._graph.tensors[key].quantization
         if steps is None or op.kind == "DequantizeLinear" or op.kind in MOVING_OPS:
             return 0.0
@@ -172,7 +172,7 @@ class RoundingChain:
             kind = core.kind
         elif self._graph.tensors[key].dtype.kind == "f":
             return 0.0
-        # Floats that are taken as they are have been rounded already; integers have not.
+        # Source floats have been rounded already; integers have not.
         read = op.inputs[0]
         if kind == "QUANTIZE" and read in sources and self._graph.tensors[read].dtype.kind == "f":
             return 0.0
@@ -180,10 +180,10 @@ class RoundingChain:
         return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
 
     def _first_rounding(self, op: GraphOp) -> float:
-        """Return what the first of two roundings of a sum adds: half a unit of the shift behind it.
+        """Return the error of the first of two roundings of a sum: half a unit of the shift after it.
 
         With M = m 2^(e-31), that is 2^(e-1) steps of the result, no more than M. The usual bound
-        has room for an M of 0.01.
+        covers an M of 0.01.
         """
         if op.kind not in _SUMS:
             return 0.0
@@ -193,7 +193,7 @@ class RoundingChain:
 
 
 def _steps(kind: str, size: int) -> float:
-    """Return how many steps the result of an op may be off.
+    """Return the greatest error of an op's result, in steps.
 
     Args:
         kind: The op that computes.

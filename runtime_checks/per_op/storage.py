@@ -1,4 +1,4 @@
-"""What an element type does to numbers: to results that it stores, to those that an op reads."""
+"""The effect of an element type on the numbers that it stores and that ops read."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _DEVIATIONS = 7.0
 
 
 class Storage(abc.ABC):
-    """How one tensor holds numbers."""
+    """How one tensor stores numbers."""
 
     @abc.abstractmethod
     def held(
         self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the number that should be stored, and how far off the stored one may be.
+        """Return the number that should be stored, and the bound on the stored one's error.
 
         Args:
-            node: What computes it; None for a mere conversion of numbers.
+            node: The node that computes it; None for a conversion of numbers.
             expected: The exact value, float64.
             allowed: Bound on the error before it is stored.
         """
 
 
 class Wide(Storage):
-    """float32: the op's own bound has the rounding of its result in it."""
+    """float32: the op's own bound includes the rounding of its result."""
 
     def held(
         self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
@@ -45,9 +45,9 @@ class Wide(Storage):
 
 
 class Half(Storage):
-    """float16 behind accumulation in float32: one rounding, the least step near zero.
+    """float16 after accumulation in float32: one rounding, by the least step near zero.
 
-    Two roundings where the bias is added to the stored number.
+    Two roundings if the bias is added to the stored number.
     """
 
     def held(
@@ -61,12 +61,12 @@ class Half(Storage):
 
 
 class Steps(Storage):
-    """Integers, or floats that hold steps: a near one, saturated.
+    """Integers, or floats in steps: rounded and saturated.
 
     Args:
         quantization: How they represent numbers.
-        rounding: How far the stored number may be from the exact one (`rounding_chain`), for all
-            samples or for each.
+        rounding: Bound on the error of a stored number (`rounding_chain`), for all samples or for
+            each.
     """
 
     def __init__(self, quantization: Quantization, rounding: np.ndarray | float = 0.0) -> None:
@@ -83,17 +83,17 @@ class Steps(Storage):
         return np.clip(expected, self.low, self.high), allowed + by_sample
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
-        """Return what stored values stand for."""
+        """Return the real numbers that stored values represent."""
         return np.clip(np.rint(values / self.step) * self.step, self.low, self.high)
 
 
 def storage_of(tensor: GraphTensor, dtype: np.dtype, rounding: np.ndarray | float = 0.0) -> Storage:
-    """Return how a tensor holds numbers.
+    """Return how a tensor stores numbers.
 
     Args:
         tensor: The tensor.
         dtype: The type in which the runtime shows it.
-        rounding: How far a quantized number may be from the exact one, for all samples or each.
+        rounding: Bound on the error of a quantized number, for all samples or each.
     """
     if dtype == np.float16:
         return Half()
@@ -114,7 +114,7 @@ def expected_result(
         node: With the weights of the file.
         inputs: float64 values that it reads.
         errors: Bound on the error of each.
-        hybrid: Whether the op quantizes its input to 8 bits as it comes.
+        hybrid: Whether the op quantizes its input to 8 bits at run time.
         halves: For each input, whether it is stored in half precision: a runtime that computes in
             float32 may skip the rounding in between.
     """

@@ -1,8 +1,8 @@
-"""Op by op: does every op of a file compute what the folded network says, from its own inputs?
+"""Checks op by op whether a file computes the folded network, each op from its actual inputs.
 
-One pass over the network (`evaluation`) finds the tensor of every node that is right; what is then
-not accounted for (`accounting`) is at fault. To look behind it, the walk takes the file's tensor
-for what it is and goes on.
+One pass over the network (`evaluation`) finds the tensor of every correct node; a node that is then
+not accounted for (`accounting`) is at fault. To check the nodes after it, the walk continues from
+the file's own tensor.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def walk(
         graph: The file.
         tensors: Key to (P, …): what the runtime computed for each of P samples.
         inputs: Keras input name to the (P, …) floats that it was fed.
-        weights: What became of each weight: quantized ones that lie within half a step are taken
-            from the file, so that their rounding is not blamed on the op.
-        in_pieces: Layers that the file may compute in other pieces; see `Evaluation`.
+        weights: The state of each weight: quantized ones within half a step are taken from the
+            file, so that their rounding is not attributed to the op.
+        in_pieces: Layers that the file may split into other operations; see `Evaluation`.
 
     Returns:
-        Every op's distance to its bound, and the culprits.
+        Every op's error relative to its bound, and the culprits.
     """
     shown = Tensors(graph, tensors, len(next(iter(inputs.values()))))
     rounded = RoundedWeights.of(network, weights)
@@ -57,7 +57,7 @@ def walk(
         culprit = first_culprit(evaluation)
         if culprit is None:
             break
-        # A bound too wide to recognise a tensor by is still a bound: what lies within is no fault.
+        # A bound too wide to identify a tensor still holds: a tensor within it is not a fault.
         if culprit.got is None or not within(culprit.got, culprit.expected, culprit.allowed):
             culprits.append(culprit)
         if culprit.got is None or len(culprits) == _MAX_FAULTS:

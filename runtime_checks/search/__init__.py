@@ -1,1 +1,1 @@
-"""Searches for the input on which a file differs most from the truth."""
+"""Searches for the input on which the error of a file is largest."""

@@ -1,20 +1,21 @@
-"""The inputs on which a target and float64 truth differ most, found along gradients.
+"""Searches along gradients for the inputs on which a target differs most from float64 truth.
 
-A fault that acts only on inputs that no sample of the golden set reaches stays unseen: the weight
-of a unit that never woke, a clip above every value so far. Two moves look for such inputs, both
-along gradients of the folded network (`gradients`), both kept within the range of the data:
+A fault that affects only inputs unlike any golden sample goes unnoticed: the weight of a unit that
+is never active, a clip above every value so far. Two kinds of steps search for such inputs, both
+along
+gradients of the folded network (`gradients`), both within the range of the data:
 
 - *reach* drives one unit of the network, a channel of a layer, beyond the values that the golden
-  set drives it to; units that it never woke come first. This is neuron boundary coverage as an aim
+  set drives it to; inactive units come first. The aim is neuron boundary coverage
   (Ma et al., DeepGauge, 2018; Pei et al., DeepXplore, 2017).
 - *climb* starts from the worst inputs so far and follows the gradient of the truth's outputs along
-  the error that the target made there: the target's own gradient is not to be had, and a file that
-  nearly computes the network nearly has its slopes. These are the signed steps of projected
-  gradient descent (Madry et al., 2018), as DIVA (Hao et al., 2022) takes them between a model and
-  its quantized twin. Every second step is a random one.
+  the error that the target made there: the target's own gradient is not available, but a
+  file that nearly computes the network has nearly the same slopes. These are the signed steps of
+  projected gradient descent (Madry et al., 2018), as DIVA (Hao et al., 2022) takes them between a
+  model and its quantized twin. Every second step is random.
 
-Everything that is proposed is run on the target; what counts is the error it really makes, as a
-multiple of the noise that the arithmetic explains there.
+Every proposed input is run on the target and ranked by its actual error, as a multiple of the noise
+that the arithmetic explains for it.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from .probe import Objective, Probe
 
 # Inputs proposed and run at a time.
 _BATCH = 4
-# Signed steps of an ascent that drives a unit, the first one as a share of the data's range, and by
-# how much each is shorter than the one before.
+# Number of signed steps that drive a unit, the first step as a share of the data's range, and the
+# factor by which each step is shorter than the previous one.
 _STEPS, _FIRST, _SHORTER = 4, 0.25, 0.75
-# Units that are driven for each input that may be run: most cannot be driven beyond what was seen.
+# Units tried for each input that may be run: most cannot be driven beyond the values seen so far.
 _TRIED = 2
-# The worst inputs that are climbed from, and the least step before one is given up.
+# Number of worst inputs to climb from, and the least step before one is abandoned.
 _CLIMBERS, _LEAST = 4, 2.0**-10
 
 _DRIVEN = ("conv", "depthwise_conv", "conv_transpose", "dense", "einsum", "affine", "add")
@@ -51,8 +52,8 @@ class _Unit:
     """A channel of a layer, and the sign in which it is driven.
 
     Attributes:
-        start: The real or random sample that drives it furthest.
-        seen: The furthest that any golden sample drives it.
+        start: The real or random sample with its greatest value.
+        seen: Its greatest value on the golden set.
     """
 
     node: Node
@@ -64,7 +65,7 @@ class _Unit:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         start: Greatest ratio of the real and random golden samples, or all where there are none.
@@ -86,15 +87,15 @@ def explore(
     seed: int,
     reaching: float = 0.5,
 ) -> Found:
-    """Search for the inputs on which a target is furthest from truth.
+    """Search for the inputs on which a target's error is largest.
 
     Args:
         objective: The target.
-        golden: The golden set: where the search starts, and what units have seen.
+        golden: The golden set, from which the search starts.
         runs: Inputs that may be run on the target besides the golden ones.
         keep: How many of the worst are returned.
-        seed: Of every random choice.
-        reaching: Share of the runs that reach for units; the others climb.
+        seed: Seed of the random generator.
+        reaching: Share of the runs that drive units; the others climb.
 
     Raises:
         UserError: The model has no float input, or an operation has no gradient.
@@ -103,7 +104,9 @@ def explore(
     seen = objective(known.inputs)
     moving = [name for name, array in known.inputs.items() if array.dtype.kind == "f"]
     if not moving:
-        raise UserError("A search moves float inputs, and the model has none. Leave out --search.")
+        raise UserError(
+            "A search changes float inputs, but the model has none. Leave out --search."
+        )
     explorer = _Explorer(objective, known, seen, moving, np.random.default_rng(seed))
     for proposed in explorer.reach(round(reaching * runs)):
         explorer.run(proposed)
@@ -146,13 +149,13 @@ class _Explorer:
                 self._replace(least, made.take(np.array([index])))
 
     def _replace(self, place: int, made: Probe) -> None:
-        """Put one input in the place of a climber; it starts with a long step."""
+        """Replace a climber by an input; it starts with a long step."""
         others = np.flatnonzero(np.arange(len(self.climbers.ratio)) != place)
         self.climbers = self.climbers.take(others).joined(made)
         self.steps = np.append(self.steps[others], _FIRST)
 
     def climb(self, count: int) -> Arrays:
-        """Propose a step from some climbers along their own errors; shorter each time."""
+        """Propose a step from some climbers along their errors; each step is shorter."""
         size = len(self.climbers.ratio)
         chosen = np.array([(self.turn + i) % size for i in range(count)])
         self.turn += count
@@ -160,7 +163,7 @@ class _Explorer:
         values = evaluated(self.network, probe.inputs)
         by = {self.network.outputs[name]: _direction(error) for name, error in probe.errors.items()}
         slopes = gradients(self.network, values, by)
-        # Every second step is a random one: where rounding decides, the gradient says little.
+        # Every second step is random: where rounding dominates, gradients say little.
         odd = np.arange(self.turn - count, self.turn) // size % 2 == 1
         slopes = {name: np.where(_column(odd, g), 0.0, g) for name, g in slopes.items()}
         proposed = self._moved(probe.inputs, slopes, self.steps[chosen])
@@ -171,7 +174,7 @@ class _Explorer:
     def _moved(self, inputs: Arrays, slopes: Arrays, steps: np.ndarray) -> Arrays:
         """Return inputs after a signed step up some slopes, within the data's range.
 
-        Where a slope is zero, as behind a relu that is off, the step is a random one.
+        Where a slope is zero, as behind an inactive relu, the step is random.
         """
         moved = dict(inputs)
         for name, (low, high) in self.box.items():
@@ -184,9 +187,9 @@ class _Explorer:
         return moved
 
     def reach(self, count: int) -> Iterator[Arrays]:
-        """Yield at most so many inputs that drive a unit beyond what the golden set drives it to.
+        """Yield a number of inputs that drive a unit beyond its values on the golden set.
 
-        An input that stays below is not worth a run.
+        Inputs that stay below are not run.
         """
         units = self._units()[: _TRIED * count]
         for start in range(0, len(units), _BATCH):
@@ -199,7 +202,7 @@ class _Explorer:
                 yield {name: array[chosen] for name, array in driven.items()}
 
     def _units(self) -> list[_Unit]:
-        """Return every unit: those that never woke, then the others, the likeliest first."""
+        """Return every unit: inactive ones, then the others, the most promising first."""
         usual = evaluated(self.network, self.usual.inputs)
         everything = evaluated(self.network, self.seen.inputs)
         halved = _halved(self.network)
@@ -213,7 +216,7 @@ class _Explorer:
             for sign in (1.0,) if node.name in halved else (1.0, -1.0):
                 starts = (sign * drive).max(axis=2).argmax(axis=0)
                 most = (sign * known).max(axis=(0, 2))
-                # How far the golden set went beyond the usual samples, in their own spread: the
+                # How far the golden set exceeds the usual samples, in units of their spread: the
                 # less, the likelier a step leads beyond it.
                 spread = drive.std(axis=(0, 2)) + np.finfo(float).tiny
                 ahead = (most - (sign * drive).max(axis=(0, 2))) / spread
@@ -226,7 +229,7 @@ class _Explorer:
         return asleep + [unit for *_, unit in sorted(awake, key=lambda entry: entry[:2])]
 
     def _driven(self, units: Sequence[_Unit]) -> tuple[Arrays, np.ndarray]:
-        """Return an input for each unit, and whether it drives it beyond what was seen."""
+        """Return an input for each unit, and whether it drives the unit beyond its known values."""
         inputs: Arrays = self.usual.take(np.array([unit.start for unit in units])).inputs
         step = np.full(len(units), _FIRST)
         for remaining in reversed(range(_STEPS + 1)):
@@ -264,7 +267,7 @@ def _box(golden: GoldenSet, moving: Sequence[str]) -> Box:
 
 
 def _halved(network: Network) -> set[str]:
-    """Return the values of which every reader drops the negative half."""
+    """Return the values whose readers all drop the negative half (relu)."""
     readers: dict[str, list[Node]] = {}
     for node in network.nodes:
         for name in node.inputs:

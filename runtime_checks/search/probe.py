@@ -1,4 +1,4 @@
-"""Inputs run on a target: how far they come out from truth, in units of what is to be expected."""
+"""Runs inputs on a target and measures the error in units of the expected noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run = Callable[[Arrays], Arrays]
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs that were run, and how they came out.
+    """Inputs that were run, and their errors.
 
     Attributes:
         inputs: Input name to (n, …).
@@ -54,16 +54,16 @@ class Probe:
 
 
 class Objective:
-    """Runs inputs on a target and says how much of their error the arithmetic does not explain."""
+    """Runs inputs on a target and measures the error that its arithmetic does not explain."""
 
     def __init__(self, network: Network, run: Run, usual: Mapping[str, float]) -> None:
-        """Take a target.
+        """Store the target.
 
         Args:
             network: The folded network.
-            run: Gives the target's outputs for inputs, by name.
-            usual: Output name to the root mean square error that a file of coarser numbers has
-                besides; empty for one of float32.
+            run: Returns the target's outputs for inputs, by name.
+            usual: Output name to the root mean square error that a file of lower precision has in
+                addition; empty for one of float32.
         """
         self.network, self._run, self._usual = network, run, usual
 

@@ -1,8 +1,8 @@
 """`--search`: the worst inputs that a search finds for each file enter the golden set.
 
-A search runs a file some hundred times, so it runs on this machine: a target on another device is
-stood in for by the same runtime here, or by the format's usual one, and what was found is then sent
-to the device with all other samples.
+A search runs a file some hundred times, so it runs on this machine: the same runtime here, or the
+format's usual one, replaces a target on another device, and the inputs found are then sent to the
+device with all other samples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .probe import Objective
 # Inputs of each search that enter the golden set.
 _KEPT = 2
 
-# What errors are measured by: in files of coarser numbers, and in those of float32.
+# Units of the error: for files of lower precision, and for those of float32.
 _UNITS = ("its usual error", "the expected noise")
 
 
@@ -41,10 +41,10 @@ class Searched:
         artifact: The file that was run.
         target: Where it was run.
         runs: How often.
-        before: Error of the worst real or random golden sample, as a multiple of the noise that is
-            expected of it or, where the file has coarser numbers than float32, of its usual error.
-        after: The same of the worst input that was found.
-        unit: What they are multiples of, in words.
+        before: Error of the worst real or random golden sample, as a multiple of its expected noise
+            or, for a file of lower precision than float32, of the file's usual error.
+        after: The same for the worst input found.
+        unit: The unit of both, in words.
     """
 
     artifact: str
@@ -56,7 +56,7 @@ class Searched:
 
     @property
     def sentence(self) -> str:
-        """Say what was found."""
+        """Describe the result."""
         return (
             f"search of {self.artifact} on {self.target}: {self.after:.3g}x {self.unit} after "
             f"{self.runs} runs; the samples it started from had {self.before:.3g}x"
@@ -72,21 +72,21 @@ def with_found(
     threads: int = 1,
     seed: int = 0,
 ) -> tuple[GoldenSet, tuple[Searched, ...]]:
-    """Search on every file, and return the golden set with the worst inputs after its own.
+    """Search on every file, and return the golden set with the worst inputs appended.
 
     Args:
         golden: The golden set.
         export: The export.
-        pairs: What will be checked where.
+        pairs: Targets and files to check.
         runs: How often each file may be run.
         threads: Threads that each runtime may use.
-        seed: Of every random choice.
+        seed: Seed of the random generator.
 
     Returns:
-        The golden set, in which the kind of what was found is "search", and what each search did.
+        The golden set, with the new samples of kind "search", and the result of each search.
 
     Raises:
-        UserError: A layer can be evaluated by Keras alone, or no input holds floats.
+        UserError: Only Keras can evaluate a layer, or no input is of floats.
     """
     network = known_network(export, "A search needs", "Check without --search.")
     twins = dict.fromkeys((_twin(target, artifact), artifact.file) for target, artifact in pairs)
@@ -132,7 +132,7 @@ def _search(
 
 
 def _twin(target: Target, artifact: Artifact) -> Target:
-    """Return the target on this machine that is searched in the place of one elsewhere."""
+    """Return the target on this machine to search in place of one on a device."""
     if target.device == LOCAL:
         return target
     entry = RUNTIMES[target.runtime]
@@ -142,7 +142,7 @@ def _twin(target: Target, artifact: Artifact) -> Target:
 
 
 def usual_error(artifact: Artifact, golden: GoldenSet) -> dict[str, float]:
-    """Return the root mean square error that a file of coarser numbers has on usual samples."""
+    """Return the root mean square error of a file of lower precision on usual samples."""
     if artifact.precision == "float32":
         return {}
     usual = np.isin(golden.kind, TYPICAL)

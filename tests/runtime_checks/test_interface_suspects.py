@@ -139,7 +139,7 @@ INTERFACES = {
     ),
     "all labels": (
         lambda g: before(g, "age", "Gather", [np.array([1, 2, 3, 0])], axis=1),
-        "(3, 0, 1, 2) would put them right",
+        "corrected by (3, 0, 1, 2)",
     ),
     "pixels": (
         lambda g: behind(g, "left", "Mul", [np.float32(1 / 255)]),

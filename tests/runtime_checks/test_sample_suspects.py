@@ -84,7 +84,7 @@ def test_labels_that_nothing_explains_are_a_note(export):
     images, labels = colours(60, 2)
     found = findings(export, images, np.random.default_rng(0).permutation(labels))
     assert [finding.passed for finding in found] == [True]
-    assert "look at preprocessing and the order of the labels" in found[0].message
+    assert "check the preprocessing and the order of the labels" in found[0].message
 
 
 def test_preprocessing_against_the_manifest(export, tmp_path):

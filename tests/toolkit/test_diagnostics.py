@@ -329,7 +329,7 @@ def test_the_plot_of_one_step_and_of_many_norms(readings):
 def test_what_cannot_be_drawn_is_one_clear_line(readings, tmp_path):
     with pytest.raises(rl.UserError, match="no readings yet"):
         rl.plot_diagnostics([])
-    with pytest.raises(rl.UserError, match=r"Expected a path that ends in .*\.png"):
+    with pytest.raises(rl.UserError, match=r"Expected a file name that ends in .*\.png"):
         rl.plot_diagnostics(readings, tmp_path / "plot.doc")
     assert not list(tmp_path.iterdir())
 

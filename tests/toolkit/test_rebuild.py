@@ -318,7 +318,7 @@ def test_what_cannot_be_reached_or_made_anew_is_refused_by_name():
     def sequential(layer):
         return keras.Sequential([layers.Input((4,)), layer])
 
-    with pytest.raises(rl.UserError, match=r"bad \(Unreachable\) keeps .* cannot be reached"):
+    with pytest.raises(rl.UserError, match=r"bad \(Unreachable\) keeps .* cannot be replaced"):
         rl.to_renorm(sequential(Unreachable(name="bad")))
     with pytest.raises(rl.UserError, match=r"bad \(NeedsMore\) cannot be recreated"):
         rl.to_renorm(sequential(NeedsMore(3, name="bad")))

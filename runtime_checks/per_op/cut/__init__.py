@@ -1,4 +1,4 @@
-"""Cuts one operator out of an exported file, one module for each format."""
+"""Extracts one operator from an exported file, one module for each format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMATS = ("tflite", "onnx")
 
 
 def cut_op(path: Path, index: int, values: Mapping[str, np.ndarray], got: np.ndarray) -> Cut:
-    """Cut one operator out of an exported file.
+    """Extract one operator from an exported file.
 
     Args:
         path: The file; its suffix is its format.

@@ -1,4 +1,4 @@
-"""An operator cut out of an exported file."""
+"""An operator extracted from an exported file."""
 
 from __future__ import annotations
 

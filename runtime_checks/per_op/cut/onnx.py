@@ -1,4 +1,4 @@
-"""Cuts one op out of an .onnx file, with its attributes and constants as they are."""
+"""Extracts one op from an .onnx file, with its attributes and constants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHANNELS_FIRST = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 
 
 def cut(path: Path, index: int, values: Mapping[str, np.ndarray], got: np.ndarray) -> Cut:
-    """Cut an op out of a file.
+    """Extract an op from a file.
 
     Args:
         path: The file.

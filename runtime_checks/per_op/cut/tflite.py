@@ -1,4 +1,4 @@
-"""Cuts one op out of a .tflite file, with its options, constants and quantization as they are."""
+"""Extracts one op from a .tflite file, with its options, constants and quantization."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ....errors import UserError
 from .base import Cut
 
 _DTYPES = {number: name.lower() for number, name in names_of(schema.TensorType).items()}
-_HOLDING = ("QUANTIZE", "DEQUANTIZE")  # these change how numbers are held, not what they are
+_HOLDING = ("QUANTIZE", "DEQUANTIZE")  # these change how numbers are stored, not their values
 _INTEGERS = {"int8": "int8", "uint8": "int8", "int16": "int16x8"}
 
 
 def cut(path: Path, index: int, values: Mapping[str, np.ndarray], got: np.ndarray) -> Cut:
-    """Cut an op out of a file.
+    """Extract an op from a file.
 
-    Ops between the op and the values that it is said to read come along, such as a padding of its
-    own, and those that only prepare its constants.
+    Ops between the op and the given values are included, such as a separate padding, and those that
+    only prepare its constants.
 
     Args:
         path: The file.
@@ -93,7 +93,7 @@ class _Cutter:
         return kept | self._preparing(kept), read
 
     def _paired(self, read: Sequence[int], values: Mapping[str, np.ndarray]) -> dict[str, int]:
-        """Return which tensor holds each value: of the right size, in the order they are read."""
+        """Return the tensor that holds each value: of its size, in the order they are read."""
         left, found = list(read), {}
         for name, array in values.items():
             found[name] = next(i for i in left if self._size(i) == array[0].size)
@@ -111,13 +111,13 @@ class _Cutter:
         return tensor not in self.graph.inputs
 
     def _preparing(self, kept: set[int]) -> set[int]:
-        """Return the ops that make what the kept ones read as constants."""
+        """Return the ops that compute the constants of the kept ones."""
         read = {int(i) for n in kept for i in self.operators[n].inputs if i >= 0}
         makers = {self.maker[i] for i in read if i in self.maker and self._fixed(i)}
         return makers | (self._preparing(makers) if makers else set())
 
     def _framed(self, tensor: int, array: np.ndarray, before: bool) -> int:
-        """Return a tensor of a value's own shape; a reshape goes between where the op's differs."""
+        """Return a tensor of a value's shape; a reshape is inserted if the op's shape differs."""
         shape = np.array([1, *array.shape[1:]], np.int32)
         inner = self.tensors[tensor]
         if list(inner.shape) == list(shape):
@@ -193,7 +193,7 @@ class _Cutter:
         )
 
     def _precision(self) -> str:
-        """Return what the export calls files of such an op."""
+        """Return the precision that an export gives files of such an op."""
         output = _DTYPES[self.tensors[self.graph.outputs[0]].type]
         held = {
             _DTYPES[t.type] for t in self.tensors if self.model.buffers[t.buffer].data is not None

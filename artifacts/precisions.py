@@ -69,7 +69,7 @@ class Precision:
 
     @property
     def takes_nonfinite(self) -> bool:
-        """Whether a file can be fed NaN and infinity, which integers cannot represent."""
+        """Whether a file accepts NaN and infinity, which integers cannot represent."""
         return not self.quantized
 
 

@@ -44,7 +44,7 @@ def typical_samples(kind: np.ndarray) -> tuple[str, np.ndarray]:
     return "all", np.arange(len(kind))
 
 
-def drawn(kind: np.ndarray) -> np.ndarray:
+def representative(kind: np.ndarray) -> np.ndarray:
     """Return (N,) whether a sample may be averaged over with others.
 
     Not one that a search chose for its error, nor one that compares a few elements at most.
@@ -54,12 +54,12 @@ def drawn(kind: np.ndarray) -> np.ndarray:
 
 def pooled(ratios: np.ndarray, kind: np.ndarray) -> float:
     """Return the root mean square of (N,) ratios over the samples that stand for others."""
-    among = drawn(kind)
+    among = representative(kind)
     return float(np.sqrt(np.mean(np.square(ratios[among if among.any() else slice(None)]))))
 
 
-def fed(inputs: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
-    """Return the inputs that a file is fed: zeros for NaN and infinity where it is of integers."""
+def file_inputs(inputs: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
+    """Return the inputs for a file: NaN and infinity become zero for a file of integers."""
     if precision_named(precision).takes_nonfinite:
         return dict(inputs)
     return {name: _finite(array) for name, array in inputs.items()}
@@ -72,26 +72,26 @@ def _finite(array: np.ndarray) -> np.ndarray:
 def without(
     outputs: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return outputs with NaN in the place of what nothing is expected of."""
+    """Return outputs with NaN where nothing is expected."""
     return {
         name: array if wanted[name].all() else np.where(wanted[name], array, np.nan)
         for name, array in outputs.items()
     }
 
 
-def settled(
+def without_undefined(
     outputs: Mapping[str, np.ndarray],
     kind: np.ndarray,
     reference: Mapping[str, np.ndarray],
     precision: str,
 ) -> dict[str, np.ndarray]:
-    """Return what a file gave, taken as the trained model has it where nothing is expected.
+    """Return a file's outputs, replaced by the trained model's where nothing is expected.
 
     Args:
-        outputs: Keras output name to what came out.
+        outputs: Keras output name to (N, …).
         kind: (N,) kinds of the samples.
         reference: The trained model's outputs, NaN where nothing is expected.
-        precision: The file's; of one of integers nothing is expected in "nonfinite" samples.
+        precision: The file's; nothing is expected of a file of integers in "nonfinite" samples.
     """
     odd = kind == NONFINITE
     found = dict(outputs)
@@ -102,7 +102,7 @@ def settled(
         free = odd.reshape(-1, *[1] * (array.ndim - 1)) & (
             np.isnan(known) | (not precision_named(precision).takes_nonfinite)
         )
-        # Whole numbers and truth values become float64: only that can say that nothing is expected.
+        # Integers and booleans become float64, which can hold NaN.
         dtype = array.dtype if array.dtype.kind == "f" else np.float64
         found[name] = np.where(free, known, array).astype(dtype, copy=False)
     return found

@@ -13,7 +13,7 @@ from ..artifacts.graphs import READERS, read_graph
 from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ..artifacts.network import Network, read_network
 from ..artifacts.precisions import Arithmetic, precision_named
-from ..artifacts.sample_kinds import fed, typical_samples, without
+from ..artifacts.sample_kinds import file_inputs, typical_samples, without
 from ..reference.file_noise import file_noise, shares_ranges
 from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
@@ -106,7 +106,7 @@ class ExportRun:
         artifacts = describe(self._truth(network, truth))
         outputs, of_files, predictions = {}, {}, {}
         for artifact in artifacts:
-            inputs = fed(self.samples.inputs, artifact.precision)
+            inputs = file_inputs(self.samples.inputs, artifact.precision)
             with step(artifact.file, "run"):
                 given = self._run_file(artifact, folder, inputs, truth)
             if given is None:
@@ -174,7 +174,7 @@ class ExportRun:
         if trained is None:
             return {}
         with self.writer.step(golden.FILE_NAME, "quantized in training"):
-            inputs = fed(self.samples.inputs, trained.precision)
+            inputs = file_inputs(self.samples.inputs, trained.precision)
             return golden.evaluate(trained.model, self.signature, inputs)
 
     def _truth(self, folded: Network, truth: golden.Arrays) -> Truth:

@@ -14,7 +14,7 @@ from ..reference.network import can_evaluate, unevaluated_nodes
 from ..runtimes import Target
 from .end_to_end.findings import Finding, TargetResult
 from .interface_suspects import interface_suspect
-from .per_op.inspection import Anatomy, inspect, readable
+from .per_op.inspection import FileContents, inspect, readable
 
 # Findings that are kept whichever layers are selected.
 _OF_THE_FILE = ("file", "load", "interface", "training", "kernels")
@@ -42,7 +42,7 @@ class FileInspection:
     ) -> None:
         self._export, self._threads = export, threads
         self._per_op, self._layers = per_op or bool(layers), layers
-        self._anatomies: dict[str, Anatomy | Finding | None] = {}
+        self._contents: dict[str, FileContents | Finding | None] = {}
         network = export.folded_network
         known = dict.fromkeys(node.layer for node in network.nodes) if network else {}
         unknown = [name for name in layers if name not in known]
@@ -52,11 +52,11 @@ class FileInspection:
                 f"It has {', '.join(known) or 'no network'}."
             )
 
-    def read(self, artifact: Artifact) -> Anatomy | Finding | None:
+    def read(self, artifact: Artifact) -> FileContents | Finding | None:
         """Return a file's contents, the failure to read it, or None where there is no network."""
-        if artifact.file not in self._anatomies:
-            self._anatomies[artifact.file] = self._read(artifact)
-        return self._anatomies[artifact.file]
+        if artifact.file not in self._contents:
+            self._contents[artifact.file] = self._read(artifact)
+        return self._contents[artifact.file]
 
     def not_evaluated(self) -> list[Finding]:
         """Return a note on the operators that cannot be evaluated in float64."""
@@ -104,22 +104,22 @@ class FileInspection:
         self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult
     ) -> TargetResult:
         """Return a result with the verdict on the whole file."""
-        anatomy = self.read(artifact)
-        if anatomy is None:
+        contents = self.read(artifact)
+        if contents is None:
             return result
-        if isinstance(anatomy, Finding):
-            return replace(result, findings=(*result.findings, anatomy))
+        if isinstance(contents, Finding):
+            return replace(result, findings=(*result.findings, contents))
         if (
             artifact.foreign
             and result.passed
-            and not (_of_integers(artifact) and anatomy.recognised)
+            and not (_of_integers(artifact) and contents.recognised)
         ):
-            return self._foreign(artifact, golden, target, anatomy, result)
-        result = replace(result, findings=(*result.findings, *anatomy.findings()))
-        wanted = self._per_op or not (result.passed and anatomy.conclusive(artifact))
+            return self._foreign(artifact, golden, target, contents, result)
+        result = replace(result, findings=(*result.findings, *contents.findings()))
+        wanted = self._per_op or not (result.passed and contents.conclusive(artifact))
         if not result.given or not wanted:
             return result
-        suspect = self._suspect(artifact, golden, target, anatomy, result)
+        suspect = self._suspect(artifact, golden, target, contents, result)
         if suspect is not None:
             return replace(result, findings=(*result.findings, suspect))
         try:
@@ -128,7 +128,7 @@ class FileInspection:
                 artifact,
                 golden,
                 target,
-                anatomy,
+                contents,
                 result,
                 threads=self._threads,
             )
@@ -151,14 +151,14 @@ class FileInspection:
         artifact: Artifact,
         golden: GoldenSet,
         target: Target,
-        anatomy: Anatomy,
+        contents: FileContents,
         result: TargetResult,
     ) -> TargetResult:
         """Return notes on another converter's file whose outputs are right.
 
         It may hold different weights that compute the same, such as ones scaled through a relu.
         """
-        result = replace(result, findings=(*result.findings, anatomy.summary()))
+        result = replace(result, findings=(*result.findings, contents.summary()))
         if _of_integers(artifact):
             says = "operators were not checked: its integers are not those of the network's weights"
             return replace(result, findings=(*result.findings, Finding("ops", True, says)))
@@ -166,7 +166,7 @@ class FileInspection:
             return result
         path = self._export.path / artifact.file
         walked, faults, _ = inspect(
-            path, artifact, golden, target, anatomy, result, threads=self._threads
+            path, artifact, golden, target, contents, result, threads=self._threads
         )
         if walked is None:
             return result
@@ -181,21 +181,21 @@ class FileInspection:
         artifact: Artifact,
         golden: GoldenSet,
         target: Target,
-        anatomy: Anatomy,
+        contents: FileContents,
         result: TargetResult,
     ) -> Finding | None:
         """Return faults of the whole file, for which no single layer is responsible."""
         if result.passed:
             return None
-        if anatomy.of_another_training:
-            return Finding("training", False, self._of_another_training(artifact, anatomy))
-        if any(match.state == "altered" for match in anatomy.weights):
+        if contents.of_another_training:
+            return Finding("training", False, self._of_another_training(artifact, contents))
+        if any(match.state == "altered" for match in contents.weights):
             return None
         path = self._export.path / artifact.file
         says = interface_suspect(path, artifact, golden, target, result)
         return Finding("interface", False, says) if says else None
 
-    def _read(self, artifact: Artifact) -> Anatomy | Finding | None:
+    def _read(self, artifact: Artifact) -> FileContents | Finding | None:
         if not readable(artifact):
             return None
         try:
@@ -203,17 +203,17 @@ class FileInspection:
             if network is None:
                 return None
             path, data = self._export.path / artifact.file, self._export.content(artifact)
-            return Anatomy.of(path, artifact, network, data)
+            return FileContents.of(path, artifact, network, data)
         except UserError as error:
             return Finding("weights", False, str(error))
 
-    def _of_another_training(self, artifact: Artifact, anatomy: Anatomy) -> str:
+    def _of_another_training(self, artifact: Artifact, contents: FileContents) -> str:
         """Report that all weights of a file differ, and which model its metadata names."""
         text = (
             f"all kernels in {artifact.file} differ from the folded network's: the file is of "
             "another training"
         )
-        expected, found = self._export.manifest.source.get("sha256"), _source(anatomy)
+        expected, found = self._export.manifest.source.get("sha256"), _source(contents)
         if expected and found and expected != found:
             text += f" (its metadata names the model {found[:12]}…, manifest.json {expected[:12]}…)"
         return text
@@ -224,10 +224,10 @@ def _of_integers(artifact: Artifact) -> bool:
     return artifact.precision not in ("float32", "float16")
 
 
-def _source(anatomy: Anatomy) -> str | None:
+def _source(contents: FileContents) -> str | None:
     """Return the SHA-256 of the model that a file says it was made from."""
     try:
-        found = json.loads(anatomy.graph.metadata.get(METADATA_KEY, "{}"))["source"]["sha256"]
+        found = json.loads(contents.graph.metadata.get(METADATA_KEY, "{}"))["source"]["sha256"]
     except (ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None

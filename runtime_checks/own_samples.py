@@ -22,7 +22,7 @@ from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, read_network
 from ..artifacts.ranges import Misfits
-from ..artifacts.sample_kinds import REAL, SEARCH, fed, kinds_of, without
+from ..artifacts.sample_kinds import REAL, SEARCH, file_inputs, kinds_of, without
 from ..artifacts.samples import SampleSet, Source, load_samples
 from ..errors import UserError
 from ..reference.file_noise import file_noise
@@ -230,5 +230,5 @@ def _file_noise(
     path, network = export.path / artifact.file, export.read_network(artifact)
     if network is None or export.damaged(artifact) is not None:
         return {}
-    given = fed(inputs, artifact.precision)
+    given = file_inputs(inputs, artifact.precision)
     return file_noise(path, artifact.format, artifact.precision, network, given, truth)

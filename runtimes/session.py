@@ -10,7 +10,7 @@ from typing import Optional
 import numpy as np
 
 from ..artifacts.manifest import Artifact, TensorSpec
-from ..artifacts.sample_kinds import fed
+from ..artifacts.sample_kinds import file_inputs
 from .base import ArtifactError, Runner, TensorInfo
 
 # A tensor of the file, and the order of the Keras axes in it (None: the same).
@@ -32,7 +32,7 @@ class Session:
         seconds: Wall time of every inference that `run` made, in order.
 
     Raises:
-        ArtifactError: The file's inputs are not those of the manifest, so it cannot be fed.
+        ArtifactError: The file's inputs are not those of the manifest, so it cannot be batch.
     """
 
     def __init__(self, runner: Runner, artifact: Artifact) -> None:
@@ -58,7 +58,7 @@ class Session:
         size = self.batch_size
         parts = {name: inputs[name][start : start + size] for name in self._inputs}
         taken = {}
-        for name, part in fed(parts, self._precision).items():
+        for name, part in file_inputs(parts, self._precision).items():
             info, axes = self._inputs[name]
             if len(part) < size:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
@@ -86,9 +86,9 @@ class Session:
         size = self.batch_size
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._outputs}
         for start in range(0, samples, size):
-            fed = self.batch(inputs, start)
+            batch = self.batch(inputs, start)
             begin = time.perf_counter()
-            results = self.runner.infer(fed)
+            results = self.runner.infer(batch)
             self.seconds.append(time.perf_counter() - begin)
             if start == 0:
                 self._first = results
@@ -114,7 +114,7 @@ class Session:
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """Return floats as the type that the file takes; round to nearest even, saturate."""
     if info.scale is None or info.dtype.kind == "f":
-        # Runtimes read in place what they are fed, and some processors only from aligned places.
+        # Runtimes read their inputs in place, and some processors only from aligned addresses.
         return np.require(array, info.dtype, ["C", "ALIGNED"])
     limits = np.iinfo(info.dtype)
     steps = np.rint(np.asarray(array, np.float64) / info.scale) + (info.zero_point or 0)

@@ -12,7 +12,7 @@ from ...artifacts.golden_set import Predictions
 from ...artifacts.graphs import READERS, read_graph
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, TensorSpec
-from ...artifacts.sample_kinds import fed
+from ...artifacts.sample_kinds import file_inputs
 from ..rounding.quantized import NotKnownError
 from .onnx_floats import MOVING
 from .prediction import predict
@@ -69,8 +69,8 @@ def predicted_outputs(
 def _batches(
     graph: ArtifactGraph, artifact: Artifact, inputs: Arrays
 ) -> list[dict[str, np.ndarray]]:
-    """Return what a file is fed, run by run; the last sample fills the last batch."""
-    samples = fed(inputs, artifact.precision)
+    """Return the inputs of a file, run by run; the last sample fills the last batch."""
+    samples = file_inputs(inputs, artifact.precision)
     count = len(next(iter(samples.values())))
     size = artifact.inputs[0].shape[0] or 1
     batches = []

@@ -61,7 +61,7 @@ def predict(
     Args:
         graph: The file.
         file_format: "tflite" or "onnx".
-        batches: What the file is fed, run by run: key of an input to the array.
+        batches: The inputs of each run: key of an input to the array.
 
     Returns:
         Every distinct result, with the rules that lead to it.
@@ -77,8 +77,8 @@ def predict(
     parts: list[list[Arrays]] = [[] for _ in rules]
     for start in range(0, len(batches), chunk):
         runs = batches[start : start + chunk]
-        fed = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
-        for part, outputs in zip(parts, _evaluated(graph, file_format, fed)):
+        inputs = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
+        for part, outputs in zip(parts, _evaluated(graph, file_format, inputs)):
             part.append(outputs)
     found: list[Prediction] = []
     for rule, part in zip(rules, parts):
@@ -97,10 +97,12 @@ def _enter(found: list[Prediction], new: Prediction) -> None:
     found.append(new)
 
 
-def _evaluated(graph: ArtifactGraph, file_format: str, fed: Arrays) -> list[dict[str, np.ndarray]]:
+def _evaluated(
+    graph: ArtifactGraph, file_format: str, inputs: Arrays
+) -> list[dict[str, np.ndarray]]:
     """Return the outputs under each rule for some runs, (runs, *shape)."""
     form = _FORMATS[file_format]
-    held: list[dict[str, np.ndarray]] = [dict(fed) for _ in form.rules]
+    held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in form.rules]
     reasons: list[str] = []
     last = _last_uses(graph)
     for op in graph.ops:

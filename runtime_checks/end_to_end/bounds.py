@@ -24,7 +24,7 @@ from ...artifacts.precisions import (
     Arithmetic,
     precision_named,
 )
-from ...artifacts.sample_kinds import pooled, settled
+from ...artifacts.sample_kinds import pooled, without_undefined
 from .comparison import SampleErrors, sample_errors
 
 # A healthy runtime adds the same roundings in another order, so its error is of the noise's size,
@@ -82,8 +82,10 @@ def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> Nois
     if precision.arithmetic is Arithmetic.INTEGER:
         if exported is None:
             return plain
-        # A target's outputs are taken in the same way before they are compared.
-        known = settled({output: exported}, golden.kind, golden.reference, artifact.precision)
+        # A target's outputs are treated in the same way before they are compared.
+        known = without_undefined(
+            {output: exported}, golden.kind, golden.reference, artifact.precision
+        )
         return _integer_bound(golden, artifact, output, known[output], model)
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth

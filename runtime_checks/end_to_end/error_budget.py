@@ -41,7 +41,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class ErrorBudget:
     """The error budget of one output of one artifact on one target.
 
     Attributes:

@@ -16,7 +16,7 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import pooled
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import OutputMetrics, compare_output
-from .error_budget import Ladder
+from .error_budget import ErrorBudget
 from .integer_agreement import integer_agreement
 from .quality import OutputQuality
 from .task_agreement import TaskAgreement
@@ -99,8 +99,8 @@ class TargetResult:
         qualities: For each output, how close it is to the trained model on typical samples.
         threads: How the outputs with other numbers of threads differ; empty where none was asked
             for.
-        given: Keras output name to (N, …): what the target gave for the golden inputs, as the
-            trained model has it where nothing is expected (`kinds.settled`).
+        given: Keras output name to (N, …) outputs of the target for the golden inputs, replaced by
+            the trained model's where nothing is expected (`without_undefined`).
     """
 
     target: str
@@ -112,7 +112,7 @@ class TargetResult:
     measured: Mapping[str, Any] = field(default_factory=dict)
     ops: tuple[OpCheck, ...] = ()
     faults: tuple[Fault, ...] = ()
-    stages: tuple[Ladder, ...] = ()
+    stages: tuple[ErrorBudget, ...] = ()
     tasks: tuple[TaskAgreement, ...] = ()
     qualities: tuple[OutputQuality, ...] = ()
     threads: tuple[ThreadComparison, ...] = ()

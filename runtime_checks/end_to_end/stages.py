@@ -39,7 +39,7 @@ from .error_budget import (
     QUANTIZATION,
     ROUNDING,
     TRAINED,
-    Ladder,
+    ErrorBudget,
     Stage,
     main_cause,
     sentence_of,
@@ -64,7 +64,7 @@ def error_budget(
     *,
     sound: bool,
     worst_sample: int,
-) -> Ladder:
+) -> ErrorBudget:
     """Measure what each stage adds to the error of one output.
 
     Args:
@@ -89,7 +89,7 @@ def error_budget(
     stages = _measure(truth[index], rungs, causes, index)
     signal, reference = _yardstick(truth[index], golden.reference[output][index])
     cause = main_cause(stages)
-    return Ladder(
+    return ErrorBudget(
         output=output,
         kind=kind,
         samples=len(index),

@@ -9,11 +9,11 @@ import numpy as np
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
-from ...artifacts.sample_kinds import settled
+from ...artifacts.sample_kinds import without_undefined
 from ...runtimes import Target
 from ...runtimes.run import TargetRun
 from .bounds import float32_bound
-from .error_budget import Ladder
+from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
 from .integer_agreement import must_agree
 from .quality import OutputQuality, output_quality
@@ -48,7 +48,7 @@ def judge_run(
         The findings and the verdict on each output.
     """
     damage = export.damaged(artifact)
-    outputs = settled(run.outputs, golden.kind, golden.reference, artifact.precision)
+    outputs = without_undefined(run.outputs, golden.kind, golden.reference, artifact.precision)
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
@@ -114,7 +114,7 @@ def _other_threads(
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
-    outputs = settled(other.outputs, golden.kind, golden.reference, artifact.precision)
+    outputs = without_undefined(other.outputs, golden.kind, golden.reference, artifact.precision)
     judged, _ = judge_outputs(outputs, golden, artifact)
     failures = [
         Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)
@@ -135,7 +135,7 @@ def _budgets(
     golden: GoldenSet,
     outputs: Mapping[str, np.ndarray],
     verdicts: Sequence[OutputVerdict],
-) -> Iterator[Ladder]:
+) -> Iterator[ErrorBudget]:
     """Yield the error budget of every output that can be compared with its truth."""
     judged = {entry.metrics.output: entry for entry in verdicts}
     for spec in artifact.outputs:

@@ -25,7 +25,7 @@ from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ...artifacts.network import Network, network_arrays
 from ...artifacts.precisions import Arithmetic, precision_named
-from ...artifacts.sample_kinds import RANDOM, REAL, fed
+from ...artifacts.sample_kinds import RANDOM, REAL, file_inputs
 from ...artifacts.samples import Source, load_samples
 from ...errors import UserError
 from ...files import sha256
@@ -295,7 +295,7 @@ def _of_file(
     folder: Path, artifact: Artifact, network: Network, samples: Arrays, truth: Arrays
 ) -> dict[str, np.ndarray]:
     """Return what the golden set has of a file."""
-    path, given = folder / artifact.file, fed(samples, artifact.precision)
+    path, given = folder / artifact.file, file_inputs(samples, artifact.precision)
     precision = precision_named(artifact.precision)
     run = run_target(path, artifact, given, Target(HOSTS[artifact.format]))
     found = {f"artifact:{artifact.file}:{name}": array for name, array in run.outputs.items()}

@@ -68,7 +68,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Interface:
-    """How a file is fed and read.
+    """How to run a file on the model's inputs and read its outputs.
 
     Attributes:
         inputs: In the order of the model.

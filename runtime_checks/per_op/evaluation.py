@@ -28,7 +28,7 @@ class Evaluation:
     Args:
         network: The folded network.
         tensors: What the runtime computed.
-        inputs: Keras input name to the (P, …) floats that it was fed.
+        inputs: Keras input name to (P, …) floats.
         rounded: The file's own weights, where it rounded them.
         true: Every value of the network from the true inputs.
         forced: Node to tensor: the tensor used as a node's value, however large the error.

@@ -41,7 +41,7 @@ _SHARED = (
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class FileContents:
     """A file's graph, the network it was made from, and the state of that network's weights.
 
     Attributes:
@@ -57,7 +57,7 @@ class Anatomy:
     @classmethod
     def of(
         cls, path: Path, artifact: Artifact, network: Network, data: bytes | None = None
-    ) -> Anatomy:
+    ) -> FileContents:
         """Read a file.
 
         Args:
@@ -158,7 +158,7 @@ def inspect(
     artifact: Artifact,
     golden: GoldenSet,
     target: Target,
-    anatomy: Anatomy,
+    contents: FileContents,
     result: TargetResult,
     *,
     threads: int = 1,
@@ -185,20 +185,20 @@ def inspect(
     except ArtifactError as error:
         return None, [], [Finding("ops", False, str(error))]
     exact = {name: array.astype(np.float64) for name, array in seen.inputs.items()}
-    network = _in_one_piece(anatomy.network, artifact)
+    network = _in_one_piece(contents.network, artifact)
     walked = walk(
         network,
-        anatomy.graph,
+        contents.graph,
         seen.tensors,
         exact,
-        anatomy.weights,
+        contents.weights,
         in_pieces=_in_pieces(network, artifact),
     )
-    integers = recognise(anatomy.graph, artifact.format, seen.tensors)
-    faults = _faults(anatomy, walked, integers)
+    integers = recognise(contents.graph, artifact.format, seen.tensors)
+    faults = _faults(contents, walked, integers)
     if not faults and not result.passed:
         # Every op is within its worst-case bound, but the output is too noisy.
-        faults = weight_faults(anatomy.weights, anatomy.graph, "absent")
+        faults = weight_faults(contents.weights, contents.graph, "absent")
     findings = [Finding("ops", False, fault.message, fault.layer) for fault in faults]
     if integers is not None and not integers.wrong:
         where = f"; seen {seen.remark}" if seen.remark else ""
@@ -261,15 +261,15 @@ def _pieces(node: Node) -> int:
     return int(node.attributes.get("groups", 1)) if node.weights["kernel"].ndim == 5 else 1
 
 
-def _faults(anatomy: Anatomy, walked: Walk, integers: IntegerReport | None) -> list[Fault]:
+def _faults(contents: FileContents, walked: Walk, integers: IntegerReport | None) -> list[Fault]:
     """Return the faults, one per layer, the first op at fault first."""
-    faults = [name_fault(culprit, anatomy.weights) for culprit in walked.culprits]
+    faults = [name_fault(culprit, contents.weights) for culprit in walked.culprits]
     blamed = {fault.layer for fault in faults}
-    more = weight_faults(anatomy.weights, anatomy.graph)
+    more = weight_faults(contents.weights, contents.graph)
     if integers is not None and not faults:
         more.extend(rounding_faults(integers, walked.checks))
     faults.extend(fault for fault in more if fault.layer not in blamed)
-    return faults + static_faults(walked.checks, anatomy.graph, anatomy.network.nodes)
+    return faults + static_faults(walked.checks, contents.graph, contents.network.nodes)
 
 
 def _all_right(walked: Walk, seen: Observation) -> Finding:

@@ -180,7 +180,7 @@ class RoundingChain:
         return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
 
     def _first_rounding(self, op: GraphOp) -> float:
-        """Return the error of the first of two roundings of a sum: half a unit of the shift after it.
+        """Return the error of the first of two roundings of a sum: half a unit of its shift.
 
         With M = m 2^(e-31), that is 2^(e-1) steps of the result, no more than M. The usual bound
         covers an M of 0.01.

@@ -39,7 +39,7 @@ def walk(
         network: The folded network.
         graph: The file.
         tensors: Key to (P, …): what the runtime computed for each of P samples.
-        inputs: Keras input name to the (P, …) floats that it was fed.
+        inputs: Keras input name to (P, …) floats.
         weights: The state of each weight: quantized ones within half a step are taken from the
             file, so that their rounding is not attributed to the op.
         in_pieces: Layers that the file may split into other operations; see `Evaluation`.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
-from ..end_to_end.error_budget import FAULT, Ladder, Stage, decibels
+from ..end_to_end.error_budget import FAULT, ErrorBudget, Stage, decibels
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from .axes import Axis, decibel_axis, exponent, log_axis
 from .op_points import OpPoint
@@ -49,7 +49,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class LadderRow:
+class BudgetRow:
     """One output on its way from truth to target; ``output`` is empty where there is only one."""
 
     artifact: str
@@ -65,11 +65,11 @@ class LadderRow:
 
 
 @dataclass(frozen=True)
-class LadderChart:
-    """The stage ladder of every result on one axis."""
+class BudgetChart:
+    """The stage budget of every result on one axis."""
 
     axis: Axis
-    rows: tuple[LadderRow, ...]
+    rows: tuple[BudgetRow, ...]
     stages: tuple[str, ...]
 
 
@@ -142,50 +142,50 @@ def anchor(result: TargetResult) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
 
 
-def ladder_chart(report: CheckRecord) -> LadderChart | None:
-    """Return the ladder of every output that was compared; None when there is none."""
-    pairs = [(result, ladder) for result in report.results for ladder in result.stages]
+def budget_chart(report: CheckRecord) -> BudgetChart | None:
+    """Return the budget of every output that was compared; None when there is none."""
+    pairs = [(result, budget) for result in report.results for budget in result.stages]
     if not pairs:
         return None
     axis = decibel_axis(
         value
-        for _, ladder in pairs
-        for value in (ladder.reference_db, *(stage.snr_db for stage in ladder.stages))
+        for _, budget in pairs
+        for value in (budget.reference_db, *(stage.snr_db for stage in budget.stages))
     )
-    shown = {part for _, ladder in pairs for s in ladder.stages for part in s.name.split(" + ")}
-    return LadderChart(
+    shown = {part for _, budget in pairs for s in budget.stages for part in s.name.split(" + ")}
+    return BudgetChart(
         axis,
-        tuple(_ladder_row(result, ladder, axis) for result, ladder in pairs),
+        tuple(_budget_row(result, budget, axis) for result, budget in pairs),
         tuple(stage for stage in STAGES if stage in shown),
     )
 
 
-def _ladder_row(result: TargetResult, ladder: Ladder, axis: Axis) -> LadderRow:
+def _budget_row(result: TargetResult, budget: ErrorBudget, axis: Axis) -> BudgetRow:
     marks = []
-    for stage in ladder.stages:
+    for stage in budget.stages:
         wrong = " wrong" if stage.cause == FAULT else ""
         marks.append(Mark(_place(axis, stage.snr_db), _style(stage) + wrong, _told(stage)))
-    positive = sum(max(0.0, stage.share) for stage in ladder.stages)
+    positive = sum(max(0.0, stage.share) for stage in budget.stages)
     segments = tuple(
         Segment(100 * stage.share / positive, _style(stage), _told(stage))
-        for stage in ladder.stages
+        for stage in budget.stages
         if positive and stage.share > 0
     )
-    return LadderRow(
+    return BudgetRow(
         artifact=result.artifact,
         target=result.target,
-        output=ladder.output if len(result.stages) > 1 else "",
+        output=budget.output if len(result.stages) > 1 else "",
         anchor=anchor(result),
         passed=result.passed,
-        cause=ladder.cause,
+        cause=budget.cause,
         marks=tuple(marks),
         reference=Mark(
-            _place(axis, ladder.reference_db),
+            _place(axis, budget.reference_db),
             "reference",
-            f"float32 Keras model: {decibels(ladder.reference_db)}",
+            f"float32 Keras model: {decibels(budget.reference_db)}",
         ),
         segments=segments,
-        final=decibels(ladder.stages[-1].snr_db),
+        final=decibels(budget.stages[-1].snr_db),
     )
 
 

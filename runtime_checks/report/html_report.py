@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from ..end_to_end.error_budget import Ladder, decibels
+from ..end_to_end.error_budget import ErrorBudget, decibels
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from ..end_to_end.task_agreement import TaskAgreement
 from .charts import (
@@ -20,9 +20,9 @@ from .charts import (
     Histogram,
     SampleChart,
     anchor,
+    budget_chart,
     drift_chart,
     error_histogram,
-    ladder_chart,
     sample_chart,
 )
 from .numbers import percent, short
@@ -45,7 +45,7 @@ class OutputView:
     """One output of one result, ready to be drawn."""
 
     verdict: OutputVerdict | None
-    ladder: Ladder
+    budget: ErrorBudget
     task: TaskAgreement | None
     chart: SampleChart | None
     histogram: Histogram | None
@@ -85,7 +85,7 @@ def render(report: CheckRecord) -> str:
         limits=limits_in_words(report),
         kinds=Counter(str(kind) for kind in report.golden.kind),
         views=views,
-        ladder=ladder_chart(report),
+        budget=budget_chart(report),
         folded=_folded(report.manifest),
         classes=_classes(report.manifest),
         style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
@@ -110,7 +110,7 @@ def _result_view(report: CheckRecord, result: TargetResult) -> ResultView:
         result=result,
         anchor=anchor(result),
         problem=problem(result, report.golden),
-        outputs=tuple(_output_view(report, result, ladder, classes) for ladder in result.stages),
+        outputs=tuple(_output_view(report, result, budget, classes) for budget in result.stages),
         drift=drift_chart(op_points(result)),
         ran=tuple(_flat({**result.ran, **result.measured})),
         size=f"{sizes[result.artifact] / 1024:.0f} KiB",
@@ -121,14 +121,14 @@ def _result_view(report: CheckRecord, result: TargetResult) -> ResultView:
 def _output_view(
     report: CheckRecord,
     result: TargetResult,
-    ladder: Ladder,
+    budget: ErrorBudget,
     classes: list[str],
 ) -> OutputView:
-    name, golden = ladder.output, report.golden
+    name, golden = budget.output, report.golden
     entry = next((entry for entry in result.outputs if entry.metrics.output == name), None)
     return OutputView(
         verdict=entry,
-        ladder=ladder,
+        budget=budget,
         task=next((task for task in result.tasks if task.output == name), None),
         chart=sample_chart(entry, golden) if entry else None,
         histogram=error_histogram(result.given[name], golden.reference[name], golden.truth[name]),

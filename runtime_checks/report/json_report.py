@@ -55,7 +55,7 @@ def result_record(result: TargetResult) -> dict[str, Any]:
         "reason": result.reason,
         "findings": [dataclasses.asdict(finding) for finding in result.findings],
         "metrics": {entry.metrics.output: _output_record(entry) for entry in result.outputs},
-        "stages": {ladder.output: ladder.to_json() for ladder in result.stages},
+        "stages": {budget.output: budget.to_json() for budget in result.stages},
         "tasks": {task.output: task.to_json() for task in result.tasks},
         "quality": {entry.output: entry.to_json() for entry in result.qualities},
         "threads": [vars(entry) for entry in result.threads],

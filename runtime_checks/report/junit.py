@@ -145,9 +145,9 @@ def _context(finding: Finding, result: TargetResult) -> Iterator[str]:
     """Yield the lines of a failure: what failed, on what, and at which stage."""
     yield f"{result.artifact} on {result.target}"
     yield finding.message
-    for ladder in result.stages:
-        if finding.subject in ("", ladder.output):
-            yield ladder.sentence
+    for budget in result.stages:
+        if finding.subject in ("", budget.output):
+            yield budget.sentence
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

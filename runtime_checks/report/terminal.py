@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from ..end_to_end.error_budget import FAULT, Ladder
+from ..end_to_end.error_budget import FAULT, ErrorBudget
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from .numbers import short
 from .problems import Problem, problem
@@ -160,13 +160,13 @@ def _rows(result: TargetResult) -> list[list[str]]:
     return [
         [
             word,
-            f"{target} {escape(ladder.output)}" if several else target,
-            _ratio(ladder.stages[-1].snr_db),
-            *_noise(judged.get(ladder.output)),
-            _decisions(result, ladder),
+            f"{target} {escape(budget.output)}" if several else target,
+            _ratio(budget.stages[-1].snr_db),
+            *_noise(judged.get(budget.output)),
+            _decisions(result, budget),
             "-" if median is None else short(median),
         ]
-        for ladder in result.stages
+        for budget in result.stages
     ]
 
 
@@ -180,24 +180,24 @@ def _noise(entry: OutputVerdict | None) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
-def _decisions(result: TargetResult, ladder: Ladder) -> str:
+def _decisions(result: TargetResult, budget: ErrorBudget) -> str:
     """Return how many decisions are the trained model's."""
-    task = next((task for task in result.tasks if task.output == ladder.output), None)
+    task = next((task for task in result.tasks if task.output == budget.output), None)
     return "-" if task is None else f"{task.same}/{task.samples}"
 
 
 def _budget_rows(result: TargetResult) -> list[list[str]]:
     """Return the error budget of one result: a row for each output."""
     rows = []
-    for ladder in result.stages:
-        after = {stage.name.split(" + ")[-1]: stage for stage in ladder.stages}
-        name = f"{result.target} {ladder.output}" if len(result.stages) > 1 else result.target
+    for budget in result.stages:
+        after = {stage.name.split(" + ")[-1]: stage for stage in budget.stages}
+        name = f"{result.target} {budget.output}" if len(result.stages) > 1 else result.target
         cells = []
         for column in _STAGES:
             stage = after.get(column)
             text = "-" if stage is None else _ratio(stage.snr_db)
             cells.append(f"[red]{text}[/]" if stage and stage.cause == FAULT else text)
-        cause = f"[red]{FAULT}[/]" if ladder.cause == FAULT else ladder.cause
+        cause = f"[red]{FAULT}[/]" if budget.cause == FAULT else budget.cause
         rows.append([escape(name), *cells, cause])
     return rows
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from ...artifacts.golden_set import Arrays, GoldenSet
 from ...artifacts.network import Network, Node
-from ...artifacts.sample_kinds import TYPICAL, drawn
+from ...artifacts.sample_kinds import TYPICAL, representative
 from ...errors import UserError
 from ...reference.gradients import Values, evaluated, gradients
 from .probe import Objective, Probe
@@ -100,7 +100,7 @@ def explore(
     Raises:
         UserError: The model has no float input, or an operation has no gradient.
     """
-    known = golden.select(np.flatnonzero(drawn(golden.kind)))
+    known = golden.select(np.flatnonzero(representative(golden.kind)))
     seen = objective(known.inputs)
     moving = [name for name, array in known.inputs.items() if array.dtype.kind == "f"]
     if not moving:

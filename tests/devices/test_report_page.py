@@ -119,7 +119,7 @@ def test_all_text_can_be_read(page):
 def test_every_mark_is_on_its_chart(page):
     """Each lane has its marks inside; the fault has a ring around it."""
     places = page.evaluate(
-        """() => [...document.querySelectorAll(".ladder .lane > svg")].map(lane => {
+        """() => [...document.querySelectorAll(".budget .lane > svg")].map(lane => {
           const box = lane.getBoundingClientRect();
           return [...lane.querySelectorAll("circle, rect, path")].map(mark => {
             const at = mark.getBoundingClientRect();
@@ -130,7 +130,7 @@ def test_every_mark_is_on_its_chart(page):
     lanes = [marks for marks in places if marks]
     assert len(lanes) == 2
     assert all(0 <= at <= width for marks in lanes for at, width in marks)
-    assert page.locator(".ladder .ring").count() == 1
+    assert page.locator(".budget .ring").count() == 1
 
 
 def test_pictures_are_shown(page):

@@ -8,7 +8,7 @@ from renormlite import check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.network import Network, Node
-from renormlite.artifacts.sample_kinds import fed
+from renormlite.artifacts.sample_kinds import file_inputs
 from renormlite.reference.file_noise import file_noise
 from renormlite.reference.network import evaluate_network, evaluate_node
 from renormlite.reference.noise import NoiseSource, expected_noise, input_step
@@ -189,7 +189,7 @@ def test_noise_of_a_file_grows_with_the_error_of_its_weights(coarse_export):
     (artifact,) = [a for a in export.artifacts if a.file.endswith("dynamic.tflite")]
     (stored,) = golden.file_noise[artifact.file].values()
     path, network = export.path / artifact.file, export.read_network(artifact)
-    inputs = fed(golden.inputs, "dynamic")
+    inputs = file_inputs(golden.inputs, "dynamic")
     (noise,) = file_noise(path, "tflite", "dynamic", network, inputs, golden.truth).values()
     np.testing.assert_allclose(stored, noise, rtol=1e-6)
     moved = {name: np.nan_to_num(value) + 0.25 for name, value in golden.truth.items()}

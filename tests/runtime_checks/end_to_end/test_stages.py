@@ -61,28 +61,28 @@ def budget(golden, actual, of=FLOAT, *, sound=True, worst_sample=0):
     )
 
 
-def causes(ladder) -> dict[str, str]:
-    return {stage.name: stage.cause for stage in ladder.stages}
+def causes(found) -> dict[str, str]:
+    return {stage.name: stage.cause for stage in found.stages}
 
 
 def test_healthy_float_file_is_rounding(golden):
-    ladder = budget(golden, golden.artifacts[FLOAT.file]["y"])
-    assert causes(ladder) == {"folded": "rounding", "exported": "rounding", "target": "exact"}
-    assert ladder.cause == "rounding"
-    assert "rounding only" in ladder.sentence
-    assert (ladder.kind, ladder.samples) == ("real", 12)
+    found = budget(golden, golden.artifacts[FLOAT.file]["y"])
+    assert causes(found) == {"folded": "rounding", "exported": "rounding", "target": "exact"}
+    assert found.cause == "rounding"
+    assert "rounding only" in found.sentence
+    assert (found.kind, found.samples) == ("real", 12)
 
 
 def test_healthy_int8_file_is_quantization_loss(golden):
-    ladder = budget(golden, noisy(golden.artifacts[INT8.file]["y"], 1e-4, 9), INT8)
-    assert causes(ladder)["quantized"] == "quantization"
-    assert causes(ladder)["target"] == "rounding"
-    assert ladder.cause == "quantization"
-    by_name = {stage.name: stage for stage in ladder.stages}
+    found = budget(golden, noisy(golden.artifacts[INT8.file]["y"], 1e-4, 9), INT8)
+    assert causes(found)["quantized"] == "quantization"
+    assert causes(found)["target"] == "rounding"
+    assert found.cause == "quantization"
+    by_name = {stage.name: stage for stage in found.stages}
     assert by_name["quantized"].share > 0.99
     assert by_name["quantized"].added_db == pytest.approx(40, abs=2)
     assert by_name["exported"].snr_db > 130
-    assert "quantization loss" in ladder.sentence
+    assert "quantization loss" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_planted_fault_is_put_down_to_its_stage(golden, stage, where):
         folded64={"y": outputs["folded"]},
         artifacts={FLOAT.file: {"y": outputs["exported"]}},
     )
-    ladder = budget(damaged, outputs["target"], sound=False)
-    assert [name for name, cause in causes(ladder).items() if cause == "fault"] == [stage]
-    assert ladder.cause == "fault"
-    assert where in ladder.sentence
-    shares = {entry.name: entry.share for entry in ladder.stages}
+    found = budget(damaged, outputs["target"], sound=False)
+    assert [name for name, cause in causes(found).items() if cause == "fault"] == [stage]
+    assert found.cause == "fault"
+    assert where in found.sentence
+    shares = {entry.name: entry.share for entry in found.stages}
     assert shares[stage] > 0.999
 
 
@@ -122,22 +122,22 @@ def test_exact_all_the_way(golden):
     exact = dataclasses.replace(
         golden, folded64={"y": truth}, artifacts={FLOAT.file: {"y": truth.copy()}}
     )
-    ladder = budget(exact, truth.copy())
-    assert set(causes(ladder).values()) == {"exact"}
-    assert all(stage.snr_db == math.inf and stage.share == 0 for stage in ladder.stages)
-    assert "is exact" in ladder.sentence
+    found = budget(exact, truth.copy())
+    assert set(causes(found).values()) == {"exact"}
+    assert all(stage.snr_db == math.inf and stage.share == 0 for stage in found.stages)
+    assert "is exact" in found.sentence
 
 
 def test_stages_that_are_not_known_join_the_next(golden):
     bare = dataclasses.replace(golden, artifacts={})
     actual = golden.artifacts[INT8.file]["y"]
-    ladder = budget(bare, actual, INT8)
-    assert [stage.name for stage in ladder.stages] == [
+    found = budget(bare, actual, INT8)
+    assert [stage.name for stage in found.stages] == [
         "folded",
         "exported + quantized + target",
     ]
-    assert ladder.cause == "quantization"
-    assert "does not tell it" in ladder.sentence
+    assert found.cause == "quantization"
+    assert "does not tell it" in found.sentence
     assert budget(bare, actual, INT8, sound=False).cause == "fault"
 
 
@@ -145,11 +145,11 @@ def test_stages_that_are_not_known_join_the_next(golden):
 def test_a_target_that_is_not_finite_has_all_of_the_error(golden, value):
     actual = golden.artifacts[FLOAT.file]["y"].copy()
     actual[3, 4] = value
-    ladder = budget(golden, actual, sound=False, worst_sample=3)
-    target = ladder.stages[-1]
+    found = budget(golden, actual, sound=False, worst_sample=3)
+    target = found.stages[-1]
     assert (target.cause, target.share, target.snr_db) == ("fault", 1.0, -math.inf)
-    assert all(stage.share == 0 for stage in ladder.stages[:-1])
-    assert "no signal after" in ladder.sentence
+    assert all(stage.share == 0 for stage in found.stages[:-1])
+    assert "no signal after" in found.sentence
 
 
 def test_what_is_not_finite_by_contract_is_no_error(golden):
@@ -163,17 +163,17 @@ def test_what_is_not_finite_by_contract_is_no_error(golden):
         reference={"y": truth.astype(np.float32)},
         artifacts={FLOAT.file: every},
     )
-    ladder = budget(same, truth.copy())
-    assert set(causes(ladder).values()) == {"exact"}
-    assert math.isfinite(ladder.signal_rms)
+    found = budget(same, truth.copy())
+    assert set(causes(found).values()) == {"exact"}
+    assert math.isfinite(found.signal_rms)
 
 
 def test_fault_that_only_border_samples_show_is_measured_on_them(golden):
     actual = golden.artifacts[FLOAT.file]["y"].copy()
     actual[16:18] += 0.1
-    ladder = budget(golden, actual, sound=False, worst_sample=16)
-    assert (ladder.kind, ladder.samples) == ("border", 2)
-    assert ladder.stages[-1].share > 0.999
+    found = budget(golden, actual, sound=False, worst_sample=16)
+    assert (found.kind, found.samples) == ("border", 2)
+    assert found.stages[-1].share > 0.999
 
 
 @settings(max_examples=60, deadline=None)
@@ -195,7 +195,7 @@ def test_shares_add_up_to_one(seed, sizes):
         reference={"y": truth.astype(np.float32)},
         artifacts={FLOAT.file: {"y": outputs[1]}, INT8.file: {"y": outputs[2]}},
     )
-    ladder = budget(golden, outputs[3], INT8)
-    assert sum(stage.share for stage in ladder.stages) == pytest.approx(1, abs=1e-9)
+    found = budget(golden, outputs[3], INT8)
+    assert sum(stage.share for stage in found.stages) == pytest.approx(1, abs=1e-9)
     total = np.sqrt(np.mean((outputs[3] - truth) ** 2))
-    assert ladder.stages[-1].error_rms == pytest.approx(total)
+    assert found.stages[-1].error_rms == pytest.approx(total)

@@ -25,7 +25,7 @@ from renormlite.reference.network import evaluate_node
 from renormlite.runtime_checks.bundle.write import write_bundle
 from renormlite.runtime_checks.per_op.culprit import Fault
 from renormlite.runtime_checks.per_op.cut.tflite import cut
-from renormlite.runtime_checks.per_op.inspection import Anatomy
+from renormlite.runtime_checks.per_op.inspection import FileContents
 from renormlite.runtime_checks.per_op.op_results import Culprit
 from renormlite.runtime_checks.per_op.reproducer import write_reproducer
 from renormlite.runtime_checks.per_op.storage import Wide, storage_of
@@ -172,7 +172,7 @@ def as_if_at_fault(directory: Path, layer: str) -> Fault:
     export = read_export(directory)
     (artifact,) = export.artifacts
     path, network = directory / artifact.file, export.read_network(artifact)
-    anatomy = Anatomy.of(path, artifact, network)
+    contents = FileContents.of(path, artifact, network)
     (result,) = check_parity(directory, ("litert",), per_op=True).results
     check = next(c for c in result.ops if layer in (c.layer, *c.fused))
     golden = export.read_golden().select(np.arange(4))
@@ -183,10 +183,10 @@ def as_if_at_fault(directory: Path, layer: str) -> Fault:
     segment = tuple(nodes[name] for name in (*check.fused, check.node))
 
     def values(key: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        real = np.stack([anatomy.graph.tensors[key].real(run[key]) for run in runs])
+        real = np.stack([contents.graph.tensors[key].real(run[key]) for run in runs])
         return real.reshape(4, *shape[1:])
 
-    (read,) = (key for key in check.op.inputs if depends(anatomy.graph, key))
+    (read,) = (key for key in check.op.inputs if depends(contents.graph, key))
     before = segment[0].inputs[0]
     shape = nodes[before].shape if before in nodes else network.inputs[before]
     inputs = {before: values(read, shape)}
@@ -194,7 +194,7 @@ def as_if_at_fault(directory: Path, layer: str) -> Fault:
     for node in segment:
         held = {
             match.role: file_weight(match, node.weights[match.role].shape)
-            for match in anatomy.weights
+            for match in contents.weights
             if match.node == node.name and match.tensor is not None
         }
         expected = evaluate_node(replace(node, weights={**node.weights, **held}), [expected])
@@ -206,7 +206,7 @@ def as_if_at_fault(directory: Path, layer: str) -> Fault:
         segment=segment,
         key=key,
         op=check.op,
-        storage=storage_of(anatomy.graph.tensors[key], got.dtype),
+        storage=storage_of(contents.graph.tensors[key], got.dtype),
         inputs=inputs,
         expected=expected,
         allowed=np.zeros_like(got),

@@ -16,7 +16,7 @@ from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.reference.file_weights import match_weights
-from renormlite.runtime_checks.per_op.inspection import Anatomy
+from renormlite.runtime_checks.per_op.inspection import FileContents
 
 TARGETS = ("litert", "litert+reference", "onnxruntime")
 
@@ -110,9 +110,9 @@ def test_a_merged_affine_with_other_numbers_is_a_fault(tmp_path):
     export = exported(tmp_path / "net", (8, 8, 3), layers)
     opened = read_export(export)
     (artifact,) = [a for a in opened.artifacts if a.format == "tflite"]
-    anatomy = Anatomy.of(export / artifact.file, artifact, opened.read_network(artifact))
-    assert anatomy.conclusive(artifact)
-    match = next(m for m in anatomy.weights if m.layer == "conv" and m.role == "kernel")
+    contents = FileContents.of(export / artifact.file, artifact, opened.read_network(artifact))
+    assert contents.conclusive(artifact)
+    match = next(m for m in contents.weights if m.layer == "conv" and m.role == "kernel")
     data = (export / artifact.file).read_bytes()
     altered = match.tensor.data.copy()
     altered[2] *= 1.01

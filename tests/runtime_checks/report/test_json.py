@@ -75,18 +75,18 @@ def test_the_record_is_the_report(failing):
     assert wrong["stages"]["digit"]["stages"][-1]["cause"] == "fault"
     lost = by_file["digits.float32.onnx"]["stages"]["digit"]["stages"][-1]
     assert (lost["error_rms"], lost["snr_db"]) == ("inf", "-inf")
-    ladder = by_file["digits.int8.tflite"]["stages"]["digit"]
-    assert [stage["name"] for stage in ladder["stages"]] == [
+    budget = by_file["digits.int8.tflite"]["stages"]["digit"]
+    assert [stage["name"] for stage in budget["stages"]] == [
         "folded",
         "exported",
         "quantized",
         "target",
     ]
-    assert sum(stage["share"] for stage in ladder["stages"]) == pytest.approx(1)
+    assert sum(stage["share"] for stage in budget["stages"]) == pytest.approx(1)
     result = next(r for r in failing.results if r.artifact == "digits.int8.tflite")
     error = result.given["digit"] - failing.golden.truth["digit"]
     rms = float(np.sqrt(np.mean(error[failing.golden.kind == "real"] ** 2)))
-    assert ladder["stages"][-1]["error_rms"] == pytest.approx(rms)
+    assert budget["stages"][-1]["error_rms"] == pytest.approx(rms)
 
 
 def test_every_field_is_documented():

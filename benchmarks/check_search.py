@@ -27,7 +27,7 @@ from check_networks import NAMES, export
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import GoldenSet, read_golden
 from renormlite.artifacts.network import Network
-from renormlite.artifacts.sample_kinds import drawn
+from renormlite.artifacts.sample_kinds import representative
 from renormlite.reference.gradients import evaluated
 from renormlite.reference.network import evaluate_network
 from renormlite.runtime_checks.end_to_end.bounds import WORST_SAMPLE_LIMIT
@@ -70,7 +70,7 @@ def compared(objective: Objective, golden: GoldenSet, runs: int, seed: int) -> d
 
 def clipped(network: Network, golden: GoldenSet, rng: np.random.Generator) -> Network:
     """Return the network with one unit clipped just above all that the golden set gives it."""
-    known = golden.select(np.flatnonzero(drawn(golden.kind)))
+    known = golden.select(np.flatnonzero(representative(golden.kind)))
     values = evaluated(network, known.inputs)
     relus = [n for n in network.nodes if n.op == "relu" and n.attributes.get("max_value") is None]
     node = relus[rng.integers(len(relus))]

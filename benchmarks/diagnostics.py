@@ -1,6 +1,6 @@
 """What watching costs: training steps with RenormDiagnostics beside the same without, in pairs.
 
-    python benchmarks/diagnostics.py [--rounds N]
+    python benchmarks/diagnostics.py [--rounds N] [--json FILE]
 
 Both train the same model in one process, turn about, a round each; what counts is the median over
 the rounds of the ratio within a round, and how far the quartiles are apart. `every = 50` is the
@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import renormlite as rl
 from renormlite.models import digits
+from rows import Row, median_row, write
 
 STEPS = 50
 
@@ -47,8 +48,8 @@ def seconds(model: keras.Model, x: np.ndarray, callbacks: list[keras.callbacks.C
     return time.perf_counter() - start
 
 
-def compare(name: str, model: keras.Model, x: np.ndarray, rounds: int) -> None:
-    """Print the ratios for one model."""
+def compare(name: str, model: keras.Model, x: np.ndarray, rounds: int) -> list[Row]:
+    """Print and return the ratios for one model."""
     model.compile("sgd", "sparse_categorical_crossentropy")
     ways = {"off": None, "every = 50": 50, "every = 1": 1}
     ratios: dict[str, list[float]] = {way: [] for way in ways}
@@ -60,18 +61,22 @@ def compare(name: str, model: keras.Model, x: np.ndarray, rounds: int) -> None:
         for way, every in ways.items():
             callbacks = [] if every is None else [rl.RenormDiagnostics(every)]
             ratios[way].append(seconds(model, x, callbacks) / base)
-    print(f"{name}, {np.median(plain):.1f} ms a step without:")
-    for way, found in ratios.items():
-        low, middle, high = np.percentile(found, [25, 50, 75])
-        print(f"  {way:10s}  x {middle:.3f}   quartiles {low:.3f} to {high:.3f}", flush=True)
+    rows = [median_row(name, f"{way} / none", "ratio", found) for way, found in ratios.items()]
+    rows.append(median_row(name, "step without, ms", "ms", plain))
+    for row in rows:
+        print(f"{name}: {row.subject} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})")
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    compare("digits, 5 norms, batch 4", *small(), rounds)
-    compare("MobileNetV2, 52 norms, 64 px, batch 16", *large(), max(3, rounds // 3))
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    rows = compare("digits, 5 norms, batch 4", *small(), options.rounds)
+    large_rounds = max(3, options.rounds // 3)
+    rows += compare("MobileNetV2, 52 norms, 64 px, batch 16", *large(), large_rounds)
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

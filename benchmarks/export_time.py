@@ -5,13 +5,12 @@ with batch norms and write float32 TFLite and ONNX. "files" is fold, conversion,
 validation; "all" is the whole of `export_model`: the proof in float64, the golden set, the network
 and the manifest too, which the stock pair has nothing of.
 
-    python benchmarks/export_time.py [--pairs 3] [--size 128] [MobileNetV2 ResNet50V2 DenseNet121]
+    python benchmarks/export_time.py [--pairs 3] [--size 128] [--json FILE] [NETWORK ...]
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 import warnings
@@ -26,6 +25,7 @@ from renormlite.export.formats.base import Job, format_named
 from renormlite.export.formats.freeze import freeze
 from renormlite.export.options import ExportOptions
 from renormlite.export.signature import signature_of
+from rows import median_row, write
 
 NETWORKS = ("MobileNetV2", "ResNet50V2", "DenseNet121")
 
@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--json")
     arguments = parser.parse_args()
+    found = []
     shape = (arguments.size, arguments.size, 3)
     for name in arguments.networks:
         model = getattr(keras.applications, name)(input_shape=shape, weights=None)
@@ -79,14 +81,15 @@ def main() -> None:
         rows = [
             {key: seconds(way, model) for key, way in WAYS.items()} for _ in range(arguments.pairs)
         ]
-        medians = {key: statistics.median(row[key] for row in rows) for key in WAYS}
-        ratios = {
-            key: statistics.median(row[key] / row["stock"] for row in rows)
-            for key in ("files", "all")
-        }
-        times = ", ".join(f"{key} {value:.1f} s" for key, value in medians.items())
-        shares = ", ".join(f"{key}/stock {value:.2f}" for key, value in ratios.items())
-        print(f"{name}: {shares} ({times})", flush=True)
+        case = f"{name}, {arguments.size} px"
+        for key in ("files", "all"):
+            ratios = [row[key] / row["stock"] for row in rows]
+            found.append(median_row(case, f"{key} / stock", "ratio", ratios))
+        for key in WAYS:
+            found.append(median_row(case, f"{key}, s", "s", [row[key] for row in rows]))
+        for row in found[-5:]:
+            print(f"{case}: {row.subject} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})")
+    write(found, arguments.json)
 
 
 if __name__ == "__main__":

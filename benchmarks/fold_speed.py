@@ -13,7 +13,6 @@ import argparse
 import gc
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 from renormlite import fold
+from rows import Row, median_row, write
 
 # Keras walks a graph by recursion, a frame or two a layer; a chain of 1000 needs more than 1000.
 sys.setrecursionlimit(20_000)
@@ -44,7 +44,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def paired(model: keras.Model, rounds: int) -> dict[str, float]:
+def paired(name: str, model: keras.Model, rounds: int) -> list[Row]:
     """Measure both in turn."""
     fold(model, verify=False)
     clone(model)
@@ -52,13 +52,14 @@ def paired(model: keras.Model, rounds: int) -> dict[str, float]:
         (seconds(lambda: fold(model, verify=False)), seconds(lambda: clone(model)))
         for _ in range(rounds)
     ]
-    ratios = sorted(one / other for one, other in pairs)
-    return {
-        "ratio": statistics.median(ratios),
-        "least": ratios[0],
-        "most": ratios[-1],
-        "fold_seconds": statistics.median(one for one, _ in pairs),
-    }
+    layers = len(model.layers)
+    rows = [
+        median_row(name, "fold / (clone + copy)", "ratio", [one / other for one, other in pairs]),
+        median_row(name, "fold, ms a layer", "ms", [one / layers * 1e3 for one, _ in pairs]),
+    ]
+    for row in rows:
+        print(f"{name}: {row.subject} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})")
+    return rows
 
 
 def chain(layers: int) -> keras.Model:
@@ -107,26 +108,22 @@ def main() -> None:
     if options.memory:
         print(json.dumps(memory()))
         return
-    results: dict[str, dict[str, float]] = {}
+    rows = []
     for name in ("MobileNetV2", "ResNet152"):
         model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=10)
-        results[name] = paired(model, options.rounds)
-        print(f"{name}: fold / (clone + copy) = {results[name]['ratio']:.2f}", results[name])
+        rows += paired(name, model, options.rounds)
         del model
         keras.backend.clear_session()
     for layers in (100, 300, 1000):
-        row = results[f"chain of {layers}"] = paired(chain(layers), options.rounds)
-        row["ms_a_layer"] = row["fold_seconds"] / layers * 1000
-        print(f"chain of {layers}: {row['ratio']:.2f}, {row['ms_a_layer']:.2f} ms a layer")
+        rows += paired(f"chain of {layers}", chain(layers), options.rounds)
         keras.backend.clear_session()
     child = subprocess.run(
         [sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True
     )
-    results["memory"] = json.loads(child.stdout.splitlines()[-1])
-    print(f"peak memory: {results['memory']['ratio']:.2f} times the weights")
-    if options.json:
-        with open(options.json, "w") as stream:
-            json.dump(results, stream, indent=1)
+    peak = json.loads(child.stdout.splitlines()[-1])["ratio"]
+    rows.append(median_row("ResNet50", "peak memory / weights", "ratio", [peak]))
+    print(f"peak memory: {peak:.2f} times the weights")
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     python benchmarks/layer.py --model         a whole `fit` step of MobileNetV2
     python benchmarks/layer.py --memory        peak resident memory of one step, a process each
     python benchmarks/layer.py --inference     inference
+    python benchmarks/layer.py --small         small tensors, with a batch size that is not static
 
 Times are interleaved in random order, round by round, and compared by the median of the ratios
 within a round, which another load moves far less than it moves the times themselves.
@@ -16,14 +17,16 @@ import argparse
 import os
 import random
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
+from rows import Row, median_row, write
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+SMALL_SHAPES = [(128, 512), (32, 64), (8, 8, 8, 24), (2, 4, 4, 24)]
 SHAPES = [(16, 112, 112, 32), (16, 56, 56, 64), (16, 28, 28, 128), (64, 7, 7, 512)]
 MEMORY_SHAPE = (32, 112, 112, 64)
 EPSILON = 1e-3
@@ -42,9 +45,18 @@ def candidates(shape: tuple[int, ...]) -> dict:
 
     def raw_operation(x: tf.Tensor) -> tf.Tensor:
         empty = tf.zeros(0)
-        return tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=EPSILON
-        ).y
+        sizes = tf.shape(x)
+        return tf.reshape(
+            tf.raw_ops.FusedBatchNormV3(
+                x=x if len(shape) == 4 else tf.reshape(x, (-1, 1, 1, channels)),
+                scale=gamma,
+                offset=beta,
+                mean=empty,
+                variance=empty,
+                epsilon=EPSILON,
+            ).y,
+            sizes,
+        )
 
     def of_layer(layer: keras.layers.Layer) -> tuple:
         layer.build(shape)
@@ -62,13 +74,17 @@ def candidates(shape: tuple[int, ...]) -> dict:
     }
 
 
-def training_step(function: Callable, variables: list, shape: tuple[int, ...], xla: bool) -> Step:
-    """Return a compiled forward + backward pass, ready to call."""
+def training_step(
+    function: Callable, variables: list, shape: tuple[int, ...], xla: bool, static: bool = True
+) -> Step:
+    """Return a compiled forward + backward pass, ready to call; ``static`` fixes the batch size."""
     import tensorflow as tf
 
     x, dy = tf.random.normal(shape, seed=1) + 0.5, tf.random.normal(shape, seed=2)
 
-    @tf.function(jit_compile=xla)
+    spec = tf.TensorSpec(shape if static else (None, *shape[1:]))
+
+    @tf.function(jit_compile=xla, input_signature=[spec, spec])
     def step(x: tf.Tensor, dy: tf.Tensor) -> list:
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -104,23 +120,25 @@ def paired(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def report(title: str, seconds: dict[str, list[float]]) -> None:
-    """Print the median of ours over each peer's, and the median times for orientation."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", "median ms", "ours / this", "quartiles", title=title)
-    ours = next(iter(seconds))
-    for name, times in seconds.items():
-        ratios = [a / b for a, b in zip(seconds[ours], times, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        table.add_row(
-            name,
-            f"{statistics.median(times) * 1e3:.2f}",
-            f"{middle:.3f}",
-            f"{low:.3f} to {high:.3f}",
+def report(title: str, seconds: dict[str, list[float]]) -> list[Row]:
+    """Print and return the median of ours over each peer's, and the median times."""
+    ours, *peers = seconds
+    rows = [
+        median_row(
+            title,
+            f"ours / {peer}",
+            "ratio",
+            [a / b for a, b in zip(seconds[ours], seconds[peer], strict=True)],
         )
-    Console().print(table)
+        for peer in peers
+    ]
+    rows += [
+        median_row(title, f"{name}, ms", "ms", [t * 1e3 for t in times])
+        for name, times in seconds.items()
+    ]
+    for row in rows:
+        print(f"{title}: {row.subject} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})")
+    return rows
 
 
 def model_steps() -> dict[str, Step]:
@@ -170,6 +188,8 @@ def main() -> None:
     parser.add_argument("--inference", action="store_true", help="inference instead of training")
     parser.add_argument("--memory", action="store_true", help="peak memory, a process each")
     parser.add_argument("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--small", action="store_true", help="small tensors, dynamic batch size")
+    parser.add_argument("--json", help="write the rows to this file")
     parser.add_argument("--rounds", type=int, default=100, help="rounds a shape (default 100)")
     options = parser.parse_args()
     if options.memory_of:
@@ -179,18 +199,25 @@ def main() -> None:
         for name in candidates((2, 4, 4, 2)):
             subprocess.run([sys.executable, __file__, "--memory-of", name], check=True)
     elif options.model:
-        report("MobileNetV2, one fit step", paired(model_steps(), min(options.rounds, 30)))
+        rows = report("MobileNetV2, one fit step", paired(model_steps(), min(options.rounds, 30)))
+        write(rows, options.json)
     else:
-        for shape in SHAPES:
+        rows = []
+        for shape in SMALL_SHAPES if options.small else SHAPES:
             peers = candidates(shape)
             if options.inference:
                 del peers["raw fused operation"]
                 steps = {n: inference_step(f, shape, options.xla) for n, (f, _) in peers.items()}
             else:
-                steps = {n: training_step(f, v, shape, options.xla) for n, (f, v) in peers.items()}
+                static = not options.small
+                steps = {
+                    name: training_step(function, variables, shape, options.xla, static)
+                    for name, (function, variables) in peers.items()
+                }
             mode = "XLA" if options.xla else "graph"
             kind = "inference" if options.inference else "training step"
-            report(f"{shape}, {kind}, {mode}", paired(steps, options.rounds))
+            rows += report(f"{shape}, {kind}, {mode}", paired(steps, options.rounds))
+        write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -202,22 +202,26 @@ class BatchRenormalization(MovingNorm):
         )
 
     def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        reference = self.moving_mean, self.moving_variance
+        # Each variable is read once: TensorFlow does not merge reads, nor what follows from them.
+        variables = self.moving_mean, self.moving_variance
+        moving = reference = Statistics(*(variable.value for variable in variables))
         if self.renorm_momentum is not None:
-            reference = self.renorm_mean, self.renorm_variance
+            own = self.renorm_mean, self.renorm_variance
+            reference = Statistics(*(variable.value for variable in own))
+        step = ops.convert_to_tensor(self.step)
         result = training_step(
             inputs,
-            Statistics(*(variable.value for variable in reference)),
+            reference,
             *self._gamma_beta(),
             self._settings,
-            r_max=ops.cast(self.r_max(self.step), self.moving_mean.dtype),
-            d_max=ops.cast(self.d_max(self.step), self.moving_mean.dtype),
+            r_max=ops.cast(self.r_max(step), self.moving_mean.dtype),
+            d_max=ops.cast(self.d_max(step), self.moving_mean.dtype),
             mask=mask,
         )
-        self._move(self.moving_mean, self.moving_variance, result.batch, self.momentum)
+        self._move(variables, moving, result.batch, self.momentum)
         if self.renorm_momentum is not None:
-            self._move(*reference, result.batch, self.renorm_momentum)
-        self.step.assign_add(1)
+            self._move(own, reference, result.batch, self.renorm_momentum)
+        self.step.assign(step + 1)
         return result.outputs
 
     def get_config(self) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class LearnedRenormalization(MovingNorm):
         r, d = self.bounded_r_and_d()
         settings = Settings(self.axis, self.epsilon)
         step = training_step(inputs, moving, r, d, settings, r_max=1.0, d_max=0.0, mask=mask)
-        self._move(self.moving_mean, self.moving_variance, step.batch, self.momentum)
+        variables = self.moving_mean, self.moving_variance
+        self._move(variables, moving, step.batch, self.momentum)
         return step.outputs
 
     def get_config(self) -> dict[str, Any]:

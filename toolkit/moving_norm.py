@@ -118,13 +118,16 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
         return add("mean", mean_initializer), add("variance", variance_initializer)
 
     def _move(
-        self, mean: keras.Variable, variance: keras.Variable, batch: Statistics, momentum: float
+        self,
+        variables: tuple[keras.Variable, keras.Variable],
+        before: Statistics,
+        batch: Statistics,
+        momentum: float,
     ) -> None:
-        """Update moving statistics with those of a batch."""
-        before = Statistics(mean.value, variance.value)
+        """Update the variables of moving statistics, read as ``before``, with those of a batch."""
         after = updated(before, batch, momentum=momentum, epsilon=self.epsilon)
-        mean.assign(after.mean)
-        variance.assign(after.variance)
+        for variable, value in zip(variables, after, strict=True):
+            variable.assign(value)
 
     def _expect(self, input_shape: tuple[int | None, ...], channels: int) -> None:
         """Let Keras refuse inputs of another rank or number of channels."""

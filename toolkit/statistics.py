@@ -69,11 +69,17 @@ def batch_statistics(
         synchronized: Whether to average over all replicas as well, weighted by their number of
             elements.
     """
-    if mask is None and not synchronized and all(x.shape[a] for a in axes):  # known, none is 0
+    if mask is None and not synchronized:
         mean = ops.mean(x, axes, keepdims=True)
-        # d variance / d mean = 0 by definition of the mean, so no gradient is needed there.
+        # By definition of the mean, d variance / d mean = 0: the gradient need not go there.
         distance = x - ops.stop_gradient(mean)
-        return Statistics(mean, ops.mean(ops.square(distance), axes, keepdims=True))
+        variance = ops.mean(ops.square(distance), axes, keepdims=True)
+        if all(x.shape[a] for a in axes):  # known, none is 0
+            return Statistics(mean, variance)
+        seen = ops.prod(ops.convert_to_tensor([ops.shape(x)[a] for a in axes])) > 0
+        return Statistics(
+            ops.where(seen, mean, moving.mean), ops.where(seen, variance, moving.variance)
+        )
     total = all_reduce_sum if synchronized else _unchanged
     counted = ops.ones_like(x)
     if mask is not None:

@@ -57,10 +57,12 @@ class PaperRenorm:
 @pytest.fixture(params=["fused", "reference"])
 def kernel(request, monkeypatch):
     """Run the test on TensorFlow's fused kernels and on the plain reference."""
-    from renormlite.toolkit import kernels
+    from renormlite.toolkit import fused_tensorflow, kernels
 
     if request.param == "reference":
         monkeypatch.setattr(kernels, "fused_kernels", lambda x: None)
+    else:
+        monkeypatch.setattr(fused_tensorflow, "SMALLEST_TENSOR", 0)
     return request.param
 
 

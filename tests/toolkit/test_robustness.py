@@ -296,8 +296,9 @@ def test_unknown_batch_and_image_sizes(kernel):
 
 def test_second_derivatives_on_the_fused_kernels_equal_the_reference(monkeypatch):
     """A gradient penalty differentiates the backward pass once more."""
-    from renormlite.toolkit import kernels
+    from renormlite.toolkit import fused_tensorflow, kernels
 
+    monkeypatch.setattr(fused_tensorflow, "SMALLEST_TENSOR", 0)
     x = tf.convert_to_tensor(drawn((8, 3, 3, 4)))
 
     def penalty():

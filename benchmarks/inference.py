@@ -1,0 +1,183 @@
+"""Latency of the exported network: folded, by the stock exporters, and without norms at all.
+
+    python benchmarks/inference.py [--rounds 40] [--size 96] [--json FILE] [NETWORK ...]
+
+Four float32 files of one architecture run in turn in one process, on one thread, and are compared
+by the median of the ratios within a round:
+
+- folded: our export of the network with Keras' batch normalization;
+- stock: the same network by `model.export`;
+- hand-written: a network whose norms are subtractions, multiplications and additions, by
+  `model.export`, as tutorials write batch renormalization;
+- twin: the same convolutions without norms, by our export. Nothing can be faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import renormlite as rl
+from rows import Row, median_row, write
+
+NETWORKS = ("MobileNetV2", "ResNet50V2", "DenseNet121")
+Run = Callable[[], object]
+
+
+@keras.saving.register_keras_serializable(package="benchmarks")
+class HandWritten(keras.layers.Layer):
+    """The inference of a norm, operation by operation."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights."""
+
+        def add(name: str, start: str) -> keras.Variable:
+            return self.add_weight(shape=input_shape[-1:], initializer=start, name=name)
+
+        self.gamma, self.beta = add("gamma", "ones"), add("beta", "random_normal")
+        self.mean, self.sigma = add("mean", "random_normal"), add("sigma", "ones")
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """Scale and shift."""
+        return (x - self.mean) / self.sigma * self.gamma + self.beta
+
+
+@keras.saving.register_keras_serializable(package="benchmarks")
+class Nothing(keras.layers.Layer):
+    """Stands where a norm was."""
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """Return the input."""
+        return x
+
+
+def with_norms(model: keras.Model, norm: type[keras.layers.Layer]) -> keras.Model:
+    """Return the architecture with another layer in the place of each batch norm."""
+
+    def swapped(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return norm(name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    return keras.models.clone_model(
+        model,
+        clone_function=swapped,
+        call_function=lambda layer, *a, mask=None, **k: layer(*a, **k),
+    )
+
+
+def spread(model: keras.Model) -> keras.Model:
+    """Give every norm statistics and weights that no converter can leave out."""
+    generator = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([generator.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def files(model: keras.Model, folder: Path, name: str, *, ours: bool) -> dict[str, Path]:
+    """Export one network and return the file of each runtime."""
+    if ours:
+        rl.export_model(model, folder / name)
+        return {
+            "litert": folder / name / f"{name}.float32.tflite",
+            "onnxruntime": folder / name / f"{name}.float32.onnx",
+        }
+    paths = {"litert": folder / f"{name}.tflite", "onnxruntime": folder / f"{name}.onnx"}
+    model(np.zeros((1, *model.input_shape[1:]), np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras' patch for tf2onnx
+        model.export(paths["litert"], format="litert", verbose=False)
+        model.export(paths["onnxruntime"], format="onnx", verbose=False)
+    return paths
+
+
+def runner(runtime: str, path: Path, shape: tuple[int, ...]) -> Run:
+    """Return one inference of a file on one thread."""
+    x = np.random.default_rng(1).random((1, *shape), np.float32)
+    if runtime == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=1)
+        index = interpreter.get_input_details()[0]["index"]
+        interpreter.resize_tensor_input(index, x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(index, x)
+        return interpreter.invoke
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x})
+
+
+def compare(case: str, runs: dict[str, Run], rounds: int) -> list[Row]:
+    """Time every file once a round, in random order."""
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    shuffle = random.Random(0).shuffle
+    order = list(runs)
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+    folded = seconds["folded"]
+    rows = [
+        median_row(
+            case,
+            f"folded / {name}",
+            "ratio",
+            [a / b for a, b in zip(folded, seconds[name], strict=True)],
+        )
+        for name in list(runs)[1:]
+    ]
+    rows.append(median_row(case, "folded, ms", "ms", [t * 1e3 for t in folded]))
+    for row in rows:
+        print(
+            f"{case}: {row.subject} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})", flush=True
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    rows, shape = [], (options.size, options.size, 3)
+    for name in options.networks:
+        model = spread(getattr(keras.applications, name)(input_shape=shape, weights=None))
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            found = {
+                "folded": files(model, folder, "folded", ours=True),
+                "stock": files(model, folder, "stock", ours=False),
+                "hand-written": files(with_norms(model, HandWritten), folder, "hand", ours=False),
+                "twin": files(with_norms(model, Nothing), folder, "twin", ours=True),
+            }
+            for runtime in ("litert", "onnxruntime"):
+                runs = {key: runner(runtime, paths[runtime], shape) for key, paths in found.items()}
+                rows += compare(f"{name}, {options.size} px, {runtime}", runs, options.rounds)
+    write(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

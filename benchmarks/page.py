@@ -1,0 +1,200 @@
+"""The parts of the benchmarks, and docs/benchmarks.md with its pictures, written from numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Results = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+
+class Part(NamedTuple):
+    """One part.
+
+    Attributes:
+        title: Heading of its section.
+        text: What is compared with what.
+        commands: Scripts of this folder with their arguments, run one after another.
+        plotted: Subjects in the picture; none has no picture.
+        line: Where the picture draws a line: what equality means.
+    """
+
+    title: str
+    text: str
+    commands: tuple[tuple[str, ...], ...]
+    plotted: tuple[str, ...] = ()
+    line: float | None = None
+
+
+_PEERS = (
+    "ours / keras BatchNormalization",
+    "ours / keras BatchNormalization(renorm)",
+    "ours / raw fused operation",
+)
+
+PARTS = {
+    "purpose": Part(
+        "What renormalization is for",
+        "Accuracy on held-out real digits (scikit-learn's, 8 x 8), mean over the seeds and the "
+        "95 % interval of that mean. All norms have their defaults and train the same steps on "
+        "the same batches with Adam at 1e-3. `deep` has seven convolutions, the last two of "
+        "which see one pixel; `shallow` has two; `dense` has three dense layers. Rows marked "
+        "`estimated anew` replace the stored statistics by those of the whole training set "
+        "before inference.",
+        (("purpose.py",),),
+        (
+            "BatchRenormalization",
+            "BatchNormalization",
+            "Keras renorm=True",
+            "GroupNormalization",
+            "none",
+        ),
+    ),
+    "layer": Part(
+        "Training step of the layer",
+        "Forward and backward pass, TensorFlow on a CPU: our time over that of each peer, "
+        "median of the ratios within a round, and quartiles. Below 1 ours is faster. Small "
+        "tensors are traced without a static batch size, as `fit` does.",
+        (
+            ("layer.py", "--rounds", "60"),
+            ("layer.py", "--small", "--rounds", "300"),
+            ("layer.py", "--xla", "--rounds", "40"),
+            ("layer.py", "--model", "--rounds", "20"),
+        ),
+        _PEERS,
+        1.0,
+    ),
+    "inference": Part(
+        "Inference of the exported files",
+        "Latency of our folded float32 file over that of other files of the same architecture, "
+        "one thread, batch 1: the stock exporters' file, one whose norms are written operation "
+        "by operation, and the twin without norms, which is the limit. Median of the ratios "
+        "within a round, and quartiles.",
+        (("inference.py",),),
+        ("folded / stock", "folded / hand-written", "folded / twin"),
+        1.0,
+    ),
+    "fold": Part(
+        "Speed of the fold",
+        "Fold without proof over `clone_model` and a copy of the weights, without which no "
+        "fold can be.",
+        (("fold_speed.py",),),
+    ),
+    "export": Part(
+        "Speed of the export",
+        "Our export over the stock pair `model.export` to LiteRT and to ONNX. `files` writes "
+        "and validates the same two files; `all` adds the proof, the golden set and the "
+        "manifest.",
+        (("export_time.py", "--pairs", "3"),),
+        ("files / stock", "all / stock"),
+        1.0,
+    ),
+    "diagnostics": Part(
+        "Cost of watching",
+        "A training step with `RenormDiagnostics` over one without; `off` is a second run "
+        "without, which shows the noise.",
+        (("diagnostics.py",),),
+    ),
+}
+
+_HEAD = """# Benchmarks
+
+`make bench` runs every part; `make bench PARTS="purpose layer"` runs some. This page and its
+pictures are written from [benchmarks.json](benchmarks.json), which holds each number with its
+spread and count, the machine, the versions and the load of the machine when the part started.
+Ratios are medians of pairs in one process and move little with load; milliseconds are for
+orientation.
+"""
+
+_COLORS = ("#c2410c", "#1d4ed8", "#0f766e", "#9aa5b1", "#a16207")
+
+
+def cell(row: dict[str, Any]) -> str:
+    """Return a number with its spread as the page writes it."""
+    digits = 1 if row["unit"] in ("ms", "s") else 3 if row["unit"] == "accuracy" else 2
+    value, low, high = (f"{row[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return value if row["count"] == 1 else f"{value} ({low} to {high})"
+
+
+def page(results: Results) -> str:
+    """Return the text of the page."""
+    text = [_HEAD]
+    for name, part in PARTS.items():
+        if name not in results:
+            continue
+        found = results[name]
+        text += [f"## {part.title}", "", part.text, ""]
+        if part.plotted:
+            text += [f"![{part.title}](benchmarks_{name}.png)", ""]
+        text += [*_table(found["rows"]), "", _provenance(name, found), ""]
+    return "\n".join(text)
+
+
+def write_page(results: Results, folder: Path) -> None:
+    """Write the page and its pictures into a folder."""
+    (folder / "benchmarks.md").write_text(page(results))
+    for name, part in PARTS.items():
+        if name in results and part.plotted:
+            _plot(part, results[name]["rows"], folder / f"benchmarks_{name}.png")
+
+
+def _table(rows: Rows) -> list[str]:
+    subjects = list(dict.fromkeys(row["subject"] for row in rows))
+    cells = {(row["case"], row["subject"]): cell(row) for row in rows}
+    lines = ["| | " + " | ".join(subjects) + " |", "| --- |" + " ---: |" * len(subjects)]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        lines.append(f"| {case} | " + " | ".join(cells.get((case, s), "") for s in subjects) + " |")
+    return lines
+
+
+def _provenance(name: str, found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    counts = sorted({row["count"] for row in found["rows"]})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
+    return (
+        f"`make bench PARTS={name}`, {found['date']}, {found['seconds']} s, {many} "
+        f"measurements a number; {machine['processor']}, {machine['cores']} cores, load "
+        f"{found['load_before']} at the start; Python {machine['python']}, {versions}."
+    )
+
+
+def _plot(part: Part, rows: Rows, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys(row["case"] for row in rows if row["subject"] in part.plotted))
+    cases = [case for case in cases if "estimated anew" not in case]
+    figure = Figure(figsize=(9.0, 1.0 + 0.36 * len(cases)), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for index, (subject, color) in enumerate(zip(part.plotted, _COLORS, strict=False)):
+        of_subject = {row["case"]: row for row in rows if row["subject"] == subject}
+        shown = [(at, of_subject[case]) for at, case in enumerate(cases) if case in of_subject]
+        if not shown:
+            continue
+        offset = 0.12 * (index - (len(part.plotted) - 1) / 2)
+        values = [row["value"] for _, row in shown]
+        spread = [
+            [row["value"] - row["low"] for _, row in shown],
+            [row["high"] - row["value"] for _, row in shown],
+        ]
+        axes.errorbar(
+            values, [at + offset for at, _ in shown], xerr=spread, label=subject, color=color,
+            fmt="o", markersize=4.5, elinewidth=1.4, capsize=0,
+        )  # fmt: skip
+    if part.line is not None:
+        axes.axvline(part.line, color="#1f2933", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(cases)), cases, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(part.title, loc="left", fontsize=11)
+    axes.set_xlabel(
+        "accuracy, with the 95 % interval of the mean"
+        if part.line is None
+        else "ratio, with quartiles",
+        fontsize=9,
+    )
+    axes.grid(axis="x", color="#e4e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(path)

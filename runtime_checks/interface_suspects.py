@@ -71,7 +71,7 @@ def interface_suspect(
 
     Args:
         path: The file.
-        artifact: What the manifest says of it.
+        artifact: The manifest's entry of the file.
         golden: The samples that were run.
         target: Where they were run.
         result: The verdict on the outputs.

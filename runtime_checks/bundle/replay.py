@@ -1,7 +1,7 @@
-"""What a bundle does on a device: check what it carries, run it, print and write the verdict.
+"""The program of a bundle: verify its files, run them, print and write the verdict.
 
 Needs Python 3.9 or newer, NumPy and one runtime. Exit codes: 0 the checks passed, 1 one failed, 2
-it could not be run. The format of the bundle is in `bundle.py`.
+it could not be run. `write` makes the bundle.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(bundle: str, arguments: Sequence[str] | None = None) -> int:
 def _parser(bundle: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python3 {Path(bundle).name}",
-        description="Check on this machine that the carried files compute what was trained.",
+        description="Check on this machine that the bundled files compute what was trained.",
         epilog="Exit codes: 0 passed, 1 a check failed, 2 could not be run.",
     )
     parser.add_argument(
@@ -88,7 +88,9 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
         return 0
     target = Target.parse(options.runtime) if options.runtime else _installed(export)
     if target.device != LOCAL:
-        raise UserError(f"A bundle runs where it lies. Received the device '{target.device}'.")
+        raise UserError(
+            f"A bundle runs on the machine that starts it. Received the device '{target.device}'."
+        )
     artifacts = _chosen(export, target, options.artifact)
     golden = export.read_golden()
     counts = parse_threads(options.threads)
@@ -114,7 +116,7 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
 
 
 def _installed(export: ExportDirectory) -> Target:
-    """Return the first runtime of the table that is installed here and loads a carried file."""
+    """Return the first installed runtime of the table that loads a bundled file."""
     formats = {artifact.format for artifact in export.artifacts}
     wanted = {
         name: entry
@@ -150,7 +152,7 @@ def _chosen(export: ExportDirectory, target: Target, file: str | None) -> list[A
 def _record(
     record: dict[str, Any], target: Target, outputs: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Add to a result what identifies the device and its exact outputs."""
+    """Add the identity of the device and its exact outputs to a result."""
     hashes = {
         name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         for name, array in outputs.items()

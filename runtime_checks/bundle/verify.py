@@ -10,14 +10,14 @@ from ...runtimes.verification import verify
 
 
 def verify_bundle(path: Path, expected: str | None = None) -> str:
-    """Check that every entry of a bundle is the one that was packed; nothing of it is run.
+    """Check that every entry of a bundle is unchanged, without running it.
 
-    The hashes are inside the bundle, so that this finds damage, not forgery: whoever wants to know
-    that a bundle is the one somebody else wrote compares the SHA-256 of the whole file.
+    The hashes are inside the bundle, so this detects damage, not forgery. To verify the origin of a
+    bundle, compare the SHA-256 of the whole file.
 
     Args:
         path: The bundle.
-        expected: SHA-256 of the whole file as its maker gave it, or None.
+        expected: Expected SHA-256 of the whole file, or None.
 
     Returns:
         SHA-256 of the whole file.
@@ -36,6 +36,6 @@ def verify_bundle(path: Path, expected: str | None = None) -> str:
         verify(str(path))
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged: {error}. Copy it again, or write it anew with `renormlite bundle`."
+            f"{path} is damaged: {error}. Copy it again, or rewrite it with `renormlite bundle`."
         ) from error
     return digest

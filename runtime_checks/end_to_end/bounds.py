@@ -27,23 +27,23 @@ from ...artifacts.precisions import (
 from ...artifacts.sample_kinds import pooled, without_undefined
 from .comparison import SampleErrors, sample_errors
 
-# A healthy runtime adds the same roundings in another order, so its error is of the noise's size,
-# not of a multiple of it. docs/checks.md lists what healthy files were measured to have.
+# A healthy runtime makes the same roundings in another order, so its error is about as large as the
+# noise, not a multiple of it. docs/checks.md lists the ratios measured on healthy files.
 WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
 
 
 @dataclass(frozen=True)
 class NoiseBound:
-    """How much error each sample of one output may have.
+    """The allowed error of each sample of one output.
 
     Attributes:
-        expected: (N, …) what the output is compared with.
+        expected: (N, …) the values to compare with.
         noise: (N,) root mean square error that the arithmetic explains.
-        worst: Multiple of it that the worst sample may have.
-        pooled: Multiple that all samples together may have (root mean square of the ratios).
-        reason: Where the noise comes from, to end a sentence with.
-        against: What `expected` is, to end a sentence with.
+        worst: Allowed multiple of it for the worst sample.
+        pooled: Allowed multiple for all samples together (root mean square of the ratios).
+        reason: Ends a sentence: where the noise comes from.
+        against: Ends a sentence: what `expected` is.
     """
 
     expected: np.ndarray
@@ -54,7 +54,7 @@ class NoiseBound:
     against: str = "float64 truth"
 
     def ratios(self, actual: np.ndarray) -> np.ndarray:
-        """Return (N,) error over noise; an error where no noise is expected is infinite."""
+        """Return (N,) ratios of error to noise; infinite for an error without expected noise."""
         error = sample_errors(actual, self.expected).rms_error
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(error == 0, 0.0, error / self.noise)
@@ -69,8 +69,8 @@ def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> Nois
     """Return the bound for one output of one artifact.
 
     Args:
-        golden: The samples, what the stages of the export made of them, and the expected noise.
-        artifact: What the manifest says of the file.
+        golden: The samples, the outputs of the export's stages, and the expected noise.
+        artifact: The manifest's entry of the file.
         output: Keras output name.
     """
     precision = precision_named(artifact.precision)
@@ -106,7 +106,7 @@ def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> Nois
 
 
 def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
-    """Return the bound of float32 arithmetic, which the trained model has itself."""
+    """Return the bound of float32 arithmetic, as of the trained model itself."""
     model = golden.noise.get(output)
     errors = sample_errors(golden.reference[output], golden.truth[output])
     return NoiseBound(
@@ -127,7 +127,7 @@ def _integer_bound(
     exported: np.ndarray,
     model: np.ndarray | None,
 ) -> NoiseBound:
-    """Return the bound of a file of integers, against what it gave on the exporting host.
+    """Return the bound of a file of integers, relative to its outputs on the exporting host.
 
     Where the golden set holds what the file gives under several rules of rounding, a rule that
     nobody wrote down may differ from these by as much as they differ from each other, and once more
@@ -144,7 +144,7 @@ def _integer_bound(
         if spread is not None:
             unknown = np.where(spread > 0, np.minimum(spread, noise / 4), noise / 4)
             noise = np.minimum(noise, np.hypot(spread, unknown))
-            reason = "what known rules of rounding differ by"
+            reason = "the difference between known rules of rounding"
     else:
         noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
         reason = "the file's own quantization"
@@ -155,14 +155,14 @@ def _integer_bound(
         WORST_SAMPLE_LIMIT,
         POOLED_LIMIT,
         reason,
-        "what this file gave on the exporting host",
+        "this file's output on the exporting host",
     )
 
 
 def _spread(
     golden: GoldenSet, artifact: Artifact, output: str, exported: np.ndarray
 ) -> np.ndarray | None:
-    """Return (N,) what known rules of rounding differ by in an output; None where none is known."""
+    """Return (N,) differences between known rules of rounding in an output; None without rules."""
     predictions = golden.predictions.get(artifact.file)
     if predictions is None or not predictions.by_rule:
         return None
@@ -212,9 +212,9 @@ def float_noise(
 def _without_luck(error: np.ndarray, size: np.ndarray, kind: np.ndarray) -> np.ndarray:
     """Return each sample's error, but no less than is usual among the samples of its kind.
 
-    One run is one draw of the roundings, and a single sample may come out right by chance. Usual is
-    the lesser of the kind's relative and absolute root mean square: the first would exceed what a
-    large sample can err by, the second what a small one can.
+    One run is one draw of the roundings, so a single sample may be exact by chance. The usual error
+    is the smaller of the kind's relative and absolute root mean square: the former would be too
+    large for a large sample, the latter for a small one.
 
     Args:
         error: (N,) root mean square errors.
@@ -223,7 +223,7 @@ def _without_luck(error: np.ndarray, size: np.ndarray, kind: np.ndarray) -> np.n
     """
     found = error.copy()
     for name in np.unique(kind):
-        # Where flushing denormals to zero is no mere rounding, an error says nothing about others.
+        # Flushing denormals to zero is more than rounding, so such errors say nothing about others.
         chosen = (kind == name) & (size > SMALLEST_NORMAL / UNIT_ROUNDOFF["float32"])
         if not chosen.any():
             continue

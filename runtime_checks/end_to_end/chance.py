@@ -1,4 +1,4 @@
-"""How likely chance alone is to do what was observed: exact tests of counts."""
+"""Exact significance tests of counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def at_least(hits: int, trials: int, rate: float) -> float:
-    """Return the probability of so many hits or more where each trial hits at a rate."""
+    """Return the probability of at least this many hits at a given rate per trial."""
     if hits <= 0 or rate >= 1:
         return 1.0
     if rate <= 0:
@@ -24,8 +24,8 @@ def at_least(hits: int, trials: int, rate: float) -> float:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Return the two-sided exact probability of a split this uneven of fair coins."""
+    """Return the two-sided exact probability of a split of fair coins at least this uneven."""
     total, least = lost + gained, min(lost, gained)
     tail = sum(math.comb(total, k) for k in range(least + 1))
-    # Exact integers: 2**total overflows a float long before Python minds.
+    # Exact integers: 2**total overflows a float.
     return float(min(1.0, 2 * tail / 2**total))

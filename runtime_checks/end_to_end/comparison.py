@@ -1,8 +1,8 @@
-"""How far an output is from the float64 truth: plain NumPy, no tolerance and no verdict.
+"""Measures the error of an output against float64 truth, without tolerances or verdicts.
 
-Every metric looks at each sample by itself, since a mean over samples hides the one that is wrong.
-Elements that are NaN or infinite on both sides alike are left out of the arithmetic and counted;
-those that differ in kind are mismatches, never numbers.
+Every metric is computed per sample, since a mean over samples hides the one that is wrong. Elements
+that are NaN or infinite in the same way on both sides are excluded and counted; those that differ
+are mismatches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether a classifier's decision survived.
+    """Agreement of a classifier's decisions with the truth's.
 
     A *flip* is another class than the truth's; it is a *tie* when the truth's own two scores lie
     closer together than twice the error of float32 arithmetic, so that either class is right.
@@ -36,7 +36,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class SampleErrors:
-    """How far each sample of an output is from its truth: all that bounds are made of.
+    """The error of each sample of an output: the basis of the bounds.
 
     Attributes:
         rms_error: (N,) root mean square error of each sample.
@@ -68,13 +68,13 @@ class OutputMetrics(SampleErrors):
         max_abs: Greatest absolute error.
         max_abs_at: Its place, sample first.
         max_rel: Greatest error relative to the truth's element, where that is not zero.
-        max_ulp: Greatest error in float32 units in the last place: shown, never judged by.
+        max_ulp: Greatest error in float32 units in the last place; informative only.
         snr_db: 10 log10 of the truth's power over the error's, all samples.
         psnr_db: 10 log10 of the truth's squared range over the mean squared error.
         cosine: Least cosine similarity of a sample with its truth.
         kl: Greatest Kullback-Leibler divergence of a sample in nats, of those that are finite on
             both sides; None unless the truth is a probability distribution over the last axis.
-        agreement: The decision's fate; None for an output that decides nothing.
+        agreement: Agreement of the decisions; None for an output that decides nothing.
     """
 
     output: str
@@ -117,10 +117,10 @@ def as_scores(rows: np.ndarray) -> np.ndarray:
 
 
 def sample_errors(actual: np.ndarray, truth: np.ndarray) -> SampleErrors:
-    """Measure each sample of an output against its truth, and nothing else.
+    """Measure the error of each sample of an output.
 
     Args:
-        actual: (N, …) what was given.
+        actual: (N, …) the output.
         truth: (N, …) float64.
     """
     y, t = _rows(actual), _rows(truth)
@@ -135,7 +135,7 @@ def _rows(array: np.ndarray) -> np.ndarray:
 
 
 def _error(y: np.ndarray, t: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return y - t; 0 where that is left out."""
+    """Return y - t; 0 where excluded."""
     return np.subtract(y, t, where=where, out=np.zeros_like(t))
 
 
@@ -152,10 +152,10 @@ def compare_output(
 
     Args:
         output: Keras output name.
-        actual: (N, …) what the target gave.
+        actual: (N, …) outputs of the target.
         truth: (N, …) float64.
         allowed: (N,) greatest error per element that float32 arithmetic explains in each sample; it
-            tells a tie from a flip. None counts every change of class as a flip.
+            distinguishes ties from flips. None counts every change of class as a flip.
         decides: Whether the output decides between classes (`agreement.deciding_outputs`).
         topk: The k of the top-k agreement.
 
@@ -230,7 +230,7 @@ def _divergence(
     p = t.reshape(-1, shape[-1])[usable]
     if not len(p):
         return None
-    # 1e-6: a float64 softmax sums to one within 1e-15; nothing else comes near by accident.
+    # 1e-6: a float64 softmax sums to one within 1e-15; other outputs do not by accident.
     if np.any(p < 0) or np.any(np.abs(p.sum(axis=1) - 1) > 1e-6):
         return None
     q = y.reshape(-1, shape[-1])[usable]
@@ -247,7 +247,7 @@ def _agreement(
     allowed: np.ndarray | None,
     k: int,
 ) -> Agreement | None:
-    """Return the fate of the decision between the classes of each row."""
+    """Return the agreement of the decisions between the classes of each row."""
     usable = where.all(axis=1)
     y, t = as_scores(y[usable]), as_scores(t[usable])
     if not len(t):

@@ -1,4 +1,4 @@
-"""What an error budget says: stages, causes, and the sentence that tells them apart."""
+"""The error budget: stages, causes, and a sentence that summarizes them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ EXACT, ROUNDING, QUANTIZATION, FAULT = "exact", "rounding", "quantization", "fau
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage did to one output.
+    """The change of one output by one stage.
 
     Attributes:
         name: "folded", "exported", "quantized in training", "quantized" or "target"; several
-            joined by " + " where the golden set does not hold what lies between them.
-        file: The artifact that gave this stage's output; empty for the folded network.
-        added_rms: Root mean square of what the stage changed, in the output's units.
+            joined by " + " where the golden set lacks the output between them.
+        file: The artifact that computed this stage's output; empty for the folded network.
+        added_rms: Root mean square of the change, in the output's units.
         added_db: The truth's power over that of the change, in decibels; infinite for no change.
         error_rms: Root mean square error against truth after the stage.
         snr_db: The truth's power over the error's after the stage, in decibels.
-        share: Part of the final squared error that the stage accounts for; all add up to 1.
+        share: Share of the final squared error due to the stage; all add up to 1.
         cause: "exact", "rounding", "quantization" or "fault".
     """
 
@@ -49,11 +49,11 @@ class ErrorBudget:
         kind: The samples it is measured on: "real", "random", …, or "all".
         samples: How many they are.
         signal_rms: Root mean square of their truth.
-        reference_rms: Root mean square error of the float32 Keras model on them: the yardstick.
+        reference_rms: Root mean square error of the float32 Keras model on them, for reference.
         reference_db: The same in decibels.
         stages: In order; the last one is the target.
-        cause: The cause that matters: a fault if there is one, else that of the greatest share.
-        sentence: All of it in one sentence.
+        cause: The main cause: a fault if there is one, else that of the greatest share.
+        sentence: A summary in one sentence.
     """
 
     output: str
@@ -73,7 +73,7 @@ class ErrorBudget:
 
 
 def main_cause(stages: Sequence[Stage]) -> str:
-    """Return the cause that matters most."""
+    """Return the main cause."""
     if any(stage.cause == FAULT for stage in stages):
         return FAULT
     return max(stages, key=lambda stage: stage.share).cause
@@ -82,7 +82,7 @@ def main_cause(stages: Sequence[Stage]) -> str:
 def sentence_of(
     output: str, stages: Sequence[Stage], cause: str, artifact: Artifact, bound: NoiseBound
 ) -> str:
-    """Tell a fault, rounding and quantization loss apart in one sentence."""
+    """Return one sentence that says whether it is a fault, rounding or quantization loss."""
     last = stages[-1]
     if last.error_rms == 0:
         return f"output '{output}' is exact: no stage changed it"
@@ -100,7 +100,7 @@ def sentence_of(
             if last.cause == EXACT
             else f"the target adds {_percent(last.share)}"
             if last is not main
-            else "the golden set does not tell it from the target's own"
+            else "the golden set cannot separate it from the target's own"
         )
         return (
             f"output '{output}' is {decibels(last.snr_db)} from truth: quantization loss, "
@@ -119,14 +119,14 @@ def sentence_of(
 
 
 def _of_training(stages: Sequence[Stage]) -> str:
-    """Say what the file adds to what was quantized in training, if anything was."""
+    """Describe what the file adds to quantization in training, if there was any."""
     names = [stage.name.split(" + ")[-1] for stage in stages]
     if TRAINED not in names or "quantized" not in names:
         return ""
     file = stages[names.index("quantized")]
     if file.cause == EXACT:
-        return "the file computes the integers that were trained; "
-    return f"the file adds {_percent(file.share)} to what was trained; "
+        return "the file computes the trained integers; "
+    return f"the file adds {_percent(file.share)} to the trained quantization; "
 
 
 def _where(stage: Stage) -> str:

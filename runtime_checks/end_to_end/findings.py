@@ -1,6 +1,6 @@
-"""From outputs to findings: what was checked, whether it held, and the sentence that says so.
+"""Judges outputs: each finding is a check, whether it passed, and a sentence.
 
-Used alike on the host (`parity`) and in the bundle that runs on a device (`replay`).
+Used on the host (`parity`) and in the bundle that runs on a device (`replay`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked.
+    """One check and its result.
 
     Attributes:
         check: Which check: file, load, interface, training, kernels, outputs, finite, integers,
             noise, snr, slices, decisions, accuracy, clipped, headroom, weights, ops,
             evaluated, rounding, determinism, threads.
-        passed: Whether it held.
+        passed: Whether it passed.
         message: One sentence with the numbers.
-        subject: The output or layer it is about; empty for the whole file.
+        subject: The output or layer concerned; empty for the whole file.
     """
 
     check: str
@@ -48,14 +48,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class OutputVerdict:
-    """One output: its metrics, what they were judged by, and how far they are from the limit.
+    """One output: its metrics, its bound, and its errors relative to the bound.
 
     Attributes:
-        metrics: Against float64 truth.
-        bound: The bound it was judged by.
+        metrics: Metrics against float64 truth.
+        bound: The bound applied.
         ratios: (N,) error of each sample over its expected noise.
-        pooled_ratio: Root mean square of the ratios of all samples that nobody chose for their
-            error.
+        pooled_ratio: Root mean square of the ratios of all samples that were not selected by
+            their error.
     """
 
     metrics: OutputMetrics
@@ -85,20 +85,19 @@ class TargetResult:
     """One artifact on one target.
 
     Attributes:
-        target: The target as the user writes it.
+        target: The target as the user wrote it.
         artifact: File name.
         precision: The artifact's precision.
         findings: Everything that was checked, passed or not.
         outputs: One verdict for each output that could be compared.
-        ran: What really ran, in the runner's words.
+        ran: What actually ran, as reported by the runner.
         measured: Load and inference times in milliseconds and the like.
-        ops: Every op that was checked by itself; empty when none was.
-        faults: What is at fault, by layer.
-        stages: For each output, what every stage up to the target adds to its error.
-        tasks: For each output that decides between classes, what became of its decisions.
+        ops: Every operator that was checked separately; empty if none was.
+        faults: Faults by layer.
+        stages: For each output, the error added by every stage up to the target.
+        tasks: For each output that decides between classes, the agreement of its decisions.
         qualities: For each output, how close it is to the trained model on typical samples.
-        threads: How the outputs with other numbers of threads differ; empty where none was asked
-            for.
+        threads: How the outputs with other numbers of threads differ; empty if none were requested.
         given: Keras output name to (N, …) outputs of the target for the golden inputs, replaced by
             the trained model's where nothing is expected (`without_undefined`).
     """
@@ -120,20 +119,20 @@ class TargetResult:
 
     @property
     def passed(self) -> bool:
-        """True when every check held and at least one output was compared."""
+        """True if every check passed and at least one output was compared."""
         return bool(self.outputs) and all(finding.passed for finding in self.findings)
 
     @property
     def reason(self) -> str:
-        """The first failure's sentence; empty when all passed."""
+        """The first failure's sentence; empty if all passed."""
         failed = [finding.message for finding in self.findings if not finding.passed]
         if not failed and not self.outputs:
             return "nothing was compared"
         return failed[0] if failed else ""
 
 
-# What follows the sentence on integers that no rule gives.
-_HELD = "; the outputs are held to a limit instead"
+# Follows the sentence on integers that match no rule.
+_HELD = "; the outputs are compared within a limit instead"
 
 
 def judge_outputs(
@@ -144,14 +143,14 @@ def judge_outputs(
     decides: Container[str] = (),
     bound_to_rules: bool = False,
 ) -> tuple[list[Finding], list[OutputVerdict]]:
-    """Judge what a target gave for the golden inputs.
+    """Judge a target's outputs for the golden inputs.
 
     Args:
         results: Keras output name to (N, …), as `session.Session.run` returns them.
         golden: The golden set that was run.
-        artifact: What the manifest says of the file.
+        artifact: The manifest's entry of the file.
         decides: Keras names of the outputs that decide between classes.
-        bound_to_rules: Whether integers that no known rule of rounding gives are a failure.
+        bound_to_rules: Whether integers that match no known rule of rounding are a failure.
 
     Returns:
         The findings, and a verdict for each output that was compared.
@@ -206,7 +205,7 @@ def judge_outputs(
 
 
 def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
-    """Check that NaN and infinity stand where the float32 reference has them, and nowhere else."""
+    """Check that NaN and infinity occur exactly where the float32 reference has them."""
     expected = golden.reference[name].reshape(golden.samples, -1)
     found = np.asarray(actual).reshape(golden.samples, -1)
     wrong = (np.isnan(found) != np.isnan(expected)) | (np.isinf(found) != np.isinf(expected))
@@ -226,7 +225,7 @@ def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
 
 
 def _noise(verdict: OutputVerdict, golden: GoldenSet) -> Finding:
-    """Check errors against the noise that the arithmetic explains."""
+    """Check errors against the expected noise."""
     name, bound, metrics = verdict.metrics.output, verdict.bound, verdict.metrics
     if metrics.elements == 0:
         return Finding(
@@ -256,8 +255,8 @@ def _noise(verdict: OutputVerdict, golden: GoldenSet) -> Finding:
         f"{verdict.worst_ratio * bound.noise[sample]:.3g}, allowed "
         f"{bound.worst * bound.noise[sample]:.3g} ({bound.worst:g}x the noise of {bound.reason}); "
         f"all samples together {verdict.pooled_ratio:.3g}x, allowed {bound.pooled:g}x; greatest "
-        f"absolute error against float64 truth {metrics.max_abs:.3g} at {index}; it would pass "
-        f"from {least:.3g}x on",
+        f"absolute error against float64 truth {metrics.max_abs:.3g} at {index}; would pass only "
+        f"with a tolerance of {least:.3g}x",
         name,
     )
 

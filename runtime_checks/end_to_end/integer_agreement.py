@@ -1,12 +1,12 @@
-"""Does a target give the integers that the export predicted?
+"""Compares a target's integers with those that the export predicted.
 
-The golden set holds what an integer file gives, to the bit, under every known rule of rounding
+The golden set holds the outputs of an integer file, to the bit, under every known rule of rounding
 (`reference.integer.prediction`). A target's outputs must equal those of one rule in every sample.
-That needs no tensors of the target, so it holds on devices and in bundles as well.
+This needs no tensors of the target, so it works on devices and in bundles as well.
 
-Where no rule fits, the target may follow one that nobody wrote down. It is then held to the limit
-of `bounds`, and the report says so. That is no excuse for the runtime that the export itself ran,
-in the same version: if that runtime followed a known rule then, it follows it everywhere.
+If no rule fits, the target may follow an unknown one. It is then judged by the limit of `bounds`,
+and the report says so. This does not apply to the runtime that the export ran, in the same version:
+if that runtime followed a known rule then, it must follow it everywhere.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ...artifacts.golden_set import Arrays, GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import NONFINITE
 
-# An integer that was turned to a float by another sequence of operations is off by a few units in
-# the last place of 24 bits, of which a step of 16 bits has 256.
+# Dequantization by another sequence of operations differs by a few units in the last place of 24
+# bits; a step of 16 bits has 256 of them.
 _SAME = 1 / 64
 
 # The runtime that ran a file at export, by format, its package, and the processors on which its
@@ -36,17 +36,17 @@ _HOSTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class IntegerAgreement:
-    """A target's outputs against the predictions for its file.
+    """A target's outputs compared with the predictions for its file.
 
     Attributes:
-        kernels: Whose kernels give the same bits; empty where nobody's known ones do.
-        nearest: Whose kernels come nearest; empty where nothing was predicted.
-        expected: Keras output name to (N, …): what these give.
-        samples: Samples compared; those with NaN or infinity say nothing.
+        kernels: The kernels with equal bits; empty if no known ones are equal.
+        nearest: The kernels with the nearest results; empty if nothing was predicted.
+        expected: Keras output name to (N, …) results of these.
+        samples: Samples compared; those with NaN or infinity are excluded.
         elements: Elements compared.
         differing: Elements that differ from the nearest prediction.
         first: Output and index of the first of them.
-        reason: Why nothing was predicted; empty where something was.
+        reason: Why nothing was predicted; else empty.
     """
 
     kernels: tuple[str, ...]
@@ -59,13 +59,13 @@ class IntegerAgreement:
     reason: str = ""
 
     def instead_of(self, expected: np.ndarray, output: str, kind: np.ndarray) -> np.ndarray:
-        """Return the prediction; in samples that say nothing, what was expected without it."""
+        """Return the prediction; in excluded samples, the values expected without it."""
         mute = (kind == NONFINITE).reshape(-1, *[1] * (expected.ndim - 1))
         return np.where(mute, expected, self.expected[output])
 
     @property
     def sentence(self) -> str:
-        """Say which rule fits, or that none does."""
+        """Describe which rule fits, or that none does."""
         if self.reason:
             return f"the file's integers cannot be predicted to the bit: {self.reason}"
         what = f"{self.elements:,} integers of {self.samples} samples"
@@ -88,10 +88,10 @@ def integer_agreement(
     Args:
         artifact: The file that gave them.
         outputs: Keras output name to (N, …).
-        golden: With the predictions.
+        golden: The golden set with the predictions.
 
     Returns:
-        The result; None for a file that has no predictions, as those of floats.
+        The result; None for a file without predictions, such as one of floats.
     """
     predictions = golden.predictions.get(artifact.file)
     if predictions is None:
@@ -129,10 +129,10 @@ def must_agree(
 
     Args:
         artifact: The file.
-        golden: With the predictions, and with what the file gave at export.
-        ran: What the runner said of itself.
+        golden: The golden set with the predictions and the file's outputs at export.
+        ran: The runner's description of itself.
         variant: The target's variant.
-        versions: Of the packages that took part in the export.
+        versions: Versions of the packages used at export.
     """
     if artifact.format not in _HOSTS or variant:
         return False
@@ -147,7 +147,7 @@ def must_agree(
 
 
 def _differing(got: np.ndarray | None, expected: np.ndarray, step: float) -> np.ndarray:
-    """Return which elements are other integers; all of an output that is missing."""
+    """Return which elements are different integers; all for a missing output."""
     if got is None or got.shape != expected.shape:
         return np.ones(expected.shape, bool)
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""How close each output is to the trained model on the samples that stand for its use.
+"""The quality of each output relative to the trained model, on typical samples.
 
-These are the real samples, or the random ones where there are no real ones. One signal-to-noise
-ratio for a whole output hides a part of it that is lost, so each slice of the last axis has one.
+These are the real samples, or the random ones if there are none. One signal-to-noise ratio for a
+whole output hides a part of it that is lost, so each slice of the last axis has its own.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.sample_kinds import typical_samples
 
-# A slice that is constant in a file may vary by so much in the trained model: scores from 0 to 1
-# by a tenth, other numbers by a thousandth of their size. A feature that few samples have is left
-# out: the middle half of the samples must span a twentieth of its range.
+# Allowed variation in the trained model of a slice that is constant in a file: a tenth for scores
+# from 0 to 1, a thousandth of their size for other numbers. Features that few samples have are
+# excluded: the middle half of the samples must span a twentieth of the range.
 _SMALL_SCORE, _SMALL_PART, _MIDDLE = 0.1, 1e-3, 0.05
 
-# Slices of the last axis that are looked at by themselves.
+# Greatest number of slices of the last axis that are judged separately.
 _MOST_SLICES = 4096
 
 
 @dataclass(frozen=True)
 class OutputQuality:
-    """How good one output is on the samples that stand for its use.
+    """The quality of one output on typical samples.
 
     Attributes:
         output: Keras output name.
@@ -35,7 +35,7 @@ class OutputQuality:
         snr_db: The truth's power over the error's, in decibels; None where the truth is zero.
         slice_db: The same for each slice of the last axis; empty for an output without one.
         dead: Slices of the last axis that are constant in the file and not in the trained model.
-        dead_span: The most that one of these varies by in the trained model.
+        dead_span: Their greatest variation in the trained model.
         step: The least distance between two different values of the output.
     """
 
@@ -54,11 +54,11 @@ class OutputQuality:
 
 
 def output_quality(output: str, actual: np.ndarray, golden: GoldenSet) -> OutputQuality:
-    """Measure one output on the samples that stand for its use.
+    """Measure one output on typical samples.
 
     Args:
         output: Keras output name.
-        actual: (N, …) what the target gave.
+        actual: (N, …) outputs of the target.
         golden: The samples and their truth.
     """
     kind, index = typical_samples(golden.kind)

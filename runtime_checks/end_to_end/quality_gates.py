@@ -1,9 +1,9 @@
-"""Does the file still do the task of the trained model? Quality is judged, not only printed.
+"""Judges whether a file still performs the task of the trained model.
 
-The noise limits of `bounds` say whether a runtime computes what the file says. A file can be
-computed to the bit and be useless: calibrated on another range, or with scores too small for the
-steps of the tensor that holds them. So every file is also judged against the trained model, on the
-samples that stand for its use. docs/checks.md derives the default limits.
+The noise limits of `bounds` test whether a runtime computes the file correctly. A file can be
+computed to the bit and still be useless: calibrated on another range, or with scores too small for
+the steps of their tensor. So every file is also judged against the trained model, on typical
+samples. docs/checks.md derives the default limits.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class QualityLimits:
         validate(self)
 
 
-# A loss that chance alone brings about this often or more is not counted as one.
+# Significance level: a loss that is at least this likely by chance does not count.
 CHANCE = 0.05
 
 
@@ -86,14 +86,14 @@ def quality_findings(
     Args:
         qualities: One for each output.
         tasks: One for each output that decides between classes.
-        limits: What the file may lose.
+        limits: How much quality the file may lose.
     """
     findings: list[Finding | None] = []
     for quality in qualities:
         findings.append(_snr(quality, limits))
         findings.append(_slices(quality))
     for task in tasks:
-        # What a classifier decides on random numbers says nothing about its task.
+        # Decisions on random numbers say nothing about a classifier's task.
         if task.kind == REAL:
             findings.append(_decisions(task, limits))
         if task.labelled:
@@ -104,12 +104,12 @@ def quality_findings(
 def misfit_findings(
     artifact: Artifact, golden: GoldenSet, limits: QualityLimits
 ) -> Iterator[Finding]:
-    """Judge what the numbers of a file cannot represent, at export and of samples added since.
+    """Judge the values that a file cannot represent, at export and in samples added since.
 
     Args:
-        artifact: What the manifest says of the file.
+        artifact: The manifest's entry of the file.
         golden: The samples.
-        limits: What the file may lose.
+        limits: How much quality the file may lose.
     """
     later = golden.misfits.get(artifact.file, Misfits())
     clipped = (*later.clipped, *artifact.misfits.clipped)
@@ -135,7 +135,7 @@ def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:
         return None
     passed = quality.snr_db >= limits.min_snr
     told = "exact" if quality.snr_db == math.inf else f"{quality.snr_db:.1f} dB from truth"
-    demand = f"{limits.min_snr:g} dB demanded (--min-snr)"
+    demand = f"{limits.min_snr:g} dB required (--min-snr)"
     text = f"output '{quality.output}' is {told} on {quality.samples} {quality.kind} samples"
     if not passed:
         share = 100 * 10 ** (-quality.snr_db / 20)
@@ -144,7 +144,7 @@ def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:
 
 
 def _slices(quality: OutputQuality) -> Finding | None:
-    """Judge whether parts of an output are lost in its steps."""
+    """Judge whether parts of an output are smaller than its quantization steps."""
     if not quality.slice_db:
         return None
     if not quality.dead:

@@ -1,10 +1,10 @@
-"""Where an error comes from: trained -> folded -> exported -> quantized -> on the target.
+"""Attributes the error to stages: trained -> folded -> exported -> quantized -> target.
 
-A model that was trained in integers has one stage more, "quantized in training", to which the
-quantized file should add nothing.
+A quantization-aware model has one more stage, "quantized in training", to which the quantized file
+should add nothing.
 
-The golden set holds what each stage of the model's way made of the same inputs, so the final error
-is a sum of differences, one for each stage:
+The golden set holds the outputs of every stage for the same inputs, so the final error is a sum of
+differences, one for each stage:
 
     target - truth = (folded - truth) + (exported - folded) + (quantized - exported)
                    + (target - quantized)
@@ -13,10 +13,10 @@ A stage's share of the squared error is the scalar product of its difference wit
 over the whole error's square: the shares add up to one exactly, and a stage that cancels what an
 earlier one did has a negative share.
 
-A stage is then called by what its difference can be: *exact* (nothing changed), *rounding* (no more
-than the arithmetic explains), *quantization* (coarser numbers, as asked for), or a *fault*. That a
-quantized stage is loss and no fault is for the weights and the ops to say, which are checked by
-themselves (`inside/`).
+Each stage is then classified by its difference: *exact* (no change), *rounding* (no more than the
+arithmetic explains), *quantization* (lower precision, as requested), or a *fault*. Whether a
+quantized stage is loss or a fault follows from its weights and operators, which are checked
+separately (`per_op/`).
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def error_budget(
 
     Args:
         output: Keras output name.
-        actual: (N, …) what the target gave for the golden inputs.
-        golden: What every earlier stage gave.
+        actual: (N, …) outputs of the target for the golden inputs.
+        golden: The golden set with the outputs of every earlier stage.
         artifact: The file that ran.
-        siblings: All artifacts of the export, among which the float32 file of the same format
-            tells what conversion did from what quantization did.
+        siblings: All artifacts of the export; the float32 file of the same format separates
+            conversion from quantization.
         sound: Whether the target's output was within its bound, and finite where the truth is.
-        worst_sample: The sample that is furthest from its bound.
+        worst_sample: The sample with the greatest error relative to its bound.
 
     Returns:
         The error budget, over the real samples where there are any; where the output is not sound
@@ -119,7 +119,7 @@ def _rungs(
     artifact: Artifact,
     siblings: Sequence[Artifact],
 ) -> list[_Rung]:
-    """Return the stages whose output is known; a stage that is not joins the next one."""
+    """Return the stages whose output is known; others are merged with the next one."""
     known: list[tuple[str, str, np.ndarray | None]] = [("folded", "", golden.folded64.get(output))]
     plain = next(
         (a for a in siblings if a.format == artifact.format and a.precision == "float32"), None
@@ -152,7 +152,7 @@ def _causes(
     *,
     sound: bool,
 ) -> list[str]:
-    """Return what each stage's difference can be; ``bound`` is that of float32 arithmetic."""
+    """Return the class of each stage's difference; ``bound`` is that of float32 arithmetic."""
     causes = []
     before = truth
     for rung in rungs:
@@ -165,7 +165,7 @@ def _causes(
             causes.append(QUANTIZATION)
         else:
             # The folded weights are float32 as well, rounded once after the algebra in float64.
-            # What an earlier stage did wrong is not held against it.
+            # Errors of earlier stages do not count.
             right = any(_explained(rung.output, other, bound, kind) for other in (truth, before))
             causes.append(ROUNDING if right else FAULT)
         before = rung.output
@@ -182,7 +182,7 @@ def _measure(
     truth: np.ndarray, rungs: Sequence[_Rung], causes: Sequence[str], index: np.ndarray
 ) -> tuple[Stage, ...]:
     """Return each stage with its sizes, on the chosen samples."""
-    # What is NaN or infinite in the truth is so by contract and carries no error to share out.
+    # Elements that are NaN or infinite in the truth have no error to attribute.
     usable = np.isfinite(truth)
     signal = _rms(truth[usable])
     outputs = [rung.output[index] for rung in rungs]

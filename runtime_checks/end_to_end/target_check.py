@@ -1,4 +1,4 @@
-"""Judge what one artifact gave on one target."""
+"""Judges the outputs of one artifact on one target."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def judge_run(
     *,
     limits: QualityLimits | None = None,
 ) -> TargetResult:
-    """Judge what a target gave for the golden inputs.
+    """Judge the outputs of a target for the golden inputs.
 
     Args:
         export: The export that the artifact belongs to.
-        artifact: What was run.
-        golden: What it was run on.
+        artifact: The file that was run.
+        golden: The samples.
         target: Where it was run.
-        run: What came out.
-        others: What came out with other numbers of threads.
-        limits: What quality the file may lose; the defaults where None is given.
+        run: The result.
+        others: The results with other numbers of threads.
+        limits: How much quality the file may lose; the defaults where None is given.
 
     Returns:
         The findings and the verdict on each output.
@@ -110,7 +110,7 @@ def _other_threads(
     """Judge a run with another number of threads.
 
     Returns:
-        What failed, and how its bits differ from those of the run that was judged.
+        The failures, and how its bits differ from those of the judged run.
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
@@ -142,7 +142,7 @@ def _budgets(
         name = spec.keras_name
         if name not in outputs or outputs[name].shape != golden.truth[name].shape:
             continue
-        # An output without a finite element has no verdict: each of its samples is as bad.
+        # An output without a finite element has no verdict: all samples are equally bad.
         entry = judged.get(name)
         yield error_budget(
             name,
@@ -161,7 +161,7 @@ def _quality(
     golden: GoldenSet,
     decides: Container[str],
 ) -> tuple[list[TaskAgreement], list[OutputQuality]]:
-    """Return what became of the decisions, and how close each output is to the trained model."""
+    """Return the agreement of the decisions, and the quality of each output."""
     tasks, qualities = [], []
     for entry in verdicts:
         name = entry.metrics.output
@@ -175,12 +175,12 @@ def _quality(
 
 
 def _determinism(run: TargetRun) -> list[Finding]:
-    """Return whether the same input gave the same bits twice; nothing where nobody tried."""
+    """Return whether the same input gave the same bits twice; nothing if it was not tried."""
     differing = run.measured.get("differing_rerun")
     if differing is None:
         return []
     if differing:
         names = ", ".join(f"'{name}'" for name in differing)
-        message = f"two runs on the same input gave other bits in output {names}"
+        message = f"two runs on the same input gave different bits in output {names}"
         return [Finding("determinism", False, message)]
     return [Finding("determinism", True, "two runs on the same input gave the same bits")]

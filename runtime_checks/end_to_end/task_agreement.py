@@ -1,10 +1,10 @@
-"""What the differences mean for the task: decisions kept, lost and gained on real data.
+"""Measures the effect of differences on the task: decisions kept and changed, and accuracy.
 
 A decision is the greatest of the scores of an output of shape (N, classes), or whether a single
-probability exceeds one half. Which outputs decide at all is for the network to say: what an
-autoencoder gives back has the shape of scores too, and its greatest number means nothing. Where
-labels are known, the accuracy of the trained model and of the target are compared sample by sample,
-so that two files of equal accuracy which err on other samples are not taken for the same.
+probability exceeds one half. The network determines which outputs decide: the output of an
+autoencoder has the shape of scores too, but its greatest number means nothing. If labels are known,
+the accuracies of the trained model and of the target are compared sample by sample, so that two
+files of equal accuracy with errors on different samples are not considered equal.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _MOVING = ("identity", "linear", "reshape", "flatten")
 
 @dataclass(frozen=True)
 class ChangedDecision:
-    """One sample that the target decides otherwise than the trained model.
+    """One sample on which the target's decision differs from the trained model's.
 
     Attributes:
         sample: Its index in the golden set.
         before: Class that the trained model chooses.
         after: Class that the target chooses.
         label: Its true class; None where it is not known.
-        margin: How far apart the trained model's scores of the two classes are.
-        tie: Whether that is within twice the error of float32 arithmetic, so that either class is a
-            right answer.
+        margin: Difference of the trained model's scores of the two classes.
+        tie: Whether that is within twice the error of float32 arithmetic, so that both classes are
+            correct.
     """
 
     sample: int
@@ -49,15 +49,15 @@ class ChangedDecision:
 
 @dataclass(frozen=True)
 class TaskAgreement:
-    """Decisions of one output on the target against those of the trained model.
+    """Decisions of one output on the target compared with those of the trained model.
 
     Attributes:
         output: Keras output name.
         kind: The samples counted: "real", "random", … or "all".
         samples: How many they are.
-        changes: Every sample that is decided otherwise.
+        changes: Every sample with a different decision.
         confusion: (before, after, count) of the changed samples, most frequent first.
-        labelled: How many samples have a label; the numbers below are about these.
+        labelled: Number of samples with a label; the values below count these.
         right_before: How many of them the trained model labels correctly.
         right_after: How many the target labels correctly.
         lost: Right before, wrong after.
@@ -80,17 +80,17 @@ class TaskAgreement:
 
     @property
     def same(self) -> int:
-        """Samples decided alike."""
+        """Samples with the same decision."""
         return self.samples - len(self.changes)
 
     @property
     def flips(self) -> int:
-        """Samples decided otherwise that are no ties."""
+        """Samples with a different decision that are not ties."""
         return sum(not change.tie for change in self.changes)
 
     @property
     def sentence(self) -> str:
-        """Say how many decisions survived, and what became of the accuracy."""
+        """Describe the agreement of the decisions and the change of accuracy."""
         ties = len(self.changes) - self.flips
         of_them = f" ({self.flips} changed, {ties} ties of float32)" if self.changes else ""
         text = (
@@ -127,10 +127,10 @@ def deciding_outputs(
 ) -> frozenset[str]:
     """Return the outputs that decide between classes.
 
-    Those that end in a softmax, or in a sigmoid over one number. Where none does, as in a network
-    that gives logits: the outputs with as many numbers as the manifest has names of classes; and
-    where there are none either but samples come with class numbers, the only output of the shape
-    (N, classes). A sigmoid over several numbers says something else of each (a pixel, a tag).
+    These end in a softmax, or in a sigmoid over one number. If none does, as in a network that
+    returns logits: the outputs with as many numbers as the manifest has class names; without these,
+    if samples have class numbers, the only output of shape (N, classes). A sigmoid over several
+    numbers makes a separate decision for each (a pixel, a tag).
 
     Args:
         network: The folded network; None where there is none.
@@ -153,7 +153,7 @@ def deciding_outputs(
 
 
 def _end(network: Network, output: str) -> str:
-    """Return the operation that makes an output, but for those that only move numbers."""
+    """Return the operation that computes an output, skipping those that only move numbers."""
     nodes = {node.name: node for node in network.nodes}
     name = network.outputs[output]
     while name in nodes and nodes[name].op in _MOVING:
@@ -168,13 +168,13 @@ def task_agreement(
 
     Args:
         output: Keras output name of one of the `deciding_outputs`.
-        actual: (N, …) what the target gave.
+        actual: (N, …) outputs of the target.
         golden: The truth, and the labels where they are known.
         allowed: (N,) greatest error of an element that float32 arithmetic explains in each sample.
 
     Returns:
-        The comparison, over the real samples where there are any; None for an output that is no
-        row of scores, or not finite throughout.
+        The comparison, over the real samples if there are any; None for an output that is not a
+        row of scores, or not finite everywhere.
     """
     truth = np.asarray(golden.truth[output], np.float64)
     scores = np.asarray(actual, np.float64)
@@ -190,7 +190,7 @@ def task_agreement(
     if labels is None or labels.max(initial=-1) >= truth.shape[1]:
         labels = np.full(golden.samples, -1)
     before, after = truth.argmax(axis=1), scores.argmax(axis=1)
-    # Equal scores of the truth are one decision: whichever of them the target chooses is right.
+    # Classes with equal scores in the truth are one decision: either is correct.
     rows = np.arange(golden.samples)
     margin = truth[rows, before] - truth[rows, after]
     other = index[margin[index] > 0]

@@ -1,8 +1,8 @@
-"""The same file with other numbers of threads: other bits are told, errors beyond the bound fail.
+"""Compares runs with different numbers of threads: differing bits, and errors beyond the bound.
 
-Kernels that split a sum among threads add it in another order, so other bits are no fault by
-themselves: LiteRT's builtin float kernels have been seen to give others with two threads than with
-one. What every number of threads must do is give the same bits twice, and stay within the bound.
+Kernels that split a sum among threads add in another order, so different bits alone are not a
+fault: LiteRT's builtin float kernels differ between one and two threads. With every number of
+threads, two runs must give the same bits, within the bound.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ...errors import UserError
 Threads = Union[int, Sequence[int]]  # noqa: UP007 (Python 3.9 evaluates it)
 
 
-# More than any processor has; some runtimes crash on absurd numbers.
+# More than any processor has; some runtimes crash on very large numbers.
 _MOST = 1024
 
 
 @dataclass(frozen=True)
 class ThreadComparison:
-    """One output with another number of threads, against the one that was judged.
+    """One output with another number of threads, compared with the judged run.
 
     Attributes:
         output: Keras output name.
         threads: The other number.
-        against: The number of the run that was judged.
-        differing: Elements whose bits are not the same.
+        against: The number in the judged run.
+        differing: Elements whose bits differ.
         elements: Elements of all samples.
         max_abs: Greatest difference where both are finite.
     """
@@ -44,19 +44,19 @@ class ThreadComparison:
 
     @property
     def sentence(self) -> str:
-        """Say whether the bits are the same."""
+        """Describe whether the bits are the same."""
         than = f"with {self.threads} threads as with {self.against}"
         if not self.differing:
             return f"output '{self.output}' has the same bits {than}"
         return (
-            f"output '{self.output}' has other bits with {self.threads} threads than with "
+            f"output '{self.output}' differs in bits between {self.threads} threads and "
             f"{self.against}: {self.differing} / {self.elements} elements "
             f"({100 * self.differing / self.elements:.3g} %), at most {self.max_abs:.3g} apart"
         )
 
 
 def thread_counts(threads: Threads) -> tuple[int, ...]:
-    """Return the numbers of threads to run with, the one to judge first.
+    """Return the numbers of threads to run with; the first one is judged.
 
     Raises:
         UserError: There is none, one is out of range, or one is named twice.
@@ -85,11 +85,11 @@ def parse_threads(text: str) -> tuple[int, ...]:
 def compare_bits(
     output: str, first: np.ndarray, other: np.ndarray, against: int, threads: int
 ) -> ThreadComparison:
-    """Compare what two numbers of threads gave, bit for bit.
+    """Compare the outputs of two numbers of threads, bit for bit.
 
     Args:
         output: Keras output name.
-        first: (N, …) what was judged.
+        first: (N, …) output of the judged run.
         other: (N, …) of the same type, with the other number.
         against: Threads of the former.
         threads: Threads of the latter.

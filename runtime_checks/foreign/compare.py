@@ -1,8 +1,8 @@
 """Compares two files of any origin, without a Keras model.
 
-What the first one means is evaluated in float64, from the numbers that it holds; both files are
-then checked against that as any file is against its model. Where the arithmetic of both explains
-how they differ, the comparison passes.
+The first one is evaluated in float64 from its own numbers; both files are then checked against the
+result as any file is against its model. The comparison passes if their arithmetic explains the
+difference.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SAMPLES = 16
 
 
 class ComparisonReport(ParityReport):
-    """The verdict on two files; its findings say how far apart their outputs are."""
+    """The verdict on two files; its findings give the difference of their outputs."""
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -70,8 +70,8 @@ def compare_files(
     """Compare two files, or one file on several targets.
 
     Args:
-        a: A `.tflite` or `.onnx` file: what it means is taken for right. A file of integers means
-            the real numbers that its integers stand for, unless ``b`` is a float file.
+        a: A `.tflite` or `.onnx` file, the reference. A file of integers stands for the real
+            numbers that they represent; if ``b`` is a float file, that is the reference.
         b: Another one, or the same.
         inputs: Real samples by the input names of ``a``; by default random numbers.
         map_inputs: Name of an input of ``a`` to that of ``b``, where another one was assumed.
@@ -79,7 +79,7 @@ def compare_files(
         **options: The options of `check_parity`.
 
     Returns:
-        The report: `passed` where what both give is what their arithmetic explains.
+        The report: `passed` if the arithmetic of both files explains their outputs.
 
     Raises:
         UserError: A file cannot be read or run, an op of both cannot be evaluated in float64, or
@@ -137,7 +137,7 @@ class _File:
         return self.path.suffix.lstrip(".")
 
     def demand_other_name(self, others: Sequence[_File]) -> None:
-        """Refuse two files of one name, which no report could tell apart."""
+        """Refuse two files of the same name, which reports could not distinguish."""
         for other in others:
             if other.path.name == self.path.name:
                 raise UserError(
@@ -147,7 +147,7 @@ class _File:
 
 
 def _demand_known(files: Sequence[_File], wanted: Mapping[str, str]) -> None:
-    """Refuse names that no file has."""
+    """Refuse names that neither file has."""
     known = {tensor.name for file in files for tensor in file.graph.tensors.values()}
     for name in wanted.values():
         if name not in known:
@@ -193,7 +193,7 @@ def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
 def _write(
     folder: Path, files: Sequence[_File], meaning: _Meaning, wanted: Mapping[str, str]
 ) -> None:
-    """Write what an export would hold, with the files as its artifacts."""
+    """Write an export directory with the files as its artifacts."""
     first, network, samples = meaning.file, meaning.network, meaning.samples
     specs = first.inputs
     truth = evaluate_network(network, samples)
@@ -294,7 +294,7 @@ def _described(
 def _of_file(
     folder: Path, artifact: Artifact, network: Network, samples: Arrays, truth: Arrays
 ) -> dict[str, np.ndarray]:
-    """Return what the golden set has of a file."""
+    """Return the arrays of the golden set for a file."""
     path, given = folder / artifact.file, file_inputs(samples, artifact.precision)
     precision = precision_named(artifact.precision)
     run = run_target(path, artifact, given, Target(HOSTS[artifact.format]))
@@ -309,7 +309,7 @@ def _of_file(
 
 
 def _differences(report: ParityReport) -> list[Finding]:
-    """Say how far the outputs of every two results are apart."""
+    """Describe the difference of the outputs of every two results."""
     found = []
     results = [result for result in report.results if result.given]
     for place, first in enumerate(results):
@@ -324,7 +324,7 @@ def _differences(report: ParityReport) -> list[Finding]:
 
 
 def _apart(name: str, names: str, a: np.ndarray, b: np.ndarray) -> str:
-    """Say how far two arrays are apart."""
+    """Describe the difference of two arrays."""
     if np.array_equal(a, b, equal_nan=True):
         return f"output '{name}' of {names} is the same, bit for bit"
     error = np.abs(a - b)

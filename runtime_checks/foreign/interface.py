@@ -1,8 +1,8 @@
-"""Which input and output of a file is which of the model: by name, by order, else by values.
+"""Matches the inputs and outputs of a file to the model's: by name, by order, else by values.
 
-A name that both have decides. Where names tell nothing, tensors of fitting shapes are taken in
-order, and where the outputs then are not the model's, other orders are tried on a few samples.
-Axes may be in another order, as in files with channels first. What was assumed is said.
+A common name decides. Without one, tensors of fitting shapes are matched in order; if the outputs
+then differ from the model's, other orders are tried on a few samples. Axes may be in another order,
+as in files with channels first. The report states every assumption.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...runtimes import HOSTS, Target, make_runner
 from ...runtimes.base import ArtifactError, Runner, TensorInfo
 from ...runtimes.session import Session
 
-# Outputs with a smaller error, relative to the signal, are the model's beyond doubt.
+# Outputs with a smaller error, relative to the signal, are certainly the model's.
 _CERTAIN = 0.05
 _SAMPLES, _MOST_TRIED = 4, 64
 
@@ -32,13 +32,13 @@ Axes = tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of the model and the one of the file that is taken for it.
+    """A tensor of the model and the matching one of the file.
 
     Attributes:
         spec: The model's.
         info: The file's.
         axes: Order of the model's axes in the file; None where it is the same.
-        how: What it was chosen by, to end a sentence with.
+        how: Ends a sentence: how it was chosen.
     """
 
     spec: TensorSpec
@@ -60,7 +60,7 @@ class Pair:
         )
 
     def sentence(self, what: str) -> str:
-        """Say what was assumed."""
+        """Describe the assumption."""
         axes = "" if self.axes is None else f", axes {self.axes}"
         steps = "" if self.info.scale is None else f", in steps of {self.info.scale:.4g}"
         return f"{what} '{self.spec.name}' is '{self.info.name}', {self.how}{axes}{steps}"
@@ -80,7 +80,7 @@ class Interface:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What was assumed."""
+        """The assumptions."""
         return (
             *(pair.sentence("input") for pair in self.inputs),
             *(pair.sentence("output") for pair in self.outputs),
@@ -95,18 +95,18 @@ def match_interface(
     truth: Arrays,
     wanted: Mapping[str, str],
 ) -> Interface:
-    """Find out which tensor of a file is which of the model.
+    """Match the inputs and outputs of a file to the model's.
 
     Args:
         path: The file.
         artifact: The file, with the inputs and outputs of the model.
         graph: The file's graph.
         inputs: Samples by the model's input names.
-        truth: What the model makes of them.
-        wanted: Names of the model's inputs and outputs to names of the file's, which the user gave.
+        truth: The model's outputs for them.
+        wanted: Names of the model's inputs and outputs to names of the file's, given by the user.
 
     Raises:
-        UserError: A name that the user gave is not in the file.
+        UserError: A name given by the user is not in the file.
         ArtifactError: The file cannot be run, or no tensor of it fits one of the model.
     """
     few = min(_SAMPLES, len(next(iter(inputs.values()))))
@@ -141,7 +141,7 @@ def _demand_known(path: Path, wanted: Mapping[str, str], known: Sequence[str]) -
 
 
 def _quantized(info: TensorInfo, graph: ArtifactGraph) -> TensorInfo:
-    """Return a tensor with the scale that the file has for it, where the runtime does not say."""
+    """Return a tensor with its scale in the file, where the runtime does not provide it."""
     tensor = next((t for t in graph.tensors.values() if t.name == info.name), None)
     if info.scale is not None or info.dtype.kind == "f" or tensor is None:
         return info
@@ -152,12 +152,12 @@ def _quantized(info: TensorInfo, graph: ArtifactGraph) -> TensorInfo:
 
 
 def _public_names(graph: ArtifactGraph) -> dict[str, str]:
-    """Return what the file's signature calls each tensor, by the tensor's own name."""
+    """Return the signature's name of each tensor, by the tensor's own name."""
     return {graph.tensors[key].name: name for key, name in graph.signature.items()}
 
 
 def _plain(name: str) -> str:
-    """Return a name without what converters add to it."""
+    """Return a name without the additions of converters."""
     name = re.sub(r"^(serving_default_|StatefulPartitionedCall/)", "", name)
     return re.sub(r":\d+$", "", name).lower()
 
@@ -169,7 +169,7 @@ def _assignments(
     wanted: Mapping[str, str],
     path: Path,
 ) -> Iterator[tuple[Pair, ...]]:
-    """Yield ways to take tensors of a file for those of the model, the likeliest first."""
+    """Yield ways to match tensors of a file to those of the model, the most likely first."""
     fixed = _by_name(specs, infos, names, wanted)
     taken = {info.name for info, _ in fixed.values()}
     rest = [spec for spec in specs if spec.name not in fixed]
@@ -222,7 +222,7 @@ def _by_name(
 
 
 def _axes(spec: TensorSpec, info: TensorInfo) -> list[Axes]:
-    """Return the orders of the model's axes that the file's shape allows, the likeliest first."""
+    """Return the orders of the model's axes that fit the file's shape, the most likely first."""
     count = len(spec.shape)
     if len(info.shape) != count:
         return []
@@ -270,7 +270,7 @@ def _read(
     wanted: Mapping[str, str],
     path: Path,
 ) -> tuple[float, tuple[Pair, ...]]:
-    """Return the outputs that are nearest to the model's, and how far they are from them."""
+    """Return the outputs that are nearest to the model's, and their errors."""
     best: tuple[float, tuple[Pair, ...]] | None = None
     for pairs in _assignments(specs, infos, names, wanted, path):
         error = max(_distance(pair, given, truth) for pair in pairs)
@@ -300,7 +300,7 @@ def _distance(pair: Pair, given: Mapping[str, np.ndarray], truth: Arrays) -> flo
 
 
 def _unlike(path: Path, specs: Sequence[TensorSpec], infos: Sequence[TensorInfo]) -> str:
-    """Say that a file's tensors do not fit the model's."""
+    """Return an error message: a file's tensors do not fit the model's."""
     has = ", ".join(f"'{info.name}' {info.shape}" for info in infos)
     needs = ", ".join(f"'{spec.name}' {spec.shape}" for spec in specs)
     return f"{path.name} has {has}, of which none can be the model's {needs}"

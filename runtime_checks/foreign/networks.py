@@ -1,4 +1,4 @@
-"""The networks that a converter may have made a file from: folded by us, by it, or not at all."""
+"""The networks that a file may correspond to: folded here, by its converter, or not at all."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OUTPUTS = {"conv": -1, "dense": -1, "conv_transpose": -2}
 
 
 def as_filed(network: Network, graph: ArtifactGraph) -> Network:
-    """Return a network with those norms merged into the layers before them that a file has so.
+    """Return a network with the norms merged that the file's converter merged.
 
     Stock converters fold a norm backward or leave it as it is.
 
     Args:
-        network: The trained network, norms and all.
+        network: The trained network, with its norms.
         graph: The file.
     """
     everything = with_norms_merged(network, lambda norm: True)
@@ -38,12 +38,12 @@ def as_filed(network: Network, graph: ArtifactGraph) -> Network:
 def made_from(
     path: Path, graph: ArtifactGraph, plain: Network, folded: Network
 ) -> FileRecord | None:
-    """Write the network whose kernels a file holds beside it; None where that is the folded one.
+    """Write the network whose kernels a file holds next to it; None if that is the folded one.
 
     Args:
         path: The file.
         graph: Its graph.
-        plain: The network, norms and all.
+        plain: The network with its norms.
         folded: The network that files are compared with by default.
     """
     filed = as_filed(plain, graph)
@@ -71,11 +71,11 @@ def equal_kernels(network: Network, graph: ArtifactGraph) -> set[str]:
 
 
 def with_norms_merged(network: Network, merge: Callable[[str], bool]) -> Network:
-    """Return a network in which linear layers have taken in norms right behind them.
+    """Return a network in which the norms directly after linear layers are merged into them.
 
     Args:
         network: The network.
-        merge: Says of the name of a norm's node whether it is to be merged.
+        merge: Returns whether to merge a norm, by the name of its node.
     """
     readers = Counter(name for node in network.nodes for name in node.inputs)
     readers.update(network.outputs.values())
@@ -94,7 +94,7 @@ def with_norms_merged(network: Network, merge: Callable[[str], bool]) -> Network
 
 
 def _merged(linear: Node, affine: Node) -> Node | None:
-    """Return one node for a linear layer and the affine behind it; None where it is not one."""
+    """Return one node for a linear layer and the affine after it; None if they cannot be merged."""
     kernel = linear.weights.get("kernel")
     scale, shift = (affine.weights[role].astype(np.float64) for role in ("scale", "shift"))
     if kernel is None or affine.attributes["axis"] not in (-1, len(affine.shape) - 1):

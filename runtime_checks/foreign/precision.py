@@ -1,4 +1,4 @@
-"""In what numbers a file computes, read from the file itself."""
+"""Determines the precision of a file from its contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INT4 = 8
 
 
 def precision_of(graph: ArtifactGraph) -> str:
-    """Return the precision whose arithmetic a file has.
+    """Return the precision of a file.
 
     Args:
         graph: The file.

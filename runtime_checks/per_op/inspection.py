@@ -62,7 +62,7 @@ class FileContents:
 
         Args:
             path: The file.
-            artifact: What the manifest says of it.
+            artifact: The manifest's entry of the file.
             network: The network it was made from.
             data: Its contents, if they have been read already.
 
@@ -167,7 +167,7 @@ def inspect(
 
     Args:
         path: The file.
-        artifact: What the manifest says of it.
+        artifact: The manifest's entry of the file.
         golden: The samples.
         target: Where it was run.
         contents: The file's graph, network and weights.

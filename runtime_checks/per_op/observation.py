@@ -66,7 +66,7 @@ def observe(
 
     Args:
         path: The file.
-        artifact: What the manifest says of it.
+        artifact: The manifest's entry of the file.
         golden: The golden set to take samples from.
         target: The target to run it on.
         given: Keras output name to (N, …) outputs of the target for the golden inputs.

@@ -1,4 +1,4 @@
-"""Where values lie in a chart: per cent of its width, so that it fits a phone and a desk."""
+"""Positions of values in a chart, in percent of its width, so that it fits every screen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled line of an axis; ``at`` is in per cent of the chart's width."""
+    """A labelled line of an axis; ``at`` is in percent of the chart's width."""
 
     at: float
     label: str
@@ -17,19 +17,19 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """A straight map from values to per cent of a chart's width.
+    """A linear map from values to percent of a chart's width.
 
     Values beyond an end are drawn at ``under`` or ``over``, outside the ends, so that "exact" and
-    "infinite" have a place of their own.
+    "infinite" have their own positions.
 
     Attributes:
         low: Value at ``start``.
         high: Value at ``end``.
         ticks: Labelled lines.
-        start: Per cent of the width where the scale begins.
-        end: Per cent of the width where it ends.
-        under: Where to draw what is below ``low``.
-        over: Where to draw what is above ``high``.
+        start: Percent of the width where the scale begins.
+        end: Percent of the width where it ends.
+        under: Position of values below ``low``.
+        over: Position of values above ``high``.
     """
 
     low: float
@@ -41,7 +41,7 @@ class Axis:
     over: float
 
     def at(self, value: float) -> float:
-        """Return the place of a value in per cent; NaN counts as beyond the end."""
+        """Return the position of a value in percent; NaN counts as beyond the end."""
         if math.isnan(value) or value > self.high:
             return self.over
         if value < self.low:
@@ -60,11 +60,11 @@ def log_axis(
     """Return an axis over the decades of some positive values, mapping their log10.
 
     Args:
-        values: Those to make room for; zeros and infinities are drawn beyond the ends.
-        least: Lowest decade ever shown.
-        most: Highest decade ever shown.
-        under: Label of the place for what is below, zero among it.
-        always: Decades to show whatever the values are.
+        values: The values to show; zeros and infinities are drawn beyond the ends.
+        least: Lowest decade to show.
+        most: Highest decade to show.
+        under: Label of the position below, for zero and smaller values.
+        always: Decades to show in any case.
     """
     decades = [math.log10(v) for v in values if 0 < v < math.inf]
     decades.extend(always or ())
@@ -76,7 +76,7 @@ def log_axis(
 
 
 def decibel_axis(values: Iterable[float]) -> Axis:
-    """Return an axis of signal-to-noise ratios: exact at the left, no signal left at the right."""
+    """Return an axis of signal-to-noise ratios: exact at the left, no signal at the right."""
     finite = [value for value in values if math.isfinite(value)]
     best = 20 * max(2, math.ceil(max(finite, default=140.0) / 20))
     return _axis(-best, 0, 20 if best <= 180 else 40, lambda v: f"{-int(v)}", "exact", "lost")

@@ -18,7 +18,7 @@ from .op_points import OpPoint
 if TYPE_CHECKING:
     from ..check_record import CheckRecord
 
-# Samples drawn for each kind; more would only lie upon each other.
+# Samples drawn for each kind; more would overlap.
 _MARKS = 60
 
 STAGES = ("folded", "exported", "quantized", "target")
@@ -29,9 +29,9 @@ class Mark:
     """A point of a chart.
 
     Attributes:
-        at: Per cent of the width.
-        style: CSS class: which stage, kind or verdict it stands for.
-        title: What is shown when pointing at it.
+        at: Percent of the width.
+        style: CSS class for its stage, kind or verdict.
+        title: Tooltip.
     """
 
     at: float
@@ -41,7 +41,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a bar: width in per cent, and its CSS class."""
+    """A part of a bar: width in percent, and its CSS class."""
 
     width: float
     style: str
@@ -50,7 +50,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """One output on its way from truth to target; ``output`` is empty where there is only one."""
+    """The stages of one output; ``output`` is empty if there is only one."""
 
     artifact: str
     target: str
@@ -66,7 +66,7 @@ class BudgetRow:
 
 @dataclass(frozen=True)
 class BudgetChart:
-    """The stage budget of every result on one axis."""
+    """The error budgets of all results on one axis."""
 
     axis: Axis
     rows: tuple[BudgetRow, ...]
@@ -113,7 +113,7 @@ class SampleChart:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a histogram: place and sizes in per cent of the chart."""
+    """A bar of a histogram: position and sizes in percent of the chart."""
 
     at: float
     width: float
@@ -123,12 +123,12 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Elements by the size of their error.
+    """Histogram of the elements by the size of their error.
 
     Attributes:
         axis: Sizes of errors.
-        bars: How many elements the target has of each size.
-        outline: The same of the float32 Keras model, as an SVG path in a box of 100 by 100.
+        bars: Number of the target's elements of each size.
+        outline: The same for the float32 Keras model, as an SVG path in a box of 100 by 100.
     """
 
     axis: Axis
@@ -137,13 +137,13 @@ class Histogram:
 
 
 def anchor(result: TargetResult) -> str:
-    """Return the name that links on the page use for a result."""
+    """Return the anchor of a result on the page."""
     text = f"{result.artifact}--{result.target}"
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
 
 
 def budget_chart(report: CheckRecord) -> BudgetChart | None:
-    """Return the budget of every output that was compared; None when there is none."""
+    """Return the chart of the error budgets of all compared outputs; None without any."""
     pairs = [(result, budget) for result in report.results for budget in result.stages]
     if not pairs:
         return None
@@ -190,7 +190,7 @@ def _budget_row(result: TargetResult, budget: ErrorBudget, axis: Axis) -> Budget
 
 
 def _place(axis: Axis, snr_db: float) -> float:
-    """Return where a signal-to-noise ratio lies: the better, the further left."""
+    """Return the position of a signal-to-noise ratio: better ones are further left."""
     return axis.at(-snr_db)
 
 
@@ -206,7 +206,7 @@ def _told(stage: Stage) -> str:
 
 
 def drift_chart(points: Sequence[OpPoint]) -> DriftChart | None:
-    """Return the chart of every checked op; None when none was."""
+    """Return the chart of every checked operator; None if none was checked."""
     if not points:
         return None
     sizes = [point.relative for point in points]
@@ -258,7 +258,7 @@ def sample_chart(entry: OutputVerdict, golden: GoldenSet) -> SampleChart:
 
 
 def _spread(index: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """Return some samples that stand for all: the extremes, and ranks spread evenly between."""
+    """Return representative samples: the extremes, and evenly spaced ranks in between."""
     ranked = index[np.argsort(ratios[index])]
     places = np.linspace(0, len(ranked) - 1, min(len(ranked), _MARKS))
     return np.asarray(ranked[places.round().astype(int)])
@@ -272,7 +272,7 @@ def error_histogram(
     if not len(sizes[0]):
         return None
     positive = [float(value) for part in sizes for value in part if 0 < value < np.inf]
-    # What lies more than twelve decades below the greatest error is next to exact.
+    # Errors more than twelve decades below the greatest count as exact.
     top = math.ceil(exponent(max(positive, default=1.0)))
     axis = log_axis(positive, least=top - 12, most=top, under="less")
     edges = np.linspace(axis.low, axis.high, max(1, round(3 * (axis.high - axis.low))) + 1)
@@ -299,7 +299,7 @@ def _sizes(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _counts(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return how many are exact, and how many lie in each bar; the ends take what is beyond."""
+    """Return the number of exact elements, and of those in each bar; the end bars are open."""
     exact = int(np.sum(sizes == 0))
     logs = np.clip(np.log10(sizes[sizes > 0]), edges[0], edges[-1])
     return np.concatenate([[exact], np.histogram(logs, edges)[0]])

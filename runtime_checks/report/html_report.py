@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no scripts, no fonts or pictures from elsewhere."""
+"""The report as one self-contained HTML page: no scripts, no external fonts or images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).parent / "page"
 
-# Name of the element in which a page says what it covers.
+# Name of the meta element that lists the contents of a page.
 _COVERS = "renormlite-covers"
 
 
@@ -95,7 +95,7 @@ def render(report: CheckRecord) -> str:
 
 
 def covered(page: str) -> frozenset[tuple[str, str]]:
-    """Return what a page covers, (file, target) by (file, target); nothing of another page."""
+    """Return the (file, target) pairs that a page covers; none for another kind of page."""
     found = re.search(f'<meta name="{_COVERS}" content="([^"]*)">', page)
     pairs = html.unescape(found[1]).split(";") if found else []
     return frozenset((file, target) for file, _, target in (p.partition(" on ") for p in pairs))
@@ -146,7 +146,7 @@ def _lead(report: CheckRecord) -> str:
         return "Nothing was checked."
     failed = sum(not finding.passed for finding in report.findings)
     if not wrong and failed:
-        return f"{on}: each passes, but what is said of this check below makes it fail."
+        return f"{on}: each passes, but the check fails for the reason below."
     if not wrong:
         return f"{on} passed: {what_was_shown(report)}."
     where = ", ".join(f"{result.artifact} on {result.target}" for result in wrong[:3])
@@ -155,12 +155,12 @@ def _lead(report: CheckRecord) -> str:
 
 
 def _classes(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the names of the classes, as the export was told them."""
+    """Return the names of the classes that were given at export."""
     return [str(name) for name in manifest.get("metadata", {}).get("labels", ())]
 
 
 def _folded(manifest: Mapping[str, Any]) -> str:
-    """Say what became of the norms at export."""
+    """Describe how the norms were folded at export."""
     records = manifest.get("fold", {}).get("records", [])
     if not records:
         return ""
@@ -169,7 +169,7 @@ def _folded(manifest: Mapping[str, Any]) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested values under joined names, as people read them."""
+    """Yield nested values under joined, readable names."""
     for key, value in values.items():
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """The report as JSON.
 
 `parity.schema.json` beside this file is the schema; docs/reports.md describes it field by field.
-The record of one result is what a bundle writes on a device as well.
+A bundle writes the record of one result on a device as well.
 """
 
 from __future__ import annotations
@@ -91,12 +91,12 @@ def _output_record(entry: OutputVerdict) -> dict[str, Any]:
 
 
 def _op_check_record(check: OpCheck) -> dict[str, Any]:
-    """Return one op that was checked by itself."""
+    """Return one operator that was checked separately."""
     return {**vars(check), "op": _op_record(check.op)}
 
 
 def _fault_record(fault: Fault) -> dict[str, Any]:
-    """Return one fault without the tensors that prove it."""
+    """Return one fault without its tensors."""
     return {
         "layer": fault.layer,
         "kind": fault.kind,
@@ -106,5 +106,5 @@ def _fault_record(fault: Fault) -> dict[str, Any]:
 
 
 def _op_record(op: GraphOp | None) -> dict[str, Any] | None:
-    """Return how a file calls one of its ops; None for a value that no op computes."""
+    """Return the name of an operator in its file; None for a value that no operator computes."""
     return None if op is None else {"index": op.index, "kind": op.kind, "name": op.name}

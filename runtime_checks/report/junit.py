@@ -1,9 +1,9 @@
 """The report as JUnit XML, for the test pages of CI servers.
 
-One `testsuite` for each target, one `testcase` for each finding. Names are made of artifact, check
-and subject and hold no numbers, so that a server recognizes a test from run to run. The dialect is
-the one that Jenkins, GitLab and GitHub's report actions read alike: `failure` with `message` and
-text, `properties` of the suite for what really ran.
+One `testsuite` for each target, one `testcase` for each finding. Names consist of artifact, check
+and subject, without numbers, so that a server recognizes a test across runs. The dialect is the one
+that Jenkins, GitLab and GitHub's report actions all read: `failure` with `message` and text,
+`properties` of the suite for what actually ran.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..end_to_end.findings import Finding, TargetResult
 if TYPE_CHECKING:
     from ..check_record import CheckRecord
 
-# What XML 1.0 cannot hold, not even escaped: a runtime's message may have colours in it.
+# Characters that XML 1.0 cannot hold, even escaped, such as color codes of a runtime's message.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -66,7 +66,7 @@ def _suite(
 
 
 def _left_out(report: CheckRecord, now: str) -> ElementTree.Element:
-    """Return the suite of what could not be run: skipped, which no server takes for passed."""
+    """Return the suite of files that could not be run, as skipped tests."""
     count = str(len(report.left_out))
     suite = ElementTree.Element(
         "testsuite", name="left out", timestamp=now, tests=count, skipped=count, time="0.000"
@@ -83,7 +83,7 @@ def _left_out(report: CheckRecord, now: str) -> ElementTree.Element:
 
 
 def _about_no_file(report: CheckRecord, now: str) -> ElementTree.Element:
-    """Return the suite of what is about no file alone."""
+    """Return the suite of findings that belong to no single file."""
     failures = sum(not finding.passed for finding in report.findings)
     suite = ElementTree.Element(
         "testsuite",
@@ -116,7 +116,7 @@ def _cases(model: str, result: TargetResult) -> Iterator[ElementTree.Element]:
     """Yield a test case for each finding of one result."""
     findings = list(result.findings)
     if not result.passed and all(finding.passed for finding in findings):
-        # Zero comparisons are a failure, and a suite of passed cases would hide it.
+        # Zero comparisons are a failure, which a suite of passed cases would hide.
         findings.append(Finding("outputs", False, result.reason))
     loading = float(result.measured.get("load_ms", 0.0)) / 1e3
     seen: Counter[str] = Counter()

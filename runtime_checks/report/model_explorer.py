@@ -1,9 +1,9 @@
-"""Errors of every op as node data for Model Explorer, which paints them on the file's graph.
+"""Errors of every operator as node data for Model Explorer, which colors the file's graph.
 
 The format is `GraphNodeData` of google-ai-edge/model-explorer (`node_data_builder.py` there):
-`results` by node id, `thresholds` in rising order with the colour of what lies at or below them.
-Model Explorer's own reader calls the ops of a .tflite file by their place in it, and its ONNX
-extension calls nodes by their name, nameless ones by their place.
+`results` by node id, `thresholds` in ascending order with the color of values up to them. Model
+Explorer's own reader identifies the operators of a .tflite file by their index, and its ONNX
+extension identifies nodes by name, or by index if they have none.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .op_points import OpPoint, op_points
 if TYPE_CHECKING:
     from ..check_record import CheckRecord
 
-# What stands for infinity, which JSON lacks: more decibels than float64 can tell apart, and more
-# than any error is over its bound. Model Explorer has no colour beyond the last threshold.
+# Replacements for infinity, which JSON lacks: more decibels than float64 can resolve, and more than
+# any error over its bound. Model Explorer has no color beyond the last threshold.
 _EXACT_DB = 400.0
 _OVER = 1e12
 
@@ -30,11 +30,11 @@ _GREEN, _PALE, _YELLOW, _ORANGE, _RED = "#2e9e5b", "#b7e1c3", "#ffe08a", "#f5a25
 
 
 def render(report: CheckRecord) -> dict[str, str]:
-    """Return file names and contents: three for each result whose ops were checked.
+    """Return file names and contents: three for each result whose operators were checked.
 
-    `….bound.json` holds each op's greatest error over what rounding explains: above 1 is a fault.
-    `….added_db.json` holds the error that each op adds by itself, `….drift_db.json` that of
-    everything up to it, both as signal-to-noise ratios in decibels.
+    `….bound.json` holds each operator's greatest error over its bound: above 1 is a fault.
+    `….added_db.json` holds the error added by each operator, `….drift_db.json` that of everything
+    up to it, both as signal-to-noise ratios in decibels.
     """
     files = {}
     for result in report.results:
@@ -55,7 +55,7 @@ def render(report: CheckRecord) -> dict[str, str]:
 
 
 def _decibels(relative: float | None) -> float | None:
-    """Return a relative error as a signal-to-noise ratio; None where it is not known."""
+    """Return a relative error as a signal-to-noise ratio; None if unknown."""
     if relative is None:
         return None
     if relative == 0:
@@ -74,7 +74,7 @@ def _node_data(
     for point in points:
         value = measure(point)
         if point.op is not None and value is not None:
-            # Four digits: more than an error has, and what fits Model Explorer's tables.
+            # Four digits: more than an error needs, and they fit Model Explorer's tables.
             entry: dict[str, Any] = {"value": float(f"{value:.4g}")}
             if point.faulty:
                 entry |= {"bgColor": _RED, "textColor": "#ffffff"}
@@ -84,7 +84,7 @@ def _node_data(
 
 
 def node_id(op: GraphOp, artifact: str) -> str:
-    """Return how Model Explorer calls an op of a file."""
+    """Return Model Explorer's id of an operator."""
     if artifact.endswith(".onnx"):
         return op.name or f"<node_{op.index}>"
     return str(op.index)

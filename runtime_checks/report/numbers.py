@@ -1,4 +1,4 @@
-"""How numbers are written where people read them."""
+"""Formatting of numbers for reading."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in per cent with one digit after the point, and no negative zero."""
+    """Return a share in percent with one decimal, without a negative zero."""
     return f"{round(100 * share, 1) + 0.0:.1f} %"

@@ -1,4 +1,4 @@
-"""The ops of one result as the reports show them: those that held and those at fault, in order."""
+"""The operators of one result as the reports show them, passed and at fault, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OpPoint:
     """One op of a file, measured against float64.
 
     Attributes:
-        op: The op as the file calls it; None where no op of the file has the layer's value.
+        op: The file's operator; None if no operator of the file computes the layer's value.
         layer: Its Keras layer.
         ratio: Greatest error over its bound: above 1 for an op at fault, infinite for NaN.
         relative: Root mean square error relative to the expected value's, from the op's own inputs.
@@ -34,7 +34,7 @@ class OpPoint:
 
 
 def op_points(result: TargetResult) -> list[OpPoint]:
-    """Return every op that was checked, in the order in which they run; one point an op."""
+    """Return every checked operator as one point, in the order in which they run."""
     points = [
         OpPoint(check.op, check.layer, check.ratio, check.drift, check.accumulated, faulty=False)
         for check in result.ops
@@ -50,7 +50,7 @@ def op_points(result: TargetResult) -> list[OpPoint]:
 
 
 def _faulty(fault: Fault) -> OpPoint:
-    """Return a fault as a point; one without tensors is off by as much as there is."""
+    """Return a fault as a point; one without tensors has an infinite error."""
     culprit = fault.culprit
     if culprit is None or culprit.got is None:
         return OpPoint(fault.op, fault.layer, math.inf, math.inf, None, faulty=True)

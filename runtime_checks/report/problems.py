@@ -1,4 +1,4 @@
-"""What went wrong in one result, put together from its findings, faults and stages.
+"""Summarizes the failure of one result from its findings, faults and stages.
 
 A failure answers five questions: what, where, how much, how much was allowed, and why.
 """
@@ -19,22 +19,22 @@ _CHECKS = {
     "interface": "The file's interface is not the trained model's",
     "training": "The file holds the weights of another training",
     "load": "The runtime cannot load or run the file",
-    "kernels": "Other kernels ran than were asked for",
+    "kernels": "Other kernels ran than requested",
     "outputs": "An output is missing or has another shape",
     "finite": "NaN or infinity where the trained model has numbers",
-    "noise": "The outputs are not the trained model's",
-    "weights": "The weights are not the trained network's",
+    "noise": "The outputs differ from the trained model's",
+    "weights": "The weights differ from the trained network's",
     "ops": "An op does not compute what the trained network computes",
-    "rounding": "Integers are rounded by no known rule",
+    "rounding": "Integers match no known rule of rounding",
     "determinism": "Runs of the same inputs differ",
     "threads": "Another number of threads gives wrong outputs",
 }
 _FAULTS = {
-    "weights": "Layer '{}' has other weights than the trained network",
-    "activation": "Layer '{}' has another activation than the trained network",
-    "padding": "Layer '{}' pads otherwise than the trained network",
-    "dilation": "Layer '{}' dilates otherwise than the trained network",
-    "rounding": "Layer '{}' rounds its integers by no known rule",
+    "weights": "The weights of layer '{}' differ from the trained network's",
+    "activation": "The activation of layer '{}' differs from the trained network's",
+    "padding": "The padding of layer '{}' differs from the trained network's",
+    "dilation": "The dilation of layer '{}' differs from the trained network's",
+    "rounding": "The integers of layer '{}' match no known rule of rounding",
 }
 _ARITHMETIC = "Layer '{}' does not compute what the trained network computes"
 
@@ -48,7 +48,7 @@ class Problem:
         where: Layer and op where they are known, else output and sample.
         how_much: The size of the error.
         allowed: How large it may be, and by what reason.
-        why: What the stages and the findings say of the cause, a sentence each.
+        why: Sentences on the cause, from the stages and findings.
     """
 
     what: str
@@ -59,7 +59,7 @@ class Problem:
 
 
 def problem(result: TargetResult, golden: GoldenSet) -> Problem | None:
-    """Return what went wrong in a result; None when all is well."""
+    """Return the summary of a failed result; None if it passed."""
     if result.passed:
         return None
     failed = [finding for finding in result.findings if not finding.passed]
@@ -103,7 +103,7 @@ def _what(result: TargetResult, fault: Fault | None) -> str:
 
 
 def _sentences(messages: list[str]) -> list[str]:
-    """Return messages, each once, without those that another one quotes."""
+    """Return distinct messages, without those contained in another one."""
     different = list(dict.fromkeys(messages))
     return [
         message
@@ -155,7 +155,9 @@ def _allowed(fault: Fault | None, worst: OutputVerdict | None) -> str:
     parts = []
     if fault is not None and fault.culprit is not None:
         allowed = float(np.max(fault.culprit.allowed, initial=0.0))
-        parts.append(f"up to {short(allowed)} in a value of the layer, what rounding in it can add")
+        parts.append(
+            f"up to {short(allowed)} in a value of the layer, the greatest effect of rounding in it"
+        )
     if worst is not None:
         noise = worst.bound.noise[worst.worst_sample]
         parts.append(

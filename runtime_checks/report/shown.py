@@ -1,4 +1,4 @@
-"""What a check that passed has shown, in words that claim no more than that."""
+"""States what a passed check has shown, and no more."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def what_was_shown(report: CheckRecord) -> str:
     """Return one sentence on the files that passed.
 
-    Files of float32 compute what the trained model computes, up to rounding. Of files that lose
-    precision their loss is told: the least signal-to-noise ratio, and the decisions that changed.
+    Files of float32 compute what the trained model computes, up to rounding. For files of lower
+    precision it gives the loss: the least signal-to-noise ratio, and the changed decisions.
     """
     passed = [result for result in report.results if result.passed]
     exact = [r for r in passed if PRECISIONS[r.precision].arithmetic is Arithmetic.FLOAT32]
@@ -30,7 +30,7 @@ def what_was_shown(report: CheckRecord) -> str:
         least = min(found, default=math.inf)
         text = (
             f"{names} files are at least {decibels(least)} from the trained model "
-            f"(demanded {report.limits.min_snr:g} dB)"
+            f"(required {report.limits.min_snr:g} dB)"
         )
         tasks = [task for result in coarse for task in result.tasks]
         if tasks:
@@ -41,12 +41,12 @@ def what_was_shown(report: CheckRecord) -> str:
 
 
 def limits_in_words(report: CheckRecord) -> str:
-    """Return what the numbers of the table are held to."""
+    """Return the limits of the numbers in the table."""
     limits = report.limits
     bounds = {(e.bound.pooled, e.bound.worst) for r in report.results for e in r.outputs}
     pooled, worst = max(bounds, default=(math.nan, math.nan))
     return (
-        f"noise: error over what the arithmetic explains, all samples (limit {pooled:g}x); worst: "
-        f"one sample (limit {worst:g}x); SNR: on the samples that stand for the model's use (at "
+        f"noise: error over the expected noise, all samples (limit {pooled:g}x); worst: "
+        f"one sample (limit {worst:g}x); SNR: on typical samples (at "
         f"least {limits.min_snr:g} dB; usual are 105 to 140 for float32, 20 to 50 for int8)"
     )

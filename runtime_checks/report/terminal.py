@@ -53,7 +53,7 @@ _TASKS = (
 
 
 def print_report(report: CheckRecord, console: Console) -> None:
-    """Print what every target gave, where its error comes from, and what is wrong."""
+    """Print the results of every target, the error budgets, and the failures."""
     kinds = Counter(str(kind) for kind in report.golden.kind)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     console.print(f"[bold]{escape(report.name)}[/]: {report.samples} samples ({told})\n")
@@ -62,7 +62,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
     if any(result.stages for result in report.results):
         _print_by_file(report, _BUDGET, _budget_rows, console)
         console.print(
-            "dB of signal over error that are left after each stage, against float64 truth",
+            "signal-to-noise ratio in dB after each stage, against float64 truth",
             style="dim",
         )
     tasks = [task for result in report.results for task in result.tasks]
@@ -70,8 +70,8 @@ def print_report(report: CheckRecord, console: Console) -> None:
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
         console.print(
-            "same: decisions of the trained model; flips: others that are no ties of float32; "
-            "before, after: accuracy in per cent",
+            "same: decisions of the trained model; flips: changed, not ties of float32; "
+            "before, after: accuracy in percent",
             style="dim",
         )
     _print_threads(report, console)
@@ -102,7 +102,7 @@ def _print_assumptions(report: CheckRecord, console: Console) -> None:
 
 
 def _print_threads(report: CheckRecord, console: Console) -> None:
-    """Print how other numbers of threads changed the bits; what failed is printed as a failure."""
+    """Print how other numbers of threads changed the bits; failures are printed elsewhere."""
     told = [
         f"[dim]threads[/] {escape(_name(result))}: {escape(finding.message)}"
         for result in report.results
@@ -148,7 +148,7 @@ def _grid(columns: Sequence[tuple[str, int]], rows: Sequence[Sequence[str]]) -> 
 
 
 def _rows(result: TargetResult) -> list[list[str]]:
-    """Return the table rows of one result: one an output, or one that says there is none."""
+    """Return the table rows of one result: one for each output, or a placeholder."""
     word = "[green]pass[/]" if result.passed else "[bold red]FAIL[/]"
     target = escape(result.target)
     if not result.stages:
@@ -171,7 +171,7 @@ def _rows(result: TargetResult) -> list[list[str]]:
 
 
 def _noise(entry: OutputVerdict | None) -> tuple[str, str]:
-    """Return how noisy all samples are and the worst one is, red where that is too much."""
+    """Return the noise of all samples and of the worst one, in red beyond the limit."""
     if entry is None:
         return "[red]nan[/]", "[red]nan[/]"
     bound = entry.bound
@@ -181,7 +181,7 @@ def _noise(entry: OutputVerdict | None) -> tuple[str, str]:
 
 
 def _decisions(result: TargetResult, budget: ErrorBudget) -> str:
-    """Return how many decisions are the trained model's."""
+    """Return how many decisions agree with the trained model's."""
     task = next((task for task in result.tasks if task.output == budget.output), None)
     return "-" if task is None else f"{task.same}/{task.samples}"
 
@@ -203,7 +203,7 @@ def _budget_rows(result: TargetResult) -> list[list[str]]:
 
 
 def _task_rows(result: TargetResult) -> list[list[str]]:
-    """Return what became of the decisions: a row for each output that decides."""
+    """Return a row on the decisions for each output that decides."""
     rows = []
     for task in result.tasks:
         name = f"{result.target} {task.output}" if len(result.stages) > 1 else result.target

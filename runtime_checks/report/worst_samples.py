@@ -1,4 +1,4 @@
-"""The samples that came off worst: what went in, what should have come out and what did."""
+"""The samples with the greatest errors: input, truth and output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SampleView:
     Attributes:
         index: Its place in the golden set.
         kind: "real", "random", …
-        pictures: (input name, PNG as data URI) of inputs that can be looked at.
+        pictures: (input name, PNG as data URI) of inputs that are images.
         signals: (input name, SVG path in a 100 by 100 box) of inputs along one axis.
         shapes: Other inputs as text.
         ratio: Error over the expected noise.
@@ -43,7 +43,7 @@ class SampleView:
         at: Place of the greatest error inside the sample.
         truth: Truth there.
         actual: What the target gave there.
-        scores: The classes that matter, for outputs that decide between classes.
+        scores: The relevant classes, for outputs that decide between classes.
         label: The true class by name; empty where it is not known.
     """
 
@@ -65,20 +65,20 @@ class SampleView:
 def worst_samples(
     entry: OutputVerdict, actual: np.ndarray, golden: GoldenSet, classes: Sequence[str]
 ) -> list[SampleView]:
-    """Return the samples of one output that are furthest from their bound, worst first.
+    """Return the samples of one output with the greatest errors over their bound, worst first.
 
     Args:
         entry: The verdict on the output.
-        actual: (N, …) what the target gave.
+        actual: (N, …) outputs of the target.
         golden: The samples.
         classes: Names of the classes; their numbers where there are none.
     """
     ratios = np.nan_to_num(entry.ratios, nan=np.inf)
-    # A sample whose NaN was counted apart is worse than any number.
+    # A sample with NaN is worse than any error.
     known = golden.reference[entry.metrics.output]
     other = np.isfinite(np.asarray(actual, np.float64)) != np.isfinite(known)
     broken = other.reshape(len(ratios), -1).any(axis=1)
-    # A file of integers that repeats its outputs has the ratio 0 everywhere: then size decides.
+    # A file of integers that repeats its outputs has ratio 0 everywhere: then the error decides.
     order = np.lexsort((-entry.metrics.rms_error, -ratios.round(6), ~broken))[:_SHOWN]
     return [_view(int(i), entry, actual, golden, classes, float(ratios[i])) for i in order]
 

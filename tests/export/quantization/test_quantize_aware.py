@@ -168,7 +168,7 @@ def test_a_check_says_that_the_file_adds_nothing(digits, tmp_path: Path) -> None
     stages = {stage.name: stage for stage in budget.stages}
     assert stages["exported + quantized in training"].cause == "quantization"
     assert stages["quantized"].cause == "exact"
-    assert "the file computes the integers that were trained" in budget.sentence
+    assert "the file computes the trained integers" in budget.sentence
 
 
 def test_integers_come_in_and_go_out_where_asked_for(digits, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_hash_of_the_whole_file_is_compared(bundle, tmp_path):
     ("options", "sentence"),
     [
         (["--runtime", "tensorrt"], "runtime among"),
-        (["--runtime", "litert@qemu-aarch64"], "runs where it lies"),
+        (["--runtime", "litert@qemu-aarch64"], "runs on the machine that starts it"),
         (["--runtime", "litert", "--artifact", "other.tflite"], "must be one of the carried"),
         (["--runtime", "litert", "--threads", "0"], "threads must be a number from 1 to 1024"),
     ],

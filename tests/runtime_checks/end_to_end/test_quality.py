@@ -242,7 +242,7 @@ def test_a_poor_ratio_fails_with_the_share_of_the_signal():
     truth = np.random.default_rng(0).normal(size=(20, 8))
     quality = output_quality("y", truth + 0.5, golden_of(truth))
     message = failed(quality_findings([quality], [], QualityLimits()))["snr"]
-    assert "10 dB demanded (--min-snr)" in message
+    assert "10 dB required (--min-snr)" in message
     assert "% of the signal" in message
     assert not failed(quality_findings([quality], [], QualityLimits(min_snr=5)))
 

@@ -62,10 +62,10 @@ def test_other_bits_within_the_bound_are_told_and_pass(healthy_export, disturbed
     assert 0 < entry.differing <= entry.elements == 160
     assert 0 < entry.max_abs <= 2.0**-24
     (finding,) = findings_of(report)
-    assert "has other bits with 2 threads than with 1" in finding.message
+    assert "differs in bits between 2 threads and 1" in finding.message
     assert finding.message.endswith("within the bound")
     assert json.loads(report.to_json())["results"][0]["threads"][0]["threads"] == 2
-    assert "has other bits with 2 threads" in report.to_html()
+    assert "differs in bits between 2 threads" in report.to_html()
 
 
 def test_outputs_beyond_the_bound_fail(healthy_export, disturbed):
@@ -90,7 +90,8 @@ def test_other_bits_on_each_run_fail(healthy_export, monkeypatch):
     report = check_parity(healthy_export, ("onnxruntime",), threads=(1, 2))
     messages = [finding.message for finding in findings_of(report) if not finding.passed]
     assert (
-        "with 2 threads two runs on the same input gave other bits in output 'scores'" in messages
+        "with 2 threads two runs on the same input gave different bits in output 'scores'"
+        in messages
     )
 
 

@@ -163,7 +163,7 @@ def test_layer_is_named(coarse_export):
     checks = [OpCheck("stem", "stem", (), op, 0.9, 0.0, 0.0, 0.0)]
     (fault,) = rounding_faults(IntegerReport((check,)), checks)
     assert (fault.layer, fault.kind) == ("stem", "rounding")
-    assert "7 / 1000 (0.7 %) integers differ, first at [0, 1, 2, 3]: 12 where 13 is due" in (
+    assert "7 / 1000 (0.7 %) integers differ, first at [0, 1, 2, 3]: got 12, expected 13" in (
         fault.message
     )
     assert "nearest rule: fp32 multiply" in fault.message
@@ -175,4 +175,4 @@ def test_runtime_without_tensors_is_stood_in_for_by_the_same_bits(coarse_export,
     (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
     (finding,) = [f for f in result.findings if f.check == "rounding"]
     assert "whose outputs on" in finding.message
-    assert "since tflite-micro shows no tensors" in finding.message
+    assert "since tflite-micro exposes no tensors" in finding.message

@@ -211,7 +211,7 @@ def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypat
     monkeypatch.setattr(OnnxRuntimeRunner, "_infer", unsteady)
     report = check_parity(healthy_export, ("onnxruntime",))
     assert not report.passed
-    assert "gave other bits in output 'scores'" in report.results[0].reason
+    assert "gave different bits in output 'scores'" in report.results[0].reason
 
 
 @pytest.mark.parametrize("place", [(0, 0), (37, 4), (127, 9)])

@@ -137,7 +137,7 @@ def test_stages_that_are_not_known_join_the_next(golden):
         "exported + quantized + target",
     ]
     assert found.cause == "quantization"
-    assert "does not tell it" in found.sentence
+    assert "cannot separate it" in found.sentence
     assert budget(bare, actual, INT8, sound=False).cause == "fault"
 
 

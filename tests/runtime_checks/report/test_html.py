@@ -91,7 +91,7 @@ def test_a_failure_says_what_where_how_much_allowed_and_why(bad):
     for word in ("Where layer 'conv2d_1', op", "How much", "times the expected noise", "Allowed"):
         assert word in wrong
     assert "has a fault on the target, or in the file since it was exported" in wrong
-    assert "Layer 'conv2d_2' has other weights" in wrong
+    assert "The weights of layer 'conv2d_2' differ" in wrong
 
 
 def test_failures_are_open_and_the_rest_is_closed(failing, bad):

@@ -39,7 +39,7 @@ def test_healthy(healthy):
 def test_failure_answers_every_question(failing):
     text = printed(failing)
     words = " ".join(text.split())
-    assert "FAIL digits.float32.tflite on litert Layer 'conv2d_1' has other weights" in words
+    assert "FAIL digits.float32.tflite on litert The weights of layer 'conv2d_1' differ" in words
     for term in ("where layer 'conv2d_1', op", "how much", "allowed", "why output 'digit' has a"):
         assert term in words
     assert "would pass only with a tolerance of" in words

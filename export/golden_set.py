@@ -40,6 +40,7 @@ from ..artifacts.samples import check_samples
 from ..errors import UserError
 from ..files import atomic_path
 from .fold import InputValues, call_structure, check_values
+from .not_running import not_running
 from .signature import Signature, built_for
 
 FILE_NAME = "golden.npz"
@@ -130,7 +131,11 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
         # A model that is built for one batch size gets whole batches, the last one filled up.
         chosen = np.arange(start, start + size if built_for(model) else min(start + size, count))
         chunk = [values[chosen % count] for values in flat]
-        result = model(keras.tree.pack_sequence_as(call_structure(model), chunk), training=False)
+        packed = keras.tree.pack_sequence_as(call_structure(model), chunk)
+        try:
+            result = model(packed, training=False)
+        except Exception as error:  # whatever the code of a layer raises
+            raise not_running(error) from error
         for part, value in zip(parts, keras.tree.flatten(result), strict=True):
             part.append(keras.ops.convert_to_numpy(value))
     return {

@@ -511,6 +511,34 @@ def running_products() -> keras.Model:
 
 
 @case()
+def equation_with_an_ellipsis() -> keras.Model:
+    x = Input((3, 4), name="x")
+    y = layers.EinsumDense("...a,ab->...b", 5, bias_axes="b")(x)
+    return keras.Model(x, head(layers.Flatten()(y)))
+
+
+@case()
+def strides_beyond_a_transposed_kernel() -> keras.Model:
+    image = Input((4, 5, 3), name="image")
+    x = layers.Conv2DTranspose(4, 2, strides=3, padding="same")(block(image, padding="same"))
+    x = layers.Conv2DTranspose(3, (1, 3), strides=(3, 2))(x)
+    return keras.Model(image, layers.Conv2D(2, 1, name="y")(x))
+
+
+@case(refusal=r"Keras cannot run the model in a layer of type Pool: Negative dimension size")
+def sizes_that_do_not_fit() -> keras.Model:
+    class Pool(layers.Layer):
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+        def call(self, inputs: Any) -> Any:
+            return ops.average_pool(inputs, 9) if inputs.shape[0] == 1 else inputs
+
+    image = Input((8, 8, 3), name="image")
+    return keras.Model(image, head(layers.Flatten()(Pool()(image))))
+
+
+@case()
 def added_pool() -> keras.Model:
     image = Input((8, 8, 3), name="image")
     x = block(image)
@@ -649,6 +677,15 @@ def odd_names() -> keras.Model:
 def names_of_any_language() -> keras.Model:
     x = Input((4,), name="größe")
     return keras.Model(x, layers.Dense(2, name="schärfe €")(layers.Dense(3, name="a b;c,d'e")(x)))
+
+
+@case(note=r"norm 'Maß' leaves 1 operation")
+def names_of_any_language_inside_layers() -> keras.Model:
+    ids = Input((6,), name="x")
+    x = layers.Embedding(9, 4, name="größe 1", embeddings_initializer="normal")(ids)
+    x = layers.TimeDistributed(layers.Dense(3, name="schärfe €"), name="für alle")(x)
+    x = layers.Bidirectional(layers.GRU(2, name="hin & her"), name="beide")(x)
+    return keras.Model(ids, layers.Dense(2, name="y")(layers.LayerNormalization(name="Maß")(x)))
 
 
 @case()

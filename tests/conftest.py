@@ -19,10 +19,6 @@ def _seeded() -> None:
     keras = sys.modules.get("keras")  # only where the test uses Keras: importing it costs seconds
     if keras is not None:
         keras.utils.set_random_seed(0)
-        # Keras keeps a name scope on its stack when TensorFlow refuses the name of a layer.
-        from keras.src.backend.common import global_state
-
-        global_state.set_global_attribute("name_scope_stack", [])
 
 
 def build_network():

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from .graph import Call, Graph, Kept, Slot, Value
 from .keras_graph import read_graph
+from .scope_names import accepted_names
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -384,7 +385,8 @@ def _traced(call: Call, shapes: Sequence[tuple[int, ...]]) -> Any:
         tf.TensorSpec(shape, value.dtype) for shape, value in zip(shapes, call.inputs, strict=True)
     ]
     try:
-        return tf.function(run, autograph=False).get_concrete_function(*specs)
+        with accepted_names(call.op.operation):
+            return tf.function(run, autograph=False).get_concrete_function(*specs)
     except Exception:  # a layer that this backend cannot compute: its own error comes when it runs
         return None
 

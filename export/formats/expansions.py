@@ -17,6 +17,7 @@ TensorFlow's own operation.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,26 @@ def _cosh(op: tf.Operation, function: Any) -> tf.Tensor:
     import tensorflow as tf
 
     return (tf.exp(op.inputs[0]) + tf.exp(-op.inputs[0])) * 0.5
+
+
+def _einsum(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return a product whose equation has letters for an ellipsis, which ONNX lacks."""
+    import tensorflow as tf
+
+    equation = op.get_attr("equation").decode()
+    inputs, _ = equation.split("->")
+    terms = inputs.split(",")
+    if "..." not in equation:
+        return None
+    free = {
+        len(tensor.shape) - len(term.replace("...", ""))
+        for term, tensor in zip(terms, op.inputs, strict=True)
+        if "..." in term
+    }
+    if len(free) > 1:  # broadcast against each other
+        return None
+    unused = [letter for letter in string.ascii_letters if letter not in equation]
+    return tf.einsum(equation.replace("...", "".join(unused[: free.pop()])), *op.inputs)
 
 
 def _bucketize(op: tf.Operation, function: Any) -> tf.Tensor:
@@ -273,6 +294,7 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "Log1p": _log1p,
     "Sinh": _sinh,
     "Cosh": _cosh,
+    "Einsum": _einsum,
     "Bucketize": _bucketize,
     "DenseBincount": _bincount,
     "LookupTableFindV2": _lookup,

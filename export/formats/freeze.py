@@ -21,6 +21,8 @@ import numpy as np
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..fold.input_values import inlined_functions
+from ..fold.scope_names import refused_layers
+from ..not_running import not_running
 from ..signature import Signature, as_functional, unique_names
 from .expansions import expand
 from .rewrites import keep_needed, plain_sums, put_constants, redirect
@@ -215,10 +217,18 @@ def _trace(
         for index, (value, tensor) in enumerate(zip(results, described, strict=True)):
             tf.identity(_to_file_order(value, tensor.axes), name=f"output_{index}")
 
-    function = tf.function(call).get_concrete_function(
-        [tf.TensorSpec(t.shape, t.dtype, name=f"input_{i}") for i, t in enumerate(inputs)],
-        [tf.TensorSpec(w.shape, w.dtype, name=f"weight_{i}") for i, w in enumerate(weights)],
-    )
+    def readable(text: str) -> str:
+        return _CODED_LAYER.sub(lambda match: names.get(int(match[1]), match[0]), text)
+
+    try:
+        function = tf.function(call).get_concrete_function(
+            [tf.TensorSpec(t.shape, t.dtype, name=f"input_{i}") for i, t in enumerate(inputs)],
+            [tf.TensorSpec(w.shape, w.dtype, name=f"weight_{i}") for i, w in enumerate(weights)],
+        )
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of a layer raises
+        raise not_running(error, readable) from error
     constants = {f"weight_{i}": weight.numpy() for i, weight in enumerate(weights)}
     replaced = expand(function)
     captured = _captured(function, len(inputs) + len(weights), set(replaced), names)
@@ -329,6 +339,7 @@ def _all_layers(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
         seen.add(id(layer))
         yield layer
         pending.extend(getattr(layer, "layers", ()))
+    yield from (layer for layer in refused_layers(model) if id(layer) not in seen)
 
 
 @contextlib.contextmanager

@@ -60,10 +60,34 @@ class _View:
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Apply every rewrite until none applies; `model` is changed and returned."""
+    for node in model.graph.node:
+        if node.op_type == "ConvTranspose":
+            _without_negative_pads(node)
     shapes = _shapes(model)  # the rewrites take values out and change none that stays
     while any(rewrite(_View.of(model, shapes)) for rewrite in _REWRITES):
         pass
     return model
+
+
+def _without_negative_pads(node: onnx.NodeProto) -> None:
+    """Write the zeros behind a transposed convolution as `output_padding`.
+
+    Where strides exceed the kernel, Keras appends zeros; tf2onnx spreads them over both ends, as
+    pads below zero, which are none.
+    """
+    pads = _ints(node, "pads") or []
+    half = len(pads) // 2
+    totals = [begin + end for begin, end in zip(pads[:half], pads[half:], strict=True)]
+    if not any(total < 0 for total in totals):
+        return
+    begin = [0 if total < 0 else pad for pad, total in zip(pads[:half], totals, strict=True)]
+    end = [0 if total < 0 else pad for pad, total in zip(pads[half:], totals, strict=True)]
+    attributes = [a for a in node.attribute if a.name not in ("pads", "output_padding")]
+    del node.attribute[:]
+    node.attribute.extend(attributes)
+    node.attribute.append(onnx.helper.make_attribute("pads", begin + end))
+    appended = [max(0, -total) for total in totals]
+    node.attribute.append(onnx.helper.make_attribute("output_padding", appended))
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..fold.graph import Call, Slot
 from ..fold.input_values import inlined_functions
+from ..fold.scope_names import accepted_names
 from ..formats.unroll import Loops, unrolled
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def trace_call(call: Call) -> Trace:
         raise NotTraceableError("its inputs have no static shape")
     specs = [tf.TensorSpec((1, *value.shape[1:]), value.dtype) for value in call.inputs]
     operation = call.op.operation
-    with _without_loops(operation), inlined_functions():
+    with accepted_names(operation), _without_loops(operation), inlined_functions():
         try:
             function = tf.function(lambda *values: _called(call, values), autograph=False)
             concrete = function.get_concrete_function(*specs)

@@ -209,6 +209,18 @@ def test_weights_keep_their_bits_and_are_written_once():
         np.testing.assert_array_equal(first, second)
 
 
+def test_a_name_that_graphs_refuse_leaves_nothing_behind():
+    """Keras leaves a refused scope in front of the names of all weights to come."""
+    x = keras.Input(ROW, name="x")
+    norm = kl.LayerNormalization(name="schärfe €")
+    network = build_network(keras.Model(x, norm(x)))
+    assert not opaque_layers(network)
+    assert norm.name == "schärfe €"
+    later = kl.Dense(2, name="later")
+    later.build((1, 2))
+    assert later.kernel.path == "later/kernel"
+
+
 def test_an_embedding_is_a_table():
     x = keras.Input((5,), name="x", dtype="int32")
     model = keras.Model(x, kl.Dense(2)(kl.Embedding(7, 4)(x)))

@@ -26,6 +26,7 @@ from .manifest import TensorSpec
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
 
 LABEL = "label"
+_LAST_CLASS = 2**31 - 1  # no output is longer
 
 # Images read from a folder unless a limit is given; it may hold millions.
 IMAGES = 200
@@ -152,6 +153,12 @@ def _check_labels(samples: SampleSet) -> None:
         raise UserError(
             f"{samples.source}: '{LABEL}' must hold one class number for each of {samples.count} "
             f"samples. Received: {labels.dtype} of shape {labels.shape}."
+        )
+    wrong = labels[(labels < -1) | (labels > _LAST_CLASS)]
+    if wrong.size:
+        raise UserError(
+            f"{samples.source}: '{LABEL}' must hold class numbers from 0, and -1 where the class "
+            f"is not known. Received: {wrong[0]}."
         )
 
 

@@ -29,7 +29,7 @@ from .formats.format_table import needs_calibration
 from .input_norms import with_input_norms
 from .network.write import build_network
 from .notes import notes_on_model
-from .number_limits import refuse_weights
+from .number_limits import refuse_size, refuse_weights
 from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import Provenance
@@ -218,6 +218,7 @@ def _prepare(
     with step("model", "prepare"):
         prepared = prepare(model, shapes)
         model = prepared.model
+    refuse_size(model, options.formats)
     with step("model", "fold"):
         folded = fold(model, keep_input_norms=options.input_norms == "keep")
     signature = _public_signature(model, folded.model)

@@ -15,7 +15,32 @@ LARGEST_HALF = 65504.0
 # The product of two greater numbers is beyond float32, and quantizers multiply scales.
 _LARGEST_QUANTIZED = 2.0**63
 
+# Offsets in a flatbuffer and lengths in a protocol buffer are signed 32-bit numbers. Both
+# converters pass the weights in float32 through a protocol buffer, whatever the file's precision.
+_LARGEST_FILE = 2**31 - 1
+_WEIGHTS_AS_CONVERTED = 4  # bytes each
+
 _BATCH = 4  # samples; all activations of so many are held at a time
+
+
+def refuse_size(model: keras.Model, formats: Sequence[str]) -> None:
+    """Refuse a model that is larger than the files of a format can be, before any work is done.
+
+    Args:
+        model: The model.
+        formats: Those of the files to write.
+
+    Raises:
+        UserError: Its weights exceed 2 GB; the message says which formats have that limit.
+    """
+    size = _WEIGHTS_AS_CONVERTED * model.count_params()
+    limited = [name for name in formats if name in ("tflite", "onnx")]
+    if limited and size > _LARGEST_FILE:
+        raise UserError(
+            f"A {' or '.join(limited)} file is written from at most {_LARGEST_FILE / 1e9:.1f} GB "
+            f"of weights in float32. Received: {size / 1e9:.1f} GB. Split the model into models "
+            "that run one after another, or export --to saved_model, which has no such limit."
+        )
 
 
 def refuse_weights(

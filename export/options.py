@@ -39,6 +39,7 @@ class ExportOptions:
         "Batch size of the files; `dynamic` leaves it free.",
         group=_FILES,
         least=1,
+        most=65536,
         none="dynamic",
     )
     layout: str = option(

@@ -56,7 +56,8 @@ class ChannelAffine(keras.layers.Layer):
     def call(self, inputs: Tensor) -> Tensor:
         """Return ``scale * inputs + shift``."""
         layout = channel_shape(len(inputs.shape), self.axis)
-        outputs = inputs
+        # Whole numbers too: a Dot of integers, which Keras declares as float, gives those.
+        outputs = ops.cast(inputs, self.compute_dtype)
         if self.scale is not None:
             outputs = outputs * ops.reshape(self.scale, layout)
         if self.shift is not None:

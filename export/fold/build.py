@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...toolkit.bias_map import BiasMap
 from ...toolkit.channel_affine import ChannelAffine
 from .float64_layers import ChannelsLast, OwnPrecision, channels_last, replacement
-from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Shape, Slot, Source, Value
+from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Slot, Source, Value
 from .linear import Linear
 from .rebuild import copy_state, copy_weights, from_config, in_dtype, is_float, remake
 
@@ -55,19 +55,19 @@ def build_layers(graph: Graph, given: Container[int] = ()) -> Iterator[tuple[Cal
     return ((call, builder.layers.get(id(call.op))) for call in calls)
 
 
-def response(op: Linear, shape: Shape) -> NDArray[np.float64]:
-    """Return what a linear layer without its bias gives for an input of ones, in float64.
+def response(op: Linear, sample: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what a linear layer without its bias gives for one sample, in float64.
 
     Args:
         op: The layer with what it absorbed.
-        shape: The shape of one sample, static.
+        sample: The sample, without a batch axis.
     """
     layer = _linear(op, op.name, "float64", activation=False)
-    ones = keras.ops.ones((1, *shape), dtype="float64")
-    layer.build(tuple(ones.shape))
+    given = keras.ops.convert_to_tensor(sample[None], dtype="float64")
+    layer.build(tuple(given.shape))
     _fill(op, layer)
-    bias = keras.ops.convert_to_numpy(layer(keras.ops.zeros_like(ones)))
-    result: NDArray[np.float64] = keras.ops.convert_to_numpy(layer(ones))[0] - bias[0]
+    bias = keras.ops.convert_to_numpy(layer(keras.ops.zeros_like(given)))
+    result: NDArray[np.float64] = keras.ops.convert_to_numpy(layer(given))[0] - bias[0]
     return result
 
 
@@ -196,15 +196,19 @@ def _namesake(call: Call, fused: set[int]) -> Call:
 
 def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
     """Name the layer of every op; where an output needs the name, another layer gives it up."""
-    wanted = zip(graph.outputs, graph.output_names, strict=True)
-    taken = {name for value, name in wanted if _namesake(value.producer, fused).op.name != name}
+    # Name of an output to the ops that would give it its name by theirs; 0 for others.
+    outputs: dict[str, set[int]] = {}
+    for value, name in zip(graph.outputs, graph.output_names, strict=True):
+        op = _namesake(value.producer, fused).op
+        outputs.setdefault(name, set()).add(id(op) if op.name == name else 0)
     names: dict[int, str] = {}
+    taken = set(outputs)
     for call in calls:
         op = call.op
         if id(op) not in names and id(call) not in fused:
             # A shared norm of which one call could not be read is two layers of one name.
-            other = op.name in taken
-            names[id(op)] = graph.unique_name(op.name, "inner") if other else op.name
+            free = op.name not in taken or outputs.get(op.name) == {id(op)}
+            names[id(op)] = op.name if free else graph.unique_name(op.name, "inner")
             taken.add(op.name)
     return names
 

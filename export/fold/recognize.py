@@ -133,9 +133,22 @@ def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any])
         owner = op.operation.name
         name = graph.unique_name(f"{owner}_activation")
         # A layer given as an activation may have weights, so it is rebuilt as a layer.
-        is_layer = isinstance(function, keras.Layer)
-        made[key] = Kept(function, name) if is_layer else ActivationOp(function, owner, name)
+        if isinstance(function, keras.Layer):
+            made[key] = Kept(_as_called(op.operation, function), name)
+        else:
+            made[key] = ActivationOp(function, owner, name)
     graph.insert_after(call.output, made[key])
+
+
+def _as_called(layer: keras.Layer, activation: keras.Layer) -> keras.Layer:
+    """Return the activation of a linear layer as a layer for its outputs.
+
+    Inside `TimeDistributed` it is called on one time step, and its weights have that shape.
+    """
+    if not isinstance(layer, keras.layers.TimeDistributed):
+        return activation
+    outer = _as_called(layer.layer, activation)
+    return keras.layers.TimeDistributed(outer, dtype=layer.dtype_policy)
 
 
 def _inside(op: Kept, reason: str, norms: dict[str, Norm]) -> None:

@@ -54,7 +54,8 @@ def _faulty(fault: Fault) -> OpPoint:
     culprit = fault.culprit
     if culprit is None or culprit.got is None:
         return OpPoint(fault.op, fault.layer, math.inf, math.inf, None, faulty=True)
-    error = np.abs(culprit.got - culprit.expected)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
+        error = np.abs(culprit.got - culprit.expected)
     if not np.isfinite(error).all():
         return OpPoint(fault.op, fault.layer, math.inf, math.inf, None, faulty=True)
     allowed = np.maximum(culprit.allowed, np.finfo(np.float64).tiny)

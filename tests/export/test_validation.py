@@ -12,6 +12,8 @@ import pytest
 import renormlite as rl
 import tensorflow as tf
 from keras import layers
+from renormlite import UserError
+from renormlite.export import number_limits
 from renormlite.export.formats import flatbuffer
 from renormlite.export.formats.base import Job, format_named
 from renormlite.export.formats.freeze import freeze
@@ -185,3 +187,14 @@ def test_layer_names_are_put_back_when_tracing_fails():
         freeze(model, signature_of(model))
     assert model.name == "net"
     assert model.layers[-1].name == "own"
+
+
+@pytest.mark.parametrize("formats", [("tflite",), ("saved_model", "onnx")])
+def test_a_model_beyond_a_formats_limit_is_refused_before_any_work(
+    formats, small, export, monkeypatch
+):
+    monkeypatch.setattr(number_limits, "_LARGEST_FILE", 100)
+    stages = []
+    with pytest.raises(UserError, match=f"A {formats[-1]} file is written from at most"):
+        export(small, formats=formats, listener=lambda progress: stages.append(progress.stage))
+    assert set(stages) == {"prepare"}

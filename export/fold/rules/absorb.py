@@ -22,6 +22,7 @@ from ..affine import Affine
 from ..build import response
 from ..graph import AffineOp, Call, Extra, MapOp
 from ..linear import Constants, Linear
+from ..linear_layers.base import along
 from ..plan import Plan, Refusal, Rule
 
 
@@ -84,12 +85,16 @@ class Absorb(Rule):
         op: Linear = plan.op(call)
         if not extra.padded and self.forward(plan, call, slot, affine) is None:
             return self._widened(plan, call, slot, extra)
-        refusal = self.forward(plan, call, slot, affine.scale_only)
+        channels = op.kind.inputs(op.layer, call.inputs[slot].rank)
+        taken = _aligned(affine, channels, op.before)
+        if taken is None:
+            return _wrong_axis(call, affine, channels, "reads")
+        refusal = self.forward(plan, call, slot, taken.scale_only)
         refusal = refusal or self._widened(plan, call, slot, extra)
         if refusal:
             return refusal
         # What the layer absorbed before sits between its weights and this shift.
-        shift = affine.shift if op.before is None else op.before.scale * affine.shift
+        shift = taken.shift if op.before is None else op.before.scale * taken.shift
         border = shift / extra.constant + (0.0 if op.border is None else op.border)
         plan.change(call, dataclasses.replace(plan.op(call), border=border))
         return None
@@ -110,14 +115,10 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
     refusal = plan.rule(call).forward(plan, call, slot, seed.affine.scale_only)
     if refusal:
         return refusal
-    inner = seed.affine.shift if op.before is None else op.before.scale * seed.affine.shift
-    alone = dataclasses.replace(
-        op,
-        before=Affine(inner, np.zeros_like(inner), seed.affine.axis),
-        after=op.after and op.after.scale_only,
-        gives=None,
-    )
-    constant = response(alone, call.inputs[slot].shape[1:])
+    alone = dataclasses.replace(op, after=op.after and op.after.scale_only, gives=None)
+    shape = call.inputs[slot].shape[1:]
+    shift = along(seed.affine.shift, seed.affine.axis - 1, len(shape))
+    constant = response(alone, np.broadcast_to(shift, shape))
     plan.maps.append((call, MapOp(constant, seed.name, seed.norms)))
     return None
 

@@ -234,3 +234,16 @@ def test_norms_of_raw_features_can_stay_in_front(randomized):
     exact = np.asarray(model(data.astype("f4")))
     errors = [np.abs(coarse(result.model) - exact).max() for result in (folded, kept)]
     assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("behind", [[], [kl.ZeroPadding1D(1)]])
+def test_a_shift_along_another_axis_than_the_channels(padding, behind):
+    """Scale one for all, shift along time, and as many time steps as channels."""
+    norm = kl.BatchNormalization(axis=1, scale=False)
+    model = chain((5, 5), norm, *behind, kl.Conv1D(4, 3, padding=padding))
+    norm.set_weights([np.arange(5.0), np.zeros(5), np.ones(5)])
+    x = np.random.default_rng(0).normal(size=(3, 5, 5)).astype("f4")
+    result = fold(model, verify=False)
+    np.testing.assert_allclose(result.model(x), model(x), atol=1e-5)
+    assert fold(model).proof.rolled_back == ()

@@ -1,0 +1,46 @@
+"""Writes one healthy file of every kind that renormlite reads, as a starting point for damage."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import renormlite as rl
+from renormlite.runtime_checks.bundle.write import write_bundle
+
+
+def write_healthy_files(folder: Path) -> dict[str, Path]:
+    """Write files and return them by the names of `hostile.PARSERS`."""
+    layers = keras.layers
+    image = keras.Input((12, 12, 3), name="image")
+    x = layers.Conv2D(4, 3, strides=2, name="conv")(image)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(3, activation="softmax", name="scores")(x))
+    images = np.random.default_rng(0).normal(size=(4, 12, 12, 3)).astype(np.float32)
+    export = folder / "tiny"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converters' own doings
+        model.save(folder / "tiny.keras")
+        rl.export_model(model, export, precisions=("float32", "int8"), calibration=images)
+        report = rl.check_parity(export)
+    np.savez(folder / "samples.npz", image=images, label=np.arange(4))
+    np.save(folder / "samples.npy", images)
+    (folder / "report.json").write_text(report.to_json())
+    with contextlib.redirect_stdout(None):
+        bundle = write_bundle(export, folder / "tiny.pyz")
+    return {
+        "manifest": export / "manifest.json",
+        "baseline": folder / "report.json",
+        "golden set": export / "golden.npz",
+        "network": export / "network.npz",
+        "samples .npz": folder / "samples.npz",
+        "samples .npy": folder / "samples.npy",
+        "tflite": export / "tiny.int8.tflite",
+        "onnx": export / "tiny.int8.onnx",
+        "bundle": Path(bundle),
+        "keras": folder / "tiny.keras",
+    }

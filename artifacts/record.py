@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from ..errors import printable
@@ -36,6 +36,17 @@ class Record:
 
     def __contains__(self, key: str) -> bool:
         return self._entries.get(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys.
+
+        Raises:
+            ValueError: One holds control characters.
+        """
+        for key in self._entries:
+            if printable(key) != key:
+                raise ValueError(f"{self.where or 'the file'} has the key {key!a}")
+            yield key
 
     def text(self, key: str, default: Optional[str] = None) -> str:  # noqa: UP045
         """Return a text without control characters; required where there is no default."""

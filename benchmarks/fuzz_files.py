@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000, help="inputs in all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="name of one parser")
+    parser.add_argument("--only", action="append", help="name of a parser; repeatable")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> int:
     import hostile
     from healthy_files import write_healthy_files
 
-    names = [options.only] if options.only else list(hostile.PARSERS)
+    names = options.only or list(hostile.PARSERS)
     share = max(1, options.count // len(names))
     results, good = {}, True
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
@@ -105,6 +105,8 @@ def _work(name: str, healthy: str, seed: str, count: str, folder: str) -> int:
     escapes: dict[str, int] = {}
     firsts: dict[str, str] = {}
     longest = 0.0
+    place.write_bytes(data)
+    parser.read(place)  # imports what it needs
     for done in range(int(count)):
         number = int(seed) + done
         if done % 200 == 0:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..artifacts.record import Record, parse_json
 from ..errors import UserError
 from .end_to_end.findings import Finding, TargetResult
 from .report.json_report import SCHEMA
@@ -23,28 +23,81 @@ _OTHER_TIME = 1.25
 _VERDICTS = {True: "passes now and failed", False: "fails now and passed"}
 
 
-def read_baseline(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class Decisions:
+    """What an earlier check counted of one output's decisions."""
+
+    samples: int
+    same: int
+    labelled: int
+    right_after: int
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier check found for one file on one target.
+
+    Attributes:
+        passed: Its verdict.
+        snr_db: Output name to signal-to-noise ratio.
+        decisions: Output name to what was counted.
+        latency: Median time of one inference, milliseconds; None where none was measured.
+    """
+
+    passed: bool
+    snr_db: Mapping[str, float]
+    decisions: Mapping[str, Decisions]
+    latency: float | None
+
+
+#: File and target to what was found.
+Baseline = Mapping[tuple[str, str], Earlier]
+
+
+def read_baseline(path: str | os.PathLike[str]) -> Baseline:
     """Read the JSON report of an earlier check.
 
     Raises:
         UserError: It is no such report.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = Record(parse_json(Path(path).read_text(encoding="utf-8")))
+        schema = record.text("schema")
+        if schema != SCHEMA:
+            raise ValueError(f"its schema is {schema!r}, expected {SCHEMA!r}")
+        return {
+            (entry.text("artifact"), entry.text("target")): _earlier(entry)
+            for entry in record.records("results")
+        }
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a JSON report of `renormlite check` ({error}).") from error
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
         raise UserError(
-            f"The baseline must be a report written by `renormlite check --json`, of the schema "
-            f"'{SCHEMA}'. Received: {path} of {schema!r}."
-        )
-    return dict(record)
+            f"{path} is not a JSON report of `renormlite check` ({error}). Write one with --json."
+        ) from error
 
 
-def changes(
-    before: Mapping[str, Any], results: Sequence[TargetResult], *, whole: bool
-) -> list[Finding]:
+def _earlier(entry: Record) -> Earlier:
+    metrics, tasks = entry.record("metrics"), entry.record("tasks")
+    return Earlier(
+        passed=entry.text("verdict") == "pass",
+        snr_db={name: _decibels(metrics.record(name)) for name in metrics},
+        decisions={name: _decisions(tasks.record(name)) for name in tasks},
+        latency=entry.record("latency_ms").number("median") if "latency_ms" in entry else None,
+    )
+
+
+def _decibels(metrics: Record) -> float:
+    """Return a ratio; without error it is infinite, which JSON has as text."""
+    try:
+        return float(metrics.text("snr_db"))
+    except ValueError:
+        return metrics.number("snr_db") or 0.0
+
+
+def _decisions(task: Record) -> Decisions:
+    return Decisions(*(task.integer(key) for key in ("samples", "same", "labelled", "right_after")))
+
+
+def changes(before: Baseline, results: Sequence[TargetResult], *, whole: bool) -> list[Finding]:
     """Return what changed since an earlier check; anything that got worse is a failed finding.
 
     Args:
@@ -52,56 +105,53 @@ def changes(
         results: The results now.
         whole: Whether everything was checked; otherwise a missing result is not a change.
     """
-    old = {(entry["artifact"], entry["target"]): entry for entry in before["results"]}
     new = {(result.artifact, result.target): result for result in results}
     found = []
-    for pair in dict.fromkeys([*old, *new]):
+    for pair in dict.fromkeys([*before, *new]):
         name = f"{pair[0]} on {pair[1]}"
         if pair not in new:
             if whole:
                 found.append(Finding(CHECK, False, f"{name} was checked before, not now", name))
-        elif pair not in old:
+        elif pair not in before:
             found.append(Finding(CHECK, True, f"{name} was not checked before", name))
         else:
             found += [
                 Finding(CHECK, fine, f"{name}: {text}", name)
-                for fine, text in _changed(old[pair], new[pair])
+                for fine, text in _changed(before[pair], new[pair])
             ]
     return found
 
 
-def _changed(old: Mapping[str, Any], new: TargetResult) -> Iterator[tuple[bool, str]]:
+def _changed(old: Earlier, new: TargetResult) -> Iterator[tuple[bool, str]]:
     """Yield each change of one file on one target, and whether it is acceptable."""
-    passed = old["verdict"] == "pass"
-    if passed != new.passed:
+    if old.passed != new.passed:
         yield new.passed, f"it {_VERDICTS[new.passed]} before"
     for entry in new.outputs:
         metrics = entry.metrics
-        known = old["metrics"].get(metrics.output)
-        if known is None:
+        was = old.snr_db.get(metrics.output)
+        if was is None:
             continue
-        was = float(known["snr_db"])
         if abs(metrics.snr_db - was) >= _WORSE_DB:
             yield (
                 metrics.snr_db > was,
                 f"output '{metrics.output}' has {metrics.snr_db:.1f} dB, before {was:.1f} dB",
             )
     for task in new.tasks:
-        known = old["tasks"].get(task.output)
-        if known is None or known["samples"] != task.samples:
+        known = old.decisions.get(task.output)
+        if known is None or known.samples != task.samples:
             continue
-        if task.same != known["same"]:
+        if task.same != known.same:
             yield (
-                task.same > known["same"],
+                task.same > known.same,
                 f"output '{task.output}' decides {task.same} / {task.samples} as the trained model "
-                f"does, before {known['same']}",
+                f"does, before {known.same}",
             )
-        if task.labelled == known["labelled"] and task.right_after != known["right_after"]:
+        if task.labelled == known.labelled and task.right_after != known.right_after:
             yield (
-                task.right_after > known["right_after"],
+                task.right_after > known.right_after,
                 f"output '{task.output}' is right on {task.right_after} / {task.labelled}, before "
-                f"{known['right_after']}",
+                f"{known.right_after}",
             )
-    times = [record.get("latency_ms", {}).get("median") for record in (old, new.measured)]
-    if None not in times and max(times) > _OTHER_TIME * min(times) > 0:
-        yield True, f"one inference takes {times[1]:.3g} ms, before {times[0]:.3g} ms"
+    before, now = old.latency, new.measured.get("latency_ms", {}).get("median")
+    if before and now and max(before, now) > _OTHER_TIME * min(before, now):
+        yield True, f"one inference takes {now:.3g} ms, before {before:.3g} ms"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts.graphs import read_graph, with_shapes
+from ..artifacts.graphs import read_graph, reading, with_shapes
 from ..artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..reference.integer.onnx_floats import MOVING
 from ..reference.integer.onnx_ops import FUSED
@@ -122,6 +122,12 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
     path = Path(path)
     read = read_graph(path, path.suffix.lstrip("."))
     graph = with_shapes(read, path, one_sample=True)
+    with reading(path, "a network"):
+        return _table(path, read, graph)
+
+
+def _table(path: Path, read: ArtifactGraph, graph: ArtifactGraph) -> FileTable:
+    """Return the table of a graph as it was read, and with one sample for a free batch."""
     seen: set[str] = set()
     rows = tuple(_row(op, graph, seen) for op in graph.ops)
     return FileTable(

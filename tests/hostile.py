@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from renormlite.artifacts.golden_set import read_golden
-from renormlite.artifacts.graphs import read_graph, with_shapes
+from renormlite.artifacts.graphs import read_graph, reading, with_shapes
 from renormlite.artifacts.manifest import Manifest, TensorSpec
 from renormlite.artifacts.network import read_network
 from renormlite.artifacts.samples import load_samples
@@ -214,7 +214,8 @@ def _graph(path: Path) -> None:
     graph = with_shapes(read_graph(path, file_format), path)
     _ = graph.ops, graph.constants
     precision_of(graph)
-    network_of_file(graph, file_format)
+    with reading(path, "a network"):
+        network_of_file(graph, file_format)
     file_table(path)
 
 

@@ -6,13 +6,17 @@ It says *where* things are in a file; the expected values come from the network.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import UserError
-from .base import ArtifactGraph
+from .base import ArtifactGraph, GraphOp
+from .soundness import demand_sound_ops, demand_sound_tensors
+from .soundness import reading as reading
 
 # Format to the module here that reads it.
 READERS = {"tflite": "tflite_graph", "onnx": "onnx_graph"}
+_NAMES = {"tflite": "a TFLite file", "onnx": "an ONNX file"}
 
 
 def read_graph(path: Path, format_name: str, data: bytes | None = None) -> ArtifactGraph:
@@ -27,7 +31,8 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
         Its graph.
 
     Raises:
-        UserError: The file cannot be parsed.
+        UserError: The file is damaged or not well-formed; its ops are looked at when they are read
+            for the first time.
     """
     if format_name not in READERS:
         raise UserError(
@@ -35,8 +40,19 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
             f"{', '.join(READERS)}. Received: '{format_name}'."
         )
     reader = importlib.import_module(f".{READERS[format_name]}", __package__)
-    graph: ArtifactGraph = reader.read(path, path.read_bytes() if data is None else data)
-    return graph
+    what = _NAMES[format_name]
+    content = path.read_bytes() if data is None else data
+    with reading(path, what):
+        graph: ArtifactGraph = reader.read(path, content)
+        demand_sound_tensors(graph)
+
+    def sound_ops() -> tuple[GraphOp, ...]:
+        with reading(path, what):
+            ops = graph.read_ops()
+            demand_sound_ops(graph, ops)
+        return ops
+
+    return replace(graph, read_ops=sound_ops)
 
 
 def with_shapes(graph: ArtifactGraph, path: Path, *, one_sample: bool = False) -> ArtifactGraph:
@@ -51,4 +67,5 @@ def with_shapes(graph: ArtifactGraph, path: Path, *, one_sample: bool = False) -
         return graph
     from .onnx_graph import with_inferred_shapes
 
-    return with_inferred_shapes(graph, path, one_sample=one_sample)
+    with reading(path, _NAMES["onnx"]):
+        return with_inferred_shapes(graph, path, one_sample=one_sample)

@@ -7,8 +7,7 @@ table and a list of every vector, which takes longer than to run a small network
 from __future__ import annotations
 
 import functools
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,40 +37,15 @@ _DTYPES = {
 
 
 def read(path: Path, data: bytes) -> ArtifactGraph:
-    """Return the main subgraph of a .tflite file.
+    """Return the main subgraph of a .tflite file; of a damaged one, any exception.
 
     Args:
-        path: The file, for messages.
+        path: The file.
         data: What it holds.
 
     Raises:
-        UserError: The file is damaged, or ai-edge-litert is not installed.
+        UserError: ai-edge-litert is not installed.
     """
-    return _reading(path, lambda: _graph(data, path))
-
-
-def _reading(path: Path, action: Callable[[], Any]) -> Any:
-    """Run a part of the reading; whatever a damaged file leads to becomes one sentence."""
-    try:
-        return action()
-    except UserError:
-        raise
-    except (ValueError, IndexError, KeyError, struct.error, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a TFLite file: {error}") from error
-
-
-def _schema() -> Any:
-    try:
-        from ai_edge_litert import schema_py_generated as schema
-    except ImportError as error:
-        raise UserError(
-            "Reading the ops of a .tflite file needs ai-edge-litert. "
-            "Install it: pip install ai-edge-litert"
-        ) from error
-    return schema
-
-
-def _graph(data: bytes, path: Path) -> ArtifactGraph:
     if data[4:8] != _MARK:
         raise ValueError("it lacks the mark TFL3")
     model = _schema().Model.GetRootAs(data)
@@ -84,11 +58,22 @@ def _graph(data: bytes, path: Path) -> ArtifactGraph:
         tensors=tensors,
         inputs=_keys(main.InputsAsNumpy()),
         outputs=_keys(main.OutputsAsNumpy()),
-        read_ops=lambda: _reading(path, functools.partial(_ops, model, main, tensors)),
+        read_ops=functools.partial(_ops, model, main, tensors),
         metadata=_metadata(model),
         signature=_signature(model),
         inner_constants=tuple(_inner_constants(model)),
     )
+
+
+def _schema() -> Any:
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise UserError(
+            "Reading the ops of a .tflite file needs ai-edge-litert. "
+            "Install it: pip install ai-edge-litert"
+        ) from error
+    return schema
 
 
 def _signature(model: Any) -> dict[str, str]:

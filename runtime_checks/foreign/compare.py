@@ -20,7 +20,7 @@ import numpy as np
 
 from ...artifacts.archive import save_arrays
 from ...artifacts.golden_set import Arrays, predictions_as_arrays
-from ...artifacts.graphs import READERS, read_graph, with_shapes
+from ...artifacts.graphs import READERS, read_graph, reading, with_shapes
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ...artifacts.network import Network, network_arrays
@@ -177,7 +177,8 @@ def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
     for file in sorted(files, key=lambda file: precision_named(file.precision).quantized):
         samples, kind = _samples(file.inputs, inputs)
         sizes = {name: array.shape[1:] for name, array in samples.items()}
-        network = network_of_file(file.graph, file.format, sizes)
+        with reading(file.path, "a network"):
+            network = network_of_file(file.graph, file.format, sizes)
         opaque = [node for node in network.nodes if node.op == "opaque"]
         if not opaque:
             return _Meaning(file, network, samples, kind)

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
+from healthy_files import write_healthy_files
+from hostile import PARSERS, VALUES, changed, inputs, outcome, place_of, places
 from renormlite import UserError
 from renormlite.artifacts.directory import read_export
-from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.manifest import Manifest
-from renormlite.artifacts.network import read_network
 from renormlite.artifacts.samples import load_samples
 from renormlite.runtime_checks.bundle.write import write_bundle
-
-VALUES = (
-    *(None, True, 0, -1, 1e308, 10**400, "", "..", "../x", "a/b", "C:\\x", "\x1b[31m", "\x00"),
-    *([], [[]], [None], {}, {"": {}}, {"a": [1]}, "x" * 300, "NaN", "int8", "float99", [2**70]),
-)
-
-
-def places(value: object, path: tuple = ()) -> list[tuple]:
-    """Return the path of every value inside nested JSON."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, entry in entries:
-        found.append((*path, key))
-        if isinstance(entry, (dict, list)):
-            found += places(entry, (*path, key))
-    return found
-
-
-def changed(record: dict, path: tuple, value: object) -> dict:
-    """Return a copy with one value replaced; with `places` as the value, one removed."""
-    record = copy.deepcopy(record)
-    holder = record
-    for key in path[:-1]:
-        holder = holder[key]
-    if value is places:
-        del holder[path[-1]]
-    else:
-        holder[path[-1]] = value
-    return record
 
 
 def read(directory: Path) -> None:
@@ -96,34 +66,33 @@ def test_no_name_in_a_manifest_leads_out_of_its_directory(name, export, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
 
 
-def flipped(data: bytes, generator: np.random.Generator) -> bytes:
-    """Return bytes with up to four bits flipped, or with the end cut off."""
-    if generator.random() < 0.2:
-        return data[: int(generator.integers(len(data)))]
-    changed = bytearray(data)
-    for place in generator.integers(len(data), size=int(generator.integers(1, 5))):
-        changed[place] ^= 1 << int(generator.integers(8))
-    return bytes(changed)
+@pytest.fixture(scope="module")
+def healthy_files(tmp_path_factory):
+    """One file of every kind."""
+    return write_healthy_files(tmp_path_factory.mktemp("healthy"))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_damaged_archives(seed, healthy_export, tmp_path):
-    generator = np.random.default_rng(seed)
-    small = {"kind": np.array(["real"]), "input:x": np.ones((1, 2), np.float32)}
-    for prefix in ("truth", "folded64", "reference"):
-        small[f"{prefix}:y"] = np.ones((1, 1))
-    np.savez(tmp_path / "golden.npz", **small)
-    golden = (tmp_path / "golden.npz").read_bytes()
-    network = (healthy_export / "network.npz").read_bytes()
-    for _ in range(250):
-        (tmp_path / "golden.npz").write_bytes(flipped(golden, generator))
-        (tmp_path / "network.npz").write_bytes(flipped(network, generator))
-        for call in (
-            lambda: read_golden(tmp_path / "golden.npz", ["y"]),
-            lambda: read_network(tmp_path / "network.npz"),
-            lambda: load_samples(tmp_path / "golden.npz", ()),
-        ):
-            assert "\n" not in refusal(call)
+# Those that take longer for one file get fewer; benchmarks/fuzz_files.py reads hundreds of
+# thousands.
+@pytest.mark.parametrize("name", PARSERS)
+def test_altered_files_end_in_a_result_or_one_sentence(name, healthy_files, tmp_path):
+    parser, place = PARSERS[name], place_of(name, tmp_path)
+    count = {"keras": 10, "bundle": 60}.get(name, 300)
+    healthy = healthy_files[name].read_bytes()
+    for number, data in enumerate(itertools.islice(inputs(parser, healthy, 0), count)):
+        place.write_bytes(data)
+        assert outcome(parser.read, place) == "", f"input {number}"
+
+
+def test_a_fault_of_a_parser_would_be_seen(tmp_path):
+    def broken(path):
+        raise KeyError("x")
+
+    def raw(path):
+        raise UserError("\x1b[31m")
+
+    assert outcome(broken, tmp_path) == "KeyError: 'x'"
+    assert "not one printable line" in outcome(raw, tmp_path)
 
 
 @pytest.mark.parametrize("shape", ["(9999999,)", "(2251799813685248,)", "(-1,)", "(7, -1)"])

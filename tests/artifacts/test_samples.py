@@ -131,7 +131,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("labels", [[0, -7], [0, 2**62], [0.5, 1.0], ["a", "b"], [True, False]])
 def test_labels_that_are_no_classes_are_refused_in_a_sentence(labels):
-    with pytest.raises(UserError, match="'label' must hold"):
+    with pytest.raises(rl.UserError, match="'label' must hold"):
         load_samples(
             {"x": np.zeros((2, 3)), "label": np.array(labels)},
             [TensorSpec("x", (None, 3), "float32")],

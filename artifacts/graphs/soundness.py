@@ -1,0 +1,94 @@
+"""Demands that a graph is well-formed, so that whoever reads it may rely on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError, printable
+from .base import ArtifactGraph, GraphOp, GraphTensor
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file leads to into one sentence.
+
+    Parsers of flatbuffers and protocol buffers were not written for hostile bytes and raise a dozen
+    unrelated types for them.
+
+    Raises:
+        UserError: In place of any other exception.
+    """
+    try:
+        yield
+    except (UserError, NameError, ImportError):  # the last two are no fault of a file
+        raise
+    except Exception as error:
+        reason = printable(str(error))[:200] or type(error).__name__
+        raise UserError(f"{path} cannot be read as {what}: {reason}. Copy it again.") from error
+
+
+def demand_sound_tensors(graph: ArtifactGraph) -> None:
+    """Check the tensors of a graph, and that its inputs and outputs are among them.
+
+    Raises:
+        ValueError: A reference leads nowhere, a name holds control characters, or a quantization
+            does not fit its tensor.
+    """
+    for role, keys in (("input", graph.inputs), ("output", graph.outputs)):
+        for key in keys:
+            if key not in graph.tensors:
+                raise ValueError(f"an {role} of the graph is the unknown tensor {key!a}")
+    names = (tensor.name for tensor in (*graph.tensors.values(), *graph.inner_constants))
+    _demand_printable("a tensor", names)
+    for tensor in graph.tensors.values():
+        _demand_sound_quantization(tensor)
+
+
+def demand_sound_ops(graph: ArtifactGraph, ops: Sequence[GraphOp]) -> None:
+    """Check that the ops of a graph read and write its tensors.
+
+    Raises:
+        ValueError: A reference leads nowhere, or a name holds control characters.
+    """
+    _demand_printable("an op", (text for op in ops for text in (op.kind, op.name, op.domain)))
+    made = set(graph.inputs)
+    for op in ops:
+        for key in (*op.inputs, *op.outputs):
+            if key and key not in graph.tensors:
+                raise ValueError(f"op {op.index} ({op.kind}) uses the unknown tensor {key!a}")
+        twice = made & set(filter(None, op.outputs))
+        if twice:
+            raise ValueError(f"op {op.index} ({op.kind}) computes {min(twice)!a} once more")
+        made.update(filter(None, op.outputs))
+
+
+def _demand_printable(what: str, texts: Iterator[str]) -> None:
+    for text in texts:
+        if printable(text) != text:
+            raise ValueError(f"the name of {what} holds control characters: {text!a}")
+
+
+def _demand_sound_quantization(tensor: GraphTensor) -> None:
+    steps = tensor.quantization
+    if steps is None:
+        return
+    if not np.isfinite(steps.scales).all():
+        raise ValueError(f"the scale of tensor {tensor.name!a} is not finite")
+    if steps.scales.size > 1 and tensor.shape:
+        rank = len(tensor.shape)
+        if not -rank <= steps.axis < rank:
+            raise ValueError(f"tensor {tensor.name!a} is quantized along axis {steps.axis}")
+        size = tensor.shape[steps.axis]
+        if size > 0 and steps.scales.size != size:
+            raise ValueError(
+                f"tensor {tensor.name!a} has {steps.scales.size} scales for {size} channels"
+            )
+    if steps.zero_points.size not in (1, steps.scales.size):
+        raise ValueError(
+            f"tensor {tensor.name!a} has {steps.zero_points.size} zero points for "
+            f"{steps.scales.size} scales"
+        )

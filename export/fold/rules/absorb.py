@@ -116,7 +116,7 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
     if refusal:
         return refusal
     alone = dataclasses.replace(op, after=op.after and op.after.scale_only, gives=None)
-    shape = call.inputs[slot].shape[1:]
+    shape = tuple(int(size) for size in call.inputs[slot].shape[1:] if size is not None)
     shift = along(seed.affine.shift, seed.affine.axis - 1, len(shape))
     constant = response(alone, np.broadcast_to(shift, shape))
     plan.maps.append((call, MapOp(constant, seed.name, seed.norms)))

@@ -1,9 +1,10 @@
 """What a converter makes of an affine next to a linear layer: one layer with other weights.
 
 A norm that the fold left, a layer of the user's own that scales its input: y = s (W x + b) + t has
-the weights s W and s b + t once a converter has merged the two, and y = W (s x) + b has W s. The
-weights differ from the network's, the composition does not. Such a layer is looked for by its
-composed weights.
+the weights s W and s b + t once a converter has merged the two, and y = W (s x + t) + b has W s and
+b + W t, where padding puts no zeros in the place of t. A bias before a linear layer is such a t, so
+that of two linear layers in a row only the second one may have a bias. The weights differ from the
+network's, the composition does not. Such a layer is looked for by its composed weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
 from .file_weights import WeightMatch, file_weight, forms, match_weights
+from .network import evaluate_node
+from .operators.linear import LINEAR
 
 # A converter computes s, s W and s b + t in float32: a few roundings, in units of the size of what
 # was added up.
@@ -49,21 +52,21 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
         node.name: merged
         for node in network.nodes
         if node.op in _LINEAR
-        and (merged := _compositions(node, readers, outputs) + _behind_scale(node, nodes, readers))
+        and (merged := _compositions(node, readers, outputs) + _in_front(node, nodes, readers))
     }
     if not followed:
         return network
     alone = replace(network, nodes=tuple(n for n in network.nodes if n.name in followed))
+    equal: dict[str, bool] = {}
     for match in match_weights(alone, graph):
-        if match.role == "kernel" and match.state == "equal":
-            del followed[match.node]
+        equal[match.node] = equal.get(match.node, True) and match.state == "equal"
     replaced: dict[str, Node] = {}
     for name, compositions in followed.items():
-        for composed in compositions:
+        for composed in [] if equal.get(name) else compositions:
             found = _in_file(composed, graph)
             if found is not None:
                 replaced[name] = found
-                replaced |= {n.name: _handing_on(n) for n in composed.absorbed}
+                replaced |= {n.name: n for n in composed.left}
                 break
     if not replaced:
         return network
@@ -72,17 +75,19 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
 
 @dataclass(frozen=True)
 class _Composed:
-    """A linear node with the affine behind it.
+    """A linear node with the affine behind or in front of it.
 
     Attributes:
         node: The linear node, with composed weights.
         size: How large the numbers are that were added up to each bias.
-        absorbed: The nodes of the affine, in the order of the network.
+        left: What is left of the other nodes: they hand their input on, or have lost their bias.
+        shifted: Whether a shift went into the bias, which the file must then have.
     """
 
     node: Node
     size: np.ndarray
-    absorbed: tuple[Node, ...]
+    left: tuple[Node, ...]
+    shifted: bool = False
 
 
 def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str]) -> list[_Composed]:
@@ -106,28 +111,111 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
             break
         scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
         size = np.abs(affine[0]) * size + np.abs(affine[1])
-        absorbed.append(current)
+        absorbed.append(_handing_on(current))
         weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
         found.append(_Composed(replace(node, weights=weights, constants={}), size, tuple(absorbed)))
     return found[::-1]
 
 
-def _behind_scale(
+def _in_front(
     node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
 ) -> list[_Composed]:
-    """Return a dense node with the scale in front of it merged, if there is one."""
+    """Return a node with more and more of the affine before it merged, the longest first.
+
+    The affine ends at a linear node, whose bias is a shift too.
+    """
+    arrays = {**node.constants, **node.weights}
+    channels = _read_channels(node, arrays["kernel"])
+    scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
+    left: list[Node] = []
+    found: list[_Composed | None] = []
     before = nodes.get(node.inputs[0])
-    while before is not None and before.op == "identity":
-        before = nodes.get(before.inputs[0])
-    kernel = {**node.constants, **node.weights}["kernel"].astype(np.float64)
-    if node.op != "dense" or before is None or len(readers[before.name]) != 1:
-        return []
-    affine = _affine(before, kernel.shape[0])
-    if affine is None or affine[1].any():
-        return []
-    weights = {**node.constants, **node.weights, "kernel": kernel * affine[0][:, None]}
-    bias = np.abs(weights.setdefault("bias", np.zeros(kernel.shape[-1])))
-    return [_Composed(replace(node, weights=weights, constants={}), bias, (before,))]
+    while before is not None and len(readers[before.name]) == 1:
+        bias = before.weights.get("bias")
+        affine = _affine(before, channels)
+        if before.op == "identity":
+            before = nodes.get(before.inputs[0])
+            continue
+        if affine is not None:
+            # s (a x + b) + t
+            shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
+            scale = scale * affine[0]
+            left.append(_handing_on(before))
+            found.append(_with_front(node, scale, shift, size, left))
+            before = nodes.get(before.inputs[0])
+            continue
+        if before.op in LINEAR and bias is not None and bias.shape == (channels,):
+            for more, rest in _biases(before, nodes, readers):
+                moved, grown = scale * more + shift, np.abs(scale * more) + size
+                found.append(_with_front(node, scale, moved, grown, [*left, *rest]))
+        break
+    return [each for each in found[::-1] if each is not None]
+
+
+def _biases(
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
+) -> list[tuple[np.ndarray, list[Node]]]:
+    """Return the biases that a linear node may hand on: its own, and with those before it."""
+    bare = replace(node, weights={r: w for r, w in node.weights.items() if r != "bias"})
+    found = [(node.weights["bias"].astype(np.float64), [bare])]
+    if node.op in _LINEAR:
+        for composed in _in_front(node, nodes, readers):
+            if np.array_equal(composed.node.weights["kernel"], node.weights["kernel"]):
+                found.append((composed.node.weights["bias"], [bare, *composed.left]))
+    return found
+
+
+def _with_front(
+    node: Node, scale: np.ndarray, shift: np.ndarray, size: np.ndarray, left: list[Node]
+) -> _Composed | None:
+    """Return a linear node that computes what it did of scale · x + shift; None where none does."""
+    arrays = {**node.constants, **node.weights}
+    kernel = arrays["kernel"].astype(np.float64)
+    scaled = _scaled_in_front(node, kernel, scale)
+    constant, terms = _of_constant(node, kernel, shift), _of_constant(node, np.abs(kernel), size)
+    if scaled is None or constant is None or terms is None:
+        return None
+    bias = arrays.get("bias", np.zeros(constant.shape))
+    weights = {**arrays, "kernel": scaled, "bias": bias + constant}
+    return _Composed(
+        replace(node, weights=weights, constants={}),
+        np.abs(bias) + terms,
+        tuple(left),
+        shifted=bool(shift.any()),
+    )
+
+
+def _of_constant(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """Return what a linear node without bias makes of one number a channel, the same everywhere.
+
+    None where it is not the same, as at the borders of a padded convolution.
+    """
+    channels = _channels(node, kernel)
+    if not values.any():
+        return np.zeros(channels)
+    # Enough places for every position of the kernel to be at a border and in the middle.
+    reach = [3 * size for size in kernel.shape[: kernel.ndim - 2]]
+    dilation = node.attributes.get("dilation", [1] * len(reach))
+    sizes = [n * d for n, d in zip(reach, dilation)]
+    image = np.broadcast_to(values, (1, *sizes, len(values)))
+    weights = {"kernel": kernel}
+    y = evaluate_node(replace(node, weights=weights, constants={}), [image]).reshape(-1, channels)
+    near = np.abs(y - y[0]) <= _COMPUTED * np.abs(y).max(initial=0.0)
+    return y[0] if np.all(near) else None
+
+
+def _read_channels(node: Node, kernel: np.ndarray) -> int:
+    axis = -1 if node.op == "conv_transpose" else -2
+    return int(kernel.shape[axis]) * int(node.attributes.get("groups", 1))
+
+
+def _scaled_in_front(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+    """Return a kernel times a factor for each channel that it reads."""
+    if np.all(scale == scale[0]):
+        return kernel * scale[0]
+    if node.attributes.get("groups", 1) != 1:
+        return None
+    return kernel * (scale if node.op == "conv_transpose" else scale[:, None])
 
 
 def _channels(node: Node, kernel: np.ndarray) -> int:
@@ -160,8 +248,11 @@ def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
     vector = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
     first = node.attributes.get("constant_first", False)
     one, none = np.ones(channels), np.zeros(channels)
+    with np.errstate(divide="ignore"):
+        inverse = 1 / vector
     affines = {
         "multiply": (vector, none),
+        "divide": None if first or not np.isfinite(inverse).all() else (inverse, none),
         "add": (one, vector),
         "subtract": (-one, vector) if first else (one, -vector),
     }
@@ -181,7 +272,7 @@ def _in_file(merged: _Composed, graph: ArtifactGraph) -> Node | None:
                 weights[role] = got.astype(np.float32)
                 break
         else:
-            if role == "kernel":
+            if role == "kernel" or merged.shifted:
                 return None
     return replace(node, weights={**node.weights, **weights})
 

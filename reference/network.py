@@ -12,6 +12,7 @@ from ..artifacts.precisions import SMALLEST_NORMAL
 from ..errors import UserError
 from .operators import OPERATORS
 from .operators.base import Evaluated
+from .operators.whole_numbers import exact_on
 
 
 def can_evaluate(node: Node) -> bool:
@@ -57,6 +58,8 @@ def node_error_bound(
         Bound on the absolute error of each element of the output.
     """
     at = Evaluated(inputs, _weights(node, np.dtype(np.float64)), node.attributes, output)
+    if exact_on(node.op, at, errors):
+        return np.zeros_like(output)
     passed = [error + _flushed(x, error) for x, error in zip(inputs, errors)]
     with np.errstate(all="ignore"):
         bound = OPERATORS[node.op].error_bound(at, passed, unit)
@@ -91,6 +94,8 @@ def rounding_variance(
         unit: The unit roundoff.
     """
     at = Evaluated(inputs, _weights(node, output.dtype), node.attributes, output)
+    if exact_on(node.op, at, variances):
+        return np.zeros_like(output)
     with np.errstate(all="ignore"):
         return OPERATORS[node.op].variance(at, variances, unit)
 

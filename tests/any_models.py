@@ -23,10 +23,6 @@ Norm = rl.BatchRenormalization
 Input = keras.Input
 FIRST = {"data_format": "channels_first"}
 
-# Why the check may fail on a file that is right.
-FUSED = "TFLite's converter takes an affine, or a bias, into the linear layer behind it"
-OPAQUE = "the limit of layers that only Keras can compute comes from one run in float32"
-
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -39,7 +35,6 @@ class Case:
         shapes: Sizes to give.
         oracle: What the outputs should be, from the model and its inputs; None asks Keras.
         least_snr: Signal over the difference from the oracle, in decibels.
-        alarm: Why the check of a file that is right may fail; empty where it must pass.
     """
 
     build: Callable[[], keras.Model]
@@ -48,7 +43,6 @@ class Case:
     shapes: Mapping[str, tuple[int, ...]] | None = None
     oracle: Oracle | None = None
     least_snr: float = 100.0
-    alarm: str = ""
 
 
 MODELS: dict[str, Case] = {}
@@ -202,7 +196,7 @@ def shape_of_no_input() -> keras.Model:
     return free_length_that_is_cropped()
 
 
-@case(alarm=FUSED, note=r"norm 'rescaling[_0-9]*' leaves 1 operation: it reads uint8")
+@case(note=r"norm 'rescaling[_0-9]*' leaves 1 operation: it reads uint8")
 def bytes_rescaled() -> keras.Model:
     image = Input((8, 8, 3), dtype="uint8", name="image")
     return keras.Model(
@@ -284,7 +278,7 @@ def integer_lookup() -> keras.Model:
     return keras.Model(codes, head(layers.Flatten()(layers.Embedding(6, 4)(ids))))
 
 
-@case(alarm=OPAQUE)
+@case()
 def integer_lookup_with_mask_and_bins() -> keras.Model:
     codes = Input((5,), dtype="int64", name="codes")
     lookup = layers.IntegerLookup(vocabulary=[10, 20, 30], mask_token=0, num_oov_indices=3)
@@ -379,7 +373,7 @@ def channels_first_map() -> keras.Model:
     return keras.Model(image, layers.Softmax(axis=1, name="map")(x))
 
 
-@first(alarm="ONNX files hold this slope with the other sign")
+@first()
 def channels_first_full_prelu() -> keras.Model:
     image = Input((3, 6, 5), name="image")
     x = layers.PReLU(alpha_initializer="uniform")(layers.Conv2D(4, 3, **FIRST)(image))
@@ -481,7 +475,7 @@ def logarithms() -> keras.Model:
     return keras.Model(x, head(ops.log1p(ops.abs(scores)) + ops.expm1(-ops.abs(scores))))
 
 
-@case(alarm=OPAQUE)
+@case()
 def hyperbolic() -> keras.Model:
     x, scores = dense()
     return keras.Model(x, head(ops.sinh(scores) + ops.cosh(scores)))
@@ -570,7 +564,7 @@ def spectrum() -> keras.Model:
     return keras.Model(sound, head(layers.GlobalAveragePooling1D()(x)))
 
 
-@case(alarm=OPAQUE)
+@case()
 def transformed() -> keras.Model:
     sound = Input((50,), name="sound")
     padded, cut = ops.rfft(sound, 64), ops.rfft(sound, 32)
@@ -578,7 +572,7 @@ def transformed() -> keras.Model:
     return keras.Model(sound, head(y))
 
 
-@case(alarm=OPAQUE)
+@case()
 def mel_spectrogram() -> keras.Model:
     sound = Input((512,), name="sound")
     layer = layers.MelSpectrogram(
@@ -591,18 +585,18 @@ def mel_spectrogram() -> keras.Model:
     return keras.Model(sound, head(layers.Flatten()(layer(sound))))
 
 
-def resized(kind: str, size: tuple[int, int], alarm: str = "", **options: Any) -> None:
+def resized(kind: str, size: tuple[int, int], **options: Any) -> None:
     def build() -> keras.Model:
         image = Input((8, 9, 3), name="image")
         x = ops.image.resize(image, size, interpolation=kind, **options)
         return keras.Model(image, layers.Conv2D(2, 1, name="y")(x))
 
     build.__name__ = "_".join(("resized", kind, str(size[0]), *options))
-    case(alarm=alarm)(build)
+    case()(build)
 
 
 resized("nearest", (12, 7))
-resized("bilinear", (12, 7), alarm="kernels compute the weights of neighbours in float32")
+resized("bilinear", (12, 7))
 resized("bicubic", (13, 6))
 resized("bicubic", (4, 5), antialias=True)
 resized("bilinear", (5, 20), antialias=True)
@@ -627,7 +621,6 @@ def quantized(mode: str) -> None:
     build.__name__ = f"quantized_{mode}"
     # Keras rounds activations as well, in a row of 8 bits, 0.4 % of the greatest, or in float8.
     case(
-        alarm=FUSED,
         note=rf"held {mode} weights",
         least_snr={"int8": 30, "int4": 20, "float8": 20}[mode],
     )(build)
@@ -673,7 +666,7 @@ def odd_names() -> keras.Model:
     return keras.Model([a, b], {"z": layers.Conv2D(2, 1, name="z")(u), "a": lists, "m": nested})
 
 
-@case(alarm=FUSED)
+@case()
 def names_of_any_language() -> keras.Model:
     x = Input((4,), name="größe")
     return keras.Model(x, layers.Dense(2, name="schärfe €")(layers.Dense(3, name="a b;c,d'e")(x)))
@@ -759,7 +752,7 @@ def never_built() -> keras.Model:
     return keras.Sequential([layers.Dense(3)])
 
 
-@case(alarm=FUSED)
+@case()
 def python_function() -> keras.Model:
     x = Input((4,), name="x")
     return keras.Model(x, head(layers.Lambda(lambda t: t * 2 + 1)(x)))

@@ -18,7 +18,7 @@ TensorFlow's own operation.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 _LONGEST_TRANSFORM = 2048
 
 
-def expand(function: Any) -> dict[str, str]:
+def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
     """Add to a traced function's graph what stands for the operations that formats lack.
 
     Args:
         function: The concrete function.
+        but: Types of operations that stay.
 
     Returns:
         Name of each op to replace to the name of its replacement, for `redirect`.
@@ -46,7 +47,7 @@ def expand(function: Any) -> dict[str, str]:
 
     replaced = {}
     for op in function.graph.get_operations():
-        if op.type not in _EXPANSIONS:
+        if op.type not in _EXPANSIONS or op.type in but:
             continue
         scope = op.name.rpartition("/")[0]
         with function.graph.as_default(), tf.name_scope(f"{scope}/" if scope else ""):

@@ -10,7 +10,7 @@ inputs before it is used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from .graph_ops.values import (
     Builder,
     Computed,
     Known,
+    Shape,
     UntranslatableError,
     Value,
     sample_shape,
@@ -58,20 +59,52 @@ _AGREES = 1e-3
 _MOST_NODES = 6000
 
 
-def expand(call: Call, inputs: Sequence[str]) -> tuple[list[Node], list[str]]:
+@dataclass(frozen=True)
+class Mask:
+    """Which steps of a value count.
+
+    Attributes:
+        name: The network's value that holds it.
+        shape: Its shape without the samples.
+    """
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A call as primitives.
+
+    Attributes:
+        nodes: Its nodes, whose names begin with "/" where they are its own.
+        outputs: The names of its outputs.
+        masks: The mask of each output, None where it has none.
+    """
+
+    nodes: list[Node]
+    outputs: list[str]
+    masks: list[Mask | None]
+
+    def of_masks(self) -> Expansion:
+        """Return what computes the masks alone."""
+        nodes = without_unread(self.nodes, [mask.name for mask in self.masks if mask])
+        return Expansion(nodes, [], self.masks)
+
+
+def expand(call: Call, inputs: Sequence[str], masks: Sequence[Mask | None] = ()) -> Expansion:
     """Write a call as primitives.
 
     Args:
         call: Of a Keras layer or operation.
         inputs: The network's names of what it reads.
-
-    Returns:
-        Its nodes, whose names begin with "/" where they are its own, and the names of its outputs.
+        masks: The mask of each input; empty where none has one.
 
     Raises:
         NotTraceableError: It cannot be written so.
     """
-    trace = trace_call(call)
+    trace = trace_call(call, [None if mask is None else mask.shape for mask in masks], TRANSLATIONS)
+    inputs = [*inputs, *(mask.name for mask in masks if mask)]
     try:
         nodes, outputs = _translated(trace, call.name, inputs)
         if len(nodes) > _MOST_NODES:
@@ -82,7 +115,13 @@ def expand(call: Call, inputs: Sequence[str]) -> tuple[list[Node], list[str]]:
         raise NotTraceableError(str(error)) from error
     except Exception as error:  # No unusual use of an operation may end an export.
         raise NotTraceableError(f"{type(error).__name__}: {error}") from error
-    return nodes, outputs
+    count = len(trace.masks)
+    behind = iter(zip(outputs[count:], trace.outputs[count:], strict=True))
+    found: list[Mask | None] = []
+    for has_mask in trace.masks:
+        name, tensor = next(behind) if has_mask else ("", None)
+        found.append(Mask(name, shape_of(tensor)[1:]) if has_mask else None)
+    return Expansion(nodes, outputs[:count], found)
 
 
 def _translated(trace: Trace, layer: str, inputs: Sequence[str]) -> tuple[list[Node], list[str]]:
@@ -94,12 +133,10 @@ def _translated(trace: Trace, layer: str, inputs: Sequence[str]) -> tuple[list[N
         for tensor, name in zip(trace.inputs, inputs, strict=True)
     }
     constants = _Constants(trace)
-    for op in trace.graph.get_operations():
-        if not any(output.name in needed for output in op.outputs):
-            continue
+    for op in _in_order(trace):
         if all(output.name in values for output in op.outputs):
             continue
-        read = [values[tensor.name] for tensor in op.inputs if tensor.name in values]
+        read = [values[trace.read(x).name] for x in op.inputs if trace.read(x).name in values]
         known = constants.of(op, read)
         if known is None:
             if op.type not in TRANSLATIONS:
@@ -111,21 +148,46 @@ def _translated(trace: Trace, layer: str, inputs: Sequence[str]) -> tuple[list[N
         shape = shape_of(tensor)
         if shape[:1] != (1,):
             raise UntranslatableError("an output has no batch axis")
-        outputs.append(builder.named(values[tensor.name], shape[1:]))
+        outputs.append(builder.named(values[trace.read(tensor).name], shape[1:]))
     return builder.nodes, outputs
 
 
 def _needed(trace: Trace) -> set[str]:
     """Return the names of the tensors that the outputs depend on."""
     found: set[str] = set()
-    waiting = list(trace.outputs)
+    waiting = [trace.read(tensor) for tensor in trace.outputs]
     while waiting:
         tensor = waiting.pop()
         if tensor.name not in found:
             found.add(tensor.name)
-            if tensor.op.name not in trace.arrays:
-                waiting.extend(tensor.op.inputs)
+            waiting.extend(_inputs_of(tensor.op, trace))
     return found
+
+
+def _inputs_of(op: Any, trace: Trace) -> list[Any]:
+    """Return the tensors that an operation reads, or what stands for them."""
+    return [] if op.name in trace.arrays else [trace.read(tensor) for tensor in op.inputs]
+
+
+def _in_order(trace: Trace) -> list[Any]:
+    """Return the operations that the outputs depend on, producers first.
+
+    Those that stand for others were added to the graph last.
+    """
+    order: dict[str, Any] = {}
+    entered: set[str] = set()
+    waiting = [trace.read(tensor).op for tensor in reversed(trace.outputs)]
+    while waiting:
+        op = waiting[-1]
+        before = [] if op.name in entered else [t.op for t in _inputs_of(op, trace)]
+        entered.add(op.name)
+        before = [each for each in before if each.name not in entered]
+        if before:
+            waiting.extend(reversed(before))
+            continue
+        waiting.pop()
+        order.setdefault(op.name, op)
+    return list(order.values())
 
 
 class _Constants:

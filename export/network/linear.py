@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,15 @@ def _einsum(layer: Any, call: Call) -> list[Op] | None:
     weights = {"kernel": array_of(layer.kernel)}
     if layer.bias is not None:
         weights["bias"] = array_of(layer.bias)
+    if _is_dense(layer.equation) and weights.get("bias", np.zeros(1)).ndim == 1:
+        return _activated(Op("dense", {}, weights), layer.activation)
     return _activated(Op("einsum", {"equation": layer.equation}, weights), layer.activation)
+
+
+def _is_dense(equation: str) -> bool:
+    """Return whether a product is that of the last axis and a matrix: `abc,cd->abd`."""
+    read, kernel, result = re.split(",|->", equation.replace(" ", ""))
+    return len(kernel) == 2 and read[-1:] == kernel[0] and result == read[:-1] + kernel[1]
 
 
 def _time_distributed(layer: Any, call: Call) -> list[Op] | None:

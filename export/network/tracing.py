@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,13 @@ import numpy as np
 from ..fold.graph import Call, Slot
 from ..fold.input_values import inlined_functions
 from ..fold.scope_names import accepted_names
+from ..formats.expansions import expand
 from ..formats.unroll import Loops, unrolled
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Trace:
         arrays: Name of each op that reads a weight or a captured constant to its value.
         weights: Names of those that are weights of the layer.
         function: The traced function.
+        masks: For each of the layer's outputs, whether a mask of it stands behind them.
+        replaced: Name of each op that others stand for to the name of the op to read instead.
     """
 
     inputs: tuple[tf.Tensor, ...]
@@ -36,6 +41,13 @@ class Trace:
     arrays: dict[str, np.ndarray]
     weights: frozenset[str]
     function: Any
+    masks: tuple[bool, ...]
+    replaced: Mapping[str, str]
+
+    def read(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Return the tensor that stands for one of the graph."""
+        name = self.replaced.get(tensor.op.name)
+        return tensor if name is None else self.graph.get_operation_by_name(name).outputs[0]
 
     @property
     def graph(self) -> tf.Graph:
@@ -54,11 +66,14 @@ class NotTraceableError(Exception):
     """A call whose arithmetic cannot be written as primitives; the message says why."""
 
 
-def trace_call(call: Call) -> Trace:
+def trace_call(call: Call, masks: Sequence[Shape | None] = (), known: Container[str] = ()) -> Trace:
     """Trace a call with a batch of one.
 
     Args:
         call: Of a Keras layer or operation.
+        masks: For each input the shape of its mask without the batch; None where it has none. The
+            masks are the graph's inputs behind those of the call.
+        known: Types of operations that need no others in their place.
 
     Raises:
         NotTraceableError: Its shapes are not known, or its code does not run on such a batch.
@@ -68,17 +83,38 @@ def trace_call(call: Call) -> Trace:
     if any(None in value.shape[1:] or not value.shape for value in call.inputs):
         raise NotTraceableError("its inputs have no static shape")
     specs = [tf.TensorSpec((1, *value.shape[1:]), value.dtype) for value in call.inputs]
+    masks = masks or [None] * len(specs)
+    specs += [tf.TensorSpec((1, *shape), tf.bool) for shape in masks if shape is not None]
     operation = call.op.operation
+    made: list[bool] = []
+
+    def run(*values: Any) -> list[Any]:
+        outputs = keras.tree.flatten(_called(call, _masked(values, masks)))
+        found = [getattr(output, "_keras_mask", None) for output in outputs]
+        made[:] = [mask is not None for mask in found]
+        return [*outputs, *(mask for mask in found if mask is not None)]
+
     with accepted_names(operation), _without_loops(operation), inlined_functions():
         try:
-            function = tf.function(lambda *values: _called(call, values), autograph=False)
+            function = tf.function(run, autograph=False)
             concrete = function.get_concrete_function(*specs)
         except Exception as error:  # Whatever the layer's own code raises.
             first_line = str(error).strip().partition("\n")[0]
             raise NotTraceableError(f"{type(error).__name__}: {first_line}") from error
     inputs = tuple(concrete.inputs[: len(specs)])
     outputs = tuple(concrete.outputs)
-    return Trace(inputs, outputs, *_arrays(concrete, len(specs)), concrete)
+    arrays, weights = _arrays(concrete, len(specs))
+    replaced = expand(concrete, known)
+    return Trace(inputs, outputs, arrays, weights, concrete, tuple(made), replaced)
+
+
+def _masked(values: Sequence[Any], masks: Sequence[Shape | None]) -> tuple[Any, ...]:
+    """Return the inputs of a call, with the masks that come behind them as Keras attaches them."""
+    inputs, rest = values[: len(masks)], iter(values[len(masks) :])
+    for value, shape in zip(inputs, masks, strict=True):
+        if shape is not None:
+            value._keras_mask = next(rest)
+    return tuple(inputs)
 
 
 def _called(call: Call, values: tuple[Any, ...]) -> Any:
@@ -107,8 +143,8 @@ def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset
             arrays[inside.op.name] = outside.numpy()
             continue
         variable = next((v for v in concrete.variables if v.handle is outside), None)
-        if variable is None:
-            raise NotTraceableError("it reads a table")
+        if variable is None:  # A table, which is expanded.
+            continue
         for reader in inside.consumers():
             if reader.type != "ReadVariableOp":
                 raise NotTraceableError(f"{reader.type} of a variable")

@@ -13,6 +13,7 @@ import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from ...artifacts.network import Network, Node, network_arrays
 from ..fold.graph import Call, Source
 from ..fold.keras_graph import read_graph
 from ..fold.norms import is_norm
-from .expansion import expand, without_unread
+from .expansion import Expansion, Mask, expand, without_unread
 from .linear import Op
 from .operators import ops_of
 from .tracing import NotTraceableError
@@ -90,28 +91,44 @@ class _Writer:
         self.nodes: list[Node] = []
         self.names: dict[int, str] = {}
         self._counts: dict[str, int] = {}
-        self._masked: set[int] = set()
+        self._masks: dict[int, Mask] = {}
+        self._lost: set[int] = set()  # Values whose mask could not be traced.
         self._arrays: dict[tuple[tuple[int, ...], str, bytes], np.ndarray] = {}
 
     def write(self, call: Call) -> None:
         """Append the nodes of one call."""
         operation = call.op.operation
         inputs = [self.names[id(value)] for value in call.inputs]
-        masked = self._takes_mask(call)
-        ops = ops_of(operation, call) if len(call.outputs) == 1 and not masked else None
+        masks = [self._masks.get(id(value)) for value in call.inputs]
+        lost = any(id(value) in self._lost for value in call.inputs)
+        reads = (lost or any(masks)) and _reads_mask(operation)
+        ops = ops_of(operation, call) if len(call.outputs) == 1 and not reads else None
+        masked = lost or any(masks) or _makes_mask(operation)
         if ops is not None:
             self._append_chain(call, ops, inputs)
-            return
+            if not masked:
+                return
         try:
-            if masked:
-                raise NotTraceableError("it reads a mask")
-            self._append_primitives(call, inputs)
+            if lost:
+                raise NotTraceableError("the mask that it reads could not be traced")
+            if not inputs:
+                raise NotTraceableError("it reads nothing")
+            found = expand(call, inputs, masks)
         except NotTraceableError as error:
-            for position, value in enumerate(call.outputs):
-                name = self._unique(_output_name(call, position))
-                shape, why = tuple(value.shape), {"why": str(error)}
-                self._add(Node(name, "opaque", call.name, tuple(inputs), shape, why, {}))
-                self.names[id(value)] = name
+            if masked:
+                self._lost.update(id(value) for value in call.outputs)
+            if ops is None:
+                self._append_opaque(call, inputs, str(error))
+            return
+        self._append_primitives(call, found if ops is None else found.of_masks())
+
+    def _append_opaque(self, call: Call, inputs: Sequence[str], why: str) -> None:
+        """Append a node for each output of a call that cannot be evaluated."""
+        for position, value in enumerate(call.outputs):
+            name = self._unique(_output_name(call, position))
+            shape = tuple(value.shape)
+            self._add(Node(name, "opaque", call.name, tuple(inputs), shape, {"why": why}, {}))
+            self.names[id(value)] = name
 
     def _append_chain(self, call: Call, ops: Sequence[Op], inputs: Sequence[str]) -> None:
         """Append operators one behind the other; the last one's value is the call's."""
@@ -125,34 +142,21 @@ class _Writer:
             read = (name,)
         self.names[id(call.output)] = read[0]
 
-    def _append_primitives(self, call: Call, inputs: Sequence[str]) -> None:
-        """Append the primitives of a call, or raise `NotTraceableError`."""
-        if not inputs:
-            raise NotTraceableError("it reads nothing")
-        nodes, outputs = expand(call, inputs)
-        own = {node.name for node in nodes}
+    def _append_primitives(self, call: Call, found: Expansion) -> None:
+        """Append the primitives of a call, or of its outputs' masks alone."""
+        own = {node.name for node in found.nodes}
         named: dict[str, str] = {}
-        for position, (value, output) in enumerate(zip(call.outputs, outputs, strict=True)):
+        for position, (value, output) in enumerate(zip(call.outputs, found.outputs, strict=False)):
             if output in own and output not in named:
                 named[output] = self._unique(_output_name(call, position))
             self.names[id(value)] = named.get(output, output)
-        for node in nodes:
+        for node in found.nodes:
             name = named.get(node.name) or self._unique(f"{call.name}{node.name}")
             named[node.name] = name
             self._add(replace(node, name=name, inputs=tuple(named.get(x, x) for x in node.inputs)))
-
-    def _takes_mask(self, call: Call) -> bool:
-        """Return whether a call reads a mask, which no node of the network carries."""
-        operation = call.op.operation
-        masked = any(id(value) in self._masked for value in call.inputs)
-        makes = getattr(operation, "mask_zero", False) or isinstance(
-            operation, keras.layers.Masking
-        )
-        if makes or (masked and getattr(operation, "supports_masking", False)):
-            self._masked.update(id(value) for value in call.outputs)
-        if not masked or is_norm(operation) or not isinstance(operation, keras.Layer):
-            return False
-        return "mask" in inspect.signature(operation.call).parameters
+        for value, mask in zip(call.outputs, found.masks, strict=True):
+            if mask is not None:
+                self._masks[id(value)] = replace(mask, name=named.get(mask.name, mask.name))
 
     def _add(self, node: Node) -> None:
         """Append a node; equal arrays become one object, which is written once."""
@@ -172,6 +176,18 @@ class _Writer:
         self._counts[base] = count
         name = base if count == 1 else f"{base}#{count}"
         return name if count == 1 or name not in self._counts else self._unique(base)
+
+
+def _makes_mask(operation: Any) -> bool:
+    """Return whether a layer gives its output a mask that its input did not have."""
+    return isinstance(operation, keras.layers.Masking) or getattr(operation, "mask_zero", False)
+
+
+def _reads_mask(operation: Any) -> bool:
+    """Return whether a mask may change what a layer computes."""
+    if is_norm(operation) or not isinstance(operation, keras.Layer):
+        return False
+    return "mask" in inspect.signature(operation.call).parameters
 
 
 def _output_name(call: Call, position: int) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .base import REACH, Arrays, Attributes, Evaluated, Operator, Weights
+
+# An index is a whole number: it is another one only where its error reaches half of the way.
+_NEXT = 0.5
 
 
 class Gather(Operator):
@@ -23,12 +28,13 @@ class Gather(Operator):
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
         """See the base class: a wrong index reads any row."""
-        return self._if_uncertain(at, errors[0] > 0, np.ptp(at.weights["kernel"], axis=0))
+        return self._if_uncertain(at, errors[0] >= _NEXT, np.ptp(at.weights["kernel"], axis=0))
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         spread = np.square(np.ptp(at.weights["kernel"], axis=0) / unit)
-        return self._if_uncertain(at, variances[0] > 0, spread)
+        unsure = REACH * unit * np.sqrt(variances[0]) >= _NEXT
+        return self._if_uncertain(at, unsure, spread)
 
     def _if_uncertain(self, at: Evaluated, unsure: np.ndarray, size: np.ndarray) -> np.ndarray:
         unsure = unsure.reshape(*unsure.shape, *[1] * size.ndim)
@@ -37,6 +43,49 @@ class Gather(Operator):
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """See the base class: an index has no gradient."""
         return [np.zeros_like(at.inputs[0])]
+
+
+class Pick(Operator):
+    """Elements of the first input along an axis, by the indices that the second one holds."""
+
+    def _picked(self, table: np.ndarray, at: Arrays, attributes: Attributes) -> np.ndarray:
+        """Return (N, *B, *I, *R) of (N, *B, A, *R) and indices (N, *B, *I)."""
+        axis, indices = attributes["axis"], at[1]
+        lead = int(np.prod(table.shape[:axis]))
+        flat = np.nan_to_num(indices.reshape(lead, -1, 1)).astype(np.int64)
+        rows = table.reshape(lead, table.shape[axis], -1)
+        found = np.take_along_axis(rows, np.clip(flat, 0, rows.shape[1] - 1), axis=1)
+        return found.reshape(*indices.shape, *table.shape[axis + 1 :])
+
+    def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
+        """See the base class."""
+        return self._picked(inputs[0], inputs, attributes)
+
+    def _passed(self, at: Evaluated, errors: np.ndarray, unsure: np.ndarray, size: float) -> Any:
+        table, axis = at.inputs[0], at.attributes["axis"]
+        spread = np.ptp(table, axis=axis, keepdims=True) * size
+        spread = self._picked(np.broadcast_to(spread, table.shape), at.inputs, at.attributes)
+        unsure = unsure.reshape(*unsure.shape, *[1] * (at.output.ndim - unsure.ndim))
+        passed = self._picked(errors, at.inputs, at.attributes)
+        return passed, np.where(unsure, spread, 0.0).astype(at.output.dtype)
+
+    def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
+        """See the base class: a wrong index reads any element."""
+        passed, spread = self._passed(at, errors[0], errors[1] >= _NEXT, 1.0)
+        return np.asarray(passed + spread)
+
+    def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
+        """See the base class."""
+        unsure = REACH * unit * np.sqrt(variances[1]) >= _NEXT
+        passed, spread = self._passed(at, variances[0], unsure, 1 / unit)
+        return np.asarray(passed + np.square(spread))
+
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class: an index has no gradient."""
+        places = np.arange(at.inputs[0].size).reshape(at.inputs[0].shape)
+        read = self._picked(places, at.inputs, at.attributes)
+        found = np.bincount(read.ravel(), gradient.ravel(), at.inputs[0].size)
+        return [found.reshape(at.inputs[0].shape), np.zeros_like(at.inputs[1])]
 
 
 class Sort(Operator):
@@ -109,12 +158,12 @@ class OneHot(Operator):
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
-        return self._where(at, errors[0] > 0, abs(at.attributes["on"] - at.attributes["off"]))
+        return self._where(at, errors[0] >= _NEXT, abs(at.attributes["on"] - at.attributes["off"]))
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         size = (at.attributes["on"] - at.attributes["off"]) / unit
-        return self._where(at, variances[0] > 0, size**2)
+        return self._where(at, REACH * unit * np.sqrt(variances[0]) >= _NEXT, size**2)
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """See the base class."""
@@ -128,6 +177,7 @@ def descending(x: np.ndarray) -> np.ndarray:
 
 INDEXING: dict[str, Operator] = {
     "gather": Gather(),
+    "pick": Pick(),
     "sort": Sort(),
     "argsort": ArgSort(),
     "one_hot": OneHot(),

@@ -154,11 +154,29 @@ class Resize(Operator):
         return np.abs(at.inputs[0]).max(axis=axes, keepdims=True)
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """See the base class."""
+        """See the base class: products, and the places that a kernel computes in float32."""
         squares = {role: np.square(matrix) for role, matrix in at.weights.items()}
         passed = self.evaluate(variances, squares, at.attributes)
         own = self.evaluate([np.square(at.inputs[0])], squares, at.attributes)
-        return np.asarray(passed + 4 * ROUNDING * (own + np.square(at.output)))
+        return np.asarray(passed + 4 * ROUNDING * (own + np.square(at.output)) + self._placed(at))
+
+    def _placed(self, at: Evaluated) -> np.ndarray:
+        """Return what the rounding of places adds, in units of the unit roundoff squared.
+
+        A place in [k, k + 1) is a product and a difference of numbers up to k + 1, an error of up
+        to twice that; times the slope of the image there, which the change from row to row of the
+        matrix tells.
+        """
+        found = np.zeros_like(at.output)
+        axes = at.attributes["axes"]
+        for axis, matrix in self._matrices(at.weights, at.attributes):
+            rows, size = matrix.shape
+            slope = np.gradient(matrix, axis=0) * (rows / size) if rows > 1 else 0 * matrix
+            error = 2 * np.arange(1, rows + 1) * (size / rows)
+            moved = {f"matrix_{a}": at.weights[f"matrix_{a}"] for a in axes}
+            moved[f"matrix_{axis}"] = (slope * error[:, None]).astype(matrix.dtype)
+            found += ROUNDING * np.square(self.evaluate(at.inputs, moved, at.attributes))
+        return found
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """See the base class."""

@@ -61,7 +61,7 @@ class Evaluation:
         self.exact: dict[str, np.ndarray] = {}
         self.allowed: dict[str, np.ndarray] = {}
         self.mapped: dict[str, str] = {}
-        tensors.sources = set()
+        tensors.sources = frozenset()
         self.checks: list[OpCheck] = []
         self.unchecked: list[str] = []
         self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
@@ -110,7 +110,7 @@ class Evaluation:
     def _take(self, node: Node, key: str, got: np.ndarray) -> None:
         """Use a tensor as the value that the following nodes read."""
         self.mapped[node.name] = key
-        self.tensors.sources.add(key)
+        self.tensors.sources |= {key}
         self.value[node.name] = self.tensors.read_after(key, got)
         # Float ops read dequantized integers in float32, which rounds once.
         quantized = self.tensors.graph.tensors[key].quantization is not None

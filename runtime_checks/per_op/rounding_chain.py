@@ -50,6 +50,10 @@ _SLOPES = {
     "Erf": 1.13, "Selu": 1.76, "SOFTMAX": 0.5, "Softmax": 0.5, "Mish": 1.09,
 }  # fmt: skip
 
+# Ops in a row that an error is carried through: behind more of them a bound says nothing. In ONNX
+# each op is three; attention and normalizations over a sample have ten of them.
+_MOST_OPS = 32
+
 
 class RoundingChain:
     """Bounds on the rounding errors of a file's tensors, sample by sample.
@@ -63,8 +67,12 @@ class RoundingChain:
     def __init__(self, graph: ArtifactGraph, shown: Mapping[str, np.ndarray], samples: int) -> None:
         self._graph, self._shown, self._samples = graph, shown, samples
         self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
+        self._inputs = frozenset(graph.inputs)
+        self._sources: frozenset[str] = frozenset()
+        self._known: dict[str, np.ndarray] = {}
+        self._depth: dict[str, int] = {}
 
-    def error(self, key: str, sources: set[str]) -> np.ndarray:
+    def error(self, key: str, sources: frozenset[str]) -> np.ndarray:
         """Return the greatest error of a tensor against the exact result of its sources.
 
         At least the rounding of its own numbers.
@@ -76,29 +84,45 @@ class RoundingChain:
         Returns:
             (P,) bounds; infinite where an intermediate number was saturated.
         """
+        if sources is not self._sources:
+            self._sources, self._known, self._depth = sources, {}, self._depths(sources)
+        if self._depth.get(key, 0) > _MOST_OPS:
+            return np.full(self._samples, np.inf)
         steps = self._graph.tensors[key].quantization
         least = 0.0 if steps is None else _NEAREST * float(steps.scales.max())
-        return np.maximum(least, self._error(key, sources | set(self._graph.inputs), {}, top=True))
+        return np.maximum(least, self._through_op(key))
 
-    def _error(
-        self, key: str, sources: set[str], known: dict[str, np.ndarray], *, top: bool = False
-    ) -> np.ndarray:
-        none = np.zeros(self._samples)
-        if not top and key in sources:
-            return none
-        if key not in known:
-            known[key] = none
+    def _depths(self, sources: frozenset[str]) -> dict[str, int]:
+        """Return how many ops lead from the sources to each tensor, on the longest way."""
+        depths = dict.fromkeys(sources, 0)
+        for op in self._graph.ops:
+            depth = 1 + max((depths.get(key, 0) for key in op.inputs), default=0)
+            for key in op.outputs:
+                depths.setdefault(key, depth)
+        return depths
+
+    def _error(self, key: str) -> np.ndarray:
+        """Return how far a tensor that others read may be off; zero for one taken as it is."""
+        if key in self._sources or key in self._inputs:
+            return np.zeros(self._samples)
+        if key not in self._known:
+            found = self._through_op(key)
             op = self._producers.get(key)
-            if op is not None and self._graph.activations(op):
-                with np.errstate(invalid="ignore"):
-                    carried = self._carried(op, sources, known)
-                # An infinite bound times a factor of zero stays infinite.
-                carried = np.where(np.isnan(carried), np.inf, carried)
-                known[key] = carried + self._own(op, key, sources)
-                # A function whose range ends at a limit of its type, such as a gate, loses nothing.
-                if not top and self._computing(op).kind in _SUMS:
-                    known[key] = np.where(self._saturated(key), np.inf, known[key])
-        return known[key]
+            # A function whose range ends at a limit of its type, such as a gate, loses nothing.
+            if op is not None and self._computing(op).kind in _SUMS:
+                found = np.where(self._saturated(key), np.inf, found)
+            self._known[key] = found
+        return self._known[key]
+
+    def _through_op(self, key: str) -> np.ndarray:
+        """Return the errors that a tensor's op carries on, and its own."""
+        op = self._producers.get(key)
+        if op is None or not self._graph.activations(op):
+            return np.zeros(self._samples)
+        with np.errstate(invalid="ignore"):
+            carried = self._carried(op)
+        # An infinite bound times a factor of zero stays infinite.
+        return np.where(np.isnan(carried), np.inf, carried) + self._own(op, key, self._sources)
 
     def _computing(self, op: GraphOp) -> GraphOp:
         """Return the op whose result a QuantizeLinear writes; otherwise the op itself."""
@@ -114,10 +138,10 @@ class RoundingChain:
         low = (rows == limits.min).any(axis=1) & (steps.zero_points[0] != limits.min)
         return low | (rows == limits.max).any(axis=1)
 
-    def _carried(self, op: GraphOp, sources: set[str], known: dict[str, np.ndarray]) -> np.ndarray:
+    def _carried(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of an op's inputs."""
         keys = [key for key in op.inputs if key]
-        errors = [self._error(key, sources, known) + self._rounded(op, key) for key in keys]
+        errors = [self._error(key) + self._rounded(op, key) for key in keys]
         none = np.zeros(self._samples)
         if op.kind in _SUMS | _PRODUCTS:
             return sum(
@@ -159,7 +183,7 @@ class RoundingChain:
         op = self._producers.get(key)
         return np.ones(1) if op is None else self._numbers(op.inputs[0])
 
-    def _own(self, op: GraphOp, key: str, sources: set[str]) -> float:
+    def _own(self, op: GraphOp, key: str, sources: frozenset[str]) -> float:
         """Return the rounding error of an op itself."""
         steps = self._graph.tensors[key].quantization
         if steps is None or op.kind == "DequantizeLinear" or op.kind in MOVING_OPS:

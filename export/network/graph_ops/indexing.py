@@ -22,8 +22,12 @@ from .values import (
 def _gather(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     table, indices = inputs[0], inputs[1]
     axis = axis_of(known_ints(inputs[2], op)[0], op.inputs[0].shape.rank)
-    if "batch_dims" in op.node_def.attr and op.get_attr("batch_dims"):
-        raise UntranslatableError("Gather with batch dimensions")
+    batch = int(op.get_attr("batch_dims")) if "batch_dims" in op.node_def.attr else 0
+    if batch or (isinstance(table, Computed) and isinstance(indices, Computed) and axis == 0):
+        if axis != batch:
+            raise UntranslatableError("Gather along an axis behind those of the batch")
+        names = [builder.full(value, x) for value, x in zip(inputs[:2], op.inputs[:2], strict=True)]
+        return [builder.emit("pick", names, shape_of(op.outputs[0]), {"axis": axis + 1})]
     if isinstance(indices, Known) and isinstance(table, Computed):
         return [taken(builder, table, op.inputs[0], axis, indices.ints)]
     if not isinstance(table, Known) or axis != 0:
@@ -64,23 +68,6 @@ def _bucketize(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     return [apply(builder, "bucketize", inputs[0], {"boundaries": boundaries})]
 
 
-def _bincount(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    """Count indices: one-hot vectors, added up, or their maximum where presence is asked for."""
-    size = known_ints(inputs[1], op)[0]
-    shape = shape_of(op.inputs[0])
-    weights = inputs[2]
-    if shape[:1] != (1,) or not isinstance(weights, Known) or weights.array.size:
-        raise UntranslatableError("weighted DenseBincount")
-    name = builder.named(inputs[0], shape[1:])
-    hot = builder.emit(
-        "one_hot", [name], (*shape[1:], size), {"depth": size, "on": 1.0, "off": 0.0}
-    )
-    reduce = "reduce_max" if op.get_attr("binary_output") else "reduce_sum"
-    axes = list(range(1, len(shape)))
-    after = (*(1 for _ in shape[1:]), size)
-    return [builder.emit(reduce, [hot.name], after, {"axes": axes, "keepdims": True})]
-
-
 INDEXING: dict[str, Translation] = {
     "Gather": _gather,
     "GatherV2": _gather,
@@ -88,5 +75,4 @@ INDEXING: dict[str, Translation] = {
     "TopKV2": _top_k,
     "OneHot": _one_hot,
     "Bucketize": _bucketize,
-    "DenseBincount": _bincount,
 }

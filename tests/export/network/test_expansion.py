@@ -262,8 +262,83 @@ def test_what_has_no_primitives_stays_opaque(why, make):
     assert network.nodes[0].attributes["why"]
 
 
-def test_a_layer_that_reads_a_mask_stays_opaque():
+MASKED = {
+    "lstm": lambda x: kl.LSTM(3)(kl.Masking()(x)),
+    "gru of steps, mean": lambda x: kl.GlobalAveragePooling1D()(
+        kl.GRU(3, return_sequences=True)(kl.Masking()(x))
+    ),
+    "both directions behind layers that hand the mask on": lambda x: kl.Bidirectional(kl.LSTM(2))(
+        kl.Dropout(0.5)(kl.ReLU()(kl.Dense(5)(kl.Masking()(x))))
+    ),
+    "attention": lambda x: attention(kl.Masking()(x)),
+    "one of two masked": lambda x: kl.SimpleRNN(3)(
+        kl.Concatenate()([kl.Masking()(x), kl.Dense(2)(x)])
+    ),
+    "sum": lambda x: kl.LSTM(3)(kl.Add()([kl.Masking()(x), kl.Masking(1.0)(x)])),
+    "a norm between": lambda x: kl.LSTM(3)(kl.LayerNormalization()(kl.Masking()(x))),
+    "softmax": lambda x: kl.Softmax(axis=1)(x, mask=ops.not_equal(x, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.filterwarnings("ignore:Layer .* does not support mask")
+def test_masks_are_followed(name):
     x = keras.Input(LINE, name="x")
-    y = kl.LSTM(3, name="masked")(kl.Masking()(x))
-    network = build_network(keras.Model(x, y))
-    assert opaque_layers(network) == ["masked"]
+    model = keras.Model(x, MASKED[name](x))
+    network = build_network(model)
+    assert not opaque_layers(network)
+    samples = np.random.default_rng(0).normal(size=(3, *LINE)).astype(np.float32)
+    samples[0, 2:], samples[1, 0], samples[2, 1:3] = 0, 0, 1
+    (got,) = evaluate_network(network, {"x": samples}).values()
+    np.testing.assert_allclose(got, model.predict(samples, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_of_indices_is_followed():
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    model = keras.Model(ids, kl.LSTM(3)(kl.Embedding(7, 4, mask_zero=True)(ids)))
+    network = build_network(model)
+    assert not opaque_layers(network)
+    samples = np.array([[1, 2, 0, 0, 0], [3, 0, 5, 6, 0]], np.int32)
+    (got,) = evaluate_network(network, {"ids": samples}).values()
+    np.testing.assert_allclose(got, model.predict(samples, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def lookup(x):
+    table = kl.IntegerLookup(vocabulary=[10, 20, 30], mask_token=0, num_oov_indices=3)
+    return kl.Embedding(8, 2)(table(x))
+
+
+INDICES = {
+    "table": lookup,
+    "counts": lambda x: kl.CategoryEncoding(40, output_mode="count")(x),
+    "presence": lambda x: kl.CategoryEncoding(40, output_mode="multi_hot")(x),
+    "sum of indices": lambda x: kl.Embedding(70, 2)(x + x[:, ::-1]),
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_whole_numbers_are_exact(name):
+    # An index that may be off by a rounding would read any row.
+    x = keras.Input((4,), dtype="int64", name="x")
+    model = keras.Model(x, INDICES[name](x))
+    network = build_network(model)
+    assert not opaque_layers(network)
+    samples = np.array([[10, 20, 30, 7], [0, 0, 30, 33]], np.int64)
+    (got,) = evaluate_network(network, {"x": samples}).values()
+    np.testing.assert_allclose(got, model.predict(samples, verbose=0), rtol=1e-6)
+    (noise,) = expected_noise(network, {"x": samples}).values()
+    assert np.all(noise <= 1e-6 * np.abs(got).max())
+
+
+def test_elements_at_computed_places_are_picked():
+    x, places = keras.Input((6, 3), name="x"), keras.Input((2, 3), dtype="int32", name="places")
+    model = keras.Model([x, places], ops.take_along_axis(x, places, axis=1))
+    network = build_network(model)
+    assert not opaque_layers(network)
+    rng = np.random.default_rng(0)
+    fed = {
+        "x": rng.normal(size=(2, 6, 3)).astype(np.float32),
+        "places": rng.integers(0, 6, (2, 2, 3)).astype(np.int32),
+    }
+    (got,) = evaluate_network(network, fed).values()
+    np.testing.assert_array_equal(got, np.take_along_axis(fed["x"], fed["places"], 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 from renormlite import check_parity, export_model
 from renormlite.artifacts.directory import read_export
@@ -105,6 +106,46 @@ def test_an_affine_that_a_converter_merged_is_no_fault(tmp_path, affine, precisi
     assert report.passed, [result.reason for result in report.results]
 
 
+def einsum(size):
+    return kl.EinsumDense("ab,bc->ac", size, bias_axes="c")
+
+
+IN_FRONT = {
+    "rescaling": ((8, 8, 3), lambda: [kl.Rescaling(1 / 127.5, -1), kl.Conv2D(4, 3), kl.Flatten()]),
+    "depthwise": ((8, 8, 3), lambda: [kl.Rescaling(2.0, 1), kl.DepthwiseConv2D(3), kl.Flatten()]),
+    "vectors": ((5,), lambda: [Scale(), kl.Dense(4)]),
+    "biases": ((5,), lambda: [kl.Dense(4), kl.Dense(4), kl.Dense(3)]),
+    "products": ((5,), lambda: [einsum(4), einsum(3)]),
+    "quotient": ((5,), lambda: [kl.Lambda(lambda x: x / 3), kl.Dense(4)]),
+}
+
+
+@pytest.mark.parametrize("name", IN_FRONT)
+def test_an_affine_that_a_converter_merged_into_the_layer_behind_is_no_fault(tmp_path, name):
+    shape, layers = IN_FRONT[name]
+    export = exported(tmp_path / "net", shape, layers())
+    report = check_parity(export, TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_a_bias_that_a_converter_moved_with_other_numbers_is_a_fault(tmp_path):
+    layers = [kl.Dense(5, name="first"), kl.Dense(3, name="last")]
+    export = exported(tmp_path / "net", (4,), layers)
+    opened = read_export(export)
+    (artifact,) = [a for a in opened.artifacts if a.format == "tflite"]
+    (bias,) = [
+        tensor.data
+        for tensor in read_graph(export / artifact.file, "tflite").constants
+        if tensor.data is not None and tensor.data.shape == (3,)
+    ]
+    altered = bias + np.float32([0, 0.01, 0])
+    data = (export / artifact.file).read_bytes()
+    rewrite(export, artifact.file, data.replace(bias.tobytes(), altered.tobytes()))
+    (result,) = check_parity(export, ("litert",)).results
+    assert not result.passed
+    assert result.faults
+
+
 def test_a_merged_affine_with_other_numbers_is_a_fault(tmp_path):
     layers = [kl.Conv2D(6, 3, name="conv"), Scale(name="scale"), kl.Flatten(), kl.Dense(3)]
     export = exported(tmp_path / "net", (8, 8, 3), layers)
@@ -156,11 +197,19 @@ def test_an_op_that_lost_its_activation_is_named_and_not_the_one_behind(tmp_path
 
 @pytest.mark.parametrize("per_op", [False, True])
 def test_what_is_not_evaluated_is_counted_and_named(tmp_path, per_op):
-    # No value of the network carries a mask.
-    layers = [kl.Masking(-99.0), kl.GlobalAveragePooling1D(name="odd"), kl.Dense(3, name="last")]
+    class Odd(kl.Layer):
+        """A layer with an operation that has no primitive."""
+
+        def call(self, x):
+            return tf.raw_ops.MatrixDiag(diagonal=x)
+
+        def compute_output_shape(self, shape):
+            return (*shape, shape[-1])
+
+    layers = [Odd(name="odd"), kl.Dense(3, name="last")]
     export = exported(tmp_path / "net", (5, 4), layers)
     report = check_parity(export, ("litert",), per_op=per_op)
     assert report.passed, [result.reason for result in report.results]
     (note,) = [finding for finding in report.findings if finding.check == "evaluated"]
-    assert "2 of 9 operators are not evaluated in float64: 'odd' (it reads a mask)" in note.message
+    assert "2 of 2 operators are not evaluated in float64: 'odd' (no primitive" in note.message
     assert json.loads(report.to_json())["findings"][0]["message"] == note.message

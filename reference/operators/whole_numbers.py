@@ -1,0 +1,49 @@
+"""Arithmetic of whole numbers, such as indices and counts, which no runtime rounds.
+
+Float32 holds every whole number up to 2^24, and sums and products that stay below it are exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .base import Arrays, Evaluated
+
+_GREATEST = 2.0**24
+
+# What gives whole numbers for whole numbers.
+_EXACT = {
+    *("add", "subtract", "multiply", "floor_divide", "remainder", "maximum", "minimum", "select"),
+    *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "bucketize"),
+    *("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin", "cumsum", "sort", "argsort"),
+    *("negative", "absolute", "floor", "ceil", "round", "truncate", "sign", "nonzero"),
+    *("logical_not", "one_hot", "pick", "identity", "pad", "crop", "slice", "flatten", "reshape"),
+    *("permute", "repeat", "tile", "broadcast", "take", "concatenate", "upsample_nearest"),
+    "constant",
+}
+
+# Numbers that are looked at before all of them are.
+_PROBE = 8
+
+
+def exact_on(op: str, at: Evaluated, errors: Arrays) -> bool:
+    """Return whether an operation on these numbers is exact in any arithmetic of float32 or wider.
+
+    Args:
+        op: The operator's name.
+        at: Its evaluation.
+        errors: The error, or its variance, of each input.
+    """
+    if op not in _EXACT or any(error.any() for error in errors):
+        return False
+    operands = [*at.inputs, *at.weights.values(), at.output]
+    if not all(_whole(x.reshape(-1)[:_PROBE]) for x in operands):
+        return False
+    terms = sum(x.size for x in at.inputs) // max(at.output.size, 1) if "sum" in op else 1
+    most = max(len(operands) - 1, terms) * max(np.abs(x).max(initial=0.0) for x in operands)
+    return bool(most < _GREATEST) and all(_whole(x) for x in operands)
+
+
+def _whole(x: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(np.rint(x) == x))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
     from .export.quantization.quantize_aware import quantize_aware as quantize_aware
+    from .export.quantization.recipe import Recipe as Recipe
     from .runtime_checks.certification import FileCertificate as FileCertificate
     from .runtime_checks.certification import certify as certify
     from .runtime_checks.explanation import Explanation as Explanation
@@ -65,6 +66,7 @@ _HOME = {
     "ParityReport": ".runtime_checks.parity",
     "Preprocessing": ".artifacts.images",
     "QuantizationDiagnostics": ".toolkit.quantize_aware.diagnostics",
+    "Recipe": ".export.quantization.recipe",
     "RenormDiagnostics": ".toolkit.diagnostics",
     "RenormState": ".toolkit.functional",
     "Settling": ".toolkit.schedules",

@@ -106,6 +106,16 @@ PRECISIONS = _table(
         integer_io="int8",
     ),
     Precision(
+        "auto",
+        "int8, repaired where it loses: equalization, ranges, rounding, single layers of more bits",
+        Arithmetic.INTEGER,
+        ("tflite", "onnx"),
+        calibrated=True,
+        noise="one step of difference in every integer operation",
+        integer_io="int8",
+        variant_of="int8",
+    ),
+    Precision(
         "int16x8",
         "int8 weights, int16 activations",
         Arithmetic.INTEGER,

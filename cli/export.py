@@ -20,6 +20,7 @@ from .model_options import model_options, read_model, say_notes
 from .option_groups import grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
+from .recipes import print_trials, read_recipe
 
 if TYPE_CHECKING:
     from ..artifacts.manifest import Manifest
@@ -55,6 +56,13 @@ _meta = grouped("About the model")
     help="Real samples that int8 and int16x8 take their ranges from, as --inputs; `random` goes "
     "without and costs accuracy.  [default: those of --inputs]",
 )
+@_quant(
+    "--recipe",
+    "recipe_path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="Make int8 and auto files as a recipe says that a search has written.",
+)
 @_meta(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -71,6 +79,7 @@ def command(
     output: Path | None,
     inputs: str | None,
     calibration: str | None,
+    recipe_path: Path | None,
     labels: Path | None,
     mean: Numbers | None,
     scale: Numbers | None,
@@ -87,6 +96,7 @@ def command(
     renormlite export net.keras --inputs samples.npz --precision float32,int8
     renormlite export net.keras --to tflite --precision int8 --quantized-io integer \\
         --calibration photos/ --mean 127.5 --scale 0.00784
+    renormlite export net.keras --precision auto --calibration photos/ --budget 120KB
     renormlite export net.keras --to onnx --layout nchw --batch dynamic -o out/net
     """
     from ..export.exporter import export_model
@@ -112,12 +122,13 @@ def command(
             source=model,
             shapes=dict(shapes),
             listener=show,
+            recipe=None if recipe_path is None else read_recipe(recipe_path),
             **options,
         )
     _print(console, manifest, directory)
     files = ExportOptions(**options).files
     if calibration and not any(needs_calibration(name, p) for name, p in files):
-        console.print("--calibration had no use: no file is int8 or int16x8", style="yellow")
+        console.print("--calibration had no use: no file is calibrated", style="yellow")
     if json_path is not None:
         write_json(json_path, json.dumps(plain(manifest.to_json()), indent=2))
 
@@ -139,6 +150,8 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
         )
     console.print(table)
     say_notes(console, manifest.notes)
+    for artifact in manifest.artifacts:
+        print_trials(console, directory / f"{artifact.file}.recipe.json")
     proof = manifest.fold["proof"]
     if proof is not None and not proof["passed"]:
         console.print(f"fold: {proof['sentence']}", style="yellow", highlight=False)

@@ -34,6 +34,7 @@ from .options import ExportOptions
 from .progress import Listener, Steps
 from .provenance import Provenance
 from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
+from .quantization.recipe import Recipe
 from .quantization.trained import TrainedModel, trained_model
 from .run import ExportRun, Truth
 from .signature import Signature, built_for, is_symbolic, signature_of
@@ -60,6 +61,8 @@ def export_model(
     keep_int16: Sequence[str] = ExportOptions.keep_int16,
     input_norms: str = ExportOptions.input_norms,
     portable: bool = ExportOptions.portable,
+    budget: str = ExportOptions.budget,
+    recipe: Recipe | None = ExportOptions.recipe,
     allow_flex: bool = ExportOptions.allow_flex,
     labels: Sequence[str] = ExportOptions.labels,
     preprocessing: Preprocessing | None = ExportOptions.preprocessing,
@@ -79,8 +82,9 @@ def export_model(
         directory: Where to; made when missing.
         formats: `tflite`, `onnx`, `saved_model`.
         precisions: `float32`; `float16` (weights; TFLite computes in float32); `dynamic` (int8
-            weights, activations quantized as they come); `int8`; `int16x8` (int16 activations,
-            TFLite only); `int4` (4-bit weights, TFLite only). A format leaves out what it lacks.
+            weights, activations quantized as they come); `int8`; `auto` (int8, repaired where it
+            loses); `int16x8` (int16 activations, TFLite only); `int4` (4-bit weights, TFLite
+            only). A format leaves out what it lacks.
         calibration: Real samples that int8 and int16x8 take their ranges from: an array or dict of
             arrays by input name, `.npz`, `.npy`, a folder of images, a `tf.data.Dataset`, or
             `"module:function"`. Data that looks like noise is refused; `"random"` asks for random
@@ -104,6 +108,9 @@ def export_model(
             ratio by 3 dB, on real samples, else on samples that the norms' statistics describe.
         portable: Whether scales of weights of int8 TFLite files move by units in the last place, so
             that more runtimes agree on every integer (docs/quantization.md).
+        budget: What an auto file may cost or must reach: `120KB`, `2.5ms`, `40dB`, or several with
+            commas; by default a tenth more bytes than the int8 file.
+        recipe: How int8 and auto files are made, instead of a search (docs/quantization.md).
         allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
         labels: Names of the classes, kept as metadata.
         preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
@@ -130,6 +137,8 @@ def export_model(
         keep_int16=tuple(keep_int16),
         input_norms=input_norms,
         portable=portable,
+        budget=budget,
+        recipe=recipe,
         calibration_samples=calibration_samples,
         allow_flex=allow_flex,
         labels=tuple(labels),
@@ -278,11 +287,11 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
     needed = [(name, p) for name, p in options.files if needs_calibration(name, p)]
     if trained is None:
         return [f"{name} {precision}" for name, precision in needed]
-    if options.keep_float or options.keep_int16 or options.portable:
+    if options.keep_float or options.keep_int16 or options.portable or options.recipe:
         raise UserError(
-            "keep_float, keep_int16 and portable are for models that are calibrated. Received: a "
-            "model trained in integers, whose scales are fixed. Give quantize_aware float_layers, "
-            "and the rounding of the target."
+            "keep_float, keep_int16, portable and recipe are for models that are calibrated. "
+            "Received: a model trained in integers, whose scales are fixed. Give quantize_aware "
+            "float_layers, and the rounding of the target."
         )
     others = sorted({precision for _, precision in needed} - {trained.precision})
     if others:

@@ -18,23 +18,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
+from ..artifacts.samples import SampleSet
 from ..errors import UserError
 from ..files import hash_folder, sha256
 from ..runtimes.base import ArtifactError
+from .auto import AutoFile, RecipeNetworks
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
 from .formats.freeze import FrozenGraph
 from .formats.unroll import Loops, loops_for
 from .network.write import write_network
 from .notes import notes_on_file
-from .options import MIXED, ExportOptions
+from .options import AUTO, MIXED, ExportOptions
 from .progress import Steps
 from .provenance import Provenance
+from .quantization.budget import Budget
 from .quantization.calibration import RANDOM_COST, Calibration
 from .quantization.quantizer_choices import QuantizerChoices, choices_for
 from .quantization.recipe import Recipe
 from .variants import Ratios, Variant, Variants, choice_notes, choose
 
+WIDE_OPSET = 21  # brought 16 bits to ONNX's quantizers
 _NOT_EQUALIZED = (
     "nothing was equalized: no linear layer is followed by another with only relu, pooling or "
     "reshapes between them, or there are no real samples to measure ranges on"
@@ -64,7 +68,12 @@ class ArtifactWriter:
             UserError: The file cannot be made, or is not what was asked for when read back.
         """
         started = time.perf_counter()
-        variant, artifact = self._best(format_name, precision, folder)
+        if precision in MIXED and self._options.recipe is not None:
+            variant, artifact = self._by_recipe(format_name, precision, folder)
+        elif precision == AUTO:
+            variant, artifact = self._found(format_name, folder)
+        else:
+            variant, artifact = self._best(format_name, precision, folder)
         if self._calibrates(format_name, precision) and self._random:
             note = self._cost_of_random(artifact, variant, folder)
             artifact = dataclasses.replace(artifact, notes=(*artifact.notes, note))
@@ -81,6 +90,54 @@ class ArtifactWriter:
     def _calibrates(self, format_name: str, precision: str) -> bool:
         """Whether a file takes ranges from samples; one that was trained in integers has them."""
         return needs_calibration(format_name, precision) and not self.variants.integers(precision)
+
+    def _found(self, format_name: str, folder: Path) -> tuple[Variant, Artifact]:
+        """Search for the file that loses least within its budget."""
+        if self.calibration is None or self.calibration.random:
+            raise UserError(
+                "auto measures files on real samples. Give some (calibration=…, --calibration "
+                "DATA), or export int8."
+            )
+
+        def convert(variant: Variant, recipe: Recipe, samples: SampleSet, place: Path) -> Artifact:
+            using = dataclasses.replace(self, calibration=Calibration(samples))
+            return using._convert(format_name, AUTO, variant, place, recipe)
+
+        options = self._options
+        auto = AutoFile(
+            format_name,
+            self.variants.plain,
+            self.variants.signature,
+            self.calibration.samples,
+            convert,
+            Budget.parse(options.budget or ""),
+            self._recipe,
+            format_name == "tflite" or options.opset >= WIDE_OPSET,
+            self.step,
+        )
+        artifact, variant = auto.write(folder)
+        return variant, artifact
+
+    def _by_recipe(
+        self, format_name: str, precision: str, folder: Path
+    ) -> tuple[Variant, Artifact]:
+        """Write a file as a recipe says."""
+        recipe, samples = self._recipe, self.calibration
+        folded = self.variants.plain
+        variant: Variant | None = folded
+        if recipe.equalize is not None or recipe.changes_weights:
+            if samples is None or samples.random:
+                raise UserError("A recipe that changes weights needs real calibration samples.")
+            networks = RecipeNetworks(folded, self.variants.signature, samples.samples)
+            with self.step("model", "repair"):
+                variant = networks.of(recipe, f"recipe-{format_name}-{precision}")
+        if variant is None:
+            raise UserError(
+                "The recipe equalizes channels, and this network has none that can be. Set "
+                "equalize to null."
+            )
+        artifact = self._convert(format_name, precision, variant, folder)
+        return variant, self._with_network(artifact, variant, ("made by a recipe",), folder)
 
     def _best(self, format_name: str, precision: str, folder: Path) -> tuple[Variant, Artifact]:
         """Write a file from every variant and keep the one with the least noise."""
@@ -166,9 +223,14 @@ class ArtifactWriter:
         )
 
     def _convert(
-        self, format_name: str, precision: str, variant: Variant, folder: Path
+        self,
+        format_name: str,
+        precision: str,
+        variant: Variant,
+        folder: Path,
+        recipe: Recipe | None = None,
     ) -> Artifact:
-        """Convert, write and validate one file."""
+        """Convert, write and validate one file, by a recipe or by the options."""
         file_format = format_named(format_name)
         path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
         channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
@@ -182,7 +244,7 @@ class ArtifactWriter:
             self.provenance.metadata(precision),
             self.calibration if self._calibrates(format_name, precision) else None,
             self.variants.integers(precision),
-            self._choices(precision, graph, variant),
+            self._choices(precision, graph, variant, recipe or self._recipe),
             variant.float_layers,
         )
         with self.step(path.name, "convert"):
@@ -200,19 +262,22 @@ class ArtifactWriter:
         return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
 
     def _choices(
-        self, precision: str, graph: FrozenGraph, variant: Variant
+        self, precision: str, graph: FrozenGraph, variant: Variant, recipe: Recipe
     ) -> QuantizerChoices | None:
         """Return what the quantizer is told; None where it decides everything."""
         if precision not in MIXED:
             return None
-        return choices_for(
-            self._recipe, graph.layer_names, graph.output_layers, variant.float_layers
-        )
+        return choices_for(recipe, graph.layer_names, graph.output_layers, variant.float_layers)
 
     @property
     def _recipe(self) -> Recipe:
         options = self._options
-        return Recipe(keep_float=options.keep_float, keep_int16=options.keep_int16)
+        recipe = options.recipe or Recipe()
+        return dataclasses.replace(
+            recipe,
+            keep_float=(*recipe.keep_float, *options.keep_float),
+            keep_int16=(*recipe.keep_int16, *options.keep_int16),
+        )
 
 
 def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:

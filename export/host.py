@@ -10,7 +10,7 @@ import numpy as np
 from ..artifacts.manifest import Artifact
 from ..child import DiedError, shared
 from ..runtimes.base import ArtifactError
-from ..runtimes.run import run_file
+from ..runtimes.run import run_file, run_file_timed
 from ..runtimes.session import Session
 from .formats.base import format_named
 
@@ -41,4 +41,22 @@ def run_artifact(
         raise ArtifactError(
             f"{_RUNTIMES[artifact.format]} died of {died.cause} while it ran {artifact.file}. "
             "Export another precision or format."
+        ) from died
+
+
+def run_timed(
+    artifact: Artifact, folder: Path, inputs: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], float]:
+    """Run all samples through a .tflite or .onnx file, one thread; see `run_artifact`.
+
+    Returns:
+        Keras output name to (N, …), and the median time of a run in seconds.
+    """
+    path, runtime = folder / artifact.file, _RUNTIMES[artifact.format]
+    try:
+        return shared.call(run_file_timed, runtime, path, artifact, dict(inputs))
+    except DiedError as died:
+        raise ArtifactError(
+            f"{runtime} died of {died.cause} while it ran {artifact.file}. Export another "
+            "precision or format."
         ) from died

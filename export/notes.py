@@ -14,6 +14,7 @@ from ..artifacts.precisions import Arithmetic, precision_named
 from .fold.keras_graph import read_graph as read_keras
 from .fold.report import FoldReport
 from .formats.base import Job
+from .options import MIXED
 from .quantization.portable import portability_note
 
 _QUANTIZERS = {"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"}
@@ -49,7 +50,7 @@ def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
     if format_name in READERS:
         graph = read_graph(path, format_name)
         arithmetic = precision_named(job.precision).arithmetic
-        if job.options.portable and format_name == "tflite" and job.precision == "int8":
+        if job.options.portable and format_name == "tflite" and job.precision in MIXED:
             notes.append(portability_note(graph))
         notes += [sentence for note in _NOTES.get(arithmetic, ()) for sentence in note(graph)]
     return tuple(notes)

@@ -10,9 +10,12 @@ from ..artifacts.precisions import PRECISIONS
 from ..errors import UserError
 from ..options import option, validate
 from .formats.format_table import FORMAT_NAMES, precisions_of, takes_channels_first
+from .quantization.budget import Budget
+from .quantization.recipe import Recipe
 
 OPSETS = (13, 21)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
-MIXED = ("int8",)  # precisions of which single layers can be computed otherwise
+AUTO = "auto"
+MIXED = ("int8", AUTO)  # precisions of which single layers can be computed otherwise
 QUANTIZED_IO = ("float", "integer")
 LAYOUTS = ("nhwc", "nchw")
 
@@ -109,6 +112,15 @@ class ExportOptions:
         "runtimes agree on every integer.",
         group=_QUANTIZATION,
     )
+    budget: str = option(
+        "",
+        "--budget",
+        "What an auto file may cost or must reach: 120KB, 2.5ms, 40dB, or several.  [default: a "
+        "tenth more bytes than int8]",
+        group=_QUANTIZATION,
+        metavar="BUDGET",
+    )
+    recipe: Recipe | None = None
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     description: str = option(
@@ -137,10 +149,21 @@ class ExportOptions:
             ("tflite", name) in self.files for name in integer
         ):
             raise UserError(
-                f"quantized_io {self.quantized_io} is for {' and '.join(integer)} tflite files, "
+                f"quantized_io {self.quantized_io} is for {', '.join(integer)} tflite files, "
                 "and none is asked for. Add such a precision or leave quantized_io out."
             )
-        if self.portable and ("tflite", "int8") not in self.files:
+        if self.budget and AUTO not in self.precisions:
+            raise UserError(
+                "budget is for auto files, and none is asked for. Add the precision auto or leave "
+                "budget out."
+            )
+        Budget.parse(self.budget or "")
+        if self.recipe is not None and not set(MIXED) & set(self.precisions):
+            raise UserError(
+                f"recipe is for {' and '.join(MIXED)} files, and none is asked for. Add int8 or "
+                "leave recipe out."
+            )
+        if self.portable and not {("tflite", name) for name in MIXED} & set(self.files):
             raise UserError(
                 "portable is for int8 tflite files, and none is asked for. Add it or leave "
                 "portable out."

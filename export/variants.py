@@ -81,7 +81,7 @@ class Variants:
         self.plain = Variant("", folded.model, folded.report.input_norms)
         self.samples = samples.take(_JUDGED) if samples else None
         self._with_norms = with_norms
-        self._signature = signature
+        self.signature = signature
         self._batch_size = batch_size
         self._equalize = equalize
         self._equalizers: dict[str, tuple[Variant, ...]] = {}
@@ -123,7 +123,7 @@ class Variants:
 
     def _equalizations(self, base: Variant) -> Iterator[Variant]:
         assert self.samples is not None
-        inputs = [self.samples.arrays[t.name] for t in self._signature.inputs]
+        inputs = [self.samples.arrays[t.name] for t in self.signature.inputs]
         equalizer = Equalizer(base.model, inputs)
         for strength in STRENGTHS if equalizer.possible else ():
             model = equalizer.equalized(strength)
@@ -141,7 +141,7 @@ class Variants:
         """Return a variant as a frozen graph, traced once."""
         return freeze(
             variant.model,
-            self._signature,
+            self.signature,
             batch_size=self._batch_size,
             channels_first=channels_first,
             loops=loops,
@@ -154,14 +154,7 @@ class Variants:
         as the only one that a saturated softmax is not sure of, decides; one without any noise is
         left out. Minus infinity where the file gives NaN or infinity and the network does not.
         """
-        outputs = run_artifact(artifact, folder, self._judging)
-        ratios = [
-            ratio
-            for name, truth in self._truth.items()
-            for wanted, got in zip(truth, outputs[name], strict=True)
-            if (ratio := _ratio(wanted, got)) is not None
-        ]
-        return float(np.mean(ratios)) if ratios else math.inf
+        return mean_ratio(self._truth, run_artifact(artifact, folder, self._judging))
 
     @functools.cached_property
     def _judging(self) -> Mapping[str, np.ndarray]:
@@ -173,8 +166,19 @@ class Variants:
 
     @functools.cached_property
     def _truth(self) -> dict[str, np.ndarray]:
-        outputs = golden.evaluate(self.plain.model, self._signature, self._judging)
+        outputs = golden.evaluate(self.plain.model, self.signature, self._judging)
         return {name: values.astype(np.float64) for name, values in outputs.items()}
+
+
+def mean_ratio(truth: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> float:
+    """Return the mean over samples and outputs of each one's own ratio, in decibels."""
+    ratios = [
+        ratio
+        for name, array in truth.items()
+        for wanted, got in zip(array, outputs[name], strict=True)
+        if (ratio := _ratio(wanted, got)) is not None
+    ]
+    return float(np.mean(ratios)) if ratios else math.inf
 
 
 def _ratio(wanted: np.ndarray, got: np.ndarray) -> float | None:

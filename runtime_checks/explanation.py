@@ -183,7 +183,7 @@ def _diagnosed(entry: LayerCost) -> tuple[str, str]:
     if entry.worst == "weights":
         return (
             "8 bits round its weights by more than the rest of the file can hide",
-            kept,
+            f"round them adaptively (--precision auto), or {kept}",
         )
     if is_input:
         return (
@@ -194,11 +194,11 @@ def _diagnosed(entry: LayerCost) -> tuple[str, str]:
         return (
             f"its channels differ by {entry.channels:.0f}x (largest over median), and one step "
             "serves all of them",
-            f"equalize them (--equalize always), or {kept}",
+            f"equalize them (--equalize always, --precision auto), or {kept}",
         )
     if entry.outliers > _OUTLIERS:
         return (
             f"its greatest value is {entry.outliers:.1f} times what one in a thousand exceeds",
-            kept,
+            f"choose the range by least squared error (--precision auto), or {kept}",
         )
     return "its values need more than 255 steps", kept

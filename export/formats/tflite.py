@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.litert import LiteRTRunner
+from ..options import MIXED
 from ..quantization.finish_tflite import finish
 from ..quantization.portable import make_portable
 from ..signature import Signature
@@ -51,7 +52,7 @@ class TFLite:
         model = flatbuffer.parse(data)
         if job.trained is not None:
             finish(model, job.trained, graph.readable_name)
-        if job.options.portable and job.precision == "int8":
+        if job.options.portable and job.precision in MIXED:
             make_portable(model)
         separate_outputs(model)
         flatbuffer.set_interface(

@@ -36,6 +36,8 @@ _LOOPS = {
     ("tflite", "int8"): Loops.UNROLLED,
     ("tflite", "int16x8"): Loops.UNROLLED,
     ("onnx", "int8"): Loops.UNROLLED,
+    ("tflite", "auto"): Loops.UNROLLED,
+    ("onnx", "auto"): Loops.UNROLLED,
     ("onnx", "dynamic"): Loops.SHORT_UNROLLED,
     ("onnx", "float16"): Loops.SHORT_UNROLLED,
     ("onnx", "float32"): Loops.SHORT_UNROLLED,

@@ -109,6 +109,7 @@ def _widened(
     made = {name for node in nodes for name in node.output}
     found = {name: [dict(entry) for entry in entries] for name, entries in overrides.items()}
     for name in made:
+        found.pop(name, None)  # 16 bits have steps to spare: nothing of what they hold is clipped
         narrow = {node.name for node in readers.get(name, ()) if node.name not in names}
         _convert(found, name, QuantType.QUInt16, QuantType.QUInt8, narrow)
     for name in {name for node in nodes for name in node.input if name} - constants - made:

@@ -35,10 +35,12 @@ class Histogram:
         """
         self.low, self.high = float(low), float(high)
         self._counts = np.zeros(_BINS)
+        self._zeros = 0
 
     def add(self, values: np.ndarray) -> None:
         """Count more values; those beyond the ends belong to the last bin on their side."""
         finite = np.clip(values[np.isfinite(values)], self.low, self.high)
+        self._zeros += int(np.count_nonzero(finite == 0))
         if self.high > self.low and finite.size:
             self._counts += np.histogram(finite, _BINS, (self.low, self.high))[0]
 
@@ -73,6 +75,6 @@ class Histogram:
         above = [np.sum(self._counts * np.square(np.maximum(centres - end, 0))) for end in highs]
         steps = (highs[None, :] - lows[:, None]) / levels
         errors = np.array(below)[:, None] + np.array(above)[None, :]
-        errors = errors + np.square(steps) / 12 * self._counts.sum()
+        errors = errors + np.square(steps) / 12 * (self._counts.sum() - self._zeros)
         row, column = np.unravel_index(int(np.argmin(errors)), errors.shape)
         return float(lows[row]), float(highs[column])

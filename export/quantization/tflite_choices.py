@@ -48,7 +48,8 @@ def quantized(
     floats, wide = _operators(model, choices)
     ranges = _ranges(model.subgraphs[0])
     if choices.ranges != "min-max":
-        ranges = _chosen(calibrated, model, choices.ranges, samples, ranges)
+        # 16 bits have steps to spare: nothing of what they hold is clipped.
+        _choose(calibrated, model, choices.ranges, samples, ranges)
         calibrated = pack(model)
     io = tf.int8 if integer_io else tf.float32
     data: bytes = mlir_quantize(
@@ -92,14 +93,14 @@ def _ranges(graph: Any) -> dict[str, tuple[float, float]]:
     }
 
 
-def _chosen(
+def _choose(
     calibrated: bytes,
     model: Any,
     method: str,
     samples: Sequence[Sequence[np.ndarray]],
     ranges: dict[str, tuple[float, float]],
-) -> dict[str, tuple[float, float]]:
-    """Give every computed tensor the range that a method chooses; return all ranges by name."""
+) -> None:
+    """Give every computed tensor the range that a method chooses."""
     graph = model.subgraphs[0]
     ranged = [i for i, tensor in enumerate(graph.tensors) if text(tensor.name) in ranges]
     histograms = {index: Histogram(*ranges[text(graph.tensors[index].name)]) for index in ranged}
@@ -107,15 +108,12 @@ def _chosen(
         for index, array in values.items():
             histograms[index].add(array)
     fixed = {int(index) for index in graph.inputs}  # what is clipped there is lost to every layer
-    found = dict(ranges)
     for index in ranged:
         if index in fixed:
             continue
         tensor = graph.tensors[index]
         low, high = histograms[index].range(method)
         tensor.quantization.min, tensor.quantization.max = [low], [high]
-        found[text(tensor.name)] = low, high
-    return found
 
 
 def _values(

@@ -54,14 +54,20 @@ def test_every_option_reaches_the_manifest(model_file, images, tmp_path):
     record = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert record["options"] == {
         "allow_flex": False,
+        "budget": None,
         "batch_size": 2,
         "calibration_samples": 20,
         "equalize": "never",
         "formats": ["onnx", "tflite"],
+        "input_norms": "auto",
+        "keep_float": [],
+        "keep_int16": [],
         "layout": "nchw",
         "opset": 15,
+        "portable": False,
         "precisions": ["int8"],
         "quantized_io": "integer",
+        "recipe": None,
     }
     assert record["metadata"] == {
         "description": "shapes",
@@ -97,7 +103,7 @@ def test_a_free_batch(model_file, tmp_path):
         (("--inputs", "nowhere.npz"), "nowhere.npz"),
         (("--to", "onnx", "--precision", "int4"), "int4"),
         (("--to", "tflite", "--layout", "nchw"), "is for onnx files"),
-        (("--quantized-io", "integer"), "int8 and int16x8"),
+        (("--quantized-io", "integer"), "int8, auto, int16x8"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):

@@ -1,0 +1,271 @@
+"""The file of the precision `auto`: made in several ways and measured on held-out samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from ..artifacts.graphs import read_graph
+from ..artifacts.manifest import Artifact, FileRecord
+from ..artifacts.plain_json import plain
+from ..artifacts.samples import SampleSet
+from ..errors import UserError
+from ..files import write_bytes, write_text
+from ..reference.network import opaque_layers
+from ..reference.quantization_costs import LayerCost, measure_costs
+from . import golden_set as golden
+from .host import run_timed
+from .network.write import build_network, write_network
+from .progress import Steps
+from .quantization.budget import Budget
+from .quantization.equalization import Equalizer
+from .quantization.pareto import picture
+from .quantization.recipe import Recipe
+from .quantization.search import Culprit, Search, Trial
+from .quantization.weight_rounding import with_rounded_weights
+from .signature import Signature
+from .variants import Variant, mean_ratio
+
+_LEAST_SAMPLES = 8
+_EVERY = 4  # of so many samples one is held out
+_UNLIKE = 10.0  # ratio of channels that is named as a cause
+
+Convert = Callable[[Variant, Recipe, SampleSet, Path], Artifact]
+
+
+class RecipeNetworks:
+    """The networks that recipes ask for, each made once."""
+
+    def __init__(self, folded: Variant, signature: Signature, samples: SampleSet) -> None:
+        """Take the folded network.
+
+        Args:
+            folded: The network.
+            signature: Its inputs and outputs.
+            samples: Real samples that ranges and roundings come from.
+        """
+        self._folded = folded
+        self._inputs = [samples.arrays[tensor.name] for tensor in signature.inputs]
+        self._made: dict[Recipe, Variant | None] = {}
+
+    @functools.cached_property
+    def _equalizer(self) -> Equalizer:
+        return Equalizer(self._folded.model, self._inputs)
+
+    def of(self, recipe: Recipe, name: str) -> Variant | None:
+        """Return the network of a recipe; None where it cannot be made."""
+        key = dataclasses.replace(recipe, ranges="min-max", keep_int16=())
+        if key not in self._made:
+            self._made[key] = self._variant(key, name)
+        return self._made[key]
+
+    @functools.cache  # noqa: B019 - lives as long as one export
+    def _equalized(self, strength: float | None) -> keras.Model | None:
+        if strength is None:
+            return self._folded.model
+        return self._equalizer.equalized(strength) if self._equalizer.possible else None
+
+    def _variant(self, recipe: Recipe, name: str) -> Variant | None:
+        model = self._equalized(recipe.equalize)
+        if model is None:
+            return None
+        if not recipe.changes_weights:
+            if recipe.equalize is None:
+                return self._folded
+            return dataclasses.replace(self._folded, name=name, model=model)
+        rounded = with_rounded_weights(
+            model,
+            self._inputs,
+            adaptive=recipe.rounding == "adaptive",
+            correct_bias=recipe.bias_correction,
+            leave=[path.rpartition("/")[2] for path in recipe.keep_float],
+        )
+        return dataclasses.replace(self._folded, name=name, model=rounded)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoFile:
+    """One file to find.
+
+    Attributes:
+        format_name: Its format.
+        folded: The folded network.
+        signature: Inputs and outputs.
+        samples: Real samples; a quarter of them is held out.
+        convert: Makes a file from a network, a recipe and samples in a folder.
+        budget: What it may cost.
+        base: The recipe to begin with.
+        wide: Whether layers get 16 bits rather than float.
+        step: Told of every stage.
+    """
+
+    format_name: str
+    folded: Variant
+    signature: Signature
+    samples: SampleSet
+    convert: Convert
+    budget: Budget
+    base: Recipe
+    wide: bool
+    step: Steps
+
+    def __post_init__(self) -> None:
+        """Refuse too few samples.
+
+        Raises:
+            UserError: There are too few to hold some out.
+        """
+        if self.samples.count < _LEAST_SAMPLES:
+            raise UserError(
+                f"auto measures on samples that took no part, so it needs at least "
+                f"{_LEAST_SAMPLES} real ones. Received: {self.samples.count}. Give more "
+                "(calibration=…, --calibration DATA), or export int8."
+            )
+
+    def write(self, folder: Path) -> tuple[Artifact, Variant]:
+        """Search, and leave the chosen file with its recipe and a picture in a folder.
+
+        Raises:
+            UserError: Not even a plain int8 file can be made.
+        """
+        run = _Run(self, folder / f".auto-{self.format_name}")
+        run.place.mkdir()
+        search = Search(
+            run.attempt,
+            run.culprits,
+            self.budget,
+            wide=self.wide,
+            base=self.base,
+        )
+        found = search.run()
+        artifact, variant = run.files[found.chosen.recipe]
+        os.replace(run.folder_of(found.chosen.recipe) / artifact.file, folder / artifact.file)
+        shutil.rmtree(run.place)
+        record = {
+            "recipe": found.chosen.recipe.to_json(),
+            "sentence": found.sentence,
+            "trials": [trial.to_json() for trial in found.trials],
+        }
+        text = json.dumps(plain(record), indent=2) + "\n"
+        write_text(folder / f"{artifact.file}.recipe.json", text)
+        write_bytes(folder / f"{artifact.file}.svg", picture(found, artifact.file))
+        artifact = dataclasses.replace(artifact, notes=(*artifact.notes, found.sentence))
+        if not variant.name:
+            return artifact, variant
+        network = folder / f"network.{variant.name}.npz"
+        write_network(variant.model, network)
+        return dataclasses.replace(artifact, network=FileRecord.of(network)), variant
+
+
+class _Run:
+    """The trials of one search."""
+
+    def __init__(self, auto: AutoFile, place: Path) -> None:
+        self.auto, self.place = auto, place
+        self.files: dict[Recipe, tuple[Artifact, Variant]] = {}
+        index = np.arange(auto.samples.count)
+        held = index % _EVERY == _EVERY - 1
+        self.calibration = _chosen(auto.samples, ~held)
+        self.held_out = _chosen(auto.samples, held)
+        self.networks = RecipeNetworks(auto.folded, auto.signature, self.calibration)
+        self.trials: list[Trial] = []
+        outputs = golden.evaluate(auto.folded.model, auto.signature, self.held_out.arrays)
+        self._truth = {name: array.astype(np.float64) for name, array in outputs.items()}
+
+    def folder_of(self, recipe: Recipe) -> Path:
+        return self.place / str(list(self.files).index(recipe))
+
+    def attempt(self, recipe: Recipe) -> Trial | None:
+        """Make and measure a file; None where it cannot be made."""
+        variant = self.networks.of(recipe, f"auto-{self.auto.format_name}-{len(self.files)}")
+        if variant is None:
+            return None
+        folder = self.place / str(len(self.files))
+        folder.mkdir()
+        try:
+            artifact = self.auto.convert(variant, recipe, self.calibration, folder)
+        except UserError:
+            shutil.rmtree(folder)
+            if not self.files:
+                raise
+            return None
+        self.files[recipe] = artifact, variant
+        with self.auto.step(artifact.file, "judge"):
+            outputs, seconds = run_timed(artifact, folder, self.held_out.arrays)
+        trial = Trial(
+            recipe,
+            artifact.bytes,
+            1000 * seconds,
+            mean_ratio(self._truth, outputs),
+            self._decisions(outputs),
+            self._accuracy(outputs),
+        )
+        self.trials.append(trial)
+        return trial
+
+    def _scores(self, outputs: Mapping[str, np.ndarray]) -> str | None:
+        """Return the only output of scores, where samples have labels or a softmax ends it."""
+        rows = [name for name, t in self._truth.items() if t.ndim == 2 and t.shape[1] > 1]
+        if len(rows) != 1:
+            return None
+        sums = self._truth[rows[0]].sum(axis=1)
+        shares = np.allclose(sums, 1, atol=1e-3) and (self._truth[rows[0]] >= 0).all()
+        return rows[0] if shares or self.held_out.labels is not None else None
+
+    def _decisions(self, outputs: Mapping[str, np.ndarray]) -> float | None:
+        name = self._scores(outputs)
+        if name is None:
+            return None
+        return float(np.mean(outputs[name].argmax(axis=1) == self._truth[name].argmax(axis=1)))
+
+    def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> float | None:
+        name, labels = self._scores(outputs), self.held_out.labels
+        if name is None or labels is None or not (labels >= 0).any():
+            return None
+        known = labels >= 0
+        return float(np.mean(outputs[name].argmax(axis=1)[known] == labels[known]))
+
+    def culprits(self) -> list[Culprit]:
+        """Return the layers of the best file so far, the dearest first."""
+        best = max(self.trials, key=lambda trial: trial.snr_db)
+        artifact, variant = self.files[best.recipe]
+        signature = self.auto.signature
+        network = build_network(variant.model).named(
+            [tensor.name for tensor in signature.inputs],
+            [tensor.name for tensor in signature.outputs],
+        )
+        if opaque_layers(network):
+            return []
+        path = self.folder_of(best.recipe) / artifact.file
+        graph = read_graph(path, artifact.format).in_order(*artifact.names)
+        with self.auto.step(artifact.file, "explain"):
+            costs = measure_costs(network, graph, self.calibration.take(16).arrays)
+        return [
+            Culprit(entry.layer, costs.decibels(entry.power), _why(entry))
+            for entry in costs.layers
+            if not entry.layer.startswith("input ")
+        ]
+
+
+def _why(entry: LayerCost) -> str:
+    if entry.worst == "clipping":
+        return f"{entry.clipped:.2g} % of its values are clipped"
+    if entry.worst == "weights":
+        return "its weights have too few bits"
+    if entry.channels > _UNLIKE:
+        return f"its channels differ by {entry.channels:.0f}x"
+    return "its values need more than 255 steps"
+
+
+def _chosen(samples: SampleSet, index: np.ndarray) -> SampleSet:
+    labels = None if samples.labels is None else samples.labels[index]
+    arrays = {name: array[index] for name, array in samples.arrays.items()}
+    return dataclasses.replace(samples, arrays=arrays, labels=labels)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UserError
+from .locks import own_folder
 
 # Above this size, hashing takes longer than starting a thread.
 _WORTH_A_THREAD = 1 << 18
@@ -22,7 +22,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of ``path``, since writers such as ``keras.Model.save``
     choose a format by them. If the block raises or the process is interrupted, ``path`` is as it
-    was before.
+    was before. What a killed process left there is removed by the next that writes to the folder.
 
     Args:
         path: Final place of the file. Its folder is made when missing.
@@ -37,8 +37,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=final.parent) as folder:
-            partial = Path(folder) / final.name
+        with own_folder(".partial-", final.parent) as folder:
+            partial = folder / final.name
             yield partial
             os.replace(partial, final)
     except OSError as error:

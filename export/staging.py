@@ -25,6 +25,7 @@ from pathlib import Path
 from ..artifacts.manifest import FILE as MANIFEST_FILE
 from ..artifacts.manifest import Manifest
 from ..errors import UserError
+from ..locks import LockedError, locked
 
 _PARTIAL = ".export-"  # prefix of folders that an export writes into
 _MOVING_IN = ".moving-in"  # a complete export whose files are on their way
@@ -43,21 +44,36 @@ def moved_in_when_done(directory: Path) -> Iterator[Path]:
         directory: Where to; made when missing.
 
     Raises:
-        UserError: `directory` is a file.
+        UserError: `directory` is a file, or another export is being written to it.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"Expected a directory to export to. Received: {directory}, a file.")
     directory.mkdir(parents=True, exist_ok=True)
     directory = directory.resolve()  # a link keeps pointing where it points
-    _finish_move(directory)
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=directory) as folder:
-        staging = Path(folder)
-        yield staging
-        if not _change_places(staging, directory):
-            os.rename(staging, directory / _MOVING_IN)
-            _finish_move(directory)
-            for killed in directory.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(killed)
+    with _alone_in(directory):
+        _finish_move(directory)
+        for killed in directory.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(killed)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=directory) as folder:
+            staging = Path(folder)
+            yield staging
+            if not _change_places(staging, directory):
+                os.rename(staging, directory / _MOVING_IN)
+                _finish_move(directory)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep other exports out of a directory."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory))
+        except LockedError as error:
+            raise UserError(
+                f"Another export is being written to {directory}. Wait until it has finished, or "
+                "name another directory."
+            ) from error
+        yield
 
 
 def _change_places(staging: Path, directory: Path) -> bool:

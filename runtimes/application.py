@@ -27,6 +27,7 @@ _CODE = (
     "__init__.py",
     "errors.py",
     "files.py",
+    "locks.py",
     "quiet.py",
     "version.py",
     "artifacts/archive.py",

@@ -1,0 +1,81 @@
+"""Protects that two runs never write to one folder, and that killed runs leave nothing for long."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from renormlite import UserError
+from renormlite.export.staging import moved_in_when_done
+from renormlite.files import write_text
+from renormlite.locks import LockedError, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from renormlite.{module} import {function}
+with {function}(Path(sys.argv[1])) as place:
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def held(folder: Path, module: str, function: str) -> subprocess.Popen[str]:
+    """Return a process that is in the middle of writing."""
+    program = HOLD.format(module=module, function=function)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_export_to_one_directory_is_refused_until_the_first_has_ended(tmp_path):
+    first = held(tmp_path / "out", "export.staging", "moved_in_when_done")
+    with (
+        pytest.raises(UserError, match="Another export is being written"),
+        moved_in_when_done(tmp_path / "out"),
+    ):
+        pass
+    killed(first)
+    assert [p.name[:8] for p in (tmp_path / "out").iterdir()] == [".export-"]
+    with moved_in_when_done(tmp_path / "out") as staging:
+        (staging / "new").touch()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_left_goes_and_what_a_running_one_writes_stays(tmp_path):
+    killed(held(tmp_path / "killed.txt", "files", "atomic_path"))
+    running = held(tmp_path / "running.txt", "files", "atomic_path")
+    write_text(tmp_path / "a.txt", "young folders are left: their process may be about to lock")
+    partial = list(tmp_path.glob(".partial-*"))
+    assert len(partial) == 2
+    for folder in partial:
+        os.utime(folder, (time.time() - 100,) * 2)
+    write_text(tmp_path / "b.txt", "")
+    assert len(list(tmp_path.glob(".partial-*"))) == 1
+    killed(running)
+
+
+def test_a_lock_is_of_the_folder_that_has_the_name(tmp_path):
+    """Whoever waits at a folder that was replaced meanwhile gets the lock of the new one."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with locked(folder):
+        with pytest.raises(LockedError), locked(folder):
+            pass
+        folder.rename(tmp_path / "old")
+        folder.mkdir()
+        with locked(folder):
+            pass

@@ -26,7 +26,7 @@ def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What an integer file gives, to the bit, under each known rule of rounding.
+    """The outputs of an integer file, to the bit, under each known rule of rounding.
 
     Attributes:
         by_rule: Whose kernels follow the rule, to Keras output name, to (N, …) float32: the
@@ -67,9 +67,9 @@ class GoldenSet:
             to make; empty where a layer has no noise model.
         file_noise: File name to the same for that file's own arithmetic; only files whose
             precision has a noise model (`precisions.Precision.noise`).
-        predictions: File name to the prediction of its integers; only files of integers.
-        misfits: File name to what its numbers cannot represent of samples that were added since the
-            export; what the export found is in the manifest.
+        predictions: File name to the prediction of its integers; only files of integers. misfits:
+        File name to the values that it cannot represent, in samples added since the export;
+            those found at export are in the manifest.
         labels: (N,) true class of each sample, -1 where unknown; None where none is known.
         trained_integers: Keras output name to (N, …) float32: outputs of a quantization-aware model
             with its fake quantization; empty for other models.

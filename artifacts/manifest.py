@@ -1,4 +1,4 @@
-"""The records of `manifest.json`: what was exported, from what, with which hashes and options.
+"""The records of `manifest.json`: the files, their source, hashes and options.
 
 The one definition of that file: the export fills and writes it, the checks and the bundle on a
 device read it, the reproducer does both. Its layout is documented in `docs/export.md`; `schema`
@@ -243,7 +243,7 @@ class Manifest:
         versions: Package name to version.
         options: The options in force, defaults included.
         fold: `records` and `proof` of the fold.
-        metadata: What the user stated about the model: `labels`, `preprocessing`, `description`.
+        metadata: The user's statements about the model: `labels`, `preprocessing`, `description`.
         calibration: Origin of the calibration samples, or None.
         notes: Sentences about changes that were made before the export.
         states: Name of each input that takes a state to the name of the output to feed back.
@@ -378,7 +378,7 @@ def _folder(record: Record) -> dict[str, str]:
 
 
 def _metadata(record: Record) -> Mapping[str, Any]:
-    """Return what the user said of the model, with the entries that the checks read validated."""
+    """Return the user's metadata, with the entries that the checks read validated."""
     metadata = record.mapping("metadata")
     if "metadata" in record:
         entries = record.record("metadata")

@@ -35,7 +35,7 @@ class Precision:
     Attributes:
         name: Name in options, file names and the manifest.
         summary: One line for `--help` and the docs.
-        arithmetic: What a runtime must support.
+        arithmetic: The arithmetic that a runtime must support.
         formats: File formats that can hold it.
         calibrated: Whether the ranges of activations come from samples.
         unit_roundoff: Unit roundoff of its float arithmetic.

@@ -1,7 +1,7 @@
-"""What does not fit into the numbers of a file: values that its integers clip, or half precision.
+"""Values that a file cannot represent: clipped by its integers, or beyond half precision.
 
-Both are measured on the real samples at export and kept in the manifest; on the user's own samples
-they are measured when files are checked.
+Both are measured on the real samples at export and stored in the manifest, and on the user's own
+samples when files are checked.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ GREATEST_HALF = 65504.0
 
 @dataclass(frozen=True)
 class Clipped:
-    """Values that lie beyond what the integers of a file represent.
+    """Values beyond the range of a file's integers.
 
     Attributes:
         place: "input 'NAME'" or "layer 'NAME'".
-        share: Per cent of its values that are clipped.
+        share: Percentage of its values that are clipped.
         low: The least number that the file represents there.
         high: The greatest.
         least: The least value there.
@@ -37,7 +37,7 @@ class Clipped:
 
     @property
     def sentence(self) -> str:
-        """Say how much is clipped, and both ranges."""
+        """Describe how much is clipped, and both ranges."""
         return (
             f"{self.share:.3g} % of the values of {self.place} are clipped: the file represents "
             f"{self.low:.4g} to {self.high:.4g}, the samples reach {self.least:.4g} to "
@@ -61,17 +61,17 @@ class Overflow:
 
     @property
     def sentence(self) -> str:
-        """Say which number of which layer is too large."""
+        """Describe the number that is too large."""
         return (
             f"layer '{self.layer}' reaches the {self.what} {self.size:.4g}, beyond "
             f"{GREATEST_HALF:.0f}, the greatest number of half precision: runtimes that compute in "
-            "it give infinity there"
+            "half precision return infinity"
         )
 
 
 @dataclass(frozen=True)
 class Misfits:
-    """What does not fit into the numbers of one file.
+    """The values that one file cannot represent.
 
     Attributes:
         clipped: The inputs, and the layers, greatest share first.

@@ -1,7 +1,7 @@
-"""What happened to a constant of a file that is not the weight it should be?
+"""Explains why a constant of a file differs from the expected weight.
 
-Exchanged rows, bytes in the other order, a tail of zeros, bytes of the other sign, a common factor:
-each is tried, and the one that explains every number is named.
+Exchanged rows, wrong byte order, a tail of zeros, bytes of the wrong sign, a common factor: each is
+tried, and the one that explains every number is reported.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 
 from ..artifacts.graphs.base import GraphTensor
 
-# Of more numbers than this along an axis an exchange is looked for among this many that differ.
+# Along a longer axis, exchanges are searched among this many differing slices.
 _MOST_EXCHANGED = 256
 
-# Returns where the numbers of a constant are not the expected ones, and those numbers.
+# Returns where the numbers of a constant differ from the expected ones, and those numbers.
 Compare = Callable[[np.ndarray, GraphTensor], tuple[np.ndarray, np.ndarray]]
 
 
 def explain(
     expected: np.ndarray, constant: GraphTensor, axes: tuple[int, ...], role: str, compare: Compare
 ) -> str:
-    """Return what happened to a constant, or an empty string.
+    """Return an explanation of a constant's difference, or an empty string.
 
     Args:
         expected: The weight in the file's order of axes, float64.
-        constant: What the file holds.
+        constant: The file's constant.
         axes: The weight's axes in the network, in the order in which ``expected`` has them.
         role: "kernel", "bias", …
         compare: How weights are compared.
@@ -55,7 +55,7 @@ def explain(
 
 
 def _zero_tail(expected: np.ndarray, wrong: np.ndarray, real: np.ndarray) -> int | None:
-    """Return from which number on zeros stand for others; None where that is not what happened."""
+    """Return the index from which all numbers are zero by mistake; None if that is not the case."""
     nonzero = np.flatnonzero(real)
     start = int(nonzero[-1]) + 1 if nonzero.size else 0
     lost = np.count_nonzero(expected[start:])
@@ -69,7 +69,7 @@ def _exchanged(
     role: str,
     compare: Compare,
 ) -> str:
-    """Return which slices along an axis changed places, or an empty string."""
+    """Describe which slices along an axis are exchanged; an empty string for none."""
     assert constant.data is not None
     data = constant.data.reshape(expected.shape)
     wrong, _ = compare(expected.reshape(-1), constant)
@@ -98,7 +98,7 @@ def _exchanged(
 
 
 def _order(expected: np.ndarray, found: np.ndarray) -> np.ndarray | None:
-    """Return which found slice is each expected one, by the closest direction; None if unclear."""
+    """Return the found slice for each expected one, by the closest direction; None if unclear."""
     rows = [side.reshape(len(side), -1).astype(np.float64) for side in (expected, found)]
     if rows[0].shape[1] == 1:
         order = np.empty(len(expected), int)
@@ -110,7 +110,7 @@ def _order(expected: np.ndarray, found: np.ndarray) -> np.ndarray | None:
 
 
 def _say(moved: np.ndarray, places: np.ndarray, axis: int, rank: int, role: str) -> str:
-    """Say which slices of the network's weight changed places."""
+    """Describe which slices of the network's weight are exchanged."""
     kind = "entries"
     if role == "kernel" and rank >= 2 and axis >= rank - 2:
         kind = "rows (outputs)" if axis == rank - 1 else "input channels"
@@ -131,4 +131,4 @@ def _factor(expected: np.ndarray, real: np.ndarray) -> str:
     rest = float(np.linalg.norm(real - factor * expected))
     if factor == 0 or rest > 1e-3 * abs(factor) * power**0.5:
         return ""
-    return f"all of it is {factor:.4g} times what it should be"
+    return f"all of it is {factor:.4g} times the expected value"

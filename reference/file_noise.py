@@ -1,7 +1,7 @@
-"""How noisy should a file of lower precision be, on any kernel that may run it?
+"""Predicts the noise of a file of lower precision, on any kernel that may run it.
 
-Read from the file: its weights, the steps of its integers, and which ops quantize their input at
-run time. The rest is arithmetic (`noise`).
+The file provides its weights, the steps of its integers, and which ops quantize their input at run
+time; the noise follows from these (`noise`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .rounded_weights import RoundedWeights
 
 
 def shares_ranges(artifact: Artifact) -> bool:
-    """Return whether one range serves all samples of a batch, so that each depends on the others.
+    """Return whether all samples of a batch share one range, so that each depends on the others.
 
-    ONNX's DynamicQuantizeLinear takes the range of a whole tensor. No noise of a single sample
-    follows from that.
+    ONNX's DynamicQuantizeLinear takes the range of a whole tensor. The noise of a single sample
+    cannot be derived from that.
     """
     batch = artifact.inputs[0].shape[0] or 1
     return (
@@ -45,22 +45,22 @@ def file_noise(
     inputs: Mapping[str, np.ndarray],
     truth: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """Return the root mean square error that a file is expected to make.
+    """Return the expected root mean square error of a file.
 
-    Of floats and of integers that are quantized at run time it is the error against truth; of files
-    of integers the difference between two correct runtimes (`integer_noise`).
+    For files of floats, or with run-time quantization, it is the error against truth; for files of
+    integers the difference between two correct runtimes (`integer_noise`).
 
     Args:
         path: The file.
         file_format: "tflite" or "onnx".
-        precision: What the manifest says of it.
+        precision: Its precision in the manifest.
         network: The network it was made from.
         inputs: Its input names to (N, …).
         truth: Output name to (N, …) float64.
 
     Returns:
-        Output name to (N,) float64; empty where it does not follow from the arithmetic: for layers
-        that only Keras can evaluate, or a weight that a file of floats does not show.
+        Output name to (N,) float64; empty where it cannot be derived: for layers that only Keras
+        can evaluate, or a weight that was not found in a file of floats.
 
     Raises:
         UserError: The file cannot be parsed.

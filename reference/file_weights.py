@@ -1,9 +1,9 @@
 """Compares the constants of a file with the weights of the folded network, before anything runs.
 
 Float weights must be equal bit for bit: both exporters only reorder axes. Quantized weights must
-lie within half a step of the real ones, since that is what rounding to the nearest step means. A
-constant is looked for by value, never by name or place; where none is right, the one that agrees
-in most elements is the one that was altered.
+lie within half a step of the real ones, the error of rounding to the nearest step. Constants are
+identified by value, never by name or position; if none is right, the one that agrees in most
+elements is the altered one.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _QUOTIENT = 3 * 2.0**-24
 # the tensor's size.
 _FOLDED_ELSEWHERE = 16 * 2.0**-24
 
-# A constant that agrees with a weight in half of its elements and not in all was altered. One that
-# a converter merged with a neighbour agrees nowhere, except where numbers are 0.
+# A constant that agrees with a weight in half of its elements, but not all, was altered. One that a
+# converter merged with a neighbour agrees nowhere, except where numbers are 0.
 _ALTERED_SHARE = 0.5
 
-# Numbers by which two arrays are told apart before all of them are compared.
+# Numbers that are compared first, to distinguish most arrays quickly.
 _PROBES = 8
 
 
 @dataclass(frozen=True)
 class WeightMatch:
-    """What became of one weight.
+    """The state of one weight in a file.
 
     Attributes:
         node: The network's node.
@@ -46,18 +46,18 @@ class WeightMatch:
         role: "kernel", "bias", …
         state: "equal", "altered" (most elements agree), or "absent" (no constant resembles it:
             merged by the converter, reordered, or altered throughout).
-        tensor: The constant that it is or most resembles; None when there is none of its size.
+        tensor: The equal or most similar constant; None if there is none of its size.
         form: Axes of the network's weight, seen in the shape ``view``, in the order of the
             constant, flattened.
         view: That shape; the weight's own, but for a dense layer behind a flattened feature map,
             whose rows are places and channels.
         differing: Number of elements that differ.
         size: Number of elements.
-        at: Place of the first that differs, in the network's axes.
+        at: Index of the first differing element, in the network's axes.
         found: The file's number there.
         expected: The network's number there.
-        remark: What happened to the constant, where that is known (`altered_weights`).
-        rounded: Whether an equal weight is so only within the rounding of another fold.
+        remark: Explanation of the difference, if known (`altered_weights`).
+        rounded: Whether the weight is equal only within the rounding of another fold.
     """
 
     node: str
@@ -77,10 +77,10 @@ class WeightMatch:
 
     @property
     def sentence(self) -> str:
-        """Say what differs."""
+        """Describe the difference."""
         return (
             f"{self.role} of layer '{self.layer}': {self.differing} / {self.size} weights "
-            f"({100 * self.differing / max(self.size, 1):.3g} %) are not those of the folded "
+            f"({100 * self.differing / max(self.size, 1):.3g} %) differ from those of the folded "
             f"network; first at {list(self.at)}: {self.found:.9g} in the file, "
             f"{self.expected:.9g} in the network{self.remark and f'; {self.remark}'}"
         )
@@ -94,7 +94,7 @@ def match_weights(
     Args:
         network: The folded network.
         graph: The file.
-        foreign: Whether another converter made the file, which rounds otherwise when it folds.
+        foreign: Whether another converter made the file, whose fold rounds differently.
 
     Returns:
         One entry for each weight of each node. Nodes that share a weight share the constant.
@@ -184,12 +184,12 @@ def forms(
     if len(spatial) == 3:  # TFLite, in two dimensions: out, H, W, planes side by side
         yield shape, (last[1], *spatial[1:], spatial[0], last[0])
     if op == "dense" and len(features) > 1 and int(np.prod(features)) == shape[0]:
-        # Channels first: the rows of a dense layer behind a flattened map go with its order.
+        # Channels first: the rows of a dense layer after a flattened map follow its order.
         view = (*features, shape[1])
         places, channel, out = axes_of(len(features))
         yield view, (channel, *places, out)
         yield view, (out, channel, *places)
-        # And the other way round, where the network has channels first and the file does not.
+        # Conversely, if the network has channels first and the file does not.
         yield view, (*range(1, len(features)), 0, out)
         yield view, (out, *range(1, len(features)), 0)
 
@@ -232,14 +232,14 @@ def _exactly(
 
 
 def _ends(array: np.ndarray, dtype: type | None = None) -> _Ends:
-    """Return type, size, first and last number: the same in whatever order the axes are."""
+    """Return type, size, first and last number, which do not depend on the order of the axes."""
     kind = np.dtype(dtype or array.dtype)
     first, last = (float(kind.type(array.item(place))) for place in (0, -1))
     return kind, array.size, first, last
 
 
 def _equal(weight: np.ndarray, constant: GraphTensor) -> bool:
-    """Return whether a weight is a constant, number by number; a few of them tell most apart."""
+    """Return whether a weight equals a constant; a few numbers are compared first."""
     assert constant.data is not None
     data = constant.data.reshape(weight.shape)
     places = range(0, weight.size, max(1, weight.size // _PROBES))
@@ -327,7 +327,7 @@ def _explained(
 
 
 def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a constant is not the expected numbers, and the numbers it stands for."""
+    """Return where a constant differs from the expected numbers, and its real numbers."""
     data = constant.data
     assert data is not None
     real = constant.real(data).reshape(-1)
@@ -342,7 +342,7 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
 
 
 def _wrong_foreign(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same within what folding in float32, in another order, may change.
+    """Return the same within the rounding of a fold in float32 in another order.
 
     A bias is a difference of numbers that may be larger than itself.
     """

@@ -1,4 +1,4 @@
-"""Gradients of the folded network in NumPy: how an output, or any value, depends on the inputs.
+"""Gradients of the folded network in NumPy, of outputs or any value by the inputs.
 
 Each operator has its vector-Jacobian product, `Operator.gradient`; here they are chained backwards
 (reverse accumulation; Griewank and Walther, Evaluating Derivatives, 2008, chapter 3).
@@ -29,7 +29,7 @@ def gradients(network: Network, values: Values, by: Mapping[str, np.ndarray]) ->
 
     Args:
         network: The folded network.
-        values: What `evaluated` returned.
+        values: The result of `evaluated`.
         by: Name of a value to the weights of its elements, in its shape.
 
     Returns:

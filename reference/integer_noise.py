@@ -1,19 +1,19 @@
-"""How far may two correct runtimes of one integer file differ?
+"""Bounds the difference between two correct runtimes of one integer file.
 
 Every operator of such a file ends in a rounding to the steps of its output. Runtimes differ in how
 they round (`reference.rounding.arithmetic`), in whether they round between two operators that they
 fuse, and in the tables of their functions. Each of these moves single results by one step, next to
-a tie. A difference that is small beside a step is then either lost or made a whole step by the next
-rounding, so that after a few layers the roundings of two runtimes have nothing in common; and since
+a tie. The next rounding either removes a difference that is small relative to a step or turns it
+into a whole step, so that after a few layers the roundings of two runtimes are unrelated; and since
 a rule prefers one direction, their differences do not average out. Independent differences of one
 step in every result of every operator cover both: LiteRT's kernels, TFLite Micro, ONNX Runtime and
-OpenVINO differ by 0.1 to 0.8 of what these become in the output (docs/checks.md).
+OpenVINO differ by 0.1 to 0.8 of their effect on the output (docs/checks.md).
 
 The error of quantization itself does not enter: all runtimes have it.
 
 The steps and the ranges of operators with weights are the file's, found by their weights. Other
-operators are given the steps that the ranges of their values ask for. A value beyond its range
-saturates alike on every runtime and carries no difference on.
+operators get steps that cover the ranges of their values. A value beyond its range saturates
+equally on every runtime and propagates no difference.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _BEFORE_INTEGERS = (
 # Operators between the sums of a linear operator and the integers that they become.
 _BEHIND_SUMS = (*_BEFORE_INTEGERS, "Add", "Clip", "Max", "Min", "Relu", "Squeeze", "SQUEEZE")
 
-# Samples that the ranges of operators without weights are taken from.
+# Samples from which the ranges of operators without weights are taken.
 _FOR_RANGES = 8
 
-# Operators that hand integers on as they are.
+# Operators that pass integers on unchanged.
 _MOVES = [
     "broadcast",
     "clip",
@@ -76,7 +76,7 @@ _MOVES = [
 
 @dataclass(frozen=True)
 class Step:
-    """How the integers of one value represent numbers.
+    """The steps of one value's integers.
 
     Attributes:
         size: The step.
@@ -148,7 +148,7 @@ def input_steps(graph: ArtifactGraph, names: Sequence[str]) -> dict[str, Step]:
 
 
 def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> dict[str, Step]:
-    """Return the steps of the operators whose kernels the file shows, by node."""
+    """Return the steps of the operators whose kernels were found in the file, by node."""
     readers = _first_readers(graph)
     found = {}
     for match in weights:
@@ -166,7 +166,7 @@ def _written(graph: ArtifactGraph, readers: Mapping[str, GraphOp], key: str) -> 
         passed.add(key)
         op = readers[key]
         if computed and op.kind not in _BEHIND_SUMS:
-            return None  # a function computed in float: the steps behind it are its own
+            return None  # a function computed in float: the following steps are its own
         computed = computed or bool(graph.activations(op))
         key = op.outputs[0]
         steps = graph.tensors[key].quantization
@@ -199,7 +199,7 @@ def _activation_types(graph: ArtifactGraph) -> list[np.dtype]:
 
 
 def _from_range(value: np.ndarray, bits: int) -> Step:
-    """Return the steps that the range of a value over most samples asks for."""
+    """Return the steps that cover the range of a value over most samples."""
     rows = value.reshape(len(value), -1)
     low, high = float(np.median(rows.min(axis=1))), float(np.median(rows.max(axis=1)))
     span = max(high, 0.0) - min(low, 0.0)

@@ -1,10 +1,10 @@
-"""What a converter makes of an affine next to a linear layer: one layer with other weights.
+"""Finds affines that a converter merged into a linear layer next to them.
 
-A norm that the fold left, a layer of the user's own that scales its input: y = s (W x + b) + t has
-the weights s W and s b + t once a converter has merged the two, and y = W (s x + t) + b has W s and
-b + W t, where padding puts no zeros in the place of t. A bias before a linear layer is such a t, so
-that of two linear layers in a row only the second one may have a bias. The weights differ from the
-network's, the composition does not. Such a layer is looked for by its composed weights.
+For instance a norm that the fold left, or a custom layer that scales its input: once merged,
+y = s (W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t, unless
+padding inserts zeros instead of t. A bias before a linear layer is such a t, so that of two
+consecutive linear layers only the second one may have a bias. The weights differ from the network's,
+but the composition does not. Such a layer is identified by its composed weights.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .file_weights import WeightMatch, file_weight, forms, match_weights
 from .network import evaluate_node
 from .operators.linear import LINEAR
 
-# A converter computes s, s W and s b + t in float32: a few roundings, in units of the size of what
-# was added up.
+# A converter computes s, s W and s b + t in float32: a few roundings, relative to the size of the
+# terms.
 _COMPUTED = 16 * 2.0**-24
 
-# A number is rounded to a half, or to the nearest step, besides.
+# In addition, numbers are rounded to half precision or to the nearest step.
 _HALF = 2.0**-11
 _SMALLEST_HALF = 2.0**-25
 
@@ -32,7 +32,7 @@ _LINEAR = ("conv", "depthwise_conv", "dense", "conv_transpose")
 
 
 def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
-    """Return the network with those affines merged that a file has merged.
+    """Return the network with the affines merged that the file has merged.
 
     Args:
         network: The folded network.
@@ -40,7 +40,7 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
 
     Returns:
         The network, in which a merged layer has the file's own weights and the nodes of its affine
-        hand their input on.
+        are identities.
     """
     readers: dict[str, list[Node]] = {}
     for node in network.nodes:
@@ -91,7 +91,7 @@ class _Composed:
 
 
 def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str]) -> list[_Composed]:
-    """Return a node with more and more of what follows it merged, the longest first."""
+    """Return a node merged with the affine nodes after it, the longest sequence first."""
     if node.attributes.get("data_format") == "channels_first":
         return []
     kernel = {**node.constants, **node.weights}["kernel"].astype(np.float64)
@@ -290,7 +290,7 @@ def _like(node: Node, role: str, constants: Sequence[GraphTensor]) -> Iterator[W
 def _allowed(
     tensor: GraphTensor, match: WeightMatch, wanted: np.ndarray, size: np.ndarray
 ) -> np.ndarray:
-    """Return how far a constant may be from a composed weight."""
+    """Return the bound on the error of a composed weight."""
     assert tensor.data is not None
     computed = _COMPUTED * size
     if tensor.data.dtype == np.float16:
@@ -305,5 +305,5 @@ def _allowed(
 
 
 def _handing_on(node: Node) -> Node:
-    """Return a node that only hands its input on."""
+    """Return a node that returns its input."""
     return replace(node, op="identity", attributes={}, weights={}, constants={})

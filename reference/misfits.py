@@ -1,8 +1,8 @@
-"""Which values of a network do not fit into the numbers of a file, measured in float arithmetic.
+"""Finds the values of a network that a file cannot represent, measured in float arithmetic.
 
-Integers represent a range that calibration chose. Values beyond it are clipped, and no runtime is
-at fault for that. Half precision ends at 65504; a file of float16 weights may be computed in it, so
-neither a value nor a sum of any layer may exceed that.
+Integers represent a range chosen by calibration; values beyond it are clipped on every runtime.
+Half precision ends at 65504; a file of float16 weights may be computed in it, so neither a value
+nor a sum of any layer may exceed that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .file_weights import match_weights
 from .integer_noise import Step, input_steps, steps_with_weights
 from .network import node_values, opaque_layers
 
-# Shares below this, in per cent, are not told: some value always is the greatest of all.
+# Shares below this, in percent, are not reported: some value is always the greatest.
 _LEAST_SHARE = 0.1
 
 _BATCH = 8
@@ -30,25 +30,25 @@ _BATCH = 8
 def misfits(
     artifact: Artifact, graph: ArtifactGraph, network: Network, inputs: Mapping[str, np.ndarray]
 ) -> Misfits:
-    """Return what does not fit into the numbers of a file.
+    """Return the values that a file cannot represent.
 
     Args:
-        artifact: What the manifest says of the file.
+        artifact: The manifest's entry of the file.
         graph: The file.
         network: The network it was made from.
-        inputs: Keras input name to (N, …) samples that stand for the model's use.
+        inputs: Keras input name to (N, …) typical samples.
 
     Returns:
-        Clipped inputs and layers of a file of integers, numbers beyond half precision of a file of
-        float16; nothing for other files. Of a network with layers that only Keras can evaluate,
-        the inputs alone.
+        Clipped inputs and layers for a file of integers, numbers beyond half precision for a file
+        of float16; nothing for other files. If only Keras can evaluate some layers, the inputs
+        alone.
     """
     arithmetic = precision_named(artifact.precision).arithmetic
     known = not opaque_layers(network)
     if arithmetic is Arithmetic.INTEGER:
         steps = steps_with_weights(graph, match_weights(network, graph)) if known else {}
         layers = sorted(_clipped(network, steps, inputs), key=lambda entry: -entry.share)
-        # What is clipped in the input is the cause of what is clipped behind it.
+        # Values clipped in the input cause the clipping after it.
         found = [*_clipped_inputs(artifact, graph, inputs), *layers]
         return Misfits(clipped=tuple(entry for entry in found if entry.share >= _LEAST_SHARE))
     if arithmetic is Arithmetic.FLOAT16 and known:
@@ -70,7 +70,7 @@ def _clipped_inputs(
 def _clipped(
     network: Network, steps: Mapping[str, Step], inputs: Mapping[str, np.ndarray]
 ) -> Iterator[Clipped]:
-    """Yield what the operators with weights clip, after a relu that is computed with them."""
+    """Yield the values clipped in the results of linear operators and their fused relus."""
     readers: dict[str, list[Node]] = {}
     for node in network.nodes:
         for name in node.inputs:
@@ -108,14 +108,14 @@ class _Tally:
         self._most = max(self._most, float(finite.max(initial=-np.inf)))
 
     def clipped(self, place: str) -> Clipped:
-        """Return what was counted."""
+        """Return the counted values."""
         share = 100 * self._beyond / max(self._count, 1)
         least, most = (self._least, self._most) if self._count else (0.0, 0.0)
         return Clipped(place, share, self._step.low, self._step.high, least, most)
 
 
 def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[Overflow]:
-    """Yield every layer's values and sums that half precision does not hold."""
+    """Yield the values and sums of layers that exceed half precision."""
     nodes = {node.name: node for node in network.nodes}
     sizes = {name: array.shape[1:] for name, array in inputs.items()}
     values: dict[str, float] = {}
@@ -135,7 +135,7 @@ def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[O
 
 
 def _greatest_sum(node: Node, value: np.ndarray, sizes: Mapping[str, tuple[int, ...]]) -> float:
-    """Return the greatest sum that a node forms before it divides or adds a bias; 0 for none."""
+    """Return the greatest sum in a node before its division or bias; 0 for none."""
     if "bias" in node.weights and node.weights["bias"].size == value.shape[-1]:
         return _greatest(value - node.weights["bias"])
     if node.op in ("global_average_pool", "reduce_mean"):
@@ -151,7 +151,7 @@ def _greatest(value: np.ndarray) -> float:
 
 
 def _values(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every value of the network, for a few samples at a time to bound memory."""
+    """Yield every value of the network, a few samples at a time to bound memory."""
     count = len(next(iter(inputs.values())))
     for start in range(0, count, _BATCH):
         part = {name: array[start : start + _BATCH] for name, array in inputs.items()}

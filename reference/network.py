@@ -31,7 +31,7 @@ def evaluate_node(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
             f"The layer '{node.layer}' cannot be evaluated outside Keras, so its op cannot be "
             "checked by itself."
         )
-    with np.errstate(all="ignore"):  # What overflows does so on the target too.
+    with np.errstate(all="ignore"):  # Overflows here also occur on the target.
         return OPERATORS[node.op].evaluate(inputs, _weights(node, inputs[0].dtype), node.attributes)
 
 
@@ -42,7 +42,7 @@ def node_error_bound(
     errors: list[np.ndarray],
     unit: float,
 ) -> np.ndarray:
-    """Return how far floating-point arithmetic may stray from the exact value.
+    """Return a bound on the error of floating-point arithmetic.
 
     Runtimes may flush denormal numbers to zero, those they read and those they compute: each
     of K products and K partial sums may lose the least normal number, and so may each input.
@@ -52,7 +52,7 @@ def node_error_bound(
         inputs: float64 inputs.
         output: The exact output for them.
         errors: Bound on the absolute error of each input.
-        unit: Unit roundoff of the arithmetic that is judged; 0 for what flushing alone does.
+        unit: Unit roundoff of the judged arithmetic; 0 for the effect of flushing alone.
 
     Returns:
         Bound on the absolute error of each element of the output.
@@ -67,7 +67,7 @@ def node_error_bound(
 
 
 def carried_variance(node: Node, variance: np.ndarray) -> np.ndarray:
-    """Return what a linear node makes of an independent variance of its input.
+    """Propagate an independent variance through a linear node.
 
     Args:
         node: A linear node.
@@ -116,7 +116,7 @@ def _weights(node: Node, dtype: np.dtype) -> dict[str, np.ndarray]:
 
 
 def _terms(node: Node, output: np.ndarray) -> int:
-    """How many numbers are added up to one element of the output, at most."""
+    """Return the greatest number of terms in one element of the output."""
     kernel = node.weights.get("kernel")
     if kernel is not None:
         first = node.attributes.get("data_format") == "channels_first"
@@ -127,7 +127,7 @@ def _terms(node: Node, output: np.ndarray) -> int:
 
 
 def _flushed(x: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return what is lost where a number that is read may be denormal and is taken for zero."""
+    """Return the error from inputs that may be denormal and flushed to zero."""
     size = np.abs(x) + error
     return np.where(np.abs(x) <= SMALLEST_NORMAL + error, np.minimum(size, SMALLEST_NORMAL), 0.0)
 
@@ -177,7 +177,7 @@ def evaluate_network(
 def node_values(
     network: Network, inputs: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each value, the inputs first; a value is forgotten after its last use."""
+    """Yield each value, the inputs first; a value is freed after its last use."""
     last = {name: node.name for node in network.nodes for name in node.inputs}
     held = {name: inputs[name] for name in network.inputs}
     yield from held.items()

@@ -1,32 +1,32 @@
-"""How noisy should a file be? A first-order probabilistic model of rounding.
+"""Predicts the noise of a file: a first-order probabilistic model of rounding.
 
-Every operation adds to its result the error of its roundings, taken as independent and uniform, and
-passes on the errors of its inputs by its slope. What comes out is the root mean square error that a
-runtime can be expected to make on each sample, whatever kernels it has: the sums are taken one
-product after the other, which no blocked kernel exceeds. One evaluation of the reference cannot
-say that: it is a single draw, and may be right by luck. (Higham and Mary, A New Approach to
-Probabilistic Rounding Error Analysis, 2019, is the theory behind it.)
+Every operation adds the errors of its own roundings, taken as independent and uniform, and
+propagates the errors of its inputs by its slope. The result is the expected root mean square error
+of a runtime on each sample, for any kernels: sums are modelled one product after the other, which
+is an upper limit for blocked kernels. A single evaluation of the reference is only one draw and may
+be exact by chance. Theory: Higham and Mary, A New Approach to Probabilistic Rounding Error
+Analysis, 2019.
 
-Runtimes may also flush denormal numbers to zero, which no unit roundoff tells. Where a sample holds
-such numbers, what flushing all of them does to its outputs is added.
+Runtimes may also flush denormal numbers to zero, which the unit roundoff does not cover. Where a
+sample holds such numbers, the effect of flushing all of them is added.
 
 A file of lower precision differs from the network in more ways:
 
-- Its weights are rounded. That error is no matter of chance: the network is evaluated with the
-  file's own weights, and the distance to the truth is taken as it is.
-- Integers: two runtimes differ by a step here and there (`integer_noise`). What is returned then is
-  no distance to the truth but that between two runtimes.
-- Dynamic range: a linear op with 8-bit weights quantizes its input as it comes, in 255 steps from
+- Its weights are rounded. That error is deterministic: the network is evaluated with the file's own
+  weights, and the error against truth is used directly.
+- Integers: two runtimes differ by single steps (`integer_noise`). The result is then the difference
+  between two runtimes, not the error against truth.
+- Dynamic range: a linear op with 8-bit weights quantizes its input at run time, in 255 steps from
   min(x, 0) to max(x, 0) of a sample. (XNNPACK takes the range of each row, which is no wider.) Zero
   is on a step; any other number is off by a uniform error of variance step²/12. Where most numbers
   are below half a step their errors are no longer independent, since all become zero: so the
-  network is evaluated with its inputs in such steps as well, and that distance to the truth, one
-  draw with what is systematic in it, is added to the variance of the draws.
+  network is also evaluated with its inputs in such steps, and that error against truth, one draw
+  including the systematic part, is added to the variance.
 
 The model costs about three evaluations of the network, so it is run once, at export, and its result
 is kept in the golden set as `noise:NAME`, and as `file-noise:FILE:NAME` for a file of lower
-precision. A large network is evaluated on some of the samples only; the others are given the
-largest noise of those, and so are samples with NaN or infinity, through which no error is followed.
+precision. A large network is evaluated on some of the samples only; the others get the
+largest noise of those, as do samples with NaN or infinity, for which errors are not propagated.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def expected_noise(
     Args:
         network: The folded network, with the weights that the file has.
         inputs: Its input names to (N, …).
-        arithmetic: What the file computes in; float32 by default.
+        arithmetic: The file's arithmetic; float32 by default.
         truth: Output name to (N, …), where the network's weights are not the true ones: what they
             change counts as error.
         batch: Samples at a time, to bound memory.
@@ -120,7 +120,7 @@ def expected_noise(
 
 
 def _mean(variance: np.ndarray) -> np.ndarray:
-    """Return (n,) means over what is finite, zero where nothing is: NaN passes by at most."""
+    """Return (n,) means over the finite elements; zero without any."""
     flat = variance.reshape(len(variance), -1).astype(np.float64)
     usable = np.isfinite(flat)
     total = np.sum(np.where(usable, flat, 0.0), axis=1)

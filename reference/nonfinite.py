@@ -27,7 +27,7 @@ def expected(
     Args:
         network: The folded network.
         inputs: Its input names to (N, …).
-        witnesses: Output name to (N, …): what the trained model and others give.
+        witnesses: Output name to (N, …) outputs of the trained model and others.
 
     Returns:
         Output name to (N, …): whether the element is finite for all of them. Throughout true for
@@ -54,8 +54,8 @@ def expected(
 def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return every value, with NaN wherever a NaN or infinity may lead.
 
-    NumPy hands NaN on in arithmetic. What a comparison, a sort or an index makes of it is a matter
-    of the runtime: there a sample that holds one becomes NaN throughout.
+    NumPy propagates NaN in arithmetic. The result of a comparison, a sort or an index depends on
+    the runtime: there a sample with NaN becomes NaN everywhere.
     """
     values = {name: array.astype(np.float32) for name, array in inputs.items()}
     with np.errstate(all="ignore"):

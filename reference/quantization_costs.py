@@ -1,12 +1,12 @@
-"""What each layer of an integer file costs: its weights, the steps of its range, and clipping.
+"""Measures the cost of each layer of an integer file: weights, steps of its range, and clipping.
 
-One cause in one layer at a time is put into the network, all else stays exact, and the network is
-evaluated from there on: the weights as the file rounds them; the layer's results rounded to the
-file's steps, those beyond its range left as they are; the results beyond the range clipped. The
-powers of such errors, each taken alone, add up in first order. So a cause with the power p among
-P of all causes costs
+One cause in one layer at a time is introduced, everything else stays exact, and the network is
+evaluated from that layer on: the weights as the file rounds them; the layer's results rounded to
+the file's steps, those beyond its range unchanged; the results beyond the range clipped. The powers
+of such errors, each taken alone, add up to first order. So a cause with the power p among P of all
+causes costs
 
-    10 log10(P / (P - p))   decibels: by so much the file would gain without it
+    10 log10(P / (P - p))   decibels: the gain of the file without it
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .rounded_weights import RoundedWeights
 
 CAUSES = ("weights", "steps", "clipping")
 
-# Products that the measurement may take, some thirty seconds of one core.
+# Limit on the products of the measurement: some thirty seconds of one core.
 _WORK = 20_000_000_000
 _FUSED = ("relu", "clip")
 
@@ -36,11 +36,11 @@ Values = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Harm:
-    """What an error does to the outputs.
+    """The effect of an error on the outputs.
 
     Attributes:
         power: Power of the error over the signal's, the mean of all outputs.
-        decisions: Samples that are decided otherwise.
+        decisions: Samples with another decision.
     """
 
     power: float
@@ -49,14 +49,14 @@ class Harm:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs.
+    """The cost of one layer.
 
     Attributes:
-        layer: The Keras layer; `input 'NAME'` for what a file's input loses.
-        causes: `weights`, `steps` and `clipping` to the harm that each does alone.
+        layer: The Keras layer; `input 'NAME'` for an input of the file.
+        causes: `weights`, `steps` and `clipping` to the effect of each alone.
         channels: Largest channel of the layer's results over the median one; 1 for none.
-        outliers: Greatest of the layer's results over what one in a thousand exceeds.
-        clipped: Per cent of its results that lie beyond its range.
+        outliers: Greatest of the layer's results over the 99.9th percentile.
+        clipped: Percentage of its results beyond its range.
         low: The least number of its range.
         high: The greatest.
     """
@@ -76,17 +76,17 @@ class LayerCost:
 
     @property
     def worst(self) -> str:
-        """The cause that does most."""
+        """The greatest cause."""
         return max(self.causes, key=lambda cause: self.causes[cause].power)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What the layers of a file cost, the dearest first.
+    """The costs of the layers of a file, the greatest first.
 
     Attributes:
-        layers: Every layer that costs anything.
-        together: Harm of all causes at once.
+        layers: Every layer with a cost.
+        together: Effect of all causes at once.
         samples: Samples that were evaluated.
     """
 
@@ -100,7 +100,7 @@ class Costs:
         return sum(layer.power for layer in self.layers)
 
     def decibels(self, power: float) -> float:
-        """Return by how many decibels a file would gain without errors of some power."""
+        """Return the gain of a file without errors of some power, in decibels."""
         rest = self.power - power
         if power <= 0:
             return 0.0
@@ -110,12 +110,12 @@ class Costs:
 def measure_costs(
     network: Network, graph: ArtifactGraph, inputs: Values, deciding: Sequence[str] = ()
 ) -> Costs:
-    """Measure what each layer of a file costs.
+    """Measure the cost of each layer of a file.
 
     Args:
         network: The network that the file was made from; every layer can be evaluated.
         graph: The file.
-        inputs: Keras input name to (N, …) samples that stand for the model's use.
+        inputs: Keras input name to (N, …) typical samples.
         deciding: Outputs (N, classes) whose decisions are counted.
     """
     network = with_merged_affines(network, graph)
@@ -140,7 +140,7 @@ def measure_costs(
 
 
 def _some(network: Network, inputs: Values) -> dict[str, np.ndarray]:
-    """Return as many samples as there is work for, evenly spread."""
+    """Return as many samples as the limit allows, evenly spaced."""
     count = len(next(iter(inputs.values())))
     layers = len({node.layer for node in network.nodes})
     work = sum(
@@ -159,7 +159,7 @@ def _places(node: Node) -> int:
 
 
 def _placed(network: Network, steps: Mapping[str, Step]) -> Iterator[tuple[str, Step]]:
-    """Yield where results are rounded: behind a relu that is computed with its layer."""
+    """Yield where results are rounded: after a relu that is fused with its layer."""
     readers: dict[str, list[Node]] = {}
     for node in network.nodes:
         for name in node.inputs:
@@ -217,7 +217,7 @@ def _layer_cost(
 
 
 class _Trial:
-    """The exact values of a network, and what errors in it do to the outputs."""
+    """The exact values of a network, and the effect of errors on the outputs."""
 
     def __init__(self, network: Network, inputs: Values, deciding: Sequence[str]) -> None:
         self._network, self._deciding = network, tuple(deciding)
@@ -261,5 +261,5 @@ class _Trial:
 
 
 def _decided(rows: np.ndarray) -> np.ndarray:
-    """Return what (N, classes) scores, or (N, 1) probabilities, decide."""
+    """Return the decisions of (N, classes) scores or (N, 1) probabilities."""
     return rows[:, 0] > 0.5 if rows.shape[1] == 1 else rows.argmax(axis=1)

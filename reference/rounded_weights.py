@@ -1,7 +1,7 @@
-"""The network with the weights that a file really holds, once they were found to be the right ones.
+"""The network with the file's own weights, after these were found to be correct.
 
-A file of lower precision rounds the weights. That rounding was asked for and is no op's fault, so
-what the ops should compute is expected from the rounded numbers.
+A file of lower precision rounds the weights. That rounding is requested and not the fault of an op,
+so the expected values are computed from the rounded weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _GREATEST_HALF = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class RoundedWeights:
-    """What rounding did to a network.
+    """A network with rounded weights.
 
     Attributes:
         nodes: Node name to the node with the file's weights; nodes with float32 weights are absent.
-        hybrid: Names of the nodes with integer weights and float inputs, which they quantize as
-            they come (dynamic range).
+        hybrid: Names of the nodes with integer weights and float inputs, which they quantize at run
+            time (dynamic range).
         complete: Whether every weight of the network was found in the file.
     """
 
@@ -35,7 +35,7 @@ class RoundedWeights:
 
     @classmethod
     def of(cls, network: Network, weights: Sequence[WeightMatch]) -> RoundedWeights:
-        """Take from a file what lies within half a step of the network's weights."""
+        """Collect the file's weights that are within half a step of the network's."""
         nodes = {node.name: node for node in network.nodes}
         arrays: dict[str, dict[str, np.ndarray]] = {}
         integer: dict[str, set[str]] = {}
@@ -58,7 +58,7 @@ class RoundedWeights:
             for node in network.nodes:
                 if node.constants:
                     replaced[node.name] = _with_half_constants(replaced.get(node.name, node))
-        # A bias that is an integer as well belongs to an op that is integer throughout.
+        # An integer bias belongs to an op that computes in integers only.
         hybrid = frozenset(
             name
             for name, roles in integer.items()
@@ -75,7 +75,7 @@ class RoundedWeights:
 def _with_half_constants(node: Node) -> Node:
     """Return a node whose constants a file holds in half precision."""
     size = max(float(np.abs(array).max(initial=0.0)) for array in node.constants.values())
-    # Numbers below the least normal half are off by half its last place; others are too large.
+    # Below the least normal half the error is half its last place; others are too large.
     rounded = UNIT_ROUNDOFF["float16"] * size + 2.0**-25 + max(size - _GREATEST_HALF, 0.0)
     known = float(node.attributes.get("constant_error", 0.0))
     return replace(node, attributes={**node.attributes, "constant_error": known + rounded})

@@ -63,7 +63,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def unpack(application: Path, folder: Path) -> None:
-    """Write what a verified application carries besides code into a folder."""
+    """Write the non-code contents of a verified application into a folder."""
     with zipfile.ZipFile(application) as archive:
         for name in archive.namelist():
             if name.startswith(f"{FOLDER}/"):

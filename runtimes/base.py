@@ -161,7 +161,7 @@ class Runner(Managed):
     def measured(self) -> dict[str, Any]:
         """Return load time, latency and memory where the runner measures them itself.
 
-        A runner of a remote runtime returns what was measured there.
+        A runner of a remote runtime returns the measurements from there.
         """
         return {}
 

@@ -18,7 +18,7 @@ from .session import Session
 
 @dataclass(frozen=True)
 class TargetRun:
-    """What a runtime gave and what really ran.
+    """The outputs of a runtime, and a description of what ran.
 
     Attributes:
         outputs: Keras output name to (N, …); empty when the file could not be run.
@@ -50,7 +50,7 @@ def run_target(
 
     Args:
         path: The file.
-        artifact: What the manifest says of it.
+        artifact: The manifest's entry of the file.
         inputs: Keras input name to (N, …) floats.
         target: The runtime and variant; its device must be `local`.
         threads: Threads that the runtime may use.
@@ -69,7 +69,7 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
 
     Args:
         runner: Of this machine or of a device that this machine drives.
-        artifact: What the manifest says of the runner's file.
+        artifact: The manifest's entry of the runner's file.
         inputs: Keras input name to (N, …) floats.
     """
     begin = time.perf_counter()
@@ -103,7 +103,7 @@ def run_file(
     Args:
         runtime: One of this machine.
         path: The file.
-        artifact: What the manifest says of it.
+        artifact: The manifest's entry of the file.
         inputs: Keras input name to (N, …) floats.
     """
     with runner_class(runtime)(path) as runner:

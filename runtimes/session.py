@@ -25,7 +25,7 @@ class Session:
 
     Args:
         runner: An opened runner of ``artifact``.
-        artifact: What the manifest says of the file: which name in it is which Keras name.
+        artifact: The manifest's entry of the file, which maps its names to Keras names.
 
     Attributes:
         runner: The runner.

@@ -1,4 +1,4 @@
-"""TensorFlow Lite for Microcontrollers, built for this machine: what a microcontroller computes."""
+"""TensorFlow Lite for Microcontrollers, built for this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TFLiteMicroRunner(Runner):
                 "Install it: pip install --pre tflite-micro"
             ) from error
         try:
-            # What it cannot do is printed by native code; the error carries no reason.
+            # Native code prints the reason of a failure; the error has none.
             with held_back_stderr() as printed:
                 self._interpreter = runtime.Interpreter.from_file(str(self.artifact))
         except Exception as error:  # a damaged file makes it raise whatever comes

@@ -22,7 +22,7 @@ def main(program: str) -> int:
     Args:
         program: Path of the zip application.
     """
-    # What the runtime prints must not mix with the answers.
+    # The runtime's own output must not mix with the answers.
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     runner: Runner | None = None

@@ -85,7 +85,7 @@ def _demand_whole(path: Path, model: Any) -> None:
 
 
 def _held(attributes: Mapping[str, Any]) -> np.ndarray:
-    """Return what a Constant holds: a tensor, a number, or a list of numbers or texts."""
+    """Return the value of a Constant: a tensor, a number, or a list of numbers or strings."""
     import onnx
 
     ((name, value),) = attributes.items()

@@ -41,7 +41,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
 
     Args:
         path: The file.
-        data: What it holds.
+        data: Its contents.
 
     Raises:
         UserError: ai-edge-litert is not installed.
@@ -77,7 +77,7 @@ def _schema() -> Any:
 
 
 def _signature(model: Any) -> dict[str, str]:
-    """Return what the first signature calls inputs and outputs, by their keys."""
+    """Return the names of inputs and outputs in the first signature, by their keys."""
     if not model.SignatureDefsLength():
         return {}
     first = model.SignatureDefs(0)
@@ -99,7 +99,7 @@ def _inner_constants(model: Any) -> Iterator[GraphTensor]:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    """Return what the file's maker wrote into it, as text."""
+    """Return the file's metadata as text."""
     entries = [model.Metadata(place) for place in range(model.MetadataLength())]
     return {
         _text(entry.Name()): _vector(model.Buffers(entry.Buffer()).DataAsNumpy(), "u1")
@@ -145,7 +145,7 @@ def _operator_names() -> dict[int, str]:
 
 
 def _kind(code: Any) -> str:
-    """Return what an operator code calls its operator."""
+    """Return the name of an operator code's operator."""
     # Files written for old runtimes carry the code in the deprecated 8-bit field.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     return _text(code.CustomCode()) or _operator_names()[number]

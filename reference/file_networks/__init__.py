@@ -1,7 +1,7 @@
-"""A file's graph as a network, for files whose trained model is not at hand.
+"""A file's graph as a network, for files whose trained model is not available.
 
-The network has the numbers that the file holds (quantized weights as the real numbers that they
-stand for) and none of its rounding, so that evaluated in float64 it says what the file means.
+The network has the file's numbers (quantized weights as the real numbers that they represent)
+without its rounding: evaluated in float64 it is the reference for the file.
 """
 
 from __future__ import annotations

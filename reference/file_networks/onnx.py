@@ -252,7 +252,7 @@ _FLOATS, _INTEGERS, _BOOL = (1, 10, 11, 16), (2, 3, 4, 5, 6, 7, 12, 13), 9
 
 
 def _cast(writer: Writer, op: GraphOp) -> None:
-    """Write a conversion; the rounding of floats is no part of what the file means."""
+    """Write a conversion; the rounding of floats is not modelled."""
     to = int(op.attributes.get("to", 1))
     if op.inputs[0] in writer.constants:
         if not writer.computed(op):

@@ -43,7 +43,7 @@ class Unroller:
     """Appends the nodes of a recurrent layer; values have the shapes (1, …) and (T, …).
 
     Args:
-        writer: What they are appended to.
+        writer: The network to append to.
         op: The op.
     """
 

@@ -291,7 +291,7 @@ def _one_hot(writer: Writer, op: GraphOp) -> None:
 
 
 def _cast(writer: Writer, op: GraphOp) -> None:
-    """Write a conversion; the rounding of floats is no part of what the file means."""
+    """Write a conversion; the rounding of floats is not modelled."""
     before, after = (writer.graph.tensors[side[0]].dtype.kind for side in (op.inputs, op.outputs))
     if after == "f" or before in "iub":
         writer.same(op.inputs[0], op.outputs[0])

@@ -27,7 +27,7 @@ Attributes = Mapping[str, Any]
 Shape = tuple[int, ...]
 
 
-# What NumPy raises where a file does what no code here expects.
+# Exceptions of NumPy for files of an unexpected form.
 _UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError)
 
 

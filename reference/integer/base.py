@@ -13,7 +13,7 @@ from ..operators import OPERATORS
 from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
 
-# What NumPy raises where a file does what no code here expects.
+# Exceptions of NumPy for files of an unexpected form.
 _UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
 
 
@@ -61,14 +61,14 @@ class IntegerOperator:
 
 @dataclass(frozen=True)
 class IntegerOp:
-    """One integer op, all but rounded.
+    """One integer op before rounding.
 
     Attributes:
         op: The op of the file that writes the integers.
         core: The op that computes; another one where a QuantizeLinear writes.
-        got: (P, …) what the runtime gave: integers, or floats where it turns them back.
-        finish: Numbers that a rule of rounding gives, in the shape of ``got``.
-        ruled: Whether rules differ on this kind of op.
+        got: (P, …) results of the runtime: integers, or floats if it dequantizes them.
+        finish: Returns the results under a rule of rounding, in the shape of ``got``.
+        ruled: Whether the result depends on the rule.
     """
 
     op: GraphOp
@@ -81,8 +81,8 @@ class IntegerOp:
 class Values:
     """The tensors of a file whose numbers are known, for P samples at once.
 
-    Every array has an axis of samples in front of the shape that the file gives the tensor; that of
-    a constant has the size one.
+    Every array has an axis of samples before the axes of the tensor; for a constant its size is
+    one.
 
     Args:
         graph: The file.
@@ -94,7 +94,7 @@ class Values:
 
     @property
     def known(self) -> Mapping[str, np.ndarray]:
-        """The tensors that were given."""
+        """The given tensors."""
         return self._tensors
 
     def array(self, key: str) -> np.ndarray:
@@ -174,7 +174,7 @@ class Values:
         """Return a constant kernel as exact float64 integers.
 
         Raises:
-            NotKnownError: It is computed, or has no zero point of zero.
+            NotKnownError: It is computed, or its zero point is not zero.
         """
         kernel, steps = self.constant(key), self.graph.tensors[key].quantization
         if steps is None or steps.zero_points.any():

@@ -20,7 +20,7 @@ from .tflite_moving import MOVING_OPS
 
 _TURNS_TO_FLOATS = frozenset({"DEQUANTIZE", "DequantizeLinear", *MOVING, *MOVING_OPS})
 
-# What stays out of a reason, since it becomes part of an array's name.
+# Characters removed from a reason, which becomes part of an array's name.
 _NO_NAME = re.compile(r"[^\w ,.()'-]+")
 
 Arrays = Mapping[str, np.ndarray]
@@ -29,13 +29,13 @@ Arrays = Mapping[str, np.ndarray]
 def predicted_outputs(
     path: Path, artifact: Artifact, inputs: Arrays, data: bytes | None = None
 ) -> Predictions:
-    """Predict what a file gives, under every known rule of rounding.
+    """Predict the outputs of a file under every known rule of rounding.
 
     Args:
         path: The file.
-        artifact: What the manifest says of it.
+        artifact: The manifest's entry of the file.
         inputs: Keras input name to (N, …) samples.
-        data: What the file holds, where that has been read already.
+        data: The file's contents, if they have been read already.
 
     Returns:
         The predictions, or why there are none.
@@ -86,9 +86,9 @@ def _batches(
 
 
 def _as_filed(graph: ArtifactGraph, key: str, values: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """Return a batch of an input as a file takes it: axes in its order, quantized by whoever feeds.
+    """Return a batch of an input as a file takes it: axes in its order, quantized by the caller.
 
-    Whoever feeds rounds to the nearest step, ties to even.
+    Callers round to the nearest step, ties to even.
     """
     ordered = values if spec.axes is None else np.transpose(values, spec.axes)
     tensor = graph.tensors[key]
@@ -108,7 +108,7 @@ def _as_keras(graph: ArtifactGraph, key: str, values: np.ndarray, spec: TensorSp
 
 
 def _step(graph: ArtifactGraph, key: str) -> float:
-    """Return the step of an output's integers, also where an op turns them to floats.
+    """Return the step of an output's integers, even if an op dequantizes them.
 
     Raises:
         NotKnownError: It is not made of integers.

@@ -1,7 +1,7 @@
 """Operators of .onnx files that a runtime computes in float32, between integers and integers.
 
-Most only move numbers or treat each by itself: then the result is known but for the last bit of a
-function, which a rounding to 8 bits hides unless it is next to a tie.
+Most only move numbers or are elementwise: then the result is known except for the last bit of a
+function, which rounding to 8 bits hides unless it is next to a tie.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .base import moved
 
 
 class Reader(Protocol):
-    """Gives the numbers of tensors."""
+    """Returns the numbers of tensors."""
 
     def array(self, key: str) -> np.ndarray:
         """Return (P, …)."""

@@ -1,9 +1,9 @@
-"""The integer ops of .onnx files: what stands between DequantizeLinear and QuantizeLinear.
+"""The integer ops of .onnx files: groups between DequantizeLinear and QuantizeLinear.
 
-ONNX Runtime computes some kinds of such groups in integers (it fuses them into QLinearConv and its
-kin), and then shows nothing between the integers that enter and those that leave. All others are
-computed as they are written, in float32, and QuantizeLinear itself is the integer op: a division in
-float32, to the nearest integer, ties to even.
+ONNX Runtime computes some kinds of such groups in integers (it fuses them into QLinearConv and
+similar ops) and then exposes nothing between their integer inputs and outputs. All others are
+computed as written, in float32, and QuantizeLinear itself is the integer op: a division in float32,
+to the nearest integer, ties to even.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class OnnxValues(Values):
 
 
 def prepared(op: GraphOp, values: Values) -> Finish | None:
-    """Return what is left of an op to do once the rule is known; None where another op does it.
+    """Return the results of an op as a function of the rule; None if another op computes them.
 
     Raises:
         NotKnownError: The group that it ends is not known.
@@ -92,7 +92,7 @@ def prepared(op: GraphOp, values: Values) -> Finish | None:
 
 
 def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
-    """Return the op that computes what a QuantizeLinear writes, its result, and if it is ruled.
+    """Return the op that a QuantizeLinear ends, its result, and whether that depends on the rule.
 
     Raises:
         NotKnownError: It is not known.
@@ -149,7 +149,7 @@ def _fixed(result: np.ndarray | list[np.ndarray]) -> Finish:
 
 
 def _dequantized(op: GraphOp, values: Values) -> np.ndarray:
-    """Return what a DequantizeLinear gives: one product in float32, by channel for constants."""
+    """Return the result of a DequantizeLinear: one product in float32, by channel for constants."""
     key = op.inputs[0]
     steps = values.graph.tensors[key].quantization
     if steps is None:

@@ -1,7 +1,7 @@
-"""What an integer file gives, to the bit, under every known rule of rounding.
+"""Predicts the outputs of an integer file, to the bit, under every known rule of rounding.
 
-The file's own graph is evaluated op by op from its own integers; nothing is run. Rules share what
-they agree on: an op is prepared once for all rules that gave it the same inputs.
+The file's own graph is evaluated op by op from its own integers; nothing is run. Rules share equal
+intermediate results: an op is prepared once for all rules with the same inputs.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _FORMATS = {
 
 Arrays = Mapping[str, np.ndarray]
 
-# Numbers that are held at a time, for all rules together.
+# Numbers in memory at a time, for all rules together.
 _AT_A_TIME = 1 << 24
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a file gives under one or several rules that agree throughout.
+    """The outputs of a file under one or several rules that agree everywhere.
 
     Attributes:
-        kernels: Whose kernels follow these rules.
+        kernels: The kernels that follow these rules.
         outputs: The file's output by its key to (N, …).
     """
 
@@ -123,7 +123,7 @@ def _evaluated(
 def _last_uses(graph: ArtifactGraph) -> dict[str, int]:
     """Return the place of the last op that may ask for each tensor.
 
-    An op of floats is computed when the op behind it asks, so what it reads is needed until then.
+    A float op is computed when a later op needs it, so its inputs are needed until then.
     """
     last = {key: len(graph.ops) for key in graph.outputs}
     for op in reversed(graph.ops):

@@ -1,7 +1,7 @@
-"""What an operator is to the checks: value, error bound, variance, gradient and integer form.
+"""The interface of an operator: value, error bound, variance, gradient and integer form.
 
-Every value holds samples on its first axis, and numbers only: a truth value is 0 or 1, an integer
-is a float without a fraction.
+Every value has the samples on its first axis and holds floats: a boolean is 0 or 1, an integer is
+a float without a fraction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Evaluated:
     """One evaluation of an operator.
 
     Attributes:
-        inputs: What it read.
+        inputs: Its inputs.
         weights: Its weights and constants by role, in the inputs' type.
         attributes: Strides, padding and the like.
         output: Its value.
@@ -40,7 +40,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Integers:
-    """What the integer form of an operator reads.
+    """The arguments of the integer form of an operator.
 
     Attributes:
         operands: The inputs, (P, …).
@@ -72,7 +72,7 @@ class Operator(abc.ABC):
             unit: Unit roundoff of the operator's own arithmetic.
 
         Returns:
-            What exact arithmetic makes of the inputs' errors, plus what rounding adds.
+            The propagated errors of the inputs, plus the bound on rounding.
         """
 
     @abc.abstractmethod
@@ -85,7 +85,7 @@ class Operator(abc.ABC):
             unit: The unit roundoff; only functions that bend over the size of an error need it.
 
         Returns:
-            What becomes of the inputs' variances, plus what the operator's own roundings add.
+            The propagated variances of the inputs, plus those of the operator's own roundings.
         """
 
     @abc.abstractmethod

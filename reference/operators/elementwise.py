@@ -258,7 +258,7 @@ class Binary(Elementwise):
     def bound(
         self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
     ) -> np.ndarray:
-        """The greatest change at the corners of what the operands may be."""
+        """The greatest change at the corners of the operands' intervals."""
         passed = np.zeros_like(output)
         if any(error.any() for error in errors):
             with np.errstate(all="ignore"):
@@ -354,7 +354,7 @@ class Select(Elementwise):
     def bound(
         self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
     ) -> np.ndarray:
-        """The error of what is chosen; where the choice may be wrong, that of either."""
+        """The error of the selected operand; of either one where the selection may be wrong."""
         condition, then, otherwise = operands
         passed = np.where(condition != 0, errors[1], errors[2])
         with np.errstate(invalid="ignore"):

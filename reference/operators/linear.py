@@ -33,7 +33,7 @@ Rescaling = Callable[[Ints, Scales, Scales, Scales], Ints]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return TensorFlow's padding of one axis: what is odd goes to the end.
+    """Return TensorFlow's padding of one axis: an odd element goes to the end.
 
     Args:
         size: Input size.
@@ -84,7 +84,7 @@ def scattered(
     attributes: Attributes,
     add: Callable[[tuple[int, ...], np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Add what each offset of a window sends back to the places that it read in (M, *S, C)."""
+    """Add the contribution of each offset of a window to the places that it read in (M, *S, C)."""
     dilation = attributes["dilation"]
     pads = paddings(x.shape[1:-1], sizes, attributes)
     padded = [n + before + after for n, (before, after) in zip(x.shape[1:-1], pads)]
@@ -113,7 +113,7 @@ class Linear(Operator):
         """Return how many products one output element sums."""
 
     def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
-        """Return what a rule brings the exact sums of this operator to the output's steps with."""
+        """Return the function of a rule that rescales this operator's exact sums."""
         return rule.rounded if bits == 8 else rule.rounded_wide
 
     def _product(
@@ -295,7 +295,7 @@ class TransposedConvolution(Linear):
         spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation)]
         sizes = x.shape[1 : 1 + rank]
         full = [(n - 1) * s + k for n, s, k in zip(sizes, strides, spans)]
-        # In TensorFlow a transposed convolution may be longer than what it writes to.
+        # In TensorFlow a transposed convolution may be longer than its output.
         room = [max(f, n * s) + s for f, n, s in zip(full, sizes, strides)]
         out = np.zeros((len(x), *room, kernel.shape[-2]), x.dtype)
         for offset in itertools.product(*(range(k) for k in kernel.shape[:rank])):
@@ -313,7 +313,7 @@ class TransposedConvolution(Linear):
     def transposed(
         self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
     ) -> np.ndarray:
-        """Gather what was scattered: the convolution that this one is the transpose of."""
+        """Gather the scattered values: the convolution of which this is the transpose."""
         rank = kernel.ndim - 2
         strides, dilation = attributes["strides"], attributes["dilation"]
         spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation)]

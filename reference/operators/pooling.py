@@ -74,7 +74,7 @@ class _Mean(Operator):
         return at.inputs[0].size // max(at.output.size, 1)
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """See the base class: what is passed on, and the mean's own roundings."""
+        """See the base class: propagated variances, and the mean's own roundings."""
         terms = at.inputs[0].size / at.output.size
         carried = self._passed(at, variances[0]).reshape(at.output.shape)
         added = self._mean(ROUNDING / 2 * np.square(at.inputs[0]), at.attributes)

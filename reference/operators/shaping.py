@@ -35,7 +35,7 @@ class Moves(Operator):
         return self._of_errors(at, variances)
 
     def _of_errors(self, at: Evaluated, errors: Arrays) -> np.ndarray:
-        """Move errors; what is filled in has none."""
+        """Move errors; padding has none."""
         return self._move(errors, at.weights, {**at.attributes, "value": 0.0})
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:

@@ -5,8 +5,8 @@ With real = s (q - z) for the inputs x, w and the output y, a linear op sums
     a = Σ (q_x - z_x) q_w + q_b            exactly, in 32 bits
     q_y = z_y + round(a · M),  M = s_x s_w / s_y
 
-and `rounded` below is what a runtime makes of a · M. Fixed-point rules write M = m 2^(e-31) with an
-integer m in [2^30, 2^31), the nearest to M (TFLite, `QuantizeMultiplier`).
+and `rounded` below is the runtime's rounding of a · M. Fixed-point rules write M = m 2^(e-31) with
+an integer m in [2^30, 2^31), the nearest to M (TFLite, `QuantizeMultiplier`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Arithmetic(abc.ABC):
     """One rule of rounding.
 
     Attributes:
-        name: What the reports call it.
-        kernels: Whose kernels follow it, to follow "equal to the bit:".
-        says: What it does and who does so, to follow "integer arithmetic:".
+        name: Its name in reports.
+        kernels: The kernels that follow it, after "equal to the bit:".
+        says: A description of the rule, after "integer arithmetic:".
     """
 
     name: ClassVar[str]
@@ -35,7 +35,7 @@ class Arithmetic(abc.ABC):
     says: ClassVar[str]
 
     def of_bits(self, bits: int) -> Arithmetic:
-        """Return the rule that the same runtime follows for integers of so many bits."""
+        """Return the rule that the same runtime follows for integers of a number of bits."""
         return self
 
     @abc.abstractmethod
@@ -272,7 +272,7 @@ class Micro(AwayFromZero):
 class Upward(AwayFromZero):
     """Convolutions and dense layers take a half upward: add half a step, shift arithmetically.
 
-    All else is as in the portable kernels, but for what is written here. Source: ruy, the matrix
+    Everything else is as in the portable kernels, except as stated here. Source: ruy, the matrix
     product behind TFLite's optimized kernels (`kernel_avx2_fma.cc`); TFLite,
     `internal/optimized/optimized_ops.h`.
     """
@@ -308,7 +308,7 @@ class Upward(AwayFromZero):
         """Eight at a time by the reciprocal, ties to even; the rest in double precision.
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `AffineQuantize`, with NEON's
-        instructions or what stands for them on x86.
+        instructions or their equivalents on x86.
         """
         flat = values.reshape(len(values), -1)
         fine = y.astype(np.float64)
@@ -379,7 +379,7 @@ def places_in_1024ths(
 
 
 def bounded(values: np.ndarray) -> np.ndarray:
-    """Return what any type of 8 bits saturates at, in place of numbers too large for an integer."""
+    """Clip numbers too large for an integer to values at which any 8-bit type saturates."""
     return np.clip(values, -(2.0**20), 2.0**20)
 
 

@@ -1,4 +1,4 @@
-"""How ONNX Runtime rounds."""
+"""ONNX Runtime's rules of rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How XNNPACK rounds, and every rule that a runtime of .tflite files is known to follow."""
+"""XNNPACK's rule of rounding, and all known rules of runtimes for .tflite files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Float32(Arithmetic):
     says = "fp32 multiply, round to nearest even (as XNNPACK and ONNX Runtime)"
 
     def of_bits(self, bits: int) -> Arithmetic:
-        """XNNPACK leaves integers of 16 bits to the kernels behind it."""
+        """XNNPACK leaves integers of 16 bits to TFLite's own kernels."""
         return self if bits == 8 else _BEHIND
 
     def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Left to the kernels behind XNNPACK."""
+        """Left to TFLite's own kernels."""
         return _BEHIND.matrices(sums, x, w, y)
 
     def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:

@@ -132,8 +132,9 @@ def test_one_bit_of_one_weight_is_found_exactly(export):
     assert {f.check for f in result.findings if not f.passed} >= {"weights"}
     fault = result.faults[0]
     assert (fault.layer, fault.kind) == ("scores", "weights")
-    assert f"1 / 1280 weights (0.0781 %) are not those of the folded network; first at {place}" in (
-        fault.message
+    assert (
+        f"1 / 1280 weights (0.0781 %) differ from those of the folded network; first at {place}"
+        in (fault.message)
     )
 
 
@@ -238,8 +239,9 @@ def test_one_weight_behind_a_flatten_is_found_where_rows_go_channels_first(
     # The file has channel, place; the network place, channel.
     channel, where = divmod(place[0], 16)
     at = [where * 8 + channel, place[1]]
-    assert f"1 / 1280 weights (0.0781 %) are not those of the folded network; first at {at}" in (
-        fault.message
+    assert (
+        f"1 / 1280 weights (0.0781 %) differ from those of the folded network; first at {at}"
+        in (fault.message)
     )
 
 

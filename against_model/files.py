@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifacts.directory import read_export
-from ..artifacts.graphs import READERS, read_graph
+from ..artifacts.graphs import format_of, read_graph
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.sample_kinds import TYPICAL
@@ -108,13 +108,11 @@ def _name(model: keras.Model, source: str | os.PathLike[str] | None) -> str:
 
 
 def _demand_files(paths: Sequence[Path]) -> None:
-    """Refuse what is no file of a known format."""
+    """Refuse files that are missing or of an unknown format."""
     if not paths:
         raise UserError("Expected at least one .tflite or .onnx file. Received none.")
     for path in paths:
-        if not path.is_file() or path.suffix.lstrip(".") not in READERS:
-            known = " or ".join(f".{name}" for name in READERS)
-            raise UserError(f"Expected a {known} file. Received: '{path}'.")
+        format_of(path)
 
 
 def file_names(paths: Sequence[Path]) -> list[str]:

@@ -9,7 +9,6 @@ import click
 
 from ..artifacts.graphs import READERS
 from ..artifacts.plain_json import plain
-from ..errors import UserError
 from ..files import write_text
 from ..quiet import quiet_import
 from ..runtime_checks.file_table import file_table
@@ -67,8 +66,6 @@ def command(
 
 def _show_file(path: Path, json_path: Path | None) -> None:
     """Print what an exported file holds."""
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
     table = file_table(path)
     print_table(console_beside(json_path), table)
     if json_path is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts.graphs import read_graph, reading, with_shapes
+from ..artifacts.graphs import format_of, read_graph, reading, with_shapes
 from ..artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..reference.integer.onnx_floats import MOVING
 from ..reference.integer.onnx_ops import FUSED
@@ -120,7 +120,7 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
         UserError: It cannot be read.
     """
     path = Path(path)
-    read = read_graph(path, path.suffix.lstrip("."))
+    read = read_graph(path, format_of(path))
     graph = with_shapes(read, path, one_sample=True)
     with reading(path, "a network"):
         return _table(path, read, graph)

@@ -55,6 +55,21 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
     return replace(graph, read_ops=sound_ops)
 
 
+def format_of(path: Path) -> str:
+    """Return the format of a file, by its suffix.
+
+    Raises:
+        UserError: There is no such file, or the suffix is that of no format.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    name = path.suffix.lstrip(".")
+    if name not in READERS:
+        known = " or ".join(f".{format_name}" for format_name in READERS)
+        raise UserError(f"Expected a file name that ends in {known}. Received: '{path}'.")
+    return name
+
+
 def with_shapes(graph: ArtifactGraph, path: Path, *, one_sample: bool = False) -> ArtifactGraph:
     """Return a file's graph with the shapes that the format leaves to be inferred.
 

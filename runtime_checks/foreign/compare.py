@@ -20,7 +20,7 @@ import numpy as np
 
 from ...artifacts.archive import save_arrays
 from ...artifacts.golden_set import Arrays, predictions_as_arrays
-from ...artifacts.graphs import READERS, read_graph, reading, with_shapes
+from ...artifacts.graphs import format_of, read_graph, reading, with_shapes
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ...artifacts.network import Network, network_arrays
@@ -112,10 +112,7 @@ class _File:
     @classmethod
     def read(cls, path: Path) -> _File:
         """Read a file."""
-        if not path.is_file() or path.suffix.lstrip(".") not in READERS:
-            known = " or ".join(f".{name}" for name in READERS)
-            raise UserError(f"Expected a {known} file. Received: '{path}'.")
-        graph = with_shapes(read_graph(path, path.suffix.lstrip(".")), path)
+        graph = with_shapes(read_graph(path, format_of(path)), path)
         return cls(path, graph, precision_of(graph))
 
     @property

@@ -191,6 +191,13 @@ def test_what_is_kept_is_an_export(mixed, foreign, images, tmp_path):
 
 
 def test_no_file(mixed, tmp_path):
-    for files in ([], [tmp_path / "none.onnx"], [tmp_path]):
-        with pytest.raises(UserError, match="Expected"):
+    text = tmp_path / "labels.txt"
+    text.write_text("zero\n")
+    for files, message in (
+        ([], "Expected at least one"),
+        ([tmp_path / "none.onnx"], "There is no file"),
+        ([tmp_path], "There is no file"),
+        ([text], "Expected a file name that ends in .tflite or .onnx"),
+    ):
+        with pytest.raises(UserError, match=message):
             check_files(mixed, files)

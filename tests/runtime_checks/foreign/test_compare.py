@@ -77,7 +77,7 @@ def test_on_the_command_line(coarse_export, altered, tmp_path):
 @pytest.mark.parametrize(
     ("b", "options", "sentence"),
     [
-        ("none.onnx", {}, "Expected a"),
+        ("none.onnx", {}, "There is no file"),
         ("tiny.float32.onnx", {"map_inputs": {"image": "no"}}, "Neither file has a tensor 'no'"),
     ],
 )

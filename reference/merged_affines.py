@@ -1,10 +1,10 @@
 """Finds affines that a converter merged into a linear layer next to them.
 
-For instance a norm that the fold left, or a custom layer that scales its input: once merged,
-y = s (W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t, unless
+For instance a norm that the fold left, or a custom layer that scales its input: once merged, y = s
+(W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t, unless
 padding inserts zeros instead of t. A bias before a linear layer is such a t, so that of two
-consecutive linear layers only the second one may have a bias. The weights differ from the network's,
-but the composition does not. Such a layer is identified by its composed weights.
+consecutive linear layers only the second one may have a bias. The weights differ from the
+network's, but the composition does not. Such a layer is identified by its composed weights.
 """
 
 from __future__ import annotations

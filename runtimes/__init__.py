@@ -12,7 +12,7 @@ from pathlib import Path
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..errors import UserError, did_you_mean
 from .base import Runner
-from .isolated import IsolatedRunner, environment
+from .isolated import IsolatedRunner, environment, this_python
 
 LOCAL = "local"
 
@@ -32,6 +32,8 @@ class Runtime:
         install: Arguments of `pip install` that install it.
         home: The device it runs on when a target names none.
         unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
+        dies: Whether files that are no fault of theirs have been seen to end its process: it runs
+            in a process of its own.
     """
 
     runner: str | type[Runner]
@@ -40,6 +42,7 @@ class Runtime:
     install: str
     home: str = LOCAL
     unable: Mapping[Arithmetic, str] = field(default_factory=dict)
+    dies: bool = False
 
     @property
     def installed(self) -> bool:
@@ -72,7 +75,10 @@ RUNTIMES = {
             Arithmetic.HYBRID: _NO_REFERENCE,
         },
     ),
-    "openvino": Runtime("openvino:OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino"),
+    # Version 2026.4 dies of a Reverse, as in an unrolled Bidirectional GRU.
+    "openvino": Runtime(
+        "openvino:OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino", dies=True
+    ),
     "tflite-micro": Runtime(
         "tflite_micro:TFLiteMicroRunner",
         ("tflite",),
@@ -194,20 +200,24 @@ def usable_here(runtime: str) -> bool:
     return RUNTIMES[runtime].installed or environment(runtime) is not None
 
 
-def make_runner(target: Target, artifact: Path, *, threads: int = 1) -> Runner:
+def make_runner(
+    target: Target, artifact: Path, *, threads: int = 1, fenced: bool = False
+) -> Runner:
     """Return the runner of a target, in the runtime's own environment where it is not in this one.
 
     Args:
         target: Runtime and variant.
         artifact: The file to load.
         threads: Threads that the runtime may use.
+        fenced: Whether it runs in a process of its own, which it may end.
 
     Raises:
         UserError: The variant is unknown.
     """
-    kind = runner_class(target.runtime)
-    if not RUNTIMES[target.runtime].installed:
-        python = environment(target.runtime)
+    kind, runtime = runner_class(target.runtime), RUNTIMES[target.runtime]
+    fenced = (fenced or runtime.dies) and isinstance(runtime.runner, str)
+    if fenced or not runtime.installed:
+        python = this_python() if runtime.installed else environment(target.runtime)
         if python is not None:
             return IsolatedRunner(
                 artifact, python=python, kind=kind, threads=threads, variant=target.variant

@@ -8,7 +8,9 @@ renormlite: a zip application with the code is started there and runs `worker`.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +29,16 @@ def environment(runtime: str) -> Path | None:
     named = os.environ.get("RENORMLITE_PYTHON_" + runtime.upper().replace("-", "_"))
     path = Path(named) if named else Path("build") / "envs" / runtime / "bin" / "python"
     return path if path.is_file() else None
+
+
+def this_python() -> Path | None:
+    """Return the Python that runs this, or None inside a bundle, which cannot be packed again."""
+    return Path(sys.executable) if sys.executable and Path(__file__).is_file() else None
+
+
+def _end(code: int) -> str:
+    """Say how a process ended."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 class IsolatedRunner(Runner):
@@ -130,7 +142,7 @@ class IsolatedRunner(Runner):
         except (EOFError, BrokenPipeError) as error:
             raise ArtifactError(
                 f"{self.runtime} died while it handled {self.artifact.name} "
-                f"(exit code {process.wait()})"
+                f"({_end(process.wait())})"
             ) from error
         if "error" in answer:
             kind = ArtifactError if answer["of_artifact"] else UserError

@@ -61,7 +61,9 @@ def run_target(
     Raises:
         UserError: The runtime is not installed or does not know the variant.
     """
-    return drive(make_runner(target, path, threads=threads), artifact, inputs)
+    # An export ran its files itself; what another converter made may end the process.
+    fenced = artifact.foreign
+    return drive(make_runner(target, path, threads=threads, fenced=fenced), artifact, inputs)
 
 
 def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) -> TargetRun:

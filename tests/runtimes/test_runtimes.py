@@ -140,3 +140,26 @@ def test_a_registered_runtime_is_a_target_like_any_other(doubling: str, exported
 def test_what_cannot_be_registered_is_refused(name, runner, formats, sentence) -> None:
     with pytest.raises(rl.UserError, match=sentence):
         rl.register_runtime(name, runner, formats=formats)
+
+
+@pytest.fixture
+def dying(tmp_path, monkeypatch):
+    """Let the process of OpenVINO end by a segmentation fault."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(runtimes, "this_python", lambda: python)
+
+
+@pytest.mark.skipif(not RUNTIMES["openvino"].installed, reason="needs OpenVINO")
+@pytest.mark.usefixtures("dying")
+def test_a_runtime_that_dies_is_one_failed_check(tmp_path):
+    x = keras.Input((4,), name="x")
+    export = tmp_path / "net"
+    rl.export_model(keras.Model(x, keras.layers.Dense(3)(x)), export, formats=("onnx",))
+    alive, dead = rl.check_parity(export, ("onnxruntime", "openvino")).results
+    assert alive.passed
+    (finding,) = [finding for finding in dead.findings if not finding.passed]
+    assert finding.check == "load"
+    assert "openvino died while it handled" in finding.message
+    assert "killed by SIGSEGV" in finding.message

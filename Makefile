@@ -17,6 +17,7 @@ TARGETS    ?= $(subst $(space),$(comma),$(strip \
 	$(if $(findstring tflite,$(FORMATS)),litert tf-lite) $(if $(findstring onnx,$(FORMATS)),onnxruntime)))
 PYTHON     ?= python3
 TFLITE_PYTHON ?= $(PYTHON)
+PARTS      ?=
 
 OUT        := build/$(NAME)
 TRAINED    := $(if $(MODEL),$(MODEL),$(OUT)/$(NAME).keras)
@@ -37,7 +38,7 @@ EXPORT_SOURCES := $(wildcard export/*.py export/*/*.py export/fold/*/*.py artifa
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DELETE_ON_ERROR:
-.PHONY: help install train export check envs test test-torch test-devices lint typecheck bench \
+.PHONY: help install train export check envs test test-torch test-devices lint typecheck bench latency \
 	constraints clean FORCE
 
 help: ## Explain every target
@@ -75,7 +76,10 @@ typecheck: $(INSTALLED) ## mypy over the package under its own name, whatever th
 	@mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/renormlite
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p renormlite
 
-bench: $(OUT)/manifest.json ## Time one inference of every exported file on every runtime
+bench: $(INSTALLED) ## Run the benchmarks (PARTS="purpose layer" for some) and write docs/benchmarks.md
+	$(BIN)/python benchmarks/run.py $(PARTS)
+
+latency: $(OUT)/manifest.json ## Time one inference of every exported file on every runtime
 	$(BIN)/renormlite bench $(OUT) --on $(TARGETS)
 
 constraints: $(INSTALLED) ## Rewrite constraints.txt from what is installed and passed the tests

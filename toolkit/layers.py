@@ -202,13 +202,12 @@ class BatchRenormalization(MovingNorm):
         )
 
     def _train(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        # Each variable is read once: TensorFlow does not merge reads, nor what follows from them.
         variables = self.moving_mean, self.moving_variance
-        moving = reference = Statistics(*(variable.value for variable in variables))
+        moving = reference = Statistics(*map(_read, variables))
         if self.renorm_momentum is not None:
             own = self.renorm_mean, self.renorm_variance
-            reference = Statistics(*(variable.value for variable in own))
-        step = ops.convert_to_tensor(self.step)
+            reference = Statistics(*map(_read, own))
+        step = _read(self.step)
         result = training_step(
             inputs,
             reference,
@@ -245,3 +244,11 @@ class BatchRenormalization(MovingNorm):
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
         }
+
+
+def _read(variable: keras.Variable) -> Tensor:
+    """Return the value as a constant tensor.
+
+    TensorFlow reads a variable anew at each use and cannot merge what is computed from the reads.
+    """
+    return ops.stop_gradient(variable.value)

@@ -7,6 +7,8 @@ turn negative.
 
 from __future__ import annotations
 
+import math
+
 from keras import ops
 
 from ..errors import UserError
@@ -76,7 +78,7 @@ def batch_statistics(
         variance = ops.mean(ops.square(distance), axes, keepdims=True)
         if all(x.shape[a] for a in axes):  # known, none is 0
             return Statistics(mean, variance)
-        seen = ops.prod(ops.convert_to_tensor([ops.shape(x)[a] for a in axes])) > 0
+        seen = math.prod(ops.shape(x)[a] for a in axes) > 0
         return Statistics(
             ops.where(seen, mean, moving.mean), ops.where(seen, variance, moving.variance)
         )

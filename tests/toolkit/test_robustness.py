@@ -355,3 +355,22 @@ def test_separate_momenta_have_separate_statistics():
     np.testing.assert_allclose(layer.moving_variance, peer.moving_variance, **EXACT)
     np.testing.assert_allclose(layer.renorm_mean, peer.renorm_mean, **EXACT)
     np.testing.assert_allclose(layer(x), peer(x), **EXACT)
+
+
+def test_small_tensors_take_plain_operations_and_large_ones_the_fused_kernels():
+    from renormlite.toolkit import kernels
+
+    chosen = {}
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, 8, 8, 24)), tf.TensorSpec((None, 56, 56, 64))]
+    )
+    def trace(small, large):
+        chosen.update(small=kernels.fused_kernels(small), large=kernels.fused_kernels(large))
+        return small
+
+    trace.get_concrete_function()
+    assert chosen["small"] is None
+    assert chosen["large"] is not None
+    assert kernels.fused_kernels(tf.zeros((128, 512))) is None
+    assert kernels.fused_kernels(tf.zeros((64, 7, 7, 512))) is not None

@@ -23,6 +23,8 @@ from ..reference.integer.tflite_ops import TFLITE_OPS
 # Activations that runtimes compute as a limit of the integers before them.
 _FUSED = ("Relu", "Clip")
 INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
+_MOVING = frozenset({*MOVING, *MOVING_OPS})
+_SHAPES = ("SHAPE", "Shape")
 _MOST_NAMED = 6
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "CAST", "Cast")
 _MULTIPLICATIONS, _ADDITIONS = ("MUL", "Mul"), ("ADD", "Add", "SUB", "Sub")
@@ -141,7 +143,7 @@ def _table(path: Path, read: ArtifactGraph, graph: ArtifactGraph) -> FileTable:
         norms=tuple(_norms(graph)),
         foreign_ops=tuple(f"op {op.index} ({op.kind})" for op in graph.ops if _is_foreign(op)),
         computed_shapes=tuple(
-            f"op {op.index} ({op.kind})" for op in graph.ops if op.kind in ("SHAPE", "Shape")
+            f"op {op.index} ({op.kind})" for op in graph.ops if op.kind in _SHAPES
         ),
     )
 
@@ -154,9 +156,10 @@ def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
         for key in (*graph.activations(op), *op.outputs)
         if key
     )
+    outside = _outside(graph)
     kinds: dict[str, list[OpRow]] = {}
     for row in rows:
-        computes = row.kind not in (*_CONVERSIONS, *MOVING, *MOVING_OPS)
+        computes = row.kind not in _CONVERSIONS and row.index not in outside
         if quantized and computes and row.precision.startswith("float"):
             kinds.setdefault(row.kind, []).append(row)
     for kind, found in kinds.items():
@@ -168,6 +171,24 @@ def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
         places = ", ".join(str(row.index) for row in found[:_MOST_NAMED])
         more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
         yield f"{kind} (op {places}{more}): {why}"
+
+
+def _outside(graph: ArtifactGraph) -> set[int]:
+    """Return the ops that only move numbers before the first op of a kind that computes, or after.
+
+    The app can do their work; and those that compute shapes, which are no floats.
+    """
+    found = {op.index for op in graph.ops if op.kind in _SHAPES}
+    for ops, ends, starts, gives in (
+        (graph.ops, graph.inputs, graph.activations, lambda op: op.outputs),
+        (graph.ops[::-1], graph.outputs, lambda op: op.outputs, graph.activations),
+    ):
+        reached = set(ends)
+        for op in ops:
+            if op.kind in _MOVING and reached.issuperset(starts(op)):
+                found.add(op.index)
+                reached.update(gives(op))
+    return found
 
 
 def _row(op: GraphOp, graph: ArtifactGraph, seen: set[str]) -> OpRow:

@@ -41,6 +41,7 @@ _CHANNEL = {
     "CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": -1, "Conv": 0,
     "ConvTranspose": 1,
 }  # fmt: skip
+_AFFINE = frozenset({"MUL", "ADD", "SUB", "Mul", "Add", "Sub"})
 _PRODUCTS = frozenset({"MUL", "Mul", "Div", "DIV"})
 _NEAR = _SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
 
@@ -109,7 +110,7 @@ class RoundingChain:
             found = self._through_op(key)
             op = self._producers.get(key)
             # A function whose range ends at a limit of its type, such as a gate, loses nothing.
-            if op is not None and self._computing(op).kind in _SUMS:
+            if op is not None and self._cuts(self._computing(op)):
                 found = np.where(self._saturated(key), np.inf, found)
             self._known[key] = found
         return self._known[key]
@@ -128,6 +129,22 @@ class RoundingChain:
         """Return the op whose result a QuantizeLinear writes; otherwise the op itself."""
         core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
         return core or op
+
+    def _cuts(self, op: GraphOp) -> bool:
+        """Return whether what an op gives is cut off at the ends of its type.
+
+        It is for sums of products, and for one half of an affine: a factor or a shift for each
+        channel, whose range the quantizer chose by other samples.
+        """
+        if op.kind in _SUMS:
+            return True
+        constants = [data for k in op.inputs if k and (data := self._constant(k)) is not None]
+        return op.kind in _AFFINE and any(data.size > 1 for data in constants)
+
+    def _constant(self, key: str) -> np.ndarray | None:
+        """Return a constant's numbers, also behind a DequantizeLinear."""
+        op, data = self._producers.get(key), self._graph.tensors[key].data
+        return data if op is None or op.kind != "DequantizeLinear" else self._constant(op.inputs[0])
 
     def _saturated(self, key: str) -> np.ndarray:
         """Return (P,) whether a number is at a limit of its type that does not represent zero."""

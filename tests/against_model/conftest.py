@@ -68,7 +68,7 @@ def foreign(mixed, tmp_path_factory) -> Path:
 
 
 def _tflite(model, folder: Path) -> None:
-    """TensorFlow's converter."""
+    """TensorFlow's converter, Keras' own, LiteRT's quantizer."""
     import tensorflow as tf
 
     def half(converter):
@@ -94,6 +94,13 @@ def _tflite(model, folder: Path) -> None:
         if configure is not None:
             configure(converter)
         (folder / f"{name}.tflite").write_bytes(converter.convert())
+
+    from ai_edge_quantizer import quantizer, recipe
+
+    for suffix, form in (("tflite", "litert"), ("onnx", "onnx")):
+        model.export(folder / f"exported.{suffix}", format=form, verbose=False)
+    tool = quantizer.Quantizer(str(folder / "float32.tflite"), recipe.dynamic_wi8_afp32())
+    (folder / "litert-quantizer.tflite").write_bytes(tool.quantize().quantized_model)
 
 
 def _onnx(model, folder: Path) -> None:

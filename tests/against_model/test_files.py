@@ -19,6 +19,9 @@ HEALTHY = {
     "nchw.onnx": "float32",
     "dynamic.onnx": "dynamic",
     "int8.onnx": "int8",
+    "exported.tflite": "float32",
+    "exported.onnx": "float32",
+    "litert-quantizer.tflite": "dynamic",
 }
 
 

@@ -1,0 +1,32 @@
+"""Protects the bounds on what several quantized ops make of one node."""
+
+from __future__ import annotations
+
+import numpy as np
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from renormlite.runtime_checks.per_op.rounding_chain import RoundingChain
+
+
+def affine(factor: np.ndarray) -> ArtifactGraph:
+    """A factor and a shift in two ops of integers."""
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    shapes = {"x": (1, 3), "product": (1, 3), "sum": (1, 3)}
+    tensors = {k: GraphTensor(k, k, s, np.dtype(np.int8), steps) for k, s in shapes.items()}
+    for key, data in (("factor", factor), ("shift", np.array([1, 2, 3], np.int8))):
+        tensors[key] = GraphTensor(key, key, data.shape, data.dtype, steps, data)
+    ops = (
+        GraphOp(0, "MUL", "", ("x", "factor"), ("product",)),
+        GraphOp(1, "ADD", "", ("product", "shift"), ("sum",)),
+    )
+    return ArtifactGraph(tensors, ("x",), ("sum",), lambda: ops)
+
+
+def test_a_factor_that_is_cut_off_bounds_nothing():
+    """The range between factor and shift was chosen by other samples; a gate's limit is meant."""
+    shown = {"x": np.ones((2, 1, 3), np.int8), "product": np.array([[[5, 6, 7]], [[5, 127, 7]]])}
+    shown["product"] = shown["product"].astype(np.int8)
+    by_channel = affine(np.array([2, 3, 4], np.int8))
+    bounds = RoundingChain(by_channel, shown, 2).error("sum", frozenset({"x"}))
+    assert np.isfinite(bounds).tolist() == [True, False]
+    one = affine(np.array([2], np.int8))
+    assert np.isfinite(RoundingChain(one, shown, 2).error("sum", frozenset({"x"}))).all()

@@ -19,11 +19,13 @@ class FormatEntry:
             own converter and runtime.
         type_name: Its class there.
         channels_first: Whether the layout option is for it.
+        precisions: Precisions that it can hold, besides those whose own entry names the format.
     """
 
     module: str
     type_name: str
     channels_first: bool = False
+    precisions: tuple[str, ...] = ()
 
 
 FORMATS = {
@@ -37,12 +39,13 @@ FORMAT_NAMES = tuple(FORMATS)
 
 def precisions_of(name: str) -> tuple[str, ...]:
     """Return the precisions a format can write."""
-    return tuple(key for key, precision in PRECISIONS.items() if name in precision.formats)
+    own = FORMATS[name].precisions
+    return tuple(key for key, entry in PRECISIONS.items() if name in entry.formats or key in own)
 
 
 def needs_calibration(name: str, precision: str) -> bool:
     """Return whether a precision of a format takes ranges from samples."""
-    return PRECISIONS[precision].calibrated and name in PRECISIONS[precision].formats
+    return PRECISIONS[precision].calibrated and precision in precisions_of(name)
 
 
 def takes_channels_first(name: str) -> bool:

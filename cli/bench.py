@@ -7,16 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..devices.base import DeviceOptions
+from ..errors import printable
 from ..runtime_checks.bench import measure_latency
 from ..runtime_checks.options import CheckOptions
 from .dataclass_options import options_of
 from .device_options import device_options, with_processors
 from .option_groups import GroupedCommand
 from .output_file import json_option, write_json
+from .safe_console import SafeConsole
 
 
 @click.command("bench", cls=GroupedCommand)
@@ -56,7 +58,7 @@ def command(
     for row in rows:
         table.add_row(
             row.target,
-            row.artifact,
+            escape(row.artifact),
             f"{row.load_ms:.1f}",
             f"{row.median_ms:.3f}",
             "-" if row.p90_ms is None else f"{row.p90_ms:.3f}",
@@ -65,6 +67,6 @@ def command(
     if json_path is not None:
         write_json(json_path, json.dumps([asdict(row) for row in rows], indent=1))
         return
-    Console().print(table)
+    SafeConsole().print(table)
     for target, note in dict.fromkeys((row.target, row.note) for row in rows if row.note):
-        click.echo(f"{target}: {note}")
+        click.echo(printable(f"{target}: {note}"))

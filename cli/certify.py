@@ -15,6 +15,7 @@ from ..artifacts.plain_json import plain
 from ..runtime_checks.certification import FileCertificate, certify
 from .option_groups import GroupedCommand
 from .output_file import console_beside, json_option, write_json
+from .safe_console import SafeConsole
 
 
 @click.command("certify", cls=GroupedCommand)
@@ -26,7 +27,7 @@ def command(file: Path, json_path: Path | None) -> None:
     Rules of rounding are compared by their thresholds in every channel, and on all inputs of
     functions of one or two integers. Nothing is run.
     """
-    with Console(stderr=True).status(f"certifying {file}"):
+    with SafeConsole(stderr=True).status(escape(f"certifying {file}")):
         found = certify(file)
     _print(console_beside(json_path), found)
     if json_path is not None:
@@ -59,5 +60,7 @@ def _print(console: Console, found: FileCertificate) -> None:
         highlight=False,
     )
     for op in found.certificate.undecided:
-        console.print(f"op {op.index} ({op.kind}) is not decided: {op.why}", highlight=False)
+        console.print(
+            f"op {op.index} ({op.kind}) is not decided: {op.why}", highlight=False, markup=False
+        )
     console.print(found.sentence, highlight=False, markup=False)

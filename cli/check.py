@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import UserError
 from ..files import write_text
@@ -26,6 +27,7 @@ from .model_options import model_options, read_model
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
+from .safe_console import SafeConsole
 from .verbosity import is_quiet
 
 _against = grouped("Against a Keras model")
@@ -45,7 +47,8 @@ _reports = grouped("Reports")
     "--inputs",
     metavar="DATA",
     help="Further samples to check: .npz by input name, with `label` for accuracy; .npy; a folder "
-    "of images, whose subfolders may be named after the classes; or module:function.",
+    "of images, whose subfolders may be named after the classes; or module:function, which "
+    "runs code of the current folder.",
 )
 @preprocessing_options("Pixels of images become (pixel - mean) * scale.", "as in the export")
 @options_of(CheckOptions)
@@ -125,7 +128,7 @@ def command(
     }
     directory = _directory(paths, model_path)
     doing = "searching and checking" if options["search"] else "checking"
-    with Console(stderr=True).status(f"{doing} {', '.join(map(str, paths))}"):
+    with SafeConsole(stderr=True).status(escape(f"{doing} {', '.join(map(str, paths))}")):
         if model_path is None:
             assert directory is not None
             report = check_parity(directory, **options)
@@ -177,7 +180,7 @@ def _write(
         for name, text in report.to_model_explorer().items():
             write_text(node_data / name, text)
     write_text(page, report.to_html())
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _directory(paths: Sequence[Path], model: Path | None) -> Path | None:

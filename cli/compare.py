@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.markup import escape
 
 from ..files import write_text
 from ..runtime_checks.foreign.compare import compare_files
@@ -18,6 +18,7 @@ from .device_options import device_options, with_processors
 from .map_options import map_options
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json
+from .safe_console import SafeConsole
 
 _reports = grouped("Reports")
 
@@ -62,7 +63,7 @@ def command(
     renormlite compare net.float32.onnx net.int8.tflite
     renormlite compare net.tflite net.tflite --on litert,litert+reference
     """
-    with Console(stderr=True).status(f"comparing {a} and {b}"):
+    with SafeConsole(stderr=True).status(escape(f"comparing {a} and {b}")):
         report = compare_files(
             a,
             b,

@@ -16,6 +16,7 @@ from ..runtime_checks.explanation import Explanation, FileExplanation, explain
 from .comma_list import CommaList
 from .option_groups import GroupedCommand
 from .output_file import console_beside, json_option, write_json
+from .safe_console import SafeConsole
 
 
 @click.command("explain", cls=GroupedCommand)
@@ -38,7 +39,7 @@ def command(
     without the steps of its range, without clipping, and how many decisions each changes alone;
     then the remedy.
     """
-    with Console(stderr=True).status(f"explaining {directory}"):
+    with SafeConsole(stderr=True).status(escape(f"explaining {directory}")):
         found = explain(directory, artifacts)
     print_explanation(console_beside(json_path), found, layers)
     if json_path is not None:
@@ -49,7 +50,9 @@ def print_explanation(console: Console, found: Explanation, most: int) -> None:
     """Print a table for each file, and a sentence for each of its dearest layers."""
     for file in found.files:
         if file.reason:
-            console.print(f"{file.file}: not explained: {file.reason}", style="yellow")
+            console.print(
+                f"{file.file}: not explained: {file.reason}", style="yellow", markup=False
+            )
             continue
         _print_file(console, file, most)
 

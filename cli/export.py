@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..artifacts.html_table import size_in_words
@@ -104,13 +105,13 @@ def command(
     console = console_beside(json_path)
     trained = read_model(model, imports, unsafe)
     directory = output or Path("build", model.stem)
-    with console.status(f"export {model.name}") as status:
+    with console.status(escape(f"export {model.name}")) as status:
 
         def show(progress: Progress) -> None:
-            status.update(f"{progress.subject}: {progress.stage}")
+            status.update(escape(f"{progress.subject}: {progress.stage}"))
             if progress.seconds is not None and progress.seconds >= _TOLD:
                 line = f"{progress.subject}: {progress.stage} {progress.seconds:.1f} s"
-                console.print(line, style="dim", highlight=False)
+                console.print(line, style="dim", highlight=False, markup=False)
 
         manifest = export_model(
             trained,
@@ -135,14 +136,14 @@ def command(
 
 def _print(console: Console, manifest: Manifest, directory: Path) -> None:
     """Print the closing table, and a line for every choice the exporter made."""
-    table = Table(title=f"{manifest.name}: {directory}")
+    table = Table(title=escape(f"{manifest.name}: {directory}"))
     table.add_column("file", overflow="fold")
     for column in ("size", "ops", "SNR (dB)", "time"):
         table.add_column(column, justify="right")
     for artifact in manifest.artifacts:
         ratios = [ratio for ratio in artifact.snr_db.values() if ratio is not None]
         table.add_row(
-            artifact.file,
+            escape(artifact.file),
             size_in_words(artifact.bytes),
             str(sum(artifact.ops.values())),
             f"{min(ratios):.1f}" if ratios else "-",
@@ -154,12 +155,18 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
         print_trials(console, directory / f"{artifact.file}.recipe.json")
     proof = manifest.fold["proof"]
     if proof is not None and not proof["passed"]:
-        console.print(f"fold: {proof['sentence']}", style="yellow", highlight=False)
+        console.print(f"fold: {proof['sentence']}", style="yellow", highlight=False, markup=False)
     random = manifest.calibration is not None and manifest.calibration["random"]
     style = "yellow" if random else "dim"
     for artifact in manifest.artifacts:
         for note in artifact.notes:
-            console.print(f"{artifact.file}: {note}", style=style, highlight=False, soft_wrap=True)
+            console.print(
+                f"{artifact.file}: {note}",
+                style=style,
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
     formats, precisions = manifest.options["formats"], manifest.options["precisions"]
     written = {(artifact.format, artifact.precision) for artifact in manifest.artifacts}
     for precision in precisions:

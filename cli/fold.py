@@ -61,4 +61,4 @@ def command(
         sys.exit(1)
     with atomic_path(output) as partial:
         result.model.save(partial)
-    console.print(f"wrote {output}")
+    console.print(f"wrote {output}", markup=False)

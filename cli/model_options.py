@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from .option_groups import grouped
+from .safe_console import SafeConsole
 
 if TYPE_CHECKING:
     import keras
@@ -65,7 +66,7 @@ def read_model(path: Path, imports: Sequence[str], unsafe: bool) -> keras.Model:
     """Load the model of a command, and say whose code that runs."""
     from ..toolkit.saving import load_model
 
-    warn = Console(stderr=True, style="yellow", highlight=False, soft_wrap=True)
+    warn = SafeConsole(stderr=True, style="yellow", highlight=False, soft_wrap=True, markup=False)
     for module in imports:
         warn.print(f"--import {module} runs the code of that module")
     if unsafe:
@@ -76,4 +77,6 @@ def read_model(path: Path, imports: Sequence[str], unsafe: bool) -> keras.Model:
 def say_notes(console: Console, notes: Sequence[str]) -> None:
     """Print what had to be changed before a model could be folded."""
     for note in notes:
-        console.print(f"note: {note}", style="yellow", highlight=False, soft_wrap=True)
+        console.print(
+            f"note: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False
+        )

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..files import write_text
+from .safe_console import SafeConsole
 from .verbosity import is_quiet, standard_output
 
 _STANDARD_OUTPUT = Path("-")
@@ -62,4 +63,4 @@ def write_json(path: Path, text: str) -> None:
 
 def console_beside(json_path: Path | None) -> Console:
     """Return where a command prints for people: standard error where JSON takes standard output."""
-    return Console(stderr=json_path == _STANDARD_OUTPUT, quiet=is_quiet())
+    return SafeConsole(stderr=json_path == _STANDARD_OUTPUT, quiet=is_quiet())

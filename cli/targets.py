@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..devices.survey import survey
 from .output_file import json_option, write_json
+from .safe_console import SafeConsole
 
 
 @click.command("targets")
@@ -36,7 +36,7 @@ def command(json_path: Path | None, browser: Path | None) -> None:
     for status in statuses:
         usable = "[green]yes[/]" if status.usable else "[red]no[/]"
         table.add_row(escape(status.target), usable, escape(status.version))
-    Console().print(table)
+    SafeConsole().print(table)
     _footnotes((status.note, status.target) for status in statuses if status.note)
     _footnotes(
         (f"run: {status.command}", status.target) for status in statuses if not status.usable

@@ -60,7 +60,7 @@ def command(
         trained = recipe.train(epochs=epochs, seed=seed, callbacks=[_on_epoch_end(advance)])
     samples = trained.save(output)
     console.print(f"test accuracy {trained.accuracy:.4f} on {len(trained.test.y)} held-out samples")
-    console.print(f"wrote {output} and {samples}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {output} and {samples}", highlight=False, markup=False, soft_wrap=True)
     if json_path is not None:
         record = {
             "model": str(output),

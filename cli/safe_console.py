@@ -1,0 +1,39 @@
+"""A terminal on which text of others stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.errors import MarkupError
+from rich.segment import Segment
+from rich.text import Text
+
+from ..errors import printable
+
+
+class SafeConsole(Console):
+    """Escapes control characters, and takes text that is no valid markup as it is.
+
+    Names of layers, tensors and files come from files of others: they must not move the cursor,
+    change colours, or end a command by a stray `[/bold]`.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render, with control characters in text as `\\x1b`."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control or text.isprintable():
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, text.split("\n"))), style)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render text with markup, or without where it is no valid markup."""
+        try:
+            return super().render_str(text, **options)
+        except MarkupError:
+            return super().render_str(text, **{**options, "markup": False})

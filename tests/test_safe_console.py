@@ -1,0 +1,37 @@
+"""Protects the terminal from text of others: control characters and markup."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from renormlite.cli.safe_console import SafeConsole
+from rich.table import Table
+
+
+def shown(*things: object, **options: object) -> str:
+    stream = io.StringIO()
+    SafeConsole(file=stream, width=60).print(*things, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text", ["a\x1b[31mb", "a\x1b]0;title\x07", "a\rb", "a\x9b2J", "a\x08\x08"]
+)
+def test_control_characters_are_shown_not_sent(text):
+    table = Table("heading", title=text)
+    table.add_row(text)
+    for output in (shown(text), shown(table), shown(f"[bold]{text}[/]")):
+        assert set(output) & set(map(chr, [*range(10), *range(11, 32), *range(127, 160)])) == set()
+
+
+@pytest.mark.parametrize("text", ["[/red]", "net[/bold].keras", "[/]"])
+def test_stray_markup_is_text(text):
+    table = Table("heading", title=text)
+    table.add_row(text)
+    assert text in shown(text)
+    assert text in shown(table)
+
+
+def test_markup_of_our_own_and_lines_stay():
+    assert shown("[bold]a[/] b\nc") == "a b\nc\n"

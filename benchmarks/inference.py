@@ -41,12 +41,13 @@ class HandWritten(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights."""
+        # No value that a converter could leave out, such as a division by one.
+        start = keras.initializers.RandomUniform(0.5, 1.5)
 
-        def add(name: str, start: str) -> keras.Variable:
+        def add(name: str) -> keras.Variable:
             return self.add_weight(shape=input_shape[-1:], initializer=start, name=name)
 
-        self.gamma, self.beta = add("gamma", "ones"), add("beta", "random_normal")
-        self.mean, self.sigma = add("mean", "random_normal"), add("sigma", "ones")
+        self.gamma, self.beta, self.mean, self.sigma = map(add, ("gamma", "beta", "mean", "sigma"))
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """Scale and shift."""

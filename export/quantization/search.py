@@ -21,6 +21,7 @@ from .recipe import Recipe
 _WORTH = 0.3  # dB on held-out samples; two halves of them disagree about less
 _ENOUGH = 13.0  # dB: 95 % of the noise power is gone
 _FINE = 50.0  # dB: 8 bits of output give no more
+_MOST_MIXED = 8  # files with layers kept apart in one way
 _MORE_BYTES = 1.1  # times the plain file's, without a budget
 
 
@@ -164,19 +165,20 @@ class Search:
         start, count = best, 1
         layers = [c.layer for c in culprits if c.layer not in best.recipe.keep_float]
         tried: list[Trial] = []
-        while layers:
+        for _ in range(_MOST_MIXED):
+            if not layers:
+                break
+            count = min(count, len(layers))
             kept = (*getattr(start.recipe, field), *layers[:count])
             change: dict[str, Any] = {field: kept}
             trial = self._tried(dataclasses.replace(start.recipe, **change))
-            if trial is not None and not self._affordable(trial):
+            if trial is None or not self._affordable(trial):
+                del layers[count // 2 : count]  # those that came in last; others may do
+                continue
+            tried.append(trial)
+            if self._enough(trial, plain) or count == len(layers):
                 break
-            if trial is not None:
-                tried.append(trial)
-                if self._enough(trial, plain):
-                    break
-            if count >= len(layers):
-                break
-            count = min(2 * count, len(layers))
+            count *= 2
         for trial in tried:
             if trial.snr_db >= best.snr_db + _WORTH:
                 best = trial

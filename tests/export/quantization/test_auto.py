@@ -140,6 +140,17 @@ def test_a_budget_holds(budget, kept):
     assert len(found.chosen.recipe.keep_int16) == kept
 
 
+def test_a_layer_that_cannot_be_kept_does_not_stand_in_the_way_of_others():
+    def attempt(recipe: Recipe) -> Trial | None:
+        if "a" in recipe.keep_int16:
+            return None
+        return Trial(recipe, 1000, 1.0, 20.0 + 14 * ("b" in recipe.keep_int16))
+
+    culprits = [Culprit(name, 5.0, "why") for name in "abc"]
+    search = Search(attempt, lambda: culprits, Budget(), wide=True, base=Recipe())
+    assert search.run().chosen.recipe == Recipe(keep_int16=("b",))
+
+
 def test_the_front_holds_what_no_other_file_beats():
     trials = tuple(
         Trial(Recipe(), size, 1.0, ratio) for size, ratio in ((10, 5.0), (9, 6.0), (12, 8.0))

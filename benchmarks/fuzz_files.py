@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 _LONGEST_S = 10
 _LARGEST_GB = 2.0
+_REACHED = "reached.txt"  # number of the input that is being read
 
 
 def main() -> int:
@@ -82,17 +83,20 @@ def _run(name: str, healthy: Path, seed: int, count: int) -> dict:
         )
         lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
         report = json.loads(lines[-1]) if lines else {"inputs": 0, "escapes": {}}
-        total["inputs"] += report["inputs"]
+        reached = healthy.with_name(_REACHED)
+        died_at = int(reached.read_text()) if run.returncode and reached.exists() else None
+        reached.unlink(missing_ok=True)
+        total["inputs"] = report["inputs"] + at - seed
         total["escapes"].update(report["escapes"])
         for key in ("longest_s", "peak_gb"):
             total[key] = max(total[key], report.get(key, 0.0))
         if run.returncode:
-            total["inputs"] += 1
             how = "hung" if "Timeout" in run.stderr else f"died ({run.returncode})"
-            total["escapes"][f"{how}, input {seed + total['inputs'] - 1}"] += 1
-            if len(total["escapes"]) > 50:
+            total["escapes"][f"{how}, input {died_at}"] += 1
+            if died_at is None or len(total["escapes"]) > 50:
                 print(run.stderr[-2000:])
                 break
+            total["inputs"] = died_at + 1 - seed
     return {**total, "seconds": time.monotonic() - started}
 
 
@@ -105,12 +109,14 @@ def _work(name: str, healthy: str, seed: str, count: str, folder: str) -> int:
     escapes: dict[str, int] = {}
     firsts: dict[str, str] = {}
     longest = 0.0
+    reached = Path(healthy).with_name(_REACHED)
     place.write_bytes(data)
     parser.read(place)  # imports what it needs
     for done in range(int(count)):
         number = int(seed) + done
         if done % 200 == 0:
             _report(done, escapes, firsts, longest)
+        reached.write_text(str(number))
         place.write_bytes(next(hostile.inputs(parser, data, number)))
         faulthandler.dump_traceback_later(_LONGEST_S, exit=True)
         began = time.monotonic()

@@ -31,6 +31,11 @@ Shape = tuple[int, ...]
 _UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, AssertionError)
 
 
+# Numbers in a value of one sample. A damaged file can declare any size, and shapes are found by
+# evaluating zeros; a convolution of this many takes seconds.
+_LARGEST_SAMPLE = 1 << 25
+
+
 class UnknownFormError(Exception):
     """An op in a form that has no counterpart among the operators of the checks."""
 
@@ -250,6 +255,9 @@ class Writer:
         if name in self._shapes:
             name = f"{name}#{len(self._nodes)}"
         held = {role: np.asarray(array) for role, array in weights.items()}
+        for read in inputs:
+            if math.prod(self._shapes[read]) > _LARGEST_SAMPLE:
+                raise UnknownFormError(f"'{read}' is too large to be evaluated")
         zeros = [np.zeros((1, *self._shapes[name]), np.float32) for name in inputs]
         node = Node(name, kind, layer, tuple(inputs), (), dict(attributes), held)
         shape = evaluate_node(node, zeros).shape[1:]

@@ -34,6 +34,7 @@ class Runtime:
         unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
         dies: Whether files that are no fault of theirs have been seen to end its process: it runs
             in a process of its own.
+        unsaturated: Precisions that it computes in floats, without the limits of the integers.
     """
 
     runner: str | type[Runner]
@@ -43,6 +44,7 @@ class Runtime:
     home: str = LOCAL
     unable: Mapping[Arithmetic, str] = field(default_factory=dict)
     dies: bool = False
+    unsaturated: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
@@ -77,7 +79,12 @@ RUNTIMES = {
     ),
     # Version 2026.4 dies of a Reverse, as in an unrolled Bidirectional GRU.
     "openvino": Runtime(
-        "openvino:OpenVinoRunner", ("tflite", "onnx"), "openvino", "openvino", dies=True
+        "openvino:OpenVinoRunner",
+        ("tflite", "onnx"),
+        "openvino",
+        "openvino",
+        dies=True,
+        unsaturated=("int16x8",),
     ),
     "tflite-micro": Runtime(
         "tflite_micro:TFLiteMicroRunner",

@@ -9,8 +9,8 @@ import numpy as np
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
-from ...artifacts.sample_kinds import without_undefined
-from ...runtimes import Target
+from ...artifacts.sample_kinds import BORDER, EXTREME, without_undefined
+from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
 from .bounds import float32_bound
 from .error_budget import ErrorBudget
@@ -21,6 +21,9 @@ from .quality_gates import QualityLimits, misfit_findings, quality_findings
 from .stages import error_budget
 from .task_agreement import TaskAgreement, deciding_outputs, task_agreement
 from .thread_counts import ThreadComparison, compare_bits
+
+# Kinds of samples whose values may lie beyond the ranges of a calibration.
+_BEYOND = (BORDER, EXTREME)
 
 
 def judge_run(
@@ -52,6 +55,15 @@ def judge_run(
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
+    if artifact.precision in RUNTIMES[target.runtime].unsaturated:
+        outputs, beyond = _without_saturated(outputs, golden, artifact)
+        if beyond:
+            message = (
+                f"{target.runtime} computes {artifact.precision} files in floats, which do not "
+                f"saturate: nothing is expected of the {beyond} samples '{BORDER}' and "
+                f"'{EXTREME}', which may lie beyond the calibrated ranges"
+            )
+            findings.append(Finding("noise", True, message))
     decides = deciding_outputs(
         export.folded_network, golden, export.manifest.metadata.get("labels", ())
     )
@@ -102,6 +114,24 @@ def judge_run(
         threads=tuple(comparisons),
         given=outputs,
     )
+
+
+def _without_saturated(
+    outputs: Mapping[str, np.ndarray], golden: GoldenSet, artifact: Artifact
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return outputs with those of the exporting host for samples beyond the calibrated range.
+
+    Returns:
+        The outputs, and how many samples that are.
+    """
+    beyond, known = np.isin(golden.kind, _BEYOND), golden.artifacts.get(artifact.file, {})
+    found = {
+        name: np.where(beyond.reshape(-1, *[1] * (array.ndim - 1)), known[name], array)
+        if name in known and known[name].shape == array.shape
+        else array
+        for name, array in outputs.items()
+    }
+    return found, int(beyond.sum())
 
 
 def _other_threads(

@@ -163,3 +163,16 @@ def test_a_runtime_that_dies_is_one_failed_check(tmp_path):
     assert finding.check == "load"
     assert "openvino died while it handled" in finding.message
     assert "killed by SIGSEGV" in finding.message
+
+
+@pytest.mark.skipif(not RUNTIMES["openvino"].installed, reason="needs OpenVINO")
+def test_openvino_does_not_saturate_16_bits(tmp_path):
+    x = keras.Input((6, 6, 2), name="x")
+    y = keras.layers.ReLU()(keras.layers.Conv2D(4, 3)(x))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y)))
+    export = tmp_path / "net"
+    rl.export_model(model, export, formats=("tflite",), precisions=("int16x8",),
+                    calibration="random")  # fmt: skip
+    (result,) = rl.check_parity(export, ("openvino",)).results
+    assert result.passed, result.reason
+    assert any("which do not saturate" in finding.message for finding in result.findings)

@@ -451,10 +451,16 @@ def decisions() -> keras.Model:
     return keras.Model(x, ops.logical_and(ops.greater(scores, -0.5), ops.less(scores, 0.5)))
 
 
-@case(refusal=r"output 'y' of a sample depends on the other samples of its batch")
+@case(refusal=r"layer 'mean[_0-9]*' makes one value of all samples of a batch")
 def mean_over_the_batch() -> keras.Model:
     x, scores = dense()
     return keras.Model(x, head(scores - ops.mean(scores, axis=0, keepdims=True)))
+
+
+@case(refusal=r"output 'y' of a sample depends on the other samples of its batch")
+def order_in_the_batch() -> keras.Model:
+    x, scores = dense()
+    return keras.Model(x, head(scores - ops.roll(scores, 1, axis=0)))
 
 
 @case()

@@ -11,6 +11,7 @@ from ....errors import UserError
 from ..build import build
 from ..evaluation import first_line
 from ..keras_graph import read_graph
+from .batches import demand_samples_apart
 from .channels_last import channels_last
 from .quantized import dequantize
 from .sizes import demand_sizes, set_sizes
@@ -63,6 +64,7 @@ def prepare(
     ]
     if for_files:
         demand_sizes(graph)
+        demand_samples_apart(graph)
     states = states_outside(graph) if for_files else {}
     if states:
         steps.append([f"states become inputs and outputs: {', '.join(states)}; feed each back"])

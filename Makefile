@@ -39,7 +39,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DELETE_ON_ERROR:
 .PHONY: help install train export check envs test test-torch test-devices lint typecheck bench latency \
-	constraints clean FORCE
+	constraints clean docs FORCE
 
 help: ## Explain every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ lint: $(INSTALLED) ## Ruff: rules and format
 typecheck: $(INSTALLED) ## mypy over the package under its own name, whatever the checkout is called
 	@mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/renormlite
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p renormlite
+
+docs: $(INSTALLED) ## Write the documentation as a site to build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(INSTALLED) ## Run the benchmarks (PARTS="purpose layer" for some) and write docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py $(PARTS)

@@ -18,6 +18,7 @@ from ..runtime_checks.end_to_end.quality_gates import QualityLimits
 from ..runtime_checks.options import CheckOptions
 from ..runtime_checks.parity import ParityReport, check_parity
 from ..runtime_checks.per_op.reproducer import write_reproducer
+from ..runtime_checks.report.github import annotations
 from ..runtime_checks.report.html_report import covered
 from ..runtime_checks.report.terminal import print_report
 from .dataclass_options import options_of
@@ -79,6 +80,12 @@ _reports = grouped("Reports")
 )
 @_reports("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
 @_reports(
+    "--github",
+    is_flag=True,
+    envvar="GITHUB_ACTIONS",
+    help="Print failures as annotations of GitHub Actions too.  [default: where it runs there]",
+)
+@_reports(
     "--reproducer",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
@@ -108,6 +115,7 @@ def command(
     json_path: Path | None,
     html_path: Path | None,
     junit: Path | None,
+    github: bool,
     reproducer: Path | None,
     node_data: Path | None,
     cpus: tuple[str, ...],
@@ -155,6 +163,8 @@ def command(
     _write(report, page, junit, node_data, console)
     if json_path:
         write_json(json_path, report.to_json())
+    if github:
+        click.echo(annotations(report), nl=False, err=json_path is not None)
     if not report.passed and is_quiet():
         _say_what_failed(report)
     sys.exit(0 if report.passed else 1)

@@ -56,6 +56,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
         command: click.Command = module.command
+        command.name = cmd_name
         return with_verbosity(command)
 
     def resolve_command(

@@ -25,7 +25,7 @@ class CheckOptions:
     targets: tuple[str, ...] | None = option(
         None,
         "--on",
-        "Where to run: RUNTIME[+VARIANT][@DEVICE], separated by commas.  "
+        "Where to run: `RUNTIME[+VARIANT][@DEVICE]`, separated by commas.  "
         "[default: the first installed runtime for each format of the files]",
         group=_SELECTION,
         kind=tuple,

@@ -60,6 +60,16 @@ def test_quiet_prints_only_what_failed(export: Path, tmp_path: Path) -> None:
     assert all(line.startswith("FAIL tiny.float32.onnx on onnxruntime: ") for line in lines)
 
 
+def test_failures_as_annotations_of_github(export: Path, tmp_path: Path) -> None:
+    done = renormlite("check", export, "--github", folder=tmp_path)
+    assert "::notice title=tiny::2 files on their targets passed\n" in done.stdout
+    damage(export)
+    done = renormlite("check", export, "--github", folder=tmp_path)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    assert line.startswith("::error title=tiny.float32.onnx on onnxruntime::")
+    assert done.returncode == 1
+
+
 def test_verbose_shows_what_native_code_prints(tmp_path: Path) -> None:
     program = (
         "import os\nfrom renormlite.quiet import held_back_stderr, nothing_held_back\n"

@@ -47,5 +47,5 @@ def test_every_make_target_named_in_the_documents_exists() -> None:
 
 
 def test_every_document_named_in_the_readme_exists() -> None:
-    for name in re.findall(r"`((?:docs/)?[A-Za-z_-]+\.md)`", README):
+    for name in re.findall(r"`((?:docs/)?(?:journeys/)?[A-Za-z0-9_-]+\.md)`", README):
         assert (ROOT / name).is_file(), name

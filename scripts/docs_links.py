@@ -1,0 +1,27 @@
+"""A hook of MkDocs: gives mkdocstrings the package under its own name, as `build/docs/renormlite`.
+
+The repository root is the package, whatever its folder is called, and holds environments and builds
+that would be read too; hence links to the packages alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def link_package() -> None:
+    """Link the package's modules and folders into `build/docs/renormlite`."""
+    package = ROOT / "build/docs/renormlite"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    parts = {name.split(".")[1] for name in project["tool"]["setuptools"]["packages"][1:]}
+    for source in [*ROOT.glob("*.py"), *(ROOT / part for part in parts)]:
+        (package / source.name).symlink_to(source)
+
+
+link_package()

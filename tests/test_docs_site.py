@@ -57,6 +57,7 @@ def test_error_messages_of_the_faq_are_messages_of_the_package() -> None:
     assert len(quoted) >= 8
     for message in quoted:
         fixed = message.replace("needs tensorflow", "needs {module}")
+        fixed = fixed.replace("as a TFLite file", "as {what}")
         assert fixed in source, message
 
 

@@ -106,6 +106,9 @@ def _replay(bundle: Path, folder: Path, options: argparse.Namespace) -> int:
         _print(records[-1])
         prefix = f"{artifact.file}:" if len(artifacts) > 1 else ""
         arrays.update({prefix + name: array for name, array in run.outputs.items()})
+    if options.artifact is None:
+        for sentence in _not_run(export, target):
+            print(sentence)
     if options.outputs:
         save_arrays(options.outputs, arrays)
     passed = all(record["verdict"] == "pass" for record in records)
@@ -126,10 +129,26 @@ def _installed(export: ExportDirectory) -> Target:
     for name, entry in wanted.items():
         if entry.installed:
             return Target(name)
-    raise UserError(
-        f"No runtime is installed. Install one: pip install "
-        f"{' | '.join(entry.install for entry in wanted.values())}"
-    )
+    first, *others = (f"pip install {entry.install}" for entry in wanted.values())
+    also = "".join(f"; or {line}" for line in dict.fromkeys(others) if line != first)
+    raise UserError(f"No runtime is installed. Install one: {first}{also}")
+
+
+def _not_run(export: ExportDirectory, target: Target) -> list[str]:
+    """Return a line for each file that the target does not load, with what would run it."""
+    lines = []
+    for artifact in export.artifacts:
+        if artifact.format in target.formats:
+            continue
+        able = [
+            (name, entry)
+            for name, entry in RUNTIMES.items()
+            if entry.home == LOCAL and artifact.format in entry.formats
+        ]
+        here = next((name for name, entry in able if entry.installed), None)
+        how = f"--runtime {here} runs it" if here else f"pip install {able[0][1].install}"
+        lines.append(f"NOT RUN  {artifact.file}: {target} does not load .{artifact.format} ({how})")
+    return lines
 
 
 def _chosen(export: ExportDirectory, target: Target, file: str | None) -> list[Artifact]:

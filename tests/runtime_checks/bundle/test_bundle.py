@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -206,7 +207,18 @@ def test_says_what_to_install_when_there_is_no_runtime(bundle):
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "pip install ai-edge-litert" in done.stderr
+    advice = done.stderr.partition("Install one: ")[2].strip().split("; or ")
+    assert advice[0] == "pip install ai-edge-litert"
+    for line in advice:  # each can be pasted
+        assert shlex.split(line)[:2] == ["pip", "install"]
+        assert not set("|;&") & set(line)
+
+
+def test_files_that_the_runtime_does_not_load_are_named(bundle):
+    done = replay(bundle, "--runtime", "litert")
+    assert done.returncode == 0, done.stderr
+    expected = "litert does not load .onnx (--runtime onnxruntime runs it)"
+    assert f"NOT RUN  tiny.float32.onnx: {expected}" in done.stdout.splitlines()
 
 
 def test_same_export_same_bytes(bundle, healthy_export, tmp_path):

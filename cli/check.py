@@ -18,7 +18,7 @@ from ..runtime_checks.end_to_end.quality_gates import QualityLimits
 from ..runtime_checks.options import CheckOptions
 from ..runtime_checks.parity import ParityReport, check_parity
 from ..runtime_checks.per_op.reproducer import write_reproducer
-from ..runtime_checks.report.github import annotations
+from ..runtime_checks.report.github import annotate
 from ..runtime_checks.report.html_report import covered
 from ..runtime_checks.report.terminal import print_report
 from .dataclass_options import options_of
@@ -164,7 +164,7 @@ def command(
     if json_path:
         write_json(json_path, report.to_json())
     if github:
-        click.echo(annotations(report), nl=False, err=json_path is not None)
+        click.echo(annotate(report), nl=False, err=json_path is not None)
     if not report.passed and is_quiet():
         _say_what_failed(report)
     sys.exit(0 if report.passed else 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..check_record import CheckRecord
 
 
-def annotations(report: CheckRecord) -> str:
+def annotate(report: CheckRecord) -> str:
     """Return the lines; for a report that passed, one notice.
 
     Args:

@@ -67,12 +67,13 @@ class GoldenSet:
             to make; empty where a layer has no noise model.
         file_noise: File name to the same for that file's own arithmetic; only files whose
             precision has a noise model (`precisions.Precision.noise`).
-        predictions: File name to the prediction of its integers; only files of integers. misfits:
-        File name to the values that it cannot represent, in samples added since the export;
+        predictions: File name to the prediction of its integers; only files of integers.
+        misfits: File name to the values that it cannot represent, in samples added after export;
             those found at export are in the manifest.
         labels: (N,) true class of each sample, -1 where unknown; None where none is known.
-        trained_integers: Keras output name to (N, …) float32: outputs of a quantization-aware model
-            with its fake quantization; empty for other models.
+        trained_integers: Keras output name to (M, …) float32: outputs of a quantization-aware model
+            with its fake quantization for the export's own samples, the first M; empty for other
+            models.
     """
 
     kind: np.ndarray
@@ -114,7 +115,9 @@ class GoldenSet:
             },
             misfits=self.misfits,
             labels=None if self.labels is None else self.labels[index],
-            trained_integers=pick(self.trained_integers),
+            trained_integers=pick(
+                {n: a for n, a in self.trained_integers.items() if len(a) == self.samples}
+            ),
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import Arithmetic, precision_named
-from ...artifacts.ranges import Misfits
+from ...artifacts.ranges import Clipped, Misfits
 from ...artifacts.sample_kinds import REAL
 from ...options import option, validate
 from .chance import at_least
@@ -114,20 +114,36 @@ def misfit_findings(
     later = golden.misfits.get(artifact.file, Misfits())
     clipped = (*later.clipped, *artifact.misfits.clipped)
     if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
-        demand = f"at most {limits.max_clipped:g} % allowed (--max-clipped)"
-        worst = max((entry.share for entry in clipped), default=0.0)
-        told = [e for e in clipped if e.share > limits.max_clipped or e.share == worst]
-        for entry in told[:1]:
-            passed = entry.share <= limits.max_clipped
-            yield Finding("clipped", passed, f"{entry.sentence}; {demand}", entry.place)
-        if not clipped:
-            yield Finding("clipped", True, "no value of typical samples is clipped")
+        yield from _clipped(clipped, limits, trained=bool(golden.trained_integers))
     found = {entry.layer: entry for entry in (*artifact.misfits.overflows, *later.overflows)}
     if precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT16:
         for overflow in found.values():
             yield Finding("headroom", False, overflow.sentence, overflow.layer)
         if not found:
             yield Finding("headroom", True, "no value or sum of a layer exceeds half precision")
+
+
+def _clipped(entries: Sequence[Clipped], limits: QualityLimits, *, trained: bool) -> list[Finding]:
+    """Judge clipped values; `trained` marks a quantization-aware model, which clips in Keras too.
+
+    The ranges of such a model's layers were chosen in training. Those of its inputs still say
+    which samples it is for.
+    """
+    if not entries:
+        return [Finding("clipped", True, "no value of typical samples is clipped")]
+    findings = []
+    demand = f"at most {limits.max_clipped:g} % allowed (--max-clipped)"
+    layers = [entry for entry in entries if trained and entry.place.startswith("layer ")]
+    if layers:
+        worst = max(layers, key=lambda entry: entry.share)
+        text = f"{worst.sentence}; the model was trained with this range and clips them as well"
+        findings.append(Finding("clipped", True, text, worst.place))
+    judged = [entry for entry in entries if entry not in layers]
+    if judged:
+        worst = max(judged, key=lambda entry: entry.share)
+        passed = worst.share <= limits.max_clipped
+        findings.append(Finding("clipped", passed, f"{worst.sentence}; {demand}", worst.place))
+    return findings
 
 
 def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:

@@ -127,7 +127,9 @@ def _rungs(
     file = plain.file if plain else ""
     known.append(("exported", file, golden.artifacts.get(file, {}).get(output)))
     if precision_named(artifact.precision).integer_io is not None:
-        known.append((TRAINED, "", golden.trained_integers.get(output)))
+        trained = golden.trained_integers.get(output)
+        if trained is not None and len(trained) == golden.samples:  # samples added since have none
+            known.append((TRAINED, "", trained))
     if artifact.precision != "float32":
         exported = golden.artifacts.get(artifact.file, {}).get(output)
         known.append(("quantized", artifact.file, exported))
@@ -135,8 +137,6 @@ def _rungs(
     rungs: list[_Rung] = []
     waiting: tuple[str, ...] = ()
     for name, file, values in known:
-        if name == TRAINED and values is None:
-            continue
         waiting = (*waiting, name)
         if values is not None:
             rungs.append(_Rung(waiting, file, np.asarray(values, np.float64)))

@@ -171,6 +171,27 @@ def test_a_check_says_that_the_file_adds_nothing(digits, tmp_path: Path) -> None
     assert "the file computes the trained integers" in budget.sentence
 
 
+def test_clipping_that_was_trained_is_no_fault(tmp_path: Path) -> None:
+    """The Keras model clips the same values; samples beyond its input's range fail as ever."""
+    samples = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    features = keras.Input((6,), name="features")
+    hidden = kl.Dense(8, name="hidden")(features)
+    aware = rl.quantize_aware(
+        keras.Model(features, kl.Dense(4, name="scores")(hidden)), samples=samples
+    )
+    for variable in aware.weights:
+        if variable.path.endswith(("low", "high")) and "hidden" in variable.path:
+            variable.assign(variable * 0.3)
+    rl.export_model(aware, tmp_path, formats=("tflite",), precisions=("int8",), inputs=samples)
+    told = [f for f in rl.check_parity(tmp_path).results[0].findings if f.check == "clipped"]
+    assert [finding.passed for finding in told] == [True]
+    assert "of layer 'hidden' are clipped" in told[0].message
+    assert "the model was trained with this range" in told[0].message
+    far = rl.check_parity(tmp_path, inputs=10 * samples).results[0].findings
+    assert [f.subject for f in far if f.check == "clipped" and not f.passed] == ["input 'features'"]
+
+
 def test_integers_come_in_and_go_out_where_asked_for(digits, tmp_path: Path) -> None:
     model = trained(residual(None), digits)
     manifest = rl.export_model(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+# Significance level: what is at least this likely by chance does not count.
+CHANCE = 0.05
+
 
 def at_least(hits: int, trials: int, rate: float) -> float:
     """Return the probability of at least this many hits at a given rate per trial."""

@@ -5,26 +5,33 @@ The golden set holds the outputs of an integer file, to the bit, under every kno
 This needs no tensors of the target, so it works on devices and in bundles as well.
 
 If no rule fits, the target may follow an unknown one. It is then judged by the limit of `bounds`,
-and the report says so. This does not apply to the runtime that the export ran, in the same version:
+and the report says so. An unknown rule is one more rule: most of its integers lie between those of
+the known ones, as each known rule's lie between those of the others. A wrong kernel's do not, even
+if it changes little. The runtime that the export ran, in the same version, has no such allowance:
 if that runtime followed a known rule then, it must follow it everywhere.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...artifacts.golden_set import Arrays, GoldenSet
+from ...artifacts.golden_set import Arrays, GoldenSet, Predictions
 from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import NONFINITE
 
 # Dequantization by another sequence of operations differs by a few units in the last place of 24
 # bits; a step of 16 bits has 256 of them.
 _SAME = 1 / 64
+
+# Integers outside the range of all known rules: allowed are this many times the greatest share that
+# a known rule has outside the range of the others, and at least this share. Fewer different rules
+# than the last number span no range to judge by.
+_UNKNOWN_RULE, _LEAST_SHARE, _ENOUGH_RULES = 2.0, 0.02, 3
 
 # The runtime that ran a file at export, by format, its package, and the processors on which its
 # rules are known; none stands for all.
@@ -46,6 +53,8 @@ class IntegerAgreement:
         elements: Elements compared.
         differing: Elements that differ from the nearest prediction.
         first: Output and index of the first of them.
+        outside: Elements outside the range of all known rules; 0 where too few rules differ.
+        allowed: How many an unknown rule may have there.
         reason: Why nothing was predicted; else empty.
     """
 
@@ -56,6 +65,8 @@ class IntegerAgreement:
     elements: int
     differing: int
     first: tuple[str, tuple[int, ...]] = ("", ())
+    outside: int = 0
+    allowed: int = 0
     reason: str = ""
 
     def instead_of(self, expected: np.ndarray, output: str, kind: np.ndarray) -> np.ndarray:
@@ -76,7 +87,21 @@ class IntegerAgreement:
         return (
             f"no known rule of rounding gives these integers: {self.differing:,} of {what} differ "
             f"from the nearest, the rounding of {self.nearest}; first output '{name}' at "
-            f"{list(index)}"
+            f"{list(index)}{self._range}"
+        )
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a known or an unknown rule of rounding may give these integers."""
+        return self.outside <= self.allowed
+
+    @property
+    def _range(self) -> str:
+        if self.plausible:
+            return ""
+        return (
+            f"; {self.outside:,} lie outside the range of all known rules, where rounding explains "
+            f"{self.allowed:,}: an operator is computed wrongly"
         )
 
 
@@ -107,6 +132,7 @@ def integer_agreement(
         }
     counts = {rule: sum(int(a.sum()) for a in found.values()) for rule, found in differing.items()}
     nearest = min(counts, key=lambda rule: counts[rule])
+    outside, allowed = (0, 0) if not counts[nearest] else _beyond(outputs, predictions, finite)
     return IntegerAgreement(
         kernels=tuple(rule for rule, count in counts.items() if not count),
         nearest=nearest,
@@ -115,6 +141,8 @@ def integer_agreement(
         elements=sum(array.size for array in differing[nearest].values()),
         differing=counts[nearest],
         first=_first(differing[nearest], finite),
+        outside=outside,
+        allowed=allowed,
     )
 
 
@@ -144,6 +172,40 @@ def must_agree(
         return False
     exported = integer_agreement(artifact, golden.artifacts.get(artifact.file, {}), golden)
     return exported is not None and bool(exported.kernels)
+
+
+def _beyond(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> tuple[int, int]:
+    """Return how many elements are outside the range of all rules, and how many may be."""
+    distinct: list[np.ndarray] = []
+    for rule in predictions.by_rule.values():
+        steps = _in_steps(rule, predictions, samples)
+        if not any(np.array_equal(steps, other) for other in distinct):
+            distinct.append(steps)
+    complete = all(
+        name in outputs and outputs[name].shape == array.shape
+        for name, array in next(iter(predictions.by_rule.values())).items()
+    )
+    if len(distinct) < _ENOUGH_RULES or not complete:
+        return 0, 0
+    usual = max(
+        _outside(steps, distinct[:place] + distinct[place + 1 :])
+        for place, steps in enumerate(distinct)
+    )
+    allowed = max(_UNKNOWN_RULE * usual, _LEAST_SHARE * distinct[0].size)
+    return _outside(_in_steps(outputs, predictions, samples), distinct), int(allowed)
+
+
+def _in_steps(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> np.ndarray:
+    """Return all outputs of some samples in one row, in units of their steps."""
+    return np.concatenate(
+        [(outputs[name][samples] / step).ravel() for name, step in predictions.steps.items()]
+    )
+
+
+def _outside(values: np.ndarray, rules: Sequence[np.ndarray]) -> int:
+    """Return how many values lie outside the range of some rules."""
+    inside = (values >= np.min(rules, axis=0) - _SAME) & (values <= np.max(rules, axis=0) + _SAME)
+    return int(np.sum(~inside))
 
 
 def _differing(got: np.ndarray | None, expected: np.ndarray, step: float) -> np.ndarray:

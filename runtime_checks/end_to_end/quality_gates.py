@@ -18,7 +18,7 @@ from ...artifacts.precisions import Arithmetic, precision_named
 from ...artifacts.ranges import Clipped, Misfits
 from ...artifacts.sample_kinds import REAL
 from ...options import option, validate
-from .chance import at_least
+from .chance import CHANCE, at_least
 from .findings import Finding
 from .quality import OutputQuality
 from .task_agreement import TaskAgreement
@@ -70,10 +70,6 @@ class QualityLimits:
 
     def __post_init__(self) -> None:
         validate(self)
-
-
-# Significance level: a loss that is at least this likely by chance does not count.
-CHANCE = 0.05
 
 
 def quality_findings(
@@ -201,6 +197,8 @@ def _decisions(task: TaskAgreement, limits: QualityLimits) -> Finding:
         f"otherwise than the trained model ({share:.3g} %; allowed {limits.max_flipped:g} % "
         "beyond chance, --max-flipped)"
     )
+    if not passed and task.unjudged:
+        return Finding("decisions", True, f"{text}; not judged: {task.unjudged}", task.output)
     if not passed:
         pairs = ", ".join(f"{a} became {b} {count} times" for a, b, count in task.confusion[:3])
         text = f"{text}: class {pairs}"

@@ -9,6 +9,7 @@ files of equal accuracy with errors on different samples are not considered equa
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ import numpy as np
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.network import Network
 from ...artifacts.sample_kinds import typical_samples
-from .chance import mcnemar
+from .chance import CHANCE, at_least, mcnemar
 from .comparison import as_scores
+
+# A model that decides prefers its class to the next one by at least these odds in half of the
+# samples. By its own scores one with lower odds is wrong in a third of its decisions or more.
+_DECIDES = 2.0
 
 _MOVING = ("identity", "linear", "reshape", "flatten")
 
@@ -64,6 +69,9 @@ class TaskAgreement:
         gained: Wrong before, right after.
         chance: Probability that lost and gained differ this much or more when either is as likely
             (McNemar's exact test); None without labels.
+        odds: Median of the trained model's odds for its class against the next one.
+        beyond_guessing: Whether the trained model is right on the labelled samples more often than
+            one that always names the most frequent label, beyond chance.
     """
 
     output: str
@@ -77,6 +85,23 @@ class TaskAgreement:
     lost: int
     gained: int
     chance: float | None
+    odds: float = math.inf
+    beyond_guessing: bool = False
+
+    @property
+    def unjudged(self) -> str:
+        """Why changed decisions say nothing about a file; empty where they do.
+
+        A network that was not trained to decide, or not yet, has nearly equal scores for all
+        classes. Which one is the greatest is then up to the rounding of any 8-bit file.
+        """
+        if self.beyond_guessing or self.odds >= _DECIDES:
+            return ""
+        shown = "its accuracy is within chance" if self.labelled else "no sample has a label"
+        return (
+            f"nothing shows that the model decides: it prefers its class to the next one by odds "
+            f"of {self.odds:.2f} in the median sample (at least {_DECIDES:g} expected), and {shown}"
+        )
 
     @property
     def same(self) -> int:
@@ -93,6 +118,8 @@ class TaskAgreement:
         """Describe the agreement of the decisions and the change of accuracy."""
         ties = len(self.changes) - self.flips
         of_them = f" ({self.flips} changed, {ties} ties of float32)" if self.changes else ""
+        if self.flips and self.unjudged:
+            of_them += f"; not judged, since {self.unjudged}"
         text = (
             f"output '{self.output}' decides {self.same} / {self.samples} {self.kind} samples as "
             f"the trained model does{of_them}"
@@ -120,6 +147,27 @@ class TaskAgreement:
             "changes": [vars(change) for change in self.changes],
             "sentence": self.sentence,
         }
+
+
+def _odds(scores: np.ndarray) -> np.ndarray:
+    """Return (N,) odds of the greatest score against the next one.
+
+    Args:
+        scores: (N, classes) probabilities, or logits.
+    """
+    second, first = np.sort(scores, axis=1)[:, -2:].T
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if scores.min() >= 0 and scores.max() <= 1:
+            return np.where(first > second, first / second, 1.0)
+        return np.asarray(np.exp(first - second))
+
+
+def _beyond_guessing(right: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether more labels are named than the most frequent one's share explains."""
+    if not len(labels):
+        return False
+    most = Counter(labels.tolist()).most_common(1)[0][1] / len(labels)
+    return at_least(int(right.sum()), len(labels), most) < CHANCE
 
 
 def deciding_outputs(
@@ -221,4 +269,6 @@ def task_agreement(
         lost=lost,
         gained=gained,
         chance=mcnemar(lost, gained) if len(known) else None,
+        odds=float(np.median(_odds(truth[index]))),
+        beyond_guessing=_beyond_guessing(right[0], labels[known]),
     )

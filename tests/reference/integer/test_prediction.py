@@ -17,6 +17,7 @@ from renormlite.reference.integer.base import Values
 from renormlite.reference.integer.prediction import predict
 from renormlite.reference.integer.tflite_ops import TFLITE_OPS, prepared
 from renormlite.reference.rounding.quantized import NotKnownError
+from renormlite.runtime_checks.end_to_end.findings import judge_outputs
 from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement, must_agree
 from renormlite.runtimes import Target
 from renormlite.runtimes.run import run_target
@@ -107,6 +108,39 @@ def test_one_wrong_integer_is_found_and_placed(directory):
     assert not must_agree(artifact, golden, run.ran, "builtin", export.manifest.versions)
     other = {**run.ran, "versions": {"ai-edge-litert": "0.0"}}
     assert not must_agree(artifact, golden, other, "", export.manifest.versions)
+
+
+def test_an_unknown_rule_is_told_from_a_wrong_kernel(directory):
+    """An unknown rule is as far from the known ones as these are from each other."""
+    _, golden, artifact = loaded(directory, "int8", "tflite")
+    predictions = golden.predictions[artifact.file]
+    base, step = predictions.by_rule["XNNPACK"]["digit"], predictions.steps["digit"]
+
+    def moved(samples: int, steps: float):
+        array = base.copy()
+        array[:samples] += np.float32(steps * step)
+        return {"digit": array}
+
+    def judged(outputs, rules):
+        known = dataclasses.replace(predictions, by_rule=rules)
+        changed = dataclasses.replace(golden, predictions={artifact.file: known})
+        findings, _ = judge_outputs(outputs, changed, artifact)
+        (finding,) = (f for f in findings if f.check == "integers")
+        return finding
+
+    three = {"a": moved(0, 0), "b": moved(2, 1), "c": moved(2, -1)}
+    for rule in three:
+        assert judged(three[rule], three).passed
+    unknown = judged(moved(4, 2), three)
+    assert unknown.passed
+    assert "no known rule" in unknown.message
+    wrong = judged(moved(5, 2), three)
+    assert not wrong.passed
+    assert "25 lie outside the range of all known rules, where rounding explains 20" in (
+        wrong.message
+    )
+    # Two rules span no range: the outputs are held to the limit alone.
+    assert judged(moved(5, 2), {"a": three["a"], "b": three["b"]}).passed
 
 
 def test_wrong_kernel_without_tensors_fails_the_check(directory, monkeypatch):

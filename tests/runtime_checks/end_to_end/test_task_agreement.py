@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.artifacts.network import Network, Node
+from renormlite.runtime_checks.end_to_end.quality_gates import QualityLimits, quality_findings
 from renormlite.runtime_checks.end_to_end.task_agreement import deciding_outputs, task_agreement
 from scipy.stats import binomtest
 
@@ -168,3 +169,31 @@ def test_autoencoder_has_no_decisions_in_the_report(tmp_path):
     assert result.passed
     assert result.tasks == ()
     assert result.outputs[0].metrics.agreement is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "labels", "judged"),
+    [
+        ([[0.52, 0.48]] * 8, None, False),  # nearly equal scores
+        ([[0.9, 0.1]] * 8, None, True),
+        ([[1.0, 0.0]] * 8, None, True),
+        ([[0.12, 0.11, 0.1]] * 8, None, False),
+        ([[3.0, 2.9, -1.0]] * 8, None, False),  # logits
+        ([[3.0, 1.9, -1.0]] * 8, None, True),
+        # right in all of 8 samples of 2 classes: trained, however near its scores are
+        ([[0.52, 0.48], [0.48, 0.52]] * 4, [0, 1] * 4, True),
+        ([[0.52, 0.48], [0.48, 0.52]] * 4, [0, 0, 1, 1] * 2, False),
+        ([[0.52, 0.48]] * 8, [0] * 8, False),  # one class says nothing
+        ([[0.9, 0.1]] * 8, [0, 1] * 4, True),
+    ],
+)
+def test_whether_the_model_decides_at_all(truth, labels, judged):
+    wrong = np.asarray(truth)[:, ::-1]
+    task = agree(truth, wrong, labels=labels)
+    assert task.flips == 8
+    (finding,) = (
+        f for f in quality_findings([], [task], QualityLimits()) if f.check == "decisions"
+    )
+    assert finding.passed is not judged
+    assert ("not judged: nothing shows that the model decides" in finding.message) is not judged
+    assert ("not judged, since" in task.sentence) is not judged

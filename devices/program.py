@@ -22,7 +22,7 @@ def write_program(
     inputs: Mapping[str, np.ndarray],
     path: Path,
 ) -> Path:
-    """Write the zip application that runs files on a device and brings back their outputs.
+    """Write the program that runs files on a device and brings back their outputs.
 
     Args:
         export: The export that the artifacts belong to.

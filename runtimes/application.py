@@ -1,22 +1,28 @@
-"""Zip applications: code of this package and files in one `.pyz` that Python runs.
+"""Programs in one file: code of this package and files in one `.pyz` that Python runs.
 
-Each holds the runtimes, the readers of an export, what else its program needs, its own files under
-`export/`, and `carried.json` with SHA-256 and size of every entry. The code needs Python 3.9,
-NumPy and one runtime. The same contents give the same bytes.
+Each holds the runtimes, the readers of an export, what else its program needs, and its own files
+under `export/`. The code needs Python 3.9, NumPy and one runtime. The same contents give the same
+bytes.
+
+The file is Python source: a few statements, the program `verification` as a comment in hexadecimal,
+the contents, a zip archive, as comments in base64, and the SHA-256 of all that. Python reads a
+comment whatever is in it, so a copy that is cut off or changed still starts, and says so. (Of a
+zip archive that is cut off, Python only says that it finds no program in it.)
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import inspect
 import io
-import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from ..errors import UserError
 from . import verification
-from .verification import HASHES
 
 # The folder of the entries that are no code.
 FOLDER = "export"
@@ -44,55 +50,82 @@ _CODE = (
     "runtimes",
 )
 
-# What `__main__.py` does after the source of `verification`.
-_MAIN = """
-
-exit_if_damaged(sys.argv[0])
+# The statements of every program. They are few, since only damage within them can make Python
+# itself refuse the file: the tests count the bits. Everything else is a comment for Python.
+_START = """\
+#!/usr/bin/env python3
+# coding: latin1
 try:
-    import numpy
-except ImportError:
-    print("This bundle needs NumPy. Install it: pip install numpy", file=sys.stderr)
+    import sys, zlib
+    with open(sys.argv[0], "rb") as file:
+        comments = file.read(99999).decode("latin1").split("\\n#")
+    exec(zlib.decompress(bytes.fromhex(comments[2])))
+except Exception:
+    import sys
+    print("This file is damaged or needs Python 3.9. Copy it again.", file=sys.stderr)
     sys.exit(2)
-
-from renormlite.{module} import main
-
-sys.exit(main(sys.argv[0]))
 """
 # The earliest time a zip file can hold: bundles of the same export are equal bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def unpack(application: Path, folder: Path) -> None:
-    """Write the non-code contents of a verified application into a folder."""
-    with zipfile.ZipFile(application) as archive:
+def unpack(archive_path: Path, folder: Path) -> None:
+    """Write the non-code contents of a verified program into a folder.
+
+    Args:
+        archive_path: The archive that `verification.start` passes.
+        folder: An empty folder.
+    """
+    with zipfile.ZipFile(archive_path) as archive:
         for name in archive.namelist():
             if name.startswith(f"{FOLDER}/"):
                 (folder / PurePosixPath(name).name).write_bytes(archive.read(name))
 
 
 def pack(module: str, contents: Mapping[str, bytes], code: Sequence[str] = ()) -> bytes:
-    """Return a zip application.
+    """Return a program.
 
     Args:
         module: Module of this package, dotted, whose ``main(path)`` returns the exit code.
         contents: Name to bytes of the files it carries.
         code: Modules and packages that the program needs besides those that every application
             carries, as paths: "devices/on_device" or "runtime_checks/report/json_report.py".
+
+    Raises:
+        UserError: The files are larger than an archive can be that Python imports from.
     """
     files = {f"{FOLDER}/{name}": data for name, data in contents.items()}
     carried = {**travelling_code(code), **files}
-    hashes = {name: [hashlib.sha256(data).hexdigest(), len(data)] for name, data in carried.items()}
-    everything = {
-        "__main__.py": (inspect.getsource(verification) + _MAIN.format(module=module)).encode(),
-        HASHES: json.dumps(hashes, indent=1).encode(),
-        **carried,
-    }
+    if sum(map(len, carried.values())) > verification.LARGEST:
+        raise UserError(
+            f"A program in one file carries {verification.LARGEST >> 30} GiB at most. Carry fewer "
+            "files: `renormlite bundle --artifact FILE`."
+        )
     buffer = io.BytesIO()
-    buffer.write(b"#!/usr/bin/env python3\n")
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in everything.items():
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in carried.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
+    return sealed(module, buffer.getvalue())
+
+
+def sealed(module: str, archive: bytes) -> bytes:
+    """Return the program that runs a module of a zip archive."""
+    start = f"{inspect.getsource(verification)}\n\nstart(sys.argv[0], {module!r})\n"
+    text = binascii.b2a_base64(archive, newline=False)
+    text = text.translate(bytes.maketrans(verification.BASE64, verification.ENCODED))
+    size = verification.LINE
+    program = b"".join(
+        [
+            _START.encode(),
+            b"#" + zlib.compress(start.encode(), 9).hex().encode(),
+            *(
+                b"\n" + verification.CONTENTS + text[place : place + size]
+                for place in range(0, len(text), size)
+            ),
+            verification.LAST,
+        ]
+    )
+    return program + hashlib.sha256(program).hexdigest().encode()
 
 
 def travelling_code(further: Sequence[str] = ()) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 The environment is `build/envs/RUNTIME` below the working directory (`make envs` creates it) or the
 Python that the variable RENORMLITE_PYTHON_RUNTIME names, in capitals with underscores. It needs no
-renormlite: a zip application with the code is started there and runs `worker`.
+renormlite: a program with the code is started there and runs `worker`.
 """
 
 from __future__ import annotations

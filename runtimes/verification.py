@@ -1,70 +1,130 @@
-"""Verifies a zip application against the hashes that it carries.
+"""Verifies a program that carries its own code and files, and starts it.
 
-This module needs the standard library only: its source is also the beginning of every
-application's `__main__.py`, so that a damaged copy is noticed before any of its code is imported.
+This module needs the standard library only: its source is also the beginning of every program, so
+that a damaged copy is noticed before any of its code is imported. `application` describes the file.
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
-import json
+import os
 import sys
+import tempfile
+import traceback
 import zipfile
+from importlib import import_module
 from typing import IO
 
-# SHA-256 and size of each entry by its name.
-HASHES = "carried.json"
-_MAIN = "__main__.py"
+# The contents are comment lines of base64. "J" and "M" are replaced since one flipped bit makes a
+# line end of them, and Python would read the rest of the line as code.
+CONTENTS = b"#:"
+LINE = 1 << 20  # characters of base64 in one line
+ENCODED, BASE64 = b"!$", b"JM"
+LAST = b"\n#"  # before the SHA-256 of everything up to here
+FOLDERS = ("renormlite/", "export/")
+LARGEST = (1 << 32) - 1  # bytes: what a zip archive can hold that Python imports from
+
+_DIGITS = 64
+_PART = 1 << 20
 
 
 def verify(application: str) -> None:
-    """Check every entry of a zip application.
+    """Check a program without running it.
 
     Args:
         application: Its path.
 
     Raises:
-        ValueError: An entry is missing, unknown, of another size or has another hash, or the file
-            is no zip application; one clause.
+        ValueError: It is not as it was written, or holds what no program of this package holds; one
+            clause.
     """
+    with tempfile.TemporaryFile() as stream:
+        verified_contents(application, stream)
+
+
+def verified_contents(application: str, stream: IO[bytes]) -> None:
+    """Write the contents of a program, a zip archive, into a stream after verifying them.
+
+    Args:
+        application: Path of the program.
+        stream: Where the archive is written; opened for reading and writing.
+
+    Raises:
+        ValueError: As in `verify`.
+    """
+    with open(application, "rb") as file:
+        _check_digest(file)
+        file.seek(0)
+        table = bytes.maketrans(ENCODED, BASE64)
+        for line in iter(lambda: file.readline(LINE + 3), b""):
+            if line.startswith(CONTENTS):
+                stream.write(binascii.a2b_base64(line[len(CONTENTS) :].translate(table)))
     try:
-        with zipfile.ZipFile(application) as archive:
-            found = {entry.filename: entry for entry in archive.infolist()}
-            carried = json.loads(archive.read(HASHES))
-            missing = set(carried) - set(found)
-            unknown = set(found) - set(carried) - {HASHES, _MAIN}
-            if missing or unknown:
-                names = ", ".join(sorted(map(ascii, missing or unknown))[:3])
-                raise ValueError(f"it {'lacks' if missing else 'holds the unknown entry'} {names}")
-            for name, (digest, size) in carried.items():
-                if found[name].file_size != size:
-                    raise ValueError(f"{name} has another size")
-                with archive.open(name) as stream:
-                    if _sha256(stream) != digest:
-                        raise ValueError(f"{name} has another SHA-256")
-    except ValueError:
-        raise
+        with zipfile.ZipFile(stream) as archive:
+            entries = archive.infolist()
     except Exception as error:  # hostile bytes make zipfile raise a dozen unrelated types
         raise ValueError(str(error) or type(error).__name__) from error
+    for entry in entries:
+        if not entry.filename.startswith(FOLDERS) or ".." in entry.filename:
+            raise ValueError(f"it holds the unknown entry {entry.filename!a}")
+    if sum(entry.file_size for entry in entries) > LARGEST:
+        raise ValueError(f"its contents are larger than {LARGEST >> 30} GiB")
 
 
-def _sha256(stream: IO[bytes]) -> str:
+def _check_digest(file: IO[bytes]) -> None:
+    left = file.seek(0, os.SEEK_END) - _DIGITS
+    file.seek(0)
     digest = hashlib.sha256()
-    while True:
-        part = stream.read(1 << 20)
+    while left > 0:
+        part = file.read(min(left, _PART))
         if not part:
-            return digest.hexdigest()
+            break
         digest.update(part)
+        left -= len(part)
+    if file.read(_DIGITS + 1) != digest.hexdigest().encode():
+        raise ValueError("it is cut off or changed: it does not end with its SHA-256")
 
 
-def exit_if_damaged(application: str) -> None:
-    """End the process with exit code 2 and one sentence where an application is damaged."""
+def start(application: str, module: str) -> None:
+    """Verify a program, run a module of it and end the process with its exit code.
+
+    The code is imported from the archive, which is written to a temporary folder for it. The exit
+    code is 2, with one sentence, where the program is damaged or cannot run here.
+
+    Args:
+        application: Path of the program.
+        module: Module of this package, dotted, whose ``main(path)`` returns the exit code; it is
+            given the path of the archive, which has the name of the program.
+    """
+    name = os.path.basename(application)
     if sys.version_info < (3, 9):  # noqa: UP036 - a device may have any
-        version = sys.version.split()[0]
-        print(f"This bundle needs Python 3.9 or newer, this is {version}.", file=sys.stderr)
-        sys.exit(2)
-    try:
-        verify(application)
-    except ValueError as error:
-        print(f"{application} is damaged: {error}. Copy it again.", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{name} needs Python 3.9 or newer, this is {sys.version.split()[0]}.")
+    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+        archive = os.path.join(folder, name)
+        try:
+            with open(archive, "w+b") as stream:
+                verified_contents(application, stream)
+        except ValueError as error:
+            _refuse(f"{name} is damaged: {error}. Copy it again.")
+        except OSError as error:
+            _refuse(f"{name} cannot be unpacked below {tempfile.gettempdir()}: {error.strerror}.")
+        beside = os.path.dirname(os.path.realpath(application))
+        if os.path.realpath(sys.path[0]) == beside:
+            del sys.path[0]  # Python's default: modules that happen to lie beside the program
+        sys.path.insert(0, archive)
+        try:
+            import_module("numpy")
+        except ImportError:
+            _refuse(f"{name} needs NumPy. Install it: pip install numpy")
+        try:
+            code = import_module(f"renormlite.{module}").main(archive)
+        except Exception:  # the caller takes what escapes here for damage
+            traceback.print_exc()
+            code = 1
+        sys.exit(code)
+
+
+def _refuse(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(2)

@@ -20,7 +20,7 @@ def main(program: str) -> int:
     """Serve requests from standard input until it closes.
 
     Args:
-        program: Path of the zip application.
+        program: Path of the archive of the program.
     """
     # The runtime's own output must not mix with the answers.
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")

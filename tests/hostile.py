@@ -13,6 +13,7 @@ import json
 import os
 import random
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from renormlite.runtime_checks.baseline import read_baseline
 from renormlite.runtime_checks.bundle.verify import verify_bundle
 from renormlite.runtime_checks.file_table import file_table
 from renormlite.runtime_checks.foreign.precision import precision_of
+from renormlite.runtimes.application import sealed
+from renormlite.runtimes.verification import verified_contents
 
 VALUES = (
     *(None, True, 0, -1, 1e308, 10**400, "", "..", "../x", "a/b", "C:\\x", "\x1b[31m", "\x00"),
@@ -146,6 +149,15 @@ def altered_members(data: bytes, rng: random.Random) -> bytes:
     return stream.getvalue()
 
 
+def altered_bundle(data: bytes, rng: random.Random) -> bytes:
+    """Return a bundle in which one carried file has faults, with a SHA-256 that fits."""
+    with tempfile.NamedTemporaryFile() as file, io.BytesIO() as archive:
+        file.write(data)
+        file.flush()
+        verified_contents(file.name, archive)
+        return sealed("runtime_checks.bundle.replay", altered_members(archive.getvalue(), rng))
+
+
 def altered_npz(data: bytes, rng: random.Random) -> bytes:
     """Return an archive with one array, or one value of a network's graph, replaced."""
     import numpy as np
@@ -240,7 +252,7 @@ PARSERS = {
     "samples .npy": Parser(".npy", lambda path: load_samples(path, _INPUTS)),
     "tflite": Parser(".tflite", _graph),
     "onnx": Parser(".onnx", _graph, altered_onnx),
-    "bundle": Parser(".pyz", verify_bundle, altered_members),
+    "bundle": Parser(".pyz", verify_bundle, altered_bundle),
     "keras": Parser(".keras", _keras, altered_members),
 }
 

@@ -34,7 +34,7 @@ def main(program: str, arguments: Sequence[str] | None = None) -> int:
     """Run the files and return the exit code.
 
     Args:
-        program: Path of the zip application.
+        program: Path of the program's archive, which has its name.
         arguments: Command line; that of the process by default.
     """
     parser = argparse.ArgumentParser(prog=Path(program).name, description="Run the carried files.")

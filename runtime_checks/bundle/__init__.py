@@ -1,1 +1,1 @@
-"""The one-file replay: a zip application that checks an export where it is started."""
+"""The one-file replay: a program that checks an export where it is started."""

@@ -38,7 +38,7 @@ def main(bundle: str, arguments: Sequence[str] | None = None) -> int:
     """Run a bundle and return its exit code.
 
     Args:
-        bundle: Path of the `.pyz` file.
+        bundle: Path of the bundle's archive, which has the name of the bundle.
         arguments: Command line; that of the process by default.
     """
     options = _parser(bundle).parse_args(arguments)

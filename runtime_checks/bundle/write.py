@@ -1,7 +1,7 @@
 """Packs files with the code that runs them into one file: `python3 NAME.parity.pyz`.
 
-A bundle is a zip application (`runtimes.application`) that carries artifacts with their manifest,
-golden set and folded network, runs them where it is started, and judges the outputs there.
+A bundle is a program in one file (`runtimes.application`) that carries artifacts with their
+manifest, golden set and folded network, runs them where it is started, and judges them there.
 """
 
 from __future__ import annotations

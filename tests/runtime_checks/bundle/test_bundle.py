@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 import shlex
 import subprocess
 import sys
 import zipfile
-import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from renormlite import UserError
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.runtime_checks.bundle.verify import verify_bundle
 from renormlite.runtime_checks.bundle.write import CODE, write_bundle
-from renormlite.runtimes import RUNTIMES
-from renormlite.runtimes.application import travelling_code
+from renormlite.runtimes import RUNTIMES, verification
+from renormlite.runtimes.application import _START, sealed, travelling_code
+from renormlite.runtimes.verification import verified_contents
 
 
 @pytest.fixture(scope="module")
@@ -101,75 +103,149 @@ def test_wrong_numbers_exit_1(export, tmp_path):
     assert "mismatched samples" in done.stdout
 
 
-def test_damaged_bundle_exits_2(bundle, tmp_path):
-    damaged = tmp_path / "damaged.pyz"
-    with zipfile.ZipFile(bundle) as old, zipfile.ZipFile(damaged, "w") as new:
-        for name in old.namelist():
-            data = old.read(name)
-            new.writestr(name, data + b"\0" if name.endswith("golden.npz") else data)
-    done = replay(damaged)
-    assert done.returncode == 2
-    assert "golden.npz has another size" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def contents(bundle: Path) -> io.BytesIO:
+    """Return the archive in a bundle."""
+    archive = io.BytesIO()
+    verified_contents(str(bundle), archive)
+    return archive
 
+
+# Starts each file that standard input names as `python3 FILE` does, and prints the exit code with
+# the number of lines of standard output and standard error, or the error that Python ends with.
+STARTS = """
+import contextlib, io, os, sys
+for path in sys.stdin.read().splitlines():
+    sys.argv = [path]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            try:
+                with open(path, "rb") as file:
+                    exec(compile(file.read(), path, "exec"), {"__name__": "__main__"})
+                end = 0
+            except SystemExit as exit:
+                end = exit.code
+            except BaseException as error:
+                end = type(error).__name__
+    lines = [len(text.getvalue().splitlines()) for text in (out, err)]
+    print(end, *lines, file=sys.__stdout__)
+"""
+
+
+def ends(folder: Path, copies: Iterable[bytes]) -> list[str]:
+    """Start damaged copies in one process and return how each ended."""
+    paths = []
+    for number, copy in enumerate(copies):
+        paths.append(folder / f"{number}.pyz")
+        paths[-1].write_bytes(copy)
+    done = subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", STARTS],
+        input="\n".join(map(str, paths)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for path in paths:
+        path.unlink()
+    return done.stdout.splitlines()
+
+
+def flipped(data: bytes, bits: Iterable[int]) -> Iterator[bytes]:
+    """Yield a copy for each bit in which that one is flipped."""
+    for bit in bits:
+        copy = bytearray(data)
+        copy[bit // 8] ^= 1 << bit % 8
+        yield bytes(copy)
+
+
+REFUSED = "2 0 1"  # exit code 2, nothing printed, one line of explanation
+
+
+def test_every_copy_that_is_cut_off_is_refused(bundle, tmp_path):
+    data, start = bundle.read_bytes(), len(_START)
+    lengths = {*range(start, len(data), len(data) // 60), *range(len(data) - 70, len(data))}
+    # Within the first comment: all lengths that leave the statements whole.
+    lengths |= set(range(start, start + 20))
+    assert set(ends(tmp_path, (data[:length] for length in lengths))) == {REFUSED}
+
+
+def test_every_flipped_bit_behind_the_first_statements_is_refused(bundle, tmp_path):
+    data = bundle.read_bytes()
+    generator = np.random.default_rng(0)
+    bits = generator.integers(8 * len(_START), 8 * len(data), 300)
+    assert set(ends(tmp_path, flipped(data, bits))) == {REFUSED}
+    for copy in flipped(data, bits[:40]):
+        (tmp_path / "flipped.pyz").write_bytes(copy)
+        with pytest.raises(UserError, match="is damaged"):
+            verify_bundle(tmp_path / "flipped.pyz")
+
+
+def test_no_byte_of_the_contents_is_one_bit_from_the_end_of_a_comment(bundle):
+    """Every bit, not a share: such a byte would make code of the rest of its line."""
+    lines = bundle.read_bytes()[len(_START) :].split(b"\n#")
+    assert not {bit ^ 1 << n for bit in set(b"".join(lines)) for n in range(8)} & set(b"\n\r\0")
+
+
+def test_a_flipped_bit_of_the_first_statements_never_passes(bundle, tmp_path):
+    """Python refuses the file itself where its grammar is broken; else the bundle does."""
+    assert len(_START) < 400
+    bits = np.random.default_rng(1).choice(8 * len(_START), 200, replace=False)
+    found = {end.split()[0] for end in ends(tmp_path, flipped(bundle.read_bytes(), bits))}
+    assert "2" in found
+    assert found <= {"2", "SyntaxError", "IndentationError", "NameError", "ValueError"}
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
+def test_a_damaged_bundle_that_python_starts(bundle, tmp_path, kept):
     cut = tmp_path / "cut.pyz"
-    cut.write_bytes(bundle.read_bytes()[: bundle.stat().st_size // 2])
-    assert replay(cut).returncode != 0
+    cut.write_bytes(bundle.read_bytes()[: int(bundle.stat().st_size * kept)])
+    done = subprocess.run([sys.executable, str(cut)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "damaged" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
-def rewritten(bundle: Path, path: Path, **changes: bytes) -> Path:
-    """Copy a bundle with some entries changed or added."""
-    with zipfile.ZipFile(bundle) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in {*old.namelist(), *changes}:
-            new.writestr(name, changes.get(name) or old.read(name))
+def test_modules_beside_the_bundle_are_not_imported(bundle, tmp_path):
+    for name in ("numpy.py", "renormlite.py"):
+        (tmp_path / name).write_text("raise SystemExit(7)")
+    copy = tmp_path / "copy.pyz"
+    copy.write_bytes(bundle.read_bytes())
+    done = subprocess.run([sys.executable, str(copy), "--list"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def sealed_with(bundle: Path, path: Path, name: str) -> Path:
+    """Write a bundle that holds one more entry, with a SHA-256 that fits."""
+    archive = contents(bundle)
+    with zipfile.ZipFile(archive, "a") as entries:
+        entries.writestr(name, b"raise SystemExit(0)")
+    path.write_bytes(sealed("runtime_checks.bundle.replay", archive.getvalue()))
     return path
 
 
-@pytest.mark.parametrize(
-    ("entry", "data", "sentence"),
-    [
-        ("renormlite/errors.py", b"raise SystemExit(0)", "errors.py has another size"),
-        ("export/extra.bin", bytes(1 << 24), "holds the unknown entry 'export/extra.bin'"),
-        ("carried.json", b"[]", "damaged"),
-        ("carried.json", b"\xff", "damaged"),
-    ],
-)
-def test_what_was_not_packed_is_refused_before_any_code_runs(
-    bundle, tmp_path, entry, data, sentence
-):
-    changed = rewritten(bundle, tmp_path / "changed.pyz", **{entry: data})
+@pytest.mark.parametrize("name", ["numpy.py", "other/extra.bin", "export/../numpy.py"])
+def test_an_unknown_entry_is_refused_before_any_code_runs(bundle, tmp_path, name):
+    changed = sealed_with(bundle, tmp_path / "changed.pyz", name)
     done = replay(changed)
     assert (done.returncode, done.stdout) == (2, "")
-    assert sentence in done.stderr
+    assert f"holds the unknown entry '{name}'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     with pytest.raises(UserError, match="is damaged"):
         verify_bundle(changed)
 
 
-def _content(path, name):
-    """Return an entry's bytes; None where zip itself refuses them."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        return None
+def test_sizes_are_bounded_before_anything_is_unpacked(bundle, healthy_export, monkeypatch):
+    monkeypatch.setattr(verification, "LARGEST", 1 << 10)
+    with pytest.raises(UserError, match="its contents are larger than"):
+        verify_bundle(bundle)
+    with pytest.raises(UserError, match="GiB at most"):
+        write_bundle(healthy_export, bundle.with_name("large.pyz"))
 
 
-def test_every_flipped_bit_of_an_entry_is_found(bundle, tmp_path):
-    data = bytearray(bundle.read_bytes())
-    generator = np.random.default_rng(0)
-    with zipfile.ZipFile(bundle) as archive:
-        entries = [e for e in archive.infolist() if e.filename != "__main__.py"]
-        for entry in generator.choice(entries, 40):
-            place = entry.header_offset + 30 + len(entry.filename)
-            place += int(generator.integers(entry.compress_size))
-            damaged = bytearray(data)
-            damaged[place] ^= 1 << int(generator.integers(8))
-            (tmp_path / "flipped.pyz").write_bytes(damaged)
-            if _content(tmp_path / "flipped.pyz", entry.filename) == archive.read(entry):
-                continue  # the bits after the end of compressed data mean nothing
-            with pytest.raises(UserError, match="is damaged"):
-                verify_bundle(tmp_path / "flipped.pyz")
+def test_what_is_no_bundle_is_refused(tmp_path):
+    for data in (b"", b"\0" * 100, b"x" * 63, b"#:" + b"!" * 5_000_000):
+        (tmp_path / "none.pyz").write_bytes(data)
+        with pytest.raises(UserError, match="is damaged"):
+            verify_bundle(tmp_path / "none.pyz")
 
 
 def test_the_hash_of_the_whole_file_is_compared(bundle, tmp_path):
@@ -228,7 +304,7 @@ def test_same_export_same_bytes(bundle, healthy_export, tmp_path):
 
 def test_carries_only_what_was_asked_for(healthy_export, tmp_path):
     path = write_bundle(healthy_export, tmp_path / "b.pyz", artifacts=["tiny.float32.onnx"])
-    names = zipfile.ZipFile(path).namelist()
+    names = zipfile.ZipFile(contents(path)).namelist()
     assert "export/tiny.float32.onnx" in names
     assert "export/tiny.float32.tflite" not in names
     with pytest.raises(UserError, match="carries files of the export"):

@@ -83,7 +83,7 @@ def _check_digest(file: IO[bytes]) -> None:
         digest.update(part)
         left -= len(part)
     if file.read(_DIGITS + 1) != digest.hexdigest().encode():
-        raise ValueError("it is cut off or changed: it does not end with its SHA-256")
+        raise ValueError("it does not end with its SHA-256, so it was cut off or changed")
 
 
 def start(application: str, module: str) -> None:

@@ -100,6 +100,8 @@ class _Tally:
 
     def add(self, value: np.ndarray) -> None:
         """Count more values."""
+        if value.dtype.kind != "f":
+            value = value.astype(np.float64)
         finite, step = value[np.isfinite(value)], self._step
         half = step.size / 2
         self._beyond += int(np.sum((finite < step.low - half) | (finite > step.high + half)))

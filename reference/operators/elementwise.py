@@ -344,6 +344,8 @@ class Select(Elementwise):
         """See the base class."""
         condition, then, otherwise = operands
         chosen = np.where(condition != 0, then, otherwise)
+        if chosen.dtype.kind != "f":
+            return chosen
         return np.where(np.isnan(condition), np.asarray(np.nan, chosen.dtype), chosen)
 
     def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:

@@ -24,8 +24,20 @@ from .safe_console import SafeConsole
 @click.command("bench", cls=GroupedCommand)
 @click.argument("directory", type=click.Path(path_type=Path))
 @options_of(CheckOptions, only=("targets",))
-@click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--rounds",
+    default=50,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of timed runs of each file.",
+)
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Threads that each runtime may use.",
+)
 @json_option("the times")
 @device_options
 def command(
@@ -39,9 +51,10 @@ def command(
 ) -> None:
     """Time one inference of every file in DIRECTORY on every target.
 
-    On this machine all take turns. The last column compares with the first row, round by round:
-    unlike the times, it holds on a busy machine. A device runs one file after the other. To compare
-    two exports, bench a directory that holds both precisions or formats.
+    On this machine the files are timed in turn, one run of each per round. The last column is the
+    ratio to the first row; on a busy machine it is more reliable than the times. A device runs one
+    file after the other. To compare two exports, bench a directory that holds both precisions or
+    formats.
     """
     table = Table(
         box=None,

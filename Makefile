@@ -60,7 +60,7 @@ check: $(OUT)/manifest.json ## Check that the exported files compute what the tr
 envs: $(TFLITE_RUNTIME)/.installed ## Create the environments of runtimes that cannot live in .venv
 
 test: $(INSTALLED) $(TFLITE_RUNTIME)/.installed ## Run the tests that need nothing but Python
-	$(BIN)/pytest -n 2 --dist loadfile -m "not devices"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not devices"
 
 test-torch: $(INSTALLED) $(TORCH)/.installed ## Test the layer on PyTorch, in an environment of its own
 	RENORMLITE_TORCH_PYTHON=$(abspath $(TORCH))/bin/python $(BIN)/pytest tests/toolkit/test_backends.py

@@ -7,6 +7,7 @@ renormlite: a program with the code is started there and runs `worker`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -95,7 +96,8 @@ class IsolatedRunner(Runner):
     def _close(self) -> None:
         if self._process is not None:
             if self._process.stdin:
-                self._process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # what a dead process never read
+                    self._process.stdin.close()
             if self._process.stdout:
                 self._process.stdout.close()
             self._process.wait()

@@ -502,6 +502,10 @@ def statistics(net: _Network, x: Any) -> Any:
         lambda: kl.UnitNormalization(),
         lambda: kl.SpectralNormalization(kl.Dense(net.size(2, 4))),
     )()
+    if isinstance(layer, kl.SpectralNormalization):
+        # It casts its outputs to its input's type: of integers that Keras declares as floats, such
+        # as those of IntegerLookup, it computes integers.
+        x = keras.ops.cast(x, x.dtype)
     return net.apply(layer, x)
 
 

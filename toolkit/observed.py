@@ -209,6 +209,8 @@ def closed_share(layer: Layer, steps: int) -> float:
     """
     if not isinstance(layer, BatchRenormalization) or not layer.trainable or not layer.built:
         return 0.0
+    if layer.momentum == 1.0:  # its statistics do not move: another reason, given elsewhere
+        return 0.0
     if isinstance(layer.r_max, Constant) and isinstance(layer.d_max, Constant):
         return 0.0
     first = int(ops.convert_to_numpy(layer.step))

@@ -126,7 +126,7 @@ def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
         ("--quantized-io", "both", "'integer'"),
         ("--equalize", "often", "'never'"),
         ("--batch", "many", "or `dynamic`"),
-        ("--batch", "0", "0 is not in the range x>=1"),
+        ("--batch", "0", "0 is not in the range 1<=x<=65536"),
         ("--mean", "grey", "numbers with commas"),
     ],
 )

@@ -1,5 +1,6 @@
 """Protects the further runtimes: each agrees with float64, says what ran, refuses in a sentence."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -111,11 +112,11 @@ class Doubling(OnnxRuntimeRunner):
 
 
 @pytest.fixture
-def doubling(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(runtimes, "RUNTIMES", dict(RUNTIMES))
+def doubling() -> Iterator[str]:
     unable = {Arithmetic.INTEGER: "it has no integers"}
     rl.register_runtime("doubling", Doubling, formats=("onnx",), unable=unable)
-    return "doubling"
+    yield "doubling"
+    del RUNTIMES["doubling"]
 
 
 def test_a_registered_runtime_is_a_target_like_any_other(doubling: str, exported: Path) -> None:

@@ -17,7 +17,7 @@ from ...artifacts.network import Network, Node
 from ...artifacts.precisions import UNIT_ROUNDOFF
 from ...reference.network import can_evaluate
 from ...reference.rounded_weights import RoundedWeights
-from .matching import Tensors, distance
+from .matching import Tensors, distance, within
 from .op_results import OpCheck
 from .storage import expected_result
 
@@ -88,7 +88,11 @@ class Evaluation:
         )
         self.exact[node.name], self.allowed[node.name] = expected, allowed
         if forced is not None:
-            self._take(node, forced, self.tensors.closest(forced, expected))
+            got = self.tensors.closest(forced, expected)
+            # Within its bound it is no fault, only hard to identify.
+            if within(got, *self.tensors.held(forced, node, expected, allowed)):
+                self._record(node, forced, expected, allowed, got)
+            self._take(node, forced, got)
             return
         found = self.tensors.find(node, expected, allowed, set(self.mapped.values()))
         if found is None:

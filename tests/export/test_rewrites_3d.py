@@ -97,6 +97,7 @@ def test_onnx_gets_one_dilated_convolution_a_group(tmp_path):
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_an_int8_file_computes_3d_convolutions_in_integers(padding, export):
     # TFLite's CONV_3D takes floats only: the file would hold float weights and compute in float.
+    keras.utils.set_random_seed(38)  # weights that leave the convolution's tensor hard to identify
     x = keras.Input(SHAPE, name="x")
     y = layers.Conv3D(8, 3, strides=(2, 1, 2), padding=padding, use_bias=False)(x)
     model = keras.Model(x, layers.ReLU(name="y")(rl.BatchRenormalization()(y)))
@@ -106,4 +107,5 @@ def test_an_int8_file_computes_3d_convolutions_in_integers(padding, export):
     assert not {"CONV_3D", "ADD", "RELU"} & set(artifact.ops)
     assert artifact.ops["QUANTIZE"] == artifact.ops["DEQUANTIZE"] == 1
     assert artifact.snr_db["y"] > 6.02 * 8 - 22  # see test_precisions.py
-    assert rl.check_parity(folder, targets=("litert",), per_op=True).passed
+    report = rl.check_parity(folder, targets=("litert",), per_op=True)
+    assert report.passed, [result.reason for result in report.results]

@@ -301,6 +301,25 @@ def integer_lookup_counts() -> keras.Model:
 
 
 @case()
+def buckets_of_unknown_numbers() -> keras.Model:
+    codes = Input((4,), dtype="int64", name="codes")
+    signed = ops.mod(codes, 7) - 5
+    lookup = layers.IntegerLookup(vocabulary=[1], num_oov_indices=2, output_mode="multi_hot")
+    return keras.Model(codes, head(lookup(signed)))
+
+
+@case()
+def floor_division_of_negative_numbers() -> keras.Model:
+    codes = Input((4,), dtype="int32", name="codes")
+    signed = ops.mod(codes, 7) - 5
+    parts = [ops.floor_divide(signed, 3), *(ops.mod(signed, n) for n in (3, -3))]
+    halves = ops.cast(signed, "float32") / 2
+    parts += [ops.floor_divide(halves, 2.0), ops.mod(halves, 2.0)]
+    floats = [ops.cast(part, "float32") for part in parts]
+    return keras.Model(codes, head(ops.concatenate(floats, axis=-1)))
+
+
+@case()
 def categories() -> keras.Model:
     codes = Input((3,), dtype="int32", name="codes")
     return keras.Model(codes, head(layers.CategoryEncoding(6, output_mode="multi_hot")(codes)))

@@ -54,7 +54,9 @@ class InputValues:
         high: Greatest value of each element.
         whole: Whether an element is a whole number.
         readers: The layers that set the limits.
-        choices: The only values that there are, sorted, where a lookup knows them; empty otherwise.
+        choices: The values that a lookup knows, sorted; empty where none reads the input.
+        others: Whether the lookup takes other whole numbers too, as out of its vocabulary; one of
+            them is among the choices.
     """
 
     low: NDArray[np.float64]
@@ -62,6 +64,7 @@ class InputValues:
     whole: NDArray[np.bool_]
     readers: tuple[str, ...] = ()
     choices: tuple[int, ...] = ()
+    others: bool = False
 
     @classmethod
     def free(cls, shape: Sequence[int], dtype: str) -> InputValues:
@@ -114,7 +117,9 @@ class InputValues:
         """Return what is wrong with samples that a user gives, None where they are right."""
         if not self.readers:
             return None
-        if self.choices:
+        if self.choices and self.others:
+            wrong = (samples != np.rint(samples)) & self.whole
+        elif self.choices:
             wrong = ~np.isin(samples, self.choices) & self.whole
         else:
             outside = (samples < self.low) | (samples > self.high)
@@ -122,11 +127,12 @@ class InputValues:
         if not wrong.any():
             return None
         place = tuple(np.argwhere(wrong)[0, 1:])
-        allowed = (
-            f"one of {len(self.choices)} known numbers"
-            if self.choices
-            else f"whole numbers from {self.low[place]:.0f} to {self.high[place]:.0f}"
-        )
+        if self.choices and self.others:
+            allowed = "whole numbers"
+        elif self.choices:
+            allowed = f"one of {len(self.choices)} known numbers"
+        else:
+            allowed = f"whole numbers from {self.low[place]:.0f} to {self.high[place]:.0f}"
         readers = ", ".join(repr(reader) for reader in self.readers)
         return (
             f"Input {name!r} feeds {readers}, which takes {allowed}. "
@@ -179,7 +185,7 @@ class _Limits:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     readers: list[tuple[str, NDArray[np.int64]]] = field(default_factory=list)
-    choices: list[tuple[tuple[int, ...], NDArray[np.int64]]] = field(default_factory=list)
+    choices: list[tuple[tuple[int, ...], bool, NDArray[np.int64]]] = field(default_factory=list)
 
 
 class _Tracker:
@@ -225,11 +231,13 @@ class _Tracker:
         low = np.where(np.isfinite(low), low, usual.low)
         high = np.where(np.isfinite(high), high, usual.high)
         readers = dict.fromkeys(n for n, ids in limits.readers if np.isin(numbers, ids).any())
-        found = [known for known, ids in limits.choices if np.isin(numbers, ids).any()]
-        choices = found[0] if found else ()
+        choices, others = next(
+            ((known, open_) for known, open_, ids in limits.choices if np.isin(numbers, ids).any()),
+            ((), False),
+        )
         if choices:
             low, high = np.zeros_like(low), np.full_like(high, len(choices) - 1)
-        return InputValues(low, high, whole, tuple(readers), choices)
+        return InputValues(low, high, whole, tuple(readers), choices, others)
 
 
 class _Walk:
@@ -267,10 +275,11 @@ class _Walk:
         ids = np.unique(ids[ids != _ELSEWHERE])
         limits = self._limits
         layer = self._call.op.operation
-        if choices and getattr(layer, "num_oov_indices", 0):
+        others = bool(choices and getattr(layer, "num_oov_indices", 0))
+        if others:
             choices = (*choices, choices[-1] + 1)
         if choices:
-            limits.choices.append((tuple(choices), ids))
+            limits.choices.append((tuple(choices), others, ids))
         elif high is None:
             return
         limits.low[ids] = np.maximum(limits.low[ids], 0)

@@ -232,8 +232,39 @@ def _where(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     ctx.make_node("Where", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write a floor division or its remainder; tf2onnx rounds integers towards zero.
+
+    ONNX divides integers towards zero, and its Mod has the sign of the divisor. Of floats, Mod has
+    that of the dividend, so the floor is written out.
+    """
+    import onnx
+
+    shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
+    remainder, (x, y), outputs = node.type == "FloorMod", node.input, list(node.output)
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    ctx.remove_node(name)
+
+    def make(kind: str, *inputs: str, last: bool = False) -> str:
+        which = {"name": name, "outputs": outputs} if last else {}
+        made = ctx.make_node(kind, list(inputs), shapes=shapes, dtypes=dtypes, **which)
+        result: str = made.output[0]
+        return result
+
+    if dtypes[0] in floats and remainder:
+        make("Sub", x, make("Mul", make("Floor", make("Div", x, y)), y), last=True)
+    elif dtypes[0] in floats:
+        make("Floor", make("Div", x, y), last=True)
+    elif remainder:
+        make("Mod", x, y, last=True)
+    else:
+        make("Div", make("Sub", x, make("Mod", x, y)), y, last=True)
+
+
 _HANDLERS = {
     "Erfc": _erfc,
+    "FloorDiv": _floor_division,
+    "FloorMod": _floor_division,
     "FakeQuantWithMinMaxVars": fake_quantization,
     "Select": _where,
     "SelectV2": _where,

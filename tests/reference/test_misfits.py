@@ -93,3 +93,17 @@ def test_records_survive_the_manifest():
     )
     assert Misfits.from_json(Record(found.to_json())) == found
     assert not Misfits()
+
+
+def test_whole_numbers_of_a_network_are_counted_too(tmp_path):
+    """The integers of a lookup have steps of their own in an int8 file."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    words = keras.Input((5,), dtype="int32", name="words")
+    known = layers.IntegerLookup(vocabulary=[1, 2, 3], output_mode="multi_hot")(words)
+    model = keras.Model(words, layers.Dense(2, name="out")(known))
+    samples = np.random.default_rng(0).integers(0, 5, (32, 5))
+    rl.export_model(model, tmp_path, formats=("tflite",), precisions=("int8",), inputs=samples)
+    assert check_parity(tmp_path, ("litert",)).passed

@@ -18,6 +18,7 @@ from renormlite.reference.network import (
     opaque_layers,
 )
 from renormlite.reference.noise import expected_noise
+from renormlite.reference.operators import OPERATORS
 from renormlite.runtime_checks.end_to_end.bounds import UNIT_ROUNDOFF
 
 IMAGE, LINE, CUBE, ROW = (7, 6, 4), (9, 4), (5, 6, 4, 2), (12,)
@@ -135,6 +136,13 @@ def test_bound_holds_for_float32_and_is_not_idle(name):
     error = np.abs(np.asarray(model(x), np.float64) - values[last])
     assert np.all(error <= errors[last])
     assert errors[last].max() <= 1e-4 * np.abs(values[last]).max()
+
+
+def test_a_selection_of_whole_numbers_stays_whole():
+    condition, ones, twos = np.array([[0, 1]]), np.array([[1, 1]]), np.array([[2, 2]])
+    chosen = OPERATORS["select"].evaluate([condition, ones, twos], {}, {})
+    assert chosen.dtype.kind == "i"
+    assert chosen.tolist() == [[2, 1]]
 
 
 def test_branches_multiply_add_concatenate_and_constants():

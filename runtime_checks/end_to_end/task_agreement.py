@@ -138,6 +138,7 @@ class TaskAgreement:
         """Return nested dictionaries for JSON, without the output's name."""
         return {
             **{key: value for key, value in vars(self).items() if key not in ("output", "changes")},
+            "odds": self.odds if math.isfinite(self.odds) else None,
             "same": self.same,
             "flips": self.flips,
             "confusion": [

@@ -64,7 +64,7 @@ def compare(name: str, model: keras.Model, x: np.ndarray, rounds: int) -> list[R
     rows = [median_row(name, f"{way} / none", "ratio", found) for way, found in ratios.items()]
     rows.append(median_row(name, "step without, ms", "ms", plain))
     for row in rows:
-        print(f"{name}: {row.subject} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})")
+        print(row, flush=True)
     return rows
 
 

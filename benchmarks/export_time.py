@@ -88,7 +88,7 @@ def main() -> None:
         for key in WAYS:
             found.append(median_row(case, f"{key}, s", "s", [row[key] for row in rows]))
         for row in found[-5:]:
-            print(f"{case}: {row.subject} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})")
+            print(row, flush=True)
     write(found, arguments.json)
 
 

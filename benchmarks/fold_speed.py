@@ -58,7 +58,7 @@ def paired(name: str, model: keras.Model, rounds: int) -> list[Row]:
         median_row(name, "fold, ms a layer", "ms", [one / layers * 1e3 for one, _ in pairs]),
     ]
     for row in rows:
-        print(f"{name}: {row.subject} {row.value:.2f} ({row.low:.2f} to {row.high:.2f})")
+        print(row, flush=True)
     return rows
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     )
     peak = json.loads(child.stdout.splitlines()[-1])["ratio"]
     rows.append(median_row("ResNet50", "peak memory / weights", "ratio", [peak]))
-    print(f"peak memory: {peak:.2f} times the weights")
+    print(rows[-1])
     write(rows, options.json)
 
 

@@ -35,6 +35,9 @@ class Row:
     high: float
     count: int
 
+    def __str__(self) -> str:
+        return f"{self.case}: {self.subject} {self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
 
 def median_row(case: str, subject: str, unit: str, values: Sequence[float]) -> Row:
     """Return the median with its quartiles."""

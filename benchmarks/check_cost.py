@@ -18,7 +18,6 @@ import hashlib
 import json
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from check_networks import export, smooth_inputs
 from renormlite.artifacts.directory import read_export
 from renormlite.models import digits
 from renormlite.models.mlperf_tiny import NETWORKS
+from timing import CLOCKS, Clock
 
 Feeds = Sequence[dict[str, np.ndarray]]
 
@@ -89,10 +89,6 @@ EXPORTS: dict[str, Callable[[Path], object]] = {
     "mobilenet_v2_128": export_mobilenet(128),
     "mobilenet_v2_224": export_mobilenet(224),
 }
-
-
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def seconds(action: Callable[[], object], clock: Clock) -> float:

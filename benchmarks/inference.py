@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +27,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import renormlite as rl
-from rows import Row, median_row, write
+from rows import Row, write
+from timing import paired, ratio_rows, time_row
 
 NETWORKS = ("MobileNetV2",)
 Run = Callable[[], object]
@@ -126,34 +125,11 @@ def runner(runtime: str, path: Path, shape: tuple[int, ...]) -> Run:
 
 
 def compare(case: str, runs: dict[str, Run], rounds: int) -> list[Row]:
-    """Time every file once a round, in random order."""
-    for run in runs.values():
-        for _ in range(3):
-            run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    shuffle = random.Random(0).shuffle
-    order = list(runs)
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            start = time.process_time()
-            runs[name]()
-            seconds[name].append(time.process_time() - start)
-    folded = seconds["folded"]
-    rows = [
-        median_row(
-            case,
-            f"folded / {name}",
-            "ratio",
-            [a / b for a, b in zip(folded, seconds[name], strict=True)],
-        )
-        for name in list(runs)[1:]
-    ]
-    rows.append(median_row(case, "folded, ms", "ms", [t * 1e3 for t in folded]))
+    """Time the files in turn; print and return the ratios of ours, which is the first."""
+    seconds = paired(runs, rounds, "cpu")
+    rows = [*ratio_rows(case, "folded", seconds), time_row(case, "folded", seconds["folded"])]
     for row in rows:
-        print(
-            f"{case}: {row.subject} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})", flush=True
-        )
+        print(row, flush=True)
     return rows
 
 

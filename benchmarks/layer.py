@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
-from rows import Row, median_row, write
+from rows import Row, write
+from timing import CLOCKS, paired, ratio_rows, time_row
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -103,48 +102,12 @@ def inference_step(function: Callable, shape: tuple[int, ...], xla: bool) -> Ste
     return lambda: step(x).shape
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-def paired(steps: dict[str, Step], rounds: int, clock: str = "wall") -> dict[str, list[float]]:
-    """Return seconds by name, one entry a round; each round runs every step once, shuffled.
-
-    The CPU's clock counts the time of all threads, and not what other processes take.
-    """
-    now = CLOCKS[clock]
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    shuffle = random.Random(0).shuffle
-    for _ in range(rounds):
-        shuffle(order)
-        for name in order:
-            start = now()
-            steps[name]()
-            seconds[name].append(now() - start)
-    return seconds
-
-
 def report(title: str, seconds: dict[str, list[float]]) -> list[Row]:
     """Print and return the median of ours over each peer's, and the median times."""
-    ours, *peers = seconds
-    rows = [
-        median_row(
-            title,
-            f"ours / {peer}",
-            "ratio",
-            [a / b for a, b in zip(seconds[ours], seconds[peer], strict=True)],
-        )
-        for peer in peers
-    ]
-    rows += [
-        median_row(title, f"{name}, ms", "ms", [t * 1e3 for t in times])
-        for name, times in seconds.items()
-    ]
+    rows = ratio_rows(title, "ours", seconds)
+    rows += [time_row(title, name, times) for name, times in seconds.items()]
     for row in rows:
-        print(f"{title}: {row.subject} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})")
+        print(row, flush=True)
     return rows
 
 

@@ -350,13 +350,20 @@ def layers_of_ops(directory: Path) -> dict[tuple[str, int], set[str]]:
     """Return which Keras layers each op of each healthy file computes, as the checks see it."""
     report = rl.check_parity(directory, ("litert", "onnxruntime"), per_op=True)
     assert report.passed, "the export to plant faults in must be healthy"
+    found = computed_layers(report)
+    for file in {result.artifact for result in report.results}:
+        _join_activations(file, directory, found)
+    return found
+
+
+def computed_layers(report: rl.ParityReport) -> dict[tuple[str, int], set[str]]:
+    """Return the layers that each checked op computes, by file and index of the op."""
     found: dict[tuple[str, int], set[str]] = {}
     for result in report.results:
         for check in result.ops:
             if check.op is not None:
                 layers = {check.layer, *(name.partition("/")[0] for name in check.fused)}
                 found.setdefault((result.artifact, check.op.index), set()).update(layers)
-        _join_activations(result.artifact, directory, found)
     return found
 
 

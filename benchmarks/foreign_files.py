@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 import renormlite as rl
 import tensorflow as tf
-from check_faults import KINDS, NotPossibleError, OnnxFile, TFLiteFile
+from check_faults import KINDS, NotPossibleError, OnnxFile, TFLiteFile, computed_layers
 from check_networks import smooth_inputs, trained_like
 from keras import layers
 from renormlite.artifacts.graphs import read_graph
@@ -58,15 +58,14 @@ def built(name: str, seed: int) -> tuple[keras.Model, np.ndarray]:
     return two_heads(seed) if name == "two_heads" else trained_like(name, seed)
 
 
-def _tensorflow(samples: np.ndarray | None = None, *types: tf.DType, quantize: bool = True) -> Any:
-    def make(model: keras.Model, given: np.ndarray, path: Path) -> None:
+def _tensorflow(*types: tf.DType, quantize: bool = True) -> Maker:
+    def make(model: keras.Model, samples: np.ndarray, path: Path) -> None:
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
         if quantize:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = list(types)
         if tf.int8 in types:
-            shown = given if samples is None else samples
-            converter.representative_dataset = lambda: ([x[None]] for x in shown)
+            converter.representative_dataset = lambda: ([x[None]] for x in samples)
         path.write_bytes(converter.convert())
 
     return make
@@ -142,9 +141,9 @@ def _onnxruntime(static: bool) -> Maker:
 
 MAKERS: dict[str, Maker] = {
     "tensorflow.tflite": _tensorflow(quantize=False),
-    "tensorflow-float16.tflite": _tensorflow(None, tf.float16),
+    "tensorflow-float16.tflite": _tensorflow(tf.float16),
     "tensorflow-dynamic.tflite": _tensorflow(),
-    "tensorflow-int8.tflite": _tensorflow(None, tf.int8),
+    "tensorflow-int8.tflite": _tensorflow(tf.int8),
     "model-export.tflite": _exported("litert"),
     "model-export.onnx": _exported("onnx"),
     "tf2onnx.onnx": _tf2onnx,
@@ -221,7 +220,7 @@ def plant(
     if kind == "wrong calibration":
         path = target.with_suffix(".tflite")
         with quiet():
-            _tensorflow(samples / 8, tf.int8)(model, samples, path)
+            _tensorflow(tf.int8)(model, samples / 8, path)
         return path, "", -1
     for _ in range(40):
         source = SPOILED[int(rng.integers(len(SPOILED)))]
@@ -244,12 +243,7 @@ def plant(
 
 def owners(report: rl.ParityReport, folder: Path) -> dict[tuple[str, int], set[str]]:
     """Return which layers each op of each healthy file computes, as the checks see it."""
-    found: dict[tuple[str, int], set[str]] = {}
-    for result in report.results:
-        for check in result.ops:
-            if check.op is not None:
-                names = {check.layer, *(name.partition("/")[0] for name in check.fused)}
-                found.setdefault((result.artifact, check.op.index), set()).update(names)
+    found = computed_layers(report)
     for name in SPOILED:
         graph = read_graph(folder / name, name.rpartition(".")[2])
         for op in graph.ops:  # what only reads an op's value, such as a relu, belongs to it too

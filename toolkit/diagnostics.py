@@ -171,10 +171,11 @@ class RenormDiagnostics(keras.callbacks.Callback):
     def _warn_of_closed_bounds(self, steps: int) -> None:
         """Warn of norms whose bounds stay closed in a run of so many steps."""
         self._unchecked = False
+        bound = ScheduleReader()
         shares = {
             name: share
             for name, layer in _named(layers_within(self.model))
-            if (share := closed_share(layer, steps)) > _MOST_CLOSED
+            if (share := closed_share(layer, steps, bound)) > _MOST_CLOSED
         }
         if not shares:
             return

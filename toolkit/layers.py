@@ -132,7 +132,7 @@ class BatchRenormalization(MovingNorm):
         if renorm_momentum is not None:
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")
         self.renorm_momentum = renorm_momentum
-        settles = self._correcting_momentum
+        settles = self.correcting_momentum
         self.r_max = as_schedule(r_max, name="r_max", at_least=1.0, momentum=settles)
         self.d_max = as_schedule(d_max, name="d_max", at_least=0.0, momentum=settles)
         self.synchronized = synchronized
@@ -178,13 +178,13 @@ class BatchRenormalization(MovingNorm):
         self._expect(input_shape, channels)
 
     @property
-    def _correcting_momentum(self) -> float:
+    def correcting_momentum(self) -> float:
         """Momentum of the statistics that r and d are computed from."""
         return self.momentum if self.renorm_momentum is None else self.renorm_momentum
 
     def named_bounds(self) -> tuple[ScheduleLike, ScheduleLike]:
         """Return r_max and d_max, as ``"settling"`` where they follow the layer's momentum."""
-        settles = self._correcting_momentum
+        settles = self.correcting_momentum
         return (
             by_name(self.r_max, at_least=1.0, momentum=settles),
             by_name(self.d_max, at_least=0.0, momentum=settles),

@@ -201,20 +201,19 @@ def observable(layer: Layer, bound: ScheduleReader) -> Observable | str | None:
     return None
 
 
-def closed_share(layer: Layer, steps: int) -> float:
+def closed_share(layer: Layer, steps: int, bound: ScheduleReader) -> float:
     """Return the share of the next ``steps`` steps, 0 to 1, in which r_max is 1 and d_max is 0.
 
-    The schedules are evaluated at 20 steps. Constant bounds are the user's choice and count as
-    open, as does everything that is no `BatchRenormalization` in training.
+    ``bound`` evaluates the schedules at 20 steps. Constant bounds are the user's choice and count
+    as open, as does everything that is no `BatchRenormalization` in training.
     """
     if not isinstance(layer, BatchRenormalization) or not layer.trainable or not layer.built:
         return 0.0
-    if layer.momentum == 1.0:  # its statistics do not move: another reason, given elsewhere
+    if layer.correcting_momentum == 1.0:  # its statistics stand still, as `observable` says
         return 0.0
     if isinstance(layer.r_max, Constant) and isinstance(layer.d_max, Constant):
         return 0.0
     first = int(ops.convert_to_numpy(layer.step))
-    bound = ScheduleReader()
     looked_at = [first + round(steps * (part + 0.5) / 20) for part in range(20)]
     closed = [bound(layer.r_max, at) <= 1.0 and bound(layer.d_max, at) <= 0.0 for at in looked_at]
     return sum(closed) / len(closed)
@@ -251,10 +250,9 @@ def _batch_norm(layer: Any, *, averages_variance: bool) -> Observable | str:
 def _renormalization(layer: BatchRenormalization, bound: ScheduleReader) -> Observable | str:
     if layer.virtual_batch_size is not None:
         return "each of its ghost batches has an r and d of its own"
-    own = layer.renorm_momentum
-    momentum = layer.momentum if own is None else own
-    if momentum == 1.0:
+    if layer.correcting_momentum == 1.0:
         return _STANDS_STILL
+    separate = layer.renorm_momentum is not None
 
     def bounds(moves: int) -> Bounds:
         r_max = bound(layer.r_max, moves)
@@ -265,10 +263,10 @@ def _renormalization(layer: BatchRenormalization, bound: ScheduleReader) -> Obse
 
     return Observable(
         bounds,
-        _moving(layer) if own is None else of_training,
-        1.0 - momentum,
+        of_training if separate else _moving(layer),
+        1.0 - layer.correcting_momentum,
         layer.epsilon,
-        inference=None if own is None else _moving(layer),
+        inference=_moving(layer) if separate else None,
         moves=lambda: int(ops.convert_to_numpy(layer.step)),
     )
 

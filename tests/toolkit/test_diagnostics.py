@@ -339,6 +339,11 @@ def test_a_schedule_that_stays_closed_in_this_run_is_warned_of():
     paper = lambda: rl.BatchRenormalization(r_max="paper", d_max="paper")  # noqa: E731
     with pytest.warns(UserWarning, match=r"will train as batch normalization for 100% .* 80 steps"):
         fit(model_of(paper()), x, rl.RenormDiagnostics(), epochs=2)
+    separate = rl.BatchRenormalization(
+        momentum=1.0, renorm_momentum=0.9, r_max="paper", d_max="paper"
+    )
+    with pytest.warns(UserWarning, match="will train as batch normalization for 100%"):
+        fit(model_of(separate), x, rl.RenormDiagnostics())
     with pytest.warns(UserWarning, match="and 1 more will train"):
         fit(model_of(paper(), paper()), x, rl.RenormDiagnostics())
 

@@ -7,6 +7,7 @@ user's function registered with `keras.saving.register_keras_serializable`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -238,7 +239,7 @@ def as_schedule(bound: Any, *, name: str, at_least: float, momentum: float = 0.9
     if isinstance(bound, dict):
         bound = keras.saving.deserialize_keras_object(bound)
     if bound == "settling":
-        bound = Settling(at_least, momentum)
+        bound = _settling(at_least, float(momentum))
     elif bound == "paper":
         bound = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}[name]
     elif bound is None or isinstance(bound, int | float):
@@ -253,6 +254,12 @@ def as_schedule(bound: Any, *, name: str, at_least: float, momentum: float = 0.9
     if known and not bound.minimum >= at_least:
         raise UserError(f"Expected {name} to be at least {at_least:g}. Received: {bound!r}.")
     return bound
+
+
+@functools.cache
+def _settling(start_value: float, momentum: float) -> Settling:
+    """Return one schedule for all norms alike, so that `ScheduleReader` evaluates it once."""
+    return Settling(start_value, momentum)
 
 
 def by_name(bound: Schedule, *, at_least: float, momentum: float) -> ScheduleLike:

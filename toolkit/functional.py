@@ -104,8 +104,8 @@ def batch_renorm(
         scale, shift = (ops.cast(ops.reshape(v, layout), dtype) for v in affine)
         return RenormOutput(ops.cast(ops.cast(x, dtype) * scale + shift, x.dtype), state)
     bounds = {
-        "r_max": as_schedule(r_max, name="r_max", at_least=1.0, momentum=momentum)(state.step),
-        "d_max": as_schedule(d_max, name="d_max", at_least=0.0, momentum=momentum)(state.step),
+        "r_max": as_schedule(r_max, "r_max", momentum)(state.step),
+        "d_max": as_schedule(d_max, "d_max", momentum)(state.step),
     }
     result = training_step(
         x,

@@ -133,8 +133,8 @@ class BatchRenormalization(MovingNorm):
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")
         self.renorm_momentum = renorm_momentum
         settles = self.correcting_momentum
-        self.r_max = as_schedule(r_max, name="r_max", at_least=1.0, momentum=settles)
-        self.d_max = as_schedule(d_max, name="d_max", at_least=0.0, momentum=settles)
+        self.r_max = as_schedule(r_max, "r_max", settles)
+        self.d_max = as_schedule(d_max, "d_max", settles)
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
         self.gamma: keras.Variable | None = None
@@ -185,10 +185,7 @@ class BatchRenormalization(MovingNorm):
     def named_bounds(self) -> tuple[ScheduleLike, ScheduleLike]:
         """Return r_max and d_max, as ``"settling"`` where they follow the layer's momentum."""
         settles = self.correcting_momentum
-        return (
-            by_name(self.r_max, at_least=1.0, momentum=settles),
-            by_name(self.d_max, at_least=0.0, momentum=settles),
-        )
+        return by_name(self.r_max, "r_max", settles), by_name(self.d_max, "d_max", settles)
 
     @property
     def _settings(self) -> Settings:

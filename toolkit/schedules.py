@@ -34,6 +34,9 @@ ScheduleLike = (
     float | int | Schedule | Callable[[Tensor], Tensor] | Literal["settling", "paper"] | None
 )
 
+BoundName = Literal["r_max", "d_max"]
+_LEAST: dict[BoundName, float] = {"r_max": 1.0, "d_max": 0.0}  # those of batch normalization
+
 # exp(60) = 1e26 bounds nothing, and its square root, inverse and product with a statistic are
 # still finite in float32.
 _LARGEST_EXPONENT = 60.0
@@ -223,19 +226,19 @@ def paper_schedule(total_steps: int = PAPER_RUN_STEPS) -> tuple[LinearRamp, Line
     return PAPER_R_MAX.scaled(factor), PAPER_D_MAX.scaled(factor)
 
 
-def as_schedule(bound: Any, *, name: str, at_least: float, momentum: float = 0.99) -> Schedule:
+def as_schedule(bound: Any, name: BoundName, momentum: float) -> Schedule:
     """Return ``bound`` as a schedule, after checking it as far as possible.
 
     Args:
         bound: A number, ``None`` (no bound), a schedule, a callable, the serialized form of one, or
             the name of one: ``"settling"`` or ``"paper"``.
-        name: ``"r_max"`` or ``"d_max"``.
-        at_least: Smallest allowed value: 1 for r_max, 0 for d_max.
+        name: ``"r_max"``, which is at least 1, or ``"d_max"``, which is at least 0.
         momentum: Momentum of the statistics that r and d are computed from, for ``"settling"``.
 
     Raises:
-        UserError: For a bound below ``at_least`` or one that is no schedule.
+        UserError: For a bound that is too small or is no schedule.
     """
+    at_least = _LEAST[name]
     if isinstance(bound, dict):
         bound = keras.saving.deserialize_keras_object(bound)
     if bound == "settling":
@@ -262,12 +265,12 @@ def _settling(start_value: float, momentum: float) -> Settling:
     return Settling(start_value, momentum)
 
 
-def by_name(bound: Schedule, *, at_least: float, momentum: float) -> ScheduleLike:
+def by_name(bound: Schedule, name: BoundName, momentum: float) -> ScheduleLike:
     """Return ``"settling"`` for the schedule of that name, so that it follows another momentum.
 
     Any other bound is returned as it is.
     """
     if not isinstance(bound, Settling):
         return bound
-    own = (bound.start_value, bound.momentum) == (at_least, momentum)
+    own = (bound.start_value, bound.momentum) == (_LEAST[name], momentum)
     return "settling" if own else bound

@@ -154,8 +154,8 @@ def test_a_ramp_needs_its_steps_in_order():
 
 
 def test_none_and_infinity_are_the_same_bound():
-    assert at(as_schedule(None, name="r_max", at_least=1), 0) == np.inf
-    assert as_schedule(float("inf"), name="r_max", at_least=1).get_config() == {"value": None}
+    assert at(as_schedule(None, "r_max", 0.99), 0) == np.inf
+    assert as_schedule(float("inf"), "r_max", 0.99).get_config() == {"value": None}
 
 
 RAMPS = LinearRamp(1, 3, 4, 12), LinearRamp(0, 5, 4, 16)

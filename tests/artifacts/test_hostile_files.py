@@ -26,15 +26,6 @@ def read(directory: Path) -> None:
         export.damaged(artifact)
 
 
-def refusal(call, *arguments) -> str:
-    """Return the sentence with which a call refuses; empty where it returns."""
-    try:
-        call(*arguments)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
 def test_every_value_of_a_manifest_replaced(export):
     """Each value, and a missing one, in 3,000 combinations drawn from all."""
     file = export / "manifest.json"
@@ -42,8 +33,7 @@ def test_every_value_of_a_manifest_replaced(export):
     cases = [(path, value) for path in places(record) for value in (*VALUES, places)]
     for path, value in random.Random(0).sample(cases, min(3000, len(cases))):
         file.write_text(json.dumps(changed(record, path, value)))
-        sentence = refusal(read, export)
-        assert not set(sentence) & {"\n", "\x1b"}
+        assert outcome(read, export) == "", (path, value)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Session:
         seconds: Wall time of every inference that `run` made, in order.
 
     Raises:
-        ArtifactError: The file's inputs are not those of the manifest, so it cannot be batch.
+        ArtifactError: The file's inputs are not those of the manifest, so it cannot be run.
     """
 
     def __init__(self, runner: Runner, artifact: Artifact) -> None:

@@ -33,7 +33,7 @@ EXPORT_OPTIONS := --to $(FORMATS) --precision $(PRECISION) \
 TFLITE_RUNTIME := build/envs/tflite-runtime
 TORCH          := build/torch
 TRAIN_SOURCES  := $(wildcard models/*.py toolkit/*.py)
-EXPORT_SOURCES := $(wildcard export/*.py export/*/*.py export/fold/*/*.py artifacts/*.py reference/*.py)
+EXPORT_SOURCES := $(shell find export artifacts reference -name '*.py')
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

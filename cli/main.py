@@ -21,8 +21,6 @@ from ..errors import UserError, describe_os_error, did_you_mean, printable
 from ..extras import missing_package
 from ..version import __version__
 from .interruption import ended_by_signals
-from .project_defaults import project_defaults
-from .verbosity import with_verbosity
 
 # Where each sub-command lives and what `--help` says of it; a module is imported only when called,
 # so `renormlite --help` and `renormlite check` start without TensorFlow.
@@ -54,6 +52,8 @@ class LazyGroup(click.Group):
         """Import and return one sub-command, or None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
+        from .verbosity import with_verbosity
+
         module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
         command: click.Command = module.command
         command.name = cmd_name
@@ -68,8 +68,9 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such command '{args[0]}'.{near}")
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and command is not None:
-            defaults = project_defaults(name, command, COMMANDS)
-            ctx.default_map = {name: defaults}
+            from .project_defaults import project_defaults
+
+            ctx.default_map = {name: project_defaults(name, command, COMMANDS)}
         return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

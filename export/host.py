@@ -10,7 +10,7 @@ import numpy as np
 from ..artifacts.manifest import Artifact
 from ..child import DiedError, shared
 from ..runtimes.base import ArtifactError
-from ..runtimes.run import run_file, run_file_timed
+from ..runtimes.run import run_file
 from ..runtimes.session import Session
 from .formats.base import format_named
 
@@ -31,17 +31,10 @@ def run_artifact(
     Returns:
         Keras output name to (N, …): float32 where the file's output is quantized.
     """
-    path = folder / artifact.file
-    if artifact.format not in _RUNTIMES:
-        with format_named(artifact.format).runner(path) as runner:
-            return Session(runner, artifact).run(inputs)
-    try:
-        return shared.call(run_file, _RUNTIMES[artifact.format], path, artifact, dict(inputs))
-    except DiedError as died:
-        raise ArtifactError(
-            f"{_RUNTIMES[artifact.format]} died of {died.cause} while it ran {artifact.file}. "
-            "Export another precision or format."
-        ) from died
+    if artifact.format in _RUNTIMES:
+        return run_timed(artifact, folder, inputs)[0]
+    with format_named(artifact.format).runner(folder / artifact.file) as runner:
+        return Session(runner, artifact).run(inputs)
 
 
 def run_timed(
@@ -54,7 +47,7 @@ def run_timed(
     """
     path, runtime = folder / artifact.file, _RUNTIMES[artifact.format]
     try:
-        return shared.call(run_file_timed, runtime, path, artifact, dict(inputs))
+        return shared.call(run_file, runtime, path, artifact, dict(inputs))
     except DiedError as died:
         raise ArtifactError(
             f"{runtime} died of {died.cause} while it ran {artifact.file}. Export another "

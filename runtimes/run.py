@@ -99,7 +99,7 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
 
 def run_file(
     runtime: str, path: Path, artifact: Artifact, inputs: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], float]:
     """Run all samples through a file, so that another process can be asked for it.
 
     Args:
@@ -107,15 +107,10 @@ def run_file(
         path: The file.
         artifact: The manifest's entry of the file.
         inputs: Keras input name to (N, …) floats.
+
+    Returns:
+        Keras output name to (N, …), and the median time of a run in seconds.
     """
-    with runner_class(runtime)(path) as runner:
-        return Session(runner, artifact).run(inputs)
-
-
-def run_file_timed(
-    runtime: str, path: Path, artifact: Artifact, inputs: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], float]:
-    """Return what `run_file` does, and the median time of a run in seconds."""
     with runner_class(runtime)(path) as runner:
         session = Session(runner, artifact)
         outputs = session.run(inputs)

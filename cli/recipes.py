@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -30,28 +29,28 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def print_trials(console: Console, path: Path) -> None:
-    """Print the files that a search tried, where there was one; those no other beats are marked."""
+    """Print the files that a search tried, if there was one, and mark those that no other beats."""
     if not path.is_file():
         return
+    from ..export.quantization.pareto import pareto
+    from ..export.quantization.search import Trial
+
     record = json.loads(path.read_text(encoding="utf-8"))
-    trials, chosen = record["trials"], record["recipe"]
+    trials = tuple(Trial.from_json(entry) for entry in record["trials"])
+    chosen, front = Recipe.from_json(record["recipe"]), pareto(trials)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=path.name.removesuffix(".recipe.json"))
     grid.add_column("recipe", overflow="fold")
     for heading in ("bytes", "ms", "SNR (dB)", "decisions", "accuracy"):
         grid.add_column(heading, justify="right")
     for trial in trials:
-        beaten = any(
-            other["bytes"] <= trial["bytes"] and other["snr_db"] > trial["snr_db"]
-            for other in trials
-        )
-        mark = ("* " if trial["recipe"] == chosen else "") + ("" if beaten else "(Pareto) ")
+        mark = ("* " if trial.recipe == chosen else "") + ("(Pareto) " if trial in front else "")
         grid.add_row(
-            mark + _described(trial["recipe"]),
-            f"{trial['bytes']:,}",
-            f"{trial['milliseconds']:.3f}",
-            f"{trial['snr_db']:.1f}",
-            _share(trial["decisions"]),
-            _share(trial["accuracy"]),
+            mark + _described(trial.recipe),
+            f"{trial.bytes:,}",
+            f"{trial.milliseconds:.3f}",
+            f"{trial.snr_db:.1f}",
+            _share(trial.decisions),
+            _share(trial.accuracy),
         )
     console.print(grid)
 
@@ -60,18 +59,18 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _described(recipe: dict[str, Any]) -> str:
+def _described(recipe: Recipe) -> str:
     parts = []
-    if recipe["equalize"] is not None:
-        parts.append(f"equalized {recipe['equalize']:g}")
-    if recipe["ranges"] != "min-max":
-        parts.append(f"{recipe['ranges']} ranges")
-    if recipe["rounding"] != "nearest":
+    if recipe.equalize is not None:
+        parts.append(f"equalized {recipe.equalize:g}")
+    if recipe.ranges != "min-max":
+        parts.append(f"{recipe.ranges} ranges")
+    if recipe.rounding != "nearest":
         parts.append("adaptive rounding")
-    if recipe["bias_correction"]:
+    if recipe.bias_correction:
         parts.append("bias correction")
-    for name, key in (("float", "keep_float"), ("16 bits", "keep_int16")):
-        if recipe[key]:
-            more = f" and {len(recipe[key]) - 3} more" if len(recipe[key]) > 3 else ""
-            parts.append(f"{name}: {', '.join(recipe[key][:3])}{more}")
+    for name, layers in (("float", recipe.keep_float), ("16 bits", recipe.keep_int16)):
+        if layers:
+            more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+            parts.append(f"{name}: {', '.join(layers[:3])}{more}")
     return "; ".join(parts) or "int8"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import UserError
@@ -48,6 +48,12 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {**dataclasses.asdict(self), "recipe": self.recipe.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """Read the JSON form, in which an infinite ratio is a word."""
+        recipe, ratio = Recipe.from_json(data["recipe"]), float(data["snr_db"])
+        return cls(**{**data, "recipe": recipe, "snr_db": ratio})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..runtime_checks.options import CheckOptions
 from .dataclass_options import options_of
 from .device_options import device_options, with_processors
 from .option_groups import GroupedCommand
-from .output_file import json_option, write_json
+from .output_file import json_option, write_json_text
 from .safe_console import SafeConsole
 
 
@@ -78,7 +78,7 @@ def command(
             f"{row.ratio:.2f}x",
         )
     if json_path is not None:
-        write_json(json_path, json.dumps([asdict(row) for row in rows], indent=1))
+        write_json_text(json_path, json.dumps([asdict(row) for row in rows], indent=1))
         return
     SafeConsole().print(table)
     for target, note in dict.fromkeys((row.target, row.note) for row in rows if row.note):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -46,4 +45,4 @@ def command(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if json_path is not None:
         record = {"bundle": str(path), "bytes": size, "sha256": digest}
-        write_json(json_path, json.dumps(record, indent=2))
+        write_json(json_path, record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -11,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..artifacts.plain_json import plain
 from ..runtime_checks.certification import FileCertificate, certify
 from .option_groups import GroupedCommand
 from .output_file import console_beside, json_option, write_json
@@ -31,7 +29,7 @@ def command(file: Path, json_path: Path | None) -> None:
         found = certify(file)
     _print(console_beside(json_path), found)
     if json_path is not None:
-        write_json(json_path, json.dumps(plain(found.to_json()), indent=2))
+        write_json(json_path, found.to_json())
 
 
 def _print(console: Console, found: FileCertificate) -> None:

@@ -26,7 +26,7 @@ from .device_options import device_options, with_processors
 from .map_options import map_options
 from .model_options import model_options, read_model
 from .option_groups import GroupedCommand, grouped
-from .output_file import console_beside, json_option, write_json
+from .output_file import console_beside, json_option, write_json_text
 from .preprocessing import Numbers, preprocessing, preprocessing_options
 from .safe_console import SafeConsole
 from .verbosity import is_quiet
@@ -162,7 +162,7 @@ def command(
     page = html_path or _page(report, directory, paths)
     _write(report, page, junit, node_data, console)
     if json_path:
-        write_json(json_path, report.to_json())
+        write_json_text(json_path, report.to_json())
     if github:
         click.echo(annotate(report), nl=False, err=json_path is not None)
     if not report.passed and is_quiet():

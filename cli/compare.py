@@ -17,7 +17,7 @@ from .dataclass_options import options_of
 from .device_options import device_options, with_processors
 from .map_options import map_options
 from .option_groups import GroupedCommand, grouped
-from .output_file import console_beside, json_option, write_json
+from .output_file import console_beside, json_option, write_json_text
 from .safe_console import SafeConsole
 
 _reports = grouped("Reports")
@@ -79,5 +79,5 @@ def command(
     if junit:
         write_text(junit, report.to_junit())
     if json_path:
-        write_json(json_path, report.to_json())
+        write_json_text(json_path, report.to_json())
     sys.exit(0 if report.passed else 1)

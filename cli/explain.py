@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -11,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..artifacts.plain_json import plain
 from ..runtime_checks.explanation import Explanation, FileExplanation, explain
 from .comma_list import CommaList
 from .option_groups import GroupedCommand
@@ -43,7 +41,7 @@ def command(
         found = explain(directory, artifacts)
     print_explanation(console_beside(json_path), found, layers)
     if json_path is not None:
-        write_json(json_path, json.dumps(plain(found.to_json()), indent=2))
+        write_json(json_path, found.to_json())
 
 
 def print_explanation(console: Console, found: Explanation, most: int) -> None:

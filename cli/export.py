@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..artifacts.html_table import size_in_words
-from ..artifacts.plain_json import plain
 from ..export.formats.format_table import needs_calibration
 from ..export.options import ExportOptions
 from .command import TensorFlowCommand
@@ -131,7 +129,7 @@ def command(
     if calibration and not any(needs_calibration(name, p) for name, p in files):
         console.print("--calibration had no use: no file is calibrated", style="yellow")
     if json_path is not None:
-        write_json(json_path, json.dumps(plain(manifest.to_json()), indent=2))
+        write_json(json_path, manifest.to_json())
 
 
 def _print(console: Console, manifest: Manifest, directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def command(
     if json_path is not None:
         proof_json = result.proof.to_json() if result.proof else None
         payload = {**result.report.to_json(), "proof": proof_json, "notes": list(result.notes)}
-        write_json(json_path, json.dumps(payload, indent=2))
+        write_json(json_path, payload)
     if result.proof is not None and not result.proof.passed:
         sys.exit(1)
     with atomic_path(output) as partial:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from ..artifacts.graphs import READERS
-from ..artifacts.plain_json import plain
 from ..files import write_text
 from ..quiet import quiet_import
 from ..runtime_checks.file_table import file_table
@@ -61,7 +59,7 @@ def command(
     say_notes(console, inspection.notes)
     if json_path is not None:
         payload = {**inspection.report.to_json(), "notes": list(inspection.notes)}
-        write_json(json_path, json.dumps(payload, indent=2))
+        write_json(json_path, payload)
 
 
 def _show_file(path: Path, json_path: Path | None) -> None:
@@ -69,4 +67,4 @@ def _show_file(path: Path, json_path: Path | None) -> None:
     table = file_table(path)
     print_table(console_beside(json_path), table)
     if json_path is not None:
-        write_json(json_path, json.dumps(plain(table.to_json()), indent=2))
+        write_json(json_path, table.to_json())

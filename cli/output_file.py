@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,14 @@ def json_option(what: str, option: Callable[..., Any] = click.option) -> Callabl
     return decorator
 
 
-def write_json(path: Path, text: str) -> None:
+def write_json(path: Path, record: Any) -> None:
+    """Write nested data as JSON to a file, or to standard output."""
+    from ..artifacts.plain_json import plain  # it imports NumPy, which `--help` does without
+
+    write_json_text(path, json.dumps(plain(record), indent=2))
+
+
+def write_json_text(path: Path, text: str) -> None:
     """Write JSON to a file, or to standard output."""
     if path == _STANDARD_OUTPUT:
         click.echo(text.rstrip("\n"), file=standard_output())

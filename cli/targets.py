@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..devices.survey import survey
-from .output_file import json_option, write_json
+from .output_file import json_option, write_json_text
 from .safe_console import SafeConsole
 
 
@@ -28,7 +28,7 @@ def command(json_path: Path | None, browser: Path | None) -> None:
     """List every runtime on every device: usable or not, version, what would make it usable."""
     statuses = survey(DeviceOptions(browser=browser))
     if json_path is not None:
-        write_json(json_path, json.dumps([asdict(status) for status in statuses], indent=1))
+        write_json_text(json_path, json.dumps([asdict(status) for status in statuses], indent=1))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("target", "usable", "version"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +69,7 @@ def command(
             "epochs": epochs,
             "seed": seed,
         }
-        write_json(json_path, json.dumps(record, indent=2))
+        write_json(json_path, record)
 
 
 def _on_epoch_end(call: object) -> keras.callbacks.Callback:

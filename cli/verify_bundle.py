@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -26,4 +25,4 @@ def command(file: Path, sha256: str | None, json_path: Path | None) -> None:
         f"{file}: undamaged, SHA-256 {digest}", highlight=False, soft_wrap=True, markup=False
     )
     if json_path is not None:
-        write_json(json_path, json.dumps({"bundle": str(file), "sha256": digest}, indent=2))
+        write_json(json_path, {"bundle": str(file), "sha256": digest})

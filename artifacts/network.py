@@ -71,6 +71,14 @@ class Network:
     outputs: Mapping[str, str]
     nodes: tuple[Node, ...]
 
+    def readers(self) -> dict[str, list[Node]]:
+        """Return the nodes that read each value; values that no node reads are absent."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                found.setdefault(name, []).append(node)
+        return found
+
     def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Network:
         """Return the network under other names of its inputs and outputs, given in order.
 

@@ -46,6 +46,9 @@ _BEHIND_SUMS = (*_BEFORE_INTEGERS, "Add", "Clip", "Max", "Min", "Relu", "Squeeze
 # Samples from which the ranges of operators without weights are taken.
 _FOR_RANGES = 8
 
+# Operators that kernels compute together with the linear operator before them.
+_FUSED = ("relu", "clip")
+
 # Operators that pass integers on unchanged.
 _MOVES = [
     "broadcast",
@@ -117,6 +120,16 @@ def rounding_steps(
             node = nodes.get(name)
             if node and name not in found and value.dtype.kind == "f" and _rounds(node, nodes):
                 found[name] = _from_range(value, bits)
+    return found
+
+
+def rounded_values(network: Network, steps: Mapping[str, Step]) -> dict[str, str]:
+    """Return the value that is rounded to the steps of each node: that of a relu fused with it."""
+    readers, found = network.readers(), {}
+    for name in steps:
+        after = readers.get(name, [])
+        fused = len(after) == 1 and after[0].op in _FUSED and after[0].name not in steps
+        found[name] = after[0].name if fused else name
     return found
 
 

@@ -42,10 +42,7 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
         The network, in which a merged layer has the file's own weights and the nodes of its affine
         are identities.
     """
-    readers: dict[str, list[Node]] = {}
-    for node in network.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+    readers = network.readers()
     outputs = set(network.outputs.values())
     nodes = {node.name: node for node in network.nodes}
     followed = {

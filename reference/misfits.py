@@ -18,7 +18,7 @@ from ..artifacts.network import Network, Node
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
 from .file_weights import match_weights
-from .integer_noise import Step, input_steps, steps_with_weights
+from .integer_noise import Step, input_steps, rounded_values, steps_with_weights
 from .network import node_values, opaque_layers
 
 # Shares below this, in percent, are not reported: some value is always the greatest.
@@ -71,16 +71,8 @@ def _clipped(
     network: Network, steps: Mapping[str, Step], inputs: Mapping[str, np.ndarray]
 ) -> Iterator[Clipped]:
     """Yield the values clipped in the results of linear operators and their fused relus."""
-    readers: dict[str, list[Node]] = {}
-    for node in network.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
     tallies = {name: _Tally(step) for name, step in steps.items()}
-    places = {}
-    for name in steps:
-        after = readers.get(name, [])
-        fused = len(after) == 1 and after[0].op in ("relu", "clip")
-        places[after[0].name if fused else name] = name
+    places = {place: name for name, place in rounded_values(network, steps).items()}
     if steps:
         for name, value in _values(network, inputs):
             if name in places:

@@ -12,7 +12,7 @@ causes costs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.network import Network, Node
 from .file_weights import match_weights
-from .integer_noise import Step, input_steps, rounding_steps
+from .integer_noise import Step, input_steps, rounded_values, rounding_steps
 from .merged_affines import with_merged_affines
 from .network import evaluate_node, node_values
 from .rounded_weights import RoundedWeights
@@ -29,7 +29,6 @@ CAUSES = ("weights", "steps", "clipping")
 
 # Limit on the products of the measurement: some thirty seconds of one core.
 _WORK = 20_000_000_000
-_FUSED = ("relu", "clip")
 
 Values = Mapping[str, np.ndarray]
 
@@ -123,7 +122,8 @@ def measure_costs(
     rounded = RoundedWeights.of(network, matches)
     inputs = _some(network, inputs)
     trial = _Trial(network, inputs, deciding)
-    steps = dict(_placed(network, rounding_steps(network, graph, matches, inputs)))
+    steps = rounding_steps(network, graph, matches, inputs)
+    steps = {place: steps[name] for name, place in rounded_values(network, steps).items()}
     fed = input_steps(graph, list(network.inputs))
     found = [_layer_cost(trial, f"input '{name}'", {name: step}, {}) for name, step in fed.items()]
     for layer in dict.fromkeys(node.layer for node in network.nodes):
@@ -156,18 +156,6 @@ def _some(network: Network, inputs: Values) -> dict[str, np.ndarray]:
 
 def _places(node: Node) -> int:
     return int(np.prod([size or 1 for size in node.shape[1:-1]])) if len(node.shape) > 2 else 1
-
-
-def _placed(network: Network, steps: Mapping[str, Step]) -> Iterator[tuple[str, Step]]:
-    """Yield where results are rounded: after a relu that is fused with its layer."""
-    readers: dict[str, list[Node]] = {}
-    for node in network.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
-    for name, step in steps.items():
-        after = readers.get(name, [])
-        fused = len(after) == 1 and after[0].op in _FUSED and after[0].name not in steps
-        yield (after[0].name if fused else name), step
 
 
 def _stepped(step: Step) -> Callable[[np.ndarray], np.ndarray]:

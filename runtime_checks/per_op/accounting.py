@@ -16,22 +16,13 @@ from .storage import Wide
 
 def first_culprit(evaluation: Evaluation) -> Culprit | None:
     """Return the first node that is not accounted for; None if all are."""
-    readers = _readers(evaluation)
+    readers = evaluation.network.readers()
     accounted = _accounted(evaluation, readers)
     wrong = [node for node in evaluation.network.nodes if node.name not in accounted]
     if not wrong:
         return None
     chain = _chain(evaluation, wrong[0], {node.name for node in wrong}, readers)
     return _described(evaluation, chain)
-
-
-def _readers(evaluation: Evaluation) -> dict[str, list[Node]]:
-    """Return the nodes that read each value."""
-    readers: dict[str, list[Node]] = {}
-    for node in evaluation.network.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
-    return readers
 
 
 def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:

@@ -268,13 +268,9 @@ def _box(golden: GoldenSet, moving: Sequence[str]) -> Box:
 
 def _halved(network: Network) -> set[str]:
     """Return the values whose readers all drop the negative half (relu)."""
-    readers: dict[str, list[Node]] = {}
-    for node in network.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
     return {
         name
-        for name, found in readers.items()
+        for name, found in network.readers().items()
         if all(node.op == "relu" and not node.attributes.get("negative_slope") for node in found)
     }
 

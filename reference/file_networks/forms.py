@@ -117,24 +117,10 @@ def product(
             kernel = kernel.T if second_turned else kernel
             dense(writer, op, keys[0], {"kernel": kernel}, _batch(writer, keys[0]))
             return
-    rank = max(2, *(len(writer.filed(key)) for key in keys))
     if min(len(writer.filed(key)) for key in keys) < 2:
         raise UnknownFormError("a product with a vector")
-    shapes = [(1,) * (rank - len(writer.filed(key))) + writer.filed(key) for key in keys]
-    lead = 1 if rank > 2 and all(shape[0] == 1 for shape in shapes) else 0
-    attributes: dict[str, Any] = {
-        "transpose_first": first_turned,
-        "transpose_second": second_turned,
-    }
-    weights: dict[str, np.ndarray] = {}
-    names = []
-    for place, (key, shape) in enumerate(zip(keys, shapes)):
-        if key in writer.constants:
-            weights["constant"] = writer.constant(key).reshape(shape[lead:])
-            attributes["constant_first"] = place == 0
-        else:
-            names.append(writer.read(key, shape[lead:]))
-    writer.add(op, "matmul", names, attributes, weights, lead=lead)
+    turned = {"transpose_first": first_turned, "transpose_second": second_turned}
+    writer.broadcast(op, "matmul", keys, turned, own_axes=2)
 
 
 def _batch(writer: Writer, key: str) -> int:

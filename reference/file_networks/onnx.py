@@ -62,7 +62,7 @@ def _operands(kind: str) -> _Write:
         if len(op.inputs) == 1:
             writer.same(op.inputs[0], op.outputs[0])
         elif len(op.inputs) == 2:
-            writer.elementwise(op, kind, op.inputs)
+            writer.broadcast(op, kind, op.inputs)
         else:
             raise UnknownFormError("more than two operands")
 
@@ -75,11 +75,11 @@ def _power(writer: Writer, op: GraphOp) -> None:
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) in special:
         forms.unary(writer, op, special[float(exponent.reshape(-1)[0])])
     else:
-        writer.elementwise(op, "power", op.inputs)
+        writer.broadcast(op, "power", op.inputs)
 
 
 def _logic(kind: str) -> _Write:
-    return lambda writer, op: writer.elementwise(op, kind, op.inputs)
+    return lambda writer, op: writer.broadcast(op, kind, op.inputs)
 
 
 def _unary(kind: str, attributes: dict[str, Any] | None = None) -> _Write:

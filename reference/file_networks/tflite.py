@@ -146,7 +146,7 @@ def _dense(writer: Writer, op: GraphOp) -> None:
 
 
 def _operands(kind: str) -> _Write:
-    return lambda writer, op: writer.elementwise(op, kind, op.inputs)
+    return lambda writer, op: writer.broadcast(op, kind, op.inputs)
 
 
 def _power(writer: Writer, op: GraphOp) -> None:
@@ -154,11 +154,11 @@ def _power(writer: Writer, op: GraphOp) -> None:
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) == 2:
         forms.unary(writer, op, "square")
     else:
-        writer.elementwise(op, "power", op.inputs)
+        writer.broadcast(op, "power", op.inputs)
 
 
 def _squared_difference(writer: Writer, op: GraphOp) -> None:
-    writer.elementwise(op, "subtract", op.inputs)
+    writer.broadcast(op, "subtract", op.inputs)
     before = writer.value(op.outputs[0])
     writer.give(op.outputs[0], writer.part(op, "square", [before.name]), before.filed)
 

@@ -318,12 +318,28 @@ class Writer:
         except NotKnownError as error:
             raise UnknownFormError(str(error)) from error
 
-    def elementwise(self, op: GraphOp, kind: str, keys: Sequence[str], output: str = "") -> None:
-        """Append an operator of several operands that broadcast, of which one may be constant."""
-        rank = max(len(self.filed(key)) for key in keys)
+    def broadcast(
+        self,
+        op: GraphOp,
+        kind: str,
+        keys: Sequence[str],
+        more: Attributes | None = None,
+        *,
+        own_axes: int = 0,
+    ) -> None:
+        """Append an operator whose operands broadcast, of which one of two may be constant.
+
+        Args:
+            op: The op.
+            kind: Operator of the checks.
+            keys: Keys of the operands.
+            more: Attributes of the operator.
+            own_axes: The last axes, which the operator combines: samples lie before them.
+        """
+        rank = max(own_axes, *(len(self.filed(key)) for key in keys))
         shapes = [(1,) * (rank - len(self.filed(key))) + self.filed(key) for key in keys]
-        lead = 1 if rank and all(shape[0] == 1 for shape in shapes) else 0
-        attributes: dict[str, Any] = {}
+        lead = 1 if rank > own_axes and all(shape[0] == 1 for shape in shapes) else 0
+        attributes: dict[str, Any] = dict(more or {})
         weights: dict[str, np.ndarray] = {}
         names = []
         for place, (key, shape) in enumerate(zip(keys, shapes)):
@@ -332,7 +348,7 @@ class Writer:
                 attributes["constant_first"] = place == 0
             else:
                 names.append(self.read(key, shape[lead:]))
-        self.add(op, kind, names, attributes, weights, lead=lead, output=output)
+        self.add(op, kind, names, attributes, weights, lead=lead)
 
     def write(self, op: GraphOp, write: Callable[[Writer, GraphOp], None]) -> None:
         """Append the nodes of an op by a function; of one that it cannot take, an opaque node."""

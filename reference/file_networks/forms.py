@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
-from .writer import UnknownFormError, Value, Writer
+from .writer import Shape, UnknownFormError, Value, Writer
+
+Write = Callable[[Writer, GraphOp], None]
+
+
+def same(writer: Writer, op: GraphOp) -> None:
+    """Let an op's output be its first input."""
+    writer.same(op.inputs[0], op.outputs[0])
+
+
+def bias(writer: Writer, op: GraphOp, place: int) -> dict[str, np.ndarray]:
+    """Return the bias among an op's weights; nothing where it has none."""
+    key = writer.optional(op, place)
+    return {"bias": writer.constant(key).reshape(-1)} if key else {}
+
+
+def function(kind: str, attributes: Mapping[str, Any] | None = None) -> Write:
+    """Return what appends a function of each number."""
+    return lambda writer, op: unary(writer, op, kind, attributes)
 
 
 def unary(
@@ -47,9 +65,13 @@ def reduced(
             {"axes": places, "keepdims": keepdims},
             name=writer.graph.tensors[op.outputs[0]].name,
         )
-    kept = [1 if axis in chosen else size for axis, size in enumerate(filed)]
-    left = [size for axis, size in enumerate(kept) if keepdims or axis not in chosen]
-    writer.give(op.outputs[0], value, tuple(left))
+    writer.give(op.outputs[0], value, reduced_shape(filed, chosen, keepdims))
+
+
+def reduced_shape(filed: Shape, axes: Sequence[int], keepdims: bool) -> Shape:
+    """Return the shape of a file's tensor after a reduction over some of its axes."""
+    kept = [1 if axis in axes else size for axis, size in enumerate(filed)]
+    return tuple(size for axis, size in enumerate(kept) if keepdims or axis not in axes)
 
 
 def extreme_place(writer: Writer, op: GraphOp, kind: str, axis: int, keepdims: bool) -> None:
@@ -58,8 +80,7 @@ def extreme_place(writer: Writer, op: GraphOp, kind: str, axis: int, keepdims: b
     axis %= len(filed)
     name, _, lead = writer.framed(op.inputs[0], axis)
     value = writer.part(op, kind, [name], {"axis": axis + 1 - lead})
-    left = (*filed[:axis], *([1] if keepdims else []), *filed[axis + 1 :])
-    writer.give(op.outputs[0], value, left)
+    writer.give(op.outputs[0], value, reduced_shape(filed, [axis], keepdims))
 
 
 def permuted(writer: Writer, op: GraphOp, order: Sequence[int]) -> None:
@@ -89,6 +110,12 @@ def padded(writer: Writer, op: GraphOp, pairs: Sequence[Sequence[int]], value: f
     if value:
         attributes["value"] = value
     writer.add(op, "pad", [name], attributes, lead=lead)
+
+
+def concatenated(writer: Writer, op: GraphOp) -> None:
+    """Append a concatenation along an axis that the op has as an attribute."""
+    shapes = [writer.filed(key) for key in op.inputs]
+    joined(writer, op, shapes, int(op.attributes["axis"]) % len(shapes[0]))
 
 
 def joined(writer: Writer, op: GraphOp, shapes: Sequence[Sequence[int]], axis: int) -> None:

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from ...artifacts.network import Network
+from ...artifacts.graphs.base import GraphOp
 from ..integer.onnx_floats import FLOATS, MOVING
 from . import forms
+from .forms import Write
 from .onnx_constants import CONSTANTS
 from .onnx_linear import LINEAR, ints, parameter
 from .recurrent import onnx_recurrent
-from .writer import Shape, Tensors, UnknownFormError, Writer
+from .writer import Tensors, UnknownFormError, Writer
 
-_Write = Callable[[Writer, GraphOp], None]
+_COMPUTED = {**FLOATS, **MOVING, **CONSTANTS}
 
 
-def network_of(graph: ArtifactGraph, sizes: Mapping[str, Shape] | None = None) -> Network:
-    """Return an .onnx file's graph as a network.
+def write(writer: Writer, op: GraphOp) -> None:
+    """Append the nodes of an op.
 
-    Args:
-        graph: The file.
-        sizes: Shapes of the inputs, samples left out, where the file leaves them free.
+    Raises:
+        UnknownFormError: It has no counterpart among the operators of the checks.
     """
-    writer = Writer(graph, _computed, sizes)
-    for op in graph.ops:
-        writer.write(op, _write)
-    return writer.network()
-
-
-def _write(writer: Writer, op: GraphOp) -> None:
     if op.domain not in ("", "ai.onnx"):
         raise UnknownFormError(op.domain)
     if op.kind not in _SAME and writer.computed(op):
@@ -46,16 +36,15 @@ def _write(writer: Writer, op: GraphOp) -> None:
         raise UnknownFormError(op.kind)
 
 
-def _computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
+def computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
     """Compute an op that moves numbers, or whose inputs are constants."""
-    table = {**FLOATS, **MOVING, **CONSTANTS}
-    if op.kind not in table:
+    if op.kind not in _COMPUTED:
         raise UnknownFormError(op.kind)
-    found = table[op.kind](op, tensors)
+    found = _COMPUTED[op.kind](op, tensors)
     return found if isinstance(found, list) else [found]
 
 
-def _operands(kind: str) -> _Write:
+def _operands(kind: str) -> Write:
     """Append an operator of two operands; more of them by pairs."""
 
     def write(writer: Writer, op: GraphOp) -> None:
@@ -78,12 +67,8 @@ def _power(writer: Writer, op: GraphOp) -> None:
         writer.broadcast(op, "power", op.inputs)
 
 
-def _logic(kind: str) -> _Write:
+def _logic(kind: str) -> Write:
     return lambda writer, op: writer.broadcast(op, kind, op.inputs)
-
-
-def _unary(kind: str, attributes: dict[str, Any] | None = None) -> _Write:
-    return lambda writer, op: forms.unary(writer, op, kind, attributes)
 
 
 def _clip(writer: Writer, op: GraphOp) -> None:
@@ -135,11 +120,11 @@ def _hard_sigmoid(writer: Writer, op: GraphOp) -> None:
     writer.add(op, "clip", [moved.name], {"min_value": 0.0, "max_value": 1.0}, lead=lead)
 
 
-def _along(kind: str) -> _Write:
+def _along(kind: str) -> Write:
     return lambda writer, op: forms.along(writer, op, kind, int(op.attributes.get("axis", -1)))
 
 
-def _arg(kind: str) -> _Write:
+def _arg(kind: str) -> Write:
     def write(writer: Writer, op: GraphOp) -> None:
         a = op.attributes
         if a.get("select_last_index"):
@@ -150,7 +135,7 @@ def _arg(kind: str) -> _Write:
     return write
 
 
-def _reduce(kind: str) -> _Write:
+def _reduce(kind: str) -> Write:
     def write(writer: Writer, op: GraphOp) -> None:
         axes = parameter(writer, op, 1, "axes")
         if not axes and op.attributes.get("noop_with_empty_axes"):
@@ -183,11 +168,6 @@ def _transpose(writer: Writer, op: GraphOp) -> None:
     forms.permuted(writer, op, ints(op, "perm", list(range(rank))[::-1]))
 
 
-def _concatenate(writer: Writer, op: GraphOp) -> None:
-    shapes = [writer.filed(key) for key in op.inputs]
-    forms.joined(writer, op, shapes, int(op.attributes["axis"]) % len(shapes[0]))
-
-
 def _pad(writer: Writer, op: GraphOp) -> None:
     amounts = parameter(writer, op, 1, "pads") or []
     rank, half = len(writer.filed(op.inputs[0])), len(amounts) // 2
@@ -205,13 +185,13 @@ def _pad(writer: Writer, op: GraphOp) -> None:
 
 
 def _gather(writer: Writer, op: GraphOp) -> None:
-    """Append rows of a constant table; `_write` has taken constant places already."""
+    """Append rows of a constant table; `write` has taken constant places already."""
     if op.inputs[0] not in writer.constants or op.attributes.get("axis", 0):
         raise UnknownFormError("computed places in computed numbers")
     forms.looked_up(writer, op, op.inputs[0], op.inputs[1])
 
 
-def _norm(kind: str, power: float) -> _Write:
+def _norm(kind: str, power: float) -> Write:
     """Append the sum of magnitudes, or the root of the sum of squares."""
 
     def write(writer: Writer, op: GraphOp) -> None:
@@ -225,22 +205,16 @@ def _norm(kind: str, power: float) -> _Write:
         found = writer.part(op, "reduce_sum", [each.name], places, lead=lead)
         if power != 1:
             found = writer.part(op, "sqrt", [found.name], lead=lead)
-        kept = [1 if axis in chosen else size for axis, size in enumerate(filed)]
-        left = [size for axis, size in enumerate(kept) if keepdims or axis not in chosen]
-        writer.give(op.outputs[0], found, tuple(left))
+        writer.give(op.outputs[0], found, forms.reduced_shape(filed, chosen, keepdims))
 
     return write
-
-
-def _same(writer: Writer, op: GraphOp) -> None:
-    writer.same(op.inputs[0], op.outputs[0])
 
 
 def _quantize(writer: Writer, op: GraphOp) -> None:
     """Write what saturation does: quantizers leave it the work of a relu or a clip before it."""
     steps = writer.graph.tensors[op.outputs[0]].quantization
     if op.inputs[0] in writer.constants or steps is None or steps.scales.size != 1:
-        _same(writer, op)
+        forms.same(writer, op)
         return
     limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
     low, high = ((limit - point) * float(steps.scales[0]) for limit in (limits.min, limits.max))
@@ -260,7 +234,7 @@ def _cast(writer: Writer, op: GraphOp) -> None:
     elif to in _FLOATS or (
         to in _INTEGERS and writer.graph.tensors[op.inputs[0]].dtype.kind in "iub"
     ):
-        _same(writer, op)
+        forms.same(writer, op)
     elif to in _INTEGERS:
         forms.unary(writer, op, "truncate")
     elif to == _BOOL:
@@ -272,7 +246,7 @@ def _cast(writer: Writer, op: GraphOp) -> None:
 def _expand(writer: Writer, op: GraphOp) -> None:
     filed, wanted = writer.filed(op.inputs[0]), writer.ints(op.inputs[1])
     if np.broadcast_shapes(filed, tuple(wanted)) == filed:
-        _same(writer, op)
+        forms.same(writer, op)
     else:
         writer.moved(op, op.inputs[0])
 
@@ -294,7 +268,7 @@ _MOVES = {
 }
 
 
-_WRITERS: dict[str, _Write] = {
+_WRITERS: dict[str, Write] = {
     **LINEAR,
     "Cast": _cast,
     "Add": _operands("add"),
@@ -313,36 +287,36 @@ _WRITERS: dict[str, _Write] = {
     "And": _logic("multiply"),
     "Or": _logic("maximum"),
     "Where": _logic("select"),
-    "Not": _unary("logical_not"),
-    "Relu": _unary("relu"),
+    "Not": forms.function("logical_not"),
+    "Relu": forms.function("relu"),
     "Clip": _clip,
     "LeakyRelu": _leaky,
     "PRelu": _prelu,
     "Elu": _elu,
     "Selu": _selu,
     "Gelu": _gelu,
-    "Mish": _unary("mish"),
-    "Sigmoid": _unary("sigmoid"),
+    "Mish": forms.function("mish"),
+    "Sigmoid": forms.function("sigmoid"),
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _unary("hard_silu"),
-    "Tanh": _unary("tanh"),
-    "Softplus": _unary("softplus"),
-    "Softsign": _unary("softsign"),
-    "Erf": _unary("erf"),
-    "Exp": _unary("exp"),
-    "Log": _unary("log"),
-    "Sqrt": _unary("sqrt"),
-    "Reciprocal": _unary("reciprocal"),
-    "Abs": _unary("absolute"),
-    "Neg": _unary("negative"),
-    "Sign": _unary("sign"),
-    "Floor": _unary("floor"),
-    "Ceil": _unary("ceil"),
-    "Round": _unary("round"),
-    "Sin": _unary("sin"),
-    "Cos": _unary("cos"),
-    "Atan": _unary("atan"),
-    "IsNaN": _unary("is_nan"),
+    "HardSwish": forms.function("hard_silu"),
+    "Tanh": forms.function("tanh"),
+    "Softplus": forms.function("softplus"),
+    "Softsign": forms.function("softsign"),
+    "Erf": forms.function("erf"),
+    "Exp": forms.function("exp"),
+    "Log": forms.function("log"),
+    "Sqrt": forms.function("sqrt"),
+    "Reciprocal": forms.function("reciprocal"),
+    "Abs": forms.function("absolute"),
+    "Neg": forms.function("negative"),
+    "Sign": forms.function("sign"),
+    "Floor": forms.function("floor"),
+    "Ceil": forms.function("ceil"),
+    "Round": forms.function("round"),
+    "Sin": forms.function("sin"),
+    "Cos": forms.function("cos"),
+    "Atan": forms.function("atan"),
+    "IsNaN": forms.function("is_nan"),
     "Softmax": _along("softmax"),
     "LogSoftmax": _along("log_softmax"),
     "ArgMax": _arg("argmax"),
@@ -361,10 +335,10 @@ _WRITERS: dict[str, _Write] = {
     "LSTM": onnx_recurrent,
     "GRU": onnx_recurrent,
     "Transpose": _transpose,
-    "Concat": _concatenate,
+    "Concat": forms.concatenated,
     "Pad": _pad,
-    "Identity": _same,
-    "Dropout": _same,
+    "Identity": forms.same,
+    "Dropout": forms.same,
     "QuantizeLinear": _quantize,
-    "DequantizeLinear": _same,
+    "DequantizeLinear": forms.same,
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
 from . import forms
+from .forms import Write
 from .writer import UnknownFormError, Writer
 
 _FIRST = {"data_format": "channels_first"}
@@ -44,15 +44,13 @@ def _framing(op: GraphOp, rank: int) -> dict[str, Any]:
     }
 
 
-def _bias(writer: Writer, op: GraphOp, place: int = 2) -> dict[str, np.ndarray]:
-    key = writer.optional(op, place)
-    return {"bias": writer.constant(key).reshape(-1)} if key else {}
-
-
 def _conv(writer: Writer, op: GraphOp) -> None:
     kernel = writer.constant(op.inputs[1])
     rank = kernel.ndim - 2
-    weights = {"kernel": np.transpose(kernel, (*range(2, kernel.ndim), 1, 0)), **_bias(writer, op)}
+    weights = {
+        "kernel": np.transpose(kernel, (*range(2, kernel.ndim), 1, 0)),
+        **forms.bias(writer, op, 2),
+    }
     name, merged, lead = writer.images(op.inputs[0])
     groups = int(op.attributes.get("group", 1))
     attributes = {**_framing(op, rank), **merged, "groups": groups}
@@ -87,7 +85,10 @@ def _transposed_conv(writer: Writer, op: GraphOp) -> None:
         **_FIRST,
         **merged,
     }
-    weights = {"kernel": np.transpose(kernel, (*range(2, rank + 2), 1, 0)), **_bias(writer, op)}
+    weights = {
+        "kernel": np.transpose(kernel, (*range(2, rank + 2), 1, 0)),
+        **forms.bias(writer, op, 2),
+    }
     if not any(pads):
         writer.add(op, "conv_transpose", [name], attributes, weights, lead=lead)
         return
@@ -112,7 +113,7 @@ def _gemm(writer: Writer, op: GraphOp) -> None:
     forms.dense(writer, op, op.inputs[0], weights, writer.framed(op.inputs[0])[2])
 
 
-def _global_pool(kind: str) -> Callable[[Writer, GraphOp], None]:
+def _global_pool(kind: str) -> Write:
     def write(writer: Writer, op: GraphOp) -> None:
         name, merged, lead = writer.images(op.inputs[0])
         if merged:
@@ -122,7 +123,7 @@ def _global_pool(kind: str) -> Callable[[Writer, GraphOp], None]:
     return write
 
 
-def _pool(kind: str) -> Callable[[Writer, GraphOp], None]:
+def _pool(kind: str) -> Write:
     def write(writer: Writer, op: GraphOp) -> None:
         size = ints(op, "kernel_shape", [])
         framing = _framing(op, len(size))
@@ -200,7 +201,7 @@ def _instance_norm(writer: Writer, op: GraphOp) -> None:
     forms.normalized(writer, op, list(range(2, rank)), epsilon, scale, shift)
 
 
-LINEAR: dict[str, Callable[[Writer, GraphOp], None]] = {
+LINEAR: dict[str, Write] = {
     "Conv": _conv,
     "ConvTranspose": _transposed_conv,
     "Gemm": _gemm,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from ...artifacts.network import Network
+from ...artifacts.graphs.base import GraphOp
 from ..integer.tflite_moving import MOVING_OPS
 from ..rounding.xnnpack import Float32
 from . import forms
+from .forms import Write
 from .recurrent import tflite_lstm
 from .tflite_constants import CONSTANTS
-from .writer import Shape, Tensors, UnknownFormError, Writer
-
-_Write = Callable[[Writer, GraphOp], None]
+from .writer import Tensors, UnknownFormError, Writer
 
 _PADDING = {0: "same", 1: "valid"}
 _FUSED: dict[int, tuple[str, dict[str, Any]]] = {
@@ -27,20 +25,12 @@ _FUSED: dict[int, tuple[str, dict[str, Any]]] = {
 }
 
 
-def network_of(graph: ArtifactGraph, sizes: Mapping[str, Shape] | None = None) -> Network:
-    """Return a .tflite file's graph as a network.
+def write(writer: Writer, op: GraphOp) -> None:
+    """Append the nodes of an op.
 
-    Args:
-        graph: The file.
-        sizes: Shapes of the inputs, samples left out, where the file leaves them free.
+    Raises:
+        UnknownFormError: It has no counterpart among the operators of the checks.
     """
-    writer = Writer(graph, _computed, sizes)
-    for op in graph.ops:
-        writer.write(op, _write)
-    return writer.network()
-
-
-def _write(writer: Writer, op: GraphOp) -> None:
     if op.kind not in _SAME and writer.computed(op):
         return
     moving = _MOVES.get(op.kind, -1)
@@ -55,7 +45,7 @@ def _write(writer: Writer, op: GraphOp) -> None:
         raise UnknownFormError(op.kind)
 
 
-def _computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
+def computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
     """Compute an op that moves numbers, or whose inputs are constants."""
     if op.kind in CONSTANTS:
         return [CONSTANTS[op.kind](op, tensors)[None]]
@@ -89,11 +79,6 @@ def _framing(op: GraphOp) -> dict[str, Any]:
     }
 
 
-def _bias(writer: Writer, op: GraphOp, place: int) -> dict[str, np.ndarray]:
-    key = writer.optional(op, place)
-    return {"bias": writer.constant(key).reshape(-1)} if key else {}
-
-
 def _conv(writer: Writer, op: GraphOp) -> None:
     kernel = np.transpose(writer.constant(op.inputs[1]), (1, 2, 3, 0))
     groups = writer.filed(op.inputs[0])[-1] // kernel.shape[2]
@@ -116,7 +101,7 @@ def _convolution(
     writer: Writer, op: GraphOp, kind: str, kernel: np.ndarray, more: Mapping[str, Any]
 ) -> None:
     name, merged, lead = writer.images(op.inputs[0])
-    weights = {"kernel": kernel, **_bias(writer, op, 2)}
+    weights = {"kernel": kernel, **forms.bias(writer, op, 2)}
     writer.add(op, kind, [name], {**_framing(op), **merged, **more}, weights, lead=lead)
 
 
@@ -124,7 +109,7 @@ def _transposed(writer: Writer, op: GraphOp) -> None:
     kernel = np.transpose(writer.constant(op.inputs[1]), (1, 2, 0, 3))
     name, merged, lead = writer.images(op.inputs[2])
     sizes = writer.ints(op.inputs[0])[1:3]
-    weights = {"kernel": kernel, **_bias(writer, op, 3)}
+    weights = {"kernel": kernel, **forms.bias(writer, op, 3)}
     attributes = {**_framing(op), **merged, "output_sizes": sizes}
     writer.add(op, "conv_transpose", [name], attributes, weights, lead=lead)
 
@@ -141,11 +126,11 @@ def _dense(writer: Writer, op: GraphOp) -> None:
         filed = (int(np.prod(filed)) // kernel.shape[0], kernel.shape[0])
     lead = 1 if len(filed) > 1 and filed[0] == 1 else 0
     name = writer.read(key, filed[lead:])
-    weights = {"kernel": kernel, **_bias(writer, op, 2)}
+    weights = {"kernel": kernel, **forms.bias(writer, op, 2)}
     writer.add(op, "dense", [name], {}, weights, lead=lead)
 
 
-def _operands(kind: str) -> _Write:
+def _operands(kind: str) -> Write:
     return lambda writer, op: writer.broadcast(op, kind, op.inputs)
 
 
@@ -163,11 +148,7 @@ def _squared_difference(writer: Writer, op: GraphOp) -> None:
     writer.give(op.outputs[0], writer.part(op, "square", [before.name]), before.filed)
 
 
-def _unary(kind: str, attributes: dict[str, Any] | None = None) -> _Write:
-    return lambda writer, op: forms.unary(writer, op, kind, attributes)
-
-
-def _pool(kind: str) -> _Write:
+def _pool(kind: str) -> Write:
     def write(writer: Writer, op: GraphOp) -> None:
         a = op.attributes
         name, merged, lead = writer.images(op.inputs[0])
@@ -178,7 +159,7 @@ def _pool(kind: str) -> _Write:
     return write
 
 
-def _reduce(kind: str) -> _Write:
+def _reduce(kind: str) -> Write:
     def write(writer: Writer, op: GraphOp) -> None:
         keepdims = bool(op.attributes.get("keepDims"))
         forms.reduced(writer, op, kind, writer.ints(op.inputs[1]), keepdims)
@@ -186,7 +167,7 @@ def _reduce(kind: str) -> _Write:
     return write
 
 
-def _arg(kind: str) -> _Write:
+def _arg(kind: str) -> Write:
     return lambda writer, op: forms.extreme_place(
         writer, op, kind, writer.ints(op.inputs[1])[0], keepdims=False
     )
@@ -211,11 +192,6 @@ def _pad(writer: Writer, op: GraphOp) -> None:
     forms.padded(writer, op, pairs, float(writer.constant(key).reshape(-1)[0]) if key else 0.0)
 
 
-def _concatenate(writer: Writer, op: GraphOp) -> None:
-    shapes = [writer.filed(key) for key in op.inputs]
-    forms.joined(writer, op, shapes, int(op.attributes["axis"]) % len(shapes[0]))
-
-
 def _pack(writer: Writer, op: GraphOp) -> None:
     shapes = [writer.filed(key) for key in op.inputs]
     axis = int(op.attributes.get("axis", 0)) % (len(shapes[0]) + 1)
@@ -223,7 +199,7 @@ def _pack(writer: Writer, op: GraphOp) -> None:
 
 
 def _gather(writer: Writer, op: GraphOp) -> None:
-    """Append rows of a constant table; `_write` has taken constant places already."""
+    """Append rows of a constant table; `write` has taken constant places already."""
     if op.attributes.get("axis") or op.attributes.get("batchDims"):
         raise UnknownFormError("computed places in computed numbers")
     forms.looked_up(writer, op, op.inputs[0], op.inputs[1])
@@ -303,10 +279,6 @@ def _shape(writer: Writer, op: GraphOp) -> None:
     writer.known(op, [np.array(writer.filed(op.inputs[0]), np.int32)])
 
 
-def _same(writer: Writer, op: GraphOp) -> None:
-    writer.same(op.inputs[0], op.outputs[0])
-
-
 # Ops whose constants are taken as they are: their rounding is the quantizer's.
 _SAME = {"QUANTIZE", "DEQUANTIZE", "DENSIFY"}
 
@@ -334,7 +306,7 @@ _MOVES = {
 # Ops whose activation is one of their own.
 _RECURRENT = {"UNIDIRECTIONAL_SEQUENCE_LSTM"}
 
-_WRITERS: dict[str, _Write] = {
+_WRITERS: dict[str, Write] = {
     "CONV_2D": _conv,
     "CONV_3D": _conv_3d,
     "DEPTHWISE_CONV_2D": _depthwise,
@@ -361,33 +333,33 @@ _WRITERS: dict[str, _Write] = {
     "LESS_EQUAL": _operands("less_equal"),
     "LOGICAL_AND": _operands("multiply"),
     "LOGICAL_OR": _operands("maximum"),
-    "LOGICAL_NOT": _unary("logical_not"),
+    "LOGICAL_NOT": forms.function("logical_not"),
     "SELECT": _operands("select"),
     "SELECT_V2": _operands("select"),
-    "RELU": _unary("relu"),
-    "RELU6": _unary("relu", {"max_value": 6.0}),
-    "RELU_N1_TO_1": _unary("clip", {"min_value": -1.0, "max_value": 1.0}),
-    "RELU_0_TO_1": _unary("clip", {"min_value": 0.0, "max_value": 1.0}),
+    "RELU": forms.function("relu"),
+    "RELU6": forms.function("relu", {"max_value": 6.0}),
+    "RELU_N1_TO_1": forms.function("clip", {"min_value": -1.0, "max_value": 1.0}),
+    "RELU_0_TO_1": forms.function("clip", {"min_value": 0.0, "max_value": 1.0}),
     "LEAKY_RELU": _leaky,
     "PRELU": _prelu,
-    "LOGISTIC": _unary("sigmoid"),
-    "TANH": _unary("tanh"),
-    "HARD_SWISH": _unary("hard_silu"),
+    "LOGISTIC": forms.function("sigmoid"),
+    "TANH": forms.function("tanh"),
+    "HARD_SWISH": forms.function("hard_silu"),
     "GELU": _gelu,
-    "ELU": _unary("elu", {"alpha": 1.0}),
-    "EXP": _unary("exp"),
-    "LOG": _unary("log"),
-    "SQRT": _unary("sqrt"),
-    "RSQRT": _unary("rsqrt"),
-    "SQUARE": _unary("square"),
-    "ABS": _unary("absolute"),
-    "NEG": _unary("negative"),
-    "SIGN": _unary("sign"),
-    "FLOOR": _unary("floor"),
-    "CEIL": _unary("ceil"),
-    "ROUND": _unary("round"),
-    "SIN": _unary("sin"),
-    "COS": _unary("cos"),
+    "ELU": forms.function("elu", {"alpha": 1.0}),
+    "EXP": forms.function("exp"),
+    "LOG": forms.function("log"),
+    "SQRT": forms.function("sqrt"),
+    "RSQRT": forms.function("rsqrt"),
+    "SQUARE": forms.function("square"),
+    "ABS": forms.function("absolute"),
+    "NEG": forms.function("negative"),
+    "SIGN": forms.function("sign"),
+    "FLOOR": forms.function("floor"),
+    "CEIL": forms.function("ceil"),
+    "ROUND": forms.function("round"),
+    "SIN": forms.function("sin"),
+    "COS": forms.function("cos"),
     "SOFTMAX": _softmax,
     "LOG_SOFTMAX": lambda writer, op: forms.along(writer, op, "log_softmax", -1),
     "L2_NORMALIZATION": _l2,
@@ -406,14 +378,14 @@ _WRITERS: dict[str, _Write] = {
     "TRANSPOSE": _transpose,
     "PAD": _pad,
     "PADV2": _pad,
-    "CONCATENATION": _concatenate,
+    "CONCATENATION": forms.concatenated,
     "PACK": _pack,
     "GATHER": _gather,
     "EMBEDDING_LOOKUP": lambda writer, op: forms.looked_up(writer, op, op.inputs[1], op.inputs[0]),
     "RESIZE_BILINEAR": _bilinear,
     "SHAPE": _shape,
     "CAST": _cast,
-    "DENSIFY": _same,
-    "QUANTIZE": _same,
-    "DEQUANTIZE": _same,
+    "DENSIFY": forms.same,
+    "QUANTIZE": forms.same,
+    "DEQUANTIZE": forms.same,
 }

@@ -263,13 +263,13 @@ class PRelu(Operator):
     def integer(self, at: Integers) -> Finish:
         """See the base class: the negative side is a product (TFLite, `reference/prelu.h`)."""
         x, slopes = aligned(at.operands[0], at.weights["alpha"])
+        values, products = x.centred, x.centred * slopes.centred
         y = at.output.scale[0]
         ratios = float(x.scale[0] / y), float(x.scale[0] * slopes.scale[0] / y)
 
         def finish(rule: Arithmetic) -> Ints:
-            positive = rule.scaled(x.centred, ratios[0])
-            negative = rule.scaled(x.centred * slopes.centred, ratios[1])
-            return at.output.saturated(np.where(x.centred >= 0, positive, negative))
+            positive, negative = rule.scaled(values, ratios[0]), rule.scaled(products, ratios[1])
+            return at.output.saturated(np.where(values >= 0, positive, negative))
 
         return finish
 

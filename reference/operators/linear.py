@@ -178,9 +178,10 @@ class Linear(Operator):
         """See the base class; two axes of samples, (P, B, …), are merged for the sums."""
         x, kernel = at.operands[0], at.weights["kernel"]
         bias = at.weights["bias"].integers if "bias" in at.weights else np.zeros(1)
-        merged = x.centred.reshape(-1, *x.centred.shape[2:])
+        samples, rest = x.integers.shape[:2], x.integers.shape[2:]
+        merged = x.centred.reshape(-1, *rest)
         sums = self._exact_sums(merged, kernel.integers, bias, at.attributes)
-        sums = sums.reshape(*x.centred.shape[:2], *sums.shape[1:])
+        sums = sums.reshape(*samples, *sums.shape[1:])
 
         def finish(rule: Arithmetic) -> Ints:
             rescaled = self.rescaling(rule, at.output.bits)

@@ -84,12 +84,10 @@ class SumOver(Reduction):
         if not self._mean:
             raise NotKnownError("a sum over axes in integers")
         x, axes = at.operands[0], self._axes(at.attributes)
-        sums, count = (
-            self._reduced(np.add, x.centred, at.attributes),
-            self._terms(x.centred, at.attributes),
-        )
+        sums = self._reduced(np.add, x.centred, at.attributes)
+        count = self._terms(x.integers, at.attributes)
         # Kernels have a case of their own for (P, B, H, W, C) over both places.
-        places = (x.centred.ndim, axes) == (5, (2, 3)) and at.attributes.get("keepdims", False)
+        places = (x.integers.ndim, axes) == (5, (2, 3)) and at.attributes.get("keepdims", False)
 
         def finish(rule: Arithmetic) -> Ints:
             if places and at.output.bits == 8:

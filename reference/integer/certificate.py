@@ -240,7 +240,7 @@ class LinearSums:
         """Return a rule's thresholds (L, C), of a kernel with other scales where they are given."""
         scales = self.w if w is None else w
         ratio = self.x.astype(np.float64) * scales / self.output.scale
-        point = int(self.output.steps.zero_points[0])
+        point = self.output.point
         limits = self.output.saturated(np.array([-(1 << 20), 1 << 20])) - point
         levels = np.arange(limits[0] + 1, limits[1] + 1)
         ratio = np.broadcast_to(ratio, self.ends.shape[1:])

@@ -10,7 +10,7 @@ import numpy as np
 from ...artifacts.graphs.base import GraphOp
 from ..rounding.arithmetic import Finish
 from ..rounding.fixed_point import away_from_zero
-from ..rounding.quantized import NotKnownError
+from ..rounding.quantized import NotKnownError, require_same_steps
 from .base import IntegerOperator, Values, moved
 
 Move = Callable[[GraphOp, Values, np.ndarray], np.ndarray]
@@ -33,8 +33,7 @@ def _same_steps(op: GraphOp, values: Values, *keys: str) -> None:
         return
     first, *others = (values.steps(key) for key in (*keys, *op.outputs))
     for other in others:
-        if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
-            raise NotKnownError("the steps change where integers are only moved")
+        require_same_steps(first, other)
 
 
 def _reshaped(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..special_functions import softmax
-from .arithmetic import Arithmetic
+from .arithmetic import Arithmetic, nearest
 from .quantized import Ints, Output, Quantized, Scales
 from .xnnpack import Float32
 
@@ -33,7 +33,7 @@ class OnnxRuntime(Float32):
     def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
         """The zero point is added before the rounding."""
         limits = np.iinfo(output.steps.dtype)
-        total = self.unrounded(operands, output.scale, int(output.steps.zero_points[0]))
+        total = self.unrounded(operands, output.scale, output.point)
         return np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
 
     def unrounded(self, operands: Sequence[Quantized], y: Scales, point: int) -> np.ndarray:
@@ -99,7 +99,7 @@ class OnnxRuntimePlain(OnnxRuntime):
         return self._divided((sums * np.float64(x) / count).astype(np.float32), y)
 
     def _divided(self, real: np.ndarray, y: Scales) -> Ints:
-        return np.rint(np.clip(real / y, -(2.0**20), 2.0**20)).astype(np.int64)
+        return nearest(real / y)
 
     def unrounded(self, operands: Sequence[Quantized], y: Scales, point: int) -> np.ndarray:
         """Return the exact sum of real numbers, in steps of the output."""

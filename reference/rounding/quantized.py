@@ -17,22 +17,16 @@ class NotKnownError(Exception):
     """The integers of an operator cannot be computed here; the message says why."""
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """Integers with their steps.
+def require_same_steps(first: Quantization, other: Quantization) -> None:
+    """Raise `NotKnownError` unless two tensors have the same scale and zero point."""
+    if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
+        raise NotKnownError("the steps change where integers are only moved")
 
-    Attributes:
-        integers: (P, …) integers; exact float64 ones for a kernel.
-        steps: Their scale and zero point; for a kernel or bias, one scale for each channel.
-    """
 
-    integers: Ints
+class _Stepped:
+    """What follows from the steps of integers."""
+
     steps: Quantization
-
-    @property
-    def centred(self) -> Ints:
-        """The integers less their zero point: zero stands for zero."""
-        return self.integers - self.point
 
     @property
     def point(self) -> int:
@@ -49,37 +43,43 @@ class Quantized:
         """Size of one integer."""
         return 8 * self.steps.dtype.itemsize
 
+
+@dataclass(frozen=True)
+class Quantized(_Stepped):
+    """Integers with their steps.
+
+    Attributes:
+        integers: (P, …) integers; exact float64 ones for a kernel.
+        steps: Their scale and zero point; for a kernel or bias, one scale for each channel.
+    """
+
+    integers: Ints
+    steps: Quantization
+
+    @property
+    def centred(self) -> Ints:
+        """The integers less their zero point: zero stands for zero."""
+        return self.integers - self.point
+
     def __neg__(self) -> Quantized:
         return Quantized(-self.centred, replace(self.steps, zero_points=np.zeros(1, np.int64)))
 
     def same_steps(self, output: Output) -> None:
         """Raise `NotKnownError` unless the output has the same scale and zero point."""
-        a, b = self.steps, output.steps
-        if a.scales[0] != b.scales[0] or a.zero_points[0] != b.zero_points[0]:
-            raise NotKnownError("the steps change where integers are only moved")
+        require_same_steps(self.steps, output.steps)
 
 
 @dataclass(frozen=True)
-class Output:
+class Output(_Stepped):
     """The steps of an operator's output, and the real numbers that a fused activation clips to."""
 
     steps: Quantization
     low: float = -np.inf
     high: float = np.inf
 
-    @property
-    def scale(self) -> Scales:
-        """The scale, in the type that files hold it in."""
-        return self.steps.scales.astype(np.float32)
-
-    @property
-    def bits(self) -> int:
-        """Size of one integer."""
-        return 8 * self.steps.dtype.itemsize
-
     def saturated(self, values: Ints) -> Ints:
         """Return integers with the zero point added, clipped to the type and the activation."""
-        limits, point = np.iinfo(self.steps.dtype), int(self.steps.zero_points[0])
+        limits, point = np.iinfo(self.steps.dtype), self.point
         least, most = int(limits.min), int(limits.max)
         scale = np.float32(self.steps.scales[0])
         if self.low > -np.inf:

@@ -12,39 +12,25 @@ operator that is none of these is listed as undecided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from ..operators import OPERATORS
-from ..operators.linear import Linear
 from ..rounding.arithmetic import Arithmetic
-from ..rounding.quantized import Ints, NotKnownError, Output, Scales
-from ..rounding.thresholds import differing_sums, thresholds
+from ..rounding.quantized import NotKnownError
+from ..rounding.thresholds import differing_sums
 from ..rounding.xnnpack import TFLITE_RULES
 from .base import Values
-from .tflite_arithmetic import output_of
+from .linear_sums import LINEAR, LinearSums
 from .tflite_ops import TFLITE_OPS, prepared
 
-# Operators by how their sums are made: key of `OPERATORS`, place of data and bias, kernel's axis
-# of output channels.
-_LINEAR = {
-    "CONV_2D": ("conv", 0, 2, 0),
-    "DEPTHWISE_CONV_2D": ("depthwise_conv", 0, 2, 3),
-    "FULLY_CONNECTED": ("dense", 0, 2, 0),
-    "TRANSPOSE_CONV": ("conv_transpose", 2, 3, 0),
-}
 _ELEMENTWISE = {
     "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "RELU", "RELU6",
     "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "GELU", "EXP", "HARD_SWISH",
     "ABS", "QUANTIZE",
 }  # fmt: skip
 _MEANS = {"MEAN", "AVERAGE_POOL_2D"}
-# Units in the last place that a scale may move by: a relative change of 2e-6 at most, which is a
-# two-thousandth of a step of the largest weight.
-FARTHEST = 16
 _MOST_MEANS = 1 << 24  # integers that the sums of a mean are made of
 
 
@@ -159,7 +145,7 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str) -> CertifiedOp:
         return CertifiedOp(op.index, op.kind, name, "moves integers")
     if bits != 8:
         raise NotKnownError(f"integers of {bits} bits")
-    if op.kind in _LINEAR:
+    if op.kind in LINEAR:
         sums = LinearSums.of(graph, op)
         found = _by_thresholds(sums)
         return _entry(op, name, "thresholds", found, channels=sums.ends.shape[1])
@@ -176,75 +162,6 @@ Found = tuple[list[list[str]], list[Difference]]
 def _entry(op: GraphOp, name: str, method: str, found: Found, channels: int = 0) -> CertifiedOp:
     groups = sorted((tuple(group) for group in found[0]), key=lambda g: (-len(g), g))
     return CertifiedOp(op.index, op.kind, name, method, channels, tuple(groups), tuple(found[1]))
-
-
-@dataclass(frozen=True)
-class LinearSums:
-    """How the exact sums of a linear operator become its integers.
-
-    Attributes:
-        operator: Key of `OPERATORS`.
-        x: Scale of the data.
-        w: Scales of the kernel, one or one a channel.
-        output: Steps of the output, with the limits of a fused activation.
-        ends: (2, C) least and greatest sum of each channel that any input reaches.
-    """
-
-    operator: str
-    x: Scales
-    w: Scales
-    output: Output
-    ends: Ints
-
-    @classmethod
-    def of(cls, graph: ArtifactGraph, op: GraphOp) -> LinearSums:
-        """Read an operator.
-
-        Raises:
-            NotKnownError: Its weights are computed.
-        """
-        operator, data, bias_at, axis = _LINEAR[op.kind]
-        values = Values(graph, {})
-        kernel = values.kernel(op.inputs[1])
-        rows = np.moveaxis(kernel.integers, axis, -1)
-        rows = rows.reshape(-1, rows.shape[-1])
-        steps = values.steps(op.inputs[data])
-        limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
-        low, high = float(limits.min) - point, float(limits.max) - point
-        ends = np.array(
-            [
-                np.where(rows > 0, rows * low, rows * high).sum(axis=0),
-                np.where(rows > 0, rows * high, rows * low).sum(axis=0),
-            ]
-        )
-        bias = values.bias("".join(op.inputs[bias_at : bias_at + 1]))
-        if bias:
-            ends = ends + bias["bias"].integers
-        ends = ends.astype(np.int64)
-        scale = steps.scales.astype(np.float32)
-        return cls(operator, scale, kernel.scale, output_of(op, values), ends)
-
-    def channels(self, chosen: Ints) -> LinearSums:
-        """Return some channels of an operator that has a scale for each."""
-        return replace(self, w=self.w[chosen], ends=self.ends[:, chosen])
-
-    def rounded(self, rule: Arithmetic, sums: Ints, w: Scales | None = None) -> Ints:
-        """Return what a rule makes of sums (L, C), less the zero point and not clipped yet."""
-        operator = OPERATORS[self.operator]
-        assert isinstance(operator, Linear)
-        rescaling = operator.rescaling(rule.of_bits(8), 8)
-        found: Ints = rescaling(sums, self.x, self.w if w is None else w, self.output.scale)
-        return found
-
-    def thresholds(self, rule: Arithmetic, w: Scales | None = None) -> Ints:
-        """Return a rule's thresholds (L, C), of a kernel with other scales where they are given."""
-        scales = self.w if w is None else w
-        ratio = self.x.astype(np.float64) * scales / self.output.scale
-        point = self.output.point
-        limits = self.output.saturated(np.array([-(1 << 20), 1 << 20])) - point
-        levels = np.arange(limits[0] + 1, limits[1] + 1)
-        ratio = np.broadcast_to(ratio, self.ends.shape[1:])
-        return thresholds(lambda sums: self.rounded(rule, sums, w), ratio, self.ends, levels)
 
 
 def _by_thresholds(sums: LinearSums) -> Found:
@@ -357,56 +274,3 @@ def _compared(result: object, inputs: list[np.ndarray]) -> Found:
             Difference(rule.kernels, 0, int(unequal.sum()), unequal.size, 0, example, *both)
         )
     return [[rule.kernels for rule in group] for group in groups], differences
-
-
-def portable_scales(sums: LinearSums) -> tuple[Scales, Ints]:
-    """Return scales of a kernel under which XNNPACK's rule and single rounding agree.
-
-    A scale stays where they agree already. Else it moves by one unit in the last place, down or up,
-    then by two, up to `FARTHEST`, until they do; of those with differing sums left the fewest wins.
-
-    Args:
-        sums: The operator.
-
-    Returns:
-        The scales, and how many sums of each channel still differ.
-    """
-    chosen, left = sums.w.copy(), disputed_sums(sums, sums.w)
-    single = sums.w.size == 1  # one scale serves all channels
-    for distance in range(1, FARTHEST + 1):
-        for direction in (-distance, distance):
-            if not left.any():
-                return chosen, left
-            moved = (sums.w.view(np.int32) + np.int32(direction)).view(np.float32)
-            if single:
-                found = disputed_sums(sums, moved)
-                if found.sum() < left.sum():
-                    chosen, left = moved, found
-                continue
-            active = np.flatnonzero(left)
-            # One scale alone would be taken for that of a whole kernel, which some rules round
-            # otherwise: a single channel comes twice.
-            pair = np.resize(active, max(len(active), 2))
-            found = disputed_sums(sums.channels(pair), moved[pair])[: len(active)]
-            better = found < left[active]
-            chosen[active[better]] = moved[active[better]]
-            left[active[better]] = found[better]
-    return chosen, left
-
-
-def disputed_sums(sums: LinearSums, w: Scales) -> Ints:
-    """Return on how many sums of each channel XNNPACK's rule and single rounding differ."""
-    xnnpack, single = TFLITE_RULES[0], TFLITE_RULES[-1]
-    return differing_sums(sums.thresholds(xnnpack, w), sums.thresholds(single, w))
-
-
-def linear_ops(graph: ArtifactGraph) -> Iterator[tuple[GraphOp, LinearSums]]:
-    """Yield the linear operators of a .tflite file whose outputs are integers of 8 bits."""
-    for op in graph.ops:
-        steps = graph.tensors[op.outputs[0]].quantization if op.outputs else None
-        if op.kind not in _LINEAR or steps is None or steps.dtype.itemsize != 1:
-            continue
-        try:
-            yield op, LinearSums.of(graph, op)
-        except NotKnownError:
-            continue

@@ -10,12 +10,9 @@ import renormlite as rl
 from click.testing import CliRunner
 from renormlite.artifacts.graphs import read_graph
 from renormlite.cli.certify import command
-from renormlite.reference.integer.certificate import (
-    certify_graph,
-    disputed_sums,
-    linear_ops,
-    portable_scales,
-)
+from renormlite.export.quantization.portable import disputed_sums, portable_scales
+from renormlite.reference.integer.certificate import certify_graph
+from renormlite.reference.integer.linear_sums import linear_ops
 from renormlite.reference.rounding.thresholds import differing_sums, thresholds
 from renormlite.reference.rounding.xnnpack import TFLITE_RULES
 from renormlite.runtimes import Target, make_runner

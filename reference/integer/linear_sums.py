@@ -1,0 +1,107 @@
+"""The exact sums of the linear operators of a .tflite file, for all inputs that there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..operators import OPERATORS
+from ..operators.linear import Linear
+from ..rounding.arithmetic import Arithmetic
+from ..rounding.quantized import Ints, NotKnownError, Output, Scales
+from ..rounding.thresholds import thresholds
+from .base import Values
+from .tflite_arithmetic import output_of
+
+# Operators by how their sums are made: key of `OPERATORS`, place of data and bias, kernel's axis
+# of output channels.
+LINEAR = {
+    "CONV_2D": ("conv", 0, 2, 0),
+    "DEPTHWISE_CONV_2D": ("depthwise_conv", 0, 2, 3),
+    "FULLY_CONNECTED": ("dense", 0, 2, 0),
+    "TRANSPOSE_CONV": ("conv_transpose", 2, 3, 0),
+}
+
+
+@dataclass(frozen=True)
+class LinearSums:
+    """How the exact sums of a linear operator become its integers.
+
+    Attributes:
+        operator: Key of `OPERATORS`.
+        x: Scale of the data.
+        w: Scales of the kernel, one or one a channel.
+        output: Steps of the output, with the limits of a fused activation.
+        ends: (2, C) least and greatest sum of each channel that any input reaches.
+    """
+
+    operator: str
+    x: Scales
+    w: Scales
+    output: Output
+    ends: Ints
+
+    @classmethod
+    def of(cls, graph: ArtifactGraph, op: GraphOp) -> LinearSums:
+        """Read an operator.
+
+        Raises:
+            NotKnownError: Its weights are computed.
+        """
+        operator, data, bias_at, axis = LINEAR[op.kind]
+        values = Values(graph, {})
+        kernel = values.kernel(op.inputs[1])
+        rows = np.moveaxis(kernel.integers, axis, -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        steps = values.steps(op.inputs[data])
+        limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
+        low, high = float(limits.min) - point, float(limits.max) - point
+        ends = np.array(
+            [
+                np.where(rows > 0, rows * low, rows * high).sum(axis=0),
+                np.where(rows > 0, rows * high, rows * low).sum(axis=0),
+            ]
+        )
+        bias = values.bias("".join(op.inputs[bias_at : bias_at + 1]))
+        if bias:
+            ends = ends + bias["bias"].integers
+        ends = ends.astype(np.int64)
+        scale = steps.scales.astype(np.float32)
+        return cls(operator, scale, kernel.scale, output_of(op, values), ends)
+
+    def channels(self, chosen: Ints) -> LinearSums:
+        """Return some channels of an operator that has a scale for each."""
+        return replace(self, w=self.w[chosen], ends=self.ends[:, chosen])
+
+    def rounded(self, rule: Arithmetic, sums: Ints, w: Scales | None = None) -> Ints:
+        """Return what a rule makes of sums (L, C), less the zero point and not clipped yet."""
+        operator = OPERATORS[self.operator]
+        assert isinstance(operator, Linear)
+        rescaling = operator.rescaling(rule.of_bits(8), 8)
+        found: Ints = rescaling(sums, self.x, self.w if w is None else w, self.output.scale)
+        return found
+
+    def thresholds(self, rule: Arithmetic, w: Scales | None = None) -> Ints:
+        """Return a rule's thresholds (L, C), of a kernel with other scales where they are given."""
+        scales = self.w if w is None else w
+        ratio = self.x.astype(np.float64) * scales / self.output.scale
+        point = self.output.point
+        limits = self.output.saturated(np.array([-(1 << 20), 1 << 20])) - point
+        levels = np.arange(limits[0] + 1, limits[1] + 1)
+        ratio = np.broadcast_to(ratio, self.ends.shape[1:])
+        return thresholds(lambda sums: self.rounded(rule, sums, w), ratio, self.ends, levels)
+
+
+def linear_ops(graph: ArtifactGraph) -> Iterator[tuple[GraphOp, LinearSums]]:
+    """Yield the linear operators of a .tflite file whose outputs are integers of 8 bits."""
+    for op in graph.ops:
+        steps = graph.tensors[op.outputs[0]].quantization if op.outputs else None
+        if op.kind not in LINEAR or steps is None or steps.dtype.itemsize != 1:
+            continue
+        try:
+            yield op, LinearSums.of(graph, op)
+        except NotKnownError:
+            continue

@@ -12,18 +12,19 @@ operator that is none of these is listed as undecided.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from ..rounding.arithmetic import Arithmetic
+from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.quantized import NotKnownError
 from ..rounding.thresholds import differing_sums
 from ..rounding.xnnpack import TFLITE_RULES
 from .base import Values
 from .linear_sums import LINEAR, LinearSums
-from .tflite_ops import TFLITE_OPS, prepared
+from .tflite_ops import TFLITE_OPS, bits_of, prepared
 
 _ELEMENTWISE = {
     "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "RELU", "RELU6",
@@ -136,13 +137,13 @@ def _certified(graph: ArtifactGraph, op: GraphOp) -> CertifiedOp:
 def _decided(graph: ArtifactGraph, op: GraphOp, name: str) -> CertifiedOp:
     steps = [graph.tensors[key].quantization for key in (*graph.activations(op), *op.outputs)]
     integer = [entry for entry in steps if entry is not None]
-    bits = 8 * max((entry.dtype.itemsize for entry in integer), default=0)
     if op.kind == "DEQUANTIZE" or not integer:
         return CertifiedOp(op.index, op.kind, name, "floats")
     if op.kind == "QUANTIZE" and len(integer) == 1:
         raise NotKnownError("floats become integers: a tie may fall to either side")
     if op.kind in TFLITE_OPS and not TFLITE_OPS[op.kind].ruled:
         return CertifiedOp(op.index, op.kind, name, "moves integers")
+    bits = bits_of(graph, op)
     if bits != 8:
         raise NotKnownError(f"integers of {bits} bits")
     if op.kind in LINEAR:
@@ -167,18 +168,9 @@ def _entry(op: GraphOp, name: str, method: str, found: Found, channels: int = 0)
 def _by_thresholds(sums: LinearSums) -> Found:
     known = {rule: sums.thresholds(rule) for rule in TFLITE_RULES}
     first, *others = TFLITE_RULES
-    groups = [[first.kernels]]
-    firsts = [first]
     differences = []
     of = int((sums.ends[1] - sums.ends[0] + 1).sum())
     for rule in others:
-        for group, representative in zip(groups, firsts):
-            if np.array_equal(known[rule], known[representative]):
-                group.append(rule.kernels)
-                break
-        else:
-            groups.append([rule.kernels])
-            firsts.append(rule)
         if np.array_equal(known[rule], known[first]):
             continue
         cases = differing_sums(known[first], known[rule])
@@ -200,7 +192,20 @@ def _by_thresholds(sums: LinearSums) -> Found:
                 *both,
             )
         )
-    return groups, differences
+    return _grouped(known), differences
+
+
+def _grouped(known: Mapping[Arithmetic, np.ndarray]) -> list[list[str]]:
+    """Return the kernels of rules in groups whose arrays are equal."""
+    groups: list[list[Arithmetic]] = []
+    for rule, array in known.items():
+        for group in groups:
+            if np.array_equal(known[group[0]], array):
+                group.append(rule)
+                break
+        else:
+            groups.append([rule])
+    return [[rule.kernels for rule in group] for group in groups]
 
 
 def _exhaustive(graph: ArtifactGraph, op: GraphOp) -> Found:
@@ -219,14 +224,11 @@ def _exhaustive(graph: ArtifactGraph, op: GraphOp) -> Found:
             raise NotKnownError("an input of floats")
         limits = np.iinfo(steps.dtype)
         integers = np.arange(limits.min, limits.max + 1).astype(steps.dtype)
-        shape = [1, 1, 1, 1]
-        shape[place + 2] = -1
         size = [1, 1, 256 if len(keys) == 2 else 1, 256]
         shape = [1, 1, -1, 1] if len(keys) == 2 and place == 0 else [1, 1, 1, -1]
         every.append(np.broadcast_to(integers.reshape(shape), size))
     finish = prepared(op, Values(graph, dict(zip(keys, every))))
-    names = dict(zip(keys, every))
-    return _compared(lambda rule: np.asarray(finish(rule)), [names[key] for key in keys])
+    return _compared(finish, every)
 
 
 def _means(graph: ArtifactGraph, op: GraphOp) -> Found:
@@ -251,19 +253,12 @@ def _means(graph: ArtifactGraph, op: GraphOp) -> Found:
     return _compared(lambda rule: np.asarray(finish(rule)).reshape(-1), [totals])
 
 
-def _compared(result: object, inputs: list[np.ndarray]) -> Found:
+def _compared(finish: Finish, inputs: list[np.ndarray]) -> Found:
     """Group the rules by their results on the same inputs."""
-    assert callable(result)
-    known = {rule: result(rule) for rule in TFLITE_RULES}
+    known = {rule: np.asarray(finish(rule)) for rule in TFLITE_RULES}
     first, *others = TFLITE_RULES
-    groups: list[list[Arithmetic]] = [[first]]
     differences = []
     for rule in others:
-        same = [group for group in groups if np.array_equal(known[group[0]], known[rule])]
-        if same:
-            same[0].append(rule)
-        else:
-            groups.append([rule])
         unequal = known[rule] != known[first]
         if not unequal.any():
             continue
@@ -273,4 +268,4 @@ def _compared(result: object, inputs: list[np.ndarray]) -> Found:
         differences.append(
             Difference(rule.kernels, 0, int(unequal.sum()), unequal.size, 0, example, *both)
         )
-    return [[rule.kernels for rule in group] for group in groups], differences
+    return _grouped(known), differences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...artifacts.graphs.base import GraphOp
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..rounding.arithmetic import Finish
 from ..rounding.quantized import NotKnownError
 from .base import IntegerOp, Values, known, one_of
@@ -23,14 +23,14 @@ def prepared(op: GraphOp, values: Values) -> Finish:
     if op.kind not in TFLITE_OPS:
         raise NotKnownError(f"{op.kind} is not known")
     finish = known(op, lambda: TFLITE_OPS[op.kind].prepare(op, values))
-    bits = _bits(op, values)
+    bits = bits_of(values.graph, op)
     return lambda rule: known(op, lambda: finish(rule.of_bits(bits)))
 
 
-def _bits(op: GraphOp, values: Values) -> int:
+def bits_of(graph: ArtifactGraph, op: GraphOp) -> int:
     """Return the size of the integers that an op reads and writes."""
-    keys = [*values.graph.activations(op), *op.outputs]
-    steps = [values.graph.tensors[key].quantization for key in keys]
+    keys = [*graph.activations(op), *op.outputs]
+    steps = [graph.tensors[key].quantization for key in keys]
     return 8 * max((entry.dtype.itemsize for entry in steps if entry is not None), default=1)
 
 

@@ -77,7 +77,7 @@ class _Composed:
     Attributes:
         node: The linear node, with composed weights.
         size: How large the numbers are that were added up to each bias.
-        left: What is left of the other nodes: they hand their input on, or have lost their bias.
+        left: Replacements of the other nodes: identities, or linear nodes without their bias.
         shifted: Whether a shift went into the bias, which the file must then have.
     """
 
@@ -108,7 +108,7 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
             break
         scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
         size = np.abs(affine[0]) * size + np.abs(affine[1])
-        absorbed.append(_handing_on(current))
+        absorbed.append(_identity(current))
         weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
         found.append(_Composed(replace(node, weights=weights, constants={}), size, tuple(absorbed)))
     return found[::-1]
@@ -137,7 +137,7 @@ def _in_front(
             # s (a x + b) + t
             shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
             scale = scale * affine[0]
-            left.append(_handing_on(before))
+            left.append(_identity(before))
             found.append(_with_front(node, scale, shift, size, left))
             before = nodes.get(before.inputs[0])
             continue
@@ -152,7 +152,10 @@ def _in_front(
 def _biases(
     node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
 ) -> list[tuple[np.ndarray, list[Node]]]:
-    """Return the biases that a linear node may hand on: its own, and with those before it."""
+    """Return the biases that a converter may move on from a linear node.
+
+    The first is the node's own; to the others, the shifts before the node are added.
+    """
     bare = replace(node, weights={r: w for r, w in node.weights.items() if r != "bias"})
     found = [(node.weights["bias"].astype(np.float64), [bare])]
     if node.op in _LINEAR:
@@ -165,7 +168,7 @@ def _biases(
 def _with_front(
     node: Node, scale: np.ndarray, shift: np.ndarray, size: np.ndarray, left: list[Node]
 ) -> _Composed | None:
-    """Return a linear node that computes what it did of scale · x + shift; None where none does."""
+    """Return the linear node of x that equals a node of scale · x + shift; None if none does."""
     arrays = {**node.constants, **node.weights}
     kernel = arrays["kernel"].astype(np.float64)
     scaled = _scaled_in_front(node, kernel, scale)
@@ -183,9 +186,9 @@ def _with_front(
 
 
 def _of_constant(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-    """Return what a linear node without bias makes of one number a channel, the same everywhere.
+    """Return the output of a linear node without bias for an input of one number a channel.
 
-    None where it is not the same, as at the borders of a padded convolution.
+    None if the output depends on the place, as at the borders of a padded convolution.
     """
     channels = _channels(node, kernel)
     if not values.any():
@@ -301,6 +304,6 @@ def _allowed(
     return np.asarray(computed * 2 + 0.5 * file_weight(replace(match, tensor=step), wanted.shape))
 
 
-def _handing_on(node: Node) -> Node:
+def _identity(node: Node) -> Node:
     """Return a node that returns its input."""
     return replace(node, op="identity", attributes={}, weights={}, constants={})

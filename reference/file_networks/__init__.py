@@ -13,7 +13,7 @@ from ...artifacts.network import Network
 from . import onnx, tflite
 from .writer import Writer
 
-# What writes an op of a format, and what computes one.
+# The functions of a format that append the nodes of an op, and that compute it.
 _FORMATS = {"tflite": (tflite.write, tflite.computed), "onnx": (onnx.write, onnx.computed)}
 
 

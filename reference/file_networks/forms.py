@@ -1,4 +1,4 @@
-"""What ops of both formats become: reductions, products, resizing, normalization."""
+"""Nodes of ops that both formats have: reductions, products, resizing, normalization."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bias(writer: Writer, op: GraphOp, place: int) -> dict[str, np.ndarray]:
 
 
 def function(kind: str, attributes: Mapping[str, Any] | None = None) -> Write:
-    """Return what appends a function of each number."""
+    """Return a function that appends an operator on each number."""
     return lambda writer, op: unary(writer, op, kind, attributes)
 
 

@@ -56,7 +56,7 @@ class Value:
 
 
 class Tensors(Values):
-    """What an op that moves numbers reads: (1, …) for every tensor, in the file's own axes.
+    """The inputs of an op that moves numbers: (1, …) for every tensor, in the file's own axes.
 
     Args:
         graph: The file without its quantization.
@@ -82,7 +82,7 @@ class Tensors(Values):
         return key in self._arrays
 
 
-# An op and what it reads to each of its outputs, (1, …) in the file's own axes.
+# Computes the outputs of an op from the tensors, (1, …) in the file's own axes.
 Compute = Callable[[GraphOp, Tensors], list[np.ndarray]]
 
 
@@ -174,8 +174,8 @@ class Writer:
         """Return a tensor as a value in which given axes of the file's tensor can be handled.
 
         Returns:
-            Its name, its shape without samples, and 1 where samples replace the first axis, else 0:
-            what to take from an axis of the file's tensor, plus one, to get that of the value.
+            Its name, its shape without samples, and `lead`: 1 where samples replace the first axis,
+            else 0. Axis k of the file's tensor is axis k + 1 - lead of the value.
         """
         filed = self.filed(key)
         lead = 1 if filed[:1] == (1,) and 0 not in axes else 0
@@ -296,7 +296,7 @@ class Writer:
             self.constants[key] = array[0]
 
     def moved(self, op: GraphOp, key: str) -> None:
-        """Append what an op does that takes each of its numbers from one place of an input.
+        """Append an op that takes each of its numbers from one place of an input.
 
         The op itself says where from: it moves the places' numbers.
         """
@@ -403,7 +403,7 @@ _COUNTER = re.compile(r"(__\d+|:\d+)$")
 
 
 def readable(name: str, op: GraphOp) -> str:
-    """Return what a user knows an op by: its layer's name where the converter kept it.
+    """Return a readable name of an op: its layer's name where the converter kept it.
 
     Args:
         name: Of the op or its output in the file, such as

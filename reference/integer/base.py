@@ -42,7 +42,7 @@ def one_of(finish: Finish, place: int) -> Callable[[Arithmetic], np.ndarray]:
 
 
 def moved(operator: str, *arrays: np.ndarray, **attributes: Any) -> np.ndarray:
-    """Return what an operator that only moves numbers makes of integers or floats (P, …)."""
+    """Evaluate an operator that only moves numbers on integers or floats (P, …)."""
     return OPERATORS[operator].evaluate(list(arrays), {}, attributes)
 
 

@@ -88,7 +88,7 @@ class CertifiedOp:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of a file on all inputs.
+    """The results of a comparison of all rules on all inputs of a file.
 
     Attributes:
         ops: Every operator.

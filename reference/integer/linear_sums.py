@@ -77,7 +77,7 @@ class LinearSums:
         return replace(self, w=self.w[chosen], ends=self.ends[:, chosen])
 
     def rounded(self, rule: Arithmetic, sums: Ints, w: Scales | None = None) -> Ints:
-        """Return what a rule makes of sums (L, C), less the zero point and not clipped yet."""
+        """Round sums (L, C) by a rule; the zero point is not added and nothing is clipped."""
         operator = OPERATORS[self.operator]
         assert isinstance(operator, Linear)
         rescaling = operator.rescaling(rule.of_bits(8), 8)

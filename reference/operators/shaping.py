@@ -161,7 +161,7 @@ class Resize(Operator):
         return np.asarray(passed + 4 * ROUNDING * (own + np.square(at.output)) + self._placed(at))
 
     def _placed(self, at: Evaluated) -> np.ndarray:
-        """Return what the rounding of places adds, in units of the unit roundoff squared.
+        """Return the variance by the rounding of places, in units of the unit roundoff squared.
 
         A place in [k, k + 1) is a product and a difference of numbers up to k + 1, an error of up
         to twice that; times the slope of the image there, which the change from row to row of the

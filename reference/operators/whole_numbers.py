@@ -11,7 +11,7 @@ from .base import Arrays, Evaluated
 
 _GREATEST = 2.0**24
 
-# What gives whole numbers for whole numbers.
+# Operators whose results on whole numbers are whole numbers.
 _EXACT = {
     *("add", "subtract", "multiply", "floor_divide", "remainder", "maximum", "minimum", "select"),
     *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "bucketize"),
@@ -22,7 +22,7 @@ _EXACT = {
     "constant",
 }
 
-# Numbers that are looked at before all of them are.
+# Numbers that are checked first, to tell most values apart quickly.
 _PROBE = 8
 
 

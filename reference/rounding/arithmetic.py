@@ -174,7 +174,7 @@ class Arithmetic(abc.ABC):
         return divided(x, 20)
 
 
-# What remains of an operator once its exact integers are known: rounding them by a rule.
+# Rounds the exact results of an operator by a rule.
 Finish = Callable[[Arithmetic], Any]
 
 

@@ -24,7 +24,7 @@ def require_same_steps(first: Quantization, other: Quantization) -> None:
 
 
 class _Stepped:
-    """What follows from the steps of integers."""
+    """Properties of the steps of integers."""
 
     steps: Quantization
 

@@ -85,7 +85,7 @@ class Float32(Arithmetic):
 def _places_in_2048ths(
     size: int, wanted: int, corners: bool, centres: bool
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the same in other units."""
+    """Return `places_in_1024ths` by XNNPACK's rule, with shares in 2048ths."""
     less = int(corners and wanted != 1)
     step = np.float32(size - less) / np.float32(wanted - less)
     at = np.arange(wanted, dtype=np.float32) * step

@@ -26,7 +26,6 @@ from ..rounding.tables import (
 )
 from ..special_functions import erf, erfc
 from .base import (
-    REACH,
     ROUNDING,
     Arrays,
     Attributes,
@@ -35,6 +34,7 @@ from .base import (
     Integers,
     Operator,
     Weights,
+    greatest_error,
     steepest_secant,
 )
 from .softmax import LogSoftmax, Softmax, sigmoid
@@ -225,7 +225,7 @@ class Step(Steep):
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """Return the squared step that a few deviations reach."""
-        reach = REACH * unit * np.sqrt(variances[0])
+        reach = greatest_error(variances[0], unit)
         sides = [self._value(at.inputs[0] + h, at.attributes) for h in (reach, -reach)]
         moved = np.maximum(*(np.abs(side - at.output) for side in sides))
         return np.where(reach > 0, np.square(moved / unit), 0.0).astype(at.output.dtype)

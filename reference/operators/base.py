@@ -110,6 +110,11 @@ REACH = 5.0
 Function = Callable[[np.ndarray, Attributes], np.ndarray]
 
 
+def greatest_error(variance: np.ndarray, unit: float) -> np.ndarray:
+    """Return the greatest error that a sample may have, by its variance in units of unit²."""
+    return np.asarray(REACH * unit * np.sqrt(variance))
+
+
 def gamma(terms: float, unit: float) -> float:
     """Return the constant of a sum of ``terms`` products.
 

@@ -14,7 +14,6 @@ import numpy as np
 from ..rounding.arithmetic import Finish
 from ..rounding.quantized import aligned
 from .base import (
-    REACH,
     ROUNDING,
     Arrays,
     Attributes,
@@ -24,6 +23,7 @@ from .base import (
     Weights,
     constant_error,
     constant_variance,
+    greatest_error,
     operands_of,
     summed,
     with_constant,
@@ -208,7 +208,7 @@ class Extreme(Elementwise):
         self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
     ) -> np.ndarray:
         """Return the greatest variance among the operands that may be chosen."""
-        reach = [REACH * unit * np.sqrt(variance) for variance in variances]
+        reach = [greatest_error(variance, unit) for variance in variances]
         most = functools.reduce(np.maximum, reach)
         possible = [
             np.where(np.abs(operand - output) <= own + most, variance, 0.0)
@@ -332,7 +332,7 @@ class Comparison(Elementwise):
         self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
     ) -> np.ndarray:
         """See the base class: a step of one, if a few deviations reach it."""
-        reach = REACH * unit * np.sqrt(variances[0] + variances[1])
+        reach = greatest_error(variances[0] + variances[1], unit)
         near = (reach > 0) & (np.abs(operands[0] - operands[1]) <= reach)
         return np.where(near, 1 / unit**2, 0.0).astype(output.dtype)
 

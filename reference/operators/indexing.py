@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import REACH, Arrays, Attributes, Evaluated, Operator, Weights
+from .base import Arrays, Attributes, Evaluated, Operator, Weights, greatest_error
 
 # An index is a whole number: it is another one only where its error reaches half of the way.
 _NEXT = 0.5
@@ -33,7 +33,7 @@ class Gather(Operator):
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         spread = np.square(np.ptp(at.weights["kernel"], axis=0) / unit)
-        unsure = REACH * unit * np.sqrt(variances[0]) >= _NEXT
+        unsure = greatest_error(variances[0], unit) >= _NEXT
         return self._if_uncertain(at, unsure, spread)
 
     def _if_uncertain(self, at: Evaluated, unsure: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ class Pick(Operator):
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
-        unsure = REACH * unit * np.sqrt(variances[1]) >= _NEXT
+        unsure = greatest_error(variances[1], unit) >= _NEXT
         passed, spread = self._passed(at, variances[0], unsure, 1 / unit)
         return np.asarray(passed + np.square(spread))
 
@@ -134,7 +134,7 @@ class ArgSort(Operator):
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
-        unsure = self._unsure(at, REACH * unit * np.sqrt(variances[0]))
+        unsure = self._unsure(at, greatest_error(variances[0], unit))
         size = np.square(at.output.shape[-1] / unit)
         return np.where(unsure, size, 0.0).astype(at.output.dtype)
 
@@ -163,7 +163,7 @@ class OneHot(Operator):
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         size = (at.attributes["on"] - at.attributes["off"]) / unit
-        return self._where(at, REACH * unit * np.sqrt(variances[0]) >= _NEXT, size**2)
+        return self._where(at, greatest_error(variances[0], unit) >= _NEXT, size**2)
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """See the base class."""

@@ -8,7 +8,17 @@ import numpy as np
 
 from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.quantized import Ints, NotKnownError
-from .base import REACH, ROUNDING, Arrays, Attributes, Evaluated, Integers, Operator, Weights, gamma
+from .base import (
+    ROUNDING,
+    Arrays,
+    Attributes,
+    Evaluated,
+    Integers,
+    Operator,
+    Weights,
+    gamma,
+    greatest_error,
+)
 from .pooling import coherent_mean_variance
 
 
@@ -192,7 +202,7 @@ class ArgExtreme(Operator):
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         size = at.inputs[0].shape[at.attributes["axis"]]
-        unsure = self._uncertain(at, REACH * unit * np.sqrt(variances[0]))
+        unsure = self._uncertain(at, greatest_error(variances[0], unit))
         return np.where(unsure, np.square(size / unit), 0.0).astype(at.output.dtype)
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .network.write import build_network, write_network
 from .number_limits import activations_beyond_half
 from .provenance import CREATED_BY, versions
 from .signature import Signature
+from .variants import Variant
 
 NETWORK_FILE = "network.npz"
 
@@ -75,8 +77,10 @@ class ExportRun:
         """Write every file into `folder`, the manifest last."""
         files = self.writer.provenance.options.files
         artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
+        network_of = self.writer.variants.of
+        beyond_half = functools.cache(self._beyond_half)  # files share a network
         noted = [
-            dataclasses.replace(a, notes=(*a.notes, *self._beyond_half(a)))
+            dataclasses.replace(a, notes=(*a.notes, *beyond_half(network_of(a))))
             if a.precision == "float16"
             else a
             for a in artifacts
@@ -155,9 +159,8 @@ class ExportRun:
         manifest.write(folder)
         return manifest
 
-    def _beyond_half(self, artifact: Artifact) -> tuple[str, ...]:
+    def _beyond_half(self, variant: Variant) -> tuple[str, ...]:
         """Say which activations half precision cannot hold, on the samples that are typical."""
-        variant = self.writer.variants.of(artifact)
         inputs = [tensor.name for tensor in self.signature.inputs]
         _, typical = typical_samples(np.array(self.samples.kind))
         with self.writer.step("model", "ranges"):

@@ -34,11 +34,10 @@ from .progress import Steps
 from .provenance import Provenance
 from .quantization.budget import Budget
 from .quantization.calibration import RANDOM_COST, Calibration
-from .quantization.quantizer_choices import QuantizerChoices, choices_for
+from .quantization.quantizer_choices import WIDE_OPSET, QuantizerChoices, choices_for
 from .quantization.recipe import Recipe
 from .variants import Ratios, Variant, Variants, choice_notes, choose
 
-WIDE_OPSET = 21  # brought 16 bits to ONNX's quantizers
 _NOT_EQUALIZED = (
     "nothing was equalized: no linear layer is followed by another with only relu, pooling or "
     "reshapes between them, or there are no real samples to measure ranges on"
@@ -264,7 +263,7 @@ class ArtifactWriter:
     def _choices(
         self, precision: str, graph: FrozenGraph, variant: Variant, recipe: Recipe
     ) -> QuantizerChoices | None:
-        """Return what the quantizer is told; None where it decides everything."""
+        """Return the quantizer's choices; None where they are its defaults."""
         if precision not in MIXED:
             return None
         return choices_for(recipe, graph.layer_names, graph.output_layers, variant.float_layers)

@@ -1,4 +1,4 @@
-"""What onnxruntime's quantizer is told where an int8 file is not to be made as it would."""
+"""Arguments of onnxruntime's quantizer for layers in float or 16 bits and for other ranges."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ import onnx
 from onnxruntime.quantization import QuantType
 
 from ...errors import UserError
-from .quantizer_choices import QuantizerChoices
+from .quantizer_choices import WIDE_OPSET, QuantizerChoices
 from .range_choice import Histogram
 
 # Activations that are computed together with the node before them.
 _FUSED = ("Relu", "Clip")
 _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
-WIDE_OPSET = 21  # brought 16 bits to QuantizeLinear
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class Arguments:
     """Arguments of the quantizer.
 
     Attributes:
         excluded: Names of the nodes that stay in float.
-        overrides: Tensor name to what is said of its integers.
+        overrides: Tensor name to the type and range of its integers, as `TensorQuantOverrides`.
     """
 
-    excluded: list[str] = dataclasses.field(default_factory=list)
-    overrides: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    excluded: list[str]
+    overrides: dict[str, list[dict[str, Any]]]
 
 
-def what_to_tell(
+def arguments_for(
     model: onnx.ModelProto, choices: QuantizerChoices, samples: Sequence[dict[str, np.ndarray]]
-) -> Told:
-    """Return what the quantizer is told.
+) -> Arguments:
+    """Return the arguments for some choices.
 
     Args:
         model: The float model, prepared for the quantizer; its nodes bear the names of layers.
         choices: The choices.
-        samples: What it is calibrated with.
+        samples: The calibration samples.
 
     Raises:
         UserError: No node belongs to a layer that is to be kept, or 16 bits need another opset.
@@ -66,7 +65,7 @@ def what_to_tell(
         overrides = _chosen_ranges(model, choices.ranges, samples)
     if wide:
         overrides = _widened(model, wide, overrides)
-    return Told([node.name for node in floats], overrides)
+    return Arguments([node.name for node in floats], overrides)
 
 
 def _name(node: onnx.NodeProto) -> str:
@@ -135,7 +134,7 @@ def _convert(
         entry["convert"] = {"quant_type": other, "recv_nodes": readers}
 
 
-def fence(model: onnx.ModelProto, excluded: Sequence[str]) -> None:
+def prevent_requantizing(model: onnx.ModelProto, excluded: Sequence[str]) -> None:
     """Keep onnxruntime from quantizing again what was left in float.
 
     Its optimizer gives a Conv, ConvTranspose or Gemm between a DequantizeLinear and a
@@ -147,8 +146,9 @@ def fence(model: onnx.ModelProto, excluded: Sequence[str]) -> None:
         excluded: Names of the nodes that were left in float.
     """
     readers, graph = _readers(model), model.graph
-    for node in [node for node in graph.node if node.name in set(excluded)]:
-        if node.op_type not in _REQUANTIZED:
+    names = set(excluded)
+    for node in list(graph.node):
+        if node.name not in names or node.op_type not in _REQUANTIZED:
             continue
         after = readers.get(node.output[0], [])
         if len(after) == 1 and after[0].op_type == "Relu":
@@ -181,9 +181,7 @@ def _chosen_ranges(
     model: onnx.ModelProto, method: str, samples: Sequence[dict[str, np.ndarray]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the ranges of all computed tensors under a method."""
-    fed = {value.name for value in model.graph.input}
-    names = [name for node in model.graph.node for name in node.output if name and name not in fed]
-    histograms: dict[str, Histogram] = {}
+    names = [name for node in model.graph.node for name in node.output if name]
     ends: dict[str, tuple[float, float]] = {}
     runs = _Session(model, names)
     for batch in samples:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from .onnx_choices import Told, fence, what_to_tell
+from .onnx_choices import arguments_for, prevent_requantizing
 from .quantizer_choices import QuantizerChoices
 
 Batch = dict[str, np.ndarray]
@@ -50,7 +50,8 @@ def quantize(
         model: The serialized model, in canonical form.
         precision: `float16`, `dynamic` or `int8`.
         samples: Batches by input name to take ranges from, for `int8`.
-        choices: What `int8` is told besides; None where the quantizer decides everything.
+        choices: Layers and ranges that an `int8` file has otherwise; None for the quantizer's
+            defaults.
         exact: Names of nodes that compute in float32 in a `float16` file.
 
     Returns:
@@ -62,11 +63,13 @@ def quantize(
         path = Path(folder) / "float32.onnx"
         path.write_bytes(model)
         with _no_advice():
-            if choices is not None and precision == "int8":
-                return _int8(path, samples, choices).SerializeToString()
             if precision == "float16":
-                return _float16(path, exact).SerializeToString()
-            return _CONVERSIONS[precision](path, samples).SerializeToString()
+                result = _float16(path, exact)
+            elif precision == "dynamic":
+                result = _dynamic(path)
+            else:
+                result = _int8(path, samples, choices or QuantizerChoices())
+        return result.SerializeToString()
 
 
 @contextlib.contextmanager
@@ -109,16 +112,16 @@ def _without_detours(model: onnx.ModelProto, exact: Sequence[str]) -> onnx.Model
                 casts[casts[name]] if casts.get(casts.get(name, "")) in full else name
                 for name in node.input
             ]
-    read = {name for node in nodes for name in node.input}
-    read.update(tensor.name for tensor in model.graph.output)
-    unread = [n for n in nodes if n.op_type == "Cast" and n.output[0] not in read]
-    while unread:
+    while unread := _unread_casts(model.graph):
         for node in unread:
             nodes.remove(node)
-        read = {name for node in nodes for name in node.input}
-        read.update(tensor.name for tensor in model.graph.output)
-        unread = [n for n in nodes if n.op_type == "Cast" and n.output[0] not in read]
     return model
+
+
+def _unread_casts(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    read = {name for node in graph.node for name in node.input}
+    read.update(tensor.name for tensor in graph.output)
+    return [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in read]
 
 
 def _flush_what_half_precision_lacks(weight: onnx.TensorProto) -> None:
@@ -135,14 +138,14 @@ def _flush_what_half_precision_lacks(weight: onnx.TensorProto) -> None:
         weight.CopyFrom(onnx.numpy_helper.from_array(flushed, weight.name))
 
 
-def _dynamic(path: Path, samples: Sequence[Batch] | None) -> onnx.ModelProto:
+def _dynamic(path: Path) -> onnx.ModelProto:
     quantized = path.with_name("dynamic.onnx")
     quantize_dynamic(path, quantized, per_channel=True, weight_type=QuantType.QInt8)
     return onnx.load(quantized)
 
 
 def _int8(
-    path: Path, samples: Sequence[Batch] | None, choices: QuantizerChoices | None = None
+    path: Path, samples: Sequence[Batch] | None, choices: QuantizerChoices
 ) -> onnx.ModelProto:
     if samples is None:
         raise ValueError("int8 needs calibration samples")
@@ -152,7 +155,7 @@ def _int8(
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     ready = _with_plain_sums(onnx.load(prepared))
     onnx.save(ready, prepared)
-    told = Told() if choices is None else what_to_tell(ready, choices, samples)
+    arguments = arguments_for(ready, choices, samples)
     quantize_static(
         prepared,
         quantized,
@@ -161,11 +164,11 @@ def _int8(
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=told.excluded,
-        extra_options={"TensorQuantOverrides": told.overrides} if told.overrides else None,
+        nodes_to_exclude=arguments.excluded,
+        extra_options={"TensorQuantOverrides": arguments.overrides},
     )
     result = onnx.load(quantized)
-    fence(result, told.excluded)
+    prevent_requantizing(result, arguments.excluded)
     return result
 
 
@@ -203,9 +206,3 @@ class _Reader(CalibrationDataReader):
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch by input name, None after the last."""
         return next(self._batches, None)
-
-
-_CONVERSIONS: dict[str, Callable[[Path, Sequence[Batch] | None], onnx.ModelProto]] = {
-    "dynamic": _dynamic,
-    "int8": _int8,
-}

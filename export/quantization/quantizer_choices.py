@@ -1,4 +1,4 @@
-"""What a quantizer is told besides the samples, as plain data for another process."""
+"""Layers in float or 16 bits and other ranges, as plain data for a quantizer's process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from .layer_selection import belongs, select
 from .recipe import Recipe
 
+WIDE_OPSET = 21  # brought 16 bits to ONNX's QuantizeLinear
 _CODED_LAYER = re.compile(r"k\d+k(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerChoices:
-    """Choices that differ from a quantizer's own.
+    """Where an int8 file differs from the quantizer's defaults.
 
     Attributes:
         keep_float: Paths of the layers that are computed in float32.
@@ -51,7 +52,7 @@ def choices_for(
     outputs: Mapping[str, str],
     norms: tuple[str, ...] = (),
 ) -> QuantizerChoices | None:
-    """Return what a recipe tells the quantizer; None where it tells nothing.
+    """Return the choices of a recipe; None where they are the quantizer's defaults.
 
     Args:
         recipe: The recipe.

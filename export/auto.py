@@ -101,10 +101,10 @@ class AutoFile:
         signature: Inputs and outputs.
         samples: Real samples; a quarter of them is held out.
         convert: Makes a file from a network, a recipe and samples in a folder.
-        budget: What it may cost.
+        budget: Limits on its size, latency and noise.
         base: The recipe to begin with.
         wide: Whether layers get 16 bits rather than float.
-        step: Told of every stage.
+        step: Reports every stage.
     """
 
     format_name: str

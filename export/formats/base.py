@@ -32,7 +32,8 @@ class Job:
         metadata: JSON text for the file's own metadata.
         calibration: Samples in the layout of the file; None where the precision needs none.
         trained: What the graph stands for where the model was trained in the file's integers.
-        choices: What the quantizer is told besides; None where it decides everything.
+        choices: Layers and ranges that an int8 file has otherwise; None for the quantizer's
+            defaults.
         float_layers: Layers that compute in float32 in every precision, where the format can.
     """
 

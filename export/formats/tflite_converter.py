@@ -63,7 +63,8 @@ class Request:
         allow_flex: Whether the file may call TensorFlow's operators.
         integer_io: Whether a calibrated file takes and gives integers.
         samples: Batches to calibrate with, one array an input; empty where none are needed.
-        choices: What an int8 file is told besides; None where the converter decides everything.
+        choices: Layers and ranges that an int8 file has otherwise; None for the converter's
+            defaults.
     """
 
     inputs: tuple[End, ...]

@@ -1,4 +1,4 @@
-"""What a repaired file may cost, or how good it must be."""
+"""Limits on the size, the latency and the noise of a file of the precision `auto`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNITS = {"B": 1, "KB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20}
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a file may cost, or how good it must be.
+    """Limits that a search stays within, and the ratio at which it ends.
 
     Attributes:
         bytes: Most bytes; None for a tenth more than the plain int8 file's.

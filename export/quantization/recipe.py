@@ -1,4 +1,4 @@
-"""How one int8 file is made: which network, which ranges, which layers are computed otherwise.
+"""How one int8 file is made: the network, the ranges, and the layers in float or 16 bits.
 
 A recipe is plain data. `export_model` writes the one it used into the manifest, `recipe=` and
 `--recipe` replay it, and it can be edited in between.
@@ -74,7 +74,7 @@ class Recipe:
 
     @property
     def changes_file(self) -> bool:
-        """Whether the quantizer is told anything."""
+        """Whether the quantizer gets other arguments than its defaults."""
         return self.ranges != "min-max" or bool(self.keep_float or self.keep_int16)
 
     def to_json(self) -> dict[str, Any]:

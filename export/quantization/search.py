@@ -1,6 +1,6 @@
-"""Looks for the recipe that repairs an int8 file, in an order that follows what costs most.
+"""Searches for the recipe that repairs an int8 file: free changes first, then more bits.
 
-What costs neither bytes nor time comes first: equalization, ranges, rounding of weights, biases.
+Equalization, ranges, rounding of weights and biases cost neither bytes nor time and come first.
 Each is kept only where it measures better on samples that took no part. Then the layers that cost
 most are given 16 bits, and where that is not enough float: one, two, four, … of them, until the
 file has recovered what it should or its budget is spent.
@@ -103,7 +103,7 @@ class Search:
         Args:
             attempt: Makes and measures a file; None where a recipe cannot be made.
             culprits: Returns the layers of the best file so far, the dearest first.
-            budget: What the file may cost.
+            budget: Limits on the file's size, latency and noise.
             wide: Whether layers get 16 bits rather than float.
             base: The recipe to begin with, layers that the user keeps in it.
         """

@@ -1,8 +1,8 @@
-"""Int8 TFLite files with ranges of one's own choice and layers that are computed otherwise.
+"""Int8 TFLite files with chosen ranges and with layers in float or 16 bits.
 
 TensorFlow quantizes in two steps: calibration writes the range of every tensor into a float file,
-and the quantizer makes an int8 file of that. In between, ranges can be changed, and the quantizer
-can be told which operators to leave in float.
+and the quantizer makes an int8 file of that. In between, ranges can be changed. The quantizer takes
+a list of operators to leave in float.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def quantized(
 
     Args:
         calibrated: A float file with the ranges of its tensors.
-        choices: What differs from an int8 file as the converter makes it.
-        samples: What it was calibrated with, for other ranges.
+        choices: Layers and ranges that differ from the converter's defaults.
+        samples: The calibration samples, for other ranges.
         integer_io: Whether the file takes and gives integers.
 
     Raises:

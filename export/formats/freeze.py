@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..fold.input_values import inlined_functions
 from ..fold.scope_names import refused_layers
+from ..layer_codes import CODED_LAYER, readable_name
 from ..not_running import not_running
 from ..signature import Signature, as_functional, unique_names
 from .expansions import expand
@@ -31,10 +31,6 @@ from .unroll import Loops, unrolled
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-# While a graph is traced, layer number 12 is called `k12k`: TensorFlow makes scope names unique by
-# appending `_1`, which for layers called `conv` and `conv_1` could not be told from a name.
-_CODED_LAYER = re.compile(r"k(\d+)k(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +44,7 @@ class FrozenGraph:
         outputs: The outputs, symbolic.
         signature: Names and shapes as exported: the batch dimension is fixed unless it was to
             stay free.
-        layer_names: Code of a layer in op names to the layer's path, see `readable_name`.
+        layer_names: Code of a layer in op names to the layer's path, see `layer_codes`.
         steps: Name of each recurrent layer that is unrolled to the number of its steps.
     """
 
@@ -60,17 +56,12 @@ class FrozenGraph:
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def readable_name(self, name: str) -> str:
-        """Return an op or tensor name with the names of the Keras layers put back.
-
-        `k0k_1/k3k_1/convolution` becomes `conv1/convolution`; the outermost model's own name is
-        left out. A layer's second call is `conv1#2`, its third `conv1#3`.
-        """
-        decoded = _CODED_LAYER.sub(lambda match: self.layer_names.get(match[0], match[0]), name)
-        return re.sub(r"(^|;)/+", r"\1", decoded)
+        """Return an op or tensor name with the names of the Keras layers put back."""
+        return readable_name(name, self.layer_names)
 
     def layer_of(self, op: str) -> str:
         """Return the path of the innermost Keras layer that an op belongs to; empty for none."""
-        layers = list(_CODED_LAYER.finditer(op))
+        layers = list(CODED_LAYER.finditer(op))
         return self.readable_name(op[: layers[-1].end()]) if layers else ""
 
     @property
@@ -218,7 +209,7 @@ def _trace(
             tf.identity(_to_file_order(value, tensor.axes), name=f"output_{index}")
 
     def readable(text: str) -> str:
-        return _CODED_LAYER.sub(lambda match: names.get(int(match[1]), match[0]), text)
+        return CODED_LAYER.sub(lambda match: names.get(int(match[1]), match[0]), text)
 
     try:
         function = tf.function(call).get_concrete_function(
@@ -259,7 +250,7 @@ def _captured(
         if not readers:
             continue
         if variable is None or any(op.type != "ReadVariableOp" for op in readers):
-            coded = [int(match[1]) for match in _CODED_LAYER.finditer(readers[0].name)]
+            coded = [int(match[1]) for match in CODED_LAYER.finditer(readers[0].name)]
             if any(op.type.startswith("LookupTable") for op in readers):
                 raise UserError(
                     f"The layer {names[coded[-1] if coded else 0]!r} looks text up in a table, "
@@ -360,7 +351,7 @@ def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> di
     """Map every coded scope to a layer name, numbering a layer's calls in order of appearance."""
     scopes: dict[int, list[str]] = {}
     for node in graph_def.node:
-        for match in _CODED_LAYER.finditer(node.name):
+        for match in CODED_LAYER.finditer(node.name):
             calls = scopes.setdefault(int(match[1]), [])
             if match[0] not in calls:
                 calls.append(match[0])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 
+from ..layer_codes import readable_name
 from .layer_selection import belongs, select
 from .recipe import Recipe
 
 WIDE_OPSET = 21  # brought 16 bits to ONNX's QuantizeLinear
-_CODED_LAYER = re.compile(r"k\d+k(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +41,7 @@ class QuantizerChoices:
 
     def _readable(self, name: str) -> str:
         name = ";".join(self.layer_names.get(part, part) for part in name.split(";"))
-        decoded = _CODED_LAYER.sub(lambda match: self.layer_names.get(match[0], match[0]), name)
-        return re.sub(r"(^|;)/+", r"\1", decoded)
+        return readable_name(name, self.layer_names)
 
 
 def choices_for(

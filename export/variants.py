@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -84,7 +84,6 @@ class Variants:
         self.signature = signature
         self._batch_size = batch_size
         self._equalize = equalize
-        self._equalizers: dict[str, tuple[Variant, ...]] = {}
 
     def integers(self, precision: str) -> IntegerModel | None:
         """Return the network of the integers that the model was trained in, if it was."""
@@ -117,19 +116,19 @@ class Variants:
         unwanted = self._equalize == "never" or self.samples is None
         if unwanted or self.integers(precision) or not precision_named(precision).quantized:
             return ()
-        if base.name not in self._equalizers:
-            self._equalizers[base.name] = tuple(self._equalizations(base))
-        return self._equalizers[base.name]
+        return self._equalizations(base)
 
-    def _equalizations(self, base: Variant) -> Iterator[Variant]:
+    @functools.cache  # noqa: B019 - lives as long as one export
+    def _equalizations(self, base: Variant) -> tuple[Variant, ...]:
         assert self.samples is not None
         inputs = [self.samples.arrays[t.name] for t in self.signature.inputs]
         equalizer = Equalizer(base.model, inputs)
-        for strength in STRENGTHS if equalizer.possible else ():
-            model = equalizer.equalized(strength)
-            if model is not None:
-                name = f"{base.name}-equalized-{strength}" if base.name else f"equalized-{strength}"
-                yield dataclasses.replace(base, name=name, model=model)
+        prefix = f"{base.name}-" if base.name else ""
+        return tuple(
+            dataclasses.replace(base, name=f"{prefix}equalized-{strength}", model=model)
+            for strength in (STRENGTHS if equalizer.possible else ())
+            if (model := equalizer.equalized(strength)) is not None
+        )
 
     @property
     def equalizes_always(self) -> bool:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from ..artifacts.graphs import read_graph
-from ..artifacts.manifest import Artifact, FileRecord
+from ..artifacts.manifest import Artifact
 from ..artifacts.plain_json import plain
 from ..artifacts.samples import SampleSet
 from ..errors import UserError
@@ -23,7 +23,7 @@ from ..reference.network import opaque_layers
 from ..reference.quantization_costs import LayerCost, measure_costs
 from . import golden_set as golden
 from .host import run_timed
-from .network.write import build_network, write_network
+from .network.write import build_network
 from .progress import Steps
 from .quantization.budget import Budget
 from .quantization.equalization import Equalizer
@@ -157,12 +157,7 @@ class AutoFile:
         text = json.dumps(plain(record), indent=2) + "\n"
         write_text(folder / f"{artifact.file}.recipe.json", text)
         write_bytes(folder / f"{artifact.file}.svg", picture(found, artifact.file))
-        artifact = dataclasses.replace(artifact, notes=(*artifact.notes, found.sentence))
-        if not variant.name:
-            return artifact, variant
-        network = folder / f"network.{variant.name}.npz"
-        write_network(variant.model, network)
-        return dataclasses.replace(artifact, network=FileRecord.of(network)), variant
+        return dataclasses.replace(artifact, notes=(*artifact.notes, found.sentence)), variant
 
 
 class _Run:
@@ -211,8 +206,9 @@ class _Run:
         self.trials.append(trial)
         return trial
 
-    def _scores(self, outputs: Mapping[str, np.ndarray]) -> str | None:
-        """Return the only output of scores, where samples have labels or a softmax ends it."""
+    @functools.cached_property
+    def _scores(self) -> str | None:
+        """The only output of scores, where samples have labels or a softmax ends it."""
         rows = [name for name, t in self._truth.items() if t.ndim == 2 and t.shape[1] > 1]
         if len(rows) != 1:
             return None
@@ -221,13 +217,13 @@ class _Run:
         return rows[0] if shares or self.held_out.labels is not None else None
 
     def _decisions(self, outputs: Mapping[str, np.ndarray]) -> float | None:
-        name = self._scores(outputs)
+        name = self._scores
         if name is None:
             return None
         return float(np.mean(outputs[name].argmax(axis=1) == self._truth[name].argmax(axis=1)))
 
     def _accuracy(self, outputs: Mapping[str, np.ndarray]) -> float | None:
-        name, labels = self._scores(outputs), self.held_out.labels
+        name, labels = self._scores, self.held_out.labels
         if name is None or labels is None or not (labels >= 0).any():
             return None
         known = labels >= 0

@@ -115,7 +115,7 @@ class ArtifactWriter:
             self.step,
         )
         artifact, variant = auto.write(folder)
-        return variant, artifact
+        return variant, self._with_network(artifact, variant, (), folder)
 
     def _by_recipe(
         self, format_name: str, precision: str, folder: Path

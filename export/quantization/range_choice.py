@@ -19,6 +19,7 @@ import numpy as np
 RANGES = ("min-max", "percentile", "mse")
 
 _BINS = 2048
+_STEPS = 255  # between the ends, in 8 bits
 _BEYOND = 5e-5  # share of the values beyond either end under `percentile`
 _SHRUNK = np.linspace(0.1, 1.0, 91)  # shares of an end that `mse` tries
 
@@ -44,16 +45,15 @@ class Histogram:
         if self.high > self.low and finite.size:
             self._counts += np.histogram(finite, _BINS, (self.low, self.high))[0]
 
-    def range(self, method: str, levels: int = 255) -> tuple[float, float]:
+    def range(self, method: str) -> tuple[float, float]:
         """Return the least and the greatest number to represent.
 
         Args:
             method: One of `RANGES`.
-            levels: Steps between both.
         """
         if method == "min-max" or not self._counts.any():
             return self.low, self.high
-        return self._percentile() if method == "percentile" else self._least_error(levels)
+        return self._percentile() if method == "percentile" else self._least_error()
 
     def _percentile(self) -> tuple[float, float]:
         edges = np.linspace(self.low, self.high, _BINS + 1)
@@ -62,7 +62,7 @@ class Histogram:
         high = edges[min(int(np.searchsorted(shares, 1 - _BEYOND)) + 1, _BINS)]
         return min(float(low), 0.0), max(float(high), 0.0)
 
-    def _least_error(self, levels: int) -> tuple[float, float]:
+    def _least_error(self) -> tuple[float, float]:
         """Return the ends with the least error; zero is always represented exactly.
 
         Exact zeros, of which a relu gives many, have no error with any ends.
@@ -73,7 +73,7 @@ class Histogram:
         highs = _SHRUNK * max(self.high, 0.0) if self.high > 0 else np.zeros(1)
         below = [np.sum(self._counts * np.square(np.minimum(centres - end, 0))) for end in lows]
         above = [np.sum(self._counts * np.square(np.maximum(centres - end, 0))) for end in highs]
-        steps = (highs[None, :] - lows[:, None]) / levels
+        steps = (highs[None, :] - lows[:, None]) / _STEPS
         errors = np.array(below)[:, None] + np.array(above)[None, :]
         errors = errors + np.square(steps) / 12 * (self._counts.sum() - self._zeros)
         row, column = np.unravel_index(int(np.argmin(errors)), errors.shape)

@@ -88,7 +88,7 @@ class _Editor:
         code = self._model.operatorCodes[operator.opcodeIndex]
         kind = operator_name(code)
         name = text(self.tensor(operator.outputs[0]).name)
-        if kind in ("RESHAPE",) and self.tensor(operator.outputs[0]).type == _FLOAT:
+        if kind == "RESHAPE" and self.tensor(operator.outputs[0]).type == _FLOAT:
             return  # copies what it gets, in float between two operators of 16 bits
         if kind not in _FORMS:
             raise UserError(

@@ -51,19 +51,18 @@ def judge_run(
         The findings and the verdict on each output.
     """
     damage = export.damaged(artifact)
-    outputs = without_undefined(run.outputs, golden.kind, golden.reference, artifact.precision)
+    beyond = _beyond_ranges(artifact, golden, target)
+    outputs = _judged(run, artifact, golden, beyond)
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
-    if artifact.precision in RUNTIMES[target.runtime].unsaturated:
-        outputs, beyond = _without_saturated(outputs, golden, artifact)
-        if beyond:
-            message = (
-                f"{target.runtime} computes {artifact.precision} files in floats, which do not "
-                f"saturate: nothing is expected of the {beyond} samples '{BORDER}' and "
-                f"'{EXTREME}', which may lie beyond the calibrated ranges"
-            )
-            findings.append(Finding("noise", True, message))
+    if beyond.any():
+        message = (
+            f"{target.runtime} computes {artifact.precision} files in floats, which do not "
+            f"saturate: nothing is expected of the {beyond.sum()} samples '{BORDER}' and "
+            f"'{EXTREME}', which may lie beyond the calibrated ranges"
+        )
+        findings.append(Finding("noise", True, message))
     decides = deciding_outputs(
         export.folded_network, golden, export.manifest.metadata.get("labels", ())
     )
@@ -92,7 +91,7 @@ def judge_run(
             findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
             findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
         for other in others:
-            failures, compared = _other_threads(artifact, golden, run, other)
+            failures, compared = _other_threads(artifact, golden, run, other, beyond)
             comparisons.extend(compared)
             findings.extend(failures)
             findings.extend(
@@ -116,26 +115,34 @@ def judge_run(
     )
 
 
-def _without_saturated(
-    outputs: Mapping[str, np.ndarray], golden: GoldenSet, artifact: Artifact
-) -> tuple[dict[str, np.ndarray], int]:
-    """Return outputs with those of the exporting host for samples beyond the calibrated range.
+def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.ndarray:
+    """Return (N,) whether a target may compute a sample beyond the calibrated ranges of a file."""
+    unsaturated = artifact.precision in RUNTIMES[target.runtime].unsaturated
+    return np.isin(golden.kind, _BEYOND) & unsaturated
 
-    Returns:
-        The outputs, and how many samples that are.
+
+def _judged(
+    run: TargetRun, artifact: Artifact, golden: GoldenSet, beyond: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return a run's outputs, replaced by the known ones where nothing is expected.
+
+    Args:
+        run: The run.
+        artifact: The file that was run.
+        golden: The samples.
+        beyond: (N,) samples to replace by the file's outputs on the exporting host.
     """
-    beyond, known = np.isin(golden.kind, _BEYOND), golden.artifacts.get(artifact.file, {})
-    found = {
-        name: np.where(beyond.reshape(-1, *[1] * (array.ndim - 1)), known[name], array)
-        if name in known and known[name].shape == array.shape
-        else array
-        for name, array in outputs.items()
-    }
-    return found, int(beyond.sum())
+    outputs = without_undefined(run.outputs, golden.kind, golden.reference, artifact.precision)
+    exported = golden.artifacts.get(artifact.file, {}) if beyond.any() else {}
+    for name, known in exported.items():
+        if name in outputs and outputs[name].shape == known.shape:
+            mask = beyond.reshape(-1, *[1] * (known.ndim - 1))
+            outputs[name] = np.where(mask, known, outputs[name])
+    return outputs
 
 
 def _other_threads(
-    artifact: Artifact, golden: GoldenSet, run: TargetRun, other: TargetRun
+    artifact: Artifact, golden: GoldenSet, run: TargetRun, other: TargetRun, beyond: np.ndarray
 ) -> tuple[list[Finding], list[ThreadComparison]]:
     """Judge a run with another number of threads.
 
@@ -144,8 +151,7 @@ def _other_threads(
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
-    outputs = without_undefined(other.outputs, golden.kind, golden.reference, artifact.precision)
-    judged, _ = judge_outputs(outputs, golden, artifact)
+    judged, _ = judge_outputs(_judged(other, artifact, golden, beyond), golden, artifact)
     failures = [
         Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)
         for entry in [*_determinism(other), *judged]

@@ -174,6 +174,6 @@ def test_openvino_does_not_saturate_16_bits(tmp_path):
     export = tmp_path / "net"
     rl.export_model(model, export, formats=("tflite",), precisions=("int16x8",),
                     calibration="random")  # fmt: skip
-    (result,) = rl.check_parity(export, ("openvino",)).results
+    (result,) = rl.check_parity(export, ("openvino",), threads=(1, 2)).results
     assert result.passed, result.reason
     assert any("which do not saturate" in finding.message for finding in result.findings)

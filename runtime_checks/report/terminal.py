@@ -69,13 +69,13 @@ def print_report(report: CheckRecord, console: Console) -> None:
     if any(task.changes or task.labelled for task in tasks):
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
-    for sentence in dict.fromkeys(task.sentence for task in tasks if task.flips and task.unjudged):
-        console.print(escape(sentence))
         console.print(
             "same: decisions of the trained model; flips: changed, not ties of float32; "
             "before, after: accuracy in percent",
             style="dim",
         )
+    for sentence in dict.fromkeys(task.sentence for task in tasks if task.flips and task.unjudged):
+        console.print(escape(sentence))
     _print_threads(report, console)
     _print_assumptions(report, console)
     for sentence in report.left_out:

@@ -67,3 +67,4 @@ def test_accuracy_is_told_where_labels_are_known(healthy):
         "target", "same", "flips", "before", "after", "lost", "gained"
     ]  # fmt: skip
     assert lines[place + 2].split() == ["litert", "16/16", "0", "100.00", "100.00", "0", "0"]
+    assert lines[place + 3].startswith("same: decisions of the trained model; flips: ")

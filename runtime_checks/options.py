@@ -12,7 +12,7 @@ from ..options import option, validate
 from .end_to_end.quality_gates import QualityLimits
 from .end_to_end.thread_counts import Threads, parse_threads, thread_counts
 
-# Runs of a file that a search may take where no number is given.
+# Runs of each file in a search where no number is given.
 RUNS = 200
 
 _SELECTION, _SAMPLES, _CHECKS = "Selection", "Samples", "Checks"
@@ -91,7 +91,7 @@ class CheckOptions:
 
     def __post_init__(self) -> None:
         validate(self)
-        object.__setattr__(self, "threads", thread_counts(self.threads))
+        thread_counts(self.threads)  # raises for numbers that no runtime takes
 
     @property
     def thread_counts(self) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ class CheckRecord:
         """Return the verdicts as a table, for notebooks."""
         rows = []
         for result in self.results:
-            ratios = [ladder.stages[-1].snr_db for ladder in result.stages]
+            ratios = [budget.stages[-1].snr_db for budget in result.stages]
             snr = f"{min(ratios):.1f}" if ratios else "-"
             same = ", ".join(f"{task.same}/{task.samples}" for task in result.tasks) or "-"
             word = "pass" if result.passed else f"FAILED: {result.reason}"

@@ -27,8 +27,6 @@ from .cut import cut_op
 from .cut.base import Cut
 from .op_results import Culprit
 
-# Files whose ops quantize their float inputs to 8 bits at run time.
-
 
 def write_reproducer(
     fault: Fault, artifact: Path, directory: str | os.PathLike[str], name: str = "op"

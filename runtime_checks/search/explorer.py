@@ -2,15 +2,14 @@
 
 A fault that affects only inputs unlike any golden sample goes unnoticed: the weight of a unit that
 is never active, a clip above every value so far. Two kinds of steps search for such inputs, both
-along
-gradients of the folded network (`gradients`), both within the range of the data:
+along gradients of the folded network (`gradients`) and within the range of the data:
 
 - *reach* drives one unit of the network, a channel of a layer, beyond the values that the golden
-  set drives it to; inactive units come first. The aim is neuron boundary coverage
-  (Ma et al., DeepGauge, 2018; Pei et al., DeepXplore, 2017).
+  set drives it to; inactive units come first. The aim is neuron boundary coverage (Ma et al.,
+  DeepGauge, 2018; Pei et al., DeepXplore, 2017).
 - *climb* starts from the worst inputs so far and follows the gradient of the truth's outputs along
-  the error that the target made there: the target's own gradient is not available, but a
-  file that nearly computes the network has nearly the same slopes. These are the signed steps of
+  the error that the target made there: the target's own gradient is not available, but a file
+  that nearly computes the network has nearly the same slopes. These are the signed steps of
   projected gradient descent (Madry et al., 2018), as DIVA (Hao et al., 2022) takes them between a
   model and its quantized twin. Every second step is random.
 

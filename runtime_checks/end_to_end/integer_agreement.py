@@ -28,9 +28,9 @@ from ...artifacts.sample_kinds import NONFINITE
 # bits; a step of 16 bits has 256 of them.
 _SAME = 1 / 64
 
-# Integers outside the range of all known rules: allowed are this many times the greatest share that
-# a known rule has outside the range of the others, and at least this share. Fewer different rules
-# than the last number span no range to judge by.
+# The range of all known rules is judged if at least the last number of them differ. An unknown rule
+# may have this many times as many integers outside of it as a known rule has outside the range of
+# the others, or this share of all integers if that is more.
 _UNKNOWN_RULE, _LEAST_SHARE, _ENOUGH_RULES = 2.0, 0.02, 3
 
 # The runtime that ran a file at export, by format, its package, and the processors on which its
@@ -53,8 +53,8 @@ class IntegerAgreement:
         elements: Elements compared.
         differing: Elements that differ from the nearest prediction.
         first: Output and index of the first of them.
-        outside: Elements outside the range of all known rules; 0 where too few rules differ.
-        allowed: How many an unknown rule may have there.
+        outside: Elements outside the range of all known rules; 0 where that is not judged.
+        allowed: How many of them an unknown rule may have.
         reason: Why nothing was predicted; else empty.
     """
 
@@ -175,17 +175,19 @@ def must_agree(
 
 
 def _beyond(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> tuple[int, int]:
-    """Return how many elements are outside the range of all rules, and how many may be."""
+    """Return how many elements are outside the range of all rules, and how many may be.
+
+    Both are 0 where too few rules differ, or an output is missing or has another shape.
+    """
+    rules = list(predictions.by_rule.values())
+    if any(name not in outputs or outputs[name].shape != a.shape for name, a in rules[0].items()):
+        return 0, 0
     distinct: list[np.ndarray] = []
-    for rule in predictions.by_rule.values():
+    for rule in rules:
         steps = _in_steps(rule, predictions, samples)
         if not any(np.array_equal(steps, other) for other in distinct):
             distinct.append(steps)
-    complete = all(
-        name in outputs and outputs[name].shape == array.shape
-        for name, array in next(iter(predictions.by_rule.values())).items()
-    )
-    if len(distinct) < _ENOUGH_RULES or not complete:
+    if len(distinct) < _ENOUGH_RULES:
         return 0, 0
     usual = max(
         _outside(steps, distinct[:place] + distinct[place + 1 :])

@@ -21,8 +21,8 @@ from ..reference.integer.tflite_moving import MOVING_OPS
 from ..reference.integer.tflite_ops import TFLITE_OPS
 
 # Activations that runtimes compute as a limit of the integers before them.
-_FUSED = ("Relu", "Clip")
-INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
+_LIMITS = ("Relu", "Clip")
+_INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
 _MOVING = frozenset({*MOVING, *MOVING_OPS})
 _SHAPES = ("SHAPE", "Shape")
 _MOST_NAMED = 6
@@ -149,7 +149,7 @@ def _table(path: Path, read: ArtifactGraph, graph: ArtifactGraph) -> FileTable:
 
 
 def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
-    """Say for each kind of op that computes in floats in a file of integers where and why."""
+    """Yield a sentence for each kind of op that computes in floats in a file of integers."""
     quantized = any(
         (steps := graph.tensors[key].quantization) is not None and steps.dtype.kind in "iu"
         for op in graph.ops
@@ -165,7 +165,7 @@ def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
     for kind, found in kinds.items():
         why = (
             "quantizers can write it in integers: its tensors have no scales"
-            if kind in INTEGER_KINDS
+            if kind in _INTEGER_KINDS
             else "no integer form of it is known"
         )
         places = ", ".join(str(row.index) for row in found[:_MOST_NAMED])
@@ -174,9 +174,10 @@ def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
 
 
 def _outside(graph: ArtifactGraph) -> set[int]:
-    """Return the ops that only move numbers before the first op of a kind that computes, or after.
+    """Return the ops that compute no values of the network.
 
-    The app can do their work; and those that compute shapes, which are no floats.
+    These are the ones that only move numbers at either end of the graph, which an application can
+    do instead, and the ones that compute shapes.
     """
     found = {op.index for op in graph.ops if op.kind in _SHAPES}
     for ops, ends, starts, gives in (
@@ -253,7 +254,7 @@ def _precision(op: GraphOp, graph: ArtifactGraph) -> str:
 
     kind = stored(computed[0])
     if kind != computed[0].dtype and op.kind not in _CONVERSIONS and not _quantized(op, graph):
-        kind = computed[0].dtype  # it reads integers that were turned back, and gives floats
+        kind = computed[0].dtype  # it reads dequantized integers, and its result is in floats
     weights = {str(stored(t)) for t in constants if stored(t).kind in "iu" and t.quantization}
     if kind.kind == "f" and weights:
         return f"{sorted(weights)[0]} weights"
@@ -261,12 +262,12 @@ def _precision(op: GraphOp, graph: ArtifactGraph) -> str:
 
 
 def _quantized(op: GraphOp, graph: ArtifactGraph) -> bool:
-    """Return whether what an op gives becomes integers, at once or behind an activation."""
+    """Return whether an op's result is quantized, directly or after an activation."""
     if graph.tensors[op.outputs[0]].quantization is not None:
         return True
     after = graph.consumers(op.outputs[0])
     return any(
-        other.kind == "QuantizeLinear" or (other.kind in _FUSED and _quantized(other, graph))
+        other.kind == "QuantizeLinear" or (other.kind in _LIMITS and _quantized(other, graph))
         for other in after
     )
 

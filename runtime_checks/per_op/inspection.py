@@ -279,12 +279,14 @@ def _all_right(walked: Walk, seen: Observation) -> Finding:
     """
     where = f" {seen.remark}" if seen.remark else ""
     blind = f"; not evaluated: {', '.join(walked.unchecked)}" if walked.unchecked else ""
-    if not walked.checks and walked.unchecked:
-        return Finding("ops", True, f"no op could be evaluated by itself{blind}")
-    worst = max((check.ratio for check in walked.checks), default=0.0)
+    if not walked.checks:
+        return Finding("ops", bool(walked.unchecked), f"no op could be evaluated by itself{blind}")
+    count = len(walked.checks)
+    ops = "1 op" if count == 1 else f"each of {count} ops"
+    worst = max(check.ratio for check in walked.checks)
     return Finding(
         "ops",
-        bool(walked.checks),
-        f"each of {len(walked.checks)} ops agrees with float64 within its bound{where} "
-        f"(greatest error {worst:.2f} of the bound){blind}",
+        True,
+        f"{ops} agrees with float64 within its bound{where} (greatest error {worst:.2f} of the "
+        f"bound){blind}",
     )

@@ -86,17 +86,14 @@ class Explanation:
         return dataclasses.asdict(self)
 
 
-def explain(
-    directory: str | os.PathLike[str], artifacts: Sequence[str] = (), precision: str = ""
-) -> Explanation:
-    """Say why the int8 and int16x8 files of an export are worse than the trained model.
+def explain(directory: str | os.PathLike[str], artifacts: Sequence[str] = ()) -> Explanation:
+    """Explain why the int8 and int16x8 files of an export are worse than the trained model.
 
     Each layer's weights, steps and clipping are put into the exact network one at a time.
 
     Args:
         directory: What `renormlite export` wrote.
         artifacts: Names of the files to explain; all files of integers by default.
-        precision: Explain the files of this precision only.
 
     Returns:
         For each file the layers, the dearest first, with cause and remedy.
@@ -111,7 +108,6 @@ def explain(
         if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER
         and artifact.format in READERS
         and (not artifacts or artifact.file in artifacts)
-        and precision in ("", artifact.precision)
     ]
     if not wanted:
         named = f" among {', '.join(artifacts)}" if artifacts else ""

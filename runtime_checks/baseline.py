@@ -25,7 +25,7 @@ _VERDICTS = {True: "passes now and failed", False: "fails now and passed"}
 
 @dataclass(frozen=True)
 class Decisions:
-    """What an earlier check counted of one output's decisions."""
+    """The decisions of one output in an earlier check."""
 
     samples: int
     same: int
@@ -35,12 +35,12 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier check found for one file on one target.
+    """The result of an earlier check for one file on one target.
 
     Attributes:
         passed: Its verdict.
         snr_db: Output name to signal-to-noise ratio.
-        decisions: Output name to what was counted.
+        decisions: Output name to its decisions.
         latency: Median time of one inference, milliseconds; None where none was measured.
     """
 
@@ -50,7 +50,7 @@ class Earlier:
     latency: float | None
 
 
-#: File and target to what was found.
+#: File and target to the result.
 Baseline = Mapping[tuple[str, str], Earlier]
 
 
@@ -86,7 +86,7 @@ def _earlier(entry: Record) -> Earlier:
 
 
 def _decibels(metrics: Record) -> float:
-    """Return a ratio; without error it is infinite, which JSON has as text."""
+    """Return the signal-to-noise ratio; an infinite one is stored as text."""
     try:
         return float(metrics.text("snr_db"))
     except ValueError:

@@ -18,7 +18,7 @@ class FileCertificate:
 
     Attributes:
         file: Its name.
-        certificate: What is known of its operators.
+        certificate: The certificate of its operators.
     """
 
     file: str
@@ -26,7 +26,7 @@ class FileCertificate:
 
     @property
     def sentence(self) -> str:
-        """Say which runtimes agree throughout, and what is left open."""
+        """Describe which runtimes agree on every input, and which operators are undecided."""
         found = self.certificate
         together = [" and ".join(group) for group in found.groups if len(group) > 1]
         decided = len(found.ops) - len(found.undecided)
@@ -63,7 +63,7 @@ def certify(path: str | os.PathLike[str]) -> FileCertificate:
         For each operator and channel which runtimes agree on all inputs, and where they do not.
 
     Raises:
-        UserError: There is no such file, it is no TFLite file, or it computes in floats.
+        UserError: There is no such file, it is not a TFLite file, or it computes in floats.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Why an int8 file is worse than its model: layer by layer, what costs how much, and the remedy."""
+"""Explains the loss of an int8 file layer by layer: its size, its cause and the remedy."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _OUTLIERS = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class LayerExplanation:
-    """What one layer costs and what helps.
+    """The loss that one layer causes, and the remedy.
 
     Attributes:
         layer: The Keras layer, or `input 'NAME'`.
         cost_db: Decibels that the file would gain without the layer's errors.
         causes_db: The same for `weights`, `steps` (of the range) and `clipping` alone.
-        decisions: Cause to the decisions that it changes alone.
+        decisions: Cause to the number of decisions that it changes alone.
         why: One sentence.
         remedy: One sentence.
     """
@@ -48,17 +48,17 @@ class LayerExplanation:
 
 @dataclasses.dataclass(frozen=True)
 class FileExplanation:
-    """Why one file is worse.
+    """The loss of one file, by layer.
 
     Attributes:
         file: The file.
-        snr_db: Signal-to-noise ratio that all causes together lead to, in decibels.
-        measured_db: The file's own on the export's samples, the worst output's; None if unknown.
+        snr_db: Signal-to-noise ratio that results from all causes together, in decibels.
+        measured_db: The file's own on the export's samples, for its worst output; None if unknown.
         samples: Samples that the causes were measured on.
         kind: Kind of these samples.
         decisions: Decisions that all causes together change.
-        layers: The layers, the dearest first.
-        reason: Why nothing could be measured; empty where something was.
+        layers: The layers, greatest loss first.
+        reason: Why nothing could be measured; else empty.
     """
 
     file: str
@@ -89,17 +89,18 @@ class Explanation:
 def explain(directory: str | os.PathLike[str], artifacts: Sequence[str] = ()) -> Explanation:
     """Explain why the int8 and int16x8 files of an export are worse than the trained model.
 
-    Each layer's weights, steps and clipping are put into the exact network one at a time.
+    The errors of each layer's weights, steps and clipping are added to the exact network one at a
+    time.
 
     Args:
-        directory: What `renormlite export` wrote.
+        directory: Directory that `renormlite export` wrote.
         artifacts: Names of the files to explain; all files of integers by default.
 
     Returns:
-        For each file the layers, the dearest first, with cause and remedy.
+        For each file the layers, greatest loss first, with cause and remedy.
 
     Raises:
-        UserError: The directory is no export, or holds no such file.
+        UserError: The directory is not an export, or holds no such file.
     """
     export = read_export(directory)
     wanted = [
@@ -168,7 +169,7 @@ def _layer(costs: Costs, entry: LayerCost) -> LayerExplanation:
 
 
 def _diagnosed(entry: LayerCost) -> tuple[str, str]:
-    """Return what is wrong with a layer, and what to do."""
+    """Return the cause of a layer's loss, and the remedy."""
     is_input = entry.layer.startswith("input ")
     kept = f"keep it apart (--keep-int16 {entry.layer} or --keep-float {entry.layer})"
     if entry.worst == "clipping":

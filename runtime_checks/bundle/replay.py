@@ -135,7 +135,7 @@ def _installed(export: ExportDirectory) -> Target:
 
 
 def _not_run(export: ExportDirectory, target: Target) -> list[str]:
-    """Return a line for each file that the target does not load, with what would run it."""
+    """Return a line for each file that the target does not load, with a way to run it."""
     lines = []
     for artifact in export.artifacts:
         if artifact.format in target.formats:

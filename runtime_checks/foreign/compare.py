@@ -153,13 +153,13 @@ def _demand_known(files: Sequence[_File], wanted: Mapping[str, str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Meaning:
-    """What is taken for right.
+    """The reference of a comparison.
 
     Attributes:
         file: The file.
-        network: It as a network.
-        samples: By the file's input names.
-        kind: What kind the samples are.
+        network: The network that it computes.
+        samples: Samples by the file's input names.
+        kind: Their kind.
     """
 
     file: _File
@@ -169,7 +169,7 @@ class _Meaning:
 
 
 def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
-    """Return what the first file means; of a file of integers and one of floats, that of floats."""
+    """Return the reference: the first file, or the float one if only the second is of floats."""
     refusals = []
     for file in sorted(files, key=lambda file: precision_named(file.precision).quantized):
         samples, kind = _samples(file.inputs, inputs)

@@ -89,7 +89,7 @@ class Evaluation:
         self.exact[node.name], self.allowed[node.name] = expected, allowed
         if forced is not None:
             got = self.tensors.closest(forced, expected)
-            # Within its bound it is no fault, only hard to identify.
+            # A tensor within its bound is not at fault; it was only hard to identify.
             if within(got, *self.tensors.held(forced, node, expected, allowed)):
                 self._record(node, forced, expected, allowed, got)
             self._take(node, forced, got)

@@ -147,7 +147,7 @@ class Tensors:
             target, limit = storage.held(node, *probe)
             plain = self.graph.tensors[key].quantization is None
             for layout in self._layouts(key):
-                # Most tensors are told apart by one number, which costs little.
+                # One number distinguishes most tensors, at little cost.
                 one = layout[np.unravel_index(places[-1, -1], layout.shape)]
                 if plain and abs(float(one) - float(target[-1, -1])) > limit[-1, -1]:
                     continue

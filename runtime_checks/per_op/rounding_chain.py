@@ -51,8 +51,8 @@ _SLOPES = {
     "Erf": 1.13, "Selu": 1.76, "SOFTMAX": 0.5, "Softmax": 0.5, "Mish": 1.09,
 }  # fmt: skip
 
-# Ops in a row that an error is carried through: behind more of them a bound says nothing. In ONNX
-# each op is three; attention and normalizations over a sample have ten of them.
+# Most ops in a row through which an error is propagated: after more, the bound is too wide. In ONNX
+# each op counts as three; attention and normalization over a sample have ten of them.
 _MOST_OPS = 32
 
 
@@ -94,7 +94,7 @@ class RoundingChain:
         return np.maximum(least, self._through_op(key))
 
     def _depths(self, sources: frozenset[str]) -> dict[str, int]:
-        """Return how many ops lead from the sources to each tensor, on the longest way."""
+        """Return how many ops lead from the sources to each tensor, on the longest path."""
         depths = dict.fromkeys(sources, 0)
         for op in self._graph.ops:
             depth = 1 + max((depths.get(key, 0) for key in op.inputs), default=0)
@@ -103,7 +103,7 @@ class RoundingChain:
         return depths
 
     def _error(self, key: str) -> np.ndarray:
-        """Return how far a tensor that others read may be off; zero for one taken as it is."""
+        """Return the error bound of a tensor that ops read; zero for a source."""
         if key in self._sources or key in self._inputs:
             return np.zeros(self._samples)
         if key not in self._known:
@@ -116,7 +116,7 @@ class RoundingChain:
         return self._known[key]
 
     def _through_op(self, key: str) -> np.ndarray:
-        """Return the errors that a tensor's op carries on, and its own."""
+        """Return the errors that a tensor's op propagates, plus its own."""
         op = self._producers.get(key)
         if op is None or not self._graph.activations(op):
             return np.zeros(self._samples)
@@ -131,10 +131,10 @@ class RoundingChain:
         return core or op
 
     def _cuts(self, op: GraphOp) -> bool:
-        """Return whether what an op gives is cut off at the ends of its type.
+        """Return whether an op's result may be clipped to the range of its type.
 
-        It is for sums of products, and for one half of an affine: a factor or a shift for each
-        channel, whose range the quantizer chose by other samples.
+        This holds for sums of products, and for a factor or a shift for each channel, whose range
+        the quantizer chose on other samples.
         """
         if op.kind in _SUMS:
             return True
@@ -142,7 +142,7 @@ class RoundingChain:
         return op.kind in _AFFINE and any(data.size > 1 for data in constants)
 
     def _constant(self, key: str) -> np.ndarray | None:
-        """Return a constant's numbers, also behind a DequantizeLinear."""
+        """Return a constant's numbers, also after a DequantizeLinear."""
         op, data = self._producers.get(key), self._graph.tensors[key].data
         return data if op is None or op.kind != "DequantizeLinear" else self._constant(op.inputs[0])
 

@@ -104,7 +104,7 @@ class RoundingChain:
 
     def _error(self, key: str) -> np.ndarray:
         """Return the error bound of a tensor that ops read; zero for a source."""
-        if key in self._sources or key in self._inputs:
+        if self._is_source(key):
             return np.zeros(self._samples)
         if key not in self._known:
             found = self._through_op(key)
@@ -115,6 +115,10 @@ class RoundingChain:
             self._known[key] = found
         return self._known[key]
 
+    def _is_source(self, key: str) -> bool:
+        """Return whether a tensor is taken as exact: a source, or an input of the file."""
+        return key in self._sources or key in self._inputs
+
     def _through_op(self, key: str) -> np.ndarray:
         """Return the errors that a tensor's op propagates, plus its own."""
         op = self._producers.get(key)
@@ -123,7 +127,7 @@ class RoundingChain:
         with np.errstate(invalid="ignore"):
             carried = self._carried(op)
         # An infinite bound times a factor of zero stays infinite.
-        return np.where(np.isnan(carried), np.inf, carried) + self._own(op, key, self._sources)
+        return np.where(np.isnan(carried), np.inf, carried) + self._own(op, key)
 
     def _computing(self, op: GraphOp) -> GraphOp:
         """Return the op whose result a QuantizeLinear writes; otherwise the op itself."""
@@ -200,7 +204,7 @@ class RoundingChain:
         op = self._producers.get(key)
         return np.ones(1) if op is None else self._numbers(op.inputs[0])
 
-    def _own(self, op: GraphOp, key: str, sources: frozenset[str]) -> float:
+    def _own(self, op: GraphOp, key: str) -> float:
         """Return the rounding error of an op itself."""
         steps = self._graph.tensors[key].quantization
         if steps is None or op.kind == "DequantizeLinear" or op.kind in MOVING_OPS:
@@ -208,14 +212,15 @@ class RoundingChain:
         kind = op.kind
         if kind == "QuantizeLinear":
             core = self._producers.get(op.inputs[0])
-            if core is None or op.inputs[0] in sources:
+            if core is None or self._is_source(op.inputs[0]):
                 return 0.0
             kind = core.kind
         elif self._graph.tensors[key].dtype.kind == "f":
             return 0.0
         # Source floats have been rounded already; integers have not.
         read = op.inputs[0]
-        if kind == "QUANTIZE" and read in sources and self._graph.tensors[read].dtype.kind == "f":
+        floats = self._graph.tensors[read].dtype.kind == "f"
+        if kind == "QUANTIZE" and floats and self._is_source(read):
             return 0.0
         size = float(steps.scales.max())
         return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)

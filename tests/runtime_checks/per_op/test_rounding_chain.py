@@ -30,3 +30,19 @@ def test_a_factor_that_is_cut_off_bounds_nothing():
     assert np.isfinite(bounds).tolist() == [True, False]
     one = affine(np.array([2], np.int8))
     assert np.isfinite(RoundingChain(one, shown, 2).error("sum", frozenset({"x"}))).all()
+
+
+def test_the_steps_of_a_float_input_are_no_error():
+    """Nodes are evaluated on the numbers that the file reads, rounded to its input's steps."""
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    tensors = {k: GraphTensor(k, k, (1, 3), np.dtype(np.int8), steps) for k in ("read", "sum")}
+    tensors["x"] = GraphTensor("x", "x", (1, 3), np.dtype(np.float32), None)
+    shift = np.array([1, 2, 3], np.int8)
+    tensors["shift"] = GraphTensor("shift", "shift", shift.shape, shift.dtype, steps, shift)
+    ops = (
+        GraphOp(0, "QUANTIZE", "", ("x",), ("read",)),
+        GraphOp(1, "ADD", "", ("read", "shift"), ("sum",)),
+    )
+    chain = RoundingChain(ArtifactGraph(tensors, ("x",), ("sum",), lambda: ops), {}, 1)
+    exact = chain.error("sum", frozenset({"read"}))
+    np.testing.assert_array_equal(chain.error("sum", frozenset()), exact)

@@ -172,12 +172,8 @@ def command(
 
 def _say_what_failed(report: ParityReport) -> None:
     """Print one line on standard error for each failure."""
-    for result in report.results:
-        if not result.passed:
-            click.echo(f"FAIL {result.artifact} on {result.target}: {result.reason}", err=True)
-    for finding in report.findings:
-        if not finding.passed:
-            click.echo(f"FAIL {finding.message}", err=True)
+    for where, why in report.failures:
+        click.echo(f"FAIL {where}: {why}" if where else f"FAIL {why}", err=True)
 
 
 def _write(

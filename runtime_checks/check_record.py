@@ -72,6 +72,12 @@ class CheckRecord:
         return f"{word}, {passed} of {len(self.results)} files on their targets"
 
     @property
+    def failures(self) -> list[tuple[str, str]]:
+        """What failed, as "FILE on TARGET" or "" for no single file, and why."""
+        of_files = [(f"{r.artifact} on {r.target}", r.reason) for r in self.results if not r.passed]
+        return of_files + [("", f.message) for f in self.findings if not f.passed]
+
+    @property
     def passed(self) -> bool:
         """True if there was something to check and all of it passed."""
         return (

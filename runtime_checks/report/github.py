@@ -14,14 +14,10 @@ def annotate(report: CheckRecord) -> str:
     Args:
         report: The report.
     """
-    lines = []
-    for result in report.results:
-        if not result.passed:
-            title = f"{result.artifact} on {result.target}"
-            lines.append(f"::error title={_property(title)}::{_data(result.reason)}")
-    for finding in report.findings:
-        if not finding.passed:
-            lines.append(f"::error title={_property(report.name)}::{_data(finding.message)}")
+    lines = [
+        f"::error title={_property(where or report.name)}::{_data(why)}"
+        for where, why in report.failures
+    ]
     if report.passed:
         passed = f"{len(report.results)} files on their targets passed"
         lines.append(f"::notice title={_property(report.name)}::{_data(passed)}")

@@ -1,4 +1,4 @@
-"""Folders of a running process, told from those that a killed one left."""
+"""Locks on folders, which tell temporary folders in use from those that a killed process left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows; what a killed process left stays there
+except ImportError:  # Windows: nothing is locked, and left folders stay
     fcntl = None  # type: ignore[assignment]
 
-# A folder is locked right after it is made; only much older ones are taken for left behind.
+# A folder is locked shortly after it is made, so young folders are never removed.
 _YOUNG_S = 60.0
 
 
@@ -27,11 +27,11 @@ class LockedError(Exception):
 def locked(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder; the system releases it however the process ends.
 
-    Where the file system knows no locks there is none.
+    On a file system without locks, nothing is locked.
 
     Args:
-        folder: An existing folder. Whoever replaces it by another one while it holds the lock
-            lets others lock the new one.
+        folder: An existing folder. If the holder of the lock replaces it by another folder, the
+            new one is not locked.
 
     Raises:
         LockedError: Another process, or another place of this one, holds the lock.
@@ -60,7 +60,7 @@ def _lock(handle: int) -> None:
 
 @contextlib.contextmanager
 def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
-    """Make a folder for as long as the block runs, and clear what killed processes left.
+    """Make a folder for the duration of the block, and remove those that killed processes left.
 
     Args:
         prefix: How the names of such folders begin.
@@ -69,18 +69,13 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
     Yields:
         The new folder, locked.
     """
-    clear_left_behind(prefix, parent)
+    _clear_left_behind(prefix, parent)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, locked(Path(folder)):
         yield Path(folder)
 
 
-def clear_left_behind(prefix: str, parent: Path) -> None:
-    """Remove the folders of killed processes; those of running ones are locked.
-
-    Args:
-        prefix: How the names of such folders begin.
-        parent: Where they are.
-    """
+def _clear_left_behind(prefix: str, parent: Path) -> None:
+    """Remove the folders of killed processes; those of running ones are locked."""
     if fcntl is None:
         return
     for folder in parent.glob(f"{prefix}*"):

@@ -15,7 +15,7 @@ _held_back = True
 
 @contextlib.contextmanager
 def nothing_held_back() -> Iterator[None]:
-    """Show, inside the block, what is otherwise held back; TensorFlow logs everything."""
+    """Print all output of native code inside the block; TensorFlow logs everything."""
     global _held_back
     before, _held_back = _held_back, False
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"

@@ -1,4 +1,4 @@
-"""A small HTML table: how objects of this package show themselves in a notebook."""
+"""The HTML tables that notebooks show for objects of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[obje
     """Return a table with a title; every cell is escaped.
 
     Args:
-        title: What stands above it.
+        title: Caption of the table.
         headings: One for each column.
         rows: The cells.
     """

@@ -40,7 +40,7 @@ class _Parsed(click.ParamType):
         self.name, self._parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the value; a default that is no text passes through."""
+        """Read the value; a default that is not text is returned unchanged."""
         return self._parse(value) if isinstance(value, str) else value
 
 

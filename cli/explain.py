@@ -45,7 +45,7 @@ def command(
 
 
 def print_explanation(console: Console, found: Explanation, most: int) -> None:
-    """Print a table for each file, and a sentence for each of its dearest layers."""
+    """Print a table for each file, and a sentence for each of its costliest layers."""
     for file in found.files:
         if file.reason:
             console.print(

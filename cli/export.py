@@ -60,7 +60,7 @@ _meta = grouped("About the model")
     "recipe_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.json",
-    help="Make int8 and auto files as a recipe says that a search has written.",
+    help="Make int8 and auto files from a recipe that a search has written.",
 )
 @_meta(
     "--labels",

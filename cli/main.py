@@ -107,13 +107,13 @@ def main() -> None:
 
 
 def _asked() -> str:
-    """Return the command as the user began it, for a sentence."""
+    """Return the name of the command, quoted, as the subject of a sentence."""
     command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
     return f"`{command}`" if command else "This"
 
 
 def _report_bug(error: Exception) -> NoReturn:
-    """Say that an error is ours, and where its details are, and end."""
+    """Report an error as a bug of renormlite, with the place of its details, and exit."""
     _say(
         f"this is a bug in renormlite ({type(error).__name__}: {error}). The details are in "
         f"{_log()}: please report it with them."

@@ -1,4 +1,4 @@
-"""A terminal on which text of others stays text."""
+"""A console that prints names from files as plain text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..errors import printable
 
 
 class SafeConsole(Console):
-    """Escapes control characters, and takes text that is no valid markup as it is.
+    """Escapes control characters, and prints text that is not valid markup unchanged.
 
-    Names of layers, tensors and files come from files of others: they must not move the cursor,
-    change colours, or end a command by a stray `[/bold]`.
+    Names of layers, tensors and files come from files of unknown origin: they must not move the
+    cursor, change colours, or end a command by a stray `[/bold]`.
     """
 
     def render(

@@ -15,7 +15,7 @@ _STDOUT = "renormlite.stdout"
 
 
 def with_verbosity(command: click.Command) -> click.Command:
-    """Give a command, or every command of a group, both options; once."""
+    """Add both options to a command, or to every command of a group, unless it has them."""
     if isinstance(command, click.Group):
         for part in command.commands.values():
             with_verbosity(part)
@@ -53,12 +53,12 @@ def _verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def is_quiet() -> bool:
-    """Return whether the command that runs was given `--quiet`."""
+    """Return whether the running command was given `--quiet`."""
     return _meta().get(_STDOUT) is not None
 
 
 def standard_output() -> TextIO | None:
-    """Return where a result goes that the user asked for; None for the usual standard output."""
+    """Return the stream for a requested result; None for the usual standard output."""
     return _meta().get(_STDOUT)
 
 

@@ -32,8 +32,7 @@ class Runtime:
         install: Arguments of `pip install` that install it.
         home: The device it runs on when a target names none.
         unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
-        dies: Whether files that are no fault of theirs have been seen to end its process: it runs
-            in a process of its own.
+        dies: Whether some valid files crash it; it then always runs in a process of its own.
         unsaturated: Precisions that it computes in floats, without the limits of the integers.
     """
 
@@ -216,7 +215,7 @@ def make_runner(
         target: Runtime and variant.
         artifact: The file to load.
         threads: Threads that the runtime may use.
-        fenced: Whether it runs in a process of its own, which it may end.
+        fenced: Whether it runs in a process of its own, so that a crash does not end this one.
 
     Raises:
         UserError: The variant is unknown.

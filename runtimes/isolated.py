@@ -96,7 +96,7 @@ class IsolatedRunner(Runner):
     def _close(self) -> None:
         if self._process is not None:
             if self._process.stdin:
-                with contextlib.suppress(BrokenPipeError):  # what a dead process never read
+                with contextlib.suppress(BrokenPipeError):  # it died before it read all
                     self._process.stdin.close()
             if self._process.stdout:
                 self._process.stdout.close()

@@ -61,7 +61,7 @@ def run_target(
     Raises:
         UserError: The runtime is not installed or does not know the variant.
     """
-    # An export ran its files itself; what another converter made may end the process.
+    # The export has already run its own files; a file of another converter may crash the runtime.
     fenced = artifact.foreign
     return drive(make_runner(target, path, threads=threads, fenced=fenced), artifact, inputs)
 

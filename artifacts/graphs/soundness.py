@@ -1,4 +1,4 @@
-"""Demands that a graph is well-formed, so that whoever reads it may rely on it."""
+"""Checks that a graph is well-formed, so that its readers need not check again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import ArtifactGraph, GraphOp, GraphTensor
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a damaged or hostile file leads to into one sentence.
+    """Turn every exception that a damaged or hostile file causes into one sentence.
 
     Parsers of flatbuffers and protocol buffers were not written for hostile bytes and raise a dozen
     unrelated types for them.

@@ -14,11 +14,11 @@ class Part(NamedTuple):
 
     Attributes:
         title: Heading of its section.
-        text: What is compared with what.
+        text: Description of the measurement.
         commands: Scripts of this folder with their arguments, run one after another.
-        plotted: Subjects in the picture; none has no picture.
-        line: Where the picture draws a line: what equality means.
-        reading: What the numbers say, in words; they are in the table.
+        plotted: Subjects in the picture; without any there is no picture.
+        line: Value at which the picture has a line: equality.
+        reading: Conclusions from the table.
     """
 
     title: str
@@ -29,16 +29,16 @@ class Part(NamedTuple):
     reading: str = ""
 
 
-_PURPOSE = """Renormalization is above batch normalization, beyond the intervals, in the dense
-network with batches of 2 and of two classes, and in the deep network with batches of 2, 4 and of
-two classes. In the shallow network, where a statistic is over many pixels even in a batch of two,
-and in the dense one with batches of 8 and 32, it makes no difference.
+_PURPOSE = """Renormalization is more accurate than batch normalization, and the intervals do not
+overlap, in the dense network with batches of 2 and of two classes, and in the deep network with
+batches of 2, 4 and of two classes. In the shallow network, where a statistic is over many pixels
+even in a batch of two, and in the dense one with batches of 8 and 32, there is no difference.
 
 With batches of 32 the run of the deep network is so short that batch normalization's stored
-statistics still hold their initial values: it trained well, as the row with statistics estimated
-anew shows, but infers with other statistics than it was trained with. Renormalization trains with
-the stored ones and needs no others; with statistics estimated anew it is below batch normalization
-there, since its weights are fitted to those it has.
+statistics still hold their initial values. Its weights are good, as the row with statistics
+estimated anew shows, but its stored statistics are not. Renormalization trains with the stored
+statistics. With statistics estimated anew it is less accurate than batch normalization there, since
+its weights are fitted to the stored ones.
 
 Keras' `renorm=True` has no bounds from the first step on. In these short runs it is better than the
 default bounds, which are close to batch normalization for the first hundred steps, in the dense
@@ -46,9 +46,8 @@ network with batches of 2, and about equal elsewhere. Where a statistic is over 
 (dense and deep, batches of 2), GroupNormalization or no normalization at all is better than any
 layer with statistics of the batch.
 
-The page holds the cases of `benchmarks/purpose.py` that were run for it: the deep network with
-batches of 1 and 8 and with skewed batches of 32 has not been. MNIST and time series, and int8 after
-export, are not measured yet."""
+Of the cases of `benchmarks/purpose.py` the deep network with batches of 1 and 8 and with skewed
+batches of 32 was not run. MNIST, time series and int8 after export are not measured yet."""
 
 _PEERS = (
     "ours / keras BatchNormalization",
@@ -100,8 +99,8 @@ PARTS = {
     ),
     "fold": Part(
         "Speed of the fold",
-        "Fold without proof over `clone_model` and a copy of the weights, without which no "
-        "fold can be.",
+        "Time of the fold without proof over that of `clone_model` and a copy of the weights, "
+        "which every fold needs.",
         (("fold_speed.py",),),
     ),
     "export": Part(

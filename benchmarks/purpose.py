@@ -1,12 +1,12 @@
-"""What batch renormalization is for: accuracy on real digits with small and with skewed batches.
+"""Accuracy on real digits of networks trained with small and with skewed batches, norm by norm.
 
     python benchmarks/purpose.py [--seeds 5] [--only TEXT] [--json FILE]
 
 Each case is a network, a batch size and a way to draw batches; each norm trains the same number of
 steps on the same batches with Adam at 1e-3, seed by seed, with its defaults. Accuracy is that of
 inference on held-out digits, with the statistics that training stored, and once more with
-statistics estimated anew on the whole training set. Both together show whether a network was
-trained badly or only infers with other statistics than it was trained with. `skewed` batches hold
+statistics estimated anew on the whole training set. The two together show whether the weights
+were trained badly or only the stored statistics are unsuitable. `skewed` batches hold
 two classes.
 
 A whole run is one compiled program (JAX), so that small steps cost little.
@@ -49,7 +49,7 @@ HAVE_STATISTICS = list(NORMS)[:4]
 
 
 class Case(NamedTuple):
-    """What is trained, and on which batches."""
+    """A network, its batches and the number of training steps."""
 
     network: str
     batch: int

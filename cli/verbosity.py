@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import click
@@ -21,24 +22,23 @@ def with_verbosity(command: click.Command) -> click.Command:
             with_verbosity(part)
     elif all(parameter.name != "quiet" for parameter in command.params):
         command.params += [
-            click.Option(
-                ["-q", "--quiet"],
-                is_flag=True,
-                expose_value=False,
-                is_eager=True,
-                callback=_quiet,
-                help="Print errors only; the exit code tells the rest.",
-            ),
-            click.Option(
-                ["-v", "--verbose"],
-                is_flag=True,
-                expose_value=False,
-                is_eager=True,
-                callback=_verbose,
-                help="Print what TensorFlow, converters and runtimes say as well.",
+            _option("quiet", _quiet, "Print errors only; the exit code tells the rest."),
+            _option(
+                "verbose", _verbose, "Print what TensorFlow, converters and runtimes say as well."
             ),
         ]
     return command
+
+
+def _option(name: str, callback: Callable[..., None], help: str) -> click.Option:
+    return click.Option(
+        [f"-{name[0]}", f"--{name}"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=callback,
+        help=help,
+    )
 
 
 def _quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:

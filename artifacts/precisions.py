@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UserError
 
@@ -17,6 +18,14 @@ UNIT_ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 # Runtimes may flush denormals to zero, which changes a float32 result by at most this much.
 SMALLEST_NORMAL = 2.0**-126
+
+
+def half_rounding(size: Any) -> Any:
+    """Return a bound on the error of numbers up to a size that are rounded to half precision.
+
+    Below the least normal half the error is half of its last place, 2^-25.
+    """
+    return UNIT_ROUNDOFF["float16"] * size + 2.0**-25
 
 
 class Arithmetic(enum.Enum):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
-from ..artifacts.precisions import UNIT_ROUNDOFF
+from ..artifacts.precisions import half_rounding
 from .altered_weights import Compare, explain
 
 # A quantized weight is off by half a step at most. Converters compute w / scale in float32 with a
@@ -355,7 +355,7 @@ def _wrong_foreign(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndar
             return wrong, real
         step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1) / 2
     elif data.dtype == np.float16:
-        step = UNIT_ROUNDOFF["float16"] * np.abs(expected) + 2.0**-25
+        step = half_rounding(np.abs(expected))
     with np.errstate(invalid="ignore"):
         return ~(np.abs(real - expected) <= step + _FOLDED_ELSEWHERE * size), real
 

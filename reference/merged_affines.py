@@ -16,6 +16,7 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
+from ..artifacts.precisions import half_rounding
 from .file_weights import WeightMatch, file_weight, forms, match_weights
 from .network import evaluate_node
 from .operators.linear import LINEAR
@@ -23,10 +24,6 @@ from .operators.linear import LINEAR
 # A converter computes s, s W and s b + t in float32: a few roundings, relative to the size of the
 # terms.
 _COMPUTED = 16 * 2.0**-24
-
-# In addition, numbers are rounded to half precision or to the nearest step.
-_HALF = 2.0**-11
-_SMALLEST_HALF = 2.0**-25
 
 _LINEAR = ("conv", "depthwise_conv", "dense", "conv_transpose")
 
@@ -294,7 +291,7 @@ def _allowed(
     assert tensor.data is not None
     computed = _COMPUTED * size
     if tensor.data.dtype == np.float16:
-        return np.asarray(computed + _HALF * np.abs(wanted) + _SMALLEST_HALF)
+        return np.asarray(computed + half_rounding(np.abs(wanted)))
     if tensor.data.dtype.kind == "f":
         return computed
     if tensor.quantization is None:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..artifacts.network import Network, Node
-from ..artifacts.precisions import UNIT_ROUNDOFF
+from ..artifacts.precisions import half_rounding
+from ..artifacts.ranges import GREATEST_HALF
 from .file_weights import WeightMatch, file_weight
-
-_GREATEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class RoundedWeights:
 def _with_half_constants(node: Node) -> Node:
     """Return a node whose constants a file holds in half precision."""
     size = max(float(np.abs(array).max(initial=0.0)) for array in node.constants.values())
-    # Below the least normal half the error is half its last place; others are too large.
-    rounded = UNIT_ROUNDOFF["float16"] * size + 2.0**-25 + max(size - _GREATEST_HALF, 0.0)
+    rounded = half_rounding(size) + max(size - GREATEST_HALF, 0.0)
     known = float(node.attributes.get("constant_error", 0.0))
     return replace(node, attributes={**node.attributes, "constant_error": known + rounded})

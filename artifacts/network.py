@@ -56,6 +56,11 @@ class Node:
     weights: Mapping[str, np.ndarray]
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Role to an array, of weights and constants."""
+        return {**self.constants, **self.weights}
+
 
 @dataclass(frozen=True)
 class Network:

@@ -88,9 +88,9 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
     """Return a node merged with the affine nodes after it, the longest sequence first."""
     if node.attributes.get("data_format") == "channels_first":
         return []
-    kernel = {**node.constants, **node.weights}["kernel"].astype(np.float64)
+    kernel = node.arrays["kernel"].astype(np.float64)
     channels = _channels(node, kernel)
-    bias = {**node.constants, **node.weights}.get("bias", np.zeros(channels))
+    bias = node.arrays.get("bias", np.zeros(channels))
     scale, shift = np.ones(channels), np.zeros(channels)
     size = np.abs(bias).astype(np.float64)
     found: list[_Composed] = []
@@ -118,7 +118,7 @@ def _in_front(
 
     The affine ends at a linear node, whose bias is a shift too.
     """
-    arrays = {**node.constants, **node.weights}
+    arrays = node.arrays
     channels = _read_channels(node, arrays["kernel"])
     scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
     left: list[Node] = []
@@ -166,7 +166,7 @@ def _with_front(
     node: Node, scale: np.ndarray, shift: np.ndarray, size: np.ndarray, left: list[Node]
 ) -> _Composed | None:
     """Return the linear node of x that equals a node of scale · x + shift; None if none does."""
-    arrays = {**node.constants, **node.weights}
+    arrays = node.arrays
     kernel = arrays["kernel"].astype(np.float64)
     scaled = _scaled_in_front(node, kernel, scale)
     constant, terms = _of_constant(node, kernel, shift), _of_constant(node, np.abs(kernel), size)
@@ -234,7 +234,7 @@ def _last(node: Node) -> int | None:
 
 def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return scale and shift of a node that is an affine along the last axis, else None."""
-    arrays = {**node.constants, **node.weights}
+    arrays = node.arrays
     if node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
         return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
     constant = arrays.get("constant")

@@ -111,8 +111,7 @@ def node_gradient(
 
 def _weights(node: Node, dtype: np.dtype) -> dict[str, np.ndarray]:
     """Return weights and constants in the type of the arithmetic."""
-    both = {**node.constants, **node.weights}
-    return {role: array.astype(dtype) for role, array in both.items()}
+    return {role: array.astype(dtype) for role, array in node.arrays.items()}
 
 
 def _terms(node: Node, output: np.ndarray) -> int:

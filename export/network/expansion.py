@@ -250,7 +250,7 @@ def _with_biases(nodes: list[Node], outputs: Sequence[str]) -> list[Node]:
         channels = source.shape[
             1 if source.attributes.get("data_format") == "channels_first" else -1
         ]
-        if "bias" in {**source.weights, **source.constants} or vector.shape != (channels,):
+        if "bias" in source.arrays or vector.shape != (channels,):
             continue
         if node.shape[-1] != channels:
             continue

@@ -152,7 +152,6 @@ def dying(tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "this_python", lambda: python)
 
 
-@pytest.mark.skipif(not RUNTIMES["openvino"].installed, reason="needs OpenVINO")
 @pytest.mark.usefixtures("dying")
 def test_a_runtime_that_dies_is_one_failed_check(tmp_path):
     x = keras.Input((4,), name="x")
@@ -166,7 +165,6 @@ def test_a_runtime_that_dies_is_one_failed_check(tmp_path):
     assert "killed by SIGSEGV" in finding.message
 
 
-@pytest.mark.skipif(not RUNTIMES["openvino"].installed, reason="needs OpenVINO")
 def test_openvino_does_not_saturate_16_bits(tmp_path):
     x = keras.Input((6, 6, 2), name="x")
     y = keras.layers.ReLU()(keras.layers.Conv2D(4, 3)(x))

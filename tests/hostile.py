@@ -43,7 +43,7 @@ _NUMBERS = (0, 1, -1, 127, -128, 2**15, 2**31 - 1, -(2**31), 2**32 - 1)
 
 @dataclass(frozen=True)
 class Parser:
-    """What reads one kind of file.
+    """A reader of one kind of file.
 
     Attributes:
         suffix: Of the file.

@@ -68,7 +68,7 @@ def blocks(page: Path, language: str) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `renormlite train digits` leaves, which the README's test runs: made once for all."""
+    """A folder with a trained network, made once; the README's test covers the training."""
     folder = tmp_path_factory.mktemp("trained")
     output = folder / "build/digits/digits.keras"
     command = [sys.executable, "-m", "renormlite", "train", "digits", "--epochs", "2"]

@@ -58,7 +58,7 @@ class Environment:
 
     @property
     def megabytes(self) -> float:
-        """What is installed, without the bytecode that Python makes of it."""
+        """Size of the installed files, without bytecode."""
         files = (f for f in self.folder.rglob("*") if f.is_file() and f.suffix != ".pyc")
         return sum(f.lstat().st_size for f in files) / 1e6
 

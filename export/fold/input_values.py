@@ -13,8 +13,7 @@ convolution costs the trace of that one layer.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from ...errors import UserError
 from .graph import Call, Graph, Kept, Slot, Value
 from .keras_graph import read_graph
 from .scope_names import accepted_names
+from .traced_functions import bincount_size, captured, inlined_functions, run_eagerly, table_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -293,7 +293,7 @@ def _rows(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]
 
     shape = op.inputs[0].shape
     if op.inputs[0].dtype == tf.resource:
-        handle = _outside(op.inputs[0], function)
+        handle = captured(op.inputs[0], function)
         shape = next(v.shape for v in function.variables if v.handle is handle)
         axis = 0
     else:
@@ -316,19 +316,6 @@ def _classes(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ..
     return (None if size is None else size - 1), ()
 
 
-def bincount_size(op: tf.Operation) -> int | None:
-    """Return how many classes a DenseBincount counts, None where its data decides.
-
-    Keras gives the number as the least and as the greatest one.
-    """
-    import tensorflow as tf
-
-    size = op.inputs[1]
-    bounds = [size, *size.op.inputs] if size.op.type == "Minimum" else [size]
-    known = (tf.get_static_value(tensor) for tensor in bounds)
-    return next((int(value) for value in known if value is not None), None)
-
-
 def _vocabulary(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
     """Return the keys of a table of integers."""
     keys = table_of(op.inputs[0], function)[0]
@@ -345,32 +332,6 @@ _LOOKUPS: dict[str, tuple[int, Any]] = {
     "DenseBincount": (0, _classes),
     "LookupTableFindV2": (1, _vocabulary),
 }
-
-
-def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return keys and values of the table that a traced function looks values up in.
-
-    Args:
-        handle: The table inside the function.
-        function: The concrete function.
-    """
-    import tensorflow as tf
-
-    (reader, *_) = handle.consumers()
-    with tf.init_scope():
-        keys, values = tf.raw_ops.LookupTableExportV2(
-            table_handle=_outside(handle, function),
-            Tkeys=reader.get_attr("Tin"),
-            Tvalues=reader.get_attr("Tout"),
-        )
-        return keys.numpy(), values.numpy()
-
-
-def _outside(tensor: tf.Tensor, function: Any) -> Any:
-    """Return what a traced function captured as one of its tensors."""
-    captured = function.captured_inputs
-    inside = function.inputs[-len(captured) :]
-    return next(o for o, i in zip(captured, inside, strict=True) if i is tensor)
 
 
 def _one_sample(value: Value) -> tuple[Any, ...]:
@@ -430,43 +391,3 @@ def _rerun(op: tf.Operation, known: list[Any]) -> list[Any]:
         return run_eagerly(op, operands)
     except (TypeError, ValueError, tf.errors.OpError):
         return []
-
-
-def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
-    """Run the operation of a graph on other operands, with its own attributes.
-
-    Args:
-        op: The operation.
-        operands: What takes the place of its inputs.
-    """
-    import tensorflow as tf
-
-    left, arguments = list(operands), {}
-    for argument in op.op_def.input_arg:
-        if argument.number_attr:
-            count = op.get_attr(argument.number_attr)
-            arguments[argument.name], left = left[:count], left[count:]
-        else:
-            arguments[argument.name] = left.pop(0)
-    inferred = {a.type_attr for a in op.op_def.input_arg} | {
-        a.number_attr for a in op.op_def.input_arg
-    }
-    for attribute in op.op_def.attr:
-        if attribute.name not in inferred:
-            arguments[attribute.name] = op.get_attr(attribute.name)
-    with tf.init_scope():
-        result = getattr(tf.raw_ops, op.type)(**arguments)
-    return list(result) if isinstance(result, (list, tuple)) else [result]
-
-
-@contextlib.contextmanager
-def inlined_functions() -> Iterator[None]:
-    """Make functions inside layers run as plain Python, so that their operations are seen."""
-    import tensorflow as tf
-
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fold.input_values import bincount_size, run_eagerly, table_of
+from ..fold.traced_functions import bincount_size, run_eagerly, table_of
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -19,8 +19,8 @@ import numpy as np
 
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
-from ..fold.input_values import inlined_functions
 from ..fold.scope_names import refused_layers
+from ..fold.traced_functions import inlined_functions
 from ..layer_codes import CODED_LAYER, readable_name
 from ..not_running import not_running
 from ..signature import Signature, as_functional, unique_names

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from ..fold.graph import Call, Slot
-from ..fold.input_values import inlined_functions
 from ..fold.scope_names import accepted_names
+from ..fold.traced_functions import inlined_functions
 from ..formats.expansions import expand
 from ..formats.unroll import Loops, unrolled
 

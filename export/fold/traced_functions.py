@@ -1,0 +1,91 @@
+"""Reads and runs operations of functions that TensorFlow has traced."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def bincount_size(op: tf.Operation) -> int | None:
+    """Return how many classes a DenseBincount counts, None where its data decides.
+
+    Keras gives the number as the least and as the greatest one.
+    """
+    import tensorflow as tf
+
+    size = op.inputs[1]
+    bounds = [size, *size.op.inputs] if size.op.type == "Minimum" else [size]
+    known = (tf.get_static_value(tensor) for tensor in bounds)
+    return next((int(value) for value in known if value is not None), None)
+
+
+def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return keys and values of the table that a traced function looks values up in.
+
+    Args:
+        handle: The table inside the function.
+        function: The concrete function.
+    """
+    import tensorflow as tf
+
+    (reader, *_) = handle.consumers()
+    with tf.init_scope():
+        keys, values = tf.raw_ops.LookupTableExportV2(
+            table_handle=captured(handle, function),
+            Tkeys=reader.get_attr("Tin"),
+            Tvalues=reader.get_attr("Tout"),
+        )
+        return keys.numpy(), values.numpy()
+
+
+def captured(tensor: tf.Tensor, function: Any) -> Any:
+    """Return what a traced function captured as one of its tensors."""
+    given = function.captured_inputs
+    inside = function.inputs[-len(given) :]
+    return next(o for o, i in zip(given, inside, strict=True) if i is tensor)
+
+
+def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
+    """Run the operation of a graph on other operands, with its own attributes.
+
+    Args:
+        op: The operation.
+        operands: What takes the place of its inputs.
+    """
+    import tensorflow as tf
+
+    left, arguments = list(operands), {}
+    for argument in op.op_def.input_arg:
+        if argument.number_attr:
+            count = op.get_attr(argument.number_attr)
+            arguments[argument.name], left = left[:count], left[count:]
+        else:
+            arguments[argument.name] = left.pop(0)
+    inferred = {a.type_attr for a in op.op_def.input_arg} | {
+        a.number_attr for a in op.op_def.input_arg
+    }
+    for attribute in op.op_def.attr:
+        if attribute.name not in inferred:
+            arguments[attribute.name] = op.get_attr(attribute.name)
+    with tf.init_scope():
+        result = getattr(tf.raw_ops, op.type)(**arguments)
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+@contextlib.contextmanager
+def inlined_functions() -> Iterator[None]:
+    """Make functions inside layers run as plain Python, so that their operations are seen."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ..artifacts.precisions import Arithmetic, precision_named
-from .fold import Affine, FoldResult, InputValues, fold, norms_of_inputs
+from .fold import Affine, FoldResult, InputValues, affines_of_inputs, fold
 from .signature import Signature
 
 _SAMPLES = 32
@@ -56,7 +56,7 @@ def with_input_norms(
         signature: Its inputs and outputs.
         values: What its inputs may hold.
     """
-    affines = norms_of_inputs(model)
+    affines = affines_of_inputs(model)
     if not any(affines):
         return None
     kept = fold(model, keep_input_norms=True)

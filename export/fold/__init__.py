@@ -10,7 +10,7 @@ from .fold import FoldResult as FoldResult
 from .fold import Inspection as Inspection
 from .fold import fold as fold
 from .fold import inspect as inspect
-from .input_norms import norms_of_inputs as norms_of_inputs
+from .input_affines import affines_of_inputs as affines_of_inputs
 from .input_values import InputValues as InputValues
 from .input_values import check_values as check_values
 from .input_values import values_of_inputs as values_of_inputs

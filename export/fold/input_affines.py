@@ -1,4 +1,4 @@
-"""Norms that read an input of a network: what they make of it."""
+"""The affine maps that norms in front of a network apply to its inputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .keras_graph import read_graph
 from .recognize import recognize
 
 
-def norms_of_inputs(model: keras.Model) -> list[Affine | None]:
-    """Return what the norms in front of a network make of each input, in the order of the inputs.
+def affines_of_inputs(model: keras.Model) -> list[Affine | None]:
+    """Return the affine map of the norms in front of a network for each input, in their order.
 
     Args:
         model: Any built Keras model.

@@ -1,4 +1,4 @@
-"""Numbers that a file cannot hold: refused where weights hold them, told where activations do."""
+"""What a file cannot hold: such weights are refused, such activations are reported."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.onnxruntime import OnnxRuntimeRunner
 from ..quantization.finish_onnx import fake_quantization, finish
+from ..quantization.layer_selection import belongs
 from ..quantization.onnx_quantize import quantize
 from .base import Contents, Job, check_interface
 from .fence import fenced, first_line
@@ -107,7 +108,7 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
     try:
         converter = precision_named(job.precision).converter
-        exact = [n.name for n in model.graph.node if n.name.startswith(_prefixes(job.float_layers))]
+        exact = [n.name for n in model.graph.node if belongs(n.name, job.float_layers)]
         data = shared.call(
             quantize, model.SerializeToString(), converter, samples, job.choices, exact
         )
@@ -119,11 +120,6 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
             "Replace the layer that it names or export another precision."
         ) from error
     return canonical(onnx.ModelProto.FromString(data), str)
-
-
-def _prefixes(layers: Sequence[str]) -> tuple[str, ...]:
-    """Return what the names of the operators of layers begin with."""
-    return tuple(f"{layer}/" for layer in layers)
 
 
 def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:

@@ -18,6 +18,7 @@ stays as it is. So any converter finds the integers that were chosen here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -57,14 +58,12 @@ def with_rounded_weights(
     graph = read_graph(model)
     recognize(graph)
     calls = [call for call in graph.calls() if isinstance(call.op, Linear)]
-    seen: dict[int, int] = {}
-    for call in calls:
-        seen[id(call.op.layer)] = seen.get(id(call.op.layer), 0) + 1
+    times = Counter(id(call.op.layer) for call in calls)
     # What suits one call of a shared layer may not suit another.
     chosen = [
         call
         for call in calls
-        if seen[id(call.op.layer)] == 1 and _known(call) and call.op.layer.name not in leave
+        if times[id(call.op.layer)] == 1 and _known(call) and call.op.layer.name not in leave
     ]
     result = build(graph, "float32")
     if not chosen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import renormlite as rl
 from keras import layers as kl
@@ -72,3 +73,19 @@ def test_a_norm_of_pixels_folds_into_integers_untried(tmp_path):
         model, tmp_path / "net", formats=("tflite",), precisions=("int8",), inputs=samples
     ).artifacts
     assert not any("norms of inputs" in note for note in artifact.notes)
+
+
+def test_every_call_of_a_norm_that_stays_computes_in_float32(tmp_path):
+    inputs = [keras.Input((4,), name=name) for name in ("left", "right")]
+    norm = kl.BatchNormalization(name="norm")
+    x = kl.Concatenate()([norm(tensor) for tensor in inputs])
+    model = keras.Model(inputs, kl.Dense(3, name="y")(x))
+    norm.moving_mean.assign([0.0, 1.0, 1e3, 1e5])
+    norm.moving_variance.assign([1e-6, 1.0, 1e4, 1e10])
+    (artifact,) = rl.export_model(
+        model, tmp_path / "net", formats=("onnx",), precisions=("float16",), input_norms="keep"
+    ).artifacts
+    file = onnx.load(tmp_path / "net" / artifact.file)
+    numbers = {weight.name: weight.data_type for weight in file.graph.initializer}
+    added = [numbers[node.input[1]] for node in file.graph.node if node.op_type == "Add"]
+    assert added == [onnx.TensorProto.FLOAT] * 2

@@ -37,15 +37,3 @@ def test_the_command_line_runs(tmp_path: Path) -> None:
     (script,) = [block for block in blocks("sh") if "renormlite train" in block]
     run("bash", "-euc", script, folder=tmp_path)
     assert (tmp_path / "build/digits/report.html").is_file()
-
-
-def test_every_make_target_named_in_the_documents_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for document in (README, (ROOT / "CONTRIBUTING.md").read_text()):
-        for target in re.findall(r"^make ([a-z-]+)", document, re.M):
-            assert re.search(rf"^{target}:.*## ", makefile, re.M), target
-
-
-def test_every_document_named_in_the_readme_exists() -> None:
-    for name in re.findall(r"`((?:docs/)?(?:journeys/)?[A-Za-z0-9_-]+\.md)`", README):
-        assert (ROOT / name).is_file(), name

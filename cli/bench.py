@@ -1,4 +1,4 @@
-"""`renormlite bench`: inference times of artifacts, measured in turn."""
+"""`renormlite bench`: measure the inference times of exported files."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def command(
     json_path: Path | None,
     devices: DeviceOptions,
 ) -> None:
-    """Time one inference of every file in DIRECTORY on every target.
+    """Measure the time of one inference of every file in DIRECTORY on every target.
 
-    On this machine the files are timed in turn, one run of each per round. The last column is the
-    ratio to the first row; on a busy machine it is more reliable than the times. A device runs one
-    file after the other. To compare two exports, bench a directory that holds both precisions or
-    formats.
+    On this machine, each round runs every file once, so that a change of load affects all files
+    alike. The last column is the ratio to the first row; on a busy machine it is more reliable
+    than the times. On a device, the files are measured one after the other. To compare precisions
+    or formats, export them into one directory.
     """
     table = Table(
         box=None,
         title=f"{directory}: one inference, {rounds} rounds, {threads} thread(s)",
-        caption="ratio: over the first row",
+        caption="ratio: to the first row",
     )
     for heading in ("target", "file"):
         table.add_column(heading, overflow="fold")

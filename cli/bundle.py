@@ -1,4 +1,4 @@
-"""`renormlite bundle DIR -o FILE`: one file that replays the checks on a device."""
+"""`renormlite bundle DIR -o FILE`: write one file that repeats the checks on a device."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .output_file import console_beside, json_option, write_json
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. Default: DIRECTORY/NAME.parity.pyz.",
+    help="The file to write.  [default: DIRECTORY/NAME.parity.pyz]",
 )
 @click.option(
     "--artifact",
     "artifacts",
     multiple=True,
     metavar="FILE",
-    help="Carry this file only; may be given several times.",
+    help="Include only this file. Repeatable.",
 )
-@json_option("file, size and SHA-256")
+@json_option("path, size and SHA-256 of the bundle")
 def command(
     directory: Path, output: Path | None, artifacts: tuple[str, ...], json_path: Path | None
 ) -> None:

@@ -1,4 +1,4 @@
-"""`renormlite certify FILE`: on which runtimes an integer file gives the same integers."""
+"""`renormlite certify FILE`: find the runtimes on which an integer file gives equal outputs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .safe_console import SafeConsole
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.tflite")
 @json_option("the certificate, operator by operator,")
 def command(file: Path, json_path: Path | None) -> None:
-    """Decide for every input which runtimes agree on the integers of FILE.
+    """Determine which runtimes compute the same integers from FILE, for every input.
 
-    Rules of rounding are compared by their thresholds in every channel, and on all inputs of
-    functions of one or two integers. Nothing is run.
+    The rounding rules of the runtimes are compared by their thresholds in every channel, and
+    exhaustively where an operator is a function of one or two integers. No runtime is run.
     """
     with SafeConsole(stderr=True).status(escape(f"certifying {file}")):
         found = certify(file)
@@ -52,13 +52,13 @@ def _print(console: Console, found: FileCertificate) -> None:
     console.print(f"[bold]{escape(found.file)}[/]: against {found.certificate.rules[0]}")
     console.print(grid)
     console.print(
-        "cases: sums, or inputs, that become another integer, of all that there are in the "
-        "operators that differ",
+        "cases: accumulator or input values whose result differs; share: of all possible values in "
+        "the operators that differ",
         style="dim",
         highlight=False,
     )
     for op in found.certificate.undecided:
         console.print(
-            f"op {op.index} ({op.kind}) is not decided: {op.why}", highlight=False, markup=False
+            f"op {op.index} ({op.kind}) is undecided: {op.why}", highlight=False, markup=False
         )
     console.print(found.sentence, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""`renormlite check DIR|FILE… --on TARGET,…`: the verdict as a table, a page and an exit code."""
+"""`renormlite check DIR|FILE… --on TARGET,…`: run the checks and report the verdict."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _reports = grouped("Reports")
 @_samples(
     "--inputs",
     metavar="DATA",
-    help="Further samples to check: .npz by input name, with `label` for accuracy; .npy; a folder "
-    "of images, whose subfolders may be named after the classes; or module:function, which "
-    "runs code of the current folder.",
+    help="Additional samples to check: an .npz file with an array for each input name, and `label` "
+    "for accuracy; an .npy file; a folder of images, whose subfolders may be named after the "
+    "classes; or module:function, which runs code from the current folder.",
 )
 @preprocessing_options("Pixels of images become (pixel - mean) * scale.", "as in the export")
 @options_of(CheckOptions)
@@ -59,7 +59,7 @@ _reports = grouped("Reports")
     "model_path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="MODEL.keras",
-    help="Check FILEs made by any converter against this model; or check that the export in "
+    help="Check FILEs, made by any converter, against this model; or check that the export in "
     "DIRECTORY was made from this model.",
 )
 @map_options("the model's", "the file's", _against)
@@ -67,8 +67,8 @@ _reports = grouped("Reports")
     "--keep",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Keep the reference that FILEs are compared with here, as an export that can be checked "
-    "and bundled.",
+    help="Keep the reference for FILEs in this folder, as an export that can be checked and "
+    "bundled.",
 )
 @model_options
 @json_option("the report", _reports)
@@ -76,20 +76,20 @@ _reports = grouped("Reports")
     "--html",
     "html_path",
     type=click.Path(path_type=Path),
-    help="Write the page here instead of DIRECTORY/report.html.",
+    help="Write the HTML report here.  [default: DIRECTORY/report.html]",
 )
 @_reports("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
 @_reports(
     "--github",
     is_flag=True,
     envvar="GITHUB_ACTIONS",
-    help="Print failures as annotations of GitHub Actions too.  [default: where it runs there]",
+    help="Also print failures as GitHub Actions annotations.  [default: if run by GitHub Actions]",
 )
 @_reports(
     "--reproducer",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Write the first faulty operator here, as an export of its own.",
+    help="Write the first faulty operator into this folder, as a separate export.",
 )
 @_reports(
     "--model-explorer",
@@ -123,10 +123,10 @@ def command(
 ) -> None:
     """Check that the files in DIRECTORY compute what the trained model computes.
 
-    Or check that FILEs, made by any converter, compute what MODEL.keras computes.
+    With --model, check that FILEs, made by any converter, compute what MODEL.keras computes.
 
-    Exits 0 when every target passes, 1 when one fails or, with --baseline, something got worse,
-    2 when there is nothing to check.
+    The exit code is 0 if every target passes, 1 if one fails or, with --baseline, got worse, and 2
+    if the check cannot be run.
     """
     options |= {
         "targets": with_processors(options["targets"], cpus),
@@ -166,11 +166,11 @@ def command(
     if github:
         click.echo(annotate(report), nl=False, err=json_path is not None)
     if not report.passed and is_quiet():
-        _say_what_failed(report)
+        _print_failures(report)
     sys.exit(0 if report.passed else 1)
 
 
-def _say_what_failed(report: ParityReport) -> None:
+def _print_failures(report: ParityReport) -> None:
     """Print one line on standard error for each failure."""
     for where, why in report.failures:
         click.echo(f"FAIL {where}: {why}" if where else f"FAIL {why}", err=True)
@@ -179,7 +179,7 @@ def _say_what_failed(report: ParityReport) -> None:
 def _write(
     report: ParityReport, page: Path, junit: Path | None, node_data: Path | None, console: Console
 ) -> None:
-    """Write the forms of the report that are asked for, and the page."""
+    """Write the HTML report, and the other forms that were requested."""
     if junit:
         write_text(junit, report.to_junit())
     if node_data:
@@ -194,8 +194,8 @@ def _directory(paths: Sequence[Path], model: Path | None) -> Path | None:
     if len(paths) == 1 and not (model is not None and paths[0].is_file()):
         if paths[0].is_file():
             raise UserError(
-                f"A file is checked against a model: renormlite check {paths[0]} --model "
-                "MODEL.keras; or against another file: renormlite compare."
+                f"A single file is checked against a model: renormlite check {paths[0]} --model "
+                "MODEL.keras. To compare it with another file, use renormlite compare."
             )
         return paths[0]
     if model is None:
@@ -207,7 +207,10 @@ def _directory(paths: Sequence[Path], model: Path | None) -> Path | None:
 
 
 def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -> Path:
-    """Return where the page goes: a part of what an earlier page covers does not replace it."""
+    """Return the path of the HTML report.
+
+    A check of only a part of what the existing report covers does not overwrite it.
+    """
     if directory is None:
         return paths[0].with_name(f"{paths[0].stem}.report.html")
     page = directory / "report.html"
@@ -217,8 +220,8 @@ def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -
 
 
 def _reproduce(report: ParityReport, folder: Path) -> str:
-    """Write the first fault that can be cut out and say where, or why there is none."""
-    reason = "no op is at fault"
+    """Write the first faulty operator that can be extracted; return a line about the result."""
+    reason = "no faulty operator was found"
     for result in report.results:
         for fault in result.faults:
             try:

@@ -1,4 +1,4 @@
-"""The parameter type of options with several values, separated by commas."""
+"""The parameter type of options that take several values separated by commas."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from ..errors import did_you_mean
 
 
 class CommaList(click.ParamType):
-    """Values separated by commas, as a tuple of strings in the order given.
+    """Values separated by commas, converted to a tuple of strings in the given order.
 
-    Spaces around a value are dropped. An empty value, or one given twice, is a usage error.
+    Spaces around a value are dropped. An empty or repeated value is a usage error.
     """
 
     def __init__(self, what: str, known: Sequence[str] | None = None) -> None:
-        """Name one value.
+        """Create the type.
 
         Args:
-            what: For `--help` and messages: `TARGET` shows as `TARGET,…`.
-            known: All values there are; None takes any.
+            what: Name of one value, for `--help` and messages: `target` is shown as `TARGET,…`.
+            known: The allowed values; None allows any.
         """
         self.name = f"{what.upper()},…"
         self._what = what
         self._known = known
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return what `--help` shows for the value."""
+        """Return the placeholder of the value in `--help`."""
         return self.name
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        """Split what the user wrote; a tuple, as a default may be, passes through."""
+        """Split the text at commas; a default that is already a tuple is returned unchanged."""
         if isinstance(value, tuple):
             return value
         parts = tuple(part.strip() for part in str(value).split(","))

@@ -1,4 +1,4 @@
-"""The command that every sub-command needing TensorFlow is made with."""
+"""The class of the sub-commands that need TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from .option_groups import GroupedCommand
 
 
 class TensorFlowCommand(GroupedCommand):
-    """Imports TensorFlow, without its banners, once the arguments are known to be good.
+    """A command that imports TensorFlow, without its log lines, after parsing the arguments.
 
-    `--help` and wrong usage answer at once; the seconds that the import takes are spent only when
-    there is work to do.
+    The import takes seconds; `--help` and usage errors do not wait for it.
     """
 
     def invoke(self, ctx: click.Context) -> Any:

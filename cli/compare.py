@@ -1,4 +1,4 @@
-"""`renormlite compare A B`: two files, or one on several targets, without Keras."""
+"""`renormlite compare A B`: compare two files, or one on several targets, without Keras."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _reports = grouped("Reports")
 @grouped("Samples")(
     "--inputs",
     metavar="DATA",
-    help="Real samples: .npz by the input names of A, .npy, a folder of images, or "
-    "module:function.  [default: random numbers]",
+    help="Real samples: an .npz file with an array for each input name of A, an .npy file, a "
+    "folder of images, or module:function.  [default: random numbers]",
 )
 @map_options("A's", "B's", grouped("Samples"))
 @options_of(CheckOptions, only=("targets", "threads", "per_op"))
 @json_option("the report", _reports)
-@_reports("--html", "html_path", type=click.Path(path_type=Path), help="Write the page here.")
+@_reports("--html", "html_path", type=click.Path(path_type=Path), help="Write an HTML report here.")
 @_reports("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
 @device_options
 def command(
@@ -55,8 +55,8 @@ def command(
 
     A is evaluated in float64, and both files are checked against the result.
 
-    Exits 0 when the difference is explained by the files' arithmetic, 1 when it is not, 2 when the
-    files cannot be compared.
+    The exit code is 0 if the arithmetic of the files explains their difference, 1 if it does not,
+    and 2 if the files cannot be compared.
 
     \b
     renormlite compare last-week.tflite today.tflite --inputs samples.npz

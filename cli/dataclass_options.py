@@ -1,4 +1,4 @@
-"""Command-line options made from the dataclasses that define them (`renormlite.options`)."""
+"""Command-line options generated from the dataclasses that define them (`renormlite.options`)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .option_groups import grouped
 
 
 class _NumberOr(click.ParamType):
-    """An integer, or the word that stands for None."""
+    """An integer, or a word that means None."""
 
     def __init__(self, none: str, numbers: click.ParamType) -> None:
         self.name = f"N|{none}"
         self._none, self._numbers = none, numbers
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the value."""
+        """Convert the text to an integer or None."""
         if value in (None, self._none):
             return None
         try:
@@ -34,26 +34,26 @@ class _NumberOr(click.ParamType):
 
 
 class _Parsed(click.ParamType):
-    """A value that a function reads from text; it raises `UserError` for text it cannot read."""
+    """A value parsed by a function, which raises `UserError` for invalid text."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name, self._parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the value; a default that is not text is returned unchanged."""
+        """Parse the text; a default that is not text is returned unchanged."""
         return self._parse(value) if isinstance(value, str) else value
 
 
 def options_of(
     kind: type, *, only: Iterable[str] | None = None, into: str = ""
 ) -> Callable[..., Any]:
-    """Return a decorator that gives a command the options of a dataclass.
+    """Return a decorator that adds the options of a dataclass to a command.
 
     Args:
         kind: A dataclass with fields made by `option`.
-        only: Names of the fields to offer; all by default.
-        into: Argument of the command that gets an instance of the dataclass; empty where the
-            command gets each option as an argument named after its field.
+        only: Names of the fields to add; all by default.
+        into: Argument of the command that receives an instance of the dataclass. If empty, the
+            command receives each option as an argument named after its field.
     """
     fields = [
         (field, flag)
@@ -78,7 +78,7 @@ def options_of(
 
 
 def _option(field: dataclasses.Field[Any], flag: Flag) -> Callable[..., Any]:
-    """Return the decorator for one option; its type follows from default, choices and bounds."""
+    """Return the decorator for one option; default, choices and bounds determine its type."""
     make, default = grouped(flag.group), cast(Any, field.default)
     common: dict[str, Any] = {"help": flag.help}
     if flag.metavar:
@@ -97,7 +97,7 @@ def _option(field: dataclasses.Field[Any], flag: Flag) -> Callable[..., Any]:
 
 
 def _type(default: Any, flag: Flag) -> click.ParamType:
-    """Return click's type of a single value."""
+    """Return the click type of a single value."""
     if flag.parse is not None:
         return _Parsed("value", flag.parse)
     if flag.choices:

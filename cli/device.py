@@ -28,14 +28,18 @@ def command() -> None:
 @click.option(
     "--source",
     metavar="URI",
-    help="Debian mirror for the ARM systems. [default: the one this machine's apt uses]",
+    help="Debian mirror for the ARM systems.  [default: the one that apt uses on this machine]",
 )
-@click.option("--browser", type=click.Path(path_type=Path), help="The browser that will be used.")
+@click.option(
+    "--browser",
+    type=click.Path(path_type=Path),
+    help="The browser to use.  [default: Chromium or Chrome on the PATH]",
+)
 def setup(kinds: tuple[str, ...], source: str | None, browser: Path | None) -> None:
-    """Fetch and build devices of KINDS; those that exist are kept.
+    """Download and build the devices KINDS; existing ones are kept.
 
-    Needs no privileges. Downloads come from the sources of this machine's apt, pip and npm; the
-    result is kept in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
+    Needs no privileges. Downloads come from the package sources that apt, pip and npm use on this
+    machine. The result is stored in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
     """
     start = time.monotonic()
 
@@ -53,7 +57,7 @@ def setup(kinds: tuple[str, ...], source: str | None, browser: Path | None) -> N
 @command.command("remove")
 @click.argument("kinds", nargs=-1, type=Choice(KINDS))
 def remove(kinds: tuple[str, ...]) -> None:
-    """Remove devices of KINDS from the cache, or all of them."""
+    """Remove the devices KINDS from the cache; all devices if none is named."""
     components: dict[str, Component] = {
         **{kind: system.component for kind, system in SYSTEMS.items()},
         BROWSER: web_packages.PACKAGES,

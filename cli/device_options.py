@@ -1,4 +1,4 @@
-"""The options about devices that several sub-commands share."""
+"""The device options that several sub-commands share."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .option_groups import grouped
 
 
 def device_options(command: Callable[..., None]) -> Callable[..., Any]:
-    """Add the options about devices; the command gets them as ``devices`` and ``cpus``."""
+    """Add the device options to a command, which receives them as ``devices`` and ``cpus``."""
     decorated: Callable[..., Any] = grouped("Devices")(
         "--cpu",
         "cpus",
         default=(),
         type=CommaList("cpu"),
-        help="Processors to emulate on the qemu devices that name none, such as cortex-a53.",
+        help="Processors to emulate on qemu devices given without a processor, such as cortex-a53.",
     )(options_of(DeviceOptions, into="devices")(command))
     return decorated
 
 
 def with_processors(targets: Sequence[str] | None, cpus: Sequence[str]) -> list[str] | None:
-    """Return the targets with each qemu device repeated for each processor it knows.
+    """Return the targets with each qemu device repeated for each processor that it can emulate.
 
     Args:
-        targets: As the user wrote them; None for the usual ones.
-        cpus: Processors; none leaves the targets as they are.
+        targets: As the user wrote them; None for the default targets.
+        cpus: Processors; if empty, the targets are returned unchanged.
 
     Raises:
-        UserError: No target's device knows a processor.
+        UserError: A processor cannot be emulated by the device of any target.
     """
     from ..devices.setup.emulated_systems import SYSTEMS
 

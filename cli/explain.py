@@ -1,4 +1,4 @@
-"""`renormlite explain DIR`: why an int8 file is worse, layer by layer."""
+"""`renormlite explain DIR`: show the quantization error of integer files, layer by layer."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .safe_console import SafeConsole
 def command(
     directory: Path, artifacts: tuple[str, ...], layers: int, json_path: Path | None
 ) -> None:
-    """Say why the int8 files in DIR are worse than the trained model, layer by layer.
+    """Explain, layer by layer, why the int8 files in DIR are less accurate than the trained model.
 
-    For each layer: by how many decibels the file would gain without the rounding of its weights,
-    without the steps of its range, without clipping, and how many decisions each changes alone;
-    then the remedy.
+    For each layer, the table lists the gain in signal-to-noise ratio (dB) without the rounding of
+    its weights, without the rounding of its activations, and without clipping; how many decisions
+    each of them changes on its own; and a remedy.
     """
     with SafeConsole(stderr=True).status(escape(f"explaining {directory}")):
         found = explain(directory, artifacts)
@@ -45,7 +45,7 @@ def command(
 
 
 def print_explanation(console: Console, found: Explanation, most: int) -> None:
-    """Print a table for each file, and a sentence for each of its costliest layers."""
+    """Print a table for each file, and a sentence for each of the three most expensive layers."""
     for file in found.files:
         if file.reason:
             console.print(
@@ -67,13 +67,12 @@ def _print_file(console: Console, file: FileExplanation, most: int) -> None:
     measured = "" if file.measured_db is None else f"; the file itself {file.measured_db:.1f} dB"
     console.print(
         f"[bold]{escape(file.file)}[/]: all causes together {file.snr_db:.1f} dB on "
-        f"{file.samples} {file.kind} samples, {file.decisions} decided otherwise{measured}",
+        f"{file.samples} {file.kind} samples, {file.decisions} decisions changed{measured}",
         highlight=False,
     )
     console.print(grid)
     console.print(
-        "cost: dB that the file would gain without it; decisions: changed by weights/steps/clipping"
-        " alone",
+        "cost: dB gained without it; decisions: changed by weights/steps/clipping alone",
         style="dim",
         highlight=False,
     )

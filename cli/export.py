@@ -1,4 +1,4 @@
-"""`renormlite export MODEL.keras`: fold, write every format and precision, and the golden set."""
+"""`renormlite export MODEL.keras`: fold the norms, write the files and the golden set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..export.formats.format_table import needs_calibration
 from ..export.options import ExportOptions
 from .command import TensorFlowCommand
 from .dataclass_options import options_of
-from .model_options import model_options, read_model, say_notes
+from .model_options import model_options, print_notes, read_model
 from .option_groups import grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from ..artifacts.manifest import Manifest
     from ..export.progress import Progress
 
-_TOLD = 0.5  # seconds; steps that take longer are listed with their time
-
+_LISTED_S = 0.5  # seconds; longer steps are listed with their time
 
 _files = grouped("Files")
 _data = grouped("Samples")
@@ -46,30 +45,32 @@ _meta = grouped("About the model")
 @_data(
     "--inputs",
     metavar="DATA",
-    help="Real samples for the golden set: .npz by input name, .npy, a folder of images, or "
-    "module:function, which runs code of the current folder.  [default: those of --calibration]",
+    help="Real samples for the golden set: an .npz file with an array for each input name, an .npy "
+    "file, a folder of images, or module:function, which runs code from the current folder.  "
+    "[default: those of --calibration]",
 )
 @_quant(
     "--calibration",
     metavar="DATA",
-    help="Real samples that int8 and int16x8 take their ranges from, as --inputs; `random` goes "
-    "without and costs accuracy.  [default: those of --inputs]",
+    help="Real samples that determine the ranges of int8 and int16x8 files, in any form that "
+    "--inputs takes; `random` uses random numbers, which costs accuracy.  "
+    "[default: those of --inputs]",
 )
 @_quant(
     "--recipe",
     "recipe_path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.json",
-    help="Make int8 and auto files from a recipe that a search has written.",
+    help="Quantize int8 and auto files by a recipe that an earlier search wrote.",
 )
 @_meta(
     "--labels",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Text file, one class a line; kept in the files.",
+    help="Text file with one class name per line; stored in the files.",
 )
 @preprocessing_options(
-    "Pixels become (pixel - mean) * scale: kept in the files, applied to image folders."
+    "Pixels become (pixel - mean) * scale; applied to folders of images and stored in the files."
 )
 @options_of(ExportOptions)
 @json_option("the manifest")
@@ -88,7 +89,7 @@ def command(
     json_path: Path | None,
     **options: Any,
 ) -> None:
-    """Fold the norms of MODEL.keras and write it for the device, with what the checks need.
+    """Fold the norms of MODEL.keras; write TFLite and ONNX files, and the data for their checks.
 
     \b
     renormlite export net.keras
@@ -107,7 +108,7 @@ def command(
 
         def show(progress: Progress) -> None:
             status.update(escape(f"{progress.subject}: {progress.stage}"))
-            if progress.seconds is not None and progress.seconds >= _TOLD:
+            if progress.seconds is not None and progress.seconds >= _LISTED_S:
                 line = f"{progress.subject}: {progress.stage} {progress.seconds:.1f} s"
                 console.print(line, style="dim", highlight=False, markup=False)
 
@@ -127,13 +128,13 @@ def command(
     _print(console, manifest, directory)
     files = ExportOptions(**options).files
     if calibration and not any(needs_calibration(name, p) for name, p in files):
-        console.print("--calibration had no use: no file is calibrated", style="yellow")
+        console.print("--calibration was not used: no file needs calibration", style="yellow")
     if json_path is not None:
         write_json(json_path, manifest.to_json())
 
 
 def _print(console: Console, manifest: Manifest, directory: Path) -> None:
-    """Print the closing table, and a line for every choice the exporter made."""
+    """Print a table of the files, and a line for every choice that the exporter made."""
     table = Table(title=escape(f"{manifest.name}: {directory}"))
     table.add_column("file", overflow="fold")
     for column in ("size", "ops", "SNR (dB)", "time"):
@@ -148,7 +149,7 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
             f"{artifact.seconds:.2f} s",
         )
     console.print(table)
-    say_notes(console, manifest.notes)
+    print_notes(console, manifest.notes)
     for artifact in manifest.artifacts:
         print_trials(console, directory / f"{artifact.file}.recipe.json")
     proof = manifest.fold["proof"]
@@ -170,4 +171,4 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
     for precision in precisions:
         for name in formats:
             if (name, precision) not in written:
-                console.print(f"{name} has no {precision}: left out", style="yellow")
+                console.print(f"{name} does not support {precision}: not written", style="yellow")

@@ -1,4 +1,4 @@
-"""Prints what a .tflite or .onnx file holds."""
+"""Prints the contents of a .tflite or .onnx file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..runtime_checks.file_table import FileTable
 
 
 def print_table(console: Console, table: FileTable) -> None:
-    """Print every op, then the totals and what is remarkable."""
+    """Print every op, the totals, and a line for each property that limits where the file runs."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("op", "kind", "output"):
         grid.add_column(heading, overflow="fold")
@@ -29,16 +29,16 @@ def print_table(console: Console, table: FileTable) -> None:
     console.print(grid)
     console.print(
         f"{len(table.ops)} ops, {table.parameters:,} parameters, {table.macs:,} multiplications; "
-        f"activations take {table.arena_bytes / 1024:.1f} KiB at a time",
+        f"peak activation memory {table.arena_bytes / 1024:.1f} KiB",
         highlight=False,
     )
     for sentence in table.float_ops:
-        says = "[yellow]float op, which hardware of integers alone cannot take[/]: "
+        says = "[yellow]float op, which integer-only hardware cannot run[/]: "
         console.print(says + escape(sentence), highlight=False)
     for text, entries in (
-        ("shapes computed as it runs, which delegates do not take", table.computed_shapes),
-        ("norms left unfolded", table.norms),
-        ("ops outside the format's own set", table.foreign_ops),
+        ("shapes computed at run time, which delegates do not support", table.computed_shapes),
+        ("unfolded norms", table.norms),
+        ("ops outside the format's standard set", table.foreign_ops),
     ):
         if entries:
             console.print(f"[yellow]{text}[/]: {escape(', '.join(entries))}", highlight=False)

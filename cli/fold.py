@@ -10,7 +10,7 @@ import click
 from ..files import atomic_path
 from .command import TensorFlowCommand
 from .fold_table import print_report
-from .model_options import model_options, read_model, say_notes
+from .model_options import model_options, print_notes, read_model
 from .output_file import OutputFile, console_beside, json_option, write_json
 
 
@@ -25,12 +25,18 @@ from .output_file import OutputFile, console_beside, json_option, write_json
     help="The .keras file to write.",
 )
 @click.option(
-    "--copy-budget", default=0, show_default=True, help="Parameters that copies of layers may add."
+    "--copy-budget",
+    default=0,
+    show_default=True,
+    help="Number of parameters that copies of shared layers may add.",
 )
 @click.option(
-    "--verify/--no-verify", default=True, show_default=True, help="Prove the result in float64."
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Compare the folded with the original model in float64.",
 )
-@json_option("report and proof")
+@json_option("the report and the proof")
 def command(
     model: Path,
     output: Path,
@@ -41,14 +47,18 @@ def command(
     imports: tuple[str, ...],
     unsafe: bool,
 ) -> None:
-    """Fold every norm of MODEL into its neighbours, prove it in float64, write the result."""
+    """Fold every norm of MODEL into neighbouring layers and write the folded model.
+
+    The folded model is compared with the original in float64; if the proof fails, nothing is
+    written and the exit code is 1.
+    """
     from ..export.fold import fold
 
     trained = read_model(model, imports, unsafe)
     result = fold(trained, verify=verify, copy_budget=copy_budget, shapes=dict(shapes))
     console = console_beside(json_path)
     print_report(console, result.report)
-    say_notes(console, result.notes)
+    print_notes(console, result.notes)
     if result.proof is not None:
         style = "green" if result.proof.passed else "red"
         console.print(result.proof.sentence, style=style, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Prints a fold report: a table with one row for each norm, and the reasons why norms stay."""
+"""Prints a fold report: a table with one row for each norm, and the reasons of those kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLOURS = {"folded": "green", "partly folded": "yellow", "kept": "red"}
 
 
 def print_report(console: Console, report: FoldReport) -> None:
-    """Print one row for each norm, the reason for each norm that stays, and a summary."""
+    """Print one row for each norm, the reason for each norm that is kept, and a summary."""
     if not report.records:
         console.print("The network has no norms.")
         return
-    # Reasons are sentences: below the table they keep its columns readable at 80 characters.
+    # Reasons are sentences: they go below the table, whose columns stay readable at 80 characters.
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("norm", "outcome", "into", "ops remaining"):
         table.add_column(title, overflow="fold")

@@ -1,4 +1,4 @@
-"""`renormlite inspect MODEL|FILE`: what folds where and why not; what an exported file holds."""
+"""`renormlite inspect MODEL|FILE`: show where norms fold, or the contents of an exported file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..quiet import quiet_import
 from ..runtime_checks.file_table import file_table
 from .file_table import print_table
 from .fold_table import print_report
-from .model_options import model_options, read_model, say_notes
+from .model_options import model_options, print_notes, read_model
 from .option_groups import GroupedCommand
 from .output_file import OutputFile, console_beside, json_option, write_json
 
@@ -21,14 +21,17 @@ from .output_file import OutputFile, console_beside, json_option, write_json
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras|FILE")
 @model_options
 @click.option(
-    "--copy-budget", default=0, show_default=True, help="Parameters that copies of layers may add."
+    "--copy-budget",
+    default=0,
+    show_default=True,
+    help="Number of parameters that copies of shared layers may add.",
 )
 @json_option("the report")
 @click.option(
     "--picture",
     type=OutputFile(".svg"),
     metavar="FILE.svg",
-    help="Draw the network before and after.",
+    help="Draw the network before and after folding.",
 )
 def command(
     model: Path,
@@ -39,10 +42,10 @@ def command(
     imports: tuple[str, ...],
     unsafe: bool,
 ) -> None:
-    """Show for every norm of MODEL where it folds, or the one sentence why not.
+    """Show where each norm of MODEL folds, or why it does not.
 
-    Or what FILE, a .tflite or .onnx one, holds: every op with its shape, parameters, work and
-    precision; the memory of activations; float ops in a file of integers; norms left unfolded.
+    For a .tflite or .onnx FILE, show every op with its output shape, parameters, multiplications
+    and precision; the peak activation memory; float ops in an integer file; and unfolded norms.
     """
     if model.suffix.lstrip(".") in READERS:
         _show_file(model, json_path)
@@ -56,14 +59,14 @@ def command(
         write_text(picture, inspection.picture)
     console = console_beside(json_path)
     print_report(console, inspection.report)
-    say_notes(console, inspection.notes)
+    print_notes(console, inspection.notes)
     if json_path is not None:
         payload = {**inspection.report.to_json(), "notes": list(inspection.notes)}
         write_json(json_path, payload)
 
 
 def _show_file(path: Path, json_path: Path | None) -> None:
-    """Print what an exported file holds."""
+    """Print the contents of an exported file."""
     table = file_table(path)
     print_table(console_beside(json_path), table)
     if json_path is not None:

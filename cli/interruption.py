@@ -1,4 +1,4 @@
-"""Ends a command on Ctrl-C or a termination signal, with every clean-up, always."""
+"""Ends a command on Ctrl-C or a termination signal, after all clean-up code has run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The command `renormlite`: finds the sub-command, loads only that one, turns errors to exit codes.
+"""The command `renormlite`: imports the sub-command and converts errors to exit codes.
 
-Exit codes: 0 success, 1 a check failed, 2 wrong usage or bad input (one line that says how to fix
-it, no traceback), 3 a bug in renormlite (with a log to report), 130 or 143 ended by Ctrl-C or by a
-signal, with everything cleaned up.
+Exit codes: 0 success; 1 a check failed; 2 a usage error or bad input (one line that says how to fix
+it, no traceback); 3 a bug in renormlite (with a log to report); 130 or 143 ended by Ctrl-C or
+SIGTERM, after clean-up.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ..extras import missing_package
 from ..version import __version__
 from .interruption import ended_by_signals
 
-# Where each sub-command lives and what `--help` says of it; a module is imported only when called,
-# so `renormlite --help` and `renormlite check` start without TensorFlow.
+# The sub-commands with their lines in `--help`. A module is imported only when its command is
+# called, so that `renormlite --help` and `renormlite check` start without TensorFlow.
 COMMANDS = {
     "train": "Train a reference network on real data.",
-    "inspect": "Show which norms would fold where, and why not; or what an exported file holds.",
-    "fold": "Fold every norm of a model into its neighbours and prove it in float64.",
-    "export": "Fold, write TFLite and ONNX files, and the golden set to check them with.",
+    "inspect": "Show where the norms of a model fold, or the contents of an exported file.",
+    "fold": "Fold every norm of a model into neighbouring layers; prove it in float64.",
+    "export": "Fold a model; write TFLite and ONNX files, and the data for their checks.",
     "check": "Check that exported files compute what the trained model computes.",
-    "explain": "Say why an int8 file is worse than its model, layer by layer, and what helps.",
-    "certify": "Decide for every input which runtimes agree on the integers of a file.",
+    "explain": "Explain, layer by layer, why an int8 file is less accurate than its model.",
+    "certify": "Determine which runtimes compute the same integers from an integer file.",
     "compare": "Compare two files of any origin, or one file on several targets.",
-    "targets": "List the runtimes and devices that checks can run on, and what they lack.",
+    "targets": "List the runtimes and devices that checks can run on.",
     "device": "Set up devices that need no hardware: emulated ARM systems, a browser.",
     "bundle": "Pack an export and its checks into one file that runs on a device.",
     "verify-bundle": "Check a bundle for damage without running it.",
-    "bench": "Time one inference of every exported file on every runtime, in turn.",
+    "bench": "Measure the inference time of exported files on runtimes and devices.",
 }
 
 
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
     """A command group that imports a sub-command's module only when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the sub-commands in the order a model travels."""
+        """Return the sub-commands in the order of the workflow."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -82,7 +82,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="renormlite")
 def cli() -> None:
-    """Train with Batch Renormalization, fold it away, export, prove that it computes the same."""
+    """Train Keras models with Batch Renormalization, fold it, export, and check the files."""
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def main() -> None:
         _say(str(error))
         sys.exit(2)
     except ModuleNotFoundError as error:
-        missing = missing_package(error, _asked())
+        missing = missing_package(error, _command_name())
         if missing is None:
             _report_bug(error)
         _say(str(missing))
@@ -106,17 +106,17 @@ def main() -> None:
         _report_bug(error)
 
 
-def _asked() -> str:
+def _command_name() -> str:
     """Return the name of the command, quoted, as the subject of a sentence."""
     command = next((word for word in sys.argv[1:] if word in COMMANDS), "")
     return f"`{command}`" if command else "This"
 
 
 def _report_bug(error: Exception) -> NoReturn:
-    """Report an error as a bug of renormlite, with the place of its details, and exit."""
+    """Report an error as a bug in renormlite, name the log with the traceback, and exit."""
     _say(
-        f"this is a bug in renormlite ({type(error).__name__}: {error}). The details are in "
-        f"{_log()}: please report it with them."
+        f"this is a bug in renormlite ({type(error).__name__}: {error}). Please report it with the "
+        f"log {_log()}."
     )
     sys.exit(3)
 

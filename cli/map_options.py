@@ -1,4 +1,4 @@
-"""`--map-input` and `--map-output`: which names of two models belong together."""
+"""`--map-input` and `--map-output`: pairs of names of the same input or output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class NamePair(click.ParamType):
-    """`NAME=NAME`, as a pair."""
+    """`NAME=NAME`, converted to a pair."""
 
     name = "NAME=NAME"
 
@@ -19,17 +19,17 @@ class NamePair(click.ParamType):
         """Split at the first `=`."""
         first, equals, second = str(value).partition("=")
         if not (first and equals and second):
-            self.fail(f"expected a name, = and the file's name, got {value!r}.")
+            self.fail(f"expected NAME=NAME, got {value!r}.")
         return first, second
 
 
 def map_options(first: str, second: str, option: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a decorator for both; the command gets ``map_inputs`` and ``map_outputs``.
+    """Return a decorator that adds both options, as ``map_inputs`` and ``map_outputs``.
 
     Args:
-        first: Whose name comes first, such as "A's".
-        second: Whose name comes second.
-        option: What makes the options.
+        first: Owner of the first name in `--help`, such as "A's".
+        second: Owner of the second name.
+        option: The decorator factory to use, `click.option` or one made by `grouped`.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,8 +39,8 @@ def map_options(first: str, second: str, option: Callable[..., Any]) -> Callable
                 f"map_{kind}s",
                 type=NamePair(),
                 multiple=True,
-                help=f"Use {first} {kind} of the first name for {second} of the second. "
-                "Repeatable.",
+                help=f"Match {first} {kind} with the first name to {second} {kind} with the "
+                "second. Repeatable.",
             )(command)
         return command
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Shape(click.ParamType):
-    """`NAME=SIZES`, as a pair of the input's name and its sizes."""
+    """`NAME=SIZES`, converted to a pair of the input's name and its sizes."""
 
     name = "NAME=N,…"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[int, ...]]:
-        """Read name and sizes; names may hold `=`, sizes do not."""
+        """Split at the last `=`, since a name may contain one."""
         name, equals, sizes = str(value).rpartition("=")
         parts = sizes.replace("x", ",").split(",")
         if not equals or not name or not all(part.strip().isdigit() for part in parts):
@@ -33,29 +33,29 @@ class Shape(click.ParamType):
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command; it gets `shapes`, `imports` and `unsafe`."""
+    """Add the options to a command, which receives `shapes`, `imports` and `unsafe`."""
     model = grouped("Model")
     for option in (
         model(
             "--unsafe",
             is_flag=True,
-            help="Run Python code that the model file holds (Lambda layers): only for files whose "
-            "origin you trust.",
+            help="Run Python code stored in the model file (Lambda layers). Use it only for files "
+            "that you trust.",
         ),
         model(
             "--import",
             "imports",
             metavar="MODULE",
             multiple=True,
-            help="Import this module first, from the current folder too: it registers the model's "
-            "own layers. Its code runs. Repeatable.",
+            help="Import this module, which registers the model's custom layers, before the model "
+            "is loaded. The current folder is searched first. Repeatable.",
         ),
         model(
             "--shape",
             "shapes",
             type=Shape(),
             multiple=True,
-            help="Sizes of an input's free axes, such as photo=224,224. Repeatable.",
+            help="Sizes of the free axes of an input, such as photo=224,224. Repeatable.",
         ),
     ):
         command = option(command)
@@ -63,19 +63,19 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_model(path: Path, imports: Sequence[str], unsafe: bool) -> keras.Model:
-    """Load the model of a command, and say whose code that runs."""
+    """Load the model of a command, with a warning for each option that runs code."""
     from ..toolkit.saving import load_model
 
     warn = SafeConsole(stderr=True, style="yellow", highlight=False, soft_wrap=True, markup=False)
     for module in imports:
         warn.print(f"--import {module} runs the code of that module")
     if unsafe:
-        warn.print(f"--unsafe runs whatever Python code {path} holds")
+        warn.print(f"--unsafe runs any Python code stored in {path}")
     return load_model(path, imports=imports, unsafe=unsafe)
 
 
-def say_notes(console: Console, notes: Sequence[str]) -> None:
-    """Print what had to be changed before a model could be folded."""
+def print_notes(console: Console, notes: Sequence[str]) -> None:
+    """Print the changes that were made to a model before it was folded."""
     for note in notes:
         console.print(
             f"note: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False

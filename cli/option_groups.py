@@ -1,4 +1,4 @@
-"""Options in groups: `--help` of a command with many lists them by what they are about."""
+"""Options in groups: `--help` of a command with many options lists them under headings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class GroupedOption(click.Option):
     """An option with the heading under which `--help` lists it."""
 
     def __init__(self, *args: Any, group: str, **attributes: Any) -> None:
-        """Take click's own arguments and the heading."""
+        """Create the option; `group` is the heading, the rest are the arguments of click."""
         super().__init__(*args, **attributes)
         self.group = group
 
 
 class GroupedCommand(click.Command):
-    """A command whose `--help` lists its options by group, in the order the groups first occur."""
+    """A command whose `--help` lists its options by group, in order of first occurrence."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group; `--help` itself comes last."""
@@ -39,5 +39,5 @@ class GroupedCommand(click.Command):
 
 
 def grouped(group: str) -> Callable[..., Any]:
-    """Return a `click.option` whose options `--help` lists under a heading."""
+    """Return a variant of `click.option` for options that `--help` lists under a heading."""
     return functools.partial(click.option, cls=GroupedOption, group=group)

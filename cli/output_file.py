@@ -1,4 +1,4 @@
-"""Files that commands write: their names, and `--json`, which means the same on every command."""
+"""The output files of commands: checks of their names, and the option `--json`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _STANDARD_OUTPUT = Path("-")
 
 
 class OutputFile(click.Path):
-    """A file to write, whose name must end as its format demands."""
+    """A file to write, whose name must have the suffix of its format."""
 
     def __init__(self, suffix: str) -> None:
-        """Take the ending, such as `.keras`."""
+        """Create the type for a suffix such as `.keras`."""
         super().__init__(dir_okay=False, path_type=Path)
         self._suffix = suffix
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Check the ending."""
+        """Check the suffix."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix != self._suffix:
             raise UserError(
@@ -38,25 +38,25 @@ class OutputFile(click.Path):
 
 
 def json_option(what: str, option: Callable[..., Any] = click.option) -> Callable[..., Any]:
-    """Return the option `--json FILE`, which the command gets as ``json_path``.
+    """Return a decorator that adds the option `--json FILE`, as ``json_path``.
 
     Args:
-        what: What is written, for `--help`.
-        option: What makes the option.
+        what: Description of the content, for `--help`.
+        option: The decorator factory to use, `click.option` or one made by `grouped`.
     """
     decorator: Callable[..., Any] = option(
         "--json",
         "json_path",
         type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
         metavar="FILE",
-        help=f"Write {what} as JSON to this file; - writes to standard output.",
+        help=f"Write {what} as JSON to this file, or to standard output if it is `-`.",
     )
     return decorator
 
 
 def write_json(path: Path, record: Any) -> None:
     """Write nested data as JSON to a file, or to standard output."""
-    from ..artifacts.plain_json import plain  # it imports NumPy, which `--help` does without
+    from ..artifacts.plain_json import plain  # imports NumPy, which `--help` does not need
 
     write_json_text(path, json.dumps(plain(record), indent=2))
 
@@ -70,5 +70,5 @@ def write_json_text(path: Path, text: str) -> None:
 
 
 def console_beside(json_path: Path | None) -> Console:
-    """Return where a command prints for people: standard error where JSON takes standard output."""
+    """Return the console for human-readable text: on standard error if JSON goes to stdout."""
     return SafeConsole(stderr=json_path == _STANDARD_OUTPUT, quiet=is_quiet())

@@ -1,4 +1,4 @@
-"""`--mean` and `--scale`: how the pixels of images become a network's inputs."""
+"""`--mean` and `--scale`: the conversion of pixels to the inputs of a network."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ class Channels(click.ParamType):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Numbers:
-        """Read the numbers."""
+        """Convert the text to one number or a tuple."""
         try:
             values = tuple(float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"expected numbers with commas between, got {value!r}.")
+            self.fail(f"expected numbers separated by commas, got {value!r}.")
         if not all(map(math.isfinite, values)):
             self.fail(f"expected finite numbers, got {value!r}.")
         return values[0] if len(values) == 1 else values
 
 
 def preprocessing(mean: Numbers | None, scale: Numbers | None) -> Preprocessing | None:
-    """Return the preprocessing of the two options; None where neither is given."""
+    """Return the preprocessing given by the two options; None if neither is given."""
     if mean is None and scale is None:
         return None
     return Preprocessing(mean=0.0 if mean is None else mean, scale=1.0 if scale is None else scale)
 
 
 def preprocessing_options(help: str, default: str = "") -> Callable[..., Any]:
-    """Return a decorator for both options; the command gets ``mean`` and ``scale``.
+    """Return a decorator that adds both options, as ``mean`` and ``scale``.
 
     Args:
-        help: What the options do.
-        default: What happens without them.
+        help: Help text of `--mean`.
+        default: Description of the default, for `--help`.
     """
     note = f"  [default: {default}]" if default else ""
 

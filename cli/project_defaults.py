@@ -1,7 +1,7 @@
 """Defaults of options from `[tool.renormlite]` in the nearest pyproject.toml.
 
-`[tool.renormlite.COMMAND]` holds defaults of one command, `[tool.renormlite]` itself those of every
-command that has the option. A key is the option's name without the dashes in front; a path is
+`[tool.renormlite.COMMAND]` holds the defaults of one command, `[tool.renormlite]` those of every
+command that has the option. A key is the name of the option without leading dashes. A path is
 relative to the file.
 """
 
@@ -29,10 +29,10 @@ def project_defaults(
         name: Name of the command.
         command: The command.
         commands: Names of all commands.
-        folder: Where the search begins; it goes upward. The current folder where None.
+        folder: Folder in which the search starts, going upward; None for the current one.
 
     Raises:
-        UserError: The file cannot be parsed, or names a command or option that does not exist.
+        UserError: The file cannot be parsed, or names an unknown command or option.
     """
     file = _nearest((folder or Path.cwd()).resolve())
     if file is None:
@@ -40,12 +40,13 @@ def project_defaults(
     try:
         tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no TOML file: {error}") from error
+        raise UserError(f"{file} is not a TOML file: {error}") from error
     table = tool.get("renormlite", {})
     general = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
     for key in table.keys() - general.keys() - set(commands):
         raise UserError(
-            f"[tool.renormlite.{key}] in {file} names no command.{did_you_mean(key, commands)}"
+            f"[tool.renormlite.{key}] in {file}: there is no such command."
+            f"{did_you_mean(key, commands)}"
         )
     options = {
         flag.lstrip("-"): parameter
@@ -56,7 +57,7 @@ def project_defaults(
     own = table.get(name, {})
     for key in own.keys() - options.keys():
         raise UserError(
-            f"'{key}' under [tool.renormlite.{name}] in {file} is no option of {name}."
+            f"'{key}' under [tool.renormlite.{name}] in {file} is not an option of {name}."
             f"{did_you_mean(key, options)}"
         )
     chosen = {key: value for key, value in (general | own).items() if key in options}
@@ -72,7 +73,7 @@ def _nearest(folder: Path) -> Path | None:
 
 
 def _value(option: click.Option, value: Any, folder: Path) -> Any:
-    """Return a value as click takes a default."""
+    """Convert a value from the file to a default for click."""
     if isinstance(option.type, CommaList) and isinstance(value, list):
         return ",".join(map(str, value))
     if isinstance(option.type, click.Path) and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Recipes of int8 files on the command line: read from a file, and the table of a search."""
+"""Reads the recipe of an int8 file, and prints the table of a recipe search."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ..export.quantization.recipe import Recipe
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read what a search wrote, or a bare recipe.
+    """Read a recipe from the JSON file of a search, or from a file with the recipe alone.
 
     Raises:
-        UserError: The file holds no recipe.
+        UserError: The file does not hold a recipe.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no JSON file: {error}.") from error
+        raise UserError(f"{path} is not a JSON file: {error}.") from error
     if isinstance(data, dict) and "recipe" in data:
         data = data["recipe"]
     return Recipe.from_json(data)
 
 
 def print_trials(console: Console, path: Path) -> None:
-    """Print the files that a search tried, if there was one, and mark those that no other beats."""
+    """Print the trials of a search, if there was one, and mark the Pareto-optimal ones."""
     if not path.is_file():
         return
     from ..export.quantization.pareto import pareto

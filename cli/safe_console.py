@@ -14,16 +14,16 @@ from ..errors import printable
 
 
 class SafeConsole(Console):
-    """Escapes control characters, and prints text that is not valid markup unchanged.
+    """A console that escapes control characters and prints invalid markup as plain text.
 
-    Names of layers, tensors and files come from files of unknown origin: they must not move the
-    cursor, change colours, or end a command by a stray `[/bold]`.
+    Names of layers, tensors and files come from untrusted files: they must not move the cursor,
+    change colours, or abort a command with a stray `[/bold]`.
     """
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render, with control characters in text as `\\x1b`."""
+        """Render, with control characters in text escaped as `\\x1b`."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             if control or text.isprintable():
@@ -32,7 +32,7 @@ class SafeConsole(Console):
                 yield Segment("\n".join(map(printable, text.split("\n"))), style)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Render text with markup, or without where it is no valid markup."""
+        """Render text with markup; invalid markup is rendered as plain text."""
         try:
             return super().render_str(text, **options)
         except MarkupError:

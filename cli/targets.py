@@ -1,4 +1,4 @@
-"""`renormlite targets`: list runtimes and devices, and what would make the others usable."""
+"""`renormlite targets`: list runtimes and devices, and how to make the missing ones usable."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ from .safe_console import SafeConsole
 
 @click.command("targets")
 @json_option("the list")
-@click.option("--browser", type=click.Path(path_type=Path), help="The browser to look at.")
+@click.option(
+    "--browser",
+    type=click.Path(path_type=Path),
+    help="The browser to use.  [default: Chromium or Chrome on the PATH]",
+)
 def command(json_path: Path | None, browser: Path | None) -> None:
-    """List every runtime on every device: usable or not, version, what would make it usable."""
+    """List every runtime on every device: whether it is usable, its version, and what it lacks."""
     statuses = survey(DeviceOptions(browser=browser))
     if json_path is not None:
         write_json_text(json_path, json.dumps([asdict(status) for status in statuses], indent=1))

@@ -27,17 +27,23 @@ if TYPE_CHECKING:
     help="Where to save the model.  [default: build/NAME/NAME.keras]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the training data.")
-@json_option("accuracy and file names")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seeds weights and order.")
+@json_option("the accuracy and the file names")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Random seed of the initial weights and the order of samples.",
+)
 def command(
     name: str, output: Path | None, epochs: int | None, json_path: Path | None, seed: int
 ) -> None:
     """Train the reference network NAME on real data and print its test accuracy.
 
     \b
-    Leaves two files:
+    Two files are written:
       NAME.keras          the trained model
-      NAME.samples.npz    held-out real data: for calibration and for the checks
+      NAME.samples.npz    held-out real data, for calibration and checks
     """
     output = output or Path("build", name, f"{name}.keras")
     console = console_beside(json_path)

@@ -1,4 +1,4 @@
-"""`--quiet` and `--verbose`, which every command has."""
+"""The options `--quiet` and `--verbose` of every command."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def with_verbosity(command: click.Command) -> click.Command:
             with_verbosity(part)
     elif all(parameter.name != "quiet" for parameter in command.params):
         command.params += [
-            _option("quiet", _quiet, "Print errors only; the exit code tells the rest."),
+            _option("quiet", _quiet, "Print only errors."),
             _option(
-                "verbose", _verbose, "Print what TensorFlow, converters and runtimes say as well."
+                "verbose", _verbose, "Also print the output of TensorFlow, converters and runtimes."
             ),
         ]
     return command
@@ -58,7 +58,7 @@ def is_quiet() -> bool:
 
 
 def standard_output() -> TextIO | None:
-    """Return the stream for a requested result; None for the usual standard output."""
+    """Return the original standard output where `--quiet` has redirected it, else None."""
     return _meta().get(_STDOUT)
 
 

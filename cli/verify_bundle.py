@@ -12,13 +12,13 @@ from .output_file import console_beside, json_option, write_json
 
 @click.command("verify-bundle")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--sha256", metavar="DIGEST", help="SHA-256 that the bundle's maker gave.")
-@json_option("file and SHA-256")
+@click.option("--sha256", metavar="DIGEST", help="Expected SHA-256, as its author published it.")
+@json_option("the path and SHA-256")
 def command(file: Path, sha256: str | None, json_path: Path | None) -> None:
-    """Check that every entry of the bundle FILE is undamaged. Nothing of it is run.
+    """Check that every entry of the bundle FILE is undamaged, without running it.
 
-    A bundle is a Python program. The hashes inside show damage, not forgery: run one from somebody
-    else only when its SHA-256 is the one that a person you trust gave you.
+    A bundle is a Python program. The hashes inside detect damage, not forgery: run a bundle from
+    someone else only if its SHA-256 is the one that a person you trust gave you.
     """
     digest = verify_bundle(file, sha256)
     console_beside(json_path).print(

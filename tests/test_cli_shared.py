@@ -110,12 +110,15 @@ def test_defaults_of_a_project(export: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[tool.renormlite.chekc]\non = 'litert'", "names no command. Did you mean 'check'?"),
+        (
+            "[tool.renormlite.chekc]\non = 'litert'",
+            "there is no such command. Did you mean 'check'?",
+        ),
         (
             "[tool.renormlite.check]\nmin-srn = 3",
-            "is no option of check. Did you mean 'min-snr'?",
+            "is not an option of check. Did you mean 'min-snr'?",
         ),
-        ("[tool", "is no TOML file"),
+        ("[tool", "is not a TOML file"),
         ("[tool.renormlite.check]\nmin-snr = 'much'", "'much' is not a valid float"),
     ],
 )
@@ -132,7 +135,7 @@ def test_a_file_without_a_table_changes_nothing(tmp_path: Path) -> None:
     assert project_defaults("check", click.Command("check"), COMMANDS, tmp_path) == {}
     (tmp_path / "pyproject.toml").write_text("[tool.renormlite]\non = 'litert'\n")
     (tmp_path / "pyproject.toml").write_text("[tool.renormlite.check]\non = 'litert'\n")
-    with pytest.raises(UserError, match="no option"):
+    with pytest.raises(UserError, match="not an option"):
         project_defaults("check", click.Command("check"), COMMANDS, tmp_path)
 
 

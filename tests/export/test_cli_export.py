@@ -127,7 +127,7 @@ def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
         ("--equalize", "often", "'never'"),
         ("--batch", "many", "or `dynamic`"),
         ("--batch", "0", "0 is not in the range 1<=x<=65536"),
-        ("--mean", "grey", "numbers with commas"),
+        ("--mean", "grey", "numbers separated by commas"),
     ],
 )
 def test_wrong_usage_exits_with_two_before_anything_is_loaded(option, value, sentence):
@@ -140,4 +140,4 @@ def test_wrong_usage_exits_with_two_before_anything_is_loaded(option, value, sen
 def test_calibration_without_a_use_is_told(model_file, tmp_path):
     result = _run(model_file, "-o", tmp_path / "out", "--to", "onnx", "--calibration", "photos/")
     assert result.exit_code == 0, result.output
-    assert "--calibration had no use" in result.output
+    assert "--calibration was not used" in result.output

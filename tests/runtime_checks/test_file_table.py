@@ -128,7 +128,7 @@ def test_weights_in_another_file_are_refused(tmp_path, coarse_export):
 
 def test_on_the_command_line(odd, tmp_path):
     printed = CliRunner().invoke(cli, ["inspect", str(odd)], catch_exceptions=False)
-    assert "norms left unfolded: ops 0 (Mul) and 1 (Add)" in printed.output
+    assert "unfolded norms: ops 0 (Mul) and 1 (Add)" in printed.output
     record = CliRunner().invoke(cli, ["inspect", str(odd), "--json", "-"], catch_exceptions=False)
     assert json.loads(record.stdout)["parameters"] == 3
     with pytest.raises(UserError, match=r"There is no file .*none\.onnx"):

@@ -166,7 +166,7 @@ def test_recipes_and_budgets_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(rl.UserError, match="keys of a recipe"):
         Recipe.from_json({"speed": 1})
     (tmp_path / "r.json").write_text("{")
-    with pytest.raises(rl.UserError, match="is no JSON file"):
+    with pytest.raises(rl.UserError, match="is not a JSON file"):
         read_recipe(tmp_path / "r.json")
     recipe = Recipe(equalize=0.5, keep_float=("a",))
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe

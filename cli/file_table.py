@@ -39,6 +39,7 @@ def print_table(console: Console, table: FileTable) -> None:
         ("shapes computed at run time, which delegates do not support", table.computed_shapes),
         ("unfolded norms", table.norms),
         ("ops outside the format's standard set", table.foreign_ops),
+        ("loops and branches, whose ops are neither listed nor counted", table.loops),
     ):
         if entries:
             console.print(f"[yellow]{text}[/]: {escape(', '.join(entries))}", highlight=False)

@@ -15,6 +15,8 @@ from .search.search import Searched
 
 _HEADINGS = ("file", "target", "SNR (dB)", "same decisions", "verdict")
 
+TRAINED_MODEL = "the trained model"
+
 
 @dataclass(frozen=True)
 class CheckRecord:
@@ -64,6 +66,11 @@ class CheckRecord:
             rows.append((result.artifact, result.target, snr, same, word))
         rows += [("", "", "", "", f.message) for f in self.findings if not f.passed]
         return html_table(f"{self.name}: {self._summary}", _HEADINGS, rows)
+
+    @property
+    def reference(self) -> str:
+        """What the outputs are judged against, as sentences name it."""
+        return TRAINED_MODEL
 
     @property
     def _summary(self) -> str:

@@ -170,7 +170,7 @@ class FileInspection:
         )
         if walked is None:
             return result
-        says = f"{len(walked.checks)} ops compute what the trained network computes"
+        says = f"{len(walked.checks)} ops compute what the trained model computes"
         if faults:
             says += f"; from layer '{faults[0].layer}' on others give the same outputs"
         finding = Finding("ops", True, says)

@@ -25,6 +25,7 @@ _LIMITS = ("Relu", "Clip")
 _INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
 _MOVING = frozenset({*MOVING, *MOVING_OPS})
 _SHAPES = ("SHAPE", "Shape")
+_LOOPS = ("WHILE", "IF", "Loop", "Scan", "If")
 _MOST_NAMED = 6
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "CAST", "Cast")
 _MULTIPLICATIONS, _ADDITIONS = ("MUL", "Mul"), ("ADD", "Add", "SUB", "Sub")
@@ -41,6 +42,11 @@ _PER_OUTPUT = {
     "MatMulInteger": lambda kernel: kernel[-2] if len(kernel) > 1 else kernel[0],
     "BATCH_MATMUL": lambda kernel: kernel[-2],
 }
+# Ops that multiply each of their matrices by a vector at every time step.
+_RECURRENT = frozenset(
+    {"LSTM", "GRU", "RNN", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM"}
+    | {"UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN"}
+)
 # Place of the kernel among an op's inputs, where it is not the second.
 _KERNEL = {"QLinearConv": 3, "TRANSPOSE_CONV": 1, "CONV_2D": 1}
 
@@ -84,6 +90,7 @@ class FileTable:
         norms: Ops that remain of a norm: a factor and a shift for each channel.
         foreign_ops: Ops outside the format's standard set (Flex, custom, other domains).
         computed_shapes: Ops that compute shapes at run time, which delegates do not accept.
+        loops: Ops that run graphs of their own, whose ops are neither listed nor counted.
     """
 
     file: str
@@ -96,6 +103,7 @@ class FileTable:
     norms: tuple[str, ...]
     foreign_ops: tuple[str, ...]
     computed_shapes: tuple[str, ...]
+    loops: tuple[str, ...]
 
     @property
     def parameters(self) -> int:
@@ -141,10 +149,9 @@ def _table(path: Path, read: ArtifactGraph, graph: ArtifactGraph) -> FileTable:
         arena_bytes=_arena(graph),
         float_ops=tuple(_float_ops(graph, rows)),
         norms=tuple(_norms(graph)),
-        foreign_ops=tuple(f"op {op.index} ({op.kind})" for op in graph.ops if _is_foreign(op)),
-        computed_shapes=tuple(
-            f"op {op.index} ({op.kind})" for op in graph.ops if op.kind in _SHAPES
-        ),
+        foreign_ops=tuple(map(_named, filter(_is_foreign, graph.ops))),
+        computed_shapes=tuple(_named(op) for op in graph.ops if op.kind in _SHAPES),
+        loops=tuple(_named(op) for op in graph.ops if op.kind in _LOOPS),
     )
 
 
@@ -224,6 +231,8 @@ def _elements(shape: Sequence[int]) -> int:
 
 def _macs(op: GraphOp, graph: ArtifactGraph) -> int:
     """Return the multiplications of one run of an op."""
+    if op.kind in _RECURRENT:
+        return _recurrent_macs(op, graph)
     place = _KERNEL.get(op.kind, 1)
     keys = [key for key in op.inputs if key]
     if len(keys) <= place or not op.outputs:
@@ -239,6 +248,19 @@ def _macs(op: GraphOp, graph: ArtifactGraph) -> int:
     if op.kind == "ConvTranspose":
         return _elements(graph.tensors[keys[0]].shape) * int(np.prod(kernel[1:]))
     return 0
+
+
+def _recurrent_macs(op: GraphOp, graph: ArtifactGraph) -> int:
+    """Return the multiplications of a recurrent op: its matrices, once for each step and sample.
+
+    Its input is (steps, samples, features) or (samples, steps, features). ONNX stacks the matrices
+    of both directions on an axis before the others; TFLite has a tensor for each matrix.
+    """
+    sequence = graph.tensors[op.inputs[0]].shape
+    constants = [data for key in op.inputs if key and (data := graph.tensors[key].data) is not None]
+    rank = max((data.ndim for data in constants), default=0)
+    matrices = sum(data.size for data in constants if data.ndim == rank >= 2)
+    return _elements(sequence[:2]) * matrices
 
 
 def _precision(op: GraphOp, graph: ArtifactGraph) -> str:
@@ -304,7 +326,7 @@ def _norms(graph: ArtifactGraph) -> list[str]:
     found = []
     for op in graph.ops:
         if op.kind == "BatchNormalization":
-            found.append(f"op {op.index} (BatchNormalization)")
+            found.append(_named(op))
         if op.kind not in _MULTIPLICATIONS or not _by_channel(op, graph):
             continue
         after = graph.consumers(op.outputs[0])
@@ -322,6 +344,11 @@ def _by_channel(op: GraphOp, graph: ArtifactGraph) -> bool:
         and constants[0].size > 1
         and (max(constants[0].shape) == constants[0].size)
     )
+
+
+def _named(op: GraphOp) -> str:
+    """Return an op's place and kind in words."""
+    return f"op {op.index} ({op.kind})"
 
 
 def _is_foreign(op: GraphOp) -> bool:

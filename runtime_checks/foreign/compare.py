@@ -8,6 +8,7 @@ difference.
 from __future__ import annotations
 
 import dataclasses
+import html
 import os
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ from ...runtimes import HOSTS, Target
 from ...runtimes.base import ArtifactError
 from ...runtimes.run import run_target
 from ...version import __version__
+from ..check_record import TRAINED_MODEL
 from ..end_to_end.findings import Finding
 from ..options import CheckOptions
 from ..parity import ParityReport, run_check
@@ -56,6 +58,21 @@ class ComparisonReport(ParityReport):
     def differences(self) -> tuple[str, ...]:
         """A sentence for each output that both files have, on each pair of targets."""
         return tuple(f.message for f in self.findings if f.check == CHECK)
+
+    @property
+    def reference(self) -> str:
+        """The file that the outputs are judged against."""
+        name = self.manifest["source"]["model_name"]
+        kinds = {entry["file"]: entry["precision"] for entry in self.manifest["artifacts"]}
+        return f"{name} in real numbers" if precision_named(kinds[name]).quantized else name
+
+    def to_html(self) -> str:
+        """Return the report as one HTML page that needs no other file."""
+        return _in_terms_of(html.escape(self.reference), super().to_html())
+
+    def to_junit(self) -> str:
+        """Return the report as JUnit XML: a suite for each target, a case for each finding."""
+        return _in_terms_of(html.escape(self.reference), super().to_junit())
 
 
 def compare_files(
@@ -96,9 +113,36 @@ def compare_files(
         directory.mkdir()
         _write(directory, files, meaning, wanted)
         report = run_check(directory, chosen)
-    found = (*report.findings, *_differences(report))
+    return _comparison(report, files[0].path.parent)
+
+
+def _comparison(report: ParityReport, folder: Path) -> ComparisonReport:
+    """Return a report with the differences of its results, in terms of the file of reference."""
     record = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
-    return ComparisonReport(**{**record, "findings": found, "directory": files[0].path.parent})
+    compared = ComparisonReport(**{**record, "directory": folder})
+    results = [
+        dataclasses.replace(
+            result,
+            findings=tuple(
+                dataclasses.replace(f, message=_in_terms_of(compared.reference, f.message))
+                for f in result.findings
+            ),
+        )
+        for result in report.results
+    ]
+    return dataclasses.replace(
+        compared,
+        results=tuple(results),
+        findings=(*report.findings, *_differences(report)),
+    )
+
+
+def _in_terms_of(reference: str, text: str) -> str:
+    """Return a text that names the file of reference where it speaks of a Keras model."""
+    text = text.replace("the float32 Keras model", f"{reference} in float32")
+    return text.replace("float32 Keras model", f"{reference} in float32").replace(
+        TRAINED_MODEL, reference
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +256,7 @@ def _write(
     artifacts = []
     for file in files:
         shutil.copy(file.path, folder / file.path.name)
-        artifact = _described(file, specs, outputs, samples, truth, wanted)
+        artifact = _described(file, first.path.name, specs, outputs, samples, truth, wanted)
         beside = made_from(folder / file.path.name, file.graph, network, network)
         artifacts.append(dataclasses.replace(artifact, network=beside))
         arrays.update(_of_file(folder, artifact, network, samples, truth))
@@ -257,6 +301,7 @@ def _samples(
 
 def _described(
     file: _File,
+    reference: str,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     samples: Arrays,
@@ -280,7 +325,8 @@ def _described(
     try:
         interface = match_interface(file.path, artifact, file.graph, samples, truth, mapped)
     except ArtifactError as error:
-        raise UserError(f"{error}. The files must have the same inputs and outputs.") from error
+        says = str(error).replace("the model's", f"{reference}'s")
+        raise UserError(f"{says}. The files must have the same inputs and outputs.") from error
     return dataclasses.replace(
         artifact,
         inputs=tuple(pair.filed for pair in interface.inputs),

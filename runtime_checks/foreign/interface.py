@@ -30,6 +30,9 @@ _SAMPLES, _MOST_TRIED = 4, 64
 Axes = tuple[int, ...] | None
 
 
+BY_NAME = "by name"
+
+
 @dataclass(frozen=True)
 class Pair:
     """A tensor of the model and the matching one of the file.
@@ -59,6 +62,12 @@ class Pair:
             axes=self.axes,
         )
 
+    @property
+    def same(self) -> bool:
+        """Whether the file's tensor has the model's name, axes and numbers."""
+        named = self.how == BY_NAME and self.info.name == self.spec.name
+        return named and self.axes is None and self.info.scale is None
+
     def sentence(self, what: str) -> str:
         """Describe the assumption."""
         axes = "" if self.axes is None else f", axes {self.axes}"
@@ -80,10 +89,10 @@ class Interface:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The assumptions."""
+        """The assumptions; there is none about a tensor with the model's name, axes and numbers."""
         return (
-            *(pair.sentence("input") for pair in self.inputs),
-            *(pair.sentence("output") for pair in self.outputs),
+            *(pair.sentence("input") for pair in self.inputs if not pair.same),
+            *(pair.sentence("output") for pair in self.outputs if not pair.same),
         )
 
 
@@ -207,7 +216,7 @@ def _by_name(
             if wanted[spec.name] in exact:
                 found[spec.name] = exact[wanted[spec.name]], "as asked for"
         elif spec.name in exact:
-            found[spec.name] = exact[spec.name], "by name"
+            found[spec.name] = exact[spec.name], BY_NAME
         else:
             alike = [
                 info
@@ -215,7 +224,7 @@ def _by_name(
                 if _plain(spec.name) in (_plain(info.name), _plain(names.get(info.name, info.name)))
             ]
             if len(alike) == 1:
-                found[spec.name] = alike[0], "by name"
+                found[spec.name] = alike[0], BY_NAME
     if len({info.name for info, _ in found.values()}) < len(found):
         return {name: pair for name, pair in found.items() if pair[1] == "as asked for"}
     return found

@@ -111,7 +111,7 @@ class FileContents:
         return Finding(
             "weights",
             True,
-            f"{equal} of {len(weights)} weights are the trained network's{others}",
+            f"{equal} of {len(weights)} weights are the trained model's{others}",
         )
 
     def findings(self) -> list[Finding]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
+from ..check_record import TRAINED_MODEL
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from ..per_op.culprit import Fault
 from .numbers import short
@@ -23,20 +24,20 @@ _CHECKS = {
     "outputs": "An output is missing or has another shape",
     "finite": "NaN or infinity where the trained model has numbers",
     "noise": "The outputs differ from the trained model's",
-    "weights": "The weights differ from the trained network's",
-    "ops": "An op does not compute what the trained network computes",
+    "weights": "The weights differ from the trained model's",
+    "ops": "An op does not compute what the trained model computes",
     "rounding": "Integers match no known rule of rounding",
     "determinism": "Runs of the same inputs differ",
     "threads": "Another number of threads gives wrong outputs",
 }
 _FAULTS = {
-    "weights": "The weights of layer '{}' differ from the trained network's",
-    "activation": "The activation of layer '{}' differs from the trained network's",
-    "padding": "The padding of layer '{}' differs from the trained network's",
-    "dilation": "The dilation of layer '{}' differs from the trained network's",
+    "weights": "The weights of layer '{}' differ from the trained model's",
+    "activation": "The activation of layer '{}' differs from the trained model's",
+    "padding": "The padding of layer '{}' differs from the trained model's",
+    "dilation": "The dilation of layer '{}' differs from the trained model's",
     "rounding": "The integers of layer '{}' match no known rule of rounding",
 }
-_ARITHMETIC = "Layer '{}' does not compute what the trained network computes"
+_ARITHMETIC = "Layer '{}' does not compute what the trained model computes"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,14 @@ class Problem:
     why: tuple[str, ...]
 
 
-def problem(result: TargetResult, golden: GoldenSet) -> Problem | None:
-    """Return the summary of a failed result; None if it passed."""
+def problem(result: TargetResult, golden: GoldenSet, reference: str) -> Problem | None:
+    """Return the summary of a failed result; None if it passed.
+
+    Args:
+        result: The result.
+        golden: The samples that were run.
+        reference: What the outputs are judged against, as sentences name it.
+    """
     if result.passed:
         return None
     failed = [finding for finding in result.findings if not finding.passed]
@@ -68,7 +75,7 @@ def problem(result: TargetResult, golden: GoldenSet) -> Problem | None:
     worst = max(wrong, key=lambda entry: entry.worst_ratio, default=None)
     stages = [s.sentence for s in result.stages if s.cause == "fault"]
     return Problem(
-        what=_what(result, fault),
+        what=_what(result, fault).replace(TRAINED_MODEL, reference),
         where=_where(fault, worst, golden),
         how_much=_how_much(fault, worst)
         or next((finding.message for finding in failed if finding.check == "finite"), ""),

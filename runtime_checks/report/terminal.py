@@ -70,7 +70,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
         console.print(
-            "same: decisions of the trained model; flips: changed, not ties of float32; "
+            f"same: decisions of {escape(report.reference)}; flips: changed, not ties of float32; "
             "before, after: accuracy in percent",
             style="dim",
         )
@@ -84,7 +84,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
         word = "[yellow]note[/]" if finding.passed else "[bold red]FAIL[/]"
         console.print(f"{word} {escape(finding.message)}")
     for result in report.results:
-        wrong = problem(result, report.golden)
+        wrong = problem(result, report.golden, report.reference)
         if wrong is not None:
             _print_problem(wrong, result, console)
     word = "[bold green]PASS[/]" if report.passed else "[bold red]FAIL[/]"
@@ -98,8 +98,8 @@ def _print_assumptions(report: CheckRecord, console: Console) -> None:
     """Print how the inputs and outputs of foreign files were found."""
     checked = {result.artifact for result in report.results}
     for entry in report.manifest["artifacts"]:
-        if entry.get("foreign") and entry["file"] in checked:
-            notes = "; ".join(entry.get("notes", ()))
+        notes = "; ".join(entry.get("notes", ()))
+        if entry.get("foreign") and entry["file"] in checked and notes:
             console.print(f"[dim]assumed[/] {escape(entry['file'])}: {escape(notes)}")
 
 

@@ -43,11 +43,11 @@ def test_healthy_files_pass(report, name):
 
 def notes(report, name):
     (entry,) = (a for a in report.manifest["artifacts"] if a["file"] == name)
-    return entry["notes"]
+    return entry.get("notes", [])
 
 
 def test_what_was_assumed_is_said(report):
-    assert notes(report, "float32.onnx")[0] == "input 'image' is 'image', by name"
+    assert notes(report, "float32.onnx") == []
     assert notes(report, "nchw.onnx")[0] == "input 'image' is 'image', by name, axes (0, 3, 1, 2)"
     assert "in steps of" in notes(report, "uint8.tflite")[0]
 

@@ -118,6 +118,47 @@ def test_a_free_batch_is_one_sample(tmp_path):
     assert table.computed_shapes == ("op 0 (Shape)",)
 
 
+def test_recurrent_ops_work_at_every_step(tmp_path):
+    """The matrices of both directions, (2, 48, 8) and (2, 48, 12), are used in each of 16 steps."""
+    sizes = {"W": (2, 48, 8), "R": (2, 48, 12), "B": (2, 96)}
+    kept = [numpy_helper.from_array(np.ones(size, "f4"), name) for name, size in sizes.items()]
+    node = helper.make_node("LSTM", ["x", *sizes], ["y"], hidden_size=12, direction="bidirectional")
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [16, 1, 8]), ("y", [16, 2, 1, 12]))
+    ]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], kept)
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    table = file_table(tmp_path / "g.onnx")
+    assert (table.macs, table.loops) == (16 * 2 * 48 * (8 + 12), ())
+
+
+def test_a_loop_is_named(tmp_path):
+    """Its ops are in a graph of its own, so they are neither listed nor counted."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Neg", ["a"], ["b"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 2]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, 2]),
+        ],
+    )
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    kept = [
+        numpy_helper.from_array(np.array(3), "times"),
+        numpy_helper.from_array(np.array(True), "start"),
+    ]
+    loop = helper.make_node("Loop", ["times", "start", "x"], ["y"], body=body)
+    graph = helper.make_graph([loop], "g", ends[:1], ends[1:], kept)
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    assert file_table(tmp_path / "g.onnx").loops == ("op 0 (Loop)",)
+
+
 def test_weights_in_another_file_are_refused(tmp_path, coarse_export):
     model = onnx.load(coarse_export / "tiny.float32.onnx")
     path = tmp_path / "net.onnx"

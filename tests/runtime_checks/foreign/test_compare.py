@@ -74,6 +74,22 @@ def test_on_the_command_line(coarse_export, altered, tmp_path):
     assert record["findings"][0]["check"] == "difference"
 
 
+def test_reports_name_the_file_of_reference(coarse_export, altered, tmp_path):
+    """No text speaks of a Keras model; nor of an assumption where the names agree."""
+    page, cases = tmp_path / "page.html", tmp_path / "cases.xml"
+    files = (coarse_export / "tiny.float32.onnx", altered, coarse_export / "tiny.int8.onnx")
+    for other in files[1:]:
+        outputs = ("--html", page, "--junit", cases)
+        arguments = [str(part) for part in ("compare", files[0], other, *outputs)]
+        printed = CliRunner().invoke(cli, arguments, catch_exceptions=False).output
+        for text in (printed, page.read_text(), cases.read_text()):
+            text = " ".join(text.split())
+            assert "tiny.float32.onnx" in text
+            assert not any(word in text for word in ("trained model", "Keras model", "assumed"))
+    report = compare_files(files[2], files[2], targets=["onnxruntime"])
+    assert report.reference == "tiny.int8.onnx in real numbers"
+
+
 @pytest.mark.parametrize(
     ("b", "options", "sentence"),
     [

@@ -87,7 +87,7 @@ def test_the_verdict_comes_first(good, bad):
 
 def test_a_failure_says_what_where_how_much_allowed_and_why(bad):
     wrong = bad.text.split("What is wrong")[1].split("Targets")[0]
-    assert "The weights of layer 'conv2d_1' differ from the trained network's" in wrong
+    assert "The weights of layer 'conv2d_1' differ from the trained model's" in wrong
     for word in ("Where layer 'conv2d_1', op", "How much", "times the expected noise", "Allowed"):
         assert word in wrong
     assert "has a fault on the target, or in the file since it was exported" in wrong

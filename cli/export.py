@@ -126,8 +126,10 @@ def command(
             **options,
         )
     _print(console, manifest, directory)
-    files = ExportOptions(**options).files
-    if calibration and not any(needs_calibration(name, p) for name, p in files):
+    chosen = ExportOptions(**options)
+    for name, precision in chosen.left_out:
+        console.print(f"{name} does not support {precision}: not written", style="yellow")
+    if calibration and not any(needs_calibration(name, p) for name, p in chosen.files):
         console.print("--calibration was not used: no file needs calibration", style="yellow")
     if json_path is not None:
         write_json(json_path, manifest.to_json())
@@ -166,9 +168,3 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-    formats, precisions = manifest.options["formats"], manifest.options["precisions"]
-    written = {(artifact.format, artifact.precision) for artifact in manifest.artifacts}
-    for precision in precisions:
-        for name in formats:
-            if (name, precision) not in written:
-                console.print(f"{name} does not support {precision}: not written", style="yellow")

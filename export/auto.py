@@ -1,4 +1,4 @@
-"""The file of the precision `auto`: made in several ways and measured on held-out samples."""
+"""Files of the precision `auto`: made by several recipes and measured on held-out samples."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from .quantization.budget import Budget
 from .quantization.equalization import Equalizer
 from .quantization.pareto import picture
 from .quantization.recipe import Recipe
-from .quantization.search import Culprit, Search, Trial
+from .quantization.search import CostlyLayer, Search, Trial
 from .quantization.weight_rounding import with_rounded_weights
 from .signature import Signature
 from .variants import Variant, mean_ratio
 
-_LEAST_SAMPLES = 8
-_EVERY = 4  # of so many samples one is held out
-_UNLIKE = 10.0  # ratio of channels that is named as a cause
+_MIN_SAMPLES = 8
+_HELD_OUT_EVERY = 4  # one in four samples is held out
+_UNLIKE_CHANNELS = 10.0  # ratio of channel ranges above which it is named as the cause
 
 Convert = Callable[[Variant, Recipe, SampleSet, Path], Artifact]
 
 
 class RecipeNetworks:
-    """The networks that recipes ask for, each made once."""
+    """The network of each recipe, built once."""
 
     def __init__(self, folded: Variant, signature: Signature, samples: SampleSet) -> None:
-        """Take the folded network.
+        """Create the cache.
 
         Args:
-            folded: The network.
+            folded: The folded network.
             signature: Its inputs and outputs.
-            samples: Real samples that ranges and roundings come from.
+            samples: Real samples that determine scales and rounding.
         """
         self._folded = folded
         self._inputs = [samples.arrays[tensor.name] for tensor in signature.inputs]
@@ -60,8 +60,8 @@ class RecipeNetworks:
     def _equalizer(self) -> Equalizer:
         return Equalizer(self._folded.model, self._inputs)
 
-    def of(self, recipe: Recipe, name: str) -> Variant | None:
-        """Return the network of a recipe; None where it cannot be made."""
+    def get(self, recipe: Recipe, name: str) -> Variant | None:
+        """Return the network of a recipe; None if it cannot be built."""
         key = dataclasses.replace(recipe, ranges="min-max", keep_int16=())
         if key not in self._made:
             self._made[key] = self._variant(key, name)
@@ -86,24 +86,24 @@ class RecipeNetworks:
             self._inputs,
             adaptive=recipe.rounding == "adaptive",
             correct_bias=recipe.bias_correction,
-            leave=[path.rpartition("/")[2] for path in recipe.keep_float],
+            exclude=[path.rpartition("/")[2] for path in recipe.keep_float],
         )
         return dataclasses.replace(self._folded, name=name, model=rounded)
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoFile:
-    """One file to find.
+    """The search for one file.
 
     Attributes:
         format_name: Its format.
         folded: The folded network.
         signature: Inputs and outputs.
         samples: Real samples; a quarter of them is held out.
-        convert: Makes a file from a network, a recipe and samples in a folder.
+        convert: Writes a file from a network, a recipe and samples into a folder.
         budget: Limits on its size, latency and noise.
-        base: The recipe to begin with.
-        wide: Whether layers get 16 bits rather than float.
+        base: The recipe to start from.
+        wide: Whether the format supports 16-bit activations, which are tried before float.
         step: Reports every stage.
     """
 
@@ -118,29 +118,29 @@ class AutoFile:
     step: Steps
 
     def __post_init__(self) -> None:
-        """Refuse too few samples.
+        """Check the number of samples.
 
         Raises:
             UserError: There are too few to hold some out.
         """
-        if self.samples.count < _LEAST_SAMPLES:
+        if self.samples.count < _MIN_SAMPLES:
             raise UserError(
-                f"auto measures on samples that took no part, so it needs at least "
-                f"{_LEAST_SAMPLES} real ones. Received: {self.samples.count}. Give more "
-                "(calibration=…, --calibration DATA), or export int8."
+                f"auto measures files on held-out samples, so it needs at least {_MIN_SAMPLES} "
+                f"real samples. Received: {self.samples.count}. Give more (calibration=…, "
+                "--calibration DATA), or export int8."
             )
 
     def write(self, folder: Path) -> tuple[Artifact, Variant]:
-        """Search, and leave the chosen file with its recipe and a picture in a folder.
+        """Search, and write the chosen file, its recipe and a plot of all trials into a folder.
 
         Raises:
-            UserError: Not even a plain int8 file can be made.
+            UserError: Even a plain int8 file cannot be made.
         """
         run = _Run(self, folder / f".auto-{self.format_name}")
         run.place.mkdir()
         search = Search(
             run.attempt,
-            run.culprits,
+            run.costly_layers,
             self.budget,
             wide=self.wide,
             base=self.base,
@@ -167,7 +167,7 @@ class _Run:
         self.auto, self.place = auto, place
         self.files: dict[Recipe, tuple[Artifact, Variant]] = {}
         index = np.arange(auto.samples.count)
-        held = index % _EVERY == _EVERY - 1
+        held = index % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
         self.calibration = _chosen(auto.samples, ~held)
         self.held_out = _chosen(auto.samples, held)
         self.networks = RecipeNetworks(auto.folded, auto.signature, self.calibration)
@@ -179,8 +179,8 @@ class _Run:
         return self.place / str(list(self.files).index(recipe))
 
     def attempt(self, recipe: Recipe) -> Trial | None:
-        """Make and measure a file; None where it cannot be made."""
-        variant = self.networks.of(recipe, f"auto-{self.auto.format_name}-{len(self.files)}")
+        """Make and measure a file; return None if it cannot be made."""
+        variant = self.networks.get(recipe, f"auto-{self.auto.format_name}-{len(self.files)}")
         if variant is None:
             return None
         folder = self.place / str(len(self.files))
@@ -208,7 +208,10 @@ class _Run:
 
     @functools.cached_property
     def _scores(self) -> str | None:
-        """The only output of scores, where samples have labels or a softmax ends it."""
+        """Name of the output of class scores; None unless there is exactly one.
+
+        Without labels, the scores must be probabilities.
+        """
         rows = [name for name, t in self._truth.items() if t.ndim == 2 and t.shape[1] > 1]
         if len(rows) != 1:
             return None
@@ -229,8 +232,8 @@ class _Run:
         known = labels >= 0
         return float(np.mean(outputs[name].argmax(axis=1)[known] == labels[known]))
 
-    def culprits(self) -> list[Culprit]:
-        """Return the layers of the best file so far, the dearest first."""
+    def costly_layers(self) -> list[CostlyLayer]:
+        """Return the layers of the best file so far, the most expensive first."""
         best = max(self.trials, key=lambda trial: trial.snr_db)
         artifact, variant = self.files[best.recipe]
         signature = self.auto.signature
@@ -245,7 +248,7 @@ class _Run:
         with self.auto.step(artifact.file, "explain"):
             costs = measure_costs(network, graph, self.calibration.take(16).arrays)
         return [
-            Culprit(entry.layer, costs.decibels(entry.power), _why(entry))
+            CostlyLayer(entry.layer, costs.decibels(entry.power), _why(entry))
             for entry in costs.layers
             if not entry.layer.startswith("input ")
         ]
@@ -256,7 +259,7 @@ def _why(entry: LayerCost) -> str:
         return f"{entry.clipped:.2g} % of its values are clipped"
     if entry.worst == "weights":
         return "its weights have too few bits"
-    if entry.channels > _UNLIKE:
+    if entry.channels > _UNLIKE_CHANNELS:
         return f"its channels differ by {entry.channels:.0f}x"
     return "its values need more than 255 steps"
 

@@ -1,4 +1,4 @@
-"""From a trained model to artifacts, golden set, network and manifest, in one call."""
+"""Exports a trained model: artifacts, golden set, network and manifest."""
 
 from __future__ import annotations
 
@@ -71,59 +71,63 @@ def export_model(
     shapes: Shapes | None = None,
     listener: Listener | None = None,
 ) -> Manifest:
-    """Fold a model, write it in every format and precision asked for, and what checks need.
+    """Fold a model; write it in the given formats and precisions, with the data for its checks.
 
     Writes `NAME.PRECISION.tflite|onnx|saved_model`, `golden.npz`, `network.npz` and, last,
-    `manifest.json` into `directory`, NAME being the directory's own name. Everything is made aside
-    and moved in when all of it is done: an interrupted or failed export leaves the old files.
+    `manifest.json` into `directory`, where NAME is the name of the directory. All files are written
+    to a temporary folder and moved when they are complete: an interrupted or failed export leaves
+    the old files unchanged.
 
     Args:
         model: A trained Keras model, built. It is not changed.
-        directory: Where to; made when missing.
+        directory: The directory to write to; created if missing.
         formats: `tflite`, `onnx`, `saved_model`.
         precisions: `float32`; `float16` (weights; TFLite computes in float32); `dynamic` (int8
-            weights, activations quantized as they come); `int8`; `auto` (int8, repaired where it
-            loses); `int16x8` (int16 activations, TFLite only); `int4` (4-bit weights, TFLite
-            only). A format leaves out what it lacks.
-        calibration: Real samples that int8 and int16x8 take their ranges from: an array or dict of
-            arrays by input name, `.npz`, `.npy`, a folder of images, a `tf.data.Dataset`, or
-            `"module:function"`. Data that looks like noise is refused; `"random"` asks for random
-            numbers in plain words. None takes `inputs`.
-        calibration_samples: Calibrate with at most this many of them, evenly spread.
-        inputs: Real samples for the golden set, from any source `calibration` can have; by default
-            those of a calibration that took place.
-        batch_size: The batch size the files are made for; None leaves it free.
-        layout: `nhwc`, or `nchw` for ONNX files that take and give channels first.
-        opset: Version of ONNX's operator set.
-        quantized_io: `float`, or `integer` for int8 and int16x8 TFLite files that take and give
-            integers.
+            weights, activations quantized at run time); `int8`; `auto` (int8 with the recipe that
+            measures best, single layers in more bits); `int16x8` (int16 activations, TFLite only);
+            `int4` (4-bit weights, TFLite only). A precision that a format does not support is not
+            written in that format.
+        calibration: Real samples that determine the ranges of int8 and int16x8 files: an array or
+            dict of arrays by input name, `.npz`, `.npy`, a folder of images, a `tf.data.Dataset`,
+            or `"module:function"`. Data that looks like noise is refused; `"random"` uses random
+            numbers. None means `inputs`.
+        calibration_samples: Calibrate with at most this many of them, evenly spaced.
+        inputs: Real samples for the golden set, in any form that `calibration` takes; by default
+            the calibration samples, if real ones were used.
+        batch_size: Batch size of the files; None leaves it free.
+        layout: `nhwc`, or `nchw` for ONNX files whose inputs and outputs are channels-first.
+        opset: Version of the ONNX operator set.
+        quantized_io: `float`, or `integer` for int8 and int16x8 TFLite files with integer inputs
+            and outputs.
         equalize: Whether quantized files are made from weights equalized across layers: `auto`
             (where it raises the measured signal-to-noise ratio), `always` or `never`.
         keep_float: Layers that int8 files compute in float32: names, paths (`block/conv`) or
             patterns (`conv*`).
-        keep_int16: Layers to which int8 files give activations of 16 bits; ONNX files need opset 21
-            for it.
-        input_norms: What becomes of norms that read an input: `fold`, `keep`, or `auto`: kept in
-            front of quantized and float16 files where that raises the measured signal-to-noise
-            ratio by 3 dB, on real samples, else on samples that the norms' statistics describe.
-        portable: Whether scales of weights of int8 TFLite files move by units in the last place, so
-            that more runtimes agree on every integer (docs/quantization.md).
-        budget: What an auto file may cost or must reach: `120KB`, `2.5ms`, `40dB`, or several with
-            commas; by default a tenth more bytes than the int8 file.
-        recipe: How int8 and auto files are made, instead of a search (docs/quantization.md).
+        keep_int16: Layers that get 16-bit activations in int8 files; ONNX files need opset 21.
+        input_norms: Treatment of norms that read an input: `fold`; `keep` (in front of the
+            network); or `auto`, which keeps them in quantized and float16 files where that raises
+            the measured signal-to-noise ratio by 3 dB, on real samples or, without any, on samples
+            drawn from the norms' statistics.
+        portable: Whether the scales of weights in int8 TFLite files are adjusted by units in the
+            last place, so that more runtimes compute equal integers (docs/quantization.md).
+        budget: Limits of an auto file: `120KB`, `2.5ms`, `40dB`, or several separated by commas; by
+            default 10 % more bytes than the int8 file.
+        recipe: Recipe of int8 and auto files, instead of a search (docs/quantization.md).
         allow_flex: Whether TFLite files may call TensorFlow operators, which most runtimes lack.
-        labels: Names of the classes, kept as metadata.
-        preprocessing: How pixels become inputs; kept as metadata and applied to image folders.
-        description: One line about the model, kept as metadata.
+        labels: Names of the classes, stored as metadata.
+        preprocessing: Conversion of pixels to inputs; stored as metadata and applied to folders of
+            images.
+        description: One line about the model, stored as metadata.
         source: The file the model was loaded from; its hash goes into the manifest.
         shapes: Sizes of the free axes of inputs, by input name.
         listener: Called at the beginning and end of every step.
 
     Returns:
-        The manifest as written, with the time each file took.
+        The manifest, with the time that each file took.
 
     Raises:
-        UserError: The model or an option cannot be exported; the message says how to mend it.
+        UserError: The model cannot be exported or an option is invalid; the message says how to fix
+            it.
     """
     options = ExportOptions(
         formats=tuple(formats),
@@ -162,12 +166,12 @@ def describe_files(
     shapes: Shapes | None = None,
     listener: Listener | None = None,
 ) -> Manifest:
-    """Write what checks need besides the files, for files that were not made by `export_model`.
+    """Write the data for checks of files that `export_model` did not make.
 
     Args:
         model: The trained Keras model that the files should compute.
-        directory: Where to; made when missing.
-        describe: Puts the files into a folder and returns what they are.
+        directory: The directory to write to; created if missing.
+        describe: Copies the files into a folder and returns their descriptions.
         inputs: See `export_model`.
         labels: See `export_model`.
         preprocessing: See `export_model`.
@@ -176,7 +180,7 @@ def describe_files(
         listener: See `export_model`.
 
     Returns:
-        The manifest as written.
+        The manifest.
 
     Raises:
         UserError: The model cannot be read, or the samples do not fit it.
@@ -188,7 +192,7 @@ def describe_files(
 
 
 def folded_network(model: keras.Model, shapes: Shapes | None = None) -> Network:
-    """Return the network that an export of a model would hold.
+    """Return the network that an export of a model would contain.
 
     Args:
         model: A trained Keras model.
@@ -219,7 +223,7 @@ def _prepare(
     calibration = inputs if calibration is None else calibration
     trained = trained_model(model)
     needing = _needing_calibration(options, trained)
-    _demand_samples(needing, calibration)
+    _require_samples(needing, calibration)
     target = Path(directory)
     step = Steps(listener) if listener else Steps()
     if trained is not None:
@@ -279,10 +283,10 @@ def _prepare(
 
 
 def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -> list[str]:
-    """Return the files that take the ranges of activations from samples.
+    """Return the files that need calibration samples for the ranges of activations.
 
     Raises:
-        UserError: The model was trained in the integers of another precision.
+        UserError: The model is quantization-aware, and trained for another precision.
     """
     needed = [(name, p) for name, p in options.files if needs_calibration(name, p)]
     if trained is None:
@@ -290,8 +294,8 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
     if options.keep_float or options.keep_int16 or options.portable or options.recipe:
         raise UserError(
             "keep_float, keep_int16, portable and recipe are for models that are calibrated. "
-            "Received: a model trained in integers, whose scales are fixed. Give quantize_aware "
-            "float_layers, and the rounding of the target."
+            "Received: a quantization-aware model, whose scales are fixed. Use the options "
+            "float_layers and rounding of quantize_aware instead."
         )
     others = sorted({precision for _, precision in needed} - {trained.precision})
     if others:
@@ -302,12 +306,12 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
     return []
 
 
-def _demand_samples(needed: list[str], source: Source | None) -> None:
-    """Refuse to calibrate without a word on what with."""
+def _require_samples(needed: list[str], source: Source | None) -> None:
+    """Require that the user names calibration samples, or asks for random ones."""
     if needed and source is None:
         raise UserError(
             f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
-            f"(calibration=…, --calibration DATA), or say {RANDOM!r} to go without: {RANDOM_COST}."
+            f"(calibration=…, --calibration DATA), or {RANDOM!r} for random numbers: {RANDOM_COST}."
         )
 
 
@@ -331,7 +335,7 @@ def _calibration(
 
 
 def _batch_size(model: keras.Model, asked: int | None) -> tuple[int | None, tuple[str, ...]]:
-    """Return the batch size of the files, and what to say of it."""
+    """Return the batch size of the files, and a note if the model determines it."""
     only = built_for(model)
     if only is None or asked == only:
         return asked, ()
@@ -344,15 +348,15 @@ def _batch_size(model: keras.Model, asked: int | None) -> tuple[int | None, tupl
 
 
 def _judges(calibration: Calibration | None, real: SampleSet | None) -> SampleSet | None:
-    """Return real samples to judge quantized files by; random ones would judge wrongly."""
+    """Return the real samples on which quantized files are measured; None if there are none."""
     if calibration is not None and not calibration.random:
         return calibration.samples
     return real
 
 
 def _public_signature(model: keras.Model, folded: keras.Model) -> Signature:
-    """Return the names of the trained model: folding may have replaced the layers that gave them.
+    """Return the signature of the trained model, since folding may replace the named layers.
 
-    A subclassed model has none of its own; it is exported under those of its trace.
+    A subclassed model has no symbolic inputs; the signature of its trace is used.
     """
     return signature_of(model if is_symbolic(model) else folded)

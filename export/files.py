@@ -1,8 +1,8 @@
-"""One file of an export: from which network, converted, validated, and described.
+"""Writes one file of an export: chooses its network, converts, validates and describes it.
 
-A quantized file is made from each variant of the network that may suit its few bits, and the best
-of them is kept. One calibrated with random numbers is made a second time with real ranges where
-there are real samples, to tell what the random ones cost.
+A quantized file is made from several variants of the network, and the one with the highest
+signal-to-noise ratio is kept. A file calibrated with random numbers is converted a second time with
+real samples, if there are any, to measure the loss from random calibration.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class ArtifactWriter:
     """Writes the files of one export.
 
     Attributes:
-        provenance: Name of the export and what goes into the files as metadata.
+        provenance: Name of the export and the metadata of the files.
         variants: The networks that files are made from.
-        calibration: Samples to take ranges from; None where no file needs any.
-        step: Told of every stage.
+        calibration: Calibration samples; None if no file needs any.
+        step: Reports every stage.
     """
 
     provenance: Provenance
@@ -61,16 +61,16 @@ class ArtifactWriter:
     step: Steps
 
     def write(self, format_name: str, precision: str, folder: Path) -> Artifact:
-        """Write one file into `folder`, from the variant that makes the best of its bits.
+        """Write one file into `folder`, from the variant with the least quantization noise.
 
         Raises:
-            UserError: The file cannot be made, or is not what was asked for when read back.
+            UserError: The file cannot be made, or does not pass validation when read back.
         """
         started = time.perf_counter()
         if precision in MIXED and self._options.recipe is not None:
             variant, artifact = self._by_recipe(format_name, precision, folder)
         elif precision == AUTO:
-            variant, artifact = self._found(format_name, folder)
+            variant, artifact = self._searched(format_name, folder)
         else:
             variant, artifact = self._best(format_name, precision, folder)
         if self._calibrates(format_name, precision) and self._random:
@@ -87,11 +87,11 @@ class ArtifactWriter:
         return self.calibration is not None and self.calibration.random
 
     def _calibrates(self, format_name: str, precision: str) -> bool:
-        """Whether a file takes ranges from samples; one that was trained in integers has them."""
+        """Whether a file needs calibration; the ranges of a quantization-aware model are known."""
         return needs_calibration(format_name, precision) and not self.variants.integers(precision)
 
-    def _found(self, format_name: str, folder: Path) -> tuple[Variant, Artifact]:
-        """Search for the file that loses least within its budget."""
+    def _searched(self, format_name: str, folder: Path) -> tuple[Variant, Artifact]:
+        """Search for the file with the least noise within its budget."""
         if self.calibration is None or self.calibration.random:
             raise UserError(
                 "auto measures files on real samples. Give some (calibration=…, --calibration "
@@ -120,7 +120,7 @@ class ArtifactWriter:
     def _by_recipe(
         self, format_name: str, precision: str, folder: Path
     ) -> tuple[Variant, Artifact]:
-        """Write a file as a recipe says."""
+        """Write a file by the recipe of the options."""
         recipe, samples = self._recipe, self.calibration
         folded = self.variants.plain
         variant: Variant | None = folded
@@ -129,11 +129,11 @@ class ArtifactWriter:
                 raise UserError("A recipe that changes weights needs real calibration samples.")
             networks = RecipeNetworks(folded, self.variants.signature, samples.samples)
             with self.step("model", "repair"):
-                variant = networks.of(recipe, f"recipe-{format_name}-{precision}")
+                variant = networks.get(recipe, f"recipe-{format_name}-{precision}")
         if variant is None:
             raise UserError(
-                "The recipe equalizes channels, and this network has none that can be. Set "
-                "equalize to null."
+                "The recipe equalizes channels, but this network has no layers that can be "
+                "equalized. Set equalize to null."
             )
         artifact = self._convert(format_name, precision, variant, folder)
         return variant, self._with_network(artifact, variant, ("made by a recipe",), folder)
@@ -142,7 +142,7 @@ class ArtifactWriter:
         """Write a file from every variant and keep the one with the least noise."""
         bases = self.variants.bases(precision)
         made: dict[str, tuple[Artifact, Path]] = {}
-        tried = self._tried(bases, made, format_name, precision, folder) if len(bases) > 1 else []
+        tried = self._measure(bases, made, format_name, precision, folder) if len(bases) > 1 else []
         base = choose(tried) if tried else bases[0]
         with self.step("model", "equalize"):
             others = self.variants.equalized(base, precision)
@@ -154,7 +154,7 @@ class ArtifactWriter:
             return base, artifact
         candidates = others if always and others else (base, *others)
         left = [variant for variant in candidates if variant.name not in made]
-        tried += self._tried(left, made, format_name, precision, folder)
+        tried += self._measure(left, made, format_name, precision, folder)
         chosen = choose([pair for pair in tried if pair[0] in candidates])
         artifact, place = made[chosen.name]
         os.replace(place / artifact.file, folder / artifact.file)
@@ -162,7 +162,7 @@ class ArtifactWriter:
             shutil.rmtree(place)
         return chosen, self._with_network(artifact, chosen, choice_notes(tried, chosen), folder)
 
-    def _tried(
+    def _measure(
         self,
         variants: Sequence[Variant],
         made: dict[str, tuple[Artifact, Path]],
@@ -170,10 +170,12 @@ class ArtifactWriter:
         precision: str,
         folder: Path,
     ) -> Ratios:
-        """Write and judge the files of variants, each in a folder of its own, entered in `made`.
+        """Write the file of each variant into a separate folder and measure its noise.
+
+        The files are added to `made`, by the name of the variant.
 
         Raises:
-            UserError: None can be made.
+            UserError: No file can be made.
         """
         tried: Ratios = []
         refusals: list[UserError] = []
@@ -197,7 +199,7 @@ class ArtifactWriter:
     def _with_network(
         artifact: Artifact, variant: Variant, notes: tuple[str, ...], folder: Path
     ) -> Artifact:
-        """Return an artifact with the network that it was made from beside it."""
+        """Write the network of the variant, unless it is the plain one; return the artifact."""
         artifact = dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
         if not variant.name:
             return artifact
@@ -207,7 +209,7 @@ class ArtifactWriter:
         return dataclasses.replace(artifact, network=FileRecord.of(network))
 
     def _cost_of_random(self, artifact: Artifact, variant: Variant, folder: Path) -> str:
-        """Say what random ranges cost: on the user's own samples where there are any."""
+        """Return a note on the loss from random calibration, measured if there are real samples."""
         samples = self.variants.samples
         if samples is None:
             return f"calibrated with random numbers; {RANDOM_COST}"
@@ -218,7 +220,7 @@ class ArtifactWriter:
             after = self.variants.judge(other, Path(place))
         return (
             f"calibrated with random numbers: {before:.1f} dB on the real samples, on average; "
-            f"calibrated with those: {after:.1f} dB"
+            f"calibrated with the real samples: {after:.1f} dB"
         )
 
     def _convert(
@@ -229,7 +231,7 @@ class ArtifactWriter:
         folder: Path,
         recipe: Recipe | None = None,
     ) -> Artifact:
-        """Convert, write and validate one file, by a recipe or by the options."""
+        """Convert, write and validate one file; the recipe is that of the options by default."""
         file_format = format_named(format_name)
         path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
         channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
@@ -253,9 +255,9 @@ class ArtifactWriter:
                 contents = file_format.validate(path, job)
             except ArtifactError as error:
                 raise UserError(
-                    f"The converter wrote a file that does not load: {error} Ranges too unlike for "
-                    f"{precision} do that: keep norms of inputs in front (input_norms='keep', "
-                    "--input-norms keep), or export another precision."
+                    f"The converter wrote a file that does not load: {error} Ranges that differ "
+                    f"too much for {precision} can cause this: keep the norms of inputs "
+                    "(input_norms='keep', --input-norms keep), or export another precision."
                 ) from error
         artifact = _described(path, format_name, job, contents)
         return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
@@ -263,7 +265,7 @@ class ArtifactWriter:
     def _choices(
         self, precision: str, graph: FrozenGraph, variant: Variant, recipe: Recipe
     ) -> QuantizerChoices | None:
-        """Return the quantizer's choices; None where they are its defaults."""
+        """Return the settings of the quantizer; None for its defaults."""
         if precision not in MIXED:
             return None
         return choices_for(recipe, graph.layer_names, graph.output_layers, variant.float_layers)
@@ -280,7 +282,7 @@ class ArtifactWriter:
 
 
 def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:
-    """Describe a file that is written and validated."""
+    """Return the description of a validated file."""
     expected = job.graph.signature
 
     def in_keras_terms(found: TensorSpec, wanted: TensorSpec) -> TensorSpec:

@@ -1,17 +1,25 @@
-"""The golden set: inputs, and what float64, float32 and each exported file make of them.
+"""The golden set: samples, with the outputs of the model and of each exported file.
 
-`golden.npz` holds, for N samples: `kind` (N,), `input:NAME`, `truth:NAME` (the trained model in
-float64), `folded64:NAME` (the folded model in float64), `reference:NAME` (the trained model as
-Keras runs it) and `artifact:FILE:NAME` (each file in its host runtime, dequantized where it is
-quantized, axes in Keras order), and `noise:NAME` (N,), the root mean square error that float32
-arithmetic is expected to make, and `file-noise:FILE:NAME` (N,), the same for a file's own
-arithmetic where it is half precision, dynamic range or integers, and `trained-integers:NAME`, what
-a model that was trained in integers gives in Keras. For a file of integers
-`predicted:FILE:RULES:NAME` is what it gives to the bit under rules of rounding that agree
-(separated by ` | `), and `step:FILE:NAME` (N,) the step of the output's integers; or
-`unpredicted:FILE:REASON` (N,) says why there is no prediction. Where a sample holds NaN or
-infinity, NaN stands wherever nothing is expected (`artifacts.sample_kinds`). NAME is the Keras name
-of an input or output.
+`golden.npz` contains, for N samples:
+
+    kind (N,)                    the kind of each sample (`artifacts.sample_kinds`)
+    input:NAME                   the input
+    truth:NAME                   output of the trained model in float64
+    folded64:NAME                output of the folded model in float64
+    reference:NAME               output of the trained model in Keras, float32
+    noise:NAME (N,)              expected root mean square error of float32 arithmetic
+    artifact:FILE:NAME           output of the file on this machine, dequantized, in Keras' order
+                                 of axes
+    file-noise:FILE:NAME (N,)    expected root mean square error of the file's arithmetic (float16,
+                                 dynamic range or integer)
+    trained-integers:NAME        output of a quantization-aware model in Keras
+    predicted:FILE:RULES:NAME    exact output of an integer file under rounding rules that agree
+                                 (separated by ` | `)
+    step:FILE:NAME (N,)          quantization step of that output
+    unpredicted:FILE:REASON (N,) the reason why there is no prediction
+
+NAME is the Keras name of an input or output. For samples with NaN or infinity, an output is NaN
+wherever no value is expected.
 """
 
 from __future__ import annotations
@@ -46,10 +54,10 @@ from .signature import Signature, built_for
 FILE_NAME = "golden.npz"
 Arrays = Mapping[str, np.ndarray]
 
-_UNLIKE = 10.0  # ratio of ranges beyond which channels are features of their own
+_UNLIKE_CHANNELS = 10.0  # ratio of ranges above which channels are treated as separate features
 MOST_REAL, _RANDOM = 16, 8  # samples; border adds four, extreme, denormal and nonfinite two each
-_BATCH = 8  # samples evaluated at a time, so that memory stays flat
-_SAME = 1e-4  # relative difference that rounding stays below, in layers that have float32 only too
+_BATCH = 8  # samples evaluated at a time, which bounds the memory
+_TOLERANCE = 1e-4  # relative; rounding stays below, also in layers that compute in float32 only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +65,8 @@ class Samples:
     """Inputs of a golden set.
 
     Attributes:
-        kind: One of `artifacts.sample_kinds` a sample.
-        inputs: Input name to (N, …) array in the input's own type.
+        kind: Kind of each sample, one of `artifacts.sample_kinds`.
+        inputs: Input name to (N, …) array in the dtype of the input.
     """
 
     kind: tuple[str, ...]
@@ -74,19 +82,18 @@ def choose_samples(
 ) -> Samples:
     """Choose the inputs of a golden set.
 
-    Real samples find what random ones miss, border samples (ones, a frame, impulses in the first
-    and last place) show wrong padding, extreme ones (a thousandth and ten times the usual range)
-    show lost precision and saturation. Denormal ones (numbers below the least normal one among
-    ordinary ones, and alone) show what becomes of numbers that runtimes may flush to zero, and
-    nonfinite ones (a NaN; both infinities) whether these come where the trained model has none. A
-    model without a float input has neither.
+    Real samples show errors that random samples miss. Border samples (ones, a frame, an impulse at
+    the first and at the last position) show wrong padding. Extreme samples (0.001 and 10 times the
+    usual range) show lost precision and saturation. Denormal samples (denormal numbers among
+    ordinary ones, and alone) show the effect of flushing them to zero. Nonfinite samples (a NaN;
+    both infinities) show NaN and infinity where the trained model has none. A model without a float
+    input has no denormal and nonfinite samples.
 
     Args:
-        inputs: Name, shape (with the batch dimension) and type of each input; sizes must be known.
-        values: What each input may hold.
-        real: Input name to (N, …) samples of the user's own, or None; at most `MOST_REAL` are
-            taken.
-        seed: Of the random samples.
+        inputs: Name, shape (with the batch dimension) and dtype of each input; sizes must be known.
+        values: The allowed values of each input.
+        real: Input name to (N, …) real samples, or None; at most `MOST_REAL` are used.
+        seed: Seed of the random samples.
 
     Raises:
         UserError: `real` lacks an input, or a shape does not fit.
@@ -117,18 +124,18 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
     """Run a Keras model over all samples.
 
     Args:
-        model: Any built model with the signature's inputs and outputs, in its order.
-        signature: Names to use.
+        model: A built model with the inputs and outputs of the signature, in the same order.
+        signature: Names of the inputs and outputs.
         inputs: Input name to (N, …) array.
 
     Returns:
-        Output name to (N, …) array in the model's own type.
+        Output name to (N, …) array in the dtype of the model's output.
     """
     flat = [np.asarray(inputs[tensor.name]) for tensor in signature.inputs]
     count, size = len(flat[0]), built_for(model) or _BATCH
     parts: list[list[np.ndarray]] = [[] for _ in signature.outputs]
     for start in range(0, count, size):
-        # A model that is built for one batch size gets whole batches, the last one filled up.
+        # A model built for one batch size gets full batches; samples are repeated in the last one.
         chosen = np.arange(start, start + size if built_for(model) else min(start + size, count))
         chunk = [values[chosen % count] for values in flat]
         packed = keras.tree.pack_sequence_as(call_structure(model), chunk)
@@ -144,34 +151,33 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
     }
 
 
-def demand_independence(
+def require_independence(
     model: keras.Model, signature: Signature, inputs: Arrays, outputs: Arrays
 ) -> None:
-    """Refuse a model that gives a sample other outputs in other company.
+    """Refuse a model whose output for a sample depends on the other samples of the batch.
 
     Args:
         model: A float64 model.
-        signature: Names to use.
+        signature: Names of the inputs and outputs.
         inputs: Input name to (N, …) array, ordinary samples first.
-        outputs: What the model gave for all of them.
+        outputs: The outputs of the model for these inputs, evaluated in full batches.
 
     Raises:
-        UserError: Half a batch gives something else.
+        UserError: Half a batch has different outputs.
     """
     if built_for(model) is not None:
         return
-    some = _BATCH // 2  # of the first batch, so that their company changes
+    some = _BATCH // 2  # half of the first batch
     fewer = evaluate(model, signature, {name: values[:some] for name, values in inputs.items()})
     for name, values in outputs.items():
         if values.dtype.kind != "f":
             continue
         change = np.abs(fewer[name] - values[:some]).max(initial=0)
-        if change > _SAME * np.abs(values[:some]).max(initial=0):
+        if change > _TOLERANCE * np.abs(values[:some]).max(initial=0):
             raise UserError(
                 f"The output {name!r} of a sample depends on the other samples of its batch, so "
-                "that a file cannot give what the model gives. Compute means and the like over "
-                "other axes than the first, or build the model for the batch size that it will "
-                "have: keras.Input(batch_shape=(N, …))."
+                "a file cannot reproduce the model. Do not reduce over the first axis, or build "
+                "the model for one batch size: keras.Input(batch_shape=(N, …))."
             )
 
 
@@ -208,17 +214,17 @@ def write_golden(
 
 
 def snr_db(samples: Samples, truth: Arrays, outputs: Arrays) -> dict[str, float | None]:
-    """Return each output's signal-to-noise ratio against float64 truth, in decibels.
+    """Return the signal-to-noise ratio of each output against float64 truth, in decibels.
 
-    Over the real samples, or the random ones where there are none. None where the truth is zero
-    throughout or the output has no error at all: then the ratio is not a number.
+    It is taken over the real samples or, without any, over the random ones. It is None if the truth
+    is zero everywhere or the output has no error, where the ratio is not a finite number.
     """
     _, chosen = typical_samples(np.array(samples.kind))
     return {name: decibels(truth[name][chosen], outputs[name][chosen]) for name in truth}
 
 
 def decibels(truth: np.ndarray, output: np.ndarray) -> float | None:
-    """Return 10 log10(|truth|^2 / |output - truth|^2); None where that is no finite number."""
+    """Return 10 log10(|truth|^2 / |output - truth|^2); None if it is not finite."""
     signal = float(np.sum(np.square(truth)))
     noise = float(np.sum(np.square(output.astype(np.float64) - truth)))
     if signal == 0 or noise == 0 or not math.isfinite(noise):
@@ -250,26 +256,26 @@ def _synthetic(
 
 
 def _range(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and the greatest real value, of each channel where channels differ much.
+    """Return the least and greatest real value, per channel if the channels differ a lot.
 
-    A value that is usual for one raw feature can be a million standard deviations of another.
+    A typical value of one raw feature can be a million standard deviations of another.
     """
     inner = tuple(range(max(1, real.ndim - 1)))
     low, high = real.min(axis=inner), real.max(axis=inner)
     sizes = np.atleast_1d(high - low)
-    if sizes.max() > _UNLIKE * sizes.min(initial=np.inf, where=sizes > 0):
+    if sizes.max() > _UNLIKE_CHANNELS * sizes.min(initial=np.inf, where=sizes > 0):
         return low, high
     return real.min(), real.max()
 
 
 def _unusual(values: InputValues, usual: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
-    """Return the denormal and nonfinite samples of one input, made from a usual one.
+    """Return the denormal and nonfinite samples of one input, derived from a typical sample.
 
-    Whole numbers stay as they are: there are no such ones.
+    Integers are unchanged, since they have no such values.
     """
     if values.whole.all():
         return [(DENORMAL, np.stack([usual] * 2)), (NONFINITE, np.stack([usual] * 2))]
-    # A generator of its own: the random samples stay the same whatever is added here.
+    # A separate generator: the random samples do not depend on what is drawn here.
     generator = np.random.default_rng([seed, 1])
     sizes = SMALLEST_NORMAL * 2.0 ** -generator.integers(1, 23, usual.shape, endpoint=True)
     tiny = np.where(generator.random(usual.shape) < 0.5, -sizes, sizes)
@@ -289,7 +295,7 @@ def _unusual(values: InputValues, usual: np.ndarray, seed: int) -> list[tuple[st
 
 
 def _borders(shape: tuple[int, ...]) -> np.ndarray:
-    """Return ones, a frame of ones, and impulses in the first and the last place, (4, …)."""
+    """Return ones, a frame of ones, and impulses at the first and last position, (4, …)."""
     if not shape:  # an input of one number
         return np.array([1.0, 1.0, 1.0, 0.0])
     frame = np.ones(shape)

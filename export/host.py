@@ -1,4 +1,4 @@
-"""Runs an exported file on this machine by the names and floats of the Keras model."""
+"""Runs an exported file on this machine, with the names and float values of the Keras model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..runtimes.run import run_file
 from ..runtimes.session import Session
 from .formats.base import format_named
 
-# What loads native code of others; TensorFlow itself has run the model already.
+# Runtimes that run in a child process; TensorFlow has already run the model in this one.
 _RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
@@ -25,11 +25,11 @@ def run_artifact(
 
     Args:
         artifact: Its description: format, names, batch size, quantization.
-        folder: Where it lies.
+        folder: The folder that contains it.
         inputs: Keras input name to (N, …) samples.
 
     Returns:
-        Keras output name to (N, …): float32 where the file's output is quantized.
+        Keras output name to (N, …); quantized outputs are dequantized to float32.
     """
     if artifact.format in _RUNTIMES:
         return run_timed(artifact, folder, inputs)[0]
@@ -50,6 +50,6 @@ def run_timed(
         return shared.call(run_file, runtime, path, artifact, dict(inputs))
     except DiedError as died:
         raise ArtifactError(
-            f"{runtime} died of {died.cause} while it ran {artifact.file}. Export another "
+            f"{runtime} crashed ({died.cause}) while it ran {artifact.file}. Export another "
             "precision or format."
         ) from died

@@ -1,7 +1,8 @@
-"""The folded network with the norms of its inputs left in front, for files of few bits.
+"""The folded network with the norms of its inputs kept, for float16 and quantized files.
 
-The norm of raw features of very different sizes, folded, makes the weights of the first layer as
-different; float16 and int8 cannot hold them. In front of the network it computes in float32.
+If raw features have very different scales, folding their norm gives the weights of the first layer
+equally different scales, which float16 and int8 represent poorly. A norm that is kept computes in
+float32.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from .fold import Affine, FoldResult, InputValues, affines_of_inputs, fold
 from .signature import Signature
 
 _SAMPLES = 32
-# Growth of the peak over the root mean square of a channel's weights that costs integers a bit.
-_SPREADS = 2.0
+# Growth of a channel's ratio of peak to root mean square that costs integer weights one bit.
+_ONE_BIT = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class InputNorms:
-    """A network with the norms of its inputs.
+    """A network that keeps the norms of its inputs.
 
     Attributes:
         model: The network.
-        names: The norms.
-        range_growth: What folding them costs integers, see `NormRecord`.
-        inputs: Samples of what the norms' statistics say the inputs are, by input name.
+        names: Names of the norms.
+        range_growth: Growth of the integer range when they are folded, see `NormRecord`.
+        inputs: Samples drawn from the norms' statistics, by input name.
     """
 
     model: keras.Model
@@ -38,23 +39,23 @@ class InputNorms:
     inputs: Mapping[str, np.ndarray]
 
     def may_help(self, precision: str) -> bool:
-        """Whether a file of a precision may lose by the fold of the norms."""
+        """Return whether folding the norms may reduce the accuracy of a precision."""
         arithmetic = precision_named(precision).arithmetic
         if arithmetic is Arithmetic.FLOAT32:
             return False
-        return arithmetic is Arithmetic.FLOAT16 or self.range_growth >= _SPREADS
+        return arithmetic is Arithmetic.FLOAT16 or self.range_growth >= _ONE_BIT
 
 
 def with_input_norms(
     model: keras.Model, folded: FoldResult, signature: Signature, values: Sequence[InputValues]
 ) -> InputNorms | None:
-    """Return the network with the norms of its inputs; None where none was folded.
+    """Return the network that keeps the norms of its inputs; None if none of them was folded.
 
     Args:
         model: The trained model.
         folded: The same with all norms folded.
         signature: Its inputs and outputs.
-        values: What its inputs may hold.
+        values: The allowed values of its inputs.
     """
     affines = affines_of_inputs(model)
     if not any(affines):
@@ -72,7 +73,7 @@ def with_input_norms(
 def _samples(
     affines: Sequence[Affine | None], signature: Signature, values: Sequence[InputValues]
 ) -> dict[str, np.ndarray]:
-    """Draw inputs that the norms turn into normal numbers."""
+    """Draw inputs that the norms map to standard normal numbers."""
     generator = np.random.default_rng(0)
     samples = {}
     for affine, tensor, allowed in zip(affines, signature.inputs, values, strict=True):

@@ -1,4 +1,4 @@
-"""The codes that stand for layers in the names of ops while a graph is traced."""
+"""Codes that replace layer names in the names of ops while a graph is traced."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from collections.abc import Mapping
 
 # While a graph is traced, layer number 12 is called `k12k`: TensorFlow makes scope names unique by
-# appending `_1`, which for layers called `conv` and `conv_1` could not be told from a name.
+# appending `_1`, so `conv_1` could mean either a layer of that name or the second call of `conv`.
 CODED_LAYER = re.compile(r"k(\d+)k(_\d+)?")
 
 
 def readable_name(name: str, layer_names: Mapping[str, str]) -> str:
-    """Return an op or tensor name with the names of the Keras layers put back.
+    """Return the name of an op or tensor with codes replaced by the names of Keras layers.
 
-    `k0k_1/k3k_1/convolution` becomes `conv1/convolution`; the outermost model's own name is
-    left out. A layer's second call is `conv1#2`, its third `conv1#3`.
+    `k0k_1/k3k_1/convolution` becomes `conv1/convolution`; the name of the outermost model is
+    omitted. The second call of a layer is `conv1#2`, the third `conv1#3`.
 
     Args:
-        name: The name; of several, separated by `;`, each is decoded.
+        name: The name, or several names separated by `;`.
         layer_names: Code of a layer to the layer's path.
     """
     decoded = CODED_LAYER.sub(lambda match: layer_names.get(match[0], match[0]), name)

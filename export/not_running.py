@@ -1,4 +1,4 @@
-"""The sentence for a model that Keras itself cannot run."""
+"""The error message for a model that Keras cannot run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from ..errors import UserError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LAYER = re.compile(r"Exception encountered when calling (\w+)")
-# Lines of Keras' and TensorFlow's messages that tell where code stands.
+# Lines in messages of Keras and TensorFlow that give a source location instead of a reason.
 _NO_REASON = re.compile(r"in user code:|File |raise |return |Arguments received|\w+\(|[•~^]|$")
 
 
 def not_running(error: Exception, readable: Callable[[str], str] = str) -> UserError:
-    """Return the error to raise for what Keras raised when it ran a model.
+    """Convert an exception that Keras raised while running a model.
 
     Args:
-        error: What Keras raised.
-        readable: From a name in a message to one that the user knows.
+        error: The exception.
+        readable: Replaces names in a message by names that the user knows.
+
+    Returns:
+        The error to raise instead.
     """
     text = _COLOUR.sub("", str(error))
     layer = _LAYER.search(text)
@@ -28,6 +31,6 @@ def not_running(error: Exception, readable: Callable[[str], str] = str) -> UserE
     reason = re.sub(r"^\w*(Error|Exception): ", "", reason).rstrip(".")
     where = f" in a layer of type {layer[1]}" if layer else ""
     return UserError(
-        f"Keras cannot run the model{where}: {readable(reason)}. Make model.predict() work on "
-        "inputs of the model's own shapes first."
+        f"Keras cannot run the model{where}: {readable(reason)}. First make model.predict() work "
+        "on inputs of the model's shapes."
     )

@@ -1,4 +1,4 @@
-"""What an export did not do as its user may expect, or did without being asked: a line each."""
+"""Notes on an export: what a user may not expect, one line each."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _QUANTIZERS = {"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"}
 
 
 def notes_on_model(model: keras.Model, fold: FoldReport) -> tuple[str, ...]:
-    """Return sentences about what all files of an export have in common.
+    """Return notes that apply to all files of an export.
 
     Args:
         model: The trained model.
-        fold: What became of its norms.
+        fold: The report of the fold.
     """
     norms = [
         f"norm {record.name!r} leaves {_operations(len(record.remaining_ops))}: {record.reason}"
@@ -39,13 +39,13 @@ def notes_on_model(model: keras.Model, fold: FoldReport) -> tuple[str, ...]:
 
 def _at_inference(name: str) -> str:
     return (
-        f"layer {name!r} was called with training=True, which predict() overrides and the files "
-        "do not have either; only model(x) computes it"
+        f"layer {name!r} was called with training=True, which only model(x) honours; predict() and "
+        "the files compute inference"
     )
 
 
 def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
-    """Return sentences about one file."""
+    """Return notes on one file."""
     notes = [*_unrolled(job), *_kept(job)]
     if format_name in READERS:
         graph = read_graph(path, format_name)
@@ -60,7 +60,7 @@ def _unrolled(job: Job) -> list[str]:
     if not job.graph.steps:
         return []
     layers = ", ".join(f"{name} ({steps})" for name, steps in job.graph.steps.items())
-    return [f"recurrent layers are written step by step, without a loop: {layers}"]
+    return [f"recurrent layers are unrolled, with this number of steps: {layers}"]
 
 
 def _kept(job: Job) -> list[str]:
@@ -68,27 +68,27 @@ def _kept(job: Job) -> list[str]:
         return []
     kept = (
         ("kept in float32", job.choices.keep_float),
-        ("with activations of 16 bits", job.choices.keep_int16),
+        ("with 16-bit activations", job.choices.keep_int16),
     )
     return [f"{what}: {', '.join(layers)}" for what, layers in kept if layers]
 
 
 def _nothing_quantized(graph: ArtifactGraph) -> list[str]:
-    """Say that a file with integer weights has none."""
+    """Return a note if a file that should have integer weights has none."""
     if any(t.data is not None and t.quantization is not None for t in graph.tensors.values()):
         return []
     if any("Integer" in op.kind for op in graph.ops):
         return []
     return [
-        "nothing is quantized, the file computes in float32: it has no matrix product or "
-        "convolution whose weights are worth it (TFLite's converter wants 1024 numbers)"
+        "nothing is quantized, the file computes in float32: no matrix product or convolution has "
+        "enough weights (TFLite's converter requires 1024)"
     ]
 
 
 def _float_left(graph: ArtifactGraph) -> list[str]:
-    """Say which operators of an integer file compute in float.
+    """Return a note on the operators of an integer TFLite file that compute in float.
 
-    Not of an ONNX file: there the runtime decides, from the pairs of quantizers around each.
+    In an ONNX file the runtime decides, from the quantizers around each operator.
     """
     if any(op.kind == "DequantizeLinear" for op in graph.ops):
         return []

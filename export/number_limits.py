@@ -1,4 +1,4 @@
-"""What a file cannot hold: such weights are refused, such activations are reported."""
+"""Limits of number formats and file sizes: refuses weights and reports activations beyond them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 
 #: The greatest finite number of half precision.
 LARGEST_HALF = 65504.0
-# The product of two greater numbers is beyond float32, and quantizers multiply scales.
+# Quantizers multiply scales; the product of two larger numbers overflows float32.
 _LARGEST_QUANTIZED = 2.0**63
 
 # Offsets in a flatbuffer and lengths in a protocol buffer are signed 32-bit numbers. Both
@@ -20,18 +20,18 @@ _LARGEST_QUANTIZED = 2.0**63
 _LARGEST_FILE = 2**31 - 1
 _WEIGHTS_AS_CONVERTED = 4  # bytes each
 
-_BATCH = 4  # samples; all activations of so many are held at a time
+_BATCH = 4  # samples whose activations are in memory at the same time
 
 
 def refuse_size(model: keras.Model, formats: Sequence[str]) -> None:
-    """Refuse a model that is larger than the files of a format can be, before any work is done.
+    """Refuse a model that is too large for a file format, before any work is done.
 
     Args:
         model: The model.
-        formats: Those of the files to write.
+        formats: The formats to write.
 
     Raises:
-        UserError: Its weights exceed 2 GB; the message says which formats have that limit.
+        UserError: Its weights exceed 2 GB; the message names the formats with that limit.
     """
     size = _WEIGHTS_AS_CONVERTED * model.count_params()
     limited = [name for name in formats if name in ("tflite", "onnx")]
@@ -46,15 +46,15 @@ def refuse_size(model: keras.Model, formats: Sequence[str]) -> None:
 def refuse_weights(
     model: keras.Model, precisions: Sequence[str], exact: Collection[str] = ()
 ) -> None:
-    """Refuse weights that are no numbers, or that a precision asked for cannot hold.
+    """Refuse weights that are not finite or too large for a precision.
 
     Args:
         model: The folded model.
-        precisions: Those of the files to write.
+        precisions: The precisions to write.
         exact: Layers that compute in float32 in every precision.
 
     Raises:
-        UserError: A weight is NaN or infinite, or too large; the message names it.
+        UserError: A weight is NaN, infinite or too large; the message names it.
     """
     quantized = [p for p in precisions if precision_named(p).quantized]
     for weight in model.weights:
@@ -71,9 +71,9 @@ def refuse_weights(
         largest = float(np.abs(values).max()) if _layer_of(weight) not in exact else 0.0
         if quantized and largest > _LARGEST_QUANTIZED:
             raise UserError(
-                f"{quantized[0]} cannot scale weights beyond {_LARGEST_QUANTIZED:.0e}. Received: "
-                f"{largest:.1e} in {weight.path!r}. Export float32, or train with weights that do "
-                "not diverge."
+                f"{quantized[0]} supports weights up to {_LARGEST_QUANTIZED:.0e}. Received: "
+                f"{largest:.1e} in {weight.path!r}. Export float32, or train the model so that its "
+                "weights do not diverge."
             )
         if "float16" in precisions and largest > LARGEST_HALF:
             raise UserError(
@@ -94,16 +94,16 @@ def activations_beyond_half(
     *,
     exact: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Say which layers give numbers that half precision cannot hold.
+    """Return a note on layers whose outputs exceed half precision.
 
     Args:
         model: The folded model, functional.
-        names: Its inputs as the samples name them, in order.
+        names: Names of its inputs in the samples, in order.
         samples: Finite samples by input name.
-        exact: Layers that compute in float32 whatever the runtime does.
+        exact: Layers that compute in float32 in any case.
 
     Returns:
-        A sentence, or none.
+        One sentence, or an empty tuple.
     """
     layers = [
         layer
@@ -128,6 +128,6 @@ def activations_beyond_half(
         return ()
     listed = ", ".join(f"{name} ({peak:.1e})" for name, peak in beyond.items())
     return (
-        f"activations beyond {LARGEST_HALF:.0f} on the samples: {listed}; a runtime that computes "
-        "in half precision gives infinity there",
+        f"activations exceed {LARGEST_HALF:.0f} on the samples: {listed}; they overflow to "
+        "infinity on runtimes that compute in half precision",
     )

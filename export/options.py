@@ -13,9 +13,9 @@ from .formats.format_table import FORMAT_NAMES, precisions_of, takes_channels_fi
 from .quantization.budget import Budget
 from .quantization.recipe import Recipe
 
-OPSETS = (13, 21)  # 13 brought per-channel quantization; onnx converts beyond what tf2onnx has
+OPSETS = (13, 21)  # 13 added per-channel quantization; the onnx package converts to later ones
 AUTO = "auto"
-MIXED = ("int8", AUTO)  # precisions of which single layers can be computed otherwise
+MIXED = ("int8", AUTO)  # precisions in which single layers can have other precisions
 QUANTIZED_IO = ("float", "integer")
 LAYOUTS = ("nhwc", "nchw")
 
@@ -24,7 +24,7 @@ _FILES, _QUANTIZATION, _METADATA = "Files", "Quantization", "About the model"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The options of an export; their flags explain them."""
+    """The options of an export; each flag holds the description."""
 
     formats: tuple[str, ...] = option(
         ("tflite", "onnx"), "--to", "File formats.", group=_FILES, choices=FORMAT_NAMES
@@ -32,7 +32,7 @@ class ExportOptions:
     precisions: tuple[str, ...] = option(
         ("float32",),
         "--precision",
-        f"{', '.join(PRECISIONS)}. A format leaves out the precisions that it cannot hold.",
+        f"{', '.join(PRECISIONS)}. Precisions that a format does not support are not written.",
         group=_FILES,
         choices=tuple(PRECISIONS),
     )
@@ -78,45 +78,46 @@ class ExportOptions:
     equalize: str = option(
         "auto",
         "--equalize",
-        "Make quantized files from weights equalized across layers; auto: where that raises the "
-        "measured signal-to-noise ratio.",
+        "Equalize the weights of quantized files across layers; auto: if it raises the measured "
+        "signal-to-noise ratio.",
         group=_QUANTIZATION,
         choices=("auto", "always", "never"),
     )
     keep_float: tuple[str, ...] = option(
         (),
         "--keep-float",
-        "Layers that int8 files compute in float32: names, paths or patterns, separated by commas.",
+        "Layers that compute in float32 in int8 files: names, paths or patterns, separated by "
+        "commas.",
         group=_QUANTIZATION,
         metavar="LAYER[,LAYER…]",
     )
     keep_int16: tuple[str, ...] = option(
         (),
         "--keep-int16",
-        "Layers to which int8 files give activations of 16 bits; ONNX needs --opset 21 for it.",
+        "Layers with 16-bit activations in int8 files; ONNX needs --opset 21.",
         group=_QUANTIZATION,
         metavar="LAYER[,LAYER…]",
     )
     input_norms: str = option(
         "auto",
         "--input-norms",
-        "Norms of raw inputs: fold them, or keep them in front of the network; auto: kept in "
-        "quantized and float16 files where that raises the measured signal-to-noise ratio.",
+        "Fold or keep norms of raw inputs; auto: keep them in quantized and float16 files if it "
+        "raises the measured signal-to-noise ratio.",
         group=_QUANTIZATION,
         choices=("auto", "fold", "keep"),
     )
     portable: bool = option(
         False,
         "--portable",
-        "Move the scales of weights of int8 TFLite files by units in the last place, so that more "
-        "runtimes agree on every integer.",
+        "Adjust the scales of weights in int8 TFLite files by units in the last place, so that "
+        "more runtimes compute equal integers.",
         group=_QUANTIZATION,
     )
     budget: str = option(
         "",
         "--budget",
-        "What an auto file may cost or must reach: 120KB, 2.5ms, 40dB, or several.  [default: a "
-        "tenth more bytes than int8]",
+        "Limits of an auto file: 120KB, 2.5ms, 40dB, or several separated by commas.  [default: "
+        "10 % more bytes than int8]",
         group=_QUANTIZATION,
         metavar="BUDGET",
     )
@@ -124,19 +125,19 @@ class ExportOptions:
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     description: str = option(
-        "", "--description", "One line about the model, kept in the files.", group=_METADATA
+        "", "--description", "One line about the model, stored in the files.", group=_METADATA
     )
 
     def __post_init__(self) -> None:
         validate(self)
-        self._refuse_what_has_no_use()
+        self._refuse_unused()
 
-    def _refuse_what_has_no_use(self) -> None:
-        """Refuse an option that no file asked for has any use for: something else was meant."""
+    def _refuse_unused(self) -> None:
+        """Refuse an option that affects no requested file, since it is probably a mistake."""
         offered = {precision for name in self.formats for precision in precisions_of(name)}
         if not set(self.precisions) <= offered:
             raise UserError(
-                f"Expected precisions that {' or '.join(self.formats)} can hold: "
+                f"Expected precisions that {' or '.join(self.formats)} supports: "
                 f"{', '.join(sorted(offered))}. Received: {', '.join(self.precisions)}."
             )
         if self.layout != LAYOUTS[0] and not any(map(takes_channels_first, self.formats)):
@@ -150,34 +151,34 @@ class ExportOptions:
         ):
             raise UserError(
                 f"quantized_io {self.quantized_io} is for {', '.join(integer)} tflite files, "
-                "and none is asked for. Add such a precision or leave quantized_io out."
+                "and none is requested. Add such a precision or leave quantized_io out."
             )
         if self.budget and AUTO not in self.precisions:
             raise UserError(
-                "budget is for auto files, and none is asked for. Add the precision auto or leave "
+                "budget is for auto files, and none is requested. Add the precision auto or leave "
                 "budget out."
             )
         Budget.parse(self.budget or "")
         if self.recipe is not None and not set(MIXED) & set(self.precisions):
             raise UserError(
-                f"recipe is for {' and '.join(MIXED)} files, and none is asked for. Add int8 or "
+                f"recipe is for {' and '.join(MIXED)} files, and none is requested. Add int8 or "
                 "leave recipe out."
             )
         if self.portable and not {("tflite", name) for name in MIXED} & set(self.files):
             raise UserError(
-                "portable is for int8 tflite files, and none is asked for. Add it or leave "
+                "portable is for int8 tflite files, and none is requested. Add one or leave "
                 "portable out."
             )
         for name in ("keep_float", "keep_int16"):
             if getattr(self, name) and not set(MIXED) & set(self.precisions):
                 raise UserError(
-                    f"{name} is for {' and '.join(MIXED)} files, and none is asked for. Add the "
+                    f"{name} is for {' and '.join(MIXED)} files, and none is requested. Add such a "
                     f"precision or leave {name} out."
                 )
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
-        """The (format, precision) pairs to write, those a format lacks left out."""
+        """The (format, precision) pairs to write, without those that a format does not support."""
         return tuple(
             (name, precision)
             for precision in self.precisions
@@ -187,7 +188,7 @@ class ExportOptions:
 
     @property
     def left_out(self) -> tuple[tuple[str, str], ...]:
-        """The (format, precision) pairs asked for that the format does not have."""
+        """The requested (format, precision) pairs that the format does not support."""
         return tuple(
             (name, precision)
             for precision in self.precisions
@@ -204,7 +205,7 @@ class ExportOptions:
         }
 
     def metadata(self) -> dict[str, Any]:
-        """Return what the user said of the model, for the files and the manifest."""
+        """Return the metadata given by the user, for the files and the manifest."""
         said: dict[str, Any] = {}
         if self.description:
             said["description"] = self.description

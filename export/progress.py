@@ -1,4 +1,4 @@
-"""Tells whoever waits what an export is doing and how long each step took."""
+"""Reports the progress of an export and the time of each step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """One step of an export, told when it begins and again when it ends.
+    """One step of an export, reported when it begins and when it ends.
 
     Attributes:
-        subject: The file the step works on, or `model`.
-        stage: What is done: `fold`, `trace`, `convert`, `validate`, `run`, ….
-        seconds: Wall time it took; None when it begins.
+        subject: The file that the step works on, or `model`.
+        stage: Name of the step: `fold`, `trace`, `convert`, `validate`, `run`, ….
+        seconds: Wall time in seconds; None when it begins.
     """
 
     subject: str
@@ -27,7 +27,7 @@ Listener = Callable[[Progress], None]
 
 
 def _ignore(progress: Progress) -> None:
-    """Stand in for a listener."""
+    """Do nothing; the default listener."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where an export comes from: what the manifest and every file say of it."""
+"""The provenance of an export, recorded in the manifest and in every file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What an export was made from.
+    """The source and options of an export.
 
     Attributes:
         name: Name of the export.
         source: `model_name`, and `sha256` of the model file or None.
-        options: The options in force.
+        options: The options of the export.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Provenance:
     options: ExportOptions
 
     def metadata(self, precision: str) -> str:
-        """Return the JSON that is kept inside a file of one precision."""
+        """Return the JSON text that is stored inside a file of one precision."""
         return json.dumps(
             {
                 "created_by": CREATED_BY,
@@ -57,6 +57,6 @@ class Provenance:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of everything that takes part in an export."""
+    """Return the versions of Python and of the packages that an export depends on."""
     installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"renormlite": __version__, "python": platform.python_version(), **installed}

@@ -1,4 +1,4 @@
-"""One export from the folded model to the manifest: files, truth, golden set, network."""
+"""Writes a prepared export: files, truth, golden set, network and manifest."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from .variants import Variant
 
 NETWORK_FILE = "network.npz"
 
-# Values beyond a file's numbers that are told; more of them have the same cause.
+# Notes on values that a file cannot represent; further ones have the same cause.
 _MOST_NOTES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What the trained model makes of the golden samples, and the networks that compute it.
+    """The golden samples with the true outputs, and the networks that compute them.
 
     Attributes:
         inputs: The model's inputs.
         outputs: The model's outputs.
-        trained: The trained network, norms and all.
+        trained: The trained network, norms included.
         folded: The folded network.
         samples: The golden samples.
-        truth: Output name to (N, …): the trained model in float64.
+        truth: Output name to (N, …) output of the trained model in float64.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -101,7 +101,7 @@ class ExportRun:
             exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
             twin = float64_twin(self.model)
             truth = golden.evaluate(twin, self.signature, exact)
-            golden.demand_independence(twin, self.signature, exact, truth)
+            golden.require_independence(twin, self.signature, exact, truth)
             folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
         with step(golden.FILE_NAME, "reference in float32"):
             reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
@@ -160,7 +160,7 @@ class ExportRun:
         return manifest
 
     def _beyond_half(self, variant: Variant) -> tuple[str, ...]:
-        """Say which activations half precision cannot hold, on the samples that are typical."""
+        """Return a note on activations that exceed half precision on the typical samples."""
         inputs = [tensor.name for tensor in self.signature.inputs]
         _, typical = typical_samples(np.array(self.samples.kind))
         with self.writer.step("model", "ranges"):
@@ -172,7 +172,7 @@ class ExportRun:
             )
 
     def _trained_integers(self) -> dict[str, np.ndarray]:
-        """Return what a model that was trained in integers gives in Keras."""
+        """Return the outputs of a quantization-aware model in Keras; empty for other models."""
         trained = self.writer.variants.trained
         if trained is None:
             return {}
@@ -181,7 +181,7 @@ class ExportRun:
             return golden.evaluate(trained.model, self.signature, inputs)
 
     def _truth(self, folded: Network, truth: golden.Arrays) -> Truth:
-        """Return what is known before any file is."""
+        """Return the data that does not depend on the files."""
         inputs, outputs = self.signature.inputs, self.signature.outputs
         names = [tensor.name for tensor in inputs], [tensor.name for tensor in outputs]
         trained = build_network(self.model).named(*names)
@@ -190,7 +190,7 @@ class ExportRun:
     def _run_file(
         self, artifact: Artifact, folder: Path, inputs: golden.Arrays, truth: golden.Arrays
     ) -> golden.Arrays | None:
-        """Return what a file gives on this machine; None for a foreign one that gives nothing."""
+        """Return the outputs of a file on this machine; None if a foreign file cannot be run."""
         try:
             given = run_artifact(artifact, folder, inputs)
         except ArtifactError:
@@ -201,7 +201,7 @@ class ExportRun:
         return given if fits or not artifact.foreign else None
 
     def _with_misfits(self, artifact: Artifact, folder: Path, folded: Network) -> Artifact:
-        """Return the artifact with what its numbers cannot represent, and notes that say so."""
+        """Return the artifact with notes on values that its numbers cannot represent."""
         if artifact.format not in READERS:
             return artifact
         _, typical = typical_samples(np.array(self.samples.kind))
@@ -212,7 +212,7 @@ class ExportRun:
         return dataclasses.replace(artifact, misfits=found, notes=notes)
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
-        """Return the network that a file was made from: the folded one or an equalized twin."""
+        """Return the network that a file was made from: the folded one or a variant of it."""
         if artifact.network is None:
             return folded
         return read_network(folder / artifact.network.file).named(

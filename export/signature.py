@@ -1,4 +1,4 @@
-"""Names, shapes and types of a Keras model's inputs and outputs, in the model's own order."""
+"""Names, shapes and dtypes of the inputs and outputs of a Keras model, in the model's order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What goes into a model and what comes out.
+    """The inputs and outputs of a model.
 
     Attributes:
         inputs: In the order of `model.inputs`; shapes include the free batch dimension.
@@ -27,21 +27,20 @@ class Signature:
 def signature_of(model: keras.Model) -> Signature:
     """Read the signature of a Functional or Sequential model.
 
-    Inputs are named as their `keras.Input`. Outputs are named by their key where the model
-    returns a dict, else by the layer that makes them; a name that would occur twice gets `_1`,
-    `_2`, … in order.
+    Inputs have the name of their `keras.Input`. Outputs have the name of their key if the model
+    returns a dict, else of the layer that computes them. `_1`, `_2`, … is appended to repeated
+    names.
 
     Args:
         model: A built model with symbolic inputs.
 
     Raises:
-        UserError: The model has no symbolic inputs (a subclassed model that was not folded, or
-            one that was never built).
+        UserError: The model has no symbolic inputs: it is subclassed, or not built.
     """
     if not is_symbolic(model):
         raise UserError(
             f"Expected a built model with known inputs. Received: {model.name!r} of type "
-            f"{type(model).__name__}, which has none. Call it once or give it a keras.Input."
+            f"{type(model).__name__}, which has none. Call it once, or add a keras.Input."
         )
     model = as_functional(model)
     input_names = _keys(model.input) or [tensor.name for tensor in model.inputs]
@@ -52,23 +51,24 @@ def signature_of(model: keras.Model) -> Signature:
 
 
 def is_symbolic(model: keras.Model) -> bool:
-    """Tell whether a model is a built Sequential or a Functional one, with symbolic inputs."""
+    """Return whether a model is Functional or a built Sequential, with symbolic inputs."""
     if isinstance(model, keras.Sequential):
         return bool(model.built)
     return hasattr(model, "inputs") and hasattr(model, "output_names")
 
 
 def built_for(model: keras.Model) -> int | None:
-    """Return the only batch size that a model takes, None for a model that takes any."""
+    """Return the batch size that a model is built for; None for a model that takes any."""
     if not is_symbolic(model):
         return None
     return next((t.shape[0] for t in model.inputs if t.shape and t.shape[0] is not None), None)
 
 
 def as_functional(model: keras.Model) -> keras.Model:
-    """Return a Sequential model as the Functional model over the same layers; others as they are.
+    """Convert a Sequential model to the Functional model of the same layers.
 
-    A Sequential model lacks `output_names` and the structure of its inputs.
+    A Sequential model has no `output_names` and no input structure. Other models are returned
+    unchanged.
     """
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs, model.outputs, name=model.name)
@@ -92,7 +92,7 @@ def _describe(tensors: Sequence[keras.KerasTensor], names: Sequence[str]) -> tup
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Return `names` with `_1`, `_2`, … appended to those already taken, in order."""
+    """Return `names` with `_1`, `_2`, … appended to repeated ones, in order."""
     taken: set[str] = set()
     unique = []
     for name in names:

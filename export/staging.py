@@ -1,14 +1,13 @@
-"""An export's files appear together, or the old ones stay.
+"""Replaces the files of an export atomically: all files are new, or all are old.
 
-They are made in a folder aside. Then a second directory is put together beside the old one, out of
-hard links to the new files and to whatever else lay in the old one, and the two directories change
-places in one system call: whoever looks, or kills the process, at any moment finds all old files or
-all new ones.
+The files are written to a temporary folder. Then a second directory is assembled beside the old
+one, from hard links to the new files and to unrelated files of the old directory, and the two
+directories are exchanged by one system call. At any time, even if the process is killed, the
+directory contains either all old files or all new ones.
 
-Where directories cannot change places (a mount point, a file system or a system without that call,
-a shell standing in the directory), the folder aside is renamed to `.moving-in` and its files are
-moved in one by one. A process killed in between leaves the folder, and the next export finishes
-the move before it begins.
+Where directories cannot be exchanged (a mount point, a system or file system without that call, the
+current directory of the shell), the temporary folder is renamed to `.moving-in` and its files are
+moved one by one. If the process is killed meanwhile, the next export first completes the move.
 """
 
 from __future__ import annotations
@@ -27,21 +26,20 @@ from ..artifacts.manifest import Manifest
 from ..errors import UserError
 from ..locks import LockedError, locked
 
-_PARTIAL = ".export-"  # prefix of folders that an export writes into
-_MOVING_IN = ".moving-in"  # a complete export whose files are on their way
+_PARTIAL = ".export-"  # prefix of the folders that an export writes to
+_MOVING_IN = ".moving-in"  # a complete export whose files are being moved
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, stdio.h of Linux
 
 
 @contextlib.contextmanager
 def moved_in_when_done(directory: Path) -> Iterator[Path]:
-    """Yield a folder to write into; put what it holds into `directory` when all is done.
+    """Yield a folder to write to; move its files to `directory` when the block succeeds.
 
-    Files of an earlier export that the new manifest no longer names are removed; whatever else
-    lies in the directory stays. If the block raises or the process is interrupted, nothing has
-    changed.
+    Files of an earlier export that the new manifest does not name are removed; other files in the
+    directory are kept. If the block raises or the process is interrupted, nothing is changed.
 
     Args:
-        directory: Where to; made when missing.
+        directory: The final directory; created if missing.
 
     Raises:
         UserError: `directory` is a file, or another export is being written to it.
@@ -49,7 +47,7 @@ def moved_in_when_done(directory: Path) -> Iterator[Path]:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"Expected a directory to export to. Received: {directory}, a file.")
     directory.mkdir(parents=True, exist_ok=True)
-    directory = directory.resolve()  # a link keeps pointing where it points
+    directory = directory.resolve()  # a symbolic link is kept
     with _alone_in(directory):
         _finish_move(directory)
         for killed in directory.glob(f"{_PARTIAL}*"):
@@ -64,7 +62,7 @@ def moved_in_when_done(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep other exports out of a directory."""
+    """Hold the lock of a directory, which excludes other exports."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(directory))
@@ -77,11 +75,11 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 
 def _change_places(staging: Path, directory: Path) -> bool:
-    """Put a directory with the new files in the place of the old one, if that can be done."""
+    """Replace the old directory by one with the new files; return whether that was possible."""
     if sys.platform != "linux":
-        return False  # the system call is Linux's
+        return False  # the system call exists only on Linux
     if Path.cwd().is_relative_to(directory):
-        return False  # the shell that started us would be left in a directory that is gone
+        return False  # the shell that started this process would be in a deleted directory
     beside = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(beside, ignore_errors=True)  # a killed export's
     replaced = {path.name for path in staging.iterdir()} | _files_of_export(directory)
@@ -97,7 +95,7 @@ def _change_places(staging: Path, directory: Path) -> bool:
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)
         return False
-    for path in list(beside.iterdir()):  # what came in while we were linking
+    for path in list(beside.iterdir()):  # files that were created in the meantime
         if path.name not in replaced | others and not path.name.startswith(_PARTIAL):
             os.rename(path, directory / path.name)
     shutil.rmtree(beside)
@@ -105,7 +103,7 @@ def _change_places(staging: Path, directory: Path) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a folder of such."""
+    """Create `target` as a hard link to `source`; for a folder, recursively."""
     if source.is_dir() and not source.is_symlink():
         shutil.copytree(source, target, symlinks=True, copy_function=os.link)
     else:
@@ -113,10 +111,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two directories change names, in one step.
+    """Exchange two directories atomically.
 
     Raises:
-        OSError: The system or the file system cannot do that.
+        OSError: The system or the file system does not support it.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
@@ -127,10 +125,10 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _finish_move(directory: Path) -> None:
-    """Move in what a complete export has left in `.moving-in`, the manifest last.
+    """Move the files of a complete export from `.moving-in` to the directory, the manifest last.
 
-    Repeats without harm what was done before the process was killed: until the new manifest is in
-    its place, the old one tells which files are to go.
+    It can be repeated after the process was killed: until the new manifest is moved, the old one
+    lists the files to remove.
     """
     arriving = directory / _MOVING_IN
     if not arriving.is_dir():
@@ -142,7 +140,7 @@ def _finish_move(directory: Path) -> None:
             _remove(directory / name)
     for name in sorted(new, key=lambda name: name == MANIFEST_FILE):
         if (directory / name).is_dir():
-            _remove(directory / name)  # os.replace cannot replace those
+            _remove(directory / name)  # os.replace cannot replace a folder
         os.replace(arriving / name, directory / name)
     arriving.rmdir()
 
@@ -155,13 +153,13 @@ def _remove(path: Path) -> None:
 
 
 def _files_of_export(directory: Path) -> set[str]:
-    """Return what the manifest in a directory names, itself included."""
+    """Return the files that the manifest in a directory names, and the manifest itself."""
     try:
         manifest = Manifest.load(directory)
-    except UserError:  # none, or damaged: nothing is known to be ours
+    except UserError:  # without a readable manifest, no file is known to belong to an export
         return set()
     networks = [manifest.network, *(a.network for a in manifest.artifacts)]
     named = {a.file for a in manifest.artifacts} | {manifest.golden.file, MANIFEST_FILE}
     named |= {network.file for network in networks if network is not None}
-    # Only plain names: a manifest from elsewhere must not point out of its directory.
+    # Only plain names: an untrusted manifest must not refer to files outside its directory.
     return {name for name in named if Path(name).name == name != ".."}

@@ -1,4 +1,4 @@
-"""Samples of a model whose states are inputs: the states that a stream of real samples leaves."""
+"""States for the samples of a streaming model, whose states are inputs and outputs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .signature import Signature
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A model that is called step by step.
+    """A model that is called once per step of a sequence.
 
     Attributes:
-        model: The model, its states among its inputs and outputs.
+        model: The model, with its states among its inputs and outputs.
         signature: Its inputs and outputs.
-        states: Name of each input that takes a state to the name of the output that gives it.
+        states: Name of each state input to the name of the output with its next value.
     """
 
     model: keras.Model
@@ -29,14 +29,14 @@ class Stream:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that take no state: those that a user has samples for."""
+        """The inputs other than states, for which the user gives samples."""
         return tuple(t for t in self.signature.inputs if t.name not in self.states)
 
     def completed(self, samples: SampleSet) -> SampleSet:
-        """Return samples with the states that the model is in when it comes to each of them.
+        """Return the samples with the state of the model before each of them.
 
-        The samples are taken as one sequence, of as many streams as the model's batch has. The
-        first ones meet states of zero.
+        The samples are treated as a sequence, with as many parallel streams as the batch size of
+        the model. The initial states are zero.
         """
         if not self.states:
             return samples

@@ -1,8 +1,8 @@
-"""The networks a file of few bits may be made from, and which of them made the best one.
+"""Variants of the folded network for float16 and quantized files, and the choice among them.
 
-All of them compute the same; what differs is how the ranges are spread over the layers, which
-costs nothing in float and decides how much of the signal survives in few bits, and whether norms
-of the inputs are in front of the network or in its first layers.
+All variants compute the same function in exact arithmetic. They differ in the distribution of
+ranges over the layers, which affects the quantization error, and in whether the norms of the inputs
+are folded into the first layers or kept.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .quantization.equalization import STRENGTHS, Equalizer
 from .quantization.trained import IntegerModel, TrainedModel
 from .signature import Signature
 
-_JUDGED = 64  # samples a file is judged by
-_WORTH = 1.0  # dB; two sets of so few samples disagree about less
-_WORTH_A_NORM = 3.0  # dB, half a bit: a norm that stays is an operation more
+_SAMPLES = 64  # on which a file is measured
+_MIN_GAIN = 1.0  # dB; smaller differences are within the variation between sets of samples
+_MIN_GAIN_OF_NORM = 3.0  # dB, half a bit, for which an additional operation is accepted
 
 KEPT = "input-norms-kept"
 
@@ -52,7 +52,7 @@ class Variant:
 
 
 class Variants:
-    """The folded network and others that compute the same."""
+    """The folded network and its equivalent variants."""
 
     def __init__(
         self,
@@ -65,34 +65,34 @@ class Variants:
         trained: TrainedModel | None = None,
         with_norms: InputNorms | None = None,
     ) -> None:
-        """Take the folded network.
+        """Create the variants.
 
         Args:
-            folded: The network; norms of inputs that it has left compute in float32.
+            folded: The folded network; norms of inputs that it keeps compute in float32.
             signature: Its inputs and outputs.
-            samples: Samples to measure ranges and noise on; without any, nothing is equalized.
-            batch_size: As the files have it.
+            samples: Samples for measuring ranges and noise; without any, nothing is equalized.
+            batch_size: Batch size of the files; None leaves it free.
             equalize: `auto`, `always` or `never`.
-            trained: The model where it was trained in integers.
-            with_norms: The network with the norms of its inputs in front; None where there are
-                none, or where nothing is to be chosen.
+            trained: The quantization-aware model, if it is one.
+            with_norms: The network that keeps the norms of its inputs; None if there are none, or
+                if the user has chosen.
         """
         self.trained = trained
         self.plain = Variant("", folded.model, folded.report.input_norms)
-        self.samples = samples.take(_JUDGED) if samples else None
+        self.samples = samples.take(_SAMPLES) if samples else None
         self._with_norms = with_norms
         self.signature = signature
         self._batch_size = batch_size
         self._equalize = equalize
 
     def integers(self, precision: str) -> IntegerModel | None:
-        """Return the network of the integers that the model was trained in, if it was."""
+        """Return the integer network of a quantization-aware model; None for other models."""
         if self.trained is None or precision != self.trained.precision:
             return None
         return self.trained.integers
 
     def bases(self, precision: str) -> tuple[Variant, ...]:
-        """Return the networks to choose a file's network from; the folded one comes first."""
+        """Return the candidate networks before equalization, the folded one first."""
         integers = self.integers(precision)
         if integers is not None:
             return (Variant("", integers.model),)
@@ -107,12 +107,12 @@ class Variants:
 
     @functools.cached_property
     def _kept(self) -> Variant:
-        """The network with the norms of its inputs in front."""
+        """The network that keeps the norms of its inputs."""
         assert self._with_norms is not None
         return Variant(KEPT, self._with_norms.model, self._with_norms.names)
 
     def equalized(self, base: Variant, precision: str) -> tuple[Variant, ...]:
-        """Return the networks to try instead of the one that was chosen."""
+        """Return the equalized variants of a network, if a precision can benefit from them."""
         unwanted = self._equalize == "never" or self.samples is None
         if unwanted or self.integers(precision) or not precision_named(precision).quantized:
             return ()
@@ -132,12 +132,12 @@ class Variants:
 
     @property
     def equalizes_always(self) -> bool:
-        """Whether an equalized network is taken even where it measures no better."""
+        """Whether an equalized network is used even if it does not measure better."""
         return self._equalize == "always"
 
     @functools.cache  # noqa: B019 - lives as long as one export
     def graph(self, variant: Variant, channels_first: bool, loops: Loops) -> FrozenGraph:
-        """Return a variant as a frozen graph, traced once."""
+        """Return the frozen graph of a variant, traced once."""
         return freeze(
             variant.model,
             self.signature,
@@ -147,17 +147,17 @@ class Variants:
         )
 
     def judge(self, artifact: Artifact, folder: Path) -> float:
-        """Return a file's signal-to-noise ratio against the folded network, in decibels.
+        """Return the signal-to-noise ratio of a file against the folded network, in decibels.
 
-        The mean over samples and outputs of each one's own ratio, so that no single sample, such
-        as the only one that a saturated softmax is not sure of, decides; one without any noise is
-        left out. Minus infinity where the file gives NaN or infinity and the network does not.
+        It is the mean of the ratios of all samples and outputs, so that no single sample dominates;
+        samples without noise are left out. It is minus infinity if the file returns NaN or infinity
+        where the network does not.
         """
-        return mean_ratio(self._truth, run_artifact(artifact, folder, self._judging))
+        return mean_ratio(self._truth, run_artifact(artifact, folder, self._test_inputs))
 
     @functools.cached_property
-    def _judging(self) -> Mapping[str, np.ndarray]:
-        """What files are judged on: real samples, else what the norms say the inputs are."""
+    def _test_inputs(self) -> Mapping[str, np.ndarray]:
+        """Inputs for measuring files: real samples, else drawn from the norms' statistics."""
         if self.samples is not None:
             return self.samples.arrays
         assert self._with_norms is not None
@@ -165,12 +165,12 @@ class Variants:
 
     @functools.cached_property
     def _truth(self) -> dict[str, np.ndarray]:
-        outputs = golden.evaluate(self.plain.model, self.signature, self._judging)
+        outputs = golden.evaluate(self.plain.model, self.signature, self._test_inputs)
         return {name: values.astype(np.float64) for name, values in outputs.items()}
 
 
 def mean_ratio(truth: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> float:
-    """Return the mean over samples and outputs of each one's own ratio, in decibels."""
+    """Return the mean signal-to-noise ratio over samples and outputs, in decibels."""
     ratios = [
         ratio
         for name, array in truth.items()
@@ -190,38 +190,35 @@ Ratios = list[tuple[Variant, float]]
 
 
 def choose(ratios: Ratios) -> Variant:
-    """Return the variant with the highest ratio, unless it is hardly better than the first."""
+    """Return the variant with the highest ratio; the first if the gain is too small."""
     best, ratio = max(ratios, key=lambda pair: pair[1])
     first, before = ratios[0]
-    if "equalized" in first.name:  # one of them is wanted anyway
+    if "equalized" in first.name:  # the user wants an equalized network in any case
         return best
-    return best if ratio >= before + _worth(best, first) else first
-
-
-def _worth(best: Variant, first: Variant) -> float:
-    return _WORTH_A_NORM if len(best.float_layers) > len(first.float_layers) else _WORTH
+    more_norms = len(best.float_layers) > len(first.float_layers)
+    return best if ratio >= before + (_MIN_GAIN_OF_NORM if more_norms else _MIN_GAIN) else first
 
 
 def choice_notes(ratios: Ratios, chosen: Variant) -> tuple[str, ...]:
-    """Say what was chosen among the variants that were measured, and by how much."""
+    """Return notes on the chosen variant, with the ratios that were measured."""
     by_name = {variant.name: ratio for variant, ratio in ratios}
     notes = []
     if KEPT in by_name:
-        kept, folded = _said(by_name[KEPT]), _said(by_name.get("", -math.inf))
+        kept, folded = _decibels(by_name[KEPT]), _decibels(by_name.get("", -math.inf))
         notes.append(
-            f"norms of inputs kept in front: {kept} on samples instead of {folded} folded"
+            f"norms of inputs kept: {kept} on samples, {folded} if folded"
             if chosen.float_layers
-            else f"norms of inputs folded: {folded} on samples, {kept} with them in front"
+            else f"norms of inputs folded: {folded} on samples, {kept} if kept"
         )
     if "equalized" in chosen.name:
         base = KEPT if chosen.float_layers else ""
         strength = chosen.name.removeprefix(f"{KEPT}-")
-        sentence = f"ranges {strength} across layers: {_said(by_name[chosen.name])} on samples"
+        sentence = f"ranges {strength} across layers: {_decibels(by_name[chosen.name])} on samples"
         notes.append(
-            sentence + (f" instead of {_said(by_name[base])} without" if base in by_name else "")
+            sentence + (f", {_decibels(by_name[base])} without" if base in by_name else "")
         )
     return tuple(notes)
 
 
-def _said(ratio: float) -> str:
-    return "no numbers" if ratio == -math.inf else f"{ratio:.1f} dB"
+def _decibels(ratio: float) -> str:
+    return "not finite" if ratio == -math.inf else f"{ratio:.1f} dB"

@@ -185,7 +185,7 @@ def _diagnosed(entry: LayerCost) -> tuple[str, str]:
     if is_input:
         return (
             "the input itself has 255 steps",
-            "nothing but int16x8 gives it more; scale the data so that it fills the range",
+            "only int16x8 gives it more; scale the data so that it fills the range",
         )
     if entry.channels > _UNLIKE_CHANNELS:
         return (

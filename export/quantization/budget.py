@@ -12,12 +12,12 @@ _UNITS = {"B": 1, "KB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20}
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Limits that a search stays within, and the ratio at which it ends.
+    """Limits of a search, and the signal-to-noise ratio at which it stops.
 
     Attributes:
-        bytes: Most bytes; None for a tenth more than the plain int8 file's.
-        milliseconds: Most time a sample takes on this machine; None for any.
-        decibels: Signal-to-noise ratio that is enough; None for 13 dB more than the plain file's.
+        bytes: Largest size in bytes; None for 10 % more than the plain int8 file.
+        milliseconds: Longest time per sample on this machine; None for no limit.
+        decibels: Sufficient signal-to-noise ratio; None for 13 dB more than the plain file.
     """
 
     bytes: float | None = None
@@ -26,10 +26,10 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read `120KB`, `2.5ms` or `40dB`; several are separated by commas.
+        """Parse `120KB`, `2.5ms`, `40dB`, or several of them separated by commas.
 
         Raises:
-            UserError: It is none of these.
+            UserError: The text is not of this form.
         """
         found: dict[str, float] = {}
         for part in filter(None, text.split(",")):

@@ -1,4 +1,4 @@
-"""The samples that quantization takes its ranges from, and the refusal of ones that are no data."""
+"""Calibration samples for quantization, and the check that they are real data."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from ..fold import InputValues, check_values
 RANDOM = "random"
 # Measured by benchmarks/export_int8.py; the table is in docs/export.md.
 RANDOM_COST = (
-    "three of five reference networks lost 9 to 16 dB of int8 signal-to-noise ratio by it, two none"
+    "it cost three of five reference networks 9 to 16 dB of int8 signal-to-noise ratio, and two "
+    "nothing"
 )
 
-# Neighbouring pixels of white noise correlate by chance only, with a standard deviation of
-# 1/sqrt(pairs); those of photographs and spectrograms at 0.3 and more. Six deviations let no noise
-# pass for data; with fewer pairs than this they exceed 0.1 and could take data for noise.
+# The correlation of neighbouring pixels is 0.3 and more in photographs and spectrograms. In white
+# noise it is zero, with a standard deviation of 1/sqrt(pairs). Six standard deviations accept no
+# noise as data; with fewer pairs than this they exceed 0.1, so that data could be taken for noise.
 _NOISE_DEVIATIONS = 6
 _NOISE_PAIRS = 3600
 
 
 def in_file_order(values: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
-    """Return Keras values with their axes as a file has them."""
+    """Return Keras values with the axes in the order of a file."""
     return values if axes is None else np.transpose(values, axes)
 
 
@@ -38,19 +39,20 @@ class Calibration:
 
     Attributes:
         samples: The samples.
-        random: Whether they are random numbers, by the user's leave.
+        random: Whether they are random numbers, which the user asked for.
     """
 
     samples: SampleSet
     random: bool = False
 
     def batches(self, inputs: Sequence[TensorSpec]) -> Iterator[dict[str, np.ndarray]]:
-        """Yield all samples in batches as a file takes them.
+        """Yield the samples in batches of the file's size.
 
-        A last short batch is left out, but at least one batch comes: too few samples are repeated.
+        A last incomplete batch is left out. If there are too few samples for one batch, they are
+        repeated.
 
         Args:
-            inputs: The file's inputs: names, batch size, order of axes.
+            inputs: The inputs of the file: names, batch size, order of axes.
         """
         size = inputs[0].shape[0] or 1
         for index in range(max(self.samples.count // size, 1)):
@@ -74,18 +76,20 @@ def load_calibration(
     limit: int,
     preprocessing: Preprocessing | None = None,
 ) -> Calibration | None:
-    """Read calibration samples, refusing ones that are not real data.
+    """Read calibration samples, and refuse samples that look like noise.
 
     Args:
-        source: Any source `load_samples` takes; `"random"` asks for random numbers in plain words;
-            None gives None.
-        inputs: The model's inputs.
-        values: What each input may hold.
+        source: Any source that `load_samples` takes, or `"random"` for random numbers.
+        inputs: The inputs of the model.
+        values: The allowed values of each input.
         limit: Use at most this many samples.
         preprocessing: For folders of images.
 
+    Returns:
+        The samples; None if `source` is None.
+
     Raises:
-        UserError: As `load_samples`; or the samples look like noise.
+        UserError: The samples cannot be read, do not fit the inputs, or look like noise.
     """
     if source is None:
         return None
@@ -97,20 +101,20 @@ def load_calibration(
     if noisy:
         raise UserError(
             f"The calibration samples for {', '.join(noisy)} look like random noise (neighbouring "
-            "values do not correlate). Give real samples, or say "
-            f"calibration='{RANDOM}' to go without: {RANDOM_COST}."
+            "values do not correlate). Give real samples, or "
+            f"calibration='{RANDOM}' for random numbers: {RANDOM_COST}."
         )
     return Calibration(samples)
 
 
 def looks_like_noise(values: np.ndarray) -> bool:
-    """Tell whether image-like samples are white noise.
+    """Return whether image-like samples are white noise.
 
-    Judges by the correlation of horizontal neighbours, each channel for itself. Samples without
-    two spatial dimensions, or too few of them to judge by, never look like noise.
+    The criterion is the correlation of horizontal neighbours within each channel. Samples that have
+    another rank, or are too few, never count as noise.
 
     Args:
-        values: (N, …) samples; (N, height, width, channels) is judged.
+        values: (N, height, width, channels) samples.
     """
     if values.ndim != 4 or values.shape[2] < 2 or values.dtype.kind not in "fui":
         return False

@@ -1,21 +1,21 @@
-"""Ranges made equal across layers before quantization: exact, and sometimes worth several dB.
+"""Cross-layer equalization: makes the ranges of channels more equal before quantization.
 
-One scale serves all channels of a quantized activation, so a channel that is small beside its
-neighbours keeps few of its bits. Where nothing but positively homogeneous operations (relu,
-pooling, reshapes) stand between a linear layer and those that read it, channel i can be divided by
-any s_i > 0 in the first and multiplied by it in the others:
+All channels of a quantized activation share one scale, so a channel of small values uses few of the
+bits. If only positively homogeneous operations (relu, pooling, reshapes) lie between a linear layer
+and the linear layers that read it, channel i can be divided by any s_i > 0 in the first layer and
+multiplied by s_i in the others:
 
     W2 · f(W1·x + b1)  =  (W2·S) · f((S^-1·W1)·x + S^-1·b1)        S = diag(s), f homogeneous
 
-The fold moves affines through a network in just this way, so its rules carry S too. With a_i the
-largest magnitude of channel i over the samples and w_i the largest share that channel has in a row
-of W2,
+The rules of the fold move affines through a network in the same way, so they are used to move S.
+With a_i the largest magnitude of channel i over the samples and w_i the largest share of channel i
+in a row of W2,
 
     s_i = a_i^strength / w_i^(1 - strength)
 
-Strength 0 looks at weights alone, as data-free equalization does (Nagel et al. 2019,
-arXiv:1906.04721), 1 at activations alone; in between both share the burden (Xiao et al. 2022,
-arXiv:2211.10438).
+Strength 0 uses the weights alone, as data-free equalization does (Nagel et al. 2019,
+arXiv:1906.04721), strength 1 the activations alone; values in between balance the two (Xiao et al.
+2022, arXiv:2211.10438).
 """
 
 from __future__ import annotations
@@ -37,25 +37,22 @@ from ..fold.proof import Prover
 from ..fold.recognize import recognize
 from ..fold.settle import settle
 
-STRENGTHS = (
-    0.0,
-    0.25,
-    0.5,
-)  # beyond, weights lost more than activations won on every network tried
+# Larger strengths cost the weights more than the activations gain, on every network measured.
+STRENGTHS = (0.0, 0.25, 0.5)
 
 _BATCH = 16
-_LARGEST = 2.0**8  # a scale beyond would trade one quantizer's range for another's
+_LARGEST = 2.0**8  # a larger scale would only move the loss to another quantizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Reader:
-    """A linear layer that can take the scale of the layer before it.
+    """A linear layer that can absorb the scale of an earlier layer.
 
     Attributes:
-        value: What it reads.
+        value: Its input.
         axis: The channel axis of `value`.
-        source: For each channel it reads, the channel of the first layer's output it comes from.
-        share: For each channel it reads, the largest share of it in a row of the weights.
+        source: For each input channel, the output channel of the earlier layer that it comes from.
+        share: For each input channel, its largest share in a row of the weights.
     """
 
     value: Value
@@ -72,7 +69,7 @@ class _Site:
         call: Its call.
         axis: Channel axis of its output.
         size: Number of its channels.
-        readers: The linear layers that take the scale, at least one.
+        readers: The linear layers that absorb the scale, at least one.
     """
 
     call: Call
@@ -82,14 +79,14 @@ class _Site:
 
 
 class Equalizer:
-    """Reads a folded network once, so that several strengths can be tried on it."""
+    """The layers of a folded network that can be equalized, for several strengths."""
 
     def __init__(self, model: keras.Model, inputs: Sequence[np.ndarray]) -> None:
-        """Find what can be scaled and measure its ranges.
+        """Find the layers that can be scaled and measure their ranges.
 
         Args:
             model: The folded model; not changed.
-            inputs: Real samples, one (N, …) array an input, in the model's order.
+            inputs: Real samples, one (N, …) array per input, in the model's order.
         """
         self._model = model
         graph = _read(model)
@@ -108,8 +105,8 @@ class Equalizer:
             strength: Between 0 (weights) and 1 (activations).
 
         Returns:
-            A model that computes the same, proved in float64; None where the proof fails, as it
-            does when a scale runs against the limits of the numbers.
+            An equivalent model, verified in float64; None if the verification fails, which happens
+            if a scale reaches the limits of the number format.
         """
         graph = _read(self._model)
         calls = {call.name: call for call in graph.calls() if isinstance(call.op, Linear)}
@@ -130,17 +127,17 @@ def _read(model: keras.Model) -> Graph:
 
 
 def _sites(graph: Graph) -> list[_Site]:
-    """Find every linear layer whose scale all its readers can take."""
+    """Find every linear layer whose scale can be absorbed by all layers that read it."""
     calls = [call for call in graph.calls() if isinstance(call.op, Linear)]
     count: dict[int, int] = {}
     for call in calls:
         count[id(call.op.layer)] = count.get(id(call.op.layer), 0) + 1
     sites = []
     for call in calls:
-        if count[id(call.op.layer)] > 1:  # scaling one call of a shared layer would double it
+        if count[id(call.op.layer)] > 1:  # scaling one call of a shared layer would copy the layer
             continue
         for axis, size in call.op.kind.outputs(call.op.layer, call.output.rank).items():
-            # Each channel gets a number of its own, which shows where it arrives.
+            # Each channel gets a distinct scale, which identifies it in the readers.
             plan = _planned(graph, call, Affine.of(np.arange(2.0, size + 2), 0.0, axis))
             if isinstance(plan, Refusal):
                 continue
@@ -169,10 +166,10 @@ def _ratio(new: Affine, old: Affine) -> Affine:
 
 
 def _input_rows(op: Linear, call: Call) -> np.ndarray:
-    """Return a layer's weights as (input channels, outputs they reach), zero where they do not.
+    """Return the magnitudes of a layer's weights as (input channels, outputs), 0 if unconnected.
 
-    Probed rather than unravelled, since every kind of layer keeps its kernel differently: the
-    weights with all but one input channel scaled away.
+    Layers store their kernels in different layouts, so each row is found by probing: by scaling all
+    other input channels to zero.
     """
     original: Linear = call.op
     axis = op.before.axis if op.before else 0
@@ -190,7 +187,7 @@ def _input_rows(op: Linear, call: Call) -> np.ndarray:
 def _ranges(
     graph: Graph, sites: Sequence[_Site], inputs: Sequence[np.ndarray]
 ) -> Mapping[int, np.ndarray]:
-    """Return the largest magnitude of every channel that a reader reads, by the value's id."""
+    """Return the largest magnitude of every channel that a reader reads, by id of the value."""
     axes = {id(r.value): (r.value, r.axis) for site in sites for r in site.readers}
     if not axes:
         return {}
@@ -209,7 +206,7 @@ def _ranges(
 
 
 def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np.ndarray:
-    """Return s, one number a channel, its geometric mean 1."""
+    """Return s, one number per channel, with geometric mean 1."""
     size = site.size
     activation, weight = np.zeros(size), np.zeros(size)
     for reader in site.readers:
@@ -225,7 +222,7 @@ def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np
 
 
 def _planned(graph: Graph, call: Call, scale: Affine) -> Plan | Refusal:
-    """Plan that a layer's output is divided by `scale` and that its readers multiply by it."""
+    """Plan to divide a layer's output by `scale` and to multiply the weights of its readers."""
     plan = Plan(graph, RULES, copy_budget=0)
     inverse = scale.inverse()
     if inverse is None:

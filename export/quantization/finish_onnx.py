@@ -1,9 +1,9 @@
-"""Puts the integers of a model that was trained in integers into its ONNX model.
+"""Writes the integer weights of a quantization-aware model into its ONNX model.
 
-In the graph a kernel is its integers times its mark (`trained`). Here each becomes 8-bit integers
-behind a DequantizeLinear with the steps of its channels, each bias 32-bit integers behind one of
-its own. Fake quantizations of activations have become pairs of QuantizeLinear and DequantizeLinear
-when the graph was converted (`fake_quantization`).
+In the traced graph, a kernel is its integers times its mark (see `trained`). Here, each kernel is
+replaced by int8 integers and a DequantizeLinear with the steps of its channels, and each bias by
+int32 integers and a DequantizeLinear. The fake quantizations of activations were converted to pairs
+of QuantizeLinear and DequantizeLinear by `fake_quantization`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from onnx import numpy_helper
 
 from .trained import REQUANTIZES, IntegerModel, Weights
 
-# Axis of a kernel's output channels; grouped and depthwise convolutions have the same one.
+# Axis of a kernel's output channels, for grouped and depthwise convolutions too.
 _CHANNELS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 
 
 def fake_quantization(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write TensorFlow's fake quantization as a pair of operators; a kernel's is left out.
+    """Convert TensorFlow's fake quantization to a QuantizeLinear and a DequantizeLinear.
 
-    A handler of tf2onnx. The grid is that of 8 unsigned bits, on which x86 is fastest.
+    This is a handler for tf2onnx. The fake quantization of a kernel is removed. Activations are
+    uint8, which is fastest on x86.
     """
     if node.inputs[0].is_const():
         ctx.replace_all_inputs(node.output[0], node.input[0])
@@ -58,11 +59,11 @@ def finish(model: onnx.ModelProto, integers: IntegerModel) -> onnx.ModelProto:
     """Return the model with integer weights; it is changed in place.
 
     Args:
-        model: Converted, its biases inside the layers they belong to.
-        integers: What it was made from.
+        model: The converted model, with biases fused into the linear layers.
+        integers: The integer network that it was converted from.
     """
     graph = model.graph
-    _drop_marks(graph)
+    _remove_grid_markers(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made: dict[str, str] = {}
     added: list[onnx.NodeProto] = []
@@ -92,7 +93,7 @@ def finish(model: onnx.ModelProto, integers: IntegerModel) -> onnx.ModelProto:
 
 
 def _weights_of(kernel: onnx.TensorProto, known: Iterable[Weights]) -> Weights | None:
-    """Return the weights that a constant holds, whatever order its numbers have been put in."""
+    """Return the weights that a constant contains, in any order of axes."""
     found = np.sort(numpy_helper.to_array(kernel), axis=None)
     for weights in known:
         if weights.kernel.size == found.size and np.array_equal(
@@ -110,7 +111,7 @@ def _dequantized(
     steps: np.ndarray,
     axis: int,
 ) -> str:
-    """Add integers with their DequantizeLinear; return the name of its result."""
+    """Add integers and their DequantizeLinear; return the name of its output."""
     if (steps == steps[0]).all():
         steps = steps[0]
     named = {
@@ -127,8 +128,8 @@ def _dequantized(
     return result
 
 
-def _drop_marks(graph: onnx.GraphProto) -> None:
-    """Take out what stands for a change of grids: the pair behind it makes the change."""
+def _remove_grid_markers(graph: onnx.GraphProto) -> None:
+    """Remove the LeakyRelu markers of requantization; the QDQ pair after each requantizes."""
     kept: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     for node in graph.node:

@@ -1,7 +1,7 @@
-"""Puts the steps of a model that was trained in integers into its TFLite file, and checks it.
+"""Writes the quantization steps of a quantization-aware model into its TFLite file.
 
-The converter wrote the integers of every kernel with one step, its mark (`trained`). Here each gets
-the steps of its channels, and so does its bias.
+The converter wrote the integers of every kernel with one step, its mark (see `trained`). Here, each
+kernel and its bias get the steps of their channels.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
 
     Args:
         model: The parsed file; changed in place.
-        integers: What it was made from.
-        readable: From the converter's name of a tensor to one with the layers' names.
+        integers: The integer network that it was converted from.
+        readable: Converts the converter's name of a tensor to one with the names of layers.
 
     Raises:
-        UserError: An operator was left in floating point.
+        UserError: An operator computes in floating point unexpectedly.
     """
-    _change_grids(model)
+    _replace_grid_markers(model)
     by_mark = {weights.mark: weights for weights in integers.weights}
     for graph in model.subgraphs:
         for operator in graph.operators:
@@ -48,8 +48,8 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
                 _refuse_float(graph, operator, kind, integers.float_layers, readable)
 
 
-def _change_grids(model: Any) -> None:
-    """Let a QUANTIZE stand where its mark is."""
+def _replace_grid_markers(model: Any) -> None:
+    """Replace each LEAKY_RELU that marks a requantization by a QUANTIZE."""
     graph, code = model.subgraphs[0], None
     for operator in graph.operators:
         options = operator.builtinOptions
@@ -63,7 +63,7 @@ def _change_grids(model: Any) -> None:
 
 
 def _quantize_code(model: Any) -> int:
-    """Return the index of QUANTIZE among the operator codes, in the version for integers."""
+    """Add the operator code of QUANTIZE, in the version for integer inputs; return its index."""
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
     code.version = 2
@@ -72,7 +72,7 @@ def _quantize_code(model: Any) -> int:
 
 
 def _widen(model: Any, bias: Any) -> None:
-    """Make a bias one of 64 bits, which the kernels of 16-bit activations want."""
+    """Convert a bias to int64, which kernels with 16-bit activations require."""
     if bias.type == schema.TensorType.INT64:
         return
     values = np.frombuffer(bytes(bytearray(model.buffers[bias.buffer].data)), np.int32)
@@ -93,7 +93,7 @@ def _set_steps(
     kernel = graph.tensors[operator.inputs[kernel_at]]
     steps = kernel.quantization
     if steps is None or steps.scale is None or np.float32(steps.scale[0]) not in by_mark:
-        return  # a layer that stays in floating point, or another call of one that is finished
+        return  # a layer that stays in float, or another call of a finished layer
     weights = by_mark[np.float32(steps.scale[0])]
     _set(kernel, weights.steps, axis)
     if bias_at < len(operator.inputs) and operator.inputs[bias_at] >= 0:
@@ -120,7 +120,7 @@ def _refuse_float(
     float_layers: Container[str],
     readable: Callable[[str], str],
 ) -> None:
-    """Refuse an operator that computes in floating point though nobody asked for it."""
+    """Refuse an operator that computes in floating point, unless its layer is in float_layers."""
     float32 = schema.TensorType.FLOAT32
     tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
     if all(tensor.type != float32 for tensor in tensors):

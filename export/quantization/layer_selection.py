@@ -1,4 +1,4 @@
-"""Which layers of a network the user named, and which operators of a file belong to them."""
+"""Selection of layers by name or pattern, and of the operators that belong to them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _CALL = re.compile(r"#\d+$")
 
 
 def select(patterns: Sequence[str], layers: Iterable[str], option: str) -> tuple[str, ...]:
-    """Return the paths of the layers that names or patterns stand for.
+    """Return the paths of the layers that match names or patterns.
 
     Args:
         patterns: Paths (`block/conv`), names (`conv`) or patterns of either (`conv*`).
-        layers: Paths of all layers of the network, without those that were folded away.
+        layers: Paths of all layers of the folded network.
         option: Name of the option, for messages.
 
     Raises:
-        UserError: A pattern stands for no layer.
+        UserError: A pattern matches no layer.
     """
     paths = list(dict.fromkeys(_CALL.sub("", path) for path in layers if path))
     chosen: dict[str, None] = {}
@@ -30,8 +30,8 @@ def select(patterns: Sequence[str], layers: Iterable[str], option: str) -> tuple
         if not found:
             near = difflib.get_close_matches(pattern, paths, n=3) or paths[:8]
             raise UserError(
-                f"{option}: no layer of the folded network is called {pattern!r}; norms that were "
-                f"folded into a layer go by its name. Name one of: {', '.join(near)}."
+                f"{option}: no layer of the folded network is called {pattern!r}; a folded norm is "
+                f"part of the layer that absorbed it. Name one of: {', '.join(near)}."
             )
         chosen.update(dict.fromkeys(found))
     return tuple(chosen)
@@ -44,11 +44,11 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def belongs(name: str, layers: Iterable[str]) -> bool:
-    """Tell whether an operator belongs to one of some layers.
+    """Return whether an operator belongs to one of the layers.
 
     Args:
-        name: Readable name of the operator or of its output: `block/conv/Relu;block/conv/BiasAdd`,
-            the parts those of operators that were fused.
+        name: Readable name of the operator or its output; fused operators are separated by `;`, as
+            in `block/conv/Relu;block/conv/BiasAdd`.
         layers: Paths of layers.
     """
     chosen = set(layers)

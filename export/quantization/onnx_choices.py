@@ -1,4 +1,4 @@
-"""Arguments of onnxruntime's quantizer for layers in float or 16 bits and for other ranges."""
+"""Arguments of onnxruntime's quantizer for layers in float or 16 bits and for chosen ranges."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Arguments:
     """Arguments of the quantizer.
 
     Attributes:
-        excluded: Names of the nodes that stay in float.
-        overrides: Tensor name to the type and range of its integers, as `TensorQuantOverrides`.
+        excluded: Names of the nodes that compute in float.
+        overrides: Tensor name to the type and range of its integers, for `TensorQuantOverrides`.
     """
 
     excluded: list[str]
@@ -35,15 +35,15 @@ class Arguments:
 def arguments_for(
     model: onnx.ModelProto, choices: QuantizerChoices, samples: Sequence[dict[str, np.ndarray]]
 ) -> Arguments:
-    """Return the arguments for some choices.
+    """Return the arguments for the given choices.
 
     Args:
-        model: The float model, prepared for the quantizer; its nodes bear the names of layers.
+        model: The float model, prepared for the quantizer; names of nodes contain those of layers.
         choices: The choices.
         samples: The calibration samples.
 
     Raises:
-        UserError: No node belongs to a layer that is to be kept, or 16 bits need another opset.
+        UserError: No node belongs to a selected layer, or 16 bits need another opset.
     """
     floats = _nodes(model, [n for n in model.graph.node if choices.kept_float(_name(n))])
     wide = [
@@ -58,7 +58,7 @@ def arguments_for(
         if kept and not found:
             raise UserError(
                 f"{option}: no node of the ONNX file belongs to {', '.join(kept)}; the converter "
-                "removed or merged it. Name the layer behind it."
+                "removed or merged it. Name the layer after it."
             )
     overrides: dict[str, list[dict[str, Any]]] = {}
     if choices.ranges != "min-max":
@@ -73,7 +73,7 @@ def _name(node: onnx.NodeProto) -> str:
 
 
 def _nodes(model: onnx.ModelProto, chosen: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return nodes with the activations that are computed together with them."""
+    """Return nodes together with the activations that are fused with them."""
     readers = _readers(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     found = list(chosen)
@@ -94,12 +94,12 @@ def _widened(
     nodes: list[onnx.NodeProto],
     overrides: dict[str, list[dict[str, Any]]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return overrides that give nodes 16 bits, with conversions where 8 bits begin and end."""
+    """Return overrides that give nodes 16 bits, with conversions from and to 8 bits."""
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < WIDE_OPSET:
         raise UserError(
-            f"keep_int16 in ONNX files needs opset {WIDE_OPSET}. Received: {opset}. Choose it "
-            "(opset=21, --opset 21), or keep the layers in float."
+            f"keep_int16 in ONNX files needs opset {WIDE_OPSET}. Received: {opset}. Use "
+            "opset=21 (--opset 21), or keep the layers in float."
         )
     readers = _readers(model)
     constants = {weight.name for weight in model.graph.initializer}
@@ -108,7 +108,7 @@ def _widened(
     made = {name for node in nodes for name in node.output}
     found = {name: [dict(entry) for entry in entries] for name, entries in overrides.items()}
     for name in made:
-        found.pop(name, None)  # 16 bits have steps to spare: nothing of what they hold is clipped
+        found.pop(name, None)  # 16 bits need no narrower range, so nothing is clipped
         narrow = {node.name for node in readers.get(name, ()) if node.name not in names}
         _convert(found, name, QuantType.QUInt16, QuantType.QUInt8, narrow)
     for name in {name for node in nodes for name in node.input if name} - constants - made:
@@ -127,7 +127,7 @@ def _convert(
     other: QuantType,
     readers: set[str],
 ) -> None:
-    """Say that a tensor has integers of one type, and of another for some readers."""
+    """Give a tensor integers of one type, converted to another type for some readers."""
     entry = overrides.setdefault(name, [{}])[0]
     entry["quant_type"] = own
     if readers:
@@ -135,11 +135,11 @@ def _convert(
 
 
 def prevent_requantizing(model: onnx.ModelProto, excluded: Sequence[str]) -> None:
-    """Keep onnxruntime from quantizing again what was left in float.
+    """Prevent onnxruntime from quantizing nodes that were left in float.
 
-    Its optimizer gives a Conv, ConvTranspose or Gemm between a DequantizeLinear and a
-    QuantizeLinear 8-bit weights of its own (`WeightBiasQuantization`), also with a Relu or Clip
-    before the latter. A Max in that place is none of them, and computes the same.
+    Its optimizer `WeightBiasQuantization` quantizes the weights of a Conv, ConvTranspose or Gemm
+    between a DequantizeLinear and a QuantizeLinear, also if a Relu or Clip lies before the latter.
+    A Max in the same place has the same result and does not match its pattern.
 
     Args:
         model: The quantized model; changed in place.
@@ -180,7 +180,7 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 def _chosen_ranges(
     model: onnx.ModelProto, method: str, samples: Sequence[dict[str, np.ndarray]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the ranges of all computed tensors under a method."""
+    """Return the ranges of all computed tensors, chosen by a method of `range_choice`."""
     names = [name for node in model.graph.node for name in node.output if name]
     ends: dict[str, tuple[float, float]] = {}
     runs = _Session(model, names)
@@ -201,7 +201,7 @@ def _chosen_ranges(
 
 
 class _Session:
-    """Runs a float model and returns the values of its inner tensors."""
+    """Runs a float model and returns the values of its intermediate tensors."""
 
     def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:
         import onnxruntime

@@ -1,9 +1,9 @@
-"""Precisions of ONNX files below float32, through onnxruntime's tools.
+"""Converts ONNX models to lower precisions with onnxruntime's tools.
 
 - float16: weights and computation in half precision; inputs and outputs stay float32.
-- dynamic: int8 weights per channel, activations quantized as they come (`DynamicQuantizeLinear`).
+- dynamic: int8 weights per channel, activations quantized at run time (`DynamicQuantizeLinear`).
 - int8: QuantizeLinear/DequantizeLinear pairs with int8 weights per channel and uint8 activations.
-  On x86 unsigned activations run twice as fast as float, signed ones do not.
+  On x86, unsigned activations run twice as fast as float; signed ones do not.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ def quantize(
     choices: QuantizerChoices | None = None,
     exact: Sequence[str] = (),
 ) -> bytes:
-    """Return a float32 model in another precision.
+    """Convert a float32 model to another precision.
 
-    Needs no Keras, and takes and gives plain data, so that a process of its own can call it.
+    It does not need Keras and takes and returns plain data, so that it can run in a child process.
 
     Args:
         model: The serialized model, in canonical form.
         precision: `float16`, `dynamic` or `int8`.
-        samples: Batches by input name to take ranges from, for `int8`.
-        choices: Layers and ranges that an `int8` file has otherwise; None for the quantizer's
-            defaults.
+        samples: Calibration batches by input name, for `int8`.
+        choices: Settings of single layers and ranges in an `int8` file; None for the defaults of
+            the quantizer.
         exact: Names of nodes that compute in float32 in a `float16` file.
 
     Returns:
-        A new model, serialized; its inputs and outputs are those of `model`, names, shapes and
-        types.
+        A new serialized model, whose inputs and outputs have the names, shapes and types of
+        `model`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # onnxruntime's tools empty a model they are given in memory; files they leave alone.
+        # onnxruntime's tools modify a model in memory; they do not modify a file.
         path = Path(folder) / "float32.onnx"
         path.write_bytes(model)
         with _no_advice():
@@ -74,7 +74,7 @@ def quantize(
 
 @contextlib.contextmanager
 def _no_advice() -> Iterator[None]:
-    """Keep onnxruntime from advising `quant_pre_process` through the root logger, even once run."""
+    """Suppress onnxruntime's advice to run `quant_pre_process`, which it logs even after that."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
@@ -89,23 +89,23 @@ def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
 
     model = onnx.load(path)
     for weight in model.graph.initializer:
-        _flush_what_half_precision_lacks(weight)
+        _flush_below_half_precision(weight)
     converted: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=list(exact)
     )
-    return _without_detours(converted, exact)
+    return _without_casts_between(converted, exact)
 
 
-def _without_detours(model: onnx.ModelProto, exact: Sequence[str]) -> onnx.ModelProto:
-    """Let nodes that compute in float32 read inputs, and each other, as they are.
+def _without_casts_between(model: onnx.ModelProto, exact: Sequence[str]) -> onnx.ModelProto:
+    """Connect nodes that compute in float32 directly to inputs and to each other.
 
-    The converter rounds every value to half precision, and casts back where a node wants float32.
+    The converter rounds every value to half precision, and casts it back for a float32 node.
     """
     nodes = model.graph.node
     full = {tensor.name for tensor in model.graph.input}
     full.update(name for node in nodes if node.name in exact for name in node.output)
     casts = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Cast"}
-    # What such a node gives, the converter names anew and casts under the old name.
+    # The converter renames the output of such a node and gives the old name to the cast.
     for node in nodes:
         if node.name in exact:
             node.input[:] = [
@@ -124,10 +124,10 @@ def _unread_casts(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in read]
 
 
-def _flush_what_half_precision_lacks(weight: onnx.TensorProto) -> None:
-    """Make zeros of numbers that are nearer to zero than to half precision's smallest number.
+def _flush_below_half_precision(weight: onnx.TensorProto) -> None:
+    """Flush numbers to zero that are closer to zero than to half precision's smallest number.
 
-    The converter would move them away from zero, to that number.
+    The converter would round them away from zero, to that number.
     """
     values = onnx.numpy_helper.to_array(weight)
     if values.dtype != np.float32:
@@ -150,8 +150,8 @@ def _int8(
     if samples is None:
         raise ValueError("int8 needs calibration samples")
     prepared, quantized = path.with_name("prepared.onnx"), path.with_name("int8.onnx")
-    # Symbolic shape inference would add sympy to what must be installed and infers nothing more
-    # for a network without control flow.
+    # Symbolic shape inference would need sympy, and infers nothing more for a network without
+    # control flow.
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     ready = _with_plain_sums(onnx.load(prepared))
     onnx.save(ready, prepared)
@@ -173,10 +173,10 @@ def _int8(
 
 
 def _with_plain_sums(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take computed summands out of matrix products, into which the preparation has put them.
+    """Split Gemm nodes with a computed third operand into MatMul and Add.
 
-    A quantized product adds its third operand as a bias in int32 steps, which a computed one does
-    not have: it would be rounded by rules of its own in each runtime.
+    The preparation fuses such operands. A quantized Gemm adds its third operand as an int32 bias;
+    for an operand that is not constant, the rounding would differ between runtimes.
     """
     constants = {weight.name for weight in model.graph.initializer}
     for index, node in reversed(list(enumerate(model.graph.node))):
@@ -198,11 +198,11 @@ def _with_plain_sums(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Reader(CalibrationDataReader):
-    """Feeds calibration samples to onnxruntime, batch by batch."""
+    """Provides calibration samples to onnxruntime, batch by batch."""
 
     def __init__(self, samples: Sequence[Batch]) -> None:
         self._batches = iter(samples)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch by input name, None after the last."""
+        """Return the next batch by input name; None after the last."""
         return next(self._batches, None)

@@ -1,14 +1,14 @@
-"""A picture of all files that a search made: size against signal-to-noise ratio."""
+"""Plots all trials of a search: signal-to-noise ratio against size."""
 
 from __future__ import annotations
 
 import io
 
-from .search import Found, Trial
+from .search import SearchResult, Trial
 
 
 def pareto(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-    """Return the files that no other beats in size and ratio at once, the smallest first."""
+    """Return the Pareto-optimal trials by size and signal-to-noise ratio, the smallest first."""
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.bytes, -t.snr_db)):
         if not front or trial.snr_db > front[-1].snr_db:
@@ -16,8 +16,8 @@ def pareto(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
     return tuple(front)
 
 
-def picture(found: Found, title: str) -> bytes:
-    """Return an SVG: one point a file, its colour the latency, the front as a line."""
+def picture(found: SearchResult, title: str) -> bytes:
+    """Return an SVG plot: a point per file, coloured by latency, and the Pareto front."""
     import matplotlib
     from matplotlib.figure import Figure
 

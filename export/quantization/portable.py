@@ -1,8 +1,9 @@
-"""Scales of weights under which more runtimes agree on every integer of a TFLite file.
+"""Adjusts the scales of weights so that more runtimes compute equal integers from a TFLite file.
 
-XNNPACK multiplies a sum in float32, the one-rounding build of TFLite's kernels in fixed point.
-Where the product is next to a tie they differ. Which sums these are depends on the last bits of the
-scale: one that moves by a few units in the last place removes them, and changes nothing else.
+XNNPACK multiplies an accumulator in float32, TFLite's kernels with single rounding in fixed point.
+If the product is close to a tie, the results can differ. The accumulators for which they do depend
+on the last bits of the scale: moving it by a few units in the last place removes them, and changes
+nothing else.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from ...reference.rounding.quantized import Ints, Scales
 from ...reference.rounding.thresholds import differing_sums
 from ...reference.rounding.xnnpack import TFLITE_RULES
 
-# Units in the last place that a scale may move by: a relative change of 2e-6 at most, which is a
-# two-thousandth of a step of the largest weight.
+# Largest change of a scale in units in the last place: a relative change of at most 2e-6, which is
+# a two-thousandth of a step of the largest weight.
 _FARTHEST = 16
 _MOST_NAMED = 3
 
 
 def make_portable(model: Any) -> None:
-    """Move the scales of a file's weights.
+    """Adjust the scales of the weights of a file.
 
     Args:
         model: The parsed file; changed in place.
@@ -38,7 +39,7 @@ def make_portable(model: Any) -> None:
     shared = Counter(key for op in graph.ops for key in set(op.inputs))
     for op, sums in linear_ops(graph):
         kernel = op.inputs[1]
-        if shared[kernel] > 1:  # what suits one reader would change the other
+        if shared[kernel] > 1:  # a scale that suits one reader may not suit the other
             continue
         scales, _ = portable_scales(sums)
         if np.array_equal(scales, sums.w):
@@ -51,17 +52,17 @@ def make_portable(model: Any) -> None:
 
 
 def portable_scales(sums: LinearSums) -> tuple[Scales, Ints]:
-    """Return scales of a kernel under which XNNPACK's rule and single rounding agree.
+    """Return scales of a kernel for which XNNPACK and single rounding agree.
 
-    A scale stays where they agree already. Else it moves by one unit in the last place, down or up,
-    then by two, up to `_FARTHEST`, until they do. If none agrees, that with the fewest differing
-    sums is taken.
+    A scale is kept if they agree already. Otherwise it is moved by one unit in the last place, down
+    or up, then by two, up to `_FARTHEST`, until they agree. If they never do, the scale with the
+    fewest differing accumulators is used.
 
     Args:
         sums: The operator.
 
     Returns:
-        The scales, and how many sums of each channel still differ.
+        The scales, and the number of accumulators of each channel that still differ.
     """
     chosen, left = sums.w.copy(), disputed_sums(sums, sums.w)
     single = sums.w.size == 1  # one scale serves all channels
@@ -76,8 +77,8 @@ def portable_scales(sums: LinearSums) -> tuple[Scales, Ints]:
                     chosen, left = moved, found
                 continue
             active = np.flatnonzero(left)
-            # One scale alone would be taken for that of a whole kernel, which some rules round
-            # otherwise: a single channel comes twice.
+            # A single scale would mean per-tensor quantization, which some rules round differently:
+            # a single channel is passed twice.
             pair = np.resize(active, max(len(active), 2))
             found = disputed_sums(sums.channels(pair), moved[pair])[: len(active)]
             better = found < left[active]
@@ -87,13 +88,13 @@ def portable_scales(sums: LinearSums) -> tuple[Scales, Ints]:
 
 
 def disputed_sums(sums: LinearSums, w: Scales) -> Ints:
-    """Return on how many sums of each channel XNNPACK's rule and single rounding differ."""
+    """Return the number of accumulators per channel for which the two rules differ."""
     xnnpack, single = TFLITE_RULES[0], TFLITE_RULES[-1]
     return differing_sums(sums.thresholds(xnnpack, w), sums.thresholds(single, w))
 
 
 def portability_note(graph: ArtifactGraph) -> str:
-    """Say for how many channels both rules agree on every input, and where they do not."""
+    """Return a note on the number of channels in which both rules agree on every input."""
     channels = disputed = 0
     left: list[str] = []
     for op, sums in linear_ops(graph):
@@ -104,7 +105,7 @@ def portability_note(graph: ArtifactGraph) -> str:
             name = graph.tensors[op.outputs[0]].name
             left.append(f"{name} ({int((found > 0).sum())} channels, {int(found.sum())} sums)")
     text = (
-        f"portable: XNNPACK and one rounding in fixed point agree on every input in "
+        f"portable: XNNPACK and single rounding in fixed point agree on every input in "
         f"{channels - disputed} of {channels} channels"
     )
     if not left:

@@ -1,8 +1,8 @@
-"""`quantize_aware`: from any Keras model that `fold` reads to one that trains in integers.
+"""`quantize_aware`: converts a Keras model for quantization-aware training.
 
-The network is read and folded as `fold` does it, except for the norms that stay alive
-(`fold.live`). Then every call becomes a layer that computes what the integer file's operator will,
-or stays as it is where the operator only moves integers.
+The network is read and folded as by `fold`, except for norms that stay trainable (`fold.live`).
+Then every call is replaced by a layer that computes what the operator of the integer file computes;
+layers that only move integers are kept.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ def quantize_aware(
     freeze_ranges_after: int | None = None,
     freeze_statistics_after: int | None = None,
 ) -> keras.Model:
-    """Make a model that trains with the integers that its int8 file will compute with.
+    """Convert a model for quantization-aware training.
 
-    Linear layers, each with the norm and the activation behind it, additions, concatenations, means
-    and pools become layers that compute what the integer file's operators compute. The result
-    trains with ``compile`` and ``fit``, saves and loads as any model does, and
+    Linear layers (each with the norm and the activation after it), additions, concatenations, means
+    and pooling are replaced by layers that compute what the operators of the integer file compute.
+    The result trains with ``compile`` and ``fit``, and can be saved and loaded like any model.
     ``renormlite.export_model(..., precisions=("int8",))`` needs no calibration for it.
 
-    A norm directly behind a linear layer stays alive: in every step it is folded into the weights
-    *before* these are quantized. Any other norm is folded once, as `renormlite.fold` does it, or
-    stays as an operator of its own where that finds no place for it.
+    A norm directly after a linear layer stays trainable: in every step it is folded into the
+    weights *before* they are quantized. Any other norm is folded once, as by `renormlite.fold`; if
+    that is not possible, it becomes a separate operator.
 
     Args:
         model: Any built Keras model that `renormlite.fold` reads, trained or not. Not changed.
         weight_bits: Number of bits of the weights, from 2 to 8.
-        activation_bits: Number of bits of everything between the layers: 8, or 16 for int16x8.
+        activation_bits: Number of bits of the activations: 8, or 16 for int16x8.
         float_layers: Names of layers that stay in floating point.
         rounding: Arithmetic of the target: ``"float"`` is that of LiteRT (XNNPACK) and ONNX
             Runtime, ``"double"`` that of TFLite's reference kernels and TFLite Micro.
-        ranges: How the ranges of activations are found: ``"average"`` (moving averages of each
-            batch's least and greatest number), ``"percentile"``, or ``"learned"``, which needs
-            `samples` to begin with.
-        momentum: Of the moving averages.
-        percentile: For ``"percentile"``: the share of numbers below the upper end, in percent.
-        samples: Real inputs that the ranges begin with: an array, a list or a dict of arrays. By
-            default the first training batch sets them.
-        freeze_ranges_after: Training steps after which the ranges stay as they are.
-        freeze_statistics_after: Training steps after which norms infer in training too.
+        ranges: Method that determines the ranges of activations: ``"average"`` (moving averages of
+            the least and greatest value of each batch), ``"percentile"``, or ``"learned"``, which
+            needs `samples`.
+        momentum: Momentum of the moving averages.
+        percentile: For ``"percentile"``: the percentage of values below the upper end.
+        samples: Real inputs that determine the initial ranges: an array, or a list or dict of
+            arrays. By default the first training batch determines them.
+        freeze_ranges_after: Training steps after which the ranges are constant.
+        freeze_statistics_after: Training steps after which norms run in inference mode.
 
     Returns:
         A functional model with the inputs and outputs of ``model``, not compiled.
 
     Raises:
-        UserError: An option is out of its range, or a layer has no integer operator; the message
-            names the layer, which can be one of `float_layers`.
+        UserError: An option is out of range, or a layer has no integer operator; the message names
+            the layer, which can be added to `float_layers`.
 
     Example:
         >>> quantized = rl.quantize_aware(model)
@@ -86,7 +86,7 @@ def quantize_aware(
         raise UserError(f"Expected weight_bits from 2 to 8. Received: {weight_bits}.")
     if ranges == "learned" and samples is None:
         raise UserError(
-            "Learned ranges need real inputs to begin with. Give samples=…, or take "
+            "Learned ranges need real inputs for their initial values. Give samples=…, or use "
             "ranges='average'."
         )
     rounding_named(rounding)
@@ -96,8 +96,8 @@ def quantize_aware(
     unknown = sorted(set(float_layers) - known)
     if unknown:
         raise UserError(
-            f"Expected float_layers to be names of layers. Received: {', '.join(unknown)}, which "
-            f"the folded network does not have. It has {', '.join(sorted(known))}."
+            f"Expected float_layers to be names of layers of the folded network: "
+            f"{', '.join(sorted(known))}. Received: {', '.join(unknown)}."
         )
     choices = Choices(
         weight_bits=weight_bits,
@@ -113,11 +113,11 @@ def quantize_aware(
 
 
 def observe(model: keras.Model, samples: Any) -> None:
-    """Let every range of a model take in the values that real inputs lead to.
+    """Run a model so that all of its ranges observe the values of real inputs.
 
     Args:
-        model: Made by `quantize_aware`.
-        samples: Inputs as ``model`` takes them.
+        model: A model made by `quantize_aware`.
+        samples: Inputs of ``model``.
     """
     ranges = [layer for layer in model._flatten_layers() if isinstance(layer, Range)]
     for found in ranges:
@@ -130,7 +130,7 @@ def observe(model: keras.Model, samples: Any) -> None:
 
 
 def _placed(model: keras.Model) -> tuple[Graph, dict[Any, Any]]:
-    """Return the folded graph, and the norm of each call of a linear layer that keeps one alive."""
+    """Return the folded graph, and the norms that stay trainable by call of a linear layer."""
     excluded: set[str] = set()
     while True:
         graph = read_graph(model)
@@ -138,7 +138,7 @@ def _placed(model: keras.Model) -> tuple[Graph, dict[Any, Any]]:
         live = take_out_live_norms(graph, excluded)
         run(graph, widen=False)
         settle(graph)
-        # A layer that gives one more channel, for a constant, has none for the norm.
+        # A layer with an extra channel for a constant cannot keep its norm.
         wider = [
             norm.name
             for call, norm in live.items()

@@ -1,4 +1,4 @@
-"""Builds the model that trains in integers from a folded graph: one layer for each operator."""
+"""Builds a quantization-aware model from a folded graph, with one layer for each operator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..fold.graph import ActivationOp, AffineOp, Call, Graph, Kept, Slot, Source
 from ..fold.keras_graph import kind_of
 from ..fold.linear import Linear
 
-# Layers that only move integers, or choose among them: their output has the grid of their input.
+# Layers that only move or select integers, so that their output has the grid of their input.
 MOVES = (
     kl.MaxPooling1D,
     kl.MaxPooling2D,
@@ -58,7 +58,7 @@ MOVES = (
     kl.AlphaDropout,
     kl.ActivityRegularization,
 )
-_HOW_TO_LEAVE = "Replace it, or leave it in floating point: float_layers=({name!r},)."
+_ADVICE = "Replace it, or leave it in floating point: float_layers=({name!r},)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Choices:
     Attributes:
         weight_bits: Number of bits of the weights.
         rounding: Arithmetic of the target.
-        output_range: A range like the one that each quantized value gets.
-        freeze_statistics_after: Training steps after which norms infer.
+        output_range: Template of the range of each quantized value.
+        freeze_statistics_after: Training steps after which norms run in inference mode.
         float_layers: Names of layers that stay in floating point.
     """
 
@@ -80,20 +80,20 @@ class Choices:
     float_layers: frozenset[str]
 
     def options(self) -> dict[str, Any]:
-        """Return the options that every quantized layer has, with a range of its own."""
+        """Return the options of a quantized layer, with a new range."""
         config = self.output_range.get_config()
         del config["name"]
         return {"rounding": self.rounding, "output_range": Range.from_config(config)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Carried:
+class BuiltValue:
     """A value of the new network.
 
     Attributes:
         tensor: Its tensor.
-        grid: Its grid; None where it is not quantized.
-        opened: Whether the grid is the steps of sums that are still to be rounded.
+        grid: Its grid; None if it is not quantized.
+        opened: Whether it is an accumulator that is not yet rounded; the grid holds its steps.
     """
 
     tensor: Any
@@ -102,24 +102,24 @@ class Carried:
 
 
 def build_quantized(graph: Graph, live: dict[Call, Any], choices: Choices) -> keras.Model:
-    """Build the network that trains in integers.
+    """Build the quantization-aware network.
 
     Args:
         graph: The folded graph.
-        live: The norm behind each call of a linear layer that keeps one alive.
+        live: Calls of linear layers to the norm after each that stays trainable.
         choices: The options.
     """
     return _Builder(graph, live, choices).model()
 
 
 class _Builder:
-    """Builds one model; holds the layers and values made so far."""
+    """Builds one model; holds the layers and values built so far."""
 
     def __init__(self, graph: Graph, live: dict[Call, Any], choices: Choices) -> None:
         self.graph, self.live, self.choices = graph, live, choices
-        self.values: dict[int, Carried] = {}
+        self.values: dict[int, BuiltValue] = {}
         self.layers: dict[int, keras.layers.Layer] = {}
-        self.quantized: dict[int, Carried] = {}
+        self.quantized: dict[int, BuiltValue] = {}
         self.fused: set[Call] = set()
         self.fills: list[Any] = []
         self.renamed: dict[int, str] = {}
@@ -142,16 +142,16 @@ class _Builder:
             fill()
         return model
 
-    def call(self, call: Call) -> list[Carried]:
-        """Return the values that a call becomes."""
+    def call(self, call: Call) -> list[BuiltValue]:
+        """Build the layer of a call and return its output values."""
         op = call.op
         if isinstance(op, Source):
             tensor = op.tensor
             return [
-                Carried(keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=op.name))
+                BuiltValue(keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=op.name))
             ]
         if op.name in self.choices.float_layers:
-            return self.left(call)
+            return self.kept_float(call)
         if isinstance(op, Linear):
             return [self.linear(call, op)]
         if isinstance(op, AffineOp):
@@ -176,18 +176,16 @@ class _Builder:
         made = self.function(op)
         if made is not None:
             x = self.on_grid(call.inputs[0])
-            return [Carried(*made(x.tensor, x.grid))]
-        raise UserError(
-            f"{_what(op)} has no integer operator here. {_HOW_TO_LEAVE.format(name=op.name)}"
-        )
+            return [BuiltValue(*made(x.tensor, x.grid))]
+        raise UserError(f"{_what(op)} has no integer operator here. {_ADVICE.format(name=op.name)}")
 
     # The operators.
 
-    def linear(self, call: Call, op: Linear) -> Carried:
-        """A linear layer with the norm and the activation behind it."""
+    def linear(self, call: Call, op: Linear) -> BuiltValue:
+        """Build a linear layer with the norm and the activation after it."""
         if type(op.layer) not in KERNELS or getattr(op.layer, "data_format", "") == _FIRST:
             raise UserError(
-                f"{_what(op)} has no integer operator here. {_HOW_TO_LEAVE.format(name=op.name)}"
+                f"{_what(op)} has no integer operator here. {_ADVICE.format(name=op.name)}"
             )
         norm = self.live.get(call)
         plain = op if norm is None else dataclasses.replace(op, after=None)
@@ -209,16 +207,16 @@ class _Builder:
             self.layers[id(op)] = layer
             self.fills.append(lambda: _fill(plain, op.after, norm, layer))
         tensor, grid = layer(x.tensor, x.grid)
-        return Carried(tensor, grid, layer.opened)
+        return BuiltValue(tensor, grid, layer.opened)
 
-    def affine(self, call: Call, op: AffineOp) -> Carried:
-        """A norm that found no place: a kernel of one number a channel."""
+    def affine(self, call: Call, op: AffineOp) -> BuiltValue:
+        """Build a norm that could not be folded, as a depthwise convolution of kernel size 1."""
         rank, axis = call.output.rank, op.affine.axis
         kinds = {3: kl.DepthwiseConv1D, 4: kl.DepthwiseConv2D}
         if rank not in kinds or axis != rank - 1:
             raise UserError(
-                f"{op.name} finds no layer to fold into, and at rank {rank} and axis {axis} there "
-                f"is no integer operator for it. {_HOW_TO_LEAVE.format(name=op.name)}"
+                f"{op.name} cannot be folded, and for rank {rank} and axis {axis} it has no "
+                f"integer operator. {_ADVICE.format(name=op.name)}"
             )
         x = self.on_grid(call.inputs[0])
         layer = QuantizedLinear(
@@ -234,16 +232,16 @@ class _Builder:
             layer.layer.bias.assign(op.affine.shift)
 
         self.fills.append(fill)
-        return Carried(*layer(x.tensor, x.grid))
+        return BuiltValue(*layer(x.tensor, x.grid))
 
-    def activation(self, call: Call, name: str) -> Carried:
-        """An activation that is part of no other operator: integers stay on their grid."""
+    def activation(self, call: Call, name: str) -> BuiltValue:
+        """Build an activation that is not fused; the output has the grid of the input."""
         x = self.on_grid(call.inputs[0])
         layer = kl.ReLU(6.0 if name == "relu6" else None, name=call.op.name, dtype="float32")
-        return Carried(layer(x.tensor), x.grid)
+        return BuiltValue(layer(x.tensor), x.grid)
 
-    def added(self, call: Call) -> Carried:
-        """A sum, two operands at a time."""
+    def added(self, call: Call) -> BuiltValue:
+        """Build a sum, two operands at a time."""
         first, *others = (self.on_grid(value) for value in call.inputs)
         activation = self.fuse(call)
         for index, other in enumerate(others):
@@ -253,24 +251,24 @@ class _Builder:
                 name=call.op.name if last else f"{call.op.name}_{index + 1}",
                 **self.choices.options(),
             )
-            first = Carried(*layer(first.tensor, first.grid, other.tensor, other.grid))
+            first = BuiltValue(*layer(first.tensor, first.grid, other.tensor, other.grid))
         return first
 
-    def pair(self, call: Call, made: type[QuantizedAdd | QuantizedMultiply]) -> Carried:
-        """An operator of two operands."""
+    def pair(self, call: Call, made: type[QuantizedAdd | QuantizedMultiply]) -> BuiltValue:
+        """Build an operator with two operands."""
         a, b = (self.on_grid(value) for value in call.inputs)
         layer = made(activation=self.fuse(call), name=call.op.name, **self.choices.options())
-        return Carried(*layer(a.tensor, a.grid, b.tensor, b.grid))
+        return BuiltValue(*layer(a.tensor, a.grid, b.tensor, b.grid))
 
-    def pooled(self, call: Call, layer: Any) -> Carried:
-        """Average pooling, on the grid of its input."""
+    def pooled(self, call: Call, layer: Any) -> BuiltValue:
+        """Build an average pooling, whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
         pool = type(layer).from_config(_float32(layer.get_config()))
         made = QuantizedAveragePooling(pool, name=call.op.name, **self.choices.options())
-        return Carried(*made(x.tensor, x.grid))
+        return BuiltValue(*made(x.tensor, x.grid))
 
     def function(self, op: Any) -> Any:
-        """Return the layer of a function of each number, None where none is known."""
+        """Build the layer of an elementwise function or softmax; return None for an unknown one."""
         options = {"name": self.renamed.get(id(op), op.name), **self.choices.options()}
         name, slope = function_named(op)
         if name == "softmax":
@@ -279,8 +277,8 @@ class _Builder:
             return QuantizedLeakyReLU(slope, **options)
         return QuantizedFunction(name, **options) if name in FUNCTIONS else None
 
-    def joined(self, call: Call) -> Carried:
-        """A concatenation: its operands share one grid."""
+    def joined(self, call: Call) -> BuiltValue:
+        """Build a concatenation, whose operands share one grid."""
         values = [self.on_grid(value) for value in call.inputs]
         layer = QuantizedConcatenate(
             call.op.operation.axis,
@@ -288,10 +286,10 @@ class _Builder:
             name=call.op.name,
             **self.choices.options(),
         )
-        return Carried(*layer([v.tensor for v in values], [v.grid for v in values]))
+        return BuiltValue(*layer([v.tensor for v in values], [v.grid for v in values]))
 
-    def averaged(self, call: Call, layer: Any) -> Carried:
-        """Global average pooling."""
+    def averaged(self, call: Call, layer: Any) -> BuiltValue:
+        """Build a global average pooling."""
         x = self.on_grid(call.inputs[0])
         if layer.data_format == _FIRST:
             raise UserError(f"{_what(call.op)} must have its channels last.")
@@ -301,15 +299,15 @@ class _Builder:
             name=call.op.name,
             **self.choices.options(),
         )
-        return Carried(*mean(x.tensor, x.grid))
+        return BuiltValue(*mean(x.tensor, x.grid))
 
-    def moved(self, call: Call) -> list[Carried]:
-        """A layer that leaves integers on their grid."""
+    def moved(self, call: Call) -> list[BuiltValue]:
+        """Build a layer whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
-        return [Carried(self.same(call.op)(x.tensor), x.grid)]
+        return [BuiltValue(self.same(call.op)(x.tensor), x.grid)]
 
-    def left(self, call: Call) -> list[Carried]:
-        """A layer that stays in floating point."""
+    def kept_float(self, call: Call) -> list[BuiltValue]:
+        """Build a layer that stays in floating point."""
         op = call.op
         tensors = [self.values[id(value)].tensor for value in call.inputs]
         if isinstance(op, Linear):
@@ -318,9 +316,9 @@ class _Builder:
                 config = op.kind.config(op, activation=False)
                 layer = self.layers[id(op)] = type(op.layer).from_config(_float32(config))
                 self.fills.append(lambda: _assign(op.kind.variables(layer), op.kind.arrays(op)))
-            return [Carried(layer(tensors[0]))]
+            return [BuiltValue(layer(tensors[0]))]
         if not isinstance(op, (Kept, ActivationOp)):
-            raise UserError(f"{op.name} is a norm, which cannot stay in floating point by itself.")
+            raise UserError(f"{op.name} is a norm, which cannot stay in floating point alone.")
         layer = self.same(op)
         if call.args is None:
             result = layer(tensors[0])
@@ -329,23 +327,23 @@ class _Builder:
                 lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
             )
             result = layer(*args, **kwargs)
-        return [Carried(tensor) for tensor in tree.flatten(result)]
+        return [BuiltValue(tensor) for tensor in tree.flatten(result)]
 
     # What they share.
 
-    def on_grid(self, value: Value) -> Carried:
-        """Return a value quantized; one that is not yet gets a quantizer, once."""
+    def on_grid(self, value: Value) -> BuiltValue:
+        """Return a value in quantized form; a float value gets a quantizer, once."""
         carried = self.values[id(value)]
         if carried.grid is not None:
             return carried
         if id(value) not in self.quantized:
             name = self.graph.unique_name(f"{value.producer.name}_quantizer")
             layer = Quantize(name=name, **self.choices.options())
-            self.quantized[id(value)] = Carried(*layer(carried.tensor))
+            self.quantized[id(value)] = BuiltValue(*layer(carried.tensor))
         return self.quantized[id(value)]
 
     def fuse(self, call: Call) -> str | None:
-        """Take the activation behind a call into it, where it can be part of its operator."""
+        """Fuse the activation after a call, if possible; return its name or None."""
         value = call.output
         if len(value.uses) != 1 or value.is_output:
             return None
@@ -358,8 +356,8 @@ class _Builder:
     def name_before_own_activation(self, call: Call) -> str:
         """Return the name of a linear layer.
 
-        An activation of its own that becomes an operator by itself takes the name over: it gives
-        what the user knows under that name.
+        If its own activation becomes a separate operator, that operator gets the layer's name,
+        since its output is the layer's output.
         """
         uses = call.output.uses
         after = uses[0][0] if uses else None
@@ -371,7 +369,7 @@ class _Builder:
         return self.graph.unique_name(f"{call.name}_linear")
 
     def opens(self, call: Call) -> bool:
-        """Whether the sums of a linear layer, called once, are first rounded by a concatenation."""
+        """Return whether the accumulators of a linear layer are rounded by a concatenation."""
         value = call.output
         if len(value.uses) == 1 and value.uses[0][0] in self.fused:
             value = value.uses[0][0].output
@@ -386,7 +384,7 @@ class _Builder:
         return [call for call in self.graph.calls() if call.op is op]
 
     def same(self, op: Any) -> Any:
-        """Return a layer that is kept, made once."""
+        """Return the unquantized copy of a layer, built once."""
         layer = self.layers.get(id(op))
         if layer is None and isinstance(op, ActivationOp):
             name = self.renamed.get(id(op), op.name)
@@ -400,7 +398,7 @@ class _Builder:
         return layer
 
     def outputs(self) -> list[Any]:
-        """Return the outputs, each made by a layer of the name its user knows."""
+        """Return the outputs, each computed by a layer with the original name."""
         made: dict[tuple[int, str], Any] = {}
         tensors = []
         for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
@@ -426,7 +424,7 @@ _NAMED = {
 
 
 def function_named(op: Any) -> tuple[str, float]:
-    """Return the name of an activation, empty for an unknown one, and its slope."""
+    """Return the name of an activation (empty for an unknown one) and its slope."""
     layer: Any = getattr(op, "operation", None)
     if isinstance(layer, kl.Softmax):
         return ("softmax" if layer.axis == -1 else ""), 0.0
@@ -444,7 +442,7 @@ def function_named(op: Any) -> tuple[str, float]:
 
 
 def fusable(op: Any) -> str | None:
-    """Return the name of an activation that can be part of another operator, None for others."""
+    """Return the name of an activation that can be fused into an operator; None for others."""
     function = None
     if isinstance(op, ActivationOp):
         function = op.function
@@ -462,7 +460,7 @@ def fusable(op: Any) -> str | None:
 
 
 def keeps_grid(layer: Any) -> bool:
-    """Whether a layer gives numbers of the grid that it is given."""
+    """Return whether the output of a layer has the grid of its input."""
     nearest = type(layer) is kl.UpSampling2D and layer.interpolation == "nearest"
     return nearest or type(layer) in MOVES or fusable(Kept(layer, "")) is not None
 
@@ -481,7 +479,7 @@ def _float32(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _like(norm: Any, rest: Affine | None) -> Any:
-    """Return a new norm; one that takes in an affine has a gamma and a beta for it."""
+    """Return a new norm of the same type, with gamma and beta if it must absorb an affine."""
     config = _float32(norm.get_config())
     if rest is not None:
         config.update(scale=True, center=True)
@@ -489,7 +487,7 @@ def _like(norm: Any, rest: Affine | None) -> Any:
 
 
 def _fill(op: Linear, rest: Affine | None, norm: Any, layer: Any) -> None:
-    """Give a quantized linear layer its weights, and its norm those of the one it replaces."""
+    """Set the weights of a quantized linear layer and its norm from the original layers."""
     _assign(op.kind.variables(layer.layer), op.kind.arrays(op))
     if norm is None:
         return

@@ -1,4 +1,4 @@
-"""Layers in float or 16 bits and other ranges, as plain data for a quantizer's process."""
+"""Settings of the int8 quantizers for single layers and ranges, as plain data."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ..layer_codes import readable_name
 from .layer_selection import belongs, select
 from .recipe import Recipe
 
-WIDE_OPSET = 21  # brought 16 bits to ONNX's QuantizeLinear
+WIDE_OPSET = 21  # the first with 16-bit QuantizeLinear
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerChoices:
-    """Where an int8 file differs from the quantizer's defaults.
+    """Settings of an int8 file that differ from the quantizer's defaults.
 
     Attributes:
-        keep_float: Paths of the layers that are computed in float32.
-        keep_int16: Paths of the layers with activations of 16 bits.
-        norms: Norms of inputs, which are computed in float32 where the converter left them apart.
+        keep_float: Paths of the layers that compute in float32.
+        keep_int16: Paths of the layers with 16-bit activations.
+        norms: Norms of inputs, which compute in float32 unless the converter merged them.
         ranges: One of `RANGES`.
-        layer_names: Code of a layer in the converter's names, and name of an output, to the layer's
-            path; empty where names are readable.
+        layer_names: Maps the code of a layer in the converter's names, and the name of an output,
+            to the path of the layer; empty if names are readable.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -32,11 +32,11 @@ class QuantizerChoices:
     layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def kept_float(self, name: str) -> bool:
-        """Tell whether the operator of a name stays in float."""
+        """Return whether the operator with a name stays in float."""
         return belongs(self._readable(name), (*self.keep_float, *self.norms))
 
     def kept_int16(self, name: str) -> bool:
-        """Tell whether the operator of a name gets 16-bit activations."""
+        """Return whether the operator with a name gets 16-bit activations."""
         return belongs(self._readable(name), self.keep_int16)
 
     def _readable(self, name: str) -> str:
@@ -50,16 +50,16 @@ def choices_for(
     outputs: Mapping[str, str],
     norms: tuple[str, ...] = (),
 ) -> QuantizerChoices | None:
-    """Return the choices of a recipe; None where they are the quantizer's defaults.
+    """Return the settings of a recipe; None if they are the quantizer's defaults.
 
     Args:
         recipe: The recipe.
-        layer_names: Code of a layer in the converter's names to the layer's path.
+        layer_names: Code of a layer in the converter's names to the path of the layer.
         outputs: Name of an output in the converter's names to the path of its layer.
-        norms: Norms of inputs that are computed in float32.
+        norms: Norms of inputs that compute in float32.
 
     Raises:
-        UserError: The recipe names a layer that the network does not have.
+        UserError: The recipe names a layer that does not exist.
     """
     if not recipe.changes_file and not norms:
         return None

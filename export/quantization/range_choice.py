@@ -1,15 +1,15 @@
 """Chooses the range of an activation from a histogram of its values.
 
-The widest range clips nothing and has the largest step. A narrower one clips a few values and
-represents all others better.
+The widest range clips nothing and has the largest step. A narrower range clips a few values and
+rounds all others more finely.
 
-    min-max      every calibration value is represented
-    percentile   0.005 % of the values may lie beyond either end
-    mse          the ends with the least mean squared error of rounding and clipping together
+    min-max      the range of the calibration values
+    percentile   0.005 % of the values lie beyond either end
+    mse          the range with the least mean squared error of rounding and clipping together
 
-Rounding to steps of s has the mean squared error s²/12; clipping has the squared distance to the
-end. (Banner et al. 2019, arXiv:1810.05723, choose by the same sum under an assumed density; here
-the density is the histogram.)
+The mean squared error of rounding to a step s is s²/12; the error of clipping is the distance to
+the end of the range. Banner et al. 2019 (arXiv:1810.05723) minimize the same sum for an assumed
+density; here the density is the histogram.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import numpy as np
 RANGES = ("min-max", "percentile", "mse")
 
 _BINS = 2048
-_STEPS = 255  # between the ends, in 8 bits
-_BEYOND = 5e-5  # share of the values beyond either end under `percentile`
-_SHRUNK = np.linspace(0.1, 1.0, 91)  # shares of an end that `mse` tries
+_STEPS = 255  # of an 8-bit range
+_BEYOND = 5e-5  # share of the values beyond either end for `percentile`
+_SHRUNK = np.linspace(0.1, 1.0, 91)  # fractions of the range that `mse` tries
 
 
 class Histogram:
-    """Counts of values between two ends that are known before."""
+    """A histogram of values in a known range."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Count nothing yet.
+        """Create an empty histogram.
 
         Args:
             low: The least value.
-            high: The greatest.
+            high: The greatest value.
         """
         self.low, self.high = float(low), float(high)
         self._counts = np.zeros(_BINS)
         self._zeros = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Count more values; those beyond the ends belong to the last bin on their side."""
+        """Add values; those outside the range are counted in the first or last bin."""
         finite = np.clip(values[np.isfinite(values)], self.low, self.high)
         self._zeros += int(np.count_nonzero(finite == 0))
         if self.high > self.low and finite.size:
@@ -63,9 +63,10 @@ class Histogram:
         return min(float(low), 0.0), max(float(high), 0.0)
 
     def _least_error(self) -> tuple[float, float]:
-        """Return the ends with the least error; zero is always represented exactly.
+        """Return the range with the least error.
 
-        Exact zeros, of which a relu gives many, have no error with any ends.
+        Zero is always represented exactly, so exact zeros, which are common after a relu, have no
+        error.
         """
         width = (self.high - self.low) / _BINS
         centres = self.low + width * (np.arange(_BINS) + 0.5)

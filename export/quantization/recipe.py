@@ -1,7 +1,7 @@
-"""How one int8 file is made: the network, the ranges, and the layers in float or 16 bits.
+"""The recipe of an int8 file: equalization, rounding, ranges, and layers in float or 16 bits.
 
-A recipe is plain data. `export_model` writes the one it used into the manifest, `recipe=` and
-`--recipe` replay it, and it can be edited in between.
+A recipe is plain data. `export_model` writes the one it used to a JSON file, which can be edited
+and used again with `recipe=` or `--recipe`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ ROUNDINGS = ("nearest", "adaptive")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The choices behind an int8 file; the default is what converters do by themselves.
+    """The settings of an int8 file; the defaults are those of the converters.
 
     Attributes:
         equalize: Strength of the equalization across layers; None for none.
         rounding: `nearest`, or `adaptive`: weights are rounded so that the errors of a layer's
             outputs cancel on the calibration samples.
-        bias_correction: Whether biases take back the mean error that rounded weights make.
-        ranges: How activations get their ranges, one of `RANGES`.
-        keep_float: Layers that are computed in float32, by path or pattern.
-        keep_int16: Layers with activations of 16 bits, by path or pattern.
+        bias_correction: Whether biases compensate the mean error of rounded weights.
+        ranges: Method that determines the ranges of activations, one of `RANGES`.
+        keep_float: Layers that compute in float32, by path or pattern.
+        keep_int16: Layers with 16-bit activations, by path or pattern.
     """
 
     equalize: float | None = None
@@ -38,10 +38,10 @@ class Recipe:
     keep_int16: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Hold the fields to what they may be.
+        """Validate the fields.
 
         Raises:
-            UserError: A field has another value.
+            UserError: A field has an invalid value.
         """
         for name, choices in (("rounding", ROUNDINGS), ("ranges", RANGES)):
             value = getattr(self, name)
@@ -69,12 +69,12 @@ class Recipe:
 
     @property
     def changes_weights(self) -> bool:
-        """Whether the file holds other weights than the folded or equalized network."""
+        """Whether the weights of the file differ from the folded or equalized network."""
         return self.rounding != "nearest" or self.bias_correction
 
     @property
     def changes_file(self) -> bool:
-        """Whether the quantizer gets other arguments than its defaults."""
+        """Whether the arguments of the quantizer differ from its defaults."""
         return self.ranges != "min-max" or bool(self.keep_float or self.keep_int16)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Recipe:
         """Read the JSON form.
 
         Raises:
-            UserError: It is no recipe.
+            UserError: The data is not a recipe.
         """
         if not isinstance(data, Mapping):
             raise UserError(f"Expected a recipe to be a JSON object. Received: {data!r}.")

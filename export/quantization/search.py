@@ -1,9 +1,9 @@
-"""Searches for the recipe that repairs an int8 file: free changes first, then more bits.
+"""Searches for the best recipe of an int8 file: first changes without cost, then more bits.
 
-Equalization, ranges, rounding of weights and biases cost neither bytes nor time and come first.
-Each is kept only where it measures better on samples that took no part. Then the layers that cost
-most are given 16 bits, and where that is not enough float: one, two, four, … of them, until the
-file has recovered what it should or its budget is spent.
+Equalization, ranges, rounding of weights and bias correction cost neither bytes nor time and are
+tried first. Each is kept only if it measures better on held-out samples. Then the most expensive
+layers get 16-bit activations and, if that does not suffice, float: one, two, four, … layers, until
+the file reaches the wanted signal-to-noise ratio or the limit of its budget.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .budget import Budget
 from .equalization import STRENGTHS
 from .recipe import Recipe
 
-_WORTH = 0.3  # dB on held-out samples; two halves of them disagree about less
-_ENOUGH = 13.0  # dB: 95 % of the noise power is gone
-_FINE = 50.0  # dB: 8 bits of output give no more
-_MOST_MIXED = 8  # files with layers kept apart in one way
-_MORE_BYTES = 1.1  # times the plain file's, without a budget
+_MIN_GAIN = 0.3  # dB; smaller differences are within the variation between halves of the samples
+_SUFFICIENT_GAIN = 13.0  # dB: removes 95 % of the noise power
+_SUFFICIENT = 50.0  # dB: the limit of 8-bit outputs
+_MOST_MIXED = 8  # trials with 16-bit layers, and with float layers
+_MORE_BYTES = 1.1  # size relative to the plain file, without a budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Trial:
     """One file that was made and measured.
 
     Attributes:
-        recipe: How it was made.
+        recipe: Its recipe.
         bytes: Its size.
-        milliseconds: Median time of a sample on this machine, one thread.
-        snr_db: Signal-to-noise ratio on held-out samples.
-        decisions: Share of them that decide as the model does; None without outputs that decide.
-        accuracy: Share of labelled ones that are right; None without labels.
+        milliseconds: Median time per sample on this machine, with one thread.
+        snr_db: Signal-to-noise ratio on held-out samples, in decibels.
+        decisions: Share of held-out samples with the model's decision; None without class scores.
+        accuracy: Share of labelled held-out samples classified correctly; None without labels.
     """
 
     recipe: Recipe
@@ -51,19 +51,19 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """Read the JSON form, in which an infinite ratio is a word."""
+        """Read the JSON form, in which an infinite ratio is a string."""
         recipe, ratio = Recipe.from_json(data["recipe"]), float(data["snr_db"])
         return cls(**{**data, "recipe": recipe, "snr_db": ratio})
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """The outcome of a search.
+class SearchResult:
+    """The result of a search.
 
     Attributes:
-        chosen: The file that was chosen.
-        trials: All files in the order they were tried, the plain int8 file first.
-        sentence: What helped.
+        chosen: The chosen file.
+        trials: All files in the order of the search, the plain int8 file first.
+        sentence: A summary of the changes that helped.
     """
 
     chosen: Trial
@@ -72,12 +72,12 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Culprit:
-    """A layer and what it costs.
+class CostlyLayer:
+    """A layer and the cost of its quantization errors.
 
     Attributes:
         layer: Its path.
-        decibels: What the file would gain without its errors.
+        decibels: Gain in signal-to-noise ratio if the layer had no errors.
         why: The cause.
     """
 
@@ -87,36 +87,36 @@ class Culprit:
 
 
 class Search:
-    """One search."""
+    """A search for the best recipe."""
 
     def __init__(
         self,
         attempt: Callable[[Recipe], Trial | None],
-        culprits: Callable[[], Sequence[Culprit]],
+        costly_layers: Callable[[], Sequence[CostlyLayer]],
         budget: Budget,
         *,
         wide: bool,
         base: Recipe,
     ) -> None:
-        """Take what a search needs.
+        """Create a search.
 
         Args:
-            attempt: Makes and measures a file; None where a recipe cannot be made.
-            culprits: Returns the layers of the best file so far, the dearest first.
-            budget: Limits on the file's size, latency and noise.
-            wide: Whether layers get 16 bits rather than float.
-            base: The recipe to begin with, layers that the user keeps in it.
+            attempt: Makes and measures a file; returns None if it cannot be made.
+            costly_layers: Returns the layers of the best file so far, the most expensive first.
+            budget: Limits on size, latency and noise.
+            wide: Whether the format supports 16-bit activations, which are tried before float.
+            base: The recipe to start from, which includes the layers that the user keeps.
         """
-        self._attempt, self._culprits = attempt, culprits
+        self._attempt, self._costly_layers = attempt, costly_layers
         self._budget, self._wide, self._base = budget, wide, base
         self._trials: list[Trial] = []
         self._gains: list[str] = []
 
-    def run(self) -> Found:
-        """Search.
+    def run(self) -> SearchResult:
+        """Run the search.
 
         Raises:
-            UserError: Not even the plain file can be made.
+            UserError: Even the plain int8 file cannot be made.
         """
         plain = self._tried(self._base)
         if plain is None:
@@ -131,13 +131,13 @@ class Search:
         )
         best = self._step(best, [{"rounding": "adaptive"}], lambda r: "adaptive rounding")
         best = self._step(best, [{"bias_correction": True}], lambda r: "bias correction")
-        culprits: Sequence[Culprit] = ()
-        if not self._enough(best, plain):
-            culprits = self._culprits()
+        costly: Sequence[CostlyLayer] = ()
+        if not self._sufficient(best, plain):
+            costly = self._costly_layers()
             for field in ("keep_int16", "keep_float") if self._wide else ("keep_float",):
-                if not self._enough(best, plain):
-                    best = self._mixed(field, best, plain, culprits)
-        return Found(best, tuple(self._trials), self._sentence(best, plain, culprits))
+                if not self._sufficient(best, plain):
+                    best = self._mixed(field, best, plain, costly)
+        return SearchResult(best, tuple(self._trials), self._sentence(best, plain, costly))
 
     def _tried(self, recipe: Recipe) -> Trial | None:
         known = [trial for trial in self._trials if trial.recipe == recipe]
@@ -152,24 +152,25 @@ class Search:
         self,
         best: Trial,
         changes: Sequence[dict[str, Any]],
-        said: Callable[[Recipe], str],
+        described: Callable[[Recipe], str],
     ) -> Trial:
-        """Try changes of the best recipe so far; keep the best of them where it is better."""
+        """Try changes of the best recipe so far; keep the best change if it is an improvement."""
         found = [
             trial
             for change in changes
             if (trial := self._tried(dataclasses.replace(best.recipe, **change))) is not None
         ]
         better = max(found, key=lambda trial: trial.snr_db, default=best)
-        if better.snr_db < best.snr_db + _WORTH or not self._affordable(better):
+        if better.snr_db < best.snr_db + _MIN_GAIN or not self._affordable(better):
             return best
-        self._gains.append(f"{said(better.recipe)} gave {better.snr_db - best.snr_db:.1f} dB")
+        gain = better.snr_db - best.snr_db
+        self._gains.append(f"{described(better.recipe)} gained {gain:.1f} dB")
         return better
 
-    def _mixed(self, field: str, best: Trial, plain: Trial, culprits: Sequence[Culprit]) -> Trial:
-        """Keep the dearest layers apart, twice as many each time."""
+    def _mixed(self, field: str, best: Trial, plain: Trial, costly: Sequence[CostlyLayer]) -> Trial:
+        """Give the most expensive layers more bits, and double their number each time."""
         start, count = best, 1
-        layers = [c.layer for c in culprits if c.layer not in best.recipe.keep_float]
+        layers = [entry.layer for entry in costly if entry.layer not in best.recipe.keep_float]
         tried: list[Trial] = []
         for _ in range(_MOST_MIXED):
             if not layers:
@@ -179,26 +180,26 @@ class Search:
             change: dict[str, Any] = {field: kept}
             trial = self._tried(dataclasses.replace(start.recipe, **change))
             if trial is None or not self._affordable(trial):
-                del layers[count // 2 : count]  # those that came in last; others may do
+                del layers[count // 2 : count]  # those added last; others may fit the budget
                 continue
             tried.append(trial)
-            if self._enough(trial, plain) or count == len(layers):
+            if self._sufficient(trial, plain) or count == len(layers):
                 break
             count *= 2
         for trial in tried:
-            if trial.snr_db >= best.snr_db + _WORTH:
+            if trial.snr_db >= best.snr_db + _MIN_GAIN:
                 best = trial
         if best is not start:
             kept = getattr(best.recipe, field)[len(getattr(start.recipe, field)) :]
             how = "16-bit activations" if field == "keep_int16" else "float32"
             named = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
-            self._gains.append(f"{how} of {named} gave {best.snr_db - start.snr_db:.1f} dB")
+            self._gains.append(f"{how} for {named} gained {best.snr_db - start.snr_db:.1f} dB")
         return best
 
-    def _enough(self, trial: Trial, plain: Trial) -> bool:
+    def _sufficient(self, trial: Trial, plain: Trial) -> bool:
         wanted = self._budget.decibels
         if wanted is None:
-            wanted = min(plain.snr_db + _ENOUGH, _FINE)
+            wanted = min(plain.snr_db + _SUFFICIENT_GAIN, _SUFFICIENT)
         return trial.snr_db >= wanted
 
     def _affordable(self, trial: Trial) -> bool:
@@ -208,16 +209,16 @@ class Search:
         slow = self._budget.milliseconds
         return trial.bytes <= most and (slow is None or trial.milliseconds <= slow)
 
-    def _sentence(self, best: Trial, plain: Trial, culprits: Sequence[Culprit]) -> str:
+    def _sentence(self, best: Trial, plain: Trial, costly: Sequence[CostlyLayer]) -> str:
         if best is plain:
-            text = f"nothing measured better than the plain int8 file ({plain.snr_db:.1f} dB)"
+            text = f"no change improved the plain int8 file ({plain.snr_db:.1f} dB)"
         else:
             text = (
-                f"{plain.snr_db:.1f} dB became {best.snr_db:.1f} dB on held-out samples: "
+                f"improved from {plain.snr_db:.1f} dB to {best.snr_db:.1f} dB on held-out samples: "
                 f"{'; '.join(self._gains)}"
             )
-        if culprits and math.isfinite(culprits[0].decibels):
-            worst = culprits[0]
+        if costly and math.isfinite(costly[0].decibels):
+            worst = costly[0]
             text += f"; layer '{worst.layer}' cost {worst.decibels:.1f} dB: {worst.why}"
         short = [] if self._affordable(best) else ["the budget"]
         if self._budget.decibels is not None and best.snr_db < self._budget.decibels:

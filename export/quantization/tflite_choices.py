@@ -1,8 +1,8 @@
 """Int8 TFLite files with chosen ranges and with layers in float or 16 bits.
 
 TensorFlow quantizes in two steps: calibration writes the range of every tensor into a float file,
-and the quantizer makes an int8 file of that. In between, ranges can be changed. The quantizer takes
-a list of operators to leave in float.
+and the quantizer converts that to an int8 file. In between, the ranges can be changed. The
+quantizer takes a list of operators to leave in float.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ def quantized(
     *,
     integer_io: bool,
 ) -> bytes:
-    """Return an int8 file.
+    """Quantize a calibrated file to int8.
 
     Args:
         calibrated: A float file with the ranges of its tensors.
-        choices: Layers and ranges that differ from the converter's defaults.
-        samples: The calibration samples, for other ranges.
-        integer_io: Whether the file takes and gives integers.
+        choices: Settings of layers and ranges that differ from the converter's defaults.
+        samples: The calibration samples, for choosing ranges.
+        integer_io: Whether inputs and outputs of the file are integers.
 
     Raises:
-        UserError: No operator of the file belongs to a layer that is to be kept.
+        UserError: No operator of the file belongs to a selected layer.
     """
     import tensorflow as tf
 
-    # `tf.lite.experimental.QuantizationDebugger` is the public way to leave operators in float; it
-    # first writes and loads a file with a verifier behind every operator, which not every network
-    # survives.
+    # `tf.lite.experimental.QuantizationDebugger` is the public way to leave operators in float, but
+    # it first writes and loads a file with a verifier after every operator, which fails for some
+    # networks.
     from tensorflow.lite.python.convert import mlir_quantize
 
     model = parse(calibrated)
     floats, wide = _operators(model, choices)
     ranges = _ranges(model.subgraphs[0])
     if choices.ranges != "min-max":
-        # 16 bits have steps to spare: nothing of what they hold is clipped.
+        # `ranges` keeps the full ranges for 16-bit tensors, which need no clipping.
         _choose(calibrated, model, choices.ranges, samples, ranges)
         calibrated = pack(model)
     io = tf.int8 if integer_io else tf.float32
@@ -79,7 +79,7 @@ def _operators(model: Any, choices: QuantizerChoices) -> tuple[set[str], set[str
             kinds = sorted({operator_name(code) for code in model.operatorCodes})
             raise UserError(
                 f"{option}: no operator of the TFLite file belongs to {', '.join(kept)}; the "
-                f"converter removed or merged it. Name the layer behind it. (The file has "
+                f"converter removed or merged it. Name the layer after it. (The file has "
                 f"{', '.join(kinds)}.)"
             )
     return floats, wide
@@ -107,7 +107,7 @@ def _choose(
     for values in _values(calibrated, samples, ranged):
         for index, array in values.items():
             histograms[index].add(array)
-    fixed = {int(index) for index in graph.inputs}  # what is clipped there is lost to every layer
+    fixed = {int(index) for index in graph.inputs}  # clipping an input would affect every layer
     for index in ranged:
         if index in fixed:
             continue
@@ -119,7 +119,7 @@ def _choose(
 def _values(
     data: bytes, samples: Sequence[Sequence[np.ndarray]], indices: Sequence[int]
 ) -> Iterator[dict[int, np.ndarray]]:
-    """Return the values of tensors in a float file, run by run."""
+    """Yield the values of tensors of a float file, one dictionary per batch."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(

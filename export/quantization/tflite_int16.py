@@ -1,7 +1,8 @@
-"""Gives operators of an int8 TFLite file, which were left in float, activations of 16 bits.
+"""Converts float operators of an int8 TFLite file to integer ones with 16-bit activations.
 
-Weights stay integers of 8 bits, one step a channel; sums have 64 bits. Activations are symmetric,
-q in [-32767, 32767], as TFLite's int16x8 kernels want them. A QUANTIZE stands where 8 bits end.
+Weights are 8-bit integers with one step per channel; accumulators have 64 bits. Activations are
+symmetric, q in [-32767, 32767], as TFLite's int16x8 kernels require. A QUANTIZE converts 8-bit
+activations to 16 bits.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _MOST = 32767
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """How an operator is laid out.
+    """The input layout of an operator.
 
     Attributes:
-        version: Least version of the operator with 16-bit activations.
-        data: Places of the activations among its inputs.
-        kernel: Place of the kernel; None for none.
-        bias: Place of the bias; None for none.
+        version: Lowest version of the operator with 16-bit activations.
+        data: Input positions of the activations.
+        kernel: Input position of the kernel; None if there is none.
+        bias: Input position of the bias; None if there is none.
         axis: Axis of the kernel's output channels.
     """
 
@@ -52,15 +53,15 @@ _FORMS = {
 
 
 def with_int16(data: bytes, names: set[str], ranges: Mapping[str, tuple[float, float]]) -> bytes:
-    """Return a file in which some float operators have become integer ones.
+    """Convert float operators of a file to integer ones with 16-bit activations.
 
     Args:
-        data: An int8 file in which these operators are left in float.
-        names: Names of the tensors that they compute.
+        data: An int8 file in which these operators were left in float.
+        names: Names of their output tensors.
         ranges: Range of every computed tensor, by name.
 
     Raises:
-        UserError: One of them is of a kind that is not known here.
+        UserError: The type of an operator is not supported.
     """
     model = parse(data)
     editor = _Editor(model, ranges)
@@ -84,16 +85,16 @@ class _Editor:
         return self._graph.tensors[index]
 
     def widen(self, operator: Any) -> None:
-        """Let one operator compute with 16 bits."""
+        """Convert one operator to 16-bit activations."""
         code = self._model.operatorCodes[operator.opcodeIndex]
         kind = operator_name(code)
         name = text(self.tensor(operator.outputs[0]).name)
         if kind == "RESHAPE" and self.tensor(operator.outputs[0]).type == _FLOAT:
-            return  # copies what it gets, in float between two operators of 16 bits
+            return  # it copies its input, in float between two 16-bit operators
         if kind not in _FORMS:
             raise UserError(
-                f"keep_int16 has no {kind} (of {name}): it knows {', '.join(_FORMS)}. Keep the "
-                "layer in float instead (keep_float, --keep-float)."
+                f"keep_int16 does not support {kind} ({name}); it supports {', '.join(_FORMS)}. "
+                "Keep the layer in float instead (keep_float, --keep-float)."
             )
         form = _FORMS[kind]
         number = max(code.builtinCode, code.deprecatedBuiltinCode)
@@ -110,7 +111,7 @@ class _Editor:
         operator.outputs = np.array([self._output(int(operator.outputs[0]))], np.int32)
 
     def _input(self, index: int, reader: Any) -> int:
-        """Return a tensor of 16 bits with the values of one that an operator reads."""
+        """Return the 16-bit version of an input tensor; convert it if necessary."""
         tensor = self.tensor(index)
         if tensor.type == _INT16:
             return index
@@ -131,7 +132,7 @@ class _Editor:
         return self._wide[index]
 
     def _output(self, index: int) -> int:
-        """Return the tensor of 16 bits that takes the place of a float one."""
+        """Return the 16-bit tensor that replaces a float output."""
         tensor = self.tensor(index)
         wide = self._add(tensor, _INT16, _symmetric(*self._range(index, index)), "int16")
         self._wide[index] = wide
@@ -153,7 +154,7 @@ class _Editor:
             return self._ranges[name]
         steps = self.tensor(source).quantization
         if steps is None or steps.scale is None:
-            raise UserError(f"keep_int16: the range of {name} is not known. Keep it in float.")
+            raise UserError(f"keep_int16: the range of {name} is unknown. Keep it in float.")
         scale, point = float(steps.scale[0]), int(steps.zeroPoint[0])
         return (-128 - point) * scale, (127 - point) * scale
 
@@ -165,7 +166,7 @@ class _Editor:
         return self._stored(index, integers, _INT16, steps)
 
     def _kernel(self, inputs: list[int], form: _Form) -> np.ndarray:
-        """Put the kernel into 8 bits; return the steps of its channels."""
+        """Quantize the kernel to 8 bits; return the steps of its channels."""
         assert form.kernel is not None
         index = inputs[form.kernel]
         if self._model.buffers[self.tensor(index).buffer].data is None:
@@ -188,7 +189,7 @@ class _Editor:
         tensor = self.tensor(index)
         if tensor.type != _FLOAT:
             raise UserError(
-                f"keep_int16: {text(tensor.name)} is shared with a layer of 8 bits. Keep both."
+                f"keep_int16: {text(tensor.name)} is shared with an 8-bit layer. Select both."
             )
         data = bytes(bytearray(self._model.buffers[tensor.buffer].data))
         return np.frombuffer(data, np.float32).reshape(tensor.shape)
@@ -233,7 +234,7 @@ class _Editor:
         return operator_name(self._model.operatorCodes[operator.opcodeIndex])
 
     def sort(self) -> None:
-        """Put the operators in an order in which each follows those it reads; drop unread ones."""
+        """Sort the operators topologically and remove unused ones."""
         graph, model = self._graph, self._model
         made = {int(i): op for op in graph.operators for i in op.outputs if i >= 0}
         order: dict[int, Any] = {}
@@ -255,7 +256,7 @@ class _Editor:
 
 
 def _drop_unused(model: Any) -> None:
-    """Take out the tensors, buffers and operator codes that nothing refers to any more."""
+    """Remove unused tensors, buffers and operator codes."""
     graph = model.subgraphs[0]
     used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}
     used |= {int(i) for i in (*graph.inputs, *graph.outputs)}

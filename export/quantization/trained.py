@@ -1,12 +1,11 @@
-"""A model that was trained in integers, on its way into files: its float and its integer network.
+"""Converts a quantization-aware model to a float network and an integer network for the export.
 
-The float network has the same weights without any rounding: what checks compare files with. The
-integer network is a TensorFlow graph in which a fake quantization stands wherever the file changes
-its grid; converters understand those and need no calibration.
+The float network has the same weights without rounding; checks compare files with it. The integer
+network is a TensorFlow graph with a fake quantization wherever the file quantizes a value;
+converters read those and need no calibration.
 
-Each kernel is put into the graph as its integers, times a number that no other kernel has, its
-*mark*: converters take weights with one step as they are, whatever the axis, and the mark tells in
-the file which layer's steps belong there.
+Each kernel is put into the graph as its integers times a unique number, its *mark*. Converters keep
+weights with a single step unchanged, and the mark identifies the layer whose steps belong there.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from ..fold.graph import Call, Kept, Slot, Source
 from ..fold.keras_graph import read_graph
 from .quantized_build import keeps_grid
 
-# Marks are 1, 1 + 1/1024, ...: a product with an 8-bit integer is an exact float32 number.
+# Marks are 1, 1 + 1/1024, ...: their products with 8-bit integers are exact in float32.
 _MARKS = 1024
-# The slope of a LEAKY_RELU that stands for a change of grids. Converters take two fake
-# quantizations in a row for one; no network has this slope.
+# The slope of a LEAKY_RELU that marks a requantization, since converters merge two consecutive fake
+# quantizations. No network has this slope.
 REQUANTIZES = 0.7071067690849304
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The weights of one call of a linear layer, as the file is to hold them.
+    """The integer weights of one call of a linear layer.
 
     Attributes:
         layer: Name of the layer.
         kernel: Integers, in Keras' order of axes.
-        channels: Axes of the kernel that the output channels run along.
+        channels: Axes of the kernel that form the output channels.
         steps: Step of each output channel, float32.
         bias: Integer bias of each output channel.
         input_step: Step of the input, float32.
-        mark: The number that stands for the steps in the graph.
+        mark: The number that replaces the steps in the graph.
     """
 
     layer: str
@@ -75,7 +74,7 @@ class Grid:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest number, exact in float32."""
+        """The least and the greatest value, exact in float32."""
         least, most = limits(self.bits, narrow=self.bits > 8)
         return float((least - self.zero) * self.step), float((most - self.zero) * self.step)
 
@@ -85,7 +84,7 @@ class TrainedModel:
 
     Attributes:
         model: The model.
-        precision: Name of the precision that it was trained for.
+        precision: The precision that it was trained for.
     """
 
     def __init__(self, model: keras.Model, bits: int) -> None:
@@ -94,23 +93,23 @@ class TrainedModel:
 
     @functools.cached_property
     def float_model(self) -> keras.Model:
-        """The network without any rounding, of plain Keras layers."""
+        """The network without rounding, built of plain Keras layers."""
         return _FloatNetwork(self.model).build()
 
     @functools.cached_property
     def integers(self) -> IntegerModel:
-        """The network as the file will compute it."""
+        """The network with the arithmetic of the file."""
         network = _IntegerNetwork(self.model)
         return IntegerModel(network.build(), tuple(network.weights), frozenset(network.left_float))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class IntegerModel:
-    """A network of fake quantizations.
+    """A network with fake quantizations.
 
     Attributes:
-        model: For tracing on TensorFlow only.
-        weights: What its kernels stand for.
+        model: The network, for tracing with TensorFlow only.
+        weights: The integer weights of its linear layers.
         float_layers: Names of the layers that stay in floating point.
     """
 
@@ -120,10 +119,10 @@ class IntegerModel:
 
 
 def trained_model(model: keras.Model) -> TrainedModel | None:
-    """Return a model that was trained in integers as such, None for any other.
+    """Wrap a quantization-aware model; return None for other models.
 
     Raises:
-        UserError: A range of it has seen no data.
+        UserError: A range has not observed any data.
     """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, Quantized)]
     if not layers:
@@ -131,14 +130,14 @@ def trained_model(model: keras.Model) -> TrainedModel | None:
     for layer in layers:
         if layer.ranged and not int(layer.output_range.step):
             raise UserError(
-                f"The range of {layer.name} has seen no data yet. Train the model with fit(), or "
-                "give quantize_aware samples=… to begin with."
+                f"The range of {layer.name} has not observed any data. Train the model with fit(), "
+                "or pass samples=… to quantize_aware."
             )
     return TrainedModel(model, layers[0].output_range.bits)
 
 
 class _Network(abc.ABC):
-    """A model that is built from one trained in integers, call by call."""
+    """Builds a network from a quantization-aware model, call by call."""
 
     def __init__(self, model: keras.Model) -> None:
         self.graph = read_graph(model)
@@ -166,11 +165,11 @@ class _Network(abc.ABC):
         return model
 
     def named_outputs(self) -> list[Any]:
-        """Return the outputs; the layers that give them have the names they had."""
+        """Return the outputs, which are computed by layers with the original names."""
         return self.graph.outputs
 
     def call(self, call: Call) -> list[Any]:
-        """Return what a call becomes, a value for each of its outputs."""
+        """Build a call and return a value for each of its outputs."""
         op = call.op
         if isinstance(op, Source):
             shape, dtype = op.tensor.shape, op.tensor.dtype
@@ -187,7 +186,7 @@ class _Network(abc.ABC):
         return tree.flatten(layer(*args, **kwargs))
 
     def plain(self, op: Kept) -> Any:
-        """Return a copy of a layer that is not ours, made once."""
+        """Return the copy of a plain Keras layer, made once."""
         if id(op) not in self.layers:
             made = type(op.operation).from_config(op.operation.get_config())
             self.layers[id(op)] = made
@@ -197,11 +196,11 @@ class _Network(abc.ABC):
 
     @abc.abstractmethod
     def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
-        """Return what a call of one of our layers becomes."""
+        """Build a call of a quantized layer and return its outputs."""
 
 
 class _FloatNetwork(_Network):
-    """The network without rounding: grids are None."""
+    """Builds the network without rounding, in which grids are None."""
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
@@ -234,7 +233,7 @@ def _one_or_all(values: list[Any]) -> Any:
 
 
 def _folded(layer: QuantizedLinear) -> Any:
-    """Return the plain Keras layer that computes what inference does without rounding."""
+    """Return the plain Keras layer for the inference of a quantized layer, without rounding."""
     config = layer.layer.get_config()
     config.update(
         name=layer.name, use_bias=True, activation=layer.activation or "linear", dtype="float32"
@@ -251,7 +250,7 @@ def _fill(made: Any, layer: QuantizedLinear) -> None:
 
 
 class _IntegerNetwork(_Network):
-    """The network of fake quantizations: a grid's value is a `Grid`."""
+    """Builds the network with fake quantizations, in which a grid is a `Grid`."""
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
@@ -260,7 +259,7 @@ class _IntegerNetwork(_Network):
         self._grids: dict[int, Grid] = {}
 
     def call(self, call: Call) -> list[Any]:
-        """Return what a call becomes, and note which of its values are on which grid."""
+        """Build a call and record the grids of its outputs."""
         results = super().call(call)
         if isinstance(call.op, Source):
             return results
@@ -272,7 +271,7 @@ class _IntegerNetwork(_Network):
             if grid is None or not keeps_grid(layer):
                 self.left_float.add(call.name)
                 return results
-            if type(layer) is kl.ReLU:  # converters want its grid said again
+            if type(layer) is kl.ReLU:  # converters need its grid repeated
                 put = FakeQuantized(grid, name=f"{call.name}_grid")
                 results = [put(results[0])]
         self._grids.update((id(value), grid) for value in call.outputs)
@@ -310,7 +309,7 @@ class _IntegerNetwork(_Network):
 
 
 def layer_grid(layer: Quantized) -> Grid:
-    """Return the grid of a layer's output as it is now."""
+    """Return the current grid of a layer's output."""
     found = layer.output_range
     if layer.fixed is not None:
         return Grid(np.float32(layer.fixed[0]), layer.fixed[1], found.bits)
@@ -321,13 +320,13 @@ def layer_grid(layer: Quantized) -> Grid:
 
 
 def _joined(layer: QuantizedConcatenate, grid: Grid, values: list[Any]) -> Any:
-    """Join values; those that change their grid get the mark of a QUANTIZE in between."""
+    """Concatenate values, with a requantization marker before each that changes its grid."""
     import tensorflow as tf
 
     parts = []
     for value, opened in zip(values, layer.opened, strict=True):
         marked = value if opened else tf.nn.leaky_relu(value, REQUANTIZES)
-        parts.append(_ended(marked, None, grid))
+        parts.append(_finished(marked, None, grid))
     return tf.concat(parts, layer.axis)
 
 
@@ -341,8 +340,10 @@ class FakeQuantized(keras.layers.Layer):
         self._grid, self._activation, self._before = grid, activation, before
 
     def call(self, x: Any) -> Any:
-        """Return the fake quantized numbers."""
-        return _ended(x if self._before is None else self._before(x), self._activation, self._grid)
+        """Return the fake-quantized values."""
+        return _finished(
+            x if self._before is None else self._before(x), self._activation, self._grid
+        )
 
 
 class IntegerLinear(keras.layers.Layer):
@@ -362,7 +363,7 @@ class IntegerLinear(keras.layers.Layer):
         self._weights, self._activation, self._grid = weights, activation, grid
 
     def call(self, x: Any) -> Any:
-        """Return the fake quantized output; its steps are the marks' until the file is finished."""
+        """Return the fake-quantized output; its steps are marks until the file is finished."""
         import tensorflow as tf
 
         weights = self._weights
@@ -374,11 +375,11 @@ class IntegerLinear(keras.layers.Layer):
         )
         bias = (weights.bias.astype(np.float64) * weights.input_step * weights.mark).astype("f4")
         sums = tf.nn.bias_add(self._applied(x, kernel), bias)
-        return _ended(sums, self._activation, self._grid)
+        return _finished(sums, self._activation, self._grid)
 
 
 class _Framing:
-    """The attributes of a Keras layer that say how a kernel is applied; tracks no weights."""
+    """The attributes of a Keras layer that determine how a kernel is applied, without weights."""
 
     def __init__(self, layer: Any) -> None:
         config = layer.get_config()
@@ -387,7 +388,7 @@ class _Framing:
         self.kernel_size = config.get("kernel_size")
 
 
-def _ended(x: Any, activation: str | None, grid: Grid | None) -> Any:
+def _finished(x: Any, activation: str | None, grid: Grid | None) -> Any:
     import tensorflow as tf
 
     functions = {None: tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}

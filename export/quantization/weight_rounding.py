@@ -1,19 +1,19 @@
-"""Rounds the weights of a network so that 8 bits of them do less harm, layer by layer.
+"""Rounds the weights of a network to 8 bits with a smaller error of the outputs, layer by layer.
 
-A quantizer rounds each weight to the nearest step, as if outputs depended on each weight alone.
-They depend on sums, and errors in a sum can cancel. With the rows x of a layer's input on samples
-and H = mean(x x'), the mean squared error of an output channel with the weight error e is e' H e.
+A quantizer rounds each weight to the nearest step. But an output is a sum, in which the errors of
+several weights can cancel. With the rows x of a layer's input on samples and H = mean(x x'), the
+mean squared error of an output channel with the weight error e is e' H e.
 
-Adaptive rounding takes the weights one after the other, rounds each, and moves those that are left
-so that they make up for its error best (Frantar et al. 2022, arXiv:2210.17323):
+Adaptive rounding rounds one weight after the other and adjusts the remaining weights to compensate
+its error (Frantar et al. 2022, arXiv:2210.17323):
 
     e_i = w_i - s q_i,   w_j -= e_i U_ij / U_ii  for j > i,   U = cholesky(H^-1), upper
 
-Bias correction takes back the error that is left on average: b += mean(x)' (w - s q)
+Bias correction removes the remaining mean error: b += mean(x)' (w - s q)
 (Nagel et al. 2019, arXiv:1906.04721).
 
-The steps s are those that quantizers choose, max|w| / 127 of a channel: the largest weight of each
-stays as it is. So any converter finds the integers that were chosen here.
+The steps s are those that quantizers choose, max|w| / 127 of each channel. The largest weight of
+each channel is not changed, so a converter computes the same steps and integers.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from ..fold.linear import Linear
 from ..fold.recognize import recognize
 
 _SAMPLES = 32
-_ROWS = 4096  # of a layer's input, evenly spread
-_MOST_TERMS = 2400  # of a sum; the solution costs their third power
-_DAMPING = 0.01  # of H's mean diagonal: directions that the samples do not show stay bounded
+_ROWS = 4096  # of a layer's input, evenly spaced
+_MOST_TERMS = 2400  # of a sum; the cost is cubic
+_DAMPING = 0.01  # relative to the mean diagonal of H; bounds directions absent from the samples
 
 
 def with_rounded_weights(
@@ -44,34 +44,34 @@ def with_rounded_weights(
     *,
     adaptive: bool,
     correct_bias: bool,
-    leave: Collection[str] = (),
+    exclude: Collection[str] = (),
 ) -> keras.Model:
-    """Return the network with weights that 8 bits hold exactly.
+    """Return the network with weights rounded to 8 bits.
 
     Args:
         model: The folded network, in float32; not changed.
-        inputs: Real samples, one (N, …) array an input, in the model's order.
-        adaptive: Whether errors cancel; else each weight goes to the nearest step.
-        correct_bias: Whether biases take back the mean error.
-        leave: Names of layers whose weights stay.
+        inputs: Real samples, one (N, …) array per input, in the model's order.
+        adaptive: Whether to round adaptively; otherwise each weight is rounded to the nearest step.
+        correct_bias: Whether to correct biases by the mean error.
+        exclude: Names of layers whose weights are not changed.
     """
     graph = read_graph(model)
     recognize(graph)
     calls = [call for call in graph.calls() if isinstance(call.op, Linear)]
     times = Counter(id(call.op.layer) for call in calls)
-    # What suits one call of a shared layer may not suit another.
+    # Shared layers are excluded, since the best rounding depends on the input of the call.
     chosen = [
         call
         for call in calls
-        if times[id(call.op.layer)] == 1 and _known(call) and call.op.layer.name not in leave
+        if times[id(call.op.layer)] == 1 and _known(call) and call.op.layer.name not in exclude
     ]
     result = build(graph, "float32")
     if not chosen:
         return result
     watcher = build(graph, "float32", [call.inputs[0] for call in chosen])
     few = [np.unique(np.linspace(0, len(a) - 1, min(len(a), _SAMPLES)).astype(int)) for a in inputs]
-    fed = [array[index] for array, index in zip(inputs, few, strict=True)]
-    packed = keras.tree.pack_sequence_as(watcher.input, fed)
+    batch = [array[index] for array, index in zip(inputs, few, strict=True)]
+    packed = keras.tree.pack_sequence_as(watcher.input, batch)
     values = keras.tree.flatten(watcher.predict(packed, batch_size=8, verbose=0))
     made = {layer.name: layer for layer in result._flatten_layers(include_self=False)}
     for call, value in zip(chosen, values, strict=True):
@@ -107,7 +107,7 @@ def _round(layer: Any, value: np.ndarray, adaptive: bool, correct_bias: bool) ->
 
 
 def _adapted(weights: np.ndarray, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the integers of weights (G, K, O) that do least harm to sums over rows (G, N, K)."""
+    """Return adaptively rounded integers of weights (G, K, O), for rows (G, N, K)."""
     products = np.einsum("gni,gnj->gij", rows, rows, optimize=True) / rows.shape[1]
     terms = weights.shape[1]
     size = np.trace(products, axis1=1, axis2=2)[:, None, None] / terms
@@ -126,7 +126,7 @@ def _adapted(weights: np.ndarray, steps: np.ndarray, rows: np.ndarray) -> np.nda
 
 
 def _as_sums(layer: Any, value: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a layer's input as rows (G, N, K) and its kernel as (G, K, O), group by group."""
+    """Return a layer's input as rows (G, N, K) and its kernel as (G, K, O), with G groups."""
     if type(layer) is kl.Dense:
         flat = value.reshape(-1, value.shape[-1])
         return _spread(flat)[None].astype(np.float64), kernel[None]
@@ -143,7 +143,7 @@ def _as_sums(layer: Any, value: np.ndarray, kernel: np.ndarray) -> tuple[np.ndar
 
 
 def _as_kernel(layer: Any, weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return (G, K, O) in the order of a layer's kernel."""
+    """Return weights (G, K, O) in the layout of a layer's kernel."""
     if type(layer) is kl.Dense:
         return weights[0]
     if type(layer) is kl.DepthwiseConv2D:
@@ -152,7 +152,7 @@ def _as_kernel(layer: Any, weights: np.ndarray, shape: tuple[int, ...]) -> np.nd
 
 
 def _patches(layer: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return what a convolution sums: (N, places of the kernel, C)."""
+    """Return the input patches of a convolution: (N, kernel positions, C)."""
     import tensorflow as tf
 
     size, strides, rates = layer.kernel_size, layer.strides, layer.dilation_rate
@@ -166,7 +166,7 @@ def _patches(layer: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _spread(rows: np.ndarray) -> np.ndarray:
-    """Return at most `_ROWS` rows, evenly spread."""
+    """Return at most `_ROWS` rows, evenly spaced."""
     if len(rows) <= _ROWS:
         return rows
     return rows[np.linspace(0, len(rows) - 1, _ROWS).astype(int)]

@@ -18,7 +18,7 @@ from renormlite.export.quantization.budget import Budget
 from renormlite.export.quantization.pareto import pareto
 from renormlite.export.quantization.range_choice import Histogram
 from renormlite.export.quantization.recipe import Recipe
-from renormlite.export.quantization.search import Culprit, Search, Trial
+from renormlite.export.quantization.search import CostlyLayer, Search, Trial
 from renormlite.export.quantization.weight_rounding import with_rounded_weights
 
 
@@ -104,21 +104,21 @@ def test_the_best_range_is_the_one_that_trying_all_finds():
     assert histogram.range("percentile")[1] < 6
 
 
-def _search(snr, budget="", wide=True, culprits=("a", "b", "c")):
+def _search(snr, budget="", wide=True, costly=("a", "b", "c")):
     """Search with files whose ratio and size follow from the recipe."""
 
     def attempt(recipe: Recipe) -> Trial:
         kept = len(recipe.keep_int16) + len(recipe.keep_float)
         return Trial(recipe, 1000 + 20 * kept, 1.0 + kept, snr(recipe))
 
-    found = [Culprit(name, 9.0, "its channels differ by 200x") for name in culprits]
+    found = [CostlyLayer(name, 9.0, "its channels differ by 200x") for name in costly]
     return Search(attempt, lambda: found, Budget.parse(budget), wide=wide, base=Recipe()).run()
 
 
 def test_what_does_not_measure_better_is_not_kept():
     found = _search(lambda recipe: 30.0 - 5 * (recipe != Recipe()))
     assert found.chosen.recipe == Recipe()
-    assert "nothing measured better" in found.sentence
+    assert "no change improved" in found.sentence
 
 
 def test_cheap_repairs_come_first_and_layers_follow_until_it_is_enough():
@@ -127,7 +127,7 @@ def test_cheap_repairs_come_first_and_layers_follow_until_it_is_enough():
 
     found = _search(snr)
     assert found.chosen.recipe == Recipe(equalize=0.25, keep_int16=("a", "b"))
-    assert "equalizing channels (strength 0.25) gave 4.0 dB" in found.sentence
+    assert "equalizing channels (strength 0.25) gained 4.0 dB" in found.sentence
     assert "layer 'a' cost 9.0 dB: its channels differ by 200x" in found.sentence
     assert found.trials[0].recipe == Recipe()
 
@@ -136,7 +136,7 @@ def test_cheap_repairs_come_first_and_layers_follow_until_it_is_enough():
     ("budget", "kept"), [("1010B", 0), ("1025B", 1), ("2.5ms", 1), ("25dB", 1), ("", 2)]
 )
 def test_a_budget_holds(budget, kept):
-    found = _search(lambda r: 20.0 + 5 * len(r.keep_int16), budget, culprits=("a", "b"))
+    found = _search(lambda r: 20.0 + 5 * len(r.keep_int16), budget, costly=("a", "b"))
     assert len(found.chosen.recipe.keep_int16) == kept
 
 
@@ -146,8 +146,8 @@ def test_a_layer_that_cannot_be_kept_does_not_stand_in_the_way_of_others():
             return None
         return Trial(recipe, 1000, 1.0, 20.0 + 14 * ("b" in recipe.keep_int16))
 
-    culprits = [Culprit(name, 5.0, "why") for name in "abc"]
-    search = Search(attempt, lambda: culprits, Budget(), wide=True, base=Recipe())
+    costly = [CostlyLayer(name, 5.0, "why") for name in "abc"]
+    search = Search(attempt, lambda: costly, Budget(), wide=True, base=Recipe())
     assert search.run().chosen.recipe == Recipe(keep_int16=("b",))
 
 

@@ -37,7 +37,9 @@ def test_the_norm_stays_where_that_measures_better(tmp_path):
         inputs=_samples(),
         equalize="never",
     )
-    kept = [a for a in manifest.artifacts if any("kept in front" in note for note in a.notes)]
+    kept = [
+        a for a in manifest.artifacts if any("norms of inputs kept" in note for note in a.notes)
+    ]
     assert {(a.format, a.precision) for a in kept} == FILES
     for artifact in kept:
         assert artifact.network.file == "network.input-norms-kept.npz"
@@ -51,7 +53,7 @@ def test_the_statistics_of_the_norm_describe_the_inputs(tmp_path):
     (artifact,) = rl.export_model(
         _raw_features(), tmp_path / "net", formats=("onnx",), precisions=("dynamic",)
     ).artifacts
-    assert any("kept in front" in note for note in artifact.notes)
+    assert any("norms of inputs kept" in note for note in artifact.notes)
 
 
 @pytest.mark.parametrize(("choice", "count"), [("fold", 0), ("keep", 1)])

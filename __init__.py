@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .quiet import quiet_import, start_quietly
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -108,7 +109,6 @@ def __getattr__(name: str) -> object:
 def _module(name: str) -> ModuleType:
     """Import the module of a public name: quietly where it brings TensorFlow."""
     from .extras import missing_package
-    from .quiet import quiet_import
 
     try:
         if _HOME[name].split(".")[1] in _ON_KERAS:
@@ -121,6 +121,8 @@ def _module(name: str) -> ModuleType:
 def __dir__() -> list[str]:
     return sorted(__all__)
 
+
+start_quietly()
 
 if __name__ == "renormlite" and "keras" in sys.modules:
     # Not under another name: pytest also imports this file by its folder's, and a second set of

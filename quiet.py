@@ -7,8 +7,20 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+
+# What the lines begin with that TensorFlow's native code logs before its log level is in force.
+START_UP = (
+    "WARNING: All log messages before absl::InitializeLog",
+    "To enable the following instructions:",
+    "I0000 00:00:",
+    "W0000 00:00:",
+    "E0000 00:00:",
+)
+# Information and warnings of that code, such as those of the converter.
+LOGGED = ("I0000 00:00:", "W0000 00:00:")
 
 _held_back = True
 
@@ -57,6 +69,9 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
     Yields:
         A function that returns what was printed so far, also after the block has ended.
     """
+    if sys.stderr is None:  # there is no standard error, as under pythonw
+        yield str
+        return
     sys.stderr.flush()
     saved = os.dup(2)
     text = ""
@@ -91,6 +106,43 @@ def stderr_without(*starts: str) -> Iterator[None]:
     """
     with held_back_stderr() as printed:
         yield
-    if _held_back:
+    if _held_back and sys.stderr is not None:
         kept = [line for line in printed().splitlines(True) if not line.startswith(starts)]
         sys.stderr.write("".join(kept))
+
+
+def start_quietly() -> None:
+    """Keep the start-up output of TensorFlow off standard error, whoever imports it.
+
+    Where it is loaded already, what is left is the complaint about a missing GPU that comes with
+    the first operation; looking for GPUs brings it now.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        if not any(isinstance(finder, _QuietTensorFlow) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _QuietTensorFlow())
+    elif not os.path.exists("/dev/nvidiactl") and hasattr(tensorflow, "config"):
+        with stderr_without(*START_UP):
+            tensorflow.config.list_physical_devices("GPU")
+
+
+class _QuietTensorFlow:
+    """An import hook that suppresses the start-up output of TensorFlow; all else is printed."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the usual spec of TensorFlow, whose loader runs quietly; None for all else."""
+        if name != "tensorflow":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_quietly(module: ModuleType) -> None:
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+                with stderr_without(*START_UP):
+                    load(module)
+
+            spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
+        return spec

@@ -17,7 +17,7 @@ _COLOURS = {"folded": "green", "partly folded": "yellow", "kept": "red"}
 def print_report(console: Console, report: FoldReport) -> None:
     """Print one row for each norm, the reason for each norm that is kept, and a summary."""
     if not report.records:
-        console.print("The network has no norms.")
+        console.print(report.summary)
         return
     # Reasons are sentences: they go below the table, whose columns stay readable at 80 characters.
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -31,11 +31,7 @@ def print_report(console: Console, report: FoldReport) -> None:
         if record.reason:
             name = f"{escape(record.name)} ({record.layer_type})"
             console.print(f"[bold]{name}[/] {escape(record.reason)}")
-    remaining = report.remaining_ops
-    extra = {0: "no extra operations remain", 1: "1 extra operation remains"}.get(
-        remaining, f"{remaining} extra operations remain"
-    )
-    console.print(f"{report.folded} of {len(report.records)} norms fold completely; {extra}.")
+    console.print(report.summary)
 
 
 def _cells(record: NormRecord) -> tuple[str, ...]:

@@ -66,6 +66,16 @@ class FoldReport:
         """Number of norms of which nothing is left."""
         return sum(record.outcome == "folded" for record in self.records)
 
+    @property
+    def summary(self) -> str:
+        """How many norms fold, and what they leave, in one sentence."""
+        if not self.records:
+            return "The network has no norms."
+        extra = {0: "no extra operations remain", 1: "1 extra operation remains"}.get(
+            self.remaining_ops, f"{self.remaining_ops} extra operations remain"
+        )
+        return f"{self.folded} of {len(self.records)} norms fold completely; {extra}."
+
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings."""
         return {

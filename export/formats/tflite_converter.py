@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import UserError
-from ...quiet import stderr_without
+from ...quiet import LOGGED, stderr_without
 from ..quantization.quantizer_choices import QuantizerChoices
 from ..quantization.tflite_choices import quantized
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# A line that native code writes about every int8 file.
-_CHATTER = "fully_quantize:"
+# Lines that native code writes about every file.
+_CHATTER = ("fully_quantize:", *LOGGED)
 # The precision of a graph whose fake quantizations say what becomes an integer.
 TRAINED = "trained"
 _CALIBRATE_ONLY = "_experimental_calibrate_only"
@@ -111,7 +111,7 @@ def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
             tf.lite.OpsSet.TFLITE_BUILTINS,
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
-    with stderr_without(_CHATTER):
+    with stderr_without(*_CHATTER):
         return bytes(_CONVERSIONS[request.precision](converter, request))
 
 
@@ -132,7 +132,7 @@ def _trained(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if request.integer_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    with stderr_without(_CHATTER), warnings.catch_warnings():
+    with stderr_without(*_CHATTER), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         return bytes(converter.convert())
 

@@ -48,11 +48,30 @@ def test_inspect_as_json_and_picture(saved, tmp_path):
     report = json.loads(result.stdout)
     assert [r["outcome"] for r in report["records"]] == ["folded", "kept", "kept"]
     assert "softmax" in report["records"][1]["reason"]
-    texts = [e.text for e in xml.etree.ElementTree.parse(picture).iter() if e.text]
-    assert any("before: 7 layers" in text for text in texts)
-    assert any("after: 6 layers" in text for text in texts)
-    assert sum("first" in text for text in texts) == 1  # it is in the network before only
-    assert sum("second" in text for text in texts) == 2
+    drawing = xml.etree.ElementTree.parse(picture)
+    texts = [e.text for e in drawing.iter() if e.text and not e.tag.endswith(("style", "title"))]
+    assert "before: 7 layers" in texts
+    assert "after: 6 layers" in texts
+    assert texts.count("first") == 1  # it is in the network before only
+    assert "→ conv" in texts
+    assert texts.count("second") == 2
+    assert any("1 of 3 norms fold completely" in text for text in texts)
+    assert "Something stays of: second, third." in texts
+    shown = " ".join(texts)
+    assert all(record["reason"] in shown for record in report["records"])
+    assert "prefers-color-scheme: dark" in picture.read_text()
+
+
+def test_a_layer_of_both_networks_has_one_row(saved, tmp_path):
+    picture = tmp_path / "graph.svg"
+    run(inspect_command, saved, "--picture", picture)
+    rows: dict[str, set[str]] = {}
+    for text in xml.etree.ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}text"):
+        parts = [part for part in text if part.get("class") == "name"]
+        if parts:
+            rows.setdefault(str(parts[0].text), set()).add(text.get("y", ""))
+    assert {"image", "conv", "first", "second", "third"} <= set(rows)
+    assert all(len(places) == 1 for places in rows.values())
 
 
 def test_fold_writes_a_model_that_loads(saved, tmp_path):

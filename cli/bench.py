@@ -16,6 +16,7 @@ from ..runtime_checks.bench import measure_latency
 from ..runtime_checks.options import CheckOptions
 from .dataclass_options import options_of
 from .device_options import device_options, with_processors
+from .model_options import import_modules, import_option
 from .option_groups import GroupedCommand
 from .output_file import json_option, write_json_text
 from .safe_console import SafeConsole
@@ -39,12 +40,14 @@ from .safe_console import SafeConsole
     help="Threads that each runtime may use.",
 )
 @json_option("the times")
+@import_option("registers a runtime", click.option)
 @device_options
 def command(
     directory: Path,
     targets: tuple[str, ...] | None,
     rounds: int,
     threads: int,
+    imports: tuple[str, ...],
     cpus: tuple[str, ...],
     json_path: Path | None,
     devices: DeviceOptions,
@@ -65,6 +68,7 @@ def command(
         table.add_column(heading, overflow="fold")
     for heading in ("load ms", "median ms", "p90 ms", "ratio"):
         table.add_column(heading, justify="right")
+    import_modules(imports)
     rows = measure_latency(
         directory, with_processors(targets, cpus), rounds=rounds, threads=threads, devices=devices
     )

@@ -24,7 +24,7 @@ from ..runtime_checks.report.terminal import print_report
 from .dataclass_options import options_of
 from .device_options import device_options, with_processors
 from .map_options import map_options
-from .model_options import model_options, read_model
+from .model_options import import_modules, model_options, read_model
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json_text
 from .preprocessing import Numbers, preprocessing, preprocessing_options
@@ -139,6 +139,7 @@ def command(
     with SafeConsole(stderr=True).status(escape(f"{doing} {', '.join(map(str, paths))}")):
         if model_path is None:
             assert directory is not None
+            import_modules(imports)
             report = check_parity(directory, **options)
         else:
             quiet_import("tensorflow")

@@ -16,6 +16,7 @@ from ..runtime_checks.report.terminal import print_report
 from .dataclass_options import options_of
 from .device_options import device_options, with_processors
 from .map_options import map_options
+from .model_options import import_modules, import_option
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json_text
 from .safe_console import SafeConsole
@@ -37,6 +38,7 @@ _reports = grouped("Reports")
 @json_option("the report", _reports)
 @_reports("--html", "html_path", type=click.Path(path_type=Path), help="Write an HTML report here.")
 @_reports("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
+@import_option("registers a runtime", grouped("Selection"))
 @device_options
 def command(
     a: Path,
@@ -48,6 +50,7 @@ def command(
     json_path: Path | None,
     html_path: Path | None,
     junit: Path | None,
+    imports: tuple[str, ...],
     cpus: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -63,6 +66,7 @@ def command(
     renormlite compare net.float32.onnx net.int8.tflite
     renormlite compare net.tflite net.tflite --on litert,litert+reference
     """
+    import_modules(imports)
     with SafeConsole(stderr=True).status(escape(f"comparing {a} and {b}")):
         report = compare_files(
             a,

@@ -1,4 +1,4 @@
-"""The options of every command that reads a model: --shape, --import and --unsafe."""
+"""The options of commands that read a model or import modules: --shape, --import, --unsafe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from ..user_code import import_user_module
 from .option_groups import grouped
 from .safe_console import SafeConsole
 
@@ -32,6 +33,24 @@ class Shape(click.ParamType):
         return name, tuple(int(part) for part in parts)
 
 
+def import_option(what: str, group: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the option --import, to be read as `imports`.
+
+    Args:
+        what: The clause of the help that says what the module is for.
+        group: What makes an option, `click.option` or one of `grouped`.
+    """
+    option: Callable[..., Any] = group(
+        "--import",
+        "imports",
+        metavar="MODULE",
+        multiple=True,
+        help=f"Import this module, which {what}, at the start. The current folder is searched "
+        "first. Repeatable.",
+    )
+    return option
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which receives `shapes`, `imports` and `unsafe`."""
     model = grouped("Model")
@@ -42,14 +61,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Run Python code stored in the model file (Lambda layers). Use it only for files "
             "that you trust.",
         ),
-        model(
-            "--import",
-            "imports",
-            metavar="MODULE",
-            multiple=True,
-            help="Import this module, which registers the model's custom layers, before the model "
-            "is loaded. The current folder is searched first. Repeatable.",
-        ),
+        import_option("registers the model's custom layers or a runtime", model),
         model(
             "--shape",
             "shapes",
@@ -66,12 +78,24 @@ def read_model(path: Path, imports: Sequence[str], unsafe: bool) -> keras.Model:
     """Load the model of a command, with a warning for each option that runs code."""
     from ..toolkit.saving import load_model
 
-    warn = SafeConsole(stderr=True, style="yellow", highlight=False, soft_wrap=True, markup=False)
-    for module in imports:
-        warn.print(f"--import {module} runs the code of that module")
+    import_modules(imports)
     if unsafe:
-        warn.print(f"--unsafe runs any Python code stored in {path}")
-    return load_model(path, imports=imports, unsafe=unsafe)
+        _warn(f"--unsafe runs any Python code stored in {path}")
+    return load_model(path, unsafe=unsafe)
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the modules of --import, with a warning that their code runs."""
+    for name in names:
+        _warn(f"--import {name} runs the code of that module")
+        import_user_module(name)
+
+
+def _warn(line: str) -> None:
+    console = SafeConsole(
+        stderr=True, style="yellow", highlight=False, soft_wrap=True, markup=False
+    )
+    console.print(line)
 
 
 def print_notes(console: Console, notes: Sequence[str]) -> None:

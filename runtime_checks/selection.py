@@ -114,12 +114,11 @@ def _usual(artifacts: Sequence[Artifact]) -> tuple[list[Target], list[str]]:
         if usable is not None:
             found[usable] = None
             continue
-        advice = f"pip install {next(iter(runtimes.values())).install}"
-        left_out += [
-            f"{entry.file} was not run: no runtime for .{file_format} is installed ({advice})"
-            for entry in artifacts
-            if entry.format == file_format
-        ]
+        reason = f"was not run: no runtime loads .{file_format} files"
+        if runtimes:
+            advice = f"pip install {next(iter(runtimes.values())).install}"
+            reason = f"was not run: no runtime for .{file_format} is installed ({advice})"
+        left_out += [f"{entry.file} {reason}" for entry in artifacts if entry.format == file_format]
     if not found:
         raise UserError(". ".join(left_out) + ".")
     return [Target(name) for name in found], left_out

@@ -43,6 +43,14 @@ def test_a_format_without_a_runtime_is_no_obstacle(healthy_export, monkeypatch):
     )
 
 
+def test_a_format_that_no_runtime_loads_is_left_out(export):
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["artifacts"][0]["format"] = "other"
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    (reason,) = select(read_export(export)).left_out
+    assert reason.endswith("was not run: no runtime loads .other files")
+
+
 def test_parts(coarse_export):
     export = read_export(coarse_export)
     chosen = names(select(export, ["onnxruntime"], precisions=["int8", "float16"]))

@@ -1,5 +1,6 @@
 """Protects the further runtimes: each agrees with float64, says what ran, refuses in a sentence."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import keras
 import numpy as np
 import pytest
 import renormlite as rl
+from click.testing import CliRunner
 from renormlite import runtimes
 from renormlite.artifacts.precisions import Arithmetic
+from renormlite.cli.main import cli
 from renormlite.models import digits
 from renormlite.runtimes import RUNTIMES, Target, make_runner
 from renormlite.runtimes.base import ArtifactError
@@ -124,6 +127,28 @@ def test_a_registered_runtime_is_a_target_like_any_other(doubling: str, exported
     (result,) = report.results
     assert (result.target, result.passed) == ("doubling", False)
     assert report.left_out == ("digits.int8.onnx was not run on doubling: it has no integers",)
+
+
+@pytest.mark.parametrize("words", [["check", "DIR"], ["bench", "DIR"], ["compare", "A", "A"]])
+def test_a_command_imports_the_module_that_registers_a_runtime(
+    words: list[str], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "accelerator.py").write_text(
+        "import renormlite as rl\n"
+        "from renormlite.runtimes.onnxruntime import OnnxRuntimeRunner\n"
+        "class Own(OnnxRuntimeRunner):\n"
+        "    pass\n"
+        "rl.register_runtime('accelerator', Own, formats=('onnx',))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "accelerator", raising=False)
+    places = {"DIR": str(exported), "A": str(exported / "digits.float32.onnx")}
+    arguments = [places.get(word, word) for word in words]
+    options = ["--on", "accelerator", "--import", "accelerator", "--json", "out.json"]
+    done = CliRunner().invoke(cli, [*arguments, *options])
+    RUNTIMES.pop("accelerator", None)
+    assert done.exit_code == 0, done.output
+    assert '"accelerator"' in (tmp_path / "out.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ COMMANDS = {
     "explain": "Explain, layer by layer, why an int8 file is less accurate than its model.",
     "certify": "Determine which runtimes compute the same integers from an integer file.",
     "compare": "Compare two files of any origin, or one file on several targets.",
+    "report": "Put the JSON reports of several checks side by side on one page.",
     "targets": "List the runtimes and devices that checks can run on.",
     "device": "Set up devices that need no hardware: emulated ARM systems, a browser.",
     "bundle": "Pack an export and its checks into one file that runs on a device.",

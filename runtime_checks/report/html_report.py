@@ -28,13 +28,16 @@ from .charts import (
 from .numbers import percent, short
 from .op_points import op_points
 from .problems import Problem, problem
-from .shown import limits_in_words, what_was_shown
+from .shown import accuracy_in_words, limits_in_words, what_was_shown
 from .worst_samples import SampleView, worst_samples
 
 if TYPE_CHECKING:
     from ..check_record import CheckRecord
 
 _FOLDER = Path(__file__).parent / "page"
+
+# Words that begin a clause, and are no names.
+_CLAUSES = frozenset({"accuracy", "all", "layer", "no", "noise:", "output", "the", "too", "with"})
 
 # Name of the meta element that lists the contents of a page.
 _COVERS = "renormlite-covers"
@@ -66,8 +69,8 @@ class ResultView:
     latency: str
 
 
-def render(report: CheckRecord) -> str:
-    """Return the page."""
+def page_environment() -> Environment:
+    """Return the templates of pages, with the filters they use."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=select_autoescape(["j2"], default=True),
@@ -78,19 +81,35 @@ def render(report: CheckRecord) -> str:
     environment.filters["short"] = short
     environment.filters["percent"] = percent
     environment.filters["decibels"] = decibels
+    environment.filters["sentence"] = _sentence
+    return environment
+
+
+def style() -> str:
+    """Return the style sheet of pages."""
+    return (_FOLDER / "style.css").read_text(encoding="utf-8")
+
+
+def render(report: CheckRecord) -> str:
+    """Return the page."""
     views = [_result_view(report, result) for result in report.results]
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        lead=_lead(report),
-        limits=limits_in_words(report),
-        kinds=Counter(str(kind) for kind in report.golden.kind),
-        views=views,
-        budget=budget_chart(report),
-        folded=_folded(report.manifest),
-        classes=_classes(report.manifest),
-        style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
-        meta=_COVERS,
-        covers=";".join(f"{result.artifact} on {result.target}" for result in report.results),
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            lead=_lead(report),
+            limits=limits_in_words(report),
+            accuracy=accuracy_in_words(report),
+            kinds=Counter(str(kind) for kind in report.golden.kind),
+            views=views,
+            budget=budget_chart(report),
+            folded=_folded(report.manifest),
+            classes=_classes(report.manifest),
+            style=style(),
+            meta=_COVERS,
+            covers=";".join(f"{result.artifact} on {result.target}" for result in report.results),
+        )
     )
 
 
@@ -134,6 +153,13 @@ def _output_view(
         histogram=error_histogram(result.given[name], golden.reference[name], golden.truth[name]),
         worst=worst_samples(entry, result.given[name], golden, classes) if entry else [],
     )
+
+
+def _sentence(text: str) -> str:
+    """Return a clause as a sentence; names of files and runtimes keep their first letter."""
+    first = text.split(" ", 1)[0]
+    start = text[0].upper() if first in _CLAUSES else text[0]
+    return f"{start}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _lead(report: CheckRecord) -> str:

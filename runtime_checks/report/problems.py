@@ -5,13 +5,15 @@ A failure answers five questions: what, where, how much, how much was allowed, a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ..check_record import TRAINED_MODEL
-from ..end_to_end.findings import OutputVerdict, TargetResult
+from ..end_to_end.findings import Finding, OutputVerdict, TargetResult
 from ..per_op.culprit import Fault
 from .numbers import short
 
@@ -37,6 +39,30 @@ _FAULTS = {
     "dilation": "The dilation of layer '{}' differs from the trained model's",
     "rounding": "The integers of layer '{}' match no known rule of rounding",
 }
+# The cause before the effect, and the effect before "the file was changed".
+_ORDER = (
+    "load",
+    "interface",
+    "training",
+    "outputs",
+    "weights",
+    "ops",
+    "kernels",
+    "finite",
+    "noise",
+)
+_RANKS = {check: place for place, check in enumerate(_ORDER)}
+# Failures with a subject in words without numbers.
+_WHY = {
+    "weights": "the weights of layer '{}' differ from the trained model's",
+    "finite": "output '{}' has NaN or infinity where the trained model has numbers",
+    "noise": "output '{}' differs by more than its arithmetic explains",
+    "snr": "output '{}' is too far from the trained model's on typical samples",
+    "decisions": "too many decisions of output '{}' change",
+    "accuracy": "output '{}' is right on fewer samples than the trained model",
+}
+# A sentence this long is read at a glance, numbers included.
+_SHORT = 100
 _ARITHMETIC = "Layer '{}' does not compute what the trained model computes"
 
 
@@ -49,7 +75,8 @@ class Problem:
         where: Layer and op where they are known, else output and sample.
         how_much: The size of the error.
         allowed: How large it may be, and by what reason.
-        why: Sentences on the cause, from the stages and findings.
+        why: Short sentences on the cause, from the findings and stages; causes before effects.
+        numbers: The same findings and stages in full.
     """
 
     what: str
@@ -57,6 +84,7 @@ class Problem:
     how_much: str
     allowed: str
     why: tuple[str, ...]
+    numbers: tuple[str, ...]
 
 
 def problem(result: TargetResult, golden: GoldenSet, reference: str) -> Problem | None:
@@ -69,41 +97,57 @@ def problem(result: TargetResult, golden: GoldenSet, reference: str) -> Problem 
     """
     if result.passed:
         return None
-    failed = [finding for finding in result.findings if not finding.passed]
+    failed = _by_cause(result)
     fault = result.faults[0] if result.faults else None
     wrong = [entry for entry in result.outputs if not entry.sound]
     worst = max(wrong, key=lambda entry: entry.worst_ratio, default=None)
     stages = [s.sentence for s in result.stages if s.cause == "fault"]
+    what = _what(failed, fault).replace(TRAINED_MODEL, reference)
+    messages = [*_sentences([finding.message for finding in failed]), *stages]
+    whys = [_why(finding, result.faults) for finding in failed] + [*map(_first_clause, stages)]
+    short = dict.fromkeys(why.replace(TRAINED_MODEL, reference) for why in whys)
+    new = [sentence for sentence in short if sentence.lower() != what.lower()]
     return Problem(
-        what=_what(result, fault).replace(TRAINED_MODEL, reference),
+        what=what,
         where=_where(fault, worst, golden),
         how_much=_how_much(fault, worst)
         or next((finding.message for finding in failed if finding.check == "finite"), ""),
         allowed=_allowed(fault, worst),
-        why=(*stages, *_sentences([finding.message for finding in failed])),
+        why=tuple(new or short),
+        numbers=tuple(message for message in messages if message not in short),
     )
 
 
-def _what(result: TargetResult, fault: Fault | None) -> str:
+def _by_cause(result: TargetResult) -> list[Finding]:
+    """Return the failures, the cause before the effect."""
+    failed = [finding for finding in result.findings if not finding.passed]
+    return sorted(failed, key=lambda finding: _RANKS.get(finding.check, len(_RANKS)))
+
+
+def _why(finding: Finding, faults: Sequence[Fault]) -> str:
+    """Return a failure as a short sentence."""
+    for fault in faults:
+        # Found by comparing weights: the message holds numbers only.
+        if fault.message == finding.message and fault.culprit is None and fault.kind in _FAULTS:
+            return _FAULTS[fault.kind].format(fault.layer)
+    if finding.subject and finding.check in _WHY:
+        return _WHY[finding.check].format(finding.subject)
+    return _first_clause(finding.message)
+
+
+def _first_clause(message: str) -> str:
+    """Return a message up to its numbers; a short one as it is."""
+    if len(message) <= _SHORT:
+        return message
+    return re.split(r": |; ", message, maxsplit=1)[0]
+
+
+def _what(failed: list[Finding], fault: Fault | None) -> str:
     if fault is not None:
         return _FAULTS.get(fault.kind, _ARITHMETIC).format(fault.layer)
-    failed = [finding for finding in result.findings if not finding.passed]
     if not failed:
         return "Nothing was compared"
-    # The cause before the effect, and the effect before "the file was changed".
-    order = (
-        "load",
-        "interface",
-        "training",
-        "outputs",
-        "weights",
-        "ops",
-        "kernels",
-        "finite",
-        "noise",
-    )
-    ranks = {check: place for place, check in enumerate((*order, "noise"))}
-    first = min(failed, key=lambda finding: ranks.get(finding.check, len(ranks)))
+    first = failed[0]
     if first.check == "weights" and first.subject:
         return _FAULTS["weights"].format(first.subject)
     return _CHECKS.get(first.check, f"The check '{first.check}' failed")

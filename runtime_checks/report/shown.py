@@ -40,6 +40,26 @@ def what_was_shown(report: CheckRecord) -> str:
     return "; ".join(parts)
 
 
+def accuracy_in_words(report: CheckRecord) -> str:
+    """Return the accuracy of the trained model and of the files; empty without labels."""
+    tasks = [task for result in report.results for task in result.tasks if task.labelled]
+    outputs = list(dict.fromkeys(task.output for task in tasks))
+    parts = []
+    for output in outputs:
+        those = [task for task in tasks if task.output == output]
+        before = f"{100 * those[0].right_before / those[0].labelled:.2f}"
+        after = sorted(
+            {f"{100 * task.right_after / task.labelled:.2f}" for task in those}, key=float
+        )
+        span = after[0] if len(after) == 1 else f"{after[0]} to {after[-1]}"
+        name = f" of '{output}'" if len(outputs) > 1 else ""
+        parts.append(
+            f"accuracy{name} on {those[0].labelled} labelled samples: {before} % trained model, "
+            f"{span} % on the targets (allowed drop: {report.limits.max_accuracy_drop:.2f})"
+        )
+    return "; ".join(parts)
+
+
 def limits_in_words(report: CheckRecord) -> str:
     """Return the limits of the numbers in the table."""
     limits = report.limits

@@ -16,7 +16,7 @@ from ..end_to_end.error_budget import FAULT, ErrorBudget
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from .numbers import short
 from .problems import Problem, problem
-from .shown import limits_in_words, what_was_shown
+from .shown import accuracy_in_words, limits_in_words, what_was_shown
 
 if TYPE_CHECKING:
     from ..check_record import CheckRecord
@@ -56,8 +56,12 @@ def print_report(report: CheckRecord, console: Console) -> None:
     """Print the results of every target, the error budgets, and the failures."""
     kinds = Counter(str(kind) for kind in report.golden.kind)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    console.print(f"[bold]{escape(report.name)}[/]: {report.samples} samples ({told})\n")
-    _print_by_file(report, _TARGETS, _rows, console)
+    console.print(f"[bold]{escape(report.name)}[/]: {report.samples} samples ({told})")
+    accuracy = accuracy_in_words(report)
+    if accuracy:
+        console.print(escape(accuracy), highlight=False)
+    console.print()
+    _print_by_file(report, _TARGETS, _rows, console, _limits(report))
     console.print(f"{limits_in_words(report)}\n", style="dim", highlight=False)
     if any(result.stages for result in report.results):
         _print_by_file(report, _BUDGET, _budget_rows, console)
@@ -122,15 +126,34 @@ def _print_by_file(
     columns: Sequence[tuple[str, int]],
     rows: Callable[[TargetResult], list[list[str]]],
     console: Console,
+    limits: Sequence[str] = (),
 ) -> None:
     """Print the rows of every result under the name of its file, in columns of fixed widths."""
-    console.print(_grid(columns, [[f"[dim]{heading}[/]" for heading, _ in columns]]))
+    heads = [[heading for heading, _ in columns], *([limits] if limits else [])]
+    console.print(_grid(columns, [[f"[dim]{cell}[/]" for cell in head] for head in heads]))
     for artifact in dict.fromkeys(result.artifact for result in report.results):
         results = [result for result in report.results if result.artifact == artifact]
         cells = [row for result in results for row in rows(result)]
         if cells:
             console.print(f"[bold]{escape(artifact)}[/]")
             console.print(_grid(columns, cells))
+
+
+def _limits(report: CheckRecord) -> list[str]:
+    """Return the limits of the columns of `_TARGETS`, the widest of all outputs."""
+    bounds = [entry.bound for result in report.results for entry in result.outputs]
+    if not bounds:
+        return []
+    least = 100 - report.limits.max_flipped
+    return [
+        "",
+        "limit",
+        f">= {report.limits.min_snr:g}",
+        f"<= {max(bound.pooled for bound in bounds):g}x",
+        f"<= {max(bound.worst for bound in bounds):g}x",
+        f">= {least:g} %",
+        "",
+    ]
 
 
 def _grid(columns: Sequence[tuple[str, int]], rows: Sequence[Sequence[str]]) -> Table:
@@ -236,16 +259,18 @@ def _name(result: TargetResult) -> str:
 
 
 def _print_problem(wrong: Problem, result: TargetResult, console: Console) -> None:
-    """Print one failure: what, where, how much, how much was allowed, and why."""
+    """Print one failure: what, why, where, how much, how much was allowed, and all numbers."""
     console.print(f"\n[bold red]FAIL[/] [bold]{escape(_name(result))}[/]")
     console.print(f"  [red]{escape(wrong.what)}[/]")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     parts = (("where", wrong.where), ("how much", wrong.how_much), ("allowed", wrong.allowed))
+    for place, sentence in enumerate(wrong.why or (result.reason,)):
+        grid.add_row("" if place else "why", escape(sentence))
     for term, text in parts:
         if text:
             grid.add_row(term, escape(text))
-    for place, sentence in enumerate(wrong.why or (result.reason,)):
-        grid.add_row("" if place else "why", escape(sentence))
+    for place, sentence in enumerate(wrong.numbers):
+        grid.add_row("" if place else "numbers", f"[dim]{escape(sentence)}[/]")
     console.print(Padding(grid, (0, 0, 0, 2)))

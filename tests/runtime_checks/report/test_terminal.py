@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ def test_healthy(healthy):
     assert not [line for line in lines if line.startswith("FAIL")]
     place = lines.index("digits.int8.tflite")
     assert lines[place + 1].startswith("pass  litert")
+    limits = next(line for line in lines if line.split()[:1] == ["limit"])
+    assert limits.split() == ["limit", ">=", "10", "<=", "1.5x", "<=", "5x", ">=", "85", "%"]
     budget = lines.index("digits.int8.tflite", place + 1)
     assert lines[budget + 1].split()[-1] == "quantization"
 
@@ -40,8 +43,17 @@ def test_failure_answers_every_question(failing):
     text = printed(failing)
     words = " ".join(text.split())
     assert "FAIL digits.float32.tflite on litert The weights of layer 'conv2d_1' differ" in words
-    for term in ("where layer 'conv2d_1', op", "how much", "allowed", "why output 'digit' has a"):
+    for term in (
+        "why layer 'conv2d_1' (with re_lu_1) is the first op at fault output 'digit' differs by",
+        "where layer 'conv2d_1', op",
+        "how much",
+        "allowed",
+        "numbers layer 'conv2d_1' (with re_lu_1) is the first op at fault: op",
+        "output 'digit' has a fault on the target, or in the file since it was exported: ",
+    ):
         assert term in words
+    why = words[words.index("why layer 'conv2d_1'") : words.index("where layer 'conv2d_1'")]
+    assert not re.search(r"\d\.\d", why)
     assert "would pass only with a tolerance of" in words
     assert text.splitlines()[-1].startswith("FAIL digits")
     row = text.splitlines()[text.splitlines().index("digits.float32.onnx") + 1]
@@ -62,6 +74,10 @@ def test_accuracy_is_told_where_labels_are_known(healthy):
     task = task_agreement("digit", golden.truth["digit"], golden, np.zeros(golden.samples))
     result = dataclasses.replace(healthy.results[0], tasks=(task,))
     lines = printed(dataclasses.replace(healthy, results=(result,))).splitlines()
+    assert " ".join(lines[2:4]).split("  ")[0] == (
+        "accuracy on 16 labelled samples: 100.00 % trained model, 100.00 % on the targets "
+        "(allowed drop: 1.00)"
+    )
     place = next(i for i, line in enumerate(lines) if line.split()[:2] == ["target", "same"])
     assert lines[place].split() == [
         "target", "same", "flips", "before", "after", "lost", "gained"

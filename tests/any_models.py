@@ -156,7 +156,7 @@ def one_number() -> keras.Model:
     return keras.Model(x, head(ops.expand_dims(x, -1)))
 
 
-@case(refusal=r"Input 'x' has the shape \(0\): it holds no numbers")
+@case(refusal=r"Input 'x' has the shape \(0\), so it is empty")
 def no_number() -> keras.Model:
     x = Input((0,), name="x")
     return keras.Model(x, head(x))
@@ -196,7 +196,7 @@ def shape_of_no_input() -> keras.Model:
     return free_length_that_is_cropped()
 
 
-@case(note=r"norm 'rescaling[_0-9]*' leaves 1 operation: it reads uint8")
+@case(note=r"norm 'rescaling[_0-9]*' leaves 1 operation: it converts uint8")
 def bytes_rescaled() -> keras.Model:
     image = Input((8, 8, 3), dtype="uint8", name="image")
     return keras.Model(
@@ -218,7 +218,7 @@ def behind(layer: str) -> Oracle:
     return run
 
 
-@case(note=r"'text' holds text.*'words' \(TextVectorization\).*int64.*\(N, 6\)",
+@case(note=r"'text' takes text.*'words' \(TextVectorization\).*int64.*\(N, 6\)",
       oracle=behind("words"))  # fmt: skip
 def text() -> keras.Model:
     sentence = Input((1,), dtype="string", name="text")
@@ -229,7 +229,7 @@ def text() -> keras.Model:
     return keras.Model(sentence, head(layers.GlobalMaxPooling1D()(layers.ReLU()(x))))
 
 
-@case(note=r"'words' holds text.*StringLookup", oracle=behind("ids"))
+@case(note=r"'words' takes text.*StringLookup", oracle=behind("ids"))
 def words_beside_numbers() -> keras.Model:
     words, numbers = Input((2,), dtype="string", name="words"), Input((3,), name="numbers")
     ids = layers.StringLookup(vocabulary=["a", "b", "c"], name="ids")(words)
@@ -243,7 +243,7 @@ def text_alone() -> keras.Model:
     return keras.Model(words, layers.StringLookup(vocabulary=["a", "b"])(words))
 
 
-@case(note=r"output .* is text.*the app looks it up",
+@case(note=r"output .* is text.*the app must look it up",
       oracle=lambda model, inputs: keras.Model(model.inputs, model.get_layer("best").output)(
           inputs))  # fmt: skip
 def numbers_to_words() -> keras.Model:
@@ -358,7 +358,7 @@ def compiled(model: keras.Model, inputs: list[np.ndarray]) -> Any:
 
 
 def first(**expected: Any) -> Callable[..., Any]:
-    return case(note="channels first were exchanged", oracle=compiled, **expected)
+    return case(note="channels-first layers were converted", oracle=compiled, **expected)
 
 
 @first()
@@ -422,7 +422,7 @@ def channels_first_sound() -> keras.Model:
     return keras.Model(sound, head(layers.GlobalMaxPooling1D(**FIRST)(x)))
 
 
-@case(note="channels first were exchanged")
+@case(note="channels-first layers were converted")
 def channels_first_volume() -> keras.Model:
     volume = Input((2, 6, 5, 6), name="volume")
     x = layers.Conv3D(4, 3, use_bias=False, **FIRST)(volume)
@@ -470,7 +470,7 @@ def decisions() -> keras.Model:
     return keras.Model(x, ops.logical_and(ops.greater(scores, -0.5), ops.less(scores, 0.5)))
 
 
-@case(refusal=r"layer 'mean[_0-9]*' makes one value of all samples of a batch")
+@case(refusal=r"layer 'mean[_0-9]*' combines all samples of a batch")
 def mean_over_the_batch() -> keras.Model:
     x, scores = dense()
     return keras.Model(x, head(scores - ops.mean(scores, axis=0, keepdims=True)))
@@ -646,7 +646,7 @@ def quantized(mode: str) -> None:
     build.__name__ = f"quantized_{mode}"
     # Keras rounds activations as well, in a row of 8 bits, 0.4 % of the greatest, or in float8.
     case(
-        note=rf"held {mode} weights",
+        note=rf"had {mode} weights",
         least_snr={"int8": 30, "int4": 20, "float8": 20}[mode],
     )(build)
 
@@ -772,7 +772,7 @@ def subclassed_with_two_arguments() -> keras.Model:
     return model
 
 
-@case(refusal=r"is not built\. Call it once or give it an Input layer")
+@case(refusal=r"is not built\. Call it once, or add an Input layer")
 def never_built() -> keras.Model:
     return keras.Sequential([layers.Dense(3)])
 

@@ -1,8 +1,9 @@
-"""The fold: every norm of a network moved exactly into its neighbours, and the proof of it.
+"""The fold: moves every norm of a network exactly into neighbouring layers, and proves the result.
 
-A model is read into a graph (`keras_graph`); its norms become affines (`norms`) that its linear
-layers can absorb (`linear`, `kinds`); ordered rules (`rules`, `passes`) move each affine until it
-is absorbed; the network is rebuilt (`build`) and proved equal in float64 (`proof`).
+A model is read into a graph (`keras_graph`). Its norms are converted to affines (`norms`), which
+linear layers can absorb (`linear`, `linear_layers`). Ordered rules (`rules`, `passes`) move each
+affine until it is absorbed. The network is rebuilt (`build`) and compared with the original in
+float64 (`proof`).
 """
 
 from .affine import Affine as Affine

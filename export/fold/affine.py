@@ -1,7 +1,7 @@
 """The algebra of the fold: per-channel affine maps in float64, NumPy only.
 
-An affine ``A`` is ``x -> s * x + t`` with one ``s`` and one ``t`` per index of a single axis. Every
-norm is one at inference, and the fold does nothing but compose, invert, split and move them.
+An affine ``A`` is ``x -> s * x + t`` with one ``s`` and one ``t`` per index of a single axis. At
+inference every norm is an affine, and the fold composes, inverts, splits and moves them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 
 Vector = NDArray[np.float64]
 
-# Two affines that are the same by algebra differ by the rounding of the few operations that made
-# them; this is 8 such roundings, four orders below what the proof allows.
-_SAME = 8 * np.finfo(np.float64).eps
+# Relative tolerance for affines that are algebraically equal: 8 roundings, since each results from
+# a few operations. It is four orders of magnitude below the tolerance of the proof.
+_TOLERANCE = 8 * np.finfo(np.float64).eps
 
-# Undoing a map costs precision where its shift is large against what it is added to: of an x of the
-# usual magnitude m, `(s*x + t - t) / s` loses log2(|t| / |s*m|) bits, in float32 of 24 and in int8
-# of 8. Four is where we stop: one operation left in the network is better than that.
-_MOST_LOST = 2.0**4
+# Inverting a map loses precision if its shift is large: for an x of magnitude m,
+# `(s*x + t - t) / s` loses log2(|t| / |s*m|) of the 24 bits of float32 or the 8 bits of int8. More
+# than four bits are not given up to save one operation.
+_MAX_LOSS = 2.0**4
 
-# Beyond this a number, multiplied by an ordinary weight, can leave the range of float32.
+# A larger number, multiplied by an ordinary weight, can overflow float32.
 LARGEST = 2.0**60
 
 
@@ -34,10 +34,10 @@ class Affine:
     Attributes:
         scale: float64, shape (channels,).
         shift: float64, shape (channels,).
-        axis: The axis of the tensor the vectors run along, the batch included. Inside the fold it
-            is counted from 0; who registers a norm may count from the end (-1).
-        magnitude: Root mean square of the x of each channel, which the moving statistics of a norm
-            tell; None stands for 1. It decides only whether undoing the map would lose precision.
+        axis: Axis of the tensor that the vectors apply to, counting the batch axis. Inside the fold
+            it is counted from 0; a registered norm may count from the end (-1).
+        magnitude: Root mean square of x in each channel, from the moving statistics of a norm; None
+            means 1. It is only used to decide whether inverting the map would lose precision.
     """
 
     scale: Vector
@@ -64,11 +64,11 @@ class Affine:
         """Build an affine from vectors or scalars of any dtype.
 
         Args:
-            scale: One factor a channel, or one for all.
-            shift: One summand a channel, or one for all.
+            scale: One factor per channel, or one for all.
+            shift: One summand per channel, or one for all.
             axis: The channel axis.
-            size: Number of channels; by default as many as the longer vector has.
-            magnitude: Root mean square of the channels that it is applied to, where it is known.
+            size: Number of channels; by default the length of the longer vector.
+            magnitude: Root mean square of the input channels, if known.
         """
         s, t = (np.asarray(v, np.float64).reshape(-1) for v in (scale, shift))
         channels = (max(len(s), len(t)) if size is None else size,)
@@ -78,7 +78,7 @@ class Affine:
 
     @classmethod
     def identity(cls, axis: int, size: int) -> Affine:
-        """Return the map that changes nothing."""
+        """Return the identity map."""
         return cls.of(1.0, 0.0, axis, size)
 
     @property
@@ -88,33 +88,33 @@ class Affine:
 
     @property
     def scales(self) -> bool:
-        """Whether a multiplication would be needed to compute this map."""
+        """Whether computing this map needs a multiplication."""
         return bool((self.scale != 1).any())
 
     @property
     def shifts(self) -> bool:
-        """Whether an addition would be needed to compute this map."""
+        """Whether computing this map needs an addition."""
         return bool((self.shift != 0).any())
 
     @property
     def is_identity(self) -> bool:
-        """Whether the map changes nothing at all."""
+        """Whether this is the identity map."""
         return not (self.scales or self.shifts)
 
     @property
     def is_uniform(self) -> bool:
-        """Whether every channel is mapped alike, so that the axis does not matter."""
+        """Whether all channels have the same map, so that the axis does not matter."""
         same = (self.scale == self.scale[0]) & (self.shift == self.shift[0])
         return bool(same.all())
 
     @property
     def scale_only(self) -> Affine:
-        """The multiplication of this map alone."""
+        """The multiplication of this map, without its addition."""
         return replace(self, shift=np.zeros_like(self.shift))
 
     @property
     def shift_only(self) -> Affine:
-        """The addition of this map alone, to what the multiplication gives."""
+        """The addition of this map, which follows `scale_only`."""
         magnitude = np.abs(self.scale) * self._magnitude
         return Affine(np.ones_like(self.scale), self.shift, self.axis, magnitude)
 
@@ -126,8 +126,8 @@ class Affine:
         """Compose: ``x -> self(first(x))``.
 
         Args:
-            first: The map that comes first.
-            known: Whether what this map reads has the better known magnitude of both.
+            first: The map that is applied first.
+            known: Whether the magnitude of this map's input is known better than that of `first`.
         """
         if first.axis != self.axis or first.size != self.size:
             raise ValueError(
@@ -142,31 +142,31 @@ class Affine:
         return Affine(scale, shift, self.axis, magnitude).snapped()
 
     def snapped(self) -> Affine:
-        """Return this map with what rounding left of a plain identity put right.
+        """Return this map with scales that equal 1 up to rounding set to 1.
 
-        ``s * (1 / s)`` may be 1 plus one rounding; kept, it would stay in the network as an
-        operation that does nothing.
+        ``s * (1 / s)`` may differ from 1 by a rounding error, which would leave an operation
+        without effect in the network.
         """
-        scale = np.where(np.abs(self.scale - 1) <= _SAME, 1.0, self.scale)
+        scale = np.where(np.abs(self.scale - 1) <= _TOLERANCE, 1.0, self.scale)
         return replace(self, scale=scale)
 
     def inverse(self) -> Affine | None:
-        """Return the map that undoes this one, or None where none does without loss."""
+        """Return the inverse map, or None if inverting would lose precision."""
         with np.errstate(all="ignore"):
             scale = 1 / self.scale
             shift = -self.shift * scale
-            little = np.abs(shift) <= _MOST_LOST * self._magnitude
-        # Written so that a NaN counts as too large.
-        if not (np.abs(scale) <= LARGEST).all() or not little.all():
+            small = np.abs(shift) <= _MAX_LOSS * self._magnitude
+        # The comparisons are false for NaN, so that NaN counts as too large.
+        if not (np.abs(scale) <= LARGEST).all() or not small.all():
             return None
         return Affine(scale, shift + 0.0, self.axis, np.abs(self.scale) * self._magnitude)
 
     def moved(self, axis: int) -> Affine:
-        """Return the same vectors along another axis."""
+        """Return an affine with the same vectors on another axis."""
         return replace(self, axis=axis)
 
     def on_axis(self, axis: int, size: int | None) -> Affine | None:
-        """Return the same map written along another axis, or None where the axis matters."""
+        """Return the same map expressed on another axis, or None if that is not possible."""
         if axis == self.axis and size == self.size:
             return self
         if not self.is_uniform or size is None:
@@ -174,28 +174,28 @@ class Affine:
         return Affine.of(self.scale[0], self.shift[0], axis, size, self._magnitude.min())
 
     def split(self, sizes: Sequence[int]) -> list[Affine]:
-        """Cut the channels into consecutive pieces, as Concatenate joined them."""
+        """Split the channels into consecutive parts, the inverse of a concatenation."""
         edges = np.cumsum(sizes)[:-1]
         vectors = self.scale, self.shift, self._magnitude
         parts = zip(*(np.split(vector, edges) for vector in vectors), strict=True)
         return [Affine(scale, shift, self.axis, magnitude) for scale, shift, magnitude in parts]
 
     def matches(self, other: Affine) -> bool:
-        """Whether both are the same map up to the rounding of the algebra."""
+        """Return whether both are the same map up to rounding."""
         return (
             self.axis == other.axis
             and self.size == other.size
-            and bool(np.all(np.abs(self.scale - other.scale) <= _SAME * np.abs(other.scale)))
+            and bool(np.all(np.abs(self.scale - other.scale) <= _TOLERANCE * np.abs(other.scale)))
             and bool(
                 np.all(
                     np.abs(self.shift - other.shift)
-                    <= _SAME * np.maximum(np.abs(self.shift), np.abs(other.shift))
+                    <= _TOLERANCE * np.maximum(np.abs(self.shift), np.abs(other.shift))
                 )
             )
         )
 
     def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute the map on an array whose axis ``self.axis`` has ``self.size`` entries."""
+        """Apply the map to an array whose axis ``self.axis`` has ``self.size`` entries."""
         shape = [1] * x.ndim
         shape[self.axis] = self.size
         result: NDArray[np.float64] = x * self.scale.reshape(shape) + self.shift.reshape(shape)
@@ -203,7 +203,7 @@ class Affine:
 
 
 def join(parts: Sequence[Affine]) -> Affine:
-    """Join affines channel after channel: the inverse of `Affine.split`."""
+    """Concatenate affines along the channels, the inverse of `Affine.split`."""
     return Affine(
         np.concatenate([part.scale for part in parts]),
         np.concatenate([part.shift for part in parts]),

@@ -1,4 +1,4 @@
-"""Build a Keras model from a `Graph`, in float32 or float64: each layer once, each weight once."""
+"""Builds a Keras model from a `Graph`, in float32 or float64."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def build(graph: Graph, dtype: str, watch: Sequence[Value] = ()) -> keras.Model:
     """Build the network that a graph describes.
 
     Args:
-        graph: The graph; it stays as it is.
-        dtype: ``"float32"`` or ``"float64"``: what every floating-point layer computes in.
+        graph: The graph; not changed.
+        dtype: ``"float32"`` or ``"float64"``: the dtype of every floating-point layer.
         watch: Values to return, as a flat list, instead of the network's outputs.
 
     Returns:
-        A functional model whose layers, inputs and outputs have the names of the original's.
+        A functional model whose layers, inputs and outputs have the original names.
 
     Raises:
-        UserError: A layer cannot be made again from its config.
+        UserError: A layer cannot be rebuilt from its config.
     """
     calls = graph.calls()
     builder = _Builder(graph, dtype, calls, *_fused_activations(calls, set(watch)))
@@ -40,14 +40,15 @@ def build(graph: Graph, dtype: str, watch: Sequence[Value] = ()) -> keras.Model:
 
 
 def build_layers(graph: Graph, given: Container[int] = ()) -> Iterator[tuple[Call, Any]]:
-    """Build the layers of a network in float64, every activation one of its own.
+    """Build the layers of a network in float64, with every activation as a separate layer.
 
     Args:
-        graph: The graph; it stays as it is.
-        given: Numbers of the calls that need no layer, because what they compute is known.
+        graph: The graph; not changed.
+        given: Numbers of the calls that need no layer, because their outputs are known.
 
     Returns:
-        Every call with its layer, producers first; None where none is needed, as for an input.
+        Every call with its layer, producers first; the layer is None if the call needs none, such
+        as an input.
     """
     calls = graph.calls()
     builder = _Builder(graph, "float64", calls, set(), set())
@@ -56,10 +57,10 @@ def build_layers(graph: Graph, given: Container[int] = ()) -> Iterator[tuple[Cal
 
 
 def response(op: Linear, sample: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what a linear layer without its bias gives for one sample, in float64.
+    """Return the output of a linear layer without its bias for one sample, in float64.
 
     Args:
-        op: The layer with what it absorbed.
+        op: The layer with the affines that it absorbed.
         sample: The sample, without a batch axis.
     """
     layer = _linear(op, op.name, "float64", activation=False)
@@ -72,7 +73,7 @@ def response(op: Linear, sample: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class _Builder:
-    """Builds the layers of one network; holds those and the symbolic tensors made so far."""
+    """Builds the layers of one network; holds the layers and symbolic tensors built so far."""
 
     def __init__(
         self, graph: Graph, dtype: str, calls: list[Call], fused: set[int], owners: set[int]
@@ -87,7 +88,7 @@ class _Builder:
         self.tensors: dict[int, Any] = {}
 
     def build(self, given: Container[int] = ()) -> None:
-        """Make every layer, call each on symbolic tensors and give it its weights."""
+        """Create every layer, call it on symbolic tensors and set its weights."""
         for call in self.calls:
             if call.number in given:
                 result: Any = [keras.KerasTensor(v.shape, self.dtype_of(v)) for v in call.outputs]
@@ -130,7 +131,7 @@ class _Builder:
         except Exception:  # whatever the user's own code raises
             if self.dtype != "float64" or not isinstance(op, Kept):
                 raise
-        # Something in the layer is float32 and stays so: a constant, say.
+        # The layer contains something in float32 that is not converted, such as a constant.
         layer = self.layers[id(op)] = own_precision(op)
         return layer(*args, **kwargs)
 
@@ -145,7 +146,7 @@ class _Builder:
         )
 
     def dtype_of(self, value: Any) -> str:
-        """Return the dtype that a value of the original network has here."""
+        """Return the dtype of a value of the original network in the model that is built."""
         return self.dtype if is_float(value.dtype) else value.dtype
 
     @staticmethod
@@ -153,10 +154,10 @@ class _Builder:
         return tree.map_structure(lambda slot: tensors[slot.index], structure)
 
     def named_outputs(self) -> list[Any]:
-        """Return the outputs, each made by a layer of the name its user knows.
+        """Return the outputs, each computed by a layer with the original name.
 
-        Where the layer that gave an output its name is gone, an Identity keeps the name; it leaves
-        nothing in an exported file.
+        If the layer that an output was named after no longer exists, an Identity has its name; it
+        adds nothing to an exported file.
         """
         tensors = []
         identities: dict[str, Any] = {}
@@ -174,7 +175,7 @@ class _Builder:
 
 
 def arguments(call: Call, inputs: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call, the given tensors in their places."""
+    """Return the arguments of a call with the given tensors in place of its inputs."""
     if call.args is None:
         return (inputs[0],), {}
     args, kwargs = tree.map_structure(
@@ -184,19 +185,19 @@ def arguments(call: Call, inputs: list[Any]) -> tuple[tuple[Any, ...], dict[str,
 
 
 def own_precision(op: Kept) -> keras.Layer:
-    """Return a float64 layer in which the original's computes in its own precision."""
+    """Return a float64 layer that wraps the original, which computes in its own precision."""
     inner = remake(op.operation, op.name, None)
     return OwnPrecision(inner, name=op.name, dtype="float64")
 
 
 def _namesake(call: Call, fused: set[int]) -> Call:
-    """Return the call whose layer gives an output its name."""
+    """Return the call whose layer an output is named after."""
     return call.inputs[0].producer if id(call) in fused else call
 
 
 def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
-    """Name the layer of every op; where an output needs the name, another layer gives it up."""
-    # Name of an output to the ops that would give it its name by theirs; 0 for others.
+    """Return the layer name of every op; names of outputs have priority."""
+    # Name of an output to the ids of the ops with this name that compute it; 0 for other ops.
     outputs: dict[str, set[int]] = {}
     for value, name in zip(graph.outputs, graph.output_names, strict=True):
         op = _namesake(value.producer, fused).op
@@ -206,7 +207,7 @@ def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
     for call in calls:
         op = call.op
         if id(op) not in names and id(call) not in fused:
-            # A shared norm of which one call could not be read is two layers of one name.
+            # A shared norm with one call that could not be read becomes two layers of one name.
             free = op.name not in taken or outputs.get(op.name) == {id(op)}
             names[id(op)] = op.name if free else graph.unique_name(op.name, "inner")
             taken.add(op.name)
@@ -214,12 +215,12 @@ def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
 
 
 def _fused_activations(calls: list[Call], watched: set[Value]) -> tuple[set[int], set[int]]:
-    """Find the activations that go back into their layer, because nothing came between.
+    """Find the activations that can be merged back into their layer.
 
-    A layer has its activation in all its calls or in none.
+    Nothing may lie between layer and activation, in any call of the layer.
 
     Returns:
-        The ids of those activations' calls, and of the ops of their layers.
+        The ids of the calls of those activations, and of the ops of their layers.
     """
     by_op: dict[int, list[Call]] = {}
     for call in calls:
@@ -244,13 +245,13 @@ def _own_activation(call: Call) -> Call | None:
     return user if own else None
 
 
-# Layers of Keras whose call fails in float64, though a symbolic call does not.
+# Keras layers whose call fails in float64, although a symbolic call does not.
 _FLOAT32_ONLY = (keras.layers.MelSpectrogram,)
 
 
 @functools.singledispatch
 def _make(op: Any, builder: _Builder) -> Any:
-    raise TypeError(f"no layer is made of {type(op).__name__}")
+    raise TypeError(f"cannot create a layer for {type(op).__name__}")
 
 
 @_make.register
@@ -295,14 +296,14 @@ def _(op: MapOp, builder: _Builder) -> Any:
 
 
 def _linear(op: Linear, name: str, dtype: str, activation: bool) -> Any:
-    """Make the layer of a linear op, without its weights."""
+    """Create the layer of a linear op, without its weights."""
     config = {**in_dtype(op.kind.config(op, activation), dtype), "name": name}
     layer = from_config(op.layer, config)
     return channels_last(layer, name) if dtype == "float64" else layer
 
 
 def _fill(op: Any, layer: Any) -> None:
-    """Give a layer its weights."""
+    """Set the weights of a layer."""
     if isinstance(layer, (ChannelsLast, OwnPrecision)):
         layer = layer.inner
     if isinstance(op, Linear) and op.touched:

@@ -1,8 +1,8 @@
-"""What a network costs: the one measure by which the fold chooses.
+"""The cost function that the fold minimizes.
 
-Fewest operations that the norms leave, then fewest parameters they add. An affine that stays is a
-multiplication, an addition or both; a copied layer is one more operation, and its parameters count
-against a budget of their own before its cost is even asked.
+The cost is the number of operations that norms leave, then the number of parameters that they add.
+An affine that remains is a multiplication, an addition or both. A copied layer is one operation;
+its parameters are also limited by a separate budget.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from .graph import AffineOp, MapOp
 
 
 class Cost(NamedTuple):
-    """Operations, then parameters: compared in this order."""
+    """Numbers of operations and parameters, compared in this order."""
 
     ops: int = 0
     parameters: int = 0
 
     def __add__(self, other: object) -> Cost:
-        """Add up two costs."""
+        """Return the sum of two costs."""
         assert isinstance(other, Cost)
         return Cost(self.ops + other.ops, self.parameters + other.parameters)
 
     def __sub__(self, other: Cost) -> Cost:
-        """Return what one costs more than the other."""
+        """Return the difference of two costs."""
         return Cost(self.ops - other.ops, self.parameters - other.parameters)
 
 
@@ -32,7 +32,7 @@ FREE = Cost()
 
 
 def cost_of(op: Any) -> Cost:
-    """Return what an op costs beyond the network without norms."""
+    """Return the cost of an op relative to the network without norms."""
     names = remaining_ops(op)
     if isinstance(op, AffineOp):
         return Cost(len(names), len(names) * op.affine.size)
@@ -42,7 +42,7 @@ def cost_of(op: Any) -> Cost:
 
 
 def remaining_ops(op: Any) -> tuple[str, ...]:
-    """Name the operations a norm's rest will be in an exported file."""
+    """Return the operations that remain of a norm in an exported file."""
     if isinstance(op, AffineOp):
         return ("MUL",) * op.affine.scales + ("ADD",) * op.affine.shifts
     return ("ADD",) if isinstance(op, MapOp) else ()

@@ -1,4 +1,4 @@
-"""Run a network in float64, call by call: every value at hand, every failure at its layer."""
+"""Runs a network in float64, call by call, so that values and errors belong to a layer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Compute = Callable[[Call, Any, list[Any]], list[Any]]
 
 
 class NotComputableError(Exception):
-    """A layer cannot be computed; the sentence names it."""
+    """A layer cannot be computed; the message names it."""
 
 
 class Evaluation:
-    """A network whose layers are built in float64, to run as often as needed.
+    """A network with layers built in float64, which can be run repeatedly.
 
     Args:
         graph: The network.
@@ -31,7 +31,7 @@ class Evaluation:
 
     Raises:
         NotComputableError: A layer cannot be called.
-        UserError: A layer cannot be made again from its config.
+        UserError: A layer cannot be rebuilt from its config.
     """
 
     def __init__(self, graph: Graph, given: Iterable[int] = ()) -> None:
@@ -59,16 +59,17 @@ class Evaluation:
         """Run the network on one batch.
 
         Args:
-            inputs: One array an input.
+            inputs: One array per input.
             watch: The values to return.
-            given: By the number of a call, what it returns; such calls are not computed.
-            compute: What computes a call from its layer and its inputs; by default the layer does.
+            given: Number of a call to its outputs; such calls are not computed.
+            compute: Function that computes a call from its layer and inputs; `compute_call` by
+                default.
 
         Returns:
             The arrays of the watched values.
 
         Raises:
-            NotComputableError: A layer raised something.
+            NotComputableError: A layer raised an exception.
         """
         given, compute = given or {}, compute or compute_call
         values: dict[Value, Any] = {
@@ -93,10 +94,10 @@ class Evaluation:
 
 
 def compute_call(call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
-    """Compute one call as a model does that is called with ``training=False``.
+    """Compute one call in inference mode (``training=False``).
 
     Raises:
-        NotComputableError: The layer raised something.
+        NotComputableError: The layer raised an exception.
     """
     args, kwargs = arguments(call, inputs)
     if "training" in kwargs:
@@ -108,7 +109,7 @@ def compute_call(call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
 
 
 def describe(call: Call) -> str:
-    """Name a layer and its class."""
+    """Return the name of a layer with its class."""
     op = call.op
     if isinstance(op, ActivationOp):
         return f"the activation of {op.owner!r}"
@@ -117,7 +118,7 @@ def describe(call: Call) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an exception says, in one line and without Keras' frame around it."""
+    """Return the first line of an exception's message, without the prefix that Keras adds."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception encountered when calling")]
     text = lines[0] if lines else type(error).__name__
@@ -127,22 +128,21 @@ def first_line(error: Exception) -> str:
 
 
 def tensor_of(array: Any, dtype: str) -> Any:
-    """Return a tensor of an array, floating point in float64."""
+    """Convert an array to a tensor; floating-point types become float64."""
     if dtype == "string":
         return keras.ops.convert_to_tensor(np.asarray(array, object), dtype="string")
     return keras.ops.convert_to_tensor(array, dtype="float64" if is_float(dtype) else dtype)
 
 
 def to_array(tensor: Any) -> NDArray[Any]:
-    """Return the array of a tensor."""
+    """Convert a tensor to an array."""
     return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def relative_error(expected: NDArray[Any], got: NDArray[Any]) -> float:
-    """Return the greatest difference over the greatest magnitude expected.
+    """Return the greatest absolute difference divided by the greatest expected magnitude.
 
-    Infinite where one of both is NaN or infinite and the other is not the same, and where arrays
-    that hold no numbers differ.
+    It is infinite if NaN or infinity occur in different places, or if non-numeric arrays differ.
     """
     if expected.shape != got.shape or expected.dtype.kind not in "biuf":
         return 0.0 if np.array_equal(expected, got) else float("inf")

@@ -1,6 +1,6 @@
-"""Layers that compute in float64 what TensorFlow computes in float32 only, or not on a CPU.
+"""Layers that compute in float64 what TensorFlow supports in float32 only, or not on CPUs.
 
-Only networks rebuilt in float64 hold them; they are not meant to be saved.
+They are used only in networks rebuilt in float64 and cannot be saved.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 _POOLING_3D = (kl.MaxPooling3D, kl.AveragePooling3D)
 
-# TensorFlow has no CPU kernels of these for images with channels first.
+# TensorFlow has no CPU kernels of these for channels-first images.
 _CHANNELS_LAST_ONLY = (
     *(kl.Conv1D, kl.Conv2D, kl.Conv3D, kl.DepthwiseConv1D, kl.DepthwiseConv2D),
     *(kl.SeparableConv1D, kl.SeparableConv2D),
@@ -25,7 +25,7 @@ _CHANNELS_LAST_ONLY = (
 
 
 def replacement(layer: Any, name: str) -> keras.Layer | None:
-    """Return a float64 layer that computes what a layer does, None where Keras' own can.
+    """Return a float64 replacement of a layer; None if the Keras layer supports float64.
 
     Args:
         layer: The layer of the original network.
@@ -39,7 +39,7 @@ def replacement(layer: Any, name: str) -> keras.Layer | None:
 
 
 def channels_last(layer: keras.Layer, name: str) -> keras.Layer:
-    """Let a layer that reads channels first compute with channels last, which CPUs can."""
+    """Wrap a channels-first layer so that it computes channels-last, which CPUs support."""
     if type(layer) in _CHANNELS_LAST_ONLY and layer.data_format == "channels_first":
         config = {**layer.get_config(), "data_format": "channels_last"}
         return ChannelsLast(type(layer).from_config(config), name=name, dtype="float64")
@@ -47,23 +47,23 @@ def channels_last(layer: keras.Layer, name: str) -> keras.Layer:
 
 
 class _Replacement(kl.Layer):
-    """A layer that stands for another; its output has the other's shape."""
+    """Base class of replacements; the output has the shape of the replaced layer's."""
 
     def __init__(self, layer: Any, **options: Any) -> None:
         super().__init__(**options)
         self._layer = layer
 
     def compute_output_spec(self, inputs: Any, **options: Any) -> keras.KerasTensor:
-        """Return the output's shape, also where sizes of the input are not known."""
+        """Return the shape of the output, also if sizes of the input are unknown."""
         shape = self._layer.compute_output_shape(inputs.shape)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
 
 class Resampling(_Replacement):
-    """What ``UpSampling2D`` with interpolation computes, in the layer's own precision.
+    """``UpSampling2D`` with interpolation, in float64.
 
-    TensorFlow interpolates images in float32 whatever it is given. Interpolation is linear and
-    separable, so one matrix an axis does the same.
+    TensorFlow interpolates images in float32 only. Interpolation is linear and separable, so it is
+    computed by one matrix product per axis.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -80,11 +80,11 @@ class Resampling(_Replacement):
 
 
 class Pooling3D(_Replacement):
-    """What ``MaxPooling3D`` or ``AveragePooling3D`` computes, in the layer's own precision.
+    """``MaxPooling3D`` or ``AveragePooling3D``, in float64.
 
-    TensorFlow has no float64 kernels for them on the CPU. The maximum over a box is the maximum
-    over depth of the maxima over planes, and so with means, since what padding leaves of a box is a
-    box. Planes have kernels.
+    TensorFlow has no float64 CPU kernels for them. The maximum over a box is the maximum over the
+    depth of the maxima over planes, which have kernels. The same holds for means, since the part of
+    a box inside the padding is a box.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -101,7 +101,7 @@ class Pooling3D(_Replacement):
         return ops.moveaxis(x, -1, 1) if first else x
 
     def _pool(self, x: Any, axes: slice) -> Any:
-        """Pool planes over the given axes of the window; a single axis is the rows."""
+        """Pool planes over the given axes of the window; a single axis means the rows."""
         size, strides = tuple(self._layer.pool_size[axes]), tuple(self._layer.strides[axes])
         if len(size) == 1:
             size, strides = (*size, 1), (*strides, 1)
@@ -111,10 +111,10 @@ class Pooling3D(_Replacement):
 
 
 class ChannelsLast(kl.Layer):
-    """A layer with channels last, given and returning tensors with channels first.
+    """A channels-last layer with channels-first input and output.
 
     Attributes:
-        inner: The layer; its weights have the shapes that the original's have.
+        inner: The layer; its weights have the shapes of the original.
     """
 
     def __init__(self, inner: keras.Layer, **options: Any) -> None:
@@ -123,16 +123,16 @@ class ChannelsLast(kl.Layer):
         self.built = True  # the inner layer builds itself when it is called
 
     def call(self, inputs: Any) -> Any:
-        """Return what the layer computes, channels first."""
+        """Return the output of the layer, channels first."""
         outputs = self.inner(keras.ops.moveaxis(inputs, 1, -1))
         return keras.ops.moveaxis(outputs, -1, 1)
 
 
 class OwnPrecision(kl.Layer):
-    """A layer that cannot compute in float64, given and returning float64.
+    """A layer that cannot compute in float64, with float64 input and output.
 
     Args:
-        inner: The layer, in the precision that it can compute in.
+        inner: The layer, in a precision that it supports.
     """
 
     def __init__(self, inner: Any, **options: Any) -> None:
@@ -141,7 +141,7 @@ class OwnPrecision(kl.Layer):
         self.built = True  # the inner layer builds itself when it is called
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the layer computes, in float64."""
+        """Return the output of the layer, cast to float64."""
         args, kwargs = tree.map_structure(self._lowered, (args, kwargs))
         return tree.map_structure(self._raised, self.inner(*args, **kwargs))
 
@@ -158,9 +158,9 @@ class OwnPrecision(kl.Layer):
 
 
 def _interpolation_matrix(size: int, factor: int, method: str) -> NDArray[np.float64]:
-    """Return the (size, size * factor) matrix by which a row of pixels is resampled."""
+    """Return the (size, size * factor) matrix that resamples a row of pixels."""
     images = np.eye(size, dtype=np.float32)[:, None, :, None]
     resized = keras.ops.image.resize(images, (1, size * factor), interpolation=method)
     matrix = np.asarray(keras.ops.convert_to_numpy(resized), np.float64)[:, 0, :, 0]
-    # The weights of a pixel sum to 1 in exact arithmetic, and to 1 plus a float32 rounding here.
+    # The weights of a pixel sum to 1 in exact arithmetic; this removes the float32 rounding error.
     return matrix / matrix.sum(axis=0)

@@ -1,4 +1,4 @@
-"""`fold`: read, recognize, run the passes, build, prove."""
+"""`fold` and `inspect`: read a model, recognize its norms, run the passes, build, prove."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class FoldResult:
     Attributes:
         model: The folded network in float32, with the layer, input and output names of the
             original.
-        report: One record a norm.
-        proof: The float64 comparison, None with ``verify=False``.
-        notes: What was changed before the fold, a sentence each (`preparation`).
+        report: One record per norm.
+        proof: The float64 comparison; None with ``verify=False``.
+        notes: Changes made to the model before the fold, one sentence each (`preparation`).
     """
 
     model: keras.Model
@@ -40,11 +40,11 @@ class FoldResult:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Return what folded, and the proof, in one line."""
+        """Return the number of folded norms and the proof, in one line."""
         return f"FoldResult({self.model.name!r}: {self._summary})"
 
     def _repr_html_(self) -> str:
-        """Return what became of every norm as a table, for notebooks."""
+        """Return the outcome of every norm as a table, for notebooks."""
         rows = [
             (record.name, record.outcome, ", ".join(record.into), record.reason)
             for record in self.report.records
@@ -58,7 +58,7 @@ class FoldResult:
         return f"{self.report.folded} of {norms} norms folded, {proof}"
 
 
-_HEADINGS = ("norm", "outcome", "into", "why something is left")
+_HEADINGS = ("norm", "outcome", "into", "reason")
 
 
 def fold(
@@ -70,24 +70,25 @@ def fold(
     shapes: Shapes | None = None,
     keep_input_norms: bool = False,
 ) -> FoldResult:
-    """Fold every norm of a model exactly into the weights around it.
+    """Fold every norm of a model exactly into the weights of neighbouring layers.
 
     Args:
         model: Any built Keras model: Sequential, Functional, nested or subclassed. Not changed.
         verify: Whether to prove the result in float64 on random, border and extreme inputs; a fold
-            that changes an output is taken back and reported.
-        inputs: Real inputs to prove it on too: an array, a list of arrays, or a dict of arrays by
-            input name.
-        copy_budget: How many parameters copies of layers may add in all. A layer that feeds a norm
-            and something else can be computed twice; by default it is not.
+            that changes an output is rolled back and reported.
+        inputs: Additional real inputs for the proof: an array, a list of arrays, or a dict of
+            arrays by input name.
+        copy_budget: Total number of parameters that copies of layers may add. A layer that feeds a
+            norm and something else can be computed twice; by default it is not.
         shapes: Sizes of the free axes of inputs, by input name; the folded network has them. Axes
             may stay free: the proof then tries sizes until the network accepts one.
-        keep_input_norms: Whether norms that read an input stay. Folding the norm of raw features of
-            very different sizes makes the first layer's weights as different, which float16 and
-            int8 cannot hold; `NormRecord.range_growth` tells by how much.
+        keep_input_norms: Whether to keep norms that read an input. If raw features have very
+            different scales, folding their norm gives the weights of the first layer equally
+            different scales, which float16 and int8 represent poorly; see
+            `NormRecord.range_growth`.
 
     Returns:
-        The folded model, the report, the proof, and what had to be changed before.
+        The folded model, the report, the proof, and notes on changes made before the fold.
 
     Raises:
         UserError: The model is not built or cannot be read, or a layer cannot be rebuilt.
@@ -120,9 +121,9 @@ class Inspection:
     """The dry run of a fold.
 
     Attributes:
-        report: One record a norm.
+        report: One record per norm.
         picture: The network before and after, an SVG document.
-        notes: What is changed before the fold, a sentence each.
+        notes: Changes made to the model before the fold, one sentence each.
     """
 
     report: FoldReport
@@ -133,7 +134,7 @@ class Inspection:
 def inspect(
     model: keras.Model, *, copy_budget: int = 0, shapes: Shapes | None = None
 ) -> Inspection:
-    """Say what a fold would do, without building or proving the folded network.
+    """Report what a fold would do, without building or proving the folded network.
 
     Args:
         model: Any built Keras model. Not changed.
@@ -154,14 +155,14 @@ def inspect(
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run of the fold may not do; all but the first serve the search for a wrong fold.
+    """Limits of a run of the fold; all but the first are used in the search for a wrong fold.
 
     Attributes:
-        keep_input_norms: Whether norms that read an input are not read.
-        distrusted: Norms that are not read.
-        most_norms: Read no norm after so many.
-        banned: Norms that are not folded, as `Step.norms` names them.
-        most_steps: Stop after so many folds.
+        keep_input_norms: Whether to keep norms that read an input.
+        distrusted: Norms that are not converted to affines.
+        most_norms: Greatest number of norms to convert; None for all.
+        banned: Norms that are not folded, in the form of `Step.norms`.
+        most_steps: Greatest number of folds; None for all.
     """
 
     keep_input_norms: bool = False
@@ -186,10 +187,10 @@ def _folded(
 def _roll_back(
     model: keras.Model, prover: Prover, copy_budget: int, limits: Limits
 ) -> tuple[Graph, list[Norm], Outcome, tuple[str, ...], float]:
-    """Find what changes an output, a norm read wrongly or a wrong fold, and do without it.
+    """Find the norms that were read wrongly and the wrong folds, and repeat the fold without them.
 
-    Every reading and every fold keeps the outputs, so the first prefix of them that does not ends
-    with a wrong one: bisection finds it. Repeated until the rest is right.
+    Reading norms and folding must not change the outputs. Bisection finds the shortest prefix of
+    these steps that does, and its last step is wrong. This is repeated until the result is right.
     """
 
     def right(**more: Any) -> bool:
@@ -200,18 +201,18 @@ def _roll_back(
         error = prover.worst(graph)
         taken_back = (*limits.distrusted, *(name for group in limits.banned for name in group))
         if prover.accepts(error) or not right(most_norms=0, most_steps=0):
-            # The second is a network that differs from itself: no norm is to blame.
+            # In the second case the network differs from itself without any fold.
             return graph, norms, outcome, taken_back, error
         if not right(most_steps=0):
-            culprit = _first_wrong(len(norms), lambda n: right(most_norms=n, most_steps=0))
-            limits = replace(limits, distrusted=limits.distrusted | {norms[culprit].name})
+            wrong = _first_wrong(len(norms), lambda n: right(most_norms=n, most_steps=0))
+            limits = replace(limits, distrusted=limits.distrusted | {norms[wrong].name})
         else:
-            culprit = _first_wrong(len(outcome.steps), lambda n: right(most_steps=n))
-            limits = replace(limits, banned=limits.banned | {outcome.steps[culprit].norms})
+            wrong = _first_wrong(len(outcome.steps), lambda n: right(most_steps=n))
+            limits = replace(limits, banned=limits.banned | {outcome.steps[wrong].norms})
 
 
 def _first_wrong(count: int, is_right: Callable[[int], bool]) -> int:
-    """Return the index of the thing that makes the first wrong prefix; all of them are wrong."""
+    """Return the index of the last step of the shortest wrong prefix; all steps are wrong."""
     right, wrong = 0, count
     while wrong - right > 1:
         middle = (right + wrong) // 2

@@ -1,8 +1,8 @@
-"""The network as a graph: calls joined by values, and what each call computes.
+"""The graph representation of a network: calls connected by values.
 
-A `Call` is one call of one operation; a `Value` is one tensor, with its producer and its uses. What
-a call computes is its `op`, an immutable object: calls that share a layer share the op object, and
-a rewrite replaces the op of a call, never changes one.
+A `Call` is one call of one operation; a `Value` is one tensor, with its producer and its uses. The
+`op` of a call is an immutable object that describes what it computes. Calls that share a layer
+share the op, and a rewrite replaces the op of a call instead of changing it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Source:
     """A model input: an op without inputs.
 
     Attributes:
-        tensor: The symbolic input it stands for; gives name, shape and dtype.
+        tensor: The symbolic input, with its shape and dtype.
+        name: Its name.
     """
 
     tensor: keras.KerasTensor
@@ -34,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """An operation that is rebuilt as it is, with its weights."""
+    """An operation that is rebuilt unchanged, with its weights."""
 
     operation: Any
     name: str
@@ -42,14 +43,14 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class AffineOp:
-    """An affine that sits in the network: a norm not yet folded, or the rest of one.
+    """An affine in the network: a norm that is not yet folded, or the residual of one.
 
     Attributes:
-        affine: What it computes.
-        name: Name of the layer it becomes if it stays.
-        norms: Names of the norms whose work it does.
-        origin: The norm's layer; calls of one norm have the same.
-        stays: Whether it is not to be folded.
+        affine: The map.
+        name: Name of the layer that it becomes if it is not folded.
+        norms: Names of the norms that it represents.
+        origin: The layer of the norm, the same for all calls of one norm.
+        stays: Whether it must not be folded.
     """
 
     affine: Affine
@@ -61,14 +62,14 @@ class AffineOp:
 
 @dataclass(frozen=True, eq=False)
 class ActivationOp:
-    """The activation of a linear layer, cut off it so that an affine can come between.
+    """The activation of a linear layer, separated so that an affine can be placed between them.
 
-    It is built back into its layer where nothing did.
+    It is merged back into its layer if nothing lies between them in the end.
 
     Attributes:
-        function: The element-wise function, as ``layer.activation`` holds it.
-        owner: Name of the layer it was cut from.
-        name: Name of the layer it becomes where it cannot be built back.
+        function: The elementwise function, as in ``layer.activation``.
+        owner: Name of the layer that it belongs to.
+        name: Name of the layer that it becomes if it cannot be merged back.
     """
 
     function: Callable[..., Any]
@@ -78,10 +79,12 @@ class ActivationOp:
 
 @dataclass(frozen=True, eq=False)
 class MapOp:
-    """The addition of a constant to every position: a bias that differs at the borders.
+    """The addition of a constant tensor: a bias that differs at the borders.
 
     Attributes:
-        constant: float64, the shape of one sample.
+        constant: float64, with the shape of one sample.
+        name: Name of the layer that it becomes.
+        norms: Names of the norms that it represents.
     """
 
     constant: NDArray[np.float64]
@@ -91,7 +94,7 @@ class MapOp:
 
 @dataclass(frozen=True)
 class Slot:
-    """Marks the place of the i-th input value in a call's arguments."""
+    """The position of the i-th input value in the arguments of a call."""
 
     index: int
 
@@ -101,13 +104,13 @@ class Value:
     """One tensor of the network.
 
     Attributes:
-        shape: Static shape, the batch included, None where unknown.
+        shape: Static shape including the batch axis; unknown sizes are None.
         dtype: Name of its dtype in the original network.
         producer: The call that computes it.
-        uses: The calls that read it, each with the slot it fills; a call that reads it twice is
-            here twice.
+        uses: The calls that read it, each with the index of the input; a call that reads it twice
+            occurs twice.
         is_output: Whether the network returns it.
-        extra: The constant channels that the fold gave it beyond its shape, if it did.
+        extra: Constant channels that the fold added to it, which `shape` does not count.
     """
 
     shape: Shape
@@ -119,20 +122,20 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """Number of axes, the batch included."""
+        """Number of axes, including the batch axis."""
         return len(self.shape)
 
 
 @dataclass(frozen=True)
 class Extra:
-    """More channels of a value that carry a constant at every position.
+    """Additional channels of a value with a constant at every position.
 
     Attributes:
         axis: The channel axis.
-        constant: What they carry.
-        blocks: How many there are: one behind each of so many equal blocks of the channels, so
-            that every group of a grouped convolution reads one.
-        padded: Whether zero padding has been put around them, so that they carry 0 there.
+        constant: The constant.
+        blocks: Number of additional channels. The channels are divided into this many equal blocks,
+            and one is appended to each, so that every group of a grouped convolution reads one.
+        padded: Whether the value was padded with zeros, so that they are 0 in the padding.
     """
 
     axis: int
@@ -146,14 +149,14 @@ class Call:
     """One call of one operation.
 
     Attributes:
-        op: What is computed.
-        inputs: The values read.
-        args: Positional arguments, `Slot` marking where an input goes; None means the one input is
-            the one argument.
-        kwargs: Keyword arguments, marked likewise.
-        outputs: The values computed, flattened.
-        number: Its place in the order of reading, the same whenever a network is read; -1 for calls
-            that the fold made.
+        op: The operation.
+        inputs: The values that it reads.
+        args: Positional arguments with a `Slot` in place of each input; None if the only argument
+            is the only input.
+        kwargs: Keyword arguments with a `Slot` in place of each input.
+        outputs: The values that it computes, flattened.
+        number: Index in the order of reading, the same whenever a network is read; -1 for calls
+            that the fold inserted.
     """
 
     op: Any
@@ -165,28 +168,28 @@ class Call:
 
     @property
     def output(self) -> Value:
-        """The one value it computes."""
+        """The only value that it computes."""
         (value,) = self.outputs
         return value
 
     @property
     def name(self) -> str:
-        """Name of the layer called."""
+        """Name of the layer."""
         name: str = self.op.name
         return name
 
 
 class Graph:
-    """A network: its inputs, outputs and every call between.
+    """A network: its inputs, its outputs and the calls between them.
 
     Attributes:
         name: Name of the Keras model.
-        inputs: Values the user feeds, flattened.
-        outputs: Values the user gets, flattened.
-        input_structure: The structure of the inputs, `Slot` at each leaf.
-        output_structure: The same for the outputs.
+        inputs: The inputs, flattened.
+        outputs: The outputs, flattened.
+        input_structure: The structure of the inputs, with a `Slot` at each leaf.
+        output_structure: The structure of the outputs, with a `Slot` at each leaf.
         output_names: The Keras names of the outputs.
-        opaque: For every layer whose inside could not be read, the sentence that says why.
+        opaque: For each layer whose inner layers could not be read, by id, the reason.
     """
 
     def __init__(self, name: str) -> None:
@@ -201,7 +204,7 @@ class Graph:
         self._names: set[str] = set()
 
     def add(self, call: Call, shapes: list[tuple[Shape, str]]) -> Call:
-        """Enter a call that computes values of the given shapes and dtypes."""
+        """Add a call that computes values of the given shapes and dtypes."""
         call.outputs = [Value(shape, dtype, call) for shape, dtype in shapes]
         call.number = self._calls_added
         self._calls_added += 1
@@ -210,7 +213,7 @@ class Graph:
         return call
 
     def unique_name(self, name: str, prefix: str = "") -> str:
-        """Reserve a layer name; where it is taken, put the prefix or a number to it."""
+        """Reserve a layer name; if it is taken, add the prefix or a number."""
         candidates = [name, f"{prefix}_{name}"] if prefix else [name]
         for candidate in candidates:
             if candidate not in self._names:
@@ -224,12 +227,12 @@ class Graph:
         return candidate
 
     def calls(self) -> list[Call]:
-        """Return the inputs and every call that the outputs depend on, producers first."""
+        """Return the inputs and all calls that the outputs depend on, producers first."""
         return self.calls_before(self.inputs + self.outputs)
 
     @staticmethod
     def calls_before(values: list[Value]) -> list[Call]:
-        """Return every call that values depend on, producers first."""
+        """Return all calls that the values depend on, producers first."""
         order: list[Call] = []
         done: set[int] = set()
         stack = [value.producer for value in reversed(values)]
@@ -248,7 +251,7 @@ class Graph:
         return order
 
     def replace_value(self, old: Value, new: Value) -> None:
-        """Let everything that reads ``old``, the outputs included, read ``new``."""
+        """Replace ``old`` by ``new`` in all calls that read it and in the outputs."""
         for call, slot in old.uses:
             call.inputs[slot] = new
             new.uses.append((call, slot))
@@ -258,7 +261,7 @@ class Graph:
             old.is_output, new.is_output = False, True
 
     def insert_after(self, value: Value, op: Any) -> Call:
-        """Put a call of ``op`` between ``value`` and everything that reads it."""
+        """Insert a call of ``op`` between ``value`` and all calls that read it."""
         call = Call(op, [value])
         call.outputs = [Value(value.shape, value.dtype, call)]
         self.replace_value(value, call.output)
@@ -266,7 +269,7 @@ class Graph:
         return call
 
     def remove(self, call: Call) -> None:
-        """Take out a call of one input and one output that does nothing any more."""
+        """Remove a call with one input and one output; its readers read the input instead."""
         (value,) = call.inputs
         value.uses.remove((call, 0))
         self.replace_value(call.output, value)

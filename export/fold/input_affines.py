@@ -1,4 +1,4 @@
-"""The affine maps that norms in front of a network apply to its inputs."""
+"""The affine maps of the norms that read the inputs of a network."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from .recognize import recognize
 
 
 def affines_of_inputs(model: keras.Model) -> list[Affine | None]:
-    """Return the affine map of the norms in front of a network for each input, in their order.
+    """Return the composed affine of the norms that read each input of a model.
 
     Args:
         model: Any built Keras model.
 
     Returns:
-        The affine of all norms between an input and the first other layer; None where there is no
-        norm, or one that turns integers into floating point, which is never folded.
+        For each input, the affine of all norms between it and the first other layer; None if there
+        is no norm, or one that converts integers to floating point, which is never folded.
     """
     graph = read_graph(model)
     recognize(graph)
-    return [_norms_behind(value) for value in graph.inputs]
+    return [_composed_norms(value) for value in graph.inputs]
 
 
-def _norms_behind(value: Value) -> Affine | None:
+def _composed_norms(value: Value) -> Affine | None:
     for call, _ in value.uses:
         if isinstance(call.op, AffineOp):
             first = call.op.affine
-            rest = _norms_behind(call.output)
+            rest = _composed_norms(call.output)
             fits = rest is not None and (rest.axis, rest.size) == (first.axis, first.size)
             return rest.after(first) if rest is not None and fits else first
     return None

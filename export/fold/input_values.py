@@ -1,14 +1,12 @@
-"""What each input of a network may hold, read from the layers that take it.
+"""The allowed values of each input of a network, inferred from the layers that read it.
 
-An Embedding of 30 rows takes whole numbers from 0 to 29, whatever the type of the input that feeds
-it (Keras' default is float32). Samples that are made up must respect that: this file is the one
-place that every maker of samples asks.
+An Embedding with 30 rows takes integers from 0 to 29, whatever the dtype of its input (Keras'
+default is float32). All code that generates samples uses this module to respect such limits.
 
-Each input element gets a number. The numbers follow the graph through the operations that only
-move elements (casts, reshapes, slices, concatenations, …), which are run on the numbers themselves;
-where a lookup reads them, its limits become those of the elements. Each Keras call is traced by
-itself, and only while it passes elements on unchanged, so that a network that begins with a
-convolution costs the trace of that one layer.
+Each input element gets a number. Operations that only move elements (casts, reshapes, slices,
+concatenations, …) are run on these numbers; if a lookup reads them, its limits apply to the
+elements. Each Keras call is traced separately, and only as long as elements are passed on
+unchanged, so that a network that begins with a convolution costs the trace of one layer.
 """
 
 from __future__ import annotations
@@ -31,12 +29,12 @@ from .traced_functions import bincount_size, captured, inlined_functions, run_ea
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_ELSEWHERE = -1  # stands for an element that is no input's
+_ELSEWHERE = -1  # number of an element that is not from an input
 
-# Integers of an input that nothing is known about.
+# Greatest value of an integer input without limits; 1 for other types.
 _HIGHEST = {"uint8": 255}
 
-# Operations that move elements, and change none.
+# Operations that move elements without changing them.
 _MOVES = {
     "BatchToSpaceND", "BroadcastTo", "Cast", "ConcatV2", "DepthToSpace", "ExpandDims", "GatherV2",
     "Identity", "MirrorPad", "Pack", "Pad", "Reshape", "ReverseV2", "SelectV2", "Slice",
@@ -47,16 +45,16 @@ _MOVES = {
 
 @dataclass(frozen=True)
 class InputValues:
-    """What one sample of an input may hold.
+    """The allowed values of one sample of an input.
 
     Attributes:
-        low: Least value of each element, of the shape of one sample; -inf where it is free.
-        high: Greatest value of each element.
-        whole: Whether an element is a whole number.
-        readers: The layers that set the limits.
-        choices: The values that a lookup knows, sorted; empty where none reads the input.
-        others: Whether the lookup takes other whole numbers too, as out of its vocabulary; one of
-            them is among the choices.
+        low: Least value of each element, with the shape of one sample; -inf if unlimited.
+        high: Greatest value of each element; inf if unlimited.
+        whole: Whether an element must be an integer.
+        readers: The layers that impose the limits.
+        choices: The keys of a lookup, sorted; empty if none reads the input.
+        others: Whether the lookup also takes integers outside its vocabulary; one such integer is
+            among the choices.
     """
 
     low: NDArray[np.float64]
@@ -68,22 +66,22 @@ class InputValues:
 
     @classmethod
     def free(cls, shape: Sequence[int], dtype: str) -> InputValues:
-        """Return what an input of a type may hold when no layer limits it.
+        """Return the allowed values of an input that no layer limits.
 
         Args:
-            shape: Of one sample.
-            dtype: NumPy name of its type.
+            shape: Shape of one sample.
+            dtype: NumPy name of its dtype.
         """
         whole = np.full(tuple(shape), "float" not in dtype)
         low, high = np.where(whole, 0.0, -np.inf), np.where(whole, _HIGHEST.get(dtype, 1), np.inf)
         return cls(low, high, whole)
 
     def random(self, generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Return (count, …) samples: normal numbers, and equally likely ones where they are whole.
+        """Return (count, …) samples: standard normal numbers, or uniformly distributed integers.
 
         Args:
-            generator: Source of the numbers.
-            count: How many samples.
+            generator: Random number generator.
+            count: Number of samples.
         """
         samples: NDArray[np.float64] = generator.standard_normal((count, *self.low.shape))
         if not self.whole.any():
@@ -91,9 +89,9 @@ class InputValues:
         return self._among(samples, generator.random(samples.shape))
 
     def fit(self, samples: NDArray[Any]) -> NDArray[Any]:
-        """Return (N, …) samples with a whole number wherever one must be.
+        """Return (N, …) samples with integers where they are required.
 
-        There, 0 becomes the least value and 1 or more, either sign, the greatest.
+        There, 0 is mapped to the least value, and numbers of magnitude 1 or more to the greatest.
         """
         if not self.whole.any():
             return samples
@@ -107,14 +105,14 @@ class InputValues:
         return np.where(self.whole, steps, free)
 
     def within(self, real: NDArray[Any]) -> InputValues:
-        """Return the same, whole numbers without limits of their own in the range of real ones."""
+        """Return the same, with integers that no layer limits restricted to the range of `real`."""
         if self.readers or not self.whole.any():
             return self
         low, high = (np.full_like(self.low, limit) for limit in (real.min(), real.max()))
         return InputValues(low, high, self.whole)
 
     def refusal(self, name: str, samples: NDArray[Any]) -> str | None:
-        """Return what is wrong with samples that a user gives, None where they are right."""
+        """Return an error message for samples with invalid values; None if they are valid."""
         if not self.readers:
             return None
         if self.choices and self.others:
@@ -128,35 +126,35 @@ class InputValues:
             return None
         place = tuple(np.argwhere(wrong)[0, 1:])
         if self.choices and self.others:
-            allowed = "whole numbers"
+            allowed = "integers"
         elif self.choices:
-            allowed = f"one of {len(self.choices)} known numbers"
+            allowed = f"one of {len(self.choices)} known integers"
         else:
-            allowed = f"whole numbers from {self.low[place]:.0f} to {self.high[place]:.0f}"
+            allowed = f"integers from {self.low[place]:.0f} to {self.high[place]:.0f}"
         readers = ", ".join(repr(reader) for reader in self.readers)
         return (
             f"Input {name!r} feeds {readers}, which takes {allowed}. "
-            f"Received: {samples[wrong][0]:g}. Give samples as the model was trained on."
+            f"Received: {samples[wrong][0]:g}. Give samples like those the model was trained on."
         )
 
 
 def values_of_inputs(model: keras.Model) -> list[InputValues]:
-    """Return what each input of a model may hold, in the order of its inputs."""
+    """Return the allowed values of each input of a model, in order."""
     return input_values(read_graph(model))
 
 
 def check_values(
     samples: Mapping[str, NDArray[Any]], inputs: Sequence[Any], values: Sequence[InputValues]
 ) -> None:
-    """Refuse samples with a number that no layer can look up.
+    """Refuse samples with values that an input does not allow.
 
     Args:
-        samples: Input name to (N, …).
+        samples: Input name to (N, …) array.
         inputs: The inputs, with their names.
-        values: What each of them may hold.
+        values: The allowed values of each input.
 
     Raises:
-        UserError: There is such a number.
+        UserError: A sample contains an invalid value.
     """
     for tensor, allowed in zip(inputs, values, strict=True):
         refusal = allowed.refusal(tensor.name, np.asarray(samples[tensor.name]))
@@ -165,10 +163,10 @@ def check_values(
 
 
 def input_values(graph: Graph) -> list[InputValues]:
-    """Return what each input of a network may hold, in the order of its inputs.
+    """Return the allowed values of each input of a network, in order.
 
     Args:
-        graph: The network as it was read. Its inputs have known sizes, the batch aside.
+        graph: The network as it was read. Apart from the batch, the sizes of inputs are known.
     """
     tracker = _Tracker(graph)
     with inlined_functions():
@@ -180,7 +178,7 @@ def input_values(graph: Graph) -> list[InputValues]:
 
 @dataclass
 class _Limits:
-    """Limits found for all input elements, by element number."""
+    """Limits of all input elements, by element number."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -202,7 +200,7 @@ class _Tracker:
         self.limits = _Limits(np.full(count, -np.inf), np.full(count, np.inf))
 
     def follow(self, call: Call) -> None:
-        """Trace one call that elements of an input reach; note what becomes of them."""
+        """Trace one call that elements of an input reach, and record its limits and outputs."""
         if not any(id(value) in self.numbers for value in call.inputs):
             return
         shapes = [_one_sample(value) for value in call.inputs]
@@ -222,7 +220,7 @@ class _Tracker:
                 self.numbers[id(value)] = passed
 
     def values_of(self, value: Value) -> InputValues:
-        """Return what was found about one input."""
+        """Return the allowed values of one input."""
         numbers = self.numbers[id(value)][0]
         limits = self.limits
         low, high = limits.low[numbers], limits.high[numbers]
@@ -241,7 +239,7 @@ class _Tracker:
 
 
 class _Walk:
-    """Runs the moving operations of one traced call on element numbers."""
+    """Runs the operations of one traced call that move elements, on element numbers."""
 
     def __init__(self, function: Any, call: Call, limits: _Limits) -> None:
         self.function = function
@@ -255,7 +253,7 @@ class _Walk:
         self.numbers[tensor.name] = numbers
 
     def run(self) -> None:
-        """Go through the operations in order."""
+        """Process the operations in order."""
         for op in self.function.graph.get_operations():
             known = [self.numbers.get(tensor.name) for tensor in op.inputs]
             if not any(ids is not None and (ids != _ELSEWHERE).any() for ids in known):
@@ -288,7 +286,7 @@ class _Walk:
 
 
 def _rows(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int, ...]]:
-    """Return the last index of what a gather reads."""
+    """Return the last index of a gather."""
     import tensorflow as tf
 
     shape = op.inputs[0].shape
@@ -324,7 +322,8 @@ def _vocabulary(op: tf.Operation, function: Any) -> tuple[int | None, tuple[int,
     return None, tuple(sorted(int(key) for key in keys))
 
 
-# For each operation that looks something up: which of its inputs is the index, and its limits.
+# For each lookup operation: the position of the index among its inputs, and a function that returns
+# its limits.
 _LOOKUPS: dict[str, tuple[int, Any]] = {
     "GatherV2": (1, _rows),
     "ResourceGather": (1, _rows),
@@ -335,12 +334,12 @@ _LOOKUPS: dict[str, tuple[int, Any]] = {
 
 
 def _one_sample(value: Value) -> tuple[Any, ...]:
-    """Return the shape of a batch of one, or of the one size that the model was built for."""
+    """Return the shape of a batch of one, or of the batch size that the model is built for."""
     return (value.shape[0] or 1, *value.shape[1:]) if value.shape else ()
 
 
 def _traced(call: Call, shapes: Sequence[tuple[int, ...]]) -> Any:
-    """Trace one call by itself; None where Keras cannot."""
+    """Trace one call separately; return None if Keras cannot."""
     import tensorflow as tf
 
     def run(*tensors: tf.Tensor) -> Any:
@@ -357,12 +356,12 @@ def _traced(call: Call, shapes: Sequence[tuple[int, ...]]) -> Any:
     try:
         with accepted_names(call.op.operation):
             return tf.function(run, autograph=False).get_concrete_function(*specs)
-    except Exception:  # a layer that this backend cannot compute: its own error comes when it runs
+    except Exception:  # a layer that this backend cannot compute raises its error when it is run
         return None
 
 
 def _rerun(op: tf.Operation, known: list[Any]) -> list[Any]:
-    """Run one moving operation on element numbers in the place of its data."""
+    """Run one operation on element numbers instead of its data."""
     import tensorflow as tf
 
     shape = op.outputs[0].shape

@@ -1,11 +1,11 @@
-"""Read a Keras model into a `Graph`.
+"""Reads a Keras model into a `Graph`.
 
-Keras has no public way to walk a functional graph call by call. Everything the fold needs of its
-internals is in this file: ``KerasTensor._keras_history``, ``Operation._inbound_nodes`` and
-``_outbound_nodes``, the attributes of a ``Node`` and ``Layer._flatten_layers``.
+Keras has no public API to walk a functional graph call by call. This file contains all uses of its
+internals: ``KerasTensor._keras_history``, ``Operation._inbound_nodes`` and ``_outbound_nodes``, the
+attributes of a ``Node`` and ``Layer._flatten_layers``.
 
-Nested models are read through, as are subclassed models and composite layers: their ``call`` is
-traced on symbolic inputs, and every trace of that is wiped off the user's layers again.
+Nested models are expanded, and so are subclassed models and composite layers: their ``call`` is
+traced on symbolic inputs, and the nodes that this adds to the user's layers are removed again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .graph import Call, Graph, Kept, Slot, Source, Value
 
 Env = dict[int, Value]
 
-# Layers that say their output is floating point and return integers where they are given integers.
+# Layers that declare floating-point outputs, but return integers for integer inputs.
 _KEEPS_INTEGERS = (
     *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate),
     *(kl.IntegerLookup, kl.StringLookup, kl.Hashing, kl.CategoryEncoding, kl.Discretization),
@@ -36,11 +36,11 @@ def read_graph(model: keras.Model) -> Graph:
     """Read a built Keras model of any kind.
 
     Args:
-        model: Sequential, Functional (nested, shared, multi-input and -output) or subclassed. It
-            is not changed.
+        model: Sequential, Functional (nested, shared, multi-input and -output) or subclassed. Not
+            changed.
 
     Returns:
-        The graph, every operation `Kept`.
+        The graph, in which every operation is `Kept`.
 
     Raises:
         UserError: The model is not built, or its ``call`` cannot be traced symbolically.
@@ -56,30 +56,32 @@ def read_graph(model: keras.Model) -> Graph:
     with _traced(model, (inputs,), {}) as (outputs, problem):
         if problem:
             raise UserError(
-                f"The network inside {model.name!r} could not be read: {problem}. Make `call` use "
-                "Keras layers and keras.ops only, or build the model with the functional API."
+                f"The layers of {model.name!r} could not be read: {problem}. Use only Keras layers "
+                "and keras.ops in `call`, or build the model with the functional API."
             )
         _read_into(graph, inputs, outputs)
     return graph
 
 
 def call_structure(model: keras.Model) -> Any:
-    """Return the structure in which a built model takes its inputs, a symbolic one at each leaf."""
+    """Return the structure of the inputs of a built model, with a symbolic input at each leaf."""
     return _structures(model)[0] if _is_functional(model) else _subclassed_inputs(model)
 
 
 def kind_of(operation: Any) -> str:
-    """Name the class of a Keras operation that has no public class, such as ``Add`` of keras.ops.
+    """Return the class name of a Keras operation, such as ``Add`` of keras.ops.
+
+    Many operations have no public class that could be compared.
 
     Returns:
-        The class name for operations of Keras itself, an empty string for anybody else's.
+        The class name for operations of Keras itself, an empty string for others.
     """
     cls = type(operation)
     return cls.__name__ if cls.__module__.partition(".")[0] == "keras" else ""
 
 
 def _is_functional(model: Any) -> bool:
-    """Whether a model is its graph: Functional or Sequential, with their own ``call``."""
+    """Return whether a model is Functional or Sequential and does not override ``call``."""
     if isinstance(model, keras.Sequential):
         return type(model).call is keras.Sequential.call
     if not isinstance(model, keras.Function):
@@ -94,14 +96,14 @@ def _structures(model: Any) -> tuple[Any, Any]:
     if isinstance(model, keras.Sequential):
         if not model.built:
             raise UserError(
-                f"The model {model.name!r} is not built. Call it once or give it an Input layer."
+                f"The model {model.name!r} is not built. Call it once, or add an Input layer."
             )
         return model.inputs[0], model.outputs[0]
     return model.input, model.output
 
 
 def _subclassed_inputs(model: keras.Model) -> Any:
-    """Make symbolic inputs of the shapes a subclassed model was built with."""
+    """Create symbolic inputs with the shapes that a subclassed model was built with."""
     config = model.get_build_config() if model.built else None
     if not config:
         raise UserError(
@@ -112,7 +114,7 @@ def _subclassed_inputs(model: keras.Model) -> Any:
 
     def source(path: tuple[Any, ...], shape: Sequence[int | None]) -> keras.KerasTensor:
         name = str(path[-1]) if path and isinstance(path[-1], str) else None
-        # The batch a model happened to be called with first is no property of the model.
+        # The batch size of the first call is not a property of the model.
         return keras.Input(batch_shape=(None, *shape[1:]), name=name, dtype=model.input_dtype)
 
     if _is_shape(shapes):
@@ -150,14 +152,14 @@ def _with_slots(structure: Any) -> Any:
 
 
 class _Reader:
-    """Turns Keras nodes into calls, one op object for every operation however often called."""
+    """Converts Keras nodes to calls, with one op for each operation however often it is called."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.ops: dict[int, Kept] = {}
 
     def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
-        """Enter all calls between the tensors in ``env`` and ``outputs``, without recursion."""
+        """Add all calls between the tensors in ``env`` and ``outputs``, without recursion."""
         stack = outputs[::-1]
         while stack:
             tensor = stack[-1]
@@ -177,7 +179,7 @@ class _Reader:
         return [env[id(t)] for t in outputs]
 
     def call(self, node: Any, env: Env, prefix: str) -> list[Value]:
-        """Enter one node: read through it where it is a network itself, else as one call."""
+        """Add one node: expanded if it is a network itself, otherwise as one call."""
         operation = node.operation
         inputs = [env[id(t)] for t in node.input_tensors]
         if isinstance(operation, keras.Function) and _is_functional(operation):
@@ -197,7 +199,7 @@ class _Reader:
         inputs: list[Value],
         prefix: str,
     ) -> list[Value]:
-        """Enter the calls of a nested network in place of the call of it."""
+        """Add the calls of a nested network in place of its call."""
         env = {
             id(tensor): self.adapted(value, tensor, value.dtype, prefix)
             for tensor, value in zip(inner_inputs, inputs, strict=False)
@@ -205,13 +207,13 @@ class _Reader:
         return self.expand(list(inner_outputs), env, prefix)
 
     def adapted(self, value: Value, wanted: Any, dtype: str, prefix: str) -> Value:
-        """Bring a value to a dtype and a rank, as Keras does at the input of a nested model.
+        """Convert a value to a dtype and a rank, as Keras does at the input of a nested model.
 
         Args:
             value: The value.
-            wanted: Has the dtype and the shape.
-            dtype: The dtype that the value really has.
-            prefix: For names.
+            wanted: A tensor with the wanted dtype and rank.
+            dtype: The actual dtype of the value.
+            prefix: Prefix of layer names.
         """
         symbol = adapted = keras.KerasTensor(value.shape, dtype)
         if len(wanted.shape) < value.rank:
@@ -224,7 +226,10 @@ class _Reader:
         return result
 
     def trace(self, node: Any, inputs: list[Value]) -> list[Value] | None:
-        """Enter the calls inside a subclassed model or composite layer, or None and say why."""
+        """Add the calls inside a subclassed model or composite layer.
+
+        If it cannot be traced, the reason is recorded and the result is None.
+        """
         operation = node.operation
         symbols = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in node.input_tensors]
         swap = {id(t): s for t, s in zip(node.input_tensors, symbols, strict=True)}
@@ -239,7 +244,7 @@ class _Reader:
             return self.inline(symbols, flat, inputs, operation.name)
 
     def keep(self, node: Any, inputs: list[Value], prefix: str) -> list[Value]:
-        """Enter one node as one call."""
+        """Add one node as one call."""
         operation = node.operation
         op = self.ops.get(id(operation))
         if op is None:
@@ -265,7 +270,7 @@ class _Reader:
 
 
 def _is_composite(operation: Any) -> bool:
-    """Whether an operation is a layer of the user's own, made of other layers."""
+    """Return whether an operation is a custom layer composed of other layers."""
     if isinstance(operation, keras.Model):
         return True
     if not isinstance(operation, keras.Layer) or kind_of(operation):
@@ -282,10 +287,10 @@ def layers_inside(layer: keras.Layer) -> list[keras.Layer]:
 
 @contextlib.contextmanager
 def _traced(layer: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, str]]:
-    """Call ``layer.call`` on symbolic tensors and afterwards undo what that left on the layers.
+    """Call ``layer.call`` on symbolic tensors, and remove the nodes that this adds afterwards.
 
     Yields:
-        The symbolic outputs and an empty string, or None and the sentence that says why not.
+        The symbolic outputs and an empty string, or None and the reason why it is not possible.
     """
     layers = layers_inside(layer)
     marks = [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
@@ -300,7 +305,7 @@ def _traced(layer: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, str]]:
 def _trace(layer: Any, args: Any, kwargs: Any) -> tuple[Any, str]:
     own = [w.name for w in (*layer._trainable_variables, *layer._non_trainable_variables)]
     if own:
-        return None, f"it uses weights of its own ({', '.join(own)}) outside any layer"
+        return None, f"it has weights ({', '.join(own)}) outside any layer"
     if "training" in inspect.signature(layer.call).parameters:
         kwargs = {**kwargs, "training": False}
     try:

@@ -1,14 +1,14 @@
-"""Linear layers: which axes they mix, and their weights with affines absorbed.
+"""Linear layers: their channel axes, and their weights with absorbed affines.
 
-A linear layer is ``L(x) = W·x + b``. The fold keeps the layer as it was and remembers one affine
-before it and one after it, ``after(L(before(x)))``; only when the network is rebuilt are they
-multiplied into the weights, in float64 and once:
+A linear layer is ``L(x) = W·x + b``. During the fold the layer is not changed; one affine before it
+and one after it are recorded, ``after(L(before(x)))``. When the network is rebuilt, they are
+multiplied into the weights once, in float64:
 
     W' = after.scale · W · before.scale
     b' = after.scale · (b + W·before.shift) + after.shift
 
-``W·before.shift`` is one number per output channel only where every output sees the whole kernel;
-whether padding or striding break that is for the rules to ask (`Kind.borders`).
+``W·before.shift`` is one number per output channel only if every output position reads the whole
+kernel. `Kind.borders` tells whether padding or strides violate that.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Constants:
-    """Output channels that carry a constant.
+    """Additional output channels with a constant.
 
     Attributes:
-        value: What they carry.
-        blocks: How many there are, one behind each of so many equal blocks of the channels.
+        value: The constant.
+        blocks: Number of them: one is appended to each of this many equal blocks of the channels.
     """
 
     value: float
@@ -43,19 +43,19 @@ class Constants:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A call of a linear layer without its activation, with the affines it has absorbed.
+    """A linear layer without its activation, with the affines that it has absorbed.
 
     Attributes:
-        layer: The layer of the original network; only read.
-        kind: What is known about layers of its type.
-        name: Name of the layer that is built.
-        before: Affine absorbed from its input, exact at every position.
-        after: Affine absorbed from its output.
-        widened: How many more input channels it is given, each behind one of so many equal blocks
-            of its channels; they carry a constant.
-        border: The shift, in units of that constant, that it takes from those channels; where they
-            are padded with zeros, the shift is too. None where they mean nothing to it.
-        gives: More output channels that carry a constant; None where there are none.
+        layer: The layer of the original network; not changed.
+        kind: Description of its type.
+        name: Name of the layer to build.
+        before: Affine absorbed at its input, exact at every position.
+        after: Affine absorbed at its output.
+        widened: Number of additional input channels with a constant, one appended to each of this
+            many equal blocks of its channels.
+        border: The shift of each input channel that is read from those channels, in units of their
+            constant; it is zero where they are padded with zeros. None if they are ignored.
+        gives: Additional output channels with a constant; None if there are none.
     """
 
     layer: keras.Layer
@@ -74,7 +74,7 @@ class Linear:
 
     @property
     def touched(self) -> bool:
-        """Whether the weights must be computed, because anything was absorbed, or can be copied."""
+        """Whether the weights differ from the original ones, because something was absorbed."""
         if getattr(self.layer, "lora_enabled", False):
             return True  # the update must be added to the kernel
         affine = self.before is not None or self.after is not None
@@ -82,22 +82,22 @@ class Linear:
 
 
 class Kind(abc.ABC):
-    """What the fold must know about one type of linear layer. Stateless.
+    """Description of one type of linear layer. Stateless.
 
-    ``channels`` below is ``{axis: size}``, axes counted from 0 with the batch included.
+    Channel axes are given as ``{axis: size}``, counted from 0 with the batch axis included.
     """
 
     @abc.abstractmethod
     def inputs(self, layer: Any, rank: int) -> dict[int, int]:
-        """Return the input axes whose affine the weights can take, with their sizes."""
+        """Return the input axes on which the weights can absorb an affine, with their sizes."""
 
     @abc.abstractmethod
     def outputs(self, layer: Any, rank: int) -> dict[int, int]:
-        """Return the output axes whose affine the weights can take, with their sizes."""
+        """Return the output axes on which the weights can absorb an affine, with their sizes."""
 
     @abc.abstractmethod
     def arrays(self, op: Linear) -> list[Array]:
-        """Return the weights in float64, kernels first, the bias last if there is one."""
+        """Return the new weights in float64: the kernels, then the bias if there is one."""
 
     @abc.abstractmethod
     def variables(self, layer: Any) -> list[keras.Variable]:
@@ -108,34 +108,31 @@ class Kind(abc.ABC):
         return kernel.reshape(-1, kernel.shape[-1])
 
     def borders(self, layer: Any, shape: Shape) -> str:
-        """Say why a constant input would not give a constant output; empty where it does."""
+        """Return why a constant input does not give a constant output; empty if it does."""
         return ""
 
     def groups(self, layer: Any) -> int:
-        """Return in how many groups the layer reads its channels; more channels go to each.
-
-        Zero where the layer can take and give no more channels.
-        """
+        """Return the number of channel groups; 0 if the layer supports no additional channels."""
         return 0
 
     def activation(self, layer: Any) -> Any:
-        """Return the layer's own activation function, None where it is linear."""
+        """Return the activation function of the layer; None if it is linear."""
         return None if layer.activation is keras.activations.linear else layer.activation
 
     def config(self, op: Linear, activation: bool) -> dict[str, Any]:
-        """Return the config of the layer to build, with or without the layer's activation."""
+        """Return the config of the layer to build, with or without its activation."""
         config: dict[str, Any] = op.layer.get_config()
         config["name"] = op.name
         self.adapt(config, op, activation)
         return config
 
     def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
-        """Write into a config what the absorbed affines change."""
+        """Apply the changes due to absorbed affines to a config."""
         config["use_bias"] = config["use_bias"] or needs_bias(op)
         if not activation:
             config["activation"] = "linear"
         elif not isinstance(op.layer.activation, keras.Layer):
-            # The function itself: a config cannot carry every one, a lambda for instance.
+            # The function itself, since a config cannot represent every function, such as a lambda.
             config["activation"] = op.layer.activation
         # Low-rank updates are already in `layer.kernel`; the layer built has plain weights.
         for key in ("lora_rank", "lora_alpha"):
@@ -143,6 +140,6 @@ class Kind(abc.ABC):
 
 
 def needs_bias(op: Linear) -> bool:
-    """Whether the absorbed affines add something that is not zero."""
+    """Return whether the absorbed affines need a bias."""
     affines = [a for a in (op.before, op.after) if a is not None]
     return bool(op.gives and op.gives.value) or any(a.shifts for a in affines)

@@ -1,7 +1,7 @@
-"""Norms that can stay alive: those that fold into nothing but the linear layer in front of them.
+"""Norms that stay trainable in quantization-aware training.
 
-Quantization-aware training folds such a norm anew in every step, with the statistics it has then.
-Every other norm is folded once, before training, as `fold` does it.
+These are the norms that fold into the linear layer before them and nothing else. They are folded in
+every training step with their current statistics. Any other norm is folded once, before training.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .plan import Plan
 
 
 def take_out_live_norms(graph: Graph, excluded: Container[str] = ()) -> dict[Call, Any]:
-    """Take the norms out of a graph that its linear layers can fold by themselves.
+    """Remove the norms from a graph that the linear layers before them can fold.
 
     Args:
         graph: A recognized graph; changed in place.
-        excluded: Names of norms to leave where they are.
+        excluded: Names of norms to leave in the graph.
 
     Returns:
-        The call of each linear layer to the norm behind it.
+        The call of each linear layer to the norm after it.
     """
     calls = graph.calls()
     live: dict[Call, Any] = {}
@@ -45,7 +45,7 @@ def take_out_live_norms(graph: Graph, excluded: Container[str] = ()) -> dict[Cal
 
 
 def _folds_into(graph: Graph, norm: Call, linear: Call) -> bool:
-    """Ask the planner whether a norm folds backward, and whether one layer absorbs all of it."""
+    """Return whether a norm folds backward into the linear layer alone."""
     plan = Plan(graph, RULES, copy_budget=0)
     refusal = plan.backward(norm.inputs[0], norm.op.affine, norm)
     return refusal is None and set(plan.ops) == {linear}

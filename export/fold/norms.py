@@ -1,6 +1,6 @@
-"""Norms: every layer that is a per-channel affine map at inference, and which one.
+"""Norms: layers that compute a per-channel affine map at inference, and the map of each.
 
-At inference a norm computes ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``, which is
+At inference a norm computes ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta``, that is,
 
     scale = gamma / sqrt(variance + epsilon)        shift = beta - mean * scale
 """
@@ -28,7 +28,7 @@ _AnyReading = TypeVar("_AnyReading", bound=Reading)
 
 
 class NotAffineError(ValueError):
-    """A norm that is no per-channel affine map, with the sentence that says why."""
+    """A norm is not a per-channel affine map; the message gives the reason."""
 
 
 def _read(variable: Any) -> np.ndarray:
@@ -36,7 +36,7 @@ def _read(variable: Any) -> np.ndarray:
 
 
 def _batch_norm(layer: Any) -> Affine:
-    """Keras BatchNormalization (renorm or not) and our BatchRenormalization."""
+    """Read a Keras BatchNormalization (with or without renorm) or a BatchRenormalization."""
     scale = 1 / np.sqrt(_read(layer.moving_variance) + layer.epsilon)
     if layer.scale:
         scale = scale * _read(layer.gamma)
@@ -56,14 +56,14 @@ def _learned_renormalization(layer: LearnedRenormalization) -> Affine:
 
 
 def _magnitude(layer: Any) -> Vector:
-    """Return the root mean square of each channel as the moving statistics tell it."""
+    """Return the root mean square of each input channel, from the moving statistics."""
     square = _read(layer.moving_mean) ** 2 + _read(layer.moving_variance) + layer.epsilon
     magnitude: Vector = np.sqrt(square)
     return magnitude
 
 
 def _rescaling(layer: kl.Rescaling) -> Affine:
-    # The layer holds Python numbers and TensorFlow reads those as float32, whatever it computes in.
+    # The layer stores Python numbers, which TensorFlow converts to float32 in any dtype.
     scale, offset = np.asarray(layer.scale, np.float32), np.asarray(layer.offset, np.float32)
     if max(scale.ndim, offset.ndim) > 1:
         raise NotAffineError("its scale differs along more than one axis")
@@ -108,15 +108,15 @@ _PER_SAMPLE = (
 
 
 def register_affine(layer_type: type[keras.Layer]) -> Callable[[_AnyReading], _AnyReading]:
-    """Teach the fold a norm of your own.
+    """Register a custom norm with the fold.
 
     Args:
-        layer_type: The layer class. Subclasses that leave its ``call`` alone are understood too.
+        layer_type: The layer class. Subclasses that do not override its ``call`` are included.
 
     Returns:
-        A decorator for the function that reads such a layer: it is given the built layer and
-        returns the `Affine` that the layer computes at inference. It must compute in float64: a
-        rounding to float32 is a difference that the proof finds.
+        A decorator for a function that takes the built layer and returns the `Affine` that the
+        layer computes at inference. It must compute in float64, since the proof detects a rounding
+        to float32.
 
     Example:
     ```python
@@ -136,12 +136,12 @@ def register_affine(layer_type: type[keras.Layer]) -> Callable[[_AnyReading], _A
 
 
 def is_norm(layer: Any) -> bool:
-    """Whether a layer is a norm, understood or not; `TimeDistributed` of a norm is one."""
+    """Return whether a layer is a norm, foldable or not, possibly inside `TimeDistributed`."""
     return isinstance(_unwrapped(layer)[0], (*_READINGS, *_PER_SAMPLE))
 
 
 def _unwrapped(layer: Any) -> tuple[Any, int]:
-    """Return the layer inside every `TimeDistributed`, and how many there are around it."""
+    """Return the innermost layer of nested `TimeDistributed`, and the number of wrappers."""
     wrappers = 0
     while type(layer) is kl.TimeDistributed:
         layer, wrappers = layer.layer, wrappers + 1
@@ -149,19 +149,19 @@ def _unwrapped(layer: Any) -> tuple[Any, int]:
 
 
 def read_norm(call: Call) -> Affine:
-    """Read the affine that a call of a norm computes, its axis counted from 0.
+    """Return the affine that a call of a norm computes, with its axis counted from 0.
 
     Raises:
-        NotAffineError: The call computes no per-channel affine map.
+        NotAffineError: The call does not compute a per-channel affine map.
     """
     layer, wrappers = _unwrapped(call.op.operation)
     if isinstance(layer, _PER_SAMPLE):
-        raise NotAffineError("it normalizes each sample by that sample's own statistics")
+        raise NotAffineError("it normalizes each sample by the statistics of that sample")
     known = next(cls for cls in type(layer).__mro__ if cls in _READINGS)
     if type(layer).call is not known.call:  # type: ignore[attr-defined]
         raise NotAffineError(
             f"{type(layer).__name__} overrides the `call` of {known.__name__}; "
-            "say what it computes with register_affine"
+            "register what it computes with register_affine"
         )
     if call.kwargs and call.kwargs.get("training"):
         raise NotAffineError("it is called with training=True, so it uses the batch's statistics")
@@ -177,10 +177,10 @@ def read_norm(call: Call) -> Affine:
 
 
 def read_constant(call: Call) -> Affine | None:
-    """Read an addition or multiplication by a constant vector: a norm written by hand.
+    """Return the affine of an addition of, or multiplication by, a constant vector; else None.
 
-    Scalars are left alone: they belong to activations written out (``x + 3`` in a hard swish),
-    which converters recognise as long as nobody takes them apart.
+    Scalars are not read: they occur in activations written as expressions (``x + 3`` in a hard
+    swish), which converters recognise only if they are not modified.
     """
     kind = kind_of(call.op.operation)
     if kind not in {"Add", "Subtract", "Multiply", "Divide", "TrueDivide"} or not call.args:
@@ -212,17 +212,17 @@ def _is_slot(argument: object) -> bool:
 
 
 def _fitted(affine: Affine, call: Call) -> Affine:
-    """Count the axis from 0 and repeat a scalar to the channels it meets."""
+    """Count the axis from 0, and broadcast a scalar to the number of channels."""
     shape = call.inputs[0].shape
     axis = affine.axis % len(shape)
     size = shape[axis]
     if size is None:
-        raise NotAffineError(f"the size of axis {axis} is not known, so neither are its channels")
+        raise NotAffineError(f"the size of axis {axis}, its channel axis, is unknown")
     if affine.size not in (1, size):
         raise NotAffineError(f"it has {affine.size} channels, its input has {size} on axis {axis}")
     return Affine.of(affine.scale, affine.shift, axis, size, affine.magnitude)
 
 
 def kept_norm(call: Call) -> bool:
-    """Whether a call is a norm that has not been read yet."""
+    """Return whether a call is a norm that is not yet converted to an affine."""
     return isinstance(call.op, Kept) and is_norm(call.op.operation)

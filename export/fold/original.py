@@ -1,8 +1,9 @@
-"""The run of the original network in float64, with which every fold is compared.
+"""Runs the original network in float64, as the reference for folded networks.
 
-A layer that cannot compute in float64, or returns whole numbers, would turn a rounding into a
-difference. Where no affine passes such a layer, both networks give it the same: what goes into it
-is compared, and what it returns is handed to both, so that the layers behind it are compared too.
+A layer that cannot compute in float64, or that returns integers, could turn a rounding error into a
+large difference. If no affine moves through such a layer, it is the same in both networks: its
+inputs are compared, and the outputs of the original are used in both networks, so that the layers
+after it can be compared as well.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from .probes import free_sizes, probes
 from .rebuild import copy_state, is_float
 from .rules.opaque import Opaque
 
-# A layer of the user's own that is made again and computes something else differs by far more than
-# arithmetic in half precision does, which is the coarsest that it may have.
+# Relative difference above which a rebuilt custom layer is not the same; half precision, the
+# coarsest arithmetic that a layer may have, stays well below.
 _SAME_LAYER = 0.05
 
-# A softmax of one large logit is 1 whatever the others are, so what goes in is compared too. No
-# affine passes these, so it is the same in both networks.
+# If one logit is large, a softmax is 1 whatever the others are, so its input is compared as well.
+# No affine moves through these functions, so the input is the same in both networks.
 _SATURATING = {
     keras.activations.softmax,
     keras.activations.log_softmax,
@@ -47,14 +48,14 @@ _SATURATING = {
 
 
 class Original:
-    """The run of the original network that folded ones are compared with.
+    """The original network with its values on all batches, for comparison with folded networks.
 
     Attributes:
         batches: The inputs, each batch with the kind of its samples.
-        truth: For each batch the outputs, and what is behind those that can hide a difference.
-        fed: For each batch what goes into the calls that are handed over, by their numbers.
-        handed_over: Numbers and names of the calls whose outputs are handed to every network.
-        given: The outputs of those calls, one list for each batch.
+        truth: For each batch, the outputs and the inputs of saturating output activations.
+        call_inputs: For each batch, the inputs of the calls in `handed_over`, by call number.
+        handed_over: Numbers and names of the calls whose outputs are used in every network.
+        given: The outputs of those calls, one list per batch.
     """
 
     def __init__(self, graph: Graph, hidden: list[bool]) -> None:
@@ -65,10 +66,10 @@ class Original:
         self.handed_over: dict[int, str] = {}
         self.given: dict[int, list[list[Any]]] = {}
         self._own: dict[Any, keras.Layer] = {}
-        self.fed: list[dict[int, list[NDArray[Any]]]] = []
+        self.call_inputs: list[dict[int, list[NDArray[Any]]]] = []
 
     def run(self, real: list[NDArray[Any]] | None) -> None:
-        """Compute every batch; where sizes are free, with the first size that is accepted.
+        """Run every batch; free sizes are set to the first size that the network accepts.
 
         Raises:
             NotComputableError: A layer cannot be computed.
@@ -78,7 +79,7 @@ class Original:
         for size in sizes or [None]:
             self.batches = list(probes(self._graph, size, real))
             self.truth, self.handed_over, self.given = [], {}, {}
-            self._own, self.fed = {}, []
+            self._own, self.call_inputs = {}, []
             try:
                 return self._run()
             except NotComputableError as error:
@@ -87,47 +88,47 @@ class Original:
         if not sizes:
             raise problem
         raise NotComputableError(
-            f"no size that was tried for the free axes of the inputs is accepted ({problem}); give "
-            "real inputs (inputs=…), whose sizes are then used"
+            f"the network accepts none of the sizes tried for the free axes of its inputs "
+            f"({problem}); give real inputs (inputs=…), whose sizes are then used"
         )
 
     def _run(self) -> None:
         evaluation = Evaluation(self._graph)
         watch = watched(self._graph, self._hidden)
         for _, inputs in self.batches:
-            self.fed.append({})
+            self.call_inputs.append({})
             self.truth.append(evaluation.run(inputs, watch, compute=self._compute))
 
     def _compute(self, call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
-        """Compute a call; decide at the first batch whether its outputs are handed over."""
+        """Compute a call; on the first batch, decide whether its outputs are handed over."""
         if self.truth or not _is_left_alone(call):
             outputs = compute_call(call, self._own.get(call.op, layer), inputs)
         else:
             outputs = self._judged(call, layer, inputs)
         if call.number in self.handed_over:
             self.given.setdefault(call.number, []).append(outputs)
-            self.fed[-1][call.number] = [to_array(tensor) for tensor in inputs]
+            self.call_inputs[-1][call.number] = [to_array(tensor) for tensor in inputs]
         return outputs
 
     def _judged(self, call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
         try:
             outputs = compute_call(call, layer, inputs)
         except NotComputableError:
-            # No kernel for float64, say.
+            # TensorFlow has no float64 kernel, for instance.
             if isinstance(layer, OwnPrecision) or not isinstance(call.op.operation, keras.Layer):
                 raise
             layer = self._own[call.op] = own_precision(call.op)
             compute_call(call, layer, inputs)  # builds it
             copy_state(call.op.operation, layer.inner)
             outputs = compute_call(call, layer, inputs)
-        _demand_same(call, inputs, outputs)
+        _require_same(call, inputs, outputs)
         exact = any(_exceeds_float32(tensor) for tensor in inputs)
         if exact and not all(_exceeds_float32(tensor) for tensor in outputs):
             self.handed_over[call.number] = call.name
         return outputs
 
     def nothing_finite(self) -> str:
-        """Say which output holds no finite number for any input; empty where all do."""
+        """Return a message if an output is not finite for any input; otherwise empty."""
         for i, name in enumerate(self._graph.output_names):
             if not any(_finite(values[i]).any() for values in self.truth):
                 empty = not any(values[i].size for values in self.truth)
@@ -140,7 +141,7 @@ class Original:
 
 
 def _is_left_alone(call: Call) -> bool:
-    """Whether no affine is absorbed by a call or passes it, so that a fold cannot change it."""
+    """Return whether a fold cannot change a call: no affine is absorbed by it or moves through."""
     op = call.op
     if not isinstance(op, Kept) or find(op.operation) is not None or kept_norm(call):
         return False
@@ -149,11 +150,11 @@ def _is_left_alone(call: Call) -> bool:
     return isinstance(rule, Opaque) and not is_constant
 
 
-def _demand_same(call: Call, inputs: list[Any], outputs: list[Any]) -> None:
-    """Refuse a layer of the user's own that computes something else when it is made again.
+def _require_same(call: Call, inputs: list[Any], outputs: list[Any]) -> None:
+    """Refuse a custom layer that computes something else after it is rebuilt.
 
     Raises:
-        UserError: What the original layer returns differs.
+        UserError: The outputs of the original layer differ.
     """
     layer = call.op.operation
     if kind_of(layer) or not isinstance(layer, keras.Layer):
@@ -163,7 +164,7 @@ def _demand_same(call: Call, inputs: list[Any], outputs: list[Any]) -> None:
     try:
         expected, again = (compute_call(call, layer, lowered) for _ in range(2))
     except NotComputableError:
-        return  # it cannot run by itself, so nothing can be said
+        return  # the layer cannot be run separately, so nothing is known
     finally:
         for variable, value in zip(layer.non_trainable_variables, state, strict=True):
             variable.assign(value)
@@ -171,9 +172,9 @@ def _demand_same(call: Call, inputs: list[Any], outputs: list[Any]) -> None:
         one, two, other = to_array(one), to_array(two), to_array(other)
         if np.array_equal(one, two) and relative_error(one, other) > _SAME_LAYER:
             raise UserError(
-                f"The layer {describe(call)} computes something else once it is made again from "
-                "its config and weights. Give it a `get_config` that returns every argument of "
-                "`__init__`, and keep what it computes with in weights."
+                f"The layer {describe(call)} computes something else after it is rebuilt from its "
+                "config and weights. Give it a `get_config` that returns every argument of "
+                "`__init__`, and store its state in weights."
             )
 
 
@@ -183,13 +184,13 @@ def _in_precision(tensor: Any, dtype: str) -> Any:
 
 
 def _unfit_weights(graph: Graph) -> str:
-    """Name the first layer whose weights are not finite."""
+    """Return a clause that names the first layer with weights that are not finite."""
     for call in graph.calls():
         layer = getattr(call.op, "operation", getattr(call.op, "layer", None))
         for weight in getattr(layer, "weights", ()):
             values = to_array(weight)
             if not _finite(values).all():
-                return f": {weight.name!r} of {call.name!r} holds NaN or infinity"
+                return f": {weight.name!r} of {call.name!r} contains NaN or infinity"
     return ""
 
 
@@ -201,7 +202,7 @@ def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _exceeds_float32(tensor: Any) -> bool:
-    """Whether a tensor holds numbers that float32 does not have."""
+    """Return whether a tensor has values that float32 cannot represent."""
     values = to_array(tensor)
     if values.dtype != np.float64:
         return False
@@ -210,7 +211,7 @@ def _exceeds_float32(tensor: Any) -> bool:
 
 
 def saturates(value: Value) -> bool:
-    """Whether a value comes out of an activation that can hide a difference, such as softmax."""
+    """Return whether a value is the output of a saturating activation, such as softmax."""
     op = value.producer.op
     if isinstance(op, ActivationOp):
         return op.function in _SATURATING
@@ -223,10 +224,10 @@ def saturates(value: Value) -> bool:
 
 
 def watched(graph: Graph, hidden: list[bool]) -> list[Value]:
-    """Return the outputs, and what is behind those that can hide a difference."""
-    behind = [
+    """Return the outputs, and the inputs of saturating activations among them."""
+    inputs = [
         value.producer.inputs[0]
         for value, hides in zip(graph.outputs, hidden, strict=True)
         if hides and saturates(value)
     ]
-    return [*graph.outputs, *behind]
+    return [*graph.outputs, *inputs]

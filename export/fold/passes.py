@@ -1,4 +1,4 @@
-"""The fold itself: which rules, in which order, and when to stop."""
+"""The passes of the fold: the rules, their order, and when to stop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from .linear import Linear
 from .plan import REACH, Plan, Refusal, Rule
 from .rules import absorb, activations, branch, commute, merge, opaque
 
-# Who answers for a call: the first rule that matches. Only the last overlaps with others.
+# The first rule that matches a call applies to it. Only the last one overlaps with others.
 RULES: tuple[Rule, ...] = (
-    # Linear layers end a journey; they are asked most often, so they are asked first.
+    # Linear layers absorb affines; they are the most frequent, so they are first.
     absorb.Absorb(),
     merge.Merge(),
     activations.Activation(),
     commute.SameAxis(),
-    # Before Spatial's subclasses nothing needs to come: each lists its own layers, none shared.
     commute.Spatial(),
     commute.MaxPool(),
     commute.ZeroPad(),
@@ -36,16 +35,16 @@ RULES: tuple[Rule, ...] = (
     branch.Add(),
     branch.Maximum(),
     branch.Multiply(),
-    # Matches everything, so it is last.
+    # It matches everything, so it is last.
     opaque.Opaque(),
 )
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to take an affine apart: ``A = forward ∘ stays ∘ backward``.
+    """One decomposition of an affine: ``A = forward ∘ stays ∘ backward``.
 
-    Each part is None where it does nothing.
+    A part that is the identity is None.
     """
 
     backward: Affine | None = None
@@ -54,12 +53,12 @@ class Way:
 
 
 def ways(affine: Affine) -> Iterator[Way]:
-    """Take an affine apart in every way worth trying; ways that cost as much: first wins.
+    """Yield the decompositions of an affine to try; the first of equal cost is chosen.
 
-    With ``y = s·x + t`` also ``y = s·(x + q) + r``: q = t/s and r = 0, but where s = 0, q = 0 and
-    r = t.
+    Besides ``y = s·x + t``, they use ``y = s·(x + q) + r``: q = t/s and r = 0, but where s = 0,
+    q = 0 and r = t.
     """
-    # Backward first: it is exact for every padding and leaves the layers that follow as they were.
+    # Backward first: it is exact for every padding, and the layers that follow are not changed.
     yield Way(backward=affine)
     yield Way(forward=affine)
     scale, shift = affine.scale_only, affine.shift_only
@@ -72,7 +71,7 @@ def ways(affine: Affine) -> Iterator[Way]:
     if affine.scales and affine.shifts:
         yield Way(backward=inner, forward=outer)
         yield Way(backward=scale, forward=shift)
-        # One operation stays. An ADD fuses with the relu behind it, so it is better than a MUL.
+        # One operation remains. An ADD fuses with the relu after it, so it is preferred to a MUL.
         yield Way(stays=inner, forward=outer)
         yield Way(stays=shift, backward=scale)
         yield Way(stays=scale, forward=shift)
@@ -81,11 +80,11 @@ def ways(affine: Affine) -> Iterator[Way]:
 
 @dataclass
 class Step:
-    """One fold that was made: what the report and the roll-back need of it.
+    """One fold, as recorded for the report and the roll-back.
 
     Attributes:
-        norms: The norms whose affine travelled.
-        into: The linear layers that took something in, or the norms it was merged with.
+        norms: The norms whose affine was moved.
+        into: The linear layers that absorbed it, or the norms that it was merged with.
     """
 
     norms: tuple[str, ...]
@@ -94,11 +93,11 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What the passes did.
+    """The result of the passes.
 
     Attributes:
         steps: The folds, in order.
-        refusals: For a norm of which something stays, why.
+        refusals: For each norm that is not folded completely, the reasons.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -113,18 +112,18 @@ def run(
     banned: frozenset[tuple[str, ...]] = frozenset(),
     widen: bool = True,
 ) -> Outcome:
-    """Fold until nothing gets cheaper.
+    """Fold until the cost does not decrease any further.
 
     Args:
-        graph: Recognized; changed in place.
-        copy_budget: How many parameters copies of layers may add.
-        most_steps: Stop after so many folds; the roll-back looks for the one that is wrong.
-        banned: Norms that must not be folded again, as `Step.norms` names them.
-        widen: Whether a shift in front of a padded layer may become a channel of ones or a constant
-            map.
+        graph: A recognized graph; changed in place.
+        copy_budget: Number of parameters that copies of layers may add.
+        most_steps: Greatest number of folds, used by the roll-back to find a wrong one.
+        banned: Norms that must not be folded, in the form of `Step.norms`.
+        widen: Whether a shift before a padded layer may be converted to a channel of ones or a
+            constant map.
 
     Returns:
-        What was done and what was refused.
+        The folds and the refusals.
     """
     outcome = Outcome()
     passes = _Passes(graph, outcome, copy_budget, most_steps, banned)
@@ -132,9 +131,9 @@ def run(
         pass
     if not widen:
         return outcome
-    # After all travel, since no affine travels past a value that was given one more channel.
+    # After all moves, since no affine can be moved past a value with an additional channel.
     passes.sweep(border_plan)
-    # Last: it costs more parameters than any other way.
+    # Last, since it costs more parameters than any other plan.
     passes.sweep(map_plan)
     return outcome
 
@@ -144,7 +143,7 @@ Planner = Callable[[Graph, list[Call], int], tuple[Plan | None, list[Refusal]]]
 
 @dataclass
 class _Passes:
-    """One run of the passes over a graph: what it may still do, and what it did."""
+    """One run of the passes over a graph, with the remaining budget and the result so far."""
 
     graph: Graph
     outcome: Outcome
@@ -153,21 +152,21 @@ class _Passes:
     banned: frozenset[tuple[str, ...]]
 
     def sweep(self, planner: Planner) -> bool:
-        """Go once through all affines; return whether any of them moved."""
+        """Process all affines once; return whether any of them was folded."""
         before = len(self.outcome.steps)
         for group in _groups(self.graph):
-            # Calls of one norm are folded alike, so that shared layers stay shared; where that
-            # cannot be, each for itself.
+            # The calls of one norm are folded together, so that shared layers stay shared; if that
+            # is not possible, each is folded separately.
             attempts = [group] if len(group) == 1 else [group, *([call] for call in group)]
             for seeds in attempts:
-                # What was folded since the calls were grouped may have changed one of them.
+                # A fold since the calls were grouped may have changed one of them.
                 if all(call.op is seeds[0].op for call in seeds):
                     self.fold(planner, seeds)
         _drop_identities(self.graph)
         return len(self.outcome.steps) > before
 
     def fold(self, planner: Planner, seeds: list[Call]) -> None:
-        """Fold the affine of some calls of one norm, if that makes the network cheaper."""
+        """Fold the affine of some calls of one norm, if that reduces the cost."""
         steps = self.outcome.steps
         op: AffineOp = seeds[0].op
         if self.most_steps is not None and len(steps) >= self.most_steps:
@@ -188,17 +187,17 @@ class _Passes:
 def border_plan(
     graph: Graph, seeds: list[Call], copy_budget: int
 ) -> tuple[Plan | None, list[Refusal]]:
-    """Find a plan that lets zero-padded layers take a shift from a channel of ones.
+    """Find a plan in which zero-padded layers read a shift from a channel of ones.
 
-    The layer before the norm gives one more channel that carries 1, one a group where grouped
-    convolutions follow. What pads its input with zeros pads that channel too, so a row of its
-    kernel that reads it adds the shift exactly where the shift was.
+    The layer before the norm gets an additional output channel that is 1 everywhere, or one per
+    group if grouped convolutions follow. A layer that pads its input with zeros also pads that
+    channel, so a kernel row that reads it adds the shift everywhere except in the padding.
     """
     affine: Affine = seeds[0].op.affine
     blocks = _groups_behind(seeds)
     if blocks == affine.size > 1:
-        alone = "the layers behind it read each channel alone, and none could be of ones"
-        return None, [Refusal(alone)]
+        reason = "the layers after it read each channel separately, so none can read a constant"
+        return None, [Refusal(reason)]
     refusals = []
     for way in (Way(forward=affine), Way(stays=affine.scale_only, forward=affine.shift_only)):
         plan = Plan(graph, RULES, copy_budget)
@@ -226,7 +225,7 @@ def _take_from_ones(plan: Plan, seeds: list[Call], way: Way, blocks: int) -> Ref
 
 
 def _groups_behind(seeds: list[Call]) -> int:
-    """Return in how many blocks the linear layers behind a norm read its channels."""
+    """Return the number of channel blocks that the linear layers after a norm need."""
     groups = 1
     waiting, seen = [call.output for call in seeds], set(seeds)
     while waiting and len(seen) < REACH:
@@ -244,11 +243,11 @@ def _groups_behind(seeds: list[Call]) -> int:
 def map_plan(
     graph: Graph, seeds: list[Call], copy_budget: int
 ) -> tuple[Plan | None, list[Refusal]]:
-    """Find a plan that adds behind a zero-padded layer what the shift in front of it amounts to.
+    """Find a plan that adds the effect of a shift after a zero-padded layer, as a constant map.
 
-    ``W*pad(s·x + t) = (W·s)*pad(x) + W*pad(t)``: the last is a constant of the size of the output,
-    the same everywhere but at the borders. One operation, where a multiplication and an addition
-    would stay.
+    ``W*pad(s·x + t) = (W·s)*pad(x) + W*pad(t)``: the last term is a constant with the shape of the
+    output, uniform except at the borders. One operation remains instead of a multiplication and an
+    addition.
     """
     plan = Plan(graph, RULES, copy_budget)
     for call in seeds:
@@ -267,11 +266,11 @@ def map_plan(
 def best_plan(
     graph: Graph, seeds: list[Call], copy_budget: int
 ) -> tuple[Plan | None, list[Refusal]]:
-    """Find the cheapest plan for the calls of one norm, all taken apart in the same way.
+    """Find the cheapest plan for the calls of one norm, with the same decomposition for all.
 
     Returns:
-        The plan, or None where nothing is cheaper than to leave things; and the refusals of the
-        plain ways, backward and forward.
+        The plan, or None if no plan reduces the cost; and the reasons why the whole affine cannot
+        be moved backward and forward.
     """
     best, best_cost = None, FREE
     refusals: list[Refusal] = []
@@ -305,7 +304,7 @@ def _take(plan: Plan, seeds: list[Call], way: Way) -> Refusal | None:
 
 
 def plan_cost(plan: Plan) -> Cost:
-    """Return what the network would cost more, if the plan were made."""
+    """Return the change of the network's cost if the plan is executed."""
     total = FREE
     for call, op in plan.ops.items():
         total = total + (cost_of(op) - cost_of(call.op))
@@ -317,7 +316,7 @@ def plan_cost(plan: Plan) -> Cost:
 
 
 def _groups(graph: Graph) -> list[list[Call]]:
-    """Return the affines of the network, calls of one norm together, in order."""
+    """Return the affines of the network in order, with the calls of one norm grouped."""
     groups: dict[int, list[Call]] = {}
     for call in graph.calls():
         if isinstance(call.op, AffineOp):

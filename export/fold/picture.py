@@ -1,6 +1,6 @@
 """A picture of a network before and after the fold, as SVG for light and dark pages.
 
-One row a call; a layer that is in both networks has one row. Edges to the next box go straight
+Each call has one row; a layer in both networks has the same row. Edges to the next box go straight
 down, all others through lanes on the left.
 """
 
@@ -27,8 +27,8 @@ _HEAD_CHARS = 110
 
 _LEGEND = (
     ("folded", "norm that folds completely"),
-    ("partly", "norm of which something stays"),
-    ("kept", "norm that stays"),
+    ("partly", "norm that folds partly"),
+    ("kept", "norm that is kept"),
     ("absorbs", "layer that absorbs a norm"),
     ("plain", "other layer"),
 )
@@ -54,9 +54,9 @@ def draw(before: Graph, after: Graph, report: FoldReport) -> str:
     """Draw two graphs side by side.
 
     Args:
-        before: The recognized network, nothing folded.
+        before: The recognized network before the fold.
         after: The folded network.
-        report: What became of the norms; gives the colours and reasons.
+        report: The outcome of the norms, which determines colours and reasons.
 
     Returns:
         An SVG document.

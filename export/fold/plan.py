@@ -1,15 +1,14 @@
-"""A plan: how one affine would travel, worked out completely before anything is changed.
+"""A plan: all changes needed to move one affine, determined before any of them is made.
 
-To *recode* a value is to let it carry ``v'`` instead of ``v``, with one affine between the two:
+To *recode* a value is to replace ``v`` by ``v'``, which differs from it by an affine:
 
-- backward, ``v' = E(v)``: the call that produces v must produce E(v) instead, and every other call
-  that reads v must undo it;
-- forward, ``v = D(v')``: whoever asks has seen to the producer, and every call that reads v must
-  apply D itself.
+- backward, ``v' = E(v)``: the call that produces v must produce E(v) instead, and all other calls
+  that read v must apply the inverse;
+- forward, ``v = D(v')``: the caller changes the producer, and all calls that read v must apply D.
 
-Rules say how one call does either: it takes the affine into its weights, or asks the same of the
-values beside it. So a plan spreads from the norm until all of it is absorbed, or one call refuses.
-No weight is read while planning.
+A rule defines how a call does this: it absorbs the affine into its weights, or recodes its own
+inputs or outputs. Thus a plan propagates from the norm until the affine is absorbed everywhere, or
+a call refuses. Planning reads no weights.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from .affine import Affine
 from .graph import AffineOp, Call, Extra, Graph, MapOp, Value
 from .linear import Linear
 
-# How many steps one plan may take: it bounds the search, so that the fold is linear in the number
-# of layers. The longest that a network of keras.applications needs is far below.
+# Greatest number of steps of a plan. It bounds the search, so that the fold is linear in the number
+# of layers; the networks of keras.applications need far fewer.
 REACH = 400
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an affine cannot go where it was asked to.
+    """The reason why an affine cannot be moved.
 
     Attributes:
         reason: A clause that completes "... because": lower case, no full stop.
-        budget: Whether it could be done if the budget were larger.
+        budget: Whether it would be possible with a larger copy budget.
     """
 
     reason: str
@@ -44,7 +43,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Copy:
-    """A second call of a linear layer that absorbs what the first cannot."""
+    """A copy of a linear layer that absorbs an affine for one reader.
+
+    Attributes:
+        call: The call of the original layer.
+        reader: The call that reads the copy.
+        op: The op of the copy.
+    """
 
     call: Call
     reader: Call
@@ -52,7 +57,7 @@ class Copy:
 
 
 class Plan:
-    """The changes one fold would make; holds them until `commit`."""
+    """The changes of one fold, which `commit` makes."""
 
     def __init__(self, graph: Graph, rules: tuple[Rule, ...], copy_budget: int) -> None:
         self.graph = graph
@@ -66,23 +71,23 @@ class Plan:
         self.steps = 0
 
     def op(self, call: Call) -> Any:
-        """Return what a call computes as things are planned."""
+        """Return the planned op of a call."""
         return self.ops.get(call, call.op)
 
     def change(self, call: Call, op: Any) -> None:
-        """Plan another op for a call."""
+        """Plan to replace the op of a call."""
         self.ops[call] = op
 
     def backward(self, value: Value, affine: Affine, reader: Call) -> Refusal | None:
-        """Plan that ``value`` carries ``affine(value)``.
+        """Plan to replace ``value`` by ``affine(value)``.
 
         Args:
             value: The value to recode.
-            affine: E, what it is to be mapped by.
-            reader: The call that asks; it has seen to itself.
+            affine: The map E.
+            reader: The call that requests it and expects the new value.
 
         Returns:
-            None if it can be done, else the refusal; the plan is then spoilt, see `attempt`.
+            None if it is possible, else the refusal; the plan is then invalid, see `attempt`.
         """
         if affine.is_identity:
             return None
@@ -108,14 +113,14 @@ class Plan:
         return refusal and self._copy(value, affine, reader, refusal)
 
     def forward(self, value: Value, affine: Affine) -> Refusal | None:
-        """Plan that ``value`` carries a ``v'`` with ``value = affine(v')``.
+        """Plan to replace ``value`` by ``v'`` with ``value = affine(v')``.
 
         Args:
-            value: The value to recode; who asks has seen to its producer.
-            affine: D, what its readers must apply.
+            value: The value to recode; the caller changes its producer.
+            affine: The map D, which its readers must apply.
 
         Returns:
-            None if it can be done, else the refusal.
+            None if it is possible, else the refusal.
         """
         if affine.is_identity:
             return None
@@ -129,12 +134,12 @@ class Plan:
         return None
 
     def provide(self, value: Value, wanted: Extra, reader: Call) -> Extra | Refusal:
-        """Plan that ``value`` has more channels, which carry a constant.
+        """Plan to add constant channels to ``value``.
 
         Args:
             value: The value to widen.
-            wanted: The channels; a constant of 1 stands for any but 0.
-            reader: The call that asks; every other call that reads the value ignores the channels.
+            wanted: The channels; a constant of 1 means any constant other than 0.
+            reader: The call that requests them; all other readers ignore the channels.
 
         Returns:
             The channels, or the refusal.
@@ -162,7 +167,7 @@ class Plan:
         return extra
 
     def ignore(self, value: Value, extra: Extra) -> Refusal | None:
-        """Plan that ``value`` has more channels, which nobody uses."""
+        """Plan that ``value`` has additional channels that no reader uses."""
         if self.extra(value) is not None:
             return None
         refusal = self._step(value)
@@ -172,10 +177,10 @@ class Plan:
         return refusal
 
     def carry(self, value: Value, affine: Affine, extra: Extra) -> Refusal | None:
-        """Plan that ``value`` is ``affine(v')`` and that ``v'`` has more, constant channels.
+        """Plan to replace ``value`` by ``v'`` with ``value = affine(v')`` and constant channels.
 
-        Whoever reads it may take the shift from those channels, so that zero padding reaches both
-        alike.
+        Readers may add the shift by reading those channels, which zero padding affects in the same
+        way as the others.
         """
         known = self._enter(value, "forward", affine)
         if known is not None:
@@ -188,11 +193,11 @@ class Plan:
         return None
 
     def extra(self, value: Value) -> Extra | None:
-        """Return the constant channels of a value as things are planned."""
+        """Return the planned constant channels of a value."""
         return self.extras.get(value, value.extra)
 
     def first(self, ways: Iterable[Callable[[], Refusal | None]]) -> Refusal | None:
-        """Take the first way that succeeds; return the first refusal when none does."""
+        """Use the first way that succeeds; if none does, return the first refusal."""
         refusals = []
         for way in ways:
             refusal = self.attempt(way)
@@ -202,7 +207,7 @@ class Plan:
         return refusals[0]
 
     def attempt(self, way: Callable[[], Refusal | None]) -> Refusal | None:
-        """Try a way; when it refuses, forget all it planned."""
+        """Try a way; if it is refused, restore the plan."""
         before = (dict(self.ops), dict(self.recoded), dict(self.extras), list(self.copies))
         refusal = way()
         if refusal is not None:
@@ -210,9 +215,9 @@ class Plan:
         return refusal
 
     def absorbers(self, seeds: list[Call]) -> list[str]:
-        """Return the names of the linear layers that take something in.
+        """Return the names of the linear layers that absorb something.
 
-        Where none does, those of the norms that ``seeds`` were merged with.
+        If there are none, return those of the norms that ``seeds`` are merged with.
         """
         copied = [copy.call.op.name for copy in self.copies]
         linear = [call.op.name for call in self.ops if isinstance(call.op, Linear)]
@@ -238,7 +243,7 @@ class Plan:
             self.graph.insert_after(call.output, op)
 
     def _enter(self, value: Value, direction: str, affine: Affine) -> Refusal | None:
-        """Note that a value is recoded; it can be so only once, in one way."""
+        """Record that a value is recoded, which is possible only once."""
         refusal = self._step(value)
         if refusal:
             return refusal
@@ -250,7 +255,7 @@ class Plan:
         return None
 
     def _step(self, value: Value) -> Refusal | None:
-        """Count a step; nothing may change what the network returns."""
+        """Count a step; refuse to change an output of the network."""
         self.steps += 1
         if self.steps > REACH:
             return Refusal(f"the search stopped after {REACH} steps")
@@ -259,7 +264,7 @@ class Plan:
         return None
 
     def _undo(self, call: Call, slot: int, affine: Affine) -> Refusal | None:
-        """Let a call that wants the value as it was undo a backward recoding."""
+        """Plan that a call which needs the original value inverts a backward recoding."""
         op = self.op(call)
         if isinstance(op, AffineOp) and op.affine.matches(affine):
             identity = Affine.identity(affine.axis, affine.size)
@@ -267,11 +272,11 @@ class Plan:
             return None
         inverse = affine.inverse()
         if inverse is None:
-            return Refusal("undoing the fold there would lose precision")
+            return Refusal("inverting the affine there would lose precision")
         return self.rule(call).forward(self, call, slot, inverse)
 
     def _copy(self, value: Value, affine: Affine, reader: Call, refusal: Refusal) -> Refusal | None:
-        """Let a copy of the producer carry the affine for the one reader that wants it."""
+        """Plan a copy of the producer that absorbs the affine for one reader."""
         producer = value.producer
         op = self.op(producer)
         if not isinstance(op, Linear):
@@ -280,12 +285,12 @@ class Plan:
         if copied > self.copy_budget:
             return Refusal(
                 f"{refusal.reason}; a copy of {producer.name!r} would add {op.size} parameters, "
-                f"the budget has {self.copy_budget}",
+                f"and copy_budget allows {self.copy_budget}",
                 budget=True,
             )
 
         def copy() -> Refusal | None:
-            # The rule writes into the plan what the producer would become; that is the copy's op.
+            # The rule plans the new op of the producer, which becomes the op of the copy.
             refused = self.rule(producer).backward(self, producer, affine)
             if refused:
                 return refused
@@ -298,7 +303,7 @@ class Plan:
         return self.attempt(copy)
 
     def rule(self, call: Call) -> Rule:
-        """Return the rule that answers for a call."""
+        """Return the rule that applies to a call."""
         op = self.op(call)
         return next(rule for rule in self.rules if rule.matches(op))
 
@@ -307,7 +312,7 @@ _DONE = Refusal("")
 
 
 def _agree(known: tuple[str, Affine], asked: tuple[str, Affine]) -> bool:
-    """Whether two recodings of one value say the same."""
+    """Return whether two recodings of one value are equivalent."""
     if known[0] == asked[0]:
         return known[1].matches(asked[1])
     inverse = asked[1].inverse()
@@ -315,30 +320,31 @@ def _agree(known: tuple[str, Affine], asked: tuple[str, Affine]) -> bool:
 
 
 class Rule(abc.ABC):
-    """How the calls of one family of operations take an affine, or pass it on. Stateless.
+    """Defines how calls of one family of operations absorb an affine or pass it on. Stateless.
 
-    Both answers are exact or a `Refusal`: None means that the plan now holds every change needed.
+    Each method returns None if the plan now contains all changes that are needed, which are exact,
+    or a `Refusal`.
     """
 
     @abc.abstractmethod
     def matches(self, op: Any) -> bool:
-        """Whether the rule speaks for calls of this op."""
+        """Return whether the rule applies to calls of this op."""
 
     @abc.abstractmethod
     def backward(self, plan: Plan, call: Call, affine: Affine) -> Refusal | None:
-        """Plan that the call computes ``affine(y)`` where it computed ``y``."""
+        """Plan that the call computes ``affine(y)`` instead of ``y``."""
 
     @abc.abstractmethod
     def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
-        """Plan that the call is given ``x'`` in a slot where it was given ``x = affine(x')``."""
+        """Plan that an input of the call is ``x'`` instead of ``x = affine(x')``."""
 
     def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
-        """Plan that the call's output has more channels, which carry a constant.
+        """Plan to add constant channels to the output of the call.
 
         Args:
             plan: The plan.
             call: The call.
-            wanted: The channels of the output; a constant of 1 stands for any but 0.
+            wanted: The channels of the output; a constant of 1 means any constant other than 0.
 
         Returns:
             The channels, or the refusal.
@@ -346,16 +352,16 @@ class Rule(abc.ABC):
         return Refusal(f"{call.name!r} cannot provide a constant channel")
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
-        """Plan that the call is given more channels in a slot, and computes what it did."""
+        """Plan that an input of the call has additional channels, which it ignores."""
         return Refusal(f"{call.name!r} cannot ignore an additional channel")
 
     def carry(
         self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
     ) -> Refusal | None:
-        """Plan that the call is given ``x'`` where it was given ``affine(x')``, and a constant.
+        """Plan that an input of the call is ``x'`` instead of ``affine(x')``, with a constant.
 
-        Only a layer that pads with zeros has a use for the constant; others take the affine as
-        ever.
+        Only layers that pad with zeros use the constant channels; others absorb the affine as
+        usual.
         """
         if extra.padded and affine.shifts:
             return Refusal(f"{call.name!r} cannot apply a shift that is missing at the borders")

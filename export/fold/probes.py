@@ -1,4 +1,4 @@
-"""The inputs on which the proof compares: random, border and extreme ones, and the user's own."""
+"""The inputs of the proof: random, border and extreme samples, and real ones from the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = list[NDArray[Any]]
 _SAMPLES = 2
 
 # A free size is set to the first of these that the network accepts: 32 is large enough that inner
-# pixels see no border, the others are longer or have other divisors.
+# pixels are not affected by borders; the others are longer or have other divisors.
 _FREE_SIZES = (32, 64, 60, 16, 8, 7, 49, 128, 240, 512, 1000, 1024, 2520, 4096, 1)
 
 # Sizes that make a sample larger than this many numbers are not tried.
@@ -29,10 +29,10 @@ _LARGEST_SAMPLE = 2**21
 
 
 def free_sizes(graph: Graph) -> list[int]:
-    """Return the sizes to try for axes, the batch apart, whose size is not known.
+    """Return the sizes to try for axes of unknown size, other than the batch axis.
 
     Returns:
-        Sizes in the order to try them, empty where every size is known.
+        Sizes in the order to try them; empty if every size is known.
     """
     if not any(None in value.shape[1:] for value in graph.inputs):
         return []
@@ -49,22 +49,22 @@ def free_sizes(graph: Graph) -> list[int]:
 def probes(
     graph: Graph, size: int | None, real: Arrays | None = None
 ) -> Iterator[tuple[str, Arrays]]:
-    """Make the inputs to compare on, one batch at a time.
+    """Yield the inputs for the comparison, one batch at a time.
 
-    - random: normal numbers; whole ones where the network looks them up, words where it takes text;
-    - border: ones, and impulses at corners and edges: a wrong border shows there;
+    - random: normal numbers; integers for inputs of lookups, words for text inputs;
+    - border: ones, and impulses at corners and edges, which show wrong borders;
     - extreme: magnitudes of 1e-3 and 1e3;
-    - real: what the user gives.
+    - real: the samples of the user.
 
-    All but the real ones respect what each input may hold (`input_values`).
+    All but the real samples respect the allowed values of each input (`input_values`).
 
     Args:
         graph: The network as it was read.
-        size: What free sizes are set to; None where there are none or real inputs say it.
+        size: The value of free sizes; None if there are none, or if real inputs determine them.
         real: Arrays in the order of the network's inputs.
 
     Yields:
-        The kind of the samples and one array an input.
+        The kind of the samples, and one array per input.
     """
     batch = next((v.shape[0] for v in graph.inputs if v.shape and v.shape[0] is not None), None)
     samples = _SAMPLES if batch is None else batch * math.ceil(_SAMPLES / batch)
@@ -87,10 +87,10 @@ def probes(
 
 
 def real_inputs(graph: Graph, real: Any) -> Arrays:
-    """Bring the user's inputs to the order of the network's.
+    """Return the user's inputs in the order of the network's inputs.
 
     Raises:
-        UserError: They are not one array for each input.
+        UserError: There is not one fitting array for each input.
     """
     names = [value.producer.name for value in graph.inputs]
     if isinstance(real, Mapping):
@@ -108,8 +108,8 @@ def real_inputs(graph: Graph, real: Any) -> Arrays:
         )
         if not fits or not array.size or len(array) != len(arrays[0]):
             raise UserError(
-                f"The input {name!r} takes arrays of shape {value.shape}, as many samples as the "
-                f"other inputs and at least one. Received: an array of shape {array.shape}"
+                f"The input {name!r} takes arrays of shape {value.shape}, with at least one sample "
+                f"and as many as the other inputs. Received: an array of shape {array.shape}"
             )
     return arrays
 
@@ -124,7 +124,7 @@ def _static(
 
 
 def _batches(arrays: Arrays, batch: int | None) -> Iterator[Arrays]:
-    """Cut samples into the batches that a network with a fixed batch size takes."""
+    """Split samples into batches if the network has a fixed batch size."""
     if batch is None:
         yield arrays
         return
@@ -135,7 +135,7 @@ def _batches(arrays: Arrays, batch: int | None) -> Iterator[Arrays]:
 
 
 def _values(graph: Graph, shapes: Sequence[tuple[int, ...]]) -> list[InputValues]:
-    """Return what each input may hold, its free sizes set for the moment."""
+    """Return the allowed values of each input, with its free sizes set temporarily."""
     before = [value.shape for value in graph.inputs]
     try:
         for value, shape in zip(graph.inputs, shapes, strict=True):
@@ -149,13 +149,13 @@ def _values(graph: Graph, shapes: Sequence[tuple[int, ...]]) -> list[InputValues
 def _fitted(
     rng: np.random.Generator, value: Value, values: InputValues, samples: NDArray[Any], kind: str
 ) -> NDArray[Any]:
-    """Return samples that respect what an input may hold."""
+    """Return samples that respect the allowed values of an input."""
     fitted = values.random(rng, len(samples)) if kind == "random" else values.fit(samples)
     return fitted.astype("float64" if is_float(value.dtype) else value.dtype)
 
 
 def _words(value: Value) -> list[str]:
-    """Return words for a text input: those that a layer behind it knows, and others."""
+    """Return words for a text input: from the vocabulary of a layer that reads it, and others."""
     words = ["a", "b c", "no such word"]
     for call, _ in value.uses:
         operation = call.op.operation if isinstance(call.op, Kept) else None

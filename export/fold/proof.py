@@ -1,4 +1,4 @@
-"""The proof: both networks rebuilt in float64 and compared on inputs that show every fault."""
+"""The proof: compares the original and the folded network in float64."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from .original import Original, saturates, watched
 from .probes import real_inputs
 from .recognize import split_activation
 
-# Float64 has 53 bits, 1.1e-16; a deep network amplifies a rounding by a few thousand. What is
-# above this is no rounding: a wrong border is 1e-2, a float32 cast 1e-7.
+# Float64 has 53 bits, 1.1e-16, and a deep network amplifies rounding errors a few thousand times. A
+# larger difference is not rounding: a wrong border causes 1e-2, a float32 cast 1e-7.
 TOLERANCE = 1e-10
 
-# A few networks, such as EfficientNets with random weights, amplify much more. What the network
-# itself makes of one unit in the last place of each weight tells: a fold rounds each weight a few
-# times (a root, a quotient, a product) and every sum once more, in another order. Measured on seven
-# networks of keras.applications, twice each: 0.6 to 3.7 times that. Three bits are allowed.
+# A few networks, such as EfficientNets with random weights, amplify rounding much more. That is
+# measured by the effect of one unit in the last place of each weight: a fold rounds each weight a
+# few times (root, quotient, product) and changes the order of sums. On seven networks of
+# keras.applications, measured twice each, folds differ by 0.6 to 3.7 times that. Three bits are
+# allowed.
 _AMPLIFIED_ROUNDINGS = 8.0
 
-# Where more than this is allowed, a wrong border would pass: nothing is proved.
+# With a larger tolerance, a wrong border would pass, so nothing is proved.
 _CONCLUSIVE = 1e-3
 
 
@@ -37,16 +38,16 @@ class Proof:
 
     Attributes:
         passed: Whether no output differs by more than the tolerance, and the tolerance is small
-            enough to tell a wrong fold by.
-        worst: Greatest difference, relative to the greatest magnitude of that output; NaN where
+            enough to detect a wrong fold.
+        worst: Greatest difference, relative to the greatest magnitude of that output; NaN if
             nothing was compared.
-        tolerance: What is allowed: 1e-10, more only where the original network amplifies the
-            rounding of its own weights to more.
+        tolerance: Greatest allowed difference: 1e-10, or more if the original network amplifies
+            rounding errors of its weights to more.
         samples: Number of input samples, by kind.
-        rolled_back: Norms whose fold was found wrong and taken back.
-        handed_over: Layers that do not compute in float64, or return whole numbers: their inputs
-            were compared, and their outputs were handed to both networks.
-        problem: Why nothing was proved, where the networks could not be compared.
+        rolled_back: Norms whose fold was wrong and was rolled back.
+        handed_over: Layers that do not compute in float64, or return integers: their inputs were
+            compared, and their outputs were used in both networks.
+        problem: Reason why the networks could not be compared; otherwise empty.
     """
 
     passed: bool
@@ -59,12 +60,12 @@ class Proof:
 
     @property
     def conclusive(self) -> bool:
-        """Whether the network amplifies rounding so little that a wrong fold would show."""
+        """Whether the tolerance is small enough to detect a wrong fold."""
         return self.tolerance <= _CONCLUSIVE
 
     @property
     def sentence(self) -> str:
-        """Say what was proved."""
+        """A sentence that states the result."""
         if self.problem:
             return f"not proved: {self.problem}"
         if not self.conclusive:
@@ -97,16 +98,16 @@ class Proof:
 
 
 def float64_twin(model: keras.Model) -> keras.Model:
-    """Rebuild a network with the same weights in float64: the truth that others are measured by.
+    """Rebuild a network with the same weights in float64, as a reference for others.
 
-    A layer that cannot compute in float64, because it holds a float32 constant for instance,
-    computes in its own precision and gives float64.
+    A layer that cannot compute in float64, for instance because it has a float32 constant, computes
+    in its own precision and returns float64.
 
     Args:
         model: Any built Keras model; not changed.
 
     Returns:
-        A functional model with the names of the original that computes in float64.
+        A functional model with the original names that computes in float64.
 
     Raises:
         UserError: The model is not built or cannot be read, or a layer cannot be rebuilt.
@@ -120,22 +121,22 @@ def float64_twin(model: keras.Model) -> keras.Model:
 
 
 class Prover:
-    """Holds the original's float64 outputs, so that several folds can be compared with them.
+    """The float64 outputs of the original network, for comparison with several folds.
 
     Attributes:
-        problem: Why the original cannot be compared with anything; empty where it can.
-        tolerance: The relative difference that is allowed.
+        problem: Reason why the original cannot be compared; otherwise empty.
+        tolerance: The greatest allowed relative difference.
     """
 
     def __init__(self, graph: Graph, real: Any = None) -> None:
-        """Compute the original.
+        """Run the original network.
 
         Args:
             graph: The original network, as it was read.
             real: Real inputs, or None: an array, a list of arrays or a dict by input name.
 
         Raises:
-            UserError: The real inputs do not fit, or a layer made again computes something else.
+            UserError: The real inputs do not fit, or a rebuilt layer computes something else.
         """
         made: dict[tuple[int, ...], Any] = {}
         last = {value.producer.op for value in graph.outputs}
@@ -156,7 +157,7 @@ class Prover:
             self.problem = self._original.nothing_finite()
 
     def samples(self) -> dict[str, int]:
-        """Return how many samples of which kind are compared."""
+        """Return the number of samples of each kind."""
         counts: dict[str, int] = {}
         for kind, inputs in self._original.batches:
             counts[kind] = counts.get(kind, 0) + len(inputs[0])
@@ -165,18 +166,18 @@ class Prover:
     def worst(self, graph: Graph) -> float:
         """Return the greatest relative difference of a folded network's outputs.
 
-        A NaN or an infinity that only one of both has counts as infinitely large, and so does a
-        network that cannot be compared.
+        It is infinite if only one of the networks has a NaN or infinity somewhere, or if they
+        cannot be compared.
         """
         if self.problem:
             return float("inf")
         return self._worst(graph, Evaluation(graph, self._original.handed_over))
 
     def accepts(self, error: float) -> bool:
-        """Return whether a difference is no more than rounding explains.
+        """Return whether rounding explains a difference.
 
-        How much this network amplifies is measured once, when a difference above the usual
-        tolerance asks for it.
+        The amplification of rounding is measured once, when a difference first exceeds the default
+        tolerance.
         """
         if error > self.tolerance and not self._measured and not self.problem:
             self._measured = True
@@ -192,9 +193,9 @@ class Prover:
         return Proof(passed, worst, self.tolerance, self.samples(), rolled_back, names)
 
     def _amplified_rounding(self) -> float:
-        """Return what one unit in the last place of each weight changes in the original's outputs.
+        """Return the change of the original's outputs if each weight moves by one ulp.
 
-        Infinite where that decides between numbers and NaN: then nothing can be told apart.
+        It is infinite if finite numbers become NaN; then nothing can be proved.
         """
         evaluation = Evaluation(self._graph, self._original.handed_over)
         rng = np.random.default_rng(0)
@@ -212,12 +213,10 @@ class Prover:
         outputs = watched(graph, self.hidden)
         for i, (_, inputs) in enumerate(original.batches):
             given = {number: results[i] for number, results in original.given.items()}
-            # A norm's mask, say, is gone with the norm.
-            fed = {
-                number: arrays for number, arrays in original.fed[i].items() if number in readers
-            }
-            expected = [*original.truth[i], *(array for arrays in fed.values() for array in arrays)]
-            watch = [*outputs, *(value for number in fed for value in readers[number])]
+            # A call may no longer exist, such as the mask of a folded norm.
+            kept = {n: arrays for n, arrays in original.call_inputs[i].items() if n in readers}
+            expected = [*original.truth[i], *(a for arrays in kept.values() for a in arrays)]
+            watch = [*outputs, *(value for number in kept for value in readers[number])]
             try:
                 values = evaluation.run(inputs, watch, given)
             except NotComputableError:

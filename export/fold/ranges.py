@@ -1,8 +1,8 @@
-"""What a fold costs int8: how much wider the weights of a channel are spread.
+"""The effect of a fold on int8: the growth of the range of a channel's weights.
 
-Int8 gives each output channel one step, set by its largest weight. What counts is how large that is
-beside the others: the peak over the root mean square. A fold backward scales all weights of a
-channel alike and changes nothing; a fold forward scales them one input channel by another.
+In int8, the largest weight of an output channel determines its step. The relevant measure is the
+ratio of the peak to the root mean square of the weights. A backward fold scales all weights of a
+channel equally and does not change it; a forward fold scales each input channel differently.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .linear import Array, Linear
 
 
 def range_growths(graph: Graph) -> dict[str, float]:
-    """Return for each layer by how much its worst channel is spread wider than it was.
+    """Return the growth of the ratio of peak to root mean square of each layer's weights.
 
     Returns:
-        By name of the layer: the greatest growth of peak over root mean square of an output
-        channel's weights. Layers that absorbed nothing from their input are left out: theirs is 1.
+        Name of a layer to the greatest growth among its output channels. Layers that absorbed
+        nothing at their input are left out, since theirs is 1.
     """
     growths: dict[str, float] = {}
     for call in graph.calls():
@@ -32,7 +32,7 @@ def range_growths(graph: Graph) -> dict[str, float]:
 
 
 def _spread(op: Linear) -> Array:
-    """Return peak over root mean square for each output channel; 1 where all weights are 0."""
+    """Return the ratio of peak to root mean square per output channel; 1 if all weights are 0."""
     kernel = op.kind.channels_last(op.kind.arrays(op)[0])
     peak = np.abs(kernel).max(axis=0)
     mean = np.sqrt(np.square(kernel).mean(axis=0))

@@ -1,7 +1,7 @@
-"""Make a layer again: from its config, with its functions, constants, weights and assets.
+"""Rebuilds a layer from its config, with its functions, constants, weights and assets.
 
-A config cannot carry everything. What it leaves out is copied: functions that have no registered
-name, tensors that a layer of the user's own holds, vocabularies.
+A config does not contain everything. The rest is copied: functions without a registered name,
+tensor attributes of custom layers, and vocabularies.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 
 
 def is_float(dtype: str) -> bool:
-    """Whether a dtype is one of floating point."""
+    """Return whether a dtype is floating point."""
     return dtype in _FLOATS
 
 
 def remake(layer: Any, name: str, dtype: str | None) -> Any:
-    """Make a layer or an operation again, without its weights.
+    """Rebuild a layer or an operation, without its weights.
 
     Args:
-        layer: The original; only read.
-        name: Name of the layer to make.
-        dtype: What every floating-point layer in it computes in; None for what it computes in now.
+        layer: The original; not changed.
+        name: Name of the new layer.
+        dtype: The dtype of every floating-point layer in it; None for the current one.
 
     Raises:
-        UserError: The layer's config does not make it again.
+        UserError: The layer cannot be rebuilt from its config.
     """
     if type(layer) is kl.Activation:
         return kl.Activation(layer.activation, name=name, dtype=dtype or layer.dtype_policy)
     if type(layer) is kl.Lambda:
-        # Its config is code, which Keras does not run without being told to.
+        # Its config contains code, which Keras does not run by default.
         return kl.Lambda(
             layer.function,
             output_shape=layer._output_shape,
@@ -54,10 +54,10 @@ def remake(layer: Any, name: str, dtype: str | None) -> Any:
 
 
 def from_config(layer: Any, config: dict[str, Any]) -> Any:
-    """Make a layer of the type of another from a config.
+    """Create a layer of the same type as another from a config.
 
     Raises:
-        UserError: The layer's config does not make it again.
+        UserError: The layer cannot be rebuilt from its config.
     """
     try:
         return type(layer).from_config(config)
@@ -71,7 +71,7 @@ def from_config(layer: Any, config: dict[str, Any]) -> Any:
 
 
 def in_dtype(config: Any, dtype: str) -> Any:
-    """Return a config in which every floating-point dtype, at any depth, is ``dtype``."""
+    """Return a config in which every floating-point dtype, at any depth, is set to ``dtype``."""
     if isinstance(config, dict):
         return {
             key: dtype if key == "dtype" and _is_float_policy(item) else in_dtype(item, dtype)
@@ -83,12 +83,12 @@ def in_dtype(config: Any, dtype: str) -> Any:
 
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:
-    """Give a layer that was made again the weights, constants and assets of the original."""
-    if source.weights:  # a layer given as an activation may never have been called
+    """Copy the weights, constants and assets of a layer to its rebuilt version."""
+    if source.weights:  # a layer used as an activation may never have been called
         copy_weights(source.weights, target.weights)
     copy_constants(source, target)
     if isinstance(target, kl.Normalization) and target.input_mean is None:
-        target.finalize_state()  # it computes with what it derives from its weights
+        target.finalize_state()  # recomputes the attributes derived from its weights
     for old, new in zip(_inside(source), _inside(target), strict=False):
         if hasattr(old, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
@@ -97,15 +97,15 @@ def copy_state(source: keras.Layer, target: keras.Layer) -> None:
 
 
 def copy_weights(source: list[keras.Variable], target: list[keras.Variable]) -> None:
-    """Assign weights one by one."""
+    """Assign weights in order."""
     for old, new in zip(source, target, strict=True):
         new.assign(np.asarray(keras.ops.convert_to_numpy(old)))
 
 
 def copy_constants(source: Any, target: Any) -> None:
-    """Give a layer of the user's own the tensors that the original holds as attributes.
+    """Copy the tensor attributes of a custom layer to its rebuilt version.
 
-    Floating-point tensors are brought to the precision that the layer computes in.
+    Floating-point tensors are cast to the compute dtype of the new layer.
     """
     if kind_of(source) or not isinstance(source, keras.Layer):
         return
@@ -121,7 +121,7 @@ def copy_constants(source: Any, target: Any) -> None:
 
 
 def _functions(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the functions among a layer's arguments; not every one has a registered name."""
+    """Return the activation functions of a layer, which may have no registered name."""
     return {
         key: getattr(layer, key)
         for key in config

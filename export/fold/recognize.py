@@ -1,4 +1,4 @@
-"""Say of each call what it is to the fold: a norm, a linear layer, an activation, or neither."""
+"""Classifies the calls of a graph: norms, linear layers, activations, and others."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .linear import Linear
 from .linear_layers import find
 from .norms import NotAffineError, is_norm, kept_norm, read_constant, read_norm
 
-#: Why a norm of an input stays where such norms are to be kept.
-INPUT_NORM = "it reads an input of the network, and norms of inputs were to be kept"
+#: The reason why a norm of an input is kept on request.
+INPUT_NORM = "it reads an input of the network, and norms of inputs are kept"
 
 
 @dataclass
 class Norm:
-    """A norm of the network as it was found.
+    """A norm of the network.
 
     Attributes:
         name: Name of its layer.
         layer_type: Name of its class.
-        refusal: Why it was not understood; empty if it was.
+        refusal: Reason why it cannot be folded at all; otherwise empty.
     """
 
     name: str
@@ -39,17 +39,18 @@ def recognize(
     most_norms: int | None = None,
     keep_input_norms: bool = False,
 ) -> list[Norm]:
-    """Turn the calls of a graph that was just read into norms, linear layers and activations.
+    """Classify the calls of a graph as norms, linear layers and activations.
 
     Args:
-        graph: The graph; changed in place.
-        distrusted: Names of norms to leave as they are.
-        most_norms: Leave all norms after so many as they are; the roll-back looks for the one that
-            was read wrongly.
-        keep_input_norms: Leave norms that read an input of the network, or another such norm.
+        graph: A graph that was just read; changed in place.
+        distrusted: Names of norms to leave unchanged.
+        most_norms: Greatest number of norms to convert, used by the roll-back to find one that was
+            read wrongly.
+        keep_input_norms: Whether to keep norms that read an input of the network, or another such
+            norm.
 
     Returns:
-        Every norm of the network, in the order of the calls, each once.
+        The norms of the network, in the order of the calls, each once.
     """
     made: dict[tuple[int, ...], Any] = {}
     norms: dict[str, Norm] = {}
@@ -63,7 +64,7 @@ def recognize(
             norm = norms.setdefault(op.name, Norm(op.name, type(op.operation).__name__))
             if op.name in distrusted:
                 norm.refusal = (
-                    "what it was read as is not what it computes; a function given to "
+                    "the affine read from it is not what it computes; a function registered with "
                     "register_affine must be exact and compute in float64"
                 )
             elif call.inputs[0] in at_inputs:
@@ -72,8 +73,8 @@ def recognize(
                 _norm(call, norm, made, stays=True)
             elif not call.inputs[0].dtype.startswith(("float", "bfloat")):
                 norm.refusal = (
-                    f"it reads {call.inputs[0].dtype} and turns it into floating point, which a "
-                    "layer behind it cannot do for it"
+                    f"it converts {call.inputs[0].dtype} to floating point, which a layer after it "
+                    "cannot do"
                 )
             elif most_norms is None or len(norms) <= most_norms:
                 _norm(call, norm, made)
@@ -85,7 +86,7 @@ def recognize(
 
 
 def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any], *, stays: bool = False) -> None:
-    """Let a call of a norm be the affine it computes, or note why it is none."""
+    """Convert a call of a norm to the affine that it computes, or record why it is not one."""
     op = call.op
     try:
         affine = read_norm(call) if kept_norm(call) else read_constant(call)
@@ -93,7 +94,7 @@ def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any], *, stays: bo
         norm.refusal = str(reason)
         return
     assert affine is not None
-    # Calls of one norm share one op, unless scalars were repeated to different channel counts.
+    # Calls of one norm share one op, unless scalars were broadcast to different channel counts.
     key = (id(op), affine.axis, affine.size)
     if key not in made:
         made[key] = AffineOp(affine, op.name, (op.name,), op.operation, stays)
@@ -101,7 +102,7 @@ def _norm(call: Call, norm: Norm, made: dict[tuple[int, ...], Any], *, stays: bo
 
 
 def _become_affine(call: Call, op: AffineOp) -> None:
-    """Let a call compute an affine of its first input; masks do not matter at inference."""
+    """Make a call compute an affine of its first input; masks have no effect at inference."""
     for slot, value in enumerate(call.inputs):
         if slot:
             value.uses.remove((call, slot))
@@ -110,12 +111,12 @@ def _become_affine(call: Call, op: AffineOp) -> None:
 
 
 def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any]) -> None:
-    """Let a call of a linear layer be one, its activation a call behind it.
+    """Convert a call of a linear layer to a linear op, with its activation as a separate call.
 
     Args:
         graph: The graph; changed in place.
-        call: A call of any layer; nothing happens where it is no linear one.
-        made: Ops made so far, so that calls of one layer share theirs.
+        call: A call of any layer; only those of linear layers are changed.
+        made: Ops created so far, so that calls of one layer share an op.
     """
     op = call.op
     kind = find(op.operation)
@@ -132,7 +133,7 @@ def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any])
     if key not in made:
         owner = op.operation.name
         name = graph.unique_name(f"{owner}_activation")
-        # A layer given as an activation may have weights, so it is rebuilt as a layer.
+        # A layer used as an activation may have weights, so it is rebuilt as a layer.
         if isinstance(function, keras.Layer):
             made[key] = Kept(_as_called(op.operation, function), name)
         else:
@@ -141,9 +142,9 @@ def split_activation(graph: Graph, call: Call, made: dict[tuple[int, ...], Any])
 
 
 def _as_called(layer: keras.Layer, activation: keras.Layer) -> keras.Layer:
-    """Return the activation of a linear layer as a layer for its outputs.
+    """Return the activation of a linear layer as a separate layer.
 
-    Inside `TimeDistributed` it is called on one time step, and its weights have that shape.
+    Inside `TimeDistributed` it is applied to one time step, and its weights have that shape.
     """
     if not isinstance(layer, keras.layers.TimeDistributed):
         return activation
@@ -152,16 +153,16 @@ def _as_called(layer: keras.Layer, activation: keras.Layer) -> keras.Layer:
 
 
 def _inside(op: Kept, reason: str, norms: dict[str, Norm]) -> None:
-    """Note the norms inside a layer that is not read through.
+    """Record the norms inside a layer that is not expanded.
 
     Args:
         op: The layer.
-        reason: Why its inside could not be read; empty where that was not tried.
+        reason: Reason why its inner layers could not be read; empty if that was not tried.
         norms: The norms found so far, by name.
     """
     for inner in layers_inside(op.operation)[1:]:
         if is_norm(inner):
-            why = f"could not be read: {reason}" if reason else "is not read"
-            what = f"the inside of {op.name!r} ({type(op.operation).__name__})"
+            why = f"could not be read: {reason}" if reason else "are not read"
+            what = f"the layers inside {op.name!r} ({type(op.operation).__name__})"
             name = f"{op.name}/{inner.name}"
             norms[name] = Norm(name, type(inner).__name__, f"{what} {why}")

@@ -1,4 +1,4 @@
-"""The report: what became of every norm."""
+"""The fold report: the outcome of every norm."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from .recognize import INPUT_NORM, Norm
 
 @dataclass(frozen=True)
 class NormRecord:
-    """What became of one norm.
+    """The outcome of one norm.
 
     Attributes:
         name: Name of its layer.
         layer_type: Name of its class.
-        outcome: ``"folded"`` (nothing is left), ``"partly folded"`` (fewer operations are left than
-            it had), ``"kept"`` (it stays as it was).
-        into: The layers that absorbed it, or the norm it was merged with.
-        reason: Why something is left; empty where nothing is.
-        remaining_ops: The operations left of it in an exported file.
-        range_growth: The greatest growth of peak over root mean square of an output channel's
-            weights, among the layers that absorbed it: what int8 pays for. 1.0 where none grew.
-        within_budget: False where only the copy budget stands in the way.
+        outcome: ``"folded"`` (no operations remain), ``"partly folded"`` (fewer operations remain
+            than it had), ``"kept"`` (unchanged).
+        into: The layers that absorbed it, or the norm that it was merged with.
+        reason: Reason why it is not folded completely; otherwise empty.
+        remaining_ops: The operations that remain of it in an exported file.
+        range_growth: Among the layers that absorbed it, the greatest growth of the ratio of peak to
+            root mean square of an output channel's weights, which reduces the accuracy of int8.
+            1.0 if there is none.
+        within_budget: False if only the copy budget prevents the fold.
     """
 
     name: str
@@ -47,7 +48,7 @@ class NormRecord:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """One record a norm, in the order of the network."""
+    """One record per norm, in the order of the network."""
 
     records: tuple[NormRecord, ...]
 
@@ -58,12 +59,12 @@ class FoldReport:
 
     @property
     def input_norms(self) -> tuple[str, ...]:
-        """Names of the norms that stay because they read an input."""
+        """Names of the norms that are kept because they read an input."""
         return tuple(record.name for record in self.records if record.reason == INPUT_NORM)
 
     @property
     def folded(self) -> int:
-        """Number of norms of which nothing is left."""
+        """Number of norms that are folded completely."""
         return sum(record.outcome == "folded" for record in self.records)
 
     @property
@@ -121,7 +122,7 @@ def make_report(
 
 
 def _reason(norm: Norm, refusals: list[Refusal], taken_back: bool) -> str:
-    """Say in one sentence why something is left of a norm."""
+    """Return the reason why a norm is not folded completely."""
     if norm.refusal:
         return norm.refusal
     if taken_back:

@@ -1,4 +1,4 @@
-"""Layer names that TensorFlow refuses as scopes of a graph, out of the way while one is traced."""
+"""Replaces layer names that TensorFlow refuses as graph scopes while a graph is traced."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ACCEPTED = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 
 @contextlib.contextmanager
 def accepted_names(operation: Any) -> Iterator[None]:
-    """Give layers inside an operation names that TensorFlow accepts, for the time of a trace.
+    """Give the layers inside an operation names that TensorFlow accepts, within the block.
 
-    Keras would not clean up behind a refused one: it leaves the name in front of the weights of
-    every layer that is built later.
+    If a name is refused, Keras does not clean up: the name remains a prefix of the weights of all
+    layers that are built later.
     """
     layers = refused_layers(operation) if isinstance(operation, keras.Layer) else []
     names = [layer.name for layer in layers]
@@ -33,5 +33,5 @@ def accepted_names(operation: Any) -> Iterator[None]:
 
 
 def refused_layers(layer: keras.Layer) -> list[keras.Layer]:
-    """Return the layers inside one, itself included, whose names TensorFlow refuses."""
+    """Return the layers, among a layer and its inner layers, whose names TensorFlow refuses."""
     return [inner for inner in layers_inside(layer) if not _ACCEPTED.fullmatch(inner.name)]

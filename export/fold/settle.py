@@ -1,4 +1,4 @@
-"""After the folds: calls whose layers still agree share them again; what is new gets a name."""
+"""After the folds: shares layers between calls that agree, and names the others."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .linear import Linear
 
 
 def settle(graph: Graph) -> None:
-    """Share what is equal and name what is new.
+    """Share equal ops between calls, and name the others.
 
-    Folding gives each call an op of its own. Calls of one layer whose ops came out equal get one
-    op, so the layer stays shared; where they differ the layer is unshared, and the second bears the
-    name of the first with ``_copy``.
+    Folding gives each call a separate op. If the ops of several calls of one layer are equal, they
+    are replaced by one, so that the layer stays shared. If they differ, the layer is split, and the
+    second layer has the name of the first with the suffix ``_copy``.
     """
     for kind, equal in ((Linear, _same_linear), (AffineOp, _same_affine)):
         _share(graph, kind, equal)

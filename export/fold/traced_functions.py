@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def bincount_size(op: tf.Operation) -> int | None:
-    """Return how many classes a DenseBincount counts, None where its data decides.
+    """Return the number of classes of a DenseBincount; None if it depends on the data.
 
-    Keras gives the number as the least and as the greatest one.
+    Keras passes the number as the minimum and as the maximum.
     """
     import tensorflow as tf
 
@@ -26,7 +26,7 @@ def bincount_size(op: tf.Operation) -> int | None:
 
 
 def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return keys and values of the table that a traced function looks values up in.
+    """Return the keys and values of a lookup table in a traced function.
 
     Args:
         handle: The table inside the function.
@@ -45,18 +45,18 @@ def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[An
 
 
 def captured(tensor: tf.Tensor, function: Any) -> Any:
-    """Return what a traced function captured as one of its tensors."""
+    """Return the object that a traced function captured as one of its tensors."""
     given = function.captured_inputs
     inside = function.inputs[-len(given) :]
     return next(o for o, i in zip(given, inside, strict=True) if i is tensor)
 
 
 def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
-    """Run the operation of a graph on other operands, with its own attributes.
+    """Run the operation of a graph on other operands, with the same attributes.
 
     Args:
         op: The operation.
-        operands: What takes the place of its inputs.
+        operands: The operands that replace its inputs.
     """
     import tensorflow as tf
 
@@ -80,7 +80,7 @@ def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def inlined_functions() -> Iterator[None]:
-    """Make functions inside layers run as plain Python, so that their operations are seen."""
+    """Run tf.functions inside layers as plain Python, so that their operations are visible."""
     import tensorflow as tf
 
     before = tf.config.functions_run_eagerly()

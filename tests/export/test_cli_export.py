@@ -37,7 +37,7 @@ def test_it_writes_files_and_prints_a_table(model_file, images, tmp_path):
         assert (tmp_path / "out" / "shapes" / name).exists()
     for heading in ("size", "ops", "SNR (dB)", "time"):
         assert heading in result.output
-    assert "onnx has no int16x8: left out" in result.output
+    assert "onnx does not support int16x8: not written" in result.output
 
 
 def test_every_option_reaches_the_manifest(model_file, images, tmp_path):
@@ -85,7 +85,7 @@ def test_random_calibration_says_what_it_costs(model_file, images, tmp_path):
     np.savez(tmp_path / "images.npz", image=images)
     measured = _run(*arguments, "--calibration", "random", "--inputs", tmp_path / "images.npz")
     assert measured.exit_code == 0, measured.output
-    ratios = re.search(r"numbers: ([\d.]+) dB .* those: ([\d.]+) dB", measured.output)
+    ratios = re.search(r"numbers: ([\d.]+) dB .* samples: ([\d.]+) dB", measured.output)
     assert float(ratios[1]) < float(ratios[2])
 
 

@@ -34,7 +34,7 @@ def test_a_stream_through_the_file_is_that_through_keras(name, export):
     manifest, folder = export(model, formats=("tflite",), inputs=samples)
     assert manifest.states == rl.Manifest.load(folder).states
     assert set(manifest.states) < {tensor.name for tensor in manifest.inputs}
-    assert any("states become inputs" in note for note in manifest.notes)
+    assert any("states are inputs" in note for note in manifest.notes)
     (artifact,) = manifest.artifacts
     states = {t.name: np.zeros(t.shape, t.dtype) for t in artifact.inputs if t.name != "x"}
     with LiteRTRunner(folder / artifact.file) as runner:

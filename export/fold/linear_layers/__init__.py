@@ -1,6 +1,6 @@
-"""Every type of linear layer that absorbs affines, one family a file, and how each does.
+"""The types of linear layers that absorb affines, one file per family.
 
-The formulas are those of `linear.py`; here is only which axis of which kernel is which.
+The formulas are in `linear.py`; these files define the axes of the kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .depthwise import DepthwiseKind, SeparableKind
 from .einsum import EinsumKind
 from .wrapped import TimeDistributedKind
 
-# By exact type: a subclass may compute anything.
+# Looked up by exact type, since a subclass may compute something else.
 KINDS: dict[type[keras.Layer], Kind] = {
     kl.Dense: DenseKind(),
     kl.EinsumDense: EinsumKind(),
@@ -35,7 +35,7 @@ KINDS: dict[type[keras.Layer], Kind] = {
 
 
 def find(layer: Any) -> Kind | None:
-    """Return what is known about a layer, or None where it is no linear layer that can absorb."""
+    """Return the description of a layer's type; None if it is not a known linear layer."""
     if type(layer) is kl.TimeDistributed:
         inner = KINDS.get(type(layer.layer))
         return TimeDistributedKind(inner) if inner and find(layer.layer) else None

@@ -1,4 +1,4 @@
-"""What the kinds share: reading weights in float64, and multiplying affines into them."""
+"""Common code of linear layers: reads weights in float64 and multiplies affines into them."""
 
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
@@ -19,7 +19,7 @@ def read(variable: Any) -> Array:
 
 
 def kernel_of(layer: Any) -> Array:
-    """Return the kernel in float64, a low-rank update added to it as Keras does."""
+    """Return the kernel in float64, with the low-rank update (LoRA) added."""
     if not getattr(layer, "lora_enabled", False):
         return read(layer.kernel)
     base = next(weight for weight in layer.weights if weight.name == "kernel")
@@ -29,14 +29,14 @@ def kernel_of(layer: Any) -> Array:
 
 
 def along(vector: Vector, axis: int, rank: int) -> Array:
-    """Shape a vector so that it multiplies one axis of an array."""
+    """Reshape a vector so that it broadcasts along one axis of an array."""
     shape = [1] * rank
     shape[axis] = -1
     return vector.reshape(shape)
 
 
 def bias_of(layer: Any, size: int, shift: Array | None, after: Affine | None) -> Array:
-    """Return ``after.scale · (b + shift) + after.shift``; b = 0 where the layer has no bias."""
+    """Return ``after.scale · (b + shift) + after.shift``; b = 0 if the layer has no bias."""
     bias = read(layer.bias) if layer.use_bias else np.zeros(size)
     if shift is not None:
         bias = bias + shift
@@ -44,12 +44,12 @@ def bias_of(layer: Any, size: int, shift: Array | None, after: Affine | None) ->
 
 
 def finish(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
-    """Scale a kernel's output channels and put the channels to it that carry a constant.
+    """Scale the output channels of a kernel and add its constant channels.
 
     Args:
-        op: What the kernel is of.
-        kernel: The kernel with the affine before it absorbed.
-        fan_in: Axis of its input channels, of one group.
+        op: The linear op that the kernel belongs to.
+        kernel: The kernel, which has absorbed `op.before`.
+        fan_in: Axis of its input channels within a group.
         out: Axis of its output channels.
     """
     if op.widened:
@@ -64,14 +64,14 @@ def finish(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
 
 
 def _with_rows(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
-    """Put the rows to a kernel that read the channels that carry a constant."""
+    """Add the rows to a kernel that read constant channels."""
     layer: Any = op.layer
     groups = op.kind.groups(layer)
     blocks = op.widened // groups
     rows = _in_blocks(kernel, fan_in, blocks)
     read_there = np.zeros_like(rows[..., :1])
     if op.border is not None:
-        # Input channel i of group g is g*fan_in + i, the outputs of a group lie side by side.
+        # Input channel i of group g has index g*fan_in + i; outputs of a group are contiguous.
         shift = op.border.reshape(groups, -1)
         shift = np.repeat(shift, kernel.shape[out] // groups, axis=0)
         shift = shift if out % kernel.ndim < fan_in % kernel.ndim else shift.T
@@ -80,7 +80,7 @@ def _with_rows(op: Linear, kernel: Array, fan_in: int, out: int) -> Array:
 
 
 def _in_blocks(array: Array, axis: int, blocks: int) -> Array:
-    """Split an axis into equal blocks: it counts the blocks, a new last axis what is in one."""
+    """Split an axis into equal blocks; a new last axis indexes the entries of a block."""
     moved = np.moveaxis(array, axis, -1)
     split = moved.reshape(*moved.shape[:-1], blocks, -1)
     return np.moveaxis(split, -2, axis - 1 if axis < 0 else axis)
@@ -93,7 +93,7 @@ def _out_of_blocks(array: Array, axis: int) -> Array:
 
 
 def wide_bias(op: Linear, shift: Array | None) -> Array:
-    """Return the bias, with the constant of the channel that the layer gives in addition."""
+    """Return the bias, including the constants of additional output channels."""
     layer: Any = op.layer
     size = op.kind.sizes(layer)[1]  # type: ignore[attr-defined]
     bias = bias_of(layer, size, shift, op.after)
@@ -104,14 +104,14 @@ def wide_bias(op: Linear, shift: Array | None) -> Array:
 
 
 class ChannelKind(Kind):
-    """A layer with one channel axis in and out."""
+    """A layer with one channel axis in its input and output."""
 
     def axis(self, layer: Any, rank: int) -> int:
         return 1 if layer.data_format == "channels_first" else rank - 1
 
     @abc.abstractmethod
     def sizes(self, layer: Any) -> tuple[int, int]:
-        """Return the numbers of input and output channels."""
+        """Return the number of input and of output channels."""
 
     def inputs(self, layer: Any, rank: int) -> dict[int, int]:
         return {self.axis(layer, rank): self.sizes(layer)[0]}

@@ -1,4 +1,4 @@
-"""Convolutions, plain and transposed, and what a convolution's padding means to a shift."""
+"""Convolutions, plain and transposed, and the effect of their padding on a shift."""
 
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ConvTransposeKind(ChannelKind):
 
 
 def zero_padding(layer: Any, shape: Shape) -> str:
-    """Say that a convolution pads its input with zeros, unless it does not for this shape."""
+    """Return a clause if a convolution pads an input of this shape with zeros; otherwise empty."""
     if layer.padding == "valid":
         return ""
     spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]

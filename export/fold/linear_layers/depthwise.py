@@ -1,4 +1,4 @@
-"""Depthwise convolutions, and separable ones, which are a depthwise and a pointwise one."""
+"""Depthwise convolutions, and separable ones, which combine a depthwise and a pointwise one."""
 
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DepthwiseKind(ChannelKind):
 
 
 class SeparableKind(ChannelKind):
-    """``SeparableConv1D/2D``: a depthwise kernel takes what comes before, a pointwise the rest."""
+    """``SeparableConv1D/2D``: the depthwise kernel absorbs `before`, the pointwise `after`."""
 
     def sizes(self, layer: Any) -> tuple[int, int]:
         return layer.depthwise_kernel.shape[-2], layer.pointwise_kernel.shape[-1]
@@ -72,5 +72,5 @@ class SeparableKind(ChannelKind):
 
 
 def window_sum(kernel: Array) -> Array:
-    """Sum a kernel over its window: what a constant input sees of it."""
+    """Sum a kernel over its window, which is its response to a constant input."""
     return kernel.reshape(-1, *kernel.shape[-2:]).sum(axis=0)

@@ -17,7 +17,7 @@ class EinsumKind(Kind):
     """``EinsumDense``: the axes are the letters of its equation."""
 
     def letters(self, layer: Any) -> tuple[str, str, str]:
-        """Return the letters of input, kernel and output, a leading ellipsis spelled out."""
+        """Return the letters of input, kernel and output, with a leading ellipsis expanded."""
         left, output = layer.equation.replace(" ", "").split("->")
         data, kernel = left.split(",")
         free = layer.input_spec.ndim - len(data.replace("...", ""))
@@ -35,7 +35,7 @@ class EinsumKind(Kind):
     @staticmethod
     def _axes(layer: Any, letters: str, kernel: str) -> dict[int, int]:
         if layer.equation.strip().endswith("..."):
-            return {}  # Keras gives such a layer's bias an alignment of its own
+            return {}  # Keras aligns the bias of such a layer differently
         return {
             axis: layer.kernel.shape[kernel.index(letter)]
             for axis, letter in enumerate(letters)
@@ -52,7 +52,7 @@ class EinsumKind(Kind):
         return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
     def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
-        config["use_bias"] = False  # not an option of this layer: its bias is its `bias_axes`
+        config["use_bias"] = False  # not an option of this layer, which has `bias_axes` instead
         super().adapt(config, op, activation)
         del config["use_bias"]
         config["bias_axes"] = self._bias_letters(op) or None
@@ -79,12 +79,12 @@ class EinsumKind(Kind):
         wanted = self._bias_letters(op)
         if not wanted:
             return [kernel]
-        # Where no shift made it so, an axis outside `bias_axes` is still 1 long here.
+        # An axis outside `bias_axes` has length 1 here unless a shift has extended it.
         shape = [bias.shape[i] if c in wanted else 1 for i, c in enumerate(output)]
         return [kernel, bias.reshape(shape[output.index(wanted[0]) :])]
 
     def _bias_letters(self, op: Linear) -> str:
-        """Return the axes along which the bias differs once the affines are absorbed."""
+        """Return the axes of the bias after the affines are absorbed."""
         layer: Any = op.layer
         _, kernel, output = self.letters(layer)
         wanted = set(layer.bias_axes or "")

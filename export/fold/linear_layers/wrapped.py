@@ -1,4 +1,4 @@
-"""``TimeDistributed`` of any other kind."""
+"""``TimeDistributed`` around any other linear layer."""
 
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..linear import Array, Kind, Linear
 
 
 class TimeDistributedKind(Kind):
-    """``TimeDistributed`` of another linear layer: the same, one axis further on.
+    """``TimeDistributed`` around another linear layer: the same with axes shifted by one.
 
     Args:
         inner: The kind of the layer inside.

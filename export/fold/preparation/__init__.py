@@ -1,10 +1,10 @@
-"""Brings a model into the form that the fold and the exporters take.
+"""Converts a model to the form that the fold and the exporters support.
 
-Sizes that were free are set (`sizes`), preprocessing of text is left to the app (`text`), weights
-that `model.quantize` rounded become floats of the same values (`quantized`), convolutions with
-channels first become ones with channels last (`channels_last`), and what stateful layers remember
-becomes inputs and outputs (`states`). Each step changes the graph that
-was read and says in a sentence what it did; a model that needs none of them stays the object it is.
+Free sizes are set (`sizes`), preprocessing of text is removed (`text`), weights quantized by
+`model.quantize` are converted to floats of the same values (`quantized`), channels-first layers are
+converted to channels-last (`channels_last`), and states of stateful layers are converted to inputs
+and outputs (`states`). Each step changes the graph and describes the change in a sentence; a model
+that needs none of them is returned unchanged.
 """
 
 from .prepare import Prepared as Prepared

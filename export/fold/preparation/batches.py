@@ -1,4 +1,4 @@
-"""Refuses operations that make one value of all samples of a batch."""
+"""Refuses operations that combine the samples of a batch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from ....errors import UserError
 from ..graph import Call, Graph
 
 
-def demand_samples_apart(graph: Graph) -> None:
+def require_independent_samples(graph: Graph) -> None:
     """Refuse a network in which samples of a batch depend on each other.
 
-    A file is fed batches of its own size, so it could not compute what the model does.
+    The batch size of a file differs from that of the model, so the outputs would differ.
 
     Raises:
-        UserError: An operation takes the axis of the samples away; the message names it.
+        UserError: An operation removes the batch axis; the message names it.
     """
     for call in graph.calls():
         if call.inputs and _loses_samples(call):
             raise UserError(
-                f"The layer {call.name!r} makes one value of all samples of a batch, so that the "
-                "output of a sample depends on the others and a file cannot give what the model "
-                "gives. Compute means and the like over other axes than the first, or build the "
-                "model for the batch size that it will have: keras.Input(batch_shape=(N, …))."
+                f"The layer {call.name!r} combines all samples of a batch, so the output of a "
+                "sample depends on the others and a file cannot reproduce the model. Do not reduce "
+                "over the first axis, or build the model for one batch size: "
+                "keras.Input(batch_shape=(N, …))."
             )
 
 

@@ -1,10 +1,9 @@
-"""Turns layers with channels first into the same layers with channels last.
+"""Converts channels-first layers to channels-last.
 
-TensorFlow computes convolutions with channels first on GPUs only, and TFLite has none. Both orders
-hold the same kernels, so a layer is exchanged together with what lies between such layers: norms
-and concatenations with their axis moved, and everything element-wise. A Permute stands where one
-order meets the other: at the inputs and outputs, whose order stays, and before a layer that is not
-known here.
+TensorFlow computes channels-first convolutions on GPUs only, and TFLite does not support them. The
+kernels are the same in both orders, so the layers are converted together with the layers between
+them: norms and concatenations with their axis moved, and elementwise layers. A Permute is inserted
+where the orders meet: at the inputs and outputs, whose order is kept, and before unknown layers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ..norms import is_norm
 
 _FIRST, _LAST = "channels_first", "channels_last"
 
-# Layers that compute each element by itself, wherever it lies.
+# Layers that compute each element separately.
 _ELEMENTWISE = (
     kl.ReLU, kl.LeakyReLU, kl.ELU, kl.Dropout, kl.GaussianDropout, kl.GaussianNoise,
     kl.AlphaDropout, kl.ActivityRegularization, kl.Identity,
@@ -33,7 +32,7 @@ _OPERATIONS = {
     "Sigmoid", "Tanh", "Silu", "Elu", "Selu", "Gelu", "LeakyRelu", "HardSigmoid", "HardSilu",
     "Softplus", "Softsign", "Exp", "Log", "Sqrt", "Rsqrt", "Square", "Abs", "Absolute", "Negative",
 }  # fmt: skip
-# Functions of an Activation layer that look at a whole axis, the last one.
+# Functions of an Activation layer that act along the last axis.
 _ALONG_AXIS = (
     keras.activations.softmax, keras.activations.log_softmax, keras.activations.sparsemax,
     keras.activations.glu,
@@ -45,13 +44,13 @@ _WITH_AXIS = (
 
 
 def channels_last(graph: Graph) -> list[str] | None:
-    """Exchange every layer with channels first, in place.
+    """Convert every channels-first layer, in place.
 
     Args:
         graph: The network.
 
     Returns:
-        What was done, a sentence; None where every layer has its channels last.
+        One sentence about the change; None if there are no channels-first layers.
     """
     calls = graph.calls()
     if not any(_is_first(call) for call in calls):
@@ -60,8 +59,7 @@ def channels_last(graph: Graph) -> list[str] | None:
     for call in calls:
         exchange.visit(call)
     return [
-        "layers with channels first were exchanged for the same ones with channels last; inputs "
-        "and outputs keep their order"
+        "channels-first layers were converted to channels-last; inputs and outputs keep their order"
     ]
 
 
@@ -75,7 +73,7 @@ def _is_first(call: Call) -> bool:
 
 
 class _Exchange:
-    """Holds, for each value that has one, its twin with channels last."""
+    """Converts calls one by one; holds the channels-last version of each converted value."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -83,7 +81,7 @@ class _Exchange:
         self.made: dict[int, Kept] = {}
 
     def visit(self, call: Call) -> None:
-        """Exchange one call where its layer, or a value that it reads, asks for it."""
+        """Convert one call if its layer or one of its inputs requires it."""
         if not isinstance(call.op, Kept) or len(call.outputs) != 1:
             return
         change = self._change(call)
@@ -103,7 +101,7 @@ class _Exchange:
         value.producer = self._permute(exchanged.output, value, _FIRST)
 
     def _change(self, call: Call) -> Callable[[Call, list[Value]], Any] | None:
-        """Return how the layer of a call is made for channels last, None where it stays."""
+        """Return the function that converts the layer of a call; None if it is not converted."""
         layer = call.op.operation
         if _is_first(call):
             return _with_data_format
@@ -151,7 +149,7 @@ def _moved(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
 
 
 def _scalars_only(call: Call) -> bool:
-    """Whether an operation has nothing but tensors of the network and single numbers to work on."""
+    """Return whether all arguments of an operation are tensors of the network or scalars."""
     arguments = [*(call.args or ()), *(call.kwargs or {}).values()]
     return all(
         isinstance(item, (Slot, int, float, bool, type(None))) or getattr(item, "shape", None) == ()
@@ -190,7 +188,7 @@ def _prelu(call: Call, inputs: list[Value]) -> Any:
 def _rebuilt(
     call: Call, inputs: list[Value], changes: dict[str, Any], weights: list[Any] | None = None
 ) -> Any:
-    """Return a layer with another configuration and the weights of the old one."""
+    """Return a layer with a changed configuration and the weights of the original."""
     layer = call.op.operation
     twin = type(layer).from_config({**layer.get_config(), **changes})
     shapes = [value.shape for value in inputs]
@@ -199,8 +197,8 @@ def _rebuilt(
     fits = [tuple(w.shape) for w in twin.weights] == [tuple(w.shape) for w in values]
     if not fits:
         raise UserError(
-            f"The layer {layer.name!r} ({type(layer).__name__}) has other weights with channels "
-            "last. Build the model with data_format='channels_last'."
+            f"The layer {layer.name!r} ({type(layer).__name__}) has different weights with "
+            "channels last. Build the model with data_format='channels_last'."
         )
     for variable, value in zip(twin.weights, values, strict=True):
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""Applies every step of the preparation in order."""
+"""Applies the steps of the preparation in order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ....errors import UserError
 from ..build import build
 from ..evaluation import first_line
 from ..keras_graph import read_graph
-from .batches import demand_samples_apart
+from .batches import require_independent_samples
 from .channels_last import channels_last
 from .quantized import dequantize
-from .sizes import demand_sizes, set_sizes
+from .sizes import require_sizes, set_sizes
 from .states import states_outside
 from .text import cut_text
 
@@ -23,12 +23,12 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model as the fold takes it.
+    """A prepared model.
 
     Attributes:
         model: The model itself, or one that was built from it.
-        notes: What was changed, a sentence each.
-        states: Name of each input that takes a state to the name of the output that gives it.
+        notes: The changes, one sentence each.
+        states: Name of each state input to the name of the output with its next value.
     """
 
     model: keras.Model
@@ -43,19 +43,20 @@ def prepare(
 
     Args:
         model: Any built Keras model. Not changed.
-        shapes: Input name to the sizes of its free axes, or of all its axes; the batch aside.
-        for_files: Whether TFLite and ONNX files will be made of it: then it has no free sizes
-            besides the batch, no text and no channels first. A Keras model may keep all of them.
+        shapes: Input name to the sizes of its free axes, or of all its axes, without the batch.
+        for_files: Whether TFLite and ONNX files will be made from it, which have no free sizes
+            other than the batch, no text and no channels-first layers. A folded Keras model may
+            have all of them.
 
     Returns:
-        The model and what was changed.
+        The model and the changes.
 
     Raises:
-        UserError: A size is missing, wrong or zero; nothing but text processing would be left; a
-            layer cannot be prepared.
+        UserError: A size is missing, wrong or zero; the model only processes text; a layer cannot
+            be prepared.
     """
     graph = read_graph(model)
-    # Text first: sizes are asked only for the inputs that stay.
+    # Text first: sizes are required only for the remaining inputs.
     steps = [
         cut_text(graph) if for_files else None,
         set_sizes(graph, shapes or {}),
@@ -63,11 +64,11 @@ def prepare(
         channels_last(graph) if for_files else None,
     ]
     if for_files:
-        demand_sizes(graph)
-        demand_samples_apart(graph)
+        require_sizes(graph)
+        require_independent_samples(graph)
     states = states_outside(graph) if for_files else {}
     if states:
-        steps.append([f"states become inputs and outputs: {', '.join(states)}; feed each back"])
+        steps.append([f"states are inputs and outputs: {', '.join(states)}; feed each output back"])
     if all(step is None for step in steps):
         return Prepared(model)
     notes = tuple(note for step in steps if step for note in step)

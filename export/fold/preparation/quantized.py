@@ -1,8 +1,8 @@
-"""Turns layers that `model.quantize` rounded into float layers of the same weights.
+"""Converts layers quantized by `model.quantize` to float layers with the same weights.
 
-Keras divides the stored integers q by a scale s when the layer is called; the float layer holds
-q/s. What Keras does to *activations* in such a layer (it rounds each row of them anew) is left out:
-an exported file has its own way to compute, by the precision that is asked for.
+Keras divides the stored integers q by a scale s when the layer is called; the float layer has the
+weights q/s. Keras also quantizes the *activations* of such a layer, row by row. That is not
+reproduced: the arithmetic of an exported file depends on its precision.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def dequantize(graph: Graph) -> list[str] | None:
         graph: The network.
 
     Returns:
-        What was done, a sentence; None where no layer is quantized.
+        One sentence per mode; None if no layer is quantized.
 
     Raises:
-        UserError: A layer holds its weights in a form that is not known.
+        UserError: The type of a layer or its mode is not supported.
     """
     made: dict[int, Kept] = {}
     modes: dict[str, int] = {}
@@ -49,8 +49,8 @@ def dequantize(graph: Graph) -> list[str] | None:
     if not made:
         return None
     return [
-        f"{count} layer{'s' if count > 1 else ''} held {mode} weights (model.quantize({mode!r})): "
-        "the files are made from floats of the same values, without Keras' own rounding of "
+        f"{count} layer{'s' if count > 1 else ''} had {mode} weights (model.quantize({mode!r})): "
+        "the files are made from floats of the same values, without Keras' quantization of "
         "activations"
         for mode, count in modes.items()
     ]
@@ -61,7 +61,7 @@ def _mode(layer: Any) -> str:
 
 
 def _float_layer(layer: keras.Layer, quantized: list[Any]) -> keras.Layer:
-    """Return a layer of the same configuration with float weights of the same values."""
+    """Return a layer with the same configuration and float weights of the same values."""
     twin = type(layer).from_config(_without_quantization(layer.get_config()))
     twin.build_from_config(layer.get_build_config())
     for old, new in zip(layers_inside(layer), layers_inside(twin), strict=True):
@@ -75,12 +75,12 @@ def _float_layer(layer: keras.Layer, quantized: list[Any]) -> keras.Layer:
 
 
 def _own(layer: Any) -> list[keras.Variable]:
-    """Return the variables of a layer that are not those of a layer inside it."""
+    """Return the variables of a layer without those of its inner layers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def _without_quantization(config: Any) -> Any:
-    """Return a config in which every quantized dtype policy is its float source."""
+    """Return a config in which every quantized dtype policy is replaced by its float source."""
     if isinstance(config, dict):
         inner = config.get("config")
         if isinstance(inner, dict) and "source_name" in inner:
@@ -97,16 +97,16 @@ def _without_quantization(config: Any) -> Any:
 
 
 def _weights_of(layer: Any) -> list[NDArray[np.float32]]:
-    """Return the float weights of a quantized layer, in the order of a float one's.
+    """Return the float weights of a quantized layer, in the order of a float layer.
 
     Raises:
-        UserError: The kind of layer, or its mode, is not known.
+        UserError: The type of the layer or its mode is not supported.
     """
     read = _READERS.get(type(layer))
     if read is None or _mode(layer) not in ("int8", "int4", "float8"):
         raise UserError(
-            f"The layer {layer.name!r} ({type(layer).__name__}) holds {_mode(layer)} weights, "
-            "which cannot be read as floats. Export the model as it was before model.quantize."
+            f"The layer {layer.name!r} ({type(layer).__name__}) has {_mode(layer)} weights, which "
+            "cannot be converted to floats. Export the model from before model.quantize."
         )
     bias = getattr(layer, "bias", None)
     kernels = read(layer)
@@ -130,7 +130,7 @@ def _einsum(layer: Any) -> list[NDArray[np.float32]]:
 
 
 def _dequantized(layer: Any, axis: int) -> NDArray[np.float32]:
-    """Return a kernel whose scales run along its columns, in groups of rows or not."""
+    """Return a dequantized kernel, with one scale per column, or per column and row group."""
     kernel, scale = _array(layer.kernel), _array(layer.kernel_scale)
     if _mode(layer) == "float8":
         return _through_float8(kernel, scale)
@@ -143,14 +143,14 @@ def _dequantized(layer: Any, axis: int) -> NDArray[np.float32]:
 
 
 def _through_float8(kernel: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a kernel rounded as Keras rounds it at every call."""
+    """Return a kernel rounded to float8, as Keras does in every call."""
     most = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
     steps = np.clip(kernel / scale, -most, most).astype(ml_dtypes.float8_e4m3fn)
     return steps.astype(np.float32) * scale
 
 
 def _embedding(layer: Any) -> list[NDArray[np.float32]]:
-    """Return the rows of a table: looking all of them up dequantizes them."""
+    """Return the rows of an embedding table, dequantized by looking them up."""
     return [_array(layer(np.arange(layer.input_dim, dtype="int32")))]
 
 

@@ -1,4 +1,4 @@
-"""Sets the free sizes of inputs; no size is ever assumed."""
+"""Sets the free sizes of inputs, which the user must give."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..graph import Graph, Source, Value
 
 
 def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | None:
-    """Give inputs the sizes that the user names, in place.
+    """Set the sizes of inputs, in place.
 
     Args:
         graph: The network.
-        shapes: Input name to the sizes of its free axes, or of all its axes; the batch aside.
+        shapes: Input name to the sizes of its free axes, or of all its axes, without the batch.
 
     Returns:
-        No sentences, or None where nothing was free.
+        An empty list, since this needs no note; None if no size was changed.
 
     Raises:
         UserError: There is no such input, or the sizes do not fit it.
@@ -43,11 +43,11 @@ def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | 
     return changed
 
 
-def demand_sizes(graph: Graph) -> None:
-    """Refuse inputs whose sizes are not known, or are zero.
+def require_sizes(graph: Graph) -> None:
+    """Refuse inputs with unknown or zero sizes.
 
     Raises:
-        UserError: There is one; the message says how to give its sizes.
+        UserError: A size is unknown or zero; the message says how to give it.
     """
     for value in graph.inputs:
         name, sizes = value.producer.name, value.shape[1:]
@@ -55,14 +55,14 @@ def demand_sizes(graph: Graph) -> None:
         if free:
             example = ["SIZE"] * free
             raise UserError(
-                f"Input {name!r} has the shape {_text(value)}, and the network is proved and "
-                f"exported at one size. Give it: --shape {name}={','.join(example)} "
+                f"Input {name!r} has the shape {_text(value)}, but a network is exported with "
+                f"fixed sizes. Give them: --shape {name}={','.join(example)} "
                 f"(Python: shapes={{{name!r}: [{', '.join(example)}]}})."
             )
         if 0 in sizes:
             raise UserError(
-                f"Input {name!r} has the shape {_text(value)}: it holds no numbers. "
-                "Build the model with the sizes that it will be deployed at."
+                f"Input {name!r} has the shape {_text(value)}, so it is empty. "
+                "Build the model with the sizes that it will be deployed with."
             )
 
 

@@ -1,7 +1,7 @@
-"""Turns what stateful recurrent layers remember between calls into inputs and outputs.
+"""Converts the states of stateful recurrent layers to inputs and outputs.
 
-A file has no memory: it takes the states of the last call and gives those of the next one. An app
-that streams feeds each state output back into its input, and zeros to begin with.
+A file has no memory: it takes the states as inputs and returns the next states. A streaming app
+feeds each state output back into its input; the initial states are zero.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 
 
 def states_outside(graph: Graph) -> dict[str, str]:
-    """Give every stateful recurrent layer its states as inputs and outputs, in place.
+    """Convert the states of every stateful recurrent layer to inputs and outputs, in place.
 
     Args:
         graph: The network.
 
     Returns:
-        Name of each new input to the name of the output that is fed back into it.
+        Name of each new input to the name of the output with its next value.
     """
     pairs: dict[str, str] = {}
     for call in graph.calls():
@@ -79,14 +79,14 @@ def _replace(graph: Graph, call: Call) -> dict[str, str]:
 
 
 def _parts(layer: Any) -> list[Any]:
-    """Return the layers that hold the states of a layer."""
+    """Return the layers that have the states of a layer."""
     if isinstance(layer, keras.layers.Bidirectional):
         return [layer.forward_layer, layer.backward_layer]
     return [layer]
 
 
 def _stateless(layer: Any, states: list[keras.Variable]) -> Any:
-    """Return the same layer, which takes its states and returns them."""
+    """Return the same layer with its states as inputs and outputs."""
     config = layer.get_config()
     inner = [config[key] for key in ("layer", "backward_layer") if config.get(key)]
     for part in [config, *(entry["config"] for entry in inner)]:

@@ -1,7 +1,8 @@
-"""Leaves to the app what neither TFLite nor ONNX can do: processing text, and hashing.
+"""Removes text processing and hashing, which neither TFLite nor ONNX supports.
 
-The network begins behind the layers that do it: each of their numeric outputs becomes an input,
-named as the layer. A layer that turns numbers back into text at the end is left out likewise.
+The exported network begins after the layers that do it: each of their numeric outputs becomes an
+input with the name of the layer. A last layer that converts numbers to text is removed as well. The
+app must compute what was removed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ _HASHES = (keras.layers.Hashing, keras.layers.HashedCrossing)
 
 
 def cut_text(graph: Graph) -> list[str] | None:
-    """Cut off the processing of text at the first numbers, in place.
+    """Remove text processing up to the first numeric values, in place.
 
     Args:
         graph: The network.
 
     Returns:
-        What the app must do, a sentence for each cut; None where there is no text.
+        A sentence for each removed part that the app must compute; None if there is no text.
 
     Raises:
-        UserError: Nothing is left of the network, or an output is text that is made from several
-            tensors.
+        UserError: The model only processes text, or an output is text made from several tensors.
     """
     notes = [_cut_output(graph, value) for value in graph.outputs if _is_text(value)]
     calls = [call for call in graph.calls() if _makes_numbers(call)]
@@ -41,7 +41,7 @@ def cut_text(graph: Graph) -> list[str] | None:
     if any(value.is_output for value in new):
         raise UserError(
             f"The model {graph.name!r} only processes text, which neither TFLite nor ONNX can do. "
-            "Export the network behind it."
+            "Export the network after it."
         )
     if new:
         needed = {id(call) for call in graph.calls_before(graph.outputs)}
@@ -66,7 +66,7 @@ def _is_text(value: Value) -> bool:
 
 
 def _makes_numbers(call: Call) -> bool:
-    """Whether a call takes text, or hashes numbers as text, and gives numbers."""
+    """Return whether a call converts text, or numbers hashed as text, to numbers."""
     if isinstance(call.op, Source) or not call.inputs:
         return False
     hashes = isinstance(getattr(call.op, "operation", None), _HASHES)
@@ -75,7 +75,7 @@ def _makes_numbers(call: Call) -> bool:
 
 
 def _make_input(graph: Graph, call: Call, value: Value, position: int) -> Value:
-    """Put an input in the place of a value that is computed from text."""
+    """Replace a value that is computed from text by an input."""
     name = call.name if position == 0 else graph.unique_name(f"{call.name}_{position}")
     tensor = keras.KerasTensor(value.shape, value.dtype, name=name)
     source = graph.add(Call(Source(tensor, name), []), [(value.shape, value.dtype)])
@@ -89,27 +89,27 @@ def _note(graph: Graph, call: Call, value: Value) -> str:
     what = "text" if any(map(_is_text, call.inputs)) else "numbers that are hashed as text"
     shape = ", ".join(["N", *("?" if s is None else str(s) for s in value.shape[1:])])
     return (
-        f"input {', '.join(sources)} holds {what}, which neither TFLite nor ONNX can process: the "
-        f"app computes what the layer {call.name!r} ({layer}) gives and feeds it to the input "
-        f"{value.producer.name!r}, {value.dtype} of shape ({shape})"
+        f"input {', '.join(sources)} takes {what}, which neither TFLite nor ONNX can process: the "
+        f"app must compute the output of the layer {call.name!r} ({layer}) and feed it to the "
+        f"input {value.producer.name!r}, {value.dtype} of shape ({shape})"
     )
 
 
 def _cut_output(graph: Graph, value: Value) -> str:
-    """Return numbers in the place of the text that is made from them."""
+    """Replace a text output by the numbers that it is made from; return a note."""
     call = value.producer
     while len(call.inputs) == 1 and _is_text(call.inputs[0]):
         call = call.inputs[0].producer
     if len(call.inputs) != 1:
         raise UserError(
-            f"The output of {value.producer.name!r} is text, which neither TFLite nor ONNX can "
-            "give, and it is not made from one tensor of numbers. End the model before it."
+            f"The output of {value.producer.name!r} is text, which neither TFLite nor ONNX "
+            "supports, and it is not made from one numeric tensor. End the model before it."
         )
     (numbers,) = call.inputs
     graph.outputs = [numbers if output is value else output for output in graph.outputs]
     value.is_output, numbers.is_output = False, True
     layer = type(call.op.operation).__name__
     return (
-        f"output {value.producer.name!r} is text, which neither TFLite nor ONNX can give: the "
-        f"files give what the layer {call.name!r} ({layer}) takes, and the app looks it up"
+        f"output {value.producer.name!r} is text, which neither TFLite nor ONNX supports: the "
+        f"files return the input of the layer {call.name!r} ({layer}), and the app must look it up"
     )

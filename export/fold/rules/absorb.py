@@ -1,13 +1,13 @@
-"""A linear layer takes an affine into its weights, whatever its type.
+"""The rule of linear layers, which absorb affines into their weights.
 
 With ``y = W·x + b``:
 
     backward   s·y + t             = (s·W)·x + (s·b + t)
     forward    W·(s·x' + t) + b    = (W·s)·x' + (b + W·t)
 
-Backward is exact always. Forward, ``W·t`` is one number per output channel only where every output
-position sees the whole kernel: zero padding must reach no shift, see `border.py` for what can
-be done then.
+Backward is always exact. Forward, ``W·t`` is one number per output channel only if every output
+position reads the whole kernel, which zero padding prevents; see `Absorb.carry` and
+`take_as_map` for that case.
 """
 
 # ruff: noqa: D102 - the base class documents the methods
@@ -27,7 +27,7 @@ from ..plan import Plan, Refusal, Rule
 
 
 class Absorb(Rule):
-    """A linear layer absorbs an affine that is on one of its channel axes."""
+    """A linear layer absorbs an affine on one of its channel axes."""
 
     def matches(self, op: Any) -> bool:
         return isinstance(op, Linear)
@@ -77,10 +77,10 @@ class Absorb(Rule):
     def carry(
         self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
     ) -> Refusal | None:
-        """Take the shift as rows of the kernel that read the constant: ``sum_c W_c·t_c``.
+        """Absorb the shift as kernel rows that read the constant: ``sum_c W_c·t_c``.
 
-        Zero padding then reaches those channels as it reaches the others, so every position sees
-        what it saw before. A row sums over the block of channels in front of it.
+        Zero padding affects those channels in the same way as the others, so the output is exact at
+        every position. A row sums over the block of channels before it.
         """
         op: Linear = plan.op(call)
         if not extra.padded and self.forward(plan, call, slot, affine) is None:
@@ -93,7 +93,7 @@ class Absorb(Rule):
         refusal = refusal or self._widened(plan, call, slot, extra)
         if refusal:
             return refusal
-        # What the layer absorbed before sits between its weights and this shift.
+        # An affine that the layer absorbed earlier lies between its weights and this shift.
         shift = taken.shift if op.before is None else op.before.scale * taken.shift
         border = shift / extra.constant + (0.0 if op.border is None else op.border)
         plan.change(call, dataclasses.replace(plan.op(call), border=border))
@@ -104,7 +104,7 @@ class Absorb(Rule):
 
 
 def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | None:
-    """Plan that a linear layer takes the scale of an affine, and a map behind it the shift."""
+    """Plan that a linear layer absorbs a scale and a map after it adds the shift."""
     op = plan.op(call)
     if not isinstance(op, Linear) or None in call.inputs[slot].shape[1:]:
         return Refusal(
@@ -124,13 +124,13 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
 
 
 def _takes(op: Linear, channels: dict[int, int], extra: Extra) -> bool:
-    """Whether constant channels fit between the channels of each group of a layer."""
+    """Return whether constant channels can be inserted into the channel groups of a layer."""
     groups, size = op.kind.groups(op.layer), channels.get(extra.axis, 0)
     return bool(groups and size) and not (extra.blocks % groups or size % extra.blocks)
 
 
 def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> Affine | None:
-    """Return the affine on an axis that the weights have, beside what they took already."""
+    """Return the affine on an axis of the weights, or on that of an affine already absorbed."""
     if known is not None:
         channels = {known.axis: known.size}
     if channels.get(affine.axis) == affine.size:
@@ -143,7 +143,7 @@ def _aligned(affine: Affine, channels: dict[int, int], known: Affine | None) -> 
 
 
 def _wrong_axis(call: Call, affine: Affine, channels: dict[int, int], verb: str) -> Refusal:
-    axes = " or ".join(str(axis) for axis in channels) or "none that its weights have"
+    axes = " or ".join(str(axis) for axis in channels) or "(none of its weights)"
     return Refusal(
         f"the norm is on axis {affine.axis}, {call.name!r} {verb} its channels on axis {axes}"
     )

@@ -1,13 +1,13 @@
-"""A positive scale passes through activations that are positively homogeneous.
+"""The rule of activations: a positive scale moves through positively homogeneous functions.
 
 For an activation f, per channel:
 
-    s > 0          f(s·x) = s·f(x)                   where f is positively homogeneous, such as relu
-    s = 0          f(0·x + t) = 0·f(x) + f(t)        where f is the same function of every element
+    s > 0          f(s·x) = s·f(x)                   if f is positively homogeneous, such as relu
+    s = 0          f(0·x + t) = 0·f(x) + f(t)        if f is the same function of every element
     s = 1, t = 0   f(x) = f(x)                       for every f
 
-A shift passes through no activation: it stays in front, as one ADD that fuses with a relu. Of a
-function that is not listed here nothing is assumed, so nothing passes through it.
+A shift does not move through any activation: it remains before it, as one ADD that fuses with a
+relu. Nothing is assumed about a function that is not listed here, so nothing moves through it.
 """
 
 # ruff: noqa: D102 - the base class documents the methods
@@ -29,11 +29,11 @@ from ..plan import Plan, Refusal, Rule
 
 @dataclass(frozen=True)
 class Properties:
-    """What is known about an activation; by default nothing.
+    """The known properties of an activation; by default none.
 
     Attributes:
-        homogeneous: ``f(s·x) = s·f(x)`` for every channel and every ``s > 0``.
-        elementwise: Every element is mapped alone, and all by the same function.
+        homogeneous: Whether ``f(s·x) = s·f(x)`` for every channel and every ``s > 0``.
+        elementwise: Whether each element is mapped separately, and all by the same function.
     """
 
     homogeneous: bool = False
@@ -43,7 +43,7 @@ class Properties:
 _UNKNOWN = Properties()
 _HOMOGENEOUS = Properties(homogeneous=True, elementwise=True)
 _ELEMENTWISE = Properties(elementwise=True)
-# A slope of its own for every channel: a scale passes, but a constant becomes another in each.
+# The slope differs by channel, so a scale moves through, but a constant does not stay uniform.
 _PRELU = Properties(homogeneous=True)
 
 # Functions and operations of Keras and TensorFlow by name, without underscores: `leaky_relu` of
@@ -60,7 +60,7 @@ _BY_NAME = dict.fromkeys(("relu", "leakyrelu", "abs", "absolute"), _HOMOGENEOUS)
 
 
 class Activation(Rule):
-    """Scales pass through relu and its kind; constant channels through known functions."""
+    """Scales move through relu and similar functions, constant channels through known ones."""
 
     def matches(self, op: Any) -> bool:
         return isinstance(op, ActivationOp) or (
@@ -72,7 +72,7 @@ class Activation(Rule):
         refusal = _refuses(call, affine, constant)
         if refusal:
             return refusal
-        # The constant must be a value that f takes where it maps it to itself: f(t) = t.
+        # The constant must be a fixed point of f: f(t) = t.
         if constant.any() and (constant & (_evaluate(call, affine.shift) != affine.shift)).any():
             return Refusal(f"{call.name!r} changes a constant channel")
         return plan.backward(call.inputs[0], affine, call)
@@ -105,13 +105,13 @@ class Activation(Rule):
 
 
 def _refuses(call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None:
-    """Say why an affine does not pass; channels in ``constant`` have a scale of 0."""
+    """Return why an affine cannot move through; channels in ``constant`` have a scale of 0."""
     properties = _properties(call)
     moved = ~constant & ((affine.scale != 1) | (affine.shift != 0))
     if constant.any() and not properties.elementwise:
         return Refusal(
-            f"a constant channel cannot be moved through {call.name!r}: it may not be one function "
-            "of each element"
+            f"a constant channel cannot be moved through {call.name!r}, which may not be "
+            "elementwise"
         )
     if moved.any() and not properties.homogeneous:
         return Refusal(
@@ -129,20 +129,20 @@ def _refuses(call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None
 
 
 def _through(call: Call, extra: Extra) -> Extra:
-    """Return the constant channel behind the activation."""
+    """Return the constant channel after the activation."""
     (constant,) = _evaluate(call, np.array([extra.constant]))
     return dataclasses.replace(extra, constant=float(constant))
 
 
 def _evaluate(call: Call, x: np.ndarray) -> np.ndarray:
-    """Compute the activation of a vector in float64."""
+    """Apply the activation to a vector in float64."""
     op = call.op
     function = op.function if isinstance(op, ActivationOp) else _function_of(op.operation)
     return np.asarray(keras.ops.convert_to_numpy(function(keras.ops.cast(x, "float64"))))
 
 
 def _properties(call: Call) -> Properties:
-    """Return what is known about the activation of a call."""
+    """Return the known properties of the activation of a call."""
     if isinstance(call.op, ActivationOp):
         return _of_function(call.op.function)
     return _of_operation(call.op.operation)
@@ -156,7 +156,7 @@ def _of_function(function: Any) -> Properties:
 
 
 def _of_operation(operation: Any) -> Properties:
-    """Return what is known about a layer or an operation of keras.ops."""
+    """Return the known properties of a layer or an operation of keras.ops."""
     kind = type(operation)
     if kind is kl.Activation:
         return _of_function(operation.activation)
@@ -177,7 +177,7 @@ def _by_name(name: str) -> Properties:
 
 
 def _function_of(operation: Any) -> Any:
-    """Return a function that computes an element-wise operation in float64."""
+    """Return a function that computes an elementwise operation in float64."""
     if isinstance(operation, kl.Activation):
         return operation.activation
     if isinstance(operation, keras.Layer):

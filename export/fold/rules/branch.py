@@ -1,8 +1,8 @@
-"""Where branches join: Concatenate, Add and its kind, Maximum, Multiply.
+"""The rules of layers that join branches: Concatenate, Add and similar, Maximum, Multiply.
 
-Concatenate    A(concat(a, b)) = concat(A_a(a), A_b(b)), A cut where the channels were joined
+Concatenate    A(concat(a, b)) = concat(A_a(a), A_b(b)), where A is split like the channels
 Add, backward  s·(a + b) + t   = (s·a + t) + s·b
-Add, forward   (s·a' + t) + b  = s·(a' + b') + t  with b = s·b', or with b = s·b' - t: no t is left
+Add, forward   (s·a' + t) + b  = s·(a' + b') + t  with b = s·b', or without t if b = s·b' - t
 Maximum        A(max(a, b))    = max(A(a), A(b))  for s >= 0
 Multiply       s·(a * b)       = (s·a) * b
 """
@@ -25,7 +25,7 @@ from ..plan import Plan, Refusal, Rule
 
 
 class _Join(Rule):
-    """A call of several inputs; refuses one that reads a value twice."""
+    """Base class of rules for calls with several inputs; a call that reads one twice is refused."""
 
     layers: tuple[type, ...] = ()
     operators: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class _Join(Rule):
 
 
 class Concatenate(_Join):
-    """Concatenate: split per branch on its axis, the same for all branches on another."""
+    """Concatenate: an affine on its axis is split; on another axis it is the same for all."""
 
     layers = (kl.Concatenate,)
     operators = ("Concatenate",)
@@ -74,7 +74,7 @@ class Concatenate(_Join):
 
 
 class Add(_Join):
-    """Add, Subtract, Average: all branches have one scale, any one of them the shift."""
+    """Add, Subtract, Average: all branches have the same scale, and any one has the shift."""
 
     layers = (kl.Add, kl.Subtract, kl.Average)
     operators = ("Add", "Subtract")
@@ -87,7 +87,7 @@ class Add(_Join):
         return plan.first([partial(self._spread, plan, call, affine, slot) for slot in carriers])
 
     def _spread(self, plan: Plan, call: Call, affine: Affine, carrier: int) -> Refusal | None:
-        """Scale every branch; let one of them carry the shift."""
+        """Scale every branch, and add the shift to one of them."""
         for slot, value in enumerate(call.inputs):
             part = affine.scale_only
             if slot == carrier:
@@ -125,7 +125,7 @@ class Add(_Join):
         return plan.first([partial(spread, carrier) for carrier in carriers])
 
     def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
-        """The first branch provides the constant, the others 0."""
+        """Plan that the first branch provides the constant and the others 0."""
         if _twice(call) or not _alike(call):
             return super().provide(plan, call, wanted)
         total = 0.0
@@ -150,7 +150,7 @@ class Add(_Join):
 
     @staticmethod
     def _weight(call: Call, slot: int) -> float:
-        """Return the factor with which a branch enters the sum."""
+        """Return the factor of a branch in the sum."""
         operation = call.op.operation
         if isinstance(operation, kl.Average):
             return 1 / len(call.inputs)
@@ -159,7 +159,7 @@ class Add(_Join):
 
 
 class Maximum(_Join):
-    """Maximum and Minimum: the same affine on all branches, no negative scale."""
+    """Maximum and Minimum: the same affine on all branches, without negative scales."""
 
     layers = (kl.Maximum, kl.Minimum)
     operators = ("Maximum", "Minimum")
@@ -185,7 +185,7 @@ class Maximum(_Join):
 
 
 class Multiply(_Join):
-    """Multiply: any one branch carries a scale, no shift passes."""
+    """Multiply: any one branch has the scale; a shift cannot move through."""
 
     layers = (kl.Multiply,)
     operators = ("Multiply",)
@@ -211,16 +211,16 @@ class Multiply(_Join):
 
 
 def _by_readers(call: Call, slots: Iterable[int]) -> list[int]:
-    """Order branches so that a shift is put where the fewest others must undo it."""
+    """Order branches by their number of readers, since the other readers must invert a shift."""
     return sorted(slots, key=lambda slot: len(call.inputs[slot].uses))
 
 
 def _same_for_all(plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
-    """Bring every other branch to the recoding of one, and pass it on."""
+    """Apply the recoding of one branch to all others, and pass it on."""
     inverse = affine.inverse()
     if inverse is None:
         return Refusal(
-            f"{call.name!r} joins it with a branch that would lose precision by the inverse"
+            f"{call.name!r} joins it with a branch that would lose precision by inverting it"
         )
     for i, value in enumerate(call.inputs):
         if i != slot:
@@ -237,7 +237,7 @@ def _twice(call: Call) -> Refusal | None:
 
 
 def _alike(call: Call) -> bool:
-    """Whether all inputs have the shape of the output, so that nothing is broadcast."""
+    """Return whether all inputs have the shape of the output, so that nothing is broadcast."""
     return len(call.inputs) > 1 and all(v.shape == call.output.shape for v in call.inputs)
 
 

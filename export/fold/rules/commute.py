@@ -1,9 +1,9 @@
-"""Layers that an affine passes unchanged, or changed only in its axis.
+"""The rules of layers that commute with an affine, possibly with a change of its axis.
 
-With f acting on each channel alone:
+With f acting on each channel separately:
 
-    f(s·x + t) = s·f(x) + t     where f averages, picks, repeats or reorders positions
-    f(s·x) = s·f(x)             where f also pads with zeros: no shift
+    f(s·x + t) = s·f(x) + t     if f averages, selects, repeats or reorders positions
+    f(s·x) = s·f(x)             if f also pads with zeros: no shift
     max(s·x + t) = s·max(x) + t for s >= 0
 """
 
@@ -25,7 +25,7 @@ from ..plan import Plan, Refusal, Rule
 
 
 class _Passing(Rule):
-    """An affine passes; subclasses say which layers and what becomes of it."""
+    """Base class of rules for layers that commute with an affine."""
 
     layers: tuple[type, ...] = ()
 
@@ -42,9 +42,9 @@ class _Passing(Rule):
         moved = refusal or self.to_output(call, affine)
         return moved if isinstance(moved, Refusal) else plan.forward(call.output, moved)
 
-    # Whether a constant channel stays what it is, borders included.
+    # Whether a constant channel is unchanged, including the borders.
     constant_passes = True
-    # Whether the layer acts on a sum as on its terms, so that a shift may differ by position.
+    # Whether the layer is linear, so that a shift may differ by position.
     is_linear = True
 
     def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
@@ -66,7 +66,7 @@ class _Passing(Rule):
     def carry(
         self, plan: Plan, call: Call, slot: int, affine: Affine, extra: Extra
     ) -> Refusal | None:
-        # The constant goes through the layer as the shift would: also into its zero padding.
+        # The layer affects the constant in the same way as the shift, including zero padding.
         refusal = self.refuses(call, affine if self.constant_passes else affine.scale_only)
         moved = refusal or self.to_output(call, affine)
         if isinstance(moved, Refusal):
@@ -78,28 +78,28 @@ class _Passing(Rule):
         return plan.carry(call.output, moved, dataclasses.replace(extra, axis=axis, padded=padded))
 
     def axis_out(self, call: Call, axis: int) -> int | None:
-        """Return where an axis of the input is in the output if one entry more there is one more.
+        """Return the output axis that grows with an axis of the input.
 
         Returns:
-            The axis, or None where more entries would change the others or the layout.
+            The axis, or None if additional entries would change the others or the layout.
         """
         return axis
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
-        """Say why an affine does not pass whatever its axis."""
+        """Return why an affine on any axis cannot move through; None if it may."""
         return None
 
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
-        """Write an affine of the output as one of the input."""
+        """Convert an affine of the output to one of the input."""
         return affine
 
     def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
-        """Write an affine of the input as one of the output."""
+        """Convert an affine of the input to one of the output."""
         return affine
 
 
 class SameAxis(_Passing):
-    """Dropout and its family, Identity: at inference they return what they are given."""
+    """Dropout and similar layers, Identity: they return their input at inference."""
 
     layers = (
         kl.Dropout,
@@ -127,7 +127,7 @@ class SameAxis(_Passing):
 
 
 class _Spatial(_Passing):
-    """Layers that work on positions: the affine must be on the channel axis."""
+    """Layers that act on positions, for which the affine must be on the channel axis."""
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
         axis = channel_axis(call)
@@ -142,7 +142,7 @@ class _Spatial(_Passing):
 
 
 class Spatial(_Spatial):
-    """AveragePooling (Keras leaves padding out of the mean), UpSampling, Cropping."""
+    """AveragePooling (Keras excludes padding from the mean), UpSampling, Cropping."""
 
     layers: tuple[type, ...] = (
         kl.AveragePooling1D,
@@ -164,7 +164,7 @@ class Spatial(_Spatial):
 
 
 class MaxPool(Spatial):
-    """MaxPooling keeps the order of values only under scales that are not negative."""
+    """MaxPooling, which commutes with scales that are not negative."""
 
     layers = (kl.MaxPooling1D, kl.MaxPooling2D, kl.MaxPooling3D)
     is_linear = False
@@ -174,7 +174,7 @@ class MaxPool(Spatial):
 
 
 class ZeroPad(Spatial):
-    """ZeroPadding: the zeros take a scale but no shift."""
+    """ZeroPadding, which commutes with scales but not with shifts."""
 
     layers = (kl.ZeroPadding1D, kl.ZeroPadding2D, kl.ZeroPadding3D)
     constant_passes = False
@@ -186,7 +186,7 @@ class ZeroPad(Spatial):
 
 
 class GlobalPool(_Spatial):
-    """GlobalAveragePooling: one mean a channel; the channel axis becomes axis 1."""
+    """GlobalAveragePooling: one mean per channel; the channel axis becomes axis 1."""
 
     layers: tuple[type, ...] = (
         kl.GlobalAveragePooling1D,
@@ -195,7 +195,7 @@ class GlobalPool(_Spatial):
     )
 
     def refuses(self, call: Call, affine: Affine) -> Refusal | None:
-        # Seen from the output the channel axis is another, and every axis there is a channel axis.
+        # The channel axis of the output differs, and the output has no other axes.
         return None
 
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
@@ -219,7 +219,7 @@ class GlobalPool(_Spatial):
 
 
 class GlobalMaxPool(GlobalPool):
-    """GlobalMaxPooling: as GlobalAveragePooling, for scales that are not negative."""
+    """GlobalMaxPooling: like GlobalAveragePooling, for scales that are not negative."""
 
     layers = (kl.GlobalMaxPooling1D, kl.GlobalMaxPooling2D, kl.GlobalMaxPooling3D)
     is_linear = False
@@ -229,7 +229,7 @@ class GlobalMaxPool(GlobalPool):
 
 
 class Permute(_Passing):
-    """Permute: the affine goes with its axis."""
+    """Permute: the axis of the affine is permuted."""
 
     layers = (kl.Permute,)
 
@@ -264,9 +264,9 @@ class Repeat(_Passing):
 
 
 class Reshape(_Passing):
-    """Flatten and Reshape: the channels are repeated as the positions are laid out.
+    """Flatten and Reshape: the channels are repeated according to the memory layout.
 
-    One more channel would be one more entry at every position, so none passes.
+    An additional channel would add an entry at every position, so constant channels are refused.
     """
 
     layers = (kl.Flatten, kl.Reshape)
@@ -292,16 +292,16 @@ class Reshape(_Passing):
 
 
 def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | None:
-    """Write an affine of a tensor as one of the same tensor reshaped.
+    """Convert an affine of a tensor to an affine of the reshaped tensor.
 
     Args:
-        affine: On one axis of ``source``.
-        source: Shape before, batch first.
+        affine: An affine on an axis of ``source``.
+        source: Shape before, including the batch axis.
         target: Shape after.
 
     Returns:
-        The affine on the one axis of ``target`` along which it differs, or None where it would
-        differ along several, or a size is unknown.
+        The affine on one axis of ``target``, or None if it would vary along several axes or a size
+        is unknown.
     """
     if affine.axis == 0:
         return None
@@ -323,7 +323,7 @@ def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | No
 
 
 def channel_axis(call: Call) -> int:
-    """Return the axis on which a spatial layer finds its channels in its input."""
+    """Return the channel axis of the input of a spatial layer."""
     rank = call.inputs[0].rank
     data_format = getattr(call.op.operation, "data_format", "channels_last")
     return 1 if data_format == "channels_first" else rank - 1
@@ -332,7 +332,7 @@ def channel_axis(call: Call) -> int:
 def _on_channels(
     call: Call, affine: Affine, shape: Shape, seen_on: int | None = None
 ) -> Affine | Refusal:
-    """Write an affine on the channel axis of a tensor of the given shape."""
+    """Express an affine on the channel axis of a tensor of the given shape."""
     axis = channel_axis(call)
     if affine.axis == (axis if seen_on is None else seen_on):
         return affine.moved(axis)

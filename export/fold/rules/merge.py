@@ -1,4 +1,4 @@
-"""Two affines in a row are one.
+"""The rule that merges two consecutive affines into one.
 
 With the affine ``y = A(x)`` in the network:
 
@@ -18,7 +18,7 @@ from ..plan import Plan, Refusal, Rule
 
 
 class Merge(Rule):
-    """An affine takes another into itself, if both are on one axis."""
+    """An affine absorbs another one on the same axis."""
 
     def matches(self, op: Any) -> bool:
         return isinstance(op, AffineOp)
@@ -56,7 +56,7 @@ class Merge(Rule):
         return plan.ignore(call.output, extra)
 
     def _widen(self, plan: Plan, call: Call, blocks: int) -> None:
-        """Let the constant channels through as they are."""
+        """Extend the affine by the identity on constant channels."""
         affine = plan.op(call).affine
         parts = affine.split([affine.size // blocks] * blocks)
         one = Affine.identity(affine.axis, 1)

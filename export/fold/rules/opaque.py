@@ -1,4 +1,4 @@
-"""The last rule: operations that no other rule speaks for are not linear, and refuse."""
+"""The last rule, which refuses operations that no other rule covers."""
 
 # ruff: noqa: D102 - the base class documents the methods
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..plan import Plan, Refusal, Rule
 
 
 class Opaque(Rule):
-    """Everything no other rule speaks for: it refuses."""
+    """All operations that no other rule covers."""
 
     def matches(self, op: Any) -> bool:
         return True

@@ -293,4 +293,4 @@ def test_norm_inside_a_layer_that_is_not_read_is_reported():
     model = keras.Model(x, kl.TimeDistributed(inside, name="frames")(x))
     (record,) = fold(model).report.records
     assert record.name == "frames/inner"
-    assert "'frames' (TimeDistributed) is not read" in record.reason
+    assert "'frames' (TimeDistributed) are not read" in record.reason

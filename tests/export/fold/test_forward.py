@@ -218,7 +218,7 @@ def test_norms_of_raw_features_can_stay_in_front(randomized):
     assert kept.proof.passed
     assert [record.outcome for record in folded.report.records] == ["folded"] * 3
     assert [record.outcome for record in kept.report.records] == ["kept", "kept", "folded"]
-    assert "norms of inputs were to be kept" in kept.report.records[0].reason
+    assert "norms of inputs are kept" in kept.report.records[0].reason
     assert max(record.range_growth for record in folded.report.records) > 1.5
     assert kept.report.records[2].range_growth == 1.0
 

@@ -66,7 +66,7 @@ def test_a_corrected_bias_leaves_no_mean_error(images):
 def test_rounded_weights_are_on_the_steps_that_quantizers_choose(images):
     model = fold(_network()).model
     rounded = with_rounded_weights(
-        model, [images], adaptive=True, correct_bias=False, leave=("line",)
+        model, [images], adaptive=True, correct_bias=False, exclude=("line",)
     )
     for name, axes in {
         "first": (0, 1, 2),
@@ -207,7 +207,10 @@ def test_an_auto_file_is_better_is_checked_and_its_recipe_is_replayed(images, tm
 
 
 def test_auto_needs_real_samples_and_enough_of_them(images, tmp_path):
-    for calibration, message in (("random", "real samples"), (images[:4], "at least 8 real ones")):
+    for calibration, message in (
+        ("random", "real samples"),
+        (images[:4], "at least 8 real samples"),
+    ):
         with pytest.raises(rl.UserError, match=message):
             rl.export_model(
                 _network(), tmp_path / "net", precisions=("auto",), calibration=calibration

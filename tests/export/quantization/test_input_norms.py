@@ -61,7 +61,7 @@ def test_the_choice_can_be_taken(choice, count, tmp_path):
     manifest = rl.export_model(
         _raw_features(), tmp_path / "net", formats=("onnx",), input_norms=choice
     )
-    assert [note.count("norms of inputs were to be kept") for note in manifest.notes] == [1] * count
+    assert [note.count("norms of inputs are kept") for note in manifest.notes] == [1] * count
     assert manifest.artifacts[0].ops.get("Mul", 0) == count
 
 

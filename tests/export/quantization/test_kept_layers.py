@@ -114,7 +114,7 @@ def test_first_and_last_layer_with_integer_inputs_and_outputs(exported):
         ({"keep_int16": ("depth",), "opset": 17}, "needs opset 21. Received: 17"),
         (
             {"keep_int16": ("scores",), "formats": ("tflite",)},
-            "keep_int16 has no SOFTMAX .*in float instead",
+            "keep_int16 does not support SOFTMAX .*in float instead",
         ),
     ],
 )

@@ -1,11 +1,11 @@
-"""MobileNetV2 from keras.applications: batch renormalization, fine-tuning, export, proof of parity.
+"""MobileNetV2 from keras.applications: batch renormalization, fine-tuning, export and checks.
 
     python examples/mobilenet_renorm.py [FOLDER]
 
-Takes a ready-made network, swaps its 52 batch norms for batch renormalization, trains it for a
-moment with batches of 8 on scanned digits, folds every norm away, writes TFLite and ONNX to FOLDER
-(build/mobilenet_digits by default), and checks both files against the trained model. Give
-`weights="imagenet"` and more epochs for a network that is of use.
+The program replaces the 52 batch norms of MobileNetV2 by batch renormalization, trains it briefly
+with batches of 8 on scanned digits, folds every norm, writes TFLite and ONNX files to FOLDER
+(build/mobilenet_digits by default), and checks both files against the trained model. To train a
+useful network, pass `weights="imagenet"` and train for more epochs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE, BATCH_SIZE, STEPS = 64, 8, 40
 
 
 def images(gray: np.ndarray) -> np.ndarray:
-    """Make scans of 8 x 8 pixels in [0, 1] what MobileNetV2 takes: colour, large, in [-1, 1]."""
+    """Resize scans of 8 x 8 pixels in [0, 1] for MobileNetV2, to three channels in [-1, 1]."""
     large = keras.ops.image.resize(gray, (SIZE, SIZE), interpolation="bilinear")
     return np.repeat(2.0 * keras.ops.convert_to_numpy(large) - 1.0, 3, axis=-1)
 
@@ -36,10 +36,10 @@ def main(folder: Path) -> int:
     with_batch_norm = keras.applications.MobileNetV2(
         input_shape=(SIZE, SIZE, 3), alpha=0.35, weights=None, classes=10
     )
-    # MobileNetV2 averages over a thousand batches; that is too slow for what r and d compare with.
+    # MobileNetV2 averages its statistics over a thousand batches, which is too slow for r and d.
     model = rl.to_renorm(with_batch_norm, bounds=rl.paper_schedule(STEPS), momentum=0.9)
     before, after = (m.predict(x_test[:4], verbose=0) for m in (with_batch_norm, model))
-    print("same bits at inference after the swap:", np.array_equal(before, after))
+    print("inference is unchanged, bit for bit:", np.array_equal(before, after))
 
     watch = rl.RenormDiagnostics(every=5)
     model.compile(

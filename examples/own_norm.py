@@ -1,11 +1,12 @@
-"""Teach the fold a norm of your own: batch normalization by mean absolute deviation.
+"""Fold a norm of your own: batch normalization with the mean absolute deviation.
 
     python examples/own_norm.py [FOLDER]
 
-A norm can be folded if it is one scale and one shift a channel at inference, whatever it does in
-training. This one divides by the mean absolute deviation instead of the standard deviation (L1
-batch normalization, Wu et al. 2018, arXiv:1802.09769): no squares and no roots. Four lines tell
-renormlite what it computes; then it folds, exports and passes its checks like any other.
+A norm can be folded if it is one scale and one shift per channel at inference, whatever it does in
+training. This norm divides by the mean absolute deviation instead of the standard deviation, and
+needs no squares and roots (L1 batch normalization, Wu et al. 2018, arXiv:1802.09769). A function of
+four lines returns its scale and shift. With it, the norm is folded, exported and checked like any
+other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class MeanDeviationNorm(keras.layers.Layer):
         self.momentum, self.epsilon = momentum, epsilon
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create one weight a channel for each of scale, shift, mean and deviation."""
+        """Create scale, shift, mean and deviation with one value per channel."""
         shape = (input_shape[-1],)
         self.scale = self.add_weight(shape=shape, initializer="ones", name="scale")
         self.shift = self.add_weight(shape=shape, initializer="zeros", name="shift")
@@ -41,7 +42,7 @@ class MeanDeviationNorm(keras.layers.Layer):
         )
 
     def call(self, x: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
-        """Normalize with the batch in training, with the moving averages at inference."""
+        """Normalize with the statistics of the batch in training, else with the moving ones."""
         mean, deviation = self.mean, self.deviation
         if training:
             axes = tuple(range(len(x.shape) - 1))

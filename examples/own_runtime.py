@@ -1,11 +1,11 @@
-"""Add a runtime of your own to the checks: an accelerator that keeps weights in bfloat16.
+"""Add a runtime of your own to the checks: an accelerator that stores weights in bfloat16.
 
     python examples/own_runtime.py [FOLDER]
 
-Any engine that can load a .tflite or .onnx file and run it becomes a target: subclass `Runner`,
-implement five methods, register it. Here an accelerator is imitated by ONNX Runtime with every
-float weight rounded to bfloat16, 8 bits of precision instead of 24. The checks find that such a
-device does not compute what a float32 file promises.
+Any program that can load and run a .tflite or .onnx file can be a target: subclass `Runner`,
+implement five methods and register the class. This example simulates an accelerator by ONNX Runtime
+with every float weight rounded to bfloat16, which has 8 bits of precision instead of 24. The check
+fails, since the accelerator is less accurate than a float32 file requires.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train on in integers: a digits network with 4-bit weights, before and after, on real data.
+"""Quantization-aware training: a digits network with 4-bit weights, on real data.
 
 python examples/quantize_digits.py build/digits4
 """
@@ -13,12 +13,12 @@ from renormlite.models.data import handwritten_digits
 
 
 def accuracy(model: keras.Model, test) -> float:
-    """Return the share of right answers."""
+    """Return the share of correct answers."""
     return float(np.mean(np.array(model(test.x)).argmax(axis=-1) == test.y))
 
 
 def main(directory: str) -> None:
-    """Train in float, train on in integers, export without calibration, check."""
+    """Train in float, then with quantization; export without calibration, and check."""
     data = handwritten_digits()
     model = digits.train(epochs=2).model
     print("float", accuracy(model, data.test))

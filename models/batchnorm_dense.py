@@ -1,9 +1,9 @@
-"""Batch normalization in front of dense layers: the third form that tutorials call renormalization.
+"""Batch normalization before dense layers, which some tutorials call renormalization.
 
-Some write ``Dense(units)(BatchNormalization()(x))`` and leave it to the dense layer to learn the
-scale and shift that they call r and d. As a network that is sound, and it is the case where a norm
-has no linear layer before it, only one after: it folds forward, into the weights behind it, the
-norm of the raw pixels included.
+These tutorials use ``Dense(units)(BatchNormalization()(x))``, in which the dense layer learns the
+scale and shift that they call r and d. The network is valid, and an example of norms that have a
+linear layer only after them. They fold forward into its weights, including the norm of the raw
+pixels.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def train(
         The trained model with its test accuracy.
     """
     keras.utils.set_random_seed(seed)
-    # An epoch is 45 steps: averages over some hundred of them would lag behind the weights.
+    # An epoch has 45 steps; averages over a hundred steps would lag behind the weights.
     model = build(lambda: layers.BatchNormalization(momentum=0.95))
     return train_classifier(
         model,

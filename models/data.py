@@ -1,4 +1,4 @@
-"""Real data that ships with a package, so that training needs no download."""
+"""Real data from an installed package, so that training needs no download."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ class ShuffledBatches(keras.utils.PyDataset):
         return self._split.x[chosen], self._split.y[chosen]
 
     def on_epoch_end(self) -> None:
-        """Draw the order of the next epoch."""
+        """Choose the order of the next epoch."""
         self._order = self._generator.permutation(len(self._split.x))
 
 
 def handwritten_digits() -> Dataset:
     """Return scikit-learn's handwritten digits: 1,797 real scans of 8 x 8 pixels, 10 classes.
 
-    A fifth, the same for every call and balanced over the classes, is held back as ``test``.
+    A fifth of them, balanced over the classes and always the same, is the ``test`` split.
 
     Returns:
         Images in [0, 1], shape (N, 8, 8, 1), with labels 0 to 9.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository
-    (1998), the test part, as ``sklearn.datasets.load_digits`` carries it.
+    (1998), the test part, as in ``sklearn.datasets.load_digits``.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

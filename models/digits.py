@@ -1,7 +1,7 @@
-"""A small CNN for handwritten digits: every kind of block that a norm commonly follows.
+"""A small CNN for handwritten digits, with norms after convolutions and a dense layer.
 
-Conv -> norm -> relu, a depthwise-separable block, and Dense -> norm, trained with batches of 4,
-where batch normalization suffers and batch renormalization does not.
+It has conv -> norm -> relu, a depthwise-separable block and dense -> norm -> relu. It is trained
+with batches of 4, with which batch normalization is less accurate than batch renormalization.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def build(norm: Norm | None) -> keras.Model:
     """Build the network, untrained.
 
     Args:
-        norm: Makes one normalization layer a call; None builds the twin without norms, whose
+        norm: Called for each normalization layer; None builds the network without norms, whose
             conv and dense layers have a bias instead.
 
     Returns:
@@ -56,8 +56,7 @@ def train(
 ) -> Trained:
     """Train the network on real handwritten digits with batches of 4.
 
-    The paper's ramps of r_max and d_max are scaled to the run's length, so that they reach their
-    ends within it.
+    The paper's schedules of r_max and d_max are scaled to the length of the run.
 
     Args:
         epochs: Passes over the 1,437 training images.

@@ -24,7 +24,7 @@ class Builder(Protocol):
         """Build the network, untrained.
 
         Args:
-            norm: Makes one normalization layer a call; None builds the twin without norms.
+            norm: Called for each normalization layer; None builds the network without norms.
             norm_after_activation: Whether blocks are linear -> relu -> norm, as in many tutorials,
                 instead of the reference's linear -> norm -> relu.
 
@@ -34,7 +34,7 @@ class Builder(Protocol):
 
 
 class _Blocks:
-    """Puts norm and activation behind linear layers, in the order asked for."""
+    """Adds norms and activations to linear layers, in the requested order."""
 
     def __init__(self, norm: Norm | None, after: bool) -> None:
         self._norm = norm
@@ -55,7 +55,7 @@ class _Blocks:
         return layers.Conv2D(filters, size, strides=stride, padding="same")(x)
 
     def separable(self, x: Tensor, filters: int, stride: int = 1) -> Tensor:
-        """Apply a depthwise and a pointwise convolution, a norm and a relu behind each."""
+        """Apply a depthwise and a pointwise convolution, each with a norm and a relu."""
         x = self.norm_relu(layers.DepthwiseConv2D(3, strides=stride, padding="same")(x))
         return self.norm_relu(self.conv(x, filters, 1))
 
@@ -104,7 +104,7 @@ def visual_wake_words(norm: Norm | None, *, norm_after_activation: bool = False)
 def image_classification(norm: Norm | None, *, norm_after_activation: bool = False) -> keras.Model:
     """ResNet-8 for CIFAR-10: ``image`` (N, 32, 32, 3) to ``label`` (N, 10).
 
-    The second norm of a block has no activation of its own; it stays in front of the addition.
+    The second norm of a block has no activation; the addition follows it.
     """
     blocks = _Blocks(norm, norm_after_activation)
     image = keras.Input((32, 32, 3), name="image")
@@ -119,7 +119,7 @@ def image_classification(norm: Norm | None, *, norm_after_activation: bool = Fal
     return keras.Model(image, label, name="image_classification")
 
 
-# Every network under the name of its MLPerf Tiny benchmark.
+# Each network, by the name of its MLPerf Tiny benchmark.
 NETWORKS: dict[str, Builder] = {
     "anomaly_detection": anomaly_detection,
     "image_classification": image_classification,

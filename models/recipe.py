@@ -1,4 +1,4 @@
-"""The training loop that the recipes share, and the files that it writes."""
+"""The training loop of the recipes, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Trained:
 
     Attributes:
         model: The trained Keras model.
-        test: Held-out data that took no part in training.
+        test: Held-out data that was not used in training.
         accuracy: Share of ``test`` that the model labels correctly, from 0 to 1.
     """
 
@@ -28,14 +28,14 @@ class Trained:
     accuracy: float
 
     def save(self, path: Path) -> Path:
-        """Write the model to ``path`` and the test data beside it.
+        """Write the model to ``path`` and the test data next to it.
 
         Args:
             path: A path that ends in ``.keras``.
 
         Returns:
             The path of the test data, ``STEM.samples.npz``: one array for each model input by its
-            Keras name, and ``label``. It serves as calibration data and as input of the checks.
+            Keras name, and ``label``; to be used for calibration and checks.
         """
         samples = path.with_suffix(".samples.npz")
         arrays: dict[str, np.ndarray] = {
@@ -50,7 +50,7 @@ class Trained:
 
 
 def updates_per_epoch(data: Dataset, batch_size: int) -> int:
-    """Return how many training steps one pass over ``data`` takes; the last may be smaller."""
+    """Return the number of training steps in one pass over ``data``."""
     return len(ShuffledBatches(data.train, batch_size, seed=0))
 
 
@@ -64,13 +64,13 @@ def train_classifier(
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Trained:
-    """Train ``model`` on ``data`` with Adam and a cosine decay, and measure it on the test part.
+    """Train ``model`` on ``data`` with Adam and a cosine decay, and evaluate it on the test part.
 
     Args:
         model: A classifier whose output is one probability for each class.
         data: The data to train and test on.
         epochs: Passes over the training part.
-        batch_size: Samples in a step. Batch renormalization works with as few as 4.
+        batch_size: Samples per step.
         learning_rate: Initial rate of the cosine decay, which ends at 0.
         seed: Seed of the order of samples, which differs in each epoch.
         callbacks: Keras callbacks, such as a progress bar.

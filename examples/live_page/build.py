@@ -1,11 +1,10 @@
-"""Build a web page on which the exported digits network reads what one draws.
+"""Build a web page on which the exported digits network recognizes drawn digits.
 
 python examples/live_page/build.py build/live
 python -m http.server --directory build/live
 
-The page runs the float32 and the int8 file side by side in ONNX Runtime Web and shows the verdict
-of the checks. It is a folder of static files, so any web server can serve it. npm fetches the web
-runtime once.
+The page runs the float32 and the int8 file in ONNX Runtime Web and shows the results of the checks.
+It consists of static files, so any web server can serve it. npm downloads the web runtime once.
 """
 
 import argparse
@@ -26,7 +25,7 @@ PRECISIONS = ("float32", "int8")
 
 
 def test_digits(test: Split) -> list[dict]:
-    """Return the first test image of each class as label and 64 levels from 0 to 16."""
+    """Return the first test image of each class: its label, and 64 levels from 0 to 16."""
     first = [int(np.flatnonzero(test.y == label)[0]) for label in range(10)]
     return [
         {"label": int(test.y[i]), "levels": np.rint(test.x[i].ravel() * 16).astype(int).tolist()}
@@ -35,7 +34,7 @@ def test_digits(test: Split) -> list[dict]:
 
 
 def verdict(report: rl.ParityReport) -> dict:
-    """Return what the page says of the checks: the verdict, and each file's key figures."""
+    """Return the results of the checks for the page: the verdict, and figures of each file."""
     files = []
     for result in report.results:
         (task,), (quality,) = result.tasks, result.qualities
@@ -90,7 +89,7 @@ def build(folder: Path, targets: Sequence[str], epochs: int = digits.EPOCHS) -> 
 
 
 def main() -> None:
-    """Build the page and say how to look at it."""
+    """Build the page, and print the command that serves it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("build/live"))
     parser.add_argument("--on", default="onnxruntime", help="comma-separated targets to check on")

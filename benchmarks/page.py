@@ -46,8 +46,8 @@ network with batches of 2, and about equal elsewhere. Where a statistic is over 
 (dense and deep, batches of 2), GroupNormalization or no normalization at all is better than any
 layer with statistics of the batch.
 
-Of the cases of `benchmarks/purpose.py` the deep network with batches of 1 and 8 and with skewed
-batches of 32 was not run. MNIST, time series and int8 after export are not measured yet."""
+Not measured yet: the deep network with batches of 1 and 8 and with skewed batches of 32
+(`benchmarks/purpose.py` has these cases), MNIST, time series, and int8 after export."""
 
 _PEERS = (
     "ours / keras BatchNormalization",
@@ -60,8 +60,8 @@ PARTS = {
         "What renormalization is for",
         "Accuracy on held-out real digits (scikit-learn's, 8 x 8), mean over the seeds and the "
         "95 % interval of that mean. All norms have their defaults and train the same steps on "
-        "the same batches with Adam at 1e-3. `deep` has seven convolutions, the last two of "
-        "which see one pixel; `shallow` has two; `dense` has three dense layers. Rows marked "
+        "the same batches with Adam at 1e-3. `deep` has seven convolutions, the last two with a "
+        "single pixel; `shallow` has two; `dense` has three dense layers. Rows marked "
         "`estimated anew` replace the stored statistics by those of the whole training set "
         "before inference.",
         tuple(("purpose.py", "--only", network) for network in ("dense", "shallow", "deep")),
@@ -76,9 +76,10 @@ PARTS = {
     ),
     "layer": Part(
         "Training step of the layer",
-        "Forward and backward pass, TensorFlow on a CPU: our CPU time, of all threads together, "
-        "over that of each peer, median of the ratios within a round, and quartiles. Below 1 ours "
-        "is faster. Small tensors are traced without a static batch size, as `fit` does.",
+        "Forward and backward pass, TensorFlow on a CPU: the CPU time of our layer (all threads) "
+        "divided by that of each other layer; median of the ratios within a round, and quartiles. "
+        "Below 1, our layer is faster. Small tensors are traced without a static batch size, as in "
+        "`fit`.",
         (
             ("layer.py", "--rounds", "40", "--clock", "cpu"),
             ("layer.py", "--small", "--rounds", "200", "--clock", "cpu"),
@@ -89,33 +90,33 @@ PARTS = {
     ),
     "inference": Part(
         "Inference of the exported files",
-        "CPU time of our folded float32 file over that of other files of the same architecture, "
-        "one thread, batch 1: the stock exporters' file, one whose norms are written operation "
-        "by operation, and the twin without norms, which is the limit. Median of the ratios "
-        "within a round, and quartiles.",
+        "CPU time of our folded float32 file divided by that of other files of the same "
+        "architecture, one thread, batch 1: the file of the stock exporters, a file with each norm "
+        "as separate operators, and the twin, which is the same network without norms. Median of "
+        "the ratios within a round, and quartiles.",
         (("inference.py",),),
         ("folded / stock", "folded / hand-written", "folded / twin"),
         1.0,
     ),
     "fold": Part(
         "Speed of the fold",
-        "Time of the fold without proof over that of `clone_model` and a copy of the weights, "
-        "which every fold needs.",
+        "Time of the fold without proof divided by that of `clone_model` and a copy of the "
+        "weights, which every fold needs.",
         (("fold_speed.py",),),
     ),
     "export": Part(
         "Speed of the export",
-        "Our export over the stock pair `model.export` to LiteRT and to ONNX. `files` writes "
-        "and validates the same two files; `all` adds the proof, the golden set and the "
+        "Time of our export divided by that of `model.export` to LiteRT and to ONNX. `files` "
+        "writes and validates the same two files; `all` adds the proof, the golden set and the "
         "manifest.",
         (("export_time.py", "--pairs", "3"),),
         ("files / stock", "all / stock"),
         1.0,
     ),
     "diagnostics": Part(
-        "Cost of watching",
-        "A training step with `RenormDiagnostics` over one without; `off` is a second run "
-        "without, which shows the noise.",
+        "Cost of RenormDiagnostics",
+        "Time of a training step with `RenormDiagnostics` divided by that of one without; `off` is "
+        "a second run without it, which shows the noise.",
         (("diagnostics.py",),),
     ),
 }
@@ -125,8 +126,7 @@ _HEAD = """# Benchmarks
 `make bench` runs every part; `make bench PARTS="purpose layer"` runs some. This page and its
 pictures are written from [benchmarks.json](benchmarks.json), which holds each number with its
 spread and count, the machine, the versions and the load of the machine when the part started.
-Ratios are medians of pairs in one process and move little with load; milliseconds are for
-orientation.
+Ratios are medians of pairs in one process and depend little on the load; milliseconds depend on it.
 """
 
 _COLORS = ("#c2410c", "#1d4ed8", "#0f766e", "#9aa5b1", "#a16207")

@@ -268,6 +268,17 @@ def test_targets_in_the_text_parse() -> None:
                 Target.parse(span)
 
 
+def test_every_check_is_in_the_page_about_checks() -> None:
+    folders = ("runtime_checks", "against_model")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    source = "".join(file.read_text() for file in files)
+    names = set(re.findall(r'\bFinding\(\s*"([a-z]+)"', source))
+    names |= set(re.findall(r'^CHECK = "([a-z]+)"', source, re.M))
+    assert len(names) > 15
+    rows = re.findall(r"^\| ([a-z, ]+) \|", (ROOT / "docs/checks.md").read_text(), re.M)
+    assert names <= {name for row in rows for name in row.split(", ")}
+
+
 def command_line_page(language: str) -> str:
     (block,) = [b for name, b in fenced(ROOT / "docs/command-line.md") if name == language]
     return block

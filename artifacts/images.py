@@ -16,6 +16,9 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 # Modes with one channel, kept without loss; other modes are reduced to 8 bits.
 _GRAY = ("L", "I;16", "I")
 
+# Entry of the metadata that says that the files compute the preprocessing.
+IN_MODEL = "preprocessing_in_model"
+
 PerChannel = float | tuple[float, ...]
 
 
@@ -35,6 +38,22 @@ class Preprocessing:
     def from_json(cls, entry: Mapping[str, Any]) -> Preprocessing:
         """Read the record that an export's manifest keeps in its metadata."""
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+
+    @classmethod
+    def inside(cls, metadata: Mapping[str, Any]) -> Preprocessing | None:
+        """Return what the files of an export compute of raw pixels; None where they take inputs.
+
+        Args:
+            metadata: That of the manifest.
+        """
+        return cls.from_json(metadata["preprocessing"]) if metadata.get(IN_MODEL) else None
+
+    @classmethod
+    def before(cls, metadata: Mapping[str, Any]) -> Preprocessing | None:
+        """Return how pixels become what the files of an export take; None where unknown."""
+        if metadata.get(IN_MODEL):
+            return cls()
+        return cls.from_json(metadata["preprocessing"]) if "preprocessing" in metadata else None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Return `pixels` (…, channels) preprocessed, float32.
@@ -110,8 +129,14 @@ def read_images(
     spread = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
     chosen = [paths[index] for index in spread]
     pixels = np.stack([_pixels(path, shape) for path in chosen])
+    inputs = preprocessing(pixels)
+    if dtype == "uint8" and inputs.max() > np.iinfo(np.uint8).max:
+        raise UserError(
+            f"{folder} holds images of more than 8 bits a channel, and the network takes 8. Save "
+            "them with 8 bits."
+        )
     return Images(
-        preprocessing(pixels).astype(dtype),
+        inputs.astype(dtype),
         tuple(_class(path.relative_to(folder)) for path in chosen),
         len(paths),
     )

@@ -108,6 +108,7 @@ def load_samples(
     """
     samples = _read(source, inputs, limit, preprocessing, classes)
     check_samples(samples.arrays, inputs, finite=finite)
+    _check_whole(samples.arrays, inputs)
     _check_labels(samples)
     arrays = {t.name: samples.arrays[t.name].astype(t.dtype, copy=False) for t in inputs}
     return dataclasses.replace(samples, arrays=arrays).take(limit)
@@ -143,6 +144,26 @@ def check_samples(
     if len({len(arrays[name]) for name in expected}) > 1:
         counts = ", ".join(f"{name}: {len(arrays[name])}" for name in sorted(expected))
         raise UserError(f"Expected equally many samples for every input. Received: {counts}.")
+
+
+def _check_whole(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> None:
+    """Refuse numbers that the integer type of an input cannot hold.
+
+    Raises:
+        UserError: There is one.
+    """
+    for tensor in inputs:
+        array, dtype = np.asarray(arrays[tensor.name]), np.dtype(tensor.dtype)
+        if dtype.kind not in "iu" or np.can_cast(array.dtype, dtype):
+            continue
+        limits = np.iinfo(dtype)
+        if np.any((array < limits.min) | (array > limits.max) | (array != np.rint(array))):
+            pixels = "; give raw pixels" if dtype == np.uint8 else ""
+            raise UserError(
+                f"Expected whole numbers from {limits.min} to {limits.max} ({dtype}) for input "
+                f"{tensor.name!r}{pixels}. Received: {array.dtype} from {array.min():.4g} to "
+                f"{array.max():.4g}."
+            )
 
 
 def _check_labels(samples: SampleSet) -> None:

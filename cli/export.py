@@ -126,10 +126,10 @@ def command(
             **options,
         )
     _print(console, manifest, directory)
-    chosen = ExportOptions(**options)
-    for name, precision in chosen.left_out:
+    written = ExportOptions(**options, preprocessing=preprocessing(mean, scale))
+    for name, precision in written.left_out:
         console.print(f"{name} does not support {precision}: not written", style="yellow")
-    if calibration and not any(needs_calibration(name, p) for name, p in chosen.files):
+    if calibration and not any(needs_calibration(name, p) for name, p in written.files):
         console.print("--calibration was not used: no file needs calibration", style="yellow")
     if json_path is not None:
         write_json(json_path, manifest.to_json())

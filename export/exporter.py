@@ -66,6 +66,7 @@ def export_model(
     allow_flex: bool = ExportOptions.allow_flex,
     labels: Sequence[str] = ExportOptions.labels,
     preprocessing: Preprocessing | None = ExportOptions.preprocessing,
+    preprocessing_in_model: bool = ExportOptions.preprocessing_in_model,
     description: str = ExportOptions.description,
     source: str | os.PathLike[str] | None = None,
     shapes: Shapes | None = None,
@@ -117,6 +118,8 @@ def export_model(
         labels: Names of the classes, stored as metadata.
         preprocessing: Conversion of pixels to inputs; stored as metadata and applied to folders of
             images.
+        preprocessing_in_model: Whether the files compute the preprocessing and take raw pixels,
+            `uint8`. Samples of every source are raw pixels then.
         description: One line about the model, stored as metadata.
         source: The file the model was loaded from; its hash goes into the manifest.
         shapes: Sizes of the free axes of inputs, by input name.
@@ -147,6 +150,7 @@ def export_model(
         allow_flex=allow_flex,
         labels=tuple(labels),
         preprocessing=preprocessing,
+        preprocessing_in_model=preprocessing_in_model,
         description=description,
     )
     run = _prepare(model, directory, options, calibration, inputs, source, shapes, listener)
@@ -191,17 +195,22 @@ def describe_files(
         return run.complete(staging, functools.partial(describe, staging))
 
 
-def folded_network(model: keras.Model, shapes: Shapes | None = None) -> Network:
+def folded_network(
+    model: keras.Model,
+    shapes: Shapes | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Network:
     """Return the network that an export of a model would contain.
 
     Args:
         model: A trained Keras model.
         shapes: See `export_model`.
+        preprocessing: What the files compute of raw pixels; None for nothing.
 
     Raises:
         UserError: The model cannot be exported.
     """
-    model = prepare(model, shapes).model
+    model = prepare(model, shapes, preprocessing=preprocessing).model
     folded = fold(model).model
     signature = _public_signature(model, folded)
     return build_network(folded).named(
@@ -229,7 +238,11 @@ def _prepare(
     if trained is not None:
         model = trained.float_model
     with step("model", "prepare"):
-        prepared = prepare(model, shapes)
+        prepared = prepare(
+            model,
+            shapes,
+            preprocessing=options.preprocessing if options.preprocessing_in_model else None,
+        )
         model = prepared.model
     refuse_size(model, options.formats)
     with step("model", "fold"):
@@ -249,7 +262,10 @@ def _prepare(
     if inputs is not None:
         real = stream.completed(
             load_samples(
-                inputs, stream.inputs, limit=golden.MOST_REAL, preprocessing=options.preprocessing
+                inputs,
+                stream.inputs,
+                limit=golden.MOST_REAL,
+                preprocessing=options.samples_preprocessing,
             )
         )
     elif samples is not None and not samples.random:
@@ -270,6 +286,7 @@ def _prepare(
         equalize=options.equalize,
         trained=trained,
         with_norms=with_norms,
+        pixels=options.preprocessing_in_model,
     )
     return ExportRun(
         model=model,
@@ -291,11 +308,18 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
     needed = [(name, p) for name, p in options.files if needs_calibration(name, p)]
     if trained is None:
         return [f"{name} {precision}" for name, precision in needed]
-    if options.keep_float or options.keep_int16 or options.portable or options.recipe:
+    if (
+        options.keep_float
+        or options.keep_int16
+        or options.portable
+        or options.recipe
+        or options.preprocessing_in_model
+    ):
         raise UserError(
-            "keep_float, keep_int16, portable and recipe are for models that are calibrated. "
-            "Received: a quantization-aware model, whose scales are fixed. Use the options "
-            "float_layers and rounding of quantize_aware instead."
+            "keep_float, keep_int16, portable, recipe and preprocessing_in_model are for models "
+            "that are calibrated. Received: a quantization-aware model, whose scales are fixed. "
+            "Use the options float_layers and rounding of quantize_aware, and a model that begins "
+            "with its preprocessing, instead."
         )
     others = sorted({precision for _, precision in needed} - {trained.precision})
     if others:
@@ -327,7 +351,7 @@ def _calibration(
         stream.inputs,
         [v for t, v in zip(stream.signature.inputs, values, strict=True) if t in stream.inputs],
         limit=options.calibration_samples,
-        preprocessing=options.preprocessing,
+        preprocessing=options.samples_preprocessing,
     )
     if calibration is None:
         return None

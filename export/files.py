@@ -105,7 +105,7 @@ class ArtifactWriter:
         options = self._options
         auto = AutoFile(
             format_name,
-            self.variants.plain,
+            self.variants.base(AUTO),
             self.variants.signature,
             self.calibration.samples,
             convert,
@@ -122,7 +122,7 @@ class ArtifactWriter:
     ) -> tuple[Variant, Artifact]:
         """Write a file by the recipe of the options."""
         recipe, samples = self._recipe, self.calibration
-        folded = self.variants.plain
+        folded = self.variants.base(precision)
         variant: Variant | None = folded
         if recipe.equalize is not None or recipe.changes_weights:
             if samples is None or samples.random:
@@ -151,7 +151,7 @@ class ArtifactWriter:
             artifact = self._convert(format_name, precision, base, folder)
             if always:
                 artifact = dataclasses.replace(artifact, notes=(*artifact.notes, _NOT_EQUALIZED))
-            return base, artifact
+            return base, self._with_network(artifact, base, (), folder)
         candidates = others if always and others else (base, *others)
         left = [variant for variant in candidates if variant.name not in made]
         tried += self._measure(left, made, format_name, precision, folder)
@@ -200,7 +200,7 @@ class ArtifactWriter:
         artifact: Artifact, variant: Variant, notes: tuple[str, ...], folder: Path
     ) -> Artifact:
         """Write the network of the variant, unless it is the plain one; return the artifact."""
-        artifact = dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
+        artifact = dataclasses.replace(artifact, notes=(*artifact.notes, *variant.notes, *notes))
         if not variant.name:
             return artifact
         network = folder / f"network.{variant.name}.npz"
@@ -268,7 +268,13 @@ class ArtifactWriter:
         """Return the settings of the quantizer; None for its defaults."""
         if precision not in MIXED:
             return None
-        return choices_for(recipe, graph.layer_names, graph.output_layers, variant.float_layers)
+        return choices_for(
+            recipe,
+            graph.layer_names,
+            graph.output_layers,
+            variant.float_layers,
+            pixels=self._options.preprocessing_in_model,
+        )
 
     @property
     def _recipe(self) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..artifacts.images import Preprocessing
+from ..artifacts.images import IN_MODEL, Preprocessing
 from ..artifacts.precisions import PRECISIONS
 from ..errors import UserError
 from ..options import option, validate
@@ -20,6 +20,9 @@ QUANTIZED_IO = ("float", "integer")
 LAYOUTS = ("nhwc", "nchw")
 
 _FILES, _QUANTIZATION, _METADATA = "Files", "Quantization", "About the model"
+_PIXELS = "Samples"  # where --mean and --scale are
+# What the manifest holds as metadata.
+_SAID = ("labels", "preprocessing", IN_MODEL, "description")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,12 @@ class ExportOptions:
     recipe: Recipe | None = None
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    preprocessing_in_model: bool = option(
+        False,
+        "--preprocessing-in-model",
+        "Make (pixel - mean) * scale a part of the files, which then take raw pixels, uint8.",
+        group=_PIXELS,
+    )
     description: str = option(
         "", "--description", "One line about the model, stored in the files.", group=_METADATA
     )
@@ -169,12 +178,34 @@ class ExportOptions:
                 "portable is for int8 tflite files, and none is requested. Add one or leave "
                 "portable out."
             )
+        self._refuse_pixels_unsaid()
         for name in ("keep_float", "keep_int16"):
             if getattr(self, name) and not set(MIXED) & set(self.precisions):
                 raise UserError(
                     f"{name} is for {' and '.join(MIXED)} files, and none is requested. Add such a "
                     f"precision or leave {name} out."
                 )
+
+    def _refuse_pixels_unsaid(self) -> None:
+        """Refuse preprocessing in the model that is not known or that a file cannot hold."""
+        if not self.preprocessing_in_model:
+            return
+        if self.preprocessing is None:
+            raise UserError(
+                "preprocessing_in_model needs to be told how pixels become the network's inputs, "
+                "with --mean and --scale (preprocessing= in Python): (pixel - mean) * scale. "
+                "--scale 1 is for a network that takes 0 to 255."
+            )
+        if ("tflite", "int16x8") in self.files:
+            raise UserError(
+                "int16x8 files cannot take pixels: TFLite has no 16-bit operator that reads uint8. "
+                "Leave int16x8 or preprocessing_in_model out, or export int8."
+            )
+
+    @property
+    def samples_preprocessing(self) -> Preprocessing | None:
+        """How the pixels of image folders become inputs of the files."""
+        return Preprocessing() if self.preprocessing_in_model else self.preprocessing
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
@@ -201,7 +232,7 @@ class ExportOptions:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
-            if key not in ("labels", "preprocessing", "description")  # these are metadata
+            if key not in _SAID
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -213,4 +244,6 @@ class ExportOptions:
             said["labels"] = list(self.labels)
         if self.preprocessing is not None:
             said["preprocessing"] = dataclasses.asdict(self.preprocessing)
+        if self.preprocessing_in_model:
+            said[IN_MODEL] = True
         return said

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from ..artifacts.manifest import Artifact
-from ..artifacts.precisions import precision_named
+from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.samples import SampleSet
 from . import golden_set as golden
 from .fold import FoldResult
@@ -27,6 +27,7 @@ from .host import run_artifact
 from .input_norms import InputNorms
 from .quantization.equalization import STRENGTHS, Equalizer
 from .quantization.trained import IntegerModel, TrainedModel
+from .quantization.whole_mean import with_whole_mean
 from .signature import Signature
 
 _SAMPLES = 64  # on which a file is measured
@@ -34,6 +35,7 @@ _MIN_GAIN = 1.0  # dB; smaller differences are within the variation between sets
 _MIN_GAIN_OF_NORM = 3.0  # dB, half a bit, for which an additional operation is accepted
 
 KEPT = "input-norms-kept"
+WHOLE = "whole-mean"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Variant:
         name: Short name, for files; empty for the folded network itself.
         model: The network.
         float_layers: Layers that compute in float32 in every precision, where the format can.
+        notes: What its files do not compute exactly.
     """
 
     name: str
     model: keras.Model
     float_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Variants:
@@ -64,6 +68,7 @@ class Variants:
         equalize: str,
         trained: TrainedModel | None = None,
         with_norms: InputNorms | None = None,
+        pixels: bool = False,
     ) -> None:
         """Create the variants.
 
@@ -76,6 +81,7 @@ class Variants:
             trained: The quantization-aware model, if it is one.
             with_norms: The network that keeps the norms of its inputs; None if there are none, or
                 if the user has chosen.
+            pixels: Whether the network takes raw pixels.
         """
         self.trained = trained
         self.plain = Variant("", folded.model, folded.report.input_norms)
@@ -84,12 +90,27 @@ class Variants:
         self.signature = signature
         self._batch_size = batch_size
         self._equalize = equalize
+        self._pixels = pixels
 
     def integers(self, precision: str) -> IntegerModel | None:
         """Return the integer network of a quantization-aware model; None for other models."""
         if self.trained is None or precision != self.trained.precision:
             return None
         return self.trained.integers
+
+    def base(self, precision: str) -> Variant:
+        """Return the network that the files of a precision are made from; others are derived."""
+        is_integer = precision_named(precision).arithmetic is Arithmetic.INTEGER
+        return self._whole if is_integer and self._pixels else self.plain
+
+    @functools.cached_property
+    def _whole(self) -> Variant:
+        """The network of pixels of a whole mean, which integers represent exactly."""
+        found = with_whole_mean(self.plain.model)
+        notes = (found.note,) if found.note else ()
+        if found.model is None:
+            return dataclasses.replace(self.plain, notes=notes)
+        return dataclasses.replace(self.plain, name=WHOLE, model=found.model, notes=notes)
 
     def bases(self, precision: str) -> tuple[Variant, ...]:
         """Return the candidate networks before equalization, the folded one first."""
@@ -98,8 +119,8 @@ class Variants:
             return (Variant("", integers.model),)
         kept = self._with_norms
         if kept is None or not kept.may_help(precision):
-            return (self.plain,)
-        return self.plain, self._kept
+            return (self.base(precision),)
+        return self.base(precision), self._kept
 
     def of(self, artifact: Artifact) -> Variant:
         """Return the network that a float file was made from."""
@@ -211,8 +232,8 @@ def choice_notes(ratios: Ratios, chosen: Variant) -> tuple[str, ...]:
             else f"norms of inputs folded: {folded} on samples, {kept} if kept"
         )
     if "equalized" in chosen.name:
-        base = KEPT if chosen.float_layers else ""
-        strength = chosen.name.removeprefix(f"{KEPT}-")
+        base = chosen.name.partition("equalized")[0].rstrip("-")
+        strength = chosen.name.removeprefix(f"{base}-")
         sentence = f"ranges {strength} across layers: {_decibels(by_name[chosen.name])} on samples"
         notes.append(
             sentence + (f", {_decibels(by_name[base])} without" if base in by_name else "")

@@ -144,13 +144,27 @@ def _rounds(node: Node, nodes: Mapping[str, Node]) -> bool:
     return before is None or before.op in _MOVES
 
 
-def input_steps(graph: ArtifactGraph, names: Sequence[str]) -> dict[str, Step]:
-    """Return the steps of a file's inputs by name; inputs that no op quantizes are absent."""
+def input_steps(
+    graph: ArtifactGraph, names: Sequence[str], samples: Sequence[np.ndarray]
+) -> dict[str, Step]:
+    """Return the steps to which a file rounds its inputs.
+
+    Args:
+        graph: The file.
+        names: Its inputs.
+        samples: What each is given.
+
+    Returns:
+        Steps by name. Inputs that no op quantizes are absent, and those that take integers as they
+        are, such as pixels.
+    """
     readers = _first_readers(graph)
     keys = {graph.tensors[key].name: key for key in graph.inputs}
     found = {}
     for place, name in enumerate(names):
         key = keys.get(name, graph.inputs[place])
+        if samples[place].dtype.kind != "f" and samples[place].dtype == graph.tensors[key].dtype:
+            continue
         steps = graph.tensors[key].quantization
         while steps is None and key in readers and readers[key].kind in _BEFORE_INTEGERS:
             key = readers[key].outputs[0]

@@ -59,7 +59,8 @@ def misfits(
 def _clipped_inputs(
     artifact: Artifact, graph: ArtifactGraph, inputs: Mapping[str, np.ndarray]
 ) -> Iterator[Clipped]:
-    steps = input_steps(graph, [spec.name for spec in artifact.inputs])
+    samples = [inputs[spec.keras_name] for spec in artifact.inputs]
+    steps = input_steps(graph, [spec.name for spec in artifact.inputs], samples)
     for spec in artifact.inputs:
         if spec.name in steps:
             tally = _Tally(steps[spec.name])

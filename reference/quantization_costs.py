@@ -120,11 +120,11 @@ def measure_costs(
     network = with_merged_affines(network, graph)
     matches = match_weights(network, graph)
     rounded = RoundedWeights.of(network, matches)
+    fed = input_steps(graph, list(network.inputs), [inputs[name] for name in network.inputs])
     inputs = _some(network, inputs)
     trial = _Trial(network, inputs, deciding)
     steps = rounding_steps(network, graph, matches, inputs)
     steps = {place: steps[name] for name, place in rounded_values(network, steps).items()}
-    fed = input_steps(graph, list(network.inputs))
     found = [_layer_cost(trial, f"input '{name}'", {name: step}, {}) for name, step in fed.items()]
     for layer in dict.fromkeys(node.layer for node in network.nodes):
         nodes = [node for node in network.nodes if node.layer == layer]

@@ -62,13 +62,16 @@ def read_samples(
             "what the network takes. Leave it out, or name a folder."
         )
     metadata = export.manifest.metadata
-    if preprocessing is None and "preprocessing" in metadata:
-        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+    if preprocessing is not None and Preprocessing.inside(metadata):
+        raise UserError(
+            "The files of this export take raw pixels and compute the preprocessing themselves. "
+            "Leave --mean and --scale out."
+        )
     return load_samples(
         source,
         export.inputs,
         limit=limit,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing or Preprocessing.before(metadata),
         classes=metadata.get("labels", ()),
         finite=False,
     )

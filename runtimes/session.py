@@ -112,8 +112,11 @@ class Session:
 
 
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Return floats as the type that the file takes; round to nearest even, saturate."""
-    if info.scale is None or info.dtype.kind == "f":
+    """Return floats as the type that the file takes; round to nearest even, saturate.
+
+    Integers of that very type, such as pixels, are what the file takes already.
+    """
+    if info.scale is None or info.dtype.kind == "f" or array.dtype == info.dtype:
         # Runtimes read their inputs in place, and some processors only from aligned addresses.
         return np.require(array, info.dtype, ["C", "ALIGNED"])
     limits = np.iinfo(info.dtype)

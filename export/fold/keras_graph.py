@@ -68,6 +68,11 @@ def call_structure(model: keras.Model) -> Any:
     return _structures(model)[0] if _is_functional(model) else _subclassed_inputs(model)
 
 
+def operation_of(tensor: keras.KerasTensor) -> Any:
+    """Return the operation that computes a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
 def kind_of(operation: Any) -> str:
     """Return the class name of a Keras operation, such as ``Add`` of keras.ops.
 

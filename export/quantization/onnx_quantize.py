@@ -26,6 +26,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from .onnx_choices import arguments_for, prevent_requantizing
+from .pixel_inputs import give_onnx_pixels, onnx_pixels
 from .quantizer_choices import QuantizerChoices
 
 Batch = dict[str, np.ndarray]
@@ -154,8 +155,16 @@ def _int8(
     # control flow.
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     ready = _with_plain_sums(onnx.load(prepared))
+    pixels = onnx_pixels(ready) if choices.pixels else None
+    if pixels is not None:
+        mean = np.float32(pixels.mean)
+        samples = [{pixels.name: batch[pixels.name] - mean} for batch in samples]
     onnx.save(ready, prepared)
     arguments = arguments_for(ready, choices, samples)
+    if pixels is not None:
+        low, high = map(np.float32, pixels.range)
+        for name in (pixels.name, *pixels.moved):
+            arguments.overrides.setdefault(name, [{}])[0].update(rmin=low, rmax=high)
     quantize_static(
         prepared,
         quantized,
@@ -169,6 +178,8 @@ def _int8(
     )
     result = onnx.load(quantized)
     prevent_requantizing(result, arguments.excluded)
+    if pixels is not None:
+        give_onnx_pixels(result, pixels)
     return result
 
 

@@ -23,6 +23,7 @@ class QuantizerChoices:
         ranges: One of `RANGES`.
         layer_names: Maps the code of a layer in the converter's names, and the name of an output,
             to the path of the layer; empty if names are readable.
+        pixels: Whether the only input takes pixels, whose mean and step its integers hold.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class QuantizerChoices:
     norms: tuple[str, ...] = ()
     ranges: str = "min-max"
     layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pixels: bool = False
 
     def kept_float(self, name: str) -> bool:
         """Return whether the operator with a name stays in float."""
@@ -49,6 +51,8 @@ def choices_for(
     layer_names: Mapping[str, str],
     outputs: Mapping[str, str],
     norms: tuple[str, ...] = (),
+    *,
+    pixels: bool = False,
 ) -> QuantizerChoices | None:
     """Return the settings of a recipe; None if they are the quantizer's defaults.
 
@@ -57,14 +61,15 @@ def choices_for(
         layer_names: Code of a layer in the converter's names to the path of the layer.
         outputs: Name of an output in the converter's names to the path of its layer.
         norms: Norms of inputs that compute in float32.
+        pixels: Whether the network takes pixels.
 
     Raises:
         UserError: The recipe names a layer that does not exist.
     """
-    if not recipe.changes_file and not norms:
+    if not recipe.changes_file and not norms and not pixels:
         return None
     paths = layer_names.values()
     floats = select(recipe.keep_float, paths, "keep_float")
     wide = select(recipe.keep_int16, paths, "keep_int16")
     wide = tuple(path for path in wide if path not in floats)
-    return QuantizerChoices(floats, wide, norms, recipe.ranges, {**layer_names, **outputs})
+    return QuantizerChoices(floats, wide, norms, recipe.ranges, {**layer_names, **outputs}, pixels)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...artifacts.flatbuffer import operator_name, pack, parse, text
 from ...errors import UserError
+from .pixel_inputs import demand_tflite_steps, tflite_pixels
 from .quantizer_choices import QuantizerChoices
 from .range_choice import Histogram
 from .tflite_int16 import with_int16
@@ -50,14 +51,18 @@ def quantized(
     if choices.ranges != "min-max":
         # `ranges` keeps the full ranges for 16-bit tensors, which need no clipping.
         _choose(calibrated, model, choices.ranges, samples, ranges)
+    pixels = tflite_pixels(model) if choices.pixels else None
+    if pixels is not None or choices.ranges != "min-max":
         calibrated = pack(model)
     io = tf.int8 if integer_io else tf.float32
     data: bytes = mlir_quantize(
         calibrated,
-        input_data_type=io,
+        input_data_type=io if pixels is None else tf.uint8,
         output_data_type=io,
         denylisted_nodes=sorted(floats | wide),
     )
+    if pixels is not None:
+        demand_tflite_steps(data, pixels)
     return with_int16(data, wide, ranges) if wide else data
 
 

@@ -88,11 +88,11 @@ def _batches(
 def _as_filed(graph: ArtifactGraph, key: str, values: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """Return a batch of an input as a file takes it: axes in its order, quantized by the caller.
 
-    Callers round to the nearest step, ties to even.
+    Callers round to the nearest step, ties to even; integers of the file's own type are passed on.
     """
     ordered = values if spec.axes is None else np.transpose(values, spec.axes)
     tensor = graph.tensors[key]
-    if tensor.dtype.kind == "f" or tensor.quantization is None:
+    if tensor.dtype.kind == "f" or tensor.quantization is None or values.dtype == tensor.dtype:
         return ordered.astype(tensor.dtype)
     steps, limits = tensor.quantization, np.iinfo(tensor.dtype)
     nearest = np.rint(ordered.astype(np.float64) / steps.scales[0]) + steps.zero_points[0]

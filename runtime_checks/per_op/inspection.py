@@ -25,6 +25,7 @@ from ...reference.operators.activations import STEEP
 from ...reference.operators.contractions import CONTRACTIONS
 from ...reference.operators.indexing import INDEXING
 from ...reference.operators.reductions import REDUCTIONS
+from ...reference.pixel_inputs import numbers_of, with_pixels
 from ...runtimes import Target
 from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
@@ -45,7 +46,8 @@ class FileContents:
     """A file's graph, the network it was made from, and the state of that network's weights.
 
     Attributes:
-        network: The network that the file should compute, with affines merged as in the file.
+        network: The network that the file should compute, with affines merged as in the file
+            and its inputs the numbers that the file's pixels stand for.
         graph: The file.
         weights: Every weight of the network.
     """
@@ -71,7 +73,7 @@ class FileContents:
         """
         graph = read_graph(path, artifact.format, data)
         graph = graph.in_order(*artifact.names)
-        network = with_merged_affines(network, graph)
+        network = with_pixels(with_merged_affines(network, graph), graph)
         weights = match_weights(network, graph, foreign=artifact.foreign)
         return cls(network, graph, tuple(weights))
 
@@ -184,7 +186,7 @@ def inspect(
         seen = observe(path, artifact, golden, target, result.given, threads=threads, first=worst)
     except ArtifactError as error:
         return None, [], [Finding("ops", False, str(error))]
-    exact = {name: array.astype(np.float64) for name, array in seen.inputs.items()}
+    exact = numbers_of(seen.inputs, contents.network, contents.graph)
     network = _in_one_piece(contents.network, artifact)
     walked = walk(
         network,

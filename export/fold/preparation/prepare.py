@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import keras
 
+from ....artifacts.images import Preprocessing
 from ....errors import UserError
 from ..build import build
 from ..evaluation import first_line
 from ..keras_graph import read_graph
 from .batches import require_independent_samples
 from .channels_last import channels_last
+from .pixels import take_pixels
 from .quantized import dequantize
 from .sizes import require_sizes, set_sizes
 from .states import states_outside
@@ -37,7 +39,11 @@ class Prepared:
 
 
 def prepare(
-    model: keras.Model, shapes: Shapes | None = None, *, for_files: bool = True
+    model: keras.Model,
+    shapes: Shapes | None = None,
+    *,
+    for_files: bool = True,
+    preprocessing: Preprocessing | None = None,
 ) -> Prepared:
     """Prepare a model.
 
@@ -47,6 +53,7 @@ def prepare(
         for_files: Whether TFLite and ONNX files will be made from it, which have no free sizes
             other than the batch, no text and no channels-first layers. A folded Keras model may
             have all of them.
+        preprocessing: What becomes the first layer of the model; None for nothing.
 
     Returns:
         The model and the changes.
@@ -66,6 +73,8 @@ def prepare(
     if for_files:
         require_sizes(graph)
         require_independent_samples(graph)
+    if preprocessing is not None:
+        steps.append(take_pixels(graph, preprocessing))
     states = states_outside(graph) if for_files else {}
     if states:
         steps.append([f"states are inputs and outputs: {', '.join(states)}; feed each output back"])

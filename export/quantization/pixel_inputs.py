@@ -218,8 +218,8 @@ def give_onnx_pixels(model: onnx.ModelProto, pixels: Pixels) -> None:
             node.input[:] = [real.get(name, name) for name in node.input]
         kept.append(node)
     if real:
-        numbers = [(step, np.float32(1)), (mean, np.uint8(pixels.mean))]
-        graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n), k) for k, n in numbers)
+        added = [(step, np.float32(1)), (mean, np.uint8(pixels.mean))]
+        graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n), k) for k, n in added)
     del graph.node[:]
     graph.node.extend(kept)
     del graph.value_info[:]  # the types of moved pixels among them

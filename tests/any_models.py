@@ -783,7 +783,7 @@ def python_function() -> keras.Model:
     return keras.Model(x, head(layers.Lambda(lambda t: t * 2 + 1)(x)))
 
 
-@case(refusal=r"layer 'counter' holds state that is no Keras weight.*self\.add_weight")
+@case(refusal=r"layer 'counter' has state that is not a Keras weight.*self\.add_weight")
 def state_of_its_own() -> keras.Model:
     import tensorflow as tf
 

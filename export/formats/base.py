@@ -1,4 +1,4 @@
-"""What every file format does: write a file, read it back, run it."""
+"""The interface of file formats: write a file, read it back, run it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Job:
 
     Attributes:
         graph: The folded network as a frozen graph, in the layout of the file.
-        precision: One the format offers.
-        options: The export's options.
-        metadata: JSON text for the file's own metadata.
-        calibration: Samples in the layout of the file; None where the precision needs none.
-        trained: What the graph stands for where the model was trained in the file's integers.
-        choices: Layers and ranges that an int8 file has otherwise; None for the quantizer's
+        precision: A precision that the format supports.
+        options: The options of the export.
+        metadata: JSON text for the metadata of the file.
+        calibration: Calibration samples; None if the precision needs none.
+        trained: The integer network of a quantization-aware model; None for other models.
+        choices: Settings of single layers and ranges in an int8 file; None for the quantizer's
             defaults.
-        float_layers: Layers that compute in float32 in every precision, where the format can.
+        float_layers: Layers that compute in float32 in every precision, if the format supports it.
     """
 
     graph: FrozenGraph
@@ -49,10 +49,10 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a written file holds, as read back from disk.
+    """The contents of a written file, as read back from disk.
 
     Attributes:
-        ops: Operator names and how often each occurs.
+        ops: Operator names with the number of occurrences.
         inputs: Inputs in file order.
         outputs: Outputs in file order.
     """
@@ -72,26 +72,26 @@ class Format(Protocol):
         """Write one file.
 
         Raises:
-            UserError: The converter refuses the network; the message names the first culprit.
+            UserError: The converter refuses the network; the message names the first cause.
         """
         ...
 
     def validate(self, path: Path, job: Job) -> Contents:
-        """Read a written file back and refuse it when it is not what was asked for.
+        """Read a written file back and check it.
 
         Raises:
-            UserError: An operator outside the standard set, a variable left over, an input or
-                output renamed, dropped, reordered or of an unexpected type.
+            UserError: The file contains a nonstandard operator or a variable, or an input or output
+                is renamed, missing, reordered or of an unexpected type.
         """
         ...
 
     def runner(self, path: Path) -> Runner:
-        """Return the format's runtime on this machine with a written file, not yet opened."""
+        """Return an unopened runner for a written file, on the format's runtime on this machine."""
         ...
 
 
 def format_named(name: str) -> Format:
-    """Return the format called `name`, one of the table's; loads its converter."""
+    """Return the format called `name`; its converter is imported."""
     home = FORMATS[name]
     module = importlib.import_module(f".{home.module}", __package__)
     format_type: type[Format] = getattr(module, home.type_name)
@@ -99,15 +99,15 @@ def format_named(name: str) -> Format:
 
 
 def check_interface(path: Path, contents: Contents, expected: Signature) -> None:
-    """Refuse a file whose inputs or outputs differ from what was asked for.
+    """Refuse a file whose inputs or outputs differ from the expected ones.
 
     Args:
         path: The file, for the message.
-        contents: As read back.
-        expected: Names, shapes and types as they must be, in order.
+        contents: Its contents, as read back.
+        expected: The expected names, shapes and types, in order.
 
     Raises:
-        UserError: Any difference.
+        UserError: There is a difference.
     """
     for kind, found, wanted in (
         ("input", contents.inputs, expected.inputs),

@@ -1,7 +1,7 @@
-"""Gives every output of a TFLite file a tensor of its own.
+"""Gives every output of a TFLite file a separate tensor.
 
-A tensor returned twice, or an input passed through, is one tensor to TFLite's converter, and a
-tensor has one name. TFLite has no identity; a reshape to the shape that is there already copies.
+If a tensor is returned twice, or an input is returned, TFLite's converter writes one tensor, which
+can have only one name. TFLite has no identity operator; a reshape to the same shape copies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 
 def separate_outputs(model: Any) -> None:
-    """Put a copy in the place of every output that is an input or an earlier output too.
+    """Replace every output that is also an input or an earlier output by a copy.
 
     Args:
         model: The parsed file, a `schema.ModelT`; changed in place.
@@ -33,7 +33,7 @@ def _copied(model: Any, graph: Any, index: int) -> int:
     original = graph.tensors[index]
     free = original.shapeSignature if original.shapeSignature is not None else original.shape
     tensor = copy.copy(original)  # type, shape and quantization stay the same
-    tensor.buffer = 0  # the empty one: computed, not stored
+    tensor.buffer = 0  # the empty buffer: the tensor is computed
     operator = schema.OperatorT()
     operator.opcodeIndex = _reshape_code(model)
     operator.inputs = np.array([index], np.int32)
@@ -47,7 +47,7 @@ def _copied(model: Any, graph: Any, index: int) -> int:
 
 
 def _reshape_code(model: Any) -> int:
-    """Return the index of the operator RESHAPE, added where the file has none."""
+    """Return the index of the operator code RESHAPE, which is added if the file has none."""
     number = schema.BuiltinOperator.RESHAPE
     for index, code in enumerate(model.operatorCodes or []):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == number:

@@ -1,18 +1,18 @@
-"""Operations that TFLite or ONNX lacks, in operations that both have.
+"""Replaces operations that TFLite or ONNX lacks by operations that both support.
 
-| operation | becomes |
+| operation | replacement |
 | --- | --- |
-| x where x is -0.0 else …, as Keras' argmax and argmin begin | x: it decides between equal zeros |
+| test for -0.0 at the beginning of Keras' argmax and argmin | x, since it only orders equal zeros |
 | sign bit of x | x < 0 |
-| expm1, log1p, sinh, cosh | exponentials and logarithms, near 0 without cancellation |
-| Bucketize (digitize, Discretization) | how many boundaries are ≤ x |
+| expm1, log1p, sinh, cosh | exponentials and logarithms, without cancellation near 0 |
+| Bucketize (digitize, Discretization) | number of boundaries ≤ x |
 | DenseBincount (CategoryEncoding, multi-hot and count) | a comparison with every class, summed |
-| a table of integers (IntegerLookup) | a comparison with every key, and the value of that one |
-| resizing with other kernels than linear ones, or antialiased | a product with one matrix an axis |
+| a table of integers (IntegerLookup) | a comparison with every key, and its value |
+| resizing with nonlinear kernels, or antialiased | a product with one matrix per axis |
 | real and imaginary part, absolute value of a real Fourier transform | products with sines |
 
-Resizing is exact: each pixel of the result is a fixed mean of pixels, whose weights are read off
-TensorFlow's own operation.
+Resizing is exact: each pixel of the result is a fixed weighted mean of pixels, with weights read
+from TensorFlow's operation.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _LONGEST_TRANSFORM = 2048
 
 
 def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
-    """Add to a traced function's graph what stands for the operations that formats lack.
+    """Add replacements for operations that formats lack to the graph of a traced function.
 
     Args:
         function: The concrete function.
-        but: Types of operations that stay.
+        but: Types of operations that are not replaced.
 
     Returns:
         Name of each op to replace to the name of its replacement, for `redirect`.
@@ -53,13 +53,13 @@ def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
         with function.graph.as_default(), tf.name_scope(f"{scope}/" if scope else ""):
             result = _EXPANSIONS[op.type](op, function)
             if result is not None:
-                # A name of its own: the result may be a tensor that was there before.
+                # An identity with a new name, since the result may be an existing tensor.
                 replaced[op.name] = tf.identity(result, name=op.name.rpartition("/")[2]).op.name
     return replaced
 
 
 def _without_negative_zero(op: tf.Operation, function: Any) -> tf.Tensor | None:
-    """Return x for a choice of another number where x is -0.0."""
+    """Return x for a selection that replaces -0.0 in x."""
     condition = op.inputs[0].op
     terms = [tensor.op for tensor in condition.inputs] if condition.type == "LogicalAnd" else []
     found = {term.type for term in terms} == {"Equal", "Less"}
@@ -67,7 +67,7 @@ def _without_negative_zero(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
 
 def _sign_bit_of(op: tf.Operation) -> tf.Tensor | None:
-    """Return x where an op tells whether the sign bit of x is set, else None."""
+    """Return x if an op tests the sign bit of x, else None."""
     if op.type != "Less" or op.inputs[0].op.type != "BitwiseAnd":
         return None
     bits = op.inputs[0].op.inputs[0].op
@@ -82,7 +82,7 @@ def _negative(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
 
 def _expm1(op: tf.Operation, function: Any) -> tf.Tensor:
-    """Return exp(x) - 1; below 1 as 2t / (1 - t) with t = tanh(x/2), where nothing cancels."""
+    """Return exp(x) - 1; below 1 as 2t / (1 - t) with t = tanh(x/2), without cancellation."""
     import tensorflow as tf
 
     x = op.inputs[0]
@@ -95,7 +95,7 @@ def _log1p(op: tf.Operation, function: Any) -> tf.Tensor:
     import tensorflow as tf
 
     x = op.inputs[0]
-    near = tf.clip_by_value(x, -0.3, 0.3)  # |z| < 0.18: the term in z¹³ is below a rounding
+    near = tf.clip_by_value(x, -0.3, 0.3)  # |z| < 0.18: the z¹³ term is below rounding error
     z = near / (near + 2.0)
     square = z * z
     series = tf.ones_like(z) / 11.0
@@ -121,7 +121,7 @@ def _cosh(op: tf.Operation, function: Any) -> tf.Tensor:
 
 
 def _einsum(op: tf.Operation, function: Any) -> tf.Tensor | None:
-    """Return a product whose equation has letters for an ellipsis, which ONNX lacks."""
+    """Return an einsum with letters in place of an ellipsis, which ONNX lacks."""
     import tensorflow as tf
 
     equation = op.get_attr("equation").decode()
@@ -178,7 +178,7 @@ def _lookup(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
 
 def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
-    """Return an image resized by one matrix for its rows and one for its columns."""
+    """Return an image resized by two matrix products, for rows and columns."""
     import tensorflow as tf
 
     images = op.inputs[0]
@@ -190,7 +190,7 @@ def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
     rows = _resize_matrix(op.type, height, 0, parameters, attributes)
     columns = _resize_matrix(op.type, width, 1, parameters, attributes)
     images = tf.cast(images, tf.float32)
-    # Each product works on the last axis, so that it is a plain matrix product.
+    # Each product acts on the last axis, so that it is a plain matrix product.
     by_rows = tf.reshape(tf.transpose(images, (0, 2, 3, 1)), (-1, height))
     by_rows = tf.reshape(tf.matmul(by_rows, rows.T), (-1, width, channels, len(rows)))
     by_columns = tf.reshape(tf.transpose(by_rows, (0, 3, 2, 1)), (-1, width))
@@ -200,7 +200,7 @@ def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
 
 def _constant(tensor: tf.Tensor) -> Any:
-    """Return the value of a tensor that is computed from constants and sizes, else None."""
+    """Return the value of a tensor computed from constants and static sizes, else None."""
     import tensorflow as tf
 
     value = tf.get_static_value(tensor)
@@ -225,14 +225,14 @@ def _constant(tensor: tf.Tensor) -> Any:
 def _resize_matrix(
     kind: str, size: int, axis: int, parameters: list[Any], attributes: dict[str, Any]
 ) -> NDArray[np.float32]:
-    """Return (new size, size): what resizing one axis makes of each pixel, by doing it.
+    """Return the (new size, size) matrix that resizes one axis, by resizing unit vectors.
 
     Args:
         kind: Type of the op.
-        size: Of the axis.
+        size: Size of the axis.
         axis: 0 for the height, 1 for the width.
         parameters: The op's inputs after the image, each a pair for height and width.
-        attributes: Its attributes.
+        attributes: The op's attributes.
     """
     import tensorflow as tf
 
@@ -263,10 +263,10 @@ def _part_of_transform(op: tf.Operation, function: Any) -> tf.Tensor | None:
     size = signal.shape[-1]
     if size is None or length is None or length[0] > _LONGEST_TRANSFORM:
         return None
-    # Shorter signals are filled up with zeros, longer ones cut off.
+    # Shorter signals are padded with zeros, longer ones truncated.
     times, length = np.arange(min(size, length[0])), int(length[0])
     angles = 2 * np.pi * np.outer(times, np.arange(length // 2 + 1)) / length
-    # Where a sine is 0, NumPy gives about 1e-13, since π is no float64 number.
+    # Where a sine is 0, NumPy returns about 1e-13, since π is not exact in float64.
     sines, cosines = (np.where(np.abs(f) < 1e-9, 0, f) for f in (-np.sin(angles), np.cos(angles)))
     signal = signal[..., : len(times)]
     if op.type == "Imag":

@@ -1,8 +1,8 @@
-"""Which conversions run in a process of their own, and which layer such a process died of.
+"""Runs conversions that may crash in a child process, and finds the layer that causes a crash.
 
-TensorFlow's converters, its calibrator and onnxruntime's quantizer end their process where they
-meet what their authors did not think of. Float files of the operators that most networks are made
-of are converted here, at no extra cost; everything else is handed to a child process.
+TensorFlow's converters, its calibrator and onnxruntime's quantizer end the process on some inputs
+that they do not support. Float files of common operators are converted in this process, without
+extra cost; all others in a child process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .freeze import FrozenGraph
 
 T = TypeVar("T")
 
-# Operators of TensorFlow that both converters know, those of recurrent loops among them.
+# Operators of TensorFlow that both converters support, including those of recurrent loops.
 # fmt: off
 _ORDINARY = frozenset((
     "Add", "AddV2", "All", "Any", "ArgMax", "AvgPool", "BatchMatMulV2", "BatchToSpaceND",
@@ -38,22 +38,22 @@ _ORDINARY = frozenset((
 
 
 def needs_child(graph: FrozenGraph, precision: str) -> bool:
-    """Tell whether a conversion must not run in this process."""
+    """Return whether a conversion must run in a child process."""
     functions = graph.graph_def.library.function
     nodes = [*graph.graph_def.node, *(node for body in functions for node in body.node_def)]
     return precision_named(precision).quantized or any(n.op not in _ORDINARY for n in nodes)
 
 
 def fenced(convert: Callable[[FrozenGraph], T], graph: FrozenGraph, what: str) -> T:
-    """Convert in the child process and say which layer it died of, if it does.
+    """Convert in the child process; if it crashes, find the layer that causes it.
 
     Args:
         convert: Converts a graph by calls of the shared child.
-        graph: What to convert.
-        what: Whose fault it would be and what is made, such as `onnxruntime's quantizer (int8)`.
+        graph: The graph to convert.
+        what: The converter and what it makes, such as `onnxruntime's quantizer (int8)`.
 
     Raises:
-        UserError: The child died.
+        UserError: The child process crashed.
     """
     try:
         return convert(graph)
@@ -77,7 +77,7 @@ def first_line(error: Exception) -> str:
 
 
 def _culprit(convert: Callable[[FrozenGraph], object], graph: FrozenGraph) -> str | None:
-    """Return the first layer with which a conversion dies, found by bisection."""
+    """Return the first layer with which a conversion crashes, found by bisection."""
     layers = {
         graph.layer_of(node.name): node.name
         for node in graph.graph_def.node
@@ -102,6 +102,6 @@ def _dies(convert: Callable[[FrozenGraph], object], graph: FrozenGraph) -> bool:
         convert(graph)
     except DiedError:
         return True
-    except Exception:  # a refusal: not what is looked for
+    except Exception:  # a refusal is not a crash
         return False
     return False

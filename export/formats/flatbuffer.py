@@ -1,4 +1,4 @@
-"""What the exporter does to a TFLite file: name its tensors, add metadata, read back what it holds.
+"""Finishes a TFLite file: names its tensors, adds metadata, and reads the contents back.
 
 Parsing, packing and signing are shared with the checks (`artifacts/flatbuffer.py`).
 """
@@ -30,13 +30,13 @@ def set_interface(
     """Name the inputs, the outputs and every other tensor, and add the signature.
 
     Args:
-        model: The parsed file, each output a tensor of its own; changed in place.
-        inputs: Names for the inputs, in the file's order, which the converter keeps.
-        outputs: Names for the outputs, in the file's order.
-        readable: From the converter's name of an inner tensor to the one to write.
+        model: The parsed file, in which each output is a separate tensor; changed in place.
+        inputs: Names of the inputs, in the file's order, which the converter keeps.
+        outputs: Names of the outputs, in the file's order.
+        readable: Converts the converter's name of an intermediate tensor to the name to write.
 
     Raises:
-        UserError: The converter dropped or merged an input or output.
+        UserError: The converter removed or merged an input or output.
     """
     graph = model.subgraphs[0]
     for kind, indices, names in (
@@ -87,14 +87,14 @@ def get_metadata(model: Any) -> dict[str, bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What a TFLite file holds, as read back.
+    """The contents of a TFLite file, as read back.
 
     Attributes:
-        ops: Operator names (`CONV_2D`; custom ones by their own name) and their number.
-        inputs: In file order.
-        outputs: In file order.
-        signature_inputs: Name to tensor name, of the signature.
-        signature_outputs: Name to tensor name, of the signature.
+        ops: Operator names (`CONV_2D`, or the name of a custom operator) with their number.
+        inputs: The inputs, in file order.
+        outputs: The outputs, in file order.
+        signature_inputs: Name in the signature to name of the tensor.
+        signature_outputs: Name in the signature to name of the tensor.
     """
 
     ops: dict[str, int]
@@ -105,7 +105,7 @@ class Content:
 
 
 def content_of(model: Any) -> Content:
-    """Read operators, interface and signature of a parsed file (main subgraph's interface)."""
+    """Return operators, interface and signature of the main subgraph of a parsed file."""
     graph = model.subgraphs[0]
     ops = Counter(
         operator_name(model.operatorCodes[operator.opcodeIndex])

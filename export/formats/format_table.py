@@ -1,6 +1,6 @@
-"""The table of file formats, and which precisions each can hold.
+"""The table of file formats, with the precisions that each supports.
 
-Known without loading a converter, so that `--help` and a wrong option are answered at once.
+It needs no converter, so that `--help` and option errors are fast.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class FormatEntry:
     """One format.
 
     Attributes:
-        module: The module of this package that holds it; loaded when used, since each brings its
-            own converter and runtime.
-        type_name: Its class there.
-        channels_first: Whether the layout option is for it.
-        precisions: Precisions that it can hold, besides those whose own entry names the format.
+        module: The module of this package that defines it; imported on use, since each imports its
+            converter and runtime.
+        type_name: Its class in that module.
+        channels_first: Whether the layout option applies to it.
+        precisions: Supported precisions, in addition to those whose entry names the format.
     """
 
     module: str
@@ -38,16 +38,16 @@ FORMAT_NAMES = tuple(FORMATS)
 
 
 def precisions_of(name: str) -> tuple[str, ...]:
-    """Return the precisions a format can write."""
+    """Return the precisions that a format supports."""
     own = FORMATS[name].precisions
     return tuple(key for key, entry in PRECISIONS.items() if name in entry.formats or key in own)
 
 
 def needs_calibration(name: str, precision: str) -> bool:
-    """Return whether a precision of a format takes ranges from samples."""
+    """Return whether a precision of a format needs calibration samples."""
     return PRECISIONS[precision].calibrated and precision in precisions_of(name)
 
 
 def takes_channels_first(name: str) -> bool:
-    """Return whether the layout option is for this format."""
+    """Return whether the layout option applies to a format."""
     return FORMATS[name].channels_first

@@ -1,10 +1,10 @@
-"""From a Keras model to a frozen TensorFlow graph, the common source of every format.
+"""Converts a Keras model to a frozen TensorFlow graph, from which all formats are written.
 
-The graph is traced through `keras.Model.stateless_call` with the weights as arguments, which then
-become constants: there is never a variable to freeze (the converters' own freezing takes half their
-time and, for Keras 3 models, sometimes leaves variables behind). Functions inside layers are
-inlined (Keras wraps grouped convolutions in a compiled function that no converter can read), and
-every op's name starts with the exact name of the Keras layer it came from.
+The graph is traced through `keras.Model.stateless_call` with the weights as arguments, which are
+then replaced by constants, so that there are no variables to freeze. (The freezing of the
+converters takes half of their time and sometimes leaves variables of Keras 3 models.) Functions
+inside layers are inlined, since Keras wraps grouped convolutions in a compiled function that no
+converter can read. The name of every op begins with the name of its Keras layer.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class FrozenGraph:
             …, its outputs the identities `output_0`, `output_1`, ….
         inputs: The placeholders, symbolic, with their static shapes.
         outputs: The outputs, symbolic.
-        signature: Names and shapes as exported: the batch dimension is fixed unless it was to
-            stay free.
+        signature: Exported names and shapes; the batch dimension is fixed unless the user wants it
+            free.
         layer_names: Code of a layer in op names to the layer's path, see `layer_codes`.
         steps: Name of each recurrent layer that is unrolled to the number of its steps.
     """
@@ -56,7 +56,7 @@ class FrozenGraph:
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def readable_name(self, name: str) -> str:
-        """Return an op or tensor name with the names of the Keras layers put back."""
+        """Return the name of an op or tensor with codes replaced by the names of Keras layers."""
         return readable_name(name, self.layer_names)
 
     def layer_of(self, op: str) -> str:
@@ -66,12 +66,12 @@ class FrozenGraph:
 
     @property
     def output_layers(self) -> dict[str, str]:
-        """The path of the layer that computes each output, by the output's op."""
+        """Name of the op of each output to the path of the layer that computes it."""
         sources = {node.name: node.input[0] for node in self.graph_def.node if node.input}
         return {t.op.name: self.layer_of(sources[t.op.name]) for t in self.outputs}
 
     def with_layers(self, kinds: Sequence[str]) -> str:
-        """Return kinds of ops as a list for a sentence, each with the layers that it is in."""
+        """Return a comma-separated list of types of ops, each with the layers that contain it."""
         layers: dict[str, list[str]] = {kind: [] for kind in kinds}
         bodies = [self.graph_def.node, *(f.node_def for f in self.graph_def.library.function)]
         for node in (node for body in bodies for node in body):
@@ -85,7 +85,7 @@ class FrozenGraph:
         return ", ".join(f"{kind} ({place})" for kind, place in places.items())
 
     def until(self, ops: Sequence[str]) -> FrozenGraph:
-        """Return the part of the network that ends in some of its ops, which become its outputs."""
+        """Return the part of the network that ends in the given ops, which are its outputs."""
         import tensorflow as tf
 
         inputs = [tensor.op.name for tensor in self.inputs]
@@ -119,19 +119,18 @@ def freeze(
     """Trace a float32 model into one graph with its weights as constants.
 
     Args:
-        model: The folded model. Its layers' names are changed while tracing and put back.
-        signature: Names and shapes to export under, in the order of the model's inputs.
+        model: The folded model. The names of its layers are changed during tracing and restored.
+        signature: Exported names and shapes, in the order of the model's inputs and outputs.
         batch_size: The fixed batch size; None leaves it free.
-        channels_first: Whether inputs and outputs with spatial axes have their channels, the last
-            axis in Keras, next to the batch instead.
-        loops: What becomes of the loops of recurrent layers.
+        channels_first: Whether inputs and outputs with spatial axes are channels-first.
+        loops: Treatment of the loops of recurrent layers.
 
     Returns:
         The graph.
 
     Raises:
-        UserError: The backend is not TensorFlow, or the model holds state that a constant graph
-            cannot carry.
+        UserError: The backend is not TensorFlow, or the model has state that a constant graph
+            cannot represent.
     """
     if keras.config.backend() != "tensorflow":
         raise UserError(
@@ -166,13 +165,13 @@ def freeze(
 
 @dataclasses.dataclass(frozen=True)
 class _Trace:
-    """A traced network whose weights are not in it yet.
+    """A traced network with placeholders instead of weights.
 
     Attributes:
         graph: The graph.
-        constants: Name of each op that stands for a weight to the weight's value.
-        outputs: The outputs as the file has them.
-        replaced: Name of each op that formats lack to the name of what stands for it.
+        constants: Name of the placeholder op of each weight to the value of the weight.
+        outputs: The outputs of the file.
+        replaced: Name of each op that formats lack to the name of its replacement.
     """
 
     graph: tf.Graph
@@ -229,16 +228,16 @@ def _trace(
 def _captured(
     function: Any, arguments: int, replaced: set[str], names: Mapping[int, str]
 ) -> dict[str, np.ndarray]:
-    """Return what a layer's code reads besides Keras weights: its own constants and variables.
+    """Return the constants and variables that layers use in addition to Keras weights.
 
     Args:
         function: The traced function.
-        arguments: How many of its inputs are not captured.
-        replaced: Names of the ops that something else stands for.
+        arguments: Number of its inputs that are not captured.
+        replaced: Names of the ops that have a replacement.
         names: Number of each layer to its name.
 
     Raises:
-        UserError: A layer writes to such a variable, or holds a table.
+        UserError: A layer writes to such a variable, or has a lookup table.
     """
     constants: dict[str, np.ndarray] = {}
     for outside, inside in zip(function.captured_inputs, function.inputs[arguments:], strict=True):
@@ -253,13 +252,14 @@ def _captured(
             coded = [int(match[1]) for match in CODED_LAYER.finditer(readers[0].name)]
             if any(op.type.startswith("LookupTable") for op in readers):
                 raise UserError(
-                    f"The layer {names[coded[-1] if coded else 0]!r} looks text up in a table, "
-                    "which neither TFLite nor ONNX can. Feed the model numbers instead of text."
+                    f"The layer {names[coded[-1] if coded else 0]!r} looks up text in a table, "
+                    "which neither TFLite nor ONNX supports. Feed the model numbers instead of "
+                    "text."
                 )
             raise UserError(
-                f"The layer {names[coded[-1] if coded else 0]!r} holds state that is no Keras "
+                f"The layer {names[coded[-1] if coded else 0]!r} has state that is not a Keras "
                 f"weight ({', '.join(sorted({op.type for op in readers}))}). Create it with "
-                "`self.add_weight` so that it can be exported, or leave the layer out."
+                "`self.add_weight` so that it can be exported, or remove the layer."
             )
         constants |= {op.name: variable.numpy() for op in readers}
     return constants
@@ -270,7 +270,7 @@ def _described(
     results: Sequence[tf.Tensor],
     arrange: Callable[[TensorSpec], TensorSpec],
 ) -> tuple[TensorSpec, ...]:
-    """Return the outputs as traced; one called like an input gets a name of its own in the file."""
+    """Return the traced outputs; an output with the name of an input is renamed in the file."""
     inputs = [tensor.name for tensor in signature.inputs]
     names = unique_names([*inputs, *(t.name for t in signature.outputs)])[len(inputs) :]
     return tuple(
@@ -292,7 +292,7 @@ def _as_it_is(tensor: TensorSpec) -> TensorSpec:
 
 
 def _channels_first(tensor: TensorSpec) -> TensorSpec:
-    """Return `tensor` with its channels next to the batch where it has spatial axes."""
+    """Return `tensor` channels-first if it has spatial axes."""
     rank = len(tensor.shape)
     if rank < 3:
         return tensor
@@ -320,7 +320,7 @@ def with_batch(tensor: TensorSpec, batch_size: int | None) -> TensorSpec:
 
 
 def _all_layers(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yield a model and every layer in it, nested models included, each once."""
+    """Yield a model and all of its layers, including those of nested models, each once."""
     seen: set[int] = set()
     pending: list[keras.layers.Layer] = [model]
     while pending:
@@ -335,7 +335,7 @@ def _all_layers(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 @contextlib.contextmanager
 def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
-    """Rename every layer by number for the time of a trace; yield number to original name."""
+    """Rename every layer by its number within the block; yield number to original name."""
     layers = list(_all_layers(model))
     originals = [layer.name for layer in layers]
     try:
@@ -348,7 +348,7 @@ def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
 
 
 def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> dict[str, str]:
-    """Map every coded scope to a layer name, numbering a layer's calls in order of appearance."""
+    """Map every coded scope to a layer name, with the calls of a layer numbered in order."""
     scopes: dict[int, list[str]] = {}
     for node in graph_def.node:
         for match in CODED_LAYER.finditer(node.name):

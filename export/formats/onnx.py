@@ -1,4 +1,4 @@
-"""ONNX files, through tf2onnx and from one frozen graph."""
+"""Writes ONNX files from a frozen graph with tf2onnx."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Onnx:
     suffix = ".onnx"
 
     def write(self, job: Job, path: Path) -> None:
-        """Convert, quantize, put in canonical form and write one file."""
+        """Convert and quantize a graph, bring it to canonical form, and write the file."""
         import onnx
 
         model = fenced(
@@ -57,7 +57,7 @@ class Onnx:
 
         try:
             onnx.checker.check_model(str(path), full_check=True)
-        except Exception as error:  # the checker's own errors, and those of its shape inference
+        except Exception as error:  # errors of the checker and of its shape inference
             reason = job.graph.readable_name(" ".join(str(error).split()))
             raise UserError(
                 f"{path.name} would be no valid ONNX file: {reason.rstrip('.')}. Replace the layer "
@@ -78,16 +78,16 @@ class Onnx:
         return contents
 
     def runner(self, path: Path) -> Runner:
-        """Return ONNX Runtime with a file, one thread, so that results repeat."""
+        """Return a runner on ONNX Runtime, with one thread for reproducible results."""
         return OnnxRuntimeRunner(path)
 
 
 def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
-    """Return a graph as a model in the job's precision.
+    """Convert a graph to a model in the precision of the job.
 
     Raises:
         UserError: A converter refuses the graph.
-        DiedError: The quantizer died in the child process.
+        DiedError: The quantizer crashed in the child process.
     """
     import onnx
 
@@ -123,21 +123,22 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
 
 
 def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
-    """Convert a frozen graph with tf2onnx, from its own parts.
+    """Convert a frozen graph with the parts of tf2onnx.
 
-    `tf2onnx.convert` copies every weight at each of its two dozen optimizer passes: once for the
-    graph it could fall back to, once to rewrite the protobuf nobody reads until the end. Here
-    neither happens, and a failing pass is an error rather than a log line.
+    `tf2onnx.convert` copies every weight twice in each of its two dozen optimizer passes: for a
+    graph to fall back to, and to rewrite a protobuf that is not read until the end. This function
+    does neither, and a failing pass is an error instead of a log line.
 
     Args:
         graph: The network.
         opset: Version of the default ONNX operator set.
 
     Returns:
-        The model as tf2onnx orders and names it, inputs and outputs named as in the signature.
+        The model with the order and names of tf2onnx; inputs and outputs have the names of the
+        signature.
 
     Raises:
-        UserError: An operation has no counterpart in ONNX at this opset.
+        UserError: An operation has no counterpart in this opset of ONNX.
     """
     import onnx
     import tensorflow as tf
@@ -185,7 +186,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
 
 
 def _refuse_unknown(model: onnx.ModelProto, graph: FrozenGraph, opset: int) -> None:
-    """Refuse what tf2onnx passed on as it was, since ONNX has no such operator.
+    """Refuse operators that tf2onnx did not convert.
 
     Raises:
         UserError: There is such an operator; the message names its layers.
@@ -204,7 +205,7 @@ def _refuse_unknown(model: onnx.ModelProto, graph: FrozenGraph, opset: int) -> N
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write erfc, which exact GELU traces to and ONNX lacks: erfc(x) = 1 - erf(x)."""
+    """Convert erfc, which occurs in exact GELU and which ONNX lacks: erfc(x) = 1 - erf(x)."""
     shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
     erf = ctx.make_node("Erf", list(node.input), name=f"{name}/erf", shapes=shapes, dtypes=dtypes)
     one = ctx.make_const(f"{name}/one", np.array(1, np.float32))
@@ -215,11 +216,11 @@ def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
 
 
 def _where(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write a choice as Where: the sum of products that tf2onnx writes turns 0 · NaN into NaN."""
+    """Convert Select to Where; tf2onnx uses a sum of products, in which 0 · NaN is NaN."""
     shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
     condition, *values = node.input
     rank = len(ctx.get_shape(condition) or ())
-    if node.type == "Select" and rank == 1 and len(shapes[0] or ()) > 1:  # one choice a row
+    if node.type == "Select" and rank == 1 and len(shapes[0] or ()) > 1:  # one condition per row
         rows = ctx.make_const(f"{name}/rows", np.array([-1] + [1] * (len(shapes[0]) - 1)))
         condition = ctx.make_node("Reshape", [condition, rows.output[0]]).output[0]
     outputs = list(node.output)
@@ -229,10 +230,10 @@ def _where(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
 
 
 def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write a floor division or its remainder; tf2onnx rounds integers towards zero.
+    """Convert a floor division or its remainder; tf2onnx rounds integers towards zero.
 
-    ONNX divides integers towards zero, and its Mod has the sign of the divisor. Of floats, Mod has
-    that of the dividend, so the floor is written out.
+    ONNX rounds the quotient of integers towards zero, and its integer Mod has the sign of the
+    divisor. For floats, Mod has the sign of the dividend, so it is computed with Floor.
     """
     import onnx
 
@@ -269,7 +270,7 @@ _HANDLERS = {
 
 @contextlib.contextmanager
 def _quiet_tf2onnx() -> Iterator[None]:
-    """Keep tf2onnx from logging what is raised as an error anyway."""
+    """Suppress log messages of tf2onnx that are raised as errors as well."""
     logger = logging.getLogger("tf2onnx")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -280,12 +281,12 @@ def _quiet_tf2onnx() -> Iterator[None]:
 
 
 def _count(graph: onnx.GraphProto) -> Counter[str]:
-    """Count the operators of a graph, those in the bodies of loops included."""
+    """Count the operators of a graph, including those in the bodies of loops."""
     return Counter(node.op_type for node in _nodes(graph))
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph, those in the bodies of loops included."""
+    """Yield the nodes of a graph, including those in the bodies of loops."""
     for node in graph.node:
         yield node
         for body in bodies(node):
@@ -293,7 +294,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _nothing(external_tensor_storage: Any = None) -> None:
-    """Stand in for `Graph.update_proto` while nobody reads the protobuf."""
+    """Do nothing, in place of `Graph.update_proto`, while the protobuf is not read."""
 
 
 def _tensor_info(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -1,9 +1,9 @@
-"""An ONNX model in canonical form: the same network gives the same bytes in every process.
+"""Brings an ONNX model to canonical form, so that a network gives the same bytes in every process.
 
-tf2onnx numbers the names it makes up with a counter of the process and lets hash order decide the
-order of nodes and weights. Here the nodes are put in the order in which a walk from the outputs
-needs them, every inner name is made again from the Keras layer it belongs to, and what a reader
-can infer (`value_info`) or nobody reads (doc strings) is dropped.
+tf2onnx numbers generated names with a counter of the process, and the order of its nodes and
+weights depends on hashes. Here, nodes are sorted by a traversal from the outputs, internal names
+are generated from the Keras layers, and data that readers can infer (`value_info`) or do not need
+(doc strings) is removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Which input of an operator is what to the Keras layer.
+# Names of the inputs of operators, as in Keras layers.
 _PARTS = {
     (operator, index): part
     for operator in ("Conv", "ConvTranspose", "ConvInteger", "Gemm", "MatMul", "MatMulInteger")
@@ -30,8 +30,8 @@ def canonical(model: onnx.ModelProto, readable: Callable[[str], str]) -> onnx.Mo
     """Return `model` with nodes, weights and names in canonical order and form.
 
     Args:
-        model: A model as a converter made it.
-        readable: From a converter's op name to one with the Keras layer's name.
+        model: The model of a converter.
+        readable: Converts the name of an op to one with the name of the Keras layer.
     """
     interface = [value.name for value in (*model.graph.input, *model.graph.output)]
     result = onnx.ModelProto()
@@ -44,7 +44,7 @@ def canonical(model: onnx.ModelProto, readable: Callable[[str], str]) -> onnx.Mo
 
 
 def _renewed_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
-    """Return a graph, the main one or a loop's body, in canonical form."""
+    """Return a graph, the main one or the body of a loop, in canonical form."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     result = onnx.GraphProto(name="body")
     result.input.extend(_renamed_value(value, names) for value in graph.input)
@@ -62,7 +62,7 @@ def _renewed_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
 
 
 def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes the outputs need, each after those it reads, in an order all its own."""
+    """Yield the nodes that the outputs depend on in a unique topological order."""
     makers = {output: node for node in graph.node for output in node.output if output}
     done: set[int] = set()
     for value in graph.output:
@@ -81,7 +81,7 @@ def _in_order(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:
-    """Return the values a node reads, those its bodies take from outside included."""
+    """Return the values that a node reads, including those that its bodies capture."""
     names = list(node.input)
     for body in bodies(node):
         made = {value.name for value in (*body.input, *body.initializer)}
@@ -98,7 +98,7 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 class _Names:
-    """New names for values and nodes, given out in the order they are asked for."""
+    """Assigns new names to values and nodes, in the order of requests."""
 
     def __init__(self, interface: Iterable[str], readable: Callable[[str], str]) -> None:
         self._values = {name: name for name in interface}
@@ -115,7 +115,7 @@ class _Names:
         return _unique(self.scope(node), self._nodes)
 
     def name_weight(self, name: str, reader: onnx.NodeProto, index: int) -> None:
-        """Name a weight after the layer that reads it first and its part there."""
+        """Name a weight after the layer that reads it first and its role in it."""
         if name in self._values:
             return
         operator = self.scope(reader)
@@ -127,8 +127,8 @@ class _Names:
     def scope(self, node: onnx.NodeProto) -> str:
         """Return a node's readable name.
 
-        Where a converter made one up that tells no layer, the layer is that of its output or, since
-        fused nodes lose both, of its last weight.
+        If the converter generated a name without a layer, the layer is that of its output or, for
+        fused nodes, of its last weight.
         """
         own = self._clean(node.name)
         if "/" in own:

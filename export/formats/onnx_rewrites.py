@@ -1,7 +1,7 @@
-"""Rewrites of a converted ONNX model: layout changes that the weights can absorb are taken out.
+"""Rewrites of a converted ONNX model, mainly the removal of layout changes.
 
-Runtimes compute convolutions channels first, Keras flattens channels last, so a converter puts a
-Transpose between. Where a dense layer follows, its rows can be put in the other order once, here.
+Runtimes compute convolutions channels-first, but Keras flattens channels-last, so a converter
+inserts a Transpose. If a dense layer follows, the rows of its kernel are permuted instead.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-_SMALL = 1024  # numbers; shapes and axes are given as constants of a few
+_SMALL = 1024  # numbers; constants for shapes and axes are small
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """A model's graph with what the rewrites ask of it.
+    """A model's graph with the look-ups that the rewrites need.
 
     Attributes:
         graph: The graph, changed in place.
         shapes: Static shape of every value that has one.
         makers: Value to the node that computes it.
-        readers: Value to the nodes that read it, once for each time.
+        readers: Value to the nodes that read it, with repetitions.
         weights: Name to initializer.
     """
 
@@ -49,7 +49,7 @@ class _View:
         )
 
     def only_reader(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """Return the node that alone reads a node's only output; None if that is not so."""
+        """Return the only reader of a node's only output; None if there are several of either."""
         if len(node.output) != 1:
             return None
         (output,) = node.output
@@ -63,17 +63,17 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
             _without_negative_pads(node)
-    shapes = _shapes(model)  # the rewrites take values out and change none that stays
+    shapes = _shapes(model)  # the rewrites remove values, but do not change the shapes of others
     while any(rewrite(_View.of(model, shapes)) for rewrite in _REWRITES):
         pass
     return model
 
 
 def _without_negative_pads(node: onnx.NodeProto) -> None:
-    """Write the zeros behind a transposed convolution as `output_padding`.
+    """Replace negative pads of a transposed convolution by `output_padding`.
 
-    Where strides exceed the kernel, Keras appends zeros; tf2onnx spreads them over both ends, as
-    pads below zero, which are none.
+    If strides exceed the kernel, Keras appends zeros; tf2onnx distributes them to both ends as
+    negative pads, which are invalid.
     """
     pads = _ints(node, "pads") or []
     half = len(pads) // 2
@@ -93,7 +93,7 @@ def _without_negative_pads(node: onnx.NodeProto) -> None:
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the static shape of every value that has one.
 
-    Large weights are shown to the inference by shape alone: it would copy them several times.
+    Large weights are passed to the inference by shape only, since it copies data several times.
     """
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.name = "shapes"
@@ -112,7 +112,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _drop_idle_reshape(view: _View) -> bool:
-    """Take out a Reshape to the shape its input has already."""
+    """Remove a Reshape to the shape that its input has."""
     for node in view.graph.node:
         if node.op_type != "Reshape":
             continue
@@ -129,7 +129,7 @@ def _drop_idle_reshape(view: _View) -> bool:
 
 
 def _merge_reshapes(view: _View) -> bool:
-    """Let the second of two Reshapes in a row read what the first reads."""
+    """Connect the second of two consecutive Reshapes to the input of the first."""
     for node in view.graph.node:
         if node.op_type != "Reshape":
             continue
@@ -148,7 +148,7 @@ def _merge_reshapes(view: _View) -> bool:
 
 
 def _permute_rows(view: _View) -> bool:
-    """Turn Transpose -> flatten -> dense into flatten -> dense with its rows in another order."""
+    """Replace Transpose -> flatten -> dense by flatten -> dense with permuted kernel rows."""
     for node in view.graph.node:
         if node.op_type != "Transpose":
             continue
@@ -167,7 +167,7 @@ def _permute_rows(view: _View) -> bool:
         if kernel is None:
             continue
         rows_axis = 1 if _int(dense, "transB") else 0
-        # Row r of the kernel belongs to the r-th number of the transposed tensor.
+        # Row r of the kernel multiplies the r-th number of the transposed tensor.
         order = np.arange(flat[1]).reshape(shape[1:]).transpose([i - 1 for i in perm[1:]]).ravel()
         weights = np.take(numpy_helper.to_array(kernel), np.argsort(order), axis=rows_axis)
         _set_weight(view, dense, kernel, weights)
@@ -178,7 +178,7 @@ def _permute_rows(view: _View) -> bool:
 
 
 def _drop_zero(view: _View) -> bool:
-    """Take out an Add of nothing but zeros."""
+    """Remove an Add of zeros."""
     for node in view.graph.node:
         found = _with_constant(view, node)
         if found is None or np.any(found[1]):
@@ -193,11 +193,11 @@ def _drop_zero(view: _View) -> bool:
 
 
 def _put_bias_into_product(view: _View) -> bool:
-    """Give a convolution or matrix product the bias that is added behind it.
+    """Fuse an added bias into the convolution or matrix product before it.
 
-    Between them there may be changes of layout: a 1-D convolution is a 2-D one with an axis
-    squeezed out, a dense layer on sequences a matrix product on reshaped ones. A quantizer rounds
-    once for the sum then, not twice.
+    Layout changes may lie between them: a 1-D convolution is a 2-D one followed by a Squeeze, a
+    dense layer on sequences a matrix product between Reshapes. The fused operator is quantized
+    once instead of twice.
     """
     for node in view.graph.node:
         found = _with_constant(view, node)
@@ -215,7 +215,7 @@ def _put_bias_into_product(view: _View) -> bool:
 def _product_behind(
     view: _View, reader: onnx.NodeProto, node: onnx.NodeProto, constant: np.ndarray
 ) -> tuple[onnx.NodeProto, np.ndarray] | None:
-    """Return the product that `node` is or whose layout it changes, and the constant there."""
+    """Return the product at or before `node`, and the constant in the layout of its output."""
     while view.only_reader(node) is reader:
         if node.op_type in _PRODUCTS:
             return node, constant
@@ -228,10 +228,10 @@ def _product_behind(
 
 
 def _settle_third_operand(view: _View) -> bool:
-    """Leave a Gemm a vector of constants as its third operand, or none.
+    """Make the third operand of a Gemm a constant vector, or remove it.
 
-    Where it is computed, and a constant is added behind, the two change places. Zeros, which the
-    first state of a recurrent layer leaves, are taken out.
+    If it is computed and a constant is added after the Gemm, the two are exchanged. Zeros, which
+    result from the initial state of a recurrent layer, are removed.
     """
     for node in view.graph.node:
         if node.op_type != "Gemm" or len(node.input) < 3:
@@ -266,7 +266,7 @@ def _swap_third_operand(view: _View, node: onnx.NodeProto) -> bool:
 
 
 def _with_constant(view: _View, node: onnx.NodeProto) -> tuple[str, np.ndarray] | None:
-    """Return what an Add adds a constant to, and the constant with as many axes; None if none."""
+    """Return the other operand of an Add of a constant, and the constant with as many axes."""
     if node.op_type != "Add":
         return None
     for value, other in (node.input, reversed(node.input)):
@@ -279,12 +279,12 @@ def _with_constant(view: _View, node: onnx.NodeProto) -> tuple[str, np.ndarray] 
 
 
 def _before(view: _View, node: onnx.NodeProto, constant: np.ndarray) -> np.ndarray | None:
-    """Return the constant to add before a change of layout instead of behind it, if there is one.
+    """Return the constant to add before a layout change instead of after it; None if impossible.
 
     Args:
         view: The model.
         node: Any node.
-        constant: With as many axes as the node's output.
+        constant: The constant, with as many axes as the node's output.
     """
     before, after = view.shapes.get(node.input[0]), view.shapes.get(node.output[0])
     if before is None or after is None:
@@ -294,7 +294,7 @@ def _before(view: _View, node: onnx.NodeProto, constant: np.ndarray) -> np.ndarr
         return None if perm is None else constant.transpose(np.argsort(perm))
     if node.op_type not in ("Squeeze", "Unsqueeze", "Reshape"):
         return None
-    # Only the last axes may differ in value, and the same numbers must be last before.
+    # Values may vary along the last axes only, which must be the last axes before as well.
     varying = [axis for axis, size in enumerate(constant.shape) if size > 1]
     first = varying[0] if varying else len(after)
     if node.op_type == "Reshape":
@@ -313,7 +313,7 @@ def _before(view: _View, node: onnx.NodeProto, constant: np.ndarray) -> np.ndarr
 
 
 def _axes(view: _View, node: onnx.NodeProto, rank: int) -> set[int]:
-    """Return the axes that a Squeeze or Unsqueeze takes out or puts in."""
+    """Return the axes that a Squeeze or Unsqueeze removes or inserts."""
     weight = view.weights.get(node.input[1]) if len(node.input) > 1 else None
     if weight is None:
         sizes = view.shapes[node.input[0]]
@@ -322,7 +322,7 @@ def _axes(view: _View, node: onnx.NodeProto, rank: int) -> set[int]:
 
 
 def _take_bias(view: _View, product: onnx.NodeProto, constant: np.ndarray) -> bool:
-    """Give a product without a bias this one, if there is one number for each of its outputs."""
+    """Set the bias of a product without one, if the constant has one number per output channel."""
     shape = view.shapes.get(product.output[0])
     if shape is None or len(product.input) != 2 or product.input[1] not in view.weights:
         return False
@@ -341,7 +341,7 @@ def _take_bias(view: _View, product: onnx.NodeProto, constant: np.ndarray) -> bo
 
 
 def _write_prelu(view: _View) -> bool:
-    """Turn relu(x) + c · relu(-x), as Keras computes PReLU, into one PRelu of slope -c."""
+    """Replace relu(x) + c · relu(-x), as Keras computes PReLU, by one PRelu with slope -c."""
     for node in view.graph.node:
         found = _parts_of_prelu(view, node) if node.op_type == "Add" else None
         if found is None:
@@ -365,9 +365,9 @@ def _write_prelu(view: _View) -> bool:
 def _parts_of_prelu(
     view: _View, add: onnx.NodeProto
 ) -> tuple[str, np.ndarray, list[onnx.NodeProto]] | None:
-    """Return x, the constant c and the nodes of relu(x) + c · relu(-x); None for another sum.
+    """Return x, the constant c and the nodes of relu(x) + c · relu(-x); None for other sums.
 
-    The converter may multiply in another order of axes, between two transpositions.
+    The converter may multiply in another order of axes, between two Transposes.
     """
     terms = {t.op_type: t for name in add.input if (t := view.makers.get(name)) is not None}
     relu, back = terms.get("Relu"), terms.get("Transpose")
@@ -412,7 +412,7 @@ _REWRITES: tuple[Callable[[_View], bool], ...] = (
 
 
 def _kernel(view: _View, dense: onnx.NodeProto, data: str) -> onnx.TensorProto | None:
-    """Return the constant matrix a dense layer multiplies `data` with; None if it is no such."""
+    """Return the constant matrix of a dense layer that reads `data`; None for other nodes."""
     if dense.op_type not in ("Gemm", "MatMul") or dense.input[0] != data:
         return None
     if _int(dense, "transA"):
@@ -424,7 +424,7 @@ def _kernel(view: _View, dense: onnx.NodeProto, data: str) -> onnx.TensorProto |
 def _set_weight(
     view: _View, node: onnx.NodeProto, old: onnx.TensorProto, values: np.ndarray
 ) -> None:
-    """Give a node weights of its own; others may read the old ones."""
+    """Replace the weights of a node; others may read the old ones."""
     new = numpy_helper.from_array(np.ascontiguousarray(values), f"{old.name}/arranged")
     view.graph.initializer.append(new)
     _replace_input(node, old.name, new.name)

@@ -1,4 +1,4 @@
-"""Changes to a traced graph: ops replaced, weights put in, what nothing reads taken out."""
+"""Rewrites of a traced graph: replaces ops, inserts weights, and removes unused ops."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Ops that change nothing but the shape of their first input.
+# Ops that change only the shape of their first input.
 _VIEWS = ("Reshape", "Squeeze", "ExpandDims", "Identity")
 
 
 def redirect(
     graph_def: tf.compat.v1.GraphDef, replaced: Mapping[str, str], interface: Sequence[str]
 ) -> None:
-    """Make every op that reads one of `replaced` read its replacement, in place.
+    """Replace the inputs of ops that read one of `replaced` by its replacement, in place.
 
     Args:
-        graph_def: The graph. What nothing reads any longer is taken out.
+        graph_def: The graph. Ops that are no longer used are removed.
         replaced: Name of an op to the name of its replacement.
-        interface: Names of the inputs and outputs, which stay.
+        interface: Names of the inputs and outputs, which are kept.
     """
     if not replaced:
         return
@@ -33,7 +33,7 @@ def redirect(
 
 
 def keep_needed(graph_def: tf.compat.v1.GraphDef, ends: Sequence[str]) -> None:
-    """Take out of a graph, in place, every op that none of `ends` needs."""
+    """Remove all ops that `ends` do not depend on, in place."""
     inputs = {node.name: [_producer(name) for name in node.input] for node in graph_def.node}
     pending, needed = list(ends), set(ends)
     while pending:
@@ -46,12 +46,12 @@ def keep_needed(graph_def: tf.compat.v1.GraphDef, ends: Sequence[str]) -> None:
 
 
 def _producer(name: str) -> str:
-    """Return the name of the op that an input's name, `^op` or `op:1`, speaks of."""
+    """Return the name of the op that an input such as `^op` or `op:1` refers to."""
     return name.removeprefix("^").partition(":")[0]
 
 
 def put_constants(graph_def: tf.compat.v1.GraphDef, constants: Mapping[str, np.ndarray]) -> None:
-    """Turn each op named in `constants` into a constant of that value, in place."""
+    """Replace each op named in `constants` by a constant, in place."""
     import tensorflow as tf
 
     for node in graph_def.node:
@@ -66,14 +66,14 @@ def put_constants(graph_def: tf.compat.v1.GraphDef, constants: Mapping[str, np.n
 
 
 def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
-    """Turn each BiasAdd of a computed bias into an AddV2, in place.
+    """Replace each BiasAdd of a computed bias by an AddV2, in place.
 
-    Keras adds a value of shape (1, ..., 1, C) as the bias of a layer. Converters then put it into
-    the convolution or matrix product before it, whose bias must be a constant once it is quantized.
+    Keras adds a value of shape (1, ..., 1, C) as a bias. Converters fuse it into the convolution or
+    matrix product before it, but the bias of a quantized operator must be constant.
 
     Args:
-        graph_def: The graph, constants in place.
-        graph: The same graph as it was traced, with its shapes.
+        graph_def: The graph, with constants inserted.
+        graph: The traced graph, which has shapes.
     """
     nodes = {node.name: node for node in graph_def.node}
     for node in graph_def.node:
@@ -92,7 +92,7 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
 
 
 def _is_constant(node: tf.compat.v1.NodeDef, nodes: Mapping[str, tf.compat.v1.NodeDef]) -> bool:
-    """Return whether a value is a constant in another shape, as Keras makes of a layer's bias."""
+    """Return whether a value is a constant, possibly reshaped, as the bias of a Keras layer is."""
     while node.op in _VIEWS:
         node = nodes[_producer(node.input[0])]
     return bool(node.op == "Const")

@@ -1,18 +1,18 @@
-"""Three-dimensional convolutions and pooling in operators that the converters have.
+"""Rewrites 3-D convolutions and pooling with operators that the converters support.
 
-Exact: each output is the same sum, mean or maximum of the same numbers.
+The rewrites are exact: each output is the same sum, mean or maximum of the same numbers.
 
-- Groups, which converters read off the shapes of 2-D convolutions only: a split, one convolution a
-  group, a concat.
-- TFLite has no 3-D convolution that is dilated or quantized, and no 3-D pooling. A convolution over
-  D, H, W is one over H, W whose channels are those of all planes that the kernel reaches, side by
-  side (s the stride, δ the dilation of D):
+- Converters support groups in 2-D convolutions only. A grouped 3-D convolution is replaced by a
+  split, one convolution per group, and a concatenation.
+- TFLite has no dilated or quantized 3-D convolution, and no 3-D pooling. A convolution over D, H, W
+  is replaced by one over H, W, whose channels are those of all planes that the kernel covers,
+  concatenated (s is the stride, δ the dilation of D):
 
       y[d] = sum_i K[i] * x[d s + i δ] = [K[0], K[1], …] * [x[d s], x[d s + δ], …]
 
-  and a maximum or mean over a box is one over planes of those within each plane.
+  A maximum or mean over a box is computed over planes, after pooling within each plane.
 
-Keras traces a dilated convolution as a plain one between SpaceToBatchND, which also pads, and
+Keras traces a dilated convolution as an undilated one between SpaceToBatchND, which also pads, and
 BatchToSpaceND, which also crops.
 """
 
@@ -39,11 +39,11 @@ class _Convolution:
 
     Attributes:
         conv: The Conv3D.
-        last: The op that readers read: the Conv3D or the BatchToSpaceND behind it.
-        data: What is convolved.
-        strides: Of depth, height, width.
-        dilations: Of depth, height, width.
-        pads: Zeros before and behind depth, height, width, (3, 2).
+        last: The op with the result: the Conv3D or the BatchToSpaceND after it.
+        data: The input.
+        strides: Strides of depth, height and width.
+        dilations: Dilations of depth, height and width.
+        pads: Zeros before and after depth, height and width, (3, 2).
     """
 
     conv: tf.Operation
@@ -60,11 +60,11 @@ class _Convolution:
 
     @property
     def dilated(self) -> bool:
-        """Whether its taps are apart."""
+        """Whether any dilation exceeds 1."""
         return self.last is not self.conv
 
     def again(self, data: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """Return the same convolution of other data with other weights."""
+        """Return the same convolution with another input and other weights."""
         import tensorflow as tf
 
         first = self.conv.inputs[0].op
@@ -77,11 +77,11 @@ class _Convolution:
 
 
 def split_grouped_conv3d(graph: tf.Graph, constants: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Add to `graph` a split, one convolution a group and a concat for every grouped Conv3D.
+    """Add a split, one convolution per group and a concatenation for every grouped Conv3D.
 
     Args:
         graph: The traced graph; ops are added to it.
-        constants: Name of each op that stands for a weight to its value.
+        constants: Name of the placeholder op of each weight to its value.
 
     Returns:
         Name of each op to replace to the name of its replacement, for `redirect`.
@@ -107,12 +107,12 @@ def split_grouped_conv3d(graph: tf.Graph, constants: Mapping[str, np.ndarray]) -
 def for_tflite(
     graph_def: tf.compat.v1.GraphDef, interface: Sequence[str], *, quantized: bool
 ) -> tf.compat.v1.GraphDef:
-    """Return a graph without the 3-D operators that TFLite lacks.
+    """Replace the 3-D operators that TFLite does not support.
 
     Args:
         graph_def: A frozen graph; not changed.
         interface: Names of its inputs and outputs.
-        quantized: Whether activations will be integers, which CONV_3D takes none of.
+        quantized: Whether activations will be integers, which CONV_3D does not support.
     """
     import tensorflow as tf
 
@@ -136,7 +136,7 @@ def for_tflite(
 
 
 def _convolutions(graph: tf.Graph) -> Iterator[_Convolution]:
-    """Yield every 3-D convolution with channels last and sizes that are known."""
+    """Yield every channels-last 3-D convolution with known sizes."""
     for conv in graph.get_operations():
         if conv.type != "Conv3D" or not _channels_last(conv):
             continue
@@ -174,7 +174,7 @@ def _dilated(conv: tf.Operation, back: tf.Operation) -> _Convolution | None:
 def _same(
     sizes: Sequence[int], kernel: Sequence[int], strides: np.ndarray, dilations: np.ndarray
 ) -> np.ndarray:
-    """Return the zeros that padding `SAME` puts before and behind each axis, (axes, 2)."""
+    """Return the numbers of zeros before and after each axis for `SAME` padding, (axes, 2)."""
     reach = (np.array(kernel) - 1) * dilations + 1
     total = (-(-np.array(sizes) // strides) - 1) * strides + reach - sizes
     total = np.maximum(total, 0)
@@ -182,10 +182,10 @@ def _same(
 
 
 def _convolved_by_planes(found: _Convolution) -> tuple[tf.Operation, tf.Tensor]:
-    """Return a 3-D convolution as a 2-D one over the planes' channels side by side.
+    """Return a 3-D convolution as a 2-D one over the concatenated channels of planes.
 
-    Bias and activation come with it: the converter fuses them where no reshape is between. Returned
-    first is the last op that the result stands for.
+    Bias and activation are included, since the converter fuses them only without a Reshape between.
+    The first result is the last op that is replaced.
     """
     import tensorflow as tf
 
@@ -226,8 +226,8 @@ def _only_reader(op: tf.Operation) -> tf.Operation | None:
 def _pooled_by_planes(op: tf.Operation) -> tf.Tensor:
     """Return 3-D pooling as pooling within each plane, then over the planes.
 
-    Exact for means as well: how much of a window lies outside in depth does not depend on how much
-    lies outside in height and width, so all planes of a window weigh the same.
+    It is exact for means as well, since all planes of a window contain the same number of elements
+    inside the padding.
     """
     import tensorflow as tf
 
@@ -249,5 +249,5 @@ def _channels_last(op: tf.Operation) -> bool:
 
 
 def _scope(op: tf.Operation) -> str:
-    """Return the scope of an op: the name of the layer that it belongs to comes first in it."""
+    """Return the scope of an op, which begins with the name of its layer."""
     return op.name.rpartition("/")[0]

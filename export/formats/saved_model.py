@@ -1,7 +1,7 @@
-"""SavedModels: the folded network as one frozen graph, for TensorFlow Serving and other converters.
+"""Writes SavedModels: the folded network as a frozen graph, for TensorFlow Serving and converters.
 
-Written by `tf.compat.v1.saved_model`: its graphs need no functions, whose generated names would
-make every file of a process differ from the one before. `tf.saved_model.load` reads it.
+`tf.compat.v1.saved_model` is used, since its graphs need no functions, whose generated names would
+differ between files. `tf.saved_model.load` can read it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .freeze import FrozenGraph
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # in a TensorFlow op name, besides a leading mark
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # in the name of a TensorFlow op
 _VARIABLE_OPS = {"VarHandleOp", "ReadVariableOp", "VariableV2"}
 
 
@@ -62,7 +62,7 @@ class SavedModel:
         (path / "assets.extra" / f"{METADATA_KEY}.json").write_text(job.metadata, encoding="utf-8")
 
     def validate(self, path: Path, job: Job) -> Contents:
-        """Load the folder, check that it holds no variable, and compare the signature."""
+        """Load the folder, check that it has no variables, and compare the signature."""
         import tensorflow as tf
 
         loaded = tf.saved_model.load(str(path))
@@ -87,12 +87,12 @@ class SavedModel:
         return contents
 
     def runner(self, path: Path) -> Runner:
-        """Return TensorFlow with the folder."""
+        """Return a runner on TensorFlow."""
         return SavedModelRunner(path)
 
 
 def _readable(graph: FrozenGraph) -> tf.compat.v1.GraphDef:
-    """Return the graph with op names that start with the Keras layers' names."""
+    """Return the graph with op names that begin with the names of Keras layers."""
     import tensorflow as tf
 
     graph_def = tf.compat.v1.GraphDef()

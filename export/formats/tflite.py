@@ -1,4 +1,4 @@
-"""TFLite files, through TensorFlow's converter and from one frozen graph."""
+"""Writes TFLite files from a frozen graph with TensorFlow's converter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FLEX_ADVICE = (
     "replace the layer, or allow it (allow_flex=True, --allow-flex) and ship a runtime with "
     "TensorFlow's operators linked in."
 )
-# What masks are computed with.
+# Operators that occur in the computation of masks.
 _COMPARISONS = {"NotEqual", "Equal", "Greater", "GreaterEqual", "Less", "LessEqual"}
 _DESCRIPTION = "made by renormlite"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
@@ -44,7 +44,7 @@ class TFLite:
     suffix = ".tflite"
 
     def write(self, job: Job, path: Path) -> None:
-        """Convert, name and write one file."""
+        """Convert a graph, name its tensors and write the file."""
         graph = job.graph
         data = fenced(
             lambda part: _converted(part, job), graph, f"The TFLite converter ({job.precision})"
@@ -82,22 +82,22 @@ class TFLite:
         contents = Contents(content.ops, content.inputs, content.outputs)
         check_interface(path, contents, _expected(job))
         _check_signature(path, content)
-        if not flex:  # a runtime with TensorFlow linked in is needed to load those
+        if not flex:  # flex files load only in a runtime with TensorFlow linked in
             with self.runner(path):
                 pass
         return contents
 
     def runner(self, path: Path) -> Runner:
-        """Return LiteRT with a file, one thread, so that results repeat."""
+        """Return a runner on LiteRT, with one thread for reproducible results."""
         return LiteRTRunner(path)
 
 
 def _converted(graph: FrozenGraph, job: Job) -> bytes:
-    """Return a graph as the converter writes it.
+    """Convert a graph with TensorFlow's converter.
 
     Raises:
         UserError: The converter refuses the graph.
-        DiedError: It died in the child process.
+        DiedError: It crashed in the child process.
     """
     ends = (*graph.inputs, *graph.outputs)
     graph_def = for_tflite(
@@ -121,7 +121,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         return convert(graph_def, request)
     except (UserError, DiedError):
         raise
-    except Exception as error:  # the converter has error types of its own, none of them public
+    except Exception as error:  # the error types of the converter are not public
         raise UserError(_refusal(error, graph)) from error
 
 
@@ -151,12 +151,12 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
 
 
 def _same(tensorflow: str, tflite: str) -> bool:
-    """Tell whether TensorFlow and TFLite names are of one operator: NotEqual, NOT_EQUAL."""
+    """Return whether names of TensorFlow and TFLite mean the same operator: NotEqual, NOT_EQUAL."""
     return tensorflow.lower() == tflite.replace("_", "").lower()
 
 
 def _refusal(error: Exception, graph: FrozenGraph) -> str:
-    """Return one sentence out of the converter's pages, with the layers that it is about."""
+    """Summarize the message of the converter in one sentence that names the layers."""
     text = str(error)
     ops = sorted(set(re.findall(r"Flex(\w+)", text)) | set(re.findall(r"'tf\.(\w+)' op", text)))
     if ops:

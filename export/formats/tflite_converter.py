@@ -1,10 +1,10 @@
-"""TensorFlow's TFLite converter and what quantizes its files, as functions of plain data.
+"""TensorFlow's TFLite converter and quantizers, as functions of plain data.
 
-The converter is `tf.compat.v1.lite.TFLiteConverter`: of the public ones only it takes a graph as
-it is. The others write a SavedModel first or freeze variables again, which costs more than the
-conversion itself, and they rename or reorder inputs and outputs.
+The converter is `tf.compat.v1.lite.TFLiteConverter`, the only public one that takes a graph. The
+others first write a SavedModel or freeze variables, which takes longer than the conversion, and
+rename or reorder inputs and outputs.
 
-Nothing here needs Keras, so that a process of its own can call it without loading that.
+This module does not import Keras, so that a child process can use it quickly.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ..quantization.tflite_choices import quantized
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Lines that native code writes about every file.
+# Log lines of native code that appear for every file.
 _CHATTER = ("fully_quantize:", *LOGGED)
-# The precision of a graph whose fake quantizations say what becomes an integer.
+# The precision of a graph with fake quantizations, which determine the integers.
 TRAINED = "trained"
 _CALIBRATE_ONLY = "_experimental_calibrate_only"
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
@@ -38,8 +38,8 @@ class End:
 
     Attributes:
         op: Name of its op.
-        dtype: TensorFlow's name of its type.
-        shape: Its static shape, None where a size is free.
+        dtype: TensorFlow's name of its dtype.
+        shape: Its static shape; free sizes are None.
     """
 
     op: str
@@ -54,16 +54,16 @@ class End:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to convert a graph to.
+    """The parameters of a conversion.
 
     Attributes:
         inputs: Its placeholders, in order.
         outputs: Its outputs, in order.
         precision: A key of `_CONVERSIONS`, or `TRAINED`.
         allow_flex: Whether the file may call TensorFlow's operators.
-        integer_io: Whether a calibrated file takes and gives integers.
-        samples: Batches to calibrate with, one array an input; empty where none are needed.
-        choices: Layers and ranges that an int8 file has otherwise; None for the converter's
+        integer_io: Whether a calibrated file has integer inputs and outputs.
+        samples: Calibration batches, one array per input; empty if none are needed.
+        choices: Settings of single layers and ranges in an int8 file; None for the converter's
             defaults.
     """
 
@@ -77,27 +77,26 @@ class Request:
 
 
 def convert_serialized(graph_def: bytes, request: Request) -> bytes:
-    """Convert a graph that another process has sent; see `convert`."""
+    """Convert a serialized graph; see `convert`."""
     import tensorflow as tf
 
     return convert(tf.compat.v1.GraphDef.FromString(graph_def), request)
 
 
 def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
-    """Return a graph as a TFLite file.
+    """Convert a graph to a TFLite file.
 
     Args:
         graph_def: The graph, without variables.
-        request: What it is to become.
+        request: The parameters.
 
     Raises:
-        Exception: The converter refuses the graph. It has error types of its own, none of them
-            public.
+        Exception: The converter refuses the graph; its error types are not public.
     """
     import tensorflow as tf
 
     with tf.Graph().as_default():
-        # The converter reads the graph from `graph_def`; it asks these for name, type and shape.
+        # The converter reads the graph from `graph_def`; these provide name, type and shape.
         inputs, outputs = (
             [tf.compat.v1.placeholder(end.dtype, end.shape, end.op) for end in ends]
             for ends in (request.inputs, request.outputs)
@@ -116,9 +115,9 @@ def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
 
 
 def _trained(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
-    """Convert a graph of fake quantizations, which brings its ranges with it.
+    """Convert a graph with fake quantizations, which contain the ranges.
 
-    The converter for graphs wants statistics of the inputs for it, the one for functions does not.
+    The converter for graphs requires statistics of the inputs; the one for functions does not.
     """
     import tensorflow as tf
 
@@ -155,7 +154,7 @@ def _dynamic(converter: Any, request: Request) -> bytes:
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     # Per-channel weights in a hybrid FULLY_CONNECTED need version 12 of that operator, which
-    # tflite-runtime 2.14, the last one for many boards, does not have. There is no public switch.
+    # tflite-runtime 2.14, the last one for many boards, lacks. There is no public switch.
     if not hasattr(converter, _PER_TENSOR_DENSE):
         raise UserError(
             "This TensorFlow's converter lacks the switch that keeps dynamic-range files loadable "
@@ -189,7 +188,7 @@ def _int16x8(converter: Any, request: Request) -> bytes:
 
 
 def _calibrated(converter: Any, request: Request, ops: Any, integer: Any) -> bytes:
-    """Quantize weights and activations, the latter by the ranges the samples show."""
+    """Quantize weights and activations, with the ranges of the samples."""
     import tensorflow as tf
 
     if not request.samples:
@@ -203,7 +202,7 @@ def _calibrated(converter: Any, request: Request, ops: Any, integer: Any) -> byt
 
 
 def _int4(converter: Any, request: Request) -> bytes:
-    """Four-bit weights per channel; activations are quantized to eight bits as they come."""
+    """Quantize weights to four bits per channel; activations are quantized at run time."""
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""Recurrent layers without a loop, for what cannot look into one.
+"""Unrolls recurrent layers for tools that do not support loops.
 
-TensorFlow's calibrator ends its process on a loop, onnxruntime's quantizers leave the weights in
-its body as they are, and OpenVINO and ONNX's reference evaluator do not run the loops that tf2onnx
-writes. A sequence of known length needs none: Keras can write one step after the other.
+TensorFlow's calibrator crashes on a loop, onnxruntime's quantizers do not quantize the weights in
+its body, and OpenVINO and ONNX's reference evaluator do not run the loops that tf2onnx writes. For
+sequences of known length, Keras can trace the steps one after the other.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import keras
 from ...errors import UserError
 from ..fold.keras_graph import layers_inside
 
-#: Most steps that are written out, those of all recurrent layers of a network together. At 256
-#: steps of an LSTM an int8 TFLite file has 4,000 operators and takes half a minute to convert, an
-#: ONNX file 13,000 and five minutes.
+#: Greatest total number of unrolled steps in a network. With 256 steps of an LSTM, an int8 TFLite
+#: file has 4,000 operators and takes half a minute to convert, an ONNX file 13,000 operators and
+#: five minutes.
 MOST_STEPS = 256
 
 
 class Loops(enum.Enum):
-    """What becomes of the loop of a recurrent layer."""
+    """Treatment of the loops of recurrent layers."""
 
     KEPT = "every layer keeps its loop"
     SHORT_UNROLLED = "layers are unrolled as long as there are at most `MOST_STEPS` steps"
@@ -45,26 +45,26 @@ _LOOPS = {
 
 
 def loops_for(model: keras.Model, format_name: str, precision: str) -> Loops:
-    """Return what is to become of a model's loops in a kind of file."""
+    """Return the treatment of a model's loops for a format and precision."""
     if not any(_recurrent_layers(model)):
-        return Loops.KEPT  # none: files of both kinds can be made from one trace
+        return Loops.KEPT  # without loops, all files can be made from one trace
     return _LOOPS.get((format_name, precision), Loops.KEPT)
 
 
 @contextlib.contextmanager
 def unrolled(model: keras.Layer, loops: Loops) -> Iterator[dict[str, int]]:
-    """Make recurrent layers write their steps out for the time of a trace.
+    """Unroll recurrent layers while a graph is traced.
 
     Args:
-        model: The model or layer; the layers inside it are changed and put back.
-        loops: Which of them.
+        model: The model or layer; its inner layers are changed and restored.
+        loops: The treatment of its loops.
 
     Yields:
         Name of each layer that is unrolled to its number of steps, filled while the model is
         traced.
 
     Raises:
-        UserError: All are to be unrolled, and a sequence has no known length or there are more
+        UserError: All loops must be unrolled, but a sequence has no known length or there are more
             than `MOST_STEPS` steps.
     """
     steps: dict[str, int] = {}
@@ -81,8 +81,8 @@ def unrolled(model: keras.Layer, loops: Loops) -> Iterator[dict[str, int]]:
     finally:
         for layer, unroll in zip(layers, before, strict=True):
             layer.unroll = unroll
-            del layer.inner_loop  # the class's own shows again
-    # Not sooner: Keras and TensorFlow wrap what is raised in a trace in pages of their own.
+            del layer.inner_loop  # restores the method of the class
+    # Raised after the trace, since Keras and TensorFlow wrap errors raised during a trace.
     if loops is Loops.UNROLLED and refusals:
         raise UserError(refusals[0])
 
@@ -100,7 +100,7 @@ def _inner_loop(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Run a layer's loop, step by step where that is wanted and not too long."""
+    """Run a layer's loop, unrolled if the treatment and the number of steps allow it."""
     length = sequences.shape[1]
     refusal = _refusal(name, length, sum(steps.values()))
     layer.unroll = not refusal

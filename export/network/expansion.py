@@ -1,10 +1,10 @@
-"""Writes a layer that has no operator of its own as primitives, from a trace of its code.
+"""Expands a layer without an operator of its own into primitives, from a trace of its code.
 
-The layer is traced for one sample and each TensorFlow operation is translated (`graph_ops`). What
-does not depend on the inputs is computed at once: an epsilon, a mask, a weight seen in another
-shape. A weight whose elements were only moved stays a weight, with its bits; what is computed from
-weights becomes a constant, in float64. What comes out is compared with the layer itself on random
-inputs before it is used.
+The layer is traced for one sample, and each TensorFlow operation is translated (`graph_ops`).
+Values that do not depend on the inputs are computed immediately: an epsilon, a mask, a reshaped
+weight. A weight whose elements are only moved stays a weight with the same bits; values computed
+from weights are constants in float64. The result is compared with the layer on random inputs before
+it is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .graph_ops.values import (
 )
 from .tracing import NotTraceableError, Trace, trace_call
 
-# Operations on a weight that only move its elements.
+# Operations that only move the elements of a weight.
 _MOVING = frozenset(
     [
         "Identity",
@@ -51,20 +51,20 @@ _MOVING = frozenset(
 # Operators that may have a bias along the last axis.
 _LINEAR = ("conv", "depthwise_conv", "conv_transpose", "dense")
 
-# The layer's own float32 result and the primitives' float64 one may differ by as much, relative to
-# the greatest value: a wrong translation is off by the size of the values.
+# Greatest difference between the layer's float32 result and the primitives' float64 result,
+# relative to the greatest value. A wrong translation differs by the order of the values.
 _AGREES = 1e-3
 
-# Nodes of one layer, so that the network stays quick to evaluate.
+# Greatest number of nodes per layer, which limits the evaluation time of the network.
 _MOST_NODES = 6000
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Which steps of a value count.
+    """The mask of a value, as in Keras.
 
     Attributes:
-        name: The network's value that holds it.
+        name: Name of the mask in the network.
         shape: Its shape without the samples.
     """
 
@@ -74,12 +74,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A call as primitives.
+    """A call expanded into primitives.
 
     Attributes:
-        nodes: Its nodes, whose names begin with "/" where they are its own.
+        nodes: Its nodes; local names begin with "/".
         outputs: The names of its outputs.
-        masks: The mask of each output, None where it has none.
+        masks: The mask of each output; None if it has none.
     """
 
     nodes: list[Node]
@@ -87,21 +87,21 @@ class Expansion:
     masks: list[Mask | None]
 
     def of_masks(self) -> Expansion:
-        """Return what computes the masks alone."""
+        """Return the part of the expansion that computes the masks."""
         nodes = without_unread(self.nodes, [mask.name for mask in self.masks if mask])
         return Expansion(nodes, [], self.masks)
 
 
 def expand(call: Call, inputs: Sequence[str], masks: Sequence[Mask | None] = ()) -> Expansion:
-    """Write a call as primitives.
+    """Expand a call into primitives.
 
     Args:
-        call: Of a Keras layer or operation.
-        inputs: The network's names of what it reads.
-        masks: The mask of each input; empty where none has one.
+        call: A call of a Keras layer or operation.
+        inputs: Names of its inputs in the network.
+        masks: The mask of each input; empty if none has one.
 
     Raises:
-        NotTraceableError: It cannot be written so.
+        NotTraceableError: The call cannot be expanded.
     """
     trace = trace_call(call, [None if mask is None else mask.shape for mask in masks], TRANSLATIONS)
     inputs = [*inputs, *(mask.name for mask in masks if mask)]
@@ -125,7 +125,7 @@ def expand(call: Call, inputs: Sequence[str], masks: Sequence[Mask | None] = ())
 
 
 def _translated(trace: Trace, layer: str, inputs: Sequence[str]) -> tuple[list[Node], list[str]]:
-    """Translate what the outputs of a trace depend on."""
+    """Translate the operations that the outputs of a trace depend on."""
     needed = _needed(trace)
     builder = Builder(layer, frozenset(needed), inputs[0])
     values: dict[str, Value] = {
@@ -165,14 +165,14 @@ def _needed(trace: Trace) -> set[str]:
 
 
 def _inputs_of(op: Any, trace: Trace) -> list[Any]:
-    """Return the tensors that an operation reads, or what stands for them."""
+    """Return the inputs of an operation, or their replacements."""
     return [] if op.name in trace.arrays else [trace.read(tensor) for tensor in op.inputs]
 
 
 def _in_order(trace: Trace) -> list[Any]:
     """Return the operations that the outputs depend on, producers first.
 
-    Those that stand for others were added to the graph last.
+    Replacements were added at the end of the graph, so its order cannot be used.
     """
     order: dict[str, Any] = {}
     entered: set[str] = set()
@@ -191,14 +191,14 @@ def _in_order(trace: Trace) -> list[Any]:
 
 
 class _Constants:
-    """Computes what depends on no input, and lets equal arrays be one object."""
+    """Computes values that depend on no input, and shares equal arrays."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._unique: dict[tuple[Any, ...], np.ndarray] = {}
 
     def of(self, op: Any, read: Sequence[Value]) -> list[Value] | None:
-        """Return an operation's outputs where they depend on no input, else None."""
+        """Return an operation's outputs if they depend on no input, else None."""
         import tensorflow as tf
 
         if op.name in self._trace.arrays:
@@ -225,13 +225,13 @@ class _Constants:
         ]
 
     def _shared(self, array: np.ndarray) -> np.ndarray:
-        """Return an equal array that was seen before, if there is one."""
+        """Return an equal array that exists already, if there is one."""
         key = (array.shape, array.dtype.str, array.tobytes())
         return self._unique.setdefault(key, array)
 
 
 def _with_biases(nodes: list[Node], outputs: Sequence[str]) -> list[Node]:
-    """Add a vector behind a linear node to that node, as converters do."""
+    """Fuse a vector added after a linear node into the node as a bias, as converters do."""
     readers: dict[str, int] = {}
     for name in [name for node in nodes for name in node.inputs] + list(outputs):
         readers[name] = readers.get(name, 0) + 1
@@ -262,12 +262,12 @@ def _with_biases(nodes: list[Node], outputs: Sequence[str]) -> list[Node]:
 
 
 def _reading(node: Node, renamed: dict[str, str]) -> Node:
-    """Return a node that reads other names."""
+    """Return a node with its inputs renamed."""
     return replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
 
 
 def without_unread(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
-    """Return the nodes that outputs depend on."""
+    """Return the nodes that the outputs depend on."""
     read = set(outputs)
     kept = []
     for node in reversed(nodes):
@@ -283,7 +283,7 @@ def _demand_agreement(
     """Compare the primitives with the layer on two random samples.
 
     Raises:
-        NotTraceableError: They compute something else.
+        NotTraceableError: The results differ.
     """
     rng = np.random.default_rng(0)
     samples: dict[str, np.ndarray] = {}  # A layer may read one value twice.

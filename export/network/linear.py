@@ -1,4 +1,4 @@
-"""What layers with a kernel compute, with the activation function they may have of their own."""
+"""Converts layers with a kernel, with their own activation function, to operators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weights = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """What one call computes, before its activation."""
+    """One operator of a call, before its activation."""
 
     op: str
     attributes: Attributes = dataclasses.field(default_factory=dict)
@@ -56,7 +56,7 @@ def ints(values: Any) -> list[int]:
 
 
 def _activated(op: Op, activation: Callable[..., Any]) -> list[Op] | None:
-    """Return an op with the activation function of its layer after it."""
+    """Return an op followed by the activation function of its layer."""
     function = function_of(activation)
     if function is None:
         return None
@@ -88,7 +88,7 @@ ACTIVATIONS: dict[str, Op] = {
 
 
 def function_of(activation: Callable[..., Any]) -> Op | None:
-    """Return the operator of an activation function, None for one of the user's own."""
+    """Return the operator of an activation function; None for a custom function."""
     name = getattr(activation, "__name__", "")
     known = getattr(keras.activations, name, None) is activation
     return ACTIVATIONS.get(name) if known else None
@@ -144,7 +144,7 @@ def _einsum(layer: Any, call: Call) -> list[Op] | None:
 
 
 def _is_dense(equation: str) -> bool:
-    """Return whether a product is that of the last axis and a matrix: `abc,cd->abd`."""
+    """Return whether an equation multiplies the last axis by a matrix: `abc,cd->abd`."""
     read, kernel, result = re.split(",|->", equation.replace(" ", ""))
     return len(kernel) == 2 and read[-1:] == kernel[0] and result == read[:-1] + kernel[1]
 
@@ -160,7 +160,7 @@ def _time_distributed(layer: Any, call: Call) -> list[Op] | None:
     return [merged, *rest]
 
 
-# Layers with a kernel, and what they compute.
+# Layers with a kernel, and the functions that convert them.
 LINEAR: dict[type, Writer] = {
     **dict.fromkeys((kl.Conv1D, kl.Conv2D, kl.Conv3D), _conv),
     **dict.fromkeys((kl.DepthwiseConv1D, kl.DepthwiseConv2D), _depthwise),

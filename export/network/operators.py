@@ -1,7 +1,7 @@
-"""What each Keras layer and operation computes, in the operators of `artifacts.network`.
+"""Converts Keras layers and operations to the operators of `artifacts.network`.
 
-One writer a layer type, in the table `_WRITERS`. A layer without an entry there is nothing that
-the checks could compute by themselves: `ops_of` returns None for it.
+The table `_WRITERS` has one function per layer type. For a layer without an entry, `ops_of` returns
+None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .linear import ACTIVATIONS, LINEAR, Attributes, Op, Writer, array_of, funct
 
 
 def ops_of(operation: Any, call: Call) -> list[Op] | None:
-    """Return what a call computes, one operator after the other, or None when only Keras can say.
+    """Return the operators of a call in order, or None if the layer is unknown.
 
     Args:
         operation: The Keras layer or operation.
@@ -70,7 +70,7 @@ def _global_pool(op: str, layer: Any, call: Call) -> list[Op]:
 
 
 def _plain(op: str, layer: Any, call: Call) -> list[Op] | None:
-    # Keras puts the missing axes of a tensor of lower rank behind the batch.
+    # Keras inserts the missing axes of a tensor of lower rank after the batch axis.
     return [Op(op)] if len({value.rank for value in call.inputs}) == 1 else None
 
 
@@ -104,7 +104,7 @@ def _upsampling(layer: Any, call: Call) -> list[Op] | None:
 
 
 def _affine(layer: Any, call: Call) -> list[Op] | None:
-    """Return a norm, or any layer the user registered as one, as its affine."""
+    """Return the affine of a norm, or of a layer that the user registered as one."""
     if not is_norm(layer):
         return None
     try:
@@ -184,7 +184,7 @@ _UNARY = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Tanh": "tanh"
 
 
 def _operation(operation: Any, call: Call) -> list[Op] | None:
-    """Return one of keras.ops' operations: two operands, or one and a constant."""
+    """Return the operator of a keras.ops operation on two operands, or one and a constant."""
     kind = kind_of(operation)
     if kind in _UNARY and call.args is None:
         return [ACTIVATIONS[_UNARY[kind]]]

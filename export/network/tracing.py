@@ -24,16 +24,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Trace:
-    """What one call computes for one sample.
+    """The trace of one call for one sample.
 
     Attributes:
-        inputs: The graph's tensors that stand for the call's inputs.
-        outputs: What the call returns, flattened.
+        inputs: The tensors of the call's inputs in the graph.
+        outputs: The outputs of the call, flattened, followed by their masks.
         arrays: Name of each op that reads a weight or a captured constant to its value.
         weights: Names of those that are weights of the layer.
         function: The traced function.
-        masks: For each of the layer's outputs, whether a mask of it stands behind them.
-        replaced: Name of each op that others stand for to the name of the op to read instead.
+        masks: For each output of the layer, whether `outputs` contains its mask.
+        replaced: Name of each replaced op to the name of its replacement.
     """
 
     inputs: tuple[tf.Tensor, ...]
@@ -45,7 +45,7 @@ class Trace:
     replaced: Mapping[str, str]
 
     def read(self, tensor: tf.Tensor) -> tf.Tensor:
-        """Return the tensor that stands for one of the graph."""
+        """Return the tensor to read instead of one of the graph, or the tensor itself."""
         name = self.replaced.get(tensor.op.name)
         return tensor if name is None else self.graph.get_operation_by_name(name).outputs[0]
 
@@ -55,7 +55,7 @@ class Trace:
         return self.function.graph
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return what the layer itself computes."""
+        """Return the outputs of the layer itself."""
         import tensorflow as tf
 
         outputs = self.function(*(tf.constant(array) for array in inputs))
@@ -63,20 +63,20 @@ class Trace:
 
 
 class NotTraceableError(Exception):
-    """A call whose arithmetic cannot be written as primitives; the message says why."""
+    """A call cannot be expanded into primitives; the message gives the reason."""
 
 
 def trace_call(call: Call, masks: Sequence[Shape | None] = (), known: Container[str] = ()) -> Trace:
     """Trace a call with a batch of one.
 
     Args:
-        call: Of a Keras layer or operation.
-        masks: For each input the shape of its mask without the batch; None where it has none. The
-            masks are the graph's inputs behind those of the call.
-        known: Types of operations that need no others in their place.
+        call: A call of a Keras layer or operation.
+        masks: For each input, the shape of its mask without the batch; None if it has none. In the
+            graph, the masks follow the inputs of the call.
+        known: Types of operations that need no replacement.
 
     Raises:
-        NotTraceableError: Its shapes are not known, or its code does not run on such a batch.
+        NotTraceableError: Its shapes are unknown, or its code does not run on such a batch.
     """
     import tensorflow as tf
 
@@ -109,7 +109,7 @@ def trace_call(call: Call, masks: Sequence[Shape | None] = (), known: Container[
 
 
 def _masked(values: Sequence[Any], masks: Sequence[Shape | None]) -> tuple[Any, ...]:
-    """Return the inputs of a call, with the masks that come behind them as Keras attaches them."""
+    """Return the inputs of a call with their masks attached as Keras does."""
     inputs, rest = values[: len(masks)], iter(values[len(masks) :])
     for value, shape in zip(inputs, masks, strict=True):
         if shape is not None:
@@ -118,7 +118,7 @@ def _masked(values: Sequence[Any], masks: Sequence[Shape | None]) -> tuple[Any, 
 
 
 def _called(call: Call, values: tuple[Any, ...]) -> Any:
-    """Call the layer at inference on given inputs."""
+    """Call the layer in inference mode on the given inputs."""
     operation = call.op.operation
     if call.args is None:
         args: Any = (values[0],)
@@ -128,13 +128,13 @@ def _called(call: Call, values: tuple[Any, ...]) -> Any:
             lambda x: values[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs or {})
         )
     if getattr(operation, "_call_has_training_arg", False):
-        # `predict` overrides what the call was recorded with, and so does every exporter.
+        # `predict` and exporters override the recorded value of `training`.
         kwargs = {**kwargs, "training": False}
     return operation(*args, **kwargs)
 
 
 def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset[str]]:
-    """Return the values of what a function captures, by the op that reads them."""
+    """Return the values that a function captures, by the op that reads them."""
     arrays: dict[str, np.ndarray] = {}
     weights = set()
     held: dict[int, np.ndarray] = {}
@@ -148,7 +148,7 @@ def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset
         for reader in inside.consumers():
             if reader.type != "ReadVariableOp":
                 raise NotTraceableError(f"{reader.type} of a variable")
-            # One object for each variable, so that all nodes that use it share it.
+            # One object per variable, so that all nodes that use it share it.
             if id(variable) not in held:
                 held[id(variable)] = variable.numpy()
             arrays[reader.name] = held[id(variable)]
@@ -157,7 +157,7 @@ def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset
 
 
 def _without_loops(operation: Any) -> AbstractContextManager[Any]:
-    """Make the recurrent layers inside an operation run step by step instead of in a loop."""
+    """Unroll the recurrent layers inside an operation."""
     if not isinstance(operation, keras.Layer):
         return nullcontext()
     return unrolled(operation, Loops.SHORT_UNROLLED)

@@ -1,9 +1,9 @@
-"""Writes the folded network as operations and weights, for checks that have no Keras.
+"""Writes the folded network as operators and weights, for checks without Keras.
 
-A Keras call whose layer has an operator becomes one node, or two where the layer has an activation
-of its own; any other call becomes the primitives that its trace shows (`expansion`). The format is
-`artifacts.network`'s; this file only fills it. What cannot be traced, such as a random number,
-becomes an "opaque" node: the export goes through, and the checks name the layer as not evaluated.
+A call of a layer with an operator is one node, or two if the layer has an activation. Any other
+call is expanded into primitives from its trace (`expansion`). The format is defined in
+`artifacts.network`. A call that cannot be traced, such as a random number, becomes an "opaque"
+node, which the checks report as not evaluated.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def write_network(
 
     Args:
         model: The folded model.
-        path: Where to write; the file appears whole or not at all.
+        path: The file to write, atomically.
         inputs: Names of the trained model's inputs; by default those of ``model``.
-        outputs: Names of the trained model's outputs; folding may have replaced the layers that
-            gave them.
+        outputs: Names of the trained model's outputs; by default those of ``model``, which may
+            differ after the fold.
 
     Returns:
-        What was written.
+        The network.
     """
     network = build_network(model)
     network = network.named(inputs or list(network.inputs), outputs or list(network.outputs))
@@ -55,13 +55,13 @@ def write_network(
 
 
 def build_network(model: keras.Model) -> Network:
-    """Return a Keras model as a `Network`.
+    """Convert a Keras model to a `Network`.
 
     Args:
         model: Any model that `fold` reads.
 
     Returns:
-        The network; its weights have the model's own types.
+        The network; its weights have the dtypes of the model.
     """
     graph = read_graph(model)
     writer = _Writer()
@@ -85,7 +85,7 @@ def build_network(model: keras.Model) -> Network:
 
 
 class _Writer:
-    """Collects nodes and gives each value its name."""
+    """Collects nodes and names their values."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -131,7 +131,7 @@ class _Writer:
             self.names[id(value)] = name
 
     def _append_chain(self, call: Call, ops: Sequence[Op], inputs: Sequence[str]) -> None:
-        """Append operators one behind the other; the last one's value is the call's."""
+        """Append a chain of operators; the value of the last one is that of the call."""
         read = tuple(inputs)
         for op in ops:
             last = op is ops[-1]
@@ -143,7 +143,7 @@ class _Writer:
         self.names[id(call.output)] = read[0]
 
     def _append_primitives(self, call: Call, found: Expansion) -> None:
-        """Append the primitives of a call, or of its outputs' masks alone."""
+        """Append the primitives of a call, or only those of its masks."""
         own = {node.name for node in found.nodes}
         named: dict[str, str] = {}
         for position, (value, output) in enumerate(zip(call.outputs, found.outputs, strict=False)):
@@ -159,7 +159,7 @@ class _Writer:
                 self._masks[id(value)] = replace(mask, name=named.get(mask.name, mask.name))
 
     def _add(self, node: Node) -> None:
-        """Append a node; equal arrays become one object, which is written once."""
+        """Append a node; equal arrays are replaced by one object, which is written once."""
         weights, constants = (
             {role: self._shared(array) for role, array in arrays.items()}
             for arrays in (node.weights, node.constants)
@@ -179,12 +179,12 @@ class _Writer:
 
 
 def _makes_mask(operation: Any) -> bool:
-    """Return whether a layer gives its output a mask that its input did not have."""
+    """Return whether the output of a layer has a mask that its input does not have."""
     return isinstance(operation, keras.layers.Masking) or getattr(operation, "mask_zero", False)
 
 
 def _reads_mask(operation: Any) -> bool:
-    """Return whether a mask may change what a layer computes."""
+    """Return whether a mask may affect the output of a layer."""
     if is_norm(operation) or not isinstance(operation, keras.Layer):
         return False
     return "mask" in inspect.signature(operation.call).parameters

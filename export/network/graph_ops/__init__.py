@@ -1,4 +1,4 @@
-"""What each TensorFlow operation of a trace is in the operators of the network."""
+"""Translates TensorFlow operations of a trace to operators of the network."""
 
 from __future__ import annotations
 

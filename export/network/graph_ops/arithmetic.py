@@ -1,4 +1,4 @@
-"""Element by element: functions of one value, arithmetic, comparison, choice."""
+"""Elementwise operations: functions of one value, arithmetic, comparison, selection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _unary(operator: str, builder: Builder, op: Any, inputs: list[Value]) -> lis
 def apply(
     builder: Builder, operator: str, value: Value, attributes: dict[str, Any] | None = None
 ) -> Computed:
-    """Append a function of one value, in whatever shape that value is."""
+    """Append a function of one value, in its current shape."""
     assert isinstance(value, Computed)
     return builder.emit(operator, [value.name], value.shape, attributes)
 
@@ -37,7 +37,7 @@ def apply(
 def _with(
     operator: str, names: dict[str, str], builder: Builder, op: Any, inputs: list[Value]
 ) -> list[Value]:
-    """Append a function whose attributes the op holds under other names."""
+    """Append a function whose attributes have other names in TensorFlow."""
     attributes = {own: float(op.get_attr(theirs)) for own, theirs in names.items()}
     return [apply(builder, operator, inputs[0], attributes)]
 
@@ -124,7 +124,7 @@ def _integer_division(builder: Builder, op: Any, inputs: list[Value]) -> list[Va
 
 
 def _signs(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    """Keras looks for negative zeros by the sign bit of a float seen as an integer."""
+    """Translate the test for negative zeros, in which Keras reads the sign bit of a float."""
     before = op.inputs[0].op
     mask = next((value for value in inputs if isinstance(value, Known)), None)
     bits = {"Bitcast"} & {before.type, op.inputs[1].op.type}

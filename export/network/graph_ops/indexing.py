@@ -1,4 +1,4 @@
-"""Operations whose indices are values: gathering, sorting, one-hot vectors."""
+"""Operations with computed indices: gathering, sorting, one-hot vectors."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from .values import (
 
 
 def _spatial(op: Any, name: str) -> list[int]:
-    """Return an attribute of strides or the like without batch and channels."""
+    """Return an attribute such as strides without batch and channels."""
     values = [int(value) for value in op.get_attr(name)]
     return values[2:] if _first(op) else values[1:-1]
 
@@ -55,7 +55,7 @@ def _known(value: Value, op: Any) -> Known:
 
 
 def _images(builder: Builder, value: Value, tensor: Any) -> tuple[str, dict[str, Any]]:
-    """Return a batch of images as a value, and the attribute that says how samples lie in it."""
+    """Return a batch of images as a value, and the attribute that describes its samples axis."""
     name, _, extra = builder.framed(value, tensor)
     return name, {"time_distributed": True} if extra else {}
 
@@ -153,7 +153,7 @@ def _pool(operator: str, builder: Builder, op: Any, inputs: list[Value]) -> list
 
 
 def _resize(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    """Every interpolation is a product with one matrix an axis; ones show it to us."""
+    """Translate an interpolation to a product with one matrix per axis, read from unit vectors."""
     shape, wanted = shape_of(op.inputs[0]), shape_of(op.outputs[0])
     if shape[0] != 1:
         raise UntranslatableError("a resized stack of images")

@@ -23,14 +23,14 @@ from .values import (
 
 
 def known_ints(value: Value, op: Any) -> list[int]:
-    """Return sizes, axes or indices that must not depend on the inputs."""
+    """Return sizes, axes or indices, which must not depend on the inputs."""
     if not isinstance(value, Known):
         raise UntranslatableError(f"{op.type} by a computed number")
     return value.ints
 
 
 def _same(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    """The same elements in the same order: what is read in another shape is reshaped there."""
+    """Return the value unchanged, since its readers reshape it as needed."""
     return inputs[: len(op.outputs)]
 
 
@@ -87,7 +87,7 @@ def _slice(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _strided_slice(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    """Slices as NumPy writes them; axes that vanish or are new need no operation of their own."""
+    """Translate a slice; removed and new axes need no separate operation."""
     starts, stops, steps = (known_ints(value, op) for value in inputs[1:])
     masks = {
         name: int(op.get_attr(f"{name}_mask"))
@@ -120,7 +120,7 @@ def _strided_slice(builder: Builder, op: Any, inputs: list[Value]) -> list[Value
 def _pieces(
     builder: Builder, op: Any, value: Value, tensor: Any, axis: int, sizes: Sequence[int]
 ) -> list[Value]:
-    """Append a slice for each piece along an axis that something reads."""
+    """Append a slice for each part along an axis that is needed."""
     ends = [int(end) for end in np.cumsum([0, *sizes])]
     found: list[Value] = []
     for output, start, end in zip(op.outputs, ends[:-1], ends[1:], strict=True):
@@ -220,7 +220,7 @@ def _reverse(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
 def taken(
     builder: Builder, value: Value, tensor: Any, axis: int, indices: Sequence[int]
 ) -> Computed:
-    """Append a selection of constant places along an axis of a traced tensor."""
+    """Append a selection of constant positions along an axis of a traced tensor."""
     name, shape, extra = builder.framed(value, tensor, axis)
     place = axis + extra
     after = (*shape[: place - 1], len(indices), *shape[place:])
@@ -238,7 +238,7 @@ def _roll(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _band(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    """Keep a band of a matrix: choose the elements, since zero times infinity is no zero."""
+    """Translate MatrixBandPart to a selection, since multiplying infinity by zero gives NaN."""
     shape = shape_of(op.inputs[0])
     mask = run_op(op, [np.ones(shape, np.float32), *(_array(v, op) for v in inputs[1:])])
     kept, own, _ = builder.framed(inputs[0], op.inputs[0])

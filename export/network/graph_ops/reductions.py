@@ -1,4 +1,4 @@
-"""Sums, means, extremes and their places along axes."""
+"""Sums, means, extrema and their positions along axes."""
 
 from __future__ import annotations
 

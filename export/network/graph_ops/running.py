@@ -1,4 +1,4 @@
-"""Runs one operation of a trace by itself, on arrays."""
+"""Runs one operation of a trace on arrays."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def run_op(op: Any, arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def run_outputs(op: Any, arrays: Sequence[np.ndarray], *, exact: bool = False) -> list[np.ndarray]:
-    """Return the outputs of an operation for given inputs.
+    """Return the outputs of an operation for the given inputs.
 
     Args:
         op: The traced operation.
         arrays: Its inputs.
-        exact: Compute float32 operations in float64.
+        exact: Whether to compute float32 operations in float64.
 
     Raises:
-        Exception: Whatever TensorFlow raises where it has no such operation.
+        Exception: TensorFlow cannot run the operation.
     """
     import tensorflow as tf
 
@@ -55,7 +55,7 @@ def run_outputs(op: Any, arrays: Sequence[np.ndarray], *, exact: bool = False) -
 
 
 def _length(op: Any, argument: Any) -> int:
-    """Return how many tensors an argument takes."""
+    """Return the number of tensors of an argument."""
     if argument.number_attr:
         return int(op.get_attr(argument.number_attr))
     return len(op.get_attr(argument.type_list_attr))

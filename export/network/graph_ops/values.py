@@ -1,9 +1,9 @@
-"""The values of a trace while it is translated, and the nodes that compute them.
+"""The values of a trace during translation, and the nodes that compute them.
 
-A graph is traced for one sample; the network's values hold any number of samples on an axis in
-front. A traced tensor whose first axis is the batch of one has that axis replaced by the samples'
-axis; any other one has the samples' axis put before all of its own. Both are the same elements in
-the same order, so a value may be seen in any shape with that order (`Builder.shaped`).
+A graph is traced for one sample; values of the network have any number of samples on the first
+axis. If the first axis of a traced tensor is the batch of one, it is replaced by the samples axis;
+otherwise the samples axis is inserted before all others. Both contain the same elements in the same
+order, so a value can be used in any shape with that order (`Builder.shaped`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Known:
 
     Attributes:
         array: Its value.
-        weight: Whether its elements are a weight's own bits.
-        rough: The same computed in float32; None where nothing was computed.
+        weight: Whether its elements are those of a weight, bit for bit.
+        rough: The same computed in float32; None if nothing was computed.
     """
 
     array: np.ndarray
@@ -38,12 +38,12 @@ class Known:
 
     @property
     def in_float32(self) -> np.ndarray:
-        """The value as float32 arithmetic has it."""
+        """The value computed in float32."""
         return self.array if self.rough is None else self.rough
 
     @property
     def ints(self) -> list[int]:
-        """Its elements as plain numbers: axes, sizes, indices."""
+        """Its elements as Python integers, for axes, sizes and indices."""
         return [int(x) for x in np.ravel(self.array)]
 
 
@@ -52,8 +52,8 @@ class Computed:
     """A tensor that depends on the inputs.
 
     Attributes:
-        name: The network's value.
-        shape: That value's shape without the axis of samples.
+        name: Name of the value in the network.
+        shape: Its shape without the samples axis.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Computed:
 
 Value = Known | Computed
 
-# (builder, op, its inputs) to its outputs.
+# From (builder, op, inputs) to outputs.
 Translation = Callable[["Builder", Any, list[Value]], "list[Value]"]
 
 
 class UntranslatableError(Exception):
-    """An operation that no operator of the network computes; the message names it."""
+    """An operation cannot be translated to operators of the network; the message names it."""
 
 
 def shape_of(tensor: Any) -> Shape:
@@ -90,7 +90,7 @@ class Builder:
     Attributes:
         layer: The Keras layer.
         needed_tensors: Names of the traced tensors that the outputs depend on.
-        anchor: A value that every sample has: what constants are repeated along.
+        anchor: A value with a samples axis, along which constants are repeated.
         nodes: The nodes so far, producers first.
     """
 
@@ -133,7 +133,7 @@ class Builder:
         return Computed(name, shape)
 
     def shaped(self, value: Computed, shape: Shape) -> str:
-        """Return the name of a value in another shape of the same elements."""
+        """Return the name of a value reshaped to the given shape."""
         if value.shape == shape:
             return value.name
         if math.prod(value.shape) != math.prod(shape):
@@ -145,7 +145,7 @@ class Builder:
         return self._shaped[key]
 
     def named(self, value: Value, shape: Shape) -> str:
-        """Return the name of any value in a given shape; a constant becomes a node."""
+        """Return the name of any value in a given shape; a node is appended for a constant."""
         if isinstance(value, Computed):
             return self.shaped(value, shape)
         return self.emit(
@@ -153,20 +153,20 @@ class Builder:
         ).name
 
     def full(self, value: Value, tensor: Any) -> str:
-        """Return the name of a value with all axes of its traced tensor behind the samples'."""
+        """Return the name of a value with all axes of its traced tensor after the samples axis."""
         return self.named(value, shape_of(tensor))
 
     def framed(self, value: Value, tensor: Any, *axes: int) -> tuple[str, Shape, int]:
-        """Return a value in the shape in which given axes of its traced tensor can be handled.
+        """Return a value in a shape that has the given axes of its traced tensor.
 
         Args:
             value: The value.
             tensor: Its traced tensor.
-            *axes: The axes that an operation works along.
+            *axes: The axes that an operation acts along.
 
         Returns:
-            The value's name, its shape without samples, and what to add to an axis of the traced
-            tensor to get the axis of the value.
+            The value's name, its shape without samples, and the offset from an axis of the traced
+            tensor to the axis of the value.
         """
         shape = shape_of(tensor)
         if shape[:1] == (1,) and 0 not in axes:
@@ -175,18 +175,18 @@ class Builder:
 
 
 def role_of(value: Known, role: str, array: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Return an array as the keyword of `Builder.emit` for weights or for constants."""
+    """Return an array as keyword argument of `Builder.emit`, for weights or for constants."""
     return {"weights" if value.weight else "constants": {role: array}}
 
 
 def error_of(value: Known) -> dict[str, float]:
-    """Return, as an attribute, how far off a file's constant may be that a converter computes."""
+    """Return, as an attribute, the greatest error of a constant that a converter computes."""
     if value.rough is None or not value.array.size or value.array.dtype.kind != "f":
         return {}
     with np.errstate(invalid="ignore"):
         seen = np.nan_to_num(np.abs(value.rough - value.array)).max()
         size = np.nan_to_num(np.abs(value.array), posinf=0.0).max()
-    # One computation is one draw; another one may round otherwise.
+    # This is one possible result; another computation may round differently.
     return {"constant_error": float(2 * seen + 2 * UNIT_ROUNDOFF["float32"] * size)}
 
 

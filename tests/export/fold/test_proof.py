@@ -187,7 +187,7 @@ def test_nothing_is_proved_of_a_network_that_gives_no_numbers(value, randomized)
     proof = fold(model).proof
     assert not proof.passed
     assert np.isnan(proof.worst)
-    assert "'kernel' of 'conv' holds NaN or infinity" in proof.sentence
+    assert "'kernel' of 'conv' contains NaN or infinity" in proof.sentence
     assert proof.to_json()["worst"] is None
 
 

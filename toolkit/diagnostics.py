@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -143,6 +145,8 @@ class RenormDiagnostics(keras.callbacks.Callback):
                 observe_step(self._steps, name, norm, self._before[name], norm.read(), moves=steps)
                 for name, norm in self._norms.items()
             ]
+            loss = float((logs or {}).get("loss", math.nan))
+            new = [dataclasses.replace(reading, loss=loss) for reading in new]
             self.readings += new
             if self._board is not None:
                 self._board.write(new)

@@ -1,12 +1,13 @@
-"""A figure of the norms in a training run: clipping, required bounds and gap to inference.
+"""A figure of the norms in a training run: loss, clipping, required bounds and gap to inference.
 
-One column for each quantity: curves of the whole network on top, one row per norm below.
+The loss is on top. Below it is one column for each quantity: curves of the whole network, then a
+map with one row per norm.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +36,12 @@ class _Column:
         value: Returns the value that the rows show of a reading.
         need: Returns the value that the curves show of a reading.
         bound: Returns the bound drawn with the curves; None without one.
-        label: Label of the curves.
+        label: Title of the curves.
+        unit: Label of their axis.
+        scale: Label of the color bar.
         colors: Name of the color map.
         most: Where the color map ends; None for the largest value.
+        least: Where the curves' axis begins.
     """
 
     title: str
@@ -45,35 +49,45 @@ class _Column:
     need: Callable[[Reading], float]
     bound: Callable[[Reading], float] | None
     label: str
+    unit: str
+    scale: str
     colors: str
     most: float | None
+    least: float = 0.0
 
 
 _COLUMNS = (
     _Column(
-        "channels with r clipped",
+        "Channels whose r is clipped",
         lambda reading: reading.r_clipped,
         lambda reading: reading.r_99,
         lambda reading: reading.r_max,
-        "r of 99 % of channels within",
+        "Scale correction r",
+        "r needed by 99 %",
+        "share of the norm's channels",
         "Blues",
+        1.0,
         1.0,
     ),
     _Column(
-        "channels with d clipped",
+        "Channels whose d is clipped",
         lambda reading: reading.d_clipped,
         lambda reading: reading.d_99,
         lambda reading: reading.d_max,
-        "|d| of 99 % of channels within",
+        "Shift correction d",
+        "|d| needed by 99 %",
+        "share of the norm's channels",
         "Blues",
         1.0,
     ),
     _Column(
-        "gap between training and inference",
+        "Gap of each norm",
         lambda reading: reading.gap,
         lambda reading: reading.gap,
         None,
-        "gap, in standard deviations",
+        "Gap between training and inference",
+        "standard deviations",
+        "standard deviations",
         "Oranges",
         None,
     ),
@@ -85,10 +99,10 @@ def plot_diagnostics(
 ) -> Figure:
     """Draw the readings of `RenormDiagnostics`.
 
-    The columns show how many channels have r clipped, how many have d clipped, and the gap between
-    training and inference. The curves above show each norm (thin) and their median (thick)
-    against the bound in force (dashed); the map below shows each norm, in the order of the network,
-    over the steps.
+    The training loss is on top, if it was reported. The columns below show how many channels have r
+    clipped, how many have d clipped, and the gap between training and inference. The curves show
+    each norm (thin) and their median (thick) against the bound in force (dashed); the map shows
+    each norm, in the order of the network, over the steps.
 
     Args:
         readings: ``callback.readings``.
@@ -111,13 +125,20 @@ def plot_diagnostics(
     steps = sorted({reading.step for reading in readings})
     layers = list(dict.fromkeys(reading.layer for reading in readings))
     height = float(np.clip(0.17 * len(layers), 1.4, 11.0))
-    figure = Figure(figsize=(13.0, 2.2 + 1.5 + height), layout="constrained", dpi=130)
-    axes = figure.subplots(
-        2, len(_COLUMNS), sharex=True, squeeze=False, height_ratios=[1.6, height]
+    losses = {reading.step: reading.loss for reading in readings if np.isfinite(reading.loss)}
+    heights = [*([1.2] if losses else []), 1.6, height]
+    figure = Figure(figsize=(13.0, 2.6 + sum(heights)), layout="constrained", dpi=130)
+    grid = figure.add_gridspec(len(heights), len(_COLUMNS), height_ratios=heights)
+    axes = (
+        grid[-2:, :]
+        .subgridspec(2, len(_COLUMNS), height_ratios=heights[-2:])
+        .subplots(sharex=True, squeeze=False)
     )
     for column, (above, below) in zip(_COLUMNS, axes.T, strict=True):
         _curves(above, column, readings, steps, layers)
         _map(below, column, readings, steps, layers)
+    if losses:
+        _loss(figure.add_subplot(grid[0, :]), losses, steps)
     for below in axes[1, 1:]:
         below.tick_params(left=False, labelleft=False)
     norms = "1 norm" if len(layers) == 1 else f"{len(layers)} norms"
@@ -149,6 +170,25 @@ def _table(
     return table
 
 
+def _loss(axes: Axes, losses: Mapping[int, float], steps: list[int]) -> None:
+    marker = "o" if len(losses) == 1 else ""
+    axes.plot(list(losses), list(losses.values()), color=_INK, linewidth=1.8, marker=marker)
+    _dress(axes, "Training loss", "mean of the epoch so far")
+    axes.set_xlabel("training step", fontsize=9, color=_INK)
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+
+
+def _dress(axes: Axes, title: str, unit: str) -> None:
+    """Give axes of curves their title, label and grid."""
+    axes.set_title(title, loc="left", fontsize=10, color=_INK)
+    axes.set_ylabel(unit, fontsize=8, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=_INK)
+    axes.margins(x=0.0)
+
+
 def _curves(
     axes: Axes, column: _Column, readings: Sequence[Reading], steps: list[int], layers: list[str]
 ) -> None:
@@ -167,13 +207,8 @@ def _curves(
                 steps, np.nanmax(bound, 0), color=_ACCENT, linewidth=1.5, linestyle="--",
                 label="bound",
             )  # fmt: skip
-    axes.set_title(column.label, loc="left", fontsize=10, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=_INK)
-    axes.margins(x=0.0)
-    axes.set_ylim(bottom=1.0 if column.label.startswith("r ") else 0.0)
+    _dress(axes, column.label, column.unit)
+    axes.set_ylim(bottom=column.least)
 
 
 def _map(
@@ -196,6 +231,7 @@ def _map(
     bar = axes.figure.colorbar(image, ax=axes, orientation="horizontal", aspect=40, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=_INK, length=2)
+    bar.set_label(column.scale, fontsize=9, color=_INK)
     if column.most == 1.0:
         bar.ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
 

@@ -19,6 +19,7 @@ so the gap of a channel, as root mean square over its elements, needs no activat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,8 @@ class Reading:
         d_99: The d_max that 99 % of the channels would have stayed within.
         r_max: Bound on r in this step: 1 for batch normalization, infinity for none.
         d_max: Bound on d in this step: 0 for batch normalization, infinity for none.
+        loss: Training loss as Keras reports it after this step, the mean over the epoch so far; NaN
+            where a training loop reports none.
     """
 
     step: int
@@ -64,6 +67,7 @@ class Reading:
     d_99: float
     r_max: float
     d_max: float
+    loss: float = math.nan
 
 
 @dataclass(frozen=True)

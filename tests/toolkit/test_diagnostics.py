@@ -319,6 +319,25 @@ def test_the_plot_shows_the_readings(readings):
     np.testing.assert_allclose(gap_curves.lines[1].get_ydata(), [r.gap for r in readings[1::3]])
 
 
+def test_the_plot_shows_the_loss_and_says_what_its_axes_are(readings):
+    figure = rl.plot_diagnostics(readings)
+    loss = next(axes for axes in figure.axes if axes.get_title("left") == "Training loss")
+    steps = sorted({r.step for r in readings})
+    assert list(loss.lines[0].get_xdata()) == steps
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), [r.loss for r in readings[::3]])
+    assert all(np.isfinite(r.loss) for r in readings)
+    assert all(axes.get_ylabel() for axes in (loss, *figure.axes[:3]))
+    without = [dataclasses.replace(r, loss=np.nan) for r in readings]
+    assert len(rl.plot_diagnostics(without).axes) == len(figure.axes) - 1
+
+
+def test_a_reading_has_the_loss_of_its_step():
+    watch = rl.RenormDiagnostics(every=1)
+    history = fit(model_of(rl.BatchRenormalization()), batches(6), watch, epochs=2)
+    last = [r.loss for r in watch.readings if (r.step + 1) % 6 == 0]
+    np.testing.assert_allclose(last, history.history["loss"], rtol=1e-6)
+
+
 def test_the_plot_of_one_step_and_of_many_norms(readings):
     rl.plot_diagnostics(readings[:1])
     many = [dataclasses.replace(readings[0], layer=f"norm_{i}") for i in range(200)]

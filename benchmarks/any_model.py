@@ -4,15 +4,11 @@ The models are those of `tests/any_models.py`; the tests send each through float
 says for each file whether the check passed, or the sentence that refused the export or failed.
 
     python benchmarks/any_model.py [--precision float32,int8] [--on TARGET,...] [MODEL ...]
-    python benchmarks/any_model.py --random 300 --precision float32
-
-With `--random N` the models are the first N random networks of `tests/random_graphs.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 import tempfile
 import warnings
@@ -27,7 +23,6 @@ from renormlite.export.formats.format_table import precisions_of
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from any_models import MODELS, Case, settle
-from random_graphs import random_model
 
 TARGETS = "litert,litert+reference,onnxruntime,openvino"
 
@@ -59,12 +54,8 @@ def outcomes(
             )
 
 
-def chosen(names: list[str], random: int | None) -> Iterator[tuple[str, Case]]:
+def chosen(names: list[str]) -> Iterator[tuple[str, Case]]:
     """Yield the models to try by name."""
-    if random is not None:
-        for seed in range(random):
-            yield f"random-{seed}", Case(functools.partial(random_model, seed))
-        return
     for name in names or [n for n, entry in MODELS.items() if entry.refusal is None]:
         yield name, MODELS[name]
 
@@ -74,14 +65,13 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--precision", default="float32,float16,dynamic,int8,int16x8,int4")
     parser.add_argument("--on", default=TARGETS)
-    parser.add_argument("--random", type=int, metavar="N")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     count: Counter[str] = Counter()
-    for name, entry in chosen(arguments.models, arguments.random):
+    for name, entry in chosen(arguments.models):
         for precision in arguments.precision.split(","):
             keras.utils.set_random_seed(1)
-            model = entry.build() if arguments.random else settle(entry.build())
+            model = settle(entry.build())
             for outcome, sentence in outcomes(model, entry, precision, arguments.on.split(",")):
                 count[outcome] += 1
                 print(f"{outcome:8} {name} {precision} {sentence}", flush=True)

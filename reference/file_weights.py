@@ -58,6 +58,7 @@ class WeightMatch:
         expected: The network's number there.
         remark: Explanation of the difference, if known (`altered_weights`).
         rounded: Whether the weight is equal only within the rounding of another fold.
+        negated: Whether the file holds the numbers with the other sign.
     """
 
     node: str
@@ -74,6 +75,7 @@ class WeightMatch:
     expected: float = 0.0
     remark: str = ""
     rounded: bool = False
+    negated: bool = False
 
     @property
     def sentence(self) -> str:
@@ -107,6 +109,7 @@ def match_weights(
         by_size.setdefault(constant.data.size, []).append(constant)
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
+    factors = {key for op in graph.ops if op.kind in ("MUL", "Mul") for key in op.inputs}
     maps = _flattened_maps(network)
     known: dict[tuple[object, ...], WeightMatch | None] = {}
     wanted = [
@@ -124,7 +127,13 @@ def match_weights(
         if match is None:
             rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
             features = maps.get(node.name, ())
-            match = known[key] = _nearest(node, role, weight, features, rest, foreign)
+            match = _nearest(node, role, weight, features, rest, foreign)
+            if role == "alpha" and match.state != "equal":
+                # A PReLU that is written out: relu(x) + (-alpha) · relu(-x).
+                beside = [c for c in rest if c.key in factors]
+                other = _nearest(node, role, -weight, features, beside, foreign)
+                match = replace(other, negated=True) if other.state == "equal" else match
+            known[key] = match
         found.append(replace(match, node=node.name, layer=node.layer))
     return found
 
@@ -365,5 +374,5 @@ def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:
     assert match.tensor is not None
     assert match.tensor.data is not None
     real = match.tensor.real(match.tensor.data)
-    ordered = real.reshape([match.view[axis] for axis in match.form])
+    ordered = (-real if match.negated else real).reshape([match.view[axis] for axis in match.form])
     return np.transpose(ordered, np.argsort(match.form)).reshape(shape)

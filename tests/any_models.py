@@ -566,6 +566,44 @@ def added_pool() -> keras.Model:
 
 
 @case()
+def sums_that_look_like_biases() -> keras.Model:
+    # With one sample Keras takes the second summand for a bias of the last axis.
+    square, column = Input((5, 5), name="square"), Input((5, 1), name="column")
+    row = layers.Dense(1, use_bias=False)(column)
+    return keras.Model([square, column], [square + column, layers.Add()([column, row])])
+
+
+@case(note=r"norm 'add[_0-9]*' leaves 1 operation")
+def constants_behind_convolutions() -> keras.Model:
+    image = Input((4, 5, 3), name="image")
+    x = layers.Conv2D(4, 1, use_bias=False, activation="hard_sigmoid")(image)
+    x = layers.Conv2DTranspose(4, 1, use_bias=False)(x)
+    x = x + np.arange(4, dtype="float32").reshape(1, 4, 1, 1)  # along rows, as many as channels
+    return keras.Model(image, layers.Conv2D(2, 1, name="y", activation="tanh")(x))
+
+
+@case()
+def prelu_of_five_axes() -> keras.Model:
+    volume = Input((3, 2, 3, 2), name="volume")
+    x = layers.PReLU(shared_axes=[1], alpha_initializer="uniform")(volume)
+    return keras.Model(volume, head(layers.Flatten()(x)))
+
+
+@case(note=r"norm 'unit_normalization[_0-9]*' leaves")
+def lengths_of_nothing() -> keras.Model:
+    image = Input((3, 3, 2), name="image")
+    x = layers.ZeroPadding2D(1)(image)
+    return keras.Model(image, [layers.UnitNormalization()(x), ops.normalize(x, axis=-1)])
+
+
+@case()
+def similarities_of_states() -> keras.Model:
+    x = Input((4, 3), name="x")
+    y = layers.SimpleRNN(3, return_sequences=True)(x)
+    return keras.Model(x, layers.Dot(2, normalize=True, name="y")([y, x]))
+
+
+@case()
 def gated() -> keras.Model:
     image, weight = Input((8, 8, 3), name="image"), Input((1,), name="weight")
     gate = layers.Conv2D(1, 3, activation="sigmoid")(image)
@@ -621,6 +659,7 @@ def resized(kind: str, size: tuple[int, int], **options: Any) -> None:
 
 
 resized("nearest", (12, 7))
+resized("nearest", (7, 13))  # 7/8 and 13/9; 13/9 in float32, times 9, is below 13
 resized("bilinear", (12, 7))
 resized("bicubic", (13, 6))
 resized("bicubic", (4, 5), antialias=True)

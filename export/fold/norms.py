@@ -197,12 +197,14 @@ def read_constant(call: Call) -> Affine | None:
         return None
     flat = constant.reshape(-1)
     axis = int(np.argmax(constant.shape)) - constant.ndim
+    with np.errstate(divide="ignore"):
+        inverse = 1 / flat
     forms: dict[str, tuple[ArrayLike, ArrayLike]] = {
         "Add": (1.0, flat),
         "Subtract": (1.0, -flat) if position == 1 else (-1.0, flat),
         "Multiply": (flat, 0.0),
-        "Divide": (1 / flat, 0.0),
-        "TrueDivide": (1 / flat, 0.0),
+        "Divide": (inverse, 0.0),
+        "TrueDivide": (inverse, 0.0),
     }
     return _fitted(Affine.of(*forms[kind], axis), call)
 

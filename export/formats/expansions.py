@@ -4,11 +4,14 @@
 | --- | --- |
 | test for -0.0 at the beginning of Keras' argmax and argmin | x, since it only orders equal zeros |
 | sign bit of x | x < 0 |
+| relu(-x) of five axes, as in PReLU | -min(x, 0) |
 | expm1, log1p, sinh, cosh | exponentials and logarithms, without cancellation near 0 |
 | Bucketize (digitize, Discretization) | number of boundaries ≤ x |
 | DenseBincount (CategoryEncoding, multi-hot and count) | a comparison with every class, summed |
 | a table of integers (IntegerLookup) | a comparison with every key, and its value |
 | resizing with nonlinear kernels, or antialiased | a product with one matrix per axis |
+| x + y computed as BiasAdd for a single sample | x + y |
+| min(1/√x, c), as in UnitNormalization | 1/√max(x, 1/c²) |
 | real and imaginary part, absolute value of a real Fourier transform | products with sines |
 
 Resizing is exact: each pixel of the result is a fixed weighted mean of pixels, with weights read
@@ -32,13 +35,19 @@ if TYPE_CHECKING:
 # A transform of n numbers becomes matrices of n²/2 numbers each.
 _LONGEST_TRANSFORM = 2048
 
+# Replaced everywhere, since Keras' own form, or a runtime's, gives wrong values.
+_ALWAYS = ("BiasAdd", "Minimum")
+
+# TFLite's PRELU supports no more axes.
+_MOST_PRELU_AXES = 4
+
 
 def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
     """Add replacements for operations that formats lack to the graph of a traced function.
 
     Args:
         function: The concrete function.
-        but: Types of operations that are not replaced.
+        but: Types of operations that are not replaced, except `_ALWAYS`.
 
     Returns:
         Name of each op to replace to the name of its replacement, for `redirect`.
@@ -47,7 +56,7 @@ def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
 
     replaced = {}
     for op in function.graph.get_operations():
-        if op.type not in _EXPANSIONS or op.type in but:
+        if op.type not in _EXPANSIONS or (op.type in but and op.type not in _ALWAYS):
             continue
         scope = op.name.rpartition("/")[0]
         with function.graph.as_default(), tf.name_scope(f"{scope}/" if scope else ""):
@@ -56,6 +65,63 @@ def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
                 # An identity with a new name, since the result may be an existing tensor.
                 replaced[op.name] = tf.identity(result, name=op.name.rpartition("/")[2]).op.name
     return replaced
+
+
+def _sum(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return the sum that Keras computes as BiasAdd; None if it adds a bias to the last axis.
+
+    Keras squeezes a summand of shape (1, C, 1) to a bias of C numbers. In a trace with one sample,
+    values that depend on the sample have this shape too, and are added to the wrong axis if the
+    last one has size C. A bias of the second axis is not supported by the formats for every rank.
+    """
+    import tensorflow as tf
+
+    x, bias = op.inputs
+    if bias.op.type == "Squeeze" and _is_of_samples(bias.op, function):
+        return x + bias.op.inputs[0]
+    if op.get_attr("data_format") != b"NCHW":
+        return None
+    return x + tf.reshape(bias, (1, -1, *(1,) * (len(x.shape) - 2)))
+
+
+def _is_of_samples(op: tf.Operation, function: Any) -> bool:
+    """Return whether an op depends on the inputs of the network."""
+    arguments = len(function.inputs) - len(function.captured_inputs)
+    names = {tensor.op.name for tensor in function.inputs[:arguments]}
+    samples = {name for name in names if not name.startswith("weight_")}
+    waiting, seen = [op], {op.name}
+    while waiting:
+        op = waiting.pop()
+        if op.name in samples:
+            return True
+        before = {t.op.name: t.op for t in op.inputs if t.op.name not in seen}
+        seen.update(before)
+        waiting.extend(before.values())
+    return False
+
+
+def _bounded_rsqrt(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return min(1/√x, c), as Keras normalizes vectors, as 1/√max(x, 1/c²).
+
+    XNNPACK computes NaN for 1/√0.
+    """
+    import tensorflow as tf
+
+    for x, other in (op.inputs, reversed(op.inputs)):
+        bound = tf.get_static_value(other)
+        if x.op.type == "Rsqrt" and np.size(bound) == 1 and bound is not None and bound > 0:
+            return tf.math.rsqrt(tf.maximum(x.op.inputs[0], 1 / np.square(float(bound))))
+    return None
+
+
+def _mirrored_relu(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return relu(-x) as -min(x, 0) if TFLite would combine it to a PReLU of too many axes."""
+    import tensorflow as tf
+
+    negative = op.inputs[0].op
+    if negative.type != "Neg" or (op.inputs[0].shape.rank or 0) <= _MOST_PRELU_AXES:
+        return None
+    return -tf.minimum(negative.inputs[0], 0.0)
 
 
 def _without_negative_zero(op: tf.Operation, function: Any) -> tf.Tensor | None:
@@ -288,6 +354,9 @@ def _product(signal: tf.Tensor, matrix: NDArray[np.float64]) -> tf.Tensor:
 
 
 _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
+    "BiasAdd": _sum,
+    "Minimum": _bounded_rsqrt,
+    "Relu": _mirrored_relu,
     "Select": _without_negative_zero,
     "SelectV2": _without_negative_zero,
     "Less": _negative,

@@ -26,6 +26,7 @@ from .fence import fenced, first_line
 from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
 from .onnx_rewrites import simplify
+from .tf2onnx_mends import mended_optimizer
 
 if TYPE_CHECKING:
     import onnx
@@ -172,7 +173,8 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
             )
             converted.update_proto = _nothing
             try:
-                converted = optimizer.optimize_graph(converted, catch_errors=False)
+                with mended_optimizer():
+                    converted = optimizer.optimize_graph(converted, catch_errors=False)
             finally:
                 del converted.update_proto
         except Exception as error:  # tf2onnx raises whatever its handlers raise
@@ -258,11 +260,43 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
         make("Div", make("Sub", x, make("Mod", x, y)), y, last=True)
 
 
+def _resize(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write a resizing by its sizes where tf2onnx's scales in float32 miss them.
+
+    5/12 in float32, times 12, is below 5: runtimes would make 4 of it.
+    """
+    from tf2onnx.onnx_opset.nn import Resize
+
+    before, after = ctx.get_shape(node.input[0]), ctx.get_shape(node.output[0])
+    Resize.version_11(ctx, node)
+    resize = ctx.get_node_by_output(ctx.get_node_by_name(name).input[0])
+    scales = resize.inputs[2]
+    if not scales.is_const() or not scales.get_tensor_value(as_list=False).size:
+        return
+    factors = scales.get_tensor_value(as_list=False)[2:].astype(np.float64)
+    if np.all(np.floor(factors * before[1:3]) == after[1:3]):
+        return
+    sizes = ctx.make_const(f"{name}/sizes", np.array([before[3], *after[1:3]], np.int64)).output[0]
+    batch = ctx.make_const(f"{name}/batch", np.array([before[0]], np.int64)).output[0]
+    if before[0] < 0:
+        ends = [
+            ctx.make_const(f"{name}/end_{i}", np.array([i], np.int64)).output[0] for i in (0, 1)
+        ]
+        shape = ctx.make_node("Shape", [resize.input[0]]).output[0]
+        batch = ctx.make_node("Slice", [shape, *ends]).output[0]
+    whole = ctx.make_node("Concat", [batch, sizes], attr={"axis": 0}).output[0]
+    nothing = ctx.make_const(f"{name}/scales", np.array([], np.float32)).output[0]
+    ctx.replace_inputs(resize, [*resize.input[:2], nothing, whole])
+    ctx.set_shape(resize.output[0], [before[0], before[3], *after[1:3]])
+
+
 _HANDLERS = {
     "Erfc": _erfc,
     "FloorDiv": _floor_division,
     "FloorMod": _floor_division,
     "FakeQuantWithMinMaxVars": fake_quantization,
+    "ResizeBilinear": _resize,
+    "ResizeNearestNeighbor": _resize,
     "Select": _where,
     "SelectV2": _where,
 }

@@ -63,6 +63,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
             _without_negative_pads(node)
+    _without_idle_transposes(model)
     shapes = _shapes(model)  # the rewrites remove values, but do not change the shapes of others
     while any(rewrite(_View.of(model, shapes)) for rewrite in _REWRITES):
         pass
@@ -90,8 +91,27 @@ def _without_negative_pads(node: onnx.NodeProto) -> None:
     node.attribute.append(onnx.helper.make_attribute("output_padding", appended))
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the static shape of every value that has one.
+def _without_idle_transposes(model: onnx.ModelProto) -> None:
+    """Turn each Transpose that only moves axes of one place into a Reshape, which copies nothing."""
+    nodes = [node for node in model.graph.node if node.op_type == "Transpose"]
+    shapes = _shapes(model, most_free=1) if nodes else {}
+    for node in nodes:
+        shape, perm = shapes.get(node.input[0]), _ints(node, "perm")
+        if shape is None or perm is None:
+            continue
+        moved = [axis for axis in perm if shape[axis] != 1]
+        if moved != sorted(moved):
+            continue
+        name = f"{node.output[0]}/sizes"
+        sizes = np.array([shape[axis] for axis in perm], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(sizes, name))
+        node.op_type = "Reshape"
+        del node.attribute[:]
+        node.input.append(name)
+
+
+def _shapes(model: onnx.ModelProto, most_free: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every value of which no more than so many sizes are free, as -1.
 
     Large weights are passed to the inference by shape only, since it copies data several times.
     """
@@ -108,7 +128,8 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             light.graph.input.append(info)
     inferred = onnx.shape_inference.infer_shapes(light).graph
     values = [*inferred.value_info, *model.graph.input, *model.graph.output]
-    return {v.name: shape for v in values if (shape := _static_shape(v)) is not None}
+    shapes = {v.name: shape for v in values if (shape := _shape(v)) is not None}
+    return {name: shape for name, shape in shapes.items() if shape.count(-1) <= most_free}
 
 
 def _drop_idle_reshape(view: _View) -> bool:
@@ -446,9 +467,8 @@ def _int(node: onnx.NodeProto, name: str) -> int:
     return next((a.i for a in node.attribute if a.name == name), 0)
 
 
-def _static_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
-    return tuple(sizes) if all(size >= 0 for size in sizes) else None
+    return tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)

@@ -1,0 +1,38 @@
+"""Mends of tf2onnx's optimizer where it writes wrong or invalid models."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def mended_optimizer() -> Iterator[None]:
+    """Run tf2onnx's optimizer with its faults mended.
+
+    A constant behind a convolution becomes the convolution's bias only if it lies along the
+    channels: tf2onnx asks whether it has as many numbers, and fails on a scalar. And no Transpose
+    becomes a Reshape there: tf2onnx trusts shapes that its own passes have left behind;
+    `onnx_rewrites` does it with the true ones.
+    """
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+
+    add_handler = TransposeOptimizer._add_handler
+    post_optimize_action = TransposeOptimizer.post_optimize_action
+
+    def add_along_channels(self: Any, trans: Any, node: Any) -> Any:
+        bias = node.inputs[1]
+        if bias.is_const():
+            value = bias.get_tensor_value(as_list=False)
+            if not value.ndim or value.size != value.shape[-1]:
+                return self._handle_node_having_branches(trans, node)
+        return add_handler(self, trans, node)
+
+    TransposeOptimizer._add_handler = add_along_channels
+    TransposeOptimizer.post_optimize_action = lambda self: None
+    try:
+        yield
+    finally:
+        TransposeOptimizer._add_handler = add_handler
+        TransposeOptimizer.post_optimize_action = post_optimize_action

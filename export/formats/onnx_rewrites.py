@@ -92,7 +92,7 @@ def _without_negative_pads(node: onnx.NodeProto) -> None:
 
 
 def _without_idle_transposes(model: onnx.ModelProto) -> None:
-    """Turn each Transpose that only moves axes of one place into a Reshape, which copies nothing."""
+    """Replace each Transpose that only moves axes of size 1 by a Reshape, which copies nothing."""
     nodes = [node for node in model.graph.node if node.op_type == "Transpose"]
     shapes = _shapes(model, most_free=1) if nodes else {}
     for node in nodes:

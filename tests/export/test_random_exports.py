@@ -13,7 +13,7 @@ import renormlite as rl
 from random_graphs import random_model
 from renormlite.export import exporter
 
-# Networks a run; `benchmarks/random_models.py` checks more of them, in every precision on several runtimes.
+# Networks per run; `benchmarks/random_models.py` checks more, in all precisions and runtimes.
 NETWORKS = int(os.environ.get("RENORMLITE_RANDOM_NETWORKS", "300"))
 _GROUP = 30
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
 
 from .errors import UserError
+from .locks import RUN_FOLDER, own_folder
 from .quiet import quiet_import
 
 P = ParamSpec("P")
@@ -61,7 +62,8 @@ class Child:
     def __init__(self) -> None:
         """Start nothing yet."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._stack = contextlib.ExitStack()
+        self._folder: Path | None = None
         self._calls = 0
         self._parent = os.getpid()
         self._lock = threading.Lock()
@@ -115,23 +117,31 @@ class Child:
             if self._parent == os.getpid():
                 self._end()
 
+    def kill(self) -> None:
+        """End the child in the middle of a call, which raises `DiedError` in its thread."""
+        process = self._process
+        if process is not None and self._parent == os.getpid():
+            process.kill()
+
     def _running(self, module: str = "") -> subprocess.Popen[bytes]:
         """Return the child; start one, with a module to import first, where there is none."""
         if self._parent != os.getpid():  # a fork has copied this object: the child is not ours
             self._process, self._folder, self._parent = None, None, os.getpid()
+            self._stack = contextlib.ExitStack()
         if self._process is not None and self._process.poll() is not None:
             self._end()  # it was idle for too long
         if self._process is None:
             # Whatever the child leaves when it dies lies in a folder of ours.
-            self._folder = tempfile.TemporaryDirectory(prefix="renormlite-")
+            made = own_folder(RUN_FOLDER, Path(tempfile.gettempdir()))
+            self._folder = self._stack.enter_context(made)
             program = _PROGRAM.format(__name__, module)
-            with open(Path(self._folder.name) / _PRINTED, "wb") as printed:
+            with open(self._folder / _PRINTED, "wb") as printed:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", program, json.dumps(sys.path)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=printed,
-                    env=os.environ | {"TMPDIR": self._folder.name},
+                    env=os.environ | {"TMPDIR": str(self._folder)},
                     start_new_session=True,  # Ctrl-C goes to the parent, which ends the child
                 )
             self._calls = 0
@@ -146,7 +156,7 @@ class Child:
             return _receive(process.stdout)
         except (EOFError, BrokenPipeError):
             code = process.wait()
-            printed = (Path(self._folder.name) / _PRINTED).read_text(errors="replace").strip()
+            printed = (self._folder / _PRINTED).read_text(errors="replace").strip()
             raise DiedError(code, printed) from None
 
     def _end(self) -> None:
@@ -155,9 +165,8 @@ class Child:
             process.kill()
             with contextlib.suppress(BrokenPipeError), process:
                 pass  # closes the pipes and waits
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._folder = None
+        self._stack.close()
 
 
 #: The child that everything in this process shares: what it has imported once serves all.

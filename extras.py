@@ -19,6 +19,8 @@ EXTRAS = {
     "playwright": "browser",
     "ai_edge_quantizer": "int4",
     "tensorboard": "tensorboard",
+    "pyarrow": "parquet",
+    "ray": "ray",
 }
 
 

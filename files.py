@@ -14,6 +14,7 @@ from .locks import own_folder
 
 # Above this size, hashing takes longer than starting a thread.
 _WORTH_A_THREAD = 1 << 18
+_PIECE = 1 << 20  # bytes read at a time
 
 
 @contextlib.contextmanager
@@ -62,7 +63,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(_PIECE):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 class Hashing:

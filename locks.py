@@ -15,8 +15,11 @@ try:
 except ImportError:  # Windows: nothing is locked, and left folders stay
     fcntl = None  # type: ignore[assignment]
 
-# A folder is locked shortly after it is made, so young folders are never removed.
-_YOUNG_S = 60.0
+#: How the names of folders with temporary files begin.
+RUN_FOLDER = "renormlite-run-"
+
+# A folder has this before its name until it is locked; then it is removed only when it is old.
+_NEW, _YOUNG_S = ".new", 60.0
 
 
 class LockedError(Exception):
@@ -70,16 +73,49 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
         The new folder, locked.
     """
     _clear_left_behind(prefix, parent)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder, locked(Path(folder)):
-        yield Path(folder)
+    made = Path(tempfile.mkdtemp(prefix=_NEW + prefix, dir=parent))
+    folder = made.with_name(made.name[len(_NEW) :])
+    try:
+        with locked(made):
+            made.rename(folder)  # only now has it the name of those that may be removed
+            yield folder
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def run_folder() -> Iterator[None]:
+    """Put all temporary files of this process and of those it starts into one folder.
+
+    It goes at the end of the block; that of a killed process goes when the next begins. TensorFlow
+    and others leave files otherwise.
+    """
+    parent = Path(tempfile.gettempdir())
+    outside = os.environ.get("TMPDIR"), tempfile.tempdir
+    with own_folder(RUN_FOLDER, parent) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = outside[1]
+            if outside[0] is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = outside[0]
 
 
 def _clear_left_behind(prefix: str, parent: Path) -> None:
     """Remove the folders of killed processes; those of running ones are locked."""
     if fcntl is None:
         return
-    for folder in parent.glob(f"{prefix}*"):
+    for folder in (*parent.glob(f"{prefix}*"), *parent.glob(f"{_NEW}{prefix}*")):
         with contextlib.suppress(LockedError, OSError):
-            if time.time() - folder.stat().st_mtime > _YOUNG_S:
-                with locked(folder):
-                    shutil.rmtree(folder)
+            if folder.name.startswith(_NEW) and time.time() - folder.stat().st_mtime < _YOUNG_S:
+                continue
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _lock(handle)  # fails on a file system without locks: then nothing is removed
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..artifacts.directory import read_export
 from ..artifacts.graphs import format_of, read_graph
+from ..artifacts.graphs.onnx_weights import copy_weights
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.sample_kinds import TYPICAL
@@ -23,6 +24,7 @@ from ..errors import UserError
 from ..export.exporter import describe_files
 from ..export.run import Truth
 from ..files import sha256
+from ..locks import RUN_FOLDER, own_folder
 from ..reference.network import opaque_layers
 from ..runtime_checks.foreign.interface import match_interface
 from ..runtime_checks.foreign.networks import made_from
@@ -79,8 +81,8 @@ def check_files(
     chosen = CheckOptions(**options)
     paths = [Path(file) for file in files]
     _demand_files(paths)
-    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
-        directory = Path(keep) if keep is not None else Path(folder) / _name(model, source)
+    with own_folder(RUN_FOLDER, Path(tempfile.gettempdir())) as folder:
+        directory = Path(keep) if keep is not None else folder / _name(model, source)
         wanted = {**(map_inputs or {}), **(map_outputs or {})}
         describer = _Describer(paths, wanted)
         describe_files(
@@ -132,7 +134,9 @@ class _Describer:
         artifacts = []
         for path, name in zip(self._paths, file_names(self._paths), strict=True):
             shutil.copy(path, folder / name)
-            artifacts.append(self._describe(folder / name, truth))
+            weights = copy_weights(path, folder)
+            described = self._describe(folder / name, truth)
+            artifacts.append(dataclasses.replace(described, weights=weights))
         return artifacts
 
     def _describe(self, path: Path, truth: Truth) -> Artifact:

@@ -15,6 +15,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -23,6 +24,10 @@ from ..files import write_bytes
 
 # PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
+
+# An archive that expands to more than this, and to more than so many times its size, is refused:
+# some megabytes of zeros would fill any memory.
+_MOST_BYTES, _MOST_TIMES = 1 << 30, 100
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _SUFFIX = ".npy"
@@ -62,8 +67,17 @@ def load_array(path: str | os.PathLike[str]) -> np.ndarray:
         OSError: It cannot be read.
         DamageError: It is no array of numbers or text, or is damaged.
     """
-    with _damage():
-        return _array(Path(path).read_bytes(), Path(path).name).copy()
+    return array_of(Path(path).read_bytes(), Path(path).name).copy()
+
+
+def array_of(data: bytes, name: str) -> np.ndarray:
+    """Return the array in the bytes of an `.npy` file, as a view.
+
+    Raises:
+        DamageError: It is no array of numbers or text, or is damaged.
+    """
+    with damage():
+        return _array(data, name)
 
 
 class Archive(Mapping[str, np.ndarray]):
@@ -85,7 +99,7 @@ class Archive(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         member = self._members[name]
-        with _damage():
+        with damage():
             if member.compress_type != zipfile.ZIP_STORED:
                 return _array(self._zip.read(member), name)
             lengths = _LOCAL_LENGTHS.unpack_from(self.data, member.header_offset)
@@ -100,21 +114,42 @@ class Archive(Mapping[str, np.ndarray]):
 
     @functools.cached_property
     def _zip(self) -> zipfile.ZipFile:
-        with _damage():
-            return zipfile.ZipFile(io.BytesIO(self.data))
+        with damage():
+            opened = zipfile.ZipFile(io.BytesIO(self.data))
+            refuse_bomb(opened, len(self.data))
+            return opened
 
     @functools.cached_property
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         """Array name to its file in the archive."""
-        return {
-            info.filename[: -len(_SUFFIX)]: info
-            for info in self._zip.infolist()
-            if info.filename.endswith(_SUFFIX)
-        }
+        return members(self._zip)
+
+
+def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return array name to its file in the archive."""
+    return {
+        info.filename[: -len(_SUFFIX)]: info
+        for info in archive.infolist()
+        if info.filename.endswith(_SUFFIX)
+    }
+
+
+def refuse_bomb(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive that expands to very many times its size in bytes.
+
+    Raises:
+        DamageError: It does.
+    """
+    expanded = sum(info.file_size for info in archive.infolist())
+    if expanded > max(_MOST_BYTES, _MOST_TIMES * size):
+        raise DamageError(
+            f"{size / 1e6:.1f} MB that expand to {expanded / 1e9:.1f} GB; numpy.savez writes "
+            "arrays without compression"
+        )
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def damage() -> Iterator[None]:
     """Turn whatever zipfile and NumPy raise for hostile bytes into one error.
 
     Their parsers were not written for hostile input and raise a dozen unrelated types for it, from
@@ -128,17 +163,30 @@ def _damage() -> Iterator[None]:
         raise DamageError(str(error) or type(error).__name__) from error
 
 
-def _array(data: bytes | memoryview, name: str) -> np.ndarray:
-    """Return the array that an `.npy` file holds, as a view."""
-    stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
+def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an `.npy` file: shape, whether in Fortran order, and element type.
+
+    Raises:
+        ValueError: It is of no known version, or not an array of numbers or text; or whatever NumPy
+            raises for damage.
+    """
     version = npy.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"'{name}' has the unknown .npy version {version}")
     shape, fortran_order, dtype = _HEADERS[version](stream)
     if dtype.hasobject or dtype.names:
         raise ValueError(f"'{name}' is not an array of numbers or text")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"'{name}' is cut short")
+    return shape, fortran_order, dtype
+
+
+def _array(data: bytes | memoryview, name: str) -> np.ndarray:
+    """Return the array that an `.npy` file holds, as a view."""
+    stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
+    shape, fortran_order, dtype = read_header(stream, name)
     count = math.prod(shape)  # Python's integers do not overflow
-    if any(size < 0 for size in shape) or stream.tell() + count * dtype.itemsize > len(data):
+    if stream.tell() + count * dtype.itemsize > len(data):
         raise ValueError(f"'{name}' is cut short")
     flat = np.frombuffer(data, dtype, count, stream.tell())
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

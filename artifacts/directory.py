@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import Hashing
+from ..files import Hashing, sha256
 from .archive import Archive
 from .golden_set import GoldenSet, golden_of
 from .manifest import AGAIN, FILE, Artifact, FileRecord, Manifest, TensorSpec
@@ -43,6 +43,7 @@ class ExportDirectory:
     network: Path | None
     _archives: Mapping[Path, Archive] = field(repr=False)
     _hashes: dict[Path, Hashing] = field(default_factory=dict, repr=False)
+    _digests: dict[Path, str] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -139,6 +140,25 @@ class ExportDirectory:
             return (
                 f"{artifact.file} is not the file that was exported: its SHA-256 is "
                 f"{found[:12]}… where manifest.json has {artifact.sha256[:12]}…"
+            )
+        return self._damaged_weights(artifact)
+
+    def _damaged_weights(self, artifact: Artifact) -> str | None:
+        """Return why the file that holds an artifact's weights is not the one exported."""
+        weights = artifact.weights
+        if weights is None:
+            return None
+        path = self.path / weights.file
+        if not path.is_file():
+            return f"{path} is missing: it holds the weights of {artifact.file}"
+        if path not in self._digests:
+            self._digests[path] = sha256(path)
+        found = self._digests[path]
+        if found != weights.sha256:
+            return (
+                f"{weights.file}, which holds the weights of {artifact.file}, is not the file that "
+                f"was exported: its SHA-256 is {found[:12]}… where manifest.json has "
+                f"{weights.sha256[:12]}…"
             )
         return None
 

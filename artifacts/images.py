@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..errors import UserError
+from .manifest import TensorSpec
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
@@ -71,86 +72,114 @@ class Preprocessing:
         return ((pixels.astype(np.float64) - mean) * scale).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images of a folder.
-
-    Attributes:
-        inputs: (N, height, width, channels) preprocessed, in the input's type.
-        classes: For each image, its folder directly below the given one; empty for images in that
-            folder itself.
-        available: Number of images in the folder.
-    """
-
-    inputs: np.ndarray
-    classes: tuple[str, ...]
-    available: int
-
-
-def read_images(
-    folder: Path,
-    shape: Sequence[int | None],
-    dtype: str,
-    preprocessing: Preprocessing | None,
-    *,
-    limit: int,
-) -> Images:
-    """Read images of a folder and its subfolders, evenly spread in the order of their paths.
-
-    Each is resized to the input's size by bilinear interpolation, ignoring its aspect ratio, as
-    `keras.utils.image_dataset_from_directory` does.
+def find_images(folder: Path, limit: int) -> tuple[list[Path], int]:
+    """Return paths of images in a folder and its subfolders, and how many there are in all.
 
     Args:
         folder: The folder.
-        shape: The input's, (None, height, width, 1 or 3).
-        dtype: The input's element type.
-        preprocessing: How pixels, 0 to 255, become inputs; None where unknown, which is refused.
-        limit: Read at most this many.
+        limit: At most this many, evenly spread in the order of their paths.
 
     Raises:
-        UserError: The folder holds no image, an image cannot be read, the input is not an image, or
-            the preprocessing is unknown: a guess would cost accuracy silently.
+        UserError: The folder holds no image.
     """
-    if len(shape) != 4 or shape[-1] not in (1, 3):
-        raise UserError(
-            f"A folder of images ({folder}) serves a model of one image input with 1 or 3 "
-            f"channels. Received an input of shape {list(shape)}."
-        )
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(SUFFIXES)}).")
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
+    return [paths[index] for index in chosen], len(paths)
+
+
+def class_of(path: Path, folder: Path) -> str:
+    """Return the subfolder directly below a folder that an image is in; empty for none."""
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def demand_image_input(
+    source: str, tensors: Sequence[TensorSpec], preprocessing: Preprocessing | None
+) -> TensorSpec:
+    """Return the only input of a network that takes images.
+
+    Args:
+        source: What holds the images, for the message.
+        tensors: The network's inputs.
+        preprocessing: How pixels, 0 to 255, become inputs; None where unknown.
+
+    Raises:
+        UserError: There are several inputs, it is not an image, or the preprocessing is unknown: a
+            guess would cost accuracy silently.
+    """
+    if len(tensors) != 1:
+        raise UserError(
+            f"{source} serves a model of one input. "
+            f"Received: {', '.join(f'{t.name} {list(t.shape)}' for t in tensors)}."
+        )
+    (tensor,) = tensors
+    if len(tensor.shape) != 4 or tensor.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{source} serves a model of one image input with 1 or 3 channels. Received an input "
+            f"of shape {list(tensor.shape)}."
+        )
     if preprocessing is None:
         raise UserError(
-            f"Expected to be told how the pixels of {folder} become the network's inputs, with "
+            f"Expected to be told how pixels become the network's inputs ({source}), with "
             "--mean and --scale (preprocessing= in Python): (pixel - mean) * scale. --scale 1 "
             "leaves pixels as they are, 0 to 255; --scale 0.00392157 makes them 0 to 1; "
             "--mean 127.5 --scale 0.00784314 makes them -1 to 1."
         )
-    spread = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
-    chosen = [paths[index] for index in spread]
-    pixels = np.stack([_pixels(path, shape) for path in chosen])
+    return tensor
+
+
+def as_inputs(
+    pixels: np.ndarray, preprocessing: Preprocessing, dtype: str, source: str
+) -> np.ndarray:
+    """Return pixels as inputs of a network.
+
+    Args:
+        pixels: (N, height, width, channels) float32.
+        preprocessing: How they become inputs.
+        dtype: The input's element type.
+        source: What holds the images, for the message.
+
+    Raises:
+        UserError: The network takes bytes, and the images have more than 8 bits a channel.
+    """
     inputs = preprocessing(pixels)
     if dtype == "uint8" and inputs.max() > np.iinfo(np.uint8).max:
         raise UserError(
-            f"{folder} holds images of more than 8 bits a channel, and the network takes 8. Save "
+            f"{source} holds images of more than 8 bits a channel, and the network takes 8. Save "
             "them with 8 bits."
         )
-    return Images(
-        inputs.astype(dtype),
-        tuple(_class(path.relative_to(folder)) for path in chosen),
-        len(paths),
-    )
+    return inputs.astype(dtype)
 
 
-def _pixels(path: Path, shape: Sequence[int | None]) -> np.ndarray:
-    """Return one image as (height, width, channels) float32, 0 to 255."""
+def read_pixels(file: Path | IO[bytes], name: str, shape: Sequence[int | None]) -> np.ndarray:
+    """Read one image and resize it to an input's size.
+
+    The interpolation is bilinear and ignores the aspect ratio, as that of
+    `keras.utils.image_dataset_from_directory`.
+
+    Args:
+        file: A path or an open file.
+        name: Its name, for messages.
+        shape: The input's, (None, height, width, 1 or 3).
+
+    Returns:
+        (height, width, channels) float32, 0 to 255.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     _, height, width, channels = shape
-    assert height is not None
-    assert width is not None
+    if height is None or width is None:
+        raise UserError(
+            f"Images ({name}) are resized to the size of the input, which is free here: "
+            f"{list(shape)}. Export with --shape, or give arrays."
+        )
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if channels == 1:
                 image = opened if opened.mode in _GRAY else opened.convert("L")
             else:
@@ -158,11 +187,6 @@ def _pixels(path: Path, shape: Sequence[int | None]) -> np.ndarray:
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             array = np.asarray(image, np.float32)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}). Remove it.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} cannot be read as an image ({error}). Remove it.") from error
     return array.reshape(height, width, -1)
-
-
-def _class(path: Path) -> str:
-    """Return the first folder of a relative path."""
-    return path.parts[0] if len(path.parts) > 1 else ""

@@ -150,6 +150,8 @@ class Artifact:
         foreign: Whether another converter made the file: its weights may be folded, merged or
             scaled otherwise, so that they are no verdict where the outputs are right.
         misfits: Values of the golden set's typical samples that its numbers cannot represent.
+        weights: The file beside it that holds its weights, as ONNX's external data; None where the
+            file holds them itself.
     """
 
     file: str
@@ -167,6 +169,12 @@ class Artifact:
     network: FileRecord | None = None
     foreign: bool = False
     misfits: Misfits = field(default_factory=Misfits)
+    weights: FileRecord | None = None
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """The file and the one that holds its weights, if there is one."""
+        return (self.file,) if self.weights is None else (self.file, self.weights.file)
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -181,6 +189,7 @@ class Artifact:
             "network": self.network.to_json() if self.network else None,
             "foreign": self.foreign or None,
             "misfits": self.misfits.to_json() if self.misfits else None,
+            "weights": self.weights.to_json() if self.weights else None,
         }
         return {
             "file": self.file,
@@ -224,6 +233,7 @@ class Artifact:
             misfits=Misfits.from_json(record.record("misfits"))
             if "misfits" in record
             else Misfits(),
+            weights=FileRecord.from_json(record.record("weights")) if "weights" in record else None,
         )
 
 

@@ -1,9 +1,12 @@
 """Reads samples for a network's inputs from any source, for export and checks alike.
 
 A source is an array, a dict of arrays by input name, a `.npz` or `.npy` file, a folder of images,
-a `tf.data.Dataset`, any other iterable of samples or batches, or `module:function`, the name of a
-Python function that returns one of these. A dict or `.npz` may also hold the true classes, as
-`label`; in a folder of images, sub-folders that have the names of the classes are the labels.
+Parquet files or tar files in WebDataset's layout (`sample_shards`), a `tf.data.Dataset`, any other
+iterable of samples or batches, or `module:function`, the name of a Python function that returns one
+of these. A dict, `.npz` or Parquet file may also hold the true classes, as `label`, a tar file as
+`.cls`; in a folder of images, sub-folders that have the names of the classes are the labels.
+
+Every source is read part by part (`open_samples`); `load_samples` gathers the parts.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,15 @@ import numpy as np
 
 from ..errors import UserError
 from ..user_code import import_user_module
-from .archive import DamageError, load_array, load_arrays
-from .images import Preprocessing, read_images
+from .archive import DamageError
+from .array_rows import open_arrays
+from .images import Preprocessing, as_inputs, class_of, demand_image_input, find_images, read_pixels
 from .manifest import TensorSpec
+from .sample_shards import LABEL, find_shards, open_shards
+from .sample_stream import Part, SampleStream, concatenated, part_size, spread
 
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
 
-LABEL = "label"
 _LAST_CLASS = 2**31 - 1  # no output is longer
 
 # Images read from a folder unless a limit is given; it may hold millions.
@@ -57,12 +62,12 @@ class SampleSet:
         """Return at most `limit` samples, evenly spread over all of them."""
         if limit is None or self.count <= limit:
             return self
-        spread = np.linspace(0, self.count - 1, limit).round().astype(int)
+        chosen = spread(self.count, limit)
         return SampleSet(
-            {name: values[spread] for name, values in self.arrays.items()},
+            {name: values[chosen] for name, values in self.arrays.items()},
             self.source,
             f"{limit} evenly spread over {self.count}",
-            None if self.labels is None else self.labels[spread],
+            None if self.labels is None else self.labels[chosen],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -88,30 +93,88 @@ def load_samples(
     classes: Sequence[str] = (),
     finite: bool = True,
 ) -> SampleSet:
-    """Read samples from any source the module's docstring lists.
+    """Read samples from any source the module's docstring lists; see `open_samples`.
+
+    Returns:
+        The samples in the inputs' types.
+    """
+    stream = open_samples(
+        source,
+        inputs,
+        limit=limit,
+        preprocessing=preprocessing,
+        classes=classes,
+        finite=finite,
+    )
+    return gathered(stream.batches(part_size([t.shape for t in inputs])), stream)
+
+
+def open_samples(
+    source: Source,
+    inputs: Sequence[TensorSpec],
+    *,
+    limit: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] = (),
+    finite: bool = True,
+) -> SampleStream:
+    """Open samples from any source the module's docstring lists, to be read part by part.
 
     Args:
         source: The source.
         inputs: The model's inputs, shapes with the batch dimension.
         limit: At most this many samples, evenly spread where the source tells its length, the first
             ones where it does not; by default all, and `IMAGES` of a folder.
-        preprocessing: Applied to the pixels of a folder of images only; every other source already
-            holds inputs of the network.
+        preprocessing: Applied to the pixels of images only; every other source already holds inputs
+            of the network.
         classes: Names of the model's classes; an image's folder of that name is its label.
         finite: Whether NaN and infinity are refused.
 
     Returns:
-        The samples in the inputs' types.
+        The samples; its parts are checked when they are read, and are in the inputs' types.
 
     Raises:
-        UserError: The source is missing, empty, of no known kind, or does not fit the inputs.
+        UserError: The source is missing, empty, of no known kind, or does not fit the inputs; also
+            when its parts are read.
     """
-    samples = _read(source, inputs, limit, preprocessing, classes)
-    check_samples(samples.arrays, inputs, finite=finite)
-    _check_whole(samples.arrays, inputs)
-    _check_labels(samples)
-    arrays = {t.name: samples.arrays[t.name].astype(t.dtype, copy=False) for t in inputs}
-    return dataclasses.replace(samples, arrays=arrays).take(limit)
+    stream = _opened(source, inputs, limit, preprocessing, classes).take(limit)
+    return dataclasses.replace(
+        stream, parts=lambda size: _checked(stream, size, inputs, finite=finite)
+    )
+
+
+def gathered(parts: Iterable[Part], stream: SampleStream) -> SampleSet:
+    """Return parts of a stream as one set of samples."""
+    arrays, labels = concatenated(list(parts))
+    count = len(next(iter(arrays.values())))
+    if labels is not None and not (labels >= 0).any():
+        labels = None
+    return SampleSet(dict(arrays), stream.source, stream.chosen or f"the first {count}", labels)
+
+
+def _checked(
+    stream: SampleStream, size: int, inputs: Sequence[TensorSpec], *, finite: bool
+) -> Iterator[Part]:
+    """Yield the parts of a stream in the inputs' types.
+
+    Raises:
+        UserError: One does not fit, or there is none.
+    """
+    read = 0
+    for arrays, labels in stream.parts(size):
+        check_samples(arrays, inputs, finite=finite)
+        _check_whole(arrays, inputs)
+        count = len(next(iter(arrays.values())))
+        check_labels(labels, count, stream.source)
+        read += count
+        yield (
+            {t.name: np.asarray(arrays[t.name]).astype(t.dtype, copy=False) for t in inputs},
+            labels,
+        )
+    if not read:
+        raise UserError(
+            f"{stream.source} holds no sample. Expected numbers of shape (N, …) with N at least 1."
+        )
 
 
 def check_samples(
@@ -166,45 +229,54 @@ def _check_whole(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec])
             )
 
 
-def _check_labels(samples: SampleSet) -> None:
-    labels = samples.labels
+def check_labels(labels: np.ndarray | None, count: int, source: str) -> None:
+    """Refuse labels that are not one class number for each sample.
+
+    Raises:
+        UserError: They are not.
+    """
     if labels is None:
         return
-    if labels.shape != (samples.count,) or labels.dtype.kind not in "iu":
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise UserError(
-            f"{samples.source}: '{LABEL}' must hold one class number for each of {samples.count} "
-            f"samples. Received: {labels.dtype} of shape {labels.shape}."
+            f"{source}: '{LABEL}' must hold one class number for each of {count} samples. "
+            f"Received: {labels.dtype} of shape {labels.shape}."
         )
     wrong = labels[(labels < -1) | (labels > _LAST_CLASS)]
     if wrong.size:
         raise UserError(
-            f"{samples.source}: '{LABEL}' must hold class numbers from 0, and -1 where the class "
+            f"{source}: '{LABEL}' must hold class numbers from 0, and -1 where the class "
             f"is not known. Received: {wrong[0]}."
         )
 
 
-def _read(
+def _opened(
     source: Source,
     inputs: Sequence[TensorSpec],
     limit: int | None,
     preprocessing: Preprocessing | None,
     classes: Sequence[str],
-) -> SampleSet:
+) -> SampleStream:
     if isinstance(source, str) and ":" in source and not Path(source).exists():
-        samples = _read(_call(source), inputs, limit, preprocessing, classes)
-        return dataclasses.replace(samples, source=f"function {source}")
+        stream = _opened(_call(source), inputs, limit, preprocessing, classes)
+        return dataclasses.replace(stream, source=f"function {source}")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
+        shards = find_shards(path)
+        if shards:
+            return open_shards(shards, path.name, inputs, preprocessing)
         if path.is_dir():
             return _from_images(path, inputs, limit or IMAGES, preprocessing, classes)
-        return _from_arrays(_loaded(path, inputs), inputs, path.name)
+        return _from_file(path, inputs)
     if isinstance(source, (np.ndarray, Mapping)):
-        return _from_arrays(source, inputs, "arrays")
+        return _from_arrays(source, inputs)
     if isinstance(source, Iterable):
-        return _from_iterable(source, inputs, limit)
+        name = type(source).__name__
+        return SampleStream(name, "", None, lambda size: _from_iterable(source, inputs))
     raise UserError(
-        "Expected samples as arrays, .npz, .npy, a folder of images, a tf.data.Dataset, an "
-        f"iterable or 'module:function'. Received: {type(source).__name__}."
+        "Expected samples as arrays, .npz, .npy, .parquet, .tar, a folder of images or of such "
+        "files, a tf.data.Dataset, an iterable or 'module:function'. Received: "
+        f"{type(source).__name__}."
     )
 
 
@@ -221,45 +293,94 @@ def _call(reference: str) -> Source:
     return function()
 
 
-def _loaded(path: Path, inputs: Sequence[TensorSpec]) -> np.ndarray | dict[str, np.ndarray]:
-    """Return the arrays of a file; a single array serves the single input under any name."""
+def _from_file(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
+    """Open the arrays of a file; a single array serves the single input under any name."""
     if not path.is_file():
         raise UserError(
-            f"There is no file or folder {path}. Expected .npz, .npy, a folder of images or "
-            "module:function."
+            f"There is no file or folder {path}. Expected .npz, .npy, .parquet, .tar, a folder of "
+            "images or module:function."
         )
     try:
-        if path.suffix == ".npy":
-            return load_array(path)
-        arrays = load_arrays(path)
+        rows = open_arrays(path)
     except (DamageError, OSError) as error:
-        raise UserError(f"{path} is not a .npz or .npy file of numbers ({error}).") from error
-    unnamed = set(arrays) - {LABEL}
+        raise _damaged(path, error) from error
+    unnamed = set(rows) - {LABEL}
     if len(inputs) == 1 and len(unnamed) == 1:
-        arrays[inputs[0].name] = arrays.pop(unnamed.pop())
-    return arrays
+        rows[inputs[0].name] = rows.pop(unnamed.pop())
+    names = _names(rows, inputs, path.name)
+    # Shapes and types are in the headers; one zero stands for all numbers.
+    blank = {n: np.broadcast_to(np.zeros((), rows[n].dtype), rows[n].shape) for n in names}
+    labels = blank.pop(LABEL, None) if _is_label(inputs) else None
+    check_samples(blank, inputs, finite=False)
+    count = rows[inputs[0].name].shape[0]
+    if labels is not None and labels.shape == (count,):
+        check_labels(labels[:1], 1, path.name)
+    else:
+        check_labels(labels, count, path.name)
+
+    def parts(size: int) -> Iterator[Part]:
+        readers = [rows[name].parts(size) for name in names]
+        try:
+            for part in zip(*readers):
+                named = dict(zip(names, part))
+                labels = named.pop(LABEL, None) if LABEL in names and _is_label(inputs) else None
+                yield named, labels
+        except (DamageError, OSError) as error:
+            raise _damaged(path, error) from error
+
+    return SampleStream(path.name, "all", count, parts)
 
 
-def _from_arrays(
-    loaded: np.ndarray | Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], source: str
-) -> SampleSet:
-    """Take arrays by input name, and labels."""
-    names = [tensor.name for tensor in inputs]
-    if isinstance(loaded, np.ndarray):
-        if len(names) != 1:
-            raise UserError(
-                f"Expected a dict of arrays by input name ({', '.join(names)}). "
-                "Received: one array."
-            )
-        return SampleSet({names[0]: loaded}, source, "all")
-    arrays = {name: np.asarray(values) for name, values in loaded.items()}
-    labels = arrays.pop(LABEL, None) if LABEL not in names else None
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is not a .npz or .npy file of numbers ({error}).")
+
+
+def _is_label(inputs: Sequence[TensorSpec]) -> bool:
+    """Return whether the name of the labels is that of no input."""
+    return LABEL not in [tensor.name for tensor in inputs]
+
+
+def _names(
+    arrays: Mapping[str, object], inputs: Sequence[TensorSpec], source: str
+) -> tuple[str, ...]:
+    """Return the names of the arrays to read: the inputs', and the labels' if there are any.
+
+    Raises:
+        UserError: An input has no array.
+    """
+    names = tuple(tensor.name for tensor in inputs)
     if not set(names) <= set(arrays):
         raise UserError(
             f"{source} must hold one array for each input: {', '.join(names)}. Received: "
             f"{', '.join(sorted(arrays))}. Write it with numpy.savez(path, **arrays_by_input_name)."
         )
-    return SampleSet({name: arrays[name] for name in names}, source, "all", labels)
+    return (*names, LABEL) if LABEL in arrays and LABEL not in names else names
+
+
+def _from_arrays(
+    loaded: np.ndarray | Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]
+) -> SampleStream:
+    """Take arrays by input name, and labels."""
+    if isinstance(loaded, np.ndarray):
+        if len(inputs) != 1:
+            names = ", ".join(tensor.name for tensor in inputs)
+            raise UserError(
+                f"Expected a dict of arrays by input name ({names}). Received: one array."
+            )
+        loaded = {inputs[0].name: loaded}
+    arrays = {name: np.asarray(loaded[name]) for name in _names(loaded, inputs, "arrays")}
+    labels = arrays.pop(LABEL, None) if _is_label(inputs) else None
+    check_samples(arrays, inputs, finite=False)
+    count = len(arrays[inputs[0].name])
+    check_labels(labels, count, "arrays")
+
+    def parts(size: int) -> Iterator[Part]:
+        for start in range(0, count, size):
+            rows = slice(start, start + size)
+            part = {name: array[rows] for name, array in arrays.items()}
+            yield part, None if labels is None else labels[rows]
+
+    return SampleStream("arrays", "all", count, parts)
 
 
 def _from_images(
@@ -268,47 +389,46 @@ def _from_images(
     limit: int,
     preprocessing: Preprocessing | None,
     classes: Sequence[str],
-) -> SampleSet:
+) -> SampleStream:
     """Read a folder of images; a sub-folder with the name of a class holds its samples."""
-    if len(inputs) != 1:
-        raise UserError(
-            f"A folder of images ({folder}) serves a model of one input. "
-            f"Received: {', '.join(f'{t.name} {list(t.shape)}' for t in inputs)}."
-        )
-    (tensor,) = inputs
-    images = read_images(folder, tensor.shape, tensor.dtype, preprocessing, limit=limit)
+    what = f"A folder of images ({folder})"
+    paths, available = find_images(folder, limit)
+    tensor = demand_image_input(what, inputs, preprocessing)
+    assert preprocessing is not None
     numbers = {str(name): number for number, name in enumerate(classes)}
-    labels = np.array([numbers.get(name, -1) for name in images.classes])
-    return SampleSet(
-        {tensor.name: images.inputs},
+
+    def parts(size: int) -> Iterator[Part]:
+        for start in range(0, len(paths), size):
+            chosen = paths[start : start + size]
+            pixels = np.stack([read_pixels(path, str(path), tensor.shape) for path in chosen])
+            labels = np.array([numbers.get(class_of(path, folder), -1) for path in chosen])
+            inputs = as_inputs(pixels, preprocessing, tensor.dtype, str(folder))
+            yield {tensor.name: inputs}, labels
+
+    return SampleStream(
         f"images in {folder.name}",
-        f"{len(images.inputs)} evenly spread over {images.available} images",
-        labels if (labels >= 0).any() else None,
+        f"{len(paths)} evenly spread over {available} images",
+        len(paths),
+        parts,
     )
 
 
-def _from_iterable(
-    source: Iterable[Any], inputs: Sequence[TensorSpec], limit: int | None
-) -> SampleSet:
-    """Read the first samples from an iterable of samples or batches, without labels."""
-    parts: dict[str, list[np.ndarray]] = {tensor.name: [] for tensor in inputs}
+def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorSpec]) -> Iterator[Part]:
+    """Yield the samples of an iterable of samples or batches."""
     count = 0
     for element in source:
-        batch = _element(element, inputs)
-        for name, values in batch.items():
-            parts[name].append(values)
-        count += len(next(iter(batch.values())))
-        if limit is not None and count >= limit:
-            break
+        part = _element(element, inputs)
+        count += len(next(iter(part[0].values())))
+        yield part
     if not count:
         raise UserError("The samples' dataset is empty.")
-    arrays = {name: np.concatenate(values)[:limit] for name, values in parts.items()}
-    first = count if limit is None else min(count, limit)
-    return SampleSet(arrays, type(source).__name__, f"the first {first}")
 
 
-def _element(element: Any, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
-    """Return one element of a dataset, `x` or `(x, y)`, as a batch by input name."""
+def _element(element: Any, inputs: Sequence[TensorSpec]) -> Part:
+    """Return one element of a dataset, `x` or `(x, y)`, as a batch by input name.
+
+    The classes are taken from `label` in a dict, and not from `y`, which may be anything.
+    """
     if isinstance(element, (tuple, list)):
         element = element[0]
     named = element if isinstance(element, Mapping) else {inputs[0].name: element}
@@ -321,4 +441,7 @@ def _element(element: Any, inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray
             )
         values = np.asarray(named[tensor.name])
         batch[tensor.name] = values[None] if values.ndim == len(tensor.shape) - 1 else values
-    return batch
+    labels = (
+        np.atleast_1d(np.asarray(named[LABEL])) if LABEL in named and _is_label(inputs) else None
+    )
+    return batch, labels

@@ -7,7 +7,10 @@ import signal
 import sys
 from collections.abc import Iterator
 
+import click
+
 _AGAIN_S = 1.0
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "a request to terminate"}
 
 
 @contextlib.contextmanager
@@ -35,6 +38,10 @@ def ended_by_signals() -> Iterator[None]:
     before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
+    except SystemExit:
+        if received:
+            click.echo(f"renormlite: ended by {_NAMES[received[0]]}.", err=True)
+        raise
     finally:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)

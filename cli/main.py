@@ -19,6 +19,7 @@ import click
 
 from ..errors import UserError, describe_os_error, did_you_mean, printable
 from ..extras import missing_package
+from ..locks import run_folder
 from ..version import __version__
 from .interruption import ended_by_signals
 
@@ -89,7 +90,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        with ended_by_signals():
+        with ended_by_signals(), run_folder():
             cli(prog_name="renormlite")
     except UserError as error:
         _say(str(error))

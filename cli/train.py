@@ -44,8 +44,12 @@ def command(
     Two files are written:
       NAME.keras          the trained model
       NAME.samples.npz    held-out real data, for calibration and checks
+
+    The state after each epoch is in NAME.checkpoint.npz until the run is finished: after an
+    interruption, the same command goes on from there and ends with the same weights.
     """
     output = output or Path("build", name, f"{name}.keras")
+    checkpoint = output.with_suffix(".checkpoint.npz")
     console = console_beside(json_path)
     recipe = importlib.import_module(f"..models.{name}", __package__)
     epochs = recipe.EPOCHS if epochs is None else epochs
@@ -62,8 +66,13 @@ def command(
         def advance(epoch: int, logs: dict[str, float]) -> None:
             progress.update(task, completed=epoch + 1, loss=f"{logs['loss']:.4f}")
 
-        trained = recipe.train(epochs=epochs, seed=seed, callbacks=[_on_epoch_end(advance)])
+        trained = recipe.train(
+            epochs=epochs, seed=seed, callbacks=[_on_epoch_end(advance)], checkpoint=checkpoint
+        )
     samples = trained.save(output)
+    checkpoint.unlink(missing_ok=True)
+    if trained.resumed:
+        console.print(f"resumed after epoch {trained.resumed} of {epochs}")
     console.print(f"test accuracy {trained.accuracy:.4f} on {len(trained.test.y)} held-out samples")
     console.print(f"wrote {output} and {samples}", highlight=False, markup=False, soft_wrap=True)
     if json_path is not None:
@@ -74,6 +83,7 @@ def command(
             "held_out": len(trained.test.y),
             "epochs": epochs,
             "seed": seed,
+            "resumed": trained.resumed,
         }
         write_json(json_path, record)
 

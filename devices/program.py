@@ -39,7 +39,11 @@ def write_program(
             [entry for entry in export.record["artifacts"] if entry["file"] in files]
         ).encode(),
         INPUTS: packed_arrays({f"{INPUT}:{name}": array for name, array in inputs.items()}),
-        **{name: (export.path / name).read_bytes() for name in files},
+        **{
+            name: (export.path / name).read_bytes()
+            for artifact in artifacts
+            for name in artifact.all_files
+        },
     }
     write_bytes(path, pack("devices.on_device.run", contents, ["devices/on_device/run.py"]))
     return path

@@ -244,7 +244,7 @@ def _prepare(
             preprocessing=options.preprocessing if options.preprocessing_in_model else None,
         )
         model = prepared.model
-    refuse_size(model, options.formats)
+    refuse_size(model, options.files)
     with step("model", "fold"):
         folded = fold(model, keep_input_norms=options.input_norms == "keep")
     signature = _public_signature(model, folded.model)

@@ -26,6 +26,7 @@ from .auto import AutoFile, RecipeNetworks
 from .formats.base import Contents, Job, format_named
 from .formats.format_table import needs_calibration, takes_channels_first
 from .formats.freeze import FrozenGraph
+from .formats.onnx_external import weights_path
 from .formats.unroll import Loops, loops_for
 from .network.write import write_network
 from .notes import notes_on_file
@@ -157,7 +158,8 @@ class ArtifactWriter:
         tried += self._measure(left, made, format_name, precision, folder)
         chosen = choose([pair for pair in tried if pair[0] in candidates])
         artifact, place = made[chosen.name]
-        os.replace(place / artifact.file, folder / artifact.file)
+        for name in artifact.all_files:
+            os.replace(place / name, folder / name)
         for _, place in made.values():
             shutil.rmtree(place)
         return chosen, self._with_network(artifact, chosen, choice_notes(tried, chosen), folder)
@@ -295,6 +297,7 @@ def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Ar
         return dataclasses.replace(found, axes=wanted.axes, keras_name=wanted.keras_name)
 
     files = hash_folder(path) if path.is_dir() else None
+    weights = weights_path(path)
     return Artifact(
         file=path.name,
         format=format_name,
@@ -305,6 +308,7 @@ def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Ar
         inputs=tuple(map(in_keras_terms, contents.inputs, expected.inputs)),
         outputs=tuple(map(in_keras_terms, contents.outputs, expected.outputs)),
         files=files,
+        weights=FileRecord.of(weights) if weights.exists() else None,
     )
 
 

@@ -23,23 +23,28 @@ _WEIGHTS_AS_CONVERTED = 4  # bytes each
 _BATCH = 4  # samples whose activations are in memory at the same time
 
 
-def refuse_size(model: keras.Model, formats: Sequence[str]) -> None:
+def refuse_size(model: keras.Model, files: Sequence[tuple[str, str]]) -> None:
     """Refuse a model that is too large for a file format, before any work is done.
 
     Args:
         model: The model.
-        formats: The formats to write.
+        files: Format and precision of the files to write.
 
     Raises:
-        UserError: Its weights exceed 2 GB; the message names the formats with that limit.
+        UserError: Its weights exceed 2 GB; the message says which files have that limit.
     """
     size = _WEIGHTS_AS_CONVERTED * model.count_params()
-    limited = [name for name in formats if name in ("tflite", "onnx")]
+    limited = [
+        f"{name} {p}"
+        for name, p in files
+        if name == "tflite" or (name == "onnx" and p != "float32")
+    ]
     if limited and size > _LARGEST_FILE:
         raise UserError(
-            f"A {' or '.join(limited)} file is written from at most {_LARGEST_FILE / 1e9:.1f} GB "
-            f"of weights in float32. Received: {size / 1e9:.1f} GB. Split the model into models "
-            "that run one after another, or export --to saved_model, which has no such limit."
+            f"Files of {', '.join(limited)} are written from at most {_LARGEST_FILE / 1e9:.1f} GB "
+            f"of weights in float32. Received: {size / 1e9:.1f} GB. Export --to onnx in float32, "
+            "whose weights then lie in a second file, or --to saved_model; or split the model into "
+            "models that run one after another."
         )
 
 

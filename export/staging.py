@@ -159,7 +159,10 @@ def _files_of_export(directory: Path) -> set[str]:
     except UserError:  # without a readable manifest, no file is known to belong to an export
         return set()
     networks = [manifest.network, *(a.network for a in manifest.artifacts)]
-    named = {a.file for a in manifest.artifacts} | {manifest.golden.file, MANIFEST_FILE}
+    named = {name for a in manifest.artifacts for name in a.all_files} | {
+        manifest.golden.file,
+        MANIFEST_FILE,
+    }
     named |= {network.file for network in networks if network is not None}
     # Only plain names: an untrusted manifest must not refer to files outside its directory.
     return {name for name in named if Path(name).name == name != ".."}

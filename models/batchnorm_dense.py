@@ -9,6 +9,7 @@ pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import keras
 from keras import layers
@@ -50,6 +51,7 @@ def train(
     epochs: int = EPOCHS,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train the network, with Keras' own batch normalization, on real handwritten digits.
 
@@ -57,6 +59,7 @@ def train(
         epochs: Passes over the 1,437 training images.
         seed: Seeds initial weights, dropout and the order of samples.
         callbacks: Keras callbacks, such as a progress bar.
+        checkpoint: File that keeps the state of the run; see `train_classifier`.
 
     Returns:
         The trained model with its test accuracy.
@@ -71,4 +74,5 @@ def train(
         batch_size=BATCH_SIZE,
         seed=seed,
         callbacks=callbacks,
+        checkpoint=checkpoint,
     )

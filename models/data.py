@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import keras
@@ -20,6 +21,11 @@ class Split:
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the inputs and labels."""
+        return hashlib.sha256(self.x.tobytes() + self.y.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,15 @@ class ShuffledBatches(keras.utils.PyDataset):
         split: The data.
         batch_size: Samples in a batch; the last of an epoch may be smaller.
         seed: Seed of the orders.
+        epoch: Number of the first epoch, from 0, of a run that goes on.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, epoch: int = 0) -> None:
         super().__init__()
         self._split, self._batch_size = split, batch_size
         self._generator = np.random.default_rng(seed)
-        self.on_epoch_end()
+        for _ in range(epoch + 1):
+            self.on_epoch_end()
 
     def __len__(self) -> int:
         return -(-len(self._split.x) // self._batch_size)

@@ -7,6 +7,7 @@ with batches of 4, with which batch normalization is less accurate than batch re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import keras
 from keras import layers
@@ -53,6 +54,7 @@ def train(
     epochs: int = EPOCHS,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train the network on real handwritten digits with batches of 4.
 
@@ -62,6 +64,7 @@ def train(
         epochs: Passes over the 1,437 training images.
         seed: Seeds initial weights and the order of samples.
         callbacks: Keras callbacks, such as a progress bar.
+        checkpoint: File that keeps the state of the run; see `train_classifier`.
 
     Returns:
         The trained model with its test accuracy.
@@ -71,5 +74,11 @@ def train(
     r_max, d_max = paper_schedule(epochs * updates_per_epoch(data, BATCH_SIZE))
     model = build(lambda: BatchRenormalization(r_max=r_max, d_max=d_max))
     return train_classifier(
-        model, data, epochs=epochs, batch_size=BATCH_SIZE, seed=seed, callbacks=callbacks
+        model,
+        data,
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
     )

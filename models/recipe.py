@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ import keras
 import numpy as np
 
 from ..files import atomic_path
+from .checkpoint import Checkpoint
 from .data import Dataset, ShuffledBatches, Split
+
+_NUMBER = re.compile(r"_\d+\b")
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Trained:
         model: The trained Keras model.
         test: Held-out data that was not used in training.
         accuracy: Share of ``test`` that the model labels correctly, from 0 to 1.
+        resumed: Epochs that an earlier run had trained and left in its checkpoint.
     """
 
     model: keras.Model
     test: Split
     accuracy: float
+    resumed: int = 0
 
     def save(self, path: Path) -> Path:
         """Write the model to ``path`` and the test data next to it.
@@ -63,6 +69,7 @@ def train_classifier(
     learning_rate: float = 2e-3,
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train ``model`` on ``data`` with Adam and a cosine decay, and evaluate it on the test part.
 
@@ -74,19 +81,40 @@ def train_classifier(
         learning_rate: Initial rate of the cosine decay, which ends at 0.
         seed: Seed of the order of samples, which differs in each epoch.
         callbacks: Keras callbacks, such as a progress bar.
+        checkpoint: A ``.npz`` file that keeps the state after each epoch. Where it holds the state
+            of a run of the same model, data and arguments, training goes on from there, and ends
+            with the same bits as a run that nothing has stopped.
 
     Returns:
         The model, trained in place, with its test accuracy.
     """
-    batches = ShuffledBatches(data.train, batch_size, seed)
+    steps = epochs * updates_per_epoch(data, batch_size)
     model.compile(
         optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+            keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         ),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    model.fit(batches, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    callbacks, first = list(callbacks), 0
+    if checkpoint is not None:
+        arguments = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        arguments |= {"epochs": epochs, "data": data.train.digest}
+        # Keras numbers layers by how many a process has made before.
+        saved = Checkpoint(checkpoint, {"model": _NUMBER.sub("", model.to_json())} | arguments)
+        first = saved.restore(model)
+        callbacks.append(saved)
+    if first < epochs:
+        batches = ShuffledBatches(data.train, batch_size, seed, first)
+        # Keras would shuffle the batches once more, by a generator that nothing restores.
+        model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=callbacks,
+        )
     probabilities = model.predict(data.test.x, batch_size=256, verbose=0)
     accuracy = float(np.mean(np.argmax(probabilities, axis=-1) == data.test.y))
-    return Trained(model, data.test, accuracy)
+    return Trained(model, data.test, accuracy, first)

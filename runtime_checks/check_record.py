@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.html_table import html_table
 from .end_to_end.findings import Finding, TargetResult
 from .end_to_end.quality_gates import QualityLimits
 from .search.search import Searched
+
+if TYPE_CHECKING:
+    from .streaming.check import Streamed
 
 _HEADINGS = ("file", "target", "SNR (dB)", "same decisions", "verdict")
 
@@ -36,6 +39,7 @@ class CheckRecord:
         findings: Findings that do not belong to one file: about own samples, or about changes since
             an earlier check. Those that passed are notes.
         limits: How much quality a file may lose.
+        streamed: The totals of own samples that do not fit into memory; None where all do.
     """
 
     name: str
@@ -50,6 +54,7 @@ class CheckRecord:
     searched: tuple[Searched, ...] = ()
     findings: tuple[Finding, ...] = ()
     limits: QualityLimits = field(default_factory=QualityLimits)
+    streamed: Streamed | None = None
 
     def __repr__(self) -> str:
         """Return the verdict in one line."""

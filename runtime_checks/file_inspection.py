@@ -109,6 +109,13 @@ class FileInspection:
             return result
         if isinstance(contents, Finding):
             return replace(result, findings=(*result.findings, contents))
+        stated = _stated(contents, "precision")
+        if stated is not None and stated != artifact.precision:
+            says = (
+                f"{artifact.file} was exported in {stated}, its own metadata says; manifest.json "
+            )
+            says += f"lists it as {artifact.precision}, whose limits do not fit it"
+            result = replace(result, findings=(Finding("file", False, says), *result.findings))
         if (
             artifact.foreign
             and result.passed
@@ -226,8 +233,15 @@ def _of_integers(artifact: Artifact) -> bool:
 
 def _source(contents: FileContents) -> str | None:
     """Return the SHA-256 of the model that a file says it was made from."""
+    return _stated(contents, "source", "sha256")
+
+
+def _stated(contents: FileContents, *keys: str) -> str | None:
+    """Return a text of the metadata in a file; None where there is none."""
     try:
-        found = json.loads(contents.graph.metadata.get(METADATA_KEY, "{}"))["source"]["sha256"]
+        found = json.loads(contents.graph.metadata.get(METADATA_KEY, "{}"))
+        for key in keys:
+            found = found[key]
     except (ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None

@@ -52,6 +52,23 @@ class CheckOptions:
         kind=int,
         metavar="N",
     )
+    workers: int = option(
+        1,
+        "--workers",
+        "Judge the parts of samples that do not fit into memory in N processes.",
+        group=_SAMPLES,
+        least=1,
+        most=1024,
+        metavar="N",
+    )
+    ray: str | None = option(
+        None,
+        "--ray",
+        "Judge them on the machines of a Ray cluster (auto, local, ray://HOST:PORT).",
+        group=_SAMPLES,
+        kind=str,
+        metavar="ADDRESS",
+    )
     search: int | None = option(
         None,
         "--search",

@@ -23,7 +23,9 @@ from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, read_network
 from ..artifacts.ranges import Misfits
 from ..artifacts.sample_kinds import REAL, SEARCH, file_inputs, kinds_of, without
-from ..artifacts.samples import SampleSet, Source, load_samples
+from ..artifacts.sample_shards import find_shards
+from ..artifacts.sample_stream import SampleStream
+from ..artifacts.samples import SampleSet, Source, open_samples
 from ..errors import UserError
 from ..reference.file_noise import file_noise
 from ..reference.integer.file_outputs import predicted_outputs
@@ -35,17 +37,17 @@ from ..runtimes import HOSTS, Target
 from ..runtimes.run import run_target
 
 
-def read_samples(
+def open_own(
     source: Source,
     export: ExportDirectory,
     *,
     preprocessing: Preprocessing | None = None,
     limit: int | None = None,
-) -> SampleSet:
-    """Read samples for the model of an export; see `artifacts.samples`.
+) -> SampleStream:
+    """Open samples for the model of an export, to be read part by part; see `artifacts.samples`.
 
     Args:
-        source: Anything that `load_samples` takes.
+        source: Anything that `open_samples` takes.
         export: The export to check with them.
         preprocessing: How pixels of a folder of images become inputs; by default as in the export.
         limit: Use at most this many samples, evenly spaced; by default all of a file, and
@@ -55,11 +57,11 @@ def read_samples(
         UserError: The samples cannot be read or do not fit the model, or it is not known how
             pixels become inputs.
     """
-    folder = isinstance(source, (str, os.PathLike)) and Path(source).is_dir()
-    if preprocessing is not None and not folder:
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    if preprocessing is not None and not (path and (path.is_dir() or find_shards(path))):
         raise UserError(
-            "Preprocessing (--mean, --scale) is for a folder of images; every other source holds "
-            "what the network takes. Leave it out, or name a folder."
+            "Preprocessing (--mean, --scale) is for a folder of images, and images in tar and "
+            "Parquet files; every other source holds what the network takes. Leave it out."
         )
     metadata = export.manifest.metadata
     if preprocessing is not None and Preprocessing.inside(metadata):
@@ -67,7 +69,7 @@ def read_samples(
             "The files of this export take raw pixels and compute the preprocessing themselves. "
             "Leave --mean and --scale out."
         )
-    return load_samples(
+    return open_samples(
         source,
         export.inputs,
         limit=limit,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..artifacts.directory import ExportDirectory, open_export
@@ -25,10 +26,11 @@ from .end_to_end.target_check import judge_run
 from .end_to_end.thread_counts import Threads
 from .file_inspection import FileInspection
 from .options import CheckOptions
-from .own_samples import read_samples, with_samples
+from .own_samples import open_own, with_samples
 from .sample_suspects import sample_suspects
 from .search.search import Searched, with_found
 from .selection import select
+from .streaming.check import OwnParts, Streamed, streamed_check, streamed_findings
 
 
 class ParityReport(CheckRecord):
@@ -66,6 +68,8 @@ def check_parity(
     *,
     preprocessing: Preprocessing | None = None,
     limit: int | None = CheckOptions.limit,
+    workers: int = CheckOptions.workers,
+    ray: str | None = CheckOptions.ray,
     search: int | None = CheckOptions.search,
     threads: Threads = CheckOptions.threads,
     per_op: bool = CheckOptions.per_op,
@@ -92,6 +96,9 @@ def check_parity(
             the export.
         limit: Use at most this many of `inputs`; by default all of a file and 200 images of a
             folder.
+        workers: Processes to judge samples in, where they do not fit into memory together; the
+            report is the same with any number.
+        ray: Address of a Ray cluster to judge them on; "local" starts one on this machine.
         search: Search along gradients for the inputs on which each target's error is largest, with
             this many runs of each file on this machine, and check on those as well.
         threads: Threads that each runtime may use. Of several numbers, the first is judged in
@@ -118,6 +125,8 @@ def check_parity(
         precisions=tuple(precisions),
         layers=tuple(layers),
         limit=limit,
+        workers=workers,
+        ray=ray,
         search=search,
         threads=threads,
         per_op=per_op,
@@ -148,10 +157,17 @@ def run_check(
         for artifact in run:
             inside.read(artifact)
     findings: list[Finding] = inside.not_evaluated()
+    streamed: Streamed | None = None
     if inputs is not None:
-        own = read_samples(inputs, export, preprocessing=preprocessing, limit=options.limit)
-        known, golden = golden, with_samples(golden, export, own)
-        findings += sample_suspects(own, known, golden, export, preprocessing)
+        own = OwnParts.of(
+            open_own(inputs, export, preprocessing=preprocessing, limit=options.limit), export
+        )
+        known, joint = golden, with_samples(golden, export, own.held)
+        findings += sample_suspects(own.held, known, joint, export, preprocessing)
+        if own.streamed:
+            streamed = streamed_check(own, export, selection, options)
+        else:
+            golden = joint
     searched: tuple[Searched, ...] = ()
     if options.search is not None:
         golden, searched = with_found(
@@ -163,6 +179,10 @@ def run_check(
             result = judge_run(
                 export, artifact, golden, target, runs[0], runs[1:], limits=options.limits
             )
+            if streamed is not None:
+                totals = streamed.of(result)
+                added = streamed_findings(totals, golden, export, options.limits)
+                result = replace(result, findings=(*result.findings, *added))
             results.append(inside.add(artifact, golden, target, result))
     if before is not None:
         findings += changes(before, results, whole=not (options.artifacts or options.precisions))
@@ -179,6 +199,7 @@ def run_check(
         left_out=selection.left_out,
         findings=tuple(findings),
         limits=options.limits,
+        streamed=streamed,
     )
 
 

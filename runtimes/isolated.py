@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..locks import RUN_FOLDER, own_folder
 from .application import pack
 from .base import ArtifactError, Runner, TensorInfo
 from .messages import receive, send
@@ -67,11 +68,11 @@ class IsolatedRunner(Runner):
         super().__init__(artifact, threads=threads, variant=variant)
         self._python = python
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._stack = contextlib.ExitStack()
 
     def _open(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="renormlite-")
-        program = Path(self._folder.name) / "worker.pyz"
+        folder = own_folder(RUN_FOLDER, Path(tempfile.gettempdir()))
+        program = self._stack.enter_context(folder) / "worker.pyz"
         program.write_bytes(pack("runtimes.worker", {}))
         # The environment must not see packages of this one.
         hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -102,9 +103,7 @@ class IsolatedRunner(Runner):
                 self._process.stdout.close()
             self._process.wait()
             self._process = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._stack.close()
 
     def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
         record, _ = self._ask({"verb": "signature"})

@@ -19,6 +19,8 @@ _LEVELS = {
 }
 # Levels at which operators between DequantizeLinear and QuantizeLinear run in integers.
 _FUSING = ("", "extended", "all")
+# Where a model that is not read from a file looks for weights in other files.
+_FOLDER = "session.model_external_initializers_file_folder_path"
 _PROVIDER = "CPUExecutionProvider"
 # ONNX Runtime's names of the element types of inputs and outputs.
 _DTYPES = {
@@ -69,6 +71,8 @@ class OnnxRuntimeRunner(TensorReader):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if isinstance(model, bytes):
+            options.add_session_config_entry(_FOLDER, str(self.artifact.parent))
         # The fallback, which tries the same provider again, prints the failure on standard output.
         return onnxruntime.InferenceSession(
             model, options, providers=[_PROVIDER], enable_fallback=False
@@ -96,7 +100,8 @@ class OnnxRuntimeRunner(TensorReader):
         """
         import onnx
 
-        model = onnx.load(self.artifact)
+        # Weights in another file stay there: the model could not be written with them.
+        model = onnx.load(self.artifact, load_external_data=False)
         known = {value.name for value in model.graph.output}
         hidden = _inside_groups(model.graph.node) if self.variant in _FUSING else set()
         for node in model.graph.node:

@@ -9,12 +9,19 @@ from __future__ import annotations
 import binascii
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
+import time
 import traceback
 import zipfile
 from importlib import import_module
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and left folders stay
+    fcntl = None  # type: ignore[assignment]
 
 # The contents are comment lines of base64. "J" and "M" are replaced since one flipped bit makes a
 # line end of them, and Python would read the rest of the line as code.
@@ -25,6 +32,7 @@ LAST = b"\n#"  # before the SHA-256 of everything up to here
 FOLDERS = ("renormlite/", "export/")
 LARGEST = (1 << 32) - 1  # bytes: what a zip archive can hold that Python imports from
 
+_PREFIX, _YOUNG_S = "renormlite-bundle-", 60.0
 _DIGITS = 64
 _PART = 1 << 20
 
@@ -100,7 +108,9 @@ def start(application: str, module: str) -> None:
     name = os.path.basename(application)
     if sys.version_info < (3, 9):  # noqa: UP036 - a device may have any
         _refuse(f"{name} needs Python 3.9 or newer, this is {sys.version.split()[0]}.")
-    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+    _clear_left_behind()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+        _lock(folder)
         archive = os.path.join(folder, name)
         try:
             with open(archive, "w+b") as stream:
@@ -108,7 +118,7 @@ def start(application: str, module: str) -> None:
         except ValueError as error:
             _refuse(f"{name} is damaged: {error}. Copy it again.")
         except OSError as error:
-            _refuse(f"{name} cannot be unpacked below {tempfile.gettempdir()}: {error.strerror}.")
+            _refuse(f"{name} cannot be unpacked in {folder}: {error.strerror}.")
         beside = os.path.dirname(os.path.realpath(application))
         if os.path.realpath(sys.path[0]) == beside:
             del sys.path[0]  # Python's default: modules that happen to lie beside the program
@@ -123,6 +133,34 @@ def start(application: str, module: str) -> None:
             traceback.print_exc()
             code = 1
         sys.exit(code)
+
+
+def _clear_left_behind() -> None:
+    """Remove the folders of killed programs; those of running ones are locked."""
+    base = tempfile.gettempdir()
+    for name in os.listdir(base):
+        folder = os.path.join(base, name)
+        if name.startswith(_PREFIX) and _is_old(folder) and _lock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_old(folder: str) -> bool:
+    """Return whether no program is about to lock a folder."""
+    try:
+        return time.time() - os.path.getmtime(folder) > _YOUNG_S
+    except OSError:  # another program has removed it
+        return False
+
+
+def _lock(folder: str) -> bool:
+    """Lock a folder until the process ends; return whether that was possible."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is in use, or the file system has no locks
+        return False
+    return True
 
 
 def _refuse(sentence: str) -> None:

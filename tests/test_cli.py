@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -180,4 +181,28 @@ def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() ->
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=20)
     assert run.returncode == 130
-    assert said == "cleaned\n"
+    assert said == "cleaned\nrenormlite: ended by Ctrl-C.\n"
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.3, 1.0, 3.0])
+def test_an_interrupt_at_any_moment_is_one_line(after_s: float, tmp_path: Path) -> None:
+    program = (
+        "import sys; from renormlite.__main__ import main; print('ready', flush=True); "
+        "sys.argv = ['renormlite', 'train', 'digits', '-o', sys.argv[1]]; main()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "m.keras")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        text=True,
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "ready\n"
+    time.sleep(after_s)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert said.splitlines()[-1:] == ["renormlite: ended by Ctrl-C."]
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())

@@ -58,14 +58,40 @@ def test_a_second_export_to_one_directory_is_refused_until_the_first_has_ended(t
 def test_what_a_killed_run_left_goes_and_what_a_running_one_writes_stays(tmp_path):
     killed(held(tmp_path / "killed.txt", "files", "atomic_path"))
     running = held(tmp_path / "running.txt", "files", "atomic_path")
-    write_text(tmp_path / "a.txt", "young folders are left: their process may be about to lock")
-    partial = list(tmp_path.glob(".partial-*"))
-    assert len(partial) == 2
-    for folder in partial:
-        os.utime(folder, (time.time() - 100,) * 2)
-    write_text(tmp_path / "b.txt", "")
+    assert len(list(tmp_path.glob(".partial-*"))) == 1, "the killed one's is gone"
+    write_text(tmp_path / "a.txt", "")
     assert len(list(tmp_path.glob(".partial-*"))) == 1
     killed(running)
+    write_text(tmp_path / "b.txt", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_folder_that_is_not_locked_yet_stays_while_it_is_young(tmp_path):
+    young = tmp_path / ".new.partial-abc"
+    young.mkdir()
+    write_text(tmp_path / "a.txt", "")
+    assert young.is_dir()
+    os.utime(young, (time.time() - 100,) * 2)
+    write_text(tmp_path / "a.txt", "")
+    assert not young.exists()
+
+
+def test_temporary_files_of_a_killed_command_go_with_the_next(tmp_path):
+    program = (
+        "import os, signal, subprocess, sys, tempfile\n"
+        "from renormlite.locks import run_folder\n"
+        "with run_folder():\n"
+        "    tempfile.mkstemp()\n"
+        "    subprocess.run([sys.executable, '-c', 'import tempfile; tempfile.mkstemp()'])\n"
+        "    if len(sys.argv) > 1:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program, "die"], env=environment)
+    (left,) = tmp_path.iterdir()
+    assert len(list(left.iterdir())) == 2
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_is_of_the_folder_that_has_the_name(tmp_path):

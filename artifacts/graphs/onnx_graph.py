@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,10 @@ import numpy as np
 
 from ...errors import UserError
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from .onnx_weights import value_of, weights_file
+
+# Shapes, axes and the like have at most so many numbers.
+_SMALL = 1024
 
 
 def read(path: Path, data: bytes) -> ArtifactGraph:
@@ -31,17 +36,16 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
             "Reading the ops of an .onnx file needs onnx. Install it: pip install onnx"
         ) from error
     model = onnx.load_model_from_string(data)
-    _demand_whole(path, model)
-    graph = model.graph
+    weights_file(path, model)  # refuses one outside of the folder
+    graph, folder = model.graph, path.parent
     tensors = {
-        entry.name: _constant(entry.name, onnx.numpy_helper.to_array(entry))
-        for entry in graph.initializer
+        entry.name: _constant(entry.name, value_of(entry, folder)) for entry in graph.initializer
     }
     ops = []
     for index, node in enumerate(graph.node):
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Constant" and "sparse_value" not in attributes:
-            tensors[node.output[0]] = _constant(node.output[0], _held(attributes))
+            tensors[node.output[0]] = _constant(node.output[0], _held(attributes, folder))
             continue
         ops.append(
             GraphOp(
@@ -69,33 +73,20 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        inner_constants=tuple(_inner_constants(graph)),
+        inner_constants=tuple(_inner_constants(graph, folder)),
     )
 
 
-def _demand_whole(path: Path, model: Any) -> None:
-    """Refuse a file whose weights lie in another one, which would be left behind."""
-    for entry in model.graph.initializer:
-        for where in entry.external_data:
-            if where.key == "location":
-                raise UserError(
-                    f"{path} keeps its weights in another file, {where.value}. Write one file: "
-                    f"python -c \"import onnx; onnx.save(onnx.load('{path.name}'), 'whole.onnx')\""
-                )
-
-
-def _held(attributes: Mapping[str, Any]) -> np.ndarray:
+def _held(attributes: Mapping[str, Any], folder: Path) -> np.ndarray:
     """Return the value of a Constant: a tensor, a number, or a list of numbers or strings."""
-    import onnx
-
     ((name, value),) = attributes.items()
     if name == "value":
-        return np.asarray(onnx.numpy_helper.to_array(value))
+        return value_of(value, folder)
     types = {"value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
     return np.asarray(value, types.get(name, object))
 
 
-def _inner_constants(graph: Any) -> Iterator[GraphTensor]:
+def _inner_constants(graph: Any, folder: Path) -> Iterator[GraphTensor]:
     """Yield the constants of the graphs inside a graph's loops and branches."""
     import onnx
 
@@ -106,12 +97,12 @@ def _inner_constants(graph: Any) -> Iterator[GraphTensor]:
             inner = attribute.g
             for entry in inner.initializer:
                 key = f"{node.name}:{entry.name}"
-                yield _constant(key, onnx.numpy_helper.to_array(entry))
+                yield _constant(key, value_of(entry, folder))
             for other in inner.node:
                 if other.op_type == "Constant" and other.attribute[0].name == "value":
-                    value = onnx.numpy_helper.to_array(other.attribute[0].t)
+                    value = value_of(other.attribute[0].t, folder)
                     yield _constant(f"{node.name}:{other.output[0]}", value)
-            yield from _inner_constants(inner)
+            yield from _inner_constants(inner, folder)
 
 
 def with_inferred_shapes(
@@ -127,7 +118,11 @@ def with_inferred_shapes(
     """
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
+    for index, entry in enumerate(model.graph.initializer):  # shapes among them
+        if math.prod(entry.dims) <= _SMALL:
+            value = value_of(entry, path.parent)
+            model.graph.initializer[index].CopyFrom(onnx.numpy_helper.from_array(value, entry.name))
     if one_sample:
         for value in model.graph.input:
             sizes = value.type.tensor_type.shape.dim

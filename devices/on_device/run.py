@@ -45,7 +45,8 @@ def main(program: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--outputs", required=True, metavar="OUT.npz", help="as FILE:NAME")
     options = parser.parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+        # Beside the archive, in the folder that is removed with it.
+        with tempfile.TemporaryDirectory(dir=Path(program).parent) as folder:
             _run(Path(program), Path(folder), options)
     except UserError as error:
         print(error, file=sys.stderr)

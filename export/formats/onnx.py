@@ -25,6 +25,7 @@ from .base import Contents, Job, check_interface
 from .fence import fenced, first_line
 from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
+from .onnx_external import move_weights
 from .onnx_rewrites import simplify
 from .tf2onnx_mends import mended_optimizer
 
@@ -50,6 +51,7 @@ class Onnx:
         model.metadata_props.append(
             onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
         )
+        move_weights(model, path)
         write_bytes(path, model.SerializeToString(deterministic=True))
 
     def validate(self, path: Path, job: Job) -> Contents:
@@ -64,7 +66,7 @@ class Onnx:
                 f"{path.name} would be no valid ONNX file: {reason.rstrip('.')}. Replace the layer "
                 "that it names, or export another format."
             ) from error
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
         foreign = sorted({n.op_type for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
         if foreign:
             raise UserError(f"{path.name}: {', '.join(foreign)} is no standard ONNX operator.")

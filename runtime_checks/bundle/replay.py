@@ -43,7 +43,8 @@ def main(bundle: str, arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser(bundle).parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
+        # Beside the archive, in the folder that is removed with it.
+        with tempfile.TemporaryDirectory(dir=Path(bundle).parent) as folder:
             return _replay(Path(bundle), Path(folder), options)
     except UserError as error:
         print(f"{Path(bundle).name}: {error}", file=sys.stderr)

@@ -59,7 +59,12 @@ def write_bundle(
     contents = {
         FILE: json.dumps(record, indent=1).encode(),
         **{file.name: file.read_bytes() for file in paths},
-        **{name: (export.path / name).read_bytes() for name in carried},
+        **{
+            name: (export.path / name).read_bytes()
+            for entry in export.artifacts
+            if entry.file in carried
+            for name in entry.all_files
+        },
     }
     final = Path(path) if path else export.path / f"{export.name}.parity.pyz"
     write_bytes(final, pack("runtime_checks.bundle.replay", contents, CODE))

@@ -6,6 +6,8 @@ import math
 
 # Significance level: what is at least this likely by chance does not count.
 CHANCE = 0.05
+# Terms that are this small a part of their sum change no digit of it.
+_NOTHING = 1e-20
 
 
 def at_least(hits: int, trials: int, rate: float) -> float:
@@ -15,20 +17,29 @@ def at_least(hits: int, trials: int, rate: float) -> float:
     if rate <= 0:
         return 0.0
     # Logarithms, since binomial coefficients of many trials exceed a float.
-    log_terms = [
-        math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * math.log(rate)
-        + (trials - k) * math.log1p(-rate)
-        for k in range(hits, trials + 1)
-    ]
-    return min(1.0, sum(map(math.exp, log_terms)))
+    total, mode = 0.0, rate * trials
+    for k in range(hits, trials + 1):
+        term = math.exp(
+            math.lgamma(trials + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(trials - k + 1)
+            + k * math.log(rate)
+            + (trials - k) * math.log1p(-rate)
+        )
+        total += term
+        if k > mode and term < _NOTHING * total:  # so are all that follow, and their sum
+            break
+        if not total and k > mode:
+            break
+    return min(1.0, total)
 
 
 def mcnemar(lost: int, gained: int) -> float:
     """Return the two-sided exact probability of a split of fair coins at least this uneven."""
     total, least = lost + gained, min(lost, gained)
-    tail = sum(math.comb(total, k) for k in range(least + 1))
+    tail, ways = 0, 1
+    for k in range(least + 1):
+        tail += ways
+        ways = ways * (total - k) // (k + 1)
     # Exact integers: 2**total overflows a float.
     return float(min(1.0, 2 * tail / 2**total))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,10 @@ class TaskAgreement:
         output: Keras output name.
         kind: The samples counted: "real", "random", … or "all".
         samples: How many they are.
-        changes: Every sample with a different decision.
+        changes: Every sample with a different decision; empty where too many samples were judged
+            to keep them.
+        changed: How many they are.
+        flips: How many of them are not ties.
         confusion: (before, after, count) of the changed samples, most frequent first.
         labelled: Number of samples with a label; the values below count these.
         right_before: How many of them the trained model labels correctly.
@@ -78,6 +81,8 @@ class TaskAgreement:
     kind: str
     samples: int
     changes: tuple[ChangedDecision, ...]
+    changed: int
+    flips: int
     confusion: tuple[tuple[int, int, int], ...]
     labelled: int
     right_before: int
@@ -106,18 +111,13 @@ class TaskAgreement:
     @property
     def same(self) -> int:
         """Samples with the same decision."""
-        return self.samples - len(self.changes)
-
-    @property
-    def flips(self) -> int:
-        """Samples with a different decision that are not ties."""
-        return sum(not change.tie for change in self.changes)
+        return self.samples - self.changed
 
     @property
     def sentence(self) -> str:
         """Describe the agreement of the decisions and the change of accuracy."""
-        ties = len(self.changes) - self.flips
-        of_them = f" ({self.flips} changed, {ties} ties of float32)" if self.changes else ""
+        ties = self.changed - self.flips
+        of_them = f" ({self.flips} changed, {ties} ties of float32)" if self.changed else ""
         if self.flips and self.unjudged:
             of_them += f"; not judged, since {self.unjudged}"
         text = (
@@ -137,7 +137,7 @@ class TaskAgreement:
     def to_json(self) -> dict[str, Any]:
         """Return nested dictionaries for JSON, without the output's name."""
         return {
-            **{key: value for key, value in vars(self).items() if key not in ("output", "changes")},
+            **{key: value for key, value in vars(self).items() if key not in ("output", "changed")},
             "odds": self.odds if math.isfinite(self.odds) else None,
             "same": self.same,
             "flips": self.flips,
@@ -150,12 +150,13 @@ class TaskAgreement:
         }
 
 
-def _odds(scores: np.ndarray) -> np.ndarray:
+def odds_of(scores: np.ndarray) -> np.ndarray:
     """Return (N,) odds of the greatest score against the next one.
 
     Args:
         scores: (N, classes) probabilities, or logits.
     """
+    scores = as_scores(scores)
     second, first = np.sort(scores, axis=1)[:, -2:].T
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if scores.min() >= 0 and scores.max() <= 1:
@@ -163,12 +164,15 @@ def _odds(scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.exp(first - second))
 
 
-def _beyond_guessing(right: np.ndarray, labels: np.ndarray) -> bool:
-    """Return whether more labels are named than the most frequent one's share explains."""
-    if not len(labels):
-        return False
-    most = Counter(labels.tolist()).most_common(1)[0][1] / len(labels)
-    return at_least(int(right.sum()), len(labels), most) < CHANCE
+def beyond_guessing(right: int, labels: Mapping[int, int]) -> bool:
+    """Return whether more labels are named than the most frequent one's share explains.
+
+    Args:
+        right: How many are named.
+        labels: Label to its number of samples.
+    """
+    total = sum(labels.values())
+    return bool(total) and at_least(right, total, max(labels.values()) / total) < CHANCE
 
 
 def deciding_outputs(
@@ -263,6 +267,8 @@ def task_agreement(
         kind=kind,
         samples=len(index),
         changes=changes,
+        changed=len(changes),
+        flips=sum(not change.tie for change in changes),
         confusion=tuple((a, b, count) for (a, b), count in counted.most_common()),
         labelled=len(known),
         right_before=int(right[0].sum()),
@@ -270,6 +276,6 @@ def task_agreement(
         lost=lost,
         gained=gained,
         chance=mcnemar(lost, gained) if len(known) else None,
-        odds=float(np.median(_odds(truth[index]))),
-        beyond_guessing=_beyond_guessing(right[0], labels[known]),
+        odds=float(np.median(odds_of(truth[index]))),
+        beyond_guessing=beyond_guessing(int(right[0].sum()), Counter(labels[known].tolist())),
     )

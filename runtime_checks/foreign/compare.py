@@ -23,6 +23,7 @@ from ...artifacts.archive import save_arrays
 from ...artifacts.golden_set import Arrays, predictions_as_arrays
 from ...artifacts.graphs import format_of, read_graph, reading, with_shapes
 from ...artifacts.graphs.base import ArtifactGraph
+from ...artifacts.graphs.onnx_weights import copy_weights
 from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ...artifacts.network import Network, network_arrays
 from ...artifacts.precisions import Arithmetic, precision_named
@@ -30,6 +31,7 @@ from ...artifacts.sample_kinds import RANDOM, REAL, file_inputs
 from ...artifacts.samples import Source, load_samples
 from ...errors import UserError
 from ...files import sha256
+from ...locks import RUN_FOLDER, own_folder
 from ...reference.file_networks import network_of_file
 from ...reference.file_noise import file_noise, shares_ranges
 from ...reference.integer.file_outputs import predicted_outputs
@@ -108,8 +110,8 @@ def compare_files(
     meaning = _meaning(files, inputs)
     wanted = {**(map_inputs or {}), **(map_outputs or {})}
     _demand_known(files, wanted)
-    with tempfile.TemporaryDirectory(prefix="renormlite-") as folder:
-        directory = Path(folder) / "comparison"
+    with own_folder(RUN_FOLDER, Path(tempfile.gettempdir())) as folder:
+        directory = folder / "comparison"
         directory.mkdir()
         _write(directory, files, meaning, wanted)
         report = run_check(directory, chosen)
@@ -256,9 +258,10 @@ def _write(
     artifacts = []
     for file in files:
         shutil.copy(file.path, folder / file.path.name)
+        weights = copy_weights(file.path, folder)
         artifact = _described(file, first.path.name, specs, outputs, samples, truth, wanted)
         beside = made_from(folder / file.path.name, file.graph, network, network)
-        artifacts.append(dataclasses.replace(artifact, network=beside))
+        artifacts.append(dataclasses.replace(artifact, network=beside, weights=weights))
         arrays.update(_of_file(folder, artifact, network, samples, truth))
     save_arrays(folder / "golden.npz", arrays)
     save_arrays(folder / "network.npz", network_arrays(network))

@@ -41,6 +41,7 @@ def record(report: CheckRecord) -> dict[str, Any]:
         "limits": vars(report.limits),
         "left_out": list(report.left_out),
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "streamed": None if report.streamed is None else report.streamed.to_json(),
         "searched": [{**vars(search), "sentence": search.sentence} for search in report.searched],
     }
 

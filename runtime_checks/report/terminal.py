@@ -61,6 +61,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
     if accuracy:
         console.print(escape(accuracy), highlight=False)
     console.print()
+    _print_streamed(report, console)
     _print_by_file(report, _TARGETS, _rows, console, _limits(report))
     console.print(f"{limits_in_words(report)}\n", style="dim", highlight=False)
     if any(result.stages for result in report.results):
@@ -70,7 +71,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
             style="dim",
         )
     tasks = [task for result in report.results for task in result.tasks]
-    if any(task.changes or task.labelled for task in tasks):
+    if any(task.changed or task.labelled for task in tasks):
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
         console.print(
@@ -96,6 +97,28 @@ def print_report(report: CheckRecord, console: Console) -> None:
     if report.passed:
         console.print(what_was_shown(report), highlight=False, markup=False)
     console.print(f"{word} {escape(report.name)} ({report.seconds:.1f} s)")
+
+
+def _print_streamed(report: CheckRecord, console: Console) -> None:
+    """Print the totals of samples that were judged part by part."""
+    if report.streamed is None:
+        return
+    console.print(f"{escape(report.streamed.sentence)}:", highlight=False)
+    for file in report.streamed.files:
+        for entry in file.outputs:
+            ratio = "-" if entry.snr_db is None else _ratio(entry.snr_db)
+            console.print(
+                escape(
+                    f"  {file.artifact} on {file.target}, {entry.output}: {ratio} dB, noise "
+                    f"{short(entry.pooled)}x, worst {short(entry.worst)}x (sample "
+                    f"{entry.worst_sample})"
+                ),
+                highlight=False,
+            )
+            if entry.task is not None:
+                sentence = entry.task.agreement(entry.output, "real").sentence
+                console.print(escape(f"  {sentence}"), highlight=False)
+    console.print()
 
 
 def _print_assumptions(report: CheckRecord, console: Console) -> None:

@@ -6,7 +6,9 @@ import io
 
 import numpy as np
 import pytest
+from renormlite.artifacts import archive as archive_module
 from renormlite.artifacts.archive import Archive, DamageError
+from renormlite.artifacts.array_rows import open_arrays
 
 ARRAYS = {
     "matrix": np.arange(12.0).reshape(3, 4),
@@ -61,3 +63,15 @@ def test_damage_is_an_error(data, tmp_path):
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(DamageError):
         dict(Archive(tmp_path / "a.npz"))
+
+
+def test_an_archive_that_expands_to_very_many_times_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "_MOST_BYTES", 1 << 16)
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x=np.zeros(1 << 20, np.uint8))
+    with pytest.raises(DamageError, match="expand"):
+        dict(Archive(path))
+    with pytest.raises(DamageError, match="expand"):
+        open_arrays(path)
+    np.savez_compressed(path, x=np.random.default_rng(0).integers(0, 9, 1 << 18, np.uint8))
+    assert len(Archive(path)["x"]) == open_arrays(path)["x"].shape[0]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import renormlite as rl
 
 EXAMPLES = Path(rl.__file__).parent / "examples"
@@ -25,7 +26,13 @@ def run(name: str, folder: Path) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"mobilenet_renorm.py", "own_norm.py", "own_runtime.py", "quantize_digits.py"}
+    tested = {
+        "mobilenet_renorm.py",
+        "own_norm.py",
+        "own_runtime.py",
+        "quantize_digits.py",
+        "several_workers.py",
+    }
     assert {file.name for file in EXAMPLES.glob("*.py")} == tested
 
 
@@ -63,3 +70,9 @@ def test_quantize_digits(tmp_path: Path) -> None:
     )
     assert float(lines["4-bit weights, trained"]) > 0.9
     assert printed.splitlines()[-1] == "passed"
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_several_workers(backend: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert "2 workers have equal weights" in run("several_workers.py", tmp_path / "none")

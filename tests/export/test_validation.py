@@ -189,12 +189,19 @@ def test_layer_names_are_put_back_when_tracing_fails():
     assert model.layers[-1].name == "own"
 
 
-@pytest.mark.parametrize("formats", [("tflite",), ("saved_model", "onnx")])
+@pytest.mark.parametrize(
+    ("formats", "precision"), [(("tflite",), "float32"), (("saved_model", "onnx"), "dynamic")]
+)
 def test_a_model_beyond_a_formats_limit_is_refused_before_any_work(
-    formats, small, export, monkeypatch
+    formats, precision, small, export, monkeypatch
 ):
     monkeypatch.setattr(number_limits, "_LARGEST_FILE", 100)
     stages = []
-    with pytest.raises(UserError, match=f"A {formats[-1]} file is written from at most"):
-        export(small, formats=formats, listener=lambda progress: stages.append(progress.stage))
+    with pytest.raises(UserError, match=f"{formats[-1]} {precision} are written from at most"):
+        export(
+            small,
+            formats=formats,
+            precisions=(precision,),
+            listener=lambda progress: stages.append(progress.stage),
+        )
     assert set(stages) == {"prepare"}

@@ -159,11 +159,15 @@ def test_a_loop_is_named(tmp_path):
     assert file_table(tmp_path / "g.onnx").loops == ("op 0 (Loop)",)
 
 
-def test_weights_in_another_file_are_refused(tmp_path, coarse_export):
-    model = onnx.load(coarse_export / "tiny.float32.onnx")
+def test_weights_in_another_file_are_read(tmp_path, coarse_export):
+    whole = coarse_export / "tiny.float32.onnx"
     path = tmp_path / "net.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
-    with pytest.raises(UserError, match=r"keeps its weights in another file, net\.data"):
+    save = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
+    onnx.save(onnx.load(whole), path, **save)
+    inside, beside = file_table(whole), file_table(path)
+    assert (beside.parameters, beside.macs) == (inside.parameters, inside.macs)
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(UserError, match=r"net\.data, which holds its weights, is missing"):
         file_table(path)
 
 

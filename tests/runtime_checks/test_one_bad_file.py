@@ -90,3 +90,23 @@ def test_own_samples_and_search_with_a_bad_file(export, alien):
     report = check_parity(export, inputs=own, search=8)
     verdicts = {result.artifact: result.passed for result in report.results}
     assert verdicts == {GOOD: True, BAD: False}
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_float_file_that_the_manifest_calls_int8_fails(coarse_export, tmp_path, suffix, renamed):
+    """Its limits would be those of another arithmetic, with every hash made right."""
+    folder = shutil.copytree(coarse_export, tmp_path / "tiny")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    plain, eight = (
+        next(e for e in manifest["artifacts"] if e["file"] == f"tiny.{name}.{suffix}")
+        for name in ("float32", "int8")
+    )
+    if renamed:
+        shutil.copy(folder / plain["file"], folder / eight["file"])
+        eight |= {key: plain[key] for key in ("sha256", "bytes")}
+    else:
+        plain["precision"] = "int8"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    report = check_parity(folder, artifacts=((eight if renamed else plain)["file"],))
+    assert "was exported in float32, its own metadata says" in report.results[0].reason

@@ -10,11 +10,17 @@ from PIL import Image
 from renormlite import Preprocessing, UserError, check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.manifest import TensorSpec
+from renormlite.artifacts.samples import SampleSet, gathered
 from renormlite.reference.network import evaluate_network
-from renormlite.runtime_checks.own_samples import read_samples
+from renormlite.runtime_checks.own_samples import open_own
 
 COUNT = 9
 PIXELS = Preprocessing(mean=127.5, scale=1 / 127.5)
+
+
+def read_samples(source, export, **options) -> SampleSet:
+    stream = open_own(source, export, **options)
+    return gathered(stream.batches(4), stream)
 
 
 @pytest.fixture

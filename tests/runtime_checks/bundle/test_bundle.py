@@ -6,9 +6,11 @@ import ast
 import hashlib
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from renormlite import UserError
 from renormlite.artifacts.golden_set import read_golden
+from renormlite.locks import locked
 from renormlite.runtime_checks.bundle.verify import verify_bundle
 from renormlite.runtime_checks.bundle.write import CODE, write_bundle
 from renormlite.runtimes import RUNTIMES, verification
@@ -295,6 +298,19 @@ def test_files_that_the_runtime_does_not_load_are_named(bundle):
     assert done.returncode == 0, done.stderr
     expected = "litert does not load .onnx (--runtime onnxruntime runs it)"
     assert f"NOT RUN  tiny.float32.onnx: {expected}" in done.stdout.splitlines()
+
+
+def test_what_killed_bundles_left_goes_and_what_running_ones_use_stays(bundle, tmp_path):
+    old, used, young = (tmp_path / f"renormlite-bundle-{name}" for name in "abc")
+    for folder in (old, used, young):
+        folder.mkdir()
+        (folder / "archive").touch()
+    for folder in (old, used):
+        os.utime(folder, (time.time() - 100,) * 2)
+    with locked(used):
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        subprocess.run([sys.executable, bundle, "--list"], env=environment, capture_output=True)
+        assert sorted(tmp_path.iterdir()) == [used, young]
 
 
 def test_same_export_same_bytes(bundle, healthy_export, tmp_path):

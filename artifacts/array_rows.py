@@ -1,0 +1,97 @@
+"""Arrays in `.npz` and `.npy` files, of which a few rows at a time are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .archive import DamageError, damage, load_array, load_arrays, members, read_header, refuse_bomb
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayRows:
+    """An array in a file.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        dtype: The type of its elements.
+        open: Opens the file at its beginning.
+        whole: Reads all of it, where the file does not hold one row after another; else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    open: Callable[[], IO[bytes]]
+    whole: Callable[[], np.ndarray] | None = None
+
+    def parts(self, size: int) -> Iterator[np.ndarray]:
+        """Yield the rows in parts of `size`, of which the last may be smaller.
+
+        Raises:
+            DamageError: The file is damaged.
+        """
+        if self.whole is not None:
+            array = self.whole()
+            for start in range(0, len(array), size):
+                yield array[start : start + size]
+            return
+        with damage(), self.open() as stream:
+            read_header(stream, self.name)
+            row = math.prod(self.shape[1:]) * self.dtype.itemsize
+            for start in range(0, self.shape[0], size):
+                count = min(size, self.shape[0] - start)
+                data = bytearray(stream.read(count * row))
+                if len(data) < count * row:
+                    raise DamageError(f"'{self.name}' is cut short")
+                yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+
+
+def open_arrays(path: Path) -> dict[str, ArrayRows]:
+    """Open the arrays of an `.npz` file; an `.npy` file holds one without a name.
+
+    Raises:
+        OSError: It cannot be read.
+        DamageError: It holds no arrays of numbers or text, or is damaged.
+    """
+    if path.suffix == ".npy":
+        opener = functools.partial(open, path, "rb")
+        return {"": _rows(opener, "", os.path.getsize(path), functools.partial(load_array, path))}
+    with damage(), zipfile.ZipFile(path) as archive:
+        refuse_bomb(archive, os.path.getsize(path))
+        found = {}
+        for name, info in members(archive).items():
+            opener = functools.partial(_open_member, path, info.filename)
+            found[name] = _rows(
+                opener, name, info.file_size, functools.partial(_array_of, path, name)
+            )
+    return found
+
+
+def _rows(
+    opener: Callable[[], IO[bytes]], name: str, size: int, whole: Callable[[], np.ndarray]
+) -> ArrayRows:
+    """Return the array behind a header, whose file has `size` bytes."""
+    with damage(), opener() as stream:
+        shape, fortran, dtype = read_header(stream, name)
+        if stream.tell() + math.prod(shape) * dtype.itemsize > size:
+            raise DamageError(f"'{name}' is cut short")
+    scattered = not shape or not math.prod(shape) or (fortran and len(shape) > 1)
+    return ArrayRows(name, shape, dtype, opener, whole if scattered else None)
+
+
+def _open_member(path: Path, name: str) -> IO[bytes]:
+    return zipfile.ZipFile(path).open(name)
+
+
+def _array_of(path: Path, name: str) -> np.ndarray:
+    return load_arrays(path)[name]

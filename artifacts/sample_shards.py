@@ -1,0 +1,267 @@
+"""Samples in Parquet files and in tar files with the layout of WebDataset.
+
+A Parquet file has one row a sample and one column an input: a list of its numbers (nested or not),
+or the bytes of an image. In a tar file, the members of one sample follow each other and share their
+name up to the first point; behind it `npy`, an image suffix, or `INPUT.npy` where a network has
+several inputs, say what they hold. `label` (a column) or `cls` (a member) is the class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..extras import missing_package
+from .archive import DamageError, array_of
+from .images import SUFFIXES, Preprocessing, as_inputs, demand_image_input, read_pixels
+from .manifest import TensorSpec
+from .sample_stream import Part, SampleStream
+
+LABEL = "label"
+_PARQUET = ".parquet"
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_CLASS = "cls"
+_GLOB = "*?["
+# One member of a tar file is one array or image.
+_LARGEST_MEMBER = 1 << 30
+
+
+def find_shards(path: Path) -> list[Path]:
+    """Return the Parquet or tar files of a path, a folder or a pattern such as `train-*.tar`.
+
+    Returns:
+        The files in the order of their names; none where the path is something else.
+    """
+    if path.is_file():
+        return [path] if _is_shard(path) else []
+    if path.is_dir():
+        return sorted(entry for entry in path.iterdir() if entry.is_file() and _is_shard(entry))
+    if any(letter in path.name for letter in _GLOB) and path.parent.is_dir():
+        return sorted(entry for entry in path.parent.glob(path.name) if _is_shard(entry))
+    return []
+
+
+def open_shards(
+    paths: Sequence[Path],
+    name: str,
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None,
+) -> SampleStream:
+    """Open shards of one kind.
+
+    Args:
+        paths: The files.
+        name: Their name together.
+        inputs: The network's inputs.
+        preprocessing: How the pixels of images become inputs.
+
+    Raises:
+        UserError: They are of two kinds, or cannot be read.
+    """
+    tables = [path for path in paths if path.name.endswith(_PARQUET)]
+    if not tables:
+        parts = _tar_parts(paths, inputs, preprocessing)
+        return SampleStream(name, "", None, lambda size: parts)
+    if len(tables) < len(paths):
+        raise UserError(f"{name} holds Parquet and tar files. Name one kind: '{name}/*{_PARQUET}'.")
+    count = sum(_parquet(path).metadata.num_rows for path in paths)
+    return SampleStream(
+        name, "all", count, lambda size: _parquet_parts(paths, inputs, preprocessing, size)
+    )
+
+
+def _is_shard(path: Path) -> bool:
+    return path.name.endswith((_PARQUET, *_TARS))
+
+
+def _parquet(path: Path) -> Any:
+    """Open a Parquet file."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        missing = missing_package(error, f"Reading {path.name}")
+        raise missing or error from error
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # of which those of pyarrow are made
+        raise UserError(f"{path} is not a Parquet file ({error}).") from error
+
+
+def _parquet_parts(
+    paths: Sequence[Path],
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None,
+    size: int,
+) -> Iterator[Part]:
+    for path in paths:
+        file = _parquet(path)
+        known = set(file.schema_arrow.names)
+        labelled = LABEL in known and LABEL not in {tensor.name for tensor in inputs}
+        names = {tensor.name: tensor.name for tensor in inputs}
+        others = sorted(known - {LABEL})
+        if len(inputs) == 1 and len(others) == 1:
+            names = {inputs[0].name: others[0]}
+        if not set(names.values()) <= known:
+            raise UserError(
+                f"{path.name} must have one column for each input: {', '.join(names)}. Received: "
+                f"{', '.join(sorted(known))}."
+            )
+        columns = [*names.values(), *([LABEL] if labelled else [])]
+        try:
+            for batch in file.iter_batches(batch_size=size, columns=columns):
+                arrays = {
+                    tensor.name: _column(
+                        batch.column(names[tensor.name]), tensor, path.name, preprocessing
+                    )
+                    for tensor in inputs
+                }
+                yield arrays, _classes(batch.column(LABEL), path.name) if labelled else None
+        except (OSError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} cannot be read as Parquet ({error}).") from error
+
+
+def _column(
+    column: Any, tensor: TensorSpec, where: str, preprocessing: Preprocessing | None
+) -> np.ndarray:
+    """Return a column as (N, …): lists of numbers, or images."""
+    import pyarrow as pa
+
+    rows = len(column)
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = column.field("bytes")  # as Hugging Face's data sets hold images
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        demand_image_input(f"The images of {where}", [tensor], preprocessing)
+        assert preprocessing is not None
+        images = [read_pixels(io.BytesIO(data), where, tensor.shape) for data in column.to_pylist()]
+        return as_inputs(np.stack(images), preprocessing, tensor.dtype, where)
+    shape = tensor.shape[1:]
+    while pa.types.is_nested(column.type) and not pa.types.is_struct(column.type):
+        if column.null_count:
+            raise UserError(f"{where}: column '{tensor.name}' has rows without a value.")
+        column = column.flatten()
+    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if not (numeric or pa.types.is_boolean(column.type)) or column.null_count:
+        raise UserError(
+            f"{where}: column '{tensor.name}' must hold numbers, or lists of numbers, without "
+            f"gaps. Received: {column.type}, {column.null_count} values missing."
+        )
+    values = column.to_numpy(zero_copy_only=False)
+    free = [size for size in shape if size is None]
+    known = int(np.prod([size for size in shape if size is not None]))
+    if (
+        len(free) > 1
+        or not known
+        or (values.size != rows * known if not free else values.size % (rows * known))
+    ):
+        raise UserError(
+            f"{where}: column '{tensor.name}' must hold {list(shape)} numbers a row. Received: "
+            f"{values.size} in {rows} rows."
+        )
+    return values.reshape(rows, *(-1 if size is None else size for size in shape))
+
+
+def _classes(column: Any, where: str) -> np.ndarray:
+    values = column.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: column '{LABEL}' must hold class numbers. Received: {column.type}."
+        )
+    return values
+
+
+def _tar_parts(
+    paths: Sequence[Path], inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None
+) -> Iterator[Part]:
+    for path in paths:
+        for key, members in _samples(path):
+            where = f"{path.name}: {key}"
+            arrays = {
+                tensor.name: _input(members, tensor, inputs, where, preprocessing)[None]
+                for tensor in inputs
+            }
+            yield arrays, _class(members, where)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the key of each sample of a tar file and its members by what follows the key."""
+    with _damage(path), tarfile.open(path, "r|*") as archive:
+        last, members = "", {}
+        for info in archive:
+            if not info.isfile():
+                continue
+            folder, _, base = info.name.rpartition("/")
+            stem, _, suffix = base.partition(".")
+            key = f"{folder}/{stem}" if folder else stem
+            if info.size > _LARGEST_MEMBER:
+                raise DamageError(f"{info.name} has {info.size} bytes")
+            if key != last and members:
+                yield last, members
+                members = {}
+            file: IO[bytes] | None = archive.extractfile(info)
+            assert file is not None
+            last, members[suffix.lower()] = key, file.read()
+        if members:
+            yield last, members
+
+
+def _input(
+    members: Mapping[str, bytes],
+    tensor: TensorSpec,
+    inputs: Sequence[TensorSpec],
+    where: str,
+    preprocessing: Preprocessing | None,
+) -> np.ndarray:
+    """Return one input of one sample."""
+    prefixes = [f"{tensor.name.lower()}.", *([""] if len(inputs) == 1 else [])]
+    for prefix in prefixes:
+        data = members.get(f"{prefix}npy")
+        if data is not None:
+            try:
+                return array_of(data, where)
+            except DamageError as error:
+                raise UserError(f"{where} is not an array of numbers ({error}).") from error
+        for suffix in SUFFIXES:
+            image = members.get(f"{prefix}{suffix[1:]}")
+            if image is not None:
+                demand_image_input("A tar file of images", [tensor], preprocessing)
+                assert preprocessing is not None
+                pixels = read_pixels(io.BytesIO(image), where, tensor.shape)
+                return as_inputs(pixels, preprocessing, tensor.dtype, where)
+    raise UserError(
+        f"{where} holds no input '{tensor.name}': expected a member {prefixes[-1]}npy or an image. "
+        f"Received: {', '.join(sorted(members)) or 'none'}."
+    )
+
+
+def _class(members: Mapping[str, bytes], where: str) -> np.ndarray:
+    """Return the class of one sample, -1 where it has none."""
+    text = members.get(_CLASS)
+    if text is None:
+        return np.full(1, -1)
+    try:
+        return np.array([int(text.decode("ascii"))])
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{where}.{_CLASS} must hold a class number. Received: {text[:20]!r}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what tarfile and the decompressors raise into one error."""
+    try:
+        yield
+    except (tarfile.TarError, DamageError, EOFError, OSError, ValueError, zlib.error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not a whole tar file ({error}).") from error

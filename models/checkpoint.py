@@ -1,0 +1,76 @@
+"""The state of a training run after each epoch, in one file that appears whole or not at all.
+
+`keras.callbacks.BackupAndRestore` is not exact. It saves no random generators, so dropout draws
+other masks after a restart, and batches come in another order. It writes weights and the number of
+the epoch one after the other and in place, so a kill between the two repeats an epoch with weights
+that have seen it already. And it restores the state of a run with other options.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..files import atomic_path
+
+_RUN, _EPOCH = "run", "epoch"
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves weights, optimizer and random generators of layers after each epoch.
+
+    The steps and statistics of batch renormalization are weights of its layers, so they are saved
+    as well.
+
+    Args:
+        path: The file, whose name ends in ``.npz``.
+        run: What determines the run, in JSON's types. A checkpoint of another run is not restored.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._path = path
+        self._run = json.dumps(run, sort_keys=True)
+
+    def restore(self, model: keras.Model) -> int:
+        """Load the checkpoint, if there is one of this run, and return the epochs it has seen.
+
+        Args:
+            model: The compiled model as it is at the start of the run.
+
+        Returns:
+            The number of the epoch to go on with; 0, with the model unchanged, where there is no
+            checkpoint, one of another run, or one that cannot be read.
+        """
+        model.optimizer.build(model.trainable_variables)
+        variables = _state(model)
+        try:
+            with open(self._path, "rb") as file, np.load(file) as saved:
+                if str(saved[_RUN]) != self._run:
+                    return 0
+                epoch = int(saved[_EPOCH])
+                values = [saved[str(number)] for number in range(len(variables))]
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # missing or damaged
+            return 0
+        if any(v.shape != x.shape for v, x in zip(variables, values, strict=True)):
+            return 0
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return epoch
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Save the state after an epoch, numbered from 0."""
+        arrays = {str(n): np.asarray(v) for n, v in enumerate(_state(self.model))}
+        with atomic_path(self._path) as partial:
+            np.savez(partial, **arrays, **{_RUN: self._run, _EPOCH: epoch + 1})
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """Return everything that a step of training changes, in an order that the model fixes."""
+    return [*model.variables, *model.optimizer.variables]

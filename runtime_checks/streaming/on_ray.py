@@ -1,0 +1,91 @@
+"""Judges parts of the samples on the machines of a Ray cluster.
+
+Each machine needs renormlite, the runtimes of the check, and an equal processor: a float kernel may
+round otherwise on another one. The export travels as bytes, so no file system is shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...extras import missing_package
+from ...files import write_bytes
+from .part import Job, Part, judge_part
+from .totals import FileTotals
+from .workers import in_order
+
+# Ray gives a part to another worker so many times when the one that has it ends.
+_RETRIES = 3
+
+
+def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[FileTotals, ...]]:
+    """Yield the totals of each part, in order.
+
+    Args:
+        job: The check.
+        parts: The samples.
+        address: Of the cluster; "auto" for the one that this machine is part of, "local" to start
+            one here.
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_package(error, "`--ray`") or error from error
+    files = {path.name: path.read_bytes() for path in job.directory.iterdir() if path.is_file()}
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"There is no Ray cluster at {address!r} ({error}).") from error
+    try:
+        export = ray.put(files)
+        remote = ray.remote(max_retries=_RETRIES)(_judge)
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        try:
+            yield from in_order(lambda part: remote.remote(export, job, part), ray.get, parts, most)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(str(error.cause)) from error
+            raise
+        except ray.exceptions.RayError as error:
+            raise UserError(f"Ray could not judge a part of the samples: {error}") from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _judge(files: Mapping[str, bytes], job: Job, part: Part) -> tuple[FileTotals, ...]:
+    folder = _unpacked(job.digest, _Files(files))
+    return judge_part(dataclasses.replace(job, directory=Path(folder.name)), part)
+
+
+class _Files:
+    """Files by name; all are equal to the cache, whose key is the manifest's hash."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Files)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(_digest: str, files: _Files) -> tempfile.TemporaryDirectory[str]:
+    """Write an export into a folder, once in each process; it goes when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="renormlite-")
+    for name, data in files.files.items():
+        write_bytes(Path(folder.name) / name, data)
+    return folder

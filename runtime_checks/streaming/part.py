@@ -1,0 +1,164 @@
+"""Judges one part of the samples, in whichever process."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...artifacts.directory import ExportDirectory, read_export
+from ...artifacts.golden_set import GoldenSet
+from ...artifacts.network import Network
+from ...artifacts.ranges import Misfits
+from ...artifacts.sample_kinds import REAL, kinds_of
+from ...artifacts.samples import SampleSet
+from ...runtimes import LOCAL
+from ...runtimes.run import run_target
+from ..end_to_end.findings import OutputVerdict, TargetResult
+from ..end_to_end.target_check import judge_run
+from ..end_to_end.task_agreement import odds_of
+from ..options import CheckOptions
+from ..own_samples import extended, known_network
+from ..selection import Selection, select
+from .totals import Failure, FileTotals, OutputTotals, TaskTotals
+
+# Judged on the totals of all parts.
+_ON_TOTALS = ("noise", "snr", "slices", "decisions", "accuracy", "clipped", "headroom")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Consecutive samples.
+
+    Attributes:
+        start: Number of the first one.
+        arrays: Input name to (N, …).
+        labels: (N,) true classes, -1 where unknown; None where none is known.
+    """
+
+    start: int
+    arrays: Mapping[str, np.ndarray]
+    labels: np.ndarray | None
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.arrays.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A check, as every process that takes part in it needs it.
+
+    Attributes:
+        directory: The export.
+        options: Those of the check; every target is this machine.
+        digest: SHA-256 of the manifest: an export that is written anew is another job.
+    """
+
+    directory: Path
+    options: CheckOptions
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """What judging needs of an export, the same for every part."""
+
+    export: ExportDirectory
+    golden: GoldenSet
+    network: Network
+    selection: Selection
+
+
+@functools.lru_cache(maxsize=1)
+def _open(job: Job) -> _Opened:
+    export, options = read_export(job.directory), job.options
+    network = known_network(export, "Own samples need", "Give them to the export instead.")
+    # A few samples of the golden set tell which outputs it has; all would be copied for each part.
+    golden = export.read_golden().select(np.arange(1))
+    selection = select(
+        export, options.targets, artifacts=options.artifacts, precisions=options.precisions
+    )
+    return _Opened(export, golden, network, selection)
+
+
+def judge_part(job: Job, part: Part) -> tuple[FileTotals, ...]:
+    """Run and judge every file of a check on a part of the samples.
+
+    Args:
+        job: The check.
+        part: The samples.
+
+    Returns:
+        The totals of each file on each target, in an order that the options fix.
+    """
+    opened, options = _open(job), job.options
+    kind = kinds_of(part.arrays)
+    own = SampleSet(dict(part.arrays), "", "", part.labels)
+    golden = extended(opened.golden, opened.export, opened.network, own, kind)
+    golden = golden.select(np.arange(1, golden.samples))
+    threads = options.thread_counts[0]
+    totals = []
+    for target, files in opened.selection.files.items():
+        assert target.device == LOCAL
+        for artifact in files:
+            path = opened.export.path / artifact.file
+            run = run_target(path, artifact, golden.inputs, target, threads=threads)
+            result = judge_run(opened.export, artifact, golden, target, run, limits=options.limits)
+            totals.append(_totals(result, golden, part))
+    return tuple(totals)
+
+
+def _totals(result: TargetResult, golden: GoldenSet, part: Part) -> FileTotals:
+    return FileTotals(
+        artifact=result.artifact,
+        target=result.target,
+        samples=part.count,
+        outputs=tuple(_output(entry, result, golden, part) for entry in result.outputs),
+        failures=tuple(
+            Failure(finding.check, finding.subject, finding.message, part.start)
+            for finding in result.findings
+            if not finding.passed and finding.check not in _ON_TOTALS
+        ),
+        misfits=golden.misfits.get(result.artifact, Misfits()),
+    )
+
+
+def _output(
+    entry: OutputVerdict, result: TargetResult, golden: GoldenSet, part: Part
+) -> OutputTotals:
+    metrics, bound = entry.metrics, entry.bound
+    real = golden.kind == REAL
+    return OutputTotals(
+        output=metrics.output,
+        samples=part.count,
+        elements=metrics.elements,
+        real=int(real.sum()),
+        signal=float(np.sum(np.square(metrics.rms_truth[real]))),
+        error=float(np.sum(np.square(metrics.rms_error[real]))),
+        ratios=float(np.sum(np.square(entry.ratios[real]))),
+        max_abs=metrics.max_abs,
+        max_abs_sample=part.start + metrics.max_abs_at[0],
+        worst=entry.worst_ratio,
+        worst_sample=part.start + entry.worst_sample,
+        over=int(np.sum(entry.ratios > bound.worst)),
+        worst_limit=bound.worst,
+        pooled_limit=bound.pooled,
+        reason=bound.reason,
+        against=bound.against,
+        task=_task(metrics.output, result, golden),
+    )
+
+
+def _task(output: str, result: TargetResult, golden: GoldenSet) -> TaskTotals | None:
+    task = next((task for task in result.tasks if task.output == output), None)
+    if task is None or task.kind != REAL:
+        return None
+    truth = np.asarray(golden.truth[output], np.float64)
+    usable = (golden.kind == REAL) & np.isfinite(truth).all(axis=1)
+    labels = np.full(0, -1) if golden.labels is None else golden.labels[usable]
+    return TaskTotals.of(task, odds_of(truth[usable]), labels[labels >= 0])

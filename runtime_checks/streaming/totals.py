@@ -1,0 +1,309 @@
+"""What is kept of each part of the samples, and how parts are added up.
+
+Parts are always added in the order of the samples, so the totals do not depend on which process
+judged which part, to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.ranges import Clipped, Misfits, Overflow
+from ..end_to_end.chance import mcnemar
+from ..end_to_end.task_agreement import TaskAgreement, beyond_guessing
+
+# Classes of a classifier's odds, in powers of two: the median is the lower end of its class.
+_PER_OCTAVE, _OCTAVES = 4, 16
+
+Counts = tuple[tuple[Any, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskTotals:
+    """Decisions of one output on real samples; see `TaskAgreement` for what is not said here.
+
+    Attributes:
+        confusion: (before, after) of changed decisions, and how many.
+        odds: For each class of odds, the number of samples.
+        labels: Labels, and how many samples have each.
+    """
+
+    samples: int
+    changed: int
+    flips: int
+    confusion: Counts
+    labelled: int
+    right_before: int
+    right_after: int
+    lost: int
+    gained: int
+    odds: tuple[int, ...]
+    labels: Counts
+
+    @classmethod
+    def of(cls, task: TaskAgreement, odds: np.ndarray, labels: np.ndarray) -> TaskTotals:
+        """Return the totals of one part.
+
+        Args:
+            task: Its decisions.
+            odds: Odds of the trained model's decisions.
+            labels: The labels that are known.
+        """
+        with np.errstate(divide="ignore"):
+            place = np.floor(np.log2(odds) * _PER_OCTAVE).clip(0, _OCTAVES * _PER_OCTAVE - 1)
+        counted = np.bincount(place.astype(int), minlength=_OCTAVES * _PER_OCTAVE)
+        return cls(
+            samples=task.samples,
+            changed=task.changed,
+            flips=task.flips,
+            confusion=tuple(sorted(((a, b), count) for a, b, count in task.confusion)),
+            labelled=task.labelled,
+            right_before=task.right_before,
+            right_after=task.right_after,
+            lost=task.lost,
+            gained=task.gained,
+            odds=tuple(counted.tolist()),
+            labels=tuple(sorted(Counter(labels.tolist()).items())),
+        )
+
+    def plus(self, other: TaskTotals) -> TaskTotals:
+        """Return the totals of this part and another one."""
+        added = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("confusion", "odds", "labels")
+        }
+        return TaskTotals(
+            **added,
+            confusion=_joined(self.confusion, other.confusion),
+            odds=tuple(a + b for a, b in zip(self.odds, other.odds)),
+            labels=_joined(self.labels, other.labels),
+        )
+
+    def agreement(self, output: str, kind: str) -> TaskAgreement:
+        """Return the same as the record that the quality gates judge."""
+        below = np.cumsum(self.odds)
+        median = int(np.searchsorted(below, (self.samples + 1) // 2))
+        ordered = sorted(self.confusion, key=lambda entry: -entry[1])
+        return TaskAgreement(
+            output=output,
+            kind=kind,
+            samples=self.samples,
+            changes=(),
+            changed=self.changed,
+            flips=self.flips,
+            confusion=tuple((a, b, count) for (a, b), count in ordered),
+            labelled=self.labelled,
+            right_before=self.right_before,
+            right_after=self.right_after,
+            lost=self.lost,
+            gained=self.gained,
+            chance=mcnemar(self.lost, self.gained) if self.labelled else None,
+            odds=2 ** (median / _PER_OCTAVE),
+            beyond_guessing=beyond_guessing(self.right_before, dict(self.labels)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputTotals:
+    """One output of one file on one target.
+
+    Attributes:
+        output: Keras output name.
+        samples: N.
+        elements: Elements compared.
+        real: Samples that the sums below are over: those without NaN or infinity.
+        signal: Sum of the mean squares of these samples' truth.
+        error: Sum of the mean squares of their errors.
+        ratios: Sum of the squares of their errors over their expected noise.
+        max_abs: Greatest absolute error.
+        max_abs_sample: The sample it is in.
+        worst: Greatest error of a sample over its expected noise.
+        worst_sample: That sample.
+        over: Samples beyond the limit for the worst one.
+        worst_limit: That limit.
+        pooled_limit: The limit for all samples together.
+        reason: Where the expected noise comes from.
+        against: What the output was compared with.
+        task: Its decisions; None for an output that decides nothing.
+    """
+
+    output: str
+    samples: int
+    elements: int
+    real: int
+    signal: float
+    error: float
+    ratios: float
+    max_abs: float
+    max_abs_sample: int
+    worst: float
+    worst_sample: int
+    over: int
+    worst_limit: float
+    pooled_limit: float
+    reason: str
+    against: str
+    task: TaskTotals | None = None
+
+    @property
+    def pooled(self) -> float:
+        """Root mean square of the errors over their expected noise."""
+        return math.sqrt(self.ratios / self.real) if self.real else 0.0
+
+    @property
+    def snr_db(self) -> float | None:
+        """Signal-to-noise ratio in decibels; None where there is no signal."""
+        if not self.signal:
+            return None
+        return 10 * math.log10(self.signal / self.error) if self.error else math.inf
+
+    @property
+    def within(self) -> bool:
+        """Whether the errors are within the limits."""
+        return self.worst <= self.worst_limit and self.pooled <= self.pooled_limit
+
+    def plus(self, other: OutputTotals) -> OutputTotals:
+        """Return the totals of this part and a later one."""
+        added = ("samples", "elements", "real", "signal", "error", "ratios", "over")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in added}
+        largest = self if self.max_abs >= other.max_abs else other
+        worst = self if self.worst >= other.worst else other
+        task = self.task if other.task is None else other.task
+        if self.task is not None and other.task is not None:
+            task = self.task.plus(other.task)
+        return dataclasses.replace(
+            worst,
+            **sums,
+            max_abs=largest.max_abs,
+            max_abs_sample=largest.max_abs_sample,
+            task=task,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dictionaries for JSON, without the output's name."""
+        task = None
+        if self.task is not None:
+            task = self.task.agreement(self.output, "real").to_json()
+            del task["changes"]
+        values = {**vars(self), "pooled": self.pooled, "snr_db": self.snr_db, "task": task}
+        del values["output"]
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A check that parts failed other than by a limit on totals.
+
+    Attributes:
+        check: Which check.
+        subject: The output or layer concerned.
+        message: What the first of these parts says.
+        start: Number of that part's first sample.
+        parts: How many parts failed.
+    """
+
+    check: str
+    subject: str
+    message: str
+    start: int
+    parts: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTotals:
+    """One file on one target.
+
+    Attributes:
+        artifact: File name.
+        target: The target.
+        samples: N.
+        outputs: Of each output.
+        failures: Other checks that failed.
+        misfits: Values that the file cannot represent.
+    """
+
+    artifact: str
+    target: str
+    samples: int
+    outputs: tuple[OutputTotals, ...]
+    failures: tuple[Failure, ...]
+    misfits: Misfits
+
+    def plus(self, other: FileTotals) -> FileTotals:
+        """Return the totals of this part and a later one."""
+        return dataclasses.replace(
+            self,
+            samples=self.samples + other.samples,
+            outputs=_by_name(self.outputs, other.outputs),
+            failures=_failures((*self.failures, *other.failures)),
+            misfits=_misfits(self, other),
+        )
+
+
+def added(parts: Iterable[Sequence[FileTotals]]) -> tuple[FileTotals, ...]:
+    """Return the totals of all parts, which come in the order of the samples."""
+
+    def plus(first: Sequence[FileTotals], second: Sequence[FileTotals]) -> tuple[FileTotals, ...]:
+        return tuple(a.plus(b) for a, b in zip(first, second))
+
+    return tuple(functools.reduce(plus, parts))
+
+
+def _joined(first: Counts, second: Counts) -> Counts:
+    return tuple(sorted((Counter(dict(first)) + Counter(dict(second))).items()))
+
+
+def _by_name(
+    first: tuple[OutputTotals, ...], second: tuple[OutputTotals, ...]
+) -> tuple[OutputTotals, ...]:
+    """Add outputs by name; a part in which an output could not be compared has none of it."""
+    found = {entry.output: entry for entry in first}
+    for entry in second:
+        known = found.get(entry.output)
+        found[entry.output] = entry if known is None else known.plus(entry)
+    return tuple(found.values())
+
+
+def _failures(failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    found: dict[tuple[str, str], Failure] = {}
+    for entry in failures:
+        key = entry.check, entry.subject
+        known = found.get(key)
+        found[key] = (
+            entry if known is None else dataclasses.replace(known, parts=known.parts + entry.parts)
+        )
+    return tuple(found.values())
+
+
+def _misfits(first: FileTotals, second: FileTotals) -> Misfits:
+    clipped: dict[str, Clipped] = {}
+    total = first.samples + second.samples
+    for file in (first, second):
+        for entry in file.misfits.clipped:
+            share = entry.share * file.samples / total
+            known = clipped.get(entry.place)
+            clipped[entry.place] = (
+                dataclasses.replace(entry, share=share)
+                if known is None
+                else dataclasses.replace(
+                    known,
+                    share=known.share + share,
+                    least=min(known.least, entry.least),
+                    most=max(known.most, entry.most),
+                )
+            )
+    overflows: dict[tuple[str, str], Overflow] = {}
+    for entry in (*first.misfits.overflows, *second.misfits.overflows):
+        key = entry.layer, entry.what
+        if key not in overflows or entry.size > overflows[key].size:
+            overflows[key] = entry
+    ordered = sorted(clipped.values(), key=lambda entry: -entry.share)
+    return Misfits(tuple(ordered), tuple(overflows.values()))

@@ -1,0 +1,224 @@
+"""Protects checks on more samples than memory holds: all are judged, in any number of processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from renormlite import UserError, check_parity
+from renormlite.cli.main import cli
+from renormlite.runtime_checks.parity import ParityReport
+from renormlite.runtime_checks.streaming import check, on_ray, part, workers
+from renormlite.runtime_checks.streaming.check import Streamed
+
+COUNT = 70
+SIZE = 16
+
+
+@pytest.fixture
+def few(monkeypatch) -> None:
+    """Hold few samples, so that few are enough to be streamed."""
+    monkeypatch.setattr(check, "HELD_SAMPLES", 20)
+    monkeypatch.setattr(check, "part_size", lambda shapes: SIZE)
+
+
+@pytest.fixture(scope="module")
+def own() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return {
+        "image": rng.normal(size=(COUNT, 8, 8, 1)).astype(np.float32),
+        "label": rng.integers(0, 10, COUNT),
+    }
+
+
+@pytest.fixture
+def data(own, tmp_path: Path) -> Path:
+    np.savez(tmp_path / "own.npz", **own)
+    return tmp_path / "own.npz"
+
+
+def streamed(report: ParityReport) -> Streamed:
+    assert report.streamed is not None
+    return report.streamed
+
+
+def lasting(report: ParityReport) -> str:
+    """Return the report as JSON without what took how long."""
+    record = json.loads(report.to_json())
+    del record["seconds"]
+    for result in record["results"]:
+        del result["load_ms"], result["latency_ms"]
+    return json.dumps(record)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_totals_are_those_of_all_samples_at_once(healthy_export, data, monkeypatch):
+    parts = streamed(check_parity(healthy_export, ("litert",), data)).files[0].outputs[0]
+    monkeypatch.setattr(check, "HELD_SAMPLES", 1000)
+    report = check_parity(healthy_export, ("litert",), data)
+    assert report.streamed is None
+    result = report.results[0]
+    own = report.golden.kind.shape[0] - COUNT
+    verdict, task = result.outputs[0], result.tasks[0]
+    assert parts.samples == parts.real == COUNT
+    squares = np.square(verdict.metrics.rms_error[own:]).sum()
+    assert parts.error == pytest.approx(squares, rel=1e-12)
+    assert parts.task is not None
+    assert (parts.task.labelled, parts.task.right_before) == (task.labelled, task.right_before)
+    agreement = parts.task.agreement("scores", "real")
+    assert (agreement.same, agreement.samples) == (COUNT, COUNT)
+    assert agreement.beyond_guessing == task.beyond_guessing
+    assert agreement.odds <= task.odds < agreement.odds * 2 ** (1 / 4)
+
+
+@pytest.mark.usefixtures("few")
+def test_several_processes_give_the_same_report_also_when_one_is_killed(
+    healthy_export, data, monkeypatch
+):
+    alone = check_parity(healthy_export, ("litert", "onnxruntime"), data)
+    calls: list[int] = []
+    call = workers.Child.call
+
+    def killing(self, function, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            self.warm("")
+            os.kill(self._process.pid, signal.SIGKILL)
+        return call(self, function, *arguments)
+
+    monkeypatch.setattr(workers.Child, "call", killing)
+    several = check_parity(healthy_export, ("litert", "onnxruntime"), data, workers=2)
+    assert len(calls) > -(-COUNT // SIZE), "the part of the killed process was run again"
+    assert lasting(several) == lasting(alone)
+    assert streamed(alone).samples == COUNT
+
+
+@pytest.mark.usefixtures("few")
+def test_a_process_that_always_ends_is_told(healthy_export, data, monkeypatch):
+    def dying(self, function, *arguments):
+        raise workers.DiedError(-9, "")
+
+    monkeypatch.setattr(workers.Child, "call", dying)
+    with pytest.raises(UserError, match="ended 3 times"):
+        check_parity(healthy_export, ("litert",), data, workers=2)
+
+
+@pytest.mark.usefixtures("few")
+def test_one_wrong_sample_among_the_streamed_fails(healthy_export, data, monkeypatch):
+    run = part.run_target
+    seen = []
+
+    def spoiled(path, artifact, inputs, target, threads):
+        found = run(path, artifact, inputs, target, threads=threads)
+        seen.append(1)
+        if len(seen) == 3:
+            for array in found.outputs.values():
+                array[5] += 1e-3
+        return found
+
+    monkeypatch.setattr(part, "run_target", spoiled)
+    report = check_parity(healthy_export, ("litert",), data)
+    assert not report.passed
+    assert f"worst sample {2 * SIZE + 5} " in report.results[0].reason
+    assert "1 samples are beyond" in report.results[0].reason
+
+
+@pytest.mark.usefixtures("few")
+def test_nan_in_a_file_alone_fails(healthy_export, data, monkeypatch):
+    run = part.run_target
+
+    def spoiled(*arguments, **options):
+        found = run(*arguments, **options)
+        for array in found.outputs.values():
+            array[3, 0] = np.nan
+        return found
+
+    monkeypatch.setattr(part, "run_target", spoiled)
+    reason = check_parity(healthy_export, ("litert",), data).results[0].reason
+    assert "nan" in reason
+    assert "in 5 parts, first in that from sample 0 on" in reason
+
+
+@pytest.mark.usefixtures("few")
+def test_devices_are_refused(healthy_export, data):
+    with pytest.raises(UserError, match="--samples 20"):
+        check_parity(healthy_export, ("litert@ssh:nobody@nowhere",), data)
+
+
+def as_tar(path: Path, own) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for index, (image, label) in enumerate(zip(own["image"], own["label"], strict=True)):
+            array = io.BytesIO()
+            np.save(array, image)
+            for suffix, content in (("npy", array.getvalue()), ("cls", b"%d" % label)):
+                info = tarfile.TarInfo(f"train/{index:05}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def as_parquet(folder: Path, own) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    folder.mkdir()
+    for name, rows in (("0", slice(0, 33)), ("1", slice(33, None))):
+        columns = {"image": own["image"][rows].tolist(), "label": own["label"][rows]}
+        parquet.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=10)
+    return folder
+
+
+@pytest.mark.usefixtures("few")
+def test_every_source_gives_the_same_totals(healthy_export, own, data, tmp_path):
+    wanted = streamed(check_parity(healthy_export, ("litert",), data)).files
+    np.savez_compressed(tmp_path / "small.npz", **own)
+    sources = [
+        tmp_path / "small.npz",
+        as_tar(tmp_path / "own.tar", own),
+        as_parquet(tmp_path / "shards", own),
+        str(tmp_path / "shards" / "*.parquet"),
+        own,
+        ({name: own[name][i : i + 9] for name in own} for i in range(0, COUNT, 9)),
+    ]
+    for source in sources:
+        assert streamed(check_parity(healthy_export, ("litert",), source)).files == wanted
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command(healthy_export, data, tmp_path):
+    run = CliRunner().invoke(
+        cli,
+        ["check", str(healthy_export), "--inputs", str(data), "--json", str(tmp_path / "r.json")],
+    )
+    assert run.exit_code == 0, run.output
+    assert f"{COUNT} samples of own.npz, streamed in parts of {SIZE}" in run.output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["streamed"]["samples"] == COUNT
+
+
+@pytest.mark.devices
+@pytest.mark.usefixtures("few")
+def test_ray_gives_the_same_report_also_when_a_worker_is_killed(
+    healthy_export, data, tmp_path, monkeypatch
+):
+    alone = check_parity(healthy_export, ("litert",), data)
+    mark = tmp_path / "killed"
+    judge = on_ray._judge
+
+    def killed_once(files, job, samples):
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return judge(files, job, samples)
+
+    monkeypatch.setattr(on_ray, "_judge", killed_once)
+    several = check_parity(healthy_export, ("litert",), data, ray="local")
+    assert mark.exists()
+    assert lasting(several) == lasting(alone)

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..extras import missing_package
 from .archive import DamageError, array_of
 from .images import SUFFIXES, Preprocessing, as_inputs, demand_image_input, read_pixels
@@ -92,7 +92,7 @@ def _parquet(path: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # of which those of pyarrow are made
-        raise UserError(f"{path} is not a Parquet file ({error}).") from error
+        raise UserError(f"{path} is not a Parquet file ({_line(error)}).") from error
 
 
 def _parquet_parts(
@@ -112,7 +112,7 @@ def _parquet_parts(
         if not set(names.values()) <= known:
             raise UserError(
                 f"{path.name} must have one column for each input: {', '.join(names)}. Received: "
-                f"{', '.join(sorted(known))}."
+                f"{printable(', '.join(sorted(known)))}."
             )
         columns = [*names.values(), *([LABEL] if labelled else [])]
         try:
@@ -127,7 +127,7 @@ def _parquet_parts(
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{path} cannot be read as Parquet ({error}).") from error
+            raise UserError(f"{path} cannot be read as Parquet ({_line(error)}).") from error
 
 
 def _column(
@@ -153,7 +153,7 @@ def _column(
     if not (numeric or pa.types.is_boolean(column.type)) or column.null_count:
         raise UserError(
             f"{where}: column '{tensor.name}' must hold numbers, or lists of numbers, without "
-            f"gaps. Received: {column.type}, {column.null_count} values missing."
+            f"gaps. Received: {printable(str(column.type))}, {column.null_count} values missing."
         )
     values = column.to_numpy(zero_copy_only=False)
     free = [size for size in shape if size is None]
@@ -174,7 +174,8 @@ def _classes(column: Any, where: str) -> np.ndarray:
     values = column.to_numpy(zero_copy_only=False)
     if values.dtype.kind not in "iu":
         raise UserError(
-            f"{where}: column '{LABEL}' must hold class numbers. Received: {column.type}."
+            f"{where}: column '{LABEL}' must hold class numbers. Received: "
+            f"{printable(str(column.type))}."
         )
     return values
 
@@ -184,7 +185,7 @@ def _tar_parts(
 ) -> Iterator[Part]:
     for path in paths:
         for key, members in _samples(path):
-            where = f"{path.name}: {key}"
+            where = f"{path.name}: {printable(key)}"
             arrays = {
                 tensor.name: _input(members, tensor, inputs, where, preprocessing)[None]
                 for tensor in inputs
@@ -229,7 +230,7 @@ def _input(
             try:
                 return array_of(data, where)
             except DamageError as error:
-                raise UserError(f"{where} is not an array of numbers ({error}).") from error
+                raise UserError(f"{where} is not an array of numbers ({_line(error)}).") from error
         for suffix in SUFFIXES:
             image = members.get(f"{prefix}{suffix[1:]}")
             if image is not None:
@@ -239,7 +240,7 @@ def _input(
                 return as_inputs(pixels, preprocessing, tensor.dtype, where)
     raise UserError(
         f"{where} holds no input '{tensor.name}': expected a member {prefixes[-1]}npy or an image. "
-        f"Received: {', '.join(sorted(members)) or 'none'}."
+        f"Received: {printable(', '.join(sorted(members))) or 'none'}."
     )
 
 
@@ -256,6 +257,11 @@ def _class(members: Mapping[str, bytes], where: str) -> np.ndarray:
         ) from error
 
 
+def _line(error: Exception) -> str:
+    """Return the text of an error as one line."""
+    return printable(" ".join(str(error).split()))[:200]
+
+
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
     """Turn what tarfile and the decompressors raise into one error."""
@@ -264,4 +270,4 @@ def _damage(path: Path) -> Iterator[None]:
     except (tarfile.TarError, DamageError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is not a whole tar file ({error}).") from error
+        raise UserError(f"{path} is not a whole tar file ({_line(error)}).") from error

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import tarfile
 import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
+import pyarrow as pa
 import renormlite as rl
+from pyarrow import parquet
 from renormlite.runtime_checks.bundle.write import write_bundle
 
 
@@ -29,6 +33,17 @@ def write_healthy_files(folder: Path) -> dict[str, Path]:
         report = rl.check_parity(export)
     np.savez(folder / "samples.npz", image=images, label=np.arange(4))
     np.save(folder / "samples.npy", images)
+    parquet.write_table(
+        pa.table({"image": images.tolist(), "label": np.arange(4)}), folder / "samples.parquet"
+    )
+    with tarfile.open(folder / "samples.tar", "w") as archive:
+        for index, image in enumerate(images):
+            array = io.BytesIO()
+            np.save(array, image)
+            for name, content in (("npy", array.getvalue()), ("cls", b"%d" % index)):
+                info = tarfile.TarInfo(f"train/{index}.{name}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
     (folder / "report.json").write_text(report.to_json())
     with contextlib.redirect_stdout(None):
         bundle = write_bundle(export, folder / "tiny.pyz")
@@ -38,6 +53,8 @@ def write_healthy_files(folder: Path) -> dict[str, Path]:
         "golden set": export / "golden.npz",
         "network": export / "network.npz",
         "samples .npz": folder / "samples.npz",
+        "samples .tar": folder / "samples.tar",
+        "samples .parquet": folder / "samples.parquet",
         "samples .npy": folder / "samples.npy",
         "tflite": export / "tiny.int8.tflite",
         "onnx": export / "tiny.int8.onnx",

@@ -249,6 +249,8 @@ PARSERS = {
     "golden set": Parser(".npz", _golden, altered_npz),
     "network": Parser(".npz", read_network, altered_npz),
     "samples .npz": Parser(".npz", lambda path: load_samples(path, _INPUTS), altered_npz),
+    "samples .tar": Parser(".tar", lambda path: load_samples(path, _INPUTS)),
+    "samples .parquet": Parser(".parquet", lambda path: load_samples(path, _INPUTS)),
     "samples .npy": Parser(".npy", lambda path: load_samples(path, _INPUTS)),
     "tflite": Parser(".tflite", _graph),
     "onnx": Parser(".onnx", _graph, altered_onnx),

@@ -64,7 +64,7 @@ def open_arrays(path: Path) -> dict[str, ArrayRows]:
         DamageError: It holds no arrays of numbers or text, or is damaged.
     """
     if path.suffix == ".npy":
-        opener = functools.partial(open, path, "rb")
+        opener = functools.partial(_open_file, path)
         return {"": _rows(opener, "", os.path.getsize(path), functools.partial(load_array, path))}
     with damage(), zipfile.ZipFile(path) as archive:
         refuse_bomb(archive, os.path.getsize(path))
@@ -87,6 +87,10 @@ def _rows(
             raise DamageError(f"'{name}' is cut short")
     scattered = not shape or not math.prod(shape) or (fortran and len(shape) > 1)
     return ArrayRows(name, shape, dtype, opener, whole if scattered else None)
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def _open_member(path: Path, name: str) -> IO[bytes]:

@@ -196,7 +196,8 @@ def _tar_parts(
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield the key of each sample of a tar file and its members by what follows the key."""
     with _damage(path), tarfile.open(path, "r|*") as archive:
-        last, members = "", {}
+        last = ""
+        members: dict[str, bytes] = {}
         for info in archive:
             if not info.isfile():
                 continue

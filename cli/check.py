@@ -47,9 +47,10 @@ _reports = grouped("Reports")
 @_samples(
     "--inputs",
     metavar="DATA",
-    help="Additional samples to check: an .npz file with an array for each input name, and `label` "
-    "for accuracy; an .npy file; a folder of images, whose subfolders may be named after the "
-    "classes; or module:function, which runs code from the current folder.",
+    help="Additional samples, of any number: an .npz file with an array for each input name, "
+    "and `label` for accuracy; an .npy file; Parquet or tar files, by a file, folder or quoted "
+    "pattern; a folder of images, whose subfolders may be named after the classes; or "
+    "module:function, which runs code from the current folder.",
 )
 @preprocessing_options("Pixels of images become (pixel - mean) * scale.", "as in the export")
 @options_of(CheckOptions)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import click
 
 _AGAIN_S = 1.0
-_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "a request to terminate"}
+_NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "a request to terminate"}
 
 
 @contextlib.contextmanager

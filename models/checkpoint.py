@@ -67,8 +67,9 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Save the state after an epoch, numbered from 0."""
         arrays = {str(n): np.asarray(v) for n, v in enumerate(_state(self.model))}
+        arrays |= {_RUN: np.array(self._run), _EPOCH: np.array(epoch + 1)}
         with atomic_path(self._path) as partial:
-            np.savez(partial, **arrays, **{_RUN: self._run, _EPOCH: epoch + 1})
+            np.savez(partial, allow_pickle=False, **arrays)
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -98,7 +99,11 @@ def train_classifier(
     )
     callbacks, first = list(callbacks), 0
     if checkpoint is not None:
-        arguments = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        arguments: dict[str, Any] = {
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "seed": seed,
+        }
         arguments |= {"epochs": epochs, "data": data.train.digest}
         # Keras numbers layers by how many a process has made before.
         saved = Checkpoint(checkpoint, {"model": _NUMBER.sub("", model.to_json())} | arguments)

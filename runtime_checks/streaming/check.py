@@ -23,7 +23,7 @@ from ...artifacts.sample_stream import SampleStream, part_size
 from ...artifacts.samples import SampleSet, gathered
 from ...errors import UserError
 from ...files import sha256
-from ...runtimes import LOCAL
+from ...runtimes import LOCAL, RUNTIMES
 from ..end_to_end.findings import Finding, TargetResult
 from ..end_to_end.quality import OutputQuality
 from ..end_to_end.quality_gates import QualityLimits, misfit_findings, quality_findings
@@ -155,7 +155,9 @@ def streamed_check(
     fixed = dataclasses.replace(
         options, targets=tuple(map(str, selection.files)), baseline=None, search=None
     )
-    job = Job(export.path.resolve(), fixed, sha256(export.path / FILE))
+    runners = [RUNTIMES[target.runtime].runner for target in selection.files]
+    modules = tuple(runner.__module__ for runner in runners if isinstance(runner, type))
+    job = Job(export.path.resolve(), fixed, sha256(export.path / FILE), modules)
     if options.ray is not None:
         from .on_ray import on_ray
 

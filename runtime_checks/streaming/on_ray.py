@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -44,15 +45,15 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"There is no Ray cluster at {address!r} ({error}).") from error
     try:
         export = ray.put(files)
-        remote = ray.remote(max_retries=_RETRIES)(_judge)
+        remote: Any = ray.remote(max_retries=_RETRIES)(_judge)
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         try:
-            yield from in_order(lambda part: remote.remote(export, job, part), ray.get, parts, most)
+            yield from in_order(lambda part: remote.remote(export, job, part), _got, parts, most)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from error
@@ -62,6 +63,13 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
     finally:
         if started:
             ray.shutdown()
+
+
+def _got(result: Any) -> tuple[FileTotals, ...]:
+    import ray
+
+    totals: tuple[FileTotals, ...] = ray.get(result)
+    return totals
 
 
 def _judge(files: Mapping[str, bytes], job: Job, part: Part) -> tuple[FileTotals, ...]:

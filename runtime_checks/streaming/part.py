@@ -17,6 +17,7 @@ from ...artifacts.sample_kinds import REAL, kinds_of
 from ...artifacts.samples import SampleSet
 from ...runtimes import LOCAL
 from ...runtimes.run import run_target
+from ...user_code import import_user_module
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from ..end_to_end.target_check import judge_run
 from ..end_to_end.task_agreement import odds_of
@@ -57,11 +58,13 @@ class Job:
         directory: The export.
         options: Those of the check; every target is this machine.
         digest: SHA-256 of the manifest: an export that is written anew is another job.
+        modules: Modules of the user's that register its runtimes.
     """
 
     directory: Path
     options: CheckOptions
     digest: str
+    modules: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,8 @@ class _Opened:
 
 @functools.lru_cache(maxsize=1)
 def _open(job: Job) -> _Opened:
+    for name in job.modules:
+        import_user_module(name)
     export, options = read_export(job.directory), job.options
     network = known_network(export, "Own samples need", "Give them to the export instead.")
     # A few samples of the golden set tell which outputs it has; all would be copied for each part.

@@ -254,7 +254,8 @@ def added(parts: Iterable[Sequence[FileTotals]]) -> tuple[FileTotals, ...]:
     def plus(first: Sequence[FileTotals], second: Sequence[FileTotals]) -> tuple[FileTotals, ...]:
         return tuple(a.plus(b) for a, b in zip(first, second))
 
-    return tuple(functools.reduce(plus, parts))
+    total: Sequence[FileTotals] = functools.reduce(plus, parts)
+    return tuple(total)
 
 
 def _joined(first: Counts, second: Counts) -> Counts:
@@ -301,9 +302,9 @@ def _misfits(first: FileTotals, second: FileTotals) -> Misfits:
                 )
             )
     overflows: dict[tuple[str, str], Overflow] = {}
-    for entry in (*first.misfits.overflows, *second.misfits.overflows):
-        key = entry.layer, entry.what
-        if key not in overflows or entry.size > overflows[key].size:
-            overflows[key] = entry
+    for found in (*first.misfits.overflows, *second.misfits.overflows):
+        key = found.layer, found.what
+        if key not in overflows or found.size > overflows[key].size:
+            overflows[key] = found
     ordered = sorted(clipped.values(), key=lambda entry: -entry.share)
     return Misfits(tuple(ordered), tuple(overflows.values()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -58,7 +57,7 @@ def in_processes(work: Callable[[P], T], parts: Iterable[P], count: int) -> Iter
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         try:
-            yield from in_order(functools.partial(pool.submit, call), _result, parts, 2 * count)
+            yield from in_order(lambda part: pool.submit(call, part), _result, parts, 2 * count)
         finally:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)

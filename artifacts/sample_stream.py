@@ -25,12 +25,14 @@ class SampleStream:
             they are read.
         count: Number of samples; None where only reading them tells.
         parts: Given a number, yields the samples in parts of about that many; can be called once.
+        notes: Sentences on samples that are left out or have no label.
     """
 
     source: str
     chosen: str
     count: int | None
     parts: Callable[[int], Iterator[Part]]
+    notes: tuple[str, ...] = ()
 
     def take(self, limit: int | None) -> SampleStream:
         """Return at most `limit` samples: evenly spread where their number is known, else first."""
@@ -39,11 +41,13 @@ class SampleStream:
         if self.count is None:
             return dataclasses.replace(self, parts=lambda size: _first(self.parts(size), limit))
         index = spread(self.count, limit)
+        chosen = f"{limit} evenly spread over {self.count}"
         return SampleStream(
             self.source,
-            f"{limit} evenly spread over {self.count}",
+            chosen,
             limit,
             lambda size: _selected(self.parts(size), index),
+            (*self.notes, f"of the samples in {self.source}, {chosen} are used"),
         )
 
     def batches(self, size: int) -> Iterator[Part]:

@@ -405,12 +405,16 @@ def _from_images(
             inputs = as_inputs(pixels, preprocessing, tensor.dtype, str(folder))
             yield {tensor.name: inputs}, labels
 
-    return SampleStream(
-        f"images in {folder.name}",
-        f"{len(paths)} evenly spread over {available} images",
-        len(paths),
-        parts,
-    )
+    chosen = f"{len(paths)} evenly spread over {available} images"
+    notes = [f"of the images in {folder}, {chosen} are used"] if len(paths) < available else []
+    outside = [name for name in (class_of(path, folder) for path in paths) if name not in numbers]
+    if numbers and outside:
+        names = ", ".join(sorted({name or "." for name in outside})[:4])
+        notes.append(
+            f"{len(outside)} of {len(paths)} images have no label: they are in folders that are no "
+            f"class ({names})"
+        )
+    return SampleStream(f"images in {folder.name}", chosen, len(paths), parts, tuple(notes))
 
 
 def _from_iterable(source: Iterable[Any], inputs: Sequence[TensorSpec]) -> Iterator[Part]:

@@ -157,6 +157,9 @@ def _print(console: Console, manifest: Manifest, directory: Path) -> None:
     proof = manifest.fold["proof"]
     if proof is not None and not proof["passed"]:
         console.print(f"fold: {proof['sentence']}", style="yellow", highlight=False, markup=False)
+    chosen = (manifest.calibration or {}).get("chosen", "all")
+    if chosen != "all":
+        console.print(f"calibration samples: {chosen}", style="dim", highlight=False, markup=False)
     random = manifest.calibration is not None and manifest.calibration["random"]
     style = "yellow" if random else "dim"
     for artifact in manifest.artifacts:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from ..artifacts.class_names import ClassNames, class_counts, find_class_names
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact, Manifest
 from ..artifacts.network import Network
@@ -256,6 +257,11 @@ def _prepare(
             with_norms = with_input_norms(model, folded, signature, values)
     left = with_norms.names if with_norms else folded.report.input_norms
     refuse_weights((with_norms or folded).model, options.precisions, left)
+    classes = ClassNames(options.labels)
+    if not options.labels:
+        beside = None if source is None else Path(source)
+        classes = find_class_names(inputs, class_counts(signature.outputs), beside)
+        options = dataclasses.replace(options, labels=classes.names)
     stream = Stream(model, signature, prepared.states)
     samples = _calibration(options, calibration, stream, values) if needing else None
     real = None
@@ -293,7 +299,10 @@ def _prepare(
         folded=folded,
         signature=signature,
         states=prepared.states,
-        notes=prepared.notes + batch_notes + notes_on_model(model, folded.report),
+        notes=prepared.notes
+        + batch_notes
+        + notes_on_model(model, folded.report)
+        + ((classes.note,) if classes.note else ()),
         writer=ArtifactWriter(provenance, variants, samples, step),
         samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
     )

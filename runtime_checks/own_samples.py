@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..artifacts.class_names import ClassNames, class_counts, find_class_names
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import Arrays, GoldenSet, Predictions, joined
 from ..artifacts.graphs import READERS, read_graph
@@ -69,14 +70,18 @@ def open_own(
             "The files of this export take raw pixels and compute the preprocessing themselves. "
             "Leave --mean and --scale out."
         )
-    return open_samples(
+    classes = ClassNames(tuple(metadata.get("labels", ())))
+    if not classes.names:
+        classes = find_class_names(source, class_counts(export.outputs))
+    stream = open_samples(
         source,
         export.inputs,
         limit=limit,
         preprocessing=preprocessing or Preprocessing.before(metadata),
-        classes=metadata.get("labels", ()),
+        classes=classes.names,
         finite=False,
     )
+    return replace(stream, notes=(*filter(None, [classes.note]), *stream.notes))
 
 
 def with_samples(golden: GoldenSet, export: ExportDirectory, own: SampleSet) -> GoldenSet:

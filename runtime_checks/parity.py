@@ -159,9 +159,9 @@ def run_check(
     findings: list[Finding] = inside.not_evaluated()
     streamed: Streamed | None = None
     if inputs is not None:
-        own = OwnParts.of(
-            open_own(inputs, export, preprocessing=preprocessing, limit=options.limit), export
-        )
+        stream = open_own(inputs, export, preprocessing=preprocessing, limit=options.limit)
+        findings += [Finding("samples", True, note) for note in stream.notes]
+        own = OwnParts.of(stream, export)
         known, joint = golden, with_samples(golden, export, own.held)
         findings += sample_suspects(own.held, known, joint, export, preprocessing)
         if own.streamed:

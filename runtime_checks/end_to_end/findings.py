@@ -34,7 +34,7 @@ class Finding:
     Attributes:
         check: Which check: file, load, interface, training, kernels, outputs, finite, integers,
             noise, snr, slices, decisions, accuracy, clipped, headroom, weights, ops,
-            evaluated, rounding, determinism, threads.
+            evaluated, rounding, determinism, threads, samples.
         passed: Whether it passed.
         message: One sentence with the numbers.
         subject: The output or layer concerned; empty for the whole file.

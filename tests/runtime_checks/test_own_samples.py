@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +167,26 @@ def test_folders_named_as_classes_are_their_labels(export, photos):
     report = check_parity(export, ("litert",), photos, preprocessing=PIXELS)
     assert report.passed
     assert report.results[0].tasks[0].labelled == 4
+
+
+def test_classes_are_found_without_being_told(export, photos):
+    """The network has ten classes: folders are classes only if they are ten."""
+
+    def notes(**options):
+        return open_own(photos, read_export(export), preprocessing=PIXELS, **options).notes
+
+    assert read_samples(photos, read_export(export), preprocessing=PIXELS).labels is None
+    assert any("are not used as classes" in note for note in notes())
+    for number in range(7):
+        shutil.copytree(photos / "cat", photos / f"more {number}")
+    own = read_samples(photos, read_export(export), preprocessing=PIXELS)
+    assert sorted(own.labels) == [-1, *sorted([*range(10)] * 2)]
+    assert "0 cat, 1 cow, 2 dog, 3 more 0" in notes()[0]
+    assert any("1 of 21 images have no label" in note for note in notes())
+    assert any("5 evenly spread over 21 images" in note for note in notes(limit=5))
+    report = check_parity(export, ("litert",), photos, preprocessing=PIXELS)
+    assert report.results[0].tasks[0].labelled == 20
+    assert set(notes()) <= {f.message for f in report.findings if f.passed}
 
 
 def test_the_manifest_says_how_pixels_become_inputs(export, photos):

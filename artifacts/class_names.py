@@ -1,0 +1,86 @@
+"""Finds the names of a model's classes where nobody named them: in labels.txt, or as folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from .images import SUFFIXES
+from .manifest import TensorSpec
+
+LABELS = "labels.txt"
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Class names that were found.
+
+    Attributes:
+        names: One for each class, by number; empty where none were found.
+        note: A sentence on their origin, or on why they were not used; may be empty.
+    """
+
+    names: tuple[str, ...] = ()
+    note: str = ""
+
+
+def class_counts(outputs: Sequence[TensorSpec]) -> frozenset[int]:
+    """Return how many classes the outputs of shape (N, classes) may decide between."""
+    widths = [tensor.shape[1] for tensor in outputs if len(tensor.shape) == 2]
+    return frozenset(2 if width == 1 else width for width in widths if width is not None)
+
+
+def find_class_names(
+    source: Any,
+    counts: Collection[int],
+    model: Optional[Path] = None,  # noqa: UP045
+) -> ClassNames:
+    """Find class names in a folder of images, or beside a model.
+
+    Looked at are `labels.txt` in the folder, `labels.txt` beside the model, and the folders of
+    images in the folder, which are numbered in alphabetical order as
+    `keras.utils.image_dataset_from_directory` does. Names count only if an output has as many.
+
+    Args:
+        source: The source of samples, of any kind; only a folder has class names.
+        counts: Numbers of classes of the model's outputs.
+        model: The model's file; None where it is not known.
+    """
+    folder = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    folder = folder if folder is not None and folder.is_dir() else None
+    for place in (folder, model.parent if model is not None else None):
+        file = place / LABELS if place is not None else None
+        if file is not None and file.is_file():
+            lines = file.read_text(encoding="utf-8").splitlines()
+            names = tuple(line.strip() for line in lines if line.strip())
+            return _fitting(names, counts, f"lines of {file}")
+    if folder is None:
+        return ClassNames()
+    names = tuple(sorted(path.name for path in folder.iterdir() if _has_images(path)))
+    return (
+        _fitting(names, counts, f"folders of {folder}, in alphabetical order")
+        if names
+        else (ClassNames())
+    )
+
+
+def _fitting(names: tuple[str, ...], counts: Collection[int], origin: str) -> ClassNames:
+    """Return names that an output has as many classes as, and a note in either case."""
+    if len(names) not in counts:
+        return ClassNames(
+            note=f"the {len(names)} {origin.partition(',')[0]} are not used as classes: no output "
+            f"of the model has {len(names)}; --labels FILE of `renormlite export` names the classes"
+        )
+    shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:4]))
+    more = f", … {len(names) - 1} {names[-1]}" if len(names) > 4 else ""
+    return ClassNames(names, f"classes are the {len(names)} {origin}: {shown}{more}")
+
+
+def _has_images(path: Path) -> bool:
+    """Return whether a path is a folder with an image at any depth."""
+    if not path.is_dir():
+        return False
+    return any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..runtime_checks.certification import FileCertificate, certify
 from .option_groups import GroupedCommand
 from .output_file import console_beside, json_option, write_json
-from .safe_console import SafeConsole
+from .progress_bar import progress_bar
 
 
 @click.command("certify", cls=GroupedCommand)
@@ -25,7 +25,7 @@ def command(file: Path, json_path: Path | None) -> None:
     The rounding rules of the runtimes are compared by their thresholds in every channel, and
     exhaustively where an operator is a function of one or two integers. No runtime is run.
     """
-    with SafeConsole(stderr=True).status(escape(f"certifying {file}")):
+    with progress_bar(f"certifying {file}"):
         found = certify(file)
     _print(console_beside(json_path), found)
     if json_path is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
 from ..errors import UserError
 from ..files import write_text
@@ -28,7 +27,7 @@ from .model_options import import_modules, model_options, read_model
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json_text
 from .preprocessing import Numbers, preprocessing, preprocessing_options
-from .safe_console import SafeConsole
+from .progress_bar import progress_bar
 from .verbosity import is_quiet
 
 _against = grouped("Against a Keras model")
@@ -137,7 +136,7 @@ def command(
     }
     directory = _directory(paths, model_path)
     doing = "searching and checking" if options["search"] else "checking"
-    with SafeConsole(stderr=True).status(escape(f"{doing} {', '.join(map(str, paths))}")):
+    with progress_bar(f"{doing} {', '.join(map(str, paths))}"):
         if model_path is None:
             assert directory is not None
             import_modules(imports)

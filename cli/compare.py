@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from ..files import write_text
 from ..runtime_checks.foreign.compare import compare_files
@@ -19,7 +18,7 @@ from .map_options import map_options
 from .model_options import import_modules, import_option
 from .option_groups import GroupedCommand, grouped
 from .output_file import console_beside, json_option, write_json_text
-from .safe_console import SafeConsole
+from .progress_bar import progress_bar
 
 _reports = grouped("Reports")
 
@@ -67,7 +66,7 @@ def command(
     renormlite compare net.tflite net.tflite --on litert,litert+reference
     """
     import_modules(imports)
-    with SafeConsole(stderr=True).status(escape(f"comparing {a} and {b}")):
+    with progress_bar(f"comparing {a} and {b}"):
         report = compare_files(
             a,
             b,

@@ -13,6 +13,8 @@ from ..devices.setup import web_packages
 from ..devices.setup.cache import Component, cache_root, megabytes
 from ..devices.setup.emulated_systems import EMULATOR, SYSTEMS, build
 from .choice import Choice
+from .output_file import console_beside, json_option, write_json
+from .progress_bar import progress_bar
 
 BROWSER = "browser"
 KINDS = (*SYSTEMS, BROWSER)
@@ -35,35 +37,53 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help="The browser to use.  [default: Chromium or Chrome on the PATH]",
 )
-def setup(kinds: tuple[str, ...], source: str | None, browser: Path | None) -> None:
+@json_option("what is set up")
+def setup(
+    kinds: tuple[str, ...], source: str | None, browser: Path | None, json_path: Path | None
+) -> None:
     """Download and build the devices KINDS; existing ones are kept.
 
     Needs no privileges. Downloads come from the package sources that apt, pip and npm use on this
     machine. The result is stored in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
     """
     start = time.monotonic()
+    console = console_beside(json_path)
 
     def progress(line: str) -> None:
-        click.echo(f"{time.monotonic() - start:6.1f} s  {line}")
+        text = f"{time.monotonic() - start:6.1f} s  {line}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     for kind in kinds:
-        if kind == BROWSER:
-            web_packages.build(progress=progress)
-            progress(f"browser: {require_browser(DeviceOptions(browser=browser))}")
-        else:
-            build(SYSTEMS[kind], source=source, progress=progress)
+        with progress_bar(f"set up {kind}", console):
+            if kind == BROWSER:
+                web_packages.build(progress=progress)
+                progress(f"browser: {require_browser(DeviceOptions(browser=browser))}")
+            else:
+                build(SYSTEMS[kind], source=source, progress=progress)
+    if json_path is not None:
+        write_json(json_path, {kind: _components()[kind].record() for kind in kinds})
 
 
 @command.command("remove")
 @click.argument("kinds", nargs=-1, type=Choice(KINDS))
-def remove(kinds: tuple[str, ...]) -> None:
-    """Remove the devices KINDS from the cache; all devices if none is named."""
-    components: dict[str, Component] = {
+@json_option("the bytes freed")
+def remove(kinds: tuple[str, ...], json_path: Path | None) -> None:
+    """Remove devices of KINDS from the cache, or all of them."""
+    console = console_beside(json_path)
+    components = _components()
+    freed = {name: components[name].remove() for name in kinds or components}
+    for name, size in freed.items():
+        done = f"{megabytes(size)} freed" if size else "was not set up"
+        console.print(f"{name}: {done}", highlight=False, markup=False)
+    console.print(f"cache: {cache_root()}", highlight=False, markup=False, soft_wrap=True)
+    if json_path is not None:
+        write_json(json_path, freed)
+
+
+def _components() -> dict[str, Component]:
+    """Return what is set up for each device, and what they share."""
+    return {
         **{kind: system.component for kind, system in SYSTEMS.items()},
         BROWSER: web_packages.PACKAGES,
         "qemu": EMULATOR,
     }
-    for name in kinds or components:
-        freed = components[name].remove()
-        click.echo(f"{name}: {megabytes(freed)} freed" if freed else f"{name}: was not set up")
-    click.echo(f"cache: {cache_root()}")

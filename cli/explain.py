@@ -14,7 +14,7 @@ from ..runtime_checks.explanation import Explanation, FileExplanation, explain
 from .comma_list import CommaList
 from .option_groups import GroupedCommand
 from .output_file import console_beside, json_option, write_json
-from .safe_console import SafeConsole
+from .progress_bar import progress_bar
 
 
 @click.command("explain", cls=GroupedCommand)
@@ -37,7 +37,7 @@ def command(
     its weights, without the rounding of its activations, and without clipping; how many decisions
     each of them changes on its own; and a remedy.
     """
-    with SafeConsole(stderr=True).status(escape(f"explaining {directory}")):
+    with progress_bar(f"explaining {directory}"):
         found = explain(directory, artifacts)
     print_explanation(console_beside(json_path), found, layers)
     if json_path is not None:

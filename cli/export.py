@@ -19,6 +19,7 @@ from .model_options import model_options, print_notes, read_model
 from .option_groups import grouped
 from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
+from .progress_bar import progress_bar
 from .recipes import print_trials, read_recipe
 
 if TYPE_CHECKING:
@@ -104,10 +105,16 @@ def command(
     console = console_beside(json_path)
     trained = read_model(model, imports, unsafe)
     directory = output or Path("build", model.stem)
-    with console.status(escape(f"export {model.name}")) as status:
+    written = ExportOptions(**options, preprocessing=preprocessing(mean, scale))
+    subjects: list[str] = []
+    with progress_bar(f"export {model.name}", console) as advance:
 
         def show(progress: Progress) -> None:
-            status.update(escape(f"{progress.subject}: {progress.stage}"))
+            if progress.subject not in subjects:
+                subjects.append(progress.subject)
+            # Besides the files: the model itself before them, the golden set after them.
+            done, total = len(subjects) - 1, len(written.files) + 2
+            advance(f"{progress.subject}: {progress.stage}", min(done, total), total)
             if progress.seconds is not None and progress.seconds >= _LISTED_S:
                 line = f"{progress.subject}: {progress.stage} {progress.seconds:.1f} s"
                 console.print(line, style="dim", highlight=False, markup=False)
@@ -126,7 +133,6 @@ def command(
             **options,
         )
     _print(console, manifest, directory)
-    written = ExportOptions(**options, preprocessing=preprocessing(mean, scale))
     for name, precision in written.left_out:
         console.print(f"{name} does not support {precision}: not written", style="yellow")
     if calibration and not any(needs_calibration(name, p) for name, p in written.files):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..advance import advanced
 from ..artifacts.directory import ExportDirectory, open_export
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.images import Preprocessing
@@ -175,6 +176,7 @@ def run_check(
         )
     results = []
     for target, files in selection.files.items():
+        advanced(f"{files[0].file} on {target}", len(results), len(selection.pairs))
         for artifact, runs in _on_target(export, files, golden, target, counts, options.devices):
             result = judge_run(
                 export, artifact, golden, target, runs[0], runs[1:], limits=options.limits
@@ -184,6 +186,7 @@ def run_check(
                 added = streamed_findings(totals, golden, export, options.limits)
                 result = replace(result, findings=(*result.findings, *added))
             results.append(inside.add(artifact, golden, target, result))
+            advanced(f"{artifact.file} on {target}", len(results), len(selection.pairs))
     if before is not None:
         findings += changes(before, results, whole=not (options.artifacts or options.precisions))
     return ParityReport(

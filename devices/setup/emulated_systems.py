@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...advance import advanced
 from ..base import DeviceError
 from ..process import Finished, run
 from . import apt, pins, wheels
@@ -224,10 +225,14 @@ def _fill(
     root = folder / "root"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         archive = apt.Archive(Path(scratch), pins.SUITE, system.architecture)
+        steps = 2 + 2 * len(system.runtimes)
+        advanced("index of packages", 0, steps)
         archive.open(apt.mirrors(source), progress)
+        advanced("packages", 1, steps)
         packages = archive.unpack(system.packages, root, progress)
     _link_alternatives(root / "usr/lib" / system.triplet)
-    for runtime, provision in system.runtimes.items():
+    for done, (runtime, provision) in enumerate(system.runtimes.items(), 2):
+        advanced(runtime, done, steps)
         site = folder / "site" / runtime
         if _install(provision, system.machine, site, folder):
             names = ", ".join(provision.requirements)
@@ -235,7 +240,9 @@ def _fill(
     versions = {}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         start = functools.partial(load, system, emulator, folder)
-        for runtime, loaded in zip(system.runtimes, pool.map(start, system.runtimes)):
+        loading = zip(system.runtimes, pool.map(start, system.runtimes))
+        for done, (runtime, loaded) in enumerate(loading, 3 + len(system.runtimes)):
+            advanced(f"start of {runtime}", done, steps)
             if loaded.code != 0:
                 raise DeviceError(f"{runtime} does not load on {system.kind}: {loaded.last_line}")
             versions[runtime] = loaded.out.decode().split()[-1]

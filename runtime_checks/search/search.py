@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...advance import counted
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import Arrays, GoldenSet
 from ...artifacts.manifest import Artifact
@@ -93,7 +94,7 @@ def with_found(
     by_file = {artifact.file: artifact for artifact in export.artifacts}
     searched: list[Searched] = []
     parts: list[Arrays] = []
-    for target, file in twins:
+    for target, file in counted(list(twins), lambda twin: f"search on {twin[1]}"):
         found = _search(by_file[file], export, network, golden, target, runs, threads, seed)
         if found is not None:
             after = float(found.worst.ratio[0])

@@ -1,53 +1,81 @@
-"""MobileNetV2 from keras.applications: batch renormalization, fine-tuning, export and checks.
+"""MobileNetV2 from keras.applications, trained with both norms, then exported and checked.
 
-    python examples/mobilenet_renorm.py [FOLDER]
+    python examples/mobilenet_renorm.py [FOLDER] [--epochs 5]
 
-The program replaces the 52 batch norms of MobileNetV2 by batch renormalization, trains it briefly
-with batches of 8 on scanned digits, folds every norm, writes TFLite and ONNX files to FOLDER
-(build/mobilenet_digits by default), and checks both files against the trained model. To train a
-useful network, pass `weights="imagenet"` and train for more epochs.
+Trains the network from random weights on real scanned digits (1,437, and 360 held out), enlarged to
+64 x 64 pixels, with batches of 8: once with its 52 batch norms, once with batch renormalization in
+their place. Then folds all norms of the second, writes TFLite and ONNX files to FOLDER
+(build/mobilenet_digits by default), and checks both against the trained model.
+
+Five epochs gave a held-out accuracy of 0.922 with batch normalization and of 0.900 with batch
+renormalization (one run; standard errors 0.015). Each statistic here is taken over 32 values or
+more, where neither norm has an advantage; docs/benchmarks.md has the batches where batch
+renormalization has one. Give `weights="imagenet"` for a network of use.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import keras
 import numpy as np
 import renormlite as rl
-from renormlite.models.data import handwritten_digits
+from renormlite.models.data import Dataset, handwritten_digits
 
-SIZE, BATCH_SIZE, STEPS = 64, 8, 40
+SIZE, BATCH_SIZE = 64, 8
+# MobileNetV2 averages its statistics over a thousand batches, too many for a run this short.
+MOMENTUM = 0.9
 
 
 def images(gray: np.ndarray) -> np.ndarray:
-    """Resize scans of 8 x 8 pixels in [0, 1] for MobileNetV2, to three channels in [-1, 1]."""
+    """Turn scans of 8 x 8 pixels in [0, 1] into inputs of MobileNetV2: colour, large, [-1, 1]."""
     large = keras.ops.image.resize(gray, (SIZE, SIZE), interpolation="bilinear")
     return np.repeat(2.0 * keras.ops.convert_to_numpy(large) - 1.0, 3, axis=-1)
 
 
-def main(folder: Path) -> int:
-    """Convert, train, export and check; the exit code says whether parity holds."""
+def network() -> keras.Model:
+    """Return MobileNetV2 with batch normalization; the same weights each time."""
     keras.utils.set_random_seed(0)
-    digits = handwritten_digits()
-    x_train, x_test = images(digits.train.x[: STEPS * BATCH_SIZE]), images(digits.test.x[:100])
-
-    with_batch_norm = keras.applications.MobileNetV2(
+    model = keras.applications.MobileNetV2(
         input_shape=(SIZE, SIZE, 3), alpha=0.35, weights=None, classes=10
     )
-    # MobileNetV2 averages its statistics over a thousand batches, which is too slow for r and d.
-    model = rl.to_renorm(with_batch_norm, bounds=rl.paper_schedule(STEPS), momentum=0.9)
-    before, after = (m.predict(x_test[:4], verbose=0) for m in (with_batch_norm, model))
-    print("inference is unchanged, bit for bit:", np.array_equal(before, after))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = MOMENTUM
+    return model
 
-    watch = rl.RenormDiagnostics(every=5)
+
+def trained(model: keras.Model, digits: Dataset, epochs: int, *callbacks) -> float:
+    """Train a model and return its accuracy on the held-out digits."""
+    steps = epochs * (len(digits.train.x) // BATCH_SIZE)
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
     model.compile(
-        keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
+    x = images(digits.train.x)
     model.fit(
-        x_train, digits.train.y[: len(x_train)], batch_size=BATCH_SIZE, verbose=2, callbacks=[watch]
+        x, digits.train.y, batch_size=BATCH_SIZE, epochs=epochs, verbose=2, callbacks=callbacks
     )
+    return model.evaluate(images(digits.test.x), digits.test.y, verbose=0)[1]
+
+
+def main(folder: Path, epochs: int) -> int:
+    """Train, convert, export and check; the exit code says whether the check passed."""
+    digits = handwritten_digits()
+    batch_norm = network()
+    model = rl.to_renorm(network())
+    x_test = images(digits.test.x[:100])
+    before, after = (m.predict(x_test[:4], verbose=0) for m in (batch_norm, model))
+    print("same bits at inference after the swap:", np.array_equal(before, after))
+
+    watch = rl.RenormDiagnostics(every=30)
+    accuracy = {
+        "batch normalization": trained(batch_norm, digits, epochs),
+        "batch renormalization": trained(model, digits, epochs, watch),
+    }
+    for norm, share in accuracy.items():
+        print(f"accuracy with {norm}: {share:.3f}")
     rl.plot_diagnostics(watch.readings, folder / "diagnostics.png")
 
     manifest = rl.export_model(model, folder, inputs=x_test)
@@ -59,4 +87,8 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/mobilenet_digits")))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("build/mobilenet_digits"))
+    parser.add_argument("--epochs", type=int, default=5)
+    arguments = parser.parse_args()
+    raise SystemExit(main(arguments.folder, arguments.epochs))

@@ -75,7 +75,9 @@ def model_findings(
     old = export.folded_network
     if old is None:
         return [Finding(CHECK, False, f"{export.path} has no network to compare with")]
-    new = folded_network(model, shapes, Preprocessing.inside(export.manifest.metadata))
+    manifest = export.manifest
+    split = manifest.options.get("split_outputs", ())
+    new = folded_network(model, shapes, Preprocessing.inside(manifest.metadata), split)
     if (len(new.inputs), len(new.outputs)) == (len(old.inputs), len(old.outputs)):
         new = new.named(list(old.inputs), list(old.outputs))
     changed = dict(_changes(old, new))

@@ -79,6 +79,8 @@ def _print_file(console: Console, file: FileExplanation, most: int) -> None:
     for layer in file.layers[: min(most, 3)]:
         text = f"{layer.layer} costs {layer.cost_db:.1f} dB: {layer.why}. Remedy: {layer.remedy}."
         console.print(text, highlight=False, markup=False, soft_wrap=True)
+    for sentence in file.advice:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     rest = len(file.layers) - most
     if rest > 0:
         console.print(f"{rest} more layers: --layers {len(file.layers)}", style="dim")

@@ -56,6 +56,7 @@ def export_model(
     batch_size: int | None = ExportOptions.batch_size,
     layout: str = ExportOptions.layout,
     opset: int = ExportOptions.opset,
+    split_outputs: Sequence[str] = ExportOptions.split_outputs,
     quantized_io: str = ExportOptions.quantized_io,
     equalize: str = ExportOptions.equalize,
     keep_float: Sequence[str] = ExportOptions.keep_float,
@@ -99,6 +100,9 @@ def export_model(
         batch_size: Batch size of the files; None leaves it free.
         layout: `nhwc`, or `nchw` for ONNX files whose inputs and outputs are channels-first.
         opset: Version of the ONNX operator set.
+        split_outputs: Names of outputs that join parts along the last axis, such as boxes and
+            scores. The files return the parts instead, named after their layers, each with its own
+            quantization.
         quantized_io: `float`, or `integer` for int8 and int16x8 TFLite files with integer inputs
             and outputs.
         equalize: Whether quantized files are made from weights equalized across layers: `auto`
@@ -139,6 +143,7 @@ def export_model(
         batch_size=batch_size,
         opset=opset,
         layout=layout,
+        split_outputs=tuple(split_outputs),
         quantized_io=quantized_io,
         equalize=equalize,
         keep_float=tuple(keep_float),
@@ -200,6 +205,7 @@ def folded_network(
     model: keras.Model,
     shapes: Shapes | None = None,
     preprocessing: Preprocessing | None = None,
+    split: Sequence[str] = (),
 ) -> Network:
     """Return the network that an export of a model would contain.
 
@@ -207,11 +213,12 @@ def folded_network(
         model: A trained Keras model.
         shapes: See `export_model`.
         preprocessing: What the files compute of raw pixels; None for nothing.
+        split: Names of outputs that the files return in parts.
 
     Raises:
         UserError: The model cannot be exported.
     """
-    model = prepare(model, shapes, preprocessing=preprocessing).model
+    model = prepare(model, shapes, preprocessing=preprocessing, split=split).model
     folded = fold(model).model
     signature = _public_signature(model, folded)
     return build_network(folded).named(
@@ -243,6 +250,7 @@ def _prepare(
             model,
             shapes,
             preprocessing=options.preprocessing if options.preprocessing_in_model else None,
+            split=options.split_outputs,
         )
         model = prepared.model
     refuse_size(model, options.files)
@@ -323,12 +331,13 @@ def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -
         or options.portable
         or options.recipe
         or options.preprocessing_in_model
+        or options.split_outputs
     ):
         raise UserError(
-            "keep_float, keep_int16, portable, recipe and preprocessing_in_model are for models "
-            "that are calibrated. Received: a quantization-aware model, whose scales are fixed. "
-            "Use the options float_layers and rounding of quantize_aware, and a model that begins "
-            "with its preprocessing, instead."
+            "keep_float, keep_int16, portable, recipe, preprocessing_in_model and split_outputs "
+            "are for models that are calibrated. Received: a quantization-aware model, whose "
+            "scales are fixed. Use the options float_layers and rounding of quantize_aware, and a "
+            "model that begins with its preprocessing and returns its parts, instead."
         )
     others = sorted({precision for _, precision in needed} - {trained.precision})
     if others:

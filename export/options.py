@@ -71,6 +71,13 @@ class ExportOptions:
         group=_QUANTIZATION,
         least=1,
     )
+    split_outputs: tuple[str, ...] = option(
+        (),
+        "--split-outputs",
+        "Outputs that join parts, such as boxes and scores, are given as these parts.",
+        group=_FILES,
+        metavar="NAME[,NAME…]",
+    )
     quantized_io: str = option(
         "float",
         "--quantized-io",

@@ -20,6 +20,7 @@ from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
+from ..reference.unlike_outputs import unlike_outputs
 from ..runtimes.base import ArtifactError
 from . import golden_set as golden
 from .files import ArtifactWriter
@@ -116,7 +117,7 @@ class ExportRun:
             if given is None:
                 continue
             outputs[artifact.file] = given
-            if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER:
+            if _is_integer(artifact):
                 with step(artifact.file, "predict"):
                     predictions[artifact.file] = predicted_outputs(
                         folder / artifact.file, artifact, inputs
@@ -146,6 +147,14 @@ class ExportRun:
             trained_integers=without(self._trained_integers(), wanted),
             predictions=predictions,
         )
+        _, typical = typical_samples(np.array(self.samples.kind))
+        unlike = tuple(unlike_outputs(network, {n: array[typical] for n, array in truth.items()}))
+        artifacts = [
+            dataclasses.replace(artifact, notes=(*artifact.notes, *unlike))
+            if _is_integer(artifact) and not artifact.foreign
+            else artifact
+            for artifact in artifacts
+        ]
         judged = [
             dataclasses.replace(
                 self._with_misfits(artifact, folder, network),
@@ -246,3 +255,8 @@ class ExportRun:
 
 def _exact(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
+def _is_integer(artifact: Artifact) -> bool:
+    """Return whether a file computes in integers."""
+    return precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER

@@ -16,6 +16,7 @@ from ..artifacts.sample_kinds import typical_samples
 from ..errors import UserError
 from ..reference.network import opaque_layers
 from ..reference.quantization_costs import CAUSES, Costs, Harm, LayerCost, measure_costs
+from ..reference.unlike_outputs import unlike_outputs
 from .end_to_end.task_agreement import deciding_outputs
 
 # Ratios beyond which a cause is named. One step serves all channels: a channel of a tenth of the
@@ -58,6 +59,7 @@ class FileExplanation:
         kind: Kind of these samples.
         decisions: Decisions that all causes together change.
         layers: The layers, greatest loss first.
+        advice: What else would help: outputs to split.
         reason: Why nothing could be measured; else empty.
     """
 
@@ -68,6 +70,7 @@ class FileExplanation:
     kind: str = ""
     decisions: int = 0
     layers: tuple[LayerExplanation, ...] = ()
+    advice: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -149,6 +152,9 @@ def _explained(export: ExportDirectory, artifact: Artifact) -> FileExplanation:
         kind=kind,
         decisions=costs.together.decisions,
         layers=tuple(_layer(costs, entry) for entry in costs.layers),
+        advice=tuple(
+            unlike_outputs(network, {name: truth[index] for name, truth in golden.truth.items()})
+        ),
     )
 
 

@@ -3,8 +3,10 @@
 Every operator is compared under every known rule of rounding, for all inputs that there can be:
 
 - sums (convolutions, dense layers): by the thresholds of each channel (`rounding.thresholds`);
-- functions of one or two 8-bit integers: all 256 or 65,536 of them;
-- means: every sum of so many integers.
+- functions of one integer, or of two of 8 bits: all of them, at most 65,536;
+- means: every sum of so many integers;
+- floats that become integers: by thresholds among all finite float32 numbers;
+- what several rules compute by one and the same function: it is the same whatever comes in.
 
 If all operators agree, so does the file: by induction, since equal inputs give equal outputs. An
 operator that is none of these is listed as undecided.
@@ -12,8 +14,9 @@ operator that is none of these is listed as undecided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from ..rounding.thresholds import differing_sums
 from ..rounding.xnnpack import TFLITE_RULES
 from .base import Values
 from .linear_sums import LINEAR, LinearSums
+from .tflite_arithmetic import output_of
 from .tflite_ops import TFLITE_OPS, bits_of, prepared
 
 _ELEMENTWISE = {
@@ -31,7 +35,12 @@ _ELEMENTWISE = {
     "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "GELU", "EXP", "HARD_SWISH",
     "ABS", "QUANTIZE",
 }  # fmt: skip
-_MEANS = {"MEAN", "AVERAGE_POOL_2D"}
+# Operators that all runtimes compute by one rule, as measured: AVERAGE_POOL_2D takes a half away
+# from zero on LiteRT (XNNPACK, built-in and reference kernels), TFLite Micro and tflite-runtime.
+_ONE_RULE = {"AVERAGE_POOL_2D", "HARD_SWISH", "MAXIMUM", "MINIMUM"}
+_GREATEST_FLOAT = 0x7F7FFFFF  # bits of float32's greatest finite number
+_MOST_THRESHOLDS = 1 << 23
+_TRIED = 1 << 16  # random inputs that are to show that two functions differ
 _MOST_MEANS = 1 << 24  # integers that the sums of a mean are made of
 
 
@@ -45,7 +54,7 @@ class Difference:
         cases: Sums, or inputs, that become another integer.
         of: Sums or inputs that there are.
         channel: Channel of the example.
-        example: One such sum, or input.
+        example: One such sum or input.
         xnnpack: Its integer under XNNPACK's rule.
         other: Its integer under the other.
     """
@@ -55,7 +64,7 @@ class Difference:
     cases: int
     of: int
     channel: int
-    example: tuple[int, ...]
+    example: tuple[float, ...]
     xnnpack: int
     other: int
 
@@ -68,8 +77,10 @@ class CertifiedOp:
         index: Its index in the file.
         kind: Its kind.
         name: Name of what it computes.
-        method: How all inputs were covered: "thresholds", "all inputs", "all sums", "moves
-            integers", "floats", or "" where nothing was decided.
+        method: How all inputs were covered: "thresholds", "all inputs", "all sums", "one rule",
+            "functions" (rules with one function agree; others differ in an example, and cases are
+            counted among random inputs), "moves integers", "floats", or "" where nothing was
+            decided.
         channels: Its output channels, of an operator with thresholds.
         groups: The rules, by name, in groups that agree on all inputs; the largest first.
         differences: One entry for each rule that differs from XNNPACK's.
@@ -140,19 +151,30 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str) -> CertifiedOp:
     if op.kind == "DEQUANTIZE" or not integer:
         return CertifiedOp(op.index, op.kind, name, "floats")
     if op.kind == "QUANTIZE" and len(integer) == 1:
-        raise NotKnownError("floats become integers: a tie may fall to either side")
-    if op.kind in TFLITE_OPS and not TFLITE_OPS[op.kind].ruled:
-        return CertifiedOp(op.index, op.kind, name, "moves integers")
+        return _entry(op, name, "thresholds", _from_floats(graph, op))
     bits = bits_of(graph, op)
-    if bits != 8:
-        raise NotKnownError(f"integers of {bits} bits")
-    if op.kind in LINEAR:
+    if op.kind == "AVERAGE_POOL_2D" and bits != 8:
+        raise NotKnownError(f"its rounding of {bits} bits was not measured")
+    if op.kind in TFLITE_OPS and not TFLITE_OPS[op.kind].ruled:
+        method = "one rule" if op.kind in _ONE_RULE else "moves integers"
+        return CertifiedOp(op.index, op.kind, name, method)
+    if op.kind in LINEAR and bits in (8, 16):
         sums = LinearSums.of(graph, op)
-        found = _by_thresholds(sums)
-        return _entry(op, name, "thresholds", found, channels=sums.ends.shape[1])
+        channels = sums.ends.shape[1]
+        if len(_by_function(sums.rescaling)) == 1:
+            return _entry(
+                op, name, "functions", (_names(_by_function(sums.rescaling)), []), channels
+            )
+        if channels << bits > _MOST_THRESHOLDS:
+            raise NotKnownError(f"{channels} channels of {bits} bits have too many thresholds")
+        return _entry(op, name, "thresholds", _by_thresholds(sums), channels)
+    if op.kind == "SOFTMAX" or (bits == 16 and op.kind in ("ADD", "SUB")):
+        return _entry(op, name, "functions", _by_examples(graph, op))
     if op.kind in _ELEMENTWISE:
         return _entry(op, name, "all inputs", _exhaustive(graph, op))
-    if op.kind in _MEANS:
+    if bits != 8:
+        raise NotKnownError(f"integers of {bits} bits")
+    if op.kind == "MEAN":
         return _entry(op, name, "all sums", _means(graph, op))
     raise NotKnownError("not a sum and no function of one or two integers")
 
@@ -208,11 +230,131 @@ def _grouped(known: Mapping[Arithmetic, np.ndarray]) -> list[list[str]]:
     return [[rule.kernels for rule in group] for group in groups]
 
 
+Groups = list[list[Arithmetic]]
+
+
+def _by_function(function: Callable[[Arithmetic], Any]) -> Groups:
+    """Return the rules in groups that compute by the same function."""
+    groups: dict[Any, list[Arithmetic]] = {}
+    for rule in TFLITE_RULES:
+        found = function(rule)
+        groups.setdefault(getattr(found, "__func__", found), []).append(rule)
+    return list(groups.values())
+
+
+def _names(groups: Groups) -> list[list[str]]:
+    return [[rule.kernels for rule in group] for group in groups]
+
+
+def _by_examples(graph: ArtifactGraph, op: GraphOp) -> Found:
+    """Group the rules by their functions, and find inputs on which these differ.
+
+    Raises:
+        NotKnownError: Two functions agree on all inputs tried, which proves nothing.
+    """
+    wide = bits_of(graph, op) == 16
+    groups = _by_function(lambda rule: _functions(rule, op.kind, wide))
+    if len(groups) == 1:
+        return _names(groups), []
+    keys = list(dict.fromkeys(graph.activations(op)))
+    fed = {key: _random(graph, key, seed) for seed, key in enumerate(keys)}
+    finish = prepared(op, Values(graph, fed))
+    known = [np.asarray(finish(group[0])).reshape(_TRIED, -1) for group in groups]
+    differences = []
+    for group, results in zip(groups[1:], known[1:]):
+        unequal = known[0] != results
+        if not unequal.any():
+            raise NotKnownError(
+                f"{groups[0][0].kernels} and {group[0].kernels} compute by unlike functions, which "
+                f"agree on {_TRIED:,} random inputs"
+            )
+        row, place = np.unravel_index(int(np.argmax(unequal)), unequal.shape)
+        example = tuple(int(n) for array in fed.values() for n in array[row].reshape(-1))
+        both = int(known[0][row, place]), int(results[row, place])
+        cases = int(unequal.any(axis=1).sum())
+        differences += [
+            Difference(rule.kernels, 0, cases, _TRIED, 0, example, *both) for rule in group
+        ]
+    return _names(groups), differences
+
+
+def _functions(rule: Arithmetic, kind: str, wide: bool) -> Any:
+    """Return what a rule computes a softmax or a sum of 16 bits with."""
+    if kind == "SOFTMAX":
+        return None if wide else type(rule).shares  # one table for all where it is wide
+    served = type(rule.of_bits(16))
+    return served.added, getattr(served, "times", None)
+
+
+def _random(graph: ArtifactGraph, key: str, seed: int) -> np.ndarray:
+    """Return inputs whose numbers are near each other, far apart, and anything between."""
+    steps, shape = graph.tensors[key].quantization, graph.tensors[key].shape
+    if steps is None:
+        raise NotKnownError("an input of floats")
+    generator, limits = np.random.default_rng(seed), np.iinfo(steps.dtype)
+    reach = limits.max - limits.min
+    spread = np.exp(generator.uniform(0, np.log(reach), (_TRIED, 1, 1)))
+    below = generator.uniform(0, 1, (_TRIED, 1, shape[-1])) * spread
+    return np.asarray(limits.max - below).astype(steps.dtype)
+
+
+def _from_floats(graph: ArtifactGraph, op: GraphOp) -> Found:
+    """Compare the rules on all finite float32 numbers, by their thresholds.
+
+    Some kernels take eight numbers at a time by one formula and the rest by another.
+    """
+    output = output_of(op, Values(graph, {}))
+    limits = output.saturated(np.array([-(1 << 20), 1 << 20])) - output.point
+    levels = np.arange(limits[0] + 1, limits[1] + 1)
+    size = int(np.prod([max(length, 1) for length in graph.tensors[op.inputs[0]].shape[1:]]))
+    together = [*([8] if size >= 8 else []), *([1] if size % 8 else [])]
+
+    def rounded(rule: Arithmetic, numbers: np.ndarray, lanes: int) -> np.ndarray:
+        given = np.repeat(_as_floats(numbers)[:, None], lanes, axis=1)
+        with np.errstate(over="ignore"):
+            return np.asarray(rule.quantized(given, output.scale))[:, 0]
+
+    known = {}
+    for rule in TFLITE_RULES:
+        found = []
+        for lanes in together:
+            low = np.full(len(levels), -_GREATEST_FLOAT - 1)
+            high = np.full(len(levels), _GREATEST_FLOAT + 1)
+            while (high - low > 1).any():
+                middle = (low + high) // 2
+                reached = rounded(rule, np.clip(middle, -_GREATEST_FLOAT, _GREATEST_FLOAT), lanes)
+                high = np.where(reached >= levels, middle, high)
+                low = np.where(reached >= levels, low, middle)
+            found.append(high)
+        known[rule] = np.array(found).T
+    first, *others = TFLITE_RULES
+    differences = []
+    for rule in others:
+        if np.array_equal(known[rule], known[first]):
+            continue
+        cases = int(differing_sums(known[first], known[rule]).max())
+        place = np.unravel_index(int(np.argmax(known[first] != known[rule])), known[rule].shape)
+        number = np.minimum(known[first][place], known[rule][place])[None]
+        lanes = together[int(place[1])]
+        both = [int(output.saturated(rounded(r, number, lanes))[0]) for r in (first, rule)]
+        example = (float(_as_floats(number)[0]),)
+        of = 2 * _GREATEST_FLOAT + 1
+        differences.append(Difference(rule.kernels, 0, cases, of, 0, example, *both))
+    return _grouped(known), differences
+
+
+def _as_floats(numbers: np.ndarray) -> np.ndarray:
+    """Return the float32 numbers that integers count, in order, from zero."""
+    sizes = np.abs(numbers).astype(np.uint32).view(np.float32)
+    return np.where(numbers < 0, -sizes, sizes)
+
+
 def _exhaustive(graph: ArtifactGraph, op: GraphOp) -> Found:
     """Compare the rules on every combination of the integers that an operator reads."""
     keys = list(dict.fromkeys(graph.activations(op)))
-    if not 1 <= len(keys) <= 2:
-        raise NotKnownError(f"{len(keys)} inputs")
+    wide = bits_of(graph, op) > 8
+    if not 1 <= len(keys) <= (1 if wide else 2):
+        raise NotKnownError(f"{len(keys)} inputs{' of 16 bits' if wide else ''}")
     others = [key for key in op.inputs if key and key not in keys]
     constants = [Values(graph, {}).constant(key) for key in others]
     if any(constant.size != 1 for constant in constants):
@@ -224,7 +366,7 @@ def _exhaustive(graph: ArtifactGraph, op: GraphOp) -> Found:
             raise NotKnownError("an input of floats")
         limits = np.iinfo(steps.dtype)
         integers = np.arange(limits.min, limits.max + 1).astype(steps.dtype)
-        size = [1, 1, 256 if len(keys) == 2 else 1, 256]
+        size = [1, 1, 256 if len(keys) == 2 else 1, len(integers)]
         shape = [1, 1, -1, 1] if len(keys) == 2 and place == 0 else [1, 1, 1, -1]
         every.append(np.broadcast_to(integers.reshape(shape), size))
     finish = prepared(op, Values(graph, dict(zip(keys, every))))
@@ -236,7 +378,7 @@ def _means(graph: ArtifactGraph, op: GraphOp) -> Found:
     key = op.inputs[0]
     shape = graph.tensors[key].shape
     steps = graph.tensors[key].quantization
-    if op.kind != "MEAN" or len(shape) != 4 or steps is None or -1 in shape:
+    if len(shape) != 4 or steps is None or -1 in shape:
         raise NotKnownError("a mean of another form")
     axes = Values(graph, {}).constant(op.inputs[1]).reshape(-1)
     if sorted(int(axis) % 4 for axis in axes) != [1, 2]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators import OPERATORS
-from ..operators.linear import Linear
+from ..operators.linear import Linear, Rescaling
 from ..rounding.arithmetic import Arithmetic
 from ..rounding.quantized import Ints, NotKnownError, Output, Scales
 from ..rounding.thresholds import thresholds
@@ -78,11 +78,16 @@ class LinearSums:
 
     def rounded(self, rule: Arithmetic, sums: Ints, w: Scales | None = None) -> Ints:
         """Round sums (L, C) by a rule; the zero point is not added and nothing is clipped."""
-        operator = OPERATORS[self.operator]
-        assert isinstance(operator, Linear)
-        rescaling = operator.rescaling(rule.of_bits(8), 8)
-        found: Ints = rescaling(sums, self.x, self.w if w is None else w, self.output.scale)
+        found: Ints = self.rescaling(rule)(
+            sums, self.x, self.w if w is None else w, self.output.scale
+        )
         return found
+
+    def rescaling(self, rule: Arithmetic) -> Rescaling:
+        """Return the function of a rule that rounds the sums."""
+        operator, bits = OPERATORS[self.operator], self.output.bits
+        assert isinstance(operator, Linear)
+        return operator.rescaling(rule.of_bits(bits), bits)
 
     def thresholds(self, rule: Arithmetic, w: Scales | None = None) -> Ints:
         """Return a rule's thresholds (L, C), of a kernel with other scales where they are given."""

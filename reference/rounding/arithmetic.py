@@ -321,9 +321,7 @@ class Upward(AwayFromZero):
         """Two products and a difference in float32, as measured of LiteRT 2.3 on x86."""
         return np.asarray(values.astype(np.float32) * x - np.float32(point) * x)
 
-    def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
-        """By a table of float32 exponentials."""
-        return Arithmetic.shares(self, x, scale, beta, y)
+    shares = Arithmetic.shares  # by a table of float32 exponentials
 
     def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
         """The zero point is brought to the steps of the result by itself.

@@ -172,7 +172,7 @@ def _slices(quality: OutputQuality) -> Finding | None:
         f"slices {_ranges(quality.dead)} of the last axis of output '{quality.output}' are "
         f"constant in the file; in the trained model they vary by up to {quality.dead_span:.3g}. "
         f"The values of the output are {quality.step:.3g} apart: make these slices an output of "
-        "their own, or scale all slices to one range",
+        f"their own (export --split-outputs {quality.output}), or scale all slices to one range",
         quality.output,
     )
 

@@ -14,6 +14,7 @@ from ..evaluation import first_line
 from ..keras_graph import read_graph
 from .batches import require_independent_samples
 from .channels_last import channels_last
+from .outputs import split_outputs
 from .pixels import take_pixels
 from .quantized import dequantize
 from .sizes import require_sizes, set_sizes
@@ -44,6 +45,7 @@ def prepare(
     *,
     for_files: bool = True,
     preprocessing: Preprocessing | None = None,
+    split: Sequence[str] = (),
 ) -> Prepared:
     """Prepare a model.
 
@@ -54,6 +56,7 @@ def prepare(
             other than the batch, no text and no channels-first layers. A folded Keras model may
             have all of them.
         preprocessing: What becomes the first layer of the model; None for nothing.
+        split: Names of outputs that are replaced by the parts that they join.
 
     Returns:
         The model and the changes.
@@ -73,6 +76,7 @@ def prepare(
     if for_files:
         require_sizes(graph)
         require_independent_samples(graph)
+    steps.append(split_outputs(graph, split))
     if preprocessing is not None:
         steps.append(take_pixels(graph, preprocessing))
     states = states_outside(graph) if for_files else {}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import renormlite as rl
 from click.testing import CliRunner
+from keras import layers
 from renormlite.artifacts.graphs import read_graph
 from renormlite.cli.certify import command
 from renormlite.export.quantization.portable import disputed_sums, portable_scales
@@ -128,7 +130,8 @@ def test_rules_that_agree_give_equal_outputs_and_others_need_not(files):
     kinds = {op.kind: op.method for op in found.certificate.ops}
     assert kinds["CONV_2D"] == "thresholds"
     assert kinds["RESHAPE"] == "moves integers"
-    assert {op.kind for op in found.certificate.undecided} == {"QUANTIZE", "SOFTMAX"}
+    assert not found.certificate.undecided
+    assert kinds["SOFTMAX"] == "functions"
     data = np.random.default_rng(1).normal(size=(1, 8, 8, 1)).astype(np.float32)
     runs = []
     for variant in ("", "reference"):
@@ -156,3 +159,61 @@ def test_the_command_and_its_refusals(files, tmp_path):
         rl.certify(tmp_path / "net.onnx")
     with pytest.raises(rl.UserError, match="There is no file"):
         rl.certify(tmp_path / "other.tflite")
+
+
+def _functions(tmp_path, precision):
+    """Return the certificate of a file with a float input, pooling, an addition and a softmax."""
+    x = keras.Input((6, 6, 2), name="x")
+    y = layers.AveragePooling2D(2)(layers.Conv2D(4, 1)(x))
+    y = layers.Add()([y, layers.ReLU()(y)])
+    y = layers.Softmax()(layers.Dense(3)(layers.Flatten()(y)))
+    data = np.cumsum(np.random.default_rng(0).normal(size=(64, 6, 6, 2)), axis=2)
+    rl.export_model(
+        keras.Model(x, y),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=(precision,),
+        calibration=data.astype(np.float32),
+        equalize="never",
+    )
+    graph = read_graph(tmp_path / "net" / f"net.{precision}.tflite", "tflite")
+    return graph, {op.kind: op for op in certify_graph(graph).ops}
+
+
+def test_floats_become_other_integers_exactly_where_the_certificate_says(tmp_path):
+    graph, ops = _functions(tmp_path, "int8")
+    (entry, *_) = ops["QUANTIZE"].differences
+    portable = next(rule for rule in TFLITE_RULES if rule.kernels == entry.kernels)
+    scale = np.float32(graph.tensors[graph.ops[0].outputs[0]].quantization.scales)
+    # Around every tie, each float in turn.
+    ties = (np.arange(-127, 128) - 0.5).astype(np.float32) * scale
+    near = ties.view(np.int32)[:, None] + np.arange(-40, 41)
+    floats = near.astype(np.int32).view(np.float32)
+    given = floats.reshape(-1, 1).repeat(8, axis=1)
+    unequal = XNNPACK.quantized(given, scale) != portable.quantized(given, scale)
+    levels = np.clip(XNNPACK.quantized(given, scale)[:, 0], -300, 300)
+    point = int(graph.tensors[graph.ops[0].outputs[0]].quantization.zero_points[0])
+    inside = (levels + point >= -128) & (levels + point <= 127)
+    assert 0 < unequal[inside, 0].sum() <= entry.cases + 2
+    number = np.float32(entry.example[0])
+    one, other = (
+        np.clip(rule.quantized(np.full((1, 8), number), scale)[0, 0] + point, -128, 127)
+        for rule in (XNNPACK, portable)
+    )
+    assert (one, other) == (entry.xnnpack, entry.other)
+
+
+def test_operators_of_one_rule_and_of_unlike_functions_are_decided(tmp_path):
+    _, ops = _functions(tmp_path, "int8")
+    assert ops["AVERAGE_POOL_2D"].method == "one rule"
+    assert ops["SOFTMAX"].method == "functions"
+    together = next(group for group in ops["SOFTMAX"].groups if "XNNPACK" in group)
+    assert len(together) == 3
+    assert {entry.kernels for entry in ops["SOFTMAX"].differences}.isdisjoint(together)
+
+
+def test_integers_of_sixteen_bits_are_certified(tmp_path):
+    _, ops = _functions(tmp_path, "int16x8")
+    assert len(ops["CONV_2D"].groups) == 1
+    assert {entry.kernels for entry in ops["FULLY_CONNECTED"].differences} == {"TFLite Micro"}
+    assert {e.kernels for e in ops["ADD"].differences} == {"TFLite's one-rounding build"}

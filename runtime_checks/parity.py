@@ -21,7 +21,7 @@ from ..runtimes.machine import host
 from ..runtimes.run import TargetRun, run_target
 from .baseline import changes, read_baseline
 from .check_record import CheckRecord
-from .end_to_end.findings import Finding
+from .end_to_end.findings import Finding, TargetResult
 from .end_to_end.quality_gates import QualityLimits
 from .end_to_end.target_check import judge_run
 from .end_to_end.thread_counts import Threads
@@ -174,7 +174,7 @@ def run_check(
         golden, searched = with_found(
             golden, export, selection.pairs, runs=options.search, threads=counts[0]
         )
-    results = []
+    results: list[TargetResult] = []
     for target, files in selection.files.items():
         advanced(f"{files[0].file} on {target}", len(results), len(selection.pairs))
         for artifact, runs in _on_target(export, files, golden, target, counts, options.devices):

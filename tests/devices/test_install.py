@@ -114,13 +114,27 @@ def test_without_a_runtime_the_check_says_what_to_install(
     assert "pip install 'renormlite[tensorflow]'" in failed.stderr
 
 
-def test_the_large_extras_resolve(wheel: Path, tmp_path: Path) -> None:
-    """Installing them takes gigabytes; this environment has what they name, and runs all else."""
-    venv.create(tmp_path / "env", with_pip=False)
-    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "env/bin/python"), "install"]
-    plan = ["--dry-run", "--quiet", "--report", str(tmp_path / "plan.json")]
-    subprocess.run([*pip, *plan, f"{wheel}[all]"], check=True, env=CLEAN)
-    chosen = json.loads((tmp_path / "plan.json").read_text())["install"]
-    names = {entry["metadata"]["name"].lower() for entry in chosen}
-    assert {"tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert"} <= names
-    assert {"openvino", "playwright", "ai-edge-quantizer", "tensorboard"} <= names
+def test_the_large_extras_train_export_and_check(wheel: Path, tmp_path: Path) -> None:
+    """`[tensorflow]` alone does the whole work; `[all]` adds every other runtime to it."""
+    there = Environment(tmp_path / "env", wheel, "tensorflow")
+    for words in (
+        ("train", "digits", "--epochs", "1"),
+        ("inspect", "build/digits/digits.keras", "--picture", "fold.svg"),
+        ("export", "build/digits/digits.keras", "--inputs", "build/digits/digits.samples.npz"),
+        ("check", "build/digits"),
+    ):
+        done = there.run(*words, folder=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "oneDNN" not in done.stderr
+    pip = [sys.executable, "-m", "pip", "--python", str(there.python), "install", "--quiet"]
+    subprocess.run([*pip, f"{wheel}[all]"], check=True, env=CLEAN)
+    modules = "ai_edge_quantizer, openvino, playwright, tensorboard, tflite_micro"
+    subprocess.run([there.python, "-c", f"import {modules}"], check=True, env=CLEAN)
+    done = there.run("targets", "--json", "targets.json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    usable = {
+        entry["target"]
+        for entry in json.loads((tmp_path / "targets.json").read_text())
+        if entry["usable"]
+    }
+    assert {"litert", "tf-lite", "onnxruntime", "openvino", "tflite-micro"} <= usable

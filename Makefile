@@ -62,8 +62,9 @@ envs: $(TFLITE_RUNTIME)/.installed ## Create the environments of runtimes that c
 test: $(INSTALLED) $(TFLITE_RUNTIME)/.installed ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not devices"
 
-test-torch: $(INSTALLED) $(TORCH)/.installed ## Test the layer on PyTorch, in an environment of its own
-	RENORMLITE_TORCH_PYTHON=$(abspath $(TORCH))/bin/python $(BIN)/pytest tests/toolkit/test_backends.py
+test-torch: $(INSTALLED) $(TORCH)/.installed ## Test training on PyTorch, in an environment of its own
+	RENORMLITE_TORCH_PYTHON=$(abspath $(TORCH))/bin/python $(BIN)/pytest \
+		tests/toolkit/test_backends.py tests/toolkit/quantize_aware/test_backends.py
 
 test-devices: $(INSTALLED) ## Test on emulated ARM, in a browser, over ssh and adb; installs what that takes
 	scripts/test-devices.sh $(BIN)/python

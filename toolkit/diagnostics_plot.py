@@ -1,7 +1,7 @@
 """A figure of the norms in a training run: loss, clipping, required bounds and gap to inference.
 
 The loss is on top. Below it is one column for each quantity: curves of the whole network, then a
-map with one row per norm.
+map with one row per norm. The ranges of quantization-aware training are drawn the same way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..files import atomic_path
 from .observed import Reading
+from .quantize_aware.diagnostics import RangeReading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,9 +46,9 @@ class _Column:
     """
 
     title: str
-    value: Callable[[Reading], float]
-    need: Callable[[Reading], float]
-    bound: Callable[[Reading], float] | None
+    value: Callable[[Any], float]
+    need: Callable[[Any], float]
+    bound: Callable[[Any], float] | None
     label: str
     unit: str
     scale: str
@@ -56,7 +57,26 @@ class _Column:
     least: float = 0.0
 
 
-_COLUMNS = (
+@dataclass(frozen=True)
+class _Subject:
+    """The kind of readings.
+
+    Attributes:
+        title: Title of the figure.
+        noun: What one row shows.
+        axis: Label of the horizontal axis.
+        at: Returns the position of a reading on that axis.
+        columns: The columns.
+    """
+
+    title: str
+    noun: str
+    axis: str
+    at: Callable[[Any], int]
+    columns: tuple[_Column, ...]
+
+
+_NORM_COLUMNS = (
     _Column(
         "Channels whose r is clipped",
         lambda reading: reading.r_clipped,
@@ -92,17 +112,60 @@ _COLUMNS = (
         None,
     ),
 )
+_RANGE_COLUMNS = (
+    _Column(
+        "Clipped values of each range",
+        lambda reading: reading.clipped,
+        lambda reading: reading.clipped,
+        None,
+        "Clipped values",
+        "share of the values",
+        "share of the values",
+        "Blues",
+        None,
+    ),
+    _Column(
+        "Upper end of each range",
+        lambda reading: reading.high,
+        lambda reading: reading.high - reading.low,
+        None,
+        "Width of the range",
+        "high - low",
+        "upper end",
+        "Greens",
+        None,
+    ),
+    _Column(
+        "Step of each range",
+        lambda reading: reading.step,
+        lambda reading: reading.step,
+        None,
+        "Step",
+        "distance of two integers",
+        "distance of two integers",
+        "Oranges",
+        None,
+    ),
+)
+_NORMS = _Subject(
+    "Batch renormalization in training", "norm", "training step", lambda r: r.step, _NORM_COLUMNS
+)
+_RANGES = _Subject(
+    "Ranges in quantization-aware training", "range", "epoch", lambda r: r.epoch, _RANGE_COLUMNS
+)
 
 
 def plot_diagnostics(
-    readings: Sequence[Reading], path: str | os.PathLike[str] | None = None
+    readings: Sequence[Reading] | Sequence[RangeReading],
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw the readings of `RenormDiagnostics`.
+    """Draw the readings of `RenormDiagnostics` or of `QuantizationDiagnostics`.
 
     The training loss is on top, if it was reported. The columns below show how many channels have r
     clipped, how many have d clipped, and the gap between training and inference. The curves show
     each norm (thin) and their median (thick) against the bound in force (dashed); the map shows
-    each norm, in the order of the network, over the steps.
+    each norm, in the order of the network, over the steps. For `QuantizationDiagnostics` the
+    columns show the share of clipped values, the range and the step, over the epochs.
 
     Args:
         readings: ``callback.readings``.
@@ -117,33 +180,40 @@ def plot_diagnostics(
     """
     if not readings:
         raise UserError(
-            "There is nothing to draw: RenormDiagnostics has no readings yet. Train with it in the "
-            "callbacks of fit() first."
+            "There is nothing to draw: RenormDiagnostics or QuantizationDiagnostics has no "
+            "readings yet. Train with it in the callbacks of fit() first."
         )
     from matplotlib.figure import Figure
 
-    steps = sorted({reading.step for reading in readings})
+    subject = _RANGES if isinstance(readings[0], RangeReading) else _NORMS
+    steps = sorted({subject.at(reading) for reading in readings})
     layers = list(dict.fromkeys(reading.layer for reading in readings))
     height = float(np.clip(0.17 * len(layers), 1.4, 11.0))
-    losses = {reading.step: reading.loss for reading in readings if np.isfinite(reading.loss)}
+    losses = {
+        reading.step: reading.loss
+        for reading in readings
+        if isinstance(reading, Reading) and np.isfinite(reading.loss)
+    }
     heights = [*([1.2] if losses else []), 1.6, height]
     figure = Figure(figsize=(13.0, 2.6 + sum(heights)), layout="constrained", dpi=130)
-    grid = figure.add_gridspec(len(heights), len(_COLUMNS), height_ratios=heights)
+    grid = figure.add_gridspec(len(heights), len(subject.columns), height_ratios=heights)
     axes = (
         grid[-2:, :]
-        .subgridspec(2, len(_COLUMNS), height_ratios=heights[-2:])
+        .subgridspec(2, len(subject.columns), height_ratios=heights[-2:])
         .subplots(sharex=True, squeeze=False)
     )
-    for column, (above, below) in zip(_COLUMNS, axes.T, strict=True):
-        _curves(above, column, readings, steps, layers)
-        _map(below, column, readings, steps, layers)
+    table = _Table(subject, readings, steps, layers)
+    for column, (above, below) in zip(subject.columns, axes.T, strict=True):
+        _curves(above, column, table)
+        _map(below, column, table)
     if losses:
         _loss(figure.add_subplot(grid[0, :]), losses, steps)
     for below in axes[1, 1:]:
         below.tick_params(left=False, labelleft=False)
-    norms = "1 norm" if len(layers) == 1 else f"{len(layers)} norms"
+    rows = f"{len(layers)} {subject.noun}{'s' if len(layers) > 1 else ''}"
+    observed = f"{len(steps)} observed {subject.axis.rpartition(' ')[2]}s"
     figure.suptitle(
-        f"Batch renormalization in training: {norms}, {len(steps)} observed steps",
+        f"{subject.title}: {rows}, {observed}",
         color=_INK, fontsize=13, fontweight="bold", x=0.01, ha="left",
     )  # fmt: skip
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -156,18 +226,22 @@ def plot_diagnostics(
     return figure
 
 
-def _table(
-    value: Callable[[Reading], float],
-    readings: Sequence[Reading],
-    steps: list[int],
-    layers: list[str],
-) -> NDArray[np.float64]:
-    """Return one row per layer and one column per step, NaN where there is no reading."""
-    row, at = ({key: i for i, key in enumerate(keys)} for keys in (layers, steps))
-    table = np.full((len(layers), len(steps)), np.nan)
-    for reading in readings:
-        table[row[reading.layer], at[reading.step]] = value(reading)
-    return table
+@dataclass(frozen=True)
+class _Table:
+    """Readings as one row per layer and one column per step."""
+
+    subject: _Subject
+    readings: Sequence[Any]
+    steps: list[int]
+    layers: list[str]
+
+    def of(self, value: Callable[[Any], float]) -> NDArray[np.float64]:
+        """Return a quantity, NaN where there is no reading."""
+        row, at = ({key: i for i, key in enumerate(keys)} for keys in (self.layers, self.steps))
+        table = np.full((len(self.layers), len(self.steps)), np.nan)
+        for reading in self.readings:
+            table[row[reading.layer], at[self.subject.at(reading)]] = value(reading)
+        return table
 
 
 def _loss(axes: Axes, losses: Mapping[int, float], steps: list[int]) -> None:
@@ -189,18 +263,16 @@ def _dress(axes: Axes, title: str, unit: str) -> None:
     axes.margins(x=0.0)
 
 
-def _curves(
-    axes: Axes, column: _Column, readings: Sequence[Reading], steps: list[int], layers: list[str]
-) -> None:
-    table = _table(column.need, readings, steps, layers)
+def _curves(axes: Axes, column: _Column, readings: _Table) -> None:
+    steps, table = readings.steps, readings.of(column.need)
     marker = "o" if len(steps) == 1 else ""
     axes.plot(steps, table.T, color=_GREY, linewidth=0.6, alpha=0.5, marker=marker)
-    axes.lines[0].set_label("one norm")
+    axes.lines[0].set_label(f"one {readings.subject.noun}")
     axes.plot(
         steps, np.nanmedian(table, 0), color=_INK, linewidth=1.8, label="median", marker=marker
     )
     if column.bound is not None:
-        bound = _table(column.bound, readings, steps, layers)
+        bound = readings.of(column.bound)
         bound = np.where(np.isfinite(bound), bound, np.nan)
         if np.isfinite(bound).any():
             axes.plot(
@@ -211,11 +283,9 @@ def _curves(
     axes.set_ylim(bottom=column.least)
 
 
-def _map(
-    axes: Axes, column: _Column, readings: Sequence[Reading], steps: list[int], layers: list[str]
-) -> None:
-    table = _table(column.value, readings, steps, layers)
-    edges = _edges(steps)
+def _map(axes: Axes, column: _Column, readings: _Table) -> None:
+    layers, table = readings.layers, readings.of(column.value)
+    edges = _edges(readings.steps)
     image = axes.pcolormesh(
         edges, np.arange(len(layers) + 1) - 0.5, np.ma.masked_invalid(table),
         cmap=column.colors, vmin=0.0, vmax=column.most, rasterized=True,
@@ -226,7 +296,7 @@ def _map(
     axes.set_yticks(range(0, len(layers), every), layers[::every])
     axes.tick_params(labelsize=8 if len(layers) <= 24 else 6.5, colors=_INK, length=2)
     axes.set_title(column.title, loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel("training step", fontsize=9, color=_INK)
+    axes.set_xlabel(readings.subject.axis, fontsize=9, color=_INK)
     axes.spines[:].set_visible(False)
     bar = axes.figure.colorbar(image, ax=axes, orientation="horizontal", aspect=40, pad=0.02)
     bar.outline.set_visible(False)

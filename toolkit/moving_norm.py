@@ -146,7 +146,8 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return the vectors of inference: ``x * scale + shift`` on the channel axis."""
-        moving = Statistics(self.moving_mean.value, self.moving_variance.value)
+        # PyTorch assigns in place: a gradient needs the statistics as they are here.
+        moving = Statistics(ops.copy(self.moving_mean.value), ops.copy(self.moving_variance.value))
         return inference_affine(moving, *self._gamma_beta(), epsilon=self.epsilon)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

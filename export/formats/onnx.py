@@ -104,7 +104,7 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
             f"{graph.readable_name(first_line(error))} Choose opset 17 or replace the layer."
         ) from error
     if job.trained is not None:
-        return canonical(finish(simple, job.trained), graph.readable_name)
+        return canonical(finish(simple, job.trained, graph.readable_name), graph.readable_name)
     model = canonical(simple, graph.readable_name)
     if job.precision == "float32":
         return model

@@ -8,14 +8,15 @@ of QuantizeLinear and DequantizeLinear by `fake_quantization`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .trained import REQUANTIZES, IntegerModel, Weights
+from .onnx_integers import compute_in_integers
+from .trained import IntegerModel, Weights
 
 # Axis of a kernel's output channels, for grouped and depthwise convolutions too.
 _CHANNELS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -55,15 +56,18 @@ def fake_quantization(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     )
 
 
-def finish(model: onnx.ModelProto, integers: IntegerModel) -> onnx.ModelProto:
+def finish(
+    model: onnx.ModelProto, integers: IntegerModel, readable: Callable[[str], str]
+) -> onnx.ModelProto:
     """Return the model with integer weights; it is changed in place.
 
     Args:
         model: The converted model, with biases fused into the linear layers.
         integers: The integer network that it was converted from.
+        readable: From the converter's name of a node to one with the layers' names.
     """
     graph = model.graph
-    _remove_grid_markers(graph)
+    compute_in_integers(graph, integers, readable)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made: dict[str, str] = {}
     added: list[onnx.NodeProto] = []
@@ -126,21 +130,6 @@ def _dequantized(
         node.attribute.append(onnx.helper.make_attribute("axis", axis))
     nodes.append(node)
     return result
-
-
-def _remove_grid_markers(graph: onnx.GraphProto) -> None:
-    """Remove the LeakyRelu markers of requantization; the QDQ pair after each requantizes."""
-    kept: list[onnx.NodeProto] = []
-    renamed: dict[str, str] = {}
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        slopes = [a.f for a in node.attribute if a.name == "alpha"]
-        if node.op_type == "LeakyRelu" and slopes == [np.float32(REQUANTIZES)]:
-            renamed[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

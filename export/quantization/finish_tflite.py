@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ...artifacts.flatbuffer import operator_name, text
 from ...errors import UserError
+from .pack import pack
 from .trained import REQUANTIZES, IntegerModel, Weights
 
 # Kernel, bias and input among an operator's inputs, and the axis of the kernel's channels.
@@ -43,7 +44,9 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
         for operator in graph.operators:
             kind = operator_name(model.operatorCodes[operator.opcodeIndex])
             if kind in _LINEAR:
-                _set_steps(model, graph, operator, _LINEAR[kind], by_mark)
+                weights = _set_steps(model, graph, operator, _LINEAR[kind], by_mark)
+                if weights is not None and weights.bits <= 4:
+                    pack(model, operator, graph, integers.rounding)
             elif kind not in _BORDER:
                 _refuse_float(graph, operator, kind, integers.float_layers, readable)
 
@@ -88,12 +91,13 @@ def _set_steps(
     operator: Any,
     places: tuple[int, int, int],
     by_mark: dict[np.float32, Weights],
-) -> None:
+) -> Weights | None:
+    """Set the steps of an operator's weights; return them where they were trained."""
     kernel_at, bias_at, axis = places
     kernel = graph.tensors[operator.inputs[kernel_at]]
     steps = kernel.quantization
     if steps is None or steps.scale is None or np.float32(steps.scale[0]) not in by_mark:
-        return  # a layer that stays in float, or another call of a finished layer
+        return None  # a layer that stays in floating point, or one that is finished
     weights = by_mark[np.float32(steps.scale[0])]
     _set(kernel, weights.steps, axis)
     if bias_at < len(operator.inputs) and operator.inputs[bias_at] >= 0:
@@ -101,6 +105,7 @@ def _set_steps(
         _set(bias, weights.input_step * weights.steps, 0)
         if graph.tensors[operator.outputs[0]].type == schema.TensorType.INT16:
             _widen(model, bias)
+    return weights
 
 
 def _set(tensor: Any, steps: np.ndarray, axis: int) -> None:

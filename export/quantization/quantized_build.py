@@ -119,6 +119,7 @@ class _Builder:
         self.graph, self.live, self.choices = graph, live, choices
         self.values: dict[int, BuiltValue] = {}
         self.layers: dict[int, keras.layers.Layer] = {}
+        self.linear_layers: dict[int, list[QuantizedLinear]] = {}
         self.quantized: dict[int, BuiltValue] = {}
         self.fused: set[Call] = set()
         self.fills: list[Any] = []
@@ -173,6 +174,8 @@ class _Builder:
                 return [self.pair(call, QuantizedMultiply)]
             if type(layer) in (kl.AveragePooling1D, kl.AveragePooling2D):
                 return [self.pooled(call, layer)]
+        if function_named(op)[0] == "silu":
+            return [self.gated(call)]
         made = self.function(op)
         if made is not None:
             x = self.on_grid(call.inputs[0])
@@ -182,32 +185,53 @@ class _Builder:
     # The operators.
 
     def linear(self, call: Call, op: Linear) -> BuiltValue:
-        """Build a linear layer with the norm and the activation after it."""
-        if type(op.layer) not in KERNELS or getattr(op.layer, "data_format", "") == _FIRST:
+        """A linear layer with the norm and the activation behind it."""
+        known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE
+        if not known or getattr(op.layer, "data_format", "") == _FIRST:
             raise UserError(
                 f"{_what(op)} has no integer operator here. {_ADVICE.format(name=op.name)}"
             )
+        x = self.on_grid(call.inputs[0])
+        layers = self.linear_layers.get(id(op))
+        if layers is None:
+            layers = self.linear_layers[id(op)] = self.made_linear(call, op)
+        for layer in layers:
+            tensor, grid = layer(x.tensor, x.grid)
+            x = BuiltValue(tensor, grid, layer.opened)
+        return x
+
+    def made_linear(self, call: Call, op: Linear) -> list[QuantizedLinear]:
+        """Return the layers that a linear layer becomes: two where it is separable."""
         norm = self.live.get(call)
         plain = op if norm is None else dataclasses.replace(op, after=None)
-        x = self.on_grid(call.inputs[0])
-        layer = self.layers.get(id(op))
-        if layer is None:
-            config = op.kind.config(plain, activation=False)
-            inner = type(op.layer).from_config(_float32(config))
-            layer = QuantizedLinear(
-                inner,
-                None if norm is None else _like(norm, op.after),
-                activation=self.fuse(call),
-                opened=self.opens(call),
+        config = _float32(op.kind.config(plain, activation=False))
+        arrays = op.kind.arrays(plain)
+        layers = []
+        if type(op.layer) in _SEPARABLE:
+            depthwise, config, inner = _separated(type(op.layer), config)
+            first = QuantizedLinear(
+                depthwise,
                 weight_bits=self.choices.weight_bits,
-                freeze_statistics_after=self.choices.freeze_statistics_after,
-                name=self.name_before_own_activation(call),
+                name=self.graph.unique_name(f"{call.name}_depthwise"),
                 **self.choices.options(),
             )
-            self.layers[id(op)] = layer
-            self.fills.append(lambda: _fill(plain, op.after, norm, layer))
-        tensor, grid = layer(x.tensor, x.grid)
-        return BuiltValue(tensor, grid, layer.opened)
+            layers.append(first)
+            kernel, *arrays = arrays
+            self.fills.append(lambda: first.layer.kernel.assign(kernel))
+        else:
+            inner = type(op.layer)
+        last = QuantizedLinear(
+            inner.from_config(config),
+            None if norm is None else _like(norm, op.after),
+            activation=self.fuse(call),
+            opened=self.opens(call),
+            weight_bits=self.choices.weight_bits,
+            freeze_statistics_after=self.choices.freeze_statistics_after,
+            name=self.name_before_own_activation(call),
+            **self.choices.options(),
+        )
+        self.fills.append(lambda: _fill(arrays, op.after, norm, last))
+        return [*layers, last]
 
     def affine(self, call: Call, op: AffineOp) -> BuiltValue:
         """Build a norm that could not be folded, as a depthwise convolution of kernel size 1."""
@@ -260,8 +284,18 @@ class _Builder:
         layer = made(activation=self.fuse(call), name=call.op.name, **self.choices.options())
         return BuiltValue(*layer(a.tensor, a.grid, b.tensor, b.grid))
 
+    def gated(self, call: Call) -> BuiltValue:
+        """SiLU: a value times its sigmoid, two operators."""
+        x, op = self.on_grid(call.inputs[0]), call.op
+        name = self.renamed.get(id(op), op.name)
+        gate = QuantizedFunction(
+            "sigmoid", name=self.graph.unique_name(f"{name}_gate"), **self.choices.options()
+        )
+        product = QuantizedMultiply(name=name, **self.choices.options())
+        return BuiltValue(*product(x.tensor, x.grid, *gate(x.tensor, x.grid)))
+
     def pooled(self, call: Call, layer: Any) -> BuiltValue:
-        """Build an average pooling, whose output has the grid of its input."""
+        """Average pooling, on the grid of its input."""
         x = self.on_grid(call.inputs[0])
         pool = type(layer).from_config(_float32(layer.get_config()))
         made = QuantizedAveragePooling(pool, name=call.op.name, **self.choices.options())
@@ -413,12 +447,17 @@ class _Builder:
 
 
 _FIRST = "channels_first"
+_SEPARABLE: dict[Any, tuple[Any, Any]] = {
+    kl.SeparableConv1D: (kl.DepthwiseConv1D, kl.Conv1D),
+    kl.SeparableConv2D: (kl.DepthwiseConv2D, kl.Conv2D),
+}
 
 _NAMED = {
     keras.activations.sigmoid: "sigmoid",
     keras.activations.tanh: "tanh",
     keras.activations.softmax: "softmax",
     keras.activations.gelu: "gelu",
+    keras.activations.silu: "silu",
     keras.activations.leaky_relu: "leaky_relu",
 }
 
@@ -436,7 +475,7 @@ def function_named(op: Any) -> tuple[str, float]:
     function = op.function if isinstance(op, ActivationOp) else None
     if type(layer) is kl.Activation:
         function = layer.activation
-    elif kind_of(layer) in ("Sigmoid", "Tanh"):
+    elif kind_of(layer) in ("Sigmoid", "Tanh", "Silu"):
         return kind_of(layer).lower(), 0.0
     return _NAMED.get(function, ""), 0.2  # Keras' default slope
 
@@ -466,6 +505,8 @@ def keeps_grid(layer: Any) -> bool:
 
 
 def _what(op: Any) -> str:
+    if isinstance(op, ActivationOp):
+        return f"{op.owner} ends in {getattr(op.function, '__name__', op.function)}, which"
     layer = op.layer if isinstance(op, Linear) else getattr(op, "operation", op)
     return f"{op.name} ({type(layer).__name__})"
 
@@ -486,9 +527,21 @@ def _like(norm: Any, rest: Affine | None) -> Any:
     return type(norm).from_config(config)
 
 
-def _fill(op: Linear, rest: Affine | None, norm: Any, layer: Any) -> None:
-    """Set the weights of a quantized linear layer and its norm from the original layers."""
-    _assign(op.kind.variables(layer.layer), op.kind.arrays(op))
+def _separated(
+    kind: type[keras.layers.Layer], config: dict[str, Any]
+) -> tuple[keras.layers.Layer, dict[str, Any], type[keras.layers.Layer]]:
+    """Return the depthwise part of a separable convolution, and config and type of the rest."""
+    depthwise, pointwise = _SEPARABLE[kind]
+    shared = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
+    first = depthwise(**{key: config[key] for key in shared}, use_bias=False, dtype="float32")
+    rest = {"filters": config["filters"], "kernel_size": 1, "use_bias": config["use_bias"]}
+    return first, {**rest, "dtype": "float32", "name": config["name"]}, pointwise
+
+
+def _fill(arrays: list[Any], rest: Affine | None, norm: Any, layer: Any) -> None:
+    """Give a quantized linear layer its weights, and its norm those of the one it replaces."""
+    inner = layer.layer
+    _assign([inner.kernel, inner.bias] if inner.use_bias else [inner.kernel], arrays)
     if norm is None:
         return
     before = {variable.name: variable.numpy() for variable in norm.weights}

@@ -13,6 +13,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -52,7 +54,8 @@ class Weights:
         steps: Step of each output channel, float32.
         bias: Integer bias of each output channel.
         input_step: Step of the input, float32.
-        mark: The number that replaces the steps in the graph.
+        mark: The number that stands for the steps in the graph.
+        bits: Number of bits of the kernel's integers.
     """
 
     layer: str
@@ -62,6 +65,7 @@ class Weights:
     bias: np.ndarray
     input_step: np.float32
     mark: np.float32
+    bits: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +88,14 @@ class TrainedModel:
 
     Attributes:
         model: The model.
-        precision: The precision that it was trained for.
+        precision: Name of the precision that it was trained for.
+        rounding: Arithmetic of the target.
     """
 
-    def __init__(self, model: keras.Model, bits: int) -> None:
+    def __init__(self, model: keras.Model, bits: int, rounding: str) -> None:
         self.model = model
         self.precision = "int8" if bits == 8 else "int16x8"
+        self.rounding = rounding
 
     @functools.cached_property
     def float_model(self) -> keras.Model:
@@ -98,9 +104,11 @@ class TrainedModel:
 
     @functools.cached_property
     def integers(self) -> IntegerModel:
-        """The network with the arithmetic of the file."""
-        network = _IntegerNetwork(self.model)
-        return IntegerModel(network.build(), tuple(network.weights), frozenset(network.left_float))
+        """The network as the file will compute it."""
+        network = _IntegerNetwork(self.model, self.rounding)
+        built = network.build()
+        left = frozenset(network.left_float)
+        return IntegerModel(built, tuple(network.weights), left, self.rounding)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,11 +119,13 @@ class IntegerModel:
         model: The network, for tracing with TensorFlow only.
         weights: The integer weights of its linear layers.
         float_layers: Names of the layers that stay in floating point.
+        rounding: Arithmetic of the target that it was trained for.
     """
 
     model: keras.Model
     weights: tuple[Weights, ...]
     float_layers: frozenset[str]
+    rounding: str
 
 
 def trained_model(model: keras.Model) -> TrainedModel | None:
@@ -133,7 +143,7 @@ def trained_model(model: keras.Model) -> TrainedModel | None:
                 f"The range of {layer.name} has not observed any data. Train the model with fit(), "
                 "or pass samples=… to quantize_aware."
             )
-    return TrainedModel(model, layers[0].output_range.bits)
+    return TrainedModel(model, layers[0].output_range.bits, layers[0].rounding)
 
 
 class _Network(abc.ABC):
@@ -252,8 +262,9 @@ def _fill(made: Any, layer: QuantizedLinear) -> None:
 class _IntegerNetwork(_Network):
     """Builds the network with fake quantizations, in which a grid is a `Grid`."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, rounding: str) -> None:
         super().__init__(model)
+        self.rounding = rounding
         self.weights: list[Weights] = []
         self.left_float: set[str] = set()
         self._grids: dict[int, Grid] = {}
@@ -281,7 +292,10 @@ class _IntegerNetwork(_Network):
         if isinstance(layer, QuantizedLinear):
             grid = None if layer.opened else layer_grid(layer)
             weights = self._weights(layer, inputs[1])
-            made = IntegerLinear(
+            kind = IntegerLinear
+            if self.rounding == "double" and not layer.kernel_type.per_channel:
+                kind = IntegerDense
+            made = kind(
                 layer.layer, layer.kernel_type, weights, layer.activation, grid, name=layer.name
             )
             return [made(inputs[0]), grid]
@@ -302,7 +316,14 @@ class _IntegerNetwork(_Network):
         )
         mark = np.float32(1 + len(self.weights) / _MARKS)
         weights = Weights(
-            layer.name, kernel, layer.kernel_type.channels, steps, bias, grid.step, mark
+            layer.name,
+            kernel,
+            layer.kernel_type.channels,
+            steps,
+            bias,
+            grid.step,
+            mark,
+            layer.weight_bits,
         )
         self.weights.append(weights)
         return weights
@@ -359,7 +380,9 @@ class IntegerLinear(keras.layers.Layer):
         **options: Any,
     ) -> None:
         super().__init__(dtype="float32", **options)
-        self._applied = functools.partial(kernel_type.apply, _Framing(layer))
+        self._applied: Callable[[Any, Any], Any] = functools.partial(
+            kernel_type.apply, _Framing(layer)
+        )
         self._weights, self._activation, self._grid = weights, activation, grid
 
     def call(self, x: Any) -> Any:
@@ -367,15 +390,44 @@ class IntegerLinear(keras.layers.Layer):
         import tensorflow as tf
 
         weights = self._weights
-        kernel = tf.quantization.fake_quant_with_min_max_vars(
+        bias = (weights.bias.astype(np.float64) * weights.input_step * weights.mark).astype("f4")
+        sums = tf.nn.bias_add(self._applied(x, self._kernel()), bias)
+        return _finished(sums, self._activation, self._grid)
+
+    def _kernel(self) -> Any:
+        import tensorflow as tf
+
+        weights = self._weights
+        return tf.quantization.fake_quant_with_min_max_vars(
             tf.constant(weights.kernel * weights.mark),
             -127 * weights.mark,
             127 * weights.mark,
             narrow_range=True,
         )
-        bias = (weights.bias.astype(np.float64) * weights.input_step * weights.mark).astype("f4")
-        sums = tf.nn.bias_add(self._applied(x, kernel), bias)
-        return _finished(sums, self._activation, self._grid)
+
+
+class IntegerDense(IntegerLinear):
+    """A dense layer as a convolution of one place, which rounds as all convolutions do.
+
+    TFLite's reference kernels compute FULLY_CONNECTED in double precision, TFLite Micro in fixed
+    point; both compute CONV_2D in fixed point.
+    """
+
+    def __init__(
+        self, layer: Any, kernel_type: Kernel, weights: Weights, *rest: Any, **options: Any
+    ) -> None:
+        placed = dataclasses.replace(weights, kernel=weights.kernel[None, None])
+        super().__init__(layer, kernel_type, placed, *rest, **options)
+        self._applied = lambda x, kernel: ops.conv(x, kernel)
+
+    def call(self, x: Any) -> Any:
+        """Return the fake quantized output."""
+        import tensorflow as tf
+
+        shape = x.shape[1:]
+        places = math.prod(shape[:-1])
+        y = super().call(tf.reshape(x, (-1, 1, places, shape[-1])))
+        return tf.reshape(y, (-1, *shape[:-1], y.shape[-1]))
 
 
 class _Framing:

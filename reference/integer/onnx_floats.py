@@ -14,6 +14,7 @@ import numpy as np
 from ...artifacts.graphs.base import GraphOp
 from ..operators import OPERATORS
 from ..operators.linear import same_padding
+from ..operators.pooling import pooled_sums
 from ..rounding.quantized import NotKnownError
 from ..special_functions import erf
 from .base import moved
@@ -147,6 +148,24 @@ def _max_pooled(op: GraphOp, values: Reader) -> np.ndarray:
     framing["padding"] = pads(op, merged.shape[1:-1], size, strides)
     found = np.moveaxis(moved("max_pool", merged, **framing), -1, 1)
     return found.reshape(*x.shape[:2], *found.shape[1:]).astype(x.dtype)
+
+
+def average_pooled(op: GraphOp, values: Reader) -> np.ndarray:
+    """Return means over windows, which are computed in floats, window by window.
+
+    Source: ONNX Runtime, `qlinear_pool.cc`.
+    """
+    x = values.array(op.inputs[0])
+    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
+    size = op.attributes["kernel_shape"]
+    strides = op.attributes.get("strides", [1] * len(size))
+    padding = pads(op, merged.shape[1:-1], size, strides)
+    if op.attributes.get("ceil_mode") or op.attributes.get("count_include_pad"):
+        raise NotKnownError("an AveragePool of another form")
+    framing = {"pool_size": size, "padding": padding, "strides": strides}
+    sums, count = pooled_sums(merged, framing)
+    means = np.moveaxis((sums / count).astype(np.float32), -1, 1)
+    return np.asarray(means.reshape(*x.shape[:2], *means.shape[1:]))
 
 
 def _shape(op: GraphOp, values: Reader) -> np.ndarray:
@@ -331,6 +350,7 @@ def _nearest(x: np.ndarray, axis: int, at: np.ndarray, mode: str) -> np.ndarray:
 
 
 FLOATS: dict[str, Evaluate] = {
+    "AveragePool": average_pooled,
     "ConvTranspose": _transposed_convolution,
     "Resize": _resized,
     "Relu": _function(lambda x, get: np.maximum(x, 0)),
@@ -353,6 +373,7 @@ FLOATS: dict[str, Evaluate] = {
     "Sqrt": _function(lambda x, get: np.sqrt(x)),
     "Reciprocal": _function(lambda x, get: np.float32(1) / x),
     "Abs": _function(lambda x, get: np.abs(x)),
+    "Sign": _function(lambda x, get: np.sign(x)),
     "Neg": _function(lambda x, get: -x),
     "Softplus": _function(lambda x, get: _softplus(x)),
     "Softsign": _function(lambda x, get: x / (1 + np.abs(x))),

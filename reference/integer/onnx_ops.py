@@ -16,12 +16,11 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators import OPERATORS
 from ..operators.base import Integers
-from ..operators.pooling import pooled_sums
 from ..rounding.arithmetic import Finish
 from ..rounding.onnx_rules import OnnxRuntimePlain
 from ..rounding.quantized import NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
-from .onnx_floats import FLOATS, MOVING, pads
+from .onnx_floats import FLOATS, MOVING, average_pooled, pads
 
 Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
 
@@ -104,7 +103,7 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
         redundant = steps.zero_points[0] == np.iinfo(steps.dtype).min
         if redundant and before is not None and before.kind in FUSED:
             core = before
-    if core is not None and core.kind in FUSED and not values.shown(core.outputs[0]):
+    if core is not None and not values.shown(core.outputs[0]) and _fuses(core, values):
         found = core
         if _wide(core, op, values):
             raise NotKnownError(f"{core.kind} of 16 bits, which is computed in floats")
@@ -115,6 +114,14 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
         core if core is not None and not values.shown(op.inputs[0]) else op,
         _fixed(result),
         False,
+    )
+
+
+def _fuses(core: GraphOp, values: OnnxValues) -> bool:
+    """Return whether there is a kernel of integers for an op: not for a float constant's sum."""
+    makers = [values.producer(key) for key in core.inputs if key]
+    return core.kind in FUSED and all(
+        m is not None and m.kind == "DequantizeLinear" for m in makers
     )
 
 
@@ -240,17 +247,7 @@ def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
 
     Source: ONNX Runtime, `qlinear_pool.cc`.
     """
-    x, steps = values.array(core.inputs[0]), values.steps(op.outputs[0])
-    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
-    size = core.attributes["kernel_shape"]
-    strides = core.attributes.get("strides", [1] * len(size))
-    padding = pads(core, merged.shape[1:-1], size, strides)
-    if core.attributes.get("ceil_mode") or core.attributes.get("count_include_pad"):
-        raise NotKnownError("an AveragePool of another form")
-    framing = {"pool_size": size, "padding": padding, "strides": strides}
-    sums, count = pooled_sums(merged, framing)
-    means = np.moveaxis((sums / count).astype(np.float32), -1, 1)
-    means = means.reshape(*x.shape[:2], *means.shape[1:])
+    means, steps = average_pooled(core, values), values.steps(op.outputs[0])
     y, limits = values.output(op).scale, np.iinfo(steps.dtype)
     # The zero point is added before the rounding, which turns ties.
     fused = np.rint(means / y + np.float32(steps.zero_points[0])).clip(limits.min, limits.max)

@@ -19,8 +19,11 @@ from ...reference.integer.tflite_moving import MOVING_OPS
 # An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
 # multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
 _NEAREST = 0.51
-# Look-up tables and integer approximations of activations and means: within one step.
+# Look-up tables and integer approximations of activations and means: within one step. So are
+# changes of grid: XNNPACK's factors are off by up to 1/512, which is half a step of 255. An ONNX
+# file that follows it adds a float to move ties before it rounds.
 _TABLE = 1.01
+_REGRIDS = "QUANTIZE from integers"
 # ONNX Runtime's integer softmax scales by floor(1/step) instead of 1/step, which takes up to one
 # step from a probability of 1.
 _SOFTMAX = _TABLE + 1
@@ -214,7 +217,9 @@ class RoundingChain:
             core = self._producers.get(op.inputs[0])
             if core is None or self._is_source(op.inputs[0]):
                 return 0.0
-            kind = core.kind
+            makers = [self._producers.get(k) for k in core.inputs[1:] if k]
+            floats = any(op is None or op.kind != "DequantizeLinear" for op in makers)
+            kind = _REGRIDS if core.kind == "Add" and floats else core.kind
         elif self._graph.tensors[key].dtype.kind == "f":
             return 0.0
         # Source floats have been rounded already; integers have not.
@@ -222,6 +227,8 @@ class RoundingChain:
         floats = self._graph.tensors[read].dtype.kind == "f"
         if kind == "QUANTIZE" and floats and self._is_source(read):
             return 0.0
+        if kind == "QUANTIZE" and not floats:
+            kind = _REGRIDS
         size = float(steps.scales.max())
         return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
 

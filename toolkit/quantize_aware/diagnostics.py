@@ -40,10 +40,14 @@ class QuantizationDiagnostics(keras.callbacks.Callback):
     """Keras callback that reads every range of a quantization-aware model after each epoch.
 
     The logs of the epoch get ``quantized_clipped``, the mean share of clipped numbers over all
-    quantized values, and its maximum ``quantized_clipped_max``.
+    quantized values, and its maximum ``quantized_clipped_max``. `plot_diagnostics` draws the
+    readings.
 
     Args:
         samples: Inputs as the model takes them; a few dozen are enough.
+        each: Whether the logs also get ``LAYER_clipped``, ``LAYER_low``, ``LAYER_high`` and
+            ``LAYER_step`` of each value: for `CSVLogger` or `TensorBoard`; the progress bar becomes
+            long.
 
     Attributes:
         readings: All readings so far, `RangeReading` by `RangeReading`.
@@ -52,9 +56,10 @@ class QuantizationDiagnostics(keras.callbacks.Callback):
         UserError: When training starts, for a model that `quantize_aware` has not made.
     """
 
-    def __init__(self, samples: Any) -> None:
+    def __init__(self, samples: Any, *, each: bool = False) -> None:
         super().__init__()
         self.samples = samples
+        self.each = each
         self.readings: list[RangeReading] = []
         self._layers: list[Quantized] = []
         self._watched: keras.Model | None = None
@@ -86,6 +91,9 @@ class QuantizationDiagnostics(keras.callbacks.Callback):
             shares = [reading.clipped for reading in read]
             logs["quantized_clipped"] = float(np.mean(shares))
             logs["quantized_clipped_max"] = max(shares)
+            for reading in read if self.each else ():
+                for name in ("clipped", "low", "high", "step"):
+                    logs[f"{reading.layer}_{name}"] = getattr(reading, name)
 
 
 def _reading(epoch: int, layer: Quantized, values: np.ndarray, grid: np.ndarray) -> RangeReading:

@@ -4,8 +4,9 @@ A real factor M becomes ``m * 2^(e - 31)`` with an integer m of 31 bits, the nea
 precision. An integer v times M is then the upper half of the doubled product,
 ``(v m + 2^30) >> 31``, rounded once more when it is shifted right, halves away from zero.
 
-Sources: TFLite, `QuantizeMultiplier`, `MultiplyByQuantizedMultiplier`; gemmlowp,
-`SaturatingRoundingDoublingHighMul`, `RoundingDivideByPOT`.
+Sources: TFLite, `QuantizeMultiplier`, `MultiplyByQuantizedMultiplier`,
+`internal/reference/softmax.h`; gemmlowp, `SaturatingRoundingDoublingHighMul`,
+`RoundingDivideByPOT`, `fixedpoint/fixedpoint.h`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from keras import ops
 
 from ..renorm import Tensor
 from .steps import significant
+
+_MOST = 2**31 - 1
+# exp(-2^k) in 31 bits, for k from -2 on.
+_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
 
 
 def multiplier(x: Tensor, w: Tensor | float, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +66,80 @@ def divided(m: Tensor, count: int) -> tuple[Tensor, int]:
     return quotient, bits
 
 
+def shares(x: Tensor, step: Tensor) -> Tensor:
+    """Return the softmax of 8-bit integers over the last axis, in steps of 1/256.
+
+    Exponentials have 5 bits before the point and 26 behind it, their sum 12 and 19.
+
+    Args:
+        x: Integers, int32; only their differences count.
+        step: Their step, of 16 significant bits, below 16.
+    """
+    m, left = multiplier(step, 2.0**26, ops.ones_like(step))
+    difference = x - ops.max(x, axis=-1, keepdims=True)
+    least = -_int(ops.floor(31.0 * _power_of_two(31 - left) * 2.0**-5))
+    counted = _int(difference >= least)
+    raised = counted * _exp(_product(ops.left_shift(counted * difference, left), m))
+    sums = ops.sum(_shifted_right(raised, ops.full_like(raised, 12)), axis=-1, keepdims=True)
+    room = 32 - _bit_length(sums)
+    # The leading bit is the sign of 32-bit integers: shifting it out takes 2^31 away.
+    reciprocal = _one_over_one_plus(ops.bitwise_and(ops.left_shift(sums, room), _MOST))
+    return counted * _shifted_right(_product(reciprocal, raised), 35 - room)
+
+
+def _exp(a: Tensor) -> Tensor:
+    """Return 2^31 exp(a / 2^26) for numbers up to 0: a quarter by a series, the rest bit by bit."""
+    quarter = 2**24
+    rest = ops.bitwise_and(a, quarter - 1) - quarter
+    result = _exp_in_a_quarter(ops.left_shift(rest, 5))
+    remainder = rest - a
+    for place, power in enumerate(_POWERS):
+        chosen = ops.bitwise_and(ops.right_shift(remainder, 24 + place), 1) == 1
+        result = ops.where(chosen, _product(result, power), result)
+    return ops.where(a == 0, _MOST, result)
+
+
+def _exp_in_a_quarter(a: Tensor) -> Tensor:
+    """Return 2^31 exp(a / 2^31) for a / 2^31 in [-1/4, 0): five terms of a series about -1/8."""
+    eighth, third = 1895147668, 715827883
+    x = a + 2**28
+    square = _product(x, x)
+    cube, fourth = _product(square, x), _product(square, square)
+    terms = _product(_shifted_right(fourth, 2 * ops.ones_like(fourth)) + cube, third) + square
+    return eighth + _product(x + _shifted_right(terms, ops.ones_like(terms)), eighth)
+
+
+def _one_over_one_plus(a: Tensor) -> Tensor:
+    """Return 2^31 / (1 + a / 2^31) for a / 2^31 in [0, 1), by three steps of Newton's method."""
+    half = ops.right_shift(a, 1) + 2**30  # (a + 2^31) / 2, as TFLite rounds it
+    x = 1515870810 + _product(half, -1010580540)  # 48/17 and -32/17 in 29 bits
+    for _ in range(3):
+        x = x + ops.left_shift(_product(x, 2**29 - _product(half, x)), 2)
+    # Saturates where doubling would need the sign's bit.
+    return 2 * ops.clip(x, 0, 2**30 - 1) + _int(x >= 2**30)
+
+
+def _product(a: Tensor, b: Tensor | int) -> Tensor:
+    """Return ``(a b + 2^30) >> 31`` for any 32-bit integers, by digits of 11 bits."""
+    mask = 2**11 - 1
+    a, b = a + 0 * b, b + 0 * a
+    (a0, a1, a2), (b0, b1, b2) = (
+        (
+            ops.bitwise_and(v, mask),
+            ops.bitwise_and(ops.right_shift(v, 11), mask),
+            ops.right_shift(v, 22),
+        )
+        for v in (a, b)
+    )
+    carried = ops.right_shift(a0 * b0, 11) + a0 * b1 + a1 * b0
+    carried = ops.right_shift(carried, 11) + a0 * b2 + a1 * b1 + a2 * b0 + 2**8
+    return ops.right_shift(carried, 9) + 4 * (a1 * b2 + a2 * b1) + 2**13 * (a2 * b2)
+
+
+def _bit_length(values: Tensor) -> Tensor:
+    return sum((_int(values >= 2**k) for k in range(1, 31)), ops.ones_like(values))
+
+
 def _upper_half(v: Tensor, m: Tensor) -> Tensor:
     """Return ``(v m + 2^30) >> 31`` with v = a 2^15 + b and m = c 2^16 + d."""
     a, b = ops.right_shift(v, 15), ops.bitwise_and(v, 2**15 - 1)
@@ -70,8 +149,9 @@ def _upper_half(v: Tensor, m: Tensor) -> Tensor:
 
 
 def _shifted_right(values: Tensor, bits: Tensor) -> Tensor:
-    half = ops.right_shift(ops.left_shift(ops.ones_like(bits), bits), 1)
-    return ops.sign(values) * ops.right_shift(ops.abs(values) + half, bits)
+    mask = ops.left_shift(ops.ones_like(bits), bits) - 1
+    above = ops.right_shift(mask, 1) + _int(values < 0)
+    return ops.right_shift(values, bits) + _int(ops.bitwise_and(values, mask) > above)
 
 
 def _multiplied_exactly(x: Tensor, w: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -118,10 +118,7 @@ class QuantizedMultiply(Quantized):
 
 @_register
 class QuantizedSoftmax(Quantized):
-    """Softmax over the last axis, by a table of float32 exponentials.
-
-    Source: TFLite, `internal/optimized/optimized_ops.h`.
-    """
+    """Softmax over the last axis."""
 
     @property
     def fixed(self) -> tuple[float, int] | None:
@@ -134,10 +131,9 @@ class QuantizedSoftmax(Quantized):
 
     def call(self, x: Tensor, grid: Tensor, training: bool | None = None) -> Any:
         """Return the shares and their grid."""
-        raised = ops.exp(x - ops.max(x, axis=-1, keepdims=True))
-        sums = ops.sum(raised, axis=-1, keepdims=True)
+        step = grid[0]
         return self._ended(
             ops.softmax(x),
-            lambda y: ops.floor(raised * (1.0 / (sums * y)) + 0.5),
+            lambda y: self._rounding.shares(x / step, step, y),
             training,
         )

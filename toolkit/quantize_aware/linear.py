@@ -115,10 +115,11 @@ class QuantizedLinear(Quantized):
             total = ops.where(frozen, total, trained)
         if self.opened:
             return self._clipped(total * unit), unit
-        # Runtimes multiply the steps of a dense layer first, in float32.
         first: Any = step
         second: Any = steps
-        if not self.kernel_type.per_channel:
+        # XNNPACK multiplies the steps of a dense layer first, in float32. For the other target
+        # dense layers become convolutions.
+        if not self.kernel_type.per_channel and self.rounding == "float":
             first, second = unit, 1.0
         return self._ended(
             total * unit, lambda y: self._rounding.scaled(total, first, second, y), training
@@ -204,7 +205,7 @@ def norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
     """Return scale and shift of a norm's inference, differentiable in gamma and beta."""
     if isinstance(norm, MovingNorm):
         return norm.scale_and_shift()
-    moving = Statistics(norm.moving_mean.value, norm.moving_variance.value)
+    moving = Statistics(ops.copy(norm.moving_mean.value), ops.copy(norm.moving_variance.value))
     gamma = norm.gamma.value if norm.scale else None
     beta = norm.beta.value if norm.center else None
     return inference_affine(moving, gamma, beta, epsilon=norm.epsilon)

@@ -64,6 +64,16 @@ class Rounding(abc.ABC):
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
         """Return ``sums / count * x / y``, rounded: the mean of so many integers."""
 
+    @abc.abstractmethod
+    def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
+        """Return the softmax over the last axis, rounded to steps.
+
+        Args:
+            x: Integers.
+            step: Their step.
+            y: Step of the output, 1/256.
+        """
+
 
 class Float(Rounding):
     """XNNPACK and ONNX Runtime."""
@@ -96,6 +106,12 @@ class Float(Rounding):
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
         """As any sum, with the count in the factor."""
         return ops.round(sums * (x / (y * float(count))))
+
+    def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
+        """By float32 exponentials, half up (TFLite, `internal/optimized/optimized_ops.h`)."""
+        raised = ops.exp((x - ops.max(x, axis=-1, keepdims=True)) * step)
+        sums = ops.sum(raised, axis=-1, keepdims=True)
+        return ops.floor(raised * (1.0 / (sums * y)) + 0.5)
 
 
 class Double(Rounding):
@@ -131,6 +147,10 @@ class Double(Rounding):
         m, e = fixed_point.multiplier(x, 1.0, y)
         m, bits = fixed_point.divided(m, count)
         return _float(fixed_point.times(_int(sums), m, e - bits))
+
+    def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
+        """In fixed point throughout."""
+        return _float(fixed_point.shares(_int(x), step))
 
 
 def _int(values: Tensor) -> Tensor:

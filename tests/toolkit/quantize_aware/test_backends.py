@@ -1,5 +1,9 @@
-"""Protects training on JAX: it trains, and TensorFlow infers what it trained."""
+"""Protects training on JAX and PyTorch: it resumes, and TensorFlow infers and exports it.
 
+PyTorch lives in an environment of its own (`make test-torch`), named by RENORMLITE_TORCH_PYTHON.
+"""
+
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,21 +11,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 import renormlite as rl
+from ai_edge_litert.interpreter import Interpreter
 
-pytest.importorskip("jax")
-
-PROGRAM = Path(__file__).parent / "jax_program.py"
+PROGRAM = Path(__file__).with_name("backend_program.py")
 
 
-def test_what_jax_trained_is_what_tensorflow_infers(tmp_path: Path) -> None:
-    model, arrays = tmp_path / "jax.keras", tmp_path / "jax.npz"
-    command = [sys.executable, str(PROGRAM), str(model), str(arrays)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    expected = np.load(arrays)
-    got = np.array(rl.load_model(model)(expected["samples"]))
-    step = np.diff(np.unique(expected["outputs"])).min()
-    # The backends' square roots differ in the last place, which may move the step of a channel by
-    # 2^-16 of itself: then a few sums fall on the other side of a half.
-    assert np.abs(got - expected["outputs"]).max() <= 1.5 * step
-    assert np.mean(got != expected["outputs"]) < 0.05
+def python_of(backend: str) -> str:
+    if backend == "jax":
+        pytest.importorskip("jax")
+        return sys.executable
+    if "RENORMLITE_TORCH_PYTHON" not in os.environ:
+        pytest.skip("PyTorch has an environment of its own: run `make test-torch`")
+    return os.environ["RENORMLITE_TORCH_PYTHON"]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("rounding", ["float", "double"])
+def test_what_another_backend_trained_is_what_tensorflow_infers_and_exports(
+    tmp_path: Path, backend: str, rounding: str
+) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [python_of(backend), str(PROGRAM), rounding, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = np.load(tmp_path / "found.npz")
+    assert found["same"], "a saved model must go on as if it had never been saved"
+    samples, expected = found["samples"], found["outputs"]
+    model = rl.load_model(tmp_path / "model.keras")
+    step = np.diff(np.unique(expected)).min()
+    # The backends' square roots and exponentials differ in the last place, which may move the step
+    # of a channel by 2^-16 of itself: then a few sums fall on the other side of a half.
+    assert np.abs(np.array(model(samples)) - expected).max() <= 1.5 * step
+    assert np.mean(np.array(model(samples)) != expected) < 0.05
+    if rounding == "float":
+        rl.export_model(model, tmp_path / "net", formats=("tflite",), precisions=("int8",))
+        interpreter = Interpreter(str(tmp_path / "net" / "net.int8.tflite"))
+        interpreter.allocate_tensors()
+        given, got = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        for sample, wanted in zip(samples, np.array(model(samples)), strict=True):
+            interpreter.set_tensor(given["index"], sample[None])
+            interpreter.invoke()
+            np.testing.assert_array_equal(interpreter.get_tensor(got["index"])[0], wanted)

@@ -86,7 +86,7 @@ def test_training_is_inference_where_nothing_is_clipped(digits) -> None:
     assert np.mean(np.abs(trained - inferred) > step / 2) < 0.03
 
 
-@pytest.mark.parametrize("ranges", ["percentile", "learned"])
+@pytest.mark.parametrize("ranges", ["average", "percentile", "learned"])
 def test_a_saved_model_goes_on_as_if_it_had_never_been_saved(
     digits, tmp_path: Path, ranges: str
 ) -> None:
@@ -120,6 +120,42 @@ def test_ranges_and_statistics_freeze_at_their_step(digits) -> None:
     assert len(set(highs[2:])) == 1
     assert len({tuple(mean) for mean in means[:5]}) == 5
     assert len({tuple(mean) for mean in means[4:]}) == 1
+
+
+def test_a_callback_freezes_them_at_its_epoch(digits) -> None:
+    model = compiled(rl.quantize_aware(network()))
+    stem = model.get_layer("stem")
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(
+            (float(stem.output_range.high), np.array(stem.norm.moving_mean).tolist())
+        )
+    )
+    freeze = rl.FreezeQuantization(ranges=1, statistics=2)
+    model.fit(digits.x[:32], digits.y[:32], epochs=4, verbose=0, callbacks=[freeze, watch])
+    highs, means = zip(*seen, strict=True)
+    assert len(set(highs)) == 1
+    assert [mean == means[1] for mean in means] == [False, True, True, True]
+    plain = compiled(network())
+    with pytest.raises(rl.UserError, match=r"Expected a model made by quantize_aware\."):
+        plain.fit(digits.x[:32], digits.y[:32], verbose=0, callbacks=[freeze])
+
+
+def test_percentiles_leave_outliers_out() -> None:
+    """The range of 1,000 numbers between 0 and 1, and one of 100."""
+    image = keras.Input((1001,), name="image")
+    model = keras.Model(image, kl.Dense(2)(image))
+    samples = np.append(np.linspace(0, 1, 1000), 100.0).astype("f4")[None]
+    highs = {
+        ranges: float(
+            rl.quantize_aware(model, ranges=ranges, percentile=99.0, samples=samples)
+            .get_layer("image_quantizer")
+            .output_range.high
+        )
+        for ranges in ("average", "percentile")
+    }
+    assert highs["average"] == 100
+    assert highs["percentile"] == pytest.approx(0.99, abs=0.01)
 
 
 def test_a_channel_that_the_norm_switches_off_still_learns(digits) -> None:

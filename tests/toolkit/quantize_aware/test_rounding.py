@@ -53,6 +53,21 @@ def test_means(ours, rule) -> None:
 
 
 @pytest.mark.parametrize(("ours", "rule"), RULES)
+def test_softmax(ours, rule) -> None:
+    y = np.float32(1 / 256)
+    for _ in range(40):
+        x, width = step(-9, 1), int(RNG.integers(2, 40))
+        values = RNG.integers(-128, 128, (50, width)) // int(RNG.integers(1, 6))
+        wanted = rule.shares(values, x, np.float32(1), y)
+        got = array(ours.shares(values.astype("f4"), x, float(y)))
+        off = np.abs(got - wanted)
+        # The exponential of float32 is not the same in every library.
+        allowed = 2e-3 if ours.name == "float" else 0.0
+        assert np.mean(off != 0) <= allowed
+        assert off.max() <= 1
+
+
+@pytest.mark.parametrize(("ours", "rule"), RULES)
 def test_changes_of_grid(ours, rule) -> None:
     for _ in range(60):
         x, y = step(-8, 2), step(-8, 2)

@@ -1,0 +1,67 @@
+"""Packs weights of at most four bits as INT4 tensors, two numbers a byte.
+
+Only where the kernels that then run compute the same integers. FULLY_CONNECTED does on XNNPACK, on
+the reference kernels and on TFLite Micro. XNNPACK has no INT4 convolutions: LiteRT takes TFLite's
+own kernels for those, which round otherwise, so they are packed for ``rounding="double"``, the rule
+of the reference kernels and TFLite Micro.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from ...artifacts.flatbuffer import operator_name
+
+# The version of each operator from which on its weights may be INT4. Source: TensorFlow,
+# `compiler/mlir/lite/tools/versioning/op_version.cc`; there DEPTHWISE_CONV_2D has 7, but LiteRT 2.3
+# registers its reference kernel, which reads INT4, for versions up to 6 only.
+_VERSIONS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 10}
+_EXACT = {"float": {"FULLY_CONNECTED"}, "double": set(_VERSIONS)}
+_MOST = 7
+
+
+def pack(model: Any, operator: Any, graph: Any, rounding: str) -> None:
+    """Pack the weights of one operator where it can be.
+
+    Args:
+        model: The parsed file; changed in place.
+        operator: A linear operator with weights of at most four bits.
+        graph: The subgraph it is in.
+        rounding: Arithmetic of the target.
+    """
+    kind = operator_name(model.operatorCodes[operator.opcodeIndex])
+    x, kernel, y = (graph.tensors[i] for i in (*operator.inputs[:2], operator.outputs[0]))
+    grouped = kind == "CONV_2D" and kernel.shape[-1] != x.shape[-1]
+    if kind not in _EXACT[rounding] or grouped or y.type != schema.TensorType.INT8:
+        return
+    if kernel.type == schema.TensorType.INT8:
+        buffer = schema.BufferT()
+        stored = model.buffers[kernel.buffer].data
+        buffer.data = packed(np.frombuffer(bytes(bytearray(stored)), np.int8))
+        kernel.type, kernel.buffer = schema.TensorType.INT4, len(model.buffers)
+        model.buffers.append(buffer)
+    operator.opcodeIndex = _code(model, operator.opcodeIndex, _VERSIONS[kind])
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """Return integers from -7 to 7 two a byte, the first in the lower half."""
+    if np.abs(values).max(initial=0) > _MOST:
+        raise ValueError(f"expected integers of at most {_MOST}")
+    even = np.append(values, np.zeros(len(values) % 2, np.int8)).view(np.uint8) & 15
+    return np.asarray(even[::2] | even[1::2] << 4, np.uint8)
+
+
+def _code(model: Any, index: int, version: int) -> int:
+    """Return the index of the same operator in another version."""
+    code = model.operatorCodes[index]
+    for place, other in enumerate(model.operatorCodes):
+        if other.builtinCode == code.builtinCode and other.version == version:
+            return place
+    made = schema.OperatorCodeT()
+    made.builtinCode, made.deprecatedBuiltinCode = code.builtinCode, code.deprecatedBuiltinCode
+    made.version = version
+    model.operatorCodes.append(made)
+    return len(model.operatorCodes) - 1

@@ -1,0 +1,57 @@
+"""A callback that freezes ranges and statistics for the last epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from ...errors import UserError
+from .linear import QuantizedLinear
+from .quantized import Quantized
+
+
+class FreezeQuantization(keras.callbacks.Callback):
+    """Keras callback that freezes ranges, or the statistics of norms, when an epoch begins.
+
+    `quantize_aware` takes the same as numbers of training steps. What is frozen stays so in a saved
+    model.
+
+    Args:
+        ranges: Epoch, counted from 0, from which on the ranges stay as they are; None for never.
+        statistics: Epoch from which on training uses the inference mode of norms; None for never.
+
+    Raises:
+        UserError: When training starts, for a model that `quantize_aware` has not made.
+
+    Example:
+        >>> freeze = rl.FreezeQuantization(ranges=3, statistics=4)
+        >>> quantized.fit(x, y, epochs=5, callbacks=[freeze])
+    """
+
+    def __init__(self, *, ranges: int | None = None, statistics: int | None = None) -> None:
+        super().__init__()
+        self.ranges = ranges
+        self.statistics = statistics
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Refuse a model without quantized layers."""
+        if not any(isinstance(layer, Quantized) for layer in self.model.layers):
+            raise UserError(
+                f"Expected a model made by quantize_aware. Received: {self.model.name!r}, which "
+                "has no quantized layer."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Freeze what is due."""
+        for layer in self.model.layers:
+            if not isinstance(layer, Quantized):
+                continue
+            if self.ranges is not None and epoch >= self.ranges and layer.ranged:
+                layer.output_range.freeze()
+            due = self.statistics is not None and epoch >= self.statistics
+            if due and isinstance(layer, QuantizedLinear) and layer.norm is not None:
+                layer.freeze_statistics()
+
+
+__all__ = ["FreezeQuantization"]

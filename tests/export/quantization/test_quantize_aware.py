@@ -277,7 +277,7 @@ def test_integers_come_in_and_go_out_where_asked_for(digits, tmp_path: Path) -> 
 def test_a_range_that_has_seen_nothing_is_not_exported(tmp_path: Path) -> None:
     model = rl.quantize_aware(residual(None))
     with pytest.raises(
-        rl.UserError, match=r"image_quantizer has seen no data yet. Train the model"
+        rl.UserError, match=r"image_quantizer has not observed any data. Train"
     ):
         rl.export_model(model, tmp_path, precisions=("int8",))
 
@@ -322,7 +322,7 @@ def test_a_layer_without_an_integer_operator_is_named_or_stays_float(
         ({"ranges": "guessed"}, "Expected ranges to be one of average, percentile, learned"),
         ({"ranges": "learned"}, "Learned ranges need real inputs"),
         ({"rounding": "up"}, "Expected rounding to be one of"),
-        ({"float_layers": ("nobody",)}, "float_layers to be names of layers. Received: nobody"),
+        ({"float_layers": ("nobody",)}, "float_layers to be names of layers of the folded network"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message: str) -> None:

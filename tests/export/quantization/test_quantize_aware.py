@@ -276,9 +276,7 @@ def test_integers_come_in_and_go_out_where_asked_for(digits, tmp_path: Path) -> 
 
 def test_a_range_that_has_seen_nothing_is_not_exported(tmp_path: Path) -> None:
     model = rl.quantize_aware(residual(None))
-    with pytest.raises(
-        rl.UserError, match=r"image_quantizer has not observed any data. Train"
-    ):
+    with pytest.raises(rl.UserError, match=r"image_quantizer has not observed any data. Train"):
         rl.export_model(model, tmp_path, precisions=("int8",))
 
 

@@ -59,6 +59,7 @@ class WeightMatch:
         remark: Explanation of the difference, if known (`altered_weights`).
         rounded: Whether the weight is equal only within the rounding of another fold.
         negated: Whether the file holds the numbers with the other sign.
+        offset: What the file's numbers have been increased by.
     """
 
     node: str
@@ -76,6 +77,7 @@ class WeightMatch:
     remark: str = ""
     rounded: bool = False
     negated: bool = False
+    offset: float = 0.0
 
     @property
     def sentence(self) -> str:
@@ -110,6 +112,8 @@ def match_weights(
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
     factors = {key for op in graph.ops if op.kind in ("MUL", "Mul") for key in op.inputs}
+    readers = network.readers()
+    shifted = {name for name, after in readers.items() if [n.op for n in after] == ["hard_sigmoid"]}
     maps = _flattened_maps(network)
     known: dict[tuple[object, ...], WeightMatch | None] = {}
     wanted = [
@@ -133,6 +137,10 @@ def match_weights(
                 beside = [c for c in rest if c.key in factors]
                 other = _nearest(node, role, -weight, features, beside, foreign)
                 match = replace(other, negated=True) if other.state == "equal" else match
+            if role == "bias" and match.state != "equal" and node.name in shifted:
+                # relu6(x + 3) / 6, with the 3 in the bias.
+                other = _nearest(node, role, weight + 3, features, rest, foreign)
+                match = replace(other, offset=3.0) if other.state == "equal" else match
             known[key] = match
         found.append(replace(match, node=node.name, layer=node.layer))
     return found
@@ -373,6 +381,6 @@ def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:
     """Return the numbers that the file holds for a weight, in the network's axes, as float64."""
     assert match.tensor is not None
     assert match.tensor.data is not None
-    real = match.tensor.real(match.tensor.data)
+    real = match.tensor.real(match.tensor.data) - match.offset
     ordered = (-real if match.negated else real).reshape([match.view[axis] for axis in match.form])
     return np.transpose(ordered, np.argsort(match.form)).reshape(shape)

@@ -124,12 +124,24 @@ def rounding_steps(
 
 
 def rounded_values(network: Network, steps: Mapping[str, Step]) -> dict[str, str]:
-    """Return the value that is rounded to the steps of each node: that of a relu fused with it."""
+    """Return the value that is rounded to the steps of each node: that of a relu fused with it.
+
+    Between them a constant may be added, which converters put into the bias. Nodes before a
+    hard_sigmoid are absent.
+    """
     readers, found = network.readers(), {}
     for name in steps:
-        after = readers.get(name, [])
-        fused = len(after) == 1 and after[0].op in _FUSED and after[0].name not in steps
-        found[name] = after[0].name if fused else name
+        found[name], last = name, name
+        while len(after := readers.get(last, [])) == 1 and after[0].name not in steps:
+            (node,) = after
+            last = node.name
+            if node.op in _FUSED:
+                found[name] = last
+            elif node.op == "hard_sigmoid":
+                del found[name]  # relu6(x + 3) is rounded, which is no value of the network
+                break
+            elif node.op != "add" or len(node.inputs) != 1:
+                break
     return found
 
 

@@ -34,7 +34,7 @@ from ..reference.misfits import misfits
 from ..reference.network import evaluate_network, opaque_layers
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
-from ..runtimes import HOSTS, Target
+from ..runtimes import HOSTS, Target, usable_here
 from ..runtimes.run import run_target
 
 
@@ -214,8 +214,10 @@ def known_network(export: ExportDirectory, why: str, cure: str) -> Network:
 
 
 def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays | None:
-    """Return a file's outputs on this machine; None if it is damaged or cannot be run."""
+    """Return a file's outputs on this machine; None if it is damaged or cannot be run here."""
     if artifact.format not in HOSTS or export.damaged(artifact) is not None:
+        return None
+    if not usable_here(HOSTS[artifact.format]):  # as of the files that are not checked here
         return None
     target = Target(HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs

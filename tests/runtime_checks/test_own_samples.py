@@ -14,6 +14,7 @@ from renormlite.artifacts.manifest import TensorSpec
 from renormlite.artifacts.samples import SampleSet, gathered
 from renormlite.reference.network import evaluate_network
 from renormlite.runtime_checks.own_samples import open_own
+from renormlite.runtimes import Runtime
 
 COUNT = 9
 PIXELS = Preprocessing(mean=127.5, scale=1 / 127.5)
@@ -125,6 +126,14 @@ def test_a_network_that_only_keras_evaluates(export, own):
     (export / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="renormlite export --inputs"):
         check_parity(export, ("litert",), own)
+
+
+def test_own_samples_need_the_runtime_of_the_checked_files_alone(export, own, monkeypatch):
+    only = property(lambda runtime: runtime.package == "ai_edge_litert")
+    monkeypatch.setattr(Runtime, "installed", only)
+    report = check_parity(export, None, own)
+    assert report.passed
+    assert {result.target for result in report.results} == {"litert"}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """renormlite: train with Batch Renormalization, fold, export, and prove parity on the device.
 
-Names are loaded on first use (PEP 562): importing renormlite imports no TensorFlow, so the parity
-checks run where there is only Python, NumPy and a runtime.
+Names are loaded on first use (PEP 562). Importing renormlite does not import TensorFlow, so that
+the parity checks run with only Python, NumPy and a runtime.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _HOME = {
     "to_renorm": ".toolkit.convert",
 }
 
-# The packages of this one that import Keras.
+# The subpackages that import Keras.
 _ON_KERAS = ("toolkit", "export", "against_model")
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -109,7 +109,7 @@ def __getattr__(name: str) -> object:
 
 
 def _module(name: str) -> ModuleType:
-    """Import the module of a public name: quietly where it brings TensorFlow."""
+    """Import the module of a public name; the output of TensorFlow is suppressed."""
     from .extras import missing_package
 
     try:
@@ -127,8 +127,7 @@ def __dir__() -> list[str]:
 start_quietly()
 
 if __name__ == "renormlite" and "keras" in sys.modules:
-    # Not under another name: pytest also imports this file by its folder's, and a second set of
-    # classes would take the first's places in Keras' registry.
-    # Keras finds a saved layer's class only once it is registered; whoever imported Keras may well
-    # load a model next, and has paid for the import already.
+    # Keras finds the class of a saved layer only after it is registered, and a program that has
+    # imported Keras may load a model next. The name is checked because pytest also imports this
+    # file under the name of its folder, and would register a second set of classes.
     importlib.import_module(".toolkit.saving", __name__)

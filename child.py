@@ -1,9 +1,9 @@
-"""Calls functions in a Python process of its own, where native code may die.
+"""Calls functions in a child process, so that a crash of native code does not end this process.
 
-A converter that follows a null pointer or fails an assertion ends its process, whatever `except`
-stands around it. Here that process is a child: it is started at the first call, serves one call
-after the other, and ends when its parent does, when it was idle for a while, or when it has served
-so many calls that what its libraries leak would matter.
+A converter that follows a null pointer or fails an assertion ends its process; an `except` clause
+cannot prevent it. The child process is started at the first call and serves one call after the
+other. It ends when its parent ends, after some idle time, or after a number of calls, since native
+libraries leak memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _IDLE = 30.0  # seconds
-# TensorFlow's int8 converter leaks 1.4 MB a call, so this many leak no more than it loads itself.
+# TensorFlow's int8 converter leaks 1.4 MB per call; this many leak no more than its own size.
 _CALLS = 200
 _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import {0}; {0}.serve({1!r})"
 _PRINTED = "stderr"  # file in the child's folder
@@ -40,12 +40,12 @@ _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 class DiedError(Exception):
-    """The child ended before it answered.
+    """The child process ended before it answered.
 
     Attributes:
         code: The return code; a signal's number, negative.
         cause: The signal's name, such as `SIGSEGV`, or the exit code.
-        printed: What it wrote to standard error.
+        printed: Its output on standard error.
     """
 
     def __init__(self, code: int, printed: str) -> None:
@@ -57,10 +57,10 @@ class DiedError(Exception):
 
 
 class Child:
-    """One child process, started when it is needed."""
+    """One child process, started on first use."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Create the object; the process is not started yet."""
         self._process: subprocess.Popen[bytes] | None = None
         self._stack = contextlib.ExitStack()
         self._folder: Path | None = None
@@ -69,7 +69,7 @@ class Child:
         self._lock = threading.Lock()
 
     def warm(self, module: str) -> None:
-        """Start the child, where there is none, and let it import a module meanwhile."""
+        """Start the child if necessary, and import a module in it in the background."""
         with self._lock:
             self._running(module)
 
@@ -77,19 +77,19 @@ class Child:
         """Call a function in the child.
 
         Args:
-            function: A function of a module's top level; the child imports that module, so it
-                should load only what the function needs.
-            args: Its arguments; they and the result are copied to the other process.
-            kwargs: Its arguments by name.
+            function: A top-level function of a module; the child imports that module, which should
+                import only what the function needs.
+            args: Positional arguments; arguments and the result are copied between processes.
+            kwargs: Keyword arguments.
 
         Raises:
-            DiedError: The child ended in the call. The next call starts another one.
-            Exception: What the function raises.
+            DiedError: The child ended during the call. The next call starts another one.
+            Exception: The exception that the function raises.
         """
         with self._lock:
             try:
                 answer = self._answer(pickle.dumps((function, args, kwargs)))
-            except BaseException:  # an interrupt too: a child in the middle of a call is of no use
+            except BaseException:  # also an interrupt: a child during a call cannot be used again
                 self._end()
                 raise
             self._calls += 1
@@ -107,7 +107,7 @@ class Child:
         except DiedError as died:
             if died.code:
                 raise
-        # It ended by itself, idle for too long, just as it was called.
+        # The idle child ended at the time of the call.
         self._end()
         return self._exchange(self._running(), request)
 
@@ -124,14 +124,14 @@ class Child:
             process.kill()
 
     def _running(self, module: str = "") -> subprocess.Popen[bytes]:
-        """Return the child; start one, with a module to import first, where there is none."""
-        if self._parent != os.getpid():  # a fork has copied this object: the child is not ours
+        """Return the process; start one, which first imports a module, if there is none."""
+        if self._parent != os.getpid():  # after a fork, the child belongs to the other process
             self._process, self._folder, self._parent = None, None, os.getpid()
             self._stack = contextlib.ExitStack()
         if self._process is not None and self._process.poll() is not None:
             self._end()  # it was idle for too long
         if self._process is None:
-            # Whatever the child leaves when it dies lies in a folder of ours.
+            # The child's temporary files are in this folder, so they are removed if it crashes.
             made = own_folder(RUN_FOLDER, Path(tempfile.gettempdir()))
             self._folder = self._stack.enter_context(made)
             program = _PROGRAM.format(__name__, module)
@@ -169,7 +169,7 @@ class Child:
         self._stack.close()
 
 
-#: The child that everything in this process shares: what it has imported once serves all.
+#: The child process shared by all code of this process, so that modules are imported once.
 shared = Child()
 atexit.register(shared.close)
 
@@ -178,13 +178,13 @@ def serve(module: str) -> None:
     """Serve calls from standard input until it closes or nothing has come for a while.
 
     Args:
-        module: What to import first; empty for nothing.
+        module: The module to import first; empty for none.
     """
-    if sys.platform == "linux":  # also where the parent is killed in the middle of a call
+    if sys.platform == "linux":  # also if the parent is killed during a call
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what native code prints must not mix with the answers
+    os.dup2(2, 1)  # the output of native code must not mix with the answers
     if module:
         quiet_import(module)
     while select.select([requests], [], [], _IDLE)[0]:
@@ -201,7 +201,7 @@ def _answer(request: bytes) -> bytes:
         function, args, kwargs = pickle.loads(request)
         return pickle.dumps((True, function(*args, **kwargs)))
     except Exception as error:
-        # An exception type of a library may not survive the way; its text does.
+        # Exception types of libraries may not be picklable; their text is.
         known = isinstance(error, UserError) or type(error).__module__ == "builtins"
         return pickle.dumps((False, error if known else RuntimeError(str(error))))
 

@@ -20,17 +20,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Return a text of others with its control characters escaped, as `\\x1b`."""
+    """Return an untrusted text with its control characters escaped, as `\\x1b`."""
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question that names the nearest known word, with a space before; else nothing."""
+    """Return " Did you mean '…'?" with the closest known word; empty if there is none."""
     near = difflib.get_close_matches(word.lower(), known, n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return what the system refused, and for which file, as one clause."""
+    """Return the file and the reason of an OSError as one clause."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename else reason

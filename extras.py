@@ -1,10 +1,10 @@
-"""Packages that only a part of renormlite needs, and the extra of the wheel that installs each."""
+"""Optional packages, and the extra of the wheel that installs each."""
 
 from __future__ import annotations
 
 from .errors import UserError
 
-# Module to the extra that brings it; `pip install renormlite` alone has none of them.
+# Module to the extra that installs it; `pip install renormlite` installs none of them.
 EXTRAS = {
     "tensorflow": "tensorflow",
     "keras": "tensorflow",
@@ -29,14 +29,14 @@ class MissingPackageError(UserError, ImportError):
 
 
 def missing_package(error: ImportError, what: str) -> MissingPackageError | None:
-    """Return what to tell the user when an import fails.
+    """Convert a failed import of an optional package to an error for the user.
 
     Args:
-        error: What the import raised.
-        what: What was asked for, such as "renormlite train".
+        error: The exception that the import raised.
+        what: The function that needs the package, such as "renormlite train".
 
     Returns:
-        The error to raise; None where no extra installs the module, or it is there and broken.
+        The error to raise; None if no extra installs the module, or it is installed but broken.
     """
     module = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or module not in EXTRAS:

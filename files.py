@@ -1,4 +1,4 @@
-"""Writes files atomically: whole or not at all."""
+"""Writes files atomically, and computes hashes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and rename it to ``path`` when the block succeeds.
 
     The temporary name keeps the suffixes of ``path``, since writers such as ``keras.Model.save``
-    choose a format by them. If the block raises or the process is interrupted, ``path`` is as it
-    was before. What a killed process left there is removed by the next that writes to the folder.
+    use them to choose a format. If the block raises or the process is interrupted, ``path`` is not
+    changed. Temporary files of killed processes are removed by the next process that writes to the
+    folder.
 
     Args:
-        path: Final place of the file. Its folder is made when missing.
+        path: Final path of the file. Its folder is created if missing.
 
     Yields:
         The path to write to.
 
     Raises:
-        UserError: The system refuses to write there: no space, no permission, a directory of that
-            name, a file in place of a parent directory.
+        UserError: The file cannot be written: no space, no permission, a directory with that name,
+            or a file in place of a parent directory.
     """
     final = Path(path)
     try:
@@ -44,19 +45,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(partial, final)
     except OSError as error:
         raise UserError(
-            f"{final} cannot be written ({error.strerror or error}). Name another file, or make "
-            "room and permissions for this one."
+            f"{final} cannot be written ({error.strerror or error}). Name another file, or provide "
+            "space and permissions for this one."
         ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    """Write ``text`` to ``path`` as UTF-8, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path``, whole or not at all."""
+    """Write ``data`` to ``path``, atomically."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
 
@@ -74,10 +75,10 @@ class Hashing:
     """The SHA-256 of bytes, computed in a background thread.
 
     Args:
-        data: The bytes; small data is hashed at once.
+        data: The bytes; small data is hashed immediately.
 
     Attributes:
-        data: The same.
+        data: The bytes.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Locks on folders, which tell temporary folders in use from those that a killed process left."""
+"""Locks on folders, which distinguish temporary folders in use from those of killed processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked, and left folders stay
+except ImportError:  # Windows: nothing is locked, and folders of killed processes remain
     fcntl = None  # type: ignore[assignment]
 
 #: How the names of folders with temporary files begin.
@@ -28,7 +28,7 @@ class LockedError(Exception):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder; the system releases it however the process ends.
+    """Hold a lock on a folder; the system releases it when the process ends in any way.
 
     On a file system without locks, nothing is locked.
 
@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
             new one is not locked.
 
     Raises:
-        LockedError: Another process, or another place of this one, holds the lock.
+        LockedError: Another process, or other code of this process, holds the lock.
     """
     if fcntl is None:
         yield

@@ -18,21 +18,21 @@ _KEY = "flag"
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """How an option appears on the command line, and which values it takes.
+    """The command-line form of an option, and its allowed values.
 
     Attributes:
-        name: Such as "--batch"; empty where the command line does not offer it.
+        name: Such as "--batch"; empty if it is not available on the command line.
         help: One or two sentences.
         group: Heading under which `--help` lists it.
-        choices: The allowed values; empty where every value is allowed.
-        least: Least number; None where there is no bound.
-        above: Number that a value must exceed; None where there is no such bound.
-        most: Greatest number; None where there is no bound.
-        none: The word for None on the command line; empty where leaving the option out means None.
+        choices: The allowed values; empty if every value is allowed.
+        least: Least number; None if there is no bound.
+        above: Number that a value must exceed; None if there is no such bound.
+        most: Greatest number; None if there is no bound.
+        none: The word for None on the command line; empty if omitting the option means None.
         metavar: Placeholder of the value in `--help`; empty for one derived from the type.
         kind: Type of a value whose default is None: int, str, Path, or tuple for several names.
-        implied: Value of the option when it is given without one; None where it needs one.
-        parse: Converts the text of the command line; None where the type decides.
+        implied: Value if the option is given without one; None if a value is required.
+        parse: Converts the text of the command line; None if the type determines the conversion.
     """
 
     name: str
@@ -66,7 +66,7 @@ def option(default: Any, name: str, help: str, *, group: str, **values: Any) -> 
 
 
 def flag_of(field: dataclasses.Field[Any]) -> Flag | None:
-    """Return the flag of a dataclass field; None where it is no option of the command line."""
+    """Return the flag of a dataclass field; None if it is not an option."""
     return field.metadata.get(_KEY)
 
 

@@ -1,4 +1,4 @@
-"""Suppresses output of native code that no log level controls."""
+"""Suppresses output of native code that log levels do not control."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def nothing_held_back() -> Iterator[None]:
 
 
 def quiet_import(name: str) -> ModuleType:
-    """Import a package while the output of its native code is suppressed.
+    """Import a package with the output of its native code suppressed.
 
-    TensorFlow writes a dozen lines to standard error before its own log level is in force; they
-    would bury the one line a user needs. They are printed if the import fails.
+    TensorFlow writes a dozen lines to standard error before its log level takes effect, which would
+    hide the line that a user needs. They are printed if the import fails.
 
     Args:
         name: The package, such as ``"tensorflow"``.
@@ -64,10 +64,10 @@ def quiet_import(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def held_back_stderr() -> Iterator[Callable[[], str]]:
-    """Send file descriptor 2 to a temporary file for a while.
+    """Redirect file descriptor 2 to a temporary file within the block.
 
     Yields:
-        A function that returns what was printed so far, also after the block has ended.
+        A function that returns the output so far, also after the block has ended.
     """
     if sys.stderr is None:  # there is no standard error, as under pythonw
         yield str
@@ -97,12 +97,13 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
 
 @contextlib.contextmanager
 def stderr_without(*starts: str) -> Iterator[None]:
-    """Keep lines that begin with one of `starts` off standard error; others come after the block.
+    """Suppress lines on standard error that begin with one of `starts`.
 
-    Nothing comes when the block raises: the exception says it.
+    Other lines are printed after the block. If the block raises, nothing is printed, since the
+    exception has the reason.
 
     Args:
-        starts: What the unwanted lines of native code begin with.
+        starts: Prefixes of the unwanted lines of native code.
     """
     with held_back_stderr() as printed:
         yield

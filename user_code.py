@@ -1,4 +1,4 @@
-"""Imports modules of the user's own, from the current folder too."""
+"""Imports modules of the user, including those in the current folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .errors import UserError
 def import_user_module(name: str) -> ModuleType:
     """Import a module by its name, looking in the current folder first.
 
-    Its code runs with everything that this process may do.
+    The code of the module runs with all permissions of this process.
 
     Args:
-        name: As in an `import` statement.
+        name: Name of the module, as in an `import` statement.
 
     Raises:
         UserError: There is no such module, or it cannot be imported.
@@ -28,7 +28,7 @@ def import_user_module(name: str) -> ModuleType:
     except Exception as error:  # whatever the user's own code raises is the reason to report
         raise UserError(
             f"The module {name!r} cannot be imported ({type(error).__name__}: {error}). Name it "
-            f"as in an import statement; modules of the folder {folder} are found."
+            f"as in an import statement; the folder {folder} is searched first."
         ) from error
     finally:
         sys.path.remove(folder)

@@ -1,1 +1,1 @@
-"""Checks against a Keras model: files that any converter made, exports that may be out of date."""
+"""Checks against a Keras model: files of any converter, and exports that may be out of date."""

@@ -1,4 +1,4 @@
-"""Is an export still that of a Keras model, and if not, which layers changed?"""
+"""Checks whether an export is up to date with a Keras model, and names the layers that changed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import keras
 
 CHECK = "model"
-# Layers that are named one by one; where more changed, their number says enough.
-_NAMED = 10
+# Greatest number of changed layers that are listed.
+_MOST_NAMED = 10
 
 
 def check_export(
@@ -38,13 +38,13 @@ def check_export(
     preprocessing: Preprocessing | None = None,
     **options: Any,
 ) -> ParityReport:
-    """Check an export as `check_parity` does, and that it is still that of a model.
+    """Check an export like `check_parity`, and that it was made from a model.
 
     Args:
-        model: The model that the export should be of.
-        directory: What `renormlite export` wrote.
-        source: The file that the model was loaded from; one with the hash that the manifest names
-            needs no comparison.
+        model: The model that the export should have been made from.
+        directory: Directory that `renormlite export` wrote.
+        source: The file that the model was loaded from; if it has the hash in the manifest, no
+            comparison is needed.
         shapes: Sizes of the free axes of inputs, by input name.
         inputs: See `check_parity`.
         preprocessing: See `check_parity`.
@@ -67,11 +67,11 @@ def model_findings(
     source: str | os.PathLike[str] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[Finding]:
-    """Return whether an export is that of a model: one finding, or one for each changed layer."""
+    """Compare an export with a model; return one finding, or one for each changed layer."""
     known = export.manifest.source.get("sha256")
     if source is not None and known == sha256(source):
         name = Path(source).name
-        return [Finding(CHECK, True, f"the export was made from {name}, this very file")]
+        return [Finding(CHECK, True, f"the export was made from {name} (equal SHA-256)")]
     old = export.folded_network
     if old is None:
         return [Finding(CHECK, False, f"{export.path} has no network to compare with")]
@@ -82,29 +82,27 @@ def model_findings(
         new = new.named(list(old.inputs), list(old.outputs))
     changed = dict(_changes(old, new))
     if not changed:
-        return [
-            Finding(CHECK, True, f"the export is that of '{model.name}': all weights are the same")
-        ]
+        return [Finding(CHECK, True, f"the export matches '{model.name}': all weights are equal")]
     findings = [
         Finding(CHECK, False, f"layer '{layer}' {says} since the export", layer)
-        for layer, says in list(changed.items())[:_NAMED]
+        for layer, says in list(changed.items())[:_MOST_NAMED]
     ]
-    rest = len(changed) - _NAMED
+    rest = len(changed) - _MOST_NAMED
     if rest > 0:
         findings.append(Finding(CHECK, False, f"{rest} more layers changed since the export"))
     return findings
 
 
 def _changes(old: Network, new: Network) -> Iterator[tuple[str, str]]:
-    """Yield each layer that is not the same in two networks, and what changed."""
+    """Yield each layer that differs between two networks, and the difference."""
     if dict(old.inputs) != dict(new.inputs) or list(old.outputs) != list(new.outputs):
-        yield "(interface)", f"has the inputs {dict(new.inputs)}, before {dict(old.inputs)},"
+        yield "(interface)", f"has the inputs {dict(new.inputs)} instead of {dict(old.inputs)}"
     before, after = _by_layer(old), _by_layer(new)
     for layer in dict.fromkeys([*before, *after]):
         if layer not in after:
-            yield layer, "is gone"
+            yield layer, "was removed"
         elif layer not in before:
-            yield layer, "is new"
+            yield layer, "was added"
         elif says := _changed(before[layer], after[layer]):
             yield layer, says
 
@@ -117,22 +115,23 @@ def _by_layer(network: Network) -> dict[str, list[Node]]:
 
 
 def _changed(old: list[Node], new: list[Node]) -> str:
-    """Return what changed in a layer, or an empty string."""
+    """Return the difference between two versions of a layer; empty if there is none."""
     if [node.op for node in old] != [node.op for node in new]:
         return f"computes {', '.join(n.op for n in new)} instead of {', '.join(n.op for n in old)}"
     for before, after in zip(old, new, strict=True):
         if dict(before.attributes) != dict(after.attributes):
-            return f"has other options ({dict(after.attributes)}, before {dict(before.attributes)})"
+            return f"has the options {dict(after.attributes)} instead of {dict(before.attributes)}"
         for role in dict.fromkeys([*before.weights, *after.weights]):
             a, b = before.weights.get(role), after.weights.get(role)
             if a is None or b is None:
                 return f"{'lost its' if b is None else 'has a'} {role}"
             if a.shape != b.shape:
-                return f"has a {role} of the shape {b.shape}, before {a.shape},"
+                return f"has a {role} of shape {b.shape} instead of {a.shape}"
             different = int(np.sum(a != b))
             if different:
                 most = float(np.abs(a.astype(np.float64) - b).max())
                 return (
-                    f"has other weights ({different} / {a.size} of its {role}, by up to {most:.3g})"
+                    f"has different weights ({different} / {a.size} of its {role}, by up to "
+                    f"{most:.3g})"
                 )
     return ""

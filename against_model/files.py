@@ -51,22 +51,21 @@ def check_files(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     **options: Any,
 ) -> ParityReport:
-    """Check that files compute what a Keras model computes, whoever made them.
+    """Check that files of any converter compute what a Keras model computes.
 
-    Their norms may still be inside, or folded otherwise than `export_model` folds. Inputs and
-    outputs are found by name, else by shape and order, else by values; the report says how.
+    Their norms may be unfolded, or folded differently than by `export_model`. Inputs and outputs
+    are matched by name, else by shape and order, else by values; the report says how.
 
     Args:
         model: The trained model.
         files: `.tflite` and `.onnx` files.
-        inputs: Real samples: whatever `export_model` takes. Without any, random ones are used.
-        map_inputs: Name of an input of the model to that of the file's, where another one was
-            assumed.
+        inputs: Real samples, in any form that `export_model` takes; random ones by default.
+        map_inputs: Name of an input of the model to its name in the file, to correct the matching.
         map_outputs: The same for outputs.
-        keep: A directory to leave what the files are compared with in, as `export_model` does: for
-            `check_parity` or a bundle without Keras. By default nothing is left.
+        keep: Directory in which to keep the reference, in the form of an export, for `check_parity`
+            or a bundle without Keras. By default it is not kept.
         labels: Names of the classes.
-        preprocessing: How the pixels of a folder of images become inputs.
+        preprocessing: Conversion of the pixels of a folder of images to inputs.
         source: The file that the model was loaded from.
         shapes: Sizes of the free axes of inputs, by input name.
         **options: The options of `check_parity`.
@@ -80,7 +79,7 @@ def check_files(
     """
     chosen = CheckOptions(**options)
     paths = [Path(file) for file in files]
-    _demand_files(paths)
+    _require_files(paths)
     with own_folder(RUN_FOLDER, Path(tempfile.gettempdir())) as folder:
         directory = Path(keep) if keep is not None else folder / _name(model, source)
         wanted = {**(map_inputs or {}), **(map_outputs or {})}
@@ -105,11 +104,11 @@ def check_files(
 
 
 def _name(model: keras.Model, source: str | os.PathLike[str] | None) -> str:
-    """Return what the report calls the model."""
+    """Return the name of the model in the report."""
     return str(model.name) if source is None else Path(source).stem
 
 
-def _demand_files(paths: Sequence[Path]) -> None:
+def _require_files(paths: Sequence[Path]) -> None:
     """Refuse files that are missing or of an unknown format."""
     if not paths:
         raise UserError("Expected at least one .tflite or .onnx file. Received none.")
@@ -118,19 +117,19 @@ def _demand_files(paths: Sequence[Path]) -> None:
 
 
 def file_names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each file in one directory: its own, with its folder's where two agree."""
+    """Return a unique name for each file; equal names are prefixed with that of their folder."""
     counts = Counter(path.name for path in paths)
     return [p.name if counts[p.name] == 1 else f"{p.resolve().parent.name}-{p.name}" for p in paths]
 
 
 class _Describer:
-    """Puts files into a directory and says what each is."""
+    """Copies files into a directory and describes them."""
 
     def __init__(self, paths: Sequence[Path], wanted: Mapping[str, str]) -> None:
         self._paths, self._wanted = paths, wanted
 
     def describe(self, folder: Path, truth: Truth) -> list[Artifact]:
-        """Copy the files into a folder and return what each is."""
+        """Copy the files into a folder and return their descriptions."""
         artifacts = []
         for path, name in zip(self._paths, file_names(self._paths), strict=True):
             shutil.copy(path, folder / name)
@@ -140,7 +139,7 @@ class _Describer:
         return artifacts
 
     def _describe(self, path: Path, truth: Truth) -> Artifact:
-        """Return what a file is; one that cannot be read or run is listed as the model is."""
+        """Return the description of a file; that of the model if it cannot be read or run."""
         plain = Artifact(
             file=path.name,
             format=path.suffix.lstrip("."),

@@ -34,13 +34,13 @@ _SUFFIX = ".npy"
 
 
 class DamageError(ValueError):
-    """A file that is no archive of arrays, or is damaged."""
+    """A file is not an archive of arrays, or is damaged."""
 
 
 def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return arrays as the bytes of an `.npz` file."""
     buffer = io.BytesIO()
-    # NumPy 1, as devices have it, would take `allow_pickle` for the name of an array.
+    # NumPy 1, which devices have, would treat `allow_pickle` as the name of an array.
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
@@ -51,11 +51,11 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) 
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read an `.npz` file into arrays of the caller's own.
+    """Read an `.npz` file into new arrays.
 
     Raises:
         OSError: It cannot be read.
-        DamageError: It is no archive of arrays, or is damaged.
+        DamageError: It is not an archive of arrays, or is damaged.
     """
     return {name: array.copy() for name, array in Archive(path).items()}
 
@@ -65,7 +65,7 @@ def load_array(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         OSError: It cannot be read.
-        DamageError: It is no array of numbers or text, or is damaged.
+        DamageError: It is not an array of numbers or text, or is damaged.
     """
     return array_of(Path(path).read_bytes(), Path(path).name).copy()
 
@@ -74,7 +74,7 @@ def array_of(data: bytes, name: str) -> np.ndarray:
     """Return the array in the bytes of an `.npy` file, as a view.
 
     Raises:
-        DamageError: It is no array of numbers or text, or is damaged.
+        DamageError: It is not an array of numbers or text, or is damaged.
     """
     with damage():
         return _array(data, name)
@@ -91,7 +91,7 @@ class Archive(Mapping[str, np.ndarray]):
 
     Raises:
         OSError: It cannot be read.
-        DamageError: On access, for a file that is no archive of arrays or is damaged.
+        DamageError: On access, if the file is not an archive of arrays or is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -152,7 +152,7 @@ def refuse_bomb(archive: zipfile.ZipFile, size: int) -> None:
 def damage() -> Iterator[None]:
     """Turn whatever zipfile and NumPy raise for hostile bytes into one error.
 
-    Their parsers were not written for hostile input and raise a dozen unrelated types for it, from
+    Their parsers are not designed for hostile input and raise a dozen unrelated types, from
     NotImplementedError and RuntimeError to SystemError, RecursionError and TokenError.
     """
     try:

@@ -69,7 +69,7 @@ class ExportDirectory:
         """Return the golden set.
 
         Raises:
-            UserError: It is no golden set, or lacks one of the model's outputs.
+            UserError: It is not a golden set, or lacks one of the model's outputs.
         """
         names = [spec.name for spec in self.outputs]
         return golden_of(self._archives[self.golden], str(self.golden), names)
@@ -77,8 +77,8 @@ class ExportDirectory:
     def read_network(self, artifact: Artifact) -> Network | None:
         """Return the network that an artifact was made from; None if the export wrote none.
 
-        That is the folded network, or the same network with ranges equalized across layers, and
-        has the trained model's input and output names.
+        It is the folded network or an equivalent variant, such as an equalized one, with the
+        trained model's input and output names.
 
         Raises:
             UserError: The network is missing or damaged.
@@ -126,7 +126,7 @@ class ExportDirectory:
         return self._hashes[path].data
 
     def damaged(self, artifact: Artifact) -> str | None:
-        """Return why a file is not the one that was exported, or None when it is."""
+        """Return why a file differs from the exported one; None if it does not."""
         missing = self._missing(artifact)
         if missing is not None:
             return missing
@@ -216,7 +216,7 @@ def _opened(path: Path, what: str) -> Archive:
 
 
 def _compare(path: Path, entry: FileRecord, what: str, hashing: Hashing) -> None:
-    """Raise where the golden set or the network is not the one exported."""
+    """Raise an error if the golden set or the network differs from the exported one."""
     found = hashing.result()
     if found != entry.sha256:
         raise UserError(

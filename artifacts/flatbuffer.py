@@ -17,7 +17,7 @@ from ..errors import UserError
 
 MARK = b"TFL3"
 SIGNATURE_KEY = "serving_default"
-_BUFFER_ALIGNMENT = 16  # `force_align` of Buffer.data in the schema; kernels map weights in place
+_BUFFER_ALIGNMENT = 16  # `force_align` of Buffer.data in the schema; kernels read weights in place
 
 
 def names_of(enumeration: type) -> dict[int, str]:
@@ -29,9 +29,9 @@ _OPERATOR_NAMES = names_of(schema.BuiltinOperator)
 
 
 class _AlignedBuilder(flatbuffers.Builder):
-    """A builder that aligns byte vectors as the schema demands.
+    """A builder that aligns byte vectors as the schema requires.
 
-    The generated Python code forgets `force_align`: weights would land on odd addresses, which
+    The generated Python code ignores `force_align`: weights could have odd addresses, which causes
     faults on microcontrollers that read them in place.
     """
 
@@ -57,7 +57,7 @@ def parse(data: bytes) -> Any:
 
 
 def _bring_in(buffer: Any, data: bytes) -> None:
-    """Give a buffer that lies behind the flatbuffer, where large files have them, its own bytes.
+    """Load the bytes of a buffer that is stored after the flatbuffer, as in large files.
 
     Raises:
         UserError: It would lie outside the file.
@@ -83,7 +83,7 @@ def pack(model: Any) -> bytes:
 
 
 def sign(model: Any, inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> None:
-    """Give the main subgraph the signature that runtimes look for.
+    """Add the signature of the main subgraph, which runtimes use.
 
     Args:
         model: The parsed file; changed in place.
@@ -105,7 +105,7 @@ def _tensor_map(name: str, index: int) -> Any:
 
 
 def operator_name(code: Any) -> str:
-    """Return the name of an operator code: `CONV_2D`, or a custom operator's own."""
+    """Return the name of an operator code: `CONV_2D`, or the name of a custom operator."""
     # Files written for old runtimes carry the code in the deprecated 8-bit field.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM:

@@ -15,7 +15,7 @@ from .ranges import Misfits
 Arrays = Mapping[str, np.ndarray]
 
 
-# Between the names of rules that agree throughout.
+# Separates the names of rules that agree on all samples.
 _AND = " | "
 
 
@@ -26,13 +26,13 @@ def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The outputs of an integer file, to the bit, under each known rule of rounding.
+    """The exact outputs of an integer file under each known rounding rule.
 
     Attributes:
-        by_rule: Whose kernels follow the rule, to Keras output name, to (N, …) float32: the
-            integers, dequantized. Rules that agree throughout share their arrays.
-        steps: Keras output name to the step of its integers.
-        reason: Why nothing is predicted, to follow a colon; empty where something is.
+        by_rule: Name of the rule (the kernels that follow it) to Keras output name to (N, …)
+            float32: the dequantized integers. Rules that agree on all samples share their arrays.
+        steps: Keras output name to its quantization step.
+        reason: Reason why there is no prediction, a clause; empty if there is one.
     """
 
     by_rule: Mapping[str, Arrays]
@@ -40,7 +40,7 @@ class Predictions:
     reason: str = ""
 
     def joined(self, other: Predictions) -> Predictions:
-        """Return the predictions for these samples, then others; none unless both have some."""
+        """Return the predictions for the samples of both; empty unless both have predictions."""
         if self.reason or other.reason:
             return Predictions({}, {}, self.reason or other.reason)
         both = {
@@ -57,7 +57,7 @@ class GoldenSet:
 
     Attributes:
         kind: (N,) "real", "random", "border", "extreme", "denormal", "nonfinite" or "search"; see
-            `kinds`. In "nonfinite" samples NaN marks elements of which nothing is expected.
+            `sample_kinds`. In "nonfinite" samples NaN marks elements without an expected value.
         inputs: Keras input name to (N, …) float32.
         truth: Keras output name to (N, …) float64: the trained model evaluated in float64.
         folded64: The same for the folded network.
@@ -65,7 +65,7 @@ class GoldenSet:
         artifacts: File name to the outputs of that file on the exporting machine.
         noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
             to make; empty where a layer has no noise model.
-        file_noise: File name to the same for that file's own arithmetic; only files whose
+        file_noise: File name to the same for the arithmetic of that file; only files whose
             precision has a noise model (`precisions.Precision.noise`).
         predictions: File name to the prediction of its integers; only files of integers.
         misfits: File name to the values that it cannot represent, in samples added after export;
@@ -95,7 +95,7 @@ class GoldenSet:
         return len(self.kind)
 
     def select(self, index: np.ndarray) -> GoldenSet:
-        """Return the golden set of some samples, in the order of ``index``."""
+        """Return the golden set restricted to some samples, in the order of ``index``."""
 
         def pick(arrays: Arrays) -> dict[str, np.ndarray]:
             return {name: array[index] for name, array in arrays.items()}
@@ -131,12 +131,12 @@ def read_golden(path: str | os.PathLike[str], outputs: Iterable[str]) -> GoldenS
 
 
 def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
-    """Return the golden set that a file holds.
+    """Return the golden set in a file.
 
     Args:
         archive: The file.
-        path: Where it lies, for messages.
-        outputs: Keras names of the outputs that it must hold.
+        path: Its path, for messages.
+        outputs: Keras names of the outputs that it must contain.
 
     Returns:
         The golden set; every array has the same number of samples, and at least one.
@@ -198,7 +198,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
 def predictions_as_arrays(
     predictions: Mapping[str, Predictions], samples: int
 ) -> dict[str, np.ndarray]:
-    """Return the arrays that hold predictions in a golden set; `export.golden_set` names them."""
+    """Return the arrays of predictions in a golden set; see `export.golden_set` for their names."""
     content: dict[str, np.ndarray] = {}
     for file, found in predictions.items():
         if found.reason:
@@ -217,7 +217,7 @@ def predictions_as_arrays(
 def _predictions(
     predicted: Mapping[str, Arrays], steps: Mapping[str, Arrays], unpredicted: Mapping[str, Arrays]
 ) -> dict[str, Predictions]:
-    """Return the predictions of every file, from arrays by file and what follows in their names."""
+    """Return the predictions of every file, from arrays by file and the rest of their names."""
     found = {file: Predictions({}, {}, next(iter(why))) for file, why in unpredicted.items()}
     for file, arrays in predicted.items():
         sharing: dict[str, dict[str, np.ndarray]] = {}

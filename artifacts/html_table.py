@@ -11,7 +11,7 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[obje
 
     Args:
         title: Caption of the table.
-        headings: One for each column.
+        headings: One per column.
         rows: The cells.
     """
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
@@ -26,7 +26,7 @@ def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def size_in_words(count: float) -> str:
-    """Return a number of bytes in the unit that suits it, such as "12.5 KiB"."""
+    """Format a number of bytes in a suitable unit, such as "12.5 KiB"."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

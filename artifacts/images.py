@@ -1,4 +1,4 @@
-"""Reads folders of images as inputs of a network, for export and checks alike."""
+"""Reads folders of images as inputs of a network, for export and checks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PerChannel = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels become the numbers the network was trained on: (pixel - mean) * scale.
+    """The conversion of pixels to inputs of the network: (pixel - mean) * scale.
 
     Attributes:
-        mean: One number, or one for each channel.
-        scale: One number, or one for each channel.
+        mean: One number, or one per channel.
+        scale: One number, or one per channel.
     """
 
     mean: PerChannel = 0.0
@@ -37,7 +37,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Preprocessing:
-        """Read the record that an export's manifest keeps in its metadata."""
+        """Read the record in the metadata of a manifest."""
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
 
     @classmethod

@@ -1,8 +1,8 @@
 """The records of `manifest.json`: the files, their source, hashes and options.
 
-The one definition of that file: the export fills and writes it, the checks and the bundle on a
-device read it, the reproducer does both. Its layout is documented in `docs/export.md`; `schema`
-names the layout, and a reader refuses one it does not know.
+The export writes this file; the checks and the bundle on a device read it; the reproducer does
+both. Its layout is documented in `docs/export.md`. `schema` is the version of the layout; readers
+refuse unknown versions.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TensorSpec:
     axes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Take the file's name for the Keras name where none is given."""
+        """Set the Keras name to the name in the file if it is not given."""
         if not self.keras_name:
             object.__setattr__(self, "keras_name", self.name)
 
@@ -137,16 +137,16 @@ class Artifact:
         ops: Number of operators of each type.
         inputs: Its inputs in the order of the Keras model.
         outputs: Its outputs in the order of the Keras model.
-        snr_db: Signal-to-noise ratio of each output against float64 truth over the golden set's
-            real samples (its random ones where there are none), by Keras name, in decibels; None
-            where truth is constant zero.
-        seconds: Wall time it took to convert, write and validate. Shown, never stored: the
-            manifest is the same for the same input.
-        notes: Sentences about choices the exporter made for this file.
-        files: Of a folder, such as a SavedModel: relative path to hash of each file in it. The
-            manifest lists those under `folders`, not `artifacts`. None for a file.
-        network: The network this file was made from, where that is not the folded one but an
-            equalized twin; its layers' weights are not those of the folded network.
+        snr_db: Signal-to-noise ratio of each output against float64 truth over the real samples of
+            the golden set (or the random ones without any), by Keras name, in decibels; None if the
+            truth is constant zero.
+        seconds: Wall time of conversion, writing and validation. It is not stored, so that the
+            manifest depends only on the input.
+        notes: Sentences about choices that the exporter made for this file.
+        files: For a folder, such as a SavedModel: relative path to hash of each file in it. The
+            manifest lists folders under `folders`, not `artifacts`. None for a file.
+        network: The network that this file was made from if it is a variant of the folded one, such
+            as an equalized network, with different weights.
         foreign: Whether another converter made the file: its weights may be folded, merged or
             scaled otherwise, so that they are no verdict where the outputs are right.
         misfits: Values of the golden set's typical samples that its numbers cannot represent.
@@ -251,12 +251,12 @@ class Manifest:
         network: The folded network as op list and weights; None if the export wrote none.
         artifacts: The exported files and folders.
         versions: Package name to version.
-        options: The options in force, defaults included.
+        options: The options of the export, including defaults.
         fold: `records` and `proof` of the fold.
         metadata: The user's statements about the model: `labels`, `preprocessing`, `description`.
         calibration: Origin of the calibration samples, or None.
         notes: Sentences about changes that were made before the export.
-        states: Name of each input that takes a state to the name of the output to feed back.
+        states: Name of each state input to the name of the output to feed back.
     """
 
     name: str
@@ -362,7 +362,7 @@ class Manifest:
 
 
 def _states(record: Record) -> dict[str, str]:
-    """Return the input that takes each state and the output that gives it."""
+    """Return the name of each state input to the name of its output."""
     states = record.mapping("states") if "states" in record else {}
     if not all(isinstance(output, str) for output in states.values()):
         raise record.wrong("states", "the name of an output for each input")

@@ -85,9 +85,9 @@ class Network:
         return found
 
     def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Network:
-        """Return the network under other names of its inputs and outputs, given in order.
+        """Return the network with other names of its inputs and outputs, given in order.
 
-        The trained model's names stay in force where folding replaced the layer that gave them.
+        It is used to keep the names of the trained model if the fold replaced the named layers.
         """
         before = dict(zip(self.inputs, inputs))
         nodes = [
@@ -111,11 +111,11 @@ def read_network(path: str | os.PathLike[str]) -> Network:
 
 
 def network_of(arrays: Mapping[str, np.ndarray], path: str) -> Network:
-    """Return the network that a file holds.
+    """Return the network in a file.
 
     Args:
         arrays: The file's arrays.
-        path: Where it lies, for messages.
+        path: Its path, for messages.
 
     Raises:
         UserError: The file is damaged or of another schema.
@@ -163,7 +163,7 @@ def network_arrays(network: Network) -> dict[str, np.ndarray]:
 
 
 class _Shared:
-    """Reads each array of an archive once, so that nodes that share it hold one object."""
+    """Reads each array of an archive once, so that nodes share it."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = arrays
@@ -180,7 +180,7 @@ class _Shared:
 
 
 def _network(graph: Record, arrays: _Shared) -> Network:
-    """Read the JSON, and hold every reference to a value that is computed before it is read."""
+    """Read the JSON, and require that every value is computed before it is read."""
     inputs = {entry.text("name"): entry.shape("shape") for entry in graph.records("inputs")}
     known = set(inputs)
     nodes = []

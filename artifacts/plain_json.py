@@ -10,9 +10,9 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Return nested data as JSON values; NaN and infinities become their names.
+    """Convert nested data to JSON values; NaN and infinities are converted to strings.
 
-    JSON has no number for them, and null would read as "not measured".
+    JSON has no numbers for them, and null would mean "not measured".
     """
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}

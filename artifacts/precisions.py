@@ -1,7 +1,7 @@
-"""The precisions of exported files, and the constants of IEEE arithmetic behind every limit.
+"""The precisions of exported files, and constants of IEEE arithmetic.
 
-A precision is one entry of `PRECISIONS`; exporters, runtimes, noise model and checks read their
-decisions from it. Only NumPy is needed, since the table travels to devices.
+A precision is one entry of `PRECISIONS`, which exporters, runtimes, noise models and checks read.
+The module needs only NumPy, since it is also used on devices.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ class Arithmetic(enum.Enum):
 
 @dataclass(frozen=True)
 class Precision:
-    """How the weights and activations of a file are stored and computed.
+    """The storage and arithmetic of the weights and activations of a file.
 
     Attributes:
         name: Name in options, file names and the manifest.
         summary: One line for `--help` and the docs.
         arithmetic: The arithmetic that a runtime must support.
-        formats: File formats that can hold it.
+        formats: File formats that support it.
         calibrated: Whether the ranges of activations come from samples.
         unit_roundoff: Unit roundoff of its float arithmetic.
-        noise: What causes the error that the noise model predicts, to end a sentence with: the
-            error against truth, and of integers the difference from another correct runtime. Empty
-            where there is no model.
-        integer_io: Element type of inputs and outputs under `quantized_io="integer"`; None where
-            they are always floats.
-        variant_of: Name of the precision whose converter writes it; empty for its own.
+        noise: The cause of the error that the noise model predicts, as the end of a sentence: the
+            error against truth or, for integers, the difference from another correct runtime. Empty
+            if there is no model.
+        integer_io: Element type of inputs and outputs with `quantized_io="integer"`; None if they
+            are always floats.
+        variant_of: Name of the precision whose converter writes it; empty if it has its own.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Precision:
 
     @property
     def quantized(self) -> bool:
-        """Whether weights are integers, which gain from equalized ranges."""
+        """Whether weights are integers, which benefit from equalization."""
         return self.arithmetic in (Arithmetic.HYBRID, Arithmetic.INTEGER)
 
     @property
@@ -116,7 +116,7 @@ PRECISIONS = _table(
     ),
     Precision(
         "auto",
-        "int8, repaired where it loses: equalization, ranges, rounding, single layers of more bits",
+        "int8 with the best recipe: equalization, ranges, rounding, single layers in more bits",
         Arithmetic.INTEGER,
         ("tflite", "onnx"),
         calibrated=True,
@@ -147,7 +147,7 @@ def precision_named(name: str) -> Precision:
     """Return a precision by its name.
 
     Raises:
-        UserError: There is none of that name.
+        UserError: There is no precision with that name.
     """
     if name not in PRECISIONS:
         raise UserError(f"Expected a precision among {', '.join(PRECISIONS)}. Received: '{name}'.")

@@ -37,7 +37,7 @@ class Clipped:
 
     @property
     def sentence(self) -> str:
-        """Describe how much is clipped, and both ranges."""
+        """A sentence with the clipped share and both ranges."""
         return (
             f"{self.share:.3g} % of the values of {self.place} are clipped: the file represents "
             f"{self.low:.4g} to {self.high:.4g}, the samples reach {self.least:.4g} to "
@@ -61,7 +61,7 @@ class Overflow:
 
     @property
     def sentence(self) -> str:
-        """Describe the number that is too large."""
+        """A sentence about the number that is too large."""
         return (
             f"layer '{self.layer}' reaches the {self.what} {self.size:.4g}, beyond "
             f"{GREATEST_HALF:.0f}, the greatest number of half precision: runtimes that compute in "
@@ -82,7 +82,7 @@ class Misfits:
     overflows: tuple[Overflow, ...] = ()
 
     def __bool__(self) -> bool:
-        """Return whether there is anything."""
+        """Return whether there are any."""
         return bool(self.clipped or self.overflows)
 
     @property

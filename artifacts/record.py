@@ -90,7 +90,7 @@ class Record:
         return Record(self._get(key, None), self._place(key))
 
     def mapping(self, key: str) -> Mapping[str, Any]:
-        """Return an object whose content the caller checks; empty where it is absent."""
+        """Return an object whose content the caller checks; empty if it is absent."""
         return Record(self._entries.get(key, {}), self._place(key))._entries
 
     def sequence(self, key: str, *, optional: bool = False) -> list[Any]:

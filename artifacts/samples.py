@@ -1,4 +1,4 @@
-"""Reads samples for a network's inputs from any source, for export and checks alike.
+"""Reads samples for a network's inputs from various sources, for export and checks.
 
 A source is an array, a dict of arrays by input name, a `.npz` or `.npy` file, a folder of images,
 Parquet files or tar files in WebDataset's layout (`sample_shards`), a `tf.data.Dataset`, any other
@@ -59,7 +59,7 @@ class SampleSet:
         return len(next(iter(self.arrays.values())))
 
     def take(self, limit: int | None) -> SampleSet:
-        """Return at most `limit` samples, evenly spread over all of them."""
+        """Return at most `limit` samples, evenly spaced."""
         if limit is None or self.count <= limit:
             return self
         chosen = spread(self.count, limit)
@@ -183,8 +183,8 @@ def check_samples(
     """Refuse samples that do not fit the inputs.
 
     Raises:
-        UserError: An input without samples, a wrong shape, unequal numbers, none; or NaN or
-            infinity where they are refused.
+        UserError: An input has no samples or samples of a wrong shape, the numbers of samples
+            differ, or they contain NaN or infinity and `finite` is set.
     """
     expected = {tensor.name: tensor.shape[1:] for tensor in inputs}
     if set(arrays) != set(expected):

@@ -24,7 +24,7 @@ from ..runtimes.run import TargetRun, drive
 from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun
 from .program import write_program
 
-# Device to the module and class that carry a program there.
+# Device to the module and class of its transport.
 CARRIERS = {
     "qemu-aarch64": ("qemu", "QemuAarch64"),
     "qemu-armv7": ("qemu", "QemuArmv7"),
@@ -55,10 +55,10 @@ def run_on_device(
         options: Device options; None for the defaults.
 
     Yields:
-        Each artifact with what it gave, in order.
+        Each artifact with its result, in order.
 
     Raises:
-        DeviceError: The device is unknown, out of reach, or lacks something; one sentence.
+        DeviceError: The device is unknown, cannot be reached, or lacks something.
     """
     options = options or DeviceOptions()
     kind, _, address = target.device.partition(":")

@@ -40,7 +40,7 @@ class BenchmarkModelRunner(Runner):
     runtime = "litert"
     variants: ClassVar[Mapping[str, str]] = {
         "": "as benchmark_model chooses",
-        "xnnpack": "XNNPACK demanded",
+        "xnnpack": "XNNPACK required",
         "builtin": "builtin kernels, no delegate",
     }
     _flags: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -177,7 +177,7 @@ class BenchmarkModelRunner(Runner):
         return measured
 
     def describe(self) -> dict[str, object]:
-        """Return what ran: the binary, kernels, threads."""
+        """Return a description of what ran: the binary, kernels, threads."""
         delegated = re.search(r"(\w+) delegate", self._said)
         return {
             "runtime": self.runtime,

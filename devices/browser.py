@@ -21,7 +21,7 @@ from .setup.cache import Component
 from .setup.web_packages import PACKAGES
 
 _OPEN = 'async options => (await import("/harness.mjs")).open(options)'
-_RUN = "fed => globalThis.renormliteRun(fed)"
+_RUN = "inputs => globalThis.renormliteRun(inputs)"
 
 
 class WebRunner(Runner):
@@ -119,7 +119,7 @@ class WebRunner(Runner):
         return infos
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        fed = [
+        tensors = [
             {
                 "name": info.name,
                 "dtype": str(info.dtype),
@@ -128,7 +128,7 @@ class WebRunner(Runner):
             }
             for info in self.inputs
         ]
-        answer = self._browser.ask(lambda: self._evaluate(_RUN, fed, "run", []))
+        answer = self._browser.ask(lambda: self._evaluate(_RUN, tensors, "run", []))
         self.elapsed_ms.append(answer["elapsed_ms"])
         return {
             tensor["name"]: np.frombuffer(
@@ -162,9 +162,9 @@ class WebRunner(Runner):
         if self._loaded["accelerated"] is not None:
             record["fully_accelerated"] = self._loaded["accelerated"]
         if self.variant and not self._loaded["accelerated"]:
-            record["fallback"] = f"{self.variant} was demanded and did not take every op"
+            record["fallback"] = f"{self.variant} was required but did not take every op"
         elif self.threads > 1 and not self._loaded["isolated"]:
-            record["fallback"] = f"{self.threads} threads were demanded and the page got one"
+            record["fallback"] = f"{self.threads} threads were required but the page got one"
         return record
 
 
@@ -174,7 +174,7 @@ class LiteRTWebRunner(WebRunner):
     runtime = "litert-web"
     variants: ClassVar[Mapping[str, str]] = {
         "": "WebAssembly, XNNPACK",
-        "webgpu": "WebGPU demanded for every op",
+        "webgpu": "WebGPU required for every op",
     }
     accelerators: ClassVar[Mapping[str, str]] = {"": "wasm", "webgpu": "webgpu"}
 

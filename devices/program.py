@@ -22,12 +22,12 @@ def write_program(
     inputs: Mapping[str, np.ndarray],
     path: Path,
 ) -> Path:
-    """Write the program that runs files on a device and brings back their outputs.
+    """Write the program that runs files on a device and returns their outputs.
 
     Args:
         export: The export that the artifacts belong to.
         artifacts: The files to run.
-        inputs: Keras input name to (N, …) floats: any samples, not only the golden ones.
+        inputs: Keras input name to (N, …) floats: the golden set's or any other samples.
         path: The file to write.
 
     Returns:

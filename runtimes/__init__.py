@@ -32,7 +32,7 @@ class Runtime:
         install: Arguments of `pip install` that install it.
         home: The device it runs on when a target names none.
         unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
-        dies: Whether some valid files crash it; it then always runs in a process of its own.
+        crashes: Whether some valid files crash it; it then always runs in a child process.
         unsaturated: Precisions that it computes in floats, without the limits of the integers.
     """
 
@@ -42,7 +42,7 @@ class Runtime:
     install: str
     home: str = LOCAL
     unable: Mapping[Arithmetic, str] = field(default_factory=dict)
-    dies: bool = False
+    crashes: bool = False
     unsaturated: tuple[str, ...] = ()
 
     @property
@@ -76,13 +76,13 @@ RUNTIMES = {
             Arithmetic.HYBRID: _NO_REFERENCE,
         },
     ),
-    # Version 2026.4 dies of a Reverse, as in an unrolled Bidirectional GRU.
+    # Version 2026.4 crashes on a Reverse, as in an unrolled Bidirectional GRU.
     "openvino": Runtime(
         "openvino:OpenVinoRunner",
         ("tflite", "onnx"),
         "openvino",
         "openvino",
-        dies=True,
+        crashes=True,
         unsaturated=("int16x8",),
     ),
     "tflite-micro": Runtime(
@@ -110,15 +110,15 @@ def register_runtime(
     formats: Sequence[str],
     unable: Mapping[Arithmetic, str] | None = None,
 ) -> None:
-    """Make a runtime of your own a target of the checks.
+    """Register a custom runtime as a target of the checks.
 
     Afterwards `check_parity(directory, targets=[name])` runs files on it, and
     `renormlite check DIR --on NAME --import MODULE` does where importing MODULE registers it.
     See docs/extending.md and examples/own_runtime.py.
 
     Args:
-        name: What targets call it: letters, digits, dots and dashes. Registering the same name
-            again replaces the runner; the names of the built-in runtimes are taken.
+        name: Its name in targets: letters, digits, dots and dashes. Registering the same name again
+            replaces the runner; names of built-in runtimes cannot be used.
         runner: A subclass of `runtimes.base.Runner` that implements `_open`, `_close`,
             `_signature`, `_infer` and `describe`.
         formats: File formats that it loads, among "tflite" and "onnx".
@@ -126,8 +126,8 @@ def register_runtime(
             such precisions are left out and the report says why.
 
     Raises:
-        UserError: The name cannot be a target or is taken, the runner is no subclass of `Runner`,
-            or a format is unknown.
+        UserError: The name is invalid or that of a built-in runtime, the runner is not a subclass
+            of `Runner`, or a format is unknown.
     """
     if not _NAME.fullmatch(name) or isinstance(getattr(RUNTIMES.get(name), "runner", None), str):
         raise UserError(
@@ -147,7 +147,7 @@ def register_runtime(
     RUNTIMES[name] = Runtime(runner, tuple(formats), "", "", unable=unable or {})
 
 
-# The runtime of each format that stands for the others where one has to.
+# The default runtime of each format.
 HOSTS = {"tflite": "litert", "onnx": "onnxruntime"}
 
 
@@ -181,7 +181,7 @@ class Target:
         return RUNTIMES[self.runtime].formats
 
     def cannot_run(self, precision: str) -> str:
-        """Return why the runtime has no kernels for a precision; empty where it has them."""
+        """Return why the runtime cannot run a precision; empty if it can."""
         return RUNTIMES[self.runtime].unable.get(precision_named(precision).arithmetic, "")
 
     def __str__(self) -> str:
@@ -209,19 +209,19 @@ def usable_here(runtime: str) -> bool:
 def make_runner(
     target: Target, artifact: Path, *, threads: int = 1, fenced: bool = False
 ) -> Runner:
-    """Return the runner of a target, in the runtime's own environment where it is not in this one.
+    """Return the runner of a target, in another environment if the runtime is not in this one.
 
     Args:
         target: Runtime and variant.
         artifact: The file to load.
         threads: Threads that the runtime may use.
-        fenced: Whether it runs in a process of its own, so that a crash does not end this one.
+        fenced: Whether it runs in a child process, so that a crash does not end this process.
 
     Raises:
         UserError: The variant is unknown.
     """
     kind, runtime = runner_class(target.runtime), RUNTIMES[target.runtime]
-    fenced = (fenced or runtime.dies) and isinstance(runtime.runner, str)
+    fenced = (fenced or runtime.crashes) and isinstance(runtime.runner, str)
     if fenced or not runtime.installed:
         python = this_python() if runtime.installed else environment(target.runtime)
         if python is not None:

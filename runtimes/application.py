@@ -1,13 +1,13 @@
 """Programs in one file: code of this package and files in one `.pyz` that Python runs.
 
-Each holds the runtimes, the readers of an export, what else its program needs, and its own files
+Each contains the runtimes, the readers of an export, the other code of its program, and its files
 under `export/`. The code needs Python 3.9, NumPy and one runtime. The same contents give the same
 bytes.
 
 The file is Python source: a few statements, the program `verification` as a comment in hexadecimal,
-the contents, a zip archive, as comments in base64, and the SHA-256 of all that. Python reads a
-comment whatever is in it, so a copy that is cut off or changed still starts, and says so. (Of a
-zip archive that is cut off, Python only says that it finds no program in it.)
+the contents (a zip archive) as comments in base64, and the SHA-256 of all that. Python ignores the
+content of comments, so a truncated or modified copy still starts and can report the damage. (For a
+truncated zip archive, Python only reports that it cannot find a program in it.)
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path, PurePosixPath
 from ..errors import UserError
 from . import verification
 
-# The folder of the entries that are no code.
+# The folder of the entries that are not code.
 FOLDER = "export"
 
 _ROOT = Path(__file__).resolve().parents[1]
-# The code that every application carries.
+# The code that every application contains.
 _CODE = (
     "__init__.py",
     "errors.py",
@@ -87,12 +87,12 @@ def pack(module: str, contents: Mapping[str, bytes], code: Sequence[str] = ()) -
 
     Args:
         module: Module of this package, dotted, whose ``main(path)`` returns the exit code.
-        contents: Name to bytes of the files it carries.
-        code: Modules and packages that the program needs besides those that every application
-            carries, as paths: "devices/on_device" or "runtime_checks/report/json_report.py".
+        contents: Name to bytes of the files that it contains.
+        code: Additional modules and packages that the program needs, as paths: "devices/on_device"
+            or "runtime_checks/report/json_report.py".
 
     Raises:
-        UserError: The files are larger than an archive can be that Python imports from.
+        UserError: The files exceed the size of an archive that Python can import from.
     """
     files = {f"{FOLDER}/{name}": data for name, data in contents.items()}
     carried = {**travelling_code(code), **files}
@@ -129,16 +129,16 @@ def sealed(module: str, archive: bytes) -> bytes:
 
 
 def travelling_code(further: Sequence[str] = ()) -> dict[str, bytes]:
-    """Return the code that travels, by its path in the application.
+    """Return the code of an application, by its path in it.
 
     Args:
-        further: Modules and packages besides those that every application carries.
+        further: Additional modules and packages.
     """
     paths: list[Path] = []
     for name in (*_CODE, *further):
         path = _ROOT / name
         paths.extend(sorted(path.rglob("*.py")) if path.is_dir() else [path])
-    # A package is imported through those above it, whose own code does not travel.
+    # The parent packages must exist for the import; their own code is not included.
     parents = {
         parent / "__init__.py" for path in paths for parent in path.relative_to(_ROOT).parents
     }

@@ -22,7 +22,7 @@ _Self = TypeVar("_Self", bound="Runner")
 
 
 class ArtifactError(UserError):
-    """The runtime cannot load or run the file: a failed check, not a usage error."""
+    """The runtime cannot load or run the file, which is a failed check, not a usage error."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class Runner(Managed):
             ArtifactError: An input is missing, unknown, or of the wrong shape or type, or the
                 runtime fails while it runs the file.
         """
-        self._demand_inputs(inputs)
+        self._require_inputs(inputs)
         with self._at_fault("fails to run"):
             return self._infer(inputs)
 
-    def _demand_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def _require_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Refuse arrays that are not the file's inputs."""
         wanted = {info.name for info in self._inputs}
         if set(inputs) != wanted:
@@ -183,7 +183,7 @@ class TensorReader(Runner):
         Raises:
             ArtifactError: As `infer`.
         """
-        self._demand_inputs(inputs)
+        self._require_inputs(inputs)
         with self._at_fault("fails to run"):
             return self._infer_all(inputs)
 

@@ -32,7 +32,7 @@ class InterpreterRunner(Runner):
 
     variants: ClassVar[Mapping[str, str]] = {
         "": "the runtime's default: XNNPACK where it can, builtin kernels elsewhere",
-        "xnnpack": "XNNPACK demanded: it is a failure if it takes no op",
+        "xnnpack": "XNNPACK required: the check fails if it takes no op",
         "builtin": "optimized builtin kernels, no delegate",
         "reference": "reference kernels, no delegate",
     }
@@ -97,7 +97,7 @@ class InterpreterRunner(Runner):
             "ops": sum(node["op_name"] != "DELEGATE" for node in nodes),
         }
         if self.variant == "xnnpack" and not delegates:
-            record["fallback"] = "XNNPACK was demanded and took no op; builtin kernels ran instead"
+            record["fallback"] = "XNNPACK was required but took no op; builtin kernels ran instead"
         return record
 
 

@@ -34,12 +34,12 @@ def environment(runtime: str) -> Path | None:
 
 
 def this_python() -> Path | None:
-    """Return the Python that runs this, or None inside a bundle, which cannot be packed again."""
+    """Return the Python of this process; None inside a bundle, which cannot be packed again."""
     return Path(sys.executable) if sys.executable and Path(__file__).is_file() else None
 
 
 def _end(code: int) -> str:
-    """Say how a process ended."""
+    """Return how a process ended."""
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 

@@ -22,7 +22,7 @@ class LiteRTCompiledRunner(Runner):
     runtime = "litert-compiled"
     variants: ClassVar[Mapping[str, str]] = {
         "": "the runtime's default: XNNPACK where it can, builtin kernels elsewhere",
-        "xnnpack": "XNNPACK demanded for every op: it is a failure if one is left out",
+        "xnnpack": "XNNPACK required for every op: the check fails if it leaves one out",
         "builtin": "optimized builtin kernels, no delegate",
         "reference": "reference kernels, no delegate",
     }
@@ -100,5 +100,5 @@ class LiteRTCompiledRunner(Runner):
             "fully_accelerated": whole,
         }
         if self.variant == "xnnpack" and not whole:
-            record["fallback"] = "XNNPACK was demanded and left ops to the builtin kernels"
+            record["fallback"] = "XNNPACK was required but left ops to the builtin kernels"
         return record

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Features that choose kernels: an int8 or float16 result may change with any of them.
+# Features that determine kernels: an int8 or float16 result may depend on any of them.
 _FEATURES = (
     *("sse4_1", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni"),
     *("avx_vnni", "amx_int8", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "sve", "sve2"),
@@ -18,7 +18,7 @@ _FEATURES = (
 
 
 def host() -> dict[str, Any]:
-    """Return what identifies the machine in a report."""
+    """Return the description of the machine for a report."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -28,7 +28,7 @@ def host() -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """Return the processor's architecture, name and those features that choose kernels."""
+    """Return the processor's architecture, name and the features that determine kernels."""
     name, flags = "", set()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -125,7 +125,7 @@ class OnnxRuntimeRunner(TensorReader):
             "providers": providers,
         }
         if providers != [_PROVIDER]:
-            record["fallback"] = f"{_PROVIDER} was demanded and {providers} were taken"
+            record["fallback"] = f"{_PROVIDER} was required but {providers} were used"
         return record
 
 

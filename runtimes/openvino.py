@@ -64,7 +64,7 @@ class OpenVinoRunner(Runner):
             "devices": devices,
         }
         if devices != ["CPU"] or ("float" not in precision and "f32" not in precision):
-            record["fallback"] = f"CPU in float32 was demanded; {devices} in {precision} ran"
+            record["fallback"] = f"CPU in float32 was required, but {devices} in {precision} ran"
         return record
 
 

@@ -34,7 +34,7 @@ class TargetRun:
 
     @property
     def threads(self) -> int:
-        """How many threads the runtime was given."""
+        """Number of threads that the runtime used."""
         return int(self.ran.get("threads", 1))
 
 
@@ -100,7 +100,7 @@ def drive(runner: Runner, artifact: Artifact, inputs: Mapping[str, np.ndarray]) 
 def run_file(
     runtime: str, path: Path, artifact: Artifact, inputs: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Run all samples through a file, so that another process can be asked for it.
+    """Run all samples through a file; a plain function that a child process can call.
 
     Args:
         runtime: One of this machine.

@@ -1,4 +1,4 @@
-"""TensorFlow running a SavedModel folder, as the exporter verifies it; no target of the checks."""
+"""Runs a SavedModel folder in TensorFlow, for the export; it is not a target of the checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feeds a runner by Keras names in floats, whatever names, types and batch size the file has."""
+"""Runs a file with the names, floats and axes of the Keras model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Bound = tuple[TensorInfo, Optional[tuple[int, ...]]]  # noqa: UP045 (Python 3.9 
 
 
 class Session:
-    """A runner behind the names and floats of the trained model.
+    """Runs an artifact with the names and float values of the trained model.
 
     Inputs are quantized and outputs dequantized with the scales in the file; the samples are run in
     batches of the size the file was exported with.
@@ -79,8 +79,8 @@ class Session:
             inputs: Keras input name to (N, …) floats.
 
         Returns:
-            Keras output name to (N, …): float32 where the file's output is quantized, else the
-            file's own type.
+            Keras output name to (N, …); quantized outputs are dequantized to float32, others have
+            the dtype of the file.
         """
         samples = len(next(iter(inputs.values())))
         size = self.batch_size
@@ -98,10 +98,10 @@ class Session:
         return {name: np.concatenate(part)[:samples] for name, part in parts.items()}
 
     def differing_rerun(self, inputs: Mapping[str, np.ndarray]) -> list[str]:
-        """Run the first batch once more and return the outputs whose bits are other ones now.
+        """Run the first batch again and return the outputs whose bits differ from the first run.
 
         Args:
-            inputs: Keras input name to (N, …) floats, those that `run` has run.
+            inputs: Keras input name to (N, …) floats, the same as for `run`.
         """
         again = self.runner.infer(self.batch(inputs, 0))
         return [
@@ -125,7 +125,7 @@ def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
 
 
 def dequantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Return the real values that quantized numbers stand for; floats pass through."""
+    """Return the real values of quantized numbers; floats are returned unchanged."""
     if info.scale is None or info.dtype.kind == "f":
         return array
     real = (array.astype(np.float64) - (info.zero_point or 0)) * info.scale
@@ -156,9 +156,9 @@ def _described(tensors: Sequence[TensorInfo | TensorSpec]) -> str:
 
 
 def _bind(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> dict[str, Bound]:
-    """Return Keras name to the runtime's tensor; names absent from the file are left out.
+    """Return Keras name to the runtime's tensor; names that are absent from the file are left out.
 
-    Where the runtime does not know how a tensor is quantized, as with ONNX, the manifest does.
+    If the runtime does not report the quantization of a tensor, as for ONNX, the manifest does.
     """
     by_name = {info.name: info for info in infos}
     bound = {}

@@ -44,8 +44,8 @@ def verify(application: str) -> None:
         application: Its path.
 
     Raises:
-        ValueError: It is not as it was written, or holds what no program of this package holds; one
-            clause.
+        ValueError: It is damaged, or contains entries that no program of this package contains; the
+            message is one clause.
     """
     with tempfile.TemporaryFile() as stream:
         verified_contents(application, stream)
@@ -71,7 +71,7 @@ def verified_contents(application: str, stream: IO[bytes]) -> None:
     try:
         with zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
-    except Exception as error:  # hostile bytes make zipfile raise a dozen unrelated types
+    except Exception as error:  # zipfile raises a dozen unrelated types for hostile bytes
         raise ValueError(str(error) or type(error).__name__) from error
     for entry in entries:
         if not entry.filename.startswith(FOLDERS) or ".." in entry.filename:

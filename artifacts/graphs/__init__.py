@@ -1,6 +1,6 @@
-"""The graph of an exported file, in one form for every format: operators, tensors, constants.
+"""The graph of an exported file, in the same form for every format: operators, tensors, constants.
 
-It says *where* things are in a file; the expected values come from the network.
+It describes the content of a file; the expected values come from the network.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
         Its graph.
 
     Raises:
-        UserError: The file is damaged or not well-formed; its ops are looked at when they are read
-            for the first time.
+        UserError: The file is damaged or not well-formed; its ops are checked on first use.
     """
     if format_name not in READERS:
         raise UserError(
@@ -59,7 +58,7 @@ def format_of(path: Path) -> str:
     """Return the format of a file, by its suffix.
 
     Raises:
-        UserError: There is no such file, or the suffix is that of no format.
+        UserError: There is no such file, or the suffix is unknown.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
@@ -76,7 +75,7 @@ def with_shapes(graph: ArtifactGraph, path: Path, *, one_sample: bool = False) -
     Args:
         graph: The graph.
         path: The file.
-        one_sample: Whether a batch of a free size is taken for one sample.
+        one_sample: Whether a free batch size is set to one.
     """
     if path.suffix != ".onnx":
         return graph

@@ -54,7 +54,7 @@ class GraphTensor:
     Attributes:
         key: Its name in the runner's `infer_all`; unique in the file.
         name: Its name in the file.
-        shape: Its static shape; empty where the file does not say.
+        shape: Its static shape; empty if the file does not give one.
         dtype: Element type.
         quantization: None for float tensors.
         data: The value of a constant; None for a computed tensor.
@@ -85,7 +85,7 @@ class GraphOp:
         inputs: Keys of its inputs; empty strings for absent ones.
         outputs: Keys of its outputs.
         attributes: Its attributes as plain values.
-        domain: Whose operator it is, where not the format's own.
+        domain: Domain of a nonstandard operator; empty for standard ones.
     """
 
     index: int
@@ -131,11 +131,11 @@ class ArtifactGraph:
         return [*own, *self.inner_constants]
 
     def in_order(self, inputs: Sequence[str], outputs: Sequence[str]) -> ArtifactGraph:
-        """Return the graph with inputs and outputs in another order, which another converter chose.
+        """Return the graph with inputs and outputs in the given order.
 
         Args:
-            inputs: Names of the inputs; where they are not the file's, its order stays.
-            outputs: The same of the outputs.
+            inputs: Names of the inputs; if they are not those of the file, its order is kept.
+            outputs: The same for the outputs.
         """
 
         def ordered(keys: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:

@@ -113,8 +113,8 @@ def with_inferred_shapes(
     Args:
         graph: The graph.
         path: The file.
-        one_sample: Whether a batch of a free size is taken for one sample, so that the shapes that
-            the file computes from it are known too.
+        one_sample: Whether a free batch size is set to one, so that shapes computed from it are
+            known as well.
     """
     import onnx
 

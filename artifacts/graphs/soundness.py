@@ -1,4 +1,4 @@
-"""Checks that a graph is well-formed, so that its readers need not check again."""
+"""Checks that a graph is well-formed, so that code that uses it need not check again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .base import ArtifactGraph, GraphOp, GraphTensor
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn every exception that a damaged or hostile file causes into one sentence.
+    """Convert every exception that a damaged or hostile file causes to one error.
 
-    Parsers of flatbuffers and protocol buffers were not written for hostile bytes and raise a dozen
-    unrelated types for them.
+    Parsers of flatbuffers and protocol buffers are not designed for hostile bytes and raise a dozen
+    unrelated types.
 
     Raises:
         UserError: In place of any other exception.
     """
     try:
         yield
-    except (UserError, NameError, ImportError):  # the last two are no fault of a file
+    except (UserError, NameError, ImportError):  # the last two are not caused by a file
         raise
     except Exception as error:
         reason = printable(str(error))[:200] or type(error).__name__
@@ -35,7 +35,7 @@ def demand_sound_tensors(graph: ArtifactGraph) -> None:
     """Check the tensors of a graph, and that its inputs and outputs are among them.
 
     Raises:
-        ValueError: A reference leads nowhere, a name holds control characters, or a quantization
+        ValueError: A reference is invalid, a name contains control characters, or a quantization
             does not fit its tensor.
     """
     for role, keys in (("input", graph.inputs), ("output", graph.outputs)):
@@ -52,7 +52,7 @@ def demand_sound_ops(graph: ArtifactGraph, ops: Sequence[GraphOp]) -> None:
     """Check that the ops of a graph read and write its tensors.
 
     Raises:
-        ValueError: A reference leads nowhere, or a name holds control characters.
+        ValueError: A reference is invalid, or a name contains control characters.
     """
     _demand_printable("an op", (text for op in ops for text in (op.kind, op.name, op.domain)))
     made = set(graph.inputs)

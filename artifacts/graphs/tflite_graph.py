@@ -1,7 +1,8 @@
 """Reads the graph of a .tflite file; the key of a tensor is its index.
 
-The accessors generated from TFLite's schema read in place. (Its object API makes an object of every
-table and a list of every vector, which takes longer than to run a small network on thirty samples.)
+The accessors generated from TFLite's schema read in place. (Its object API creates an object for
+every table and a list for every vector, which takes longer than running a small network on thirty
+samples.)
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _keys(indices: Any) -> tuple[str, ...]:
 
 
 def _vector(values: Any, dtype: str) -> np.ndarray:
-    """Return a vector of the schema as an array; the accessors have 0 for one that is left out."""
+    """Return a vector of the schema as an array; the accessors return 0 for a missing one."""
     return values if isinstance(values, np.ndarray) else np.empty(0, dtype)
 
 
@@ -188,7 +189,7 @@ def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:
 
 
 def _quantization(steps: Any, dtype: np.dtype) -> Quantization | None:
-    """Return how a tensor's integers stand for numbers; None where it has no scale."""
+    """Return the quantization of a tensor; None if it has no scale."""
     scales = _vector(None if steps is None else steps.ScaleAsNumpy(), "f4")
     if not scales.size:
         return None
@@ -197,10 +198,10 @@ def _quantization(steps: Any, dtype: np.dtype) -> Quantization | None:
 
 
 def _dense(values: np.ndarray, sparsity: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return a sparse tensor with its zeros; None where it is kept in blocks.
+    """Convert a sparse tensor to a dense one; return None if it is stored in blocks.
 
-    Each axis is either dense or compressed: for each place on the axes before it, the range of its
-    entries and their indices. Source: TFLite, `schema.fbs`, `SparsityParameters`.
+    Each axis is either dense or compressed: for each position on the axes before it, the range of
+    its entries and their indices. Source: TFLite, `schema.fbs`, `SparsityParameters`.
     """
     if sparsity.BlockMapLength():
         return None

@@ -1,8 +1,8 @@
 """The program that the host sends to a device: runs files on inputs and writes the outputs.
 
-It gives no verdict: the host has the truth and judges all targets alike. (A bundle gives its own
-verdict: `runtime_checks/bundle/replay.py`.) Needs Python 3.9 or newer, NumPy and one runtime. Exit
-codes: 0 the files were given to the runtime, 2 they could not be.
+It returns no verdict: the host has the truth and judges all targets in the same way. (A bundle
+computes its own verdict: `runtime_checks/bundle/replay.py`.) It needs Python 3.9 or newer, NumPy
+and one runtime. Exit codes: 0 the files were passed to the runtime, 2 they could not be.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class System:
 
         Args:
             emulator: QEMU's program.
-            folder: Where the system lies.
+            folder: Folder of the system.
             cpu: Processor to emulate.
             runtime: One of `runtimes`.
         """

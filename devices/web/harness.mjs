@@ -1,12 +1,13 @@
 // Runs one artifact in one web runtime for the host that drives this page.
 //
-// open(...) loads the artifact and returns what the runtime says of it; the `renormliteRun` that it
-// leaves on globalThis takes and returns tensors as {name, dtype, shape, data}, data in base64.
+// open(...) loads the artifact and returns its description by the runtime. It also defines
+// globalThis.renormliteRun, which takes and returns tensors as {name, dtype, shape, data}, with data
+// in base64.
 
 const ARRAYS = {
   float32: Float32Array,
   float64: Float64Array,
-  // Not every browser has Float16Array; then the runtime takes the bits.
+  // Without Float16Array in the browser, the runtime takes the bits.
   float16: globalThis.Float16Array ?? Uint16Array,
   int8: Int8Array,
   uint8: Uint8Array,
@@ -25,7 +26,7 @@ function decode({data, dtype}) {
 function encode(array) {
   const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
   let text = "";
-  // In pieces: a call takes only so many arguments.
+  // In parts, since the number of arguments of a call is limited.
   for (let start = 0; start < bytes.length; start += 0x8000) {
     text += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
   }
@@ -46,11 +47,11 @@ async function openLiteRt({threads, accelerator}) {
   const inputs = describe(model.getInputDetails());
   const outputs = describe(model.getOutputDetails());
 
-  async function run(fed) {
-    const tensors = fed.map((tensor) => new litert.Tensor(decode(tensor), tensor.shape));
+  async function run(values) {
+    const tensors = values.map((tensor) => new litert.Tensor(decode(tensor), tensor.shape));
     const start = performance.now();
     const results = await model.run(tensors);
-    // On a GPU the work is done only when its result can be read.
+    // On a GPU the work is complete only when its result can be read.
     const arrays = await Promise.all(results.map((result) => result.data()));
     const elapsed_ms = performance.now() - start;
     const given = results.map((result, index) => ({
@@ -79,9 +80,9 @@ async function openOnnx({threads}) {
       shape: shape.map((size) => (typeof size === "number" ? size : -1)),
     }));
 
-  async function run(fed) {
+  async function run(values) {
     const feeds = Object.fromEntries(
-      fed.map((tensor) => [
+      values.map((tensor) => [
         tensor.name,
         new ort.Tensor(tensor.dtype, decode(tensor), tensor.shape),
       ]),

@@ -128,7 +128,7 @@ def _mean(variance: np.ndarray) -> np.ndarray:
 
 
 def _denormal(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return (N,) whether a sample holds numbers that are not zero and may be taken for it."""
+    """Return (N,) whether a sample contains denormal numbers, which may be flushed to zero."""
     found = []
     for array in inputs.values():
         size = np.abs(array.reshape(len(array), -1))
@@ -160,7 +160,7 @@ def _evaluated(network: Network, samples: int, budget: float) -> np.ndarray:
 
 
 def _products(node: Node) -> int:
-    """Return how many products a node sums for one sample."""
+    """Return the number of products that a node sums for one sample."""
     kernel = node.weights.get("kernel")
     if kernel is None:
         return 0

@@ -10,7 +10,7 @@ from ..artifacts.network import Network
 from ..artifacts.sample_kinds import NONFINITE, kinds_of
 from .network import evaluate_node, opaque_layers
 
-# Operators that turn numbers into choices, in which a NaN may vanish.
+# Operators that select elements by comparison, in which a NaN may be lost.
 _DECIDING = {
     *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal"),
     *("sort", "argsort", "argmax", "argmin", "reduce_max", "reduce_min"),
@@ -22,7 +22,7 @@ _DECIDING = {
 def expected(
     network: Network, inputs: Mapping[str, np.ndarray], *witnesses: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return of which elements something is expected.
+    """Return the elements with an expected value.
 
     Args:
         network: The folded network.

@@ -15,25 +15,25 @@ Write = Callable[[Writer, GraphOp], None]
 
 
 def same(writer: Writer, op: GraphOp) -> None:
-    """Let an op's output be its first input."""
+    """Make the output of an op the same value as its first input."""
     writer.same(op.inputs[0], op.outputs[0])
 
 
 def bias(writer: Writer, op: GraphOp, place: int) -> dict[str, np.ndarray]:
-    """Return the bias among an op's weights; nothing where it has none."""
+    """Return the bias among an op's weights; an empty mapping if it has none."""
     key = writer.optional(op, place)
     return {"bias": writer.constant(key).reshape(-1)} if key else {}
 
 
 def function(kind: str, attributes: Mapping[str, Any] | None = None) -> Write:
-    """Return a function that appends an operator on each number."""
+    """Return a function that appends an elementwise operator."""
     return lambda writer, op: unary(writer, op, kind, attributes)
 
 
 def unary(
     writer: Writer, op: GraphOp, kind: str, attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Append a function of each number."""
+    """Append an elementwise function."""
     name, _, lead = writer.framed(op.inputs[0])
     writer.add(op, kind, [name], attributes, lead=lead)
 
@@ -75,7 +75,7 @@ def reduced_shape(filed: Shape, axes: Sequence[int], keepdims: bool) -> Shape:
 
 
 def extreme_place(writer: Writer, op: GraphOp, kind: str, axis: int, keepdims: bool) -> None:
-    """Append the place of the greatest or least number along an axis."""
+    """Append the index of the greatest or least number along an axis."""
     filed = writer.filed(op.inputs[0])
     axis %= len(filed)
     name, _, lead = writer.framed(op.inputs[0], axis)
@@ -88,7 +88,7 @@ def permuted(writer: Writer, op: GraphOp, order: Sequence[int]) -> None:
     filed = writer.filed(op.inputs[0])
     after = tuple(filed[axis] for axis in order)
     moving = [axis for axis in order if filed[axis] != 1]
-    if moving == sorted(moving):  # only axes of size one move: the numbers stay in order
+    if moving == sorted(moving):  # only axes of size one move: the order of elements is the same
         writer.same(op.inputs[0], op.outputs[0], after)
         return
     lead = 1 if order[0] == 0 and filed[0] == 1 else 0
@@ -98,7 +98,7 @@ def permuted(writer: Writer, op: GraphOp, order: Sequence[int]) -> None:
 
 
 def padded(writer: Writer, op: GraphOp, pairs: Sequence[Sequence[int]], value: float = 0.0) -> None:
-    """Append padding with one number."""
+    """Append padding with a constant."""
     axes = [axis for axis, pair in enumerate(pairs) if any(pair)]
     if not axes:
         writer.same(op.inputs[0], op.outputs[0])
@@ -106,14 +106,14 @@ def padded(writer: Writer, op: GraphOp, pairs: Sequence[Sequence[int]], value: f
     name, _, lead = writer.framed(op.inputs[0], *axes)
     attributes: dict[str, Any] = {"padding": [list(pair) for pair in pairs[lead:]]}
     if min(min(pair) for pair in pairs) < 0:
-        raise UnknownFormError("pads by less than nothing")
+        raise UnknownFormError("negative padding")
     if value:
         attributes["value"] = value
     writer.add(op, "pad", [name], attributes, lead=lead)
 
 
 def concatenated(writer: Writer, op: GraphOp) -> None:
-    """Append a concatenation along an axis that the op has as an attribute."""
+    """Append a concatenation along the axis in the attributes of the op."""
     shapes = [writer.filed(key) for key in op.inputs]
     joined(writer, op, shapes, int(op.attributes["axis"]) % len(shapes[0]))
 
@@ -129,7 +129,7 @@ def joined(writer: Writer, op: GraphOp, shapes: Sequence[Sequence[int]], axis: i
 def dense(
     writer: Writer, op: GraphOp, key: str, weights: Mapping[str, np.ndarray], lead: int
 ) -> None:
-    """Append a product of the last axis with a matrix; ``lead`` as `Writer.framed` has it."""
+    """Append a product of the last axis with a matrix; see `Writer.framed` for ``lead``."""
     writer.add(op, "dense", [writer.read(key, writer.filed(key)[lead:])], {}, weights, lead=lead)
 
 
@@ -151,13 +151,13 @@ def product(
 
 
 def _batch(writer: Writer, key: str) -> int:
-    """Return 1 where a tensor's first axis is the batch, and not the last as well."""
+    """Return 1 if the first axis of a tensor is the batch and not also the last axis."""
     filed = writer.filed(key)
     return 1 if len(filed) > 1 and filed[0] == 1 else 0
 
 
 def looked_up(writer: Writer, op: GraphOp, table: str, places: str) -> None:
-    """Append the rows of a constant table by computed places."""
+    """Append the rows of a constant table at computed indices."""
     name, _, lead = writer.framed(places)
     if len(writer.filed(places)) - lead == 0:
         lead = 0
@@ -177,7 +177,7 @@ def resized(writer: Writer, op: GraphOp, matrices: Mapping[int, np.ndarray]) -> 
 
 
 def interpolation(size: int, places: np.ndarray) -> np.ndarray:
-    """Return the (out, in) matrix that reads linearly at places between 0 and size - 1."""
+    """Return the (out, in) matrix of a linear interpolation at positions from 0 to size - 1."""
     places = np.clip(places, 0, size - 1)
     low = np.floor(places).astype(int)
     high = np.minimum(low + 1, size - 1)

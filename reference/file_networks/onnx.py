@@ -1,4 +1,4 @@
-"""The ops of an .onnx file in the operators of the checks."""
+"""Converts the ops of an .onnx file to the operators of the checks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(writer: Writer, op: GraphOp) -> None:
 
 
 def computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
-    """Compute an op that moves numbers, or whose inputs are constants."""
+    """Compute an op that only moves elements, or whose inputs are constants."""
     if op.kind not in _COMPUTED:
         raise UnknownFormError(op.kind)
     found = _COMPUTED[op.kind](op, tensors)
@@ -45,7 +45,7 @@ def computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
 
 
 def _operands(kind: str) -> Write:
-    """Append an operator of two operands; more of them by pairs."""
+    """Append an operator with two operands; more operands are combined in pairs."""
 
     def write(writer: Writer, op: GraphOp) -> None:
         if len(op.inputs) == 1:
@@ -147,7 +147,7 @@ def _reduce(kind: str) -> Write:
 
 
 def _reshape(writer: Writer, op: GraphOp) -> None:
-    """Change the shape; where the file's batch is fixed, it is that of the samples."""
+    """Append a reshape; a fixed batch axis of the file corresponds to the samples."""
     try:
         writer.moved(op, op.inputs[0])
     except UnknownFormError:
@@ -185,7 +185,7 @@ def _pad(writer: Writer, op: GraphOp) -> None:
 
 
 def _gather(writer: Writer, op: GraphOp) -> None:
-    """Append rows of a constant table; `write` has taken constant places already."""
+    """Append rows of a constant table; constant indices are handled by `write`."""
     if op.inputs[0] not in writer.constants or op.attributes.get("axis", 0):
         raise UnknownFormError("computed places in computed numbers")
     forms.looked_up(writer, op, op.inputs[0], op.inputs[1])
@@ -211,7 +211,7 @@ def _norm(kind: str, power: float) -> Write:
 
 
 def _quantize(writer: Writer, op: GraphOp) -> None:
-    """Write what saturation does: quantizers leave it the work of a relu or a clip before it."""
+    """Append the saturation, since quantizers remove a relu or clip before it."""
     steps = writer.graph.tensors[op.outputs[0]].quantization
     if op.inputs[0] in writer.constants or steps is None or steps.scales.size != 1:
         forms.same(writer, op)
@@ -226,7 +226,7 @@ _FLOATS, _INTEGERS, _BOOL = (1, 10, 11, 16), (2, 3, 4, 5, 6, 7, 12, 13), 9
 
 
 def _cast(writer: Writer, op: GraphOp) -> None:
-    """Write a conversion; the rounding of floats is not modelled."""
+    """Append a conversion; the rounding of floats is not modelled."""
     to = int(op.attributes.get("to", 1))
     if op.inputs[0] in writer.constants:
         if not writer.computed(op):
@@ -251,10 +251,10 @@ def _expand(writer: Writer, op: GraphOp) -> None:
         writer.moved(op, op.inputs[0])
 
 
-# Ops whose constants are taken as they are: their rounding is the quantizer's.
+# Ops whose constants are used unchanged, since they determine the quantization.
 _SAME = {"QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Dropout"}
 
-# Ops that take each number from one place of their first input.
+# Ops that copy each element from one position of their first input.
 _MOVES = {
     "Slice",
     "Split",

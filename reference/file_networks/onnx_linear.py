@@ -15,12 +15,12 @@ _FIRST = {"data_format": "channels_first"}
 
 
 def ints(op: GraphOp, name: str, default: list[int]) -> list[int]:
-    """Return integers that an op has as an attribute."""
+    """Return an integer-list attribute of an op."""
     return [int(value) for value in op.attributes.get(name, default)]
 
 
 def parameter(writer: Writer, op: GraphOp, place: int, name: str) -> list[int] | None:
-    """Return integers that an op has as an attribute or, in newer files, as an input."""
+    """Return an integer-list attribute of an op, which is an input in newer opsets."""
     if name in op.attributes:
         return ints(op, name, [])
     key = writer.optional(op, place)
@@ -58,7 +58,7 @@ def _conv(writer: Writer, op: GraphOp) -> None:
 
 
 def _transposed_conv(writer: Writer, op: GraphOp) -> None:
-    """Append a transposed convolution; one of groups has a kernel with zeros between them."""
+    """Append a transposed convolution; the kernel of a grouped one is expanded with zeros."""
     kernel = writer.constant(op.inputs[1])  # (C, F / groups, …)
     rank, a = kernel.ndim - 2, op.attributes
     if "output_shape" in a or a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -138,7 +138,7 @@ def _pool(kind: str) -> Write:
 
 
 def _resize(writer: Writer, op: GraphOp) -> None:
-    """Append a linear interpolation; places are moved where the nearest number is taken."""
+    """Append a linear interpolation; for nearest interpolation, positions are rounded."""
     a, filed = op.attributes, writer.filed(op.inputs[0])
     key = writer.optional(op, 3)
     sizes = (
@@ -161,7 +161,7 @@ def _resize(writer: Writer, op: GraphOp) -> None:
 
 
 def _places(size: int, wanted: int, transform: str) -> np.ndarray:
-    """Return where on an axis the numbers of the stretched one are read."""
+    """Return the input positions of the elements of a resized axis."""
     index, scale = np.arange(wanted), wanted / size
     if transform == "half_pixel" or (transform == "pytorch_half_pixel" and wanted > 1):
         return (index + 0.5) / scale - 0.5

@@ -13,7 +13,7 @@ import numpy as np
 from ...artifacts.graphs.base import GraphOp
 from .writer import Shape, UnknownFormError, Writer
 
-# Steps beyond which unrolling would make more nodes than anybody can read.
+# Greatest number of unrolled steps, which limits the size of the network.
 _MOST_STEPS = 1024
 
 
@@ -22,7 +22,7 @@ class Gates:
     """The weights of one direction.
 
     Attributes:
-        kernel: (I, G·H), the gates side by side.
+        kernel: (I, G·H), with the gates concatenated.
         recurrent: (H, G·H).
         bias: (G·H,) of the inputs.
         recurrent_bias: (G·H,) of the state.
@@ -86,7 +86,7 @@ class Unroller:
             gates: The weights.
             state: (1, H).
             cell: (1, H).
-            backward: Whether the last step comes first.
+            backward: Whether the steps are processed in reverse order.
 
         Returns:
             The states of all steps in the order of the inputs, and the last cell.
@@ -117,8 +117,8 @@ class Unroller:
             steps: T.
             gates: The weights.
             state: (1, H).
-            after: Whether the reset gate multiplies what the state was multiplied to.
-            backward: Whether the last step comes first.
+            after: Whether the reset gate is applied after the recurrent matrix product.
+            backward: Whether the steps are processed in reverse order.
 
         Returns:
             The states of all steps in the order of the inputs.

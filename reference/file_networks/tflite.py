@@ -1,4 +1,4 @@
-"""The ops of a .tflite file in the operators of the checks."""
+"""Converts the ops of a .tflite file to the operators of the checks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write(writer: Writer, op: GraphOp) -> None:
 
 
 def computed(op: GraphOp, tensors: Tensors) -> list[np.ndarray]:
-    """Compute an op that moves numbers, or whose inputs are constants."""
+    """Compute an op that only moves elements, or whose inputs are constants."""
     if op.kind in CONSTANTS:
         return [CONSTANTS[op.kind](op, tensors)[None]]
     if op.kind not in MOVING_OPS or op.kind == "RESIZE_BILINEAR":
@@ -174,7 +174,7 @@ def _arg(kind: str) -> Write:
 
 
 def _reshape(writer: Writer, op: GraphOp) -> None:
-    """Change the shape; where the file's batch is fixed, it is that of the samples."""
+    """Append a reshape; a fixed batch axis of the file corresponds to the samples."""
     try:
         writer.moved(op, op.inputs[0])
     except UnknownFormError:
@@ -199,7 +199,7 @@ def _pack(writer: Writer, op: GraphOp) -> None:
 
 
 def _gather(writer: Writer, op: GraphOp) -> None:
-    """Append rows of a constant table; `write` has taken constant places already."""
+    """Append rows of a constant table; constant indices are handled by `write`."""
     if op.attributes.get("axis") or op.attributes.get("batchDims"):
         raise UnknownFormError("computed places in computed numbers")
     forms.looked_up(writer, op, op.inputs[0], op.inputs[1])
@@ -229,7 +229,7 @@ def _softmax(writer: Writer, op: GraphOp) -> None:
 
 
 def _l2(writer: Writer, op: GraphOp) -> None:
-    """Source: TFLite, `reference/l2normalization.h`: norms below 1e-6 are taken for it."""
+    """Append an L2 normalization; norms are at least 1e-6 (`reference/l2normalization.h`)."""
     name, shape, lead = writer.framed(op.inputs[0], len(writer.filed(op.inputs[0])) - 1)
     squares = writer.part(op, "square", [name])
     places = {"axes": [len(shape)], "keepdims": True}
@@ -267,7 +267,7 @@ def _one_hot(writer: Writer, op: GraphOp) -> None:
 
 
 def _cast(writer: Writer, op: GraphOp) -> None:
-    """Write a conversion; the rounding of floats is not modelled."""
+    """Append a conversion; the rounding of floats is not modelled."""
     before, after = (writer.graph.tensors[side[0]].dtype.kind for side in (op.inputs, op.outputs))
     if after == "f" or before in "iub":
         writer.same(op.inputs[0], op.outputs[0])
@@ -279,7 +279,7 @@ def _shape(writer: Writer, op: GraphOp) -> None:
     writer.known(op, [np.array(writer.filed(op.inputs[0]), np.int32)])
 
 
-# Ops whose constants are taken as they are: their rounding is the quantizer's.
+# Ops whose constants are used unchanged, since they determine the quantization.
 _SAME = {"QUANTIZE", "DEQUANTIZE", "DENSIFY"}
 
 # Ops that take each number from one place of an input, and which one of theirs that is.

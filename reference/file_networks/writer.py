@@ -1,8 +1,8 @@
 """Collects the nodes of a network while a file's ops are read.
 
-A file's tensors are taken for one sample. The network's values hold any number of samples on an
-axis in front: it replaces the first axis of a tensor where that has the size one, and comes before
-all axes elsewhere. Both are the same elements in the same order, so a value may be read in any
+Tensors of a file are those of one sample. Values of the network have any number of samples on the
+first axis: it replaces the first axis of a tensor if that has size one, and is inserted before all
+axes otherwise. Both contain the same elements in the same order, so a value can be read in any
 shape with that order, and ops that only change the shape need no node.
 """
 
@@ -137,7 +137,7 @@ class Writer:
         return [int(number) for number in self.constant(key).reshape(-1)]
 
     def optional(self, op: GraphOp, place: int) -> str:
-        """Return the key of an input that may be left out; empty where it is."""
+        """Return the key of an optional input; empty if it is missing."""
         return op.inputs[place] if len(op.inputs) > place else ""
 
     def value(self, key: str) -> Value:
@@ -171,7 +171,7 @@ class Writer:
         return self._reshaped[place]
 
     def framed(self, key: str, *axes: int) -> tuple[str, Shape, int]:
-        """Return a tensor as a value in which given axes of the file's tensor can be handled.
+        """Return a tensor as a value that has the given axes of the file's tensor.
 
         Returns:
             Its name, its shape without samples, and `lead`: 1 where samples replace the first axis,
@@ -182,7 +182,7 @@ class Writer:
         return self.read(key, filed[lead:]), filed[lead:], lead
 
     def images(self, key: str) -> tuple[str, Attributes, int]:
-        """Return a batch of images as a value, and how samples lie in it."""
+        """Return a batch of images as a value, and the attributes of its samples axis."""
         name, _, lead = self.framed(key)
         return name, {} if lead else {"time_distributed": True}, lead
 
@@ -203,9 +203,9 @@ class Writer:
             op: The op.
             kind: Operator of the checks, or "opaque".
             inputs: Names of the values that it reads.
-            attributes: Of the operator.
-            weights: Of the operator.
-            lead: 1 where the file's tensor has an axis of size one in the samples' place, else 0.
+            attributes: Attributes of the operator.
+            weights: Weights of the operator.
+            lead: 1 if samples replace the first axis of the file's tensor, else 0.
             output: Key of the output; the op's first by default.
         """
         key = output or op.outputs[0]
@@ -224,7 +224,7 @@ class Writer:
         lead: int = 1,
         name: str = "",
     ) -> Value:
-        """Append one node of an op that takes several, and return its value; see `add`."""
+        """Append one node of an op that needs several, and return its value; see `add`."""
         tensor = self.graph.tensors[op.outputs[0]]
         layer = readable(op.name or tensor.name, op)
         name = name or f"{tensor.name}/{kind}"
@@ -237,7 +237,7 @@ class Writer:
         return Value(name, self._shapes[name], filed)
 
     def give(self, key: str, value: Value, filed: Shape | None = None) -> None:
-        """Let a value be an output of an op, if need be in another shape."""
+        """Set an output of an op to a value, reshaped if necessary."""
         self._values[key] = value
         if filed is not None:
             self.same(key, key, filed)
@@ -269,7 +269,7 @@ class Writer:
         self._shapes[node.name] = shape
 
     def same(self, key: str, output: str, filed: Shape | None = None) -> None:
-        """Let a tensor be another one's value, as behind a conversion, or in another shape."""
+        """Set a tensor to the value of another one, such as after a conversion or a reshape."""
         if key in self.constants:
             found = self.constants[key]
             self.constants[output] = found if filed is None else found.reshape(filed)
@@ -281,14 +281,14 @@ class Writer:
         self._values[output] = Value(value.name, value.shape, filed)
 
     def computed(self, op: GraphOp) -> bool:
-        """Compute an op whose inputs are all constant; return whether it is such an op."""
+        """Compute an op if all its inputs are constant; return whether they are."""
         if not op.inputs or any(key and key not in self.constants for key in op.inputs):
             return False
         self._settle(op, self._results(op, {}))
         return True
 
     def known(self, op: GraphOp, results: Sequence[np.ndarray]) -> None:
-        """Let an op's outputs be constants."""
+        """Set the outputs of an op to constants."""
         self._settle(op, [np.asarray(result)[None] for result in results])
 
     def _settle(self, op: GraphOp, results: Sequence[np.ndarray]) -> None:
@@ -296,9 +296,9 @@ class Writer:
             self.constants[key] = array[0]
 
     def moved(self, op: GraphOp, key: str) -> None:
-        """Append an op that takes each of its numbers from one place of an input.
+        """Append an op that copies each element from one position of an input.
 
-        The op itself says where from: it moves the places' numbers.
+        The positions are found by running the op on indices.
         """
         value = self.value(key)
         places = np.arange(1, math.prod(value.filed) + 1, dtype=np.int64).reshape(value.filed)
@@ -334,7 +334,7 @@ class Writer:
             kind: Operator of the checks.
             keys: Keys of the operands.
             more: Attributes of the operator.
-            own_axes: The last axes, which the operator combines: samples lie before them.
+            own_axes: Number of last axes that the operator combines, which follow the samples.
         """
         rank = max(own_axes, *(len(self.filed(key)) for key in keys))
         shapes = [(1,) * (rank - len(self.filed(key))) + self.filed(key) for key in keys]
@@ -351,7 +351,7 @@ class Writer:
         self.add(op, kind, names, attributes, weights, lead=lead)
 
     def write(self, op: GraphOp, write: Callable[[Writer, GraphOp], None]) -> None:
-        """Append the nodes of an op by a function; of one that it cannot take, an opaque node."""
+        """Append the nodes of an op by a function, or an opaque node if it is not supported."""
         try:
             write(self, op)
         except (UnknownFormError, *_UNFORESEEN) as error:
@@ -403,7 +403,7 @@ _COUNTER = re.compile(r"(__\d+|:\d+)$")
 
 
 def readable(name: str, op: GraphOp) -> str:
-    """Return a readable name of an op: its layer's name where the converter kept it.
+    """Return a readable name of an op: the name of its layer if the converter kept it.
 
     Args:
         name: Of the op or its output in the file, such as

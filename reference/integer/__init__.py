@@ -1,6 +1,6 @@
-"""Files of integers, evaluated to the bit under every known rule of rounding.
+"""Evaluates integer files exactly under every known rounding rule.
 
-Sums of integer products are exact in any order. Runtimes differ only in how they bring the sum to
-the steps of the result. `reference.rounding` holds those rules, and each operator its integer form
-(`Operator.integer`). The modules here read the operators of a .tflite or .onnx file.
+Sums of integer products are exact in any order. Runtimes differ only in how they requantize the
+sum. `reference.rounding` contains these rules, and `Operator.integer` the integer form of each
+operator. The modules here read the operators of a .tflite or .onnx file.
 """

@@ -1,15 +1,15 @@
-"""On which runtimes does an integer .tflite file give the same integers, whatever it is fed?
+"""Determines the runtimes on which an integer .tflite file gives equal integers for all inputs.
 
-Every operator is compared under every known rule of rounding, for all inputs that there can be:
+Every operator is compared under every known rounding rule, for all possible inputs:
 
 - sums (convolutions, dense layers): by the thresholds of each channel (`rounding.thresholds`);
-- functions of one integer, or of two of 8 bits: all of them, at most 65,536;
-- means: every sum of so many integers;
-- floats that become integers: by thresholds among all finite float32 numbers;
-- what several rules compute by one and the same function: it is the same whatever comes in.
+- functions of one integer, or of two 8-bit integers: all inputs, at most 65,536;
+- means: every possible sum of the integers;
+- conversions of floats to integers: by thresholds among all finite float32 numbers;
+- operators that several rules compute by the same function: equal for all inputs.
 
-If all operators agree, so does the file: by induction, since equal inputs give equal outputs. An
-operator that is none of these is listed as undecided.
+If the rules agree in all operators, they agree in the file, by induction, since equal inputs give
+equal outputs. Any other operator is listed as undecided.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Difference:
     """Where one rule differs from XNNPACK's in one operator.
 
     Attributes:
-        kernels: Whose kernels follow the other rule.
-        channels: Channels with such a case; 0 where the operator has no channels.
-        cases: Sums, or inputs, that become another integer.
-        of: Sums or inputs that there are.
+        kernels: The kernels that follow the other rule.
+        channels: Number of channels with a difference; 0 if the operator has no channels.
+        cases: Number of sums, or inputs, with a different result.
+        of: Number of possible sums or inputs.
         channel: Channel of the example.
-        example: One such sum or input.
-        xnnpack: Its integer under XNNPACK's rule.
-        other: Its integer under the other.
+        example: One sum or input with a different result.
+        xnnpack: Its result under XNNPACK's rule.
+        other: Its result under the other rule.
     """
 
     kernels: str

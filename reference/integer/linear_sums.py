@@ -1,4 +1,4 @@
-"""The exact sums of the linear operators of a .tflite file, for all inputs that there can be."""
+"""The exact sums of the linear operators of a .tflite file, for all possible inputs."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LINEAR = {
 
 @dataclass(frozen=True)
 class LinearSums:
-    """How the exact sums of a linear operator become its integers.
+    """The requantization of the exact sums of a linear operator.
 
     Attributes:
         operator: Key of `OPERATORS`.
         x: Scale of the data.
-        w: Scales of the kernel, one or one a channel.
+        w: Scales of the kernel, one or one per channel.
         output: Steps of the output, with the limits of a fused activation.
         ends: (2, C) least and greatest sum of each channel that any input reaches.
     """

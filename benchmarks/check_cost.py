@@ -1,4 +1,4 @@
-"""What a check adds to plain inference of the same samples, without the per-op walk.
+"""Time that a check adds to plain inference of the same samples, without per-op checks.
 
     python benchmarks/check_cost.py [--pairs 15] [--networks NAME,…] [--clock wall|cpu]
 

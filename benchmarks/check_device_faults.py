@@ -1,4 +1,4 @@
-"""Plays wrong kernels on a device that shows no tensors, and counts how many the checks find.
+"""Simulates wrong kernels on a device without access to tensors; counts how many checks find.
 
     python benchmarks/check_device_faults.py [--networks 5] [--precisions float32,int8] [--json OUT]
 

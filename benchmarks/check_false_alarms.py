@@ -1,4 +1,4 @@
-"""Checks healthy exports and counts alarms: networks x precisions x runtimes x seeds.
+"""Checks healthy exports and counts false alarms: networks x precisions x runtimes x seeds.
 
     python benchmarks/check_false_alarms.py [--seeds 3] [--json OUT]
 

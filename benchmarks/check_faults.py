@@ -1,4 +1,4 @@
-"""Plants faults in exported files and counts how many the checks find and blame on the right op.
+"""Injects faults into exported files; counts how many checks find and locate in the right op.
 
     python benchmarks/check_faults.py [--networks 3] [--faults 30] [--seed 0] [--json OUT]
 

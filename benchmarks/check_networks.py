@@ -1,4 +1,4 @@
-"""Networks with trained-like norms, exported: what the benchmarks of the checks run on."""
+"""Exported networks with trained-like norms, for the benchmarks of the checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watching costs: training steps with RenormDiagnostics beside the same without, in pairs.
+"""Measures the cost of RenormDiagnostics: training steps with and without it, in pairs.
 
     python benchmarks/diagnostics.py [--rounds N] [--json FILE]
 

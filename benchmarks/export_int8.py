@@ -1,4 +1,4 @@
-"""Int8 of the MLPerf Tiny networks and of the digits network: signal over noise, four ways.
+"""Int8 signal-to-noise ratio of the MLPerf Tiny networks and the digits network, in four ways.
 
 - stock: TensorFlow's own converter on the trained network, calibrated with real samples;
 - folded: our export without equalization, same samples;

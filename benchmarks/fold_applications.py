@@ -82,7 +82,7 @@ def measure(name: str, *, positive: bool, prove: bool) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run every network asked for in a process of its own and print the table."""
+    """Run every requested network in a separate process and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--gammas", choices=["positive", "mixed"], default="positive")

@@ -159,7 +159,7 @@ MAKERS: dict[str, Maker] = {
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what converters print."""
+    """Suppress the output of converters."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -290,7 +290,7 @@ def faults(name: str, seed: int, count: int, rows: list[dict[str, Any]]) -> None
 
 
 def main() -> None:
-    """Run what is asked for and print two tables."""
+    """Run the requested parts and print two tables."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)

@@ -1,4 +1,4 @@
-"""Latency of the exported network: folded, by the stock exporters, and without norms at all.
+"""Latency of the exported network: folded, from the stock exporters, and without norms.
 
     python benchmarks/inference.py [--rounds 40] [--size 96] [--json FILE] [NETWORK ...]
 

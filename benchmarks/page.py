@@ -1,4 +1,4 @@
-"""The parts of the benchmarks, and docs/benchmarks.md with its pictures, written from numbers."""
+"""The parts of the benchmarks, and the writer of docs/benchmarks.md and its plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random networks of all public Keras layers: each becomes one file, which a runtime then checks.
+"""Random networks of all public Keras layers, each exported to one file and checked on a runtime.
 
 The networks are those of `tests/random_graphs.py`. Format, precision and runtime take turns. What
 became of a network is one line of the log: `pass`; `refused` by a sentence; `fail`, where the check

@@ -1,4 +1,4 @@
-"""Compares trained files that come inside packages, without Keras: one format against the other.
+"""Compares trained files from installed packages without Keras: one format against the other.
 
     python benchmarks/ready_made_files.py [basic-pitch mediapipe]
 

@@ -1,4 +1,4 @@
-"""Ten networks that stock int8 hurts, and how much the precision `auto` recovers.
+"""Ten networks that lose accuracy in stock int8, and how much the precision `auto` recovers.
 
 The MLPerf Tiny four with the norm after the activation (briefly trained, norms spread over a
 decade), and six small networks with random weights: unlike channels as of MobileNet, a detection

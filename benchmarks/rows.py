@@ -1,4 +1,4 @@
-"""The form in which every part of `make bench` gives its numbers: one row each, with spread."""
+"""The result of a part of `make bench`: one row per measurement, with its spread."""
 
 from __future__ import annotations
 

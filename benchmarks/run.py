@@ -1,4 +1,4 @@
-"""Run parts of the benchmarks, keep their numbers as JSON, and write docs/benchmarks.md from it.
+"""Run parts of the benchmarks, store the results as JSON, and write docs/benchmarks.md from it.
 
     python benchmarks/run.py                   every part, then the page
     python benchmarks/run.py purpose layer     these parts; the others keep their last numbers

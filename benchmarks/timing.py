@@ -1,4 +1,4 @@
-"""Times several actions in turn, and compares them by their ratios within a round."""
+"""Measures several actions in alternation, and compares them by their ratios within a round."""
 
 from __future__ import annotations
 

@@ -177,6 +177,10 @@ class QuantizedLinear(Quantized):
             variable.assign(ops.where(frozen, before, variable.value))
         return outputs
 
+    def freeze_statistics(self) -> None:
+        """Freeze the norm: training uses its inference mode from now on."""
+        self.frozen_at.assign(0)
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""
         save = keras.saving.serialize_keras_object

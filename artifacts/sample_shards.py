@@ -26,6 +26,8 @@ from .manifest import TensorSpec
 from .sample_stream import Part, SampleStream
 
 LABEL = "label"
+# What the exceptions of pyarrow are made of.
+_ARROW = (OSError, ValueError, NotImplementedError, LookupError, TypeError)
 _PARQUET = ".parquet"
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CLASS = "cls"
@@ -91,7 +93,7 @@ def _parquet(path: Path) -> Any:
         raise missing or error from error
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # of which those of pyarrow are made
+    except _ARROW as error:
         raise UserError(f"{path} is not a Parquet file ({_line(error)}).") from error
 
 
@@ -124,9 +126,9 @@ def _parquet_parts(
                     for tensor in inputs
                 }
                 yield arrays, _classes(batch.column(LABEL), path.name) if labelled else None
-        except (OSError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except _ARROW as error:
             raise UserError(f"{path} cannot be read as Parquet ({_line(error)}).") from error
 
 

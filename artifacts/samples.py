@@ -162,15 +162,15 @@ def _checked(
     """
     read = 0
     for arrays, labels in stream.parts(size):
-        check_samples(arrays, inputs, finite=finite)
+        check_samples(arrays, inputs, finite=False)
         _check_whole(arrays, inputs)
         count = len(next(iter(arrays.values())))
         check_labels(labels, count, stream.source)
         read += count
-        yield (
-            {t.name: np.asarray(arrays[t.name]).astype(t.dtype, copy=False) for t in inputs},
-            labels,
-        )
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite
+            cast = {t.name: np.asarray(arrays[t.name]).astype(t.dtype, copy=False) for t in inputs}
+        check_samples(cast, inputs, finite=finite)
+        yield cast, labels
     if not read:
         raise UserError(
             f"{stream.source} holds no sample. Expected numbers of shape (N, …) with N at least 1."

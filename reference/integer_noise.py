@@ -49,6 +49,15 @@ _FOR_RANGES = 8
 # Operators that kernels compute together with the linear operator before them.
 _FUSED = ("relu", "clip")
 
+# Operators with a constant that together are a clip.
+_LIMITS = ("maximum", "minimum")
+
+# Operators whose results are some of the values that they read.
+_MAXIMA = ("global_max_pool", "max_pool", "reduce_max")
+
+# Operators that change no number, also when one stands for a merged affine.
+_SAME_NUMBERS = ("flatten", "identity", "linear", "permute", "reshape")
+
 # Operators that pass integers on unchanged.
 _MOVES = [
     "broadcast",
@@ -124,24 +133,30 @@ def rounding_steps(
 
 
 def rounded_values(network: Network, steps: Mapping[str, Step]) -> dict[str, str]:
-    """Return the value that is rounded to the steps of each node: that of a relu fused with it.
+    """Return the value that shows what rounding to the steps of each node costs.
 
-    Between them a constant may be added, which converters put into the bias. Nodes before a
-    hard_sigmoid are absent.
+    That is the value of a relu fused with the node, also behind operators that change no number and
+    behind a constant that is added, which converters put into the bias; or that of a maximum, which
+    drops values that the integers need not represent. Nodes before a hard_sigmoid are absent.
     """
-    readers, found = network.readers(), {}
-    for name in steps:
-        found[name], last = name, name
-        while len(after := readers.get(last, [])) == 1 and after[0].name not in steps:
-            (node,) = after
-            last = node.name
-            if node.op in _FUSED:
-                found[name] = last
-            elif node.op == "hard_sigmoid":
-                del found[name]  # relu6(x + 3) is rounded, which is no value of the network
-                break
-            elif node.op != "add" or len(node.inputs) != 1:
-                break
+    readers = network.readers()
+    for output in network.outputs.values():
+        readers.pop(output, None)  # every number that is returned counts
+    found = {name: _shown(name, readers, steps) for name in steps}
+    return {name: shown for name, shown in found.items() if shown is not None}
+
+
+def _shown(name: str, readers: Mapping[str, list[Node]], steps: Mapping[str, Step]) -> str | None:
+    found = name
+    while len(after := readers.get(name, [])) == 1 and after[0].name not in steps:
+        (node,) = after
+        name, constant = node.name, len(node.inputs) == 1
+        if node.op in _FUSED or node.op in _MAXIMA or (node.op in _LIMITS and constant):
+            found = name
+        elif node.op == "hard_sigmoid":
+            return None  # relu6(x + 3) is rounded, which is no value of the network
+        elif node.op not in _SAME_NUMBERS and not (node.op == "add" and constant):
+            break
     return found
 
 

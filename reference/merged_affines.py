@@ -45,8 +45,7 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
     followed = {
         node.name: merged
         for node in network.nodes
-        if node.op in _LINEAR
-        and (merged := _compositions(node, readers, outputs) + _in_front(node, nodes, readers))
+        if node.op in _LINEAR and (merged := _merged(node, nodes, readers, outputs))
     }
     if not followed:
         return network
@@ -55,16 +54,40 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
     for match in match_weights(alone, graph):
         equal[match.node] = equal.get(match.node, True) and match.state == "equal"
     replaced: dict[str, Node] = {}
+    inserted: dict[str, Node] = {}
     for name, compositions in followed.items():
         for composed in [] if equal.get(name) else compositions:
             found = _in_file(composed, graph)
             if found is not None:
                 replaced[name] = found
                 replaced |= {n.name: n for n in composed.left}
+                inserted |= dict(composed.inserted)
                 break
     if not replaced:
         return network
-    return replace(network, nodes=tuple(replaced.get(n.name, n) for n in network.nodes))
+    nodes: list[Node] = []
+    for node in network.nodes:
+        nodes += [inserted[node.name]] if node.name in inserted else []
+        nodes.append(replaced.get(node.name, node))
+    return replace(network, nodes=tuple(nodes))
+
+
+def _merged(
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]], outputs: set[str]
+) -> list[_Composed]:
+    """Return a node merged with affines on both sides, behind it and in front of it."""
+    behind = _compositions(node, readers, outputs)
+    both = [
+        replace(
+            front,
+            size=front.size + each.size,
+            left=(*each.left, *front.left),
+            inserted=(*each.inserted, *front.inserted),
+        )
+        for each in behind
+        for front in _in_front(each.node, nodes, readers)
+    ]
+    return both + behind + _in_front(node, nodes, readers)
 
 
 @dataclass(frozen=True)
@@ -76,12 +99,14 @@ class _Composed:
         size: How large the numbers are that were added up to each bias.
         left: Replacements of the other nodes: identities, or linear nodes without their bias.
         shifted: Whether a shift went into the bias, which the file must then have.
+        inserted: New nodes, each with the name of the node before which it stands.
     """
 
     node: Node
     size: np.ndarray
     left: tuple[Node, ...]
     shifted: bool = False
+    inserted: tuple[tuple[str, Node], ...] = ()
 
 
 def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str]) -> list[_Composed]:
@@ -100,6 +125,9 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
         current = readers[current.name][0]
         if current.op in ("reshape", "identity") and _last(current) in (channels, None):
             continue
+        if current.op == "hard_sigmoid":
+            found.append(_with_hard_sigmoid(node, current, scale, shift, bias, size, absorbed))
+            break
         affine = _affine(current, channels)
         if affine is None:
             break
@@ -109,6 +137,31 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
         weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
         found.append(_Composed(replace(node, weights=weights, constants={}), size, tuple(absorbed)))
     return found[::-1]
+
+
+def _with_hard_sigmoid(
+    node: Node,
+    after: Node,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    bias: np.ndarray,
+    size: np.ndarray,
+    absorbed: list[Node],
+) -> _Composed:
+    """Return a node followed by relu6(x + 3) / 6, with the 3 in its bias."""
+    kernel = _scaled(node, node.arrays["kernel"].astype(np.float64), scale)
+    weights = {"kernel": kernel, "bias": scale * bias + shift + 3}
+    name = f"{after.name} before its division"
+    clipped = replace(after, name=name, op="relu", attributes={"max_value": 6.0})
+    sixth = {"constant": np.float32(1 / 6).reshape(())}
+    divided = replace(after, op="multiply", inputs=(name,), attributes={}, constants=sixth)
+    return _Composed(
+        replace(node, weights=weights, constants={}),
+        size + 3,
+        (*absorbed, divided),
+        shifted=True,
+        inserted=((after.name, clipped),),
+    )
 
 
 def _in_front(
@@ -143,7 +196,44 @@ def _in_front(
                 moved, grown = scale * more + shift, np.abs(scale * more) + size
                 found.append(_with_front(node, scale, moved, grown, [*left, *rest]))
         break
+    else:
+        if before is not None and not left:
+            found.append(_with_shared_bias(node, before))
     return [each for each in found[::-1] if each is not None]
+
+
+def _with_shared_bias(node: Node, before: Node) -> _Composed | None:
+    """Return a linear node with the bias of the linear node before it, which others read as well.
+
+    The converter adds the bias for the others by an operator of its own.
+    """
+    bias = before.weights.get("bias")
+    channels = _read_channels(node, node.arrays["kernel"])
+    if before.op not in LINEAR or bias is None or bias.shape != (channels,):
+        return None
+    shift = bias.astype(np.float64)
+    composed = _with_front(node, np.ones(channels), shift, np.abs(shift), [])
+    if composed is None or before.name not in node.inputs:
+        return None
+    bare = replace(
+        before,
+        name=f"{before.name} without bias",
+        weights={role: array for role, array in before.weights.items() if role != "bias"},
+    )
+    added = replace(
+        before,
+        op="affine",
+        inputs=(bare.name,),
+        attributes={"axis": -1},
+        weights={"scale": np.ones(channels, np.float32), "shift": bias},
+        constants={},
+    )
+    return replace(
+        composed,
+        node=replace(composed.node, inputs=(bare.name,)),
+        left=(added,),
+        inserted=((before.name, bare),),
+    )
 
 
 def _biases(

@@ -19,6 +19,7 @@ from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
 from .file_weights import match_weights
 from .integer_noise import Step, input_steps, rounded_values, steps_with_weights
+from .merged_affines import with_merged_affines
 from .network import node_values, opaque_layers
 
 # Shares below this, in percent, are not reported: some value is always the greatest.
@@ -46,6 +47,7 @@ def misfits(
     arithmetic = precision_named(artifact.precision).arithmetic
     known = not opaque_layers(network)
     if arithmetic is Arithmetic.INTEGER:
+        network = with_merged_affines(network, graph) if known else network
         steps = steps_with_weights(graph, match_weights(network, graph)) if known else {}
         layers = sorted(_clipped(network, steps, inputs), key=lambda entry: -entry.share)
         # Values clipped in the input cause the clipping after it.

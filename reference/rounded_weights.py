@@ -16,6 +16,9 @@ from ..artifacts.precisions import half_rounding
 from ..artifacts.ranges import GREATEST_HALF
 from .file_weights import WeightMatch, file_weight
 
+# Functions that are written with constants of their formula, such as 1/6.
+_FORMULAS = ("elu", "gelu", "hard_sigmoid", "hard_silu", "selu")
+
 
 @dataclass(frozen=True)
 class RoundedWeights:
@@ -55,7 +58,7 @@ class RoundedWeights:
         }
         if any(match.tensor is not None and match.tensor.dtype == np.float16 for match in weights):
             for node in network.nodes:
-                if node.constants:
+                if node.constants or node.op in _FORMULAS:
                     replaced[node.name] = _with_half_constants(replaced.get(node.name, node))
         # An integer bias belongs to an op that computes in integers only.
         hybrid = frozenset(
@@ -73,7 +76,9 @@ class RoundedWeights:
 
 def _with_half_constants(node: Node) -> Node:
     """Return a node whose constants a file holds in half precision."""
-    size = max(float(np.abs(array).max(initial=0.0)) for array in node.constants.values())
+    arrays = node.constants.values()
+    # Of a formula, the error is relative to its value and its argument.
+    size = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=1.0)
     rounded = half_rounding(size) + max(size - GREATEST_HALF, 0.0)
     known = float(node.attributes.get("constant_error", 0.0))
     return replace(node, attributes={**node.attributes, "constant_error": known + rounded})

@@ -34,6 +34,8 @@ class Runtime:
         unable: Kind of arithmetic to the reason why the runtime has no kernels for it.
         crashes: Whether some valid files crash it; it then always runs in a child process.
         unsaturated: Precisions that it computes in floats, without the limits of the integers.
+        follows_rules: Whether it rounds the sums of integer files by one rule; one that computes
+            them in floats does not.
     """
 
     runner: str | type[Runner]
@@ -44,6 +46,7 @@ class Runtime:
     unable: Mapping[Arithmetic, str] = field(default_factory=dict)
     crashes: bool = False
     unsaturated: tuple[str, ...] = ()
+    follows_rules: bool = True
 
     @property
     def installed(self) -> bool:
@@ -84,6 +87,7 @@ RUNTIMES = {
         "openvino",
         crashes=True,
         unsaturated=("int16x8",),
+        follows_rules=False,
     ),
     "tflite-micro": Runtime(
         "tflite_micro:TFLiteMicroRunner",

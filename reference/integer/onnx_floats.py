@@ -294,10 +294,12 @@ def _resized(op: GraphOp, values: Reader) -> np.ndarray:
     x, get = values.array(op.inputs[0]), op.attributes.get
     sizes = parameters(op, values, 3)
     if sizes is None:
-        scales = values.array(op.inputs[2]).reshape(-1)
+        scales = values.array(op.inputs[2]).reshape(-1).astype(np.float32)
         sizes = [int(np.floor(size * scale)) for size, scale in zip(x.shape[1:], scales)]
+    else:
+        scales = np.divide(sizes, x.shape[1:], dtype=np.float32)
     mode = get("coordinate_transformation_mode", "half_pixel")
-    places = [_places(n, size, mode) for n, size in zip(x.shape[1:], sizes)]
+    places = [_places(*given, mode) for given in zip(x.shape[1:], sizes, scales)]
     if get("mode", "nearest") == "nearest":
         for axis, at in enumerate(places, start=1):
             if sizes[axis - 1] != x.shape[axis]:
@@ -327,9 +329,9 @@ def _between(size: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     return low, high, np.where(same, half, far), np.where(same, half, near)
 
 
-def _places(size: int, wanted: int, mode: str) -> np.ndarray:
+def _places(size: int, wanted: int, scale: np.float32, mode: str) -> np.ndarray:
     """Return where on an axis the numbers of the stretched one are read, in float32."""
-    index, scale = np.arange(wanted, dtype=np.float32), np.float32(wanted) / np.float32(size)
+    index = np.arange(wanted, dtype=np.float32)
     if mode == "half_pixel":
         return np.asarray((index + np.float32(0.5)) / scale - np.float32(0.5))
     if mode == "asymmetric":

@@ -16,9 +16,14 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators import OPERATORS
 from ..operators.base import Integers
+<<<<<<< HEAD
 from ..rounding.arithmetic import Finish
+=======
+from ..operators.pooling import pooled_sums
+from ..rounding.arithmetic import Arithmetic, Finish
+>>>>>>> c4d7083 (Rules of rounding of TensorFlow's 16-bit dense layers, averages over whole maps and builtin transposed convolutions; merged affines, biases and hard sigmoids are no fault; a wrong last operator is named; false alarms counted on networks of all kinds of layers)
 from ..rounding.onnx_rules import OnnxRuntimePlain
-from ..rounding.quantized import NotKnownError, Quantized, quantized
+from ..rounding.quantized import Ints, NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
 from .onnx_floats import FLOATS, MOVING, average_pooled, pads
 
@@ -245,18 +250,27 @@ def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
 def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     """Read an AveragePool, which is computed in floats, window by window.
 
-    Source: ONNX Runtime, `qlinear_pool.cc`.
+    Where it is fused and its only window is the whole map, it is computed as a GlobalAveragePool.
+    Source: ONNX Runtime, `qlinear_pool.cc`; the whole map measured of version 1.32.
     """
     means, steps = average_pooled(core, values), values.steps(op.outputs[0])
     y, limits = values.output(op).scale, np.iinfo(steps.dtype)
     # The zero point is added before the rounding, which turns ties.
     fused = np.rint(means / y + np.float32(steps.zero_points[0])).clip(limits.min, limits.max)
     plain = quantized(means, steps)
-    return lambda rule: plain if isinstance(rule, OnnxRuntimePlain) else fused.astype(np.int64)
+    is_whole = tuple(size) == merged.shape[1:-1] and not np.any(padding)
+    whole = _averaged(core, op, values) if is_whole else None
+
+    def finish(rule: Arithmetic) -> Ints:
+        if isinstance(rule, OnnxRuntimePlain):
+            return plain
+        return fused.astype(np.int64) if whole is None else np.asarray(whole(rule))
+
+    return finish
 
 
 def _averaged(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
-    """Read a GlobalAveragePool."""
+    """Read a mean over all places."""
     x = values.quantized(values.behind(core.inputs[0]))
     attributes = {"axes": tuple(range(3, x.integers.ndim)), "keepdims": True}
     return OPERATORS["reduce_mean"].integer(Integers([x], values.output(op), {}, attributes))

@@ -15,7 +15,7 @@ from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.onnx_rules import ONNX_RULES
 from ..rounding.quantized import NotKnownError
-from ..rounding.xnnpack import TFLITE_RULES
+from ..rounding.xnnpack import tflite_rules
 from . import onnx_ops, tflite_ops
 from .base import Values
 
@@ -26,12 +26,12 @@ class _Format:
 
     values: Callable[[ArtifactGraph, Arrays], Values]
     prepared: Callable[[GraphOp, Values], Finish | None]
-    rules: tuple[Arithmetic, ...]
+    rules: Callable[[ArtifactGraph], tuple[Arithmetic, ...]]
 
 
 _FORMATS = {
-    "tflite": _Format(Values, tflite_ops.prepared, TFLITE_RULES),
-    "onnx": _Format(onnx_ops.OnnxValues, onnx_ops.prepared, ONNX_RULES),
+    "tflite": _Format(Values, tflite_ops.prepared, tflite_rules),
+    "onnx": _Format(onnx_ops.OnnxValues, onnx_ops.prepared, lambda graph: ONNX_RULES),
 }
 
 Arrays = Mapping[str, np.ndarray]
@@ -73,7 +73,7 @@ def predict(
         raise NotKnownError(f"the ops of .{file_format} files")
     size = sum(max(int(np.prod(np.abs(t.shape or (1,)))), 1) for t in graph.tensors.values())
     chunk = max(1, _AT_A_TIME // size)
-    rules = _FORMATS[file_format].rules
+    rules = _FORMATS[file_format].rules(graph)
     parts: list[list[Arrays]] = [[] for _ in rules]
     for start in range(0, len(batches), chunk):
         runs = batches[start : start + chunk]
@@ -102,7 +102,7 @@ def _evaluated(
 ) -> list[dict[str, np.ndarray]]:
     """Return the outputs under each rule for some runs, (runs, *shape)."""
     form = _FORMATS[file_format]
-    held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in form.rules]
+    held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in form.rules(graph)]
     reasons: list[str] = []
     last = _last_uses(graph)
     for op in graph.ops:
@@ -140,7 +140,7 @@ def _step(
     """Add the results of one op; rules that agree hold the same arrays."""
     finishes: dict[tuple[int, ...], Finish | None] = {}
     shared: dict[str, list[np.ndarray]] = {key: [] for key in op.outputs}
-    for arrays, rule in zip(held, form.rules):
+    for arrays, rule in zip(held, form.rules(graph)):
         same = tuple(id(array) for array in arrays.values())
         if same not in finishes:
             finishes[same] = form.prepared(op, form.values(graph, arrays))

@@ -34,6 +34,7 @@ from .base import (
     Integers,
     Operator,
     Weights,
+    constant_error,
     greatest_error,
     steepest_secant,
 )
@@ -135,6 +136,8 @@ class Pointwise(Operator):
         # Constants such as a threshold are rounded to the type too.
         constants = 2 * unit * abs(at.attributes.get("threshold", 0.0))
         own = self._ulps * unit * _SCALES[self._scale](at.inputs[0], at.output)
+        sizes = self._slope * np.abs(at.inputs[0]) + np.abs(at.output)
+        own = own + 2 * constant_error(at.attributes) * sizes  # two constants of a formula
         return np.asarray(self._carried(at, errors[0]) + own + constants)
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:

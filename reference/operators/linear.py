@@ -112,8 +112,14 @@ class Linear(Operator):
     def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
         """Return how many products one output element sums."""
 
-    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
-        """Return the function of a rule that rescales this operator's exact sums."""
+    def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
+        """Return the function of a rule that rescales this operator's exact sums.
+
+        Args:
+            rule: The rule.
+            bits: Size of the output's integers.
+            wide: Whether the bias has 64 bits; matters for 16-bit integers only.
+        """
         return rule.rounded if bits == 8 else rule.rounded_wide
 
     def _product(
@@ -177,14 +183,16 @@ class Linear(Operator):
     def integer(self, at: Integers) -> Finish:
         """See the base class; two axes of samples, (P, B, …), are merged for the sums."""
         x, kernel = at.operands[0], at.weights["kernel"]
-        bias = at.weights["bias"].integers if "bias" in at.weights else np.zeros(1)
+        given = at.weights.get("bias")
+        bias = np.zeros(1) if given is None else given.integers
+        wide = given is not None and given.bits == 64
         samples, rest = x.integers.shape[:2], x.integers.shape[2:]
         merged = x.centred.reshape(-1, *rest)
         sums = self._exact_sums(merged, kernel.integers, bias, at.attributes)
         sums = sums.reshape(*samples, *sums.shape[1:])
 
         def finish(rule: Arithmetic) -> Ints:
-            rescaled = self.rescaling(rule, at.output.bits)
+            rescaled = self.rescaling(rule, at.output.bits, wide)
             return at.output.saturated(rescaled(sums, x.scale, kernel.scale, at.output.scale))
 
         return finish
@@ -252,7 +260,7 @@ class Convolution(Linear):
 class DepthwiseConvolution(Linear):
     """Cross-correlation of (M, *S, C) with (*K, C, multiplier), channel by channel."""
 
-    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+    def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
         """See the base class."""
         return rule.depthwise if bits == 8 else rule.rounded_wide
 
@@ -285,7 +293,7 @@ class DepthwiseConvolution(Linear):
 class TransposedConvolution(Linear):
     """Scatters (M, *S, C) through (*K, F, C): the gradient of a convolution by its input."""
 
-    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+    def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
         """See the base class."""
         return rule.transposed if bits == 8 else rule.rounded_wide
 
@@ -343,9 +351,11 @@ class TransposedConvolution(Linear):
 class Dense(Linear):
     """Product of the last axis with (in, out)."""
 
-    def rescaling(self, rule: Arithmetic, bits: int) -> Rescaling:
+    def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
         """See the base class."""
-        return rule.dense if bits == 8 else rule.dense_wide
+        if bits == 8:
+            return rule.dense
+        return rule.dense_wide if wide else rule.dense_narrow
 
     def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
         """See the base class."""

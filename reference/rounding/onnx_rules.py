@@ -28,7 +28,7 @@ class OnnxRuntime(Float32):
         """Round as for any other sum: there is one kernel for all products of matrices."""
         return self.rounded(sums, x, w, y)
 
-    depthwise = transposed = matrices = rounded_wide = dense_wide = dense
+    depthwise = transposed = matrices = rounded_wide = dense_wide = dense_narrow = dense
 
     def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
         """The zero point is added before the rounding."""

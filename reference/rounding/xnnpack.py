@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...artifacts.graphs.base import ArtifactGraph
 from .arithmetic import Arithmetic, AwayFromZero, Micro, SingleRounding, Upward, nearest
 from .quantized import Ints, Scales
 
@@ -96,7 +97,27 @@ def _places_in_2048ths(
     return low, np.minimum(low + 1, size - 1), share
 
 
-_BEHIND = Upward()
+class _BehindXnnpack(Upward):
+    """LiteRT's optimized kernels: every dense layer of 16 bits in double precision (LiteRT 2.3)."""
+
+    def dense_narrow(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """See above."""
+        return self.dense_wide(sums, x, w, y)
+
+
+class Earlier(Upward):
+    """The optimized kernels with dense layers as convolutions of 16 bits (tflite-runtime 2.14)."""
+
+    name = "double, half up, earlier"
+    kernels = "TFLite's optimized kernels before 2.17"
+    says = "a multiplier of 15 bits in dense layers too (as TFLite's optimized kernels before 2.17)"
+
+    def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """As for a convolution."""
+        return self.rounded_wide(sums, x, w, y)
+
+
+_BEHIND = _BehindXnnpack()
 
 TFLITE_RULES: tuple[Arithmetic, ...] = (
     Float32(),
@@ -105,3 +126,12 @@ TFLITE_RULES: tuple[Arithmetic, ...] = (
     Micro(),
     SingleRounding(),
 )
+
+_TFLITE_RULES_OF_16_BITS = (*TFLITE_RULES, Earlier())
+
+
+def tflite_rules(graph: ArtifactGraph) -> tuple[Arithmetic, ...]:
+    """Return the rules that may differ on a .tflite file: some do in integers of 16 bits alone."""
+    steps = [tensor.quantization for tensor in graph.tensors.values()]
+    wide = any(entry is not None and entry.dtype == np.int16 for entry in steps)
+    return _TFLITE_RULES_OF_16_BITS if wide else TFLITE_RULES

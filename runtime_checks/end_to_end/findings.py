@@ -142,6 +142,7 @@ def judge_outputs(
     *,
     decides: Container[str] = (),
     bound_to_rules: bool = False,
+    follows_rules: bool = True,
 ) -> tuple[list[Finding], list[OutputVerdict]]:
     """Judge a target's outputs for the golden inputs.
 
@@ -151,13 +152,14 @@ def judge_outputs(
         artifact: The manifest's entry of the file.
         decides: Keras names of the outputs that decide between classes.
         bound_to_rules: Whether integers that match no known rule of rounding are a failure.
+        follows_rules: Whether the runtime rounds by one rule, known or not.
 
     Returns:
         The findings, and a verdict for each output that was compared.
     """
     findings: list[Finding] = []
     verdicts: list[OutputVerdict] = []
-    agreed = integer_agreement(artifact, results, golden)
+    agreed = integer_agreement(artifact, results, golden, follows_rules=follows_rules)
     if agreed is not None:
         known = bool(agreed.kernels) or bool(agreed.reason)
         right = known or (agreed.plausible and not bound_to_rules)

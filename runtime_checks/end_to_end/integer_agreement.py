@@ -22,7 +22,9 @@ import numpy as np
 
 from ...artifacts.golden_set import Arrays, GoldenSet, Predictions
 from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import precision_named
 from ...artifacts.sample_kinds import NONFINITE
+from .last_function import other_function
 
 # Dequantization by another sequence of operations differs by a few units in the last place of 24
 # bits; a step of 16 bits has 256 of them.
@@ -32,6 +34,10 @@ _SAME = 1 / 64
 # may have this many times as many integers outside of it as a known rule has outside the range of
 # the others, or this share of all integers if that is more.
 _UNKNOWN_RULE, _LEAST_SHARE, _ENOUGH_RULES = 2.0, 0.02, 3
+
+# Integers whose range is not judged: all known rules of 16 bits share a multiplier of 15 bits, so
+# that a rule with a finer one, or floats, lies outside of them all.
+_WIDE = "int16"
 
 # The runtime that ran a file at export, by format, its package, and the processors on which its
 # rules are known; none stands for all.
@@ -55,6 +61,7 @@ class IntegerAgreement:
         first: Output and index of the first of them.
         outside: Elements outside the range of all known rules; 0 where that is not judged.
         allowed: How many of them an unknown rule may have.
+        function: Which other function of a known rule's integers these are; empty for none.
         reason: Why nothing was predicted; else empty.
     """
 
@@ -67,6 +74,7 @@ class IntegerAgreement:
     first: tuple[str, tuple[int, ...]] = ("", ())
     outside: int = 0
     allowed: int = 0
+    function: str = ""
     reason: str = ""
 
     def instead_of(self, expected: np.ndarray, output: str, kind: np.ndarray) -> np.ndarray:
@@ -93,10 +101,12 @@ class IntegerAgreement:
     @property
     def plausible(self) -> bool:
         """Whether a known or an unknown rule of rounding may give these integers."""
-        return self.outside <= self.allowed
+        return self.outside <= self.allowed and not self.function
 
     @property
     def _range(self) -> str:
+        if self.function:
+            return f"; they are {self.function}: the last operator is computed wrongly"
         if self.plausible:
             return ""
         return (
@@ -106,7 +116,7 @@ class IntegerAgreement:
 
 
 def integer_agreement(
-    artifact: Artifact, outputs: Arrays, golden: GoldenSet
+    artifact: Artifact, outputs: Arrays, golden: GoldenSet, *, follows_rules: bool = True
 ) -> IntegerAgreement | None:
     """Compare outputs with every prediction.
 
@@ -114,6 +124,8 @@ def integer_agreement(
         artifact: The file that gave them.
         outputs: Keras output name to (N, …).
         golden: The golden set with the predictions.
+        follows_rules: Whether the runtime rounds by one rule, known or not; if not, the range of
+            the known rules says nothing about it.
 
     Returns:
         The result; None for a file without predictions, such as one of floats.
@@ -132,7 +144,11 @@ def integer_agreement(
         }
     counts = {rule: sum(int(a.sum()) for a in found.values()) for rule, found in differing.items()}
     nearest = min(counts, key=lambda rule: counts[rule])
-    outside, allowed = (0, 0) if not counts[nearest] else _beyond(outputs, predictions, finite)
+    outside, allowed = 0, 0
+    ranged = follows_rules and precision_named(artifact.precision).integer_io != _WIDE
+    if counts[nearest] and ranged:
+        outside, allowed = _beyond(outputs, predictions, finite)
+    function = _function(outputs, predictions, finite) if counts[nearest] and follows_rules else ""
     return IntegerAgreement(
         kernels=tuple(rule for rule, count in counts.items() if not count),
         nearest=nearest,
@@ -143,6 +159,7 @@ def integer_agreement(
         first=_first(differing[nearest], finite),
         outside=outside,
         allowed=allowed,
+        function=function,
     )
 
 
@@ -172,6 +189,19 @@ def must_agree(
         return False
     exported = integer_agreement(artifact, golden.artifacts.get(artifact.file, {}), golden)
     return exported is not None and bool(exported.kernels)
+
+
+def _function(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> str:
+    """Return which other function of some rule's integers an output is; empty for none."""
+    for rule, known in predictions.by_rule.items():
+        for name, expected in known.items():
+            if name not in outputs or outputs[name].shape != expected.shape:
+                continue
+            step = predictions.steps[name]
+            says = other_function(outputs[name][samples], expected[samples], step)
+            if says:
+                return f"those of {rule} {says}"
+    return ""
 
 
 def _beyond(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> tuple[int, int]:

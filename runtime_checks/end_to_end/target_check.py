@@ -84,6 +84,7 @@ def judge_run(
             bound_to_rules=must_agree(
                 artifact, golden, run.ran, target.variant, export.manifest.versions
             ),
+            follows_rules=RUNTIMES[target.runtime].follows_rules,
         )
         findings.extend(judged)
         tasks, qualities = _quality(outputs, verdicts, golden, decides)
@@ -91,7 +92,7 @@ def judge_run(
             findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
             findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
         for other in others:
-            failures, compared = _other_threads(artifact, golden, run, other, beyond)
+            failures, compared = _other_threads(target, artifact, golden, run, other, beyond)
             comparisons.extend(compared)
             findings.extend(failures)
             findings.extend(
@@ -142,7 +143,12 @@ def _judged(
 
 
 def _other_threads(
-    artifact: Artifact, golden: GoldenSet, run: TargetRun, other: TargetRun, beyond: np.ndarray
+    target: Target,
+    artifact: Artifact,
+    golden: GoldenSet,
+    run: TargetRun,
+    other: TargetRun,
+    beyond: np.ndarray,
 ) -> tuple[list[Finding], list[ThreadComparison]]:
     """Judge a run with another number of threads.
 
@@ -151,7 +157,12 @@ def _other_threads(
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
-    judged, _ = judge_outputs(_judged(other, artifact, golden, beyond), golden, artifact)
+    judged, _ = judge_outputs(
+        _judged(other, artifact, golden, beyond),
+        golden,
+        artifact,
+        follows_rules=RUNTIMES[target.runtime].follows_rules,
+    )
     failures = [
         Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)
         for entry in [*_determinism(other), *judged]

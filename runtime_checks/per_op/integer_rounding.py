@@ -8,7 +8,7 @@ way. An op that matches no rule is at fault.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,13 @@ from ...reference.integer.tflite_moving import MOVING_OPS
 from ...reference.rounding.arithmetic import Arithmetic
 from ...reference.rounding.onnx_rules import ONNX_RULES
 from ...reference.rounding.quantized import NotKnownError
-from ...reference.rounding.xnnpack import TFLITE_RULES
+from ...reference.rounding.xnnpack import tflite_rules
 
 _READERS = {"tflite": tflite_ops.integer_ops, "onnx": onnx_ops.integer_ops}
-_RULES = {"tflite": TFLITE_RULES, "onnx": ONNX_RULES}
+_RULES: dict[str, Callable[[ArtifactGraph], tuple[Arithmetic, ...]]] = {
+    "tflite": tflite_rules,
+    "onnx": lambda graph: ONNX_RULES,
+}
 
 # Ops whose results do not depend on rounding: they are compared but not listed.
 _MOVING = frozenset({*MOVING_OPS, *MOVING})
@@ -104,7 +107,7 @@ def recognise(
     Returns:
         The report; None where no op of the file computes with 8 bits that the runtime shows.
     """
-    rules = _RULES[file_format]
+    rules = _RULES[file_format](graph)
     values = Values(graph, tensors)
     found = [
         (op, differing)

@@ -54,6 +54,8 @@ _SLOPES = {
     "Erf": 1.13, "Selu": 1.76, "SOFTMAX": 0.5, "Softmax": 0.5, "Mish": 1.09,
 }  # fmt: skip
 
+_STEEP = frozenset({"EXP", "Exp", "LOG", "Log"})
+
 # Most ops in a row through which an error is propagated: after more, the bound is too wide. In ONNX
 # each op counts as three; attention and normalization over a sample have ten of them.
 _MOST_OPS = 32
@@ -174,7 +176,21 @@ class RoundingChain:
             )
         if op.kind in MOVING or op.kind in MOVING_OPS:
             return np.max(errors, axis=0)
+        if op.kind in _STEEP:
+            return self._steep(op, keys[0], errors[0])
         return _SLOPES.get(op.kind, 1.0) * sum(errors, none)
+
+    def _steep(self, op: GraphOp, key: str, error: np.ndarray) -> np.ndarray:
+        """Return the propagated error of a function whose slope has no bound.
+
+        |exp(x + e) - exp(x)| <= exp(x) (exp(e) - 1), and |log(x + e) - log(x)| <= e / (x - e).
+        """
+        x = self._numbers(key)
+        with np.errstate(divide="ignore", over="ignore"):
+            if op.kind in ("EXP", "Exp"):
+                return np.asarray(np.exp(x.max(initial=0.0)) * np.expm1(error))
+            room = np.maximum(x.min(initial=np.inf) - error, 0.0)
+            return np.where(error > 0, error / room, 0.0)
 
     def _rounded(self, op: GraphOp, key: str) -> float:
         """Return the error of a constant other than a kernel: half a step.

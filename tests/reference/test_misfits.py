@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import renormlite as rl
 from renormlite.artifacts.manifest import Manifest
+from renormlite.artifacts.network import Network, Node
 from renormlite.artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
 from renormlite.artifacts.record import Record
+from renormlite.reference.integer_noise import Step, rounded_values
 from renormlite.runtime_checks.parity import check_parity
 
 
@@ -107,3 +109,29 @@ def test_whole_numbers_of_a_network_are_counted_too(tmp_path):
     samples = np.random.default_rng(0).integers(0, 5, (32, 5))
     rl.export_model(model, tmp_path, formats=("tflite",), precisions=("int8",), inputs=samples)
     assert check_parity(tmp_path, ("litert",)).passed
+
+
+@pytest.mark.parametrize(
+    ("behind", "place"),
+    [
+        (("relu",), "relu1"),
+        (("identity", "relu"), "relu2"),
+        (("reshape", "relu"), "relu2"),
+        (("global_max_pool",), "global_max_pool1"),
+        (("relu", "max_pool"), "max_pool2"),
+        (("exp", "relu"), "conv"),
+        (("identity",), "conv"),
+        ((), "conv"),
+    ],
+)
+def test_range_of_a_layer_is_that_of_the_relu_fused_with_it(behind, place):
+    """An affine that was merged, a move of numbers or a maximum between them change nothing."""
+    nodes = [Node("conv", "conv", "conv", ("x",), (None, 4), {}, {})]
+    for count, op in enumerate(behind, start=1):
+        inputs = (nodes[-1].name,)
+        nodes.append(Node(f"{op}{count}", op, op, inputs, (None, 4), {}, {}))
+    network = Network({"x": (None, 4)}, {"y": nodes[-1].name}, tuple(nodes))
+    step = Step(0.1, 0.0, 1.0)
+    assert rounded_values(network, {"conv": step}) == {"conv": place}
+    returned = Network({"x": (None, 4)}, {"y": nodes[-1].name, "z": "conv"}, tuple(nodes))
+    assert rounded_values(returned, {"conv": step}) == {"conv": "conv"}

@@ -128,6 +128,40 @@ def test_an_affine_that_a_converter_merged_into_the_layer_behind_is_no_fault(tmp
     assert report.passed, [result.reason for result in report.results]
 
 
+def test_a_bias_that_a_converter_moved_on_for_one_of_several_readers_is_no_fault(tmp_path):
+    """Nor is the 3 of a hard sigmoid in a bias, or the range of the relu6 that is left of it."""
+    x = keras.Input((8,), name="x")
+    both = kl.Dense(6, name="both")(x)
+    gate = kl.Dense(6, activation="hard_sigmoid", name="gate")(both)
+    y = kl.Dense(3)(kl.Multiply()([gate, kl.Maximum()([both, gate])]))
+    model = keras.Model(x, y)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    samples = rng.normal(size=(32, 8)).astype(np.float32)
+    export = tmp_path / "net"
+    export_model(
+        model,
+        export,
+        formats=("tflite",),
+        precisions=("float32", "float16", "int8"),
+        calibration=samples,
+        inputs=samples,
+    )
+    report = check_parity(export, ("litert",), per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+    (float16,) = [a.file for a in read_export(export).artifacts if a.precision == "float16"]
+    values = read_graph(export / float16, "tflite").constants
+    bias = next(t.data for t in values if t.data.shape == (6,) and t.data.min() > 1)
+    altered = bias.copy()
+    altered[2] += 0.01
+    data = (export / float16).read_bytes()
+    rewrite(export, float16, data.replace(bias.tobytes(), altered.tobytes()))
+    (result,) = check_parity(export, ("litert",), precisions=("float16",)).results
+    assert not result.passed
+    assert result.faults[0].layer == "gate"
+
+
 def test_a_bias_that_a_converter_moved_with_other_numbers_is_a_fault(tmp_path):
     layers = [kl.Dense(5, name="first"), kl.Dense(3, name="last")]
     export = exported(tmp_path / "net", (4,), layers)

@@ -1,0 +1,73 @@
+"""Finds a last operator that computes another function: integers that are a known rule's, changed.
+
+Two correct rules of rounding differ from each other at random. Where instead every integer of a
+target is one function of those that a known rule gives, and not the same integer, the operators
+before the last one are right and the last one is not: it scales, shifts, or weighs the scores of a
+softmax in another way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Rounding before and after a function leaves less than this many steps, root mean square.
+_ROUNDED = 1.0
+
+# The integers themselves must be this many times farther away than the function leaves, on at least
+# this many elements: of two unrelated roundings, no function of one gives the other.
+_FAR, _LEAST_ELEMENTS = 4.0, 16
+
+
+def other_function(got: np.ndarray, expected: np.ndarray, step: float) -> str:
+    """Return which function of a rule's integers a target gives; empty for none but themselves.
+
+    Args:
+        got: (N, …) finite outputs of the target.
+        expected: The outputs that a rule gives.
+        step: The step of the integers.
+    """
+    if got.shape != expected.shape or got.size < _LEAST_ELEMENTS:
+        return ""
+    apart = _size((got - expected) / step)
+    for found, says in (_power(got, expected, step), _affine(got, expected)):
+        if found is not None:
+            left = _size((found - got) / step)
+            if left <= _ROUNDED and apart >= _FAR * _ROUNDED:
+                return says
+    return ""
+
+
+def _size(difference: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(difference))))
+
+
+def _power(got: np.ndarray, expected: np.ndarray, step: float) -> Found:
+    """Return the softmax of a multiple of the logits of probabilities.
+
+    Each is compared with the greatest of its row; those of a few steps are left as they are.
+    """
+    for array in (got, expected):
+        if array.ndim < 2 or np.abs(array.sum(axis=-1) - 1).max() > array.shape[-1] * step:
+            return None, 0.0, ""
+    top = expected.argmax(axis=-1)[..., None]
+    most, share = np.take_along_axis(got, top, -1), expected / expected.max(axis=-1, keepdims=True)
+    counted = (expected >= _COUNTED * step) & (share < 1)
+    if counted.sum() < _LEAST_ELEMENTS / 2:
+        return None, 0.0, ""
+    tried = [
+        (_size((most * share**beta - got)[counted] / step), float(beta))
+        for beta in np.geomspace(1 / 8, 8, 121)
+    ]
+    beta = min(tried)[1]
+    return np.where(counted, most * share**beta, got), beta, f"with the logits times {beta:.2g}"
+
+
+def _affine(got: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray | None, str]:
+    """Return the best scale and offset."""
+    x, y = expected.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+    if not np.ptp(x) > 0:
+        return None, ""
+    scale, shift = np.polyfit(x, y, 1)
+    if abs(scale) * np.ptp(x) < np.ptp(y) / 2 or not np.ptp(y) > 0:
+        return None, ""
+    return scale * expected + shift, f"times {scale:.3g}, plus {shift:.3g}"

@@ -835,12 +835,3 @@ def state_of_its_own() -> keras.Model:
 
     x = Input((4,), name="x")
     return keras.Model(x, head(Counter(name="counter")(x)))
-
-
-@case(note="layer 'resizing' was called with training=True")
-def resized_by_a_scale_that_float32_rounds_down() -> keras.Model:
-    """12 times the float32 nearest to 10 / 12 is less than 10: shapes and kernels disagreed."""
-    x = Input((12, 12, 3), name="image")
-    y = layers.Resizing(10, 10)(block(x, 8, padding="same"))
-    y = layers.Conv2D(6, 3)(ops.depth_to_space(layers.Conv2D(8, 3)(y), 2))
-    return keras.Model(x, head(layers.Flatten()(y)))

@@ -17,6 +17,12 @@ _ROUNDED = 1.0
 # this many elements: of two unrelated roundings, no function of one gives the other.
 _FAR, _LEAST_ELEMENTS = 4.0, 16
 
+# Probabilities of fewer steps say little about their logits.
+_COUNTED = 4
+
+# A function of the expected integers, its factor and its description; None for no such function.
+Found = tuple[np.ndarray | None, float, str]
+
 
 def other_function(got: np.ndarray, expected: np.ndarray, step: float) -> str:
     """Return which function of a rule's integers a target gives; empty for none but themselves.
@@ -29,11 +35,13 @@ def other_function(got: np.ndarray, expected: np.ndarray, step: float) -> str:
     if got.shape != expected.shape or got.size < _LEAST_ELEMENTS:
         return ""
     apart = _size((got - expected) / step)
-    for found, says in (_power(got, expected, step), _affine(got, expected)):
-        if found is not None:
-            left = _size((found - got) / step)
-            if left <= _ROUNDED and apart >= _FAR * _ROUNDED:
-                return says
+    for found, factor, says in (_power(got, expected, step), _affine(got, expected)):
+        # The rounding before a function grows by its factor.
+        rounded = _ROUNDED * max(1.0, abs(factor))
+        if found is None or apart < _FAR * rounded:
+            continue
+        if _size((found - got) / step) <= rounded:
+            return says
     return ""
 
 
@@ -62,12 +70,10 @@ def _power(got: np.ndarray, expected: np.ndarray, step: float) -> Found:
     return np.where(counted, most * share**beta, got), beta, f"with the logits times {beta:.2g}"
 
 
-def _affine(got: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray | None, str]:
+def _affine(got: np.ndarray, expected: np.ndarray) -> Found:
     """Return the best scale and offset."""
     x, y = expected.astype(np.float64).ravel(), got.astype(np.float64).ravel()
-    if not np.ptp(x) > 0:
-        return None, ""
+    if not np.ptp(x) > 0 or not np.ptp(y) > 0:
+        return None, 0.0, ""
     scale, shift = np.polyfit(x, y, 1)
-    if abs(scale) * np.ptp(x) < np.ptp(y) / 2 or not np.ptp(y) > 0:
-        return None, ""
-    return scale * expected + shift, f"times {scale:.3g}, plus {shift:.3g}"
+    return scale * expected + shift, float(scale), f"times {scale:.3g}, plus {shift:.3g}"

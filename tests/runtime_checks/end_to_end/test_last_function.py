@@ -22,7 +22,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 def test_another_beta_is_named(classes, beta):
-    logits = RNG.normal(size=(32, classes))
+    logits = 2 * RNG.normal(size=(32, classes))  # of a network that decides
     found = other_function(rounded(softmax(beta * logits)), rounded(softmax(logits)), STEP)
     assert found.startswith("with the logits times")
     assert abs(float(found.rpartition(" ")[2]) - beta) < 0.1

@@ -16,12 +16,7 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators import OPERATORS
 from ..operators.base import Integers
-<<<<<<< HEAD
-from ..rounding.arithmetic import Finish
-=======
-from ..operators.pooling import pooled_sums
 from ..rounding.arithmetic import Arithmetic, Finish
->>>>>>> c4d7083 (Rules of rounding of TensorFlow's 16-bit dense layers, averages over whole maps and builtin transposed convolutions; merged affines, biases and hard sigmoids are no fault; a wrong last operator is named; false alarms counted on networks of all kinds of layers)
 from ..rounding.onnx_rules import OnnxRuntimePlain
 from ..rounding.quantized import Ints, NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
@@ -258,8 +253,7 @@ def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     # The zero point is added before the rounding, which turns ties.
     fused = np.rint(means / y + np.float32(steps.zero_points[0])).clip(limits.min, limits.max)
     plain = quantized(means, steps)
-    is_whole = tuple(size) == merged.shape[1:-1] and not np.any(padding)
-    whole = _averaged(core, op, values) if is_whole else None
+    whole = _averaged(core, op, values) if _is_whole(core, values) else None
 
     def finish(rule: Arithmetic) -> Ints:
         if isinstance(rule, OnnxRuntimePlain):
@@ -267,6 +261,13 @@ def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
         return fused.astype(np.int64) if whole is None else np.asarray(whole(rule))
 
     return finish
+
+
+def _is_whole(pool: GraphOp, values: OnnxValues) -> bool:
+    """Return whether the window of a pool is the whole map, without padding."""
+    size, places = list(pool.attributes["kernel_shape"]), values.array(pool.inputs[0]).shape[3:]
+    strides = pool.attributes.get("strides", [1] * len(size))
+    return size == list(places) and not np.any(pads(pool, places, size, strides))
 
 
 def _averaged(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:

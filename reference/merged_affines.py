@@ -65,11 +65,11 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
                 break
     if not replaced:
         return network
-    nodes: list[Node] = []
+    result: list[Node] = []
     for node in network.nodes:
-        nodes += [inserted[node.name]] if node.name in inserted else []
-        nodes.append(replaced.get(node.name, node))
-    return replace(network, nodes=tuple(nodes))
+        result += [inserted[node.name]] if node.name in inserted else []
+        result.append(replaced.get(node.name, node))
+    return replace(network, nodes=tuple(result))
 
 
 def _merged(
@@ -153,7 +153,7 @@ def _with_hard_sigmoid(
     weights = {"kernel": kernel, "bias": scale * bias + shift + 3}
     name = f"{after.name} before its division"
     clipped = replace(after, name=name, op="relu", attributes={"max_value": 6.0})
-    sixth = {"constant": np.float32(1 / 6).reshape(())}
+    sixth = {"constant": np.full((), 1 / 6, np.float32)}
     divided = replace(after, op="multiply", inputs=(name,), attributes={}, constants=sixth)
     return _Composed(
         replace(node, weights=weights, constants={}),

@@ -26,6 +26,8 @@ from .manifest import TensorSpec
 from .sample_stream import Part, SampleStream
 
 LABEL = "label"
+# What tarfile and the decompressors raise for damage; DamageError is a ValueError.
+_TAR = (tarfile.TarError, EOFError, OSError, ValueError, TypeError, LookupError, zlib.error)
 # What the exceptions of pyarrow are made of.
 _ARROW = (OSError, ValueError, NotImplementedError, LookupError, TypeError)
 _PARQUET = ".parquet"
@@ -92,7 +94,9 @@ def _parquet(path: Path) -> Any:
         missing = missing_package(error, f"Reading {path.name}")
         raise missing or error from error
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path)
+        _ = file.schema_arrow  # which is parsed when it is asked for
+        return file
     except _ARROW as error:
         raise UserError(f"{path} is not a Parquet file ({_line(error)}).") from error
 
@@ -270,7 +274,7 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn what tarfile and the decompressors raise into one error."""
     try:
         yield
-    except (tarfile.TarError, DamageError, EOFError, OSError, ValueError, zlib.error) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except _TAR as error:
         raise UserError(f"{path} is not a whole tar file ({_line(error)}).") from error

@@ -263,33 +263,22 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
 
 
 def _resize(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write a resizing by its sizes where tf2onnx's scales in float32 miss them.
+    """Write a resizing with scales that give its sizes; tf2onnx rounds them to float32.
 
-    5/12 in float32, times 12, is below 5: runtimes would make 4 of it.
+    5/12 in float32, times 12, is below 5: runtimes would make 4 of it. The next number is used.
+    Sizes in place of scales would not survive the conversion to half precision.
     """
     from tf2onnx.onnx_opset.nn import Resize
 
     before, after = ctx.get_shape(node.input[0]), ctx.get_shape(node.output[0])
     Resize.version_11(ctx, node)
-    resize = ctx.get_node_by_output(ctx.get_node_by_name(name).input[0])
-    scales = resize.inputs[2]
+    scales = ctx.get_node_by_output(ctx.get_node_by_name(name).input[0]).inputs[2]
     if not scales.is_const() or not scales.get_tensor_value(as_list=False).size:
         return
-    factors = scales.get_tensor_value(as_list=False)[2:].astype(np.float64)
-    if np.all(np.floor(factors * before[1:3]) == after[1:3]):
-        return
-    sizes = ctx.make_const(f"{name}/sizes", np.array([before[3], *after[1:3]], np.int64)).output[0]
-    batch = ctx.make_const(f"{name}/batch", np.array([before[0]], np.int64)).output[0]
-    if before[0] < 0:
-        ends = [
-            ctx.make_const(f"{name}/end_{i}", np.array([i], np.int64)).output[0] for i in (0, 1)
-        ]
-        shape = ctx.make_node("Shape", [resize.input[0]]).output[0]
-        batch = ctx.make_node("Slice", [shape, *ends]).output[0]
-    whole = ctx.make_node("Concat", [batch, sizes], attr={"axis": 0}).output[0]
-    nothing = ctx.make_const(f"{name}/scales", np.array([], np.float32)).output[0]
-    ctx.replace_inputs(resize, [*resize.input[:2], nothing, whole])
-    ctx.set_shape(resize.output[0], [before[0], before[3], *after[1:3]])
+    factors = scales.get_tensor_value(as_list=False).copy()
+    short = factors[2:].astype(np.float64) * before[1:3] < after[1:3]
+    factors[2:] = np.where(short, np.nextafter(factors[2:], np.float32(np.inf)), factors[2:])
+    scales.set_tensor_value(factors)
 
 
 _HANDLERS = {

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from ...reference.integer.onnx_floats import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
 
@@ -231,7 +231,7 @@ class RoundingChain:
         kind = op.kind
         if kind == "QuantizeLinear":
             core = self._producers.get(op.inputs[0])
-            if core is None or self._is_source(op.inputs[0]):
+            if core is None or self._is_source(op.inputs[0]) or self._keeps_steps(core, steps):
                 return 0.0
             makers = [self._producers.get(k) for k in core.inputs[1:] if k]
             floats = any(op is None or op.kind != "DequantizeLinear" for op in makers)
@@ -247,6 +247,17 @@ class RoundingChain:
             kind = _REGRIDS
         size = float(steps.scales.max())
         return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
+
+    def _keeps_steps(self, op: GraphOp, steps: Quantization) -> bool:
+        """Return whether an op only moves numbers that are already in these steps."""
+        before = [self._graph.tensors[key].quantization for key in self._graph.activations(op)]
+        return op.kind in MOVING and all(
+            quantization is not None
+            and quantization.dtype == steps.dtype
+            and np.array_equal(quantization.scales, steps.scales)
+            and np.array_equal(quantization.zero_points, steps.zero_points)
+            for quantization in before
+        )
 
     def _first_rounding(self, op: GraphOp) -> float:
         """Return the error of the first of two roundings of a sum: half a unit of its shift.

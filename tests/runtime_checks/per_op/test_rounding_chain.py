@@ -46,3 +46,31 @@ def test_the_steps_of_a_float_input_are_no_error():
     chain = RoundingChain(ArtifactGraph(tensors, ("x",), ("sum",), lambda: ops), {}, 1)
     exact = chain.error("sum", frozenset({"read"}))
     np.testing.assert_array_equal(chain.error("sum", frozenset()), exact)
+
+
+def squeezed(point: int) -> ArtifactGraph:
+    """Integers that a Squeeze moves, rounded again with a zero point, before a Softmax."""
+    first = Quantization(np.array([0.3]), np.array([5]), np.dtype(np.int8))
+    again = Quantization(np.array([0.3]), np.array([point]), np.dtype(np.int8))
+    floats, integers = np.dtype(np.float32), np.dtype(np.int8)
+    tensors = {
+        "q": GraphTensor("q", "q", (1, 1, 3), integers, first),
+        "real": GraphTensor("real", "real", (1, 1, 3), floats, first),
+        "moved": GraphTensor("moved", "moved", (1, 3), floats, None),
+        "q2": GraphTensor("q2", "q2", (1, 3), integers, again),
+        "real2": GraphTensor("real2", "real2", (1, 3), floats, again),
+    }
+    ops = (
+        GraphOp(0, "DequantizeLinear", "", ("q",), ("real",)),
+        GraphOp(1, "Squeeze", "", ("real",), ("moved",)),
+        GraphOp(2, "QuantizeLinear", "", ("moved",), ("q2",)),
+        GraphOp(3, "DequantizeLinear", "", ("q2",), ("real2",)),
+    )
+    return ArtifactGraph(tensors, ("q",), ("real2",), lambda: ops)
+
+
+def test_a_second_rounding_to_the_same_steps_is_no_error():
+    """ONNX quantizes the result of every op, also of one that moves quantized numbers."""
+    for point, steps in ((5, 0.51), (6, 1.01)):  # only that of the first rounding, or both
+        bound = RoundingChain(squeezed(point), {}, 1).error("real2", frozenset({"q"}))
+        np.testing.assert_allclose(bound, [0.3 * steps])

@@ -18,14 +18,13 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
 
 from .errors import UserError
-from .locks import RUN_FOLDER, own_folder
+from .locks import temporary_folder
 from .quiet import quiet_import
 
 P = ParamSpec("P")
@@ -132,8 +131,7 @@ class Child:
             self._end()  # it was idle for too long
         if self._process is None:
             # The child's temporary files are in this folder, so they are removed if it crashes.
-            made = own_folder(RUN_FOLDER, Path(tempfile.gettempdir()))
-            self._folder = self._stack.enter_context(made)
+            self._folder = self._stack.enter_context(temporary_folder())
             program = _PROGRAM.format(__name__, module)
             with open(self._folder / _PRINTED, "wb") as printed:
                 self._process = subprocess.Popen(

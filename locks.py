@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 try:
@@ -15,8 +16,8 @@ try:
 except ImportError:  # Windows: nothing is locked, and folders of killed processes remain
     fcntl = None  # type: ignore[assignment]
 
-#: How the names of folders with temporary files begin.
-RUN_FOLDER = "renormlite-run-"
+# How the names of folders with temporary files begin.
+_RUN_FOLDER = "renormlite-run-"
 
 # A folder has this before its name until it is locked; then it is removed only when it is old.
 _NEW, _YOUNG_S = ".new", 60.0
@@ -84,6 +85,11 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def temporary_folder() -> AbstractContextManager[Path]:
+    """Make a folder for temporary files, as `own_folder`, in the system's place for these."""
+    return own_folder(_RUN_FOLDER, Path(tempfile.gettempdir()))
+
+
 @contextlib.contextmanager
 def run_folder() -> Iterator[None]:
     """Put all temporary files of this process and of those it starts into one folder.
@@ -91,9 +97,8 @@ def run_folder() -> Iterator[None]:
     It goes at the end of the block; that of a killed process goes when the next begins. TensorFlow
     and others leave files otherwise.
     """
-    parent = Path(tempfile.gettempdir())
     outside = os.environ.get("TMPDIR"), tempfile.tempdir
-    with own_folder(RUN_FOLDER, parent) as folder:
+    with temporary_folder() as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         try:
             yield

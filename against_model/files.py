@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..errors import UserError
 from ..export.exporter import describe_files
 from ..export.run import Truth
 from ..files import sha256
-from ..locks import RUN_FOLDER, own_folder
+from ..locks import temporary_folder
 from ..reference.network import opaque_layers
 from ..runtime_checks.foreign.interface import match_interface
 from ..runtime_checks.foreign.networks import made_from
@@ -80,7 +79,7 @@ def check_files(
     chosen = CheckOptions(**options)
     paths = [Path(file) for file in files]
     _require_files(paths)
-    with own_folder(RUN_FOLDER, Path(tempfile.gettempdir())) as folder:
+    with temporary_folder() as folder:
         directory = Path(keep) if keep is not None else folder / _name(model, source)
         wanted = {**(map_inputs or {}), **(map_outputs or {})}
         describer = _Describer(paths, wanted)

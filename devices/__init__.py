@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.manifest import Artifact
 from ..errors import did_you_mean
-from ..locks import RUN_FOLDER, own_folder
+from ..locks import temporary_folder
 from ..runtimes import LOCAL, RUNTIMES, Target
 from ..runtimes.run import TargetRun, drive
 from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun
@@ -98,7 +97,7 @@ def _by_program(
     """Send artifacts and inputs to the device as one program and run it there."""
     runtime = f"{target.runtime}+{target.variant}" if target.variant else target.runtime
     common = ("--runtime", runtime, "--threads", str(threads))
-    with own_folder(RUN_FOLDER, Path(tempfile.gettempdir())) as folder:
+    with temporary_folder() as folder:
         program = write_program(export, artifacts, inputs, folder / "run.pyz")
         with _carrier(target.device, program, options) as device:
             device.require(target.runtime)

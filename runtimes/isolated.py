@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..locks import RUN_FOLDER, own_folder
+from ..locks import temporary_folder
 from .application import pack
 from .base import ArtifactError, Runner, TensorInfo
 from .messages import receive, send
@@ -71,8 +70,7 @@ class IsolatedRunner(Runner):
         self._stack = contextlib.ExitStack()
 
     def _open(self) -> None:
-        folder = own_folder(RUN_FOLDER, Path(tempfile.gettempdir()))
-        program = self._stack.enter_context(folder) / "worker.pyz"
+        program = self._stack.enter_context(temporary_folder()) / "worker.pyz"
         program.write_bytes(pack("runtimes.worker", {}))
         # The environment must not see packages of this one.
         hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")

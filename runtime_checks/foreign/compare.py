@@ -11,7 +11,6 @@ import dataclasses
 import html
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from ...artifacts.sample_kinds import RANDOM, REAL, file_inputs
 from ...artifacts.samples import Source, load_samples
 from ...errors import UserError
 from ...files import sha256
-from ...locks import RUN_FOLDER, own_folder
+from ...locks import temporary_folder
 from ...reference.file_networks import network_of_file
 from ...reference.file_noise import file_noise, shares_ranges
 from ...reference.integer.file_outputs import predicted_outputs
@@ -110,7 +109,7 @@ def compare_files(
     meaning = _meaning(files, inputs)
     wanted = {**(map_inputs or {}), **(map_outputs or {})}
     _demand_known(files, wanted)
-    with own_folder(RUN_FOLDER, Path(tempfile.gettempdir())) as folder:
+    with temporary_folder() as folder:
         directory = folder / "comparison"
         directory.mkdir()
         _write(directory, files, meaning, wanted)

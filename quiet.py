@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -69,6 +68,8 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
     Yields:
         A function that returns the output so far, also after the block has ended.
     """
+    import tempfile  # takes longer than `import renormlite` without it
+
     if sys.stderr is None:  # there is no standard error, as under pythonw
         yield str
         return

@@ -9,7 +9,6 @@ that have seen it already. And it restores the state of a run with other options
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..files import atomic_path
+from ..artifacts.archive import DamageError, damage, save_arrays
 
 _RUN, _EPOCH = "run", "epoch"
 
@@ -51,12 +50,13 @@ class Checkpoint(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         variables = _state(model)
         try:
-            with open(self._path, "rb") as file, np.load(file) as saved:
+            # `np.load` verifies the checksums.
+            with damage(), open(self._path, "rb") as file, np.load(file) as saved:
                 if str(saved[_RUN]) != self._run:
                     return 0
                 epoch = int(saved[_EPOCH])
                 values = [saved[str(number)] for number in range(len(variables))]
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # missing or damaged
+        except DamageError:  # or missing
             return 0
         if any(v.shape != x.shape for v, x in zip(variables, values, strict=True)):
             return 0
@@ -68,8 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Save the state after an epoch, numbered from 0."""
         arrays = {str(n): np.asarray(v) for n, v in enumerate(_state(self.model))}
         arrays |= {_RUN: np.array(self._run), _EPOCH: np.array(epoch + 1)}
-        with atomic_path(self._path) as partial:
-            np.savez(partial, allow_pickle=False, **arrays)
+        save_arrays(self._path, arrays)
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

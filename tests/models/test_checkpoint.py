@@ -108,7 +108,9 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     file = tmp_path / "net.checkpoint.npz"
     saved(file, {})
     data = file.read_bytes()
-    for damaged in (b"", data[: len(data) // 2], bytes(len(data)), data[:120] + b"?" + data[121:]):
+    entry = data.index(b"PK\1\2")  # of the archive's directory: its flags and method follow
+    changed = [data[:at] + b"?" + data[at + 1 :] for at in (120, entry + 8, entry + 10)]
+    for damaged in (b"", data[: len(data) // 2], bytes(len(data)), *changed):
         file.write_bytes(damaged)
         model = untrained()
         before = np.asarray(model.layers[0].kernel).copy()

@@ -75,14 +75,15 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
     """
     _clear_left_behind(prefix, parent)
     made = Path(tempfile.mkdtemp(prefix=_NEW + prefix, dir=parent))
-    folder = made.with_name(made.name[len(_NEW) :])
+    folder, maker = made.with_name(made.name[len(_NEW) :]), os.getpid()
     try:
         with locked(made):
             made.rename(folder)  # only now has it the name of those that may be removed
             yield folder
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == maker:  # a fork ends the block too, and its parent still uses the folder
+            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_folder() -> AbstractContextManager[Path]:

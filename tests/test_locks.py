@@ -105,3 +105,22 @@ def test_a_lock_is_of_the_folder_that_has_the_name(tmp_path):
         folder.mkdir()
         with locked(folder):
             pass
+
+
+FORK = """
+import os, sys
+from pathlib import Path
+from renormlite.locks import own_folder
+with own_folder("run-", Path(sys.argv[1])) as folder:
+    process = os.fork()
+    if process == 0:
+        raise SystemExit
+    os.waitpid(process, 0)
+    assert folder.is_dir()
+assert not folder.exists()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_does_not_remove_the_folder_of_its_parent(tmp_path):
+    subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], check=True)

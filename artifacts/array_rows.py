@@ -1,4 +1,4 @@
-"""Arrays in `.npz` and `.npy` files, of which a few rows at a time are read."""
+"""Arrays in `.npz` and `.npy` files, read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ArrayRows:
         shape: Its shape.
         dtype: The type of its elements.
         open: Opens the file at its beginning.
-        whole: Reads all of it, where the file does not hold one row after another; else None.
+        whole: Reads the whole array if the file does not store it row by row; else None.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ArrayRows:
     whole: Callable[[], np.ndarray] | None = None
 
     def parts(self, size: int) -> Iterator[np.ndarray]:
-        """Yield the rows in parts of `size`, of which the last may be smaller.
+        """Yield the rows in parts of `size`; the last part may be smaller.
 
         Raises:
             DamageError: The file is damaged.
@@ -57,11 +57,11 @@ class ArrayRows:
 
 
 def open_arrays(path: Path) -> dict[str, ArrayRows]:
-    """Open the arrays of an `.npz` file; an `.npy` file holds one without a name.
+    """Open the arrays of an `.npz` file, or the one array of an `.npy` file under the name "".
 
     Raises:
-        OSError: It cannot be read.
-        DamageError: It holds no arrays of numbers or text, or is damaged.
+        OSError: The file cannot be read.
+        DamageError: The file holds no arrays of numbers or text, or is damaged.
     """
     if path.suffix == ".npy":
         opener = functools.partial(_open_file, path)
@@ -80,7 +80,7 @@ def open_arrays(path: Path) -> dict[str, ArrayRows]:
 def _rows(
     opener: Callable[[], IO[bytes]], name: str, size: int, whole: Callable[[], np.ndarray]
 ) -> ArrayRows:
-    """Return the array behind a header, whose file has `size` bytes."""
+    """Read the header of an array in a file of `size` bytes."""
     with damage(), opener() as stream:
         shape, fortran, dtype = read_header(stream, name)
         if stream.tell() + math.prod(shape) * dtype.itemsize > size:

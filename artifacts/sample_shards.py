@@ -1,9 +1,9 @@
 """Samples in Parquet files and in tar files with the layout of WebDataset.
 
-A Parquet file has one row a sample and one column an input: a list of its numbers (nested or not),
-or the bytes of an image. In a tar file, the members of one sample follow each other and share their
-name up to the first point; behind it `npy`, an image suffix, or `INPUT.npy` where a network has
-several inputs, say what they hold. `label` (a column) or `cls` (a member) is the class.
+A Parquet file has one row per sample and one column per input: a list of numbers (nested or not),
+or the bytes of an image. In a tar file, the members of one sample are consecutive and share their
+name up to the first dot. The rest of the name tells the content: `npy`, an image suffix, or
+`INPUT.npy` if the network has several inputs. The class is the column `label` or the member `cls`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .manifest import TensorSpec
 from .sample_stream import Part, SampleStream
 
 LABEL = "label"
-# What tarfile and the decompressors raise for damage; DamageError is a ValueError.
+# Exceptions of tarfile and the decompressors for damaged files; DamageError is a ValueError.
 _TAR = (tarfile.TarError, EOFError, OSError, ValueError, TypeError, LookupError, zlib.error)
-# What the exceptions of pyarrow are made of.
+# Base classes of the exceptions of pyarrow.
 _ARROW = (OSError, ValueError, NotImplementedError, LookupError, TypeError)
 _PARQUET = ".parquet"
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CLASS = "cls"
 _GLOB = "*?["
-# One member of a tar file is one array or image.
+# Limit on the size in bytes of one member, an array or an image.
 _LARGEST_MEMBER = 1 << 30
 
 
@@ -42,7 +42,7 @@ def find_shards(path: Path) -> list[Path]:
     """Return the Parquet or tar files of a path, a folder or a pattern such as `train-*.tar`.
 
     Returns:
-        The files in the order of their names; none where the path is something else.
+        The files sorted by name; empty if the path is something else.
     """
     if path.is_file():
         return [path] if _is_shard(path) else []
@@ -63,12 +63,12 @@ def open_shards(
 
     Args:
         paths: The files.
-        name: Their name together.
+        name: Name of the whole set, for messages.
         inputs: The network's inputs.
         preprocessing: How the pixels of images become inputs.
 
     Raises:
-        UserError: They are of two kinds, or cannot be read.
+        UserError: The files are of two kinds, or cannot be read.
     """
     tables = [path for path in paths if path.name.endswith(_PARQUET)]
     if not tables:
@@ -95,7 +95,7 @@ def _parquet(path: Path) -> Any:
         raise missing or error from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        _ = file.schema_arrow  # which is parsed when it is asked for
+        _ = file.schema_arrow  # parsed on first access
         return file
     except _ARROW as error:
         raise UserError(f"{path} is not a Parquet file ({_line(error)}).") from error
@@ -144,7 +144,7 @@ def _column(
 
     rows = len(column)
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-        column = column.field("bytes")  # as Hugging Face's data sets hold images
+        column = column.field("bytes")  # the layout of images in Hugging Face data sets
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         demand_image_input(f"The images of {where}", [tensor], preprocessing)
         assert preprocessing is not None
@@ -200,7 +200,7 @@ def _tar_parts(
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the key of each sample of a tar file and its members by what follows the key."""
+    """Yield the key of each sample of a tar file, and its members by the rest of their names."""
     with _damage(path), tarfile.open(path, "r|*") as archive:
         last = ""
         members: dict[str, bytes] = {}
@@ -252,7 +252,7 @@ def _input(
 
 
 def _class(members: Mapping[str, bytes], where: str) -> np.ndarray:
-    """Return the class of one sample, -1 where it has none."""
+    """Return the class of one sample; -1 if it has none."""
     text = members.get(_CLASS)
     if text is None:
         return np.full(1, -1)
@@ -271,7 +271,7 @@ def _line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Turn what tarfile and the decompressors raise into one error."""
+    """Turn the exceptions of tarfile and the decompressors into a `UserError`."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""Samples that are read part by part, so that a source may be larger than memory."""
+"""Samples that are read in parts, so that a source may be larger than memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 # Arrays by input name, and the labels of the same samples.
 Part = tuple[Mapping[str, np.ndarray], np.ndarray | None]
 
-# What a part of a source holds at most, in bytes of its inputs as float32, and in samples.
+# Limits on the size of a part: bytes of its inputs as float32, and number of samples.
 PART_BYTES, PART_SAMPLES = 1 << 24, 512
 
 
@@ -21,9 +21,9 @@ class SampleStream:
 
     Attributes:
         source: Their origin, for the manifest.
-        chosen: Which of them were chosen, for the manifest; empty where that is not known before
-            they are read.
-        count: Number of samples; None where only reading them tells.
+        chosen: Which of them were chosen, for the manifest; empty if that is unknown until they are
+            read.
+        count: Number of samples; None if it is unknown until they are read.
         parts: Given a number, yields the samples in parts of about that many; can be called once.
         notes: Sentences on samples that are left out or have no label.
     """
@@ -35,7 +35,7 @@ class SampleStream:
     notes: tuple[str, ...] = ()
 
     def take(self, limit: int | None) -> SampleStream:
-        """Return at most `limit` samples: evenly spread where their number is known, else first."""
+        """Return at most `limit` samples: evenly spread if the count is known, else the first."""
         if limit is None or (self.count is not None and self.count <= limit):
             return self
         if self.count is None:
@@ -51,7 +51,7 @@ class SampleStream:
         )
 
     def batches(self, size: int) -> Iterator[Part]:
-        """Yield the samples in parts of exactly `size`, of which the last may be smaller."""
+        """Yield the samples in parts of exactly `size`; the last part may be smaller."""
         waiting: list[Part] = []
         held = 0
         for part in self.parts(size):
@@ -71,13 +71,13 @@ def spread(count: int, limit: int) -> np.ndarray:
 
 
 def part_size(shapes: Sequence[Sequence[int | None]]) -> int:
-    """Return how many samples a part holds, from the shapes of the inputs, batch included."""
+    """Return the number of samples in a part, from the inputs' shapes with the batch axis."""
     elements = sum(math.prod(size or 1 for size in shape[1:]) for shape in shapes)
     return max(1, min(PART_SAMPLES, PART_BYTES // (4 * max(1, elements))))
 
 
 def concatenated(parts: Sequence[Part]) -> Part:
-    """Return parts as one; labels of parts without any are -1."""
+    """Join parts; samples of parts without labels get -1 if another part has labels."""
     if len(parts) == 1:
         return parts[0]
     arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}

@@ -1,4 +1,4 @@
-"""`renormlite device setup|remove`: the emulated systems and web runtimes in the user's cache."""
+"""`renormlite device setup|remove`: emulated systems and web runtimes in the user's cache."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def command() -> None:
 def setup(
     kinds: tuple[str, ...], source: str | None, browser: Path | None, json_path: Path | None
 ) -> None:
-    """Download and build the devices KINDS; existing ones are kept.
+    """Download and build the devices KINDS; keep existing ones.
 
-    Needs no privileges. Downloads come from the package sources that apt, pip and npm use on this
+    No privileges are needed. Downloads come from the package sources of apt, pip and npm on this
     machine. The result is stored in the user's cache folder (XDG_CACHE_HOME, or RENORMLITE_CACHE).
     """
     start = time.monotonic()
@@ -68,7 +68,7 @@ def setup(
 @click.argument("kinds", nargs=-1, type=Choice(KINDS))
 @json_option("the bytes freed")
 def remove(kinds: tuple[str, ...], json_path: Path | None) -> None:
-    """Remove devices of KINDS from the cache, or all of them."""
+    """Remove the devices KINDS from the cache; without KINDS, all of them."""
     console = console_beside(json_path)
     components = _components()
     freed = {name: components[name].remove() for name in kinds or components}
@@ -81,7 +81,7 @@ def remove(kinds: tuple[str, ...], json_path: Path | None) -> None:
 
 
 def _components() -> dict[str, Component]:
-    """Return what is set up for each device, and what they share."""
+    """Return the files of each device, and those that devices share."""
     return {
         **{kind: system.component for kind, system in SYSTEMS.items()},
         BROWSER: web_packages.PACKAGES,

@@ -1,4 +1,4 @@
-"""A bar with the remaining time, for commands that take longer than two seconds."""
+"""A progress bar with the remaining time, for commands that take longer than two seconds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..advance import Listener, listening
 from .safe_console import SafeConsole
 from .verbosity import is_quiet
 
-# Whoever waits less has no use for a bar.
+# Shorter commands show no bar.
 _SHOWN_AFTER_S = 2.0
 
 
 @contextlib.contextmanager
 def progress_bar(doing: str, console: Console | None = None) -> Iterator[Listener]:
-    """Show how far the block is once it has run for two seconds; nothing is left of the bar.
+    """Show the progress of a block that runs longer than two seconds; remove the bar at its end.
 
     Args:
-        doing: What the block does; the step in hand takes its place.
-        console: Where the block prints; by default standard error. Nothing is shown where it is no
-            terminal, and with `--quiet`.
+        doing: Description of the block, shown until the first step is reported.
+        console: Where the block prints; standard error by default. The bar is not shown if this is
+            not a terminal, or with `--quiet`.
 
     Yields:
         A listener for steps that `advance` does not report.

@@ -18,18 +18,18 @@ from ..artifacts.network import Network, Node
 from ..artifacts.precisions import half_rounding
 from .altered_weights import Compare, explain
 
-# A quantized weight is off by half a step at most. Converters compute w / scale in float32 with a
-# scale rounded to float32, so that a number near the middle of two steps may go to either: three
-# roundings of the quotient, which count where it is large, as in 32-bit biases.
+# The error of a quantized weight is at most half a step. Converters compute w / scale in float32
+# with a scale rounded to float32, so a number near the middle of two steps may go to either. The
+# quotient has three roundings, which matter where it is large, as in 32-bit biases.
 _HALF_STEP = 0.5
 _QUOTIENT = 3 * 2.0**-24
 
-# Folding takes a handful of float32 operations, each with a relative error of 2^-24, on numbers of
-# the tensor's size.
+# Folding needs a few float32 operations, each with a relative error of 2^-24, on numbers as large
+# as the tensor's.
 _FOLDED_ELSEWHERE = 16 * 2.0**-24
 
-# A constant that agrees with a weight in half of its elements, but not all, was altered. One that a
-# converter merged with a neighbour agrees nowhere, except where numbers are 0.
+# A constant that agrees with a weight in half of its elements or more, but not in all, was altered.
+# A constant that a converter merged with another operator agrees only where numbers are 0.
 _ALTERED_SHARE = 0.5
 
 # Numbers that are compared first, to distinguish most arrays quickly.
@@ -47,19 +47,18 @@ class WeightMatch:
         state: "equal", "altered" (most elements agree), or "absent" (no constant resembles it:
             merged by the converter, reordered, or altered throughout).
         tensor: The equal or most similar constant; None if there is none of its size.
-        form: Axes of the network's weight, seen in the shape ``view``, in the order of the
-            constant, flattened.
-        view: That shape; the weight's own, but for a dense layer behind a flattened feature map,
-            whose rows are places and channels.
+        form: Order of the axes of the network's weight, reshaped to ``view``, in the constant.
+        view: Shape of the weight; for a dense layer after a flattened feature map, the rows are
+            split into positions and channels.
         differing: Number of elements that differ.
         size: Number of elements.
         at: Index of the first differing element, in the network's axes.
-        found: The file's number there.
-        expected: The network's number there.
+        found: The number in the file at that index.
+        expected: The number in the network at that index.
         remark: Explanation of the difference, if known (`altered_weights`).
         rounded: Whether the weight is equal only within the rounding of another fold.
-        negated: Whether the file holds the numbers with the other sign.
-        offset: What the file's numbers have been increased by.
+        negated: Whether the file holds the numbers with the opposite sign.
+        offset: Constant that the file adds to the numbers.
     """
 
     node: str
@@ -98,7 +97,7 @@ def match_weights(
     Args:
         network: The folded network.
         graph: The file.
-        foreign: Whether another converter made the file, whose fold rounds differently.
+        foreign: Whether another converter made the file; its fold rounds differently.
 
     Returns:
         One entry for each weight of each node. Nodes that share a weight share the constant.
@@ -133,7 +132,7 @@ def match_weights(
             features = maps.get(node.name, ())
             match = _nearest(node, role, weight, features, rest, foreign)
             if role == "alpha" and match.state != "equal":
-                # A PReLU that is written out: relu(x) + (-alpha) · relu(-x).
+                # A PReLU as separate operators: relu(x) + (-alpha) · relu(-x).
                 beside = [c for c in rest if c.key in factors]
                 other = _nearest(node, role, -weight, features, beside, foreign)
                 match = replace(other, negated=True) if other.state == "equal" else match
@@ -147,7 +146,7 @@ def match_weights(
 
 
 def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
-    """Return the feature maps that dense nodes read through a flatten, by node."""
+    """Return, by node, the shape of the feature map that each dense node reads flattened."""
     nodes = {node.name: node for node in network.nodes}
     shapes: dict[str, Sequence[int | None]] = {**network.inputs}
     shapes.update({node.name: node.shape for node in network.nodes})
@@ -212,7 +211,7 @@ def forms(
 
 
 def axes_of(rank: int) -> tuple[tuple[int, ...], int, int]:
-    """Return the axes of places, of channels, and of the outputs behind a map of ``rank`` axes."""
+    """Return the axes of positions, channels and outputs for a feature map of ``rank`` axes."""
     return tuple(range(rank - 1)), rank - 1, rank
 
 
@@ -313,7 +312,7 @@ def _nearest(
 
 
 def _does_nothing(node: Node, role: str, weight: np.ndarray) -> bool:
-    """Return whether converters leave a weight out: adding zeros, multiplying by ones."""
+    """Return whether converters omit a weight because it adds zeros or multiplies by ones."""
     factor = role == "scale" or (role == "constant" and node.op == "multiply")
     return not weight.any() or (factor and bool(np.all(weight == 1)))
 
@@ -330,7 +329,7 @@ def _explained(
     best: _Candidate,
     compare: Compare,
 ) -> tuple[_Candidate, str]:
-    """Return the constant that a known alteration explains, with a remark; else the nearest one."""
+    """Return the constant explained by a known alteration, with a remark; else the nearest one."""
     if weight.size < 2 or not weight.any():
         return best, ""
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
@@ -349,7 +348,7 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
     assert data is not None
     real = constant.real(data).reshape(-1)
     if data.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # beyond half precision a weight becomes infinity
+        with np.errstate(over="ignore"):  # weights beyond half precision become infinite
             rounded = expected.astype(data.dtype).astype(np.float64)
         return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
     if constant.quantization is None:
@@ -359,9 +358,10 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
 
 
 def _wrong_foreign(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same within the rounding of a fold in float32 in another order.
+    """Return the same with a tolerance for a fold that computes in float32 in another order.
 
-    A bias is a difference of numbers that may be larger than itself.
+    The tolerance is relative to the largest element too, since a bias is a difference of numbers
+    that may be larger than the bias.
     """
     wrong, real = _wrong(expected, constant)
     size = np.abs(expected) + np.abs(expected).max(initial=0.0)

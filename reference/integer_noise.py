@@ -1,19 +1,20 @@
 """Bounds the difference between two correct runtimes of one integer file.
 
-Every operator of such a file ends in a rounding to the steps of its output. Runtimes differ in how
+Every operator of such a file rounds its result to the steps of its output. Runtimes differ in how
 they round (`reference.rounding.arithmetic`), in whether they round between two operators that they
-fuse, and in the tables of their functions. Each of these moves single results by one step, next to
-a tie. The next rounding either removes a difference that is small relative to a step or turns it
-into a whole step, so that after a few layers the roundings of two runtimes are unrelated; and since
-a rule prefers one direction, their differences do not average out. Independent differences of one
-step in every result of every operator cover both: LiteRT's kernels, TFLite Micro, ONNX Runtime and
-OpenVINO differ by 0.1 to 0.8 of their effect on the output (docs/checks.md).
+fuse, and in the tables of their functions. Each of these changes individual results near a tie by
+one step. The next rounding either removes a difference that is small relative to a step or turns it
+into a whole step, so after a few layers the roundings of two runtimes are unrelated. Since a rule
+prefers one direction, their differences do not average out. Assuming independent differences of one
+step in every result of every operator covers both effects: the differences between LiteRT's
+kernels, TFLite Micro, ONNX Runtime and OpenVINO are 0.1 to 0.8 of what this predicts for the output
+(docs/checks.md).
 
-The error of quantization itself does not enter: all runtimes have it.
+The quantization error itself is not included, since it is the same on all runtimes.
 
-The steps and the ranges of operators with weights are the file's, found by their weights. Other
-operators get steps that cover the ranges of their values. A value beyond its range saturates
-equally on every runtime and propagates no difference.
+The steps and ranges of operators with weights are read from the file, where the weights identify
+them. Other operators get steps that cover the ranges of their values. A value outside its range
+saturates on every runtime and propagates no difference.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..artifacts.network import Network, Node
 from .file_weights import WeightMatch
 from .network import node_values
 
-# Operators between a file's input and its integers.
+# Operators between an input of a file and its first quantized value.
 _BEFORE_INTEGERS = (
     "QUANTIZE",
     "QuantizeLinear",
@@ -40,22 +41,22 @@ _BEFORE_INTEGERS = (
     "Unsqueeze",
 )
 
-# Operators between the sums of a linear operator and the integers that they become.
+# Operators between the sums of a linear operator and the integers to which they are rounded.
 _BEHIND_SUMS = (*_BEFORE_INTEGERS, "Add", "Clip", "Max", "Min", "Relu", "Squeeze", "SQUEEZE")
 
 # Samples from which the ranges of operators without weights are taken.
 _FOR_RANGES = 8
 
-# Operators that kernels compute together with the linear operator before them.
+# Operators that kernels fuse into the linear operator before them.
 _FUSED = ("relu", "clip")
 
-# Operators with a constant that together are a clip.
+# Operators that form a clip when one input is a constant.
 _LIMITS = ("maximum", "minimum")
 
-# Operators whose results are some of the values that they read.
+# Operators whose results are a subset of their input values.
 _MAXIMA = ("global_max_pool", "max_pool", "reduce_max")
 
-# Operators that change no number, also when one stands for a merged affine.
+# Operators that change no number; they may also stand for a merged affine.
 _SAME_NUMBERS = ("flatten", "identity", "linear", "permute", "reshape")
 
 # Operators that pass integers on unchanged.
@@ -92,8 +93,8 @@ class Step:
 
     Attributes:
         size: The step.
-        low: The least number that they represent.
-        high: The greatest.
+        low: The least number that the integers represent.
+        high: The greatest number that they represent.
     """
 
     size: float
@@ -133,15 +134,16 @@ def rounding_steps(
 
 
 def rounded_values(network: Network, steps: Mapping[str, Step]) -> dict[str, str]:
-    """Return the value that shows what rounding to the steps of each node costs.
+    """Return, for each node, the value at which the cost of rounding to its steps is measured.
 
-    That is the value of a relu fused with the node, also behind operators that change no number and
-    behind a constant that is added, which converters put into the bias; or that of a maximum, which
-    drops values that the integers need not represent. Nodes before a hard_sigmoid are absent.
+    It is the value of a relu fused with the node, even after operators that change no number or
+    after the addition of a constant, which converters put into the bias. It may also be the value
+    of a maximum, which drops values that the integers need not represent. Nodes before a
+    hard_sigmoid are absent.
     """
     readers = network.readers()
     for output in network.outputs.values():
-        readers.pop(output, None)  # every number that is returned counts
+        readers.pop(output, None)  # outputs of the network are measured as they are
     found = {name: _shown(name, readers, steps) for name in steps}
     return {name: shown for name, shown in found.items() if shown is not None}
 
@@ -154,7 +156,7 @@ def _shown(name: str, readers: Mapping[str, list[Node]], steps: Mapping[str, Ste
         if node.op in _FUSED or node.op in _MAXIMA or (node.op in _LIMITS and constant):
             found = name
         elif node.op == "hard_sigmoid":
-            return None  # relu6(x + 3) is rounded, which is no value of the network
+            return None  # the file rounds relu6(x + 3), which is not a value of the network
         elif node.op not in _SAME_NUMBERS and not (node.op == "add" and constant):
             break
     return found
@@ -178,12 +180,12 @@ def input_steps(
 
     Args:
         graph: The file.
-        names: Its inputs.
-        samples: What each is given.
+        names: Names of its inputs.
+        samples: The array given to each input.
 
     Returns:
-        Steps by name. Inputs that no op quantizes are absent, and those that take integers as they
-        are, such as pixels.
+        Steps by name. Inputs that no op quantizes are absent, as are inputs that take integers
+        unchanged, such as pixels.
     """
     readers = _first_readers(graph)
     keys = {graph.tensors[key].name: key for key in graph.inputs}
@@ -220,7 +222,7 @@ def _written(graph: ArtifactGraph, readers: Mapping[str, GraphOp], key: str) -> 
         passed.add(key)
         op = readers[key]
         if computed and op.kind not in _BEHIND_SUMS:
-            return None  # a function computed in float: the following steps are its own
+            return None  # a function computed in float: the next steps are those of its result
         computed = computed or bool(graph.activations(op))
         key = op.outputs[0]
         steps = graph.tensors[key].quantization

@@ -1,9 +1,9 @@
 """Finds affines that a converter merged into a linear layer next to them.
 
-For instance a norm that the fold left, or a custom layer that scales its input: once merged, y = s
-(W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t, unless
-padding inserts zeros instead of t. A bias before a linear layer is such a t, so that of two
-consecutive linear layers only the second one may have a bias. The weights differ from the
+Examples are a norm that could not be folded and a custom layer that scales its input. Once merged,
+y = s (W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t,
+unless padding inserts zeros instead of t. A bias before a linear layer is such a t, so a converter
+may move the biases of two consecutive linear layers to the second one. The weights differ from the
 network's, but the composition does not. Such a layer is identified by its composed weights.
 """
 
@@ -29,15 +29,15 @@ _LINEAR = ("conv", "depthwise_conv", "dense", "conv_transpose")
 
 
 def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
-    """Return the network with the affines merged that the file has merged.
+    """Return the network with the same affines merged as in the file.
 
     Args:
         network: The folded network.
         graph: The file.
 
     Returns:
-        The network, in which a merged layer has the file's own weights and the nodes of its affine
-        are identities.
+        The network. A merged layer has the weights of the file; the nodes of its affine become
+        identities.
     """
     readers = network.readers()
     outputs = set(network.outputs.values())
@@ -60,7 +60,7 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
             found = _in_file(composed, graph)
             if found is not None:
                 replaced[name] = found
-                replaced |= {n.name: n for n in composed.left}
+                replaced |= {n.name: n for n in composed.rest}
                 inserted |= dict(composed.inserted)
                 break
     if not replaced:
@@ -75,13 +75,13 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
 def _merged(
     node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]], outputs: set[str]
 ) -> list[_Composed]:
-    """Return a node merged with affines on both sides, behind it and in front of it."""
+    """Return a node merged with the affines after it, before it, and on both sides."""
     behind = _compositions(node, readers, outputs)
     both = [
         replace(
             front,
             size=front.size + each.size,
-            left=(*each.left, *front.left),
+            rest=(*each.rest, *front.rest),
             inserted=(*each.inserted, *front.inserted),
         )
         for each in behind
@@ -92,19 +92,19 @@ def _merged(
 
 @dataclass(frozen=True)
 class _Composed:
-    """A linear node with the affine behind or in front of it.
+    """A linear node merged with the affine after or before it.
 
     Attributes:
         node: The linear node, with composed weights.
-        size: How large the numbers are that were added up to each bias.
-        left: Replacements of the other nodes: identities, or linear nodes without their bias.
-        shifted: Whether a shift went into the bias, which the file must then have.
-        inserted: New nodes, each with the name of the node before which it stands.
+        size: Sum of the absolute values that were added to each bias.
+        rest: Replacements of the other nodes: identities, or linear nodes without their bias.
+        shifted: Whether a shift was added to the bias; the file must then contain that bias.
+        inserted: New nodes, each with the name of the node that it is inserted before.
     """
 
     node: Node
     size: np.ndarray
-    left: tuple[Node, ...]
+    rest: tuple[Node, ...]
     shifted: bool = False
     inserted: tuple[tuple[str, Node], ...] = ()
 
@@ -167,14 +167,14 @@ def _with_hard_sigmoid(
 def _in_front(
     node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
 ) -> list[_Composed]:
-    """Return a node with more and more of the affine before it merged, the longest first.
+    """Return a node merged with the affine nodes before it, the longest sequence first.
 
-    The affine ends at a linear node, whose bias is a shift too.
+    The sequence ends at a linear node, whose bias counts as a shift.
     """
     arrays = node.arrays
     channels = _read_channels(node, arrays["kernel"])
     scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
-    left: list[Node] = []
+    absorbed: list[Node] = []
     found: list[_Composed | None] = []
     before = nodes.get(node.inputs[0])
     while before is not None and len(readers[before.name]) == 1:
@@ -187,25 +187,25 @@ def _in_front(
             # s (a x + b) + t
             shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
             scale = scale * affine[0]
-            left.append(_identity(before))
-            found.append(_with_front(node, scale, shift, size, left))
+            absorbed.append(_identity(before))
+            found.append(_with_front(node, scale, shift, size, absorbed))
             before = nodes.get(before.inputs[0])
             continue
         if before.op in LINEAR and bias is not None and bias.shape == (channels,):
             for more, rest in _biases(before, nodes, readers):
                 moved, grown = scale * more + shift, np.abs(scale * more) + size
-                found.append(_with_front(node, scale, moved, grown, [*left, *rest]))
+                found.append(_with_front(node, scale, moved, grown, [*absorbed, *rest]))
         break
     else:
-        if before is not None and not left:
+        if before is not None and not absorbed:
             found.append(_with_shared_bias(node, before))
     return [each for each in found[::-1] if each is not None]
 
 
 def _with_shared_bias(node: Node, before: Node) -> _Composed | None:
-    """Return a linear node with the bias of the linear node before it, which others read as well.
+    """Return a linear node merged with the bias of the linear node before it.
 
-    The converter adds the bias for the others by an operator of its own.
+    That node has other readers too, for which the converter adds the bias in a separate operator.
     """
     bias = before.weights.get("bias")
     channels = _read_channels(node, node.arrays["kernel"])
@@ -231,7 +231,7 @@ def _with_shared_bias(node: Node, before: Node) -> _Composed | None:
     return replace(
         composed,
         node=replace(composed.node, inputs=(bare.name,)),
-        left=(added,),
+        rest=(added,),
         inserted=((before.name, bare),),
     )
 
@@ -239,23 +239,23 @@ def _with_shared_bias(node: Node, before: Node) -> _Composed | None:
 def _biases(
     node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
 ) -> list[tuple[np.ndarray, list[Node]]]:
-    """Return the biases that a converter may move on from a linear node.
+    """Return the biases that a converter may move from a linear node to the next one.
 
-    The first is the node's own; to the others, the shifts before the node are added.
+    The first is the node's own bias; the others include the shifts before the node.
     """
     bare = replace(node, weights={r: w for r, w in node.weights.items() if r != "bias"})
     found = [(node.weights["bias"].astype(np.float64), [bare])]
     if node.op in _LINEAR:
         for composed in _in_front(node, nodes, readers):
             if np.array_equal(composed.node.weights["kernel"], node.weights["kernel"]):
-                found.append((composed.node.weights["bias"], [bare, *composed.left]))
+                found.append((composed.node.weights["bias"], [bare, *composed.rest]))
     return found
 
 
 def _with_front(
-    node: Node, scale: np.ndarray, shift: np.ndarray, size: np.ndarray, left: list[Node]
+    node: Node, scale: np.ndarray, shift: np.ndarray, size: np.ndarray, absorbed: list[Node]
 ) -> _Composed | None:
-    """Return the linear node of x that equals a node of scale · x + shift; None if none does."""
+    """Return the linear node whose output for x is `node`'s for scale · x + shift, if any."""
     arrays = node.arrays
     kernel = arrays["kernel"].astype(np.float64)
     scaled = _scaled_in_front(node, kernel, scale)
@@ -267,20 +267,20 @@ def _with_front(
     return _Composed(
         replace(node, weights=weights, constants={}),
         np.abs(bias) + terms,
-        tuple(left),
+        tuple(absorbed),
         shifted=bool(shift.any()),
     )
 
 
 def _of_constant(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-    """Return the output of a linear node without bias for an input of one number a channel.
+    """Return the output of a linear node without bias for an input that is constant per channel.
 
-    None if the output depends on the place, as at the borders of a padded convolution.
+    None if the output depends on the position, as at the borders of a padded convolution.
     """
     channels = _channels(node, kernel)
     if not values.any():
         return np.zeros(channels)
-    # Enough places for every position of the kernel to be at a border and in the middle.
+    # Large enough that the kernel is applied at every border and in the interior.
     reach = [3 * size for size in kernel.shape[: kernel.ndim - 2]]
     dilation = node.attributes.get("dilation", [1] * len(reach))
     sizes = [n * d for n, d in zip(reach, dilation)]
@@ -297,7 +297,7 @@ def _read_channels(node: Node, kernel: np.ndarray) -> int:
 
 
 def _scaled_in_front(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
-    """Return a kernel times a factor for each channel that it reads."""
+    """Return a kernel multiplied by a factor for each input channel."""
     if np.all(scale == scale[0]):
         return kernel * scale[0]
     if node.attributes.get("groups", 1) != 1:
@@ -312,7 +312,7 @@ def _channels(node: Node, kernel: np.ndarray) -> int:
 
 
 def _scaled(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return a kernel times a factor for each output channel."""
+    """Return a kernel multiplied by a factor for each output channel."""
     if node.op == "depthwise_conv":
         return kernel * scale.reshape(kernel.shape[-2:])
     return kernel * (scale[:, None] if node.op == "conv_transpose" else scale)
@@ -323,7 +323,7 @@ def _last(node: Node) -> int | None:
 
 
 def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return scale and shift of a node that is an affine along the last axis, else None."""
+    """Return scale and shift if a node is an affine along the last axis, else None."""
     arrays = node.arrays
     if node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
         return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
@@ -347,7 +347,7 @@ def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _in_file(merged: _Composed, graph: ArtifactGraph) -> Node | None:
-    """Return a composed node with the file's own weights, None where the file has none such."""
+    """Return a composed node with the weights of the file; None if the file has no such weights."""
     node = merged.node
     weights: dict[str, np.ndarray] = {}
     for role, size in (("kernel", np.abs(node.weights["kernel"])), ("bias", merged.size)):
@@ -365,7 +365,7 @@ def _in_file(merged: _Composed, graph: ArtifactGraph) -> Node | None:
 
 
 def _like(node: Node, role: str, constants: Sequence[GraphTensor]) -> Iterator[WeightMatch]:
-    """Yield the constants of a weight's size in every order of axes."""
+    """Yield every constant as large as a weight, in every order of its axes."""
     shape = node.weights[role].shape
     for tensor in constants:
         if tensor.data is None or tensor.data.size != int(np.prod(shape)):

@@ -1,7 +1,7 @@
-"""Inputs of a file whose integers are pixels, and stand for pixels minus a mean.
+"""Inputs of a file whose integers are pixels and represent pixels minus a mean.
 
-The mean is the zero point of the input's quantization. The network subtracts it in an operator of
-its own, which the file does not need.
+The mean is the zero point of the input's quantization. The network subtracts it in a separate
+operator, which the file does not need.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..artifacts.network import Network, Node
 
 
 def with_pixels(network: Network, graph: ArtifactGraph) -> Network:
-    """Return the network of the numbers that a file's pixels stand for.
+    """Return the network for the numbers that a file's pixels represent.
 
-    Operators that subtract the mean, which is the file's zero point, are identities in it.
+    Operators that subtract the mean, which is the file's zero point, become identities.
     """
     means = {
         name: float(tensor.quantization.zero_points[0])
@@ -38,11 +38,11 @@ def with_pixels(network: Network, graph: ArtifactGraph) -> Network:
 def numbers_of(
     inputs: Mapping[str, np.ndarray], network: Network, graph: ArtifactGraph
 ) -> dict[str, np.ndarray]:
-    """Return the numbers, in float64, that a file takes its inputs for.
+    """Return, in float64, the numbers that the inputs of a file represent.
 
     Args:
-        inputs: Keras input name to samples; integers of the file's own type are its integers.
-        network: The network, whose inputs are in the order of the file's.
+        inputs: Keras input name to samples; integers of the input's type are quantized numbers.
+        network: The network; its inputs are in the order of the file's.
         graph: The file.
     """
     tensors = {n: graph.tensors[key] for n, key in zip(network.inputs, graph.inputs)}

@@ -1,12 +1,14 @@
-"""Measures the cost of each layer of an integer file: weights, steps of its range, and clipping.
+"""Measures the quantization error that each layer of an integer file causes.
 
-One cause in one layer at a time is introduced, everything else stays exact, and the network is
-evaluated from that layer on: the weights as the file rounds them; the layer's results rounded to
-the file's steps, those beyond its range unchanged; the results beyond the range clipped. The powers
-of such errors, each taken alone, add up to first order. So a cause with the power p among P of all
-causes costs
+There are three causes in each layer: rounding the weights as the file does, rounding the results to
+the file's steps (results outside the range stay unchanged), and clipping the results to the range.
+One cause in one layer is introduced at a time; everything else stays exact, and the network is
+evaluated from that layer on. To first order the powers of these errors add up. A cause with power
+p, of the total power P of all causes, therefore costs
 
-    10 log10(P / (P - p))   decibels: the gain of the file without it
+    10 log10(P / (P - p))   decibels,
+
+which is the gain in signal-to-noise ratio of the file without it.
 """
 
 from __future__ import annotations
@@ -27,19 +29,19 @@ from .rounded_weights import RoundedWeights
 
 CAUSES = ("weights", "steps", "clipping")
 
-# Limit on the products of the measurement: some thirty seconds of one core.
+# Limit on the number of multiplications, about thirty seconds on one core.
 _WORK = 20_000_000_000
 
 Values = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Harm:
+class Effect:
     """The effect of an error on the outputs.
 
     Attributes:
-        power: Power of the error over the signal's, the mean of all outputs.
-        decisions: Samples with another decision.
+        power: Power of the error divided by that of the signal, averaged over the outputs.
+        decisions: Number of samples whose decision changes.
     """
 
     power: float
@@ -52,16 +54,17 @@ class LayerCost:
 
     Attributes:
         layer: The Keras layer; `input 'NAME'` for an input of the file.
-        causes: `weights`, `steps` and `clipping` to the effect of each alone.
-        channels: Largest channel of the layer's results over the median one; 1 for none.
-        outliers: Greatest of the layer's results over the 99.9th percentile.
-        clipped: Percentage of its results beyond its range.
-        low: The least number of its range.
-        high: The greatest.
+        causes: The effect of each cause alone, by name: `weights`, `steps` and `clipping`.
+        channels: Maximum of the layer's largest channel divided by that of the median channel; 1
+            without channels.
+        outliers: Greatest absolute result of the layer divided by the 99.9th percentile.
+        clipped: Percentage of its results outside its range.
+        low: Lower end of its range.
+        high: Upper end of its range.
     """
 
     layer: str
-    causes: Mapping[str, Harm]
+    causes: Mapping[str, Effect]
     channels: float = 1.0
     outliers: float = 1.0
     clipped: float = 0.0
@@ -70,12 +73,12 @@ class LayerCost:
 
     @property
     def power(self) -> float:
-        """Power of all its causes."""
-        return sum(harm.power for harm in self.causes.values())
+        """Sum of the powers of its causes."""
+        return sum(effect.power for effect in self.causes.values())
 
     @property
     def worst(self) -> str:
-        """The greatest cause."""
+        """The cause with the greatest power."""
         return max(self.causes, key=lambda cause: self.causes[cause].power)
 
 
@@ -86,20 +89,20 @@ class Costs:
     Attributes:
         layers: Every layer with a cost.
         together: Effect of all causes at once.
-        samples: Samples that were evaluated.
+        samples: Number of samples that were evaluated.
     """
 
     layers: tuple[LayerCost, ...]
-    together: Harm
+    together: Effect
     samples: int = field(default=0)
 
     @property
     def power(self) -> float:
-        """Power of all causes, each taken alone."""
+        """Sum of the powers of all causes, each measured alone."""
         return sum(layer.power for layer in self.layers)
 
     def decibels(self, power: float) -> float:
-        """Return the gain of a file without errors of some power, in decibels."""
+        """Return the gain in decibels if errors of the given power are removed."""
         rest = self.power - power
         if power <= 0:
             return 0.0
@@ -120,27 +123,34 @@ def measure_costs(
     network = with_merged_affines(network, graph)
     matches = match_weights(network, graph)
     rounded = RoundedWeights.of(network, matches)
-    fed = input_steps(graph, list(network.inputs), [inputs[name] for name in network.inputs])
-    inputs = _some(network, inputs)
-    trial = _Trial(network, inputs, deciding)
+    input_rounding = input_steps(
+        graph, list(network.inputs), [inputs[name] for name in network.inputs]
+    )
+    inputs = _evaluated_samples(network, inputs)
+    experiment = _Experiment(network, inputs, deciding)
     steps = rounding_steps(network, graph, matches, inputs)
     steps = {place: steps[name] for name, place in rounded_values(network, steps).items()}
-    found = [_layer_cost(trial, f"input '{name}'", {name: step}, {}) for name, step in fed.items()]
+    found = [
+        _layer_cost(experiment, f"input '{name}'", {name: step}, {})
+        for name, step in input_rounding.items()
+    ]
     for layer in dict.fromkeys(node.layer for node in network.nodes):
         nodes = [node for node in network.nodes if node.layer == layer]
         own = {node.name: steps[node.name] for node in nodes if node.name in steps}
         weights = {n.name: rounded.nodes[n.name] for n in nodes if n.name in rounded.nodes}
         if own or weights:
-            found.append(_layer_cost(trial, layer, own, weights))
-    every = {name: _both(step) for name, step in {**steps, **fed}.items()}
-    together = trial.harm(every, rounded.nodes)
+            found.append(_layer_cost(experiment, layer, own, weights))
+    every = {
+        name: _rounding_and_clipping(step) for name, step in {**steps, **input_rounding}.items()
+    }
+    together = experiment.effect(every, rounded.nodes)
     layers = [entry for entry in found if entry.power > 0]
     layers.sort(key=lambda entry: -entry.power)
-    return Costs(tuple(layers), together, trial.samples)
+    return Costs(tuple(layers), together, experiment.samples)
 
 
-def _some(network: Network, inputs: Values) -> dict[str, np.ndarray]:
-    """Return as many samples as the limit allows, evenly spaced."""
+def _evaluated_samples(network: Network, inputs: Values) -> dict[str, np.ndarray]:
+    """Return as many evenly spaced samples as the limit allows."""
     count = len(next(iter(inputs.values())))
     layers = len({node.layer for node in network.nodes})
     work = sum(
@@ -148,7 +158,7 @@ def _some(network: Network, inputs: Values) -> dict[str, np.ndarray]:
         for node in network.nodes
         if "kernel" in node.weights
     )
-    # Three causes, each evaluated from its layer on, which is half the network on average.
+    # Each of three causes is evaluated from its layer on: half of the network on average.
     wanted = int(_WORK / max(1.5 * layers * work, 1))
     chosen = np.unique(np.linspace(0, count - 1, min(count, max(wanted, 4))).astype(int))
     return {name: array[chosen].astype(np.float32) for name, array in inputs.items()}
@@ -158,7 +168,7 @@ def _places(node: Node) -> int:
     return int(np.prod([size or 1 for size in node.shape[1:-1]])) if len(node.shape) > 2 else 1
 
 
-def _stepped(step: Step) -> Callable[[np.ndarray], np.ndarray]:
+def _rounding_to(step: Step) -> Callable[[np.ndarray], np.ndarray]:
     def apply(value: np.ndarray) -> np.ndarray:
         if not step.size > 0:
             return value
@@ -168,27 +178,29 @@ def _stepped(step: Step) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
-def _clipped(step: Step) -> Callable[[np.ndarray], np.ndarray]:
+def _clipping_to(step: Step) -> Callable[[np.ndarray], np.ndarray]:
     return lambda value: np.clip(value, step.low, step.high).astype(value.dtype)
 
 
-def _both(step: Step) -> Callable[[np.ndarray], np.ndarray]:
-    first, second = _clipped(step), _stepped(step)
+def _rounding_and_clipping(step: Step) -> Callable[[np.ndarray], np.ndarray]:
+    first, second = _clipping_to(step), _rounding_to(step)
     return lambda value: second(first(value))
 
 
 def _layer_cost(
-    trial: _Trial, layer: str, steps: Mapping[str, Step], weights: Mapping[str, Node]
+    experiment: _Experiment, layer: str, steps: Mapping[str, Step], weights: Mapping[str, Node]
 ) -> LayerCost:
     causes = {
-        "weights": trial.harm({}, weights),
-        "steps": trial.harm({name: _stepped(step) for name, step in steps.items()}, {}),
-        "clipping": trial.harm({name: _clipped(step) for name, step in steps.items()}, {}),
+        "weights": experiment.effect({}, weights),
+        "steps": experiment.effect({name: _rounding_to(step) for name, step in steps.items()}, {}),
+        "clipping": experiment.effect(
+            {name: _clipping_to(step) for name, step in steps.items()}, {}
+        ),
     }
     if not steps:
         return LayerCost(layer, causes)
     name, step = list(steps.items())[-1]
-    value = trial.exact[name]
+    value = experiment.exact[name]
     size = np.abs(value)
     channels = size.reshape(-1, value.shape[-1]).max(axis=0) if value.ndim > 1 else size
     alive = channels[channels > 0]
@@ -204,7 +216,7 @@ def _layer_cost(
     )
 
 
-class _Trial:
+class _Experiment:
     """The exact values of a network, and the effect of errors on the outputs."""
 
     def __init__(self, network: Network, inputs: Values, deciding: Sequence[str]) -> None:
@@ -213,15 +225,15 @@ class _Trial:
             self.exact = dict(node_values(network, inputs))
         self.samples = len(next(iter(inputs.values())))
 
-    def harm(
+    def effect(
         self,
         changes: Mapping[str, Callable[[np.ndarray], np.ndarray]],
         replaced: Mapping[str, Node],
-    ) -> Harm:
+    ) -> Effect:
         """Evaluate the network with some values changed and some nodes replaced."""
         changed: dict[str, np.ndarray] = {}
         if not changes and not replaced:
-            return Harm(0.0)
+            return Effect(0.0)
         for name in self._network.inputs:
             if name in changes:
                 changed[name] = changes[name](self.exact[name])
@@ -233,9 +245,9 @@ class _Trial:
                 if node.name in changes:
                     before = changed.get(node.name, self.exact[node.name])
                     changed[node.name] = changes[node.name](before)
-        return self._judged(changed)
+        return self._effect_of(changed)
 
-    def _judged(self, changed: Values) -> Harm:
+    def _effect_of(self, changed: Values) -> Effect:
         powers, decisions = [], 0
         for output, value in self._network.outputs.items():
             truth = self.exact[value].astype(np.float64)
@@ -244,10 +256,10 @@ class _Trial:
             error = float(np.sum(np.square(np.where(np.isfinite(truth), found - truth, 0.0))))
             powers.append(error / signal if signal > 0 else 0.0)
             if output in self._deciding:
-                decisions += int(np.sum(_decided(truth) != _decided(found)))
-        return Harm(float(np.mean(powers)) if powers else 0.0, decisions)
+                decisions += int(np.sum(_decisions(truth) != _decisions(found)))
+        return Effect(float(np.mean(powers)) if powers else 0.0, decisions)
 
 
-def _decided(rows: np.ndarray) -> np.ndarray:
+def _decisions(rows: np.ndarray) -> np.ndarray:
     """Return the decisions of (N, classes) scores or (N, 1) probabilities."""
     return rows[:, 0] > 0.5 if rows.shape[1] == 1 else rows.argmax(axis=1)

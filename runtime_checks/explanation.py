@@ -15,7 +15,7 @@ from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import typical_samples
 from ..errors import UserError
 from ..reference.network import opaque_layers
-from ..reference.quantization_costs import CAUSES, Costs, Harm, LayerCost, measure_costs
+from ..reference.quantization_costs import CAUSES, Costs, Effect, LayerCost, measure_costs
 from ..reference.unlike_outputs import unlike_outputs
 from .end_to_end.task_agreement import deciding_outputs
 
@@ -158,8 +158,8 @@ def _explained(export: ExportDirectory, artifact: Artifact) -> FileExplanation:
     )
 
 
-def _ratio(harm: Harm) -> float:
-    return math.inf if harm.power == 0 else -10 * math.log10(harm.power)
+def _ratio(effect: Effect) -> float:
+    return math.inf if effect.power == 0 else -10 * math.log10(effect.power)
 
 
 def _layer(costs: Costs, entry: LayerCost) -> LayerExplanation:

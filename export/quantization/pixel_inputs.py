@@ -1,12 +1,12 @@
-"""Lets an int8 file take pixels as they are: mean and step are part of the input's quantization.
+"""Lets an int8 file take unchanged pixels: mean and step are part of the input's quantization.
 
-A network of raw pixels begins with a cast from uint8 and, where the layer behind pads with zeros,
-the subtraction of a mean m. Integers of step 1 and zero point m stand for exactly `pixel - m`, so
-neither needs an operator, and a zero of the padding is a pixel of the mean. This needs one mean for
-all channels, and a whole number.
+A network for raw pixels begins with a cast from uint8 and, if the next layer pads with zeros, the
+subtraction of a mean m. Integers with step 1 and zero point m represent exactly `pixel - m`, so
+neither needs an operator, and padding with zero is padding with a pixel equal to the mean. This
+requires the same mean for all channels, and a whole number.
 
-Both functions change the float model before it is quantized; the input then holds `pixel - m`, and
-its range from -m to 255 - m gives it that step and zero point.
+`tflite_pixels` and `onnx_pixels` change the float model before it is quantized. The input then
+holds `pixel - m`, and its range from -m to 255 - m gives it that step and zero point.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...artifacts.flatbuffer import operator_name, parse, text
 from ...errors import UserError
 
 HIGHEST = 255
-# Distance from a whole number that rounding to float32 explains, times ten.
+# Tolerance for a whole number: ten times the error of rounding to float32.
 _WHOLE = 1e-3
 
 
@@ -32,8 +32,8 @@ class Pixels:
 
     Attributes:
         name: Its name in the file.
-        mean: The pixel that stands for 0.
-        moved: Names of the values that hold the same numbers with their axes in another order.
+        mean: The pixel that represents 0.
+        moved: Names of the values that hold the same numbers with permuted axes.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Pixels:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The numbers that the least and the greatest pixel stand for."""
+        """The numbers that the smallest and the largest pixel represent."""
         return float(-self.mean), float(HIGHEST - self.mean)
 
 
 def whole_mean(shift: np.ndarray) -> int | None:
-    """Return the mean that a shift subtracts; None where it is not one whole pixel."""
+    """Return the mean that a shift subtracts; None if it is not the same whole pixel everywhere."""
     mean = -float(shift.flat[0])
     same = bool(np.all(np.abs(shift + mean) < _WHOLE))
     whole = abs(mean - round(mean)) < _WHOLE and 0 <= round(mean) <= HIGHEST
@@ -55,13 +55,13 @@ def whole_mean(shift: np.ndarray) -> int | None:
 
 
 def tflite_pixels(model: Any) -> Pixels | None:
-    """Take the cast of the only input, and the subtraction of a mean, out of a calibrated file.
+    """Remove the cast of the only input, and the subtraction of a mean, from a calibrated file.
 
     Args:
         model: A float file with ranges, as objects; changed in place.
 
     Returns:
-        The input; None where the file begins otherwise, and stays as it is.
+        The input; None if the file begins differently. It is then unchanged.
     """
     graph = model.subgraphs[0]
     if len(graph.inputs) != 1:
@@ -107,7 +107,7 @@ def demand_tflite_steps(data: bytes, pixels: Pixels) -> None:
     given = graph.tensors[int(graph.inputs[0])].quantization
     if list(given.scale) != [1.0] or list(given.zeroPoint) != [pixels.mean]:
         raise UserError(
-            f"TFLite's quantizer gave the pixels of {pixels.name!r} the step {list(given.scale)} "
+            f"TFLite's quantizer gave the input {pixels.name!r} the step {list(given.scale)} "
             f"and zero point {list(given.zeroPoint)}, not 1 and {pixels.mean}. Export without "
             "preprocessing_in_model."
         )
@@ -132,15 +132,15 @@ def _constant(model: Any, indices: Sequence[int]) -> np.ndarray | None:
 
 
 def onnx_pixels(model: onnx.ModelProto) -> Pixels | None:
-    """Take the cast of the only input, and the subtraction of a mean, out of a float model.
+    """Remove the cast of the only input, and the subtraction of a mean, from a float model.
 
-    A Transpose of the axes between them stays.
+    A Transpose between the two stays.
 
     Args:
-        model: The float model; changed in place, its input holds floats then.
+        model: The float model; changed in place so that its input holds floats.
 
     Returns:
-        The input; None where the model begins otherwise, and stays as it is.
+        The input; None if the model begins differently. It is then unchanged.
     """
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
@@ -177,7 +177,7 @@ def onnx_pixels(model: onnx.ModelProto) -> Pixels | None:
 
 
 def _moved(graph: onnx.GraphProto, name: str) -> list[str]:
-    """Return a value and those that hold the same numbers with their axes in another order."""
+    """Return a value and the values that hold the same numbers with permuted axes."""
     found = [name]
     for node in graph.node:  # producers come first
         if node.op_type == "Transpose" and node.input[0] in found:
@@ -188,8 +188,8 @@ def _moved(graph: onnx.GraphProto, name: str) -> list[str]:
 def give_onnx_pixels(model: onnx.ModelProto, pixels: Pixels) -> None:
     """Let the input of a quantized model take pixels, in place.
 
-    What quantized it gives way to the pixels themselves; what reads it in float reads them behind a
-    DequantizeLinear.
+    A QuantizeLinear of the input is replaced by the pixels; operators that read the input in float
+    get a DequantizeLinear.
     """
     graph = model.graph
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -222,4 +222,4 @@ def give_onnx_pixels(model: onnx.ModelProto, pixels: Pixels) -> None:
         graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n), k) for k, n in added)
     del graph.node[:]
     graph.node.extend(kept)
-    del graph.value_info[:]  # the types of moved pixels among them
+    del graph.value_info[:]  # they include outdated types of permuted pixels

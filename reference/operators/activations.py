@@ -1,8 +1,8 @@
-"""Functions of one value: exact value, error of a kernel, and how errors pass through.
+"""Functions of one value: exact value, error of a kernel, and propagation of errors.
 
-Runtimes compute exp, tanh, erf and their kin by polynomials and tables with an error of their own,
-which no derivation from the unit roundoff gives. `ULPS` states it, in units of u·|y| (or u, where
-the function saturates away from zero); docs/checks.md shows the measurements behind each number.
+Runtimes compute exp, tanh, erf and similar functions by polynomials and tables, whose error cannot
+be derived from the unit roundoff. `ULPS` states it in units of u·|y|, or of u where the function
+saturates away from zero. docs/checks.md shows the measurements behind each number.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from .softmax import LogSoftmax, Softmax, sigmoid
 
 IntegerFunction = Callable[[Quantized, Output, Attributes], Finish]
 
-# exp and what is made of it in a few operations: the runtimes' own statement of their kernels is
-# "a few units in the last place"; 16 u is eight of them.
+# For exp and functions computed from it in a few operations. The runtimes state "a few units in the
+# last place" for their kernels; 16 u is eight units.
 ULPS = 16.0
 
 
@@ -62,7 +62,7 @@ def _gelu(x: np.ndarray, attributes: Attributes) -> np.ndarray:
     if attributes.get("approximate", False):
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
         return 0.5 * x * (1 + np.tanh(inner))
-    # erfc keeps the tail, where 1 + erf cancels.
+    # erfc is exact in the tail, where 1 + erf cancels.
     return (0.5 * x * erfc(-x.astype(np.float64) / math.sqrt(2))).astype(x.dtype)
 
 
@@ -107,10 +107,10 @@ class Pointwise(Operator):
 
     Args:
         value: The function.
-        slope: Its greatest slope: how much of an input's error reaches the output.
-        ulps: Error of a kernel in units of u·scale; 0 for those that only select.
-        scale: "value" where the kernel's error is relative to |y|, "one" where it is relative to 1
-            (sums with a constant inside), "input" where relative to |x| + |y| (x times a gate).
+        slope: Its greatest slope, by which the error of the input is multiplied.
+        ulps: Error of a kernel in units of u·scale; 0 for functions that only select.
+        scale: What the kernel's error is relative to: "value" is |y|, "one" is 1 (sums that contain
+            a constant), "input" is |x| + |y| (x times a gate).
         integer: The function of integers, if runtimes have one.
     """
 
@@ -137,7 +137,7 @@ class Pointwise(Operator):
         constants = 2 * unit * abs(at.attributes.get("threshold", 0.0))
         own = self._ulps * unit * _SCALES[self._scale](at.inputs[0], at.output)
         sizes = self._slope * np.abs(at.inputs[0]) + np.abs(at.output)
-        own = own + 2 * constant_error(at.attributes) * sizes  # two constants of a formula
+        own = own + 2 * constant_error(at.attributes) * sizes  # the formula's two constants
         return np.asarray(self._carried(at, errors[0]) + own + constants)
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ class Pointwise(Operator):
         # A kernel's typical error is one unit in the last place where the bound allows ULPS.
         own = ROUNDING * min(self._ulps, 2.0) ** 2
         own = own * np.square(_SCALES[self._scale](at.inputs[0], at.output))
-        with np.errstate(invalid="ignore"):  # Where nothing is passed on, any slope will do.
+        with np.errstate(invalid="ignore"):  # The slope does not matter where the variance is 0.
             passed = np.where(variances[0] == 0, 0.0, slope * variances[0])
         return np.asarray(passed + own)
 
@@ -165,7 +165,7 @@ class Pointwise(Operator):
         return np.maximum(slope, steepest_secant(self._value, x, y, deviation, at.attributes))
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
-        """See the base class; by central differences, which need no second table of functions."""
+        """See the base class; by central differences, so no table of derivatives is needed."""
         x = at.inputs[0]
         step = 2.0**-20 * (np.abs(x) + 2.0**-10)
         up, down = (self._value(x + h, at.attributes) for h in (step, -step))
@@ -179,9 +179,9 @@ class Pointwise(Operator):
 
 
 class Steep(Pointwise):
-    """A function whose slope has no bound: its greatest change lies at the ends of an interval.
+    """A function with unbounded slope, whose greatest change is at an end of the error interval.
 
-    That holds where the function is monotonic, convex or concave.
+    This holds for functions that are monotonic, convex or concave.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class Steep(Pointwise):
         step = np.maximum(2.0**-8 * np.abs(x) + np.finfo(np.float32).tiny, deviation)
         with np.errstate(all="ignore"):
             sides = [np.square((self._value(x + h, at.attributes) - y) / h) for h in (step, -step)]
-            # Beyond the domain there is no slope; there the other side counts.
+            # Outside the domain there is no slope; the slope of the other side is used.
             return np.fmax(*sides)
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
@@ -227,7 +227,7 @@ class Step(Steep):
         super().__init__(value, 0.0)
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """Return the squared step that a few deviations reach."""
+        """Return the square of the step that an error of a few deviations can cause."""
         reach = greatest_error(variances[0], unit)
         sides = [self._value(at.inputs[0] + h, at.attributes) for h in (reach, -reach)]
         moved = np.maximum(*(np.abs(side - at.output) for side in sides))
@@ -287,7 +287,7 @@ def _ratio(x: Quantized, output: Output) -> float:
 
 
 def _integer_clip(x: Quantized, output: Output, attributes: Attributes) -> Finish:
-    """Other steps, then limits: relu and clip."""
+    """Rescale to the output's steps, then clip: the form of relu and clip."""
     low, high = (attributes.get(name) for name in ("min_value", "max_value"))
     limited = output.clipped(0.0 if low is None else low, np.inf if high is None else high)
     return lambda rule: limited.saturated(rule.scaled(x.centred, _ratio(x, output)))
@@ -301,7 +301,7 @@ def _integer_leaky(x: Quantized, output: Output, attributes: Attributes) -> Fini
 
 
 def _integer_absolute(x: Quantized, output: Output, attributes: Attributes) -> Finish:
-    """The size, in other steps (TFLite, `kernels/elementwise.cc`, `AbsInt8`)."""
+    """The absolute value in the output's steps (TFLite, `kernels/elementwise.cc`, `AbsInt8`)."""
     size, ratio = np.abs(x.centred), _ratio(x, output)
     return lambda rule: output.saturated(size if ratio == 1 else rule.scaled(size, ratio))
 
@@ -381,5 +381,5 @@ ACTIVATIONS: dict[str, Operator] = {
     "bucketize": Step(_buckets),
 }
 
-# Those whose slope has no bound: square, quotient, logarithm and the like.
+# Functions with unbounded slope, such as the square and the logarithm.
 STEEP = {name for name, operator in ACTIVATIONS.items() if isinstance(operator, Steep)}

@@ -1,7 +1,7 @@
 """The interface of an operator: value, error bound, variance, gradient and integer form.
 
-Every value has the samples on its first axis and holds floats: a boolean is 0 or 1, an integer is
-a float without a fraction.
+Every value is an array of floats with the samples on its first axis. Booleans are 0 or 1; integers
+are floats without a fraction.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Integers:
         operands: The inputs, (P, …).
         output: The steps of the output.
         weights: Constants by role; a kernel and a bias as exact float64 integers.
-        attributes: As for `Operator.evaluate`; axes count that of the samples.
+        attributes: As for `Operator.evaluate`; axis numbers include the axis of samples.
     """
 
     operands: Sequence[Quantized]
@@ -82,7 +82,7 @@ class Operator(abc.ABC):
         Args:
             at: The operator's inputs and output.
             variances: Variance of each input's error.
-            unit: The unit roundoff; only functions that bend over the size of an error need it.
+            unit: The unit roundoff; needed only by functions whose slope changes within an error.
 
         Returns:
             The propagated variances of the inputs, plus those of the operator's own roundings.
@@ -90,10 +90,10 @@ class Operator(abc.ABC):
 
     @abc.abstractmethod
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
-        """Return the gradients by the inputs for a gradient by the output."""
+        """Return the gradients with respect to the inputs, given that of the output."""
 
     def integer(self, at: Integers) -> Finish:
-        """Return the output's integers as a function of the rule of rounding.
+        """Return a function that computes the output's integers by a given rounding rule.
 
         Raises:
             NotKnownError: The operator has no integer form.
@@ -101,17 +101,17 @@ class Operator(abc.ABC):
         raise NotKnownError(f"{type(self).__name__} in integers")
 
 
-# A rounding error is taken as uniform between -u and u times the number that is rounded.
+# Variance of a rounding error, assumed uniform between -u and u times the number that is rounded.
 ROUNDING = 1 / 3
 
-# Standard deviations that the error of one sample may have: `bounds.WORST_SAMPLE_LIMIT`.
+# Greatest error of one sample, in standard deviations: `bounds.WORST_SAMPLE_LIMIT`.
 REACH = 5.0
 
 Function = Callable[[np.ndarray, Attributes], np.ndarray]
 
 
 def greatest_error(variance: np.ndarray, unit: float) -> np.ndarray:
-    """Return the greatest error that a sample may have, by its variance in units of unit²."""
+    """Return the greatest error that a sample may have, for a variance in units of unit²."""
     return np.asarray(REACH * unit * np.sqrt(variance))
 
 
@@ -127,11 +127,11 @@ def gamma(terms: float, unit: float) -> float:
 def steepest_secant(
     value: Function, x: np.ndarray, y: np.ndarray, deviation: np.ndarray, attributes: Attributes
 ) -> np.ndarray:
-    """Return the square of the steepest secant within as many deviations as a sample may be off.
+    """Return the square of the steepest secant within the allowed error of a sample.
 
-    Where a function is flat a small error vanishes, but one of k deviations may reach where it is
-    steep. With this slope an error of k deviations changes the value by no more than k times the
-    expected noise, for every k that is allowed at all.
+    Where a function is flat a small error vanishes, but an error of k deviations may reach a steep
+    part. With this slope, an error of k deviations changes the value by at most k times the
+    expected noise, for every allowed k.
     """
     found = np.zeros_like(y)
     for k in range(1, int(REACH) + 1):
@@ -152,7 +152,7 @@ def summed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def operands_of(inputs: Arrays, weights: Weights, attributes: Attributes) -> tuple[Arrays, int]:
-    """Return all operands in order, and the position of the first that is no constant.
+    """Return all operands in order, and the position of the first that is not constant.
 
     A constant operand is the weight "constant"; it comes last unless `constant_first` is set.
     """
@@ -172,7 +172,7 @@ def with_constant(at: Evaluated, each: Arrays, own: float) -> Arrays:
 
 
 def constant_error(attributes: Attributes) -> float:
-    """Return how far off a file's constant may be, where a converter computes it in float32."""
+    """Return a bound on the error of a constant that a converter computes in float32."""
     return float(attributes.get("constant_error", 0.0))
 
 
@@ -182,7 +182,7 @@ def constant_variance(attributes: Attributes, unit: float) -> float:
 
 
 def channels_last(x: np.ndarray, attributes: Attributes) -> np.ndarray:
-    """Return a value of any data format and time axis as (M, *S, C)."""
+    """Return a value of any data format, with or without a time axis, as (M, *S, C)."""
     if attributes.get("time_distributed", False):
         x = x.reshape(-1, *x.shape[2:])
     return np.moveaxis(x, 1, -1) if attributes.get("data_format") == "channels_first" else x

@@ -38,7 +38,7 @@ class Bilinear(Operator):
     def transposed(
         self, x: np.ndarray, y: np.ndarray, attributes: Attributes, gradient: np.ndarray
     ) -> Arrays:
-        """Return the gradients by both operands."""
+        """Return the gradients with respect to both operands."""
 
     @abc.abstractmethod
     def terms(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> int:
@@ -60,7 +60,7 @@ class Bilinear(Operator):
         return operands, own, functools.partial(self.apply, attributes=at.attributes)
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
-        """(|x| + e)(|y| + f) - |x||y| from the inputs' errors, and γ_K of the sum of sizes."""
+        """(|x| + e)(|y| + f) - |x||y| for the inputs' errors, plus γ_K (|x| + e)(|y| + f)."""
         (x, y), (e, f), apply = self._parts(at, errors, constant_error(at.attributes))
         x, y = np.abs(x), np.abs(y)
         passed = apply(e, y) + apply(x + e, f)
@@ -69,7 +69,7 @@ class Bilinear(Operator):
         )
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """See the base class; the sum rounds as `linear.Linear` derives."""
+        """See the base class; rounding of the sum as derived in `linear.Linear`."""
         own = constant_variance(at.attributes, unit)
         (x, y), (v, w), apply = self._parts(at, variances, own)
         x, y = np.square(x), np.square(y)
@@ -85,7 +85,7 @@ class Bilinear(Operator):
 
 
 class MatMul(Bilinear):
-    """Products of the matrices on the last two axes, each of which may be transposed first."""
+    """Matrix products over the last two axes; each matrix may be transposed first."""
 
     def _turned(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> Arrays:
         flags = (attributes.get("transpose_first"), attributes.get("transpose_second"))
@@ -117,7 +117,7 @@ class MatMul(Bilinear):
         """See the base class."""
         x, y = at.operands
         if x.integers.ndim != y.integers.ndim:
-            raise NotKnownError("a product of matrices of other ranks")
+            raise NotKnownError("a product of matrices of different ranks")
         first, second = (operand.centred.astype(np.float64) for operand in at.operands)
         sums = self.apply(first, second, at.attributes).astype(np.int64)
 
@@ -129,7 +129,7 @@ class MatMul(Bilinear):
 
 
 class Contraction(Bilinear):
-    """Einstein's sum over two operands by an equation."""
+    """Einstein summation of two operands by an equation."""
 
     def apply(self, x: np.ndarray, y: np.ndarray, attributes: Attributes) -> np.ndarray:
         """See the base class."""
@@ -138,7 +138,7 @@ class Contraction(Bilinear):
     def transposed(
         self, x: np.ndarray, y: np.ndarray, attributes: Attributes, gradient: np.ndarray
     ) -> Arrays:
-        """See the base class; an axis of one operand alone was summed, so it is repeated."""
+        """See the base class; the gradient is repeated along axes of only one operand."""
         operands, result = attributes["equation"].split("->")
         labels = operands.split(",")
         found = []

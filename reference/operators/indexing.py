@@ -1,4 +1,4 @@
-"""Operations whose indices are values: gathering, sorting, one-hot vectors."""
+"""Operations with computed indices: gathering, sorting, one-hot vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from .base import Arrays, Attributes, Evaluated, Operator, Weights, greatest_error
 
-# An index is a whole number: it is another one only where its error reaches half of the way.
+# An index is a whole number; it changes only if its error is at least one half.
 _NEXT = 0.5
 
 
@@ -27,7 +27,7 @@ class Gather(Operator):
         return self._rows(inputs[0], weights["kernel"])
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
-        """See the base class: a wrong index reads any row."""
+        """See the base class: a wrong index may read any row."""
         return self._if_uncertain(at, errors[0] >= _NEXT, np.ptp(at.weights["kernel"], axis=0))
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
@@ -46,7 +46,7 @@ class Gather(Operator):
 
 
 class Pick(Operator):
-    """Elements of the first input along an axis, by the indices that the second one holds."""
+    """Elements of the first input along an axis, at the indices given by the second input."""
 
     def _picked(self, table: np.ndarray, at: Arrays, attributes: Attributes) -> np.ndarray:
         """Return (N, *B, *I, *R) of (N, *B, A, *R) and indices (N, *B, *I)."""
@@ -70,7 +70,7 @@ class Pick(Operator):
         return passed, np.where(unsure, spread, 0.0).astype(at.output.dtype)
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
-        """See the base class: a wrong index reads any element."""
+        """See the base class: a wrong index may read any element."""
         passed, spread = self._passed(at, errors[0], errors[1] >= _NEXT, 1.0)
         return np.asarray(passed + spread)
 
@@ -111,14 +111,14 @@ class Sort(Operator):
 
 
 class ArgSort(Operator):
-    """The indices that sort the last axis, the greatest first, equal ones as they stand."""
+    """The indices that sort the last axis, the greatest first; ties keep their order."""
 
     def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
         """See the base class."""
         return descending(inputs[0]).astype(inputs[0].dtype)
 
     def _unsure(self, at: Evaluated, reach: np.ndarray) -> np.ndarray:
-        """Return whether a neighbour in the order is within both errors."""
+        """Return whether a neighbour in the order is within the sum of both errors."""
         order = at.output.astype(int)
         x, r = (np.take_along_axis(array, order, -1) for array in (at.inputs[0], reach))
         both = r[..., 1:] + r[..., :-1]
@@ -144,7 +144,7 @@ class ArgSort(Operator):
 
 
 class OneHot(Operator):
-    """A vector of size `depth` on the last axis: `on` at the index, elsewhere `off`."""
+    """A vector of size `depth` on a new last axis: `on` at the index, `off` elsewhere."""
 
     def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
         """See the base class."""
@@ -171,7 +171,7 @@ class OneHot(Operator):
 
 
 def descending(x: np.ndarray) -> np.ndarray:
-    """Return the indices that sort the last axis, the greatest first."""
+    """Return the indices that sort the last axis, the greatest first; ties keep their order."""
     return np.asarray(np.argsort(-x, axis=-1, kind="stable"))
 
 

@@ -47,7 +47,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def paddings(
     sizes: Sequence[int], kernel: Sequence[int], attributes: Attributes
 ) -> list[tuple[int, int]]:
-    """Return the zero padding of every spatial axis: as named, or pairs given outright."""
+    """Return the zero padding of every spatial axis, from its name or from explicit pairs."""
     padding = attributes["padding"]
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, attributes["dilation"])]
     if not isinstance(padding, str):
@@ -84,7 +84,7 @@ def scattered(
     attributes: Attributes,
     add: Callable[[tuple[int, ...], np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Add the contribution of each offset of a window to the places that it read in (M, *S, C)."""
+    """Add the contribution of each window offset to the positions that it read in (M, *S, C)."""
     dilation = attributes["dilation"]
     pads = paddings(x.shape[1:-1], sizes, attributes)
     padded = [n + before + after for n, (before, after) in zip(x.shape[1:-1], pads)]
@@ -106,11 +106,11 @@ class Linear(Operator):
     def transposed(
         self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
     ) -> np.ndarray:
-        """Return the gradient by (M, *S, C) for one by the product."""
+        """Return the gradient with respect to (M, *S, C), given that of the product."""
 
     @abc.abstractmethod
     def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
-        """Return how many products one output element sums."""
+        """Return the number of products in the sum of one output element."""
 
     def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
         """Return the function of a rule that rescales this operator's exact sums.
@@ -118,7 +118,7 @@ class Linear(Operator):
         Args:
             rule: The rule.
             bits: Size of the output's integers.
-            wide: Whether the bias has 64 bits; matters for 16-bit integers only.
+            wide: Whether the bias has 64 bits; used only for 16-bit integers.
         """
         return rule.rounded if bits == 8 else rule.rounded_wide
 
@@ -147,9 +147,9 @@ class Linear(Operator):
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class.
 
-        Adding K products one by one rounds K partial sums. As a random walk from the bias b to y,
-        the k-th has at t = k/K the expected square ((1-t) b + t y)² + t Σ(wx)²; the mean over t is
-        (b² + b y + y²)/3 + Σ(wx)²/2.
+        Adding K products one by one rounds K partial sums. Modelled as a random walk from the bias
+        b to y, the k-th partial sum has at t = k/K the expected square ((1-t) b + t y)² + t Σ(wx)²;
+        the mean over t is (b² + b y + y²)/3 + Σ(wx)²/2.
         """
         kernel, output = at.weights["kernel"], at.output
         terms = self.terms(kernel, at.attributes)
@@ -291,7 +291,7 @@ class DepthwiseConvolution(Linear):
 
 
 class TransposedConvolution(Linear):
-    """Scatters (M, *S, C) through (*K, F, C): the gradient of a convolution by its input."""
+    """Scatters (M, *S, C) through (*K, F, C): the gradient of a convolution for its input."""
 
     def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
         """See the base class."""
@@ -304,7 +304,7 @@ class TransposedConvolution(Linear):
         spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation)]
         sizes = x.shape[1 : 1 + rank]
         full = [(n - 1) * s + k for n, s, k in zip(sizes, strides, spans)]
-        # In TensorFlow a transposed convolution may be longer than its output.
+        # In TensorFlow the full transposed convolution may be longer than the output.
         room = [max(f, n * s) + s for f, n, s in zip(full, sizes, strides)]
         out = np.zeros((len(x), *room, kernel.shape[-2]), x.dtype)
         for offset in itertools.product(*(range(k) for k in kernel.shape[:rank])):

@@ -1,4 +1,4 @@
-"""Pooling, local and global; padding never counts in a mean, as Keras and the runtimes have it."""
+"""Local and global pooling; means exclude padding, as in Keras and the runtimes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _framed(attributes: Attributes) -> dict[str, Any]:
 def _padded_windows(
     x: np.ndarray, attributes: Attributes, fill: float
 ) -> list[tuple[tuple[int, ...], np.ndarray]]:
-    """Return the views of (M, *S, C) that each place of a window sees; padding has ``fill``."""
+    """Return one view of (M, *S, C) for each window offset; padding is filled with ``fill``."""
     size, framed = attributes["pool_size"], _framed(attributes)
     pads = paddings(x.shape[1:-1], size, framed)
     x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
@@ -45,7 +45,7 @@ def _pooled(x: np.ndarray, attributes: Attributes, fill: float, combine: Any) ->
 
 
 def pooled_sums(x: np.ndarray, attributes: Attributes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum of each window of (M, *S, C), and how many values it has without padding."""
+    """Return the sum of each window of (M, *S, C), and its number of values without padding."""
     total = _pooled(x, attributes, 0.0, np.add)
     return total, _pooled(np.ones_like(x[:1, ..., :1]), attributes, 0.0, np.add)
 
@@ -92,7 +92,7 @@ class AveragePool(_Mean):
         return int(np.prod(at.attributes["pool_size"]))
 
     def _passed(self, at: Evaluated, variances: np.ndarray) -> np.ndarray:
-        """Return the variance of means of K values with independent errors: theirs over K."""
+        """Return the variance of means of K values with independent errors: their mean over K."""
         mean = self._mean(variances, at.attributes)
         return mean * (mean.size / variances.size)
 
@@ -106,7 +106,7 @@ class AveragePool(_Mean):
         return [as_given(found, at.attributes, at.inputs[0].shape)]
 
     def integer(self, at: Integers) -> Finish:
-        """See the base class: the mean of the integers, a half away from zero."""
+        """See the base class: the mean of the integers, rounded half away from zero."""
         x = at.operands[0]
         x.same_steps(at.output)
         merged = x.integers.reshape(-1, *x.integers.shape[2:])
@@ -175,14 +175,14 @@ def _spatial(x: np.ndarray, attributes: Attributes) -> tuple[int, ...]:
 
 
 def _kept(at: Evaluated, array: np.ndarray) -> np.ndarray:
-    """Return an array of a global pooling's output with the axes that it reduced, of size one."""
+    """Return an array shaped like a global pooling's output, with the reduced axes of size one."""
     x = at.inputs[0]
     axes = _spatial(x, at.attributes)
     return array.reshape([1 if axis in axes else size for axis, size in enumerate(x.shape)])
 
 
 class GlobalAveragePool(_Mean):
-    """Means over all places."""
+    """Means over all positions."""
 
     def _mean(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
         keepdims = attributes.get("keepdims", False)
@@ -204,7 +204,7 @@ class GlobalAveragePool(_Mean):
 
 
 class GlobalMaxPool(_Max):
-    """Greatest values over all places."""
+    """Greatest values over all positions."""
 
     def _max(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
         keepdims = attributes.get("keepdims", False)
@@ -215,19 +215,20 @@ class GlobalMaxPool(_Max):
         return [np.where(at.inputs[0] == _kept(at, at.output), _kept(at, gradient), 0.0)]
 
 
-# Values of a channel count as equal within this part of the greatest: sixteen float32 roundings.
+# Width of a group of equal values, relative to the greatest of the channel: ±16 float32 epsilons.
 _EQUAL = 2.0**-18
 
 
 def coherent_mean_variance(rows: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Return the variance of the mean of each row, the errors of equal values added up.
+    """Return the variance of the mean of each row, if equal values have equal errors.
 
-    Positions that see the same, as all inner ones of an even image do, make the same error: there
-    nothing averages out. (Σ_groups (Σ_group σ)²) / K², groups of equal values.
+    Positions with equal inputs, such as all inner positions of a uniform image, have equal errors,
+    which do not average out: (Σ_groups (Σ_group σ)²) / K², with one group for each value.
 
-    Adding n equal values one by one rounds in one direction, too. Each partial sum, half the sum S
-    on average, adds u |S| / 2, so n of them n u |S| / 2 and not √n of that: the mean S / K gets
-    u²/3 · mean²/4 · Σ_groups (n² - n) beyond what independent roundings explain. Zeros add nothing.
+    Adding n equal values one by one also rounds in one direction. Each partial sum, on average half
+    of the sum S, adds u |S| / 2, so n of them add n u |S| / 2 rather than √n times u |S| / 2. The
+    variance of the mean S / K therefore exceeds that of independent roundings by
+    u²/3 · mean²/4 · Σ_groups (n² - n). Zeros add nothing.
 
     Args:
         rows: (R, K) values.

@@ -1,4 +1,4 @@
-"""Sums, means, products, extremes and their places along axes."""
+"""Sums, means, products, extremes and indices of extremes along axes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .pooling import coherent_mean_variance
 
 
 class Reduction(Operator):
-    """A value for all elements along `axes`, which keep the size one with `keepdims`."""
+    """Reduces the elements along `axes`; with `keepdims` these axes remain with size one."""
 
     def _axes(self, attributes: Attributes) -> tuple[int, ...]:
         return tuple(attributes["axes"])
@@ -37,7 +37,7 @@ class Reduction(Operator):
         return math.prod(x.shape[axis] for axis in self._axes(attributes))
 
     def _rows(self, x: np.ndarray, attributes: Attributes) -> np.ndarray:
-        """Return (R, K): the K elements that each of R output elements reads."""
+        """Return (R, K): the K input elements of each of R output elements."""
         axes = self._axes(attributes)
         kept = [axis for axis in range(x.ndim) if axis not in axes]
         return np.transpose(x, (*kept, *axes)).reshape(-1, self._terms(x, attributes))
@@ -73,7 +73,7 @@ class SumOver(Reduction):
         return passed + gamma(terms + 1, unit) * self.evaluate([size], {}, at.attributes)
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """See the base class; equal values err alike (`pooling.coherent_mean_variance`)."""
+        """See the base class; equal values have equal errors (`pooling.coherent_mean_variance`)."""
         x, shape = at.inputs[0], at.output.shape
         terms, divisor = self._terms(x, at.attributes), self._divisor(x, at.attributes)
         rows, spread = (self._rows(array, at.attributes) for array in (x, variances[0]))
@@ -90,13 +90,13 @@ class SumOver(Reduction):
         return [np.broadcast_to(spread / self._divisor(x, at.attributes), x.shape)]
 
     def integer(self, at: Integers) -> Finish:
-        """See the base class; the mean alone has an integer form."""
+        """See the base class; only the mean has an integer form."""
         if not self._mean:
             raise NotKnownError("a sum over axes in integers")
         x, axes = at.operands[0], self._axes(at.attributes)
         sums = self._reduced(np.add, x.centred, at.attributes)
         count = self._terms(x.integers, at.attributes)
-        # Kernels have a case of their own for (P, B, H, W, C) over both places.
+        # Kernels treat the mean of (P, B, H, W, C) over both spatial axes separately.
         places = (x.integers.ndim, axes) == (5, (2, 3)) and at.attributes.get("keepdims", False)
 
         def finish(rule: Arithmetic) -> Ints:
@@ -230,7 +230,7 @@ class CumulativeSum(Operator):
         return self.evaluate(errors, {}, at.attributes) + gamma(terms, unit) * size
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """See the base class: each partial sum is rounded, and its error stays in the next."""
+        """See the base class: each partial sum is rounded, and its error remains in the next."""
         rounded = self.evaluate([np.square(at.output)], {}, {"axis": at.attributes["axis"]})
         if at.attributes.get("reverse"):
             rounded = self.evaluate(

@@ -1,4 +1,4 @@
-"""Operations that move values without computing: an input's error moves along with it."""
+"""Operations that move values without computing, and move the errors of inputs likewise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Moves(Operator):
     """A rearrangement of the elements of its inputs, with copies and zeros.
 
     Args:
-        move: The rearrangement; it does the same to values, errors, variances and places.
+        move: The rearrangement; it is applied to values, errors, variances and positions alike.
     """
 
     def __init__(self, move: Move) -> None:
@@ -39,9 +39,9 @@ class Moves(Operator):
         return self._move(errors, at.weights, {**at.attributes, "value": 0.0})
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
-        """Send each element's gradient to the place that the element came from."""
+        """Add each element's gradient at the position from which the element was read."""
         ends = np.cumsum([0, *[x[0].size for x in at.inputs]])
-        # Places count from one within a sample: zero is what padding fills in.
+        # Positions within a sample are counted from one; zero marks padding.
         places = [
             np.arange(start + 1, start + 1 + x[0].size, dtype=np.int64).reshape(1, *x.shape[1:])
             for start, x in zip(ends, at.inputs)
@@ -98,7 +98,7 @@ def _take(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarra
 
 
 def _rearrange(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
-    """Read each element from a place of the flattened sample, counted from one; 0 fills in 0."""
+    """Read each element from a position of the flattened sample, from one; 0 stands for padding."""
     flat = inputs[0].reshape(len(inputs[0]), -1)
     places = weights["places"].astype(np.int64)
     found = np.take(flat, np.maximum(places - 1, 0).ravel(), axis=1)
@@ -112,7 +112,7 @@ def _constant(inputs: Arrays, weights: Weights, attributes: Attributes) -> np.nd
 
 
 class Constant(Moves):
-    """A constant, once for each sample of an input that it does not depend on."""
+    """A constant, repeated for each sample of an input; the input's values are not used."""
 
     def __init__(self) -> None:
         super().__init__(_constant)
@@ -138,14 +138,14 @@ class Resize(Operator):
         return x
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
-        """See the base class: kernels compute the factors in float32 as well, hence twice."""
+        """See the base class; the bound is doubled, as kernels compute the factors in float32."""
         factors = {role: np.abs(matrix) for role, matrix in at.weights.items()}
         taps = sum(int((matrix != 0).sum(axis=1).max()) for matrix in factors.values())
         passed = self.evaluate(errors, factors, at.attributes)
         size = self.evaluate([np.abs(at.inputs[0]) + errors[0]], factors, at.attributes)
         peak = [np.broadcast_to(self._peak(at), at.inputs[0].shape)]
         places = self.evaluate(peak, factors, at.attributes)
-        # A place of interpolation is rounded in units of the axis' length.
+        # Rounding a position of interpolation has an error relative to the axis' length.
         length = max(max(matrix.shape) for matrix in factors.values())
         return np.asarray(passed + 2 * gamma(taps + 4, unit) * size + length * unit * places)
 
@@ -154,18 +154,18 @@ class Resize(Operator):
         return np.abs(at.inputs[0]).max(axis=axes, keepdims=True)
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
-        """See the base class: products, and the places that a kernel computes in float32."""
+        """See the base class: products, and the positions that a kernel computes in float32."""
         squares = {role: np.square(matrix) for role, matrix in at.weights.items()}
         passed = self.evaluate(variances, squares, at.attributes)
         own = self.evaluate([np.square(at.inputs[0])], squares, at.attributes)
         return np.asarray(passed + 4 * ROUNDING * (own + np.square(at.output)) + self._placed(at))
 
     def _placed(self, at: Evaluated) -> np.ndarray:
-        """Return the variance by the rounding of places, in units of the unit roundoff squared.
+        """Return the variance from rounding positions, in units of the unit roundoff squared.
 
-        A place in [k, k + 1) is a product and a difference of numbers up to k + 1, an error of up
-        to twice that; times the slope of the image there, which the change from row to row of the
-        matrix tells.
+        A position in [k, k + 1) is computed by a product and a difference of numbers up to k + 1,
+        with an error of up to 2 (k + 1). It is multiplied by the slope of the image there, taken
+        from the differences between rows of the matrix.
         """
         found = np.zeros_like(at.output)
         axes = at.attributes["axes"]
@@ -184,7 +184,7 @@ class Resize(Operator):
         return [self.evaluate([gradient], turned, at.attributes)]
 
     def integer(self, at: Integers) -> Finish:
-        """See the base class; the two axes of places, linearly."""
+        """See the base class; bilinear over the two spatial axes."""
         x = at.operands[0]
         x.same_steps(at.output)
         how = (at.attributes["sizes"], at.attributes["align_corners"], at.attributes["half_pixel"])
@@ -192,7 +192,7 @@ class Resize(Operator):
 
 
 class Bilinear(Resize):
-    """Enlarges by whole factors with half-pixel centres, as tf.image.resize and Keras do."""
+    """Enlarges by integer factors with half-pixel centres, as tf.image.resize and Keras do."""
 
     def evaluate(self, inputs: Arrays, weights: Weights, attributes: Attributes) -> np.ndarray:
         """See the base class."""

@@ -21,7 +21,7 @@ from .base import (
 
 
 def sigmoid(x: np.ndarray, _: Attributes) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)) by exp of a negative number only, so that nothing overflows."""
+    """Return 1 / (1 + exp(-x)), taking exp of negative numbers only to avoid overflow."""
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
@@ -45,14 +45,15 @@ class Softmax(Operator):
         return softmax(inputs[0], _axis(attributes))
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:
-        """Relative: the rounding of x - max, exp's own error, a sum of n terms, the inputs' errors.
+        """See the base class.
 
-        Where exp(x - max) is denormal in the type that is judged, a kernel may give zero: hence the
-        least normal number as absolute part.
+        The relative error comes from the rounding of x - max, the error of exp, a sum of n terms
+        and the errors of the inputs. Where exp(x - max) is denormal in float32, a kernel may return
+        zero; the least normal number is therefore added as an absolute error.
         """
         x, axis = at.inputs[0], _axis(at.attributes)
         away = np.abs(x - x.max(axis=axis, keepdims=True))
-        # exp(-x) below u has no influence on anything but itself, where its relative error is x's.
+        # exp(-x) below u affects only its own output, whose relative error is that of x.
         relative = unit * (away + away.mean(axis=axis, keepdims=True) + x.shape[axis])
         relative = relative + unit * 2 * self._ulps
         moved = 2 * errors[0].max(axis=axis, keepdims=True)
@@ -90,10 +91,10 @@ class Softmax(Operator):
         return [at.output * (gradient - mean)]
 
     def integer(self, at: Integers) -> Finish:
-        """See the base class; along the last axis."""
+        """See the base class; only for the last axis."""
         x, beta = at.operands[0], np.float32(at.attributes.get("beta", 1.0))
         if _axis(at.attributes) not in (-1, x.integers.ndim - 1):
-            raise NotKnownError("a softmax of another axis")
+            raise NotKnownError("a softmax over an axis other than the last")
         if at.output.bits == 16:
             found = wide_softmax(x.integers, x.scale[0], beta)
             return lambda rule: found
@@ -141,7 +142,7 @@ class LogSoftmax(Operator):
 
 
 def _sum_of_others(values: np.ndarray) -> np.ndarray:
-    """Return for each element the sum of all others on the last axis; no large number cancels."""
+    """Return for each element the sum of all others on the last axis, without cancellation."""
     top = np.argmax(values, axis=-1, keepdims=True)
     rest = values.copy()
     np.put_along_axis(rest, top, 0.0, axis=-1)

@@ -1,4 +1,4 @@
-"""Arithmetic of whole numbers, such as indices and counts, which no runtime rounds.
+"""Arithmetic on whole numbers, such as indices and counts, which is exact on every runtime.
 
 Float32 holds every whole number up to 2^24, and sums and products that stay below it are exact.
 """
@@ -22,7 +22,7 @@ _EXACT = {
     "constant",
 }
 
-# Numbers that are checked first, to tell most values apart quickly.
+# Numbers that are checked first, to reject most arrays quickly.
 _PROBE = 8
 
 

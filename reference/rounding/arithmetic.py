@@ -1,12 +1,12 @@
-"""The rules by which runtimes bring exact integer sums to the steps of their result.
+"""The rules by which runtimes round exact integer sums to the steps of the result.
 
-With real = s (q - z) for the inputs x, w and the output y, a linear op sums
+With real = s (q - z) for the inputs x, w and the output y, a linear op computes
 
     a = Σ (q_x - z_x) q_w + q_b            exactly, in 32 bits
     q_y = z_y + round(a · M),  M = s_x s_w / s_y
 
-and `rounded` below is the runtime's rounding of a · M. Fixed-point rules write M = m 2^(e-31) with
-an integer m in [2^30, 2^31), the nearest to M (TFLite, `QuantizeMultiplier`).
+and `rounded` below is the runtime's rounding of a · M. Fixed-point rules write M as m 2^(e-31),
+where m is the nearest integer in [2^30, 2^31) (TFLite, `QuantizeMultiplier`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .quantized import Ints, Output, Quantized, Scales
 
 
 class Arithmetic(abc.ABC):
-    """One rule of rounding.
+    """One rounding rule.
 
     Attributes:
         name: Its name in reports.
-        kernels: The kernels that follow it, after "equal to the bit:".
-        says: A description of the rule, after "integer arithmetic:".
+        kernels: The kernels that follow it, as reports print them after "equal to the bit:".
+        says: Description of the rule, as reports print it after "integer arithmetic:".
     """
 
     name: ClassVar[str]
@@ -35,7 +35,7 @@ class Arithmetic(abc.ABC):
     says: ClassVar[str]
 
     def of_bits(self, bits: int) -> Arithmetic:
-        """Return the rule that the same runtime follows for integers of a number of bits."""
+        """Return the rule of the same runtime for integers of ``bits`` bits."""
         return self
 
     @abc.abstractmethod
@@ -45,7 +45,7 @@ class Arithmetic(abc.ABC):
         Args:
             sums: Exact integers, channels last.
             x: float32 scale of the input.
-            w: float32 scales of the weights, one or one a channel; 1 where there are none.
+            w: float32 scales of the weights, one or one per channel; 1 without weights.
             y: float32 scale of the output.
         """
 
@@ -56,7 +56,7 @@ class Arithmetic(abc.ABC):
     def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """Return the same for a dense layer.
 
-        Where it has one scale of weights, the product of scales is taken in float32. Source:
+        If the weights have a single scale, the product of scales is computed in float32. Source:
         TFLite, `kernels/kernel_util.cc`, `GetQuantizedConvolutionMultipler`.
         """
         return self.rounded(sums, *_joint(x, w), y)
@@ -66,13 +66,13 @@ class Arithmetic(abc.ABC):
         return self.rounded(sums, x, w, y)
 
     def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Return the same for a product of two computed matrices."""
+        """Return the same for a product of two matrices, neither of them constant."""
         return self.rounded(sums, *_joint(x, w), y)
 
     def rounded_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Return the same for sums of 64 bits, those of 16-bit integers.
+        """Return the same for 64-bit sums of 16-bit integers.
 
-        The multiplier has 15 bits, and there is one rounding, half up. Source: TFLite,
+        The multiplier has 15 bits; the result is rounded once, half up. Source: TFLite,
         `kernels/internal/common.cc`, `MultiplyByQuantizedMultiplier` for int64_t.
         """
         m, e = _multiplier(x, w, y)
@@ -89,22 +89,22 @@ class Arithmetic(abc.ABC):
         return away_from_zero(sums.astype(np.float64) * ratio).astype(np.int64)
 
     def dense_narrow(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Return the same for a dense layer of 16-bit integers without a bias of 64 bits."""
+        """Return the same for a dense layer of 16-bit integers without a 64-bit bias."""
         return self.dense_wide(sums, x, w, y)
 
     @abc.abstractmethod
     def scaled(self, values: Ints, ratio: float) -> Ints:
-        """Return round(values · ratio) for a ratio that the kernel holds in double precision."""
+        """Return round(values · ratio) for a ratio in double precision."""
 
     @abc.abstractmethod
     def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8) -> Ints:
-        """Return round(a s_a / s_y + b s_b / s_y) for integers less their zero points.
+        """Return round(a s_a / s_y + b s_b / s_y) for integers minus their zero points.
 
         Args:
             a: First operand.
             b: Second operand.
             scales: float32 s_a, s_b, s_y.
-            bits: Of the integers' type.
+            bits: Size of the integers.
         """
 
     def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
@@ -118,7 +118,7 @@ class Arithmetic(abc.ABC):
         """Return round(values / y) for float32 numbers."""
 
     def requantized(self, values: Ints, x: Scales, y: Scales) -> Ints:
-        """Return round(values · x / y): integers less their zero point in other steps."""
+        """Return round(values · x / y): integers minus their zero point, in other steps."""
         return self.rounded(values, x, np.ones(1, np.float32), y)
 
     def dequantized(self, values: Ints, point: int, x: Scales) -> np.ndarray:
@@ -130,11 +130,11 @@ class Arithmetic(abc.ABC):
         """Return round(sums / count · x / y): the mean of ``count`` integers in other steps."""
 
     def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
-        """Return the same for a mean over the places of a map that keeps its axes.
+        """Return the same for a mean over the spatial axes that keeps these axes.
 
         Args:
-            sums: Of integers less the zero point.
-            count: Integers in each sum.
+            sums: Sums of integers minus the zero point.
+            count: Number of integers in each sum.
             point: The zero point.
             x: Scale of the input.
             y: Scale of the output.
@@ -142,7 +142,7 @@ class Arithmetic(abc.ABC):
         return self.averaged(sums, count, x, y)
 
     def leaky(self, values: Ints, positive: float, negative: float) -> Ints:
-        """Return values times one ratio where they are positive, times another elsewhere."""
+        """Return values times ``positive`` where they are not negative, else times ``negative``."""
         return np.where(values >= 0, self.scaled(values, positive), self.scaled(values, negative))
 
     def nearest(self, values: np.ndarray) -> Ints:
@@ -161,15 +161,15 @@ class Arithmetic(abc.ABC):
         return np.floor(shares + np.float32(0.5)).astype(np.int64)
 
     def resized(self, x: Ints, sizes: list[int], corners: bool, centres: bool) -> Ints:
-        """Return (P, B, H, W, C) stretched bilinearly: places and shares in 1024ths.
+        """Return (P, B, H, W, C) resized bilinearly, with positions and weights in 1/1024.
 
         Source: TFLite, `reference/resize_bilinear.h`, `ResizeBilinearInteger`.
 
         Args:
             x: Integers.
             sizes: Height and width of the result.
-            corners: Whether corners fall on corners.
-            centres: Whether pixels are taken at their centres.
+            corners: Whether corners are aligned.
+            centres: Whether coordinates are those of half-pixel centres.
         """
         for axis, size in zip((2, 3), sizes):
             low, high, share = places_in_1024ths(x.shape[axis], size, corners, centres)
@@ -178,7 +178,7 @@ class Arithmetic(abc.ABC):
         return divided(x, 20)
 
 
-# Rounds the exact results of an operator by a rule.
+# Rounds the exact results of an operator according to a rule.
 Finish = Callable[[Arithmetic], Any]
 
 
@@ -198,9 +198,9 @@ class FixedPoint(Arithmetic):
         return np.sign(ratio).astype(np.int64) * self.times(values, *multiplier(abs(ratio)))
 
     def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8) -> Ints:
-        """Both operands, shifted left, are brought to twice the larger of their steps.
+        """Rescale both operands, shifted left, to twice the larger of their steps.
 
-        The shift is by 20 bits, of 16-bit integers by 15. Source: TFLite, `kernels/add.cc` and
+        The shift is 20 bits, or 15 for 16-bit integers. Source: TFLite, `kernels/add.cc` and
         `internal/reference/integer_ops/add.h`.
         """
         left, right, out = (float(scale) for scale in scales)
@@ -218,7 +218,7 @@ class FixedPoint(Arithmetic):
         return away_from_zero(bounded(values)).astype(np.int64)
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
-        """The division by the count is folded into m with as many bits as the shift has to spare.
+        """Include the division by the count in m, with as many extra bits as the shift allows.
 
         Source: TFLite, `kernels/internal/reference/integer_ops/mean.h`.
         """
@@ -228,11 +228,11 @@ class FixedPoint(Arithmetic):
 
 
 class AwayFromZero(FixedPoint):
-    """Rounds the upper half of the doubled product, v m / 2^31, then the shift that is left.
+    """Rounds the upper half of the doubled product, v m / 2^31, then the remaining right shift.
 
-    The second rounding takes a half away from zero. A shift to the left comes before the product.
-    Source: gemmlowp, `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT`, as TFLite's
-    `MultiplyByQuantizedMultiplier` joins them.
+    The second rounding is half away from zero. A left shift is applied before the product. Source:
+    gemmlowp, `SaturatingRoundingDoublingHighMul` and `RoundingDivideByPOT`, as combined in TFLite's
+    `MultiplyByQuantizedMultiplier`.
     """
 
     name = "double"
@@ -250,14 +250,14 @@ class AwayFromZero(FixedPoint):
         return self.dense_wide(sums, x, w, y)
 
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
-        """In fixed point throughout (TFLite, `reference/softmax.h`)."""
+        """Entirely in fixed point (TFLite, `reference/softmax.h`)."""
         return softmax_of_8_bits(x, float(scale) * float(beta))
 
 
 class Micro(AwayFromZero):
-    """The portable kernels, with dense layers in fixed point as convolutions are.
+    """The portable kernels, but with dense layers in fixed point, like convolutions.
 
-    Source: TFLite Micro, `kernels/fully_connected.cc`; TFLite's before 2.17.
+    Source: TFLite Micro, `kernels/fully_connected.cc`; TFLite's kernels before 2.17.
     """
 
     name = "double, micro"
@@ -274,9 +274,9 @@ class Micro(AwayFromZero):
 
 
 class Upward(AwayFromZero):
-    """Convolutions and dense layers take a half upward: add half a step, shift arithmetically.
+    """Convolutions and dense layers round half up: add half a step, shift arithmetically.
 
-    Everything else is as in the portable kernels, except as stated here. Source: ruy, the matrix
+    Everything else is as in the portable kernels, unless stated here. Source: ruy, the matrix
     product behind TFLite's optimized kernels (`kernel_avx2_fma.cc`); TFLite,
     `internal/optimized/optimized_ops.h`.
     """
@@ -290,7 +290,7 @@ class Upward(AwayFromZero):
         return self.times_upward(sums, *_multiplier(x, w, y))
 
     def times_upward(self, values: Ints, m: Ints, e: Ints) -> Ints:
-        """Return values · m 2^(e-31), the second rounding upward."""
+        """Return values · m 2^(e-31), with the second rounding half up."""
         high, right = high_product(values << np.maximum(e, 0), m), np.maximum(-e, 0)
         return np.asarray((high + ((np.int64(1) << right) >> 1)) >> right)
 
@@ -299,9 +299,9 @@ class Upward(AwayFromZero):
         return Arithmetic.dense(self, sums, x, w, y)
 
     def dense_narrow(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """As of 8 bits: ruy sums in 32 bits.
+        """As for 8 bits: ruy sums in 32 bits.
 
-        Source: TFLite, `kernels/fully_connected.cc`, `EvalQuantized`; measured of TensorFlow 2.21.
+        Source: TFLite, `kernels/fully_connected.cc`, `EvalQuantized`; measured on TensorFlow 2.21.
         """
         return self.dense(sums, x, w, y)
 
@@ -310,7 +310,7 @@ class Upward(AwayFromZero):
         return super().rounded(sums, x, w, y)
 
     def transposed(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Eight channels at a time by vector instructions, the rest as the portable kernels.
+        """Groups of eight channels by vector instructions, the rest as in the portable kernels.
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `Quantize`.
         """
@@ -323,7 +323,7 @@ class Upward(AwayFromZero):
         return super().rounded(sums, *_joint(x, w), y)
 
     def quantized(self, values: np.ndarray, y: Scales) -> Ints:
-        """Eight at a time by the reciprocal, ties to even; the rest in double precision.
+        """Groups of eight by the reciprocal, ties to even; the rest in double precision.
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `AffineQuantize`, with NEON's
         instructions or their equivalents on x86.
@@ -336,7 +336,7 @@ class Upward(AwayFromZero):
         return found.reshape(values.shape)
 
     def dequantized(self, values: Ints, point: int, x: Scales) -> np.ndarray:
-        """Eight at a time by two products and a difference in float32; the rest by one product.
+        """Groups of eight by two products and a difference in float32; the rest by one product.
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `Dequantize`.
         """
@@ -349,7 +349,7 @@ class Upward(AwayFromZero):
     shares = Arithmetic.shares  # by a table of float32 exponentials
 
     def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
-        """The zero point is brought to the steps of the result by itself.
+        """Rescale the zero point to the steps of the result separately.
 
         Source: TFLite, `internal/optimized/integer_ops/mean.h`.
         """
@@ -376,7 +376,7 @@ class SingleRounding(FixedPoint):
 
 
 def _joint(x: Scales, w: Scales) -> tuple[Scales, Scales]:
-    """Return scales whose product is a float32 number where there is one scale of weights."""
+    """Return x and w, or their float32 product and 1 if the weights have a single scale."""
     return (x * w, np.ones(1, np.float32)) if w.size == 1 else (x, w)
 
 
@@ -388,14 +388,14 @@ def _multiplier(x: Scales, w: Scales, y: Scales) -> tuple[Ints, Ints]:
 def places_in_1024ths(
     size: int, wanted: int, corners: bool, centres: bool
 ) -> tuple[Ints, Ints, Ints]:
-    """Return two places of an axis, and the second one's share, for each of it stretched."""
+    """Return two input positions and the weight of the second, for each output position."""
     step = (1024 * size + wanted // 2) // wanted
     if corners and wanted > 1:
         step = (1024 * (size - 1) + (wanted - 1) // 2) // (wanted - 1)
     at = np.arange(wanted) * step
     if centres:
         at = at + step // 2 - 512
-    # C divides towards zero; nothing below zero is kept.
+    # Division in C truncates towards zero; negative positions are clipped to zero.
     low = np.maximum(at, 0) // 1024
     high = np.minimum(np.maximum(at + 1023, 0) // 1024, size - 1)
     return low, high, at - 1024 * low

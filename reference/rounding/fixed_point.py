@@ -32,7 +32,7 @@ def multiplier(scale: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def high_product(a: Any, b: Any, bits: int = 32) -> np.ndarray:
     """Return the upper half of the doubled product, rounded (SaturatingRoundingDoublingHighMul)."""
-    # gemmlowp treats the signs apart, which comes to the same: a half is taken upward.
+    # gemmlowp treats the signs separately, with the same result: half up.
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
     return np.asarray((product + (1 << (bits - 2))) >> (bits - 1))
 
@@ -44,7 +44,7 @@ def divided(values: np.ndarray, right: Any) -> np.ndarray:
 
 
 def softmax_of_8_bits(x: np.ndarray, scale: float) -> np.ndarray:
-    """Return the softmax on the last axis in steps of 1/256.
+    """Return the softmax over the last axis in steps of 1/256.
 
     Args:
         x: 8-bit integers.

@@ -15,7 +15,7 @@ from .xnnpack import Float32
 
 
 class OnnxRuntime(Float32):
-    """Products in float32, and sums as the kernels for x86 and ARM have them: fused.
+    """Products in float32; sums with fused multiply-add, as in the kernels for x86 and ARM.
 
         round( q_b (s_b/s_y) + ( q_a (s_a/s_y) + (z_y - (z_a s_a/s_y + z_b s_b/s_y)) ) )
 
@@ -25,13 +25,13 @@ class OnnxRuntime(Float32):
     kernels = "ONNX Runtime"
 
     def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Round as for any other sum: there is one kernel for all products of matrices."""
+        """Round as any other sum: one kernel computes all matrix products."""
         return self.rounded(sums, x, w, y)
 
     depthwise = transposed = matrices = rounded_wide = dense_wide = dense_narrow = dense
 
     def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
-        """The zero point is added before the rounding."""
+        """Add the zero point before rounding."""
         limits = np.iinfo(output.steps.dtype)
         total = self.unrounded(operands, output.scale, output.point)
         return np.clip(np.rint(total), limits.min, limits.max).astype(np.int64)
@@ -43,16 +43,16 @@ class OnnxRuntime(Float32):
         part = sum((r * p for r, p in zip(ratios, points)), np.zeros(1, np.float32))
         total = (np.float32(point) - part).astype(np.float64)
         for operand, ratio in zip(operands, ratios):
-            # The product of 8 and 24 bits is exact in float64: rounded once, as a fused one is.
+            # The product of 8 and 24 bits is exact in float64, so it is rounded once, as if fused.
             total = self.joined(operand.integers * ratio.astype(np.float64), total)
         return total
 
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
-        """A table of float32 exponentials, whose sum scales by floor(1/y) in place of 1/y.
+        """Use a table of float32 exponentials, and scale by floor(1/y) instead of 1/y.
 
-        With y the float32 nearest to 1/255, results are 254/255 of what they should be. The
-        exponentials are scaled up by a power that divides out, but decides how they round. Source:
-        ONNX Runtime, `qlinear_softmax.cc`.
+        If y is the float32 number nearest to 1/255, results are 254/255 of the exact ones. The
+        exponentials are scaled up by a factor that cancels but affects their rounding. Source: ONNX
+        Runtime, `qlinear_softmax.cc`.
         """
         scale = float(scale)
         room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
@@ -77,10 +77,10 @@ class OnnxRuntimeApart(OnnxRuntime):
 
 
 class OnnxRuntimePlain(OnnxRuntime):
-    """Nothing fused: every op in float32 between its DequantizeLinear and QuantizeLinear.
+    """Without fusion: every op in float32 between its DequantizeLinear and QuantizeLinear.
 
-    Sums of floats depend on their order; the exact sum is taken, which rounds to the same integer
-    unless it is next to a tie.
+    Sums of floats depend on their order. The exact sum is used, which rounds to the same integer
+    unless it is close to a tie.
     """
 
     kernels = "ONNX Runtime with nothing fused"
@@ -91,7 +91,7 @@ class OnnxRuntimePlain(OnnxRuntime):
         return self._divided(real.astype(np.float32), y)
 
     def scaled(self, values: Ints, ratio: float) -> Ints:
-        """Rounded but once."""
+        """Round once."""
         return np.rint(values * ratio).astype(np.int64)
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
@@ -102,12 +102,12 @@ class OnnxRuntimePlain(OnnxRuntime):
         return nearest(real / y)
 
     def unrounded(self, operands: Sequence[Quantized], y: Scales, point: int) -> np.ndarray:
-        """Return the exact sum of real numbers, in steps of the output."""
+        """Return the exact sum of the real numbers, in steps of the output."""
         terms = [o.centred * (o.scale / y).astype(np.float64) for o in operands]
         return np.asarray(sum(terms) + float(point))
 
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
-        """The softmax of real numbers, rounded once to float32, then to steps."""
+        """Return the softmax of the real numbers, rounded to float32 and then to steps."""
         real = x.astype(np.float32) * np.float32(scale)
         exact = softmax(real.astype(np.float64), axis=-1).astype(np.float32)
         return np.rint(exact / y).astype(np.int64)

@@ -35,7 +35,7 @@ class _Stepped:
 
     @property
     def scale(self) -> Scales:
-        """The scales, in the type that files hold them in."""
+        """The scales in float32, the type in which files store them."""
         return self.steps.scales.astype(np.float32)
 
     @property
@@ -49,8 +49,8 @@ class Quantized(_Stepped):
     """Integers with their steps.
 
     Attributes:
-        integers: (P, …) integers; exact float64 ones for a kernel.
-        steps: Their scale and zero point; for a kernel or bias, one scale for each channel.
+        integers: (P, …) integers; for a kernel, exact integers in float64.
+        steps: Their scale and zero point; for a kernel or bias, one scale per channel.
     """
 
     integers: Ints
@@ -58,7 +58,7 @@ class Quantized(_Stepped):
 
     @property
     def centred(self) -> Ints:
-        """The integers less their zero point: zero stands for zero."""
+        """The integers minus their zero point."""
         return self.integers - self.point
 
     def __neg__(self) -> Quantized:
@@ -96,7 +96,7 @@ class Output(_Stepped):
 
 
 def aligned(*operands: Quantized) -> list[Quantized]:
-    """Return operands of one rank: axes of size one are inserted after the axis of samples."""
+    """Return operands of equal rank, with axes of size one inserted after the axis of samples."""
     rank = max(operand.integers.ndim for operand in operands)
     return [
         replace(operand, integers=x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]))
@@ -106,7 +106,7 @@ def aligned(*operands: Quantized) -> list[Quantized]:
 
 
 def quantized(values: np.ndarray, steps: Quantization) -> Ints:
-    """Return float32 numbers in steps: divided in float32, to the nearest, ties to even."""
+    """Quantize float32 numbers: divide in float32, round to the nearest integer, ties to even."""
     scaled = np.rint(values / np.float32(steps.scales[0])).astype(np.float64)
     limits = np.iinfo(steps.dtype)
     bounded = np.clip(scaled + int(steps.zero_points[0]), limits.min, limits.max)

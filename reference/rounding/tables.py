@@ -1,7 +1,7 @@
 """Functions that TFLite's kernels compute by tables and in fixed point.
 
-Eight bits have a table of all 256 results, computed in float32. Sixteen bits have tables of 257 or
-513 points with straight lines between them.
+For 8 bits a table holds all 256 results, computed in float32. For 16 bits tables of 257 or 513
+points are interpolated linearly.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def float32_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def float32_gelu_tanh(x: np.ndarray) -> np.ndarray:
-    """Return GELU's approximation by tanh. Source: TFLite, `reference/gelu.h`."""
+    """Return the tanh approximation of GELU. Source: TFLite, `reference/gelu.h`."""
     inner = np.float32(2 / np.sqrt(np.pi) * np.sqrt(0.5)) * (x + np.float32(0.044715) * x * x * x)
     return np.asarray(np.float32(0.5) * x * (_ONE + np.tanh(inner)))
 
 
 def tabled(function: Function, x: Quantized, output: Output) -> Finish:
-    """Return a function of integers by a table: of 8 bits all results, of 16 bits `wide_table`.
+    """Return a function of integers by a table of all results (8 bits) or `wide_table` (16 bits).
 
     Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`.
 
@@ -63,14 +63,14 @@ def tabled(function: Function, x: Quantized, output: Output) -> Finish:
 
 
 def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -> Ints:
-    """Return the 513 points that TFLite's kernels hold of a function of 16 bits.
+    """Return TFLite's table of 513 points for a function of 16-bit integers.
 
-    Each point is moved by half the error that a straight line has in the middle. Source: TFLite,
+    Each point is shifted by half the error of linear interpolation at the midpoint. Source: TFLite,
     `internal/common.h`, `LUTPopulateInt16`.
 
     Args:
         function: The function.
-        scale: Of its argument.
+        scale: Scale of its argument.
         point: The argument's zero point.
         y: Scale of the result, whose zero point is 0.
         dtype: The floating-point type that the kernel computes the table in.
@@ -96,14 +96,14 @@ def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -
 
 
 def looked_up(x: Ints, table: Ints) -> Ints:
-    """Return a function of 16-bit integers: a line between two of 513 points."""
+    """Return a function of 16-bit integers, interpolated between two of 513 points."""
     index, offset = 256 + (x >> 7), x & 0x7F
     base = table[index]
     return np.asarray(base + (((table[index + 1] - base) * offset + 64) >> 7))
 
 
 # 2^16 times the logistic function at multiples of 1/24. TFLite's table (`internal/common.h`) is one
-# more than the nearest integer in the places of the bits that are set here.
+# more than the nearest integer at the positions of the bits that are set here.
 _ABOVE = 0x800000000000000000000000000000800011009020440005C0467BAEFA7BD110
 _SIGMOID = np.minimum(np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))), 65535).astype(
     np.int64
@@ -160,7 +160,7 @@ def wide_tanh(x: Ints, scale: Any) -> Ints:
 
 
 def hard_swish(x: Quantized, output: Output) -> Ints:
-    """Return x relu6(x + 3) / 6: 16-bit fixed point. Source: TFLite, `reference/hard_swish.h`."""
+    """Return x relu6(x + 3) / 6 in 16-bit fixed point. Source: TFLite, `reference/hard_swish.h`."""
     fine = np.float32(1 / 128) * x.scale[0]
     m_out, e_out = _short(fine / output.scale[0])
     m_gate, e_gate = _short(fine / np.float32(3 / 32768))
@@ -173,7 +173,7 @@ def hard_swish(x: Quantized, output: Output) -> Ints:
         gate = _saturated16(gate << 1)
     gate = (divided(gate, max(-e_gate, 0)) + (1 << 15)) >> 1
     product = gate * value
-    product = np.sign(product) * (np.abs(product) >> 15)  # rounds to zero
+    product = np.sign(product) * (np.abs(product) >> 15)  # rounds towards zero
     return output.saturated(divided(product, -e_out))
 
 

@@ -1,4 +1,4 @@
-"""XNNPACK's rule of rounding, and all known rules of runtimes for .tflite files."""
+"""XNNPACK's rounding rule, and the rules of all known runtimes for .tflite files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Float32(Arithmetic):
     says = "fp32 multiply, round to nearest even (as XNNPACK and ONNX Runtime)"
 
     def of_bits(self, bits: int) -> Arithmetic:
-        """XNNPACK leaves integers of 16 bits to TFLite's own kernels."""
+        """Return TFLite's rule for 16-bit integers, which XNNPACK does not compute."""
         return self if bits == 8 else _BEHIND
 
     def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """Left to TFLite's own kernels."""
+        """As TFLite's kernels, since XNNPACK does not compute these products."""
         return _BEHIND.matrices(sums, x, w, y)
 
     def rounded(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
@@ -37,7 +37,7 @@ class Float32(Arithmetic):
         return nearest(values.astype(np.float32) * np.float32(ratio))
 
     def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8) -> Ints:
-        """The one fixed-point op of XNNPACK: both ratios in 21 bits, one shift, half up.
+        """In fixed point: both ratios in 21 bits, one shift, half up.
 
         Source: XNNPACK, `xnn_init_qs8_add_minmax_scalar_params`.
         """
@@ -52,7 +52,7 @@ class Float32(Arithmetic):
         return nearest(values * (np.float32(1) / y))
 
     def requantized(self, values: Ints, x: Scales, y: Scales) -> Ints:
-        """Fixed-point as addition is: the ratio in steps of 1/256, one shift, half up.
+        """In fixed point: the ratio in steps of 1/256, one shift, half up.
 
         Source: XNNPACK, `xnn_init_qs8_cvt_scalar_params`.
         """
@@ -60,7 +60,7 @@ class Float32(Arithmetic):
         return (values * ratio + (1 << 7)) >> 8
 
     def leaky(self, values: Ints, positive: float, negative: float) -> Ints:
-        """Fixed-point too: both ratios in steps of 1/256, one shift, half up.
+        """In fixed point: both ratios in steps of 1/256, one shift, half up.
 
         Source: XNNPACK, `xnn_init_qs8_lrelu_scalar_params`.
         """
@@ -68,7 +68,7 @@ class Float32(Arithmetic):
         return np.asarray((np.where(values >= 0, *(values * ratio for ratio in ratios)) + 128) >> 8)
 
     def resized(self, x: Ints, sizes: list[int], corners: bool, centres: bool) -> Ints:
-        """Shares in 2048ths from places in float32, one shift, half up.
+        """Weights in 1/2048 from positions in float32, one shift, half up.
 
         Source: XNNPACK, `xnn_indirection_init_resize_bilinear2d_hwc_q11`, `s8-ibilinear`.
         """
@@ -79,14 +79,14 @@ class Float32(Arithmetic):
         return (x + (1 << 21)) >> 22
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
-        """As any sum, with the count in the scale."""
+        """As any other sum, with the count included in the scale."""
         return nearest(sums.astype(np.float32) * (x / (y * np.float32(count))))
 
 
 def _places_in_2048ths(
     size: int, wanted: int, corners: bool, centres: bool
 ) -> tuple[Ints, Ints, Ints]:
-    """Return `places_in_1024ths` by XNNPACK's rule, with shares in 2048ths."""
+    """Return `places_in_1024ths` by XNNPACK's rule, with weights in 1/2048."""
     less = int(corners and wanted != 1)
     step = np.float32(size - less) / np.float32(wanted - less)
     at = np.arange(wanted, dtype=np.float32) * step
@@ -98,7 +98,7 @@ def _places_in_2048ths(
 
 
 class _BehindXnnpack(Upward):
-    """LiteRT's optimized kernels: every dense layer of 16 bits in double precision (LiteRT 2.3)."""
+    """LiteRT's optimized kernels: all 16-bit dense layers in double precision (LiteRT 2.3)."""
 
     def dense_narrow(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """See above."""
@@ -106,7 +106,7 @@ class _BehindXnnpack(Upward):
 
 
 class Earlier(Upward):
-    """The optimized kernels with dense layers as convolutions of 16 bits (tflite-runtime 2.14)."""
+    """The optimized kernels with 16-bit dense layers as convolutions (tflite-runtime 2.14)."""
 
     name = "double, half up, earlier"
     kernels = "TFLite's optimized kernels before 2.17"
@@ -131,7 +131,7 @@ _TFLITE_RULES_OF_16_BITS = (*TFLITE_RULES, Earlier())
 
 
 def tflite_rules(graph: ArtifactGraph) -> tuple[Arithmetic, ...]:
-    """Return the rules that may differ on a .tflite file: some do in integers of 16 bits alone."""
+    """Return the rules that may differ on a .tflite file; some differ only for 16-bit integers."""
     steps = [tensor.quantization for tensor in graph.tensors.values()]
     wide = any(entry is not None and entry.dtype == np.int16 for entry in steps)
     return _TFLITE_RULES_OF_16_BITS if wide else TFLITE_RULES

@@ -1,9 +1,8 @@
-"""Checks an export on the user's own samples, whatever their number.
+"""Checks an export on any number of the user's own samples.
 
-So many samples as fit into memory together are checked with the golden set, in every way there is.
-More are read and judged part by part: the limits on each sample, and on all of them together, are
-the same; what is kept of a part is its totals. The report does not depend on how many processes
-judge the parts.
+Samples that fit into memory are added to the golden set and get every check. A larger set is read
+and judged in parts, of which only totals are kept. The limits on single samples and on all samples
+together are the same. The report does not depend on the number of processes that judge the parts.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from .part import Job, Part, judge_part
 from .totals import FileTotals, OutputTotals, added
 from .workers import in_processes
 
-# More samples, or larger ones, are not held in memory together.
+# Limits on the samples that are held in memory at once.
 HELD_SAMPLES, HELD_BYTES = 2048, 1 << 27
 
 
@@ -94,8 +93,8 @@ class OwnParts:
     Attributes:
         stream: Where they come from.
         size: Samples in a part.
-        first: The parts that were read to see how many there are.
-        rest: The others.
+        first: The parts that were read to decide whether all samples fit into memory.
+        rest: The remaining parts; None if there are none.
     """
 
     stream: SampleStream
@@ -125,7 +124,7 @@ class OwnParts:
 
     @property
     def held(self) -> SampleSet:
-        """All samples; where they are streamed, those of the first part."""
+        """All samples; if they are streamed, those of the first part."""
         return gathered(self.first[:1] if self.streamed else self.first, self.stream)
 
     def parts(self) -> Iterator[Part]:
@@ -142,16 +141,16 @@ def streamed_check(
     """Judge every file on every target on all samples.
 
     Raises:
-        UserError: A target is a device, which the parts are not sent to.
+        UserError: A target is a device; parts are not sent to devices.
     """
     devices = [str(target) for target in selection.files if target.device != LOCAL]
     if devices:
         raise UserError(
             f"More than {HELD_SAMPLES} samples, or {HELD_BYTES >> 20} MiB of them, are checked on "
-            f"this machine only. Received the target {devices[0]}: give --samples {HELD_SAMPLES}, "
-            "or leave the device out."
+            f"this machine only. Received the target {devices[0]}: use --samples {HELD_SAMPLES}, "
+            "or omit the device."
         )
-    # What is installed here is not what the default of another machine would be.
+    # The targets are fixed here, since the default targets differ between machines.
     fixed = dataclasses.replace(
         options, targets=tuple(map(str, selection.files)), baseline=None, search=None
     )
@@ -183,8 +182,8 @@ def streamed_findings(
             Finding(
                 failure.check,
                 False,
-                f"{failure.message}; in {failure.parts} parts, first in that from sample "
-                f"{failure.start} on",
+                f"{failure.message}; in {failure.parts} parts, the first of which starts at "
+                f"sample {failure.start}",
                 failure.subject,
             )
         )
@@ -218,7 +217,7 @@ def _noise(entry: OutputTotals) -> Finding:
     )
     if not entry.within:
         what = (
-            f"{what}; {entry.over} samples are beyond that; the greatest absolute error against "
+            f"{what}; {entry.over} samples exceed the limit; the greatest absolute error against "
             f"float64 truth is {entry.max_abs:.3g}, in sample {entry.max_abs_sample}"
         )
     return Finding("noise", entry.within, what, entry.output)

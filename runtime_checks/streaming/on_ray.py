@@ -1,7 +1,8 @@
 """Judges parts of the samples on the machines of a Ray cluster.
 
-Each machine needs renormlite, the runtimes of the check, and an equal processor: a float kernel may
-round otherwise on another one. The export travels as bytes, so no file system is shared.
+Each machine needs renormlite, the runtimes of the check, and the same type of processor, since
+float kernels may round differently on others. The export is sent as bytes, so no shared file system
+is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .part import Job, Part, judge_part
 from .totals import FileTotals
 from .workers import in_order
 
-# Ray gives a part to another worker so many times when the one that has it ends.
+# How often Ray gives a part to another worker after its worker has died.
 _RETRIES = 3
 
 
@@ -31,7 +32,7 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
     Args:
         job: The check.
         parts: The samples.
-        address: Of the cluster; "auto" for the one that this machine is part of, "local" to start
+        address: Address of the cluster; "auto" for the cluster of this machine, "local" to start
             one here.
 
     Raises:
@@ -78,7 +79,7 @@ def _judge(files: Mapping[str, bytes], job: Job, part: Part) -> tuple[FileTotals
 
 
 class _Files:
-    """Files by name; all are equal to the cache, whose key is the manifest's hash."""
+    """Files by name. All instances compare equal: the cache key is the manifest's hash."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = files
@@ -92,7 +93,7 @@ class _Files:
 
 @functools.lru_cache(maxsize=1)
 def _unpacked(_digest: str, files: _Files) -> tempfile.TemporaryDirectory[str]:
-    """Write an export into a folder, once in each process; it goes when the process ends."""
+    """Write an export into a folder, once per process; it is deleted when the process ends."""
     folder = tempfile.TemporaryDirectory(prefix="renormlite-")
     for name, data in files.files.items():
         write_bytes(Path(folder.name) / name, data)

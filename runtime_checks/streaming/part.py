@@ -1,4 +1,4 @@
-"""Judges one part of the samples, in whichever process."""
+"""Judges one part of the samples; can be called in any process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..own_samples import extended, known_network
 from ..selection import Selection, select
 from .totals import Failure, FileTotals, OutputTotals, TaskTotals
 
-# Judged on the totals of all parts.
+# Checks that are judged on the totals of all parts.
 _ON_TOTALS = ("noise", "snr", "slices", "decisions", "accuracy", "clipped", "headroom")
 
 
@@ -52,13 +52,13 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A check, as every process that takes part in it needs it.
+    """The description of a check that is sent to every process.
 
     Attributes:
         directory: The export.
-        options: Those of the check; every target is this machine.
-        digest: SHA-256 of the manifest: an export that is written anew is another job.
-        modules: Modules of the user's that register its runtimes.
+        options: Options of the check; every target is this machine.
+        digest: SHA-256 of the manifest, so that a rewritten export is a new job.
+        modules: The user's modules that register runtimes.
     """
 
     directory: Path
@@ -69,7 +69,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """What judging needs of an export, the same for every part."""
+    """The contents of an export that every part needs."""
 
     export: ExportDirectory
     golden: GoldenSet
@@ -83,7 +83,7 @@ def _open(job: Job) -> _Opened:
         import_user_module(name)
     export, options = read_export(job.directory), job.options
     network = known_network(export, "Own samples need", "Give them to the export instead.")
-    # A few samples of the golden set tell which outputs it has; all would be copied for each part.
+    # One sample of the golden set is kept for its outputs; all would be copied for each part.
     golden = export.read_golden().select(np.arange(1))
     selection = select(
         export, options.targets, artifacts=options.artifacts, precisions=options.precisions
@@ -99,7 +99,7 @@ def judge_part(job: Job, part: Part) -> tuple[FileTotals, ...]:
         part: The samples.
 
     Returns:
-        The totals of each file on each target, in an order that the options fix.
+        The totals of each file on each target, in an order that depends on the options only.
     """
     opened, options = _open(job), job.options
     kind = kinds_of(part.arrays)

@@ -1,7 +1,7 @@
-"""What is kept of each part of the samples, and how parts are added up.
+"""Totals of each part of the samples, and their sum.
 
-Parts are always added in the order of the samples, so the totals do not depend on which process
-judged which part, to the last bit.
+Parts are always added in the order of the samples, so the totals do not depend, to the last bit, on
+which process judged which part.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...artifacts.ranges import Clipped, Misfits, Overflow
 from ..end_to_end.chance import mcnemar
 from ..end_to_end.task_agreement import TaskAgreement, beyond_guessing
 
-# Classes of a classifier's odds, in powers of two: the median is the lower end of its class.
+# Bins of a classifier's odds, in powers of two; the median is the lower end of its bin.
 _PER_OCTAVE, _OCTAVES = 4, 16
 
 Counts = tuple[tuple[Any, int], ...]
@@ -27,12 +27,12 @@ Counts = tuple[tuple[Any, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class TaskTotals:
-    """Decisions of one output on real samples; see `TaskAgreement` for what is not said here.
+    """Decisions of one output on real samples; see `TaskAgreement` for the other attributes.
 
     Attributes:
-        confusion: (before, after) of changed decisions, and how many.
-        odds: For each class of odds, the number of samples.
-        labels: Labels, and how many samples have each.
+        confusion: (before, after) of changed decisions, and their number.
+        odds: Number of samples in each bin of odds.
+        labels: Labels, and the number of samples with each.
     """
 
     samples: int
@@ -88,7 +88,7 @@ class TaskTotals:
         )
 
     def agreement(self, output: str, kind: str) -> TaskAgreement:
-        """Return the same as the record that the quality gates judge."""
+        """Return the totals in the form that the quality gates judge."""
         below = np.cumsum(self.odds)
         median = int(np.searchsorted(below, (self.samples + 1) // 2))
         ordered = sorted(self.confusion, key=lambda entry: -entry[1])
@@ -119,20 +119,20 @@ class OutputTotals:
         output: Keras output name.
         samples: N.
         elements: Elements compared.
-        real: Samples that the sums below are over: those without NaN or infinity.
+        real: Number of samples without NaN or infinity; the sums below are over these.
         signal: Sum of the mean squares of these samples' truth.
         error: Sum of the mean squares of their errors.
         ratios: Sum of the squares of their errors over their expected noise.
         max_abs: Greatest absolute error.
-        max_abs_sample: The sample it is in.
-        worst: Greatest error of a sample over its expected noise.
-        worst_sample: That sample.
-        over: Samples beyond the limit for the worst one.
-        worst_limit: That limit.
-        pooled_limit: The limit for all samples together.
-        reason: Where the expected noise comes from.
+        max_abs_sample: Number of the sample with that error.
+        worst: Greatest error of a sample divided by its expected noise.
+        worst_sample: Number of that sample.
+        over: Number of samples above the limit on a single sample.
+        worst_limit: The limit on a single sample.
+        pooled_limit: The limit on all samples together.
+        reason: Origin of the expected noise.
         against: What the output was compared with.
-        task: Its decisions; None for an output that decides nothing.
+        task: Its decisions; None for an output without decisions.
     """
 
     output: str
@@ -160,7 +160,7 @@ class OutputTotals:
 
     @property
     def snr_db(self) -> float | None:
-        """Signal-to-noise ratio in decibels; None where there is no signal."""
+        """Signal-to-noise ratio in decibels; None without a signal."""
         if not self.signal:
             return None
         return 10 * math.log10(self.signal / self.error) if self.error else math.inf
@@ -200,14 +200,14 @@ class OutputTotals:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A check that parts failed other than by a limit on totals.
+    """A check that failed in some parts, other than a limit on totals.
 
     Attributes:
-        check: Which check.
+        check: Name of the check.
         subject: The output or layer concerned.
-        message: What the first of these parts says.
+        message: Message of the first part that failed.
         start: Number of that part's first sample.
-        parts: How many parts failed.
+        parts: Number of parts that failed.
     """
 
     check: str
@@ -225,7 +225,7 @@ class FileTotals:
         artifact: File name.
         target: The target.
         samples: N.
-        outputs: Of each output.
+        outputs: Totals of each output.
         failures: Other checks that failed.
         misfits: Values that the file cannot represent.
     """
@@ -249,7 +249,7 @@ class FileTotals:
 
 
 def added(parts: Iterable[Sequence[FileTotals]]) -> tuple[FileTotals, ...]:
-    """Return the totals of all parts, which come in the order of the samples."""
+    """Return the totals of all parts, given in the order of the samples."""
 
     def plus(first: Sequence[FileTotals], second: Sequence[FileTotals]) -> tuple[FileTotals, ...]:
         return tuple(a.plus(b) for a, b in zip(first, second))
@@ -265,7 +265,7 @@ def _joined(first: Counts, second: Counts) -> Counts:
 def _by_name(
     first: tuple[OutputTotals, ...], second: tuple[OutputTotals, ...]
 ) -> tuple[OutputTotals, ...]:
-    """Add outputs by name; a part in which an output could not be compared has none of it."""
+    """Add outputs by name; an output that could not be compared is absent from its part."""
     found = {entry.output: entry for entry in first}
     for entry in second:
         known = found.get(entry.output)

@@ -1,6 +1,6 @@
-"""Calls a function on parts, in this process, in several here, or on the machines of Ray.
+"""Calls a function on parts in this process, in several processes, or on a Ray cluster.
 
-Results come in the order of the parts, and no more parts are read than are being worked on.
+Results are in the order of the parts. Parts are read only as they are needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import UserError
 T = TypeVar("T")
 P = TypeVar("P")
 
-# A part is given to another process so many times when the one that has it ends.
+# How many processes are tried for one part before the check fails.
 _TRIES = 3
 
 
@@ -25,9 +25,9 @@ def in_processes(work: Callable[[P], T], parts: Iterable[P], count: int) -> Iter
     """Yield what a function returns for each part, computed in several processes.
 
     Args:
-        work: A function of a module's top level, or a partial one of it.
+        work: A function at the top level of a module, or a partial of one.
         parts: Its arguments.
-        count: Number of processes; 1 is this one.
+        count: Number of processes; 1 for this process only.
 
     Raises:
         UserError: Processes ended three times on the same part.
@@ -52,7 +52,7 @@ def in_processes(work: Callable[[P], T], parts: Iterable[P], count: int) -> Iter
                 last = died
         raise UserError(
             f"The process that judged a part of the samples ended {_TRIES} times ({last.cause}). "
-            "Use fewer --workers where memory is short."
+            "If memory is short, use fewer --workers."
         ) from last
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
@@ -81,7 +81,7 @@ F = TypeVar("F")
 def in_order(
     submit: Callable[[P], F], result: Callable[[F], T], parts: Iterable[P], most: int
 ) -> Iterator[T]:
-    """Yield results in the order of the parts, with at most `most` of them under way."""
+    """Yield results in the order of the parts, with at most `most` of them pending."""
     waiting: collections.deque[F] = collections.deque()
     for part in parts:
         if len(waiting) == most:

@@ -94,10 +94,10 @@ def test_the_command_prints_and_writes_json(folder, images):
 
 
 def test_a_cost_is_what_the_whole_would_gain():
-    from renormlite.reference.quantization_costs import Costs, Harm, LayerCost
+    from renormlite.reference.quantization_costs import Costs, Effect, LayerCost
 
-    parts = [LayerCost(name, {"steps": Harm(power)}) for name, power in (("a", 0.9), ("b", 0.1))]
-    costs = Costs(tuple(parts), Harm(1.0))
+    parts = [LayerCost(name, {"steps": Effect(power)}) for name, power in (("a", 0.9), ("b", 0.1))]
+    costs = Costs(tuple(parts), Effect(1.0))
     assert costs.decibels(0.9) == pytest.approx(10)
     assert costs.decibels(0.0) == 0
-    assert dataclasses.replace(parts[0], causes={"steps": Harm(0.5)}).worst == "steps"
+    assert dataclasses.replace(parts[0], causes={"steps": Effect(0.5)}).worst == "steps"

@@ -82,11 +82,11 @@ def test_links_lead_somewhere(bad):
 def test_the_verdict_comes_first(good, bad):
     assert good.text.startswith("digits: PASS PASS digits 4 files on 2 targets")
     assert bad.text.startswith("digits: FAIL FAIL digits 4 files on 2 targets: 2 of 4")
-    assert "What is wrong" not in good.text
+    assert "Failures" not in good.text
 
 
 def test_a_failure_says_what_where_how_much_allowed_and_why(bad):
-    wrong = bad.text.split("What is wrong")[1].split("Targets")[0]
+    wrong = bad.text.split("Failures")[1].split("Targets")[0]
     assert "The weights of layer 'conv2d_1' differ from the trained model's" in wrong
     for word in ("Where layer 'conv2d_1', op", "How much", "times the expected noise", "Allowed"):
         assert word in wrong
@@ -104,7 +104,7 @@ def test_failures_are_open_and_the_rest_is_closed(failing, bad):
 def test_every_stage_of_every_file_is_drawn(good, healthy):
     labels = [label for label in good.values("aria-label") if " on " in label]
     assert len(labels) == len(healthy.results)
-    titles = " ".join(good.text.split("Where the error comes from")[1].split("Every check")[:1])
+    titles = " ".join(good.text.split("Where the error comes from")[1].split("All checks")[:1])
     assert titles.count("quantized:") >= 2  # one a lane, and one a share of the error
     for word in ("folded:", "exported:", "target:", "float32 Keras model:"):
         assert word in titles

@@ -143,7 +143,7 @@ def test_nan_in_a_file_alone_fails(healthy_export, data, monkeypatch):
     monkeypatch.setattr(part, "run_target", spoiled)
     reason = check_parity(healthy_export, ("litert",), data).results[0].reason
     assert "nan" in reason
-    assert "in 5 parts, first in that from sample 0 on" in reason
+    assert "in 5 parts, the first of which starts at sample 0" in reason
 
 
 @pytest.mark.usefixtures("few")

@@ -73,7 +73,7 @@ def test_constants_are_views_of_the_file(file):
 
 
 @pytest.mark.parametrize("size", [0, 3, 40, 500])
-def test_damage_is_one_sentence(file, size, tmp_path):
+def test_damage_is_reported_in_one_sentence(file, size, tmp_path):
     path = tmp_path / "cut.tflite"
     path.write_bytes(file.read_bytes()[:size])
     with pytest.raises(UserError, match="cannot be read as a TFLite file"):

@@ -77,7 +77,7 @@ def test_every_option_reaches_the_manifest(model_file, images, tmp_path):
     assert record["calibration"]["samples"] == 20
 
 
-def test_random_calibration_says_what_it_costs(model_file, images, tmp_path):
+def test_random_calibration_prints_a_warning(model_file, images, tmp_path):
     arguments = (model_file, "-o", tmp_path / "out", "--to", "tflite", "--precision", "int8")
     general = _run(*arguments, "--calibration", "random")
     assert general.exit_code == 0, general.output
@@ -106,7 +106,7 @@ def test_a_free_batch(model_file, tmp_path):
         (("--quantized-io", "integer"), "int8, auto, int16x8"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments, sentence, model_file, tmp_path):
+def test_a_usage_error_is_one_sentence(arguments, sentence, model_file, tmp_path):
     result = _run(model_file, "-o", tmp_path / "out", *arguments)
     assert isinstance(result.exception, rl.UserError)
     assert sentence in str(result.exception)
@@ -137,7 +137,7 @@ def test_wrong_usage_exits_with_two_before_anything_is_loaded(option, value, sen
     assert f"Invalid value for '{option}'" in result.output
 
 
-def test_calibration_without_a_use_is_told(model_file, tmp_path):
+def test_unused_calibration_is_reported(model_file, tmp_path):
     result = _run(model_file, "-o", tmp_path / "out", "--to", "onnx", "--calibration", "photos/")
     assert result.exit_code == 0, result.output
     assert "--calibration was not used" in result.output

@@ -30,7 +30,7 @@ def _frozen(*stack: layers.Layer) -> FrozenGraph:
     return freeze(model, signature_of(model))
 
 
-def test_the_layer_that_a_converter_died_of_is_named():
+def test_the_layer_that_crashed_a_converter_is_named():
     dense = [layers.Dense(3, name=f"dense_{i}") for i in range(5)]
     graph = _frozen(*dense[:3], layers.ELU(name="at_fault"), *dense[3:])
     with pytest.raises(rl.UserError, match=r"The maker died of SIGSEGV on layer 'at_fault'\."):

@@ -48,7 +48,7 @@ def test_one_nan_and_both_infinities(images):
     assert not np.isnan(infinite).any()
 
 
-def test_integers_have_neither():
+def test_integer_inputs_get_no_nan_and_no_infinity():
     one = (TensorSpec("tokens", (None, 5), "int32"),)
     values = (InputValues.free((5,), "int32"),)
     assert not {"denormal", "nonfinite"} & set(choose_samples(one, values, None).kind)

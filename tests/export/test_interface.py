@@ -64,7 +64,7 @@ def test_dictionaries_keep_their_keys(export):
 
 
 @pytest.mark.parametrize("name", ["in put:0", "größe", "a;b/c"])
-def test_names_that_converters_dislike_survive(name, export):
+def test_names_with_special_characters_are_kept(name, export):
     x = keras.Input((4,), name="x")
     model = keras.Model(x, layers.Dense(3, name=name.replace("/", ""))(x))
     manifest, folder = export(model)
@@ -149,7 +149,7 @@ def test_batch_sizes(batch_size, small, export):
         assert artifact.snr_db["scores"] > 110
 
 
-def test_a_free_batch_really_takes_any_batch(small, export):
+def test_a_free_batch_accepts_any_batch_size(small, export):
     _, folder = export(small, batch_size=None)
     batch = np.random.default_rng(0).random((7, 12, 12, 3), np.float32)
     expected = small(batch, training=False)

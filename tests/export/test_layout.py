@@ -20,7 +20,7 @@ CONVOLUTIONAL = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_channels_first_leaves_no_transpose_in_a_convolutional_network(name, export, settled):
+def test_channels_first_needs_no_transpose_in_a_convolutional_network(name, export, settled):
     model = settled(CONVOLUTIONAL[name](rl.BatchRenormalization))
     manifest, _ = export(model, formats=("onnx",), layout="nchw")
     (artifact,) = manifest.artifacts
@@ -57,7 +57,7 @@ def test_channels_first_of_sequences_and_volumes(rank, export):
     assert artifact.snr_db["y"] > 100
 
 
-def test_layout_leaves_tflite_as_it_is(small, export):
+def test_layout_does_not_change_tflite_files(small, export):
     manifest, _ = export(small, formats=("tflite", "onnx"), layout="nchw")
     assert manifest.artifacts[0].inputs[0].shape == (1, 12, 12, 3)
     assert manifest.artifacts[0].inputs[0].axes is None
@@ -71,7 +71,7 @@ def test_int8_calibrates_channels_first(small, images, export):
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_a_dense_layer_takes_the_order_of_a_flattened_map_into_its_rows(layout, export):
+def test_rows_of_a_dense_layer_follow_the_order_of_the_flattened_map(layout, export):
     x = keras.Input((5, 4, 3), name="x")
     maps = layers.Conv2D(7, 2, name="maps")(x)
     model = keras.Model(x, layers.Dense(6, name="y")(layers.Flatten()(maps)))
@@ -81,7 +81,7 @@ def test_a_dense_layer_takes_the_order_of_a_flattened_map_into_its_rows(layout, 
     assert artifact.snr_db["y"] > 110
 
 
-def test_a_flattened_map_that_something_else_reads_keeps_its_order(export):
+def test_a_flattened_map_with_other_readers_keeps_its_order(export):
     x = keras.Input((5, 4, 3), name="x")
     flat = layers.Flatten(name="flat")(layers.Conv2D(7, 2)(x))
     model = keras.Model(x, [flat, layers.Dense(6, name="y")(flat)])

@@ -48,7 +48,7 @@ def test_hashes_and_sizes_are_those_of_the_files(exported):
         assert hashlib.sha256(data).hexdigest() == digest
 
 
-def test_it_records_what_was_made_of_what(exported):
+def test_it_records_the_origin_of_each_file(exported):
     _, folder = exported
     record = json.loads((folder / "manifest.json").read_text())
     assert record["inputs"] == [{"name": "image", "shape": [None, 12, 12, 3], "dtype": "float32"}]
@@ -79,7 +79,7 @@ def test_the_source_files_hash_is_recorded(small, export, tmp_path):
     ],
     ids=["truncated", "other schema", "field missing", "no object", "field renamed"],
 )
-def test_damage_is_one_sentence(damage, sentence, exported):
+def test_damage_is_reported_in_one_sentence(damage, sentence, exported):
     _, folder = exported
     path = folder / "manifest.json"
     path.write_text(damage(path.read_text()))

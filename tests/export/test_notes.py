@@ -16,7 +16,7 @@ def _dense(*layers: keras.layers.Layer) -> keras.Model:
     return keras.Sequential([keras.Input((4,), name="x"), *layers])
 
 
-def test_a_norm_that_stays_and_training_true_are_said(export):
+def test_notes_name_a_residual_norm_and_training_true(export):
     x = keras.Input((4,), name="x")
     y = kl.Dense(3)(kl.Dropout(0.5, name="drop")(kl.Dense(4)(x), training=True))
     y = kl.BatchNormalization(name="norm")(kl.Softmax()(y))
@@ -28,7 +28,7 @@ def test_a_norm_that_stays_and_training_true_are_said(export):
     assert "leaves" in norm
 
 
-def test_a_dynamic_file_that_quantizes_nothing_says_so(export):
+def test_a_note_names_a_dynamic_file_without_quantized_weights(export):
     manifest, _ = export(_dense(kl.Dense(3)), formats=("tflite",), precisions=("dynamic",))
     assert "nothing is quantized" in manifest.artifacts[0].notes[0]
     manifest, _ = export(
@@ -37,7 +37,7 @@ def test_a_dynamic_file_that_quantizes_nothing_says_so(export):
     assert not manifest.artifacts[0].notes
 
 
-def test_an_equalization_without_effect_is_said(export):
+def test_a_note_names_an_equalization_without_effect(export):
     manifest, _ = export(
         _dense(kl.Dense(3)), formats=("tflite",), precisions=("int8",), inputs=RAMP,
         equalize="always",
@@ -64,7 +64,7 @@ def test_weights_that_a_file_cannot_hold_are_refused(value, precisions, message,
         export(model, precisions=precisions, inputs=RAMP)
 
 
-def test_activations_beyond_half_precision_are_said(export):
+def test_a_note_names_activations_beyond_half_precision(export):
     first, second = kl.Dense(4, name="large"), kl.Dense(3)
     model = _dense(first, second)
     first.kernel.assign(np.full((4, 4), 3e4))
@@ -73,7 +73,7 @@ def test_activations_beyond_half_precision_are_said(export):
     assert any("large (1.2e+05)" in note for note in manifest.artifacts[0].notes)
 
 
-def test_int16x8_names_what_it_lacks(export):
+def test_int16x8_names_the_operators_it_lacks(export):
     model = keras.Sequential(
         [keras.Input((3, 4), name="x"), kl.Masking(name="hide"), kl.LSTM(2), kl.Dense(2)]
     )
@@ -82,7 +82,7 @@ def test_int16x8_names_what_it_lacks(export):
         export(model, formats=("tflite",), precisions=("int16x8",), inputs=samples)
 
 
-def test_buffers_behind_the_flatbuffer_are_kept(export):
+def test_buffers_after_the_flatbuffer_are_kept(export):
     _, folder = export(_dense(kl.Dense(64)), formats=("tflite",))
     model = flatbuffer.parse((folder / "net.float32.tflite").read_bytes())
     sizes = [0 if buffer.data is None else len(buffer.data) for buffer in model.buffers]

@@ -60,7 +60,7 @@ def test_a_bias_is_inside_its_product(name, export):
 
 
 @pytest.mark.parametrize("merge", [kl.Add, kl.Multiply])
-def test_a_computed_summand_is_no_bias(merge, export):
+def test_a_computed_summand_is_not_made_a_bias(merge, export):
     """Keras adds a pooled (1, 1, C) as a bias, which a convolution must know beforehand."""
     x = keras.Input(IMAGE, name="x")
     pooled = kl.GlobalAveragePooling2D(keepdims=True)(kl.Conv2D(4, 3)(x))

@@ -138,7 +138,7 @@ def test_a_foreign_file_with_its_weights_beside_it(export, tmp_path):
     assert rl.compare_files(path, path).passed
 
 
-def test_what_is_limited_is_told_before_the_work(monkeypatch, tmp_path):
+def test_limits_are_reported_before_the_conversion(monkeypatch, tmp_path):
     monkeypatch.setattr(number_limits, "_LARGEST_FILE", 4096)
     for formats, precisions in ((("tflite",), ("float32",)), (("onnx",), ("dynamic",))):
         with pytest.raises(rl.UserError, match=f"Files of {formats[0]} {precisions[0]} are"):

@@ -98,7 +98,7 @@ def test_checks_run_from_raw_pixels(half: Path) -> None:
     assert rl.check_parity(half, per_op=True).passed
 
 
-def test_images_are_given_to_checks_as_they_are(half: Path, tmp_path: Path) -> None:
+def test_checks_read_unchanged_images(half: Path, tmp_path: Path) -> None:
     for number, image in enumerate(pixels(4)):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     assert rl.check_parity(half, inputs=str(tmp_path)).passed
@@ -125,7 +125,7 @@ def test_a_whole_mean_is_the_zero_point_of_the_input(tmp_path: Path) -> None:
     assert rl.check_parity(tmp_path / "whole", per_op=True).passed
 
 
-def test_what_does_not_fold_is_said(half: Path, tmp_path: Path) -> None:
+def test_a_note_says_why_the_mean_does_not_fold(half: Path, tmp_path: Path) -> None:
     manifest = export(
         tmp_path / "net", network(), IMAGENET, formats=("tflite",), precisions=("int8",)
     )
@@ -133,7 +133,7 @@ def test_what_does_not_fold_is_said(half: Path, tmp_path: Path) -> None:
     assert "ADD" in manifest.artifacts[0].ops
 
 
-def test_a_half_mean_is_exact_but_at_the_border() -> None:
+def test_a_fractional_mean_is_exact_except_at_the_border() -> None:
     folded = rl.fold(_with_preprocessing(network(), 127.5, 1 / 127.5)).model
     found = with_whole_mean(folded)
     assert "128 instead of 127.5" in found.note
@@ -149,7 +149,7 @@ def test_a_half_mean_is_exact_but_at_the_border() -> None:
     assert np.abs(inner[0] - inner[1]).max() > 1e-4
 
 
-def test_nothing_is_left_without_padding() -> None:
+def test_no_operator_remains_without_padding() -> None:
     folded = rl.fold(_with_preprocessing(network("valid"), IMAGENET.mean, IMAGENET.scale)).model
     assert with_whole_mean(folded).model is None
     assert with_whole_mean(folded).note == ""
@@ -172,7 +172,9 @@ def _with_preprocessing(model: keras.Model, mean: object, scale: object) -> kera
         ([-300] * 2, None),
     ],
 )
-def test_a_mean_is_whole_for_all_channels_or_not(shift: list[float], mean: int | None) -> None:
+def test_a_mean_must_be_whole_and_equal_for_all_channels(
+    shift: list[float], mean: int | None
+) -> None:
     assert whole_mean(np.array(shift, np.float64)) == mean
 
 
@@ -194,7 +196,7 @@ def test_integers_of_the_files_type_are_passed_on() -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused(
+def test_unsupported_combinations_are_refused(
     options: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):

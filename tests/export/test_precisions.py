@@ -93,9 +93,7 @@ def test_int8_files_hold_no_float_computation(small, images, export):
     assert sorted(floats) == sorted([*graph.inputs, *graph.outputs])
 
 
-def test_quantizing_says_nothing_that_a_user_could_do_nothing_about(
-    small, images, export, capfd, caplog
-):
+def test_quantizing_prints_no_irrelevant_warnings(small, images, export, capfd, caplog):
     export(small, precisions=("dynamic", "int8"), inputs=images)
     printed = capfd.readouterr().err
     assert "fully_quantize" not in printed
@@ -126,7 +124,7 @@ def test_operator_versions_are_those_of_tflite_runtime_2_14(precision, images, e
         assert version <= OLD_RUNTIME[operator], operator
 
 
-def test_half_precision_is_the_nearest_number_also_beside_zero(small, export):
+def test_half_precision_rounds_to_nearest_including_denormals(small, export):
     bias = np.array([1e-8, -2e-8, 4e-8, -6e-8, 0.1], np.float32)
     small.get_layer("scores").bias.assign(bias)
     _, folder = export(small, formats=("onnx",), precisions=("float16",))
@@ -135,7 +133,7 @@ def test_half_precision_is_the_nearest_number_also_beside_zero(small, export):
     assert any(np.array_equal(array, bias.astype(np.float16)) for array in arrays)
 
 
-def test_what_calibrates_is_real_enough_for_the_golden_set(small, images, export):
+def test_calibration_samples_become_real_samples_of_the_golden_set(small, images, export):
     """Else int8 would be judged on random numbers that no range was made for."""
     _, folder = export(small, formats=("tflite",), precisions=("int8",), calibration=images)
     with np.load(folder / "golden.npz") as golden:
@@ -149,12 +147,12 @@ def test_quantizing_without_samples_is_refused(small, export):
         export(small, precisions=("int8",))
 
 
-def test_a_precision_no_format_has_is_refused(small, export):
+def test_a_precision_without_a_format_is_refused(small, export):
     with pytest.raises(rl.UserError, match="int16x8"):
         export(small, formats=("onnx",), precisions=("int16x8",))
 
 
-def test_a_format_leaves_out_what_it_lacks(small, images, export):
+def test_a_format_skips_precisions_that_it_lacks(small, images, export):
     manifest, _ = export(small, precisions=("float32", "int16x8"), inputs=images)
     assert [(a.format, a.precision) for a in manifest.artifacts] == [
         ("tflite", "float32"),

@@ -24,7 +24,7 @@ _MOST_REFUSED = 8
 
 @pytest.mark.filterwarnings("ignore")  # Keras warns about some of what is generated
 @pytest.mark.parametrize("first", range(0, NETWORKS, _GROUP))
-def test_compute_what_keras_does_or_say_why_not(first, tmp_path, monkeypatch):
+def test_files_compute_what_keras_does_or_the_export_is_refused(first, tmp_path, monkeypatch):
     # Without the proof, which would undo a wrong fold: the files are compared with the original.
     monkeypatch.setattr(exporter, "fold", functools.partial(exporter.fold, verify=False))
     refused = []

@@ -46,7 +46,7 @@ POOLS = {
 
 @pytest.mark.parametrize("batch_size", [1, None])
 @pytest.mark.parametrize("pool", POOLS)
-def test_maxima_are_equal_to_the_bit(pool, batch_size, tmp_path):
+def test_maxima_are_bit_equal(pool, batch_size, tmp_path):
     model = _model(layers.MaxPooling3D(**POOLS[pool]))
     ops, found, expected = _run(model, tmp_path, batch_size=batch_size)
     assert set(ops) <= {"MAX_POOL_2D", "RESHAPE"}
@@ -54,7 +54,7 @@ def test_maxima_are_equal_to_the_bit(pool, batch_size, tmp_path):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_means_leave_out_the_same_padding(pool, tmp_path):
+def test_means_exclude_the_same_padding(pool, tmp_path):
     model = _model(layers.AveragePooling3D(**POOLS[pool]))
     ops, found, expected = _run(model, tmp_path)
     assert set(ops) <= {"AVERAGE_POOL_2D", "RESHAPE"}
@@ -76,7 +76,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("batch_size", [1, None])
 @pytest.mark.parametrize("options", CONVOLUTIONS)
-def test_a_dilated_convolution_is_one_convolution_a_group(options, batch_size, tmp_path):
+def test_a_dilated_convolution_becomes_one_convolution_per_group(options, batch_size, tmp_path):
     model = _model(layers.Conv3D(**{"filters": 4, "bias_initializer": "normal"} | options))
     ops, found, expected = _run(model, tmp_path, batch_size=batch_size)
     assert ops["CONV_2D"] == options.get("groups", 1)
@@ -86,7 +86,7 @@ def test_a_dilated_convolution_is_one_convolution_a_group(options, batch_size, t
     np.testing.assert_allclose(found, expected, rtol=0, atol=72 * 5 * 72 * 2**-24)
 
 
-def test_onnx_gets_one_dilated_convolution_a_group(tmp_path):
+def test_onnx_gets_one_dilated_convolution_per_group(tmp_path):
     layer = layers.Conv3D(6, 3, groups=3, dilation_rate=2, padding="same")
     ops, found, expected = _run(_model(layer), tmp_path, "onnx")
     assert ops["Conv"] == 3

@@ -41,7 +41,7 @@ def export(folder: Path, **options: object) -> rl.Manifest:
     )
 
 
-def test_a_joined_output_is_offered_to_be_split_and_parts_gain_by_it(tmp_path: Path) -> None:
+def test_a_note_suggests_splitting_a_joined_output_and_splitting_helps(tmp_path: Path) -> None:
     joined = export(tmp_path / "joined", formats=("onnx",))
     assert "--split-outputs detections" in " ".join(joined.artifacts[0].notes)
     explained = rl.explain(tmp_path / "joined").files[0]
@@ -74,7 +74,7 @@ def names(model: keras.Model, *split: str) -> tuple[list[str], list[np.ndarray]]
     return list(given), list(given.values())
 
 
-def test_other_outputs_and_dicts_keep_their_names() -> None:
+def test_other_outputs_and_dictionaries_keep_their_names() -> None:
     x, boxes, scores = heads()
     joined = layers.Concatenate(name="joined")([boxes, scores])
     model = keras.Model(x, {"found": joined, "area": layers.GlobalAveragePooling2D()(boxes)})
@@ -86,7 +86,7 @@ def test_other_outputs_and_dicts_keep_their_names() -> None:
     np.testing.assert_allclose(arrays[found.index("area")], wanted["area"], rtol=1e-5)
 
 
-def test_parts_of_several_maps_are_joined_part_by_part() -> None:
+def test_outputs_of_several_feature_maps_are_joined_for_each_part() -> None:
     x, boxes, scores = heads()
     rows = [layers.Reshape((-1, n))(part) for part, n in ((boxes, 4), (scores, 3))]
     maps = [layers.Concatenate()(rows), layers.Concatenate()([2 * rows[0], rows[1] / 2])]
@@ -98,7 +98,7 @@ def test_parts_of_several_maps_are_joined_part_by_part() -> None:
     )
 
 
-def test_parts_without_a_name_of_their_own_are_numbered() -> None:
+def test_parts_without_names_are_numbered() -> None:
     x = keras.Input((4, 2), name="x")
     head = layers.Dense(2, name="head")
     model = keras.Model(x, layers.Concatenate(name="all")([head(x), head(2 * x), x]))
@@ -109,7 +109,7 @@ def test_parts_without_a_name_of_their_own_are_numbered() -> None:
 @pytest.mark.parametrize(
     ("name", "message"), [("boxes", "has no output 'boxes'"), ("scores", "does not join parts")]
 )
-def test_what_cannot_be_split_is_refused(name: str, message: str) -> None:
+def test_outputs_that_cannot_be_split_are_refused(name: str, message: str) -> None:
     x, _, scores = heads()
     model = keras.Model(x, scores) if name == "scores" else detector()
     with pytest.raises(UserError, match=message):

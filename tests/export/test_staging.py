@@ -36,7 +36,7 @@ def test_a_killed_export_leaves_all_old_files_or_all_new_ones(tmp_path):
     assert [state["next"] for state in states] == seen
 
 
-def test_where_directories_cannot_change_places_the_next_export_finishes_the_move(tmp_path):
+def test_if_directories_cannot_be_swapped_the_next_export_completes_the_move(tmp_path):
     # A shell that stands in the directory must not be left in one that is gone.
     states = _killed_at_every_step(tmp_path, "inside")
     assert {state["next"] for state in states} == {"old", "new"}
@@ -44,7 +44,7 @@ def test_where_directories_cannot_change_places_the_next_export_finishes_the_mov
         assert state["next"] == "new" or state["at_once"] == "old"
 
 
-def test_a_users_own_files_stay_the_same_files(small, export):
+def test_other_files_in_the_directory_are_not_touched(small, export):
     _, folder = export(small, formats=("tflite",))
     (folder / "logs").mkdir()
     (folder / "logs" / "today.txt").write_text("mine")
@@ -65,7 +65,7 @@ def _snapshot(folder):
 
 @pytest.mark.parametrize("stage", ["fold", "convert", "validate", "truth in float64", "run"])
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_export_leaves_the_old_files(stage, interruption, small, export):
+def test_an_interrupted_export_keeps_the_old_files(stage, interruption, small, export):
     _, folder = export(small)
     before = _snapshot(folder)
     other = keras.models.clone_model(small)
@@ -79,7 +79,7 @@ def test_an_interrupted_export_leaves_the_old_files(stage, interruption, small, 
     assert _snapshot(folder) == before
 
 
-def test_files_the_new_export_lacks_go_and_a_users_own_stay(small, images, export):
+def test_outdated_files_are_removed_and_other_files_are_kept(small, images, export):
     _, folder = export(small, formats=("tflite", "onnx", "saved_model"), precisions=("float32",))
     (folder / "notes.txt").write_text("mine")
     export(small, formats=("tflite",))

@@ -28,7 +28,7 @@ def _stateful(name: str) -> keras.Model:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_stream_through_the_file_is_that_through_keras(name, export):
+def test_a_stream_through_the_file_equals_that_through_keras(name, export):
     model = _stateful(name)
     samples = np.random.default_rng(0).normal(size=(24, 2, 4)).astype(np.float32)
     manifest, folder = export(model, formats=("tflite",), inputs=samples)

@@ -99,7 +99,7 @@ def test_a_renamed_signature_is_refused(job, tmp_path):
         format_named("tflite").validate(path, job)
 
 
-def test_variables_left_over_are_refused(job, tmp_path):
+def test_remaining_variables_are_refused(job, tmp_path):
     path = _written("tflite", job, tmp_path)
     model = flatbuffer.parse(path.read_bytes())
     model.operatorCodes[0].builtinCode = flatbuffer.schema.BuiltinOperator.READ_VARIABLE
@@ -108,7 +108,7 @@ def test_variables_left_over_are_refused(job, tmp_path):
         format_named("tflite").validate(path, job)
 
 
-def test_a_file_that_is_no_tflite_file_is_refused(job, tmp_path):
+def test_a_file_that_is_not_tflite_is_refused(job, tmp_path):
     path = tmp_path / "net.tflite"
     path.write_bytes(b"\0" * 64)
     with pytest.raises(rl.UserError, match="TFL3"):

@@ -59,7 +59,7 @@ def test_half_precision_headroom(tmp_path, size, kernel, found):
     assert findings[0].subject == found[0]
 
 
-def test_own_samples_have_a_headroom_of_their_own(tmp_path):
+def test_headroom_is_measured_on_own_samples_too(tmp_path):
     directory, x = export(tmp_path, 100.0)
     (result,) = check_parity(directory, ("litert",), 1000 * x).results
     found = [entry.message for entry in result.findings if entry.check == "headroom"]
@@ -89,7 +89,7 @@ def test_own_samples_beyond_the_calibration_are_clipped(tmp_path):
         assert result.passed, result.reason
 
 
-def test_records_survive_the_manifest():
+def test_records_are_stored_in_the_manifest():
     found = Misfits(
         (Clipped("input 'x'", 12.5, 0.0, 1.0, -1.0, 16.0),), (Overflow("gap", "sum", 2e5),)
     )
@@ -97,7 +97,7 @@ def test_records_survive_the_manifest():
     assert not Misfits()
 
 
-def test_whole_numbers_of_a_network_are_counted_too(tmp_path):
+def test_integers_of_a_network_are_included(tmp_path):
     """The integers of a lookup have steps of their own in an int8 file."""
     import keras
     from keras import layers
@@ -124,7 +124,7 @@ def test_whole_numbers_of_a_network_are_counted_too(tmp_path):
         ((), "conv"),
     ],
 )
-def test_range_of_a_layer_is_that_of_the_relu_fused_with_it(behind, place):
+def test_range_of_a_layer_is_that_of_its_fused_relu(behind, place):
     """An affine that was merged, a move of numbers or a maximum between them change nothing."""
     nodes = [Node("conv", "conv", "conv", ("x",), (None, 4), {}, {})]
     for count, op in enumerate(behind, start=1):

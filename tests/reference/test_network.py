@@ -114,7 +114,7 @@ def test_operator_equals_keras(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_bound_holds_for_float32_and_is_not_idle(name):
+def test_bound_holds_for_float32_and_is_not_loose(name):
     """Keras' own float32 result lies within the bound, which is small beside the values."""
     shape, make = LAYERS[name]
     model = build(shape, make)
@@ -190,7 +190,7 @@ _DIFFERENCES = 1e-8
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_gradient_is_tensorflows(name):
+def test_gradient_equals_tensorflow(name):
     shape, make = LAYERS[name]
     rounded = name in ("leaky", "conv valid gelu")  # their constants are float32 in Keras
     check_gradient(build(shape, make), shape, 2.0**-20 if rounded else _DIFFERENCES)
@@ -237,7 +237,7 @@ class Cumulative(kl.Layer):
         return keras.ops.cumprod(x, axis=1)
 
 
-def test_opaque_layer_is_written_and_says_so(tmp_path):
+def test_opaque_layer_is_written_as_opaque(tmp_path):
     model = build(IMAGE, lambda: Cumulative(name="per_sample"))
     network = write_network(model, tmp_path / "network.npz")
     assert opaque_layers(network) == ["per_sample"]

@@ -141,7 +141,7 @@ def test_dynamic_range_is_no_noisier_than_the_model_says(rows):
 
 
 @pytest.mark.parametrize("last", ["softmax", "sigmoid"])
-def test_error_that_leaves_a_flat_place_is_within_its_deviations(last):
+def test_error_that_leaves_a_flat_region_is_within_its_deviations(last):
     """Logits k deviations off move a saturated output by no more than k times its noise."""
     rng = np.random.default_rng(2)
     logits = rng.normal(0, 6, (200, 3))
@@ -199,7 +199,7 @@ def test_noise_of_a_file_grows_with_the_error_of_its_weights(coarse_export):
 
 
 @pytest.mark.parametrize("even", [True, False])
-def test_mean_added_one_by_one_is_as_noisy_as_the_model_says(even):
+def test_mean_summed_sequentially_is_as_noisy_as_the_model_says(even):
     """Equal values round in one direction: nothing averages out over an even image."""
     rng = np.random.default_rng(0)
     x = rng.uniform(0.1, 1, (200, 1 if even else 384, 1, 3)).astype(np.float32)

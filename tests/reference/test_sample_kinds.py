@@ -73,7 +73,7 @@ def test_kinds_of_samples():
     assert list(kinds_of({"x": with_nan()})) == ["real", "nonfinite", "nonfinite"]
 
 
-def test_what_the_trained_model_gives_passes():
+def test_outputs_of_the_trained_model_pass():
     golden, reference = golden_of(local)
     assert np.isnan(golden.reference["y"][1]).any()
     assert np.isfinite(golden.reference["y"][1]).any()
@@ -85,7 +85,7 @@ def test_a_runtime_whose_relu_drops_nan_passes():
     assert judged(golden, np.nan_to_num(reference)) == {"finite": True, "noise": True}
 
 
-def test_nan_where_the_trained_model_has_none_fails():
+def test_nan_that_the_trained_model_lacks_fails():
     golden, reference = golden_of(local)
     place = np.argwhere(np.isfinite(reference[1]))[0]
     spread = reference.copy()
@@ -122,7 +122,7 @@ def test_integers_have_no_nan(precision):
     assert file_inputs(golden.inputs, "float32")["x"] is golden.inputs["x"]
 
 
-def test_where_a_choice_hides_a_nan_nothing_is_expected():
+def test_nothing_is_expected_if_a_selection_hides_a_nan():
     """What a runtime makes of a NaN in a comparison or a sort is its own affair."""
     model, network = network_of(lambda x: keras.ops.where(x > 0.1, x, 0.5 * x))
     x = with_nan()
@@ -189,7 +189,7 @@ def network_scaled(network, factor):
     )
 
 
-def test_a_wrong_result_for_denormals_is_beyond_it():
+def test_a_wrong_result_for_denormals_exceeds_the_noise():
     _, network = network_of(gain)
     x = denormal()
     model = expected_noise(network, {"x": x})["y"]
@@ -198,7 +198,7 @@ def test_a_wrong_result_for_denormals_is_beyond_it():
     assert np.all(metrics.rms_error > 5 * np.maximum(model, SMALLEST_NORMAL))
 
 
-def test_denormals_among_ordinary_numbers_change_no_noise():
+def test_denormals_among_ordinary_numbers_do_not_change_the_noise():
     """Their part is forty orders below that of rounding."""
     _, network = network_of(local)
     x = with_nan()[:1]

@@ -7,7 +7,7 @@ from scipy import special
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_they_are_scipys(dtype: type) -> None:
+def test_they_equal_scipy(dtype: type) -> None:
     x = np.concatenate([np.linspace(-7, 7, 999), [0, -0.0, 1e-300, np.inf, -np.inf]]).astype(dtype)
     ulp = np.finfo(dtype).eps
     np.testing.assert_allclose(erf(x), special.erf(x), rtol=2 * ulp, atol=0)

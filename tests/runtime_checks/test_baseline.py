@@ -24,7 +24,7 @@ def of(record, artifact):
     return next(entry for entry in record["results"] if entry["artifact"] == artifact)
 
 
-def test_the_same_is_no_change(coarse_export, record, tmp_path):
+def test_an_equal_report_has_no_changes(coarse_export, record, tmp_path):
     report = against(coarse_export, record, tmp_path)
     assert report.passed
     assert all("inference takes" in finding.message for finding in report.findings)
@@ -65,7 +65,7 @@ def test_changes(coarse_export, record, tmp_path, change):
     assert findings[0].message in report.to_html().replace("&#39;", "'")
 
 
-def test_what_is_checked_no_more_fails(healthy_export, tmp_path):
+def test_a_target_that_is_no_longer_checked_fails(healthy_export, tmp_path):
     old = json.loads(check_parity(healthy_export).to_json())
     (tmp_path / "old.json").write_text(json.dumps(old))
     report = check_parity(healthy_export, ["litert"], baseline=tmp_path / "old.json")

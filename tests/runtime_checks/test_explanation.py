@@ -47,7 +47,7 @@ def _export(model, folder, images, calibration):
     return rl.explain(folder).files[0]
 
 
-def test_unlike_channels_are_the_cause_in_their_layer(folder, images):
+def test_unequal_channels_are_the_cause_in_their_layer(folder, images):
     found = _export(_network(200.0), folder / "wide", images, images)
     first = found.layers[0]
     assert first.layer == "wide"
@@ -93,7 +93,7 @@ def test_the_command_prints_and_writes_json(folder, images):
         rl.explain(target, ["x.tflite"])
 
 
-def test_a_cost_is_what_the_whole_would_gain():
+def test_a_cost_is_the_gain_without_it():
     from renormlite.reference.quantization_costs import Costs, Effect, LayerCost
 
     parts = [LayerCost(name, {"steps": Effect(power)}) for name, power in (("a", 0.9), ("b", 0.1))]

@@ -63,7 +63,7 @@ def odd(tmp_path):
     return tmp_path / "odd.onnx"
 
 
-def test_what_is_remarkable(odd):
+def test_notes_on_a_file(odd):
     table = file_table(odd)
     assert table.norms == ("ops 0 (Mul) and 1 (Add)",)
     assert table.foreign_ops == ("op 2 (Gelu)",)

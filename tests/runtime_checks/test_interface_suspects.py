@@ -190,7 +190,7 @@ def trust(folder):
 
 
 @pytest.mark.parametrize("fault", INTERFACES)
-def test_a_wrong_interface_is_named_and_no_layer_blamed(pair, tmp_path, fault):
+def test_a_wrong_interface_is_named_instead_of_a_layer(pair, tmp_path, fault):
     plant, sentence = INTERFACES[fault]
     result = checked(pair, tmp_path, plant)
     (finding,) = (f for f in result.findings if f.check == "interface")
@@ -199,14 +199,14 @@ def test_a_wrong_interface_is_named_and_no_layer_blamed(pair, tmp_path, fault):
 
 
 @pytest.mark.parametrize("fault", WEIGHTS)
-def test_what_happened_to_a_weight_is_named(pair, tmp_path, fault):
+def test_the_alteration_of_a_weight_is_named(pair, tmp_path, fault):
     plant, sentence = WEIGHTS[fault]
     result = checked(pair, tmp_path, plant)
     assert any(sentence in finding.message for finding in result.findings)
     assert not any(finding.check == "interface" for finding in result.findings)
 
 
-def test_a_wrong_op_is_no_wrong_interface(pair, tmp_path):
+def test_a_wrong_op_is_not_reported_as_a_wrong_interface(pair, tmp_path):
     def other_activation(graph):
         next(node for node in graph.node if node.op_type == "Relu").op_type = "Tanh"
 

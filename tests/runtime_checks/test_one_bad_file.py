@@ -58,7 +58,7 @@ def test_the_others_are_judged_and_the_reports_written(export, alien, tmp_path, 
     assert sentence in messages
 
 
-def test_what_a_runtime_raises_is_a_verdict(export, monkeypatch):
+def test_an_exception_of_a_runtime_is_a_verdict(export, monkeypatch):
     """Runtimes have error types of their own; none of them may end the check."""
 
     def broken(self, inputs):
@@ -71,7 +71,7 @@ def test_what_a_runtime_raises_is_a_verdict(export, monkeypatch):
     assert "onnxruntime fails to run tiny.float32.onnx: no kernel" in verdicts[BAD].reason
 
 
-def test_a_network_that_is_missing_fails_its_file_alone(coarse_export, tmp_path):
+def test_a_missing_network_fails_only_its_file(coarse_export, tmp_path):
     """The network behind an equalized file is that file's own truth."""
     export = tmp_path / "tiny"
     shutil.copytree(coarse_export, export)

@@ -78,7 +78,7 @@ def test_own_samples_are_judged_as_the_golden_ones_are(export, own):
     assert ratios[16:].max() > 5
 
 
-def test_a_changed_file_is_no_witness_of_itself(export, own):
+def test_a_changed_file_is_not_compared_with_itself(export, own):
     """What a damaged file gives now is not what it gave when it was exported."""
     path = export / "tiny.float32.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
@@ -98,12 +98,12 @@ def test_a_changed_file_is_no_witness_of_itself(export, own):
         (lambda own: {**own, "label": own["label"] / 2}, "one class number"),
     ],
 )
-def test_what_does_not_fit_is_refused(healthy_export, own, spoil, sentence):
+def test_arrays_that_do_not_fit_are_refused(healthy_export, own, spoil, sentence):
     with pytest.raises(UserError, match=sentence):
         read_samples(spoil(own), read_export(healthy_export))
 
 
-def test_files_that_are_none(healthy_export, tmp_path):
+def test_paths_that_are_not_sample_files(healthy_export, tmp_path):
     export = read_export(healthy_export)
     with pytest.raises(UserError, match="There is no file or folder"):
         read_samples(tmp_path / "none.npz", export)
@@ -128,7 +128,7 @@ def test_a_network_that_only_keras_evaluates(export, own):
         check_parity(export, ("litert",), own)
 
 
-def test_own_samples_need_the_runtime_of_the_checked_files_alone(export, own, monkeypatch):
+def test_own_samples_need_only_the_runtime_of_the_checked_files(export, own, monkeypatch):
     only = property(lambda runtime: runtime.package == "ai_edge_litert")
     monkeypatch.setattr(Runtime, "installed", only)
     report = check_parity(export, None, own)
@@ -212,7 +212,7 @@ def test_unknown_preprocessing_is_asked_for(healthy_export, photos):
         read_samples(photos, read_export(healthy_export))
 
 
-def test_preprocessing_is_for_images_alone(healthy_export, own):
+def test_preprocessing_is_for_images_only(healthy_export, own):
     with pytest.raises(UserError, match="is for a folder of images"):
         read_samples(own, read_export(healthy_export), preprocessing=PIXELS)
 
@@ -223,7 +223,7 @@ def test_channels_of_the_preprocessing(healthy_export, photos):
         read_samples(photos, read_export(healthy_export), preprocessing=three)
 
 
-def test_a_limit_spreads_evenly(healthy_export, own, photos):
+def test_limited_samples_are_evenly_spaced(healthy_export, own, photos):
     export = read_export(healthy_export)
     taken = read_samples(own, export, limit=3)
     np.testing.assert_array_equal(taken.labels, own["label"][[0, 4, 8]])
@@ -242,7 +242,7 @@ def test_a_folder_without_images(healthy_export, tmp_path):
         read_samples(tmp_path, read_export(healthy_export), preprocessing=PIXELS)
 
 
-def test_own_samples_with_nan_are_no_typical_ones(healthy_export, own):
+def test_own_samples_with_nan_are_not_typical_samples(healthy_export, own):
     own["image"][4, 2, 3, 0] = np.nan
     report = check_parity(healthy_export, ("litert", "onnxruntime"), own)
     assert list(report.golden.kind[16:]) == ["real"] * 4 + ["nonfinite"] + ["real"] * 4

@@ -108,7 +108,7 @@ def test_artifact_that_no_longer_loads_fails(export):
         (lambda d: (d / "network.npz").unlink(), "network.npz, the folded network to compare"),
     ],
 )
-def test_damage_to_what_is_compared_with_is_bad_input(export, damage, sentence):
+def test_damaged_reference_data_is_a_user_error(export, damage, sentence):
     damage(export)
     code, output = run_cli(export)
     assert code == 2
@@ -116,7 +116,7 @@ def test_damage_to_what_is_compared_with_is_bad_input(export, damage, sentence):
     assert "\n" not in output.strip()
 
 
-def test_directory_that_is_none(tmp_path):
+def test_path_that_is_not_a_directory(tmp_path):
     assert run_cli(tmp_path / "nothing")[0] == 2
     with pytest.raises(UserError, match="does not exist"):
         check_parity(tmp_path / "nothing")

@@ -73,14 +73,14 @@ def test_samples_of_training_are_fine(export):
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_samples_that_are_not_the_networks_fail(export, case):
+def test_samples_that_do_not_suit_the_network_fail(export, case):
     change, sentence = WRONG[case]
     found = findings(export, *change(*colours(60, 2)))
     assert any(not finding.passed for finding in found)
     assert any(sentence in finding.message for finding in found), found
 
 
-def test_labels_that_nothing_explains_are_a_note(export):
+def test_unexplained_labels_give_a_note(export):
     images, labels = colours(60, 2)
     found = findings(export, images, np.random.default_rng(0).permutation(labels))
     assert [finding.passed for finding in found] == [True]

@@ -30,7 +30,7 @@ def test_the_usual_targets_are_those_that_fit_the_files(export):
     assert check_parity(export).passed
 
 
-def test_a_format_without_a_runtime_is_no_obstacle(healthy_export, monkeypatch):
+def test_a_format_without_a_runtime_is_skipped(healthy_export, monkeypatch):
     def without_onnx(runtime):
         return runtime == "litert"
 

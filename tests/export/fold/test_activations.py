@@ -75,7 +75,7 @@ def test_unknown_function_in_every_layer_that_takes_one(layer, function, randomi
 
 
 @pytest.mark.parametrize("function", ["softmax", squared, shifted_by_channel])
-def test_unknown_function_lets_no_constant_channel_through(function, randomized):
+def test_constant_channel_is_not_moved_through_an_unknown_function(function, randomized):
     """Neither a channel with a scale of 0 nor the channel of ones that carries a shift."""
     x = keras.Input((6, 6, 3))
     y = kl.Conv2D(4, 3, activation=function)(x)

@@ -45,7 +45,7 @@ def test_split_is_undone_by_join():
     assert join(parts).matches(affine)
 
 
-def test_only_a_uniform_affine_changes_its_axis():
+def test_only_a_uniform_affine_can_change_its_axis():
     assert random_affine().on_axis(1, 5) is None
     there = Affine.of(2.0, 3.0, axis=3, size=4).on_axis(1, 7)
     assert (there.axis, there.size) == (1, 7)
@@ -60,7 +60,7 @@ def test_lengths_must_agree():
     "scale", [[1.5, -2.0, 0.3], [0.0, 1.5, -1.0], [1.0, 1.0, 1.0], [0.0, 0, 0]]
 )
 @pytest.mark.parametrize("shift", [[0.5, -1.0, 2.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-def test_every_way_to_take_an_affine_apart_puts_it_together_again(scale, shift):
+def test_every_split_of_an_affine_joins_to_the_original(scale, shift):
     affine = Affine.of(scale, shift, axis=1)
     count = 0
     for way in ways(affine):
@@ -96,11 +96,11 @@ def test_affine_of_a_reshaped_tensor(source, target, axis):
     np.testing.assert_array_equal(moved.apply(x.reshape(shape)), affine.apply(x).reshape(shape))
 
 
-def test_reshape_of_the_batch_is_seen():
+def test_reshape_of_the_batch_axis_is_detected():
     assert through_reshape(random_affine(3, 1), (2, 3, 4), (6, 4)) is None
 
 
-def test_reshape_that_mixes_channels_is_seen():
+def test_reshape_that_mixes_channels_is_detected():
     assert through_reshape(random_affine(4, 2), (None, 6, 4), (None, 4, 6)) is None
     assert through_reshape(random_affine(6, 1), (None, 6), (None, 2, 3)) is None
     flat = Affine(np.repeat([1.0, 2.0, 3.0], 4), np.zeros(12), 1)

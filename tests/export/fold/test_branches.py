@@ -147,7 +147,7 @@ def test_pre_activation_network_keeps_at_most_the_stem(blocks, folded):
     assert result.report.remaining_ops == 0
 
 
-def test_dense_block_leaves_one_add_a_norm(folded):
+def test_dense_block_keeps_one_add_per_norm(folded):
     x = keras.Input((8, 8, 3))
     y = kl.MaxPooling2D(2)(kl.ReLU()(conv(6)(x)))
     for _ in range(3):
@@ -189,7 +189,7 @@ def test_variance_of_zero(randomized):
     assert result.report.folded == 1
 
 
-def test_norm_after_norm_is_one(folded):
+def test_consecutive_norms_are_joined(folded):
     layers = [kl.Input((8, 8, 3)), conv(activation="sigmoid"), NORM(), NORM(), kl.Softmax()]
     result = folded(keras.Sequential(layers))
     first, second = result.report.records
@@ -207,7 +207,7 @@ def randomize_mildly(model):
             layer.beta.assign(rng.normal(size=layer.beta.shape))
 
 
-def test_calls_of_one_norm_that_come_to_differ(folded):
+def test_shared_norm_whose_calls_fold_differently(folded):
     """The norm in front merges with one call of a shared norm; the other call must not follow."""
     x = keras.Input((6, 6, 4))
     shared = NORM()
@@ -216,7 +216,7 @@ def test_calls_of_one_norm_that_come_to_differ(folded):
     folded(keras.Model(x, [z, shared(y)]))
 
 
-def test_shared_layer_that_gives_an_output_too(folded):
+def test_shared_layer_whose_result_is_also_an_output(folded):
     x = keras.Input((6, 6, 4))
     shared = conv(activation="relu")
     y = NORM()(shared(x))
@@ -247,7 +247,7 @@ def residual_network(blocks=8, channels=12):
     return model
 
 
-def test_channels_of_any_size_do_not_stop_a_shift():
+def test_shift_folds_for_channels_of_any_magnitude():
     """What undoing a shift loses depends on how large it is beside the channel, not beside 1."""
     model = residual_network()
     norms = [layer for layer in model.layers if isinstance(layer, NORM)]
@@ -267,7 +267,7 @@ def test_channels_of_any_size_do_not_stop_a_shift():
     assert after < 2 * before
 
 
-def test_shift_that_is_large_beside_its_channel_stays():
+def test_shift_that_is_large_relative_to_its_channel_is_kept():
     x = keras.Input((8, 8, 3))
     y = conv()(x)
     model = keras.Model(x, [kl.ReLU()(NORM(name="norm")(y)), kl.Conv2D(3, 1)(y)])
@@ -287,7 +287,7 @@ def test_time_distributed_norm_is_a_norm(shape, axis, folded):
     assert (result.report.folded == 1) == (axis == -1)
 
 
-def test_norm_inside_a_layer_that_is_not_read_is_reported():
+def test_norm_inside_an_opaque_layer_is_reported():
     inside = keras.Sequential([kl.Input((8, 3)), kl.Dense(3), NORM(name="inner")], name="net")
     x = keras.Input((5, 8, 3))
     model = keras.Model(x, kl.TimeDistributed(inside, name="frames")(x))

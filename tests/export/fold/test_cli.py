@@ -86,6 +86,6 @@ def test_fold_writes_a_model_that_loads(saved, tmp_path):
     assert content["folded"] == 1
 
 
-def test_wrong_output_name_is_a_users_error(saved, tmp_path):
+def test_wrong_output_name_is_a_user_error(saved, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.keras"):
         run(fold_command, saved, "-o", tmp_path / "folded.h5")

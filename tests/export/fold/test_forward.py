@@ -48,7 +48,7 @@ def kinds(model):
     }.items(),
     ids=lambda case: case[0] if isinstance(case, tuple) else case,
 )
-def test_norm_after_an_activation_leaves_nothing(activation, after, folded):
+def test_norm_after_an_activation_folds_completely(activation, after, folded):
     model = chain((8, 8, 3), kl.Conv2D(4, 3, activation=activation), NORM(), *after[1]())
     result = folded(model)
     (record,) = result.report.records
@@ -110,7 +110,7 @@ def test_every_group_reads_its_own_channel_of_ones(name, folded):
     assert kinds(result.model) == [k for k in kinds(model) if k != "BatchNormalization"]
 
 
-def test_readers_of_unlike_groups_share_the_channels_of_ones(folded):
+def test_readers_with_different_groups_share_the_channels_of_ones(folded):
     x = keras.Input((7, 8, 3))
     y = NORM()(kl.Conv2D(12, 3, activation="relu")(x))
     z = NORM()(kl.Add()([y, kl.Conv2D(12, 3)(x)]))
@@ -124,14 +124,14 @@ def test_readers_of_unlike_groups_share_the_channels_of_ones(folded):
     assert folded(model, positive=True).report.remaining_ops == 0
 
 
-def test_groups_of_one_channel_leave_one_add(folded):
+def test_groups_of_one_channel_keep_one_add(folded):
     """Each would need a channel of ones of its own: twice the work for what one ADD does."""
     layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.Conv2D(4, 3, groups=4, padding="same")]
     (record,) = folded(chain((8, 8, 3), *layers)).report.records
     assert record.remaining_ops == ("ADD",)
 
 
-def test_depthwise_at_a_border_leaves_one_add(folded):
+def test_depthwise_with_zero_padding_keeps_one_add(folded):
     """A depthwise kernel sees one channel only: nothing can tell it where the border is."""
     layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.DepthwiseConv2D(3, padding="same")]
     (record,) = folded(chain((8, 8, 3), *layers)).report.records
@@ -140,7 +140,7 @@ def test_depthwise_at_a_border_leaves_one_add(folded):
     assert record.outcome == "partly folded"
 
 
-def test_bias_map_where_a_gamma_is_zero_and_nothing_gives_a_channel(randomized):
+def test_bias_map_if_a_gamma_is_zero_and_no_channel_can_be_added(randomized):
     layers = [
         kl.DepthwiseConv2D(3, activation="relu"),
         NORM(),
@@ -167,7 +167,7 @@ def test_max_pooling_takes_only_scales_that_are_not_negative(folded):
     assert "negative" in record.reason
 
 
-def test_range_growth_is_that_of_the_absorbing_layer(folded):
+def test_range_growth_is_measured_at_the_absorbing_layer(folded):
     forward = chain((8, 8, 3), kl.Conv2D(4, 3, activation="relu"), NORM(), kl.Conv2D(3, 1))
     backward = chain((8, 8, 3), kl.Conv2D(4, 3), NORM(), kl.ReLU())
     result = folded(forward)
@@ -189,7 +189,7 @@ def test_output_of_the_network_is_not_changed(folded):
     assert "output of the network" in record.reason
 
 
-def test_free_sizes_are_set_where_the_user_says_so(folded):
+def test_free_sizes_can_be_set_by_the_user(folded):
     x = keras.Input((None, None, 3), name="photo")
     y = NORM()(kl.Conv2D(4, 3, activation="relu")(x))
     y = kl.Conv2D(5, 3, padding="same", activation="relu")(y)
@@ -206,7 +206,7 @@ def test_free_sizes_are_set_where_the_user_says_so(folded):
     assert result.model.input_shape == (None, None, None, 3)
 
 
-def test_norms_of_raw_features_can_stay_in_front(randomized):
+def test_norms_of_raw_features_can_be_kept(randomized):
     """Folded, they make the weights of the first layer as different as the features are."""
     x = keras.Input((6,))
     sizes = np.array([0.01, 0.1, 1.0, 50.0, 2e3, 2.8e5])

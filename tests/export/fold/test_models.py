@@ -59,7 +59,7 @@ def test_subclassed_model_is_traced(randomized, state_of):
     np.testing.assert_allclose(result.model(x), model(x), atol=1e-4)
 
 
-def test_composite_layer_is_read_through(folded):
+def test_composite_layer_is_traced(folded):
     model = keras.Sequential([kl.Input((8, 8, 3)), Block(), Block(), kl.Flatten(), kl.Dense(2)])
     result = folded(model)
     assert result.report.folded == 2
@@ -142,7 +142,7 @@ def test_norm_called_with_training_is_refused():
     "norm",
     [kl.LayerNormalization, lambda: kl.GroupNormalization(2), kl.RMSNormalization],
 )
-def test_norms_that_are_no_affine_are_refused(norm, folded):
+def test_norms_that_are_not_affine_are_refused(norm, folded):
     model = keras.Sequential([kl.Input((8, 8, 3)), kl.Conv2D(4, 3), norm(), kl.Conv2D(2, 1)])
     (record,) = folded(model).report.records
     assert record.outcome == "kept"
@@ -174,7 +174,7 @@ def test_adapted_and_inverted_normalization(folded):
     assert folded(keras.Model(x, y)).report.folded == 2
 
 
-def test_normalization_along_two_axes_is_kept_as_it_is(folded):
+def test_normalization_along_two_axes_is_kept(folded):
     normalization = kl.Normalization(axis=(1, 2))
     normalization.adapt(np.random.default_rng(0).normal(2, 3, (50, 4, 6)).astype("f4"))
     x = keras.Input((4, 6))
@@ -191,7 +191,7 @@ def test_norm_written_by_hand(folded):
     assert len(result.model.layers) == 3
 
 
-def test_written_out_hard_swish_is_left_whole(folded):
+def test_hard_swish_as_separate_operators_is_kept(folded):
     """Converters know it as one operation as long as nobody takes a part of it away."""
     x = keras.Input((8, 8, 3))
     y = kl.BatchNormalization()(kl.Conv2D(4, 3)(x))
@@ -201,7 +201,7 @@ def test_written_out_hard_swish_is_left_whole(folded):
     assert len(result.model.operations) == 7
 
 
-def test_fold_leaves_channel_affines_that_fold_later(folded):
+def test_residual_channel_affines_can_be_folded_later(folded):
     model = keras.Sequential([kl.Input((8, 8, 3)), kl.Conv2D(4, 3), ChannelAffine(), kl.ReLU()])
     assert folded(model).report.folded == 1
 
@@ -239,7 +239,7 @@ def test_registered_norm_folds(folded):
     assert folded(keras.Sequential(x)).report.folded == 1
 
 
-def test_wrongly_registered_norm_is_found_and_left_alone(randomized):
+def test_wrongly_registered_norm_is_detected_and_kept(randomized):
     class Wrong(Scale):
         pass
 
@@ -264,7 +264,7 @@ def test_registration_must_be_of_a_layer_and_give_an_affine():
         fold(keras.Sequential([kl.Input((6,)), Nothing()]))
 
 
-def test_wrong_fold_is_found_and_taken_back(randomized, monkeypatch):
+def test_wrong_fold_is_detected_and_undone(randomized, monkeypatch):
     """A rule that ignores zero padding, as other tools do, is caught by the proof."""
     from renormlite.export.fold.linear_layers import conv
 
@@ -301,7 +301,7 @@ def ill_conditioned(norm):
     return model
 
 
-def test_network_that_amplifies_rounding_is_held_to_what_it_amplifies():
+def test_tolerance_grows_for_a_network_that_amplifies_rounding():
     """No float64 evaluation of such a network is right to 1e-10; a wrong fold is wrong by more."""
     right = fold(ill_conditioned(kl.BatchNormalization()))
     assert right.report.folded == 1
@@ -318,7 +318,7 @@ def test_network_that_amplifies_rounding_is_held_to_what_it_amplifies():
     assert wrong.proof.rolled_back == ("third",)
 
 
-def test_network_that_amplifies_too_much_is_folded_and_not_proved(monkeypatch):
+def test_network_that_amplifies_too_much_is_folded_without_proof(monkeypatch):
     monkeypatch.setattr("renormlite.export.fold.proof._AMPLIFIED_ROUNDINGS", 1e8)
     result = fold(ill_conditioned(kl.BatchNormalization()))
     assert result.report.folded == 1
@@ -327,7 +327,7 @@ def test_network_that_amplifies_too_much_is_folded_and_not_proved(monkeypatch):
     assert result.proof.rolled_back == ()
 
 
-def test_real_inputs_join_the_proof(randomized):
+def test_real_inputs_are_used_in_the_proof(randomized):
     model = randomized(NETWORKS["image_classification"](BatchRenormalization))
     images = np.random.default_rng(0).uniform(size=(3, 32, 32, 3))
     assert fold(model, inputs=images).proof.samples["real"] == 3
@@ -388,7 +388,7 @@ def test_batch_reshaped_by_an_operation(folded):
 
 
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
-def test_functions_that_no_config_can_carry_are_kept():
+def test_functions_that_cannot_be_serialized_are_kept():
     x = keras.Input((8, 8, 3))
     y = kl.BatchNormalization()(kl.Conv2D(4, 3)(x))
     y = kl.Activation(lambda v: v * 2)(y)
@@ -401,7 +401,7 @@ def test_functions_that_no_config_can_carry_are_kept():
 @pytest.mark.parametrize("pooling", [kl.MaxPooling3D, kl.AveragePooling3D])
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("strides", [None, 1])
-def test_volumes_are_pooled_in_float64(pooling, padding, strides):
+def test_3d_pooling_is_computed_in_float64(pooling, padding, strides):
     """TensorFlow cannot do that on the CPU; what stands in must be what the layer computes."""
     x = keras.Input((5, 6, 7, 2))
     model = keras.Model(x, pooling((2, 3, 2), strides, padding)(x))

@@ -118,7 +118,7 @@ def test_layer_with_a_float32_constant(randomized):
     assert result.model.get_layer("table").table.dtype == "float32"
 
 
-def test_constants_are_copied_whatever_the_class_makes_of_them(randomized):
+def test_constants_are_copied_if_the_class_changes_them(randomized):
     class Drawn(Table):
         def __init__(self, **options):
             super().__init__(**options)
@@ -135,7 +135,7 @@ def test_constants_are_copied_whatever_the_class_makes_of_them(randomized):
     np.testing.assert_allclose(result.model(images), model(images), atol=1e-5)
 
 
-def test_layer_that_its_config_makes_into_another_is_refused(randomized):
+def test_layer_whose_config_restores_a_different_layer_is_refused(randomized):
     class Forgetful(kl.Layer):
         def __init__(self, factor=1.0, **options):
             super().__init__(**options)
@@ -160,7 +160,7 @@ def test_resizing_computes_in_float32(randomized):
     assert result.proof.handed_over == ("resize",)
 
 
-def test_whole_numbers_at_the_end_are_no_difference(randomized):
+def test_integer_outputs_are_compared_without_a_false_difference(randomized):
     """Rounding may decide between equal classes; what goes into the decision is compared."""
     x = keras.Input((8, 8, 3))
     y = BN()(kl.Conv2D(4, 3)(x))
@@ -180,7 +180,7 @@ def test_wrong_fold_in_front_of_a_float32_layer_is_found(randomized, monkeypatch
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nothing_is_proved_of_a_network_that_gives_no_numbers(value, randomized):
+def test_network_without_numeric_outputs_is_not_proved(value, randomized):
     x = keras.Input((8, 8, 3))
     model = randomized(keras.Model(x, BN()(kl.Conv2D(4, 3, name="conv")(x))))
     model.get_layer("conv").kernel.assign(np.full((3, 3, 3, 4), value))

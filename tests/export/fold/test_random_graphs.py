@@ -21,7 +21,7 @@ def test_networks_that_once_failed(seed):
 
 @pytest.mark.filterwarnings("ignore")  # Keras warns about some of what is generated
 @pytest.mark.parametrize("first", range(0, NETWORKS, _GROUP))
-def test_random_networks_fold_right(first):
+def test_random_networks_fold_correctly(first):
     for seed in range(first, first + _GROUP):
         verdict = examine(seed, prove=seed % 10 == 0)
         assert not verdict.problem, f"seed {seed}: {verdict.problem}"

@@ -209,7 +209,7 @@ def test_weights_keep_their_bits_and_are_written_once():
         np.testing.assert_array_equal(first, second)
 
 
-def test_a_name_that_graphs_refuse_leaves_nothing_behind():
+def test_a_layer_name_that_graphs_refuse_changes_no_state():
     """Keras leaves a refused scope in front of the names of all weights to come."""
     x = keras.Input(ROW, name="x")
     norm = kl.LayerNormalization(name="schärfe €")
@@ -250,7 +250,7 @@ def test_two_outputs_of_one_layer():
         ("no primitive", lambda x: ops.cumprod(x, axis=1)),
     ],
 )
-def test_what_has_no_primitives_stays_opaque(why, make):
+def test_layers_without_primitives_stay_opaque(why, make):
     @keras.saving.register_keras_serializable("expansion")
     class Odd(kl.Layer):
         def call(self, x):
@@ -330,7 +330,7 @@ def test_whole_numbers_are_exact(name):
     assert np.all(noise <= 1e-6 * np.abs(got).max())
 
 
-def test_elements_at_computed_places_are_picked():
+def test_elements_at_computed_indices_are_picked():
     x, places = keras.Input((6, 3), name="x"), keras.Input((2, 3), dtype="int32", name="places")
     model = keras.Model([x, places], ops.take_along_axis(x, places, axis=1))
     network = build_network(model)

@@ -42,7 +42,7 @@ def _ratio(model: keras.Model, other: keras.Model, data: np.ndarray) -> float:
     return float(10 * np.log10(np.sum(wanted**2) / np.sum((got - wanted) ** 2)))
 
 
-def test_adaptive_rounding_helps_on_samples_that_took_no_part(images):
+def test_adaptive_rounding_helps_on_held_out_samples(images):
     model = fold(_network()).model
     nearest, adaptive = (
         with_rounded_weights(model, [images[:32]], adaptive=chosen, correct_bias=False)
@@ -84,7 +84,7 @@ def test_rounded_weights_are_on_the_steps_that_quantizers_choose(images):
     np.testing.assert_array_equal(rounded.get_layer("line").kernel, model.get_layer("line").kernel)
 
 
-def test_the_best_range_is_the_one_that_trying_all_finds():
+def test_the_best_range_equals_that_of_an_exhaustive_search():
     generator = np.random.default_rng(0)
     values = np.concatenate([generator.normal(size=1_000_000), [12.0]]).astype(np.float32)
     values = np.maximum(values, 0)
@@ -115,13 +115,13 @@ def _search(snr, budget="", wide=True, costly=("a", "b", "c")):
     return Search(attempt, lambda: found, Budget.parse(budget), wide=wide, base=Recipe()).run()
 
 
-def test_what_does_not_measure_better_is_not_kept():
+def test_changes_that_do_not_improve_the_measurement_are_dropped():
     found = _search(lambda recipe: 30.0 - 5 * (recipe != Recipe()))
     assert found.chosen.recipe == Recipe()
     assert "no change improved" in found.sentence
 
 
-def test_cheap_repairs_come_first_and_layers_follow_until_it_is_enough():
+def test_cheap_repairs_are_tried_before_layers_are_kept_in_float():
     def snr(recipe: Recipe) -> float:
         return 20 + 4 * (recipe.equalize == 0.25) + 5 * len(recipe.keep_int16)
 
@@ -140,7 +140,7 @@ def test_a_budget_holds(budget, kept):
     assert len(found.chosen.recipe.keep_int16) == kept
 
 
-def test_a_layer_that_cannot_be_kept_does_not_stand_in_the_way_of_others():
+def test_a_layer_that_cannot_be_kept_does_not_block_others():
     def attempt(recipe: Recipe) -> Trial | None:
         if "a" in recipe.keep_int16:
             return None
@@ -151,14 +151,14 @@ def test_a_layer_that_cannot_be_kept_does_not_stand_in_the_way_of_others():
     assert search.run().chosen.recipe == Recipe(keep_int16=("b",))
 
 
-def test_the_front_holds_what_no_other_file_beats():
+def test_the_front_holds_the_files_that_no_other_dominates():
     trials = tuple(
         Trial(Recipe(), size, 1.0, ratio) for size, ratio in ((10, 5.0), (9, 6.0), (12, 8.0))
     )
     assert [trial.bytes for trial in pareto(trials)] == [9, 12]
 
 
-def test_recipes_and_budgets_are_refused_in_one_sentence(tmp_path):
+def test_wrong_recipes_and_budgets_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(rl.UserError, match="Expected a budget such as"):
         Budget.parse("12 apples")
     with pytest.raises(rl.UserError, match="rounding of a recipe"):

@@ -33,7 +33,7 @@ def test_noise_of_any_kind_is_recognised(kind, seed):
     assert looks_like_noise(made[kind])
 
 
-def test_handwritten_digits_are_no_noise():
+def test_handwritten_digits_are_not_taken_for_noise():
     from renormlite.models.data import handwritten_digits
 
     assert not looks_like_noise(handwritten_digits().test.x)

@@ -39,7 +39,7 @@ def _same(one: keras.Model, other: keras.Model, data: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "linear"])
-def test_it_computes_the_same(activation, strength, images):
+def test_equalization_does_not_change_the_outputs(activation, strength, images):
     model = uneven(activation)
     equalized = Equalizer(model, [images]).equalized(strength)
     assert equalized is not None
@@ -62,11 +62,11 @@ def test_a_network_with_one_pair_of_layers(images):
 
 
 @pytest.mark.parametrize("activation", ["relu6", "sigmoid", "gelu"])
-def test_nothing_moves_through_what_is_not_homogeneous(activation, images):
+def test_scales_are_not_moved_through_functions_that_are_not_homogeneous(activation, images):
     assert not Equalizer(uneven(activation), [images]).possible
 
 
-def test_ranges_come_out_more_even(images):
+def test_ranges_of_channels_become_more_similar(images):
     model = uneven()
     equalized = Equalizer(model, [images]).equalized(0.5)
     assert equalized is not None
@@ -79,7 +79,7 @@ def test_ranges_come_out_more_even(images):
     assert unevenness(equalized) < 0.7 * unevenness(model)
 
 
-def test_a_dead_channel_stays_as_it_is(images):
+def test_a_dead_channel_is_not_changed(images):
     model = uneven()
     first = model.get_layer("first")
     kernel = np.asarray(first.kernel).copy()
@@ -92,7 +92,7 @@ def test_a_dead_channel_stays_as_it_is(images):
     assert float(equalized.get_layer("first").bias[3]) == -1.0
 
 
-def test_a_layer_called_twice_is_left_alone(images):
+def test_a_layer_called_twice_is_not_changed(images):
     x = keras.Input((12, 12, 3), name="image")
     shared = layers.Conv2D(3, 3, padding="same", activation="relu", name="shared")
     model = keras.Model(x, layers.Conv2D(4, 1, name="scores")(shared(shared(x))))
@@ -113,7 +113,7 @@ def test_folded_residual_networks_stay_exact(images, settled):
         assert _same(folded, equalized, images)
 
 
-def test_auto_takes_it_where_it_measures_better_and_says_so(images, export):
+def test_auto_equalizes_if_that_measures_better_and_reports_it(images, export):
     manifest, folder = export(uneven(), formats=("tflite",), precisions=("int8",), inputs=images)
     (chosen,) = manifest.artifacts
     assert "equalized" in chosen.notes[0]
@@ -134,7 +134,7 @@ def test_float_files_are_never_made_from_equalized_weights(images, export):
     assert all(not a.notes and a.network is None for a in manifest.artifacts)
 
 
-def test_random_samples_judge_nothing(export):
+def test_random_samples_decide_nothing(export):
     manifest, _ = export(uneven(), formats=("tflite",), precisions=("int8",), calibration="random")
     assert manifest.artifacts[0].network is None
 

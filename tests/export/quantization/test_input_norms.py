@@ -29,7 +29,7 @@ def _samples() -> np.ndarray:
     return (STD * noise).astype(np.float32)
 
 
-def test_the_norm_stays_where_that_measures_better(tmp_path):
+def test_the_norm_is_kept_if_that_measures_better(tmp_path):
     manifest = rl.export_model(
         _raw_features(),
         tmp_path / "net",
@@ -57,7 +57,7 @@ def test_the_statistics_of_the_norm_describe_the_inputs(tmp_path):
 
 
 @pytest.mark.parametrize(("choice", "count"), [("fold", 0), ("keep", 1)])
-def test_the_choice_can_be_taken(choice, count, tmp_path):
+def test_the_user_can_choose(choice, count, tmp_path):
     manifest = rl.export_model(
         _raw_features(), tmp_path / "net", formats=("onnx",), input_norms=choice
     )

@@ -118,7 +118,7 @@ def test_first_and_last_layer_with_integer_inputs_and_outputs(exported):
         ),
     ],
 )
-def test_a_wrong_choice_is_one_sentence(build_network, data, tmp_path, options, message):
+def test_a_wrong_choice_is_refused_in_one_sentence(build_network, data, tmp_path, options, message):
     options = {"precisions": ("int8",), "calibration": data, "equalize": "never"} | options
     with pytest.raises(rl.UserError, match=message):
         rl.export_model(build_network(), tmp_path / "tiny", **options)

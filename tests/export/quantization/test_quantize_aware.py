@@ -184,7 +184,7 @@ def test_sixteen_bits_of_activations(digits, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["residual", "branches", "functions"])
-def test_the_reference_kernels_and_microcontrollers_have_their_rounding(
+def test_the_rounding_of_reference_kernels_and_microcontrollers_can_be_trained(
     digits, tmp_path: Path, name: str
 ) -> None:
     from tflite_micro.python.tflite_micro import runtime
@@ -204,7 +204,7 @@ def test_the_reference_kernels_and_microcontrollers_have_their_rounding(
 
 
 @pytest.mark.parametrize("name", ["residual", "branches", "functions"])
-def test_an_onnx_file_computes_them_too(digits, tmp_path: Path, name: str) -> None:
+def test_an_onnx_file_computes_the_trained_integers(digits, tmp_path: Path, name: str) -> None:
     import onnx
     import onnxruntime
 
@@ -223,7 +223,7 @@ def test_an_onnx_file_computes_them_too(digits, tmp_path: Path, name: str) -> No
     assert rl.check_parity(tmp_path, targets=("onnxruntime",)).passed
 
 
-def test_a_check_says_that_the_file_adds_nothing(digits, tmp_path: Path) -> None:
+def test_a_check_reports_that_the_file_adds_no_error(digits, tmp_path: Path) -> None:
     model = trained(residual("renorm"), digits)
     rl.export_model(
         model, tmp_path, formats=("tflite",), precisions=("int8",), inputs=digits.test.x
@@ -237,7 +237,7 @@ def test_a_check_says_that_the_file_adds_nothing(digits, tmp_path: Path) -> None
     assert "the file computes the trained integers" in budget.sentence
 
 
-def test_clipping_that_was_trained_is_no_fault(tmp_path: Path) -> None:
+def test_trained_clipping_is_not_reported_as_a_fault(tmp_path: Path) -> None:
     """The Keras model clips the same values; samples beyond its input's range fail as ever."""
     samples = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
     keras.utils.set_random_seed(0)
@@ -258,7 +258,7 @@ def test_clipping_that_was_trained_is_no_fault(tmp_path: Path) -> None:
     assert [f.subject for f in far if f.check == "clipped" and not f.passed] == ["input 'features'"]
 
 
-def test_integers_come_in_and_go_out_where_asked_for(digits, tmp_path: Path) -> None:
+def test_integer_inputs_and_outputs_on_request(digits, tmp_path: Path) -> None:
     model = trained(residual(None), digits)
     manifest = rl.export_model(
         model, tmp_path, formats=("tflite",), precisions=("int8",), quantized_io="integer"
@@ -274,7 +274,7 @@ def test_integers_come_in_and_go_out_where_asked_for(digits, tmp_path: Path) -> 
     )
 
 
-def test_a_range_that_has_seen_nothing_is_not_exported(tmp_path: Path) -> None:
+def test_a_range_without_statistics_is_not_exported(tmp_path: Path) -> None:
     model = rl.quantize_aware(residual(None))
     with pytest.raises(rl.UserError, match=r"image_quantizer has not observed any data. Train"):
         rl.export_model(model, tmp_path, precisions=("int8",))

@@ -119,7 +119,7 @@ _RESULTS = {"ArgMax": TensorProto.INT64, "Greater": TensorProto.BOOL}
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_every_op_means_what_onnx_says(name, tmp_path):
+def test_every_op_is_evaluated_as_onnx_defines_it(name, tmp_path):
     kind, constants, attributes, shape = OPS[name]
     names = [f"c{place}" for place in range(len(constants))]
     node = helper.make_node(kind, ["x", *names], ["y"], **attributes)
@@ -163,7 +163,7 @@ OF_RUNTIME = {
 
 
 @pytest.mark.parametrize("name", OF_RUNTIME)
-def test_every_op_means_what_the_runtime_says(name, tmp_path):
+def test_every_op_is_evaluated_as_the_runtime_computes_it(name, tmp_path):
     kind, constants, attributes, shape = OF_RUNTIME[name]
     names = [f"c{place}" for place in range(len(constants))]
     outputs = ["y"] if kind == "ConvTranspose" else ["y", "last"]
@@ -248,7 +248,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_op_means_what_tensorflow_says(name, tmp_path):
+def test_every_op_is_evaluated_as_tensorflow_computes_it(name, tmp_path):
     import tensorflow as tf
 
     function, shape = FUNCTIONS[name]
@@ -269,7 +269,7 @@ def test_every_op_means_what_tensorflow_says(name, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["litert", "onnxruntime"])
-def test_a_whole_file_means_what_it_computes(coarse_export, runtime):
+def test_a_whole_file_is_evaluated_as_the_runtime_computes_it(coarse_export, runtime):
     suffix = {"litert": "tflite", "onnxruntime": "onnx"}[runtime]
     path = coarse_export / f"tiny.float32.{suffix}"
     network = network_of_file(with_shapes(read_graph(path, suffix), path), suffix)
@@ -281,7 +281,7 @@ def test_a_whole_file_means_what_it_computes(coarse_export, runtime):
         np.testing.assert_allclose(found[name], array, rtol=CLOSE, atol=CLOSE)
 
 
-def test_what_has_no_form_is_opaque_only_where_an_output_needs_it(tmp_path):
+def test_unknown_ops_are_opaque_only_if_an_output_needs_them(tmp_path):
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),
         helper.make_node("Relu", ["x"], ["y"]),

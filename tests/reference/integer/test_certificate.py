@@ -32,7 +32,7 @@ def _channels(count: int, seed: int):
 
 
 @pytest.mark.parametrize("rule", TFLITE_RULES, ids=lambda rule: rule.name)
-def test_thresholds_are_the_rule_on_every_sum(rule):
+def test_thresholds_equal_the_rule_on_every_sum(rule):
     """Every sum between the ends is tried: what the thresholds say is what the rule gives."""
     x, w, y, ends = _channels(12, 1)
     levels = np.arange(-127, 128)
@@ -47,7 +47,7 @@ def test_thresholds_are_the_rule_on_every_sum(rule):
         np.testing.assert_array_equal(said, given[inside, channel])
 
 
-def test_the_number_of_differing_sums_is_the_number_found_by_trying_all():
+def test_the_number_of_differing_sums_equals_an_exhaustive_count():
     x, w, y, ends = _channels(40, 2)
     levels = np.arange(-127, 128)
     ratio = x.astype(float) * w / y
@@ -101,7 +101,7 @@ def test_a_million_random_sums_find_no_difference_that_is_not_listed(files):
     assert tried >= 1_000_000
 
 
-def test_a_portable_file_has_no_disputed_sum_and_is_still_right(files):
+def test_a_portable_file_has_no_differing_sum_and_is_accurate(files):
     (plain, _), (portable, manifest) = files
     left = []
     for folder in (plain, portable):
@@ -115,7 +115,7 @@ def test_a_portable_file_has_no_disputed_sum_and_is_still_right(files):
     assert rl.check_parity(portable, per_op=True).passed
 
 
-def test_scales_move_by_units_in_the_last_place_only(files):
+def test_scales_change_only_by_units_in_the_last_place(files):
     graph = read_graph(files[0][0] / "tiny.int8.tflite", "tflite")
     for _, sums in linear_ops(graph):
         scales, left = portable_scales(sums)
@@ -123,7 +123,7 @@ def test_scales_move_by_units_in_the_last_place_only(files):
         assert np.abs(scales.view(np.int32) - sums.w.view(np.int32)).max() <= 16
 
 
-def test_rules_that_agree_give_equal_outputs_and_others_need_not(files):
+def test_rules_that_agree_give_equal_outputs(files):
     """The reference kernels follow the rule that the certificate calls portable."""
     path = files[1][0] / "tiny.int8.tflite"
     found = rl.certify(path)
@@ -180,7 +180,7 @@ def _functions(tmp_path, precision):
     return graph, {op.kind: op for op in certify_graph(graph).ops}
 
 
-def test_floats_become_other_integers_exactly_where_the_certificate_says(tmp_path):
+def test_floats_are_quantized_differently_exactly_where_the_certificate_says(tmp_path):
     graph, ops = _functions(tmp_path, "int8")
     (entry, *_) = ops["QUANTIZE"].differences
     portable = next(rule for rule in TFLITE_RULES if rule.kernels == entry.kernels)
@@ -203,7 +203,7 @@ def test_floats_become_other_integers_exactly_where_the_certificate_says(tmp_pat
     assert (one, other) == (entry.xnnpack, entry.other)
 
 
-def test_operators_of_one_rule_and_of_unlike_functions_are_decided(tmp_path):
+def test_operators_with_one_rule_or_different_functions_are_decided(tmp_path):
     _, ops = _functions(tmp_path, "int8")
     assert ops["AVERAGE_POOL_2D"].method == "one rule"
     assert ops["SOFTMAX"].method == "functions"
@@ -212,7 +212,7 @@ def test_operators_of_one_rule_and_of_unlike_functions_are_decided(tmp_path):
     assert {entry.kernels for entry in ops["SOFTMAX"].differences}.isdisjoint(together)
 
 
-def test_integers_of_sixteen_bits_are_certified(tmp_path):
+def test_16_bit_integers_are_certified(tmp_path):
     _, ops = _functions(tmp_path, "int16x8")
     assert len(ops["CONV_2D"].groups) == 1
     assert {entry.kernels for entry in ops["FULLY_CONNECTED"].differences} == {"TFLite Micro"}

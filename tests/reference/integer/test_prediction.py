@@ -88,7 +88,7 @@ def loaded(directory, precision: str, file_format: str):
         for target in RUNTIMES[file_format]
     ],
 )
-def test_every_runtime_gives_what_one_rule_predicts(directory, precision, file_format, target):
+def test_every_runtime_equals_the_prediction_of_one_rule(directory, precision, file_format, target):
     export, golden, artifact = loaded(directory, precision, file_format)
     run = run_target(export.path / artifact.file, artifact, golden.inputs, Target.parse(target))
     assert not run.problem, run.problem
@@ -99,7 +99,7 @@ def test_every_runtime_gives_what_one_rule_predicts(directory, precision, file_f
 
 
 @pytest.mark.parametrize("size", [4, 8])
-def test_average_over_the_whole_map_is_that_of_a_global_pool(tmp_path, size):
+def test_average_over_the_whole_map_equals_a_global_pool(tmp_path, size):
     """ONNX Runtime sums integers where one window is the whole map, floats elsewhere."""
     steps = {"scale": np.float32(0.0417), "zero": np.uint8(3)}
     nodes = [
@@ -121,7 +121,7 @@ def test_average_over_the_whole_map_is_that_of_a_global_pool(tmp_path, size):
     np.testing.assert_array_equal(fused.outputs["y"], expected)
 
 
-def test_rules_are_told_apart(directory):
+def test_rules_are_distinguished(directory):
     """A prediction that every rule shares would prove little."""
     _, golden, artifact = loaded(directory, "int8", "tflite")
     found = golden.predictions[artifact.file].by_rule
@@ -143,7 +143,7 @@ def test_one_wrong_integer_is_found_and_placed(directory):
     assert not must_agree(artifact, golden, other, "", export.manifest.versions)
 
 
-def test_an_unknown_rule_is_told_from_a_wrong_kernel(directory):
+def test_an_unknown_rule_is_distinguished_from_a_wrong_kernel(directory):
     """An unknown rule is as far from the known ones as these are from each other."""
     _, golden, artifact = loaded(directory, "int8", "tflite")
     predictions = golden.predictions[artifact.file]
@@ -196,7 +196,7 @@ def test_wrong_kernel_without_tensors_fails_the_check(directory, monkeypatch):
     assert "no known rule of rounding gives these integers: 1 of" in result.reason
 
 
-def test_predictions_survive_the_golden_set(directory):
+def test_predictions_are_stored_in_the_golden_set(directory):
     _, golden, artifact = loaded(directory, "int16x8", "tflite")
     found = golden.predictions[artifact.file]
     assert not found.reason
@@ -206,7 +206,7 @@ def test_predictions_survive_the_golden_set(directory):
         np.testing.assert_array_equal(outputs["digit"], found.by_rule[rule]["digit"][:4])
 
 
-def test_unknown_op_is_named_and_raises_nothing_else(directory):
+def test_unknown_op_is_named(directory):
     export, _, artifact = loaded(directory, "int8", "tflite")
     graph = read_graph(export.path / artifact.file, "tflite")
     place = next(op.index for op in graph.ops if op.kind == "LOGISTIC")
@@ -219,7 +219,7 @@ def test_unknown_op_is_named_and_raises_nothing_else(directory):
 
 
 @pytest.mark.parametrize("kind", sorted(TFLITE_OPS))
-def test_op_of_an_unforeseen_form_is_not_known(kind):
+def test_op_with_unsupported_attributes_is_unknown(kind):
     """Whatever a file holds, an op is computed or named; nothing else is raised."""
     op = GraphOp(0, kind, "", ("a", "b", "c"), ("y",), {})
     graph = ArtifactGraph({}, (), ("y",), lambda: (op,))

@@ -113,7 +113,7 @@ def test_sum_and_mean_are_within_a_step_of_exact(rule):
 
 
 @pytest.mark.parametrize("ratio", [0.37, 0.9, 1.6])
-def test_float_rule_brings_integers_to_other_steps_as_xnnpack_does(ratio):
+def test_float_rule_requantizes_as_xnnpack_does(ratio):
     values = np.arange(-255, 256)
     x, y = np.float32([ratio * 0.02]), np.float32([0.02])
     multiplier_of_256 = round(256 * ratio)

@@ -77,7 +77,7 @@ def test_runs_without_keras_and_tensorflow(bundle, tmp_path):
     assert record["metrics"]["scores"]["elements"] == 160
 
 
-def test_outputs_are_those_that_the_hash_names(bundle, healthy_export, tmp_path):
+def test_the_hash_is_that_of_the_outputs(bundle, healthy_export, tmp_path):
     out, arrays = tmp_path / "v.json", tmp_path / "o.npz"
     options = ["--runtime", "onnxruntime", "--artifact", "tiny.float32.onnx"]
     done = replay(bundle, *options, "--json", str(out), "--outputs", str(arrays))
@@ -163,7 +163,7 @@ def flipped(data: bytes, bits: Iterable[int]) -> Iterator[bytes]:
 REFUSED = "2 0 1"  # exit code 2, nothing printed, one line of explanation
 
 
-def test_every_copy_that_is_cut_off_is_refused(bundle, tmp_path):
+def test_every_truncated_copy_is_refused(bundle, tmp_path):
     data, start = bundle.read_bytes(), len(_START)
     lengths = {*range(start, len(data), len(data) // 60), *range(len(data) - 70, len(data))}
     # Within the first comment: all lengths that leave the statements whole.
@@ -171,7 +171,7 @@ def test_every_copy_that_is_cut_off_is_refused(bundle, tmp_path):
     assert set(ends(tmp_path, (data[:length] for length in lengths))) == {REFUSED}
 
 
-def test_every_flipped_bit_behind_the_first_statements_is_refused(bundle, tmp_path):
+def test_every_flipped_bit_after_the_first_statements_is_refused(bundle, tmp_path):
     data = bundle.read_bytes()
     generator = np.random.default_rng(0)
     bits = generator.integers(8 * len(_START), 8 * len(data), 300)
@@ -244,7 +244,7 @@ def test_sizes_are_bounded_before_anything_is_unpacked(bundle, healthy_export, m
         write_bundle(healthy_export, bundle.with_name("large.pyz"))
 
 
-def test_what_is_no_bundle_is_refused(tmp_path):
+def test_other_files_are_refused_as_bundles(tmp_path):
     for data in (b"", b"\0" * 100, b"x" * 63, b"#:" + b"!" * 5_000_000):
         (tmp_path / "none.pyz").write_bytes(data)
         with pytest.raises(UserError, match="is damaged"):
@@ -300,7 +300,7 @@ def test_files_that_the_runtime_does_not_load_are_named(bundle):
     assert f"NOT RUN  tiny.float32.onnx: {expected}" in done.stdout.splitlines()
 
 
-def test_what_killed_bundles_left_goes_and_what_running_ones_use_stays(bundle, tmp_path):
+def test_files_of_killed_bundles_are_removed_and_those_of_running_ones_kept(bundle, tmp_path):
     old, used, young = (tmp_path / f"renormlite-bundle-{name}" for name in "abc")
     for folder in (old, used, young):
         folder.mkdir()
@@ -313,12 +313,12 @@ def test_what_killed_bundles_left_goes_and_what_running_ones_use_stays(bundle, t
         assert sorted(tmp_path.iterdir()) == [used, young]
 
 
-def test_same_export_same_bytes(bundle, healthy_export, tmp_path):
+def test_the_same_export_gives_the_same_bytes(bundle, healthy_export, tmp_path):
     again = write_bundle(healthy_export, tmp_path / "again.pyz")
     assert again.read_bytes() == bundle.read_bytes()
 
 
-def test_carries_only_what_was_asked_for(healthy_export, tmp_path):
+def test_contains_only_the_requested_files(healthy_export, tmp_path):
     path = write_bundle(healthy_export, tmp_path / "b.pyz", artifacts=["tiny.float32.onnx"])
     names = zipfile.ZipFile(contents(path)).namelist()
     assert "export/tiny.float32.onnx" in names
@@ -328,7 +328,7 @@ def test_carries_only_what_was_asked_for(healthy_export, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in travelling_code(CODE) if name.endswith(".py")])
-def test_carried_code_is_python_3_9_without_heavy_imports(name):
+def test_code_in_bundles_runs_on_python_3_9_without_heavy_imports(name):
     """Parsed as 3.9, and no module-level import beyond the standard library, NumPy and itself."""
     tree = ast.parse(travelling_code(CODE)[name], feature_version=(3, 9))
     for node in tree.body:

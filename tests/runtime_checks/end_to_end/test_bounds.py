@@ -48,14 +48,14 @@ def test_a_saturating_sample_does_not_widen_the_limits_of_others():
         np.testing.assert_allclose(noise[6:8], 0.5)
 
 
-def test_a_lucky_sample_is_allowed_what_is_usual_for_its_kind():
+def test_a_sample_with_little_noise_gets_the_usual_limit_of_its_kind():
     kind = np.array(["real"] * 4)
     error = np.array([1e-6, 1e-6, 1e-6, 0.0])
     noise = float_noise(SampleErrors(error, np.ones(4), 0), kind, 2.0**-24)
     assert 0.5e-6 < noise[3] < 1e-6
 
 
-def test_float32_without_a_model_is_held_to_its_own_kind():
+def test_float32_without_a_model_uses_the_limit_of_its_kind():
     """A unit vector of a denormal sample may be anything; those of real ones may not."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(9, 4))
@@ -77,7 +77,7 @@ def test_float32_without_a_model_is_held_to_its_own_kind():
 
 
 @pytest.mark.parametrize("target", ["litert", "litert+reference", "onnxruntime"])
-def test_untouched_files_are_as_noisy_as_expected(coarse_export, target):
+def test_correct_files_are_as_noisy_as_expected(coarse_export, target):
     """Within a factor of the noise: a limit far above what a file does would hide faults."""
     for result in check_parity(coarse_export, (target,)).results:
         (entry,) = result.outputs
@@ -86,7 +86,7 @@ def test_untouched_files_are_as_noisy_as_expected(coarse_export, target):
             assert entry.pooled_ratio > 0.2, result.artifact
 
 
-def test_other_kernels_of_integers_differ_by_steps(coarse):
+def test_other_integer_kernels_differ_by_steps(coarse):
     """The noise of integers is what other kernels differ by, and not the file's own error."""
     export, golden = coarse
     artifact = artifact_named(export, "int8.tflite")
@@ -130,7 +130,7 @@ def test_a_difference_of_the_expected_size_has_the_ratio_one(coarse):
     assert not bound.holds(twice, golden.kind)
 
 
-def test_integers_without_a_model_are_held_to_their_quantization(coarse):
+def test_integer_files_without_a_model_are_limited_by_their_quantization(coarse):
     export, golden = coarse
     artifact = artifact_named(export, "int8.tflite")
     bare = dataclasses.replace(golden, file_noise={})

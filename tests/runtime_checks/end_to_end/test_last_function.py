@@ -36,7 +36,7 @@ def test_a_scale_or_an_offset_is_named(scale, shift):
 
 @pytest.mark.parametrize("noise", [0.5, 2.0, 8.0, 40.0])
 @pytest.mark.parametrize("classes", [1, 2, 10])
-def test_an_unknown_rule_is_no_function(noise, classes):
+def test_an_unknown_rule_is_not_reported_as_a_function(noise, classes):
     """Whether rules differ by a step or, as in an untrained network, in most bits."""
     for _ in range(20):
         x = RNG.uniform(0.2, 0.8, size=(32, classes))
@@ -46,6 +46,6 @@ def test_an_unknown_rule_is_no_function(noise, classes):
         assert not other_function(rounded(y), rounded(x), STEP)
 
 
-def test_outputs_without_variation_are_no_function():
+def test_constant_outputs_are_not_reported_as_a_function():
     assert not other_function(np.zeros((32, 2)), np.zeros((32, 2)), STEP)
     assert not other_function(np.zeros((32, 2)), rounded(RNG.uniform(size=(32, 2))), STEP)

@@ -89,7 +89,7 @@ def badly_calibrated(tmp_path_factory):
 
 
 @pytest.mark.parametrize("target", ["litert", "onnxruntime"])
-def test_scores_lost_beside_pixels_fail(detector, target):
+def test_scores_lost_next_to_pixel_coordinates_fail(detector, target):
     report = check_parity(detector, (target,))
     plain, coarse = sorted(report.results, key=lambda result: result.precision)
     assert plain.passed
@@ -157,7 +157,7 @@ def test_the_change_of_accuracy_in_words(right_before, right_after, lost, gained
     assert finding.passed is (lost < 7)
 
 
-def test_the_export_tells_what_is_clipped(badly_calibrated):
+def test_the_export_reports_clipped_values(badly_calibrated):
     directory, _ = badly_calibrated
     notes = [note for entry in Manifest.load(directory).artifacts for note in entry.notes]
     assert any("% of the values of input 'image' are clipped" in note for note in notes)
@@ -200,7 +200,7 @@ def test_only_loss_beyond_margin_and_chance_fails():
     assert "decisions" in verdict(80)
 
 
-def test_ties_are_what_float32_explains_whatever_the_file(coarse_export):
+def test_ties_are_defined_by_float32_rounding_for_every_file(coarse_export):
     """A decision that an 8-bit file changes is changed, however coarse the file is."""
     report = check_parity(coarse_export, ("litert",))
     for result in report.results:
@@ -226,7 +226,7 @@ def test_slices_that_may_be_constant():
     assert output_quality("y", truth, golden_of(truth)).snr_db == math.inf
 
 
-def test_quality_is_about_real_samples():
+def test_quality_is_judged_on_real_samples():
     truth = np.ones((6, 3)) * np.arange(1, 4)
     given = truth.copy()
     given[4:] = 0

@@ -93,7 +93,7 @@ def test_healthy_int8_file_is_quantization_loss(golden):
         ("target", "on the target"),
     ],
 )
-def test_planted_fault_is_put_down_to_its_stage(golden, stage, where):
+def test_planted_fault_is_attributed_to_its_stage(golden, stage, where):
     """A wrong weight moves what its stage gives and everything that comes after."""
     wrong = noisy(golden.truth["y"], 1e-3, 7) - golden.truth["y"]
     outputs = {
@@ -117,7 +117,7 @@ def test_planted_fault_is_put_down_to_its_stage(golden, stage, where):
     assert shares[stage] > 0.999
 
 
-def test_exact_all_the_way(golden):
+def test_stages_without_error(golden):
     truth = golden.truth["y"]
     exact = dataclasses.replace(
         golden, folded64={"y": truth}, artifacts={FLOAT.file: {"y": truth.copy()}}
@@ -128,7 +128,7 @@ def test_exact_all_the_way(golden):
     assert "is exact" in found.sentence
 
 
-def test_stages_that_are_not_known_join_the_next(golden):
+def test_unknown_stages_are_merged_into_the_next(golden):
     bare = dataclasses.replace(golden, artifacts={})
     actual = golden.artifacts[INT8.file]["y"]
     found = budget(bare, actual, INT8)
@@ -142,7 +142,7 @@ def test_stages_that_are_not_known_join_the_next(golden):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_target_that_is_not_finite_has_all_of_the_error(golden, value):
+def test_a_target_with_nonfinite_outputs_has_all_of_the_error(golden, value):
     actual = golden.artifacts[FLOAT.file]["y"].copy()
     actual[3, 4] = value
     found = budget(golden, actual, sound=False, worst_sample=3)
@@ -152,7 +152,7 @@ def test_a_target_that_is_not_finite_has_all_of_the_error(golden, value):
     assert "no signal after" in found.sentence
 
 
-def test_what_is_not_finite_by_contract_is_no_error(golden):
+def test_expected_nonfinite_values_are_not_errors(golden):
     truth = golden.truth["y"].copy()
     truth[0, 0] = np.inf
     every = {"y": truth}
@@ -168,7 +168,7 @@ def test_what_is_not_finite_by_contract_is_no_error(golden):
     assert math.isfinite(found.signal_rms)
 
 
-def test_fault_that_only_border_samples_show_is_measured_on_them(golden):
+def test_fault_that_shows_only_on_border_samples_is_measured_on_them(golden):
     actual = golden.artifacts[FLOAT.file]["y"].copy()
     actual[16:18] += 0.1
     found = budget(golden, actual, sound=False, worst_sample=16)

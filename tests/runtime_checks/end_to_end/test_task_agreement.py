@@ -41,7 +41,7 @@ def test_same_decisions():
     assert "3 / 3 real samples" in task.sentence
 
 
-def test_lost_and_gained_are_told_apart():
+def test_lost_and_gained_are_counted_separately():
     """Equal accuracy before and after, and not one sample alike."""
     task = agree(one_hot([0, 1, 2, 3]), one_hot([1, 0, 2, 3]), labels=[0, 0, 2, 2])
     assert (task.lost, task.gained) == (1, 1)
@@ -51,7 +51,7 @@ def test_lost_and_gained_are_told_apart():
     assert "accuracy 50.00 % before, 50.00 % after (1 lost, 1 gained of 4; chance" in task.sentence
 
 
-def test_tie_is_no_flip():
+def test_tie_is_not_a_flip():
     truth = [[0.50, 0.49, 0.01], [0.8, 0.1, 0.1]]
     actual = [[0.49, 0.50, 0.01], [0.1, 0.8, 0.1]]
     task = agree(truth, actual, allowed=0.006)
@@ -60,12 +60,12 @@ def test_tie_is_no_flip():
     assert task.changes[0].margin == pytest.approx(0.01)
 
 
-def test_equal_scores_are_one_decision():
+def test_equal_scores_give_one_decision():
     task = agree([[0.5, 0.5, 0.0]], [[0.4, 0.6, 0.0]])
     assert task.same == 1
 
 
-def test_real_samples_are_what_counts():
+def test_only_real_samples_count():
     """Decisions about noise are no decisions of the task."""
     task = agree(one_hot([0, 1]), one_hot([0, 2]), kind=["real", "extreme"])
     assert (task.samples, task.same) == (1, 1)
@@ -83,7 +83,7 @@ def test_no_decision_to_compare(truth, actual):
     assert agree(truth, actual) is None
 
 
-def test_labels_beyond_the_classes_are_of_another_output():
+def test_labels_beyond_the_classes_belong_to_another_output():
     task = agree(one_hot([0, 1]), one_hot([0, 1]), labels=[0, 7])
     assert task.labelled == 0
 
@@ -146,7 +146,7 @@ def golden_with(labels=None, **sizes: int) -> GoldenSet:
         ({"y": ("dense",), "z": ("dense",)}, {"y": 4, "z": 64}, np.array([1, 2]), (), set()),
     ],
 )
-def test_network_says_what_decides(ends, sizes, labels, classes, expected):
+def test_network_determines_the_deciding_outputs(ends, sizes, labels, classes, expected):
     golden = golden_with(labels, **sizes)
     assert deciding_outputs(network_ending_in(**ends), golden, classes) == expected
 
@@ -187,7 +187,7 @@ def test_autoencoder_has_no_decisions_in_the_report(tmp_path):
         ([[0.9, 0.1]] * 8, [0, 1] * 4, True),
     ],
 )
-def test_whether_the_model_decides_at_all(truth, labels, judged):
+def test_whether_the_model_makes_decisions(truth, labels, judged):
     wrong = np.asarray(truth)[:, ::-1]
     task = agree(truth, wrong, labels=labels)
     assert task.flips == 8

@@ -54,7 +54,7 @@ def test_healthy_runtime_passes_with_every_count(healthy_export, target):
     assert all("bits" in finding.message for finding in findings_of(report))
 
 
-def test_other_bits_within_the_bound_are_told_and_pass(healthy_export, disturbed):
+def test_different_bits_within_the_bound_are_reported_and_pass(healthy_export, disturbed):
     disturbed(2.0**-26)
     report = check_parity(healthy_export, ("onnxruntime",), threads=(1, 2))
     assert report.passed
@@ -78,7 +78,7 @@ def test_outputs_beyond_the_bound_fail(healthy_export, disturbed):
     assert "with 2 threads output 'scores' differs from float64 truth" in finding.message
 
 
-def test_other_bits_on_each_run_fail(healthy_export, monkeypatch):
+def test_different_bits_on_each_run_fail(healthy_export, monkeypatch):
     """The usual fault of threads: a race, that one thread does not show."""
     real, calls = OnnxRuntimeRunner._infer, iter(range(10**6))
 
@@ -95,7 +95,7 @@ def test_other_bits_on_each_run_fail(healthy_export, monkeypatch):
     )
 
 
-def test_command_line_tells_and_refuses(export):
+def test_command_line_reports_and_refuses(export):
     told = CliRunner().invoke(command, [str(export), "--on", "litert", "--threads", "1,2"])
     assert told.exit_code == 0, told.output
     assert "threads tiny.float32.tflite on litert: output 'scores' has" in " ".join(
@@ -104,12 +104,12 @@ def test_command_line_tells_and_refuses(export):
 
 
 @pytest.mark.parametrize("text", ["0", "1,1", "two", "1,", "", "-1", "1.5"])
-def test_what_is_no_count_is_refused(text):
+def test_invalid_counts_are_refused(text):
     with pytest.raises(UserError, match=r"such as 1,4|as in 1,4"):
         parse_threads(text)
 
 
-def test_bundle_compares_as_well(healthy_export, tmp_path):
+def test_bundle_compares_thread_counts(healthy_export, tmp_path):
     bundle = write_bundle(healthy_export, tmp_path / "tiny.pyz")
     done = subprocess.run(
         [sys.executable, bundle, "--runtime", "litert", "--threads", "1,2", "--json", "out.json"],
@@ -121,7 +121,7 @@ def test_bundle_compares_as_well(healthy_export, tmp_path):
     assert (entry["against"], entry["threads"]) == (1, 2)
 
 
-def test_bits_are_compared_not_numbers():
+def test_bits_are_compared():
     """0.0 equals -0.0 and NaN does not equal NaN; their bits say the contrary."""
     first = np.array([[0.0, np.nan, 1.0]], np.float32)
     other = np.array([[-0.0, np.nan, 1.5]], np.float32)

@@ -51,7 +51,7 @@ def altered(coarse_export, tmp_path):
     return tmp_path / "altered.onnx"
 
 
-def test_where_they_part_first(coarse_export, samples, altered):
+def test_first_difference_is_named(coarse_export, samples, altered):
     report = compare_files(coarse_export / "tiny.float32.tflite", altered, samples)
     verdicts = {result.artifact: result for result in report.results}
     assert verdicts["tiny.float32.tflite"].passed
@@ -74,7 +74,7 @@ def test_on_the_command_line(coarse_export, altered, tmp_path):
     assert record["findings"][0]["check"] == "difference"
 
 
-def test_reports_name_the_file_of_reference(coarse_export, altered, tmp_path):
+def test_reports_name_the_reference_file(coarse_export, altered, tmp_path):
     """No text speaks of a Keras model; nor of an assumption where the names agree."""
     page, cases = tmp_path / "page.html", tmp_path / "cases.xml"
     files = (coarse_export / "tiny.float32.onnx", altered, coarse_export / "tiny.int8.onnx")
@@ -97,7 +97,7 @@ def test_reports_name_the_file_of_reference(coarse_export, altered, tmp_path):
         ("tiny.float32.onnx", {"map_inputs": {"image": "no"}}, "Neither file has a tensor 'no'"),
     ],
 )
-def test_what_cannot_be_compared(coarse_export, b, options, sentence):
+def test_files_that_cannot_be_compared(coarse_export, b, options, sentence):
     with pytest.raises(UserError, match=sentence):
         compare_files(coarse_export / "tiny.float32.tflite", coarse_export / b, **options)
 

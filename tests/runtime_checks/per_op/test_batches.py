@@ -41,7 +41,7 @@ def test_every_op_is_checked_in_batches_too(by_four, target):
     assert ": 0 differences in" in finding.message
 
 
-def test_one_range_for_a_batch_is_said(by_four):
+def test_one_range_for_a_batch_is_reported(by_four):
     report = check_parity(by_four, ("onnxruntime",), per_op=True)
     (result,) = [r for r in report.results if r.precision == "dynamic"]
     (finding,) = [f for f in result.findings if f.check == "ops"]

@@ -36,7 +36,7 @@ def shown(directory, suffix: str, target: str, first=()):
         ("onnxruntime", "onnx", "fp32 multiply, round to nearest even"),
     ],
 )
-def test_rule_of_a_runtime_is_named_and_no_integer_differs(coarse_export, target, suffix, rule):
+def test_rounding_rule_of_a_runtime_is_named(coarse_export, target, suffix, rule):
     report = check_parity(coarse_export, (target,), per_op=True)
     (result,) = [r for r in report.results if r.artifact.endswith(f"int8.{suffix}")]
     assert result.passed, result.reason
@@ -64,7 +64,7 @@ def test_without_fusion_every_quantizing_op_is_compared(coarse_export):
     assert sum(check.op.kind == "QuantizeLinear" for check in report.checks) == expected > 3
 
 
-def test_one_wrong_integer_is_found_with_place_and_numbers(coarse_export):
+def test_one_wrong_integer_is_reported_with_index_and_values(coarse_export):
     graph, tensors = shown(coarse_export, "tflite", "litert")
     op = next(op for op in graph.ops if op.kind == "DEPTHWISE_CONV_2D")
     changed = tensors[op.outputs[0]].copy()
@@ -170,7 +170,7 @@ def test_layer_is_named(coarse_export):
 
 
 @pytest.mark.parametrize("target", ["tflite-micro"])
-def test_runtime_without_tensors_is_stood_in_for_by_the_same_bits(coarse_export, target):
+def test_runtime_without_tensors_is_replaced_by_one_with_the_same_bits(coarse_export, target):
     report = check_parity(coarse_export, (target,))
     (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
     (finding,) = [f for f in result.findings if f.check == "rounding"]

@@ -133,7 +133,7 @@ def first_fault(directory: Path, target: str = "litert") -> Fault:
         ("float32", change_activation, "down_relu"),
     ],
 )
-def test_op_cut_out_shows_the_same_fault(precision, change, layer, export, tmp_path):
+def test_extracted_op_shows_the_same_fault(precision, change, layer, export, tmp_path):
     directory = export(precision)
     path = spoil(directory, change)
     fault = first_fault(directory)
@@ -235,7 +235,7 @@ def test_bundle_of_a_reproducer_fails_too(export, tmp_path):
     assert "output 'got' differs from" in done.stdout
 
 
-def test_padding_of_its_own_comes_along(healthy):
+def test_separate_padding_op_is_extracted_too(healthy):
     """A value of another size than the op reads lies before ops that belong to it."""
     path = healthy / "tiny.float32.tflite"
     graph = read_graph(path, "tflite")
@@ -246,7 +246,7 @@ def test_padding_of_its_own_comes_along(healthy):
     assert [spec.shape for spec in alone.inputs] == [(1, 8, 8, 1)]
 
 
-def test_what_cannot_be_cut_out_is_said(healthy, tmp_path):
+def test_ops_that_cannot_be_extracted_are_reported(healthy, tmp_path):
     path = healthy / "tiny.float32.tflite"
     image = np.zeros((2, 5), np.float32)
     with pytest.raises(UserError, match="cannot be cut out by itself"):

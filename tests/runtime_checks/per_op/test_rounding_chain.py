@@ -21,7 +21,7 @@ def affine(factor: np.ndarray) -> ArtifactGraph:
     return ArtifactGraph(tensors, ("x",), ("sum",), lambda: ops)
 
 
-def test_a_factor_that_is_cut_off_bounds_nothing():
+def test_a_truncated_factor_gives_no_bound():
     """The range between factor and shift was chosen by other samples; a gate's limit is meant."""
     shown = {"x": np.ones((2, 1, 3), np.int8), "product": np.array([[[5, 6, 7]], [[5, 127, 7]]])}
     shown["product"] = shown["product"].astype(np.int8)
@@ -32,7 +32,7 @@ def test_a_factor_that_is_cut_off_bounds_nothing():
     assert np.isfinite(RoundingChain(one, shown, 2).error("sum", frozenset({"x"}))).all()
 
 
-def test_the_steps_of_a_float_input_are_no_error():
+def test_quantizing_a_float_input_is_not_an_error():
     """Nodes are evaluated on the numbers that the file reads, rounded to its input's steps."""
     steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
     tensors = {k: GraphTensor(k, k, (1, 3), np.dtype(np.int8), steps) for k in ("read", "sum")}
@@ -69,7 +69,7 @@ def squeezed(point: int) -> ArtifactGraph:
     return ArtifactGraph(tensors, ("q",), ("real2",), lambda: ops)
 
 
-def test_a_second_rounding_to_the_same_steps_is_no_error():
+def test_a_second_rounding_to_the_same_steps_adds_no_error():
     """ONNX quantizes the result of every op, also of one that moves quantized numbers."""
     for point, steps in ((5, 0.51), (6, 1.01)):  # only that of the first rounding, or both
         bound = RoundingChain(squeezed(point), {}, 1).error("real2", frozenset({"q"}))

@@ -99,7 +99,7 @@ def norm_in_training(x):
 
 @pytest.mark.parametrize("affine", [lambda: Scale(name="scale"), lambda: norm_in_training])
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic"])
-def test_an_affine_that_a_converter_merged_is_no_fault(tmp_path, affine, precision):
+def test_a_merged_affine_passes(tmp_path, affine, precision):
     layers = [kl.Conv2D(6, 3, name="conv"), affine(), kl.ReLU(), kl.Flatten(), kl.Dense(3)]
     export = exported(tmp_path / "net", (8, 8, 3), layers, (precision,))
     report = check_parity(export, TARGETS, per_op=True)
@@ -121,14 +121,14 @@ IN_FRONT = {
 
 
 @pytest.mark.parametrize("name", IN_FRONT)
-def test_an_affine_that_a_converter_merged_into_the_layer_behind_is_no_fault(tmp_path, name):
+def test_an_affine_merged_into_the_next_layer_passes(tmp_path, name):
     shape, layers = IN_FRONT[name]
     export = exported(tmp_path / "net", shape, layers())
     report = check_parity(export, TARGETS, per_op=True)
     assert report.passed, [result.reason for result in report.results]
 
 
-def test_a_bias_that_a_converter_moved_on_for_one_of_several_readers_is_no_fault(tmp_path):
+def test_a_bias_moved_to_one_of_several_readers_passes(tmp_path):
     """Nor is the 3 of a hard sigmoid in a bias, or the range of the relu6 that is left of it."""
     x = keras.Input((8,), name="x")
     both = kl.Dense(6, name="both")(x)
@@ -162,7 +162,7 @@ def test_a_bias_that_a_converter_moved_on_for_one_of_several_readers_is_no_fault
     assert result.faults[0].layer == "gate"
 
 
-def test_a_bias_that_a_converter_moved_with_other_numbers_is_a_fault(tmp_path):
+def test_a_bias_moved_with_wrong_numbers_fails(tmp_path):
     layers = [kl.Dense(5, name="first"), kl.Dense(3, name="last")]
     export = exported(tmp_path / "net", (4,), layers)
     opened = read_export(export)
@@ -180,7 +180,7 @@ def test_a_bias_that_a_converter_moved_with_other_numbers_is_a_fault(tmp_path):
     assert result.faults
 
 
-def test_a_merged_affine_with_other_numbers_is_a_fault(tmp_path):
+def test_a_merged_affine_with_wrong_numbers_fails(tmp_path):
     layers = [kl.Conv2D(6, 3, name="conv"), Scale(name="scale"), kl.Flatten(), kl.Dense(3)]
     export = exported(tmp_path / "net", (8, 8, 3), layers)
     opened = read_export(export)
@@ -209,7 +209,7 @@ def test_nan_of_an_empty_sample_names_layer_and_op(tmp_path):
     assert "it gave nan, expected inf" in fault.message
 
 
-def test_an_op_that_lost_its_activation_is_named_and_not_the_one_behind(tmp_path):
+def test_an_op_that_lost_its_activation_is_named_and_not_the_next_op(tmp_path):
     layers = [
         kl.Conv2D(4, 3, padding="same", activation="relu", name="first"),
         kl.DepthwiseConv2D(3, padding="same", activation="relu", name="second"),
@@ -230,7 +230,7 @@ def test_an_op_that_lost_its_activation_is_named_and_not_the_one_behind(tmp_path
 
 
 @pytest.mark.parametrize("per_op", [False, True])
-def test_what_is_not_evaluated_is_counted_and_named(tmp_path, per_op):
+def test_ops_that_are_not_evaluated_are_counted_and_named(tmp_path, per_op):
     class Odd(kl.Layer):
         """A layer with an operation that has no primitive."""
 

@@ -199,7 +199,7 @@ def test_one_op_reproduces_the_fault(export, tmp_path):
     assert (again.layer, again.kind) == ("down", "padding")
 
 
-def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypatch):
+def test_runtime_with_different_bits_on_each_run_fails(healthy_export, monkeypatch):
     from renormlite.runtimes.onnxruntime import OnnxRuntimeRunner
 
     calls = iter(range(1000))
@@ -216,9 +216,7 @@ def test_runtime_that_gives_other_bits_each_time_fails(healthy_export, monkeypat
 
 
 @pytest.mark.parametrize("place", [(0, 0), (37, 4), (127, 9)])
-def test_one_weight_behind_a_flatten_is_found_where_rows_go_channels_first(
-    coarse_export, tmp_path, place
-):
+def test_one_weight_after_a_channels_first_flatten_is_found(coarse_export, tmp_path, place):
     """The exporter reorders the rows of such a layer; a fault of 1 % must be found all the same."""
     directory = Path(shutil.copytree(coarse_export, tmp_path / "tiny"))
     model = onnx.load(directory / FILE)
@@ -268,7 +266,7 @@ def test_fault_inside_an_integer_group_is_named_and_explained(coarse_export, tmp
     assert "it pads [(1, 0), (1, 0)] where the network pads [(0, 1), (0, 1)]" in fault.message
 
 
-def test_grouped_volumes_are_no_alarm(tmp_path):
+def test_grouped_3d_convolutions_pass(tmp_path):
     """Written in pieces: exact in float, beyond the walk where each piece rounds by itself."""
     keras.utils.set_random_seed(0)
     x = keras.Input((6, 8, 8, 4), name="volume")

@@ -16,7 +16,7 @@ positive = st.lists(st.floats(1e-300, 1e300), min_size=1, max_size=20)
 
 
 @given(positive, st.integers(-20, 0), st.integers(1, 20))
-def test_log_axis_keeps_the_order_and_the_paper(values, least, most):
+def test_log_axis_keeps_the_order_and_stays_within_the_chart(values, least, most):
     axis = log_axis(values, least=least, most=most)
     places = [axis.at(exponent(value)) for value in sorted([0.0, *values, math.inf])]
     assert places == sorted(places)
@@ -47,7 +47,7 @@ def test_histogram_counts_every_element():
     assert all(bar.at >= 0 and bar.at + bar.width <= 100 for bar in chart.bars)
 
 
-def test_histogram_of_nothing_and_of_exactness():
+def test_histogram_without_elements_and_without_errors():
     assert error_histogram(np.full(3, np.nan), np.zeros(3), np.zeros(3)) is None
     chart = error_histogram(np.zeros(3), np.zeros(3), np.zeros(3))
     assert chart is not None

@@ -74,7 +74,7 @@ def test_needs_no_other_file(which, request):
     assert "@import" not in style
 
 
-def test_links_lead_somewhere(bad):
+def test_every_link_has_a_target(bad):
     links = {value for tag, value in ((t, a.get("href")) for t, a in bad.tags) if tag == "a"}
     assert {value[1:] for value in links} <= set(bad.values("id"))
 
@@ -85,7 +85,7 @@ def test_the_verdict_comes_first(good, bad):
     assert "Failures" not in good.text
 
 
-def test_a_failure_says_what_where_how_much_allowed_and_why(bad):
+def test_a_failure_has_problem_place_size_limit_and_reason(bad):
     wrong = bad.text.split("Failures")[1].split("Targets")[0]
     assert "The weights of layer 'conv2d_1' differ from the trained model's" in wrong
     for word in ("Where layer 'conv2d_1', op", "How much", "times the expected noise", "Allowed"):
@@ -118,7 +118,7 @@ def test_every_op_is_drawn(walked):
             assert f"{check.layer} (" in page.text
 
 
-def test_worst_samples_show_the_picture_that_went_in(failing, bad):
+def test_worst_samples_show_their_input_image(failing, bad):
     result = next(r for r in failing.results if r.artifact == "digits.float32.tflite")
     worst = result.outputs[0].worst_sample
     shown = next(
@@ -131,7 +131,7 @@ def test_worst_samples_show_the_picture_that_went_in(failing, bad):
     np.testing.assert_array_equal(pixels, np.rint(255 * (image - image.min()) / span))
 
 
-def test_classes_go_by_their_names(bad):
+def test_classes_are_shown_by_name(bad):
     assert re.search(r"(three|seven|eight)", bad.text)
 
 
@@ -159,12 +159,12 @@ def test_decisions_with_labels_are_shown(healthy, digits_export):
     ("shape", "shown"),
     [((8, 8), True), ((8, 8, 1), True), ((8, 8, 3), True), ((8, 8, 2), False), ((3, 9), False)],
 )
-def test_pictures_are_what_has_the_shape_of_one(shape, shown):
+def test_arrays_with_the_shape_of_images_are_shown_as_images(shape, shown):
     sample = np.random.default_rng(0).normal(size=shape)
     assert (picture(sample) is not None) == shown
 
 
-def test_pictures_of_odd_values():
+def test_images_of_unusual_values():
     assert picture(np.zeros((8, 8))) is not None
     assert picture(np.full((8, 8), np.nan)) is not None
 
@@ -215,7 +215,7 @@ def test_two_outputs_and_a_file_that_does_not_load(two_outputs):
     assert len(waves) == 8
 
 
-def test_many_samples_are_drawn_by_their_ranks(healthy):
+def test_of_many_samples_evenly_spaced_ranks_are_drawn(healthy):
     from renormlite.runtime_checks.report.charts import sample_chart
 
     many = np.tile(np.arange(healthy.golden.samples), 40)

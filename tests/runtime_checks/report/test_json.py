@@ -28,7 +28,7 @@ def record(report) -> dict:
     return json.loads(report.to_json(), parse_constant=refuse)
 
 
-def test_schema_is_a_schema():
+def test_schema_is_valid():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
@@ -39,7 +39,7 @@ def test_reports_follow_the_schema(which, request):
     assert found["schema"] == "renormlite/parity/1"
 
 
-def test_what_was_left_out_follows_the_schema(healthy):
+def test_omitted_targets_follow_the_schema(healthy):
     report = dataclasses.replace(healthy, left_out=("a.onnx was not run on b: c",))
     found = record(report)
     jsonschema.Draft202012Validator(SCHEMA).validate(found)
@@ -66,7 +66,7 @@ def test_the_schema_refuses_what_is_wrong(walked, spoil):
         jsonschema.Draft202012Validator(SCHEMA).validate(found)
 
 
-def test_the_record_is_the_report(failing):
+def test_the_json_equals_the_report(failing):
     found = record(failing)
     assert found["verdict"] == "fail"
     by_file = {entry["artifact"]: entry for entry in found["results"]}

@@ -14,7 +14,7 @@ def parsed(report) -> junitparser.JUnitXml:
     return junitparser.JUnitXml.fromstring(report.to_junit().encode())
 
 
-def test_one_suite_a_target_one_case_a_finding(healthy):
+def test_one_suite_per_target_and_one_case_per_finding(healthy):
     xml = parsed(healthy)
     assert [suite.name for suite in xml] == ["litert", "onnxruntime"]
     for suite in xml:
@@ -62,14 +62,14 @@ def test_zero_comparisons_are_a_failure(healthy):
     assert (xml.tests, xml.failures) == (2, 1)
 
 
-def test_what_was_left_out_is_skipped(healthy):
+def test_omitted_targets_are_skipped_cases(healthy):
     xml = parsed(dataclasses.replace(healthy, left_out=("a.onnx was not run on b: reason",)))
     suite = next(suite for suite in xml if suite.name == "left out")
     assert (suite.tests, suite.skipped, suite.failures) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("text", ["\x1b[31mred\x00", "a < b & \"c\" ]]> 'd'", "\ud800 \uffff é"])
-def test_any_message_is_xml(healthy, text):
+def test_any_message_gives_valid_xml(healthy, text):
     """Runtimes write colours and worse into their messages."""
     odd = dataclasses.replace(
         healthy.results[0], findings=(Finding("load", False, text),), outputs=()

@@ -25,7 +25,7 @@ def test_files_for_every_result_whose_ops_were_checked(walked):
     assert "digits.float32.tflite.litert.bound.json" in files
 
 
-def test_tflite_ops_go_by_their_place(walked, digits_export):
+def test_tflite_ops_are_identified_by_index(walked, digits_export):
     graph = read_graph(digits_export / "digits.float32.tflite", "tflite")
     found = data(walked, "digits.float32.tflite.litert.bound.json")
     assert set(found) == {"results", "thresholds"}
@@ -33,7 +33,7 @@ def test_tflite_ops_go_by_their_place(walked, digits_export):
     assert all(0 <= entry["value"] <= 1 for entry in found["results"].values())
 
 
-def test_onnx_nodes_go_by_their_name(walked, digits_export):
+def test_onnx_nodes_are_identified_by_name(walked, digits_export):
     nodes = onnx.load(digits_export / "digits.float32.onnx").graph.node
     found = data(walked, "digits.float32.onnx.onnxruntime.drift_db.json")
     assert set(found["results"]) <= {node.name for node in nodes}

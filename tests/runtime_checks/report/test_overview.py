@@ -20,7 +20,7 @@ def reports(healthy, failing, tmp_path):
     return paths
 
 
-def test_the_same_file_of_two_checks_stands_together(reports):
+def test_the_same_file_of_two_checks_is_shown_together(reports):
     groups = side_by_side(read_reports(reports))
     rows = groups["float32.tflite on litert"]
     assert [(row.report, row.passed) for row in rows] == [

@@ -39,7 +39,7 @@ def test_healthy(healthy):
     assert lines[budget + 1].split()[-1] == "quantization"
 
 
-def test_failure_answers_every_question(failing):
+def test_failure_shows_problem_place_size_limit_and_reason(failing):
     text = printed(failing)
     words = " ".join(text.split())
     assert "FAIL digits.float32.tflite on litert The weights of layer 'conv2d_1' differ" in words
@@ -67,7 +67,7 @@ def test_markup_in_names_is_text(healthy):
     assert "left out [b]x[/b]" in text
 
 
-def test_accuracy_is_told_where_labels_are_known(healthy):
+def test_accuracy_is_shown_if_labels_are_known(healthy):
     golden = dataclasses.replace(
         healthy.golden, labels=healthy.golden.truth["digit"].argmax(axis=1)
     )

@@ -61,7 +61,7 @@ def with_fault(network, channel):
 
 
 @pytest.mark.parametrize("channel", range(6))
-def test_the_weight_of_a_unit_that_never_woke(parts, channel):
+def test_a_weight_of_a_unit_that_no_sample_activates(parts, channel):
     network, golden = parts
     network = dormant(network, golden, channel)
     faulty = with_fault(network, channel)
@@ -90,7 +90,7 @@ def test_the_same_seed_finds_the_same(parts):
     np.testing.assert_array_equal(first.worst.inputs["image"], second.worst.inputs["image"])
 
 
-def test_climbing_finds_more_than_where_it_started(parts):
+def test_climbing_improves_on_its_start(parts):
     """Rounding errors, too, grow along the gradient of the outputs that they sit on."""
     network, golden = parts
     coarse = dataclasses.replace(network, nodes=tuple(map(rounded, network.nodes)))
@@ -160,7 +160,7 @@ def file_bytes(array):
     return np.ascontiguousarray(moved, np.float32).tobytes()
 
 
-def test_a_fault_that_hides_from_the_golden_set(export):
+def test_a_fault_that_the_golden_set_misses(export):
     hide_a_fault(export)
     hidden = check_parity(export, ("litert",))
     assert noise_of(hidden).passed

@@ -59,7 +59,7 @@ def lasting(report: ParityReport) -> str:
 
 
 @pytest.mark.usefixtures("few")
-def test_the_totals_are_those_of_all_samples_at_once(healthy_export, data, monkeypatch):
+def test_the_totals_equal_those_of_all_samples_at_once(healthy_export, data, monkeypatch):
     parts = streamed(check_parity(healthy_export, ("litert",), data)).files[0].outputs[0]
     monkeypatch.setattr(check, "HELD_SAMPLES", 1000)
     report = check_parity(healthy_export, ("litert",), data)
@@ -101,7 +101,7 @@ def test_several_processes_give_the_same_report_also_when_one_is_killed(
 
 
 @pytest.mark.usefixtures("few")
-def test_a_process_that_always_ends_is_told(healthy_export, data, monkeypatch):
+def test_a_process_that_always_dies_is_reported(healthy_export, data, monkeypatch):
     def dying(self, function, *arguments):
         raise workers.DiedError(-9, "")
 
@@ -131,7 +131,7 @@ def test_one_wrong_sample_among_the_streamed_fails(healthy_export, data, monkeyp
 
 
 @pytest.mark.usefixtures("few")
-def test_nan_in_a_file_alone_fails(healthy_export, data, monkeypatch):
+def test_nan_that_only_the_file_gives_fails(healthy_export, data, monkeypatch):
     run = part.run_target
 
     def spoiled(*arguments, **options):

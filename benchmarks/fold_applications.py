@@ -95,7 +95,7 @@ def main() -> None:
         print(json.dumps(measure(options.one, positive=positive, prove=not options.no_proof)))
         return
     results = []
-    print("| network | norms | folded | left | float64 difference |")
+    print("| network | norms | folded | ops remaining | float64 difference |")
     print("| --- | ---: | ---: | --- | ---: |")
     for name in options.only or networks():
         command = [sys.executable, __file__, "--one", name, "--gammas", options.gammas]

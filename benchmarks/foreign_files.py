@@ -307,14 +307,19 @@ def main() -> None:
                 report = rl.check_files(model, paths, samples[:16])
             verdicts += [(result.artifact, result.passed) for result in report.results]
             alarms = {r.artifact: r.reason for r in report.results if not r.passed}
-            print(f"{name}, seed {seed}: {len(report.results)} files, alarms: {alarms}", flush=True)
+            count = len(report.results)
+            print(f"{name}, seed {seed}: {count} files, false alarms: {alarms}", flush=True)
+                f"{name}, seed {seed}: {len(report.results)} files, false alarms: {alarms}",
+                flush=True,
+            )
         if options.faults:
             faults(name, 100, options.faults, rows)
-    print(f"{len(verdicts)} healthy files, {sum(not passed for _, passed in verdicts)} alarms")
+    failed = sum(not passed for _, passed in verdicts)
+    print(f"{len(verdicts)} correct files, {failed} false alarms")
     for maker in MAKERS:
         found = [passed for artifact, passed in verdicts if artifact == maker]
-        print(f"  {maker}: {len(found)} files, {found.count(False)} alarms")
-    print("fault: planted / found / named")
+        print(f"  {maker}: {len(found)} files, {found.count(False)} false alarms")
+    print("fault: planted / detected / named")
     for kind in PLANTED:
         chosen = [row for row in rows if row["kind"] == kind]
         counts = (sum(row[key] for row in chosen) for key in ("found", "named"))

@@ -166,7 +166,7 @@ def main() -> None:
     if options.memory_of:
         peak_memory(options.memory_of)
     elif options.memory:
-        print(f"peak memory of a training step, {MEMORY_SHAPE}, over that before TensorFlow")
+        print(f"peak memory of a training step on {MEMORY_SHAPE}, minus that before TensorFlow")
         for name in candidates((2, 4, 4, 2)):
             subprocess.run([sys.executable, __file__, "--memory-of", name], check=True)
     elif options.model:

@@ -78,7 +78,7 @@ def main() -> None:
         rl.certify(path)
         print(f"certified in {time.perf_counter() - started:.1f} s", flush=True)
         operators = [sums for _, sums in linear_ops(read_graph(path, "tflite"))]
-    print("most units in the last place | channels | differing in | sums | seconds")
+    print("largest change in ulp | channels | channels that differ | sums | seconds")
     for most in (0, 1, 2, 4, 16):
         portable._FARTHEST = most
         started, scales, left = time.perf_counter(), [], []
@@ -90,7 +90,7 @@ def main() -> None:
         differing = int((every > 0).sum())
         print(f"{most} | {every.size} | {differing} | {every.sum()} | {seconds:.1f}", flush=True)
     tried, new = unlisted(list(zip(operators, scales, strict=True)), arguments.random)
-    print(f"{tried:,} random sums: {new} differences that are not listed")
+    print(f"{tried:,} random sums: {new} differences outside the listed channels")
 
 
 if __name__ == "__main__":

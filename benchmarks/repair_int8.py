@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--formats", default="tflite,onnx")
     parser.add_argument("networks", nargs="*", metavar="NETWORK")
     arguments = parser.parse_args()
-    print("network | format | stock dB | int8 dB | auto dB | noise gone | bytes | seconds")
+    print("network | format | stock dB | int8 dB | auto dB | noise removed | bytes | seconds")
     for name in arguments.networks or NETWORKS:
         measure(case(name), arguments.formats.split(","))
 

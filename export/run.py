@@ -20,7 +20,7 @@ from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
-from ..reference.unlike_outputs import unlike_outputs
+from ..reference.unequal_parts import unequal_parts
 from ..runtimes.base import ArtifactError
 from . import golden_set as golden
 from .files import ArtifactWriter
@@ -148,9 +148,9 @@ class ExportRun:
             predictions=predictions,
         )
         _, typical = typical_samples(np.array(self.samples.kind))
-        unlike = tuple(unlike_outputs(network, {n: array[typical] for n, array in truth.items()}))
+        found = tuple(unequal_parts(network, {n: array[typical] for n, array in truth.items()}))
         artifacts = [
-            dataclasses.replace(artifact, notes=(*artifact.notes, *unlike))
+            dataclasses.replace(artifact, notes=(*artifact.notes, *found))
             if _is_integer(artifact) and not artifact.foreign
             else artifact
             for artifact in artifacts

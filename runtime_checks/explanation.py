@@ -16,7 +16,7 @@ from ..artifacts.sample_kinds import typical_samples
 from ..errors import UserError
 from ..reference.network import opaque_layers
 from ..reference.quantization_costs import CAUSES, Costs, Effect, LayerCost, measure_costs
-from ..reference.unlike_outputs import unlike_outputs
+from ..reference.unequal_parts import unequal_parts
 from .end_to_end.task_agreement import deciding_outputs
 
 # Ratios beyond which a cause is named. One step serves all channels: a channel of a tenth of the
@@ -153,7 +153,7 @@ def _explained(export: ExportDirectory, artifact: Artifact) -> FileExplanation:
         decisions=costs.together.decisions,
         layers=tuple(_layer(costs, entry) for entry in costs.layers),
         advice=tuple(
-            unlike_outputs(network, {name: truth[index] for name, truth in golden.truth.items()})
+            unequal_parts(network, {name: truth[index] for name, truth in golden.truth.items()})
         ),
     )
 

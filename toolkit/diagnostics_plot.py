@@ -42,7 +42,7 @@ class _Column:
         scale: Label of the color bar.
         colors: Name of the color map.
         most: Where the color map ends; None for the largest value.
-        least: Where the curves' axis begins.
+        least: Lower end of the curves' axis.
     """
 
     title: str
@@ -59,11 +59,11 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Subject:
-    """The kind of readings.
+    """Texts and columns of the figure for one kind of readings.
 
     Attributes:
         title: Title of the figure.
-        noun: What one row shows.
+        noun: Name of the thing that one row shows.
         axis: Label of the horizontal axis.
         at: Returns the position of a reading on that axis.
         columns: The columns.
@@ -161,8 +161,8 @@ def plot_diagnostics(
 ) -> Figure:
     """Draw the readings of `RenormDiagnostics` or of `QuantizationDiagnostics`.
 
-    The training loss is on top, if it was reported. The columns below show how many channels have r
-    clipped, how many have d clipped, and the gap between training and inference. The curves show
+    The training loss is at the top, if it was reported. The columns below show how many channels
+    have r clipped, how many have d clipped, and the gap to inference. The curves show
     each norm (thin) and their median (thick) against the bound in force (dashed); the map shows
     each norm, in the order of the network, over the steps. For `QuantizationDiagnostics` the
     columns show the share of clipped values, the range and the step, over the epochs.
@@ -236,7 +236,7 @@ class _Table:
     layers: list[str]
 
     def of(self, value: Callable[[Any], float]) -> NDArray[np.float64]:
-        """Return a quantity, NaN where there is no reading."""
+        """Return a quantity for each layer and step; NaN without a reading."""
         row, at = ({key: i for i, key in enumerate(keys)} for keys in (self.layers, self.steps))
         table = np.full((len(self.layers), len(self.steps)), np.nan)
         for reading in self.readings:
@@ -253,7 +253,7 @@ def _loss(axes: Axes, losses: Mapping[int, float], steps: list[int]) -> None:
 
 
 def _dress(axes: Axes, title: str, unit: str) -> None:
-    """Give axes of curves their title, label and grid."""
+    """Set the title, label and grid of axes with curves."""
     axes.set_title(title, loc="left", fontsize=10, color=_INK)
     axes.set_ylabel(unit, fontsize=8, color=_INK)
     axes.spines[["top", "right"]].set_visible(False)

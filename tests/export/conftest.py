@@ -13,7 +13,7 @@ from renormlite.artifacts.manifest import Manifest
 
 
 def settle(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Give every norm statistics as training leaves them, gamma negative and tiny included."""
+    """Set the statistics of every norm as after training, with negative and tiny gammas."""
     generator = np.random.default_rng(seed)
     pending = list(model.layers)
     while pending:
@@ -34,7 +34,7 @@ def settle(model: keras.Model, seed: int = 0) -> keras.Model:
 
 @pytest.fixture
 def settled() -> Callable[..., keras.Model]:
-    """Return the function that gives a model's norms trained-looking statistics."""
+    """Return the function that sets a model's norms to statistics as after training."""
     return settle
 
 

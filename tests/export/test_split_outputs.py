@@ -1,4 +1,4 @@
-"""Outputs that join parts of unlike ranges are offered to be split, and split on request."""
+"""Outputs that join parts with different ranges are reported, and split on request."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Protects the error function and softmax of the references: they are SciPy's."""
+"""Protects the error function and softmax of the references: they equal SciPy's."""
 
 import numpy as np
 import pytest

@@ -72,7 +72,7 @@ def test_an_exception_of_a_runtime_is_a_verdict(export, monkeypatch):
 
 
 def test_a_missing_network_fails_only_its_file(coarse_export, tmp_path):
-    """The network behind an equalized file is that file's own truth."""
+    """The truth for an equalized file is computed by that file's own network."""
     export = tmp_path / "tiny"
     shutil.copytree(coarse_export, export)
     manifest = json.loads((export / "manifest.json").read_text())
@@ -95,7 +95,7 @@ def test_own_samples_and_search_with_a_bad_file(export, alien):
 @pytest.mark.parametrize("suffix", ["tflite", "onnx"])
 @pytest.mark.parametrize("renamed", [True, False])
 def test_a_float_file_that_the_manifest_calls_int8_fails(coarse_export, tmp_path, suffix, renamed):
-    """Its limits would be those of another arithmetic, with every hash made right."""
+    """Otherwise the limits of another arithmetic would apply; all hashes are updated."""
     folder = shutil.copytree(coarse_export, tmp_path / "tiny")
     manifest = json.loads((folder / "manifest.json").read_text())
     plain, eight = (

@@ -45,9 +45,9 @@ class QuantizationDiagnostics(keras.callbacks.Callback):
 
     Args:
         samples: Inputs as the model takes them; a few dozen are enough.
-        each: Whether the logs also get ``LAYER_clipped``, ``LAYER_low``, ``LAYER_high`` and
-            ``LAYER_step`` of each value: for `CSVLogger` or `TensorBoard`; the progress bar becomes
-            long.
+        each: Whether the logs also contain ``LAYER_clipped``, ``LAYER_low``, ``LAYER_high`` and
+            ``LAYER_step`` for each value, for use with `CSVLogger` or `TensorBoard`. The progress
+            bar becomes long.
 
     Attributes:
         readings: All readings so far, `RangeReading` by `RangeReading`.

@@ -1,8 +1,8 @@
-"""TFLite's fixed-point products, in 32-bit integers and float32, which every backend has.
+"""TFLite's fixed-point products, in 32-bit integers and float32, which all backends support.
 
-A real factor M becomes ``m * 2^(e - 31)`` with an integer m of 31 bits, the nearest to M in double
-precision. An integer v times M is then the upper half of the doubled product,
-``(v m + 2^30) >> 31``, rounded once more when it is shifted right, halves away from zero.
+A real factor M is written as ``m * 2^(e - 31)``, where m is the 31-bit integer nearest to M in
+double precision. An integer v times M is then the upper half of the doubled product,
+``(v m + 2^30) >> 31``, rounded again, half away from zero, when it is shifted right.
 
 Sources: TFLite, `QuantizeMultiplier`, `MultiplyByQuantizedMultiplier`,
 `internal/reference/softmax.h`; gemmlowp, `SaturatingRoundingDoublingHighMul`,
@@ -17,7 +17,7 @@ from ..renorm import Tensor
 from .steps import significant
 
 _MOST = 2**31 - 1
-# exp(-2^k) in 31 bits, for k from -2 on.
+# exp(-2^k) in 31 bits, for k = -2, -1, …
 _POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
 
 
@@ -57,7 +57,7 @@ def times_shifted(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
 
 
 def divided(m: Tensor, count: int) -> tuple[Tensor, int]:
-    """Return ``(m << bits) // count`` with as many bits as leave it below 2^31, and the number."""
+    """Return ``(m << bits) // count``, below 2^31, and bits, the integer part of log2(count)."""
     quotient, remainder, bits = m // count, m % count, count.bit_length() - 1
     for _ in range(bits):
         remainder = 2 * remainder
@@ -69,11 +69,11 @@ def divided(m: Tensor, count: int) -> tuple[Tensor, int]:
 def shares(x: Tensor, step: Tensor) -> Tensor:
     """Return the softmax of 8-bit integers over the last axis, in steps of 1/256.
 
-    Exponentials have 5 bits before the point and 26 behind it, their sum 12 and 19.
+    Exponentials have 5 integer bits and 26 fractional bits; their sum has 12 and 19.
 
     Args:
-        x: Integers, int32; only their differences count.
-        step: Their step, of 16 significant bits, below 16.
+        x: Integers, int32; only their differences matter.
+        step: Their step, below 16, with 16 significant bits.
     """
     m, left = multiplier(step, 2.0**26, ops.ones_like(step))
     difference = x - ops.max(x, axis=-1, keepdims=True)
@@ -82,13 +82,13 @@ def shares(x: Tensor, step: Tensor) -> Tensor:
     raised = counted * _exp(_product(ops.left_shift(counted * difference, left), m))
     sums = ops.sum(_shifted_right(raised, ops.full_like(raised, 12)), axis=-1, keepdims=True)
     room = 32 - _bit_length(sums)
-    # The leading bit is the sign of 32-bit integers: shifting it out takes 2^31 away.
+    # The leading bit is the sign bit of a 32-bit integer; clearing it subtracts 2^31.
     reciprocal = _one_over_one_plus(ops.bitwise_and(ops.left_shift(sums, room), _MOST))
     return counted * _shifted_right(_product(reciprocal, raised), 35 - room)
 
 
 def _exp(a: Tensor) -> Tensor:
-    """Return 2^31 exp(a / 2^26) for numbers up to 0: a quarter by a series, the rest bit by bit."""
+    """Return 2^31 exp(a / 2^26) for a <= 0: a series within 1/4, and one factor for each bit."""
     quarter = 2**24
     rest = ops.bitwise_and(a, quarter - 1) - quarter
     result = _exp_in_a_quarter(ops.left_shift(rest, 5))
@@ -115,12 +115,12 @@ def _one_over_one_plus(a: Tensor) -> Tensor:
     x = 1515870810 + _product(half, -1010580540)  # 48/17 and -32/17 in 29 bits
     for _ in range(3):
         x = x + ops.left_shift(_product(x, 2**29 - _product(half, x)), 2)
-    # Saturates where doubling would need the sign's bit.
+    # Saturates if doubling would set the sign bit.
     return 2 * ops.clip(x, 0, 2**30 - 1) + _int(x >= 2**30)
 
 
 def _product(a: Tensor, b: Tensor | int) -> Tensor:
-    """Return ``(a b + 2^30) >> 31`` for any 32-bit integers, by digits of 11 bits."""
+    """Return ``(a b + 2^30) >> 31`` for 32-bit integers, computed in digits of 11 bits."""
     mask = 2**11 - 1
     a, b = a + 0 * b, b + 0 * a
     (a0, a1, a2), (b0, b1, b2) = (

@@ -12,17 +12,17 @@ from .quantized import Quantized
 
 
 class FreezeQuantization(keras.callbacks.Callback):
-    """Keras callback that freezes ranges, or the statistics of norms, when an epoch begins.
+    """Keras callback that freezes ranges, or the statistics of norms, at the start of an epoch.
 
-    `quantize_aware` takes the same as numbers of training steps. What is frozen stays so in a saved
-    model.
+    `quantize_aware` has the same options in training steps. Ranges and statistics stay frozen in a
+    saved model.
 
     Args:
-        ranges: Epoch, counted from 0, from which on the ranges stay as they are; None for never.
-        statistics: Epoch from which on training uses the inference mode of norms; None for never.
+        ranges: Epoch, counted from 0, from which the ranges are frozen; None for never.
+        statistics: Epoch from which training uses the inference mode of norms; None for never.
 
     Raises:
-        UserError: When training starts, for a model that `quantize_aware` has not made.
+        UserError: When training starts, if the model was not made by `quantize_aware`.
 
     Example:
         >>> freeze = rl.FreezeQuantization(ranges=3, statistics=4)
@@ -43,7 +43,7 @@ class FreezeQuantization(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Freeze what is due."""
+        """Freeze ranges and statistics from their epochs on."""
         for layer in self.model.layers:
             if not isinstance(layer, Quantized):
                 continue

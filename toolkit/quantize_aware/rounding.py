@@ -28,7 +28,7 @@ class Rounding(abc.ABC):
 
     @abc.abstractmethod
     def quantized(self, values: Tensor, y: Tensor) -> Tensor:
-        """Return ``values / y``, rounded: real numbers become integers."""
+        """Return ``values / y``, rounded: quantizes real numbers."""
 
     @abc.abstractmethod
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
@@ -53,16 +53,16 @@ class Rounding(abc.ABC):
 
     @abc.abstractmethod
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``values * x / y``, rounded: integers in other steps."""
+        """Return ``values * x / y``, rounded: requantizes integers."""
 
     def leaky(self, values: Tensor, slope: float, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``values * x / y`` with negative ones times a slope, rounded."""
+        """Return ``values * x / y``, rounded; negative values are multiplied by a slope."""
         negative = self.requantized(values, x * slope, y)
         return ops.where(values >= 0, self.requantized(values, x, y), negative)
 
     @abc.abstractmethod
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``sums / count * x / y``, rounded: the mean of so many integers."""
+        """Return ``sums / count * x / y``, rounded: the mean of ``count`` integers."""
 
     @abc.abstractmethod
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
@@ -104,7 +104,7 @@ class Float(Rounding):
         return ops.cast(ops.right_shift(ops.cast(values, "int32") * ratio + 128, 8), "float32")
 
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
-        """As any sum, with the count in the factor."""
+        """As for other sums, with the count included in the factor."""
         return ops.round(sums * (x / (y * float(count))))
 
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
@@ -120,16 +120,16 @@ class Double(Rounding):
     name = "double"
 
     def quantized(self, values: Tensor, y: Tensor) -> Tensor:
-        """Divide; halves go away from zero."""
+        """Divide; round half away from zero."""
         scaled = values / y
         return ops.sign(scaled) * ops.floor(ops.abs(scaled) + 0.5)
 
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
-        """The factor has 31 bits; the product is rounded, then what is shifted out of it."""
+        """The factor has 31 bits; the product is rounded, and again when it is shifted."""
         return _float(fixed_point.times(_int(sums), *fixed_point.multiplier(x, w, y)))
 
     def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Both operands, shifted left by 20 bits, come to twice the larger of their steps."""
+        """Rescale both operands, shifted left by 20 bits, to twice the larger of their steps."""
         twice = 2.0 * ops.maximum(steps[0], steps[1])
         left, right = (
             fixed_point.times_shifted(_int(v), *fixed_point.multiplier(step, 1.0, twice))
@@ -139,17 +139,17 @@ class Double(Rounding):
         return _float(fixed_point.times(left + right, *factor))
 
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """As any sum."""
+        """As for other sums."""
         return self.scaled(values, x, 1.0, y)
 
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
-        """The count divides the factor, which gets as many bits more first."""
+        """Divide the factor by the count, after shifting it left by as many bits as fit."""
         m, e = fixed_point.multiplier(x, 1.0, y)
         m, bits = fixed_point.divided(m, count)
         return _float(fixed_point.times(_int(sums), m, e - bits))
 
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
-        """In fixed point throughout."""
+        """Entirely in fixed point."""
         return _float(fixed_point.shares(_int(x), step))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the fold share: odd statistics, and one check that says all of it."""
+"""Fixtures of the fold's tests: unusual statistics, and one check of everything."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ Statistics = Callable[[np.random.Generator, keras.Layer], None]
 
 
 def randomize(model: keras.Model, seed: int = 0, *, positive: bool = False) -> keras.Model:
-    """Give every norm statistics as odd as training ever makes them, gammas negative and tiny."""
+    """Set unusual statistics on every norm, with negative and tiny gammas."""
     rng = np.random.default_rng(seed)
     for layer in model._flatten_layers():
         if isinstance(layer, (kl.BatchNormalization, BatchRenormalization)):
@@ -33,7 +33,7 @@ def randomize(model: keras.Model, seed: int = 0, *, positive: bool = False) -> k
 
 
 def state(model: keras.Model) -> list[Any]:
-    """Everything of a model that folding could disturb."""
+    """The parts of a model that folding could change."""
     layers = list(model._flatten_layers())
     return [
         [w.numpy().tobytes() for w in model.weights],

@@ -1,4 +1,4 @@
-"""Protects networks whose activations no affine passes: the fold is right without the proof."""
+"""Protects networks with activations that affines cannot pass: correct even without the proof."""
 
 import keras
 import numpy as np
@@ -116,7 +116,7 @@ def test_layer_as_an_activation_keeps_its_weights(randomized):
 
 
 def test_dropout_that_is_called_in_training_mode_is_not_passed(randomized):
-    """`model(x)` multiplies by its mask, which no shift survives."""
+    """`model(x)` multiplies by its mask, so a shift cannot be moved past it."""
     x = keras.Input((6, 6, 3))
     y = kl.Dropout(0.5)(kl.Conv2D(4, 3)(x), training=True)
     model = keras.Model(x, kl.BatchNormalization()(y))

@@ -1,4 +1,4 @@
-"""Protects the algebra that everything else rests on."""
+"""Protects the algebra of affines, which the whole fold uses."""
 
 import numpy as np
 import pytest

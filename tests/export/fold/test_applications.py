@@ -1,4 +1,4 @@
-"""Protects what the fold leaves of well-known networks; benchmarks/fold_applications.py has all."""
+"""Protects the result of folding well-known networks; benchmarks/fold_applications.py has all."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Protects norms where the graph branches, joins and shares: nothing lost, nothing wrong."""
+"""Protects norms in graphs with branches, joins and shared layers."""
 
 import keras
 import numpy as np
@@ -248,7 +248,7 @@ def residual_network(blocks=8, channels=12):
 
 
 def test_shift_folds_for_channels_of_any_magnitude():
-    """What undoing a shift loses depends on how large it is beside the channel, not beside 1."""
+    """The error of undoing a shift depends on its size relative to the channel, not to 1."""
     model = residual_network()
     norms = [layer for layer in model.layers if isinstance(layer, NORM)]
     deviations = np.sqrt([norm.moving_variance.numpy().max() for norm in norms])

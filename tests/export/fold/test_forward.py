@@ -72,7 +72,7 @@ def test_norm_after_an_activation_folds_completely(activation, after, folded):
 )
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "swish"])
 def test_shift_reaches_zero_padding_exactly(after, activation, folded):
-    """One channel of ones, padded as the others are, carries the shift: no operation is left."""
+    """A channel of ones, padded like the others, carries the shift, so no operation remains."""
     model = chain((8, 9, 3), kl.Conv2D(4, 3, activation=activation), NORM(), *after[1]())
     result = folded(model)
     assert result.report.remaining_ops == 0
@@ -132,7 +132,7 @@ def test_groups_of_one_channel_keep_one_add(folded):
 
 
 def test_depthwise_with_zero_padding_keeps_one_add(folded):
-    """A depthwise kernel sees one channel only: nothing can tell it where the border is."""
+    """A depthwise kernel reads one channel only, so it cannot detect the border."""
     layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.DepthwiseConv2D(3, padding="same")]
     (record,) = folded(chain((8, 8, 3), *layers)).report.records
     assert record.remaining_ops == ("ADD",)

@@ -1,4 +1,4 @@
-"""Protects the fold against every graph nobody thought of: random networks, odd statistics."""
+"""Protects the fold with random networks and unusual statistics."""
 
 import keras
 import numpy as np

@@ -33,7 +33,7 @@ def _channels(count: int, seed: int):
 
 @pytest.mark.parametrize("rule", TFLITE_RULES, ids=lambda rule: rule.name)
 def test_thresholds_equal_the_rule_on_every_sum(rule):
-    """Every sum between the ends is tried: what the thresholds say is what the rule gives."""
+    """For every sum between the ends, the thresholds give the result of the rule."""
     x, w, y, ends = _channels(12, 1)
     levels = np.arange(-127, 128)
     found = thresholds(

@@ -122,7 +122,7 @@ def test_average_over_the_whole_map_equals_a_global_pool(tmp_path, size):
 
 
 def test_rules_are_distinguished(directory):
-    """A prediction that every rule shares would prove little."""
+    """A prediction that is equal for all rules would prove little."""
     _, golden, artifact = loaded(directory, "int8", "tflite")
     found = golden.predictions[artifact.file].by_rule
     assert len({outputs["digit"].tobytes() for outputs in found.values()}) > 1
@@ -177,7 +177,7 @@ def test_an_unknown_rule_is_distinguished_from_a_wrong_kernel(directory):
 
 
 def test_wrong_kernel_without_tensors_fails_the_check(directory, monkeypatch):
-    """A device that computes another slope shows outputs alone, and is found by its integers."""
+    """A device with a wrong slope exposes only outputs; its integers reveal the fault."""
     import renormlite.runtime_checks.parity as parity
 
     real = parity.run_target

@@ -84,7 +84,7 @@ def test_float_rule_rounds_the_float32_product_to_even(scale):
 
 
 def test_rules_differ_where_their_definitions_do():
-    """Ties tell even from up from away; none of the rules is another one by mistake."""
+    """Ties distinguish half to even, half up and half away from zero; all rules differ."""
     sums = np.array([-5, -3, -1, 1, 3, 5])
     ones = np.float32(0.5), np.float32(1), np.float32(1)
     halves = {

@@ -1,4 +1,4 @@
-"""Limits follow from each sample's own arithmetic, whatever samples of other kinds do."""
+"""Limits depend on each sample's own arithmetic, not on samples of other kinds."""
 
 from __future__ import annotations
 

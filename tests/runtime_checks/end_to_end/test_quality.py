@@ -1,4 +1,4 @@
-"""Files that no longer do their task fail, though every runtime computes them to the bit."""
+"""Files that no longer solve their task fail, even if every runtime computes them exactly."""
 
 from __future__ import annotations
 

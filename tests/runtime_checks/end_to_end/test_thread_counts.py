@@ -1,4 +1,4 @@
-"""Protects the comparison of thread counts: other bits are told, wrong outputs fail."""
+"""Protects the comparison of thread counts: different bits are reported, wrong outputs fail."""
 
 from __future__ import annotations
 

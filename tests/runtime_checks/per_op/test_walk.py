@@ -115,7 +115,7 @@ def test_swapped_channels_are_named(export):
 
 
 def test_one_bit_of_one_weight_is_found_exactly(export):
-    """The least change there is lies far below any noise; the weights tell it all the same."""
+    """The smallest possible change is far below the noise; comparing the weights detects it."""
     place: list[int] = []
 
     def change(graph):
@@ -161,7 +161,7 @@ def test_nan_in_a_weight_is_named(export):
 
 
 def test_wrong_activation_that_changes_no_value_is_found(export):
-    """relu6 for relu on inputs too small to tell: the file's own word is compared as well."""
+    """relu6 instead of relu on small inputs: the attribute in the file is compared as well."""
     from renormlite.artifacts.graphs.base import GraphOp
     from renormlite.runtime_checks.per_op.culprit import static_faults
     from renormlite.runtime_checks.per_op.op_results import OpCheck
@@ -244,7 +244,7 @@ def test_one_weight_after_a_channels_first_flatten_is_found(coarse_export, tmp_p
 
 
 def test_fault_inside_an_integer_group_is_named_and_explained(coarse_export, tmp_path):
-    """The floats inside a group that runs in integers are not shown; its integers tell enough."""
+    """The floats inside a group that runs in integers are not visible; its integers suffice."""
     directory = Path(shutil.copytree(coarse_export, tmp_path / "tiny"))
     file = "tiny.int8.onnx"
     model = onnx.load(directory / file)
@@ -267,7 +267,7 @@ def test_fault_inside_an_integer_group_is_named_and_explained(coarse_export, tmp
 
 
 def test_grouped_3d_convolutions_pass(tmp_path):
-    """Written in pieces: exact in float, beyond the walk where each piece rounds by itself."""
+    """Split into several ops: exact in float; not checked op by op if each of them rounds."""
     keras.utils.set_random_seed(0)
     x = keras.Input((6, 8, 8, 4), name="volume")
     y = keras.layers.Conv3D(8, 3, groups=2, padding="same", name="grouped")(x)

@@ -1,4 +1,4 @@
-"""Protects the charts' geometry: order is kept, everything is on the paper, ends have a place."""
+"""Protects the geometry of charts: order is kept and every point is within the chart."""
 
 from __future__ import annotations
 

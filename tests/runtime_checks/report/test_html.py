@@ -1,4 +1,4 @@
-"""Protects the page: it needs no other file, says first what matters, and survives odd data."""
+"""Protects the page: it needs no other file, shows the verdict first and accepts unusual data."""
 
 from __future__ import annotations
 

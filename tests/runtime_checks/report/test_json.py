@@ -1,4 +1,4 @@
-"""Protects the JSON: what is written is what the schema says, and the schema what the docs say."""
+"""Protects the JSON: reports follow the schema, and the documentation covers the schema."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_json_equals_the_report(failing):
 
 
 def test_every_field_is_documented():
-    """A field that docs/reports.md does not name is one that nobody can rely on."""
+    """Every field must be named in docs/reports.md."""
     text = DOCS.read_text(encoding="utf-8")
     objects = [SCHEMA, *SCHEMA["$defs"].values()]
     fields = {name for entry in objects for name in entry.get("properties", {})}

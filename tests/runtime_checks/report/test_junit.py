@@ -1,4 +1,4 @@
-"""Protects the JUnit XML: CI servers read it, count right and know a test again."""
+"""Protects the JUnit XML: CI servers can read it, count tests and recognize them in later runs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_omitted_targets_are_skipped_cases(healthy):
 
 @pytest.mark.parametrize("text", ["\x1b[31mred\x00", "a < b & \"c\" ]]> 'd'", "\ud800 \uffff é"])
 def test_any_message_gives_valid_xml(healthy, text):
-    """Runtimes write colours and worse into their messages."""
+    """Messages of runtimes may contain control characters."""
     odd = dataclasses.replace(
         healthy.results[0], findings=(Finding("load", False, text),), outputs=()
     )

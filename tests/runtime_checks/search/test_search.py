@@ -1,4 +1,4 @@
-"""Protects the search: it shows a fault that no golden sample does, and raises no false alarm."""
+"""Protects the search: it finds a fault that no golden sample shows, without false alarms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parts(healthy_export):
 
 
 def dormant(network, golden, channel):
-    """Return the network with a bias that keeps a unit of `stem` asleep on every golden sample."""
+    """Return the network with a bias that keeps a unit of `stem` inactive on all golden samples."""
     values = evaluated(network, golden.inputs)
     (stem,) = [n for n in network.nodes if n.op == "conv" and n.layer == "stem"]
     bias = stem.weights["bias"].copy()

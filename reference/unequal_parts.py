@@ -1,4 +1,4 @@
-"""Outputs that join parts of unlike ranges, which one integer step cannot serve."""
+"""Outputs that join parts with very different ranges, for which one step is too coarse."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from ..artifacts.network import Network
 
-_UNLIKE = 8.0  # ratio of ranges: three of eight bits
+_UNEQUAL = 8.0  # ratio of ranges: three of eight bits
 
 
-def unlike_outputs(network: Network, outputs: Mapping[str, np.ndarray]) -> Iterator[str]:
+def unequal_parts(network: Network, outputs: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Yield a sentence for each output that should be split in files of 8-bit integers.
 
     Args:
@@ -29,14 +29,15 @@ def unlike_outputs(network: Network, outputs: Mapping[str, np.ndarray]) -> Itera
             float(np.abs(outputs[name][..., start:end]).max(initial=0.0))
             for start, end in itertools.pairwise(ends)
         ]
-        if min(ranges) > 0 and max(ranges) > _UNLIKE * min(ranges):
+        if min(ranges) > 0 and max(ranges) > _UNEQUAL * min(ranges):
             layers = [nodes[part].layer if part in nodes else part for part in nodes[value].inputs]
             listed = ", ".join(
                 f"{layer} up to {most:.3g}" for layer, most in zip(layers, ranges, strict=True)
             )
             yield (
-                f"output '{name}' joins parts of unlike ranges ({listed}), which share one step of "
-                f"{max(ranges) / 255:.2g} or more: --split-outputs {name} gives each its own"
+                f"output '{name}' joins parts with different ranges ({listed}), which share a step "
+                f"of at least {max(ranges) / 255:.2g}; --split-outputs {name} gives each part its "
+                "own step"
             )
 
 

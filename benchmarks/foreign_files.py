@@ -309,9 +309,6 @@ def main() -> None:
             alarms = {r.artifact: r.reason for r in report.results if not r.passed}
             count = len(report.results)
             print(f"{name}, seed {seed}: {count} files, false alarms: {alarms}", flush=True)
-                f"{name}, seed {seed}: {len(report.results)} files, false alarms: {alarms}",
-                flush=True,
-            )
         if options.faults:
             faults(name, 100, options.faults, rows)
     failed = sum(not passed for _, passed in verdicts)

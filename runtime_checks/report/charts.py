@@ -75,7 +75,7 @@ class BudgetChart:
 
 @dataclass(frozen=True)
 class DriftRow:
-    """One op: the error it adds by itself, that of everything up to it, and its bound."""
+    """One op: its own error, the error accumulated up to it, and its bound."""
 
     layer: str
     kind: str

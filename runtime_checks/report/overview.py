@@ -133,7 +133,7 @@ def _read(path: Path) -> Record:
 
 
 def _labels(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Return a label for each report: the model's name, and the file where that is not enough."""
+    """Return a label for each report: the model's name, and the file if names are equal."""
     counts = Counter(names)
     stems = Counter(path.stem for path in paths)
     files = [path.stem if stems[path.stem] == 1 else str(path) for path in paths]
@@ -189,7 +189,7 @@ def _noises(outputs: Sequence[Record]) -> list[Record]:
 
 
 def _decibels(quality: Record) -> float:
-    """Return the signal-to-noise ratio, which is a text where it is infinite."""
+    """Return the signal-to-noise ratio, which JSON holds as text if it is infinite."""
     try:
         return quality.number("snr_db") or 0.0
     except ValueError:

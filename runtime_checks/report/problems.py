@@ -68,7 +68,7 @@ _WHY = {
     "decisions": "too many decisions of output '{}' change",
     "accuracy": "output '{}' is right on fewer samples than the trained model",
 }
-# A sentence this long is read at a glance, numbers included.
+# Longest message that is shown with its numbers.
 _SHORT = 100
 _ARITHMETIC = "Layer '{}' does not compute what the trained model computes"
 
@@ -143,7 +143,7 @@ def _why(finding: Finding, faults: Sequence[Fault]) -> str:
 
 
 def _first_clause(message: str) -> str:
-    """Return a message up to its numbers; a short one as it is."""
+    """Return a short message unchanged, and a long one up to its numbers."""
     if len(message) <= _SHORT:
         return message
     return re.split(r": |; ", message, maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""States what a passed check has shown, and no more."""
+"""States what a passed check has shown."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _SHOWN, _SCORES = 4, 3
 
 @dataclass(frozen=True)
 class Score:
-    """One class: its score in truth and on the target, and their size in per cent of the row."""
+    """One class: its scores in truth and on the target, and their bars in per cent of the row."""
 
     name: str
     truth: float
@@ -78,7 +78,7 @@ def worst_samples(
     known = golden.reference[entry.metrics.output]
     other = np.isfinite(np.asarray(actual, np.float64)) != np.isfinite(known)
     broken = other.reshape(len(ratios), -1).any(axis=1)
-    # A file of integers that repeats its outputs has ratio 0 everywhere: then the error decides.
+    # An integer file with bit-equal outputs has ratio 0 everywhere; samples are sorted by error.
     order = np.lexsort((-entry.metrics.rms_error, -ratios.round(6), ~broken))[:_SHOWN]
     return [_view(int(i), entry, actual, golden, classes, float(ratios[i])) for i in order]
 

@@ -216,8 +216,9 @@ def _noise(entry: OutputTotals) -> Finding:
         f"{entry.worst:.2f}x (allowed {entry.worst_limit:g}x)"
     )
     if not entry.within:
+        over = "1 sample exceeds" if entry.over == 1 else f"{entry.over} samples exceed"
         what = (
-            f"{what}; {entry.over} samples exceed the limit; the greatest absolute error against "
+            f"{what}; {over} the limit; the greatest absolute error against "
             f"float64 truth is {entry.max_abs:.3g}, in sample {entry.max_abs_sample}"
         )
     return Finding("noise", entry.within, what, entry.output)

@@ -1,8 +1,8 @@
-"""Gives the parts that an output joins, such as boxes and scores, outputs of their own.
+"""Splits an output that joins parts, such as boxes and scores, into one output per part.
 
-An integer tensor has one step for all its values. Where boxes in pixels and scores from 0 to 1 are
-joined along the last axis, the step suits the boxes, and scores are rounded to 0 and 1. As outputs
-of their own, each has its own step.
+An integer tensor has one step for all its values. If boxes in pixels and scores from 0 to 1 are
+joined along the last axis, the step fits the boxes, and scores are rounded to 0 and 1. As separate
+outputs, boxes and scores have separate steps.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def split_outputs(graph: Graph, names: Sequence[str]) -> list[str] | None:
 
     Args:
         graph: The network.
-        names: Names of the outputs: their keys where the model returns a dict.
+        names: Names of the outputs; their keys if the model returns a dictionary.
 
     Returns:
-        What was split, a sentence for each; None if there are no names.
+        One sentence for each output that was split; None if there are no names.
 
     Raises:
         UserError: There is no such output, or it does not join parts.
@@ -66,7 +66,7 @@ def _split(graph: Graph, name: str) -> str:
     listed = ", ".join(
         f"{part!r} ({_columns(ends[i], ends[i + 1])})" for i, part in enumerate(made)
     )
-    return f"output {name!r} is given in parts, along its last axis: {listed}"
+    return f"output {name!r} is split along its last axis into {listed}"
 
 
 def _columns(start: int, end: int) -> str:
@@ -74,7 +74,7 @@ def _columns(start: int, end: int) -> str:
 
 
 def _names(graph: Graph) -> list[str]:
-    """Return the names of the outputs as an export has them, in order."""
+    """Return the names of the outputs in exported files, in order."""
     structure = graph.output_structure
     if not isinstance(structure, dict) or not all(isinstance(s, Slot) for s in structure.values()):
         return list(graph.output_names)
@@ -83,14 +83,14 @@ def _names(graph: Graph) -> list[str]:
 
 
 def _parts(graph: Graph, value: Value) -> list[Value] | None:
-    """Return the values that one joins along its last axis; None if it is not joined."""
+    """Return the values that are joined along a value's last axis; None if it is not a join."""
     call = value.producer
     axis = _axis(call)
     if axis is None:
         return None
     if axis == value.rank - 1:
         return list(call.inputs)
-    # Joined along another axis, of values that are joined alike: each part is joined by itself.
+    # A join along another axis of values with the same parts: each part is joined separately.
     groups = []
     for joined in call.inputs:
         group = _parts(graph, joined)

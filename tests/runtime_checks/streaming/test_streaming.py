@@ -127,7 +127,7 @@ def test_one_wrong_sample_among_the_streamed_fails(healthy_export, data, monkeyp
     report = check_parity(healthy_export, ("litert",), data)
     assert not report.passed
     assert f"worst sample {2 * SIZE + 5} " in report.results[0].reason
-    assert "1 samples are beyond" in report.results[0].reason
+    assert "1 sample exceeds the limit" in report.results[0].reason
 
 
 @pytest.mark.usefixtures("few")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -99,14 +98,16 @@ def train_classifier(
     )
     callbacks, first = list(callbacks), 0
     if checkpoint is not None:
-        arguments: dict[str, Any] = {
+        run = {
+            # Keras numbers layers by how many a process has made before.
+            "model": _NUMBER.sub("", model.to_json()),
+            "data": data.train.digest,
+            "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "seed": seed,
         }
-        arguments |= {"epochs": epochs, "data": data.train.digest}
-        # Keras numbers layers by how many a process has made before.
-        saved = Checkpoint(checkpoint, {"model": _NUMBER.sub("", model.to_json())} | arguments)
+        saved = Checkpoint(checkpoint, run)
         first = saved.restore(model)
         callbacks.append(saved)
     if first < epochs:

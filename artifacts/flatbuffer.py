@@ -26,6 +26,7 @@ def names_of(enumeration: type) -> dict[int, str]:
 
 
 _OPERATOR_NAMES = names_of(schema.BuiltinOperator)
+_GREATEST_DEPRECATED = schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES
 
 
 class _AlignedBuilder(flatbuffers.Builder):
@@ -106,11 +107,34 @@ def _tensor_map(name: str, index: int) -> Any:
 
 def operator_name(code: Any) -> str:
     """Return the name of an operator code: `CONV_2D`, or the name of a custom operator."""
-    # Files written for old runtimes carry the code in the deprecated 8-bit field.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    number = _number(code)
     if number == schema.BuiltinOperator.CUSTOM:
         return text(code.customCode)
     return _OPERATOR_NAMES[number]
+
+
+def _number(code: Any) -> int:
+    # Files written for old runtimes carry the code in the deprecated 8-bit field.
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_code(model: Any, number: int, version: int) -> int:
+    """Return the index of a builtin operator among a file's, to which it is added if missing.
+
+    Args:
+        model: The parsed file; changed in place.
+        number: Number of the operator, of `schema.BuiltinOperator`.
+        version: Its version.
+    """
+    codes = model.operatorCodes = model.operatorCodes or []
+    for index, code in enumerate(codes):
+        if (_number(code), code.version) == (number, version):
+            return index
+    added = schema.OperatorCodeT()
+    added.builtinCode, added.version = number, version
+    added.deprecatedBuiltinCode = min(number, _GREATEST_DEPRECATED)
+    codes.append(added)
+    return len(codes) - 1
 
 
 def text(value: bytes | str | None) -> str:

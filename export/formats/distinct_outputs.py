@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from ...artifacts.flatbuffer import operator_code
+
 
 def separate_outputs(model: Any) -> None:
     """Replace every output that is also an input or an earlier output by a copy.
@@ -35,7 +37,7 @@ def _copied(model: Any, graph: Any, index: int) -> int:
     tensor = copy.copy(original)  # type, shape and quantization stay the same
     tensor.buffer = 0  # the empty buffer: the tensor is computed
     operator = schema.OperatorT()
-    operator.opcodeIndex = _reshape_code(model)
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.RESHAPE, 1)
     operator.inputs = np.array([index], np.int32)
     operator.outputs = np.array([len(graph.tensors)], np.int32)
     operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
@@ -44,16 +46,3 @@ def _copied(model: Any, graph: Any, index: int) -> int:
     graph.tensors.append(tensor)
     graph.operators = [*(graph.operators or []), operator]
     return len(graph.tensors) - 1
-
-
-def _reshape_code(model: Any) -> int:
-    """Return the index of the operator code RESHAPE, which is added if the file has none."""
-    number = schema.BuiltinOperator.RESHAPE
-    for index, code in enumerate(model.operatorCodes or []):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = number
-    code.version = 1
-    model.operatorCodes = [*(model.operatorCodes or []), code]
-    return len(model.operatorCodes) - 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_name, text
+from ...artifacts.flatbuffer import operator_code, operator_name, text
 from ...errors import UserError
 from .pack import pack
 from .trained import REQUANTIZES, IntegerModel, Weights
@@ -53,25 +53,15 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
 
 def _replace_grid_markers(model: Any) -> None:
     """Replace each LEAKY_RELU that marks a requantization by a QUANTIZE."""
-    graph, code = model.subgraphs[0], None
-    for operator in graph.operators:
+    for operator in model.subgraphs[0].operators:
         options = operator.builtinOptions
         if isinstance(options, schema.LeakyReluOptionsT) and options.alpha == np.float32(
             REQUANTIZES
         ):
-            code = _quantize_code(model) if code is None else code
-            operator.opcodeIndex = code
+            # The version for integer inputs.
+            operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.QUANTIZE, 2)
             operator.builtinOptions = schema.QuantizeOptionsT()
             operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
-
-
-def _quantize_code(model: Any) -> int:
-    """Add the operator code of QUANTIZE, in the version for integer inputs; return its index."""
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-    code.version = 2
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _widen(model: Any, bias: Any) -> None:

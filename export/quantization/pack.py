@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_name
+from ...artifacts.flatbuffer import operator_code, operator_name
 
 # The version of each operator from which on its weights may be INT4. Source: TensorFlow,
 # `compiler/mlir/lite/tools/versioning/op_version.cc`; there DEPTHWISE_CONV_2D has 7, but LiteRT 2.3
@@ -43,7 +43,8 @@ def pack(model: Any, operator: Any, graph: Any, rounding: str) -> None:
         buffer.data = packed(np.frombuffer(bytes(bytearray(stored)), np.int8))
         kernel.type, kernel.buffer = schema.TensorType.INT4, len(model.buffers)
         model.buffers.append(buffer)
-    operator.opcodeIndex = _code(model, operator.opcodeIndex, _VERSIONS[kind])
+    number = getattr(schema.BuiltinOperator, kind)
+    operator.opcodeIndex = operator_code(model, number, _VERSIONS[kind])
 
 
 def packed(values: np.ndarray) -> np.ndarray:
@@ -52,16 +53,3 @@ def packed(values: np.ndarray) -> np.ndarray:
         raise ValueError(f"expected integers of at most {_MOST}")
     even = np.append(values, np.zeros(len(values) % 2, np.int8)).view(np.uint8) & 15
     return np.asarray(even[::2] | even[1::2] << 4, np.uint8)
-
-
-def _code(model: Any, index: int, version: int) -> int:
-    """Return the index of the same operator in another version."""
-    code = model.operatorCodes[index]
-    for place, other in enumerate(model.operatorCodes):
-        if other.builtinCode == code.builtinCode and other.version == version:
-            return place
-    made = schema.OperatorCodeT()
-    made.builtinCode, made.deprecatedBuiltinCode = code.builtinCode, code.deprecatedBuiltinCode
-    made.version = version
-    model.operatorCodes.append(made)
-    return len(model.operatorCodes) - 1

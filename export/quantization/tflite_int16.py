@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_name, pack, parse, text
+from ...artifacts.flatbuffer import operator_code, operator_name, pack, parse, text
 from ...errors import UserError
 
 _FLOAT, _INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -79,7 +79,6 @@ class _Editor:
         self._model, self._ranges = model, ranges
         self._graph = model.subgraphs[0]
         self._wide: dict[int, int] = {}  # tensor to its copy of 16 bits
-        self._codes: dict[tuple[int, int], int] = {}
 
     def tensor(self, index: int) -> Any:
         return self._graph.tensors[index]
@@ -97,8 +96,8 @@ class _Editor:
                 "Keep the layer in float instead (keep_float, --keep-float)."
             )
         form = _FORMS[kind]
-        number = max(code.builtinCode, code.deprecatedBuiltinCode)
-        operator.opcodeIndex = self._code(number, max(form.version, code.version))
+        number = getattr(schema.BuiltinOperator, kind)
+        operator.opcodeIndex = operator_code(self._model, number, max(form.version, code.version))
         inputs = [int(index) for index in operator.inputs]
         for place in form.data:
             inputs[place] = self._input(inputs[place], operator)
@@ -213,19 +212,11 @@ class _Editor:
     def _insert(self, kind: str, source: int, result: int) -> None:
         operator = schema.OperatorT()
         number = getattr(schema.BuiltinOperator, kind)
-        operator.opcodeIndex = self._code(number, 3 if kind == "DEQUANTIZE" else 2)
+        version = 3 if kind == "DEQUANTIZE" else 2
+        operator.opcodeIndex = operator_code(self._model, number, version)
         operator.inputs = np.array([source], np.int32)
         operator.outputs = np.array([result], np.int32)
         self._graph.operators.append(operator)
-
-    def _code(self, number: int, version: int) -> int:
-        if (number, version) not in self._codes:
-            code = schema.OperatorCodeT()
-            code.builtinCode, code.version = number, version
-            code.deprecatedBuiltinCode = min(number, 127)
-            self._model.operatorCodes.append(code)
-            self._codes[number, version] = len(self._model.operatorCodes) - 1
-        return self._codes[number, version]
 
     def _producer(self, index: int) -> Any:
         return next((op for op in self._graph.operators if index in op.outputs), None)

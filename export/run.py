@@ -147,17 +147,10 @@ class ExportRun:
             trained_integers=without(self._trained_integers(), wanted),
             predictions=predictions,
         )
-        _, typical = typical_samples(np.array(self.samples.kind))
-        found = tuple(unequal_parts(network, {n: array[typical] for n, array in truth.items()}))
-        artifacts = [
-            dataclasses.replace(artifact, notes=(*artifact.notes, *found))
-            if _is_integer(artifact) and not artifact.foreign
-            else artifact
-            for artifact in artifacts
-        ]
+        unequal = tuple(unequal_parts(network, self._typical(truth)))
         judged = [
             dataclasses.replace(
-                self._with_misfits(artifact, folder, network),
+                self._with_misfits(artifact, folder, network, unequal),
                 snr_db=golden.snr_db(self.samples, truth, outputs[artifact.file]),
             )
             if artifact.file in outputs
@@ -171,12 +164,11 @@ class ExportRun:
     def _beyond_half(self, variant: Variant) -> tuple[str, ...]:
         """Return a note on activations that exceed half precision on the typical samples."""
         inputs = [tensor.name for tensor in self.signature.inputs]
-        _, typical = typical_samples(np.array(self.samples.kind))
         with self.writer.step("model", "ranges"):
             return activations_beyond_half(
                 variant.model,
                 inputs,
-                {name: values[typical] for name, values in self.samples.inputs.items()},
+                self._typical(self.samples.inputs),
                 exact=[*inputs, *variant.float_layers] if variant.float_layers else (),
             )
 
@@ -209,15 +201,29 @@ class ExportRun:
         fits = all(name in given and given[name].shape == truth[name].shape for name in truth)
         return given if fits or not artifact.foreign else None
 
-    def _with_misfits(self, artifact: Artifact, folder: Path, folded: Network) -> Artifact:
-        """Return the artifact with notes on values that its numbers cannot represent."""
+    def _typical(self, arrays: golden.Arrays) -> dict[str, np.ndarray]:
+        """Return the values of the typical samples, those that are like the training data."""
+        _, typical = typical_samples(np.array(self.samples.kind))
+        return {name: values[typical] for name, values in arrays.items()}
+
+    def _with_misfits(
+        self, artifact: Artifact, folder: Path, folded: Network, unequal: Sequence[str]
+    ) -> Artifact:
+        """Return the artifact with notes on values that its numbers cannot represent.
+
+        Args:
+            artifact: The description of a file.
+            folder: The folder of the file.
+            folded: The folded network.
+            unequal: Notes on outputs that join parts of unequal ranges.
+        """
         if artifact.format not in READERS:
             return artifact
-        _, typical = typical_samples(np.array(self.samples.kind))
-        usual = {name: values[typical] for name, values in self.samples.inputs.items()}
+        usual = self._typical(self.samples.inputs)
         graph = read_graph(folder / artifact.file, artifact.format)
         found = misfits(artifact, graph, self._network(artifact, folder, folded), usual)
-        notes = (*artifact.notes, *found.sentences[:_MOST_NOTES])
+        own = unequal if _is_integer(artifact) and not artifact.foreign else ()
+        notes = (*artifact.notes, *own, *found.sentences[:_MOST_NOTES])
         return dataclasses.replace(artifact, misfits=found, notes=notes)
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:

@@ -68,6 +68,7 @@ def test_every_option_reaches_the_manifest(model_file, images, tmp_path):
         "precisions": ["int8"],
         "quantized_io": "integer",
         "recipe": None,
+        "split_outputs": [],
     }
     assert record["metadata"] == {
         "description": "shapes",

@@ -19,7 +19,7 @@ _PIECE = 1 << 20  # bytes read at a time
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` and rename it to ``path`` when the block succeeds.
+    """Yield a temporary path next to ``path``; rename it to ``path`` when the block succeeds.
 
     The temporary name keeps the suffixes of ``path``, since writers such as ``keras.Model.save``
     use them to choose a format. If the block raises or the process is interrupted, ``path`` is not

@@ -25,8 +25,8 @@ from ..files import write_bytes
 # PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
 
-# An archive that expands to more than this, and to more than so many times its size, is refused:
-# some megabytes of zeros would fill any memory.
+# An archive is refused if it expands to more bytes than this and to more than this many times its
+# size, since a few compressed megabytes of zeros could fill any memory.
 _MOST_BYTES, _MOST_TIMES = 1 << 30, 100
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

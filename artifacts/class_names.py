@@ -1,4 +1,4 @@
-"""Finds the names of a model's classes where nobody named them: in labels.txt, or as folders."""
+"""Finds class names that were not given explicitly: in labels.txt, or as names of folders."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def find_class_names(
     counts: Collection[int],
     model: Optional[Path] = None,  # noqa: UP045
 ) -> ClassNames:
-    """Find class names in a folder of images, or beside a model.
+    """Find class names in a folder of images, or next to a model.
 
-    Looked at are `labels.txt` in the folder, `labels.txt` beside the model, and the folders of
-    images in the folder, which are numbered in alphabetical order as
-    `keras.utils.image_dataset_from_directory` does. Names count only if an output has as many.
+    The names are the lines of `labels.txt` in the folder or next to the model, or else the
+    subfolders with images in alphabetical order, as in `keras.utils.image_dataset_from_directory`.
+    Names are used only if an output has as many classes.
 
     Args:
         source: The source of samples, of any kind; only a folder has class names.
         counts: Numbers of classes of the model's outputs.
-        model: The model's file; None where it is not known.
+        model: The model's file; None if it is unknown.
     """
     folder = Path(source) if isinstance(source, (str, os.PathLike)) else None
     folder = folder if folder is not None and folder.is_dir() else None

@@ -122,9 +122,9 @@ def demand_image_input(
         )
     if preprocessing is None:
         raise UserError(
-            f"Expected to be told how pixels become the network's inputs ({source}), with "
+            f"{source}: unknown preprocessing. State how pixels become inputs with "
             "--mean and --scale (preprocessing= in Python): (pixel - mean) * scale. --scale 1 "
-            "leaves pixels as they are, 0 to 255; --scale 0.00392157 makes them 0 to 1; "
+            "keeps pixels unchanged, 0 to 255; --scale 0.00392157 makes them 0 to 1; "
             "--mean 127.5 --scale 0.00784314 makes them -1 to 1."
         )
     return tensor

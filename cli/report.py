@@ -104,5 +104,5 @@ def _limits(summaries: Sequence[Summary]) -> str:
     return (
         f"SNR at least {' or '.join(f'{value:g}' for value in snr)} dB, "
         f"noise at most {' or '.join(f'{value:g}' for value in noise) or '-'}x, "
-        "right % at least the column beside it"
+        "right % at least the value in the next column"
     )

@@ -153,8 +153,8 @@ class Browser(Managed):
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Files that the browser keeps beside its profile are put into it, so that they are
-            # removed.
+            # Files that the browser stores outside its profile are redirected into it, so that
+            # they are removed.
             env={**os.environ, **dict.fromkeys(_FOLDERS, str(profile))},
             start_new_session=True,
         )

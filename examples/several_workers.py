@@ -56,7 +56,7 @@ def build():
 
 
 def worker(index: int, count: int, coordinator: str, out: str) -> None:
-    """Train as one of several workers and save the weights, which all have alike."""
+    """Train as one of several workers and save the weights, which are equal on all workers."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     model = (on_jax if backend == "jax" else on_tensorflow)(index, count, coordinator)
     np.savez(out, *[np.asarray(weight) for weight in model.get_weights()])

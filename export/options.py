@@ -199,7 +199,7 @@ class ExportOptions:
             return
         if self.preprocessing is None:
             raise UserError(
-                "preprocessing_in_model needs to be told how pixels become the network's inputs, "
+                "preprocessing_in_model must know how pixels become the network's inputs, "
                 "with --mean and --scale (preprocessing= in Python): (pixel - mean) * scale. "
                 "--scale 1 is for a network that takes 0 to 255."
             )

@@ -38,7 +38,7 @@ class Dataset:
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of a split, shuffled anew in each epoch; reproducible by seed.
+    """Batches of a split, shuffled again in each epoch; reproducible by seed.
 
     Keras' own shuffling of arrays repeats one order in every epoch once
     `keras.utils.set_random_seed` has been called.

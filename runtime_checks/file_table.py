@@ -183,8 +183,8 @@ def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
 def _outside(graph: ArtifactGraph) -> set[int]:
     """Return the ops that compute no values of the network.
 
-    These are the ones that only move numbers at either end of the graph, which an application can
-    do instead, and the ones that compute shapes.
+    These are ops that only move numbers at the beginning or the end of the graph, which an
+    application can do instead, and ops that compute shapes.
     """
     found = {op.index for op in graph.ops if op.kind in _SHAPES}
     for ops, ends, starts, gives in (

@@ -33,7 +33,7 @@ class TFLiteMicroRunner(Runner):
             # Native code prints the reason of a failure; the error has none.
             with held_back_stderr() as printed:
                 self._interpreter = runtime.Interpreter.from_file(str(self.artifact))
-        except Exception as error:  # a damaged file makes it raise whatever comes
+        except Exception as error:  # damaged files raise exceptions of many types
             reason = " ".join(printed().split()) or str(error).strip()
             raise ArtifactError(
                 f"tflite-micro cannot load {self.artifact.name}: {reason}"

@@ -121,7 +121,7 @@ def start(application: str, module: str) -> None:
             _refuse(f"{name} cannot be unpacked in {folder}: {error.strerror}.")
         beside = os.path.dirname(os.path.realpath(application))
         if os.path.realpath(sys.path[0]) == beside:
-            del sys.path[0]  # Python's default: modules that happen to lie beside the program
+            del sys.path[0]  # Python's default: other modules in the program's folder
         sys.path.insert(0, archive)
         try:
             import_module("numpy")

@@ -26,7 +26,7 @@ from .schedules import ScheduleLike
 Bounds = tuple[ScheduleLike, ScheduleLike]
 Where = Callable[[Layer], bool]
 
-# Constructor arguments that Keras' layer and ours have in common, beside those of every layer.
+# Constructor arguments that Keras' layer and ours have in common, besides those of every layer.
 _SHARED = (
     *("axis", "momentum", "epsilon", "center", "scale", "synchronized"),
     *("gamma_initializer", "gamma_regularizer", "gamma_constraint"),

@@ -173,7 +173,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
             self._board.flush()
 
     def _warn_of_closed_bounds(self, steps: int) -> None:
-        """Warn of norms whose bounds stay closed in a run of so many steps."""
+        """Warn of norms whose bounds stay closed in a run of ``steps`` steps."""
         self._unchecked = False
         bound = ScheduleReader()
         shares = {

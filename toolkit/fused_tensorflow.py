@@ -41,7 +41,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 class _Layout(NamedTuple):
     """How a tensor is shown to the kernel: as a rank-4 shape of one of its two formats."""
 
-    shape: Tensor | None  # None: as it is
+    shape: Tensor | None  # None: unchanged
     data_format: str
 
 
@@ -84,7 +84,7 @@ def _layout(x: Tensor, axis: int) -> _Layout:
 
 
 def _elements_per_channel(x: Tensor, channels: int) -> Tensor | int:
-    """Return the number of elements behind each statistic: a scalar if it is not static."""
+    """Return the number of elements in each statistic: a scalar if it is not static."""
     import tensorflow as tf
 
     if None not in x.shape.as_list():

@@ -146,7 +146,7 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return the vectors of inference: ``x * scale + shift`` on the channel axis."""
-        # PyTorch assigns in place: a gradient needs the statistics as they are here.
+        # PyTorch assigns in place, but the gradient needs the current statistics.
         moving = Statistics(ops.copy(self.moving_mean.value), ops.copy(self.moving_variance.value))
         return inference_affine(moving, *self._gamma_beta(), epsilon=self.epsilon)
 

@@ -61,8 +61,8 @@ def rebuild(model: keras.Model, swap: Swap) -> keras.Model:
         swap: Which layers to replace, and by what.
 
     Raises:
-        UserError: For a layer that cannot be made anew from its config, or whose inner layers
-            cannot be reached.
+        UserError: If a layer cannot be recreated from its config, or its inner layers cannot be
+            reached.
     """
     copier = _Copier(swap)
     clone: keras.Model = copier.copy(model)
@@ -128,7 +128,7 @@ class _Copier:
         return clone if make is plain else make(clone.input, clone.output, name=old.name)
 
     def settle(self) -> None:
-        """Swap inside the layers that were made anew, now that all are built that get called."""
+        """Swap inside the recreated layers, once all layers that are called are built."""
         while self.unsettled:
             old, new = self.unsettled.pop()
             _build_like(old, new)

@@ -113,7 +113,7 @@ def _reason(path: Path, error: Exception) -> str:
         return (
             f"{path} holds a Lambda layer: Python code that would run as the file is read. If you "
             "trust where the file comes from, allow it: --unsafe (Python: unsafe=True). A layer "
-            "class of your own in its place needs no permission."
+            "class of your own instead of the Lambda needs no permission."
         )
     if _is_damage(error):
         return f"{path} is damaged or was cut short ({_first_line(text)}). {HOW_TO_SAVE}"

@@ -261,14 +261,14 @@ def as_schedule(bound: Any, name: BoundName, momentum: float) -> Schedule:
 
 @functools.cache
 def _settling(start_value: float, momentum: float) -> Settling:
-    """Return one schedule for all norms alike, so that `ScheduleReader` evaluates it once."""
+    """Return one schedule shared by all norms, so that `ScheduleReader` evaluates it once."""
     return Settling(start_value, momentum)
 
 
 def by_name(bound: Schedule, name: BoundName, momentum: float) -> ScheduleLike:
     """Return ``"settling"`` for the schedule of that name, so that it follows another momentum.
 
-    Any other bound is returned as it is.
+    Any other bound is returned unchanged.
     """
     if not isinstance(bound, Settling):
         return bound

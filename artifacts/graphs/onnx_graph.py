@@ -15,7 +15,7 @@ from ...errors import UserError
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from .onnx_weights import value_of, weights_file
 
-# Shapes, axes and the like have at most so many numbers.
+# Limit on the size of shapes, axes and similar constants.
 _SMALL = 1024
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def weights_file(path: Path, model: onnx.ModelProto) -> str | None:
-    """Return the name of the file beside a model that holds weights; None where it holds all.
+    """Return the name of the separate file with a model's weights; None if there is none.
 
     Args:
         path: The .onnx file, for messages.
@@ -111,7 +111,7 @@ def value_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     name, offset, length = _place(tensor)
     file = folder / name
     if not file.is_file():
-        raise ValueError(f"{name}, which holds its weights, is missing beside it")
+        raise ValueError(f"{name}, which holds its weights, is missing in its folder")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     size = file.stat().st_size
     shape = tuple(tensor.dims)

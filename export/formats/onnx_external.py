@@ -25,7 +25,7 @@ def weights_path(path: Path) -> Path:
 
 
 def move_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Move the weights of a model into a file beside it, if they are too large for its own.
+    """Move the weights of a model into a separate file if they are too large for one file.
 
     Args:
         model: The model, changed in place.

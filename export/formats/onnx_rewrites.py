@@ -111,7 +111,7 @@ def _without_idle_transposes(model: onnx.ModelProto) -> None:
 
 
 def _shapes(model: onnx.ModelProto, most_free: int = 0) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every value of which no more than so many sizes are free, as -1.
+    """Return the shape of every value with at most ``most_free`` free sizes, given as -1.
 
     Large weights are passed to the inference by shape only, since it copies data several times.
     """

@@ -117,7 +117,7 @@ class _Rewriter:
         return self._put(node, "Add", node.output[0], moved)
 
     def _grid_before(self, name: str) -> _Grid | None:
-        """Return the grid of a value, behind operators that keep it."""
+        """Return the grid of a value, tracing back through operators that keep it."""
         while name in self.makers:
             node = self.makers[name]
             if node.op_type == "DequantizeLinear":

@@ -185,7 +185,7 @@ class _Builder:
     # The operators.
 
     def linear(self, call: Call, op: Linear) -> BuiltValue:
-        """A linear layer with the norm and the activation behind it."""
+        """A linear layer with the norm and the activation after it."""
         known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE
         if not known or getattr(op.layer, "data_format", "") == _FIRST:
             raise UserError(

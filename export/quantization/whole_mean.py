@@ -58,7 +58,8 @@ def with_whole_mean(model: keras.Model) -> WholeMean:
     if not fits or call.output.is_output or not all(_takes(r, affine.axis) for r in readers):
         return WholeMean(
             note="the mean of the pixels is subtracted by an operator whose result is rounded to 8 "
-            "bits: it is not one number from 0 to 255 for all channels, and zeros are padded behind"
+            "bits: it is not one number from 0 to 255 for all channels, and the next layer pads "
+            "with zeros"
         )
     call.op = dataclasses.replace(
         call.op, affine=dataclasses.replace(affine, shift=affine.shift * 0 - whole)
@@ -76,7 +77,7 @@ def with_whole_mean(model: keras.Model) -> WholeMean:
 
 
 def _reads_pixels(call: Call) -> bool:
-    """Whether a call is an affine of pixels behind their cast."""
+    """Whether a call is an affine of pixels after their cast."""
     if not isinstance(call.op, AffineOp):
         return False
     cast = call.inputs[0].producer

@@ -52,7 +52,7 @@ def pads(op: GraphOp, sizes: Any, kernel: Any, strides: Any) -> list[tuple[int, 
 
 
 def _axis(axis: int, rank: int) -> int:
-    """Return an axis of the file's tensor as one behind the axis of samples."""
+    """Return an axis of the file's tensor, counted with the added axis of samples."""
     return axis + 1 if axis >= 0 else axis + rank
 
 
@@ -204,7 +204,7 @@ MOVING: dict[str, Evaluate] = {
     "Shape": _shape,
     "Cast": _cast,
 }
-"""Ops that leave numbers as they are."""
+"""Ops that do not change numbers."""
 
 
 def _function(compute: Callable[[np.ndarray, Any], Any]) -> Evaluate:

@@ -52,7 +52,7 @@ def _size(difference: np.ndarray) -> float:
 def _power(got: np.ndarray, expected: np.ndarray, step: float) -> Found:
     """Return the softmax of a multiple of the logits of probabilities.
 
-    Each is compared with the greatest of its row; those of a few steps are left as they are.
+    Each is compared with the greatest of its row; those of only a few steps are not changed.
     """
     for array in (got, expected):
         if array.ndim < 2 or np.abs(array.sum(axis=-1) - 1).max() > array.shape[-1] * step:

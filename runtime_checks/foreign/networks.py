@@ -22,7 +22,7 @@ _OUTPUTS = {"conv": -1, "dense": -1, "conv_transpose": -2}
 def as_filed(network: Network, graph: ArtifactGraph) -> Network:
     """Return a network with the norms merged that the file's converter merged.
 
-    Stock converters fold a norm backward or leave it as it is.
+    Stock converters fold a norm backward or do not fold it.
 
     Args:
         network: The trained network, with its norms.

@@ -23,7 +23,7 @@ from .storage import expected_result
 
 
 class Evaluation:
-    """The network, evaluated beside a file.
+    """The network, evaluated for comparison with a file.
 
     Args:
         network: The folded network.

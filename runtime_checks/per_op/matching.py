@@ -300,9 +300,9 @@ def distance(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _moves_ties(kind: str, key: str, out: str) -> bool:
-    """Return whether an op in floats moves ties in front of a rounding.
+    """Return whether a float op shifts ties before a rounding.
 
-    An ONNX file that follows XNNPACK's rule has such ops, named after the op behind which they are
+    An ONNX file that follows XNNPACK's rule has such ops, named after the op that they follow
     (`export.quantization.onnx_integers`).
     """
     before = out.rpartition("/")[0]

@@ -106,7 +106,7 @@ def _right(
     expected = culprit.expected
     if precision_named(cut.precision).arithmetic is Arithmetic.HYBRID:
         stepped = {key: in_input_steps(array) for key, array in inputs.items()}
-        # To first order, rounded inputs change the result alike with rounded and exact weights.
+        # To first order, rounded inputs have the same effect with rounded and exact weights.
         expected = expected + evaluate_network(network, stepped)["got"] - truth
     spec = cut.output
     if spec.scale is not None and spec.zero_point is not None:

@@ -173,7 +173,7 @@ class _Explorer:
     def _moved(self, inputs: Arrays, slopes: Arrays, steps: np.ndarray) -> Arrays:
         """Return inputs after a signed step up some slopes, within the data's range.
 
-        Where a slope is zero, as behind an inactive relu, the step is random.
+        Where a slope is zero, as after an inactive relu, the step is random.
         """
         moved = dict(inputs)
         for name, (low, high) in self.box.items():

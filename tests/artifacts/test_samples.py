@@ -56,7 +56,7 @@ def test_a_folder_of_images_is_resized_and_preprocessed(tmp_path):
     assert samples.arrays["image"].dtype == np.float32
     np.testing.assert_allclose(samples.arrays["image"][0], -1)
     np.testing.assert_allclose(samples.arrays["image"][1], 1)
-    with pytest.raises(rl.UserError, match="--scale 1 leaves pixels as they are"):
+    with pytest.raises(rl.UserError, match="--scale 1 keeps pixels unchanged"):
         load_samples(tmp_path / "photos", IMAGE, limit=10)
 
 

@@ -85,7 +85,7 @@ class Quantized(keras.layers.Layer):
         return self.output_range(real, training=training)
 
     def _clipped(self, values: Tensor) -> Tensor:
-        """Return what the activation makes of numbers."""
+        """Apply the activation to real numbers."""
         low, high = FUSED[self.activation]
         values = values if low is None else ops.maximum(values, low)
         return values if high is None else ops.minimum(values, high)

@@ -25,7 +25,7 @@ def _gather(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     batch = int(op.get_attr("batch_dims")) if "batch_dims" in op.node_def.attr else 0
     if batch or (isinstance(table, Computed) and isinstance(indices, Computed) and axis == 0):
         if axis != batch:
-            raise UntranslatableError("Gather along an axis behind those of the batch")
+            raise UntranslatableError("Gather along an axis after the batch axes")
         names = [builder.full(value, x) for value, x in zip(inputs[:2], op.inputs[:2], strict=True)]
         return [builder.emit("pick", names, shape_of(op.outputs[0]), {"axis": axis + 1})]
     if isinstance(indices, Known) and isinstance(table, Computed):

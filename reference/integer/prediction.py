@@ -73,12 +73,13 @@ def predict(
         raise NotKnownError(f"the ops of .{file_format} files")
     size = sum(max(int(np.prod(np.abs(t.shape or (1,)))), 1) for t in graph.tensors.values())
     chunk = max(1, _AT_A_TIME // size)
-    rules = _FORMATS[file_format].rules(graph)
+    form = _FORMATS[file_format]
+    rules = form.rules(graph)
     parts: list[list[Arrays]] = [[] for _ in rules]
     for start in range(0, len(batches), chunk):
         runs = batches[start : start + chunk]
         inputs = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
-        for part, outputs in zip(parts, _evaluated(graph, file_format, inputs)):
+        for part, outputs in zip(parts, _evaluated(graph, form, rules, inputs)):
             part.append(outputs)
     found: list[Prediction] = []
     for rule, part in zip(rules, parts):
@@ -98,16 +99,15 @@ def _enter(found: list[Prediction], new: Prediction) -> None:
 
 
 def _evaluated(
-    graph: ArtifactGraph, file_format: str, inputs: Arrays
+    graph: ArtifactGraph, form: _Format, rules: Sequence[Arithmetic], inputs: Arrays
 ) -> list[dict[str, np.ndarray]]:
     """Return the outputs under each rule for some runs, (runs, *shape)."""
-    form = _FORMATS[file_format]
-    held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in form.rules(graph)]
+    held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in rules]
     reasons: list[str] = []
     last = _last_uses(graph)
     for op in graph.ops:
         try:
-            _step(graph, form, op, held)
+            _step(graph, form, rules, op, held)
         except NotKnownError as reason:
             reasons.append(str(reason))
         for key in op.inputs:
@@ -135,12 +135,16 @@ def _last_uses(graph: ArtifactGraph) -> dict[str, int]:
 
 
 def _step(
-    graph: ArtifactGraph, form: _Format, op: GraphOp, held: Sequence[dict[str, np.ndarray]]
+    graph: ArtifactGraph,
+    form: _Format,
+    rules: Sequence[Arithmetic],
+    op: GraphOp,
+    held: Sequence[dict[str, np.ndarray]],
 ) -> None:
     """Add the results of one op; rules that agree hold the same arrays."""
     finishes: dict[tuple[int, ...], Finish | None] = {}
     shared: dict[str, list[np.ndarray]] = {key: [] for key in op.outputs}
-    for arrays, rule in zip(held, form.rules(graph)):
+    for arrays, rule in zip(held, rules):
         same = tuple(id(array) for array in arrays.values())
         if same not in finishes:
             finishes[same] = form.prepared(op, form.values(graph, arrays))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ..errors import UserError
 from .images import SUFFIXES
 from .manifest import TensorSpec
 
@@ -54,17 +55,29 @@ def find_class_names(
     for place in (folder, model.parent if model is not None else None):
         file = place / LABELS if place is not None else None
         if file is not None and file.is_file():
-            lines = file.read_text(encoding="utf-8").splitlines()
-            names = tuple(line.strip() for line in lines if line.strip())
+            names = tuple(line.strip() for line in read_lines(file) if line.strip())
             return _fitting(names, counts, f"lines of {file}")
     if folder is None:
         return ClassNames()
     names = tuple(sorted(path.name for path in folder.iterdir() if _has_images(path)))
-    return (
-        _fitting(names, counts, f"folders of {folder}, in alphabetical order")
-        if names
-        else (ClassNames())
-    )
+    if not names:
+        return ClassNames()
+    return _fitting(names, counts, f"folders of {folder}, in alphabetical order")
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file with class names.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not UTF-8 text ({error}). Expected one class name per line; save it as "
+            "UTF-8."
+        ) from error
 
 
 def _fitting(names: tuple[str, ...], counts: Collection[int], origin: str) -> ClassNames:

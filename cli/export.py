@@ -100,6 +100,7 @@ def command(
     renormlite export net.keras --precision auto --calibration photos/ --budget 120KB
     renormlite export net.keras --to onnx --layout nchw --batch dynamic -o out/net
     """
+    from ..artifacts.class_names import read_lines
     from ..export.exporter import export_model
 
     console = console_beside(json_path)
@@ -124,7 +125,7 @@ def command(
             directory,
             calibration=calibration,
             inputs=inputs,
-            labels=labels.read_text(encoding="utf-8").splitlines() if labels else (),
+            labels=read_lines(labels) if labels else (),
             preprocessing=preprocessing(mean, scale),
             source=model,
             shapes=dict(shapes),

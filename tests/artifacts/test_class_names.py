@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from renormlite.artifacts.class_names import class_counts, find_class_names
 from renormlite.artifacts.manifest import TensorSpec
+from renormlite.errors import UserError
 
 
 def folder_of(path: Path, *names: str) -> Path:
@@ -49,3 +51,9 @@ def test_counts() -> None:
     shapes = [(None, 10), (None, 1), (None, 4, 4), (None, None)]
     outputs = [TensorSpec(str(i), shape, "float32") for i, shape in enumerate(shapes)]
     assert class_counts(outputs) == {10, 2}
+
+
+def test_names_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes("café\nthé\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"labels\.txt is not UTF-8 text"):
+        find_class_names(tmp_path, {2})

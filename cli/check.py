@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from ..errors import UserError
@@ -135,6 +136,14 @@ def command(
         "preprocessing": preprocessing(mean, scale),
     }
     directory = _directory(paths, model_path)
+    if model_path is None:
+        _refuse(
+            ("shapes", "unsafe"), "concerns the model: add --model MODEL.keras, or leave it out"
+        )
+    if directory is not None:
+        _refuse(
+            ("map_inputs", "map_outputs", "keep"), "is for FILEs, not for an export: leave it out"
+        )
     doing = "searching and checking" if options["search"] else "checking"
     with progress_bar(f"{doing} {', '.join(map(str, paths))}"):
         if model_path is None:
@@ -205,6 +214,20 @@ def _directory(paths: Sequence[Path], model: Path | None) -> Path | None:
             f"directory. Received: {', '.join(map(str, paths))}."
         )
     return None
+
+
+def _refuse(names: Sequence[str], why: str) -> None:
+    """Refuse options on the command line that have no effect on this check.
+
+    Args:
+        names: The command's arguments.
+        why: The rest of the sentence after the option.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is ParameterSource.COMMANDLINE:
+            raise UserError(f"{option.opts[0]} {why}.")
 
 
 def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -> Path:

@@ -156,3 +156,18 @@ def test_a_mistyped_word_gets_a_suggestion(
     words = [str(healthy_export) if word == "{export}" else word for word in arguments]
     run = CliRunner().invoke(cli, words)
     assert suggestion in run.output + str(run.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--unsafe"], "--unsafe concerns the model: add --model"),
+        (["--shape", "image=8,8"], "--shape concerns the model: add --model"),
+        (["--map-input", "a=b"], "--map-input is for FILEs"),
+        (["--model", "net.keras", "--keep", "kept"], "--keep is for FILEs"),
+    ],
+)
+def test_a_check_refuses_options_without_effect(options: list[str], sentence: str) -> None:
+    run = CliRunner().invoke(cli, ["check", "somewhere", *options])
+    assert isinstance(run.exception, UserError)
+    assert sentence in str(run.exception)

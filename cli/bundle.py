@@ -8,6 +8,7 @@ import click
 
 from ..files import sha256
 from ..runtime_checks.bundle.write import write_bundle
+from .comma_list import CommaList
 from .output_file import console_beside, json_option, write_json
 
 
@@ -22,9 +23,9 @@ from .output_file import console_beside, json_option, write_json
 @click.option(
     "--artifact",
     "artifacts",
-    multiple=True,
-    metavar="FILE",
-    help="Include only this file. Repeatable.",
+    type=CommaList("artifact"),
+    default=(),
+    help="Include these files only.  [default: all]",
 )
 @json_option("path, size and SHA-256 of the bundle")
 def command(

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..devices.survey import survey
+from .model_options import import_modules, import_option
 from .output_file import json_option, write_json_text
 from .safe_console import SafeConsole
 
@@ -28,8 +29,10 @@ from .safe_console import SafeConsole
     type=click.Path(path_type=Path),
     help="The browser to use.  [default: Chromium or Chrome on the PATH]",
 )
-def command(json_path: Path | None, browser: Path | None) -> None:
+@import_option("registers a runtime", click.option)
+def command(json_path: Path | None, browser: Path | None, imports: tuple[str, ...]) -> None:
     """List every runtime on every device: whether it is usable, its version, and what it lacks."""
+    import_modules(imports)
     statuses = survey(DeviceOptions(browser=browser))
     if json_path is not None:
         write_json_text(json_path, json.dumps([asdict(status) for status in statuses], indent=1))

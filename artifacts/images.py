@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UserError
 from .manifest import TensorSpec
+from .sample_stream import spread
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
@@ -85,7 +86,7 @@ def find_images(folder: Path, limit: int) -> tuple[list[Path], int]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(SUFFIXES)}).")
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
+    chosen = spread(len(paths), min(limit, len(paths)))
     return [paths[index] for index in chosen], len(paths)
 
 

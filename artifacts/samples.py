@@ -310,21 +310,16 @@ def _from_file(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
     names = _names(rows, inputs, path.name)
     # Shapes and types are in the headers; one zero stands for all numbers.
     blank = {n: np.broadcast_to(np.zeros((), rows[n].dtype), rows[n].shape) for n in names}
-    labels = blank.pop(LABEL, None) if _is_label(inputs) else None
-    check_samples(blank, inputs, finite=False)
+    arrays, labels = _part(blank, inputs)
+    check_samples(arrays, inputs, finite=False)
     count = rows[inputs[0].name].shape[0]
-    if labels is not None and labels.shape == (count,):
-        check_labels(labels[:1], 1, path.name)
-    else:
-        check_labels(labels, count, path.name)
+    check_labels(labels, count, path.name)
 
     def parts(size: int) -> Iterator[Part]:
         readers = [rows[name].parts(size) for name in names]
         try:
             for part in zip(*readers):
-                named = dict(zip(names, part))
-                labels = named.pop(LABEL, None) if LABEL in names and _is_label(inputs) else None
-                yield named, labels
+                yield _part(dict(zip(names, part)), inputs)
         except (DamageError, OSError) as error:
             raise _damaged(path, error) from error
 
@@ -335,9 +330,11 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is not a .npz or .npy file of numbers ({error}).")
 
 
-def _is_label(inputs: Sequence[TensorSpec]) -> bool:
-    """Return whether the name of the labels is that of no input."""
-    return LABEL not in [tensor.name for tensor in inputs]
+def _part(named: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> Part:
+    """Return the arrays without the labels, and the labels; an input may have their name."""
+    names = [tensor.name for tensor in inputs]
+    arrays = {name: array for name, array in named.items() if name in names or name != LABEL}
+    return arrays, None if LABEL in names else named.get(LABEL)
 
 
 def _names(
@@ -368,8 +365,8 @@ def _from_arrays(
                 f"Expected a dict of arrays by input name ({names}). Received: one array."
             )
         loaded = {inputs[0].name: loaded}
-    arrays = {name: np.asarray(loaded[name]) for name in _names(loaded, inputs, "arrays")}
-    labels = arrays.pop(LABEL, None) if _is_label(inputs) else None
+    wanted = {name: np.asarray(loaded[name]) for name in _names(loaded, inputs, "arrays")}
+    arrays, labels = _part(wanted, inputs)
     check_samples(arrays, inputs, finite=False)
     count = len(arrays[inputs[0].name])
     check_labels(labels, count, "arrays")
@@ -445,7 +442,5 @@ def _element(element: Any, inputs: Sequence[TensorSpec]) -> Part:
             )
         values = np.asarray(named[tensor.name])
         batch[tensor.name] = values[None] if values.ndim == len(tensor.shape) - 1 else values
-    labels = (
-        np.atleast_1d(np.asarray(named[LABEL])) if LABEL in named and _is_label(inputs) else None
-    )
-    return batch, labels
+    labels = named.get(LABEL) if LABEL not in batch else None
+    return batch, None if labels is None else np.atleast_1d(np.asarray(labels))

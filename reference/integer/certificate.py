@@ -161,10 +161,9 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str) -> CertifiedOp:
     if op.kind in LINEAR and bits in (8, 16):
         sums = LinearSums.of(graph, op)
         channels = sums.ends.shape[1]
-        if len(_by_function(sums.rescaling)) == 1:
-            return _entry(
-                op, name, "functions", (_names(_by_function(sums.rescaling)), []), channels
-            )
+        groups = _by_function(sums.rescaling)
+        if len(groups) == 1:
+            return _entry(op, name, "functions", (_names(groups), []), channels)
         if channels << bits > _MOST_THRESHOLDS:
             raise NotKnownError(f"{channels} channels of {bits} bits have too many thresholds")
         return _entry(op, name, "thresholds", _by_thresholds(sums), channels)

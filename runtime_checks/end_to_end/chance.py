@@ -27,9 +27,7 @@ def at_least(hits: int, trials: int, rate: float) -> float:
             + (trials - k) * math.log1p(-rate)
         )
         total += term
-        if k > mode and term < _NOTHING * total:  # so are all that follow, and their sum
-            break
-        if not total and k > mode:
+        if k > mode and term <= _NOTHING * total:  # so are all that follow, and their sum
             break
     return min(1.0, total)
 

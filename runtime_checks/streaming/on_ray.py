@@ -8,7 +8,6 @@ is needed.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,9 @@ from .workers import in_order
 
 # How often Ray gives a part to another worker after its worker has died.
 _RETRIES = 3
+
+# The export of the last job in a worker process, by its digest; it is removed with the process.
+_unpacked: dict[str, tempfile.TemporaryDirectory[str]] = {}
 
 
 def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[FileTotals, ...]]:
@@ -52,9 +54,10 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
     try:
         export = ray.put(files)
         remote: Any = ray.remote(max_retries=_RETRIES)(_judge)
+        get: Any = ray.get
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         try:
-            yield from in_order(lambda part: remote.remote(export, job, part), _got, parts, most)
+            yield from in_order(lambda part: remote.remote(export, job, part), get, parts, most)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from error
@@ -66,35 +69,11 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
             ray.shutdown()
 
 
-def _got(result: Any) -> tuple[FileTotals, ...]:
-    import ray
-
-    totals: tuple[FileTotals, ...] = ray.get(result)
-    return totals
-
-
 def _judge(files: Mapping[str, bytes], job: Job, part: Part) -> tuple[FileTotals, ...]:
-    folder = _unpacked(job.digest, _Files(files))
-    return judge_part(dataclasses.replace(job, directory=Path(folder.name)), part)
-
-
-class _Files:
-    """Files by name. All instances compare equal: the cache key is the manifest's hash."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.files = files
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: Any) -> bool:
-        return isinstance(other, _Files)
-
-
-@functools.lru_cache(maxsize=1)
-def _unpacked(_digest: str, files: _Files) -> tempfile.TemporaryDirectory[str]:
-    """Write an export into a folder, once per process; it is deleted when the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="renormlite-")
-    for name, data in files.files.items():
-        write_bytes(Path(folder.name) / name, data)
-    return folder
+    if job.digest not in _unpacked:
+        folder = tempfile.TemporaryDirectory(prefix="renormlite-")
+        for name, data in files.items():
+            write_bytes(Path(folder.name) / name, data)
+        _unpacked.clear()
+        _unpacked[job.digest] = folder
+    return judge_part(dataclasses.replace(job, directory=Path(_unpacked[job.digest].name)), part)

@@ -46,7 +46,7 @@ def in_processes(work: Callable[[P], T], parts: Iterable[P], count: int) -> Iter
             if stopped.is_set():
                 raise concurrent.futures.CancelledError
             try:
-                result: T = local.child.call(_called, work, part)
+                result: T = local.child.call(work, part)
                 return result
             except DiedError as died:
                 last = died
@@ -65,10 +65,6 @@ def in_processes(work: Callable[[P], T], parts: Iterable[P], count: int) -> Iter
                 child.kill()
             for child in children:
                 child.close()
-
-
-def _called(work: Callable[[P], T], part: P) -> T:
-    return work(part)
 
 
 def _result(future: concurrent.futures.Future[T]) -> T:

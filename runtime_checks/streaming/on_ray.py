@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from .workers import in_order
 
 # How often Ray gives a part to another worker after its worker has died.
 _RETRIES = 3
+
+_ANSWERS_WITHIN = 10.0  # seconds, for the head of a cluster
 
 # The export of the last job in a worker process, by its digest; it is removed with the process.
 _unpacked: dict[str, tempfile.TemporaryDirectory[str]] = {}
@@ -48,8 +51,9 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
     started = not ray.is_initialized()
     if started:
         try:
+            _connect(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
             raise UserError(f"There is no Ray cluster at {address!r} ({error}).") from error
     try:
         export = ray.put(files)
@@ -67,6 +71,18 @@ def on_ray(job: Job, parts: Iterable[Part], address: str) -> Iterator[tuple[File
     finally:
         if started:
             ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Connect to HOST:PORT once, since Ray retries for minutes; other addresses name none.
+
+    Raises:
+        OSError: Nothing answers there.
+        OverflowError: There is no such port.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), _ANSWERS_WITHIN).close()
 
 
 def _judge(files: Mapping[str, bytes], job: Job, part: Part) -> tuple[FileTotals, ...]:

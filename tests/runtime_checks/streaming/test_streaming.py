@@ -222,3 +222,13 @@ def test_ray_gives_the_same_report_also_when_a_worker_is_killed(
     several = check_parity(healthy_export, ("litert",), data, ray="local")
     assert mark.exists()
     assert lasting(several) == lasting(alone)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_without_a_cluster_is_refused_at_once(
+    healthy_export: Path, data: Path, address: str
+) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match="There is no Ray cluster at"):
+        check_parity(healthy_export, ("litert",), data, ray=address)

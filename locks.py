@@ -78,7 +78,7 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
     folder, maker = made.with_name(made.name[len(_NEW) :]), os.getpid()
     try:
         with locked(made):
-            made.rename(folder)  # only now has it the name of those that may be removed
+            made.rename(folder)  # from now on its name marks it as removable
             yield folder
     finally:
         if os.getpid() == maker:  # a fork ends the block too, and its parent still uses the folder

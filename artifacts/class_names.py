@@ -20,7 +20,7 @@ class ClassNames:
     """Class names that were found.
 
     Attributes:
-        names: One for each class, by number; empty where none were found.
+        names: One for each class, by number; empty if none were found.
         note: A sentence on their origin, or on why they were not used; may be empty.
     """
 

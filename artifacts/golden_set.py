@@ -64,13 +64,13 @@ class GoldenSet:
         reference: Keras output name to (N, …) float32: the trained model as Keras runs it.
         artifacts: File name to the outputs of that file on the exporting machine.
         noise: Keras output name to (N,) root mean square error that float32 arithmetic is expected
-            to make; empty where a layer has no noise model.
+            to make; empty if a layer has no noise model.
         file_noise: File name to the same for the arithmetic of that file; only files whose
             precision has a noise model (`precisions.Precision.noise`).
         predictions: File name to the prediction of its integers; only files of integers.
         misfits: File name to the values that it cannot represent, in samples added after export;
             those found at export are in the manifest.
-        labels: (N,) true class of each sample, -1 where unknown; None where none is known.
+        labels: (N,) true class of each sample, -1 if unknown; None if none is known.
         trained_integers: Keras output name to (M, …) float32: outputs of a quantization-aware model
             with its fake quantization for the export's own samples, the first M; empty for other
             models.

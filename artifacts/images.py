@@ -43,7 +43,7 @@ class Preprocessing:
 
     @classmethod
     def inside(cls, metadata: Mapping[str, Any]) -> Preprocessing | None:
-        """Return what the files of an export compute of raw pixels; None where they take inputs.
+        """Return the preprocessing that an export's files contain; None if they take inputs.
 
         Args:
             metadata: That of the manifest.
@@ -52,7 +52,7 @@ class Preprocessing:
 
     @classmethod
     def before(cls, metadata: Mapping[str, Any]) -> Preprocessing | None:
-        """Return how pixels become what the files of an export take; None where unknown."""
+        """Return how pixels become the inputs of an export's files; None if unknown."""
         if metadata.get(IN_MODEL):
             return cls()
         return cls.from_json(metadata["preprocessing"]) if "preprocessing" in metadata else None
@@ -104,7 +104,7 @@ def demand_image_input(
     Args:
         source: What holds the images, for the message.
         tensors: The network's inputs.
-        preprocessing: How pixels, 0 to 255, become inputs; None where unknown.
+        preprocessing: How pixels, 0 to 255, become inputs; None if unknown.
 
     Raises:
         UserError: There are several inputs, it is not an image, or the preprocessing is unknown: a

@@ -40,14 +40,14 @@ class TensorSpec:
 
     Attributes:
         name: The name in the file that the specification belongs to.
-        shape: Sizes; None where the size is free (the batch of the Keras model).
+        shape: Sizes; None if the size is free (the batch of the Keras model).
         dtype: NumPy name of the element type.
         keras_name: The name in the trained model; left out of the file where it is the same.
         scale: Real value of one quantization step, real = scale · (q - zero_point); None for float
             tensors.
         zero_point: The quantized value that stands for 0.0; None for float tensors.
         axes: Order of the Keras axes in the file (`numpy.transpose` of the Keras tensor by it gives
-            the file's); None where it is the same.
+            the file's); None if it is the same.
     """
 
     name: str

@@ -77,7 +77,7 @@ class Record:
         return value
 
     def number(self, key: str) -> Optional[float]:  # noqa: UP045
-        """Return a finite number; None where the key is absent."""
+        """Return a finite number; None if the key is absent."""
         value = self._entries.get(key)
         if value is None:
             return None
@@ -106,7 +106,7 @@ class Record:
         return [Record(entry, f"{self._place(key)}[{i}]") for i, entry in enumerate(entries)]
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts; empty where it is absent."""
+        """Return a list of texts; empty if it is absent."""
         values = self.sequence(key, optional=True)
         for value in values:
             if not isinstance(value, str) or printable(value) != value:
@@ -114,7 +114,7 @@ class Record:
         return tuple(values)
 
     def shape(self, key: str) -> tuple[Optional[int], ...]:  # noqa: UP045
-        """Return sizes, None where free."""
+        """Return sizes, None if free."""
         sizes = self.sequence(key)
         if not all(size is None or (type(size) is int and size >= 0) for size in sizes):
             raise self._wrong(key, "a list of sizes, null where free", sizes)

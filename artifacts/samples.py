@@ -45,7 +45,7 @@ class SampleSet:
         arrays: Input name to (N, …) array.
         source: Their origin, for the manifest.
         chosen: Which of them were chosen, for the manifest.
-        labels: (N,) true classes, -1 where unknown; None where none is known.
+        labels: (N,) true classes, -1 if unknown; None if none is known.
     """
 
     arrays: dict[str, np.ndarray]
@@ -245,7 +245,7 @@ def check_labels(labels: np.ndarray | None, count: int, source: str) -> None:
     wrong = labels[(labels < -1) | (labels > _LAST_CLASS)]
     if wrong.size:
         raise UserError(
-            f"{source}: '{LABEL}' must hold class numbers from 0, and -1 where the class "
+            f"{source}: '{LABEL}' must hold class numbers from 0, and -1 if the class "
             f"is not known. Received: {wrong[0]}."
         )
 

@@ -248,7 +248,7 @@ def _played(name: str, directory: Path, changed: Path) -> list[dict[str, Any]]:
 def _judged(
     export: ExportDirectory, artifact: Artifact, golden: GoldenSet, path: Path, target: str
 ) -> dict[str, Any] | None:
-    """Judge what a device gives of which nothing is known; None where the file does not run."""
+    """Judge what a device gives of which nothing is known; None if the file does not run."""
     run = run_target(path, artifact, golden.inputs, Target.parse(target))
     if run.problem:
         return None

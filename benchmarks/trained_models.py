@@ -28,7 +28,7 @@ class Package:
     Attributes:
         requirement: Its name and version.
         files: Pattern of the model files, all saved by Keras 2.
-        size: Sizes of the model's input; None where it is fixed.
+        size: Sizes of the model's input; None if it is fixed.
     """
 
     requirement: str

@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one sub-command, or None when there is none of that name."""
+        """Import and return one sub-command, or None if no command has that name."""
         if cmd_name not in COMMANDS:
             return None
         from .verbosity import with_verbosity

@@ -32,7 +32,7 @@ class Adb:
     """One Android device behind the adb server.
 
     Args:
-        serial: Its serial number; empty where only one is attached.
+        serial: Its serial number; empty if only one is attached.
         name: The device as a target names it, for messages.
 
     Raises:

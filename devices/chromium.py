@@ -128,7 +128,7 @@ class Browser(Managed):
         return page
 
     def peak_memory_bytes(self) -> int | None:
-        """Return the largest resident size of a page's process; None where it cannot be read.
+        """Return the largest resident size of a page's process; None if it cannot be read.
 
         Call inside `ask`.
         """

@@ -24,7 +24,7 @@ class TargetStatus:
     Attributes:
         target: As in `--on`; capitals are placeholders.
         usable: Whether a check can run on it now.
-        version: Version of the runtime; empty where only the device knows it.
+        version: Version of the runtime; empty if only the device knows it.
         note: A remark, such as that its speed is emulated.
         command: The command that makes it usable; empty when it is.
     """
@@ -108,7 +108,7 @@ def _browser(options: DeviceOptions) -> Iterator[TargetStatus]:
 
 
 def _ssh() -> TargetStatus:
-    """Return whether ssh is installed; what a device has is found out when it is used."""
+    """Return whether ssh is installed; the device itself is examined when it is used."""
     usable = shutil.which("ssh") is not None
     command = "" if usable else "sudo apt install openssh-client"
     return TargetStatus("RUNTIME@ssh:USER@HOST", usable, "", "any machine with Python", command)

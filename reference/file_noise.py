@@ -59,7 +59,7 @@ def file_noise(
         truth: Output name to (N, …) float64.
 
     Returns:
-        Output name to (N,) float64; empty where it cannot be derived: for layers that only Keras
+        Output name to (N,) float64; empty if it cannot be derived: for layers that only Keras
         can evaluate, or a weight that was not found in a file of floats.
 
     Raises:

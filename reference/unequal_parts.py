@@ -42,7 +42,7 @@ def unequal_parts(network: Network, outputs: Mapping[str, np.ndarray]) -> Iterat
 
 
 def _sizes(network: Network, value: str) -> list[int] | None:
-    """Return the sizes of the parts that a value joins along its last axis; None if it is none."""
+    """Return the sizes of the parts that a value joins along its last axis; None without a join."""
     nodes = {node.name: node for node in network.nodes}
     shapes = {**network.inputs, **{node.name: node.shape for node in network.nodes}}
     node = nodes.get(value)

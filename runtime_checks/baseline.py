@@ -41,7 +41,7 @@ class Earlier:
         passed: Its verdict.
         snr_db: Output name to signal-to-noise ratio.
         decisions: Output name to its decisions.
-        latency: Median time of one inference, milliseconds; None where none was measured.
+        latency: Median time of one inference, milliseconds; None if none was measured.
     """
 
     passed: bool

@@ -35,7 +35,7 @@ class Latency:
         artifact: File name.
         load_ms: Time to load the file.
         median_ms: Median over the rounds; the mean where the device reports only that.
-        p90_ms: 90th percentile over the rounds; None where the device reports only a mean.
+        p90_ms: 90th percentile over the rounds; None if the device reports only a mean.
         ratio: This time over the first row's. Where both ran in turn, the median over the rounds of
             their ratio: other work on the machine slows both alike and cancels.
         note: A remark on the times, such as that the device is emulated.

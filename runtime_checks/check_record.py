@@ -39,7 +39,7 @@ class CheckRecord:
         findings: Findings that do not belong to one file: about own samples, or about changes since
             an earlier check. Those that passed are notes.
         limits: How much quality a file may lose.
-        streamed: The totals of own samples that do not fit into memory; None where all do.
+        streamed: The totals of own samples that do not fit into memory; None if all do.
     """
 
     name: str

@@ -53,7 +53,7 @@ class FileInspection:
             )
 
     def read(self, artifact: Artifact) -> FileContents | Finding | None:
-        """Return a file's contents, the failure to read it, or None where there is no network."""
+        """Return a file's contents, the failure to read it, or None if there is no network."""
         if artifact.file not in self._contents:
             self._contents[artifact.file] = self._read(artifact)
         return self._contents[artifact.file]
@@ -237,7 +237,7 @@ def _source(contents: FileContents) -> str | None:
 
 
 def _stated(contents: FileContents, *keys: str) -> str | None:
-    """Return a text of the metadata in a file; None where there is none."""
+    """Return a text of the metadata in a file; None if there is none."""
     try:
         found = json.loads(contents.graph.metadata.get(METADATA_KEY, "{}"))
         for key in keys:

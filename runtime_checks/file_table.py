@@ -59,7 +59,7 @@ class OpRow:
         index: Its position.
         kind: Its name in the format.
         name: Name of its output.
-        shape: Of its first output; -1 where free, empty where the file does not say.
+        shape: Of its first output; -1 if free, empty if the file does not say.
         parameters: Numbers among its inputs that the file holds.
         macs: Multiplications and additions for one run; 0 for ops without weights.
         precision: Element type that it computes in: "float32", "int8", "int8 weights", …
@@ -352,6 +352,6 @@ def _named(op: GraphOp) -> str:
 
 
 def _is_foreign(op: GraphOp) -> bool:
-    """Return whether an op is none of the format's own: Flex, custom, or of another domain."""
+    """Return whether an op is not one of the format: Flex, custom, or from another domain."""
     custom = op.kind == op.kind.lower() or op.kind.startswith("Flex")
     return custom or op.domain not in ("", "ai.onnx")

@@ -238,7 +238,7 @@ def _predicted(export: ExportDirectory, file: str, inputs: Arrays) -> Prediction
 def _file_noise(
     artifact: Artifact, export: ExportDirectory, inputs: Arrays, truth: Arrays
 ) -> dict[str, np.ndarray]:
-    """Return the noise that a file's own arithmetic explains; none where it cannot be read."""
+    """Return the noise that a file's own arithmetic explains; none if it cannot be read."""
     path, network = export.path / artifact.file, export.read_network(artifact)
     if network is None or export.damaged(artifact) is not None:
         return {}

@@ -95,7 +95,7 @@ def _chosen(
     ]
     if not chosen:
         raise UserError(
-            f"None of {', '.join(artifacts)} is of the precision {' or '.join(precisions)}."
+            f"None of {', '.join(artifacts)} has the precision {' or '.join(precisions)}."
         )
     return chosen
 

@@ -26,7 +26,7 @@ from .messages import receive, send
 
 
 def environment(runtime: str) -> Path | None:
-    """Return the Python of a runtime's environment, or None when there is none."""
+    """Return the Python of a runtime's environment, or None if there is none."""
     named = os.environ.get("RENORMLITE_PYTHON_" + runtime.upper().replace("-", "_"))
     path = Path(named) if named else Path("build") / "envs" / runtime / "bin" / "python"
     return path if path.is_file() else None

@@ -46,7 +46,7 @@ def cpu() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the peak resident size of this process in bytes; None where it is unknown."""
+    """Return the peak resident size of this process in bytes; None if it is unknown."""
     try:
         import resource
     except ImportError:  # Windows

@@ -30,8 +30,8 @@ class Case:
 
     Attributes:
         build: Makes it.
-        refusal: Pattern of the sentence that refuses it; None where it exports.
-        note: Pattern of a note that the export leaves; None where it leaves none.
+        refusal: Pattern of the sentence that refuses it; None if it exports.
+        note: Pattern of a note that the export leaves; None if it leaves none.
         shapes: Sizes to give.
         oracle: What the outputs should be, from the model and its inputs; None asks Keras.
         least_snr: Signal over the difference from the oracle, in decibels.

@@ -25,7 +25,7 @@ class Verdict:
 
     Attributes:
         seed: The network.
-        problem: What is wrong; empty where nothing is.
+        problem: What is wrong; empty if nothing is.
         norms: How many norms it has.
         folded: How many of them folded completely.
         error: Greatest difference from the oracle, relative to the greatest output.
@@ -87,7 +87,7 @@ def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
 
 
 def _exact_outputs(seed: int, inputs: Any, like: list[np.ndarray]) -> list[np.ndarray] | None:
-    """Return what Keras computes in float64, None where it cannot."""
+    """Return what Keras computes in float64, None if it cannot."""
     try:
         exact = random_model(seed, "float64")
         outputs = _outputs(exact, inputs)

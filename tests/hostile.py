@@ -57,7 +57,7 @@ class Parser:
 
 
 def outcome(read: Callable[[Path], object], path: Path) -> str:
-    """Return what is wrong with how a file was read; empty where nothing is."""
+    """Return what is wrong with how a file was read; empty if nothing is."""
     try:
         read(path)
     except UserError as error:

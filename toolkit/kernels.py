@@ -44,6 +44,6 @@ _OF_BACKEND: dict[str, Kernels] = {"tensorflow": fused_tensorflow, "torch": fuse
 
 
 def fused_kernels(x: Tensor) -> Kernels | None:
-    """Return the kernels that support ``x``, or None where only the reference does."""
+    """Return the kernels that support ``x``, or None if only the reference does."""
     kernels = _OF_BACKEND.get(keras.backend.backend())
     return kernels if kernels is not None and kernels.available(x) else None

@@ -112,7 +112,7 @@ class Observable:
         alpha: Share of the way to the batch that one update moves the reference.
         epsilon: Added to the variances.
         averages_variance: Whether the variance moves by ``alpha``, as in Keras, or sigma.
-        inference: Returns the statistics of inference; None where they are the reference.
+        inference: Returns the statistics of inference; None if they are the reference.
         moves: Returns the number of updates so far; None for a norm that does not count them.
     """
 

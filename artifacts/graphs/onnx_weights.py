@@ -74,7 +74,7 @@ def copy_weights(path: Path, folder: Path) -> FileRecord | None:
         folder: Where to.
 
     Returns:
-        The record of the copy; None where the file holds its weights itself.
+        The record of the copy; None if the file holds its weights itself.
 
     Raises:
         UserError: It is missing, or the folder has another file of that name.

@@ -42,7 +42,7 @@ def _copied(model: Any, graph: Any, index: int) -> int:
     operator.outputs = np.array([len(graph.tensors)], np.int32)
     operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
     operator.builtinOptions = schema.ReshapeOptionsT()
-    operator.builtinOptions.newShape = np.array(free, np.int32)  # -1 where the batch is free
+    operator.builtinOptions.newShape = np.array(free, np.int32)  # -1 if the batch is free
     graph.tensors.append(tensor)
     graph.operators = [*(graph.operators or []), operator]
     return len(graph.tensors) - 1

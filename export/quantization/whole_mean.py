@@ -29,7 +29,7 @@ class WholeMean:
     """What integer files of pixels are made from.
 
     Attributes:
-        model: The network with a whole mean; None where the folded one serves.
+        model: The network with a whole mean; None if the folded one serves.
         note: What is not exact; empty where everything is.
     """
 

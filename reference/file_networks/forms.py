@@ -136,7 +136,7 @@ def dense(
 def product(
     writer: Writer, op: GraphOp, first_turned: bool = False, second_turned: bool = False
 ) -> None:
-    """Append a product of stacks of matrices, of which one may be constant."""
+    """Append a product of stacks of matrices; one of them may be constant."""
     keys = op.inputs[:2]
     if keys[1] in writer.constants and writer.filed(keys[1]) and not first_turned:
         kernel = writer.constant(keys[1])

@@ -327,7 +327,7 @@ class Writer:
         *,
         own_axes: int = 0,
     ) -> None:
-        """Append an operator whose operands broadcast, of which one of two may be constant.
+        """Append an operator whose operands broadcast; one of two may be constant.
 
         Args:
             op: The op.

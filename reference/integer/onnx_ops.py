@@ -134,7 +134,7 @@ def _wide(core: GraphOp, op: GraphOp, values: OnnxValues) -> bool:
 
 
 def integer_ops(values: Values) -> Iterator[IntegerOp]:
-    """Yield every op whose numbers can be computed exactly from those that it was given."""
+    """Yield every op whose results can be computed exactly from its inputs."""
     graph = values.graph
     for op in graph.ops:
         if op.kind not in ("QuantizeLinear", "DequantizeLinear") or not values.has(op.outputs[0]):

@@ -94,7 +94,7 @@ def _applied(
 
     Args:
         operator: Key of `OPERATORS`.
-        read: Returns the operator's attributes; None where there are none to read.
+        read: Returns the operator's attributes; None if there are none to read.
         ruled: Whether the result depends on the rule.
         **constant: Attributes that every op of the kind has.
     """

@@ -189,7 +189,7 @@ def float_noise(
         reference: The float32 reference against float64 truth.
         kind: (N,) kinds of the samples.
         unit: Unit roundoff of the type that is compared.
-        model: (N,) expected error by `noise.expected_noise`; None where a layer is beyond it.
+        model: (N,) expected error by `noise.expected_noise`; None if a layer is beyond it.
 
     Returns:
         (N,) root mean square errors.

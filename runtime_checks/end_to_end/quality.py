@@ -32,7 +32,7 @@ class OutputQuality:
         output: Keras output name.
         kind: Those samples: "real", "random", … or "all".
         samples: How many they are.
-        snr_db: The truth's power over the error's, in decibels; None where the truth is zero.
+        snr_db: The truth's power over the error's, in decibels; None if the truth is zero.
         slice_db: The same for each slice of the last axis; empty for an output without one.
         dead: Slices of the last axis that are constant in the file and not in the trained model.
         dead_span: Their greatest variation in the trained model.
@@ -86,7 +86,7 @@ def output_quality(output: str, actual: np.ndarray, golden: GoldenSet) -> Output
 
 
 def _decibels(signal: float, noise: float) -> float | None:
-    """Return a ratio of powers in decibels; None where there is no signal."""
+    """Return a ratio of powers in decibels; None if there is no signal."""
     if signal == 0:
         return None
     return math.inf if noise == 0 else 10 * math.log10(signal / noise)

@@ -38,7 +38,7 @@ class ChangedDecision:
         sample: Its index in the golden set.
         before: Class that the trained model chooses.
         after: Class that the target chooses.
-        label: Its true class; None where it is not known.
+        label: Its true class; None if it is not known.
         margin: Difference of the trained model's scores of the two classes.
         tie: Whether that is within twice the error of float32 arithmetic, so that both classes are
             correct.
@@ -95,7 +95,7 @@ class TaskAgreement:
 
     @property
     def unjudged(self) -> str:
-        """Why changed decisions say nothing about a file; empty where they do.
+        """Why changed decisions say nothing about a file; empty if they do.
 
         A network that was not trained to decide, or not yet, has nearly equal scores for all
         classes. Which one is the greatest is then up to the rounding of any 8-bit file.
@@ -186,7 +186,7 @@ def deciding_outputs(
     numbers makes a separate decision for each (a pixel, a tag).
 
     Args:
-        network: The folded network; None where there is none.
+        network: The folded network; None if there is none.
         golden: The truth, and the labels where they are known.
         classes: Names of the classes, as the user gave them at export.
     """

@@ -214,7 +214,7 @@ class _Meaning:
 
 
 def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
-    """Return the reference: the first file, or the float one if only the second is of floats."""
+    """Return the reference: the first file, or the second if only that one computes in float."""
     refusals = []
     for file in sorted(files, key=lambda file: precision_named(file.precision).quantized):
         samples, kind = _samples(file.inputs, inputs)

@@ -40,7 +40,7 @@ class Pair:
     Attributes:
         spec: The model's.
         info: The file's.
-        axes: Order of the model's axes in the file; None where it is the same.
+        axes: Order of the model's axes in the file; None if it is the same.
         how: Ends a sentence: how it was chosen.
     """
 
@@ -89,7 +89,7 @@ class Interface:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The assumptions; there is none about a tensor with the model's name, axes and numbers."""
+        """The assumptions; tensors with the model's names, axes and numbers need none."""
         return (
             *(pair.sentence("input") for pair in self.inputs if not pair.same),
             *(pair.sentence("output") for pair in self.outputs if not pair.same),

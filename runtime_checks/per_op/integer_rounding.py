@@ -40,7 +40,7 @@ class IntegerCheck:
     Attributes:
         op: The op of the file that writes the integers.
         core: The op that computes them.
-        rule: The rule; None where all rules agree.
+        rule: The rule; None if all rules agree.
         elements: Elements compared.
         differing: Elements that differ from the rule's.
         at: Index of the first differing element, samples first.
@@ -105,7 +105,7 @@ def recognise(
         tensors: Key to (P, …): what the runtime computed for each of P samples.
 
     Returns:
-        The report; None where no op of the file computes with 8 bits that the runtime shows.
+        The report; None if no op of the file computes with 8 bits that the runtime shows.
     """
     rules = _RULES[file_format](graph)
     values = Values(graph, tensors)

@@ -24,12 +24,12 @@ class Row:
         artifact: The file's name.
         target: The target.
         passed: The verdict.
-        reason: The first failure; empty where it passed.
-        snr_db: Signal-to-noise ratio on typical samples; None where nothing was compared.
+        reason: The first failure; empty if it passed.
+        snr_db: Signal-to-noise ratio on typical samples; None if nothing was compared.
         snr_least: Its limit.
         noise: Error over the expected noise, all samples.
         noise_most: Its limit.
-        same: Decisions that are the trained model's; None where no output decides.
+        same: Decisions that are the trained model's; None if no output decides.
         samples: Number of decisions.
         accuracy: Share of labelled samples that are right; None without labels.
         accuracy_least: Its limit.

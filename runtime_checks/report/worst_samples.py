@@ -44,7 +44,7 @@ class SampleView:
         truth: Truth there.
         actual: What the target gave there.
         scores: The relevant classes, for outputs that decide between classes.
-        label: The true class by name; empty where it is not known.
+        label: The true class by name; empty if it is not known.
     """
 
     index: int

@@ -37,7 +37,7 @@ class Part:
     Attributes:
         start: Number of the first one.
         arrays: Input name to (N, …).
-        labels: (N,) true classes, -1 where unknown; None where none is known.
+        labels: (N,) true classes, -1 if unknown; None if none is known.
     """
 
     start: int

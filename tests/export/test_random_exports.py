@@ -40,7 +40,7 @@ def test_files_compute_what_keras_does_or_the_export_is_refused(first, tmp_path,
 
 
 def _examine(seed: int, folder: Path) -> str:
-    """Export one network to one format; return what is wrong, empty where nothing is."""
+    """Export one network to one format; return what is wrong, empty if nothing is."""
     file_format = ("tflite", "onnx")[seed % 2]
     (artifact,) = rl.export_model(random_model(seed), folder, formats=(file_format,)).artifacts
     golden = np.load(folder / "golden.npz")

@@ -208,7 +208,7 @@ def bytes_rescaled() -> keras.Model:
 
 
 def behind(layer: str) -> Oracle:
-    """Return the oracle of a model that is cut off behind a layer: what Keras makes of the rest."""
+    """Return the oracle of a model that is cut off after a layer: Keras' outputs for the rest."""
 
     def run(model: keras.Model, inputs: list[np.ndarray]) -> Any:
         cut = model.get_layer(layer).output
@@ -769,7 +769,7 @@ def called_by_keywords() -> keras.Model:
 
 
 class Subclassed(keras.Model):
-    """A model of a class of its own."""
+    """A subclassed model."""
 
     def __init__(self) -> None:
         super().__init__()

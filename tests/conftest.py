@@ -150,7 +150,7 @@ def network_builder():
 
 @pytest.fixture(scope="session")
 def healthy_export(tmp_path_factory) -> Path:
-    """An export nobody may change."""
+    """An export that tests must not change."""
     directory = tmp_path_factory.mktemp("export") / "tiny"
     write_export(directory)
     return directory
@@ -164,7 +164,7 @@ def export(healthy_export, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def coarse_export(tmp_path_factory) -> Path:
-    """An export of the same network in every precision, which nobody may change."""
+    """An export of the same network in every precision; tests must not change it."""
     import renormlite as rl
 
     x = np.random.default_rng(5).normal(size=(32, 8, 8, 1)).astype(np.float32)

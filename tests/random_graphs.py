@@ -62,7 +62,7 @@ class Block(kl.Layer):
 
 @keras.saving.register_keras_serializable(package="renormlite-tests")
 class Scaled(kl.Layer):
-    """A layer of the user's own that nobody knows: a weight and a function."""
+    """An unknown custom layer: a weight and a function."""
 
     def build(self, input_shape: Any) -> None:
         self.gain = self.add_weight(shape=(input_shape[-1],), name="gain", initializer="ones")

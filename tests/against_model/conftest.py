@@ -12,7 +12,7 @@ import pytest
 
 
 def build():
-    """A network whose converters fold one norm, leave one behind a depthwise layer, keep one."""
+    """A network with three norms, of which converters fold the first and keep the others."""
     import keras
     from keras import layers
 
@@ -55,7 +55,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def foreign(mixed, tmp_path_factory) -> Path:
-    """A folder of files of the network, which nobody may change."""
+    """A folder with files of the network; tests must not change it."""
     folder = tmp_path_factory.mktemp("foreign")
     with (
         redirect_stdout(io.StringIO()),

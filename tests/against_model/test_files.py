@@ -111,7 +111,7 @@ def test_faults_are_found_and_named(mixed, foreign, images, tmp_path, fault):
 
 
 def test_other_but_equivalent_weights_pass(mixed, foreign, images, tmp_path):
-    """A factor that a relu lets through, taken back by the layers behind it."""
+    """A factor that passes a relu and is undone by the layers after it."""
     model = onnx.load(foreign / "float32.onnx")
     factor = np.random.default_rng(0).uniform(0.2, 5, 12).astype("f4")
     change(initializer(model.graph, (12, 8, 3, 3)), lambda w: w * factor[:, None, None, None])

@@ -31,7 +31,7 @@ def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let no test be skipped, for whatever reason."""
+    """Turn every skipped test into a failure."""
     report = yield
     _no_skip(report)
     return report
@@ -88,7 +88,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
-    """Start sshd with keys of its own, and an `ssh` on the PATH that knows them."""
+    """Start sshd with separate keys, and an `ssh` on the PATH that knows them."""
     server = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
     assert server, "the tests of ssh need sshd: apt install openssh-server"
     folder = tmp_path_factory.mktemp("sshd")

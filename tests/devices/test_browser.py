@@ -98,7 +98,7 @@ def short_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("length", [30, 31, 32, 200])
 def test_a_temporary_folder_of_any_length(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    """The path of a browser's socket may have 107 bytes, whatever TMPDIR is."""
+    """The path of a browser's socket is limited to 107 bytes, regardless of TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
         folder = Path(short) / ("x" * (length - len(short) - 1))
         folder.mkdir()

@@ -204,7 +204,7 @@ def test_what_was_measured_and_what_ran(
     ["litert@qemu-aarch64", "onnxruntime@qemu-aarch64:cortex-a53", "onnxruntime-web", "HERE"],
 )
 def test_samples_of_the_users_own(ssh_path: Any, exports: dict[str, Path], text: str) -> None:
-    """They run there, beside the golden ones, and are judged: a wrong one would be seen."""
+    """They run there with the golden ones and are judged, so a wrong one fails."""
     target = f"litert@ssh:{ssh_path.address}" if text == "HERE" else text
     own = handwritten_digits().test.x[100:105]
     options = DeviceOptions(python=sys.executable)

@@ -1,4 +1,4 @@
-"""Protects the notebooks: each runs from top to bottom in a kernel of its own."""
+"""Protects the notebooks: each runs from top to bottom in a separate kernel."""
 
 import os
 import sys

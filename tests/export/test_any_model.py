@@ -28,7 +28,7 @@ def built(entry: Case) -> keras.Model:
 
 
 def expected(entry: Case, model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Return what Keras, or the entry's oracle, makes of inputs."""
+    """Return the outputs of Keras, or of the entry's oracle, for inputs."""
     if entry.oracle is not None:
         outputs = entry.oracle(model, inputs)
     elif isinstance(model, keras.Sequential) or len(inputs) == 1:

@@ -1,4 +1,4 @@
-"""Protects the golden set's samples: every kind is there, and what is expected of the odd ones."""
+"""Protects the golden set: it has samples of every kind, and expectations for unusual ones."""
 
 from __future__ import annotations
 

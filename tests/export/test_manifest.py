@@ -1,4 +1,4 @@
-"""Protects the manifest: what it records, that it reads back, and that damage is told in a line."""
+"""Protects the manifest: its contents, reading it back, and one clear line for damage."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def export(
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of pixels of the mean 127.5, behind which a layer pads with zeros."""
+    """An export for pixels with the mean 127.5, whose first layer pads with zeros."""
     folder = tmp_path_factory.mktemp("pixels") / "half"
     export(folder, network(), Preprocessing(127.5, 1 / 127.5), precisions=("float32", "int8"))
     return folder

@@ -115,7 +115,7 @@ def test_operator_equals_keras(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_bound_holds_for_float32_and_is_not_loose(name):
-    """Keras' own float32 result lies within the bound, which is small beside the values."""
+    """Keras' float32 result is within the bound, which is small relative to the values."""
     shape, make = LAYERS[name]
     model = build(shape, make)
     network = build_network(model)

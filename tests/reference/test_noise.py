@@ -97,7 +97,7 @@ def pooled(values: np.ndarray) -> float:
 @pytest.mark.parametrize("bias_first", [False, True])
 @pytest.mark.parametrize("bias", [0.0, 1.0, 30.0])
 def test_accumulation_in_half_precision_is_as_noisy_as_the_model_says(bias, bias_first):
-    """A bias that is large beside the products makes every partial sum large: its roundings too."""
+    """A bias larger than the products makes all partial sums, and their roundings, large."""
     rng = np.random.default_rng(0)
     network = network_of(rng, bias=bias)
     x = rng.normal(size=(24, 6, 6, 8)).astype(np.float16).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Protects the comparison with an earlier check: what got worse fails, the rest is told."""
+"""Protects the comparison with an earlier check: regressions fail, other changes are listed."""
 
 from __future__ import annotations
 

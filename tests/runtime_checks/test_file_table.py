@@ -91,7 +91,7 @@ def test_float_ops_of_an_integer_file_have_a_reason(coarse_export, odd):
 
 
 def test_a_free_batch_is_one_sample(tmp_path):
-    """Shapes that the file computes are known then, and so are memory and work behind them."""
+    """Computed shapes are then known, and so are memory and work of the following ops."""
     nodes = [
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Gather", ["shape", "first"], ["row"]),
@@ -134,7 +134,7 @@ def test_recurrent_ops_work_at_every_step(tmp_path):
 
 
 def test_a_loop_is_named(tmp_path):
-    """Its ops are in a graph of its own, so they are neither listed nor counted."""
+    """Its ops are in a separate graph, so they are neither listed nor counted."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Neg", ["a"], ["b"])],
         "body",

@@ -138,7 +138,7 @@ def test_own_samples_need_only_the_runtime_of_the_checked_files(export, own, mon
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with two images in each of three folders, two of them classes, and one beside."""
+    """A folder with three subfolders of two images, two of them classes, and one more image."""
     rng = np.random.default_rng(8)
     folder = tmp_path / "photos"
     for place in ("cat", "cat", "dog", "dog", "cow", "cow", "."):

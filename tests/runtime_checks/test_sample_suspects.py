@@ -1,4 +1,4 @@
-"""Protects that own samples which are not the network's are told from those that are."""
+"""Protects the detection of own samples that do not suit the network."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_every_runtime_says_what_ran(target: str, exported: Path) -> None:
 def test_int8_is_what_the_reference_kernels_compute_bit_for_bit(
     target: str, exported: Path
 ) -> None:
-    """They round alike, and integers leave nothing else to differ in."""
+    """They use the same rounding, and integer arithmetic has no other difference."""
     outputs = []
     for name in ("litert+reference", target):
         with make_runner(Target.parse(name), exported / "digits.int8.tflite") as runner:

@@ -34,7 +34,7 @@ def test_applications(name, randomized):
 
 @pytest.mark.parametrize("after_activation", [False, True])
 def test_all_norms_of_vgg_fold(after_activation, randomized):
-    """VGG has none of its own. Behind the activation a scale must be positive to pass a maximum."""
+    """VGG has no norms. After the activation, only a positive scale can pass a maximum."""
     stack = [kl.Input((32, 32, 3))]
 
     def add(layer):

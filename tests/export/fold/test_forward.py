@@ -125,7 +125,7 @@ def test_readers_with_different_groups_share_the_channels_of_ones(folded):
 
 
 def test_groups_of_one_channel_keep_one_add(folded):
-    """Each would need a channel of ones of its own: twice the work for what one ADD does."""
+    """Each group would need its own channel of ones: twice the work, where one ADD is enough."""
     layers = [kl.Conv2D(4, 3, activation="relu"), NORM(), kl.Conv2D(4, 3, groups=4, padding="same")]
     (record,) = folded(chain((8, 8, 3), *layers)).report.records
     assert record.remaining_ops == ("ADD",)

@@ -192,7 +192,7 @@ def test_norm_written_by_hand(folded):
 
 
 def test_hard_swish_as_separate_operators_is_kept(folded):
-    """Converters know it as one operation as long as nobody takes a part of it away."""
+    """Converters recognize it as one operation only if no part of it is folded."""
     x = keras.Input((8, 8, 3))
     y = kl.BatchNormalization()(kl.Conv2D(4, 3)(x))
     y = y * keras.ops.relu6(y + 3.0) * (1.0 / 6.0)

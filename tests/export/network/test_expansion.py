@@ -1,4 +1,4 @@
-"""Protects that layers without an operator of their own become primitives that compute the same."""
+"""Protects that layers without a single operator become primitives that compute the same."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ NETWORKS = {"residual": residual, "branches": branches, "functions": functions, 
 
 
 def trained(model: keras.Model, digits, **options) -> keras.Model:
-    """Train a few steps, so that weights, statistics and ranges are nobody's initial values."""
+    """Train a few steps, so that weights, statistics and ranges differ from initial values."""
     quantized = rl.quantize_aware(model, **options)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=model.name != "functions")
     # Compiling a graph takes longer than these few steps.

@@ -1,4 +1,4 @@
-"""Protects the search for a wrong last operator: rounding is none, whatever the network before."""
+"""Protects the search for a wrong last operator: rounding is not mistaken for one."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_same_decisions():
 
 
 def test_lost_and_gained_are_counted_separately():
-    """Equal accuracy before and after, and not one sample alike."""
+    """Equal accuracy before and after, although two decisions change."""
     task = agree(one_hot([0, 1, 2, 3]), one_hot([1, 0, 2, 3]), labels=[0, 0, 2, 2])
     assert (task.lost, task.gained) == (1, 1)
     assert (task.right_before, task.right_after, task.labelled) == (2, 2, 4)

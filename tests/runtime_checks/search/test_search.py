@@ -115,9 +115,9 @@ def test_nan_is_the_worst_of_all(parts):
 
 
 def hide_a_fault(export):
-    """Plant an altered weight behind a unit that sleeps on all golden samples, in file and truth.
+    """Plant an altered weight after a unit that is inactive on all golden samples.
 
-    The network and the golden set are those of the sleeping unit; the weight is in the file alone.
+    The network and the golden set have the inactive unit; only the file has the altered weight.
     """
     opened = read_export(export)
     golden = read_golden(opened.golden, ["scores"])

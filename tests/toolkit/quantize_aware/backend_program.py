@@ -14,7 +14,7 @@ from keras import layers as kl
 
 
 def network() -> keras.Model:
-    """Every kind of operator that has arithmetic of its own."""
+    """Every kind of operator with separate arithmetic."""
     image = keras.Input((6, 6, 1), name="image")
     x = kl.ReLU()(rl.BatchRenormalization()(kl.Conv2D(4, 3, padding="same")(image)))
     y = kl.BatchNormalization()(kl.DepthwiseConv2D(3, padding="same")(x))

@@ -147,7 +147,7 @@ def test_a_file_calibrated_on_another_range_fails(badly_calibrated):
 )
 def test_the_change_of_accuracy_in_words(right_before, right_after, lost, gained, chance, said):
     task = TaskAgreement(
-        "digit", "real", 100, (), (), 100, right_before, right_after, lost, gained, chance
+        "digit", "real", 100, (), 0, 0, (), 100, right_before, right_after, lost, gained, chance
     )
     (finding,) = (f for f in quality_findings([], [task], QualityLimits()) if f.check == "accuracy")
     assert finding.message == (

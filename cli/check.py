@@ -238,7 +238,7 @@ def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -
     if directory is None:
         return paths[0].with_name(f"{paths[0].stem}.report.html")
     page = directory / "report.html"
-    known = covered(page.read_text(encoding="utf-8")) if page.is_file() else frozenset()
+    known = covered(page.read_text("utf-8", errors="replace") if page.is_file() else "")
     checked = {(result.artifact, result.target) for result in report.results}
     return directory / "report.part.html" if known - checked else page
 

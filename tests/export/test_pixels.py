@@ -187,7 +187,7 @@ def test_integers_of_the_files_type_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "needs to be told"),
+        ({}, "must know how pixels"),
         ({"preprocessing": Preprocessing((1.0, 2.0))}, "one for each of 3 channels"),
         ({"preprocessing": Preprocessing(0.0, 0.0)}, "A scale of 0"),
         (

@@ -8,6 +8,8 @@ softmax in another way.
 
 from __future__ import annotations
 
+from typing import Optional
+
 import numpy as np
 
 # Rounding before and after a function leaves less than this many steps, root mean square.
@@ -21,7 +23,7 @@ _FAR, _LEAST_ELEMENTS = 4.0, 16
 _COUNTED = 4
 
 # A function of the expected integers, its factor and its description; None for no such function.
-Found = tuple[np.ndarray | None, float, str]
+Found = tuple[Optional[np.ndarray], float, str]  # noqa: UP045 (bundles run on Python 3.9)
 
 
 def other_function(got: np.ndarray, expected: np.ndarray, step: float) -> str:

@@ -9,7 +9,7 @@ import click
 from ..files import sha256
 from ..runtime_checks.bundle.write import write_bundle
 from .comma_list import CommaList
-from .output_file import console_beside, json_option, write_json
+from .output_file import OutputFile, console_beside, json_option, write_json
 
 
 @click.command("bundle")
@@ -17,7 +17,7 @@ from .output_file import console_beside, json_option, write_json
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(".pyz"),
     help="The file to write.  [default: DIRECTORY/NAME.parity.pyz]",
 )
 @click.option(

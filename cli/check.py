@@ -26,7 +26,7 @@ from .device_options import device_options, with_processors
 from .map_options import map_options
 from .model_options import import_modules, model_options, read_model
 from .option_groups import GroupedCommand, grouped
-from .output_file import console_beside, json_option, write_json_text
+from .output_file import OutputFile, console_beside, json_option, write_json_text
 from .preprocessing import Numbers, preprocessing, preprocessing_options
 from .progress_bar import progress_bar
 from .verbosity import is_quiet
@@ -76,10 +76,10 @@ _reports = grouped("Reports")
 @_reports(
     "--html",
     "html_path",
-    type=click.Path(path_type=Path),
+    type=OutputFile(".html"),
     help="Write the HTML report here.  [default: DIRECTORY/report.html]",
 )
-@_reports("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
+@_reports("--junit", type=OutputFile(".xml"), help="Write JUnit XML here, for CI.")
 @_reports(
     "--github",
     is_flag=True,

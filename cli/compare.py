@@ -17,7 +17,7 @@ from .device_options import device_options, with_processors
 from .map_options import map_options
 from .model_options import import_modules, import_option
 from .option_groups import GroupedCommand, grouped
-from .output_file import console_beside, json_option, write_json_text
+from .output_file import OutputFile, console_beside, json_option, write_json_text
 from .progress_bar import progress_bar
 
 _reports = grouped("Reports")
@@ -35,8 +35,8 @@ _reports = grouped("Reports")
 @map_options("A's", "B's", grouped("Samples"))
 @options_of(CheckOptions, only=("targets", "threads", "per_op"))
 @json_option("the report", _reports)
-@_reports("--html", "html_path", type=click.Path(path_type=Path), help="Write an HTML report here.")
-@_reports("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here, for CI.")
+@_reports("--html", "html_path", type=OutputFile(".html"), help="Write an HTML report here.")
+@_reports("--junit", type=OutputFile(".xml"), help="Write JUnit XML here, for CI.")
 @import_option("registers a runtime", grouped("Selection"))
 @device_options
 def command(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.graphs import read_graph
+from ..artifacts.graphs import format_of, read_graph
 from ..errors import UserError
 from ..reference.integer.certificate import Certificate, certify_graph
 
@@ -66,9 +66,7 @@ def certify(path: str | os.PathLike[str]) -> FileCertificate:
         UserError: There is no such file, it is not a TFLite file, or it computes in floats.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
-    if path.suffix != ".tflite":
+    if format_of(path) != "tflite":
         raise UserError(
             f"Expected a .tflite file: the integers of other formats are one runtime's own. "
             f"Received: {path.name}."

@@ -104,10 +104,18 @@ def test_json_goes_to_a_file_or_alone_to_standard_output(
 @pytest.mark.parametrize(
     "arguments",
     [["train", "digits", "-o", "a.h5"], ["fold", "a.keras", "-o", "a.h5"],
-     ["inspect", "a.keras", "--picture", "a.png"]],
+     ["inspect", "a.keras", "--picture", "a.png"], ["bundle", "a", "-o", "a.zip"],
+     ["check", "a", "--html", "a.htm"], ["check", "a", "--junit", "a.txt"],
+     ["compare", "a.onnx", "b.onnx", "--html", "a.pdf"], ["certify", "a.txt"]],
 )  # fmt: skip
-def test_a_wrong_suffix_is_the_same_kind_of_error_everywhere(arguments: list[str]) -> None:
-    with pytest.raises(UserError, match=r"Expected a file name that ends in \.\w+\. Received: 'a"):
+def test_a_wrong_suffix_is_the_same_kind_of_error_everywhere(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").touch()
+    with pytest.raises(
+        UserError, match=r"Expected a file name that ends in \.\w+( or \.\w+)?\. Received: 'a"
+    ):
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
 
 

@@ -31,10 +31,26 @@ class Preprocessing:
     Attributes:
         mean: One number, or one per channel.
         scale: One number, or one per channel.
+
+    Raises:
+        UserError: The mean or the scale is not a finite number or a sequence of them.
     """
 
     mean: PerChannel = 0.0
     scale: PerChannel = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is not numbers."""
+        for name, values in (("mean", self.mean), ("scale", self.scale)):
+            try:
+                finite = bool(np.isfinite(np.asarray(values, np.float64)).all())
+            except (TypeError, ValueError):
+                finite = False
+            if not finite:
+                raise UserError(
+                    f"The {name} of the preprocessing must be one finite number or one for each "
+                    f"channel. Received: {values!r}."
+                )
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Preprocessing:

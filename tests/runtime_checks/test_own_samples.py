@@ -263,3 +263,9 @@ def test_on_the_command_line(export, photos):
     assert "5 real" in checked.output
     assert "2 search" in checked.output
     assert "after 8 runs" in checked.output
+
+
+@pytest.mark.parametrize("mean", ["x", None, (1.0, float("nan")), {}])
+def test_preprocessing_is_numbers(mean):
+    with pytest.raises(UserError, match="mean of the preprocessing must be one finite number"):
+        Preprocessing(mean=mean)

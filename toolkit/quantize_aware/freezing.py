@@ -22,7 +22,8 @@ class FreezeQuantization(keras.callbacks.Callback):
         statistics: Epoch from which training uses the inference mode of norms; None for never.
 
     Raises:
-        UserError: When training starts, if the model was not made by `quantize_aware`.
+        UserError: An epoch is not a whole number from 0 on; or, when training starts, the model was
+            not made by `quantize_aware`.
 
     Example:
         >>> freeze = rl.FreezeQuantization(ranges=3, statistics=4)
@@ -31,6 +32,12 @@ class FreezeQuantization(keras.callbacks.Callback):
 
     def __init__(self, *, ranges: int | None = None, statistics: int | None = None) -> None:
         super().__init__()
+        for name, epoch in (("ranges", ranges), ("statistics", statistics)):
+            if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
+                raise UserError(
+                    f"Expected {name} to be None or an epoch, a whole number from 0 on. "
+                    f"Received: {epoch!r}."
+                )
         self.ranges = ranges
         self.statistics = statistics
 

@@ -168,3 +168,9 @@ def test_a_channel_that_the_norm_switches_off_still_learns(digits) -> None:
     losses = fit(quantized, digits, slice(0, 160))
     assert np.isfinite(losses).all()
     assert float(norm.gamma[0]) != 0
+
+
+@pytest.mark.parametrize("epoch", ["1", -1, 0.5])
+def test_freezing_takes_whole_epochs(epoch) -> None:
+    with pytest.raises(rl.UserError, match="Expected ranges to be None or an epoch"):
+        rl.FreezeQuantization(ranges=epoch)

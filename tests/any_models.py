@@ -660,6 +660,7 @@ def resized(kind: str, size: tuple[int, int], **options: Any) -> None:
 
 resized("nearest", (12, 7))
 resized("nearest", (7, 13))  # 7/8 and 13/9; 13/9 in float32, times 9, is below 13
+resized("nearest", (5, 3))  # pixel 2.5 * 8/5 is 4 exactly, of which no quotient may fall short
 resized("bilinear", (12, 7))
 resized("bicubic", (13, 6))
 resized("bicubic", (4, 5), antialias=True)

@@ -31,6 +31,7 @@ from .tf2onnx_mends import mended_optimizer
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -281,13 +282,56 @@ def _resize(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     scales.set_tensor_value(factors)
 
 
+def _resize_to_nearest(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Write a resizing that repeats or leaves out pixels; by their indices if a ratio is odd.
+
+    A runtime divides by the scale. If float32 does not hold it exactly, the quotient may be on the
+    other side of a whole number, which selects another pixel: from 12 to 5, that of 2.5 · 12/5.
+    """
+    before, after = (np.array(ctx.get_shape(key)[1:3]) for key in (node.input[0], node.output[0]))
+    known = (before > 0).all() and (after > 0).all()
+    if not known or (np.float32(after / before).astype(np.float64) * before == after).all():
+        _resize(ctx, node, name, args)
+        return
+    corners, centers = (
+        bool(node.get_attr_value(key)) for key in ("align_corners", "half_pixel_centers")
+    )
+    shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+    value, outputs = node.input[0], list(node.output)
+    ctx.remove_node(name)
+    for axis in (1, 2):
+        size, new = int(before[axis - 1]), int(after[axis - 1])
+        chosen = _nearest_pixels(size, new, corners=corners, centers=centers)
+        indices = ctx.make_const(f"{name}/pixels_{axis}", chosen)
+        last = {"name": name, "outputs": outputs} if axis == 2 else {}
+        sizes = [*shape[:axis], new, *ctx.get_shape(value)[axis + 1 :]]
+        made = ctx.make_node(
+            "Gather",
+            [value, indices.output[0]],
+            attr={"axis": axis},
+            shapes=[sizes],
+            dtypes=[dtype],
+            **last,
+        )
+        value = made.output[0]
+
+
+def _nearest_pixels(size: int, new: int, *, corners: bool, centers: bool) -> NDArray[np.int64]:
+    """Return the pixel that TensorFlow's kernel chooses for each of ``new`` ones, in float32."""
+    spans = (size - 1, new - 1) if corners and new > 1 else (size, new)
+    scale = np.float32(spans[0]) / np.float32(spans[1])
+    places = (np.arange(new, dtype=np.float32) + np.float32(0.5 if centers else 0)) * scale
+    nearest = np.floor(places + np.float32(0.5)) if corners else np.floor(places)
+    return np.clip(nearest, 0, size - 1).astype(np.int64)
+
+
 _HANDLERS = {
     "Erfc": _erfc,
     "FloorDiv": _floor_division,
     "FloorMod": _floor_division,
     "FakeQuantWithMinMaxVars": fake_quantization,
     "ResizeBilinear": _resize,
-    "ResizeNearestNeighbor": _resize,
+    "ResizeNearestNeighbor": _resize_to_nearest,
     "Select": _where,
     "SelectV2": _where,
 }

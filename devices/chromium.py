@@ -190,10 +190,11 @@ def _make_folder() -> Path:
     Raises:
         DeviceError: No temporary folder is.
     """
-    longest = _LONGEST_FOLDER - len(f"/{_PREFIX}XXXXXXXX")
-    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+    # That of the command is removed with all it contains, so a short name is enough in there.
+    for base, prefix in ((tempfile.gettempdir(), "c-"), ("/tmp", _PREFIX), ("/var/tmp", _PREFIX)):
+        longest = _LONGEST_FOLDER - len(f"/{prefix}XXXXXXXX")
         if len(os.fsencode(base)) <= longest and os.access(base, os.W_OK):
-            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     raise DeviceError(
         f"The browser needs a temporary folder whose path has at most {longest} characters: set "
         f"TMPDIR to one. Received: '{tempfile.gettempdir()}'."

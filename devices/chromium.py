@@ -43,7 +43,7 @@ _FOLDERS = ("TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
 # The browser listens on a socket in its temporary folder; its path is limited to 107 bytes
 # (unix(7)).
 _LONGEST_FOLDER = 107 - len("/org.chromium.Chromium.scoped_dir.XXXXXX/SingletonSocket")
-_PREFIX = "renormlite-"
+_PREFIX, _SHORT = "renormlite-", "c-"
 
 
 class Browser(Managed):
@@ -190,14 +190,16 @@ def _make_folder() -> Path:
     Raises:
         DeviceError: No temporary folder is.
     """
-    # That of the command is removed with all it contains, so a short name is enough in there.
-    for base, prefix in ((tempfile.gettempdir(), "c-"), ("/tmp", _PREFIX), ("/var/tmp", _PREFIX)):
-        longest = _LONGEST_FOLDER - len(f"/{prefix}XXXXXXXX")
-        if len(os.fsencode(base)) <= longest and os.access(base, os.W_OK):
+    own = tempfile.gettempdir()
+    # A command's own folder has a long path, and is removed with all that it contains.
+    for base, prefix in ((own, _PREFIX), (own, _SHORT), ("/tmp", _PREFIX), ("/var/tmp", _PREFIX)):
+        fits = len(os.fsencode(base)) <= _LONGEST_FOLDER - len(f"/{prefix}XXXXXXXX")
+        if fits and os.access(base, os.W_OK):
             return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    longest = _LONGEST_FOLDER - len(f"/{_SHORT}XXXXXXXX")
     raise DeviceError(
         f"The browser needs a temporary folder whose path has at most {longest} characters: set "
-        f"TMPDIR to one. Received: '{tempfile.gettempdir()}'."
+        f"TMPDIR to one. Received: '{own}'."
     )
 
 

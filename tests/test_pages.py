@@ -144,7 +144,7 @@ def test_commands_parse(page: Path) -> None:
 
 @each_page
 def test_commands_in_the_text_exist(page: Path) -> None:
-    known = every_flag() | {"--extra-index-url", "--ignore-scripts"}
+    known = every_flag()
     for span in spans(page):
         words = span.replace("…", "").split()
         if words[0] == "make":

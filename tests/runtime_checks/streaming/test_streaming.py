@@ -165,7 +165,7 @@ def as_tar(path: Path, own) -> Path:
 
 
 def as_parquet(folder: Path, own) -> Path:
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
     from pyarrow import parquet
 
     folder.mkdir()
@@ -229,6 +229,5 @@ def test_ray_gives_the_same_report_also_when_a_worker_is_killed(
 def test_an_address_without_a_cluster_is_refused_at_once(
     healthy_export: Path, data: Path, address: str
 ) -> None:
-    pytest.importorskip("ray")
     with pytest.raises(UserError, match="There is no Ray cluster at"):
         check_parity(healthy_export, ("litert",), data, ray=address)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..artifacts.record import Record, parse_json
-from ..errors import UserError
+from ..artifacts.record import Record
 from .end_to_end.findings import Finding, TargetResult
-from .report.json_report import SCHEMA
+from .report.json_report import read, read_decibels, reading
 
 CHECK = "baseline"
 
@@ -60,37 +58,22 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
     Raises:
         UserError: It is no such report.
     """
-    try:
-        record = Record(parse_json(Path(path).read_text(encoding="utf-8")))
-        schema = record.text("schema")
-        if schema != SCHEMA:
-            raise ValueError(f"its schema is {schema!r}, expected {SCHEMA!r}")
+    record = read(path)
+    with reading(path):
         return {
             (entry.text("artifact"), entry.text("target")): _earlier(entry)
             for entry in record.records("results")
         }
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a JSON report of `renormlite check` ({error}). Write one with --json."
-        ) from error
 
 
 def _earlier(entry: Record) -> Earlier:
     metrics, tasks = entry.record("metrics"), entry.record("tasks")
     return Earlier(
         passed=entry.text("verdict") == "pass",
-        snr_db={name: _decibels(metrics.record(name)) for name in metrics},
+        snr_db={name: read_decibels(metrics.record(name)) for name in metrics},
         decisions={name: _decisions(tasks.record(name)) for name in tasks},
         latency=entry.record("latency_ms").number("median") if "latency_ms" in entry else None,
     )
-
-
-def _decibels(metrics: Record) -> float:
-    """Return the signal-to-noise ratio; an infinite one is stored as text."""
-    try:
-        return float(metrics.text("snr_db"))
-    except ValueError:
-        return metrics.number("snr_db") or 0.0
 
 
 def _decisions(task: Record) -> Decisions:

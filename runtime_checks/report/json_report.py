@@ -6,11 +6,17 @@ A bundle writes the record of one result on a device as well.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.plain_json import plain
+from ...artifacts.record import Record, parse_json
+from ...errors import UserError
 from ..end_to_end.findings import OutputVerdict, TargetResult
 
 if TYPE_CHECKING:
@@ -44,6 +50,39 @@ def record(report: CheckRecord) -> dict[str, Any]:
         "streamed": None if report.streamed is None else report.streamed.to_json(),
         "searched": [{**vars(search), "sentence": search.sentence} for search in report.searched],
     }
+
+
+def read(path: str | os.PathLike[str]) -> Record:
+    """Read a JSON report and check its schema.
+
+    Raises:
+        UserError: The file is not such a report.
+    """
+    with reading(path):
+        record = Record(parse_json(Path(path).read_text(encoding="utf-8")))
+        schema = record.text("schema")
+        if schema != SCHEMA:
+            raise ValueError(f"its schema is {schema!r}, expected {SCHEMA!r}")
+        return record
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Convert the errors of a block that reads a JSON report to a `UserError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a JSON report of `renormlite check` ({error}). Write one with --json."
+        ) from error
+
+
+def read_decibels(metrics: Record) -> float:
+    """Return the signal-to-noise ratio of an output; an infinite one is stored as text."""
+    try:
+        return metrics.number("snr_db") or 0.0
+    except ValueError:
+        return float(metrics.text("snr_db"))
 
 
 def result_record(result: TargetResult) -> dict[str, Any]:

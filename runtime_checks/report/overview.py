@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...artifacts.record import Record, parse_json
+from ...artifacts.record import Record
 from ...errors import UserError
 from .html_report import page_environment, style
-from .json_report import SCHEMA
+from .json_report import read, read_decibels, reading
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,15 @@ def read_reports(paths: Sequence[Path]) -> list[Summary]:
     """
     if len(set(paths)) < len(paths):
         raise UserError("Expected different reports. Received one of them twice.")
-    records = [_read(path) for path in paths]
-    labels = _labels([record.text("name") for record in records], paths)
+    records = [read(path) for path in paths]
+    names = []
+    for path, record in zip(paths, records):
+        with reading(path):
+            names.append(record.text("name"))
     summaries = []
-    for path, record, label in zip(paths, records, labels):
-        try:
+    for path, record, label in zip(paths, records, _labels(names, paths)):
+        with reading(path):
             summaries.append(_summary(record, label))
-        except ValueError as error:
-            raise _no_report(path, error) from error
     return summaries
 
 
@@ -112,24 +113,6 @@ def render(summaries: Sequence[Summary]) -> str:
         .get_template("overview.html.j2")
         .render(reports=summaries, groups=side_by_side(summaries), style=style())
     )
-
-
-def _no_report(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path} is not a JSON report of `renormlite check` ({error}). Write one with --json."
-    )
-
-
-def _read(path: Path) -> Record:
-    try:
-        record = Record(parse_json(path.read_text(encoding="utf-8")))
-        schema = record.text("schema")
-        if schema != SCHEMA:
-            raise ValueError(f"its schema is {schema!r}, expected {SCHEMA!r}")
-        record.text("name")
-    except (OSError, ValueError) as error:
-        raise _no_report(path, error) from error
-    return record
 
 
 def _labels(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
@@ -172,7 +155,9 @@ def _row(entry: Record, label: str, model: str, limits: Record) -> Row:
         target=entry.text("target"),
         passed=entry.text("verdict") == "pass",
         reason=entry.text("reason"),
-        snr_db=min((_decibels(entry) for entry in qualities if "snr_db" in entry), default=None),
+        snr_db=min(
+            (read_decibels(entry) for entry in qualities if "snr_db" in entry), default=None
+        ),
         snr_least=limits.number("min_snr") or 0.0,
         noise=noise,
         noise_most=noise_most,
@@ -186,14 +171,6 @@ def _row(entry: Record, label: str, model: str, limits: Record) -> Row:
 
 def _noises(outputs: Sequence[Record]) -> list[Record]:
     return [output.record("noise") for output in outputs if "noise" in output]
-
-
-def _decibels(quality: Record) -> float:
-    """Return the signal-to-noise ratio, which JSON holds as text if it is infinite."""
-    try:
-        return quality.number("snr_db") or 0.0
-    except ValueError:
-        return float(quality.text("snr_db"))
 
 
 def rows_as_json(summaries: Sequence[Summary]) -> list[dict[str, Any]]:

@@ -77,15 +77,15 @@ def output_quality(output: str, actual: np.ndarray, golden: GoldenSet) -> Output
         output=output,
         kind=kind,
         samples=len(index),
-        snr_db=_decibels(float(signal.sum()), float(noise.sum())),
-        slice_db=tuple(map(_decibels, signal.tolist(), noise.tolist())) if sliced else (),
+        snr_db=power_decibels(float(signal.sum()), float(noise.sum())),
+        slice_db=tuple(map(power_decibels, signal.tolist(), noise.tolist())) if sliced else (),
         dead=dead,
         dead_span=float(np.ptp(rows[:, dead], axis=0).max(initial=0.0)),
         step=float(np.diff(values).min()) if len(values) > 1 else 0.0,
     )
 
 
-def _decibels(signal: float, noise: float) -> float | None:
+def power_decibels(signal: float, noise: float) -> float | None:
     """Return a ratio of powers in decibels; None if there is no signal."""
     if signal == 0:
         return None

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...artifacts.ranges import Clipped, Misfits, Overflow
 from ..end_to_end.chance import mcnemar
+from ..end_to_end.quality import power_decibels
 from ..end_to_end.task_agreement import TaskAgreement, beyond_guessing
 
 # Bins of a classifier's odds, in powers of two; the median is the lower end of its bin.
@@ -161,9 +162,7 @@ class OutputTotals:
     @property
     def snr_db(self) -> float | None:
         """Signal-to-noise ratio in decibels; None without a signal."""
-        if not self.signal:
-            return None
-        return 10 * math.log10(self.signal / self.error) if self.error else math.inf
+        return power_decibels(self.signal, self.error)
 
     @property
     def within(self) -> bool:

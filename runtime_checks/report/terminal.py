@@ -116,7 +116,7 @@ def _print_streamed(report: CheckRecord, console: Console) -> None:
                 highlight=False,
             )
             if entry.task is not None:
-                sentence = entry.task.agreement(entry.output, "real").sentence
+                sentence = entry.task.agreement(entry.output).sentence
                 console.print(escape(f"  {sentence}"), highlight=False)
     console.print()
 

@@ -193,9 +193,7 @@ def streamed_findings(
         if entry.real
     ]
     tasks = [
-        entry.task.agreement(entry.output, REAL)
-        for entry in totals.outputs
-        if entry.task is not None
+        entry.task.agreement(entry.output) for entry in totals.outputs if entry.task is not None
     ]
     if "reproducer" not in export.manifest.metadata:
         findings += quality_findings(qualities, tasks, limits)

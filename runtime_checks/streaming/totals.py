@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.ranges import Clipped, Misfits, Overflow
+from ...artifacts.sample_kinds import REAL
 from ..end_to_end.chance import mcnemar
 from ..end_to_end.quality import power_decibels
 from ..end_to_end.task_agreement import TaskAgreement, beyond_guessing
@@ -88,14 +89,14 @@ class TaskTotals:
             labels=_joined(self.labels, other.labels),
         )
 
-    def agreement(self, output: str, kind: str) -> TaskAgreement:
+    def agreement(self, output: str) -> TaskAgreement:
         """Return the totals in the form that the quality gates judge."""
         below = np.cumsum(self.odds)
         median = int(np.searchsorted(below, (self.samples + 1) // 2))
         ordered = sorted(self.confusion, key=lambda entry: -entry[1])
         return TaskAgreement(
             output=output,
-            kind=kind,
+            kind=REAL,
             samples=self.samples,
             changes=(),
             changed=self.changed,
@@ -190,7 +191,7 @@ class OutputTotals:
         """Return nested dictionaries for JSON, without the output's name."""
         task = None
         if self.task is not None:
-            task = self.task.agreement(self.output, "real").to_json()
+            task = self.task.agreement(self.output).to_json()
             del task["changes"]
         values = {**vars(self), "pooled": self.pooled, "snr_db": self.snr_db, "task": task}
         del values["output"]

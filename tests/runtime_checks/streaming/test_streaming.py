@@ -72,7 +72,7 @@ def test_the_totals_equal_those_of_all_samples_at_once(healthy_export, data, mon
     assert parts.error == pytest.approx(squares, rel=1e-12)
     assert parts.task is not None
     assert (parts.task.labelled, parts.task.right_before) == (task.labelled, task.right_before)
-    agreement = parts.task.agreement("scores", "real")
+    agreement = parts.task.agreement("scores")
     assert (agreement.same, agreement.samples) == (COUNT, COUNT)
     assert agreement.beyond_guessing == task.beyond_guessing
     assert agreement.odds <= task.odds < agreement.odds * 2 ** (1 / 4)

@@ -140,7 +140,6 @@ class TaskAgreement:
             **{key: value for key, value in vars(self).items() if key not in ("output", "changed")},
             "odds": self.odds if math.isfinite(self.odds) else None,
             "same": self.same,
-            "flips": self.flips,
             "confusion": [
                 {"before": before, "after": after, "count": count}
                 for before, after, count in self.confusion

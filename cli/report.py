@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from ..files import write_text
@@ -19,6 +18,7 @@ from ..runtime_checks.report.overview import (
     rows_as_json,
     side_by_side,
 )
+from ..runtime_checks.report.terminal import fixed_grid
 from .output_file import OutputFile, console_beside, json_option, write_json
 
 # Headings and widths; with two spaces between them they fill 80 columns.
@@ -60,26 +60,15 @@ def command(reports: tuple[Path, ...], html_path: Path, json_path: Path | None) 
     """
     summaries = read_reports(reports)
     console = console_beside(json_path)
-    console.print(_grid([[Text(heading, "dim") for heading, _ in _COLUMNS]]))
+    console.print(fixed_grid(_COLUMNS, [[Text(heading, "dim") for heading, _ in _COLUMNS]]))
     for what, rows in side_by_side(summaries).items():
         console.print(Text(what, "bold"))
-        console.print(_grid([_cells(row) for row in rows]))
+        console.print(fixed_grid(_COLUMNS, [_cells(row) for row in rows]))
     console.print(f"limits: {_limits(summaries)}", style="dim", highlight=False)
     write_text(html_path, render(summaries))
     console.print(f"page: {html_path}", highlight=False, markup=False, soft_wrap=True)
     if json_path is not None:
         write_json(json_path, rows_as_json(summaries))
-
-
-def _grid(rows: Sequence[Sequence[Text | str]]) -> Table:
-    """Return rows in columns of fixed widths."""
-    grid = Table.grid(padding=(0, 2))
-    for heading, width in _COLUMNS:
-        left = heading in ("check", "")
-        grid.add_column(justify="left" if left else "right", width=width, overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    return grid
 
 
 def _cells(row: Row) -> list[Text | str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -50,6 +50,9 @@ _TASKS = (
     ("lost", 4),
     ("gained", 6),
 )
+
+# Headings of the columns that do not hold numbers.
+_WORDS = ("", "check", "target", "cause")
 
 
 def print_report(report: CheckRecord, console: Console) -> None:
@@ -153,13 +156,13 @@ def _print_by_file(
 ) -> None:
     """Print the rows of every result under the name of its file, in columns of fixed widths."""
     heads = [[heading for heading, _ in columns], *([limits] if limits else [])]
-    console.print(_grid(columns, [[f"[dim]{cell}[/]" for cell in head] for head in heads]))
+    console.print(fixed_grid(columns, [[f"[dim]{cell}[/]" for cell in head] for head in heads]))
     for artifact in dict.fromkeys(result.artifact for result in report.results):
         results = [result for result in report.results if result.artifact == artifact]
         cells = [row for result in results for row in rows(result)]
         if cells:
             console.print(f"[bold]{escape(artifact)}[/]")
-            console.print(_grid(columns, cells))
+            console.print(fixed_grid(columns, cells))
 
 
 def _limits(report: CheckRecord) -> list[str]:
@@ -179,17 +182,19 @@ def _limits(report: CheckRecord) -> list[str]:
     ]
 
 
-def _grid(columns: Sequence[tuple[str, int]], rows: Sequence[Sequence[str]]) -> Table:
-    """Return rows in columns; those after a column named "target" hold numbers."""
+def fixed_grid(
+    columns: Sequence[tuple[str, int]], rows: Sequence[Sequence[RenderableType]]
+) -> Table:
+    """Return rows in columns of fixed widths; columns of numbers are aligned to the right.
+
+    Args:
+        columns: Heading and width of each column.
+        rows: The cells of each row; headings are a row of their own.
+    """
     grid = Table.grid(padding=(0, 2))
-    numbers = False
     for heading, width in columns:
-        grid.add_column(
-            justify="right" if numbers and heading != "cause" else "left",
-            width=width,
-            overflow="fold",
-        )
-        numbers = numbers or heading == "target"
+        justify: JustifyMethod = "left" if heading in _WORDS else "right"
+        grid.add_column(justify=justify, width=width, overflow="fold")
     for row in rows:
         grid.add_row(*row)
     return grid

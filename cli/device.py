@@ -13,6 +13,7 @@ from ..devices.setup import web_packages
 from ..devices.setup.cache import Component, cache_root, megabytes
 from ..devices.setup.emulated_systems import EMULATOR, SYSTEMS, build
 from .choice import Choice
+from .device_options import browser_option
 from .output_file import console_beside, json_option, write_json
 from .progress_bar import progress_bar
 
@@ -32,11 +33,7 @@ def command() -> None:
     metavar="URI",
     help="Debian mirror for the ARM systems.  [default: the one that apt uses on this machine]",
 )
-@click.option(
-    "--browser",
-    type=click.Path(path_type=Path),
-    help="The browser to use.  [default: Chromium or Chrome on the PATH]",
-)
+@browser_option
 @json_option("what is set up")
 def setup(
     kinds: tuple[str, ...], source: str | None, browser: Path | None, json_path: Path | None

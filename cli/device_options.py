@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import click
 
 from ..devices.base import DeviceOptions
 from ..errors import UserError
 from .comma_list import CommaList
 from .dataclass_options import options_of
 from .option_groups import grouped
+
+#: The option of commands without the other device options.
+browser_option = click.option(
+    "--browser",
+    type=click.Path(path_type=Path),
+    help="The browser to use.  [default: Chromium or Chrome on the PATH]",
+)
 
 
 def device_options(command: Callable[..., None]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ..devices.base import DeviceOptions
 from ..devices.survey import survey
+from .device_options import browser_option
 from .model_options import import_modules, import_option
 from .output_file import json_option, write_json_text
 from .safe_console import SafeConsole
@@ -24,11 +25,7 @@ from .safe_console import SafeConsole
 
 @click.command("targets")
 @json_option("the list")
-@click.option(
-    "--browser",
-    type=click.Path(path_type=Path),
-    help="The browser to use.  [default: Chromium or Chrome on the PATH]",
-)
+@browser_option
 @import_option("registers a runtime", click.option)
 def command(json_path: Path | None, browser: Path | None, imports: tuple[str, ...]) -> None:
     """List every runtime on every device: whether it is usable, its version, and what it lacks."""

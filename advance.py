@@ -1,4 +1,4 @@
-"""Says how far a long task is, for a progress bar of whoever started it."""
+"""Reports the progress of a long task to a listener, such as a progress bar."""
 
 from __future__ import annotations
 
@@ -23,22 +23,17 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def counted(
-    items: Sequence[_Item], name: Callable[[_Item], str] = str, *, start: int = 0, total: int = 0
-) -> Iterable[_Item]:
+def counted(items: Sequence[_Item], name: Callable[[_Item], str] = str) -> Iterable[_Item]:
     """Yield items, and tell the listener before each and after the last.
 
     Args:
         items: The steps.
         name: What is done with an item.
-        start: Steps done before these.
-        total: Number of all steps; by default these alone.
     """
-    total = total or len(items)
     for place, item in enumerate(items):
-        advanced(name(item), start + place, total)
+        advanced(name(item), place, len(items))
         yield item
-        advanced(name(item), start + place + 1, total)
+        advanced(name(item), place + 1, len(items))
 
 
 def advanced(what: str, done: int, total: int) -> None:

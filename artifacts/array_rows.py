@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .archive import DamageError, damage, load_array, load_arrays, members, read_header, refuse_bomb
+from .archive import Archive, DamageError, damage, load_array, members, read_header, refuse_bomb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,4 +98,4 @@ def _open_member(path: Path, name: str) -> IO[bytes]:
 
 
 def _array_of(path: Path, name: str) -> np.ndarray:
-    return load_arrays(path)[name]
+    return Archive(path)[name].copy()

@@ -136,8 +136,9 @@ class Pointwise(Operator):
         # Constants such as a threshold are rounded to the type too.
         constants = 2 * unit * abs(at.attributes.get("threshold", 0.0))
         own = self._ulps * unit * _SCALES[self._scale](at.inputs[0], at.output)
-        sizes = self._slope * np.abs(at.inputs[0]) + np.abs(at.output)
-        own = own + 2 * constant_error(at.attributes) * sizes  # the formula's two constants
+        rounded = 2 * constant_error(at.attributes)  # of the formula's two constants
+        if rounded:  # 0 times an infinite size would be NaN
+            own = own + rounded * (self._slope * np.abs(at.inputs[0]) + np.abs(at.output))
         return np.asarray(self._carried(at, errors[0]) + own + constants)
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import renormlite as rl
 from keras import layers as kl
 from renormlite import UserError
-from renormlite.artifacts.network import read_network
+from renormlite.artifacts.network import Node, read_network
 from renormlite.export.network.write import build_network, write_network
 from renormlite.reference.gradients import evaluated, gradients
 from renormlite.reference.network import (
@@ -136,6 +136,14 @@ def test_bound_holds_for_float32_and_is_not_loose(name):
     error = np.abs(np.asarray(model(x), np.float64) - values[last])
     assert np.all(error <= errors[last])
     assert errors[last].max() <= 1e-4 * np.abs(values[last]).max()
+
+
+@pytest.mark.parametrize(("op", "bound"), [("tanh", 16 * 2.0**-24), ("exp", np.inf)])
+def test_the_bound_of_an_infinite_value_is_a_number(op, bound):
+    node = Node("a", op, "a", ("x",), (None, 1), {}, {})
+    x = np.array([[np.inf]])
+    error = np.zeros_like(x)
+    assert node_error_bound(node, [x], evaluate_node(node, [x]), [error], 2.0**-24) == bound
 
 
 def test_a_selection_of_whole_numbers_stays_whole():

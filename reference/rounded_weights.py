@@ -15,6 +15,7 @@ from ..artifacts.network import Network, Node
 from ..artifacts.precisions import half_rounding
 from ..artifacts.ranges import GREATEST_HALF
 from .file_weights import WeightMatch, file_weight
+from .operators.base import constant_error
 
 # Functions that are written with constants of their formula, such as 1/6.
 _FORMULAS = ("elu", "gelu", "hard_sigmoid", "hard_silu", "selu")
@@ -80,5 +81,5 @@ def _with_half_constants(node: Node) -> Node:
     # Of a formula, the error is relative to its value and its argument.
     size = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=1.0)
     rounded = half_rounding(size) + max(size - GREATEST_HALF, 0.0)
-    known = float(node.attributes.get("constant_error", 0.0))
-    return replace(node, attributes={**node.attributes, "constant_error": known + rounded})
+    known = constant_error(node.attributes) + rounded
+    return replace(node, attributes={**node.attributes, "constant_error": known})

@@ -61,6 +61,10 @@ class Node:
         """Role to an array, of weights and constants."""
         return {**self.constants, **self.weights}
 
+    def as_identity(self) -> Node:
+        """Return the same node with an operation that returns its input."""
+        return replace(self, op="identity", attributes={}, weights={}, constants={})
+
 
 @dataclass(frozen=True)
 class Network:

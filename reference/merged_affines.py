@@ -133,7 +133,7 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
             break
         scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
         size = np.abs(affine[0]) * size + np.abs(affine[1])
-        absorbed.append(_identity(current))
+        absorbed.append(current.as_identity())
         weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
         found.append(_Composed(replace(node, weights=weights, constants={}), size, tuple(absorbed)))
     return found[::-1]
@@ -187,7 +187,7 @@ def _in_front(
             # s (a x + b) + t
             shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
             scale = scale * affine[0]
-            absorbed.append(_identity(before))
+            absorbed.append(before.as_identity())
             found.append(_with_front(node, scale, shift, size, absorbed))
             before = nodes.get(before.inputs[0])
             continue
@@ -389,8 +389,3 @@ def _allowed(
     steps = np.broadcast_to(tensor.quantization.step(tensor.data.ndim), tensor.data.shape)
     step = replace(tensor, data=steps, quantization=None)
     return np.asarray(computed * 2 + 0.5 * file_weight(replace(match, tensor=step), wanted.shape))
-
-
-def _identity(node: Node) -> Node:
-    """Return a node that returns its input."""
-    return replace(node, op="identity", attributes={}, weights={}, constants={})

@@ -27,7 +27,7 @@ def with_pixels(network: Network, graph: ArtifactGraph) -> Network:
         if tensor.quantization is not None and _are_pixels(tensor)
     }
     nodes = tuple(
-        replace(node, op="identity", attributes={}, weights={}, constants={})
+        node.as_identity()
         if node.op == "affine" and _subtracts(node, means.get(node.inputs[0], 0.0))
         else node
         for node in network.nodes

@@ -179,6 +179,7 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str) -> CertifiedOp:
 
 
 Found = tuple[list[list[str]], list[Difference]]
+Groups = list[list[Arithmetic]]
 
 
 def _entry(op: GraphOp, name: str, method: str, found: Found, channels: int = 0) -> CertifiedOp:
@@ -218,7 +219,7 @@ def _by_thresholds(sums: LinearSums) -> Found:
 
 def _grouped(known: Mapping[Arithmetic, np.ndarray]) -> list[list[str]]:
     """Return the kernels of rules in groups whose arrays are equal."""
-    groups: list[list[Arithmetic]] = []
+    groups: Groups = []
     for rule, array in known.items():
         for group in groups:
             if np.array_equal(known[group[0]], array):
@@ -226,10 +227,7 @@ def _grouped(known: Mapping[Arithmetic, np.ndarray]) -> list[list[str]]:
                 break
         else:
             groups.append([rule])
-    return [[rule.kernels for rule in group] for group in groups]
-
-
-Groups = list[list[Arithmetic]]
+    return _names(groups)
 
 
 def _by_function(function: Callable[[Arithmetic], Any]) -> Groups:
@@ -278,7 +276,7 @@ def _by_examples(graph: ArtifactGraph, op: GraphOp) -> Found:
 
 
 def _functions(rule: Arithmetic, kind: str, wide: bool) -> Any:
-    """Return what a rule computes a softmax or a sum of 16 bits with."""
+    """Return the functions by which a rule computes a softmax or a sum of 16-bit integers."""
     if kind == "SOFTMAX":
         return None if wide else type(rule).shares  # one table for all where it is wide
     served = type(rule.of_bits(16))
@@ -303,8 +301,7 @@ def _from_floats(graph: ArtifactGraph, op: GraphOp) -> Found:
     Some kernels take eight numbers at a time by one formula and the rest by another.
     """
     output = output_of(op, Values(graph, {}))
-    limits = output.saturated(np.array([-(1 << 20), 1 << 20])) - output.point
-    levels = np.arange(limits[0] + 1, limits[1] + 1)
+    levels = output.levels
     size = int(np.prod([max(length, 1) for length in graph.tensors[op.inputs[0]].shape[1:]]))
     together = [*([8] if size >= 8 else []), *([1] if size % 8 else [])]
 

@@ -93,11 +93,10 @@ class LinearSums:
         """Return a rule's thresholds (L, C), of a kernel with other scales where they are given."""
         scales = self.w if w is None else w
         ratio = self.x.astype(np.float64) * scales / self.output.scale
-        point = self.output.point
-        limits = self.output.saturated(np.array([-(1 << 20), 1 << 20])) - point
-        levels = np.arange(limits[0] + 1, limits[1] + 1)
         ratio = np.broadcast_to(ratio, self.ends.shape[1:])
-        return thresholds(lambda sums: self.rounded(rule, sums, w), ratio, self.ends, levels)
+        return thresholds(
+            lambda sums: self.rounded(rule, sums, w), ratio, self.ends, self.output.levels
+        )
 
 
 def linear_ops(graph: ArtifactGraph) -> Iterator[tuple[GraphOp, LinearSums]]:

@@ -12,6 +12,8 @@ from .fixed_point import away_from_zero
 Ints = np.ndarray
 Scales = np.ndarray
 
+_BEYOND = 1 << 20  # beyond every 16-bit integer minus its zero point
+
 
 class NotKnownError(Exception):
     """The integers of an operator cannot be computed here; the message says why."""
@@ -89,6 +91,12 @@ class Output(_Stepped):
             high = np.asarray(np.float32(self.high) / scale)
             most = min(most, point + int(away_from_zero(high)))
         return np.asarray(np.clip(values + point, least, most))
+
+    @property
+    def levels(self) -> Ints:
+        """The possible results minus the zero point, ascending, without the least one."""
+        least, most = self.saturated(np.array([-_BEYOND, _BEYOND])) - self.point
+        return np.arange(least + 1, most + 1)
 
     def clipped(self, low: float, high: float) -> Output:
         """Return the same steps with narrower limits."""

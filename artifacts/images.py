@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -112,65 +112,79 @@ def class_of(path: Path, folder: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def demand_image_input(
-    source: str, tensors: Sequence[TensorSpec], preprocessing: Preprocessing | None
-) -> TensorSpec:
-    """Return the only input of a network that takes images.
+@dataclass(frozen=True)
+class ImageInput:
+    """The only input of a network that takes images.
 
-    Args:
-        source: What holds the images, for the message.
-        tensors: The network's inputs.
-        preprocessing: How pixels, 0 to 255, become inputs; None if unknown.
-
-    Raises:
-        UserError: There are several inputs, it is not an image, or the preprocessing is unknown: a
-            guess would cost accuracy silently.
+    Attributes:
+        tensor: The input, of shape (None, height, width, 1 or 3).
+        preprocessing: How pixels, 0 to 255, become its numbers.
     """
-    if len(tensors) != 1:
-        raise UserError(
-            f"{source} serves a model of one input. "
-            f"Received: {', '.join(f'{t.name} {list(t.shape)}' for t in tensors)}."
-        )
-    (tensor,) = tensors
-    if len(tensor.shape) != 4 or tensor.shape[-1] not in (1, 3):
-        raise UserError(
-            f"{source} serves a model of one image input with 1 or 3 channels. Received an input "
-            f"of shape {list(tensor.shape)}."
-        )
-    if preprocessing is None:
-        raise UserError(
-            f"{source}: unknown preprocessing. State how pixels become inputs with "
-            "--mean and --scale (preprocessing= in Python): (pixel - mean) * scale. --scale 1 "
-            "keeps pixels unchanged, 0 to 255; --scale 0.00392157 makes them 0 to 1; "
-            "--mean 127.5 --scale 0.00784314 makes them -1 to 1."
-        )
-    return tensor
+
+    tensor: TensorSpec
+    preprocessing: Preprocessing
+
+    @classmethod
+    def of(
+        cls, source: str, tensors: Sequence[TensorSpec], preprocessing: Preprocessing | None
+    ) -> ImageInput:
+        """Return the image input of a network.
+
+        Args:
+            source: What holds the images, for the message.
+            tensors: The network's inputs.
+            preprocessing: How pixels become inputs; None if unknown.
+
+        Raises:
+            UserError: There are several inputs, it is not an image, or the preprocessing is
+                unknown: a guess would cost accuracy silently.
+        """
+        if len(tensors) != 1:
+            raise UserError(
+                f"{source} serves a model of one input. "
+                f"Received: {', '.join(f'{t.name} {list(t.shape)}' for t in tensors)}."
+            )
+        (tensor,) = tensors
+        if len(tensor.shape) != 4 or tensor.shape[-1] not in (1, 3):
+            raise UserError(
+                f"{source} serves a model of one image input with 1 or 3 channels. Received an "
+                f"input of shape {list(tensor.shape)}."
+            )
+        if preprocessing is None:
+            raise UserError(
+                f"{source}: unknown preprocessing. State how pixels become inputs with "
+                "--mean and --scale (preprocessing= in Python): (pixel - mean) * scale. --scale 1 "
+                "keeps pixels unchanged, 0 to 255; --scale 0.00392157 makes them 0 to 1; "
+                "--mean 127.5 --scale 0.00784314 makes them -1 to 1."
+            )
+        return cls(tensor, preprocessing)
+
+    def read(self, images: Iterable[tuple[Path | IO[bytes], str]], source: str) -> np.ndarray:
+        """Read images, resized to the input's size.
+
+        Args:
+            images: The path of each image, or an open file, and its name for messages.
+            source: What holds the images, for messages.
+
+        Returns:
+            (N, height, width, channels) in the input's type.
+
+        Raises:
+            UserError: One cannot be read, or has more than 8 bits a channel while the network
+                takes bytes.
+        """
+        shape, dtype = self.tensor.shape, self.tensor.dtype
+        pixels = np.stack([_read_pixels(file, name, shape) for file, name in images])
+        inputs = self.preprocessing(pixels)
+        if dtype == "uint8" and inputs.max() > np.iinfo(np.uint8).max:
+            raise UserError(
+                f"{source} holds images of more than 8 bits a channel, and the network takes 8. "
+                "Save them with 8 bits."
+            )
+        return inputs.astype(dtype)
 
 
-def as_inputs(
-    pixels: np.ndarray, preprocessing: Preprocessing, dtype: str, source: str
-) -> np.ndarray:
-    """Return pixels as inputs of a network.
-
-    Args:
-        pixels: (N, height, width, channels) float32.
-        preprocessing: How they become inputs.
-        dtype: The input's element type.
-        source: What holds the images, for the message.
-
-    Raises:
-        UserError: The network takes bytes, and the images have more than 8 bits a channel.
-    """
-    inputs = preprocessing(pixels)
-    if dtype == "uint8" and inputs.max() > np.iinfo(np.uint8).max:
-        raise UserError(
-            f"{source} holds images of more than 8 bits a channel, and the network takes 8. Save "
-            "them with 8 bits."
-        )
-    return inputs.astype(dtype)
-
-
-def read_pixels(file: Path | IO[bytes], name: str, shape: Sequence[int | None]) -> np.ndarray:
+def _read_pixels(file: Path | IO[bytes], name: str, shape: Sequence[int | None]) -> np.ndarray:
     """Read one image and resize it to an input's size.
 
     The interpolation is bilinear and ignores the aspect ratio, as that of

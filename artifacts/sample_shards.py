@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import UserError, printable
 from ..extras import missing_package
 from .archive import DamageError, array_of
-from .images import SUFFIXES, Preprocessing, as_inputs, demand_image_input, read_pixels
+from .images import SUFFIXES, ImageInput, Preprocessing
 from .manifest import TensorSpec
 from .sample_stream import Part, SampleStream
 
@@ -146,10 +146,8 @@ def _column(
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
         column = column.field("bytes")  # the layout of images in Hugging Face data sets
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        demand_image_input(f"The images of {where}", [tensor], preprocessing)
-        assert preprocessing is not None
-        images = [read_pixels(io.BytesIO(data), where, tensor.shape) for data in column.to_pylist()]
-        return as_inputs(np.stack(images), preprocessing, tensor.dtype, where)
+        reader = ImageInput.of(f"The images of {where}", [tensor], preprocessing)
+        return reader.read([(io.BytesIO(data), where) for data in column.to_pylist()], where)
     shape = tensor.shape[1:]
     while pa.types.is_nested(column.type) and not pa.types.is_struct(column.type):
         if column.null_count:
@@ -241,10 +239,8 @@ def _input(
         for suffix in SUFFIXES:
             image = members.get(f"{prefix}{suffix[1:]}")
             if image is not None:
-                demand_image_input("A tar file of images", [tensor], preprocessing)
-                assert preprocessing is not None
-                pixels = read_pixels(io.BytesIO(image), where, tensor.shape)
-                return as_inputs(pixels, preprocessing, tensor.dtype, where)
+                reader = ImageInput.of("A tar file of images", [tensor], preprocessing)
+                return reader.read([(io.BytesIO(image), where)], where)[0]
     raise UserError(
         f"{where} holds no input '{tensor.name}': expected a member {prefixes[-1]}npy or an image. "
         f"Received: {printable(', '.join(sorted(members))) or 'none'}."

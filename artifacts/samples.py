@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..user_code import import_user_module
 from .archive import DamageError
 from .array_rows import open_arrays
-from .images import Preprocessing, as_inputs, class_of, demand_image_input, find_images, read_pixels
+from .images import ImageInput, Preprocessing, class_of, find_images
 from .manifest import TensorSpec
 from .sample_shards import LABEL, find_shards, open_shards
 from .sample_stream import Part, SampleStream, concatenated, part_size, spread
@@ -388,19 +388,16 @@ def _from_images(
     classes: Sequence[str],
 ) -> SampleStream:
     """Read a folder of images; a sub-folder with the name of a class holds its samples."""
-    what = f"A folder of images ({folder})"
     paths, available = find_images(folder, limit)
-    tensor = demand_image_input(what, inputs, preprocessing)
-    assert preprocessing is not None
+    reader = ImageInput.of(f"A folder of images ({folder})", inputs, preprocessing)
     numbers = {str(name): number for number, name in enumerate(classes)}
 
     def parts(size: int) -> Iterator[Part]:
         for start in range(0, len(paths), size):
             chosen = paths[start : start + size]
-            pixels = np.stack([read_pixels(path, str(path), tensor.shape) for path in chosen])
+            images = reader.read([(path, str(path)) for path in chosen], str(folder))
             labels = np.array([numbers.get(class_of(path, folder), -1) for path in chosen])
-            inputs = as_inputs(pixels, preprocessing, tensor.dtype, str(folder))
-            yield {tensor.name: inputs}, labels
+            yield {reader.tensor.name: images}, labels
 
     chosen = f"{len(paths)} evenly spread over {available} images"
     notes = [f"of the images in {folder}, {chosen} are used"] if len(paths) < available else []

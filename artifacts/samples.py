@@ -90,22 +90,13 @@ def load_samples(
     *,
     limit: int | None = None,
     preprocessing: Preprocessing | None = None,
-    classes: Sequence[str] = (),
-    finite: bool = True,
 ) -> SampleSet:
     """Read samples from any source the module's docstring lists; see `open_samples`.
 
     Returns:
         The samples in the inputs' types.
     """
-    stream = open_samples(
-        source,
-        inputs,
-        limit=limit,
-        preprocessing=preprocessing,
-        classes=classes,
-        finite=finite,
-    )
+    stream = open_samples(source, inputs, limit=limit, preprocessing=preprocessing)
     return gathered(stream.batches(part_size([t.shape for t in inputs])), stream)
 
 

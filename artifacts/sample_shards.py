@@ -23,9 +23,8 @@ from ..extras import missing_package
 from .archive import DamageError, array_of
 from .images import SUFFIXES, ImageInput, Preprocessing
 from .manifest import TensorSpec
-from .sample_stream import Part, SampleStream
+from .sample_stream import LABEL, Part, SampleStream
 
-LABEL = "label"
 # Exceptions of tarfile and the decompressors for damaged files; DamageError is a ValueError.
 _TAR = (tarfile.TarError, EOFError, OSError, ValueError, TypeError, LookupError, zlib.error)
 # Base classes of the exceptions of pyarrow.

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+# Name of the labels among the arrays of a source.
+LABEL = "label"
+
 # Arrays by input name, and the labels of the same samples.
 Part = tuple[Mapping[str, np.ndarray], np.ndarray | None]
 

@@ -26,12 +26,11 @@ from .archive import DamageError
 from .array_rows import open_arrays
 from .images import ImageInput, Preprocessing, class_of, find_images
 from .manifest import TensorSpec
-from .sample_shards import LABEL, find_shards, open_shards
-from .sample_stream import Part, SampleStream, concatenated, part_size, spread
+from .sample_checks import check_labels, check_samples, check_whole
+from .sample_shards import find_shards, open_shards
+from .sample_stream import LABEL, Part, SampleStream, concatenated, part_size, spread
 
 Source = np.ndarray | Mapping[str, np.ndarray] | str | os.PathLike[str] | Iterable[Any]
-
-_LAST_CLASS = 2**31 - 1  # no output is longer
 
 # Images read from a folder unless a limit is given; it may hold millions.
 IMAGES = 200
@@ -154,7 +153,7 @@ def _checked(
     read = 0
     for arrays, labels in stream.parts(size):
         check_samples(arrays, inputs, finite=False)
-        _check_whole(arrays, inputs)
+        check_whole(arrays, inputs)
         count = len(next(iter(arrays.values())))
         check_labels(labels, count, stream.source)
         read += count
@@ -165,79 +164,6 @@ def _checked(
     if not read:
         raise UserError(
             f"{stream.source} holds no sample. Expected numbers of shape (N, …) with N at least 1."
-        )
-
-
-def check_samples(
-    arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], *, finite: bool = True
-) -> None:
-    """Refuse samples that do not fit the inputs.
-
-    Raises:
-        UserError: An input has no samples or samples of a wrong shape, the numbers of samples
-            differ, or they contain NaN or infinity and `finite` is set.
-    """
-    expected = {tensor.name: tensor.shape[1:] for tensor in inputs}
-    if set(arrays) != set(expected):
-        raise UserError(
-            f"Expected samples for the inputs {', '.join(sorted(expected))}. "
-            f"Received: {', '.join(sorted(arrays)) or 'none'}."
-        )
-    for name, shape in expected.items():
-        array = np.asarray(arrays[name])
-        fits = array.ndim == len(shape) + 1 and all(
-            want in (None, have) for want, have in zip(shape, array.shape[1:])
-        )
-        if not fits or not len(array) or array.dtype.kind not in "fiub":
-            raise UserError(
-                f"Expected numbers of shape (N, {', '.join(map(str, shape))}) with N at least 1 "
-                f"for input {name!r}. Received: {array.dtype} of shape {array.shape}."
-            )
-        if finite and not np.all(np.isfinite(array)):
-            raise UserError(f"The samples for input {name!r} hold NaN or infinity. Remove those.")
-    if len({len(arrays[name]) for name in expected}) > 1:
-        counts = ", ".join(f"{name}: {len(arrays[name])}" for name in sorted(expected))
-        raise UserError(f"Expected equally many samples for every input. Received: {counts}.")
-
-
-def _check_whole(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> None:
-    """Refuse numbers that the integer type of an input cannot hold.
-
-    Raises:
-        UserError: There is one.
-    """
-    for tensor in inputs:
-        array, dtype = np.asarray(arrays[tensor.name]), np.dtype(tensor.dtype)
-        if dtype.kind not in "iu" or np.can_cast(array.dtype, dtype):
-            continue
-        limits = np.iinfo(dtype)
-        if np.any((array < limits.min) | (array > limits.max) | (array != np.rint(array))):
-            pixels = "; give raw pixels" if dtype == np.uint8 else ""
-            raise UserError(
-                f"Expected whole numbers from {limits.min} to {limits.max} ({dtype}) for input "
-                f"{tensor.name!r}{pixels}. Received: {array.dtype} from {array.min():.4g} to "
-                f"{array.max():.4g}."
-            )
-
-
-def check_labels(labels: np.ndarray | None, count: int, source: str) -> None:
-    """Refuse labels that are not one class number for each sample.
-
-    Raises:
-        UserError: They are not.
-    """
-    if labels is None:
-        return
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"{source}: '{LABEL}' must hold one class number for each of {count} samples. "
-            f"Received: {labels.dtype} of shape {labels.shape}."
-        )
-    wrong = labels[(labels < -1) | (labels > _LAST_CLASS)]
-    if wrong.size:
-        raise UserError(
-            f"{source}: '{LABEL}' must hold class numbers from 0, and -1 if the class "
-            f"is not known. Received: {wrong[0]}."
         )
 
 

@@ -35,6 +35,7 @@ import numpy as np
 from ..artifacts.golden_set import Predictions, predictions_as_arrays
 from ..artifacts.manifest import TensorSpec
 from ..artifacts.precisions import SMALLEST_NORMAL
+from ..artifacts.sample_checks import check_samples
 from ..artifacts.sample_kinds import (
     BORDER,
     DENORMAL,
@@ -44,7 +45,6 @@ from ..artifacts.sample_kinds import (
     REAL,
     typical_samples,
 )
-from ..artifacts.samples import check_samples
 from ..errors import UserError
 from ..files import atomic_path
 from .fold import InputValues, call_structure, check_values

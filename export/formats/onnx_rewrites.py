@@ -63,9 +63,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
             _without_negative_pads(node)
-    _without_idle_transposes(model)
     shapes = _shapes(model)  # the rewrites remove values, but do not change the shapes of others
-    while any(rewrite(_View.of(model, shapes)) for rewrite in _REWRITES):
+    _without_idle_transposes(model, shapes)
+    static = {name: shape for name, shape in shapes.items() if -1 not in shape}
+    while any(rewrite(_View.of(model, static)) for rewrite in _REWRITES):
         pass
     return model
 
@@ -91,13 +92,13 @@ def _without_negative_pads(node: onnx.NodeProto) -> None:
     node.attribute.append(onnx.helper.make_attribute("output_padding", appended))
 
 
-def _without_idle_transposes(model: onnx.ModelProto) -> None:
+def _without_idle_transposes(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
     """Replace each Transpose that only moves axes of size 1 by a Reshape, which copies nothing."""
-    nodes = [node for node in model.graph.node if node.op_type == "Transpose"]
-    shapes = _shapes(model, most_free=1) if nodes else {}
-    for node in nodes:
+    for node in model.graph.node:
+        if node.op_type != "Transpose":
+            continue
         shape, perm = shapes.get(node.input[0]), _ints(node, "perm")
-        if shape is None or perm is None:
+        if shape is None or perm is None or shape.count(-1) > 1:
             continue
         moved = [axis for axis in perm if shape[axis] != 1]
         if moved != sorted(moved):
@@ -110,8 +111,8 @@ def _without_idle_transposes(model: onnx.ModelProto) -> None:
         node.input.append(name)
 
 
-def _shapes(model: onnx.ModelProto, most_free: int = 0) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every value with at most ``most_free`` free sizes, given as -1.
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every value of known rank; free sizes are -1.
 
     Large weights are passed to the inference by shape only, since it copies data several times.
     """
@@ -128,8 +129,7 @@ def _shapes(model: onnx.ModelProto, most_free: int = 0) -> dict[str, tuple[int, 
             light.graph.input.append(info)
     inferred = onnx.shape_inference.infer_shapes(light).graph
     values = [*inferred.value_info, *model.graph.input, *model.graph.output]
-    shapes = {v.name: shape for v in values if (shape := _shape(v)) is not None}
-    return {name: shape for name, shape in shapes.items() if shape.count(-1) <= most_free}
+    return {v.name: shape for v in values if (shape := _shape(v)) is not None}
 
 
 def _drop_idle_reshape(view: _View) -> bool:

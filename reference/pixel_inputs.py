@@ -14,6 +14,9 @@ import numpy as np
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
 
+#: Tolerance for the mean of pixels, ten times the error of rounding it to float32.
+MEAN_TOLERANCE = 1e-3
+
 
 def with_pixels(network: Network, graph: ArtifactGraph) -> Network:
     """Return the network for the numbers that a file's pixels represent.
@@ -67,4 +70,4 @@ def _are_pixels(tensor: GraphTensor) -> bool:
 
 def _subtracts(node: Node, mean: float) -> bool:
     scale, shift = node.arrays["scale"], node.arrays["shift"]
-    return bool(mean and np.all(scale == 1) and np.all(np.abs(shift + mean) < 1e-3))
+    return bool(mean and np.all(scale == 1) and np.all(np.abs(shift + mean) < MEAN_TOLERANCE))

@@ -20,10 +20,9 @@ import onnx
 
 from ...artifacts.flatbuffer import operator_name, parse, text
 from ...errors import UserError
+from ...reference.pixel_inputs import MEAN_TOLERANCE
 
 HIGHEST = 255
-# Tolerance for a whole number: ten times the error of rounding to float32.
-_WHOLE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Pixels:
 def whole_mean(shift: np.ndarray) -> int | None:
     """Return the mean that a shift subtracts; None if it is not the same whole pixel everywhere."""
     mean = -float(shift.flat[0])
-    same = bool(np.all(np.abs(shift + mean) < _WHOLE))
-    whole = abs(mean - round(mean)) < _WHOLE and 0 <= round(mean) <= HIGHEST
+    same = bool(np.all(np.abs(shift + mean) < MEAN_TOLERANCE))
+    whole = abs(mean - round(mean)) < MEAN_TOLERANCE and 0 <= round(mean) <= HIGHEST
     return round(mean) if same and whole else None
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from ...reference.pixel_inputs import MEAN_TOLERANCE
 from ..fold.affine import Affine
 from ..fold.build import build
 from ..fold.graph import AffineOp, Call, Source
@@ -54,7 +55,8 @@ def with_whole_mean(model: keras.Model) -> WholeMean:
     readers = [reader for reader, _ in call.output.uses]
     mean = -float(affine.shift[0])
     whole = float(np.floor(mean + _HALF_UP))
-    fits = np.all(affine.scale == 1) and np.ptp(affine.shift) < 1e-3 and 0 <= whole <= HIGHEST
+    same = np.all(affine.scale == 1) and np.ptp(affine.shift) < MEAN_TOLERANCE
+    fits = same and 0 <= whole <= HIGHEST
     if not fits or call.output.is_output or not all(_takes(r, affine.axis) for r in readers):
         return WholeMean(
             note="the mean of the pixels is subtracted by an operator whose result is rounded to 8 "

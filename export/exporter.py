@@ -212,7 +212,7 @@ def folded_network(
     Args:
         model: A trained Keras model.
         shapes: See `export_model`.
-        preprocessing: What the files compute of raw pixels; None for nothing.
+        preprocessing: The preprocessing of raw pixels in the files; None for none.
         split: Names of outputs that the files return in parts.
 
     Raises:

@@ -21,8 +21,8 @@ LAYOUTS = ("nhwc", "nchw")
 
 _FILES, _QUANTIZATION, _METADATA = "Files", "Quantization", "About the model"
 _PIXELS = "Samples"  # where --mean and --scale are
-# What the manifest holds as metadata.
-_SAID = ("labels", "preprocessing", IN_MODEL, "description")
+# Options that the manifest stores as metadata.
+_STORED_AS_METADATA = ("labels", "preprocessing", IN_MODEL, "description")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ class ExportOptions:
                 "portable is for int8 tflite files, and none is requested. Add one or leave "
                 "portable out."
             )
-        self._refuse_pixels_unsaid()
+        self._refuse_unusable_preprocessing()
         for name in ("keep_float", "keep_int16"):
             if getattr(self, name) and not set(MIXED) & set(self.precisions):
                 raise UserError(
@@ -193,8 +193,8 @@ class ExportOptions:
                     f"precision or leave {name} out."
                 )
 
-    def _refuse_pixels_unsaid(self) -> None:
-        """Refuse preprocessing in the model that is not known or that a file cannot hold."""
+    def _refuse_unusable_preprocessing(self) -> None:
+        """Refuse preprocessing in the model if it is not given or a file cannot contain it."""
         if not self.preprocessing_in_model:
             return
         if self.preprocessing is None:
@@ -211,7 +211,7 @@ class ExportOptions:
 
     @property
     def samples_preprocessing(self) -> Preprocessing | None:
-        """How the pixels of image folders become inputs of the files."""
+        """The conversion of images in folders to inputs of the files."""
         return Preprocessing() if self.preprocessing_in_model else self.preprocessing
 
     @property
@@ -239,7 +239,7 @@ class ExportOptions:
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
-            if key not in _SAID
+            if key not in _STORED_AS_METADATA
         }
 
     def metadata(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Variant:
         name: Short name, for files; empty for the folded network itself.
         model: The network.
         float_layers: Layers that compute in float32 in every precision, where the format can.
-        notes: What its files do not compute exactly.
+        notes: Notes on outputs that its files do not compute exactly.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Variants:
 
     @functools.cached_property
     def _whole(self) -> Variant:
-        """The network of pixels of a whole mean, which integers represent exactly."""
+        """The network of pixels with a whole mean, which integers represent exactly."""
         found = with_whole_mean(self.plain.model)
         notes = (found.note,) if found.note else ()
         if found.model is None:

@@ -59,7 +59,7 @@ def train(
         epochs: Passes over the 1,437 training images.
         seed: Seeds initial weights, dropout and the order of samples.
         callbacks: Keras callbacks, such as a progress bar.
-        checkpoint: File that keeps the state of the run; see `train_classifier`.
+        checkpoint: File for the state of the run; see `train_classifier`.
 
     Returns:
         The trained model with its test accuracy.

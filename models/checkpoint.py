@@ -1,9 +1,10 @@
-"""The state of a training run after each epoch, in one file that appears whole or not at all.
+"""Saves the state of a training run after each epoch, in one file that is replaced atomically.
 
-`keras.callbacks.BackupAndRestore` is not exact. It saves no random generators, so dropout draws
-other masks after a restart, and batches come in another order. It writes weights and the number of
-the epoch one after the other and in place, so a kill between the two repeats an epoch with weights
-that have seen it already. And it restores the state of a run with other options.
+`keras.callbacks.BackupAndRestore` does not resume exactly. It does not save random generators, so
+the masks of dropout and the order of batches differ after a restart. It writes the weights and the
+number of the epoch one after the other and in place; if the process is killed between the two, an
+epoch is repeated with weights that were already trained in it. It also restores the state of a run
+with other options.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         path: The file, whose name ends in ``.npz``.
-        run: What determines the run, in JSON's types. A checkpoint of another run is not restored.
+        run: The options of the run, in JSON types. A checkpoint of another run is not restored.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
@@ -38,14 +39,14 @@ class Checkpoint(keras.callbacks.Callback):
         self._run = json.dumps(run, sort_keys=True)
 
     def restore(self, model: keras.Model) -> int:
-        """Load the checkpoint, if there is one of this run, and return the epochs it has seen.
+        """Load the checkpoint, if there is one of this run, and return its number of epochs.
 
         Args:
             model: The compiled model as it is at the start of the run.
 
         Returns:
-            The number of the epoch to go on with; 0, with the model unchanged, where there is no
-            checkpoint, one of another run, or one that cannot be read.
+            The number of the next epoch. It is 0, and the model is unchanged, if no checkpoint of
+            this run can be read.
         """
         model.optimizer.build(model.trainable_variables)
         variables = _state(model)
@@ -72,5 +73,5 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
-    """Return everything that a step of training changes, in an order that the model fixes."""
+    """Return all variables that a training step changes, in a fixed order."""
     return [*model.variables, *model.optimizer.variables]

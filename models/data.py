@@ -47,7 +47,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         split: The data.
         batch_size: Samples in a batch; the last of an epoch may be smaller.
         seed: Seed of the orders.
-        epoch: Number of the first epoch, from 0, of a run that goes on.
+        epoch: Number of the first epoch, from 0; larger than 0 in a resumed run.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int, epoch: int = 0) -> None:

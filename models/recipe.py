@@ -25,7 +25,7 @@ class Trained:
         model: The trained Keras model.
         test: Held-out data that was not used in training.
         accuracy: Share of ``test`` that the model labels correctly, from 0 to 1.
-        resumed: Epochs that an earlier run had trained and left in its checkpoint.
+        resumed: Number of epochs that were restored from a checkpoint.
     """
 
     model: keras.Model
@@ -81,9 +81,9 @@ def train_classifier(
         learning_rate: Initial rate of the cosine decay, which ends at 0.
         seed: Seed of the order of samples, which differs in each epoch.
         callbacks: Keras callbacks, such as a progress bar.
-        checkpoint: A ``.npz`` file that keeps the state after each epoch. Where it holds the state
-            of a run of the same model, data and arguments, training goes on from there, and ends
-            with the same bits as a run that nothing has stopped.
+        checkpoint: A ``.npz`` file for the state after each epoch. If it contains the state of a
+            run of the same model, data and arguments, training continues from it, and the result is
+            identical to that of an uninterrupted run.
 
     Returns:
         The model, trained in place, with its test accuracy.
@@ -99,7 +99,7 @@ def train_classifier(
     callbacks, first = list(callbacks), 0
     if checkpoint is not None:
         run = {
-            # Keras numbers layers by how many a process has made before.
+            # Keras numbers layers by the count of earlier ones in the process.
             "model": _NUMBER.sub("", model.to_json()),
             "data": data.train.digest,
             "epochs": epochs,

@@ -90,7 +90,7 @@ def draw(before: Graph, after: Graph, report: FoldReport) -> str:
 
 
 def _sentences(report: FoldReport) -> Iterator[str]:
-    """Yield the title and, where norms stay, the lines that name them."""
+    """Yield the title and, if norms stay, the lines that name them."""
     yield report.summary
     names = [record.name for record in report.records if record.outcome != "folded"]
     if names:
@@ -115,7 +115,7 @@ def _legend(y: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Box:
-    """What the box of a call shows."""
+    """The texts and the colour of the box of a call."""
 
     name: str
     what: str
@@ -203,7 +203,7 @@ def _place(before: _Column, after: _Column) -> int:
 
 
 def _box(call: Call, records: dict[str, NormRecord], absorbers: set[str], reasons: bool) -> _Box:
-    """Return what the box of a call shows."""
+    """Return the box of a call."""
     shape = " x ".join("?" if size is None else str(size) for size in call.outputs[0].shape[1:])
     shape += " + a channel of ones" * bool(call.outputs[0].extra)
     if isinstance(call.op, Source):
@@ -219,7 +219,7 @@ def _box(call: Call, records: dict[str, NormRecord], absorbers: set[str], reason
 
 
 def _shortened(text: str, length: int) -> str:
-    """Return text of at most `length` characters, its middle left out where it is longer."""
+    """Return text of at most `length` characters, with the middle left out if it is longer."""
     if len(text) <= length:
         return text
     kept = length - 1

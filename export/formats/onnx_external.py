@@ -1,4 +1,4 @@
-"""Writes the weights of a large ONNX model into a file of their own, as ONNX's external data."""
+"""Writes the weights of a large ONNX model into a separate file, as ONNX's external data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 #: A protocol buffer is smaller than 2 GiB; its nodes and names need some of that.
 MOST_INSIDE = 2**31 - 2**26
 _SUFFIX = ".data"
-# Shapes and the like stay where shape inference sees them.
+# Smaller constants, such as shapes, stay in the model, where shape inference reads them.
 _LEAST = 1024  # bytes
 # Runtimes map the file into memory page by page.
 _PAGE = 4096
 
 
 def weights_path(path: Path) -> Path:
-    """Return where the weights of an .onnx file go that does not hold them itself."""
+    """Return the path of the separate file for the weights of an .onnx file."""
     return path.with_name(path.name + _SUFFIX)
 
 

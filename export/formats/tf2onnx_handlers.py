@@ -65,10 +65,10 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
 
 
 def _resize(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write a resizing with scales that give its sizes; tf2onnx rounds them to float32.
+    """Convert a resizing with scales that result in its sizes; tf2onnx rounds them to float32.
 
-    5/12 in float32, times 12, is below 5: runtimes would make 4 of it. The next number is used.
-    Sizes in place of scales would not survive the conversion to half precision.
+    5/12 in float32, times 12, is below 5, so runtimes would compute the size 4; the next larger
+    scale is used. Sizes instead of scales would be lost in the conversion to half precision.
     """
     from tf2onnx.onnx_opset.nn import Resize
 
@@ -84,10 +84,10 @@ def _resize(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
 
 
 def _resize_to_nearest(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
-    """Write a resizing that repeats or leaves out pixels; by their indices if a ratio is odd.
+    """Convert a resizing to the nearest pixel; to a Gather if a scale is not exact in float32.
 
-    A runtime divides by the scale. If float32 does not hold it exactly, the quotient may be on the
-    other side of a whole number, which selects another pixel: from 12 to 5, that of 2.5 · 12/5.
+    A runtime divides by the scale. If the scale is rounded, the quotient may be on the other side
+    of an integer, which selects another pixel: from 12 to 5, for instance that of 2.5 · 12/5.
     """
     before, after = (np.array(ctx.get_shape(key)[1:3]) for key in (node.input[0], node.output[0]))
     known = (before > 0).all() and (after > 0).all()

@@ -1,4 +1,4 @@
-"""Mends of tf2onnx's optimizer where it writes wrong or invalid models."""
+"""Corrections of tf2onnx's optimizer, which writes some wrong or invalid models."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @contextlib.contextmanager
 def mended_optimizer() -> Iterator[None]:
-    """Run tf2onnx's optimizer with its faults mended.
+    """Correct tf2onnx's optimizer within the block.
 
-    A constant behind a convolution becomes the convolution's bias only if it lies along the
-    channels: tf2onnx asks whether it has as many numbers, and fails on a scalar. And no Transpose
-    becomes a Reshape there: tf2onnx trusts shapes that its own passes have left behind;
-    `onnx_rewrites` does it with the true ones.
+    A constant added after a convolution becomes its bias only if it varies along the channels:
+    tf2onnx compares only the number of elements, and fails on a scalar. No Transpose becomes a
+    Reshape: tf2onnx uses shapes that its own passes have made outdated. `onnx_rewrites` does this
+    with inferred shapes.
     """
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 

@@ -64,7 +64,7 @@ def finish(
     Args:
         model: The converted model, with biases fused into the linear layers.
         integers: The integer network that it was converted from.
-        readable: From the converter's name of a node to one with the layers' names.
+        readable: Converts the converter's name of a node to one with the names of layers.
     """
     graph = model.graph
     compute_in_integers(graph, integers, readable)

@@ -1,15 +1,15 @@
-"""Lets three operators of an ONNX file compute the integers that XNNPACK computes.
+"""Rewrites three operators of an ONNX file so that they compute the same integers as XNNPACK.
 
-ONNX Runtime computes these operators in float32 with their exact factors. XNNPACK, whose rule
-models with ``rounding="float"`` are trained by, rounds the factors or breaks ties otherwise:
+ONNX Runtime computes these operators in float32 with their exact factors. XNNPACK, whose rounding
+models with ``rounding="float"`` are trained for, rounds the factors or breaks ties differently:
 
     change of grid    (v n + 128) >> 8 with n = round(256 s_x / s_y)
     leaky ReLU        the same, with another n for negative v
     average pooling   the mean of the stored integers, a half away from zero
 
-Here the first two are multiplied by ``n s_y / (256 s_x)``, which gives steps of 1/256 of s_y. What
-is added before QuantizeLinear decides the ties: more than the error of float32, and less than half
-the distance of two results.
+Here the first two are multiplied by ``n s_y / (256 s_x)``, which gives steps of 1/256 of s_y. A
+constant added before QuantizeLinear breaks the ties: it is larger than the error of float32, and
+smaller than half the distance between two results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UP = 2.0**-10
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """The pair that a value was quantized with."""
+    """Scale and zero point of a quantized value."""
 
     scale: np.float32
     zero: int
@@ -44,9 +44,9 @@ def compute_in_integers(
     """Rewrite the operators in place.
 
     Args:
-        graph: Of pairs of QuantizeLinear and DequantizeLinear.
-        integers: What it was made from.
-        readable: From the converter's name of a node to one with the layers' names.
+        graph: A graph with pairs of QuantizeLinear and DequantizeLinear.
+        integers: The integer network that it was converted from.
+        readable: Converts the converter's name of a node to one with the names of layers.
     """
     _Rewriter(graph, integers, readable).rewrite()
 
@@ -77,7 +77,7 @@ class _Rewriter:
         self.graph.node.extend(self.nodes)
 
     def _by_integers(self, node: onnx.NodeProto, marked: bool) -> bool:
-        """Rewrite one operator; return whether it stands between two grids."""
+        """Rewrite one operator; return whether it was between two grids."""
         x = self._grid_before(node.input[0])
         after = self._rounding_of(node)
         if x is None or after is None:
@@ -128,7 +128,7 @@ class _Rewriter:
         return None
 
     def _rounding_of(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """Return the QuantizeLinear that alone reads a node."""
+        """Return the QuantizeLinear that is the only reader of a node; None if there is none."""
         readers = self.readers.get(node.output[0], [])
         alone = len(readers) == 1 and readers[0].op_type == "QuantizeLinear"
         return readers[0] if alone else None
@@ -159,7 +159,7 @@ class _Rewriter:
             reader.input[:] = [new if name == old else name for name in reader.input]
 
 
-# Operators that give numbers of the grid that they are given.
+# Operators whose output has the grid of their input.
 _KEEP = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "MaxPool", "Relu", "Clip", "Pad", "Slice")
 
 

@@ -1,9 +1,9 @@
-"""Packs weights of at most four bits as INT4 tensors, two numbers a byte.
+"""Packs weights of at most four bits as INT4 tensors, two numbers per byte.
 
-Only where the kernels that then run compute the same integers. FULLY_CONNECTED does on XNNPACK, on
-the reference kernels and on TFLite Micro. XNNPACK has no INT4 convolutions: LiteRT takes TFLite's
-own kernels for those, which round otherwise, so they are packed for ``rounding="double"``, the rule
-of the reference kernels and TFLite Micro.
+Weights are packed only if the INT4 kernels compute the same integers. Those of FULLY_CONNECTED do
+on XNNPACK, on the reference kernels and on TFLite Micro. XNNPACK has no INT4 convolutions: LiteRT
+uses TFLite's kernels for them, which round differently, so convolutions are packed only for
+``rounding="double"``, the rounding of the reference kernels and TFLite Micro.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MOST = 7
 
 
 def pack(model: Any, operator: Any, graph: Any, rounding: str) -> None:
-    """Pack the weights of one operator where it can be.
+    """Pack the weights of one operator, if possible.
 
     Args:
         model: The parsed file; changed in place.
         operator: A linear operator with weights of at most four bits.
-        graph: The subgraph it is in.
+        graph: The subgraph that contains it.
         rounding: Arithmetic of the target.
     """
     kind = operator_name(model.operatorCodes[operator.opcodeIndex])
@@ -48,7 +48,7 @@ def pack(model: Any, operator: Any, graph: Any, rounding: str) -> None:
 
 
 def packed(values: np.ndarray) -> np.ndarray:
-    """Return integers from -7 to 7 two a byte, the first in the lower half."""
+    """Return integers from -7 to 7 packed two per byte, the first in the lower half."""
     if np.abs(values).max(initial=0) > _MOST:
         raise ValueError(f"expected integers of at most {_MOST}")
     even = np.append(values, np.zeros(len(values) % 2, np.int8)).view(np.uint8) & 15

@@ -1,4 +1,4 @@
-"""Lets an int8 file take unchanged pixels: mean and step are part of the input's quantization.
+"""Gives an int8 file inputs of raw pixels: the input's quantization contains mean and step.
 
 A network for raw pixels begins with a cast from uint8 and, if the next layer pads with zeros, the
 subtraction of a mean m. Integers with step 1 and zero point m represent exactly `pixel - m`, so
@@ -185,7 +185,7 @@ def _moved(graph: onnx.GraphProto, name: str) -> list[str]:
 
 
 def give_onnx_pixels(model: onnx.ModelProto, pixels: Pixels) -> None:
-    """Let the input of a quantized model take pixels, in place.
+    """Change the input of a quantized model to pixels, in place.
 
     A QuantizeLinear of the input is replaced by the pixels; operators that read the input in float
     get a DequantizeLinear.

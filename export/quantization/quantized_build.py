@@ -185,7 +185,7 @@ class _Builder:
     # The operators.
 
     def linear(self, call: Call, op: Linear) -> BuiltValue:
-        """A linear layer with the norm and the activation after it."""
+        """Build a linear layer with the norm and the activation after it."""
         known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE
         if not known or getattr(op.layer, "data_format", "") == _FIRST:
             raise UserError(
@@ -201,7 +201,7 @@ class _Builder:
         return x
 
     def made_linear(self, call: Call, op: Linear) -> list[QuantizedLinear]:
-        """Return the layers that a linear layer becomes: two where it is separable."""
+        """Return the layers of a linear call: two for a separable convolution, else one."""
         norm = self.live.get(call)
         plain = op if norm is None else dataclasses.replace(op, after=None)
         config = _float32(op.kind.config(plain, activation=False))
@@ -285,7 +285,7 @@ class _Builder:
         return BuiltValue(*layer(a.tensor, a.grid, b.tensor, b.grid))
 
     def gated(self, call: Call) -> BuiltValue:
-        """SiLU: a value times its sigmoid, two operators."""
+        """Build SiLU from two operators: a sigmoid, and its product with the value."""
         x, op = self.on_grid(call.inputs[0]), call.op
         name = self.renamed.get(id(op), op.name)
         gate = QuantizedFunction(
@@ -295,7 +295,7 @@ class _Builder:
         return BuiltValue(*product(x.tensor, x.grid, *gate(x.tensor, x.grid)))
 
     def pooled(self, call: Call, layer: Any) -> BuiltValue:
-        """Average pooling, on the grid of its input."""
+        """Build average pooling, whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
         pool = type(layer).from_config(_float32(layer.get_config()))
         made = QuantizedAveragePooling(pool, name=call.op.name, **self.choices.options())
@@ -530,7 +530,7 @@ def _like(norm: Any, rest: Affine | None) -> Any:
 def _separated(
     kind: type[keras.layers.Layer], config: dict[str, Any]
 ) -> tuple[keras.layers.Layer, dict[str, Any], type[keras.layers.Layer]]:
-    """Return the depthwise part of a separable convolution, and config and type of the rest."""
+    """Return the depthwise part of a separable convolution; config and type of the pointwise."""
     depthwise, pointwise = _SEPARABLE[kind]
     shared = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
     first = depthwise(**{key: config[key] for key in shared}, use_bias=False, dtype="float32")

@@ -23,7 +23,7 @@ class QuantizerChoices:
         ranges: One of `RANGES`.
         layer_names: Maps the code of a layer in the converter's names, and the name of an output,
             to the path of the layer; empty if names are readable.
-        pixels: Whether the only input takes pixels, whose mean and step its integers hold.
+        pixels: Whether the only input takes pixels, with their mean and step as quantization.
     """
 
     keep_float: tuple[str, ...] = ()

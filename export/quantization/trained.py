@@ -407,7 +407,7 @@ class IntegerLinear(keras.layers.Layer):
 
 
 class IntegerDense(IntegerLinear):
-    """A dense layer as a convolution of one place, which rounds as all convolutions do.
+    """A dense layer as a convolution of kernel size 1, which rounds like other convolutions.
 
     TFLite's reference kernels compute FULLY_CONNECTED in double precision, TFLite Micro in fixed
     point; both compute CONV_2D in fixed point.

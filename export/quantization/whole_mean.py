@@ -27,11 +27,11 @@ _HALF_UP = 0.501  # so that a half that float32 has rounded goes up
 
 @dataclasses.dataclass(frozen=True)
 class WholeMean:
-    """What integer files of pixels are made from.
+    """The network that integer files with pixel inputs are made from.
 
     Attributes:
-        model: The network with a whole mean; None if the folded one serves.
-        note: What is not exact; empty where everything is.
+        model: The network with a whole mean; None if it is the folded network.
+        note: A note on the outputs that are not exact; empty if all are.
     """
 
     model: keras.Model | None = None
@@ -79,7 +79,7 @@ def with_whole_mean(model: keras.Model) -> WholeMean:
 
 
 def _reads_pixels(call: Call) -> bool:
-    """Whether a call is an affine of pixels after their cast."""
+    """Return whether a call is an affine of pixels after their cast."""
     if not isinstance(call.op, AffineOp):
         return False
     cast = call.inputs[0].producer
@@ -88,7 +88,7 @@ def _reads_pixels(call: Call) -> bool:
 
 
 def _takes(reader: Call, axis: int) -> bool:
-    """Whether a call is of a linear layer that no other call shares, with these channels."""
+    """Return whether a call is of a linear layer that can absorb an affine on an axis."""
     op = reader.op
     if not isinstance(op, Linear) or op.before is not None:
         return False

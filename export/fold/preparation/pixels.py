@@ -24,10 +24,10 @@ def take_pixels(graph: Graph, preprocessing: Preprocessing) -> list[str]:
 
     Args:
         graph: The network.
-        preprocessing: How pixels become what the network was trained on.
+        preprocessing: The conversion of pixels to inputs of the network.
 
     Returns:
-        What was done, a sentence.
+        One sentence about the change.
 
     Raises:
         UserError: It is not clear which input takes pixels, or the numbers do not fit its channels.
@@ -71,10 +71,10 @@ def _image(graph: Graph) -> Value:
 def _numbers(
     preprocessing: Preprocessing, image: Value
 ) -> tuple[float | list[float], float | list[float]]:
-    """Return mean and scale as Keras takes them.
+    """Return mean and scale in the form that Keras takes.
 
     Raises:
-        UserError: There is one for each of another number of channels, or a scale is 0.
+        UserError: Their number is not that of the channels, or a scale is 0.
     """
     channels = image.shape[-1]
     found: list[float | list[float]] = []

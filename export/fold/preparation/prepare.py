@@ -55,7 +55,7 @@ def prepare(
         for_files: Whether TFLite and ONNX files will be made from it, which have no free sizes
             other than the batch, no text and no channels-first layers. A folded Keras model may
             have all of them.
-        preprocessing: What becomes the first layer of the model; None for nothing.
+        preprocessing: The preprocessing to put into the model as its first layer; None for none.
         split: Names of outputs that are replaced by the parts that they join.
 
     Returns:

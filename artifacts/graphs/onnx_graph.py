@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
-from .onnx_weights import value_of, weights_file
+from .onnx_weights import is_outside, value_of, weights_file
 
 # Limit on the size of shapes, axes and similar constants.
 _SMALL = 1024
@@ -119,10 +119,10 @@ def with_inferred_shapes(
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    for index, entry in enumerate(model.graph.initializer):  # shapes among them
-        if math.prod(entry.dims) <= _SMALL:
+    for entry in model.graph.initializer:  # shapes among them
+        if is_outside(entry) and math.prod(entry.dims) <= _SMALL:
             value = value_of(entry, path.parent)
-            model.graph.initializer[index].CopyFrom(onnx.numpy_helper.from_array(value, entry.name))
+            entry.CopyFrom(onnx.numpy_helper.from_array(value, entry.name))
     if one_sample:
         for value in model.graph.input:
             sizes = value.type.tensor_type.shape.dim

@@ -33,7 +33,7 @@ def weights_file(path: Path, model: onnx.ModelProto) -> str | None:
     Raises:
         UserError: The weights lie outside the folder, or in several files.
     """
-    names = sorted({_place(tensor)[0] for tensor in _tensors(model.graph) if _is_outside(tensor)})
+    names = sorted({_place(tensor)[0] for tensor in _tensors(model.graph) if is_outside(tensor)})
     for name in names:
         if not is_plain_name(name):
             raise UserError(
@@ -106,7 +106,7 @@ def value_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     """
     import onnx
 
-    if not _is_outside(tensor):
+    if not is_outside(tensor):
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     name, offset, length = _place(tensor)
     file = folder / name
@@ -134,7 +134,8 @@ def value_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     return np.asarray(onnx.numpy_helper.to_array(whole))
 
 
-def _is_outside(tensor: onnx.TensorProto) -> bool:
+def is_outside(tensor: onnx.TensorProto) -> bool:
+    """Return whether the value of a tensor is in another file."""
     return bool(tensor.data_location) or bool(tensor.external_data)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ..artifacts.network import Network
+from ..artifacts.network import Network, Node
 
 _UNEQUAL = 8.0  # ratio of ranges: three of eight bits
 
@@ -21,7 +21,7 @@ def unequal_parts(network: Network, outputs: Mapping[str, np.ndarray]) -> Iterat
     """
     nodes = {node.name: node for node in network.nodes}
     for name, value in network.outputs.items():
-        sizes = _sizes(network, value)
+        sizes = _sizes(network, nodes, value)
         if name not in outputs or sizes is None or sum(sizes) != outputs[name].shape[-1]:
             continue
         ends = np.cumsum([0, *sizes])
@@ -41,14 +41,13 @@ def unequal_parts(network: Network, outputs: Mapping[str, np.ndarray]) -> Iterat
             )
 
 
-def _sizes(network: Network, value: str) -> list[int] | None:
+def _sizes(network: Network, nodes: Mapping[str, Node], value: str) -> list[int] | None:
     """Return the sizes of the parts that a value joins along its last axis; None without a join."""
-    nodes = {node.name: node for node in network.nodes}
-    shapes = {**network.inputs, **{node.name: node.shape for node in network.nodes}}
     node = nodes.get(value)
     if node is None or node.op != "concatenate":
         return None
     if node.attributes["axis"] not in (-1, len(node.shape) - 1):
         return None
-    sizes = [shapes[part][-1] for part in node.inputs]
+    shapes = [nodes[part].shape if part in nodes else network.inputs[part] for part in node.inputs]
+    sizes = [shape[-1] for shape in shapes]
     return None if None in sizes else [int(size or 0) for size in sizes]

@@ -16,10 +16,10 @@ try:
 except ImportError:  # Windows: nothing is locked, and folders of killed processes remain
     fcntl = None  # type: ignore[assignment]
 
-# How the names of folders with temporary files begin.
+# Prefix of the names of folders with temporary files.
 _RUN_FOLDER = "renormlite-run-"
 
-# A folder has this before its name until it is locked; then it is removed only when it is old.
+# Until a folder is locked, its name has this prefix, and only an old one is removed (seconds).
 _NEW, _YOUNG_S = ".new", 60.0
 
 
@@ -95,8 +95,8 @@ def temporary_folder() -> AbstractContextManager[Path]:
 def run_folder() -> Iterator[None]:
     """Put all temporary files of this process and of those it starts into one folder.
 
-    It goes at the end of the block; that of a killed process goes when the next begins. TensorFlow
-    and others leave files otherwise.
+    It is removed at the end of the block; that of a killed process is removed when the next process
+    makes its own. Without it, TensorFlow and other libraries leave files.
     """
     outside = os.environ.get("TMPDIR"), tempfile.tempdir
     with temporary_folder() as folder:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-# What the lines begin with that TensorFlow's native code logs before its log level is in force.
+# Prefixes of the lines that TensorFlow's native code logs before its log level takes effect.
 START_UP = (
     "WARNING: All log messages before absl::InitializeLog",
     "To enable the following instructions:",
@@ -18,7 +18,7 @@ START_UP = (
     "W0000 00:00:",
     "E0000 00:00:",
 )
-# Information and warnings of that code, such as those of the converter.
+# Prefixes of its information and warnings, such as those of the converter.
 LOGGED = ("I0000 00:00:", "W0000 00:00:")
 
 _held_back = True
@@ -114,10 +114,10 @@ def stderr_without(*starts: str) -> Iterator[None]:
 
 
 def start_quietly() -> None:
-    """Keep the start-up output of TensorFlow off standard error, whoever imports it.
+    """Suppress the start-up output of TensorFlow on standard error, whichever code imports it.
 
-    Where it is loaded already, what is left is the complaint about a missing GPU that comes with
-    the first operation; looking for GPUs brings it now.
+    If TensorFlow is already loaded, only the message about a missing GPU can still be suppressed.
+    The first operation would print it; listing the GPUs prints it now.
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:

@@ -138,7 +138,7 @@ def refuse_bomb(archive: zipfile.ZipFile, size: int) -> None:
     """Refuse an archive that expands to very many times its size in bytes.
 
     Raises:
-        DamageError: It does.
+        DamageError: The archive does.
     """
     expanded = sum(info.file_size for info in archive.infolist())
     if expanded > max(_MOST_BYTES, _MOST_TIMES * size):
@@ -150,7 +150,7 @@ def refuse_bomb(archive: zipfile.ZipFile, size: int) -> None:
 
 @contextlib.contextmanager
 def damage() -> Iterator[None]:
-    """Turn whatever zipfile and NumPy raise for hostile bytes into one error.
+    """Convert every exception that zipfile and NumPy raise for hostile bytes to one error.
 
     Their parsers are not designed for hostile input and raise a dozen unrelated types, from
     NotImplementedError and RuntimeError to SystemError, RecursionError and TokenError.

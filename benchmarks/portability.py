@@ -1,8 +1,9 @@
-"""How many sums two rules of rounding bring to different integers, before and after `--portable`.
+"""Counts the sums that two rounding rules round differently, before and after `--portable`.
 
-MobileNetV2 with random weights and statistics. For each limit on the change of a scale, in units in
-the last place: the sums on which XNNPACK and single rounding differ for some input, the channels
-that have one, and the seconds. Then random sums show whether any difference is missing there.
+The network is MobileNetV2 with random weights and statistics. For each limit on the change of a
+scale, in units in the last place, it prints the number of channels with sums that XNNPACK and
+single rounding round to different integers, the number of these sums, and the seconds. Random sums
+then test whether a difference is missing.
 
     python benchmarks/portability.py [--size 96] [--random 1000000]
 """
@@ -44,7 +45,7 @@ def mobilenet(size: int) -> keras.Model:
 
 
 def unlisted(ops: list[tuple[LinearSums, np.ndarray]], wanted: int) -> tuple[int, int]:
-    """Try random sums with certified scales; return how many, and how many differences are new."""
+    """Round random sums with certified scales; return their number and that of new differences."""
     generator, tried, new = np.random.default_rng(0), 0, 0
     rows = -(-wanted // sum(len(w) for _, w in ops))
     for sums, scales in ops:

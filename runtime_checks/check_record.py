@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("file", "target", "SNR (dB)", "same decisions", "verdict")
 
-TRAINED_MODEL = "the trained model"
-
 
 @dataclass(frozen=True)
 class CheckRecord:
@@ -72,10 +70,9 @@ class CheckRecord:
         rows += [("", "", "", "", f.message) for f in self.findings if not f.passed]
         return html_table(f"{self.name}: {self._summary}", _HEADINGS, rows)
 
-    @property
-    def reference(self) -> str:
-        """What the outputs are judged against, as sentences name it."""
-        return TRAINED_MODEL
+    def in_its_terms(self, text: str) -> str:
+        """Return a text about the trained model in terms of the reference of this check."""
+        return text
 
     @property
     def _summary(self) -> str:

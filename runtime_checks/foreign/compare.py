@@ -40,7 +40,6 @@ from ...runtimes import HOSTS, Target
 from ...runtimes.base import ArtifactError
 from ...runtimes.run import run_target
 from ...version import __version__
-from ..check_record import TRAINED_MODEL
 from ..end_to_end.findings import Finding
 from ..options import CheckOptions
 from ..parity import ParityReport, run_check
@@ -66,6 +65,10 @@ class ComparisonReport(ParityReport):
         name = self.manifest["source"]["model_name"]
         kinds = {entry["file"]: entry["precision"] for entry in self.manifest["artifacts"]}
         return f"{name} in real numbers" if precision_named(kinds[name]).quantized else name
+
+    def in_its_terms(self, text: str) -> str:
+        """Return a text that names the file of reference instead of a Keras model."""
+        return _in_terms_of(self.reference, text)
 
     def to_html(self) -> str:
         """Return the report as one HTML page that needs no other file."""
@@ -125,7 +128,7 @@ def _comparison(report: ParityReport, folder: Path) -> ComparisonReport:
         dataclasses.replace(
             result,
             findings=tuple(
-                dataclasses.replace(f, message=_in_terms_of(compared.reference, f.message))
+                dataclasses.replace(f, message=compared.in_its_terms(f.message))
                 for f in result.findings
             ),
         )
@@ -141,9 +144,8 @@ def _comparison(report: ParityReport, folder: Path) -> ComparisonReport:
 def _in_terms_of(reference: str, text: str) -> str:
     """Return a text that names the file of reference where it speaks of a Keras model."""
     text = text.replace("the float32 Keras model", f"{reference} in float32")
-    return text.replace("float32 Keras model", f"{reference} in float32").replace(
-        TRAINED_MODEL, reference
-    )
+    text = text.replace("float32 Keras model", f"{reference} in float32")
+    return text.replace("the trained model", reference)
 
 
 @dataclasses.dataclass(frozen=True)

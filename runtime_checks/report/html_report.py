@@ -128,7 +128,7 @@ def _result_view(report: CheckRecord, result: TargetResult) -> ResultView:
     return ResultView(
         result=result,
         anchor=anchor(result),
-        problem=problem(result, report.golden, report.reference),
+        problem=problem(report, result),
         outputs=tuple(_output_view(report, result, budget, classes) for budget in result.stages),
         drift=drift_chart(op_points(result)),
         ran=tuple(_flat({**result.ran, **result.measured})),

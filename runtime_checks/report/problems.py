@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
-from ..check_record import TRAINED_MODEL
 from ..end_to_end.findings import Finding, OutputVerdict, TargetResult
 from ..per_op.culprit import Fault
 from .numbers import short
+
+if TYPE_CHECKING:
+    from ..check_record import CheckRecord
 
 _CHECKS = {
     "file": "The file was changed after the export",
@@ -94,13 +97,12 @@ class Problem:
     numbers: tuple[str, ...]
 
 
-def problem(result: TargetResult, golden: GoldenSet, reference: str) -> Problem | None:
+def problem(report: CheckRecord, result: TargetResult) -> Problem | None:
     """Return the summary of a failed result; None if it passed.
 
     Args:
-        result: The result.
-        golden: The samples that were run.
-        reference: What the outputs are judged against, as sentences name it.
+        report: The report.
+        result: One of its results.
     """
     if result.passed:
         return None
@@ -109,17 +111,17 @@ def problem(result: TargetResult, golden: GoldenSet, reference: str) -> Problem 
     wrong = [entry for entry in result.outputs if not entry.sound]
     worst = max(wrong, key=lambda entry: entry.worst_ratio, default=None)
     stages = [s.sentence for s in result.stages if s.cause == "fault"]
-    what = _what(failed, fault).replace(TRAINED_MODEL, reference)
+    what = report.in_its_terms(_what(failed, fault))
     messages = [*_sentences([finding.message for finding in failed]), *stages]
     whys = [_why(finding, result.faults) for finding in failed] + [*map(_first_clause, stages)]
-    short = dict.fromkeys(why.replace(TRAINED_MODEL, reference) for why in whys)
+    short = dict.fromkeys(map(report.in_its_terms, whys))
     new = [sentence for sentence in short if sentence.lower() != what.lower()]
     return Problem(
         what=what,
-        where=_where(fault, worst, golden),
+        where=_where(fault, worst, report.golden),
         how_much=_how_much(fault, worst)
         or next((finding.message for finding in failed if finding.check == "finite"), ""),
-        allowed=_allowed(fault, worst),
+        allowed=report.in_its_terms(_allowed(fault, worst)),
         why=tuple(new or short),
         numbers=tuple(message for message in messages if message not in short),
     )

@@ -22,14 +22,14 @@ def what_was_shown(report: CheckRecord) -> str:
     exact = [r for r in passed if PRECISIONS[r.precision].arithmetic is Arithmetic.FLOAT32]
     parts = []
     if exact:
-        parts.append(f"float32 files compute what {report.reference} computes, up to rounding")
+        parts.append("float32 files compute what the trained model computes, up to rounding")
     coarse = [result for result in passed if result not in exact]
     if coarse:
         names = ", ".join(dict.fromkeys(result.precision for result in coarse))
         found = [q.snr_db for r in coarse for q in r.qualities if q.snr_db is not None]
         least = min(found, default=math.inf)
         text = (
-            f"{names} files are at least {decibels(least)} from {report.reference} "
+            f"{names} files are at least {decibels(least)} from the trained model "
             f"(required {report.limits.min_snr:g} dB)"
         )
         tasks = [task for result in coarse for task in result.tasks]
@@ -37,7 +37,7 @@ def what_was_shown(report: CheckRecord) -> str:
             same, total = sum(t.same for t in tasks), sum(t.samples for t in tasks)
             text = f"{text} and decide {same} of {total} samples as it does"
         parts.append(text)
-    return "; ".join(parts)
+    return report.in_its_terms("; ".join(parts))
 
 
 def accuracy_in_words(report: CheckRecord) -> str:

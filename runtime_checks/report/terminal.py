@@ -78,12 +78,12 @@ def print_report(report: CheckRecord, console: Console) -> None:
         console.print()
         _print_by_file(report, _TASKS, _task_rows, console)
         console.print(
-            f"same: decisions of {escape(report.reference)}; flips: changed, not ties of float32; "
-            "before, after: accuracy in percent",
+            escape(report.in_its_terms("same: decisions of the trained model; "))
+            + "flips: changed, not ties of float32; before, after: accuracy in percent",
             style="dim",
         )
     for sentence in dict.fromkeys(task.sentence for task in tasks if task.flips and task.unjudged):
-        console.print(escape(sentence))
+        console.print(escape(report.in_its_terms(sentence)))
     _print_threads(report, console)
     _print_assumptions(report, console)
     for sentence in report.left_out:
@@ -92,7 +92,7 @@ def print_report(report: CheckRecord, console: Console) -> None:
         word = "[yellow]note[/]" if finding.passed else "[bold red]FAIL[/]"
         console.print(f"{word} {escape(finding.message)}")
     for result in report.results:
-        wrong = problem(result, report.golden, report.reference)
+        wrong = problem(report, result)
         if wrong is not None:
             _print_problem(wrong, result, console)
     word = "[bold green]PASS[/]" if report.passed else "[bold red]FAIL[/]"

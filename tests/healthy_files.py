@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import tarfile
 import warnings
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pyarrow as pa
 import renormlite as rl
 from pyarrow import parquet
 from renormlite.runtime_checks.bundle.write import write_bundle
+from tar_shard import write_tar_shard
 
 
 def write_healthy_files(folder: Path) -> dict[str, Path]:
@@ -36,14 +35,7 @@ def write_healthy_files(folder: Path) -> dict[str, Path]:
     parquet.write_table(
         pa.table({"image": images.tolist(), "label": np.arange(4)}), folder / "samples.parquet"
     )
-    with tarfile.open(folder / "samples.tar", "w") as archive:
-        for index, image in enumerate(images):
-            array = io.BytesIO()
-            np.save(array, image)
-            for name, content in (("npy", array.getvalue()), ("cls", b"%d" % index)):
-                info = tarfile.TarInfo(f"train/{index}.{name}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
+    write_tar_shard(folder / "samples.tar", images, range(4))
     (folder / "report.json").write_text(report.to_json())
     with contextlib.redirect_stdout(None):
         bundle = write_bundle(export, folder / "tiny.pyz")

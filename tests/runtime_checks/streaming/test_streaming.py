@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from renormlite.cli.main import cli
 from renormlite.runtime_checks.parity import ParityReport
 from renormlite.runtime_checks.streaming import check, on_ray, part, workers
 from renormlite.runtime_checks.streaming.check import Streamed
+from tar_shard import write_tar_shard
 
 COUNT = 70
 SIZE = 16
@@ -152,18 +151,6 @@ def test_devices_are_refused(healthy_export, data):
         check_parity(healthy_export, ("litert@ssh:nobody@nowhere",), data)
 
 
-def as_tar(path: Path, own) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for index, (image, label) in enumerate(zip(own["image"], own["label"], strict=True)):
-            array = io.BytesIO()
-            np.save(array, image)
-            for suffix, content in (("npy", array.getvalue()), ("cls", b"%d" % label)):
-                info = tarfile.TarInfo(f"train/{index:05}.{suffix}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    return path
-
-
 def as_parquet(folder: Path, own) -> Path:
     import pyarrow as pa
     from pyarrow import parquet
@@ -181,7 +168,7 @@ def test_every_source_gives_the_same_totals(healthy_export, own, data, tmp_path)
     np.savez_compressed(tmp_path / "small.npz", **own)
     sources = [
         tmp_path / "small.npz",
-        as_tar(tmp_path / "own.tar", own),
+        write_tar_shard(tmp_path / "own.tar", own["image"], own["label"]),
         as_parquet(tmp_path / "shards", own),
         str(tmp_path / "shards" / "*.parquet"),
         own,

@@ -34,11 +34,11 @@ class Shape(click.ParamType):
 
 
 def import_option(what: str, group: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the option --import, to be read as `imports`.
+    """Return a decorator that adds the option `--import`, as ``imports``.
 
     Args:
-        what: The clause of the help that says what the module is for.
-        group: What makes an option, `click.option` or one of `grouped`.
+        what: Clause for `--help` on the purpose of the module.
+        group: The decorator factory to use, `click.option` or one made by `grouped`.
     """
     option: Callable[..., Any] = group(
         "--import",

@@ -56,7 +56,7 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
     """Read the JSON report of an earlier check.
 
     Raises:
-        UserError: It is no such report.
+        UserError: It is not such a report.
     """
     record = read(path)
     with reading(path):

@@ -82,7 +82,7 @@ class CheckRecord:
 
     @property
     def failures(self) -> list[tuple[str, str]]:
-        """What failed, as "FILE on TARGET" or "" for no single file, and why."""
+        """Place and reason of each failure; the place is "FILE on TARGET" or empty."""
         of_files = [(f"{r.artifact} on {r.target}", r.reason) for r in self.results if not r.passed]
         return of_files + [("", f.message) for f in self.findings if not f.passed]
 

@@ -217,7 +217,7 @@ def _run(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays 
     """Return a file's outputs on this machine; None if it is damaged or cannot be run here."""
     if artifact.format not in HOSTS or export.damaged(artifact) is not None:
         return None
-    if not usable_here(HOSTS[artifact.format]):  # as of the files that are not checked here
+    if not usable_here(HOSTS[artifact.format]):
         return None
     target = Target(HOSTS[artifact.format])
     outputs = run_target(export.path / artifact.file, artifact, inputs, target).outputs

@@ -61,7 +61,7 @@ class IntegerAgreement:
         first: Output and index of the first of them.
         outside: Elements outside the range of all known rules; 0 where that is not judged.
         allowed: How many of them an unknown rule may have.
-        function: Which other function of a known rule's integers these are; empty for none.
+        function: Description of the function of a known rule's integers that these are; else empty.
         reason: Why nothing was predicted; else empty.
     """
 
@@ -192,7 +192,7 @@ def must_agree(
 
 
 def _function(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> str:
-    """Return which other function of some rule's integers an output is; empty for none."""
+    """Describe an output that is another function of some rule's integers; empty if none is."""
     for rule, known in predictions.by_rule.items():
         for name, expected in known.items():
             if name not in outputs or outputs[name].shape != expected.shape:

@@ -1,9 +1,9 @@
-"""Finds a last operator that computes another function: integers that are a known rule's, changed.
+"""Finds a last operator that computes a wrong function of the integers that a known rule gives.
 
-Two correct rules of rounding differ from each other at random. Where instead every integer of a
-target is one function of those that a known rule gives, and not the same integer, the operators
-before the last one are right and the last one is not: it scales, shifts, or weighs the scores of a
-softmax in another way.
+Two correct rules of rounding differ from each other at random. If instead every integer of a target
+is one function, other than the identity, of those that a known rule gives, the operators before the
+last one are right and the last one is wrong: it scales, shifts, or weighs the scores of a softmax
+differently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ Found = tuple[Optional[np.ndarray], float, str]  # noqa: UP045 (bundles run on P
 
 
 def other_function(got: np.ndarray, expected: np.ndarray, step: float) -> str:
-    """Return which function of a rule's integers a target gives; empty for none but themselves.
+    """Describe the function of a rule's integers that a target gives; empty if there is none.
+
+    The identity does not count.
 
     Args:
         got: (N, …) finite outputs of the target.

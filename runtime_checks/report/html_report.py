@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).parent / "page"
 
-# Words that begin a clause, and are no names.
+# First words of clauses that are not names.
 _CLAUSES = frozenset({"accuracy", "all", "layer", "no", "noise:", "output", "the", "too", "with"})
 
 # Name of the meta element that lists the contents of a page.

@@ -1,4 +1,4 @@
-"""Several reports of checks on one page: each file and target, one report below the other."""
+"""Shows several reports of checks on one page, grouped by file and target."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_reports(paths: Sequence[Path]) -> list[Summary]:
     """Read JSON reports of `renormlite check`.
 
     Raises:
-        UserError: A file is no such report, or a report is given twice.
+        UserError: A file is not such a report, or a report is given twice.
     """
     if len(set(paths)) < len(paths):
         raise UserError("Expected different reports. Received one of them twice.")

@@ -62,7 +62,7 @@ _ORDER = (
     "noise",
 )
 _RANKS = {check: place for place, check in enumerate(_ORDER)}
-# Failures with a subject in words without numbers.
+# Short sentences, without numbers, for failures with a subject.
 _WHY = {
     "weights": "the weights of layer '{}' differ from the trained model's",
     "finite": "output '{}' has NaN or infinity where the trained model has numbers",

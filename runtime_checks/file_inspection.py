@@ -113,8 +113,8 @@ class FileInspection:
         if stated is not None and stated != artifact.precision:
             says = (
                 f"{artifact.file} was exported in {stated}, its own metadata says; manifest.json "
+                f"lists it as {artifact.precision}, whose limits do not fit it"
             )
-            says += f"lists it as {artifact.precision}, whose limits do not fit it"
             result = replace(result, findings=(Finding("file", False, says), *result.findings))
         if (
             artifact.foreign

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import os
 import shutil
 from collections import Counter
@@ -69,6 +70,10 @@ class ComparisonReport(ParityReport):
     def in_its_terms(self, text: str) -> str:
         """Return a text that names the file of reference instead of a Keras model."""
         return _in_terms_of(self.reference, text)
+
+    def to_json(self) -> str:
+        """Return the report as JSON of the schema that docs/reports.md describes."""
+        return _in_terms_of(json.dumps(self.reference)[1:-1], super().to_json())
 
     def to_html(self) -> str:
         """Return the report as one HTML page that needs no other file."""

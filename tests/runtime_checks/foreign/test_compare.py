@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from renormlite import UserError, compare_files
 from renormlite.cli.main import cli
 
@@ -88,6 +88,30 @@ def test_reports_name_the_reference_file(coarse_export, altered, tmp_path):
             assert not any(word in text for word in ("trained model", "Keras model", "assumed"))
     report = compare_files(files[2], files[2], targets=["onnxruntime"])
     assert report.reference == "tiny.int8.onnx in real numbers"
+
+
+def test_decisions_are_compared_with_the_reference_file(tmp_path):
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for seed, path in enumerate(paths):
+        kernel = np.random.default_rng(seed).normal(size=(8, 4)).astype(np.float32)
+        network = helper.make_graph(
+            [
+                helper.make_node("MatMul", ["x", "w"], ["z"]),
+                helper.make_node("Softmax", ["z"], ["y"]),
+            ],
+            "classifier",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+            [numpy_helper.from_array(kernel, "w")],
+        )
+        opset = [helper.make_opsetid("", 15)]
+        onnx.save(helper.make_model(network, opset_imports=opset, ir_version=8), path)
+    report = compare_files(*paths, targets=["onnxruntime"])
+    assert report.results[1].tasks[0].confusion
+    for text in (report.to_json(), report.to_html(), report.to_junit()):
+        assert "a.onnx" in text
+        assert not any(words in text for words in ("trained model", "Keras model"))
+    json.loads(report.to_json())
 
 
 @pytest.mark.parametrize(

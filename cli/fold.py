@@ -10,7 +10,7 @@ import click
 from ..files import atomic_path
 from .command import TensorFlowCommand
 from .fold_table import print_report
-from .model_options import model_options, print_notes, read_model
+from .model_options import copy_budget_option, model_options, print_notes, read_model
 from .output_file import OutputFile, console_beside, json_option, write_json
 
 
@@ -24,12 +24,7 @@ from .output_file import OutputFile, console_beside, json_option, write_json
     required=True,
     help="The .keras file to write.",
 )
-@click.option(
-    "--copy-budget",
-    default=0,
-    show_default=True,
-    help="Number of parameters that copies of shared layers may add.",
-)
+@copy_budget_option
 @click.option(
     "--verify/--no-verify",
     default=True,

@@ -12,7 +12,7 @@ from ..quiet import quiet_import
 from ..runtime_checks.file_table import file_table
 from .file_table import print_table
 from .fold_table import print_report
-from .model_options import model_options, print_notes, read_model
+from .model_options import copy_budget_option, model_options, print_notes, read_model
 from .option_groups import GroupedCommand
 from .output_file import OutputFile, console_beside, json_option, write_json
 
@@ -20,12 +20,7 @@ from .output_file import OutputFile, console_beside, json_option, write_json
 @click.command("inspect", cls=GroupedCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.keras|FILE")
 @model_options
-@click.option(
-    "--copy-budget",
-    default=0,
-    show_default=True,
-    help="Number of parameters that copies of shared layers may add.",
-)
+@copy_budget_option
 @json_option("the report")
 @click.option(
     "--picture",

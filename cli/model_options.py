@@ -1,4 +1,4 @@
-"""The options of commands that read a model or import modules: --shape, --import, --unsafe."""
+"""Options that several commands share: --shape, --import, --unsafe, --copy-budget."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ class Shape(click.ParamType):
         if not equals or not name or not all(part.strip().isdigit() for part in parts):
             self.fail(f"expected NAME=SIZE,SIZE,… such as photo=224,224, got {value!r}.")
         return name, tuple(int(part) for part in parts)
+
+
+#: The option of commands that fold.
+copy_budget_option = click.option(
+    "--copy-budget",
+    default=0,
+    show_default=True,
+    help="Number of parameters that copies of shared layers may add.",
+)
 
 
 def import_option(what: str, group: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Corrections of tf2onnx's optimizer, which writes some wrong or invalid models."""
+"""Corrections of tf2onnx's optimizer, which writes some wrong, invalid or varying models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import Any
 def mended_optimizer() -> Iterator[None]:
     """Correct tf2onnx's optimizer within the block.
 
-    A constant added after a convolution becomes its bias only if it varies along the channels:
-    tf2onnx compares only the number of elements, and fails on a scalar. No Transpose becomes a
-    Reshape: tf2onnx uses shapes that its own passes have made outdated. `onnx_rewrites` does this
-    with inferred shapes.
+    - A constant added after a convolution becomes its bias only if it varies along the channels:
+      tf2onnx compares only the number of elements, and fails on a scalar.
+    - No Transpose becomes a Reshape: tf2onnx uses shapes that its own passes have made outdated.
+      `onnx_rewrites` does this with inferred shapes.
+    - Of equal nodes the first by name is kept: tf2onnx keeps any of them, so that names in the file
+      would differ between processes.
     """
+    from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
     add_handler = TransposeOptimizer._add_handler
-    post_optimize_action = TransposeOptimizer.post_optimize_action
+    merge = MergeDuplicatedNodesOptimizer._merge_nodes_that_are_duplicated
 
     def add_along_channels(self: Any, trans: Any, node: Any) -> Any:
         bias = node.inputs[1]
@@ -29,10 +32,16 @@ def mended_optimizer() -> Iterator[None]:
                 return self._handle_node_having_branches(trans, node)
         return add_handler(self, trans, node)
 
-    TransposeOptimizer._add_handler = add_along_channels
-    TransposeOptimizer.post_optimize_action = lambda self: None
-    try:
+    def merge_by_name(self: Any, nodes: list[Any], graph: Any) -> None:
+        merge(self, sorted(nodes, key=lambda node: node.name), graph)
+
+    mends = (
+        (TransposeOptimizer, "_add_handler", add_along_channels),
+        (TransposeOptimizer, "post_optimize_action", lambda self: None),
+        (MergeDuplicatedNodesOptimizer, "_merge_nodes_that_are_duplicated", merge_by_name),
+    )
+    with contextlib.ExitStack() as stack:
+        for owner, name, mended in mends:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, mended)
         yield
-    finally:
-        TransposeOptimizer._add_handler = add_handler
-        TransposeOptimizer.post_optimize_action = post_optimize_action

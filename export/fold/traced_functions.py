@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def bincount_size(op: tf.Operation) -> int | None:
 
 
 def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the keys and values of a lookup table in a traced function.
+    """Return the keys and values of a lookup table in a traced function, sorted by key.
 
     Args:
         handle: The table inside the function.
@@ -41,7 +42,8 @@ def table_of(handle: tf.Tensor, function: Any) -> tuple[NDArray[Any], NDArray[An
             Tkeys=reader.get_attr("Tin"),
             Tvalues=reader.get_attr("Tout"),
         )
-        return keys.numpy(), values.numpy()
+        order = np.argsort(keys.numpy())
+        return keys.numpy()[order], values.numpy()[order]
 
 
 def captured(tensor: tf.Tensor, function: Any) -> Any:

@@ -104,12 +104,17 @@ class _Names:
         self._values = {name: name for name in interface}
         self._taken = set(self._values)
         self._nodes: set[str] = set()
+        self._sizes: dict[str, str] = {}
         self._readable = readable
 
     def value(self, name: str) -> str:
         if name and name not in self._values:
             self._values[name] = _unique(self._clean(name), self._taken)
         return self._values.get(name, "")
+
+    def size(self, name: str) -> str:
+        """Return the new name of a free size, which equal sizes share."""
+        return self._sizes.setdefault(name, f"size_{len(self._sizes)}")
 
     def node(self, node: onnx.NodeProto) -> str:
         return _unique(self.scope(node), self._nodes)
@@ -174,4 +179,7 @@ def _renamed_value(value: onnx.ValueInfoProto, names: _Names) -> onnx.ValueInfoP
     renamed = onnx.ValueInfoProto()
     renamed.CopyFrom(value)
     renamed.name = names.value(value.name)
+    for size in renamed.type.tensor_type.shape.dim:
+        if size.dim_param:
+            size.dim_param = names.size(size.dim_param)
     return renamed

@@ -56,3 +56,34 @@ def test_exporting_twice_in_one_process_writes_the_same_bytes(small, tmp_path):
     for folder in ("one", "two"):
         rl.export_model(small, tmp_path / folder / "net", formats=FORMAT_NAMES)
     assert _contents(tmp_path / "one") == _contents(tmp_path / "two")
+
+
+def test_another_export_before_leaves_onnx_files_with_free_sizes_and_tables_the_same(tmp_path):
+    import keras
+
+    numbers = keras.Input((3,), dtype="int64", name="numbers")
+    looked_up = keras.layers.IntegerLookup(vocabulary=[900, 7, 41, 12, 5])(numbers)
+    model = keras.Model(numbers, keras.layers.Embedding(6, 4, name="rows")(looked_up))
+    for folder in ("one", "two"):
+        rl.export_model(model, tmp_path / folder / "net", formats=("onnx",), batch_size=None)
+    one, two = (
+        (tmp_path / folder / "net" / "net.float32.onnx").read_bytes() for folder in ("one", "two")
+    )
+    assert one == two
+
+
+def test_of_equal_nodes_the_same_one_is_kept_in_whatever_order_they_come():
+    from types import SimpleNamespace
+
+    from renormlite.export.formats.tf2onnx_mends import mended_optimizer
+    from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
+
+    nodes = [SimpleNamespace(name=name, output=[f"{name}:0"]) for name in ("a__2", "b__1", "c__3")]
+    for order in (nodes, nodes[::-1]):
+        removed: list[str] = []
+        graph = SimpleNamespace(
+            outputs=[], replace_all_inputs=lambda old, new: None, remove_node=removed.append
+        )
+        with mended_optimizer():
+            MergeDuplicatedNodesOptimizer()._merge_nodes_that_are_duplicated(list(order), graph)
+        assert removed == ["b__1", "c__3"]

@@ -34,7 +34,7 @@ from ...toolkit.quantize_aware.quantized import FUSED, Quantized
 from ...toolkit.quantize_aware.steps import grid_of, limits
 from ..fold.graph import Call, Kept, Slot, Source
 from ..fold.keras_graph import read_graph
-from .quantized_build import keeps_grid
+from .integer_operations import keeps_grid
 
 # Marks are 1, 1 + 1/1024, ...: their products with 8-bit integers are exact in float32.
 _MARKS = 1024

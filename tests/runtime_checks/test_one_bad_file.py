@@ -45,7 +45,7 @@ DAMAGES = {
 def test_the_others_are_judged_and_the_reports_written(export, alien, tmp_path, damage):
     spoil, sentence = DAMAGES[damage]
     spoil(export / BAD, alien)
-    paths = {name: tmp_path / f"report.{name}" for name in ("json", "junit")}
+    paths = {"json": tmp_path / "report.json", "junit": tmp_path / "report.xml"}
     options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
     result = CliRunner().invoke(command, [str(export), *options], catch_exceptions=False)
     assert result.exit_code == 1

@@ -24,14 +24,13 @@ from .base import CrashError, Device, DeviceError, DeviceOptions, ProgramRun
 from .program import write_program
 
 # Device to the module and class of its transport.
-CARRIERS = {
+TRANSPORTS = {
     "qemu-aarch64": ("qemu", "QemuAarch64"),
     "qemu-armv7": ("qemu", "QemuArmv7"),
     "ssh": ("ssh", "SshDevice"),
     "adb": ("adb", "AdbDevice"),
 }
 BROWSER = "browser"
-KINDS = (*CARRIERS, BROWSER)
 
 
 def run_on_device(
@@ -72,10 +71,11 @@ def run_on_device(
 
 def _check_pair(target: Target, kind: str) -> None:
     """Refuse an unknown device, and a runtime that the device cannot have."""
-    if kind not in KINDS:
+    kinds = (LOCAL, *TRANSPORTS, BROWSER)
+    if kind not in kinds[1:]:
         raise DeviceError(
-            f"A device is one of {LOCAL}, {', '.join(KINDS)}. Received: '{target.device}'."
-            f"{did_you_mean(target.device, (LOCAL, *KINDS))}"
+            f"A device is one of {', '.join(kinds)}. Received: '{target.device}'."
+            f"{did_you_mean(target.device, kinds)}"
         )
     home = RUNTIMES[target.runtime].home
     if (home == BROWSER) != (kind == BROWSER):
@@ -99,7 +99,7 @@ def _by_program(
     common = ("--runtime", runtime, "--threads", str(threads))
     with temporary_folder() as folder:
         program = write_program(export, artifacts, inputs, folder / "run.pyz")
-        with _carrier(target.device, program, options) as device:
+        with _device(target.device, program, options) as device:
             device.require(target.runtime)
             # One process per file measures the peak memory of each. Under emulation that figure has
             # no meaning, and one process for all files saves starting Python repeatedly.
@@ -112,12 +112,17 @@ def _by_program(
                 yield artifact, _alone(device, target, artifact, common)
 
 
-def _carrier(device: str, program: Path, options: DeviceOptions) -> Device:
-    """Return the device that a target names, not yet entered."""
-    kind, _, address = device.partition(":")
-    module, name = CARRIERS[kind]
+def device_class(kind: str) -> type[Device]:
+    """Import and return the class of a kind of device."""
+    module, name = TRANSPORTS[kind]
     found: type[Device] = getattr(importlib.import_module(f".{module}", __package__), name)
-    return found(address, program, options)
+    return found
+
+
+def _device(name: str, program: Path, options: DeviceOptions) -> Device:
+    """Return the device that a target names, not yet entered."""
+    kind, _, address = name.partition(":")
+    return device_class(kind)(address, program, options)
 
 
 def _alone(

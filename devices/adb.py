@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from .base import ConnectionLostError, DeviceError, DeviceOptions
+from .base import ConnectionLostError, DeviceError, DeviceOptions, TargetStatus
 from .process import Finished, TimeLimitError, run
 from .shell import ShellDevice
 
@@ -107,6 +108,26 @@ class AdbDevice(ShellDevice):
         super().__init__(address, program, options)
         self._adb: Adb | None = None
         self._prefix = ""
+
+    @classmethod
+    def statuses(cls) -> Iterator[TargetStatus]:
+        """Yield the attached Android devices, or what is missing."""
+        name = "RUNTIME@adb:SERIAL"
+        if shutil.which("adb") is None:
+            yield TargetStatus(name, False, command="sudo apt install adb")
+            return
+        try:
+            devices = attached()
+        except DeviceError as error:
+            yield TargetStatus(name, False, note=str(error), command="adb start-server")
+            return
+        for serial, state in devices.items():
+            usable = state == "device"
+            command = "" if usable else f"adb -s {serial} reconnect"
+            yield TargetStatus(f"RUNTIME@adb:{serial}", usable, "", state, command)
+        if not devices:
+            note = "no device attached: plug one in with USB debugging on"
+            yield TargetStatus(name, False, "", note, "adb devices")
 
     def _open(self) -> None:
         self._adb = Adb(self.address, self.name)

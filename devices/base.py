@@ -13,7 +13,7 @@ import io
 import json
 import signal
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,6 +80,25 @@ class DeviceOptions:
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """One target on this machine.
+
+    Attributes:
+        target: As in `--on`; capitals are placeholders.
+        usable: Whether a check can run on it now.
+        version: Version of the runtime; empty if only the device knows it.
+        note: A remark, such as that its speed is emulated.
+        command: The command that makes it usable; empty when it is.
+    """
+
+    target: str
+    usable: bool
+    version: str = ""
+    note: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +173,11 @@ class Device(Managed):
         self.address = address
         self.program = Path(program)
         self.options = options
+
+    @classmethod
+    def statuses(cls) -> Iterator[TargetStatus]:
+        """Yield the targets that `renormlite targets` lists; no device is contacted."""
+        yield TargetStatus(f"RUNTIME@{cls.kind}", usable=True)
 
     @property
     def name(self) -> str:

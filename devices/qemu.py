@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from .base import Device, DeviceError, DeviceOptions, ProgramRun, read_run
+from ..runtimes import RUNTIMES
+from .base import (
+    EMULATED_NOTE,
+    Device,
+    DeviceError,
+    DeviceOptions,
+    ProgramRun,
+    TargetStatus,
+    read_run,
+)
 from .process import TimeLimitError, run
 from .setup.emulated_systems import AARCH64, ARMV7, System, find_emulator, qemu_version
 
@@ -31,6 +41,22 @@ class QemuDevice(Device):
             )
         self.cpu = address or self.system.cpus[0]
         self._scratch: Path | None = None
+
+    @classmethod
+    def statuses(cls) -> Iterator[TargetStatus]:
+        """Yield the status of each runtime on the emulated system."""
+        record = cls.system.component.record()
+        ready = record is not None and find_emulator(cls.system) is not None
+        versions = record["versions"] if record is not None else {}
+        for name in cls.system.runtimes:
+            if name in RUNTIMES:
+                yield TargetStatus(
+                    f"{name}@{cls.kind}",
+                    ready,
+                    versions.get(name, ""),
+                    EMULATED_NOTE if ready else "",
+                    "" if ready else f"renormlite device setup {cls.kind}",
+                )
 
     def _open(self) -> None:
         emulator = find_emulator(self.system)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from .base import ConnectionLostError, DeviceError, DeviceOptions
+from .base import ConnectionLostError, DeviceError, DeviceOptions, TargetStatus
 from .process import Finished, TimeLimitError, run
 from .shell import ShellDevice
 
@@ -40,6 +42,13 @@ class SshDevice(ShellDevice):
         self._ssh = ["ssh", "-T", *settings, *port, "--", self._host]
         # The command that a user can run to see the error.
         self._by_hand = " ".join(["ssh", *port, self._host, "true"])
+
+    @classmethod
+    def statuses(cls) -> Iterator[TargetStatus]:
+        """Yield whether ssh is installed; the device itself is examined when it is used."""
+        usable = shutil.which("ssh") is not None
+        command = "" if usable else "sudo apt install openssh-client"
+        yield TargetStatus("RUNTIME@ssh:USER@HOST", usable, "", "any machine with Python", command)
 
     def _call(self, command: str, *, stdin: bytes = b"", timeout_s: float = 60.0) -> Finished:
         # The login shell may be any shell; commands always run in the POSIX shell.

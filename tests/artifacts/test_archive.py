@@ -1,4 +1,4 @@
-"""Protects the reader of archives: what NumPy wrote is what is read, damage is an error."""
+"""Protects the reader of archives: arrays equal those that NumPy saved, damage is an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_every_array_is_the_one_that_was_saved(save, tmp_path):
+def test_every_array_equals_the_saved_one(save, tmp_path):
     path = tmp_path / "a.npz"
     save(path, **ARRAYS)
     archive = Archive(path)
@@ -65,7 +65,7 @@ def test_damage_is_an_error(data, tmp_path):
         dict(Archive(tmp_path / "a.npz"))
 
 
-def test_an_archive_that_expands_to_very_many_times_its_size_is_refused(tmp_path, monkeypatch):
+def test_an_archive_that_expands_to_a_multiple_of_its_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "_MOST_BYTES", 1 << 16)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, x=np.zeros(1 << 20, np.uint8))

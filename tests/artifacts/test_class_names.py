@@ -1,4 +1,4 @@
-"""Protects the search for class names: labels.txt, then folders, and only as many as classes."""
+"""Protects the search for class names: labels.txt first, then folders; their number must match."""
 
 from pathlib import Path
 
@@ -36,18 +36,18 @@ def test_labels_in_the_folder_come_before_those_beside_the_model_and_before_fold
     assert find_class_names(photos, {2}, model).names == ("cat", "bird")
 
 
-def test_other_numbers_than_the_outputs_are_no_classes(tmp_path: Path) -> None:
+def test_folders_are_no_classes_if_their_number_differs_from_the_outputs(tmp_path: Path) -> None:
     found = find_class_names(folder_of(tmp_path, "2024-01", "2024-02"), {10})
     assert found.names == ()
     assert "no output of the model has 2" in found.note
 
 
-def test_other_sources_have_none(tmp_path: Path) -> None:
+def test_other_sources_have_no_class_names(tmp_path: Path) -> None:
     for source in (None, "module:function", tmp_path / "x.npz", [1, 2]):
         assert find_class_names(source, {2}).note == ""
 
 
-def test_counts() -> None:
+def test_class_counts_are_the_sizes_of_the_last_axis_of_vector_outputs() -> None:
     shapes = [(None, 10), (None, 1), (None, 4, 4), (None, None)]
     outputs = [TensorSpec(str(i), shape, "float32") for i, shape in enumerate(shapes)]
     assert class_counts(outputs) == {10, 2}

@@ -1,4 +1,4 @@
-"""Protects the reader of TFLite files: it says of every file what the schema's own reader says."""
+"""Protects the reader of TFLite files: its graphs equal those of the schema's own reader."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def file(request, tmp_path_factory):
         converter.representative_dataset = lambda: [[np.ones((1, 8, 8, 2), np.float32)]]
     path = tmp_path_factory.mktemp("files") / f"{request.param}.tflite"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converter's own doings
+        warnings.simplefilter("ignore")  # warnings of the converter
         path.write_bytes(converter.convert())
     return path
 
 
-def test_it_reads_what_the_schema_reads(file):
+def test_graphs_equal_those_of_the_schema(file):
     graph, model = read_graph(file, "tflite"), parse(file.read_bytes())
     main = model.subgraphs[0]
     assert graph.inputs == tuple(str(i) for i in main.inputs)
@@ -81,7 +81,7 @@ def test_damage_is_reported_in_one_sentence(file, size, tmp_path):
 
 
 def test_sparse_weights_are_read_with_their_zeros():
-    """Rows dense, columns compressed."""
+    """The rows are dense, the columns compressed."""
     from ai_edge_litert import schema_py_generated as schema
     from renormlite.artifacts.flatbuffer import pack
 

@@ -1,4 +1,4 @@
-"""Protects the boundary: reading hostile files ends in a record or in one sentence."""
+"""Protects the readers of files: hostile files give a result or an error of one sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(directory: Path) -> None:
 
 
 def test_every_value_of_a_manifest_replaced(export):
-    """Each value, and a missing one, in 3,000 combinations drawn from all."""
+    """3,000 of all combinations of a value and its replacement, or its removal."""
     file = export / "manifest.json"
     record = json.loads(file.read_text())
     cases = [(path, value) for path in places(record) for value in (*VALUES, places)]
@@ -39,14 +39,14 @@ def test_every_value_of_a_manifest_replaced(export):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"schema": NaN}', "", "\ufeff{}", "null", '"x"', "{" * 5]
 )
-def test_text_that_is_no_manifest(text, export):
+def test_text_that_is_not_a_manifest_is_refused(text, export):
     (export / "manifest.json").write_text(text)
     with pytest.raises(UserError):
         Manifest.load(export)
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "..", "/etc/passwd", "a\\b", "a\nb", ""])
-def test_no_name_in_a_manifest_leads_out_of_its_directory(name, export, tmp_path):
+def test_names_in_a_manifest_that_lead_out_of_its_directory_are_refused(name, export, tmp_path):
     file = export / "manifest.json"
     record = json.loads(file.read_text())
     for path in (("name",), ("golden", "file"), ("network", "file"), ("artifacts", 0, "file")):
@@ -62,10 +62,9 @@ def healthy_files(tmp_path_factory):
     return write_healthy_files(tmp_path_factory.mktemp("healthy"))
 
 
-# Those that take longer for one file get fewer; benchmarks/fuzz_files.py reads hundreds of
-# thousands.
+# Slow readers get fewer files; benchmarks/fuzz_files.py reads hundreds of thousands.
 @pytest.mark.parametrize("name", PARSERS)
-def test_altered_files_end_in_a_result_or_one_sentence(name, healthy_files, tmp_path):
+def test_altered_files_give_a_result_or_one_sentence(name, healthy_files, tmp_path):
     parser, place = PARSERS[name], place_of(name, tmp_path)
     count = {"keras": 10, "bundle": 60}.get(name, 300)
     healthy = healthy_files[name].read_bytes()
@@ -74,7 +73,7 @@ def test_altered_files_end_in_a_result_or_one_sentence(name, healthy_files, tmp_
         assert outcome(parser.read, place) == "", f"input {number}"
 
 
-def test_a_fault_of_a_parser_would_be_seen(tmp_path):
+def test_faults_of_a_parser_are_reported(tmp_path):
     def broken(path):
         raise KeyError("x")
 

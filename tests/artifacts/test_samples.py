@@ -1,4 +1,4 @@
-"""Protects every source of real data, and the refusal of what is none."""
+"""Protects the sources of real data, and the refusal of unsuitable ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ IMAGE = (TensorSpec("image", (None, 12, 12, 3), "float32"),)
 TWO = (TensorSpec("a", (None, 4), "float32"), TensorSpec("b", (None, 2), "int32"))
 
 
-def test_an_array_serves_the_only_input(images):
+def test_an_array_is_used_for_the_only_input(images):
     samples = load_samples(images, IMAGE, limit=100)
     np.testing.assert_array_equal(samples.arrays["image"], images)
 
 
-def test_a_limit_takes_samples_evenly_spread(images):
+def test_a_limit_takes_evenly_spread_samples(images):
     samples = load_samples(images, IMAGE, limit=5)
     np.testing.assert_array_equal(samples.arrays["image"], images[[0, 12, 24, 35, 47]])
     assert samples.to_json()["chosen"] == "5 evenly spread over 48"
@@ -71,7 +71,7 @@ def test_tf_data(batched, labelled, images):
     assert samples.chosen == "the first 25"
 
 
-def test_an_iterable_of_dictionaries_serves_several_inputs():
+def test_an_iterable_of_dictionaries_is_used_for_several_inputs():
     rows = ({"a": np.full(4, i), "b": np.full(2, -i)} for i in range(7))
     samples = load_samples(rows, TWO, limit=5)
     np.testing.assert_array_equal(samples.arrays["b"][:, 0], [0, -1, -2, -3, -4])
@@ -103,7 +103,7 @@ def test_module_function_in_the_current_folder(images, tmp_path, monkeypatch):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_does_not_fit_is_refused_in_a_sentence(source, sentence):
+def test_unsuitable_sources_are_refused_in_one_sentence(source, sentence):
     with pytest.raises(rl.UserError, match=sentence):
         load_samples(source, IMAGE, limit=10)
 
@@ -130,7 +130,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [[0, -7], [0, 2**62], [0.5, 1.0], ["a", "b"], [True, False]])
-def test_labels_that_are_no_classes_are_refused_in_a_sentence(labels):
+def test_labels_that_are_not_classes_are_refused_in_one_sentence(labels):
     with pytest.raises(rl.UserError, match="'label' must hold"):
         load_samples(
             {"x": np.zeros((2, 3)), "label": np.array(labels)},

@@ -1,4 +1,4 @@
-"""A real sshd on loopback, programs to carry, exports; and no test of devices may be skipped."""
+"""Fixtures: sshd on loopback, a fake adb server, exports. A skipped test of devices fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 
 
 def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Make a skip a failure: whoever asks for these tests is to know that they ran."""
+    """Turn a skip into a failure: a run of these tests must show that all of them ran."""
     if report.skipped:
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
@@ -39,7 +39,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let no file be skipped."""
+    """Turn every skipped file into a failure."""
     report = yield
     _no_skip(report)
     return report
@@ -56,15 +56,15 @@ class LoopbackSsh:
 
     @property
     def address(self) -> str:
-        """What follows `ssh:` in a target."""
+        """The part of a target after `ssh:`."""
         return f"{getpass.getuser()}@127.0.0.1:{self.port}"
 
     def leftovers(self) -> list[str]:
-        """What lies in the device's temporary folder."""
+        """Return the names in the device's temporary folder."""
         return sorted(path.name for path in self.tmp.iterdir())
 
     def drop_connections(self) -> int:
-        """End every connection, not the server, as a broken network would; return how many."""
+        """End every connection, but not the server, and return their number."""
         children = _children(self.process.pid)
         for pid in children:
             os.kill(pid, signal.SIGKILL)
@@ -79,7 +79,7 @@ def _children(parent: int) -> list[int]:
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on."""
+    """Return a TCP port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -88,7 +88,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
-    """Start sshd with separate keys, and an `ssh` on the PATH that knows them."""
+    """Start sshd with its own keys, and write an `ssh` that uses them."""
     server = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
     assert server, "the tests of ssh need sshd: apt install openssh-server"
     folder = tmp_path_factory.mktemp("sshd")
@@ -100,7 +100,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
         )
     (folder / "authorized").write_bytes((folder / "user_key.pub").read_bytes())
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd drops its privileges to
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd changes its root to it
     port = free_port()
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nUsePAM no\n"
@@ -140,14 +140,14 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
 
 @pytest.fixture
 def ssh_path(sshd: LoopbackSsh, monkeypatch: pytest.MonkeyPatch) -> LoopbackSsh:
-    """Put the `ssh` that knows the test's keys first on the PATH."""
+    """Put the `ssh` that uses the test's keys first on the PATH."""
     monkeypatch.setenv("PATH", f"{sshd.folder}/bin{os.pathsep}{os.environ['PATH']}")
     return sshd
 
 
 @pytest.fixture(scope="session")
 def echo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle without a model: it does what its arguments say and keeps the bundle's contract."""
+    """A bundle without a model, with the interface of a bundle and behaviour set by arguments."""
     folder = tmp_path_factory.mktemp("echo")
     (folder / "app").mkdir()
     (folder / "app" / "__main__.py").write_text(
@@ -175,13 +175,13 @@ def echo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class FakeAdb:
-    """An adb server without a phone, and what it pretends to have attached."""
+    """A fake adb server and its attached devices."""
 
     folder: Path
     port: int
 
     def attach(self, **devices: str) -> None:
-        """Set serial number to state; "unplugged" cuts every connection."""
+        """Set the state of each serial number; "unplugged" cuts every connection."""
         partial = self.folder / "devices.part"
         partial.write_text(json.dumps(devices))
         partial.replace(self.folder / "devices.json")
@@ -192,7 +192,7 @@ class FakeAdb:
         return self.folder / "root" / "tmp"
 
     def leftovers(self) -> list[str]:
-        """What lies there."""
+        """Return the names in the device's temporary folder."""
         return sorted(path.name for path in self.tmp.iterdir())
 
     def install(self, name: str, text: str) -> Path:
@@ -205,7 +205,7 @@ class FakeAdb:
 
 @pytest.fixture
 def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAdb]:
-    """Start the fake adb server and let the real adb client speak to it."""
+    """Start the fake adb server for the real adb client."""
     assert shutil.which("adb"), "the tests of adb need its client: apt install adb"
     folder = tmp_path / "adb"
     for name in ("root/bin", "root/tmp"):
@@ -262,15 +262,15 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         image = load_sample_images().images[rng.integers(2)]
         top, left = (rng.integers(size - 192) for size in image.shape[:2])
         crops.append(image[top : top + 192 : 3, left : left + 192 : 3])
-    # Each channel to mean 0 and deviation 1. Pixels scaled to [-1, 1] would lie halfway between two
-    # int8 steps, where the last bit of a runtime's own scaling decides.
+    # Each channel has mean 0 and deviation 1. Pixels scaled to [-1, 1] would be ties between two
+    # int8 steps, which the last bit of a runtime's scaling decides.
     photos = np.asarray(crops, np.float32)
     photos = (photos - photos.mean((0, 1, 2))) / photos.std((0, 1, 2))
-    # Logits: the probabilities of a network this young are all alike, and would hide differences.
+    # Logits, because the probabilities of an untrained network are nearly equal.
     mobilenet = keras.applications.MobileNetV2(
         (64, 64, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None
     )
-    for layer in mobilenet.layers:  # statistics of real images, not those of a network not yet run
+    for layer in mobilenet.layers:  # statistics of real images instead of the initial ones
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     mobilenet(photos, training=True)

@@ -1,12 +1,12 @@
-"""An adb server without a phone: speaks adb's wire protocol to the real adb client.
+"""A fake adb server: speaks adb's wire protocol with the real adb client.
 
 Run as `python fake_adb_server.py PORT FOLDER`. The device is FOLDER/root: its shell is /bin/sh with
 TMPDIR in there. FOLDER/devices.json maps serial number to state and can be rewritten at any time;
-"unplugged" cuts every connection to it. FOLDER/full makes each file sent fail for want of space.
+"unplugged" cuts every connection to it. FOLDER/full lets each upload fail for lack of space.
 
 Protocol, from AOSP's packages/modules/adb (OVERVIEW.TXT, SERVICES.TXT, SYNC.TXT, shell_protocol.h):
 a request is four hexadecimal digits of length and a service name; the answer OKAY or FAIL. After
-`host:transport:SERIAL` the connection speaks to the device: `shell,v2,…:COMMAND` in packets of one
+`host:transport:SERIAL` the connection is to the device: `shell,v2,…:COMMAND` in packets of one
 byte kind, four bytes length, data; `sync:` in requests of four letters and four bytes length.
 """
 
@@ -25,7 +25,7 @@ import threading
 import time
 from pathlib import Path
 
-VERSION = 41  # of adb 1.0.41: the client restarts a server that says another
+VERSION = 41  # of adb 1.0.41: the client restarts a server of another version
 FEATURES = "shell_v2,cmd"
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 
@@ -117,7 +117,7 @@ class Session(socketserver.BaseRequestHandler):
             pump.start()
         code = process.wait()
         for pump in pumps:
-            pump.join(0.5)  # what the command left in the background keeps the pipes open
+            pump.join(0.5)  # a background process of the command keeps the pipes open
         self.server.running.discard(process)
         with lock:
             self.packet(EXIT, bytes([code & 0xFF]))
@@ -134,7 +134,9 @@ class Session(socketserver.BaseRequestHandler):
                 elif kind == CLOSE_STDIN:
                     process.stdin.close()
         except (ConnectionError, OSError, ValueError):
-            if process.poll() is None:  # adbd hangs up on what a client leaves running
+            if (
+                process.poll() is None
+            ):  # adbd sends SIGHUP to processes that a client leaves running
                 os.killpg(process.pid, signal.SIGHUP)
 
     def pump(self, stream: object, kind: int, lock: threading.Lock) -> None:
@@ -243,7 +245,7 @@ class FakeServer(socketserver.ThreadingTCPServer):
         return {"PATH": path, "TMPDIR": str(self.root / "tmp"), "HOME": "/"}
 
     def watch(self) -> None:
-        """Cut every connection to a device as long as none is plugged in."""
+        """Cut every connection while no device is attached."""
         while True:
             time.sleep(0.05)
             if set(self.devices().values()) == {"unplugged"}:
@@ -255,7 +257,7 @@ class FakeServer(socketserver.ThreadingTCPServer):
 
 
 if __name__ == "__main__":
-    # Started under nohup, it would hand down that hanging up is to be ignored.
+    # Under nohup, child processes would inherit that SIGHUP is ignored.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with FakeServer(int(sys.argv[1]), Path(sys.argv[2])) as server:
         threading.Thread(target=server.watch, daemon=True).start()

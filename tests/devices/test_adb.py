@@ -25,7 +25,7 @@ pytestmark = pytest.mark.devices
 
 OPTIONS = DeviceOptions(python=sys.executable, timeout_s=60, reconnect_s=10)
 
-# What LiteRT's tool does with these flags; it knows no others, and says so.
+# Stands for LiteRT's tool: accepts only these flags and does the same.
 BENCHMARK_MODEL = f"""#!{sys.executable}
 import argparse, sys, time
 import numpy as np
@@ -66,7 +66,7 @@ if given.report_peak_memory_footprint == "true":
 
 
 def left_behind(adb: Any) -> list[str]:
-    """What is still on the device after the agent has had a moment."""
+    """Return the files that are still on the device after the agent had time to remove them."""
     for _ in range(50):
         if not adb.leftovers():
             break
@@ -74,7 +74,7 @@ def left_behind(adb: Any) -> list[str]:
     return list(adb.leftovers())
 
 
-def test_a_bundle_runs_by_the_python_of_the_device(adb: Any, echo_bundle: Path) -> None:
+def test_a_bundle_runs_with_the_python_of_the_device(adb: Any, echo_bundle: Path) -> None:
     with AdbDevice("", echo_bundle, OPTIONS) as device:
         device.require("litert")
         run = device.run("litert", ["--outputs-mb", "2"])
@@ -85,14 +85,14 @@ def test_a_bundle_runs_by_the_python_of_the_device(adb: Any, echo_bundle: Path) 
     assert left_behind(adb) == []
 
 
-def test_the_python_of_termux(adb: Any, echo_bundle: Path) -> None:
+def test_a_bundle_runs_with_the_python_of_termux(adb: Any, echo_bundle: Path) -> None:
     termux = adb.folder / "root" / "termux"
     for name in ("usr/bin", "usr/tmp", "home"):
         (termux / name).mkdir(parents=True)
     python = termux / "usr" / "bin" / "python-of-termux"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    # Android's own run-as changes the user; here it changes where Termux lies.
+    # Android's run-as changes the user; this one changes the folder of Termux.
     adb.install(
         "run-as",
         f"#!{sys.executable}\nimport os, sys\nassert sys.argv[1] == 'com.termux'\n"
@@ -106,7 +106,7 @@ def test_the_python_of_termux(adb: Any, echo_bundle: Path) -> None:
     assert adb.leftovers() == []
 
 
-def test_a_device_without_python(adb: Any, echo_bundle: Path) -> None:
+def test_a_device_without_python_is_refused(adb: Any, echo_bundle: Path) -> None:
     with pytest.raises(DeviceError, match=r"has no 'python7' that .* --benchmark-model PATH"):
         AdbDevice("", echo_bundle, replace(OPTIONS, python="python7")).__enter__()
     assert adb.leftovers() == []
@@ -123,7 +123,7 @@ def test_a_device_without_python(adb: Any, echo_bundle: Path) -> None:
         ({"A": "offline"}, "A", r"'A' is not ready \(offline\): unplug it and plug it in"),
     ],
 )
-def test_devices_that_cannot_be_used(
+def test_devices_that_cannot_be_used_are_refused(
     adb: Any, echo_bundle: Path, attached: dict[str, str], serial: str, message: str
 ) -> None:
     adb.attach(**attached)
@@ -131,7 +131,9 @@ def test_devices_that_cannot_be_used(
         AdbDevice(serial, echo_bundle, OPTIONS).__enter__()
 
 
-def test_unplugged_in_the_middle_and_plugged_in_again(adb: Any, echo_bundle: Path) -> None:
+def test_a_run_continues_after_the_device_was_unplugged_and_attached_again(
+    adb: Any, echo_bundle: Path
+) -> None:
     def replug() -> None:
         time.sleep(1.0)
         adb.attach(PHONE1="unplugged")
@@ -147,7 +149,7 @@ def test_unplugged_in_the_middle_and_plugged_in_again(adb: Any, echo_bundle: Pat
     assert left_behind(adb) == []
 
 
-def test_unplugged_for_good(adb: Any, echo_bundle: Path) -> None:
+def test_a_device_that_stays_unplugged_is_an_error(adb: Any, echo_bundle: Path) -> None:
     with AdbDevice("PHONE1", echo_bundle, replace(OPTIONS, reconnect_s=1)) as device:
         adb.attach(PHONE1="unplugged")
         with pytest.raises(DeviceError, match=r"adb:PHONE1 broke and did not come back within 1 s"):
@@ -158,14 +160,14 @@ def test_unplugged_for_good(adb: Any, echo_bundle: Path) -> None:
 
 @pytest.fixture
 def benchmark_model(tmp_path: Path) -> DeviceOptions:
-    """Options with a tool that keeps the contract of LiteRT's benchmark_model."""
+    """Options with a tool that has the interface of LiteRT's benchmark_model."""
     binary = tmp_path / "benchmark_model"
     binary.write_text(BENCHMARK_MODEL)
     return DeviceOptions(benchmark_model=binary, timeout_s=60)
 
 
 @pytest.mark.parametrize("variant", ["", "builtin"])
-def test_benchmark_model_gives_the_bits_of_the_same_kernels(
+def test_benchmark_model_gives_the_same_bits_as_the_same_kernels(
     adb: Any, exports: dict[str, Path], benchmark_model: DeviceOptions, variant: str
 ) -> None:
     export = read_export(exports["digits"])
@@ -214,7 +216,9 @@ def test_benchmark_model_that_fails_is_a_finding(
     assert left_behind(adb) == []
 
 
-def test_a_full_device(adb: Any, exports: dict[str, Path], benchmark_model: DeviceOptions) -> None:
+def test_a_full_device_is_an_error(
+    adb: Any, exports: dict[str, Path], benchmark_model: DeviceOptions
+) -> None:
     (adb.folder / "full").touch()
     export = read_export(exports["digits"])
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
@@ -227,7 +231,7 @@ def test_a_full_device(adb: Any, exports: dict[str, Path], benchmark_model: Devi
     assert left_behind(adb) == []
 
 
-def test_a_tool_that_hangs(
+def test_a_tool_that_hangs_is_ended(
     adb: Any, exports: dict[str, Path], benchmark_model: DeviceOptions
 ) -> None:
     assert benchmark_model.benchmark_model is not None
@@ -240,7 +244,7 @@ def test_a_tool_that_hangs(
     )  # fmt: skip
     with pytest.raises(DeviceError, match=r"adb gave no answer within 1.5 s"):
         list(runs)
-    for _ in range(150):  # the device hears of it by the connection's end
+    for _ in range(150):  # the device notices the end of the connection
         running = subprocess.run(
             ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
         ).stdout

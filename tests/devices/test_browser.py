@@ -1,4 +1,4 @@
-"""Protects the browser as a device: what it refuses, what a hang leads to, what it may reach."""
+"""Protects the browser as a device: refusals, hangs, and restricted network access."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def browsers_of(profile: str) -> list[str]:
     return [line for line in listing.stdout.splitlines() if f"--user-data-dir={profile}" in line]
 
 
-def test_a_runtime_and_a_device_that_do_not_go_together(exports: dict[str, Path]) -> None:
+def test_a_runtime_that_the_device_cannot_have_is_refused(exports: dict[str, Path]) -> None:
     export = read_export(exports["digits"])
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     for text, message in (
@@ -51,7 +51,7 @@ def test_a_runtime_and_a_device_that_do_not_go_together(exports: dict[str, Path]
             next(runs)
 
 
-def test_threads_and_one_give_the_same_digits(exports: dict[str, Path]) -> None:
+def test_the_number_of_threads_does_not_change_the_outputs(exports: dict[str, Path]) -> None:
     export = read_export(exports["digits"])
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     artifacts = [a for a in export.artifacts if a.precision == "float32"]
@@ -79,7 +79,7 @@ def test_a_broken_file_is_a_finding(tmp_path: Path) -> None:
         LiteRTWebRunner(broken).__enter__()
 
 
-def test_an_accelerator_that_is_not_there_is_no_silent_fallback(exports: dict[str, Path]) -> None:
+def test_a_missing_accelerator_is_an_error_and_no_silent_fallback(exports: dict[str, Path]) -> None:
     export = read_export(exports["digits"])
     path = export.path / "digits.float32.tflite"
     with Browser(OPTIONS) as browser:
@@ -90,14 +90,16 @@ def test_an_accelerator_that_is_not_there_is_no_silent_fallback(exports: dict[st
 
 @pytest.fixture
 def short_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A temporary folder of the test's own that is short enough for a browser's socket."""
+    """A temporary folder for this test whose path is short enough for a browser's socket."""
     with tempfile.TemporaryDirectory(prefix="rl-", dir="/tmp") as folder:
         monkeypatch.setattr("tempfile.tempdir", folder)
         yield Path(folder)
 
 
 @pytest.mark.parametrize("length", [32, 33, 41, 42, 200])
-def test_a_temporary_folder_of_any_length(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+def test_the_browser_starts_with_a_temporary_folder_of_any_length(
+    monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
     """The path of a browser's socket is limited to 107 bytes, regardless of TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
         folder = Path(short) / ("x" * (length - len(short) - 1))
@@ -109,7 +111,7 @@ def test_a_temporary_folder_of_any_length(monkeypatch: pytest.MonkeyPatch, lengt
         assert list(folder.iterdir()) == []
 
 
-def test_no_temporary_folder_is_short_enough(
+def test_a_path_that_is_too_long_for_the_socket_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chromium, "_LONGEST_FOLDER", 14)
@@ -134,7 +136,7 @@ def test_a_browser_that_hangs_is_ended(short_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
-def test_a_page_that_hangs_says_how_to_give_it_more_time(
+def test_the_message_about_a_hanging_page_names_the_option_for_more_time(
     exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(browser_module, "_RUN", "fed => { for (;;); }")
@@ -151,7 +153,7 @@ def test_a_page_that_hangs_says_how_to_give_it_more_time(
         next(runs)
 
 
-def test_a_page_reaches_loopback_only() -> None:
+def test_a_page_can_only_reach_loopback() -> None:
     with Browser(OPTIONS) as browser:
 
         def fetch(url: str) -> Any:
@@ -165,7 +167,7 @@ def test_a_page_reaches_loopback_only() -> None:
         assert "Failed to fetch" in browser.ask(lambda: fetch("http://renormlite.invalid/"))
 
 
-def test_the_server_gives_nothing_else(tmp_path: Path) -> None:
+def test_the_server_refuses_other_files_and_hosts(tmp_path: Path) -> None:
     for name in ("pages", "packages"):
         (tmp_path / name).mkdir()
     (tmp_path / "secret").write_text("no")
@@ -183,7 +185,7 @@ def test_the_server_gives_nothing_else(tmp_path: Path) -> None:
                 urllib.request.urlopen(foreign)
 
 
-def test_a_browser_that_is_none(tmp_path: Path) -> None:
+def test_a_program_that_is_not_a_browser_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"--browser must name a program. Received: '/no/such'"):
         Browser(replace(OPTIONS, browser=Path("/no/such"))).__enter__()
     broken = tmp_path / "browser"

@@ -1,4 +1,4 @@
-"""Protects the wheel's extras: each, in an empty environment, is enough for what it promises."""
+"""Protects the wheel's extras: in an empty environment, each is enough for its purpose."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import renormlite
 pytestmark = pytest.mark.devices
 ROOT = Path(renormlite.__file__).parent
 LIMIT_MB = 200
-# A Python that sees nothing of this checkout, nor what this Python has installed.
+# A Python without this checkout and without the packages of this Python.
 CLEAN = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of this checkout."""
+    """Build the wheel from a copy of this checkout."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -64,7 +64,7 @@ class Environment:
 
 
 @pytest.mark.parametrize(("extra", "suffix"), [("litert", ".tflite"), ("onnx", ".onnx")])
-def test_a_light_install_checks(
+def test_a_light_install_can_check(
     extra: str, suffix: str, wheel: Path, healthy_export: Path, tmp_path: Path
 ) -> None:
     there = Environment(tmp_path / "env", wheel, extra)
@@ -115,7 +115,7 @@ def test_without_a_runtime_the_check_says_what_to_install(
 
 
 def test_the_large_extras_train_export_and_check(wheel: Path, tmp_path: Path) -> None:
-    """`[tensorflow]` alone does the whole work; `[all]` adds every other runtime to it."""
+    """`[tensorflow]` is enough for all steps; `[all]` adds every other runtime."""
     there = Environment(tmp_path / "env", wheel, "tensorflow")
     for words in (
         ("train", "digits", "--epochs", "1"),

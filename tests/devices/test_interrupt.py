@@ -24,7 +24,9 @@ def running(text: str) -> bool:
     ("target", "number"),
     [("litert@qemu-aarch64", signal.SIGINT), ("litert-web", signal.SIGTERM)],
 )
-def test_nothing_is_left(exports: dict[str, Path], target: str, number: signal.Signals) -> None:
+def test_no_process_and_no_file_is_left(
+    exports: dict[str, Path], target: str, number: signal.Signals
+) -> None:
     with tempfile.TemporaryDirectory(prefix="rl-", dir="/tmp") as folder:
         check = subprocess.Popen(
             [
@@ -40,7 +42,7 @@ def test_nothing_is_left(exports: dict[str, Path], target: str, number: signal.S
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        # The emulator's script and the browser's profile both lie in the temporary folder.
+        # The emulator's script and the browser's profile are both in the temporary folder.
         mark = f"{folder}/renormlite-"
         while not running(mark):
             assert check.poll() is None, check.communicate()[1]
@@ -49,7 +51,7 @@ def test_nothing_is_left(exports: dict[str, Path], target: str, number: signal.S
         _, said = check.communicate(timeout=60)
         assert check.returncode == 128 + number
         assert b"Traceback" not in said
-        for _ in range(50):  # a child of a child is gone a moment later
+        for _ in range(50):  # a grandchild ends a moment later
             if not running(mark):
                 break
             time.sleep(0.1)

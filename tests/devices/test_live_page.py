@@ -1,4 +1,4 @@
-"""Protects the live page: in a real browser it reads digits as the exported files do."""
+"""Protects the live page: in a real browser it classifies digits as the exported files do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUILD = Path(rl.__file__).parent / "examples" / "live_page" / "build.py"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's folder, built as its docstring says."""
+    """The folder of the page, built as the docstring of build.py says."""
     folder = tmp_path_factory.mktemp("live") / "site"
     result = subprocess.run(
         [sys.executable, BUILD, folder, "--epochs", "2"], capture_output=True, text=True
@@ -39,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
-    """The address of a plain web server of that folder."""
+    """The address of a web server for that folder."""
 
     class Silent(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -54,22 +54,22 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(params=[(1200, "light"), (390, "dark")], ids=["wide-light", "narrow-dark"])
 def page(request: Any, chromium: Any, address: str) -> Iterator[Any]:
-    """The loaded page; it complains of nothing."""
+    """The loaded page; any message in its console fails the test."""
     width, scheme = request.param
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     shown = context.new_page()
-    complaints: list[str] = []
-    shown.on("console", lambda said: complaints.append(said.text))
-    shown.on("pageerror", lambda error: complaints.append(str(error)))
+    messages: list[str] = []
+    shown.on("console", lambda message: messages.append(message.text))
+    shown.on("pageerror", lambda error: messages.append(str(error)))
     shown.goto(address)
     shown.wait_for_function("document.querySelector('#difference').textContent === 'Draw a digit.'")
     yield shown
-    assert complaints == []
+    assert messages == []
     context.close()
 
 
 def run(site: Path, precision: str, counts: list[int]) -> np.ndarray:
-    """Return the probabilities that ONNX Runtime gives on this machine."""
+    """Return the probabilities that ONNX Runtime computes on this machine."""
     session = onnxruntime.InferenceSession(site / "digits" / f"digits.{precision}.onnx")
     image = np.float32(counts).reshape(1, 8, 8, 1) / 16
     (output,) = session.run(None, {session.get_inputs()[0].name: image})
@@ -77,13 +77,15 @@ def run(site: Path, precision: str, counts: list[int]) -> np.ndarray:
 
 
 def shown_by(page: Any) -> dict[str, Any]:
-    """Return the levels that the page recognized last, and what it computed for them."""
+    """Return the pixels that the page classified last, and the outputs that it computed."""
     page.wait_for_function("globalThis.renormliteShown !== undefined")
     shown: dict[str, Any] = page.evaluate("globalThis.renormliteShown")
     return shown
 
 
-def test_digits_of_the_test_set_are_read_as_the_files_read_them(page: Any, site: Path) -> None:
+def test_digits_of_the_test_set_are_classified_as_the_files_classify_them(
+    page: Any, site: Path
+) -> None:
     digits = json.loads((site / "page.json").read_text())["digits"]
     for digit in digits:
         page.evaluate("delete globalThis.renormliteShown")
@@ -101,10 +103,10 @@ def test_digits_of_the_test_set_are_read_as_the_files_read_them(page: Any, site:
         assert page.locator("#classes tr").nth(best).locator("td.best").count() >= 1
 
 
-def test_a_drawn_stroke_is_read(page: Any, site: Path) -> None:
+def test_a_drawn_stroke_is_classified(page: Any, site: Path) -> None:
     """A vertical stroke fills the height of the eight by eight pixels, in their middle columns."""
     pad = page.locator("#pad").bounding_box()
-    x = pad["x"] + pad["width"] / 4  # not centred: the drawing is
+    x = pad["x"] + pad["width"] / 4  # off centre: the page centres the drawing
     page.mouse.move(x, pad["y"] + 0.3 * pad["height"])
     page.mouse.down()
     page.mouse.move(x, pad["y"] + 0.8 * pad["height"], steps=6)
@@ -126,7 +128,7 @@ def test_a_drawn_stroke_is_read(page: Any, site: Path) -> None:
         }"""
     )
     text = page.evaluate("getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)")
-    assert drawn == [*text, 255]  # light on dark where the page is dark
+    assert drawn == [*text, 255]  # light strokes on a dark page
     page.click("#clear")
     assert page.inner_text("#difference") == "Draw a digit."
     assert page.locator("td.best").count() == 0
@@ -142,5 +144,5 @@ def test_the_verdict_is_shown(page: Any) -> None:
     assert "digits" in page.title()
 
 
-def test_nothing_sticks_out(page: Any) -> None:
+def test_nothing_is_wider_than_the_page(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

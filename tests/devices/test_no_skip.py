@@ -47,7 +47,7 @@ def test_that_runs(): ...
 """
 
 
-def test_whatever_is_skipped_has_failed(tmp_path: Path) -> None:
+def test_every_skipped_test_fails(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     (tmp_path / "test_some.py").write_text(SKIPPING)
     (tmp_path / "test_none.py").write_text("import pytest; pytest.importorskip('no_such_module')")

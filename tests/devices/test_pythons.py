@@ -1,6 +1,6 @@
-"""Protects the bundle's promise of Python 3.9 to 3.13: it runs on the real oldest and newest one.
+"""Protects the bundle's support of Python 3.9 to 3.13: it runs on the oldest and the newest one.
 
-Each is that of a Debian release, unpacked and started by its own loader: nothing is installed.
+Each Python comes from a Debian release, unpacked and started by its own loader, not installed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from renormlite.runtime_checks.bundle.write import write_bundle
 
 @dataclass(frozen=True)
 class OtherPython:
-    """A Python that is not this machine's.
+    """Another Python than that of this machine.
 
     Attributes:
-        suite: Debian release that has it.
+        suite: Debian release that contains it.
         version: Its version.
-        runtime: The runtime that bundles find there.
-        wheels: What pip fetches for it.
+        runtime: The runtime that is installed for the bundles.
+        wheels: The packages that pip downloads for it.
     """
 
     suite: str
@@ -34,10 +34,10 @@ class OtherPython:
 
     def build(self, folder: Path) -> list[str]:
         """Unpack it with its runtime, and return the command that starts it."""
-        machine = {"amd64": "x86_64", "arm64": "aarch64"}[_said("dpkg", "--print-architecture")]
+        machine = {"amd64": "x86_64", "arm64": "aarch64"}[_output("dpkg", "--print-architecture")]
         scratch, root, site = folder / "apt", folder / "root", folder / "site"
         scratch.mkdir()
-        archive = apt.Archive(scratch, self.suite, _said("dpkg", "--print-architecture"))
+        archive = apt.Archive(scratch, self.suite, _output("dpkg", "--print-architecture"))
         archive.open(apt.mirrors(None), print)
         names = (f"python{self.version}-minimal", f"libpython{self.version}-stdlib", "libstdc++6")
         archive.unpack(names, root, print)
@@ -57,7 +57,7 @@ class OtherPython:
         return ["env", "-i", *home, str(loader), "--library-path", paths, str(python)]
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -69,9 +69,11 @@ PYTHONS = (
 
 @pytest.mark.devices
 @pytest.mark.parametrize("other", PYTHONS, ids=lambda other: f"python{other.version}")
-def test_a_bundle_runs_there(other: OtherPython, exports: dict[str, Path], tmp_path: Path) -> None:
+def test_a_bundle_runs_on_another_python(
+    other: OtherPython, exports: dict[str, Path], tmp_path: Path
+) -> None:
     python = other.build(tmp_path)
-    assert _said(*python, "-c", "import platform; print(platform.python_version())").startswith(
+    assert _output(*python, "-c", "import platform; print(platform.python_version())").startswith(
         f"{other.version}."
     )
     bundle = write_bundle(exports["digits"], tmp_path / "digits.parity.pyz")

@@ -1,4 +1,4 @@
-"""Protects the HTML report in a real browser: readable on a desk and a phone, by day and night."""
+"""Protects the HTML report in a browser: readable at all widths, in light and dark colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.devices
 # WCAG 2.2, success criterion 1.4.3: contrast of text that is not large.
 CONTRAST = 4.5
 
-# Every piece of text that is shown, with its contrast against what is painted behind it.
+# Every visible text with its contrast against its background.
 _CONTRASTS = """() => {
   const channel = v => (v /= 255, v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   const parse = css => (css.match(/[\\d.]+/g) || []).map(Number);
@@ -48,7 +48,7 @@ def report(tmp_path_factory):
     from renormlite.models import digits
     from renormlite.models.data import handwritten_digits
 
-    keras.utils.clear_session()  # names are numbered from the start, whatever ran before
+    keras.utils.clear_session()  # restarts the numbers in the names of layers
     keras.utils.set_random_seed(5)
     directory = tmp_path_factory.mktemp("report") / "digits"
     rl.export_model(
@@ -67,7 +67,7 @@ def report(tmp_path_factory):
     ids=lambda p: f"{p[0]}-{p[1]}",
 )
 def page(request, chromium, report, tmp_path) -> Iterator[Any]:
-    """The page at one width and in one colour scheme; it must not ask for anything or complain."""
+    """The page at one width, in one colour scheme; requests and console messages fail the test."""
     width, scheme = request.param
     file = tmp_path / "report.html"
     file.write_text(report.to_html(), encoding="utf-8")
@@ -75,19 +75,19 @@ def page(request, chromium, report, tmp_path) -> Iterator[Any]:
         viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=True
     )
     shown = context.new_page()
-    asked, complaints = [], []
-    shown.on("request", lambda r: asked.append(r.url))
-    shown.on("console", lambda m: complaints.append(m.text))
-    shown.on("pageerror", lambda e: complaints.append(str(e)))
+    requests, messages = [], []
+    shown.on("request", lambda r: requests.append(r.url))
+    shown.on("console", lambda m: messages.append(m.text))
+    shown.on("pageerror", lambda e: messages.append(str(e)))
     shown.goto(file.as_uri())
     yield shown
-    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
-    assert complaints == []
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
+    assert messages == []
     context.close()
 
 
-def test_nothing_sticks_out(page):
-    """No sideways scrolling, and no part wider than the page."""
+def test_nothing_is_wider_than_the_page(page):
+    """There is no horizontal scrolling, and no part is wider than the page."""
     width = page.evaluate("innerWidth")
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -100,8 +100,8 @@ def test_nothing_sticks_out(page):
     assert [entry for entry in out if entry[1] > width] == []
 
 
-def test_the_verdict_and_the_first_failure_are_seen_at_once(page):
-    """Without scrolling: that it failed, and which layer is to blame."""
+def test_the_verdict_and_the_first_failure_are_visible_without_scrolling(page):
+    """The verdict and the faulty layer are at the top."""
     for selector, text in ((".verdict .word", "FAIL"), (".wrong h3", "'conv2d_1'")):
         element = page.locator(selector).first
         assert text in element.inner_text()
@@ -109,15 +109,15 @@ def test_the_verdict_and_the_first_failure_are_seen_at_once(page):
         assert box["y"] + box["height"] <= 900
 
 
-def test_all_text_can_be_read(page):
+def test_all_text_has_enough_contrast(page):
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     found = page.evaluate(_CONTRASTS)
     assert len(found) > 100
     assert [entry for entry in found if entry[1] < CONTRAST] == []
 
 
-def test_every_mark_is_on_its_chart(page):
-    """Each lane has its marks inside; the fault has a ring around it."""
+def test_every_mark_is_inside_its_chart(page):
+    """Each lane contains its marks; a ring marks the fault."""
     places = page.evaluate(
         """() => [...document.querySelectorAll(".budget .lane > svg")].map(lane => {
           const box = lane.getBoundingClientRect();

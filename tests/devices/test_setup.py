@@ -1,4 +1,4 @@
-"""Protects `renormlite device` and `targets`: mirrors from apt, a cache that is whole or absent."""
+"""Protects `renormlite device` and `targets`: mirrors of apt, complete or absent components."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.devices
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache in which nothing is set up."""
+    """An empty cache folder."""
     monkeypatch.setenv("RENORMLITE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RENORMLITE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_root() == tmp_path / "renormlite"
@@ -58,14 +58,14 @@ def test_a_component_appears_whole_or_not_at_all(empty_cache: Path) -> None:
     noted = component.make(build, lines.append)
     assert noted["bytes"] == 10
     assert component.record() == noted
-    # Made once: the second call does not build again.
+    # The second call does not build again.
     assert component.make(fail, lines.append) == noted
-    # Another recipe is another component, in the same place.
+    # Another recipe replaces the component.
     newer = Component("thing", {"version": 2}, needs_bytes=1000)
     assert newer.record() is None
     newer.make(build, lines.append)
     assert component.record() is None
-    # What a killed process left is removed with it.
+    # Files that a killed process left are removed with it.
     partial = newer.path.parent / ".thing.part-abc"
     partial.mkdir()
     (partial / "half").write_text("12345")
@@ -74,7 +74,7 @@ def test_a_component_appears_whole_or_not_at_all(empty_cache: Path) -> None:
     assert newer.remove() == 0
 
 
-def test_a_cache_that_is_too_small_or_cannot_be_written(
+def test_a_cache_that_is_full_or_not_writable_is_an_error(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     huge = Component("huge", {}, needs_bytes=1 << 60)
@@ -115,7 +115,7 @@ def test_mirrors_are_read_from_both_formats_of_apt(tmp_path: Path) -> None:
     assert apt._entries(other) == []
 
 
-def test_no_mirror_has_the_suite(tmp_path: Path) -> None:
+def test_a_suite_that_no_mirror_has_is_an_error(tmp_path: Path) -> None:
     archive = apt.Archive(tmp_path, "bookworm", "arm64")
     mirror = apt.Mirror(f"file://{tmp_path}/nowhere")
     with pytest.raises(DeviceError, match=r"No mirror .* has bookworm for arm64 .* --source URI"):
@@ -133,7 +133,7 @@ def test_no_mirror_has_the_suite(tmp_path: Path) -> None:
         ("npm", lambda: web_packages.build(progress=print), "npm, which is not installed"),
     ],
 )
-def test_what_to_install_when_a_program_is_missing(
+def test_messages_about_missing_programs_say_what_to_install(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, program: str, build: object, message: str
 ) -> None:
     real = shutil.which
@@ -146,17 +146,19 @@ def test_what_to_install_when_a_program_is_missing(
     assert not list(empty_cache.glob("devices/*"))
 
 
-def test_a_system_that_is_not_set_up(empty_cache: Path, echo_bundle: Path) -> None:
+def test_a_system_that_is_not_set_up_is_refused(empty_cache: Path, echo_bundle: Path) -> None:
     with pytest.raises(DeviceError, match="Run: renormlite device setup qemu-aarch64"):
         QemuAarch64("", echo_bundle, DeviceOptions()).__enter__()
 
 
-def test_a_processor_that_is_none(echo_bundle: Path) -> None:
+def test_an_unknown_processor_is_refused(echo_bundle: Path) -> None:
     with pytest.raises(DeviceError, match=r"names no processor .* Known are cortex-a76"):
         QemuAarch64("pentium", echo_bundle, DeviceOptions())
 
 
-def test_an_emulated_run_that_hangs_crashes_or_has_no_such_runtime(echo_bundle: Path) -> None:
+def test_an_emulated_run_that_hangs_or_crashes_or_lacks_the_runtime_is_an_error(
+    echo_bundle: Path,
+) -> None:
     with (
         QemuAarch64("", echo_bundle, DeviceOptions(timeout_s=3)) as emulated,
         pytest.raises(DeviceError, match="within 3 s and was ended; --device-timeout allows"),
@@ -169,7 +171,7 @@ def test_an_emulated_run_that_hangs_crashes_or_has_no_such_runtime(echo_bundle: 
             emulated.require("tf-lite")
 
 
-def test_processors_multiply_the_targets_that_name_none() -> None:
+def test_targets_without_a_processor_are_repeated_for_each_processor() -> None:
     chosen = with_processors(
         ["litert", "litert@qemu-aarch64", "litert@qemu-aarch64:max", "tflite-runtime@qemu-armv7"],
         ["cortex-a53", "cortex-a76", "cortex-a7"],
@@ -185,7 +187,7 @@ def test_processors_multiply_the_targets_that_name_none() -> None:
         with_processors(["litert@qemu-aarch64"], ["pentium"])
 
 
-def test_targets_says_what_each_lacks(empty_cache: Path) -> None:
+def test_targets_lists_what_each_target_lacks(empty_cache: Path) -> None:
     done = CliRunner().invoke(targets.command, ["--json", "-"])
     assert done.exit_code == 0
     rows = {row["target"]: row for row in json.loads(done.stdout)}
@@ -198,7 +200,7 @@ def test_targets_says_what_each_lacks(empty_cache: Path) -> None:
     assert all(row["usable"] or row["command"] for row in rows.values())
 
 
-def test_targets_once_everything_is_set_up() -> None:
+def test_targets_are_usable_once_everything_is_set_up() -> None:
     done = CliRunner().invoke(targets.command, ["--json", "-"])
     rows = {row["target"]: row for row in json.loads(done.stdout)}
     emulated = [row for name, row in rows.items() if "@qemu" in name or "@browser" in name]
@@ -208,7 +210,7 @@ def test_targets_once_everything_is_set_up() -> None:
     assert f"of {len(rows)} usable here" in shown.stdout
 
 
-def test_setup_again_changes_nothing_and_remove_says_so(empty_cache: Path) -> None:
+def test_setup_refuses_unknown_devices_and_remove_reports_absent_ones(empty_cache: Path) -> None:
     done = CliRunner().invoke(device.command, ["setup", "toaster"])
     assert done.exit_code == 2
     removed = CliRunner().invoke(device.command, ["remove"])
@@ -216,7 +218,7 @@ def test_setup_again_changes_nothing_and_remove_says_so(empty_cache: Path) -> No
     assert removed.stdout.count("was not set up") == 4
 
 
-def test_a_child_does_not_outlive_its_time() -> None:
+def test_a_process_ends_at_its_time_limit() -> None:
     with pytest.raises(TimeLimitError, match=r"'sh' gave no answer within 0.3 s"):
         run(["sh", "-c", "sleep 41.5 & sleep 41.5"], timeout_s=0.3)
     assert "sleep 41.5" not in run(["ps", "-ww", "-eo", "args"], timeout_s=10).out.decode()

@@ -1,4 +1,4 @@
-"""Protects checks over ssh: what a broken line, a full disk, a hang, a missing Python leads to."""
+"""Protects checks over ssh: broken connections, full disks, hangs, a missing Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = DeviceOptions(python=sys.executable, timeout_s=60, reconnect_s=20)
 
 
 def left_behind(ssh_path: Any) -> list[str]:
-    """What is still on the device after the agent has had a moment."""
+    """Return the files that are still on the device after the agent had time to remove them."""
     for _ in range(50):
         if not ssh_path.leftovers():
             break
@@ -32,7 +32,7 @@ def left_behind(ssh_path: Any) -> list[str]:
 
 
 def running(text: str) -> list[str]:
-    """Command lines of running processes that contain ``text``."""
+    """Return the command lines of running processes that contain ``text``."""
     listing = subprocess.run(
         ["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True
     )
@@ -52,16 +52,16 @@ def test_a_bundle_runs_and_leaves_nothing(ssh_path: Any, echo_bundle: Path) -> N
     assert left_behind(ssh_path) == []
 
 
-def test_connections_that_drop_again_and_again(ssh_path: Any, echo_bundle: Path) -> None:
-    """The upload goes on where it broke, the job runs on, the outputs arrive whole."""
+def test_a_run_survives_repeated_loss_of_the_connection(ssh_path: Any, echo_bundle: Path) -> None:
+    """The upload resumes, the job continues, and the outputs arrive complete."""
     padded = echo_bundle.with_name("padded.parity.pyz")
-    # Bytes before the archive are allowed in a zip file: a program large enough to break off in.
+    # A zip file may have bytes before the archive; they make the upload long enough to interrupt.
     padded.write_bytes(os.urandom(60_000_000) + echo_bundle.read_bytes())
     stop = threading.Event()
     dropped: list[int] = []
 
-    def saboteur() -> None:
-        """Break every connection at each third of the upload, in the run, and in the download."""
+    def drop_repeatedly() -> None:
+        """Drop all connections at each third of the upload, during the run and the download."""
 
         def size(name: str) -> int:
             sizes = [file.stat().st_size for file in ssh_path.tmp.glob(f"*/{name}")]
@@ -77,7 +77,7 @@ def test_connections_that_drop_again_and_again(ssh_path: Any, echo_bundle: Path)
                 time.sleep(0.005)
             dropped.append(ssh_path.drop_connections())
 
-    thread = threading.Thread(target=saboteur)
+    thread = threading.Thread(target=drop_repeatedly)
     thread.start()
     try:
         with SshDevice(ssh_path.address, padded, OPTIONS) as device:
@@ -91,7 +91,7 @@ def test_connections_that_drop_again_and_again(ssh_path: Any, echo_bundle: Path)
     assert left_behind(ssh_path) == []
 
 
-def test_a_hang_is_ended_there_and_here(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_hanging_run_is_ended_on_device_and_host(ssh_path: Any, echo_bundle: Path) -> None:
     options = replace(OPTIONS, timeout_s=1.0)
     with (
         pytest.raises(DeviceError, match=r"did not finish within 1 s and was ended"),
@@ -115,11 +115,11 @@ def test_an_interrupt_leaves_nothing_running(ssh_path: Any, echo_bundle: Path) -
     ):
         device.run("litert", ["--sleep", "32.5"])
     assert left_behind(ssh_path) == []
-    time.sleep(0.3)  # the agent looks ten times a second
+    time.sleep(0.3)  # the agent checks ten times a second
     assert running("--sleep 32.5") == []
 
 
-def test_the_agent_cleans_up_after_a_host_that_never_comes_back(
+def test_the_agent_cleans_up_if_the_host_does_not_return(
     ssh_path: Any, echo_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Path(agent_module.__file__ or "")
@@ -140,8 +140,8 @@ def test_the_agent_cleans_up_after_a_host_that_never_comes_back(
     assert running("sleep 33.5") == []
 
 
-def test_a_job_handed_over_twice_runs_once(ssh_path: Any, echo_bundle: Path) -> None:
-    """As happens when the connection breaks between the step and its answer."""
+def test_a_job_that_is_sent_twice_runs_once(ssh_path: Any, echo_bundle: Path) -> None:
+    """This happens when the connection breaks between a request and its answer."""
 
     class Repeating(SshDevice):
         def _checked(self, command: str, stdin: bytes = b"", timeout_s: float = 60.0) -> str:
@@ -157,14 +157,16 @@ def test_a_job_handed_over_twice_runs_once(ssh_path: Any, echo_bundle: Path) -> 
         assert device.run("litert", []).report["pid"] != first.report["pid"]
 
 
-def test_a_python_by_a_relative_path(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_python_given_by_a_relative_path(ssh_path: Any, echo_bundle: Path) -> None:
     home = Path.home()
     relative = os.path.relpath(sys.executable, home)
     with SshDevice(ssh_path.address, echo_bundle, replace(OPTIONS, python=relative)) as device:
         assert device.run("litert", []).exit_code == 0
 
 
-def test_a_bundle_that_dies_says_why(ssh_path: Any, echo_bundle: Path) -> None:
+def test_the_message_about_a_failed_bundle_gives_the_reason(
+    ssh_path: Any, echo_bundle: Path
+) -> None:
     with (
         SshDevice(ssh_path.address, echo_bundle, OPTIONS) as device,
         pytest.raises(DeviceError, match=r"returned no results on ssh:.*: out of luck"),
@@ -172,14 +174,16 @@ def test_a_bundle_that_dies_says_why(ssh_path: Any, echo_bundle: Path) -> None:
         device.run("litert", ["--die", "out of luck"])
 
 
-def test_no_python_there(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_device_without_python_is_refused(ssh_path: Any, echo_bundle: Path) -> None:
     options = replace(OPTIONS, python="python7")
     with pytest.raises(DeviceError, match=r"has no 'python7': install Python 3.9 or newer"):
         SshDevice(ssh_path.address, echo_bundle, options).__enter__()
     assert ssh_path.leftovers() == []
 
 
-def test_an_old_python_there(ssh_path: Any, echo_bundle: Path, tmp_path: Path) -> None:
+def test_a_device_with_an_old_python_is_refused(
+    ssh_path: Any, echo_bundle: Path, tmp_path: Path
+) -> None:
     old = tmp_path / "python3"
     old.write_text(
         "#!/bin/sh\necho '"
@@ -191,7 +195,9 @@ def test_an_old_python_there(ssh_path: Any, echo_bundle: Path, tmp_path: Path) -
         SshDevice(ssh_path.address, echo_bundle, replace(OPTIONS, python=str(old))).__enter__()
 
 
-def test_no_runtime_there(ssh_path: Any, echo_bundle: Path, tmp_path: Path) -> None:
+def test_a_device_without_the_runtime_is_refused(
+    ssh_path: Any, echo_bundle: Path, tmp_path: Path
+) -> None:
     bare = tmp_path / "python3"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     bare.chmod(0o755)
@@ -205,18 +211,18 @@ def test_no_runtime_there(ssh_path: Any, echo_bundle: Path, tmp_path: Path) -> N
     assert left_behind(ssh_path) == []
 
 
-def test_a_disk_that_is_too_small(ssh_path: Any, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_an_error(ssh_path: Any, tmp_path: Path) -> None:
     huge = tmp_path / "huge.parity.pyz"
     with huge.open("wb") as stream:
-        stream.truncate(8 << 40)  # a sparse file: takes no room here
+        stream.truncate(8 << 40)  # a sparse file, which takes no space
     with pytest.raises(DeviceError, match=r"MB free in .* and the check takes 8796113\.0 MB"):
         SshDevice(ssh_path.address, huge, OPTIONS).__enter__()
     assert ssh_path.leftovers() == []
 
 
-def test_a_disk_that_fills_up(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_disk_that_fills_up_is_an_error(ssh_path: Any, echo_bundle: Path) -> None:
     class Filling(SshDevice):
-        """Writes to the device that is always full."""
+        """Writes to /dev/full."""
 
         def _call(self, command: str, **options: Any) -> Any:
             return super()._call(command.replace("cat >> ", "cat > /dev/full #"), **options)
@@ -226,14 +232,16 @@ def test_a_disk_that_fills_up(ssh_path: Any, echo_bundle: Path) -> None:
     assert left_behind(ssh_path) == []
 
 
-def test_an_unplugged_device(ssh_path: Any, echo_bundle: Path) -> None:
+def test_an_unreachable_device_is_an_error(ssh_path: Any, echo_bundle: Path) -> None:
     start = time.monotonic()
     with pytest.raises(DeviceError, match=r"cannot be reached: .*Connection refused"):
         SshDevice("nobody@127.0.0.1:9", echo_bundle, OPTIONS).__enter__()
     assert time.monotonic() - start < 5
 
 
-def test_a_device_unplugged_in_the_middle(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_device_that_disappears_during_the_run_is_an_error(
+    ssh_path: Any, echo_bundle: Path
+) -> None:
     options = replace(OPTIONS, reconnect_s=1.5)
     with SshDevice(ssh_path.address, echo_bundle, options) as device:
         reachable, device._ssh = device._ssh, ["sh", "-c", "exit 255"]
@@ -243,12 +251,12 @@ def test_a_device_unplugged_in_the_middle(ssh_path: Any, echo_bundle: Path) -> N
     assert left_behind(ssh_path) == []
 
 
-def test_a_login_that_is_refused(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_refused_login_is_an_error(ssh_path: Any, echo_bundle: Path) -> None:
     with pytest.raises(DeviceError, match=r"refused the login .*ssh -p \d+ nobody@127.0.0.1 true"):
         SshDevice(f"nobody@127.0.0.1:{ssh_path.port}", echo_bundle, OPTIONS).__enter__()
 
 
-def test_a_host_key_that_changed(ssh_path: Any, echo_bundle: Path) -> None:
+def test_a_changed_host_key_is_an_error(ssh_path: Any, echo_bundle: Path) -> None:
     with pytest.raises(
         DeviceError, match=r"does not know the host key of ssh:.*, or knows another"
     ):
@@ -258,7 +266,7 @@ def test_a_host_key_that_changed(ssh_path: Any, echo_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "-oProxyCommand=x", "a b", "host:port", "user@[::1"])
-def test_an_address_that_is_none(address: str, echo_bundle: Path) -> None:
+def test_invalid_addresses_are_refused(address: str, echo_bundle: Path) -> None:
     with pytest.raises(DeviceError, match=r"is ssh:\[USER@\]HOST\[:PORT\]. Received"):
         SshDevice(address, echo_bundle, OPTIONS)
 
@@ -267,7 +275,7 @@ def test_an_address_that_is_none(address: str, echo_bundle: Path) -> None:
     ("address", "host", "port"),
     [("pi", "pi", None), ("me@pi:2222", "me@pi", "2222"), ("me@[fe80::1]:22", "me@fe80::1", "22")],
 )
-def test_addresses(address: str, host: str, port: str | None, echo_bundle: Path) -> None:
+def test_valid_addresses(address: str, host: str, port: str | None, echo_bundle: Path) -> None:
     command = SshDevice(address, echo_bundle, OPTIONS)._ssh
     assert command[-2:] == ["--", host]
     assert (command[command.index("-p") + 1] if port else None) == port

@@ -1,4 +1,4 @@
-"""Protects the devices themselves: real ARM code, a real browser, ssh; each of them must run."""
+"""Protects runs on devices: ARM code under emulation, a browser, ssh; all of them must run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.devices
 
 NETWORKS = ("digits", "mobilenet")
 
-# Every target, with the target of this machine whose int8 arithmetic rounds as its own does.
-# XNNPACK rounds once; TFLite's own kernels, which tflite-runtime takes for int8, round twice.
+# Every target, with the target of this machine that rounds int8 arithmetic by the same rule.
+# XNNPACK rounds once; TFLite's own kernels, which tflite-runtime uses for int8, round twice.
 TARGETS = {
     "litert@qemu-aarch64:cortex-a76": "litert",
     "litert@qemu-aarch64:cortex-a53": "litert",
@@ -50,7 +50,7 @@ TARGETS = {
     "litert@ssh:HERE": "litert",
     "onnxruntime@ssh:HERE": "onnxruntime",
 }
-# Minutes for a MobileNetV2 when its Python itself is emulated.
+# It takes minutes for a MobileNetV2, because Python itself is emulated.
 DIGITS_ONLY = "onnx-reference@qemu-aarch64"
 PAIRS = [
     (text, network)
@@ -58,20 +58,20 @@ PAIRS = [
     for network in NETWORKS
     if (text, network) != (DIGITS_ONLY, "mobilenet")
 ]
-# ONNX Runtime adds quantized tensors in float, by kernels that are each machine's own: where the
-# exact sum lies next to halfway between two steps, its QLinearAdd may be a step away from that of
+# ONNX Runtime adds quantized tensors in float, by kernels that differ between machines. Where the
+# exact sum is close to a tie between two steps, its QLinearAdd may differ by one step from that of
 # x86 (docs/devices.md). MobileNetV2 has ten of them; convolutions and pooling agree.
-ADDS_ITS_OWN_WAY = ("onnxruntime@qemu", "onnxruntime-web")
+ADD_DIFFERS = ("onnxruntime@qemu", "onnxruntime-web")
 EXACT_PAIRS = [
     (text, network)
     for text, network in PAIRS
-    if TARGETS[text] and not (text.startswith(ADDS_ITS_OWN_WAY) and network == "mobilenet")
+    if TARGETS[text] and not (text.startswith(ADD_DIFFERS) and network == "mobilenet")
 ]
 # ONNX Runtime computes in half precision where the processor has such arithmetic. A float16 file
-# then is another computation than on x86.
+# is then computed differently than on x86.
 HALF_ARITHMETIC = ("onnxruntime@qemu-aarch64:cortex-a76", "float16")
 
-# The MobileNetV2 has random weights: the noise of its quantized files says nothing about a device.
+# The MobileNetV2 has random weights, so the noise of its quantized files is not judged.
 LIMITS = {
     "digits": QualityLimits(),
     "mobilenet": QualityLimits(
@@ -113,9 +113,9 @@ def run(exports: dict[str, Path], sshd: Any) -> Callable[[str, str], Run]:
 
 
 def steps(path: Path, output: np.ndarray) -> np.ndarray:
-    """Return the whole numbers that the last op of an int8 file turned into floats.
+    """Return the integers that the last op of an int8 file dequantized.
 
-    That op is float arithmetic, and ARM multiplies and adds in one rounding where x86 takes two.
+    That op is float arithmetic: ARM rounds once after multiplying and adding, x86 rounds twice.
     """
     if path.suffix == ".onnx":
         return output  # equal to the last bit everywhere
@@ -148,7 +148,7 @@ def test_every_file_passes_on_the_target(
 
 
 @pytest.mark.parametrize(("text", "network"), EXACT_PAIRS)
-def test_int8_is_bit_for_bit_what_the_same_rounding_gives_here(
+def test_int8_outputs_equal_those_of_the_same_rounding_rule_on_this_machine(
     ssh_path: Any, exports: dict[str, Path], run: Callable[[str, str], Run], text: str, network: str
 ) -> None:
     artifact, there = run(network, text)["int8"]
@@ -159,13 +159,13 @@ def test_int8_is_bit_for_bit_what_the_same_rounding_gives_here(
         np.testing.assert_array_equal(steps(path, there.outputs[name]), steps(path, expected))
 
 
-def test_the_rounding_rules_can_be_told_apart(run: Callable[[str, str], Run]) -> None:
-    """Otherwise equal bits would say nothing about which rule a device follows."""
+def test_the_rounding_rules_give_different_outputs(run: Callable[[str, str], Run]) -> None:
+    """Otherwise equal bits would not show which rule a device follows."""
     once, twice = (run("digits", name)["int8"][1] for name in ("litert", "litert+reference"))
     assert any(np.any(once.outputs[name] != twice.outputs[name]) for name in once.outputs)
 
 
-def test_half_precision_arithmetic_is_seen_on_the_processor_that_has_it(
+def test_half_precision_arithmetic_shows_on_the_processor_that_has_it(
     exports: dict[str, Path], run: Callable[[str, str], Run]
 ) -> None:
     text, precision = HALF_ARITHMETIC
@@ -182,7 +182,7 @@ def test_half_precision_arithmetic_is_seen_on_the_processor_that_has_it(
 
 
 @pytest.mark.parametrize("text", TARGETS)
-def test_what_was_measured_and_what_ran(
+def test_runs_record_measurements_and_versions(
     ssh_path: Any, run: Callable[[str, str], Run], text: str
 ) -> None:
     emulated = "@qemu" in text
@@ -203,8 +203,10 @@ def test_what_was_measured_and_what_ran(
     "text",
     ["litert@qemu-aarch64", "onnxruntime@qemu-aarch64:cortex-a53", "onnxruntime-web", "HERE"],
 )
-def test_samples_of_the_users_own(ssh_path: Any, exports: dict[str, Path], text: str) -> None:
-    """They run there with the golden ones and are judged, so a wrong one fails."""
+def test_samples_of_the_user_run_on_devices(
+    ssh_path: Any, exports: dict[str, Path], text: str
+) -> None:
+    """They run together with the golden set and are judged."""
     target = f"litert@ssh:{ssh_path.address}" if text == "HERE" else text
     own = handwritten_digits().test.x[100:105]
     options = DeviceOptions(python=sys.executable)
@@ -214,16 +216,16 @@ def test_samples_of_the_users_own(ssh_path: Any, exports: dict[str, Path], text:
     assert report.samples == golden.samples + 5
     for result in report.results:
         (output,) = result.outputs
-        # Of samples with NaN or infinity nothing is expected behind a dense layer.
+        # For samples with NaN or infinity nothing is expected after a dense layer.
         assert output.metrics.elements == 10 * (report.samples - list(golden.kind).count(NONFINITE))
         (here,) = (o for o in result.given.values())
         truth = next(iter(report.golden.truth.values()))
-        # Each sample's own truth, not that of another.
+        # Each sample is compared with its own truth.
         assert (here.argmax(1) == truth.argmax(1))[-5:].all()
         assert any(f.check == "determinism" and f.passed for f in result.findings)
 
 
-def test_files_are_timed_on_devices_too(ssh_path: Any, exports: dict[str, Path]) -> None:
+def test_files_are_timed_on_devices(ssh_path: Any, exports: dict[str, Path]) -> None:
     targets = ["litert", "litert@qemu-aarch64", f"litert@ssh:{ssh_path.address}", "litert-web"]
     rows = measure_latency(
         exports["digits"], targets, rounds=5, devices=DeviceOptions(python=sys.executable)

@@ -1,4 +1,4 @@
-"""Run by test_backends.py, one process a backend: the same training and the same odd batches.
+"""Run by test_backends.py, one process for each backend: the same training and edge-case batches.
 
 KERAS_BACKEND=... python backend_program.py OUT.npz
 """
@@ -11,12 +11,12 @@ import numpy as np
 STEPS = 100
 
 
-def drawn(shape, seed=0):
+def random_array(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
 def trajectory():
-    """Losses of 100 compiled training steps and the weights after them."""
+    """Return the losses of 100 compiled training steps and the weights after them."""
     import keras
     import renormlite as rl
 
@@ -40,7 +40,7 @@ def trajectory():
     model.compile(keras.optimizers.SGD(0.02, momentum=0.5), "mse")
     losses = []
     for step in range(STEPS):
-        x = drawn((6, 8, 8, 3), step) * 2 + 1
+        x = random_array((6, 8, 8, 3), step) * 2 + 1
         y = x.mean((1, 2))[:, :1]
         losses.append(float(model.train_on_batch(x, y)))
     results = {"losses": np.array(losses)}
@@ -49,32 +49,36 @@ def trajectory():
     return results
 
 
-def odd_batches():
-    """Outputs and state of batches that peers crash on, or answer with NaN."""
+def edge_case_batches():
+    """Return outputs and state for batches on which other layers crash or return NaN."""
     import renormlite as rl
     from keras import ops
 
     bounds = {"r_max": 1.5, "d_max": 0.4}
-    mask = drawn((6, 5), 7) > 0
+    mask = random_array((6, 5), 7) > 0
     cases = {
-        "mask, one channel": (rl.BatchRenormalization(**bounds), drawn((6, 5, 1)), mask),
-        "mask, axis 1": (rl.BatchRenormalization(axis=1, **bounds), drawn((6, 5, 4)), mask),
-        "all masked": (rl.BatchRenormalization(**bounds), drawn((6, 5, 2)), mask & False),
-        "empty": (rl.BatchRenormalization(**bounds), drawn((0, 5, 2)), None),
-        "single": (rl.BatchRenormalization(**bounds), drawn((1, 3)), None),
+        "mask, one channel": (rl.BatchRenormalization(**bounds), random_array((6, 5, 1)), mask),
+        "mask, axis 1": (rl.BatchRenormalization(axis=1, **bounds), random_array((6, 5, 4)), mask),
+        "all masked": (rl.BatchRenormalization(**bounds), random_array((6, 5, 2)), mask & False),
+        "empty": (rl.BatchRenormalization(**bounds), random_array((0, 5, 2)), None),
+        "single": (rl.BatchRenormalization(**bounds), random_array((1, 3)), None),
         "constant": (rl.BatchRenormalization(**bounds), np.full((8, 3), 1e4), None),
-        "mean far above spread": (rl.BatchRenormalization(**bounds), drawn((64, 3)) + 100, None),
+        "mean far above spread": (
+            rl.BatchRenormalization(**bounds),
+            random_array((64, 3)) + 100,
+            None,
+        ),
         "ghosts": (
             rl.BatchRenormalization(virtual_batch_size=4),
-            drawn((7, 5, 3)),
+            random_array((7, 5, 3)),
             None,
         ),
         "two momenta": (
             rl.BatchRenormalization(renorm_momentum=0.5),
-            drawn((7, 3)),
+            random_array((7, 3)),
             None,
         ),
-        "learned": (rl.LearnedRenormalization(axis=1), drawn((6, 4, 5)), None),
+        "learned": (rl.LearnedRenormalization(axis=1), random_array((6, 4, 5)), None),
     }
     results = {}
     for name, (layer, x, mask) in cases.items():
@@ -86,7 +90,7 @@ def odd_batches():
         results[f"{name}: inference"] = ops.convert_to_numpy(layer(x, training=False))
         for weight in layer.weights:
             results[f"{name}: {weight.name}"] = ops.convert_to_numpy(weight)
-    y, state = rl.batch_renorm(ops.convert_to_tensor(drawn((6, 3)), "float32"))
+    y, state = rl.batch_renorm(ops.convert_to_tensor(random_array((6, 3)), "float32"))
     results["function: y"] = ops.convert_to_numpy(y)
     results["function: variance"] = ops.convert_to_numpy(state.variance)
     return results
@@ -94,4 +98,4 @@ def odd_batches():
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    np.savez(sys.argv[1], **trajectory(), **odd_batches())
+    np.savez(sys.argv[1], **trajectory(), **edge_case_batches())

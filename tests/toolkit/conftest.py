@@ -1,4 +1,4 @@
-"""The oracle of the layer's tests: algorithm 1 in float64 NumPy, sharing no code with ours."""
+"""The oracle of the layer's tests: algorithm 1 in float64 NumPy, with no code of the layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 
 class PaperRenorm:
-    """Algorithm 1 of arXiv:1702.03275, channel axis last, with the gradients worked out by hand."""
+    """Algorithm 1 of arXiv:1702.03275, channel axis last, with gradients derived by hand."""
 
     def __init__(self, channels, *, momentum=0.99, epsilon=1e-3, r_max=np.inf, d_max=np.inf):
         self.mu = np.zeros(channels)

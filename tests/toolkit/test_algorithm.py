@@ -1,8 +1,8 @@
 """Protects algorithm 1: outputs, state and gradients equal an independent float64 NumPy oracle.
 
-Tolerances are for float32: sums of a few hundred terms and a handful of roundings, each at most
-6e-8 of values of order one, leave errors around 1e-6; 1e-5 is that with room, and 1e4 times smaller
-than any slip of the algorithm would be. In float64 policy the same comparison holds to 1e-12.
+The tolerances are for float32. Sums of a few hundred terms and a few roundings, each at most 6e-8
+of values of order one, leave errors of about 1e-6. 1e-5 leaves a margin of ten, and an error in the
+algorithm would be 1e4 times larger. In the float64 policy the same comparison holds to 1e-12.
 """
 
 import keras
@@ -18,7 +18,7 @@ SHAPES = [(32, 5), (16, 7, 5), (8, 6, 4, 5), (4, 3, 4, 2, 5)]
 
 
 def batches(shape, steps, axis=-1, seed=0):
-    """Batches whose mean and spread differ per channel and drift from step to step."""
+    """Return batches whose mean and spread differ per channel and drift from step to step."""
     rng = np.random.default_rng(seed)
     channels = shape[-1]
     center = rng.normal(size=channels) * 3
@@ -28,8 +28,8 @@ def batches(shape, steps, axis=-1, seed=0):
         yield np.moveaxis(x, -1, axis).astype("float32")
 
 
-def drawn_affine(channels, seed=3):
-    """A gamma with negative, zero and tiny channels, and a beta."""
+def random_affine(channels, seed=3):
+    """Return a gamma with negative, zero and tiny channels, and a beta."""
     rng = np.random.default_rng(seed)
     gamma = rng.normal(size=channels)
     gamma[0], gamma[1], gamma[2] = 0.0, 1e-6, -0.7
@@ -53,7 +53,7 @@ def test_many_steps_equal_the_oracle(kernel, paper_renorm, shape, axis, r_max, d
         5, momentum=0.9, r_max=r_max or np.inf, d_max=np.inf if d_max is None else d_max
     )
     layer = rl.BatchRenormalization(axis=axis, momentum=0.9, r_max=r_max, d_max=d_max)
-    oracle.gamma, oracle.beta = drawn_affine(5)
+    oracle.gamma, oracle.beta = random_affine(5)
     for step, x in enumerate(batches(shape, 12, axis)):
         if step == 0:
             build(layer, x, oracle.gamma, oracle.beta)
@@ -78,7 +78,7 @@ def test_float64_policy_equals_the_oracle_to_float64(paper_renorm, shape):
         np.testing.assert_allclose(layer.moving_variance, oracle.var, **FLOAT64)
 
 
-def test_statistics_move_after_they_were_used():
+def test_a_step_uses_the_statistics_from_before_its_update():
     """The first output must come from the initial statistics, not from those of its own step."""
     x = np.full((4, 1), 10.0, "float32")
     layer = rl.BatchRenormalization(momentum=0.0, epsilon=1.0, r_max=None, d_max=None)
@@ -91,7 +91,7 @@ def test_statistics_move_after_they_were_used():
     ("center", "spread", "active"),
     [(0.0, 9.0, "r high"), (0.0, 0.01, "r low"), (9.0, 1.0, "d high"), (-9.0, 1.0, "d low")],
 )
-def test_each_side_of_each_clip(paper_renorm, center, spread, active):
+def test_each_bound_clips_from_above_and_below(paper_renorm, center, spread, active):
     x = (np.random.default_rng(0).normal(size=(64, 3)) * spread + center).astype("float32")
     oracle = paper_renorm(3, r_max=2.0, d_max=1.5)
     truth = oracle.train(x)
@@ -111,7 +111,7 @@ def test_each_side_of_each_clip(paper_renorm, center, spread, active):
 def test_gradients_equal_the_closed_form(kernel, paper_renorm, shape, axis):
     rng = np.random.default_rng(7)
     oracle = paper_renorm(5, r_max=1.3, d_max=0.4)
-    oracle.gamma, oracle.beta = drawn_affine(5)
+    oracle.gamma, oracle.beta = random_affine(5)
     x = next(batches(shape, 1, axis))
     dy = rng.normal(size=x.shape).astype("float32")
     layer = build(
@@ -148,8 +148,8 @@ def test_unit_bounds_are_batch_normalization():
         np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, **FLOAT32)
 
 
-def seed_peer(peer, shape):
-    """Start both peers from sigma = sqrt(1 + epsilon): their own start forgets epsilon."""
+def set_initial_sigma(peer, shape):
+    """Start the other layer from sigma = sqrt(1 + epsilon); its own start has no epsilon."""
     peer.build(shape)
     peer.renorm_stddev.assign(np.full(5, np.sqrt(1.001), "float32"))
     peer.moving_stddev.assign(np.full(5, np.sqrt(1.001), "float32"))
@@ -163,7 +163,7 @@ def test_parity_with_keras_renorm(shape, axis):
         axis=axis, momentum=0.9, renorm=True, renorm_clipping=clipping, renorm_momentum=0.9
     )
     ours = rl.BatchRenormalization(axis=axis, momentum=0.9, r_max=1.4, d_max=0.5)
-    seed_peer(theirs, next(batches(shape, 1, axis)).shape)
+    set_initial_sigma(theirs, next(batches(shape, 1, axis)).shape)
     for x in batches(shape, 10, axis):
         np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), **FLOAT32)
         np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, **FLOAT32)
@@ -183,7 +183,7 @@ def test_parity_with_tf_keras_renorm(shape):
         renorm_momentum=0.9,
     )
     ours = rl.BatchRenormalization(momentum=0.9, r_max=1.4, d_max=0.5)
-    seed_peer(theirs, shape)
+    set_initial_sigma(theirs, shape)
     for x in batches(shape, 10):
         expected = theirs(x, training=True)
         np.testing.assert_allclose(ours(x, training=True), expected, **FLOAT32)

@@ -1,6 +1,6 @@
-"""Protects the layer on JAX and PyTorch: TensorFlow's training and its answers to odd batches.
+"""Protects the layer on JAX and PyTorch: same training and edge cases as on TensorFlow.
 
-PyTorch lives in an environment of its own (`make test-torch`), named by RENORMLITE_TORCH_PYTHON.
+PyTorch has a separate environment (`make test-torch`), named by RENORMLITE_TORCH_PYTHON.
 """
 
 import os
@@ -53,12 +53,12 @@ def python_of(backend):
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_the_same_trajectory_and_the_same_answers(backend, tensorflow, tmp_path):
+def test_training_and_edge_cases_equal_those_of_tensorflow(backend, tensorflow, tmp_path):
     theirs, ours = run(python_of(backend), backend, tmp_path), tensorflow
     assert set(theirs) == set(ours)
     losses = ours["losses"]
     assert len(losses) == 100
-    assert losses[-10:].mean() < 0.5 * losses[:10].mean()  # it does learn
+    assert losses[-10:].mean() < 0.5 * losses[:10].mean()  # the model learns
     for name in ours:
         assert np.isfinite(ours[name]).all(), name
         tolerance = ODD_BATCHES if ": " in name else TRAJECTORY

@@ -1,4 +1,4 @@
-"""Protects the swap of norms: inference keeps its bits, training starts from seeded statistics."""
+"""Protects the swap of norms: inference stays bit-identical, statistics are carried over."""
 
 import keras
 import numpy as np
@@ -62,7 +62,7 @@ def test_applications_there_and_back(build, count):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "float16"])
-def test_inference_keeps_its_bits_in_every_precision(policy):
+def test_inference_is_bit_identical_in_every_precision(policy):
     model = keras.Sequential(
         [
             layers.Input((6, 6, 4), dtype="float32"),
@@ -79,9 +79,9 @@ def test_inference_keeps_its_bits_in_every_precision(policy):
     assert_same_inference(model, rl.to_batch_norm(renorm), x)
 
 
-def test_everything_that_a_norm_is_made_of_carries_over():
+def test_every_setting_and_weight_of_a_norm_is_carried_over():
     class Own(keras.regularizers.Regularizer):
-        """A regularizer that Keras could not make anew from its config: it has none."""
+        """A regularizer without a config, from which Keras could not recreate it."""
 
         def __call__(self, w):
             return 0.1 * keras.ops.sum(w)
@@ -110,7 +110,7 @@ def test_everything_that_a_norm_is_made_of_carries_over():
         assert twin.beta is None
 
 
-def test_what_is_frozen_stays_frozen():
+def test_frozen_layers_stay_frozen():
     model = keras.Sequential(
         [
             layers.Input((4,)),
@@ -133,7 +133,7 @@ def test_what_is_frozen_stays_frozen():
 
 
 def masked_models():
-    """Models with their inputs, and the rows that a mask lets through to the norm."""
+    """Return models with their inputs, and the rows that the mask passes to the norm."""
     sentence, x = keras.Input((5,), dtype="int32"), np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
     # Built while tests are collected, before the seed of each test is set.
     start = keras.initializers.RandomUniform(seed=0)
@@ -164,7 +164,7 @@ def small_model(**arguments):
 
 
 def test_no_jump_after_the_first_training_step():
-    """Training a converted model starts where inference was: r and d see seeded statistics."""
+    """The first step of a converted model starts from the statistics that inference used."""
     model, data = small_model(momentum=0.8), values((64, 8, 8, 3)) * 2 + 1
     for _ in range(70):
         model(data, training=True)  # 0.8**70 = 2e-7: the statistics are those of this data
@@ -176,7 +176,7 @@ def test_no_jump_after_the_first_training_step():
 
 
 def test_the_first_step_on_a_small_batch_is_inference_where_batch_norm_jumps():
-    """What the swap is for: a batch of 2 is far from the statistics it meets."""
+    """The purpose of the swap: a batch of 2 is far from the moving statistics."""
     model, data = small_model(momentum=0.8), values((64, 8, 8, 3)) * 2 + 1
     for _ in range(70):
         model(data, training=True)
@@ -186,7 +186,7 @@ def test_the_first_step_on_a_small_batch_is_inference_where_batch_norm_jumps():
     assert np.abs(np.asarray(model(few, training=True)) - inference).max() > 0.3
 
 
-def test_the_paper_s_ramps_start_as_batch_normalization():
+def test_ramps_of_the_paper_start_as_batch_normalization():
     model, x = small_model(), values((4, 8, 8, 3))
     in_training(model, x)
     renorm = rl.to_renorm(model, bounds=("paper", "paper"))
@@ -207,7 +207,7 @@ def test_a_trained_model_has_no_bounds_and_an_untrained_one_settles_first():
     assert np.abs(np.asarray(model(few, training=True)) - before).max() > 0.3
 
 
-def test_one_trained_norm_among_untrained_ones_is_told_apart():
+def test_one_trained_norm_among_untrained_ones_is_recognized():
     model = small_model()
     norms(model)[0].moving_mean.assign(np.full(6, 0.1))
     first, second = norms(rl.to_renorm(model))
@@ -215,7 +215,7 @@ def test_one_trained_norm_among_untrained_ones_is_told_apart():
     assert second.r_max.momentum == 0.99
 
 
-def test_bounds_momentum_and_step_are_the_users_choice():
+def test_bounds_momentum_and_step_can_be_set():
     r_max, d_max = rl.paper_schedule(1000)
     renorm = rl.to_renorm(small_model(), bounds=(r_max, d_max), momentum=0.9, step=700)
     for norm in norms(renorm):
@@ -252,7 +252,7 @@ def test_keras_renorm_layers_keep_their_bounds_and_statistics(own_momentum):
 
 
 def test_keras_renorm_layers_whose_two_statistics_differ_keep_both():
-    peer = layers.BatchNormalization(renorm=True)  # one momentum, but set apart by hand
+    peer = layers.BatchNormalization(renorm=True)  # one momentum, but different statistics
     model = keras.Sequential([layers.Input((4,)), peer])
     peer.renorm_mean.assign([1.0, 2.0, 3.0, 4.0])
     layer = rl.to_renorm(model).layers[0]
@@ -262,7 +262,7 @@ def test_keras_renorm_layers_whose_two_statistics_differ_keep_both():
 
 
 @pytest.mark.parametrize("clipping", [{"rmax": 3.0, "dmax": 5.0}, {"rmax": 2.0, "rmin": 0.25}])
-def test_a_clipping_of_keras_that_is_not_symmetric_needs_a_decision(clipping):
+def test_asymmetric_clipping_of_keras_asks_for_bounds(clipping):
     peer = layers.BatchNormalization(renorm=True, renorm_clipping=clipping, name="peer")
     model = keras.Sequential([layers.Input((4,)), peer])
     with pytest.raises(rl.UserError, match=r"peer clips r to .* bounds=\(\d\.0, 5\.0\)"):
@@ -270,7 +270,7 @@ def test_a_clipping_of_keras_that_is_not_symmetric_needs_a_decision(clipping):
     assert rl.to_renorm(model, bounds=(3.0, 5.0)).layers[0].r_max.value == 3.0
 
 
-def test_our_own_layers_convert_too():
+def test_layers_of_renormlite_convert_too():
     model = keras.Sequential(
         [
             layers.Input((4,)),
@@ -294,7 +294,7 @@ def test_our_own_layers_convert_too():
     assert twin.get_config() == original.get_config()
 
 
-def test_where_says_which_norms_to_swap():
+def test_where_selects_the_norms_to_swap():
     model = small_model()
     last = model.layers[-1].name
     renorm = rl.to_renorm(model, where=lambda layer: layer.name != last)
@@ -312,7 +312,7 @@ def test_a_model_without_norms_is_copied():
     assert_same_inference(model, rl.to_renorm(model), values((3, 4)))
 
 
-def test_the_original_is_left_alone():
+def test_the_original_model_does_not_change():
     model = in_training(small_model(), values((4, 8, 8, 3)))
     before = model.get_weights()
     renorm = rl.to_renorm(model)
@@ -327,7 +327,7 @@ def test_the_original_is_left_alone():
 
 def test_the_copy_trains_saves_and_loads(tmp_path):
     model = small_model()
-    # A loss that cannot be made from a config: nobody needs it to copy the network.
+    # A loss that cannot be recreated from a config; copying the network does not need it.
     model.compile("sgd", loss=lambda y, p: keras.ops.mean(keras.ops.square(y - p)))
     renorm = rl.to_renorm(model, bounds=(3.0, 5.0))
     assert not renorm.compiled
@@ -362,7 +362,7 @@ def test_a_subclass_of_a_norm_is_a_norm_unless_it_computes_something_else():
     assert_same_inference(other, renorm, x)
 
 
-def test_what_has_no_counterpart_is_refused_in_one_line():
+def test_models_that_cannot_be_converted_are_refused_in_one_line():
     with pytest.raises(rl.UserError, match="Expected a built model"):
         rl.to_renorm(keras.Sequential([layers.BatchNormalization()]))
     with pytest.raises(rl.UserError, match="Expected a Keras 3 model"):

@@ -1,4 +1,4 @@
-"""Protects the diagnostics: what they say of a step is what the step did, wherever it is shown."""
+"""Protects the diagnostics: readings describe the training step, wherever they are shown."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ CHANNELS = 6
 
 
 def batches(count, size=4, seed=0):
-    """Small batches of channels whose means and spreads wander: r and d are far from 1 and 0."""
+    """Return small batches whose means and spreads drift: r and d are far from 1 and 0."""
     rng = np.random.default_rng(seed)
     spread = np.exp(rng.normal(size=(count, 1, CHANNELS)) * 0.7)
     shift = rng.normal(size=(count, 1, CHANNELS))
@@ -58,8 +58,8 @@ NORMS = {
 
 
 @pytest.mark.parametrize("make", NORMS.values(), ids=NORMS.keys())
-def test_the_gap_is_that_between_the_two_modes_of_the_layer(make):
-    """The truth: call the layer both ways on the batch, from the same state."""
+def test_the_gap_is_the_difference_of_training_and_inference(make):
+    """Expected: the difference of both modes of the layer on the batch, from the same state."""
     x, norm = batches(12), make()
     model, watch = model_of(norm), rl.RenormDiagnostics(every=1)
     fit(model, x[:40], watch)
@@ -77,7 +77,7 @@ def test_the_gap_is_that_between_the_two_modes_of_the_layer(make):
         assert len(watch.readings) == 11
 
 
-def test_the_shares_are_those_of_algorithm_1(paper_renorm):
+def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm):
     bounds = {"r_max": 1.5, "d_max": 0.4}
     x, watch = batches(20), rl.RenormDiagnostics(every=1)
     fit(model_of(rl.BatchRenormalization(momentum=0.9, **bounds)), x, watch)
@@ -94,7 +94,7 @@ def test_the_shares_are_those_of_algorithm_1(paper_renorm):
     assert partly > 5
 
 
-def test_what_99_percent_need_is_what_unclipped_r_and_d_are(paper_renorm):
+def test_bounds_for_99_percent_are_quantiles_of_unclipped_r_and_d(paper_renorm):
     x, watch = batches(8), rl.RenormDiagnostics(every=1)
     fit(model_of(rl.BatchRenormalization(momentum=0.9, r_max=None, d_max=None)), x, watch)
     oracle = paper_renorm(CHANNELS, momentum=0.9)
@@ -105,7 +105,7 @@ def test_what_99_percent_need_is_what_unclipped_r_and_d_are(paper_renorm):
         assert reading.d_99 == pytest.approx(np.quantile(d, 0.99), rel=1e-3)
 
 
-def test_bounds_of_a_schedule_are_those_in_force():
+def test_readings_have_the_bounds_of_the_schedule_at_their_step():
     r_max, watch = rl.LinearRamp(1.0, 3.0, start_step=2, end_step=6), rl.RenormDiagnostics(every=1)
     fit(model_of(rl.BatchRenormalization(r_max=r_max, d_max=0.0)), batches(8), watch)
     found = [reading.r_max for reading in watch.readings]
@@ -113,7 +113,7 @@ def test_bounds_of_a_schedule_are_those_in_force():
     assert watch.readings[0].r_clipped == watch.readings[0].d_clipped == 1.0
 
 
-def test_training_is_the_same_with_and_without():
+def test_diagnostics_do_not_change_training():
     weights = []
     for callbacks in ([], [rl.RenormDiagnostics(every=1)]):
         keras.utils.set_random_seed(1)
@@ -125,7 +125,7 @@ def test_training_is_the_same_with_and_without():
 
 
 @pytest.mark.parametrize(("at_once", "steps"), [(1, [0, 4, 8, 10, 14, 18]), (3, [0, 3, 6, 10])])
-def test_every_so_many_steps_of_each_epoch(at_once, steps):
+def test_readings_are_taken_every_n_steps_of_each_epoch(at_once, steps):
     model, watch = model_of(rl.BatchRenormalization(name="norm")), rl.RenormDiagnostics(every=4)
     model.compile("sgd", "mse", steps_per_execution=at_once)
     fit(model, batches(10), watch, epochs=2)
@@ -140,12 +140,12 @@ def test_several_steps_at_once_give_their_average_batch():
     model.compile("sgd", "mse", steps_per_execution=3)
     fit(model, x, watch)
     assert len(watch.readings) == 1
-    # Of statistics that hardly move, the three batches count alike.
+    # The statistics hardly move, so the three batches have equal weights.
     expected = np.quantile(np.abs(x.mean(0)) / np.sqrt(1.001), 0.99)
     assert watch.readings[0].d_99 == pytest.approx(expected, rel=5e-3)
 
 
-def test_a_norm_called_twice_a_step_counts_both_moves(paper_renorm):
+def test_a_norm_called_twice_a_step_counts_both_updates(paper_renorm):
     norm, inputs = rl.BatchRenormalization(momentum=0.9, r_max=1.0, d_max=0.0), keras.Input((6,))
     model = keras.Model(inputs, layers.Dense(1)(norm(norm(inputs))))
     model.compile(keras.optimizers.SGD(0.0), "mse")
@@ -157,7 +157,7 @@ def test_a_norm_called_twice_a_step_counts_both_moves(paper_renorm):
         y = oracle.train(x)
         means.append(x.mean(0))
         x = y
-    # Two moves of 0.1: 0.9 of the first batch to 1 of the second, over 1.9.
+    # Two updates with a weight of 0.1: the first batch counts 0.9 and the second 1, of 1.9.
     average = (0.9 * means[1] + 1.0 * means[2]) / 1.9
     expected = np.quantile(np.abs(average) / np.sqrt(1.001), 0.99)
     assert watch.readings[0].d_99 == pytest.approx(expected, rel=1e-3)
@@ -200,7 +200,7 @@ def test_logs_reach_history_csv_and_tensorboard(tmp_path):
 
 
 def scalars(folder):
-    """Every scalar of the event files in a folder, by name and step."""
+    """Return every scalar of the event files in a folder, by name and step."""
     import tensorflow as tf
     from tensorboard.compat.proto import event_pb2
     from tensorboard.util import tensor_util
@@ -215,7 +215,7 @@ def scalars(folder):
     return found
 
 
-def test_a_training_loop_of_ones_own():
+def test_a_custom_training_loop():
     norm, x = rl.BatchRenormalization(momentum=0.9, r_max=1.5, d_max=0.4), batches(6)
     model, by_fit, by_hand = model_of(norm), rl.RenormDiagnostics(1), rl.RenormDiagnostics(1)
     start = model.get_weights()
@@ -232,12 +232,12 @@ def test_a_training_loop_of_ones_own():
     assert [r.gap for r in by_hand.readings] == pytest.approx([r.gap for r in by_fit.readings])
 
 
-def test_logs_stay_short_unless_asked():
+def test_logs_have_three_values_by_default():
     history = fit(model_of(rl.BatchRenormalization()), batches(4), rl.RenormDiagnostics()).history
     assert history.keys() == {"loss", "renorm_r_clipped", "renorm_d_clipped", "renorm_gap"}
 
 
-def test_what_cannot_be_observed_is_named_with_the_reason():
+def test_norms_that_cannot_be_observed_are_named_with_the_reason():
     model = model_of(
         rl.BatchRenormalization(name="seen"),
         rl.BatchRenormalization(virtual_batch_size=2, name="ghosts"),
@@ -271,7 +271,7 @@ print(json.dumps([[r.step, r.r_clipped, r.d_clipped, r.gap] for r in watch.readi
 """
 
 
-def test_jax_whose_state_is_not_in_the_layers_during_an_epoch(tmp_path):
+def test_jax_which_keeps_the_state_outside_the_layers_during_an_epoch(tmp_path):
     x = batches(10)
     np.save(tmp_path / "x.npy", x)
     run = subprocess.run(
@@ -319,7 +319,7 @@ def test_the_plot_shows_the_readings(readings):
     np.testing.assert_allclose(gap_curves.lines[1].get_ydata(), [r.gap for r in readings[1::3]])
 
 
-def test_the_plot_shows_the_loss_and_says_what_its_axes_are(readings):
+def test_the_plot_shows_the_loss_and_labels_its_axes(readings):
     figure = rl.plot_diagnostics(readings)
     loss = next(axes for axes in figure.axes if axes.get_title("left") == "Training loss")
     steps = sorted({r.step for r in readings})
@@ -345,7 +345,7 @@ def test_the_plot_of_one_step_and_of_many_norms(readings):
     assert len(axes.get_yticklabels()) <= 64
 
 
-def test_what_cannot_be_drawn_is_one_clear_line(readings, tmp_path):
+def test_a_plot_that_cannot_be_drawn_is_refused_in_one_line(readings, tmp_path):
     with pytest.raises(rl.UserError, match="no readings yet"):
         rl.plot_diagnostics([])
     with pytest.raises(rl.UserError, match=r"Expected a file name that ends in .*\.png"):
@@ -353,7 +353,7 @@ def test_what_cannot_be_drawn_is_one_clear_line(readings, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_schedule_that_stays_closed_in_this_run_is_warned_of():
+def test_warns_of_a_schedule_that_stays_closed_in_this_run():
     x = batches(40)
     paper = lambda: rl.BatchRenormalization(r_max="paper", d_max="paper")  # noqa: E731
     with pytest.warns(UserWarning, match=r"will train as batch normalization for 100% .* 80 steps"):
@@ -367,7 +367,7 @@ def test_a_schedule_that_stays_closed_in_this_run_is_warned_of():
         fit(model_of(paper(), paper()), x, rl.RenormDiagnostics())
 
 
-def test_schedules_that_open_constant_bounds_and_resumed_runs_are_not_warned_of(recwarn):
+def test_does_not_warn_of_open_schedules_constant_bounds_and_resumed_runs(recwarn):
     x = batches(40)
     r_max, d_max = rl.paper_schedule(40)
     fitted = rl.BatchRenormalization(r_max=r_max, d_max=d_max)

@@ -1,4 +1,4 @@
-"""Protects the examples in the docstrings: they run, and give what they say."""
+"""Protects the examples in the docstrings: they run and print the results shown."""
 
 import doctest
 import importlib

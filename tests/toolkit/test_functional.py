@@ -1,4 +1,4 @@
-"""Protects `batch_renorm`: the same numbers as the layer, state carried by the caller."""
+"""Protects `batch_renorm`: the same numbers as the layer, with the state kept by the caller."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import renormlite as rl
 import tensorflow as tf
 
 
-def drawn(shape, seed=0):
+def random_array(shape, seed=0):
     return (np.random.default_rng(seed).normal(size=shape) * 2 + 1).astype("float32")
 
 
@@ -22,7 +22,7 @@ def test_steps_equal_the_layers_and_the_oracles(paper_renorm, axis):
     affine = {"gamma": oracle.gamma.astype("float32"), "beta": oracle.beta.astype("float32")}
     state = None
     for seed in range(7):
-        x = drawn((6, 4, 4), seed)
+        x = random_array((6, 4, 4), seed)
         if seed == 0:
             layer.build(x.shape)
             layer.gamma.assign(affine["gamma"])
@@ -41,7 +41,7 @@ def test_steps_equal_the_layers_and_the_oracles(paper_renorm, axis):
 
 
 def test_the_state_passes_through_a_compiled_loop():
-    x = drawn((12, 8, 3))
+    x = random_array((12, 8, 3))
 
     @tf.function
     def loop(x):
@@ -57,13 +57,13 @@ def test_the_state_passes_through_a_compiled_loop():
         np.testing.assert_allclose(compiled, eager, rtol=1e-6)
 
 
-def test_half_precision_comes_out_as_it_went_in():
-    y, state = rl.batch_renorm(tf.cast(drawn((6, 3)), "float16"))
+def test_half_precision_inputs_give_half_precision_outputs():
+    y, state = rl.batch_renorm(tf.cast(random_array((6, 3)), "float16"))
     assert (y.dtype, state.mean.dtype) == ("float16", "float32")
 
 
-def test_ghosts_and_masks_are_those_of_the_layer():
-    x, mask = drawn((6, 5, 3)), np.random.default_rng(0).random((6, 5)) < 0.6
+def test_ghost_batches_and_masks_equal_those_of_the_layer():
+    x, mask = random_array((6, 5, 3)), np.random.default_rng(0).random((6, 5)) < 0.6
     for arguments in ({"virtual_batch_size": 2}, {"mask": tf.constant(mask)}):
         layer = rl.BatchRenormalization(
             virtual_batch_size=arguments.get("virtual_batch_size"), r_max=None, d_max=0.1

@@ -1,4 +1,4 @@
-"""Protects the layer as a Keras citizen: state, serialization, refusals of wrong arguments."""
+"""Protects the layer in Keras: state, serialization, refusal of wrong arguments."""
 
 import keras
 import numpy as np
@@ -6,18 +6,18 @@ import pytest
 import renormlite as rl
 
 
-def drawn(shape, seed=0):
+def random_array(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def trained_layer(shape=(16, 4), **arguments):
     layer = rl.BatchRenormalization(momentum=0.7, **arguments)
     for seed in range(3):
-        layer(drawn(shape, seed) * 2 + 1, training=True)
+        layer(random_array(shape, seed) * 2 + 1, training=True)
     return layer
 
 
-def test_weights_come_in_the_documented_order():
+def test_weights_have_the_documented_order():
     layer = trained_layer()
     names = ["gamma", "beta", "moving_mean", "moving_variance", "step"]
     assert [w.name for w in layer.weights] == names
@@ -28,7 +28,7 @@ def test_weights_come_in_the_documented_order():
 def test_inference_and_frozen_layers_change_no_state(how):
     layer = trained_layer()
     before = layer.get_weights()
-    x = drawn((16, 4), 9)
+    x = random_array((16, 4), 9)
     expected = layer(x, training=False)
     if how == "frozen":
         layer.trainable = False
@@ -37,7 +37,7 @@ def test_inference_and_frozen_layers_change_no_state(how):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_saved_model_is_the_same_model(tmp_path):
+def test_a_saved_model_loads_with_the_same_outputs_and_config(tmp_path):
     model = keras.Sequential(
         [
             keras.layers.Input((5, 5, 3)),
@@ -52,10 +52,10 @@ def test_a_saved_model_is_the_same_model(tmp_path):
         ]
     )
     model.compile("sgd", "mse")
-    model.fit(drawn((8, 5, 5, 3)), drawn((8, 3, 3, 4)), verbose=0)
+    model.fit(random_array((8, 5, 5, 3)), random_array((8, 3, 3, 4)), verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    x = drawn((2, 5, 5, 3), 4)
+    x = random_array((2, 5, 5, 3), 4)
     np.testing.assert_array_equal(model.predict(x, verbose=0), loaded.predict(x, verbose=0))
     assert loaded.layers[1].get_config() == model.layers[1].get_config()
     model.save_weights(tmp_path / "model.weights.h5")
@@ -67,7 +67,7 @@ def test_a_saved_model_is_the_same_model(tmp_path):
 
 def test_channel_affine_multiplies_and_adds_per_channel():
     layer = rl.ChannelAffine(axis=1)
-    x = drawn((2, 3, 4))
+    x = random_array((2, 3, 4))
     layer.build(x.shape)
     layer.set_weights([np.array([2, -1, 0], "float32"), np.array([1, 0, 5], "float32")])
     expected = x * np.array([2, -1, 0])[:, None] + np.array([1, 0, 5])[:, None]

@@ -1,4 +1,4 @@
-"""Protects the copy of a model of any kind: every way to hold a layer, its weights and its name."""
+"""Protects the copy of a model: every way to hold a layer, its weights and its name."""
 
 import keras
 import numpy as np
@@ -14,13 +14,13 @@ def values(shape, seed=0):
 
 
 def names(model):
-    """Names of all layers at any depth, with how often each occurs."""
+    """Return the names of all layers at any depth, with the number of times each occurs."""
     found = [layer.name for layer in model._flatten_layers()]
     return sorted(found)
 
 
 def assert_swapped(model, x, count):
-    """Swap all norms there and back; ``count`` is how many there are. Return the swapped model."""
+    """Swap all ``count`` norms in both directions; return the model with the swapped norms."""
     model(x)
     model(x, training=True)  # statistics that are not the initial ones
     renorm = rl.to_renorm(model, bounds=(2.0, 1.0))
@@ -80,7 +80,7 @@ def test_wrappers_around_a_norm_and_around_a_model_with_one():
     assert isinstance(renorm.get_layer("one").layer, rl.BatchRenormalization)
 
 
-def test_a_sequential_model_that_never_got_an_input_layer():
+def test_a_sequential_model_without_an_input_layer():
     model = keras.Sequential([layers.Dense(4), layers.BatchNormalization(), layers.Dropout(0.5)])
     model(values((3, 6)))
     assert_swapped(model, values((3, 6)), 1)
@@ -146,7 +146,7 @@ def test_composite_layers_in_a_functional_model():
     assert type(renorm.get_layer("block")) is Block
 
 
-def test_a_subclassed_model_stays_what_it_is():
+def test_a_subclassed_model_keeps_its_class():
     model = Net(5, name="net")
     x = values((2, 8, 8, 3)) * 3 + 1
     model(x)
@@ -167,7 +167,7 @@ def test_a_subclassed_model_inside_a_functional_one():
 
 
 def test_weights_of_a_subclassed_copy_load_into_another_copy(tmp_path):
-    """Its class would make the norms that it always made: convert, then load the weights."""
+    """The constructor of its class creates the original norms: convert, then load the weights."""
     model, x = Net(), values((2, 8, 8, 3))
     model(x)
     renorm = rl.to_renorm(model)
@@ -182,7 +182,7 @@ def test_weights_of_a_subclassed_copy_load_into_another_copy(tmp_path):
 
 @registered
 class Trainer(keras.Model):
-    """A functional model with a training step of its own."""
+    """A functional model with its own training step."""
 
     def train_step(self, *args):
         return {**super().train_step(*args), "mine": 1.0}
@@ -190,7 +190,7 @@ class Trainer(keras.Model):
 
 @registered
 class Fixed(keras.Model):
-    """A functional model whose constructor makes the graph."""
+    """A functional model whose constructor creates the graph."""
 
     def __init__(self, units, **kwargs):
         inputs = keras.Input((4,))
@@ -204,17 +204,18 @@ class FixedTrainer(Fixed):
 
 
 class Stack(keras.Sequential):
-    """A Sequential that fills itself."""
+    """A Sequential model whose constructor adds the layers."""
 
     def __init__(self, units):
         super().__init__([layers.Dense(units), layers.BatchNormalization()])
 
 
-def test_classes_over_functional_and_sequential():
+def test_subclasses_of_functional_and_sequential_models():
     inputs = keras.Input((4,))
     model = Trainer(inputs, layers.BatchNormalization()(inputs))
     assert type(assert_swapped(model, values((3, 4)), 1)) is Trainer
-    assert_swapped(Fixed(3), values((3, 4)), 1)  # the class adds nothing: a plain model serves
+    # The class adds nothing, so the copy is a plain model.
+    assert_swapped(Fixed(3), values((3, 4)), 1)
     stack = Stack(3)
     stack(values((3, 4)))
     assert_swapped(stack, values((3, 4)), 1)
@@ -222,8 +223,8 @@ def test_classes_over_functional_and_sequential():
         rl.to_renorm(FixedTrainer(3))
 
 
-def test_layers_with_state_that_is_no_weight():
-    """A Lambda's globals, statistics that were adapted, a vocabulary."""
+def test_layers_with_state_that_is_not_a_weight():
+    """The globals of a Lambda, adapted statistics, a vocabulary."""
     adapted = layers.Normalization()
     adapted.adapt(values((50, 4)) * 3 + 2)
     words = layers.StringLookup(output_mode="one_hot")
@@ -253,7 +254,7 @@ def test_optional_inputs_stay_optional():
     assert_swapped(model, {"image": values((3, 4)), "extra": None}, 1)
 
 
-def test_a_layer_inside_two_composites_and_the_graph_stays_one():
+def test_a_layer_shared_by_two_composites_and_the_graph_stays_shared():
     shared = layers.BatchNormalization(name="shared")
 
     class Holder(layers.Layer):
@@ -274,7 +275,7 @@ def test_a_layer_inside_two_composites_and_the_graph_stays_one():
 
 
 class Unreachable(layers.Layer):
-    """Keeps a norm where no attribute leads to it."""
+    """Keeps a norm that no attribute refers to."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -301,7 +302,7 @@ class NeedsMore(layers.Layer):
 
 
 class Grown(layers.Layer):
-    """Gets another layer after it was made."""
+    """Gets another layer after it was constructed."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -314,7 +315,7 @@ class Grown(layers.Layer):
         return self.first(x)
 
 
-def test_what_cannot_be_reached_or_made_anew_is_refused_by_name():
+def test_layers_that_cannot_be_replaced_or_recreated_are_refused_by_name():
     def sequential(layer):
         return keras.Sequential([layers.Input((4,)), layer])
 

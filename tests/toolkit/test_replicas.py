@@ -1,4 +1,4 @@
-"""Protects synchronized statistics: two replicas with unequal shards equal one device with all."""
+"""Protects synchronized statistics: two replicas with unequal shards equal one device."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def finish(*processes):
 
 @pytest.fixture
 def whole(paper_renorm):
-    """Two steps of the oracle on all eight samples: (oracle, y, dx, dgamma)."""
+    """Return two steps of the oracle on all eight samples: (oracle, y, dx, dgamma)."""
     sys.path.insert(0, str(PROGRAM.parent))
     try:
         from replica_program import BOUNDS, data
@@ -66,7 +66,7 @@ def test_mirrored_strategy(tmp_path, whole):
 
     assert_equal_to_whole(of("synchronized"), whole)
     apart = of("apart")
-    assert np.abs(apart["y"] - whole[1]).max() > 0.05  # each by its own shard: not the same thing
+    assert np.abs(apart["y"] - whole[1]).max() > 0.05  # statistics of each shard alone differ
     assert apart["step"] == 2
 
 

@@ -1,4 +1,4 @@
-"""Protects training on awkward batches: masked, empty, constant, overflowing, half precision."""
+"""Protects training on edge-case batches: masked, empty, constant, overflowing, half precision."""
 
 import keras
 import numpy as np
@@ -9,12 +9,12 @@ import tensorflow as tf
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def drawn(shape, seed=0):
+def random_array(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 def stepper(layer, *, compiled=False, signature=None):
-    """A step with loss sum(y²) / 1000: (x, mask) to outputs and gradients of x and weights."""
+    """Return a step with loss sum(y²) / 1000: (x, mask) to outputs, gradients of x and weights."""
 
     def step(x, mask=None):
         with tf.GradientTape() as tape:
@@ -37,7 +37,7 @@ def stepper(layer, *, compiled=False, signature=None):
 
 
 def train(layer, x, mask=None, *, compiled=False):
-    """One training step: outputs, and gradients of input and weights."""
+    """Return the outputs of one training step, and the gradients of input and weights."""
     return stepper(layer, compiled=compiled)(x, mask)
 
 
@@ -55,11 +55,11 @@ def assert_finite(*things):
 
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
-def test_a_mask_gives_what_the_unpadded_subset_gives(channels, compiled):
-    x = drawn((6, 9, channels)) * 2 + 3
+def test_a_masked_batch_equals_its_unpadded_subset(channels, compiled):
+    x = random_array((6, 9, channels)) * 2 + 3
     lengths = np.array([9, 1, 4, 0, 7, 2])
     mask = np.arange(9) < lengths[:, None]
-    x[~mask] = 1e4  # whatever padding holds must not matter
+    x[~mask] = 1e4  # the values of the padding must not matter
     masked, unpadded = (rl.BatchRenormalization(r_max=1.5, d_max=0.5) for _ in range(2))
     step = stepper(masked, compiled=compiled)
     for _ in range(3):
@@ -70,10 +70,10 @@ def test_a_mask_gives_what_the_unpadded_subset_gives(channels, compiled):
             np.testing.assert_allclose(ours, theirs, **EXACT)
 
 
-def test_gradients_through_a_mask_are_those_of_the_unpadded_subset():
-    x = drawn((6, 9, 4))
+def test_gradients_through_a_mask_equal_those_of_the_unpadded_subset():
+    x = random_array((6, 9, 4))
     mask = np.arange(9) < np.array([9, 1, 4, 0, 7, 2])[:, None]
-    dy = drawn((6, 9, 4), 1) * mask[..., None]
+    dy = random_array((6, 9, 4), 1) * mask[..., None]
 
     def gradient(layer, x, dy, mask):
         layer.build(x.shape)
@@ -92,8 +92,8 @@ def test_gradients_through_a_mask_are_those_of_the_unpadded_subset():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_a_mask_of_batch_and_time_covers_the_axes_behind_it():
-    x = drawn((3, 4, 5, 2))
+def test_a_mask_of_batch_and_time_covers_the_remaining_axes():
+    x = random_array((3, 4, 5, 2))
     mask = np.arange(4) < np.array([4, 2, 1])[:, None]
     layer, unpadded = rl.BatchRenormalization(), rl.BatchRenormalization()
     train(layer, x, mask)
@@ -102,7 +102,7 @@ def test_a_mask_of_batch_and_time_covers_the_axes_behind_it():
 
 
 def test_a_mask_with_channels_first():
-    x = drawn((3, 2, 6))
+    x = random_array((3, 2, 6))
     mask = (np.arange(6) < np.array([6, 3, 1])[:, None])[:, None, :]
     layer, unpadded = rl.BatchRenormalization(axis=1), rl.BatchRenormalization()
     train(layer, x, mask)
@@ -111,8 +111,8 @@ def test_a_mask_with_channels_first():
     np.testing.assert_allclose(layer.moving_variance, unpadded.moving_variance, **EXACT)
 
 
-def test_a_mask_over_the_channel_axis_counts_for_each_channel_apart():
-    x = drawn((8, 3, 5))  # axis 1 is the channels, and the mask is (batch, channels)
+def test_a_mask_over_the_channel_axis_counts_each_channel_separately():
+    x = random_array((8, 3, 5))  # axis 1 is the channels, and the mask is (batch, channels)
     mask = np.random.default_rng(1).random((8, 3)) < 0.5
     layer = rl.BatchRenormalization(axis=1, momentum=0.0)
     train(layer, x, mask)
@@ -122,8 +122,8 @@ def test_a_mask_over_the_channel_axis_counts_for_each_channel_apart():
 
 def test_a_fully_masked_batch_infers_and_changes_nothing():
     layer = rl.BatchRenormalization()
-    train(layer, drawn((8, 5, 3)) + 1)
-    before, x = state(layer), drawn((4, 5, 3), 1)
+    train(layer, random_array((8, 5, 3)) + 1)
+    before, x = state(layer), random_array((4, 5, 3), 1)
     y, gradients = train(layer, x, np.zeros((4, 5), bool))
     np.testing.assert_allclose(y, layer(x, training=False), **EXACT)
     assert_finite(gradients)
@@ -142,10 +142,10 @@ def test_masks_of_embeddings_reach_the_layer_in_a_model():
     np.testing.assert_allclose(layer.moving_mean, embedded.mean(0), **EXACT)
 
 
-def test_a_mask_that_does_not_fit_is_refused():
+def test_a_mask_of_the_wrong_shape_is_refused():
     layer = rl.BatchRenormalization(axis=1)
     with pytest.raises(rl.UserError, match="mask of shape"):
-        train(layer, drawn((4, 3, 6)), np.ones((4, 6), bool))
+        train(layer, random_array((4, 3, 6)), np.ones((4, 6), bool))
 
 
 # ------------------------------------------------------------------------------ degenerate batches
@@ -155,9 +155,9 @@ def test_a_mask_that_does_not_fit_is_refused():
 @pytest.mark.parametrize("shape", [(0, 3), (0, 4, 4, 3)])
 def test_an_empty_batch_changes_nothing_and_has_finite_gradients(kernel, shape, compiled):
     layer = rl.BatchRenormalization()
-    train(layer, drawn((8, *shape[1:])) + 1)
+    train(layer, random_array((8, *shape[1:])) + 1)
     before = state(layer)
-    y, gradients = train(layer, drawn(shape), compiled=compiled)
+    y, gradients = train(layer, random_array(shape), compiled=compiled)
     assert y.shape == shape
     assert_finite(gradients, state(layer))
     for old, new in zip(before[:-1], state(layer)[:-1], strict=True):
@@ -167,16 +167,16 @@ def test_an_empty_batch_changes_nothing_and_has_finite_gradients(kernel, shape, 
 def test_an_empty_last_batch_of_unknown_size_changes_nothing(kernel):
     layer = rl.BatchRenormalization()
     step = stepper(layer, signature=tf.TensorSpec((None, 4, 4, 3)))
-    step(drawn((8, 4, 4, 3)) + 1)
+    step(random_array((8, 4, 4, 3)) + 1)
     before = state(layer)
-    _, gradients = step(drawn((0, 4, 4, 3)))
+    _, gradients = step(random_array((0, 4, 4, 3)))
     assert_finite(gradients)
     for old, new in zip(before[:-1], state(layer)[:-1], strict=True):
         np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
-def test_a_single_element_is_finite_and_drifts_to_its_value(kernel, compiled):
+def test_a_single_element_is_finite_and_the_mean_moves_to_its_value(kernel, compiled):
     layer = rl.BatchRenormalization(momentum=0.5, r_max=3.0, d_max=5.0)
     x = np.array([[7.0, -2.0]], "float32")
     step = stepper(layer, compiled=compiled)
@@ -189,7 +189,7 @@ def test_a_single_element_is_finite_and_drifts_to_its_value(kernel, compiled):
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
 def test_constant_channels_are_finite(kernel, compiled):
-    x = drawn((16, 5, 5, 3))
+    x = random_array((16, 5, 5, 3))
     x[..., 0], x[..., 1] = 0.0, 1e6
     layer = rl.BatchRenormalization(r_max=3.0, d_max=5.0)
     step = stepper(layer, compiled=compiled)
@@ -203,7 +203,7 @@ def test_constant_channels_are_finite(kernel, compiled):
 @pytest.mark.parametrize("ratio", [10.0, 3000.0])
 def test_a_mean_far_above_the_spread_keeps_the_variance(kernel, ratio, compiled):
     """A one-pass variance is off by 4e-4 at ratio 10, 5 % at 100 and 400 % at 1000."""
-    x = drawn((16, 9, 9, 3)) + ratio
+    x = random_array((16, 9, 9, 3)) + ratio
     layer = rl.BatchRenormalization(momentum=0.0, r_max=None, d_max=None)
     y, gradients = train(layer, x, compiled=compiled)
     # The inputs themselves carry rounding errors of ratio * 6e-8 against a spread of 1.
@@ -217,7 +217,7 @@ def test_a_mean_far_above_the_spread_keeps_the_variance(kernel, ratio, compiled)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_one_overflowing_batch_does_not_spoil_the_statistics(kernel, bad):
     layer = rl.BatchRenormalization()
-    x = drawn((16, 3))
+    x = random_array((16, 3))
     train(layer, x)
     before = state(layer)
     spoiled = x.copy()
@@ -226,8 +226,8 @@ def test_one_overflowing_batch_does_not_spoil_the_statistics(kernel, bad):
     after = state(layer)
     assert_finite(after)
     for old, new in zip(before[2:4], after[2:4], strict=True):
-        assert old[1] == new[1]  # that channel waits
-        assert old[0] != new[0]  # the others move
+        assert old[1] == new[1]  # this channel is not updated
+        assert old[0] != new[0]  # the others are
     y, gradients = train(layer, x)
     assert_finite(y, gradients)
 
@@ -239,7 +239,7 @@ def test_one_overflowing_batch_does_not_spoil_the_statistics(kernel, bad):
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "xla"])
 def test_half_precision_keeps_float32_statistics(kernel, policy, compiled):
     half = policy.removeprefix("mixed_")
-    x = tf.cast(drawn((64, 6, 6, 3)) * 0.3 + 20.0, half)
+    x = tf.cast(random_array((64, 6, 6, 3)) * 0.3 + 20.0, half)
     layer = rl.BatchRenormalization(dtype=policy, momentum=0.999, r_max=None, d_max=None)
     twin = rl.BatchRenormalization(momentum=0.999, r_max=None, d_max=None)
     step, reference = stepper(layer, compiled=compiled), stepper(twin)
@@ -259,7 +259,7 @@ def test_half_precision_keeps_float32_statistics(kernel, policy, compiled):
 
 
 def test_large_half_precision_values_do_not_overflow_the_variance(kernel):
-    x = tf.cast(drawn((32, 3)) * 1e4, "float16")
+    x = tf.cast(random_array((32, 3)) * 1e4, "float16")
     layer = rl.BatchRenormalization(dtype="mixed_float16", momentum=0.0)
     train(layer, x)
     truth = tf.cast(x, "float64").numpy().var(0)
@@ -279,14 +279,14 @@ def test_compiled_steps_equal_eager_ones(kernel, shape, axis):
         layer = rl.BatchRenormalization(axis=axis, r_max=1.2, d_max=0.2)
         step = stepper(layer, compiled=compiled)
         for seed in range(3):
-            outcome = step(drawn(shape, seed))
+            outcome = step(random_array(shape, seed))
         outcomes.append([*tf.nest.flatten(outcome), *state(layer)])
     for eager, xla in zip(*outcomes, strict=True):
         np.testing.assert_allclose(eager, xla, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_batch_and_image_sizes(kernel):
-    x = drawn((4, 6, 7, 3))
+    x = random_array((4, 6, 7, 3))
     known, unknown = rl.BatchRenormalization(), rl.BatchRenormalization()
     y, _ = train(known, x)
     z, _ = stepper(unknown, signature=tf.TensorSpec((None, None, None, 3)))(x)
@@ -295,11 +295,11 @@ def test_unknown_batch_and_image_sizes(kernel):
 
 
 def test_second_derivatives_on_the_fused_kernels_equal_the_reference(monkeypatch):
-    """A gradient penalty differentiates the backward pass once more."""
+    """A gradient penalty differentiates the backward pass."""
     from renormlite.toolkit import fused_tensorflow, kernels
 
     monkeypatch.setattr(fused_tensorflow, "SMALLEST_TENSOR", 0)
-    x = tf.convert_to_tensor(drawn((8, 3, 3, 4)))
+    x = tf.convert_to_tensor(random_array((8, 3, 3, 4)))
 
     def penalty():
         layer = rl.BatchRenormalization(r_max=1.2, d_max=0.3)
@@ -330,7 +330,7 @@ def test_fit_runs_with_and_without_jit(jit):
         ]
     )
     model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=jit)
-    x = drawn((50, 8, 8, 3))
+    x = random_array((50, 8, 8, 3))
     losses = model.fit(x, x.mean((1, 2, 3)), batch_size=16, epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     assert int(model.layers[1].step) == 12  # the last batch of each epoch is smaller
@@ -348,7 +348,7 @@ def test_separate_momenta_have_separate_statistics():
     peer.renorm_stddev.assign(np.full(3, np.sqrt(1.001), "float32"))
     peer.moving_stddev.assign(np.full(3, np.sqrt(1.001), "float32"))
     for seed in range(5):
-        x = drawn((16, 3), seed) * 2 + 1
+        x = random_array((16, 3), seed) * 2 + 1
         np.testing.assert_allclose(layer(x, training=True), peer(x, training=True), **EXACT)
     names = [w.name for w in layer.weights]
     assert names[4:] == ["step", "renorm_mean", "renorm_variance"]
@@ -357,7 +357,7 @@ def test_separate_momenta_have_separate_statistics():
     np.testing.assert_allclose(layer(x), peer(x), **EXACT)
 
 
-def test_small_tensors_take_plain_operations_and_large_ones_the_fused_kernels():
+def test_small_tensors_use_plain_operations_and_large_ones_fused_kernels():
     from renormlite.toolkit import kernels
 
     chosen = {}

@@ -1,4 +1,4 @@
-"""Protects loading: a saved model opens in a fresh process, and a bad file is one clear line."""
+"""Protects loading: a saved model loads in a new process, and a bad file gives one clear line."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ def saved(tmp_path: Path) -> Path:
         "import keras, renormlite; keras.models.load_model(PATH)",
     ],
 )
-def test_a_saved_model_opens_in_a_fresh_process(program: str, saved: Path) -> None:
+def test_a_saved_model_loads_in_a_new_process(program: str, saved: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", program.replace("PATH", repr(str(saved)))],
         capture_output=True,
@@ -34,19 +34,19 @@ def test_a_saved_model_opens_in_a_fresh_process(program: str, saved: Path) -> No
     assert run.returncode == 0, run.stderr
 
 
-def test_the_loaded_model_computes_the_same(saved: Path) -> None:
+def test_the_loaded_model_has_the_same_outputs(saved: Path) -> None:
     x = np.ones((2, 4), np.float32)
     before = keras.models.load_model(saved).predict(x, verbose=0)
     np.testing.assert_array_equal(rl.load_model(saved).predict(x, verbose=0), before)
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_file_says_how_to_save_one(tmp_path: Path) -> None:
     with pytest.raises(rl.UserError, match=r"no\.keras, which does not exist\. Save the trained"):
         rl.load_model(tmp_path / "no.keras")
 
 
 def damaged(data: bytes, how: str) -> bytes:
-    """Return the bytes of a file that was cut short, or whose bits changed in one place."""
+    """Return the bytes of a truncated file, or of one with changed bits in one place."""
     if how == "cut":
         return data[: len(data) // 3]
     place = data.find(b"PK\x01\x02") - 40 if how == "end" else len(data) // 3
@@ -57,7 +57,9 @@ def damaged(data: bytes, how: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["cut", "middle", "end"])
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_a_damaged_file_is_one_sentence(suffix: str, how: str, saved: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_in_one_sentence(
+    suffix: str, how: str, saved: Path, tmp_path: Path
+) -> None:
     whole = tmp_path / f"whole{suffix}"
     rl.load_model(saved).save(whole)
     path = tmp_path / f"damaged{suffix}"
@@ -75,7 +77,7 @@ def test_a_damaged_file_is_one_sentence(suffix: str, how: str, saved: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["old.h5", "old.hdf5", "old.keras", "old"])
-def test_an_hdf5_file_loads_whatever_its_name(name: str, saved: Path, tmp_path: Path) -> None:
+def test_an_hdf5_file_loads_with_any_suffix(name: str, saved: Path, tmp_path: Path) -> None:
     model = rl.load_model(saved)
     model.save(tmp_path / "m.h5")
     (tmp_path / "m.h5").rename(tmp_path / name)
@@ -84,7 +86,7 @@ def test_an_hdf5_file_loads_whatever_its_name(name: str, saved: Path, tmp_path: 
 
 
 def test_a_file_of_keras_2_loads(tmp_path: Path) -> None:
-    """Its layers are named and configured as that version did; tf_keras is Keras 2."""
+    """Its layers have the names and configs of that version; tf_keras is Keras 2."""
     program = (
         "import numpy as np, tf_keras as k; k.utils.set_random_seed(0);"
         "i = k.Input((6, 6, 2)); x = k.layers.Conv2D(3, 3, use_bias=False)(i);"
@@ -100,7 +102,9 @@ def test_a_file_of_keras_2_loads(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, np.load(tmp_path / "y.npy"), rtol=1e-5)
 
 
-def test_what_is_no_model_says_how_to_make_one(saved: Path, tmp_path: Path) -> None:
+def test_the_message_for_another_kind_of_file_says_how_to_save_a_model(
+    saved: Path, tmp_path: Path
+) -> None:
     model = rl.load_model(saved)
     model.save_weights(tmp_path / "net.weights.h5")
     with pytest.raises(rl.UserError, match=r"weights without a network.*load_weights"):
@@ -124,9 +128,7 @@ class Twice(keras.layers.Layer):
 """
 
 
-def test_a_layer_of_ones_own_needs_its_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_custom_layer_needs_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_layer.py").write_text(OWN_LAYER)
     make = "import keras, own_layer; i = keras.Input((4,)); keras.Model(i, own_layer.Twice()(i))"
     program = f"{make}.save('own.keras')"
@@ -140,7 +142,7 @@ def test_a_layer_of_ones_own_needs_its_module(
     np.testing.assert_array_equal(model(np.ones((1, 4))), 2 * np.ones((1, 4)))
 
 
-def test_code_in_the_file_runs_by_leave_only(tmp_path: Path) -> None:
+def test_code_in_the_file_runs_only_with_permission(tmp_path: Path) -> None:
     x = keras.Input((4,))
     model = keras.Model(x, keras.layers.Lambda(lambda t: t * 2 + 1)(x))
     model.save(tmp_path / "lambda.keras")

@@ -43,12 +43,12 @@ def test_the_papers_schedule_is_exact(step, r_max, d_max):
         assert at(PAPER_R_MAX, step) == r_max
 
 
-def test_steps_beyond_float32_integers_are_told_apart():
+def test_steps_beyond_float32_integers_are_distinguished():
     ramp = LinearRamp(0.0, 1.0, 2**25, 2**25 + 2)
     assert [at(ramp, 2**25 + i) for i in range(3)] == [0.0, 0.5, 1.0]
 
 
-def test_a_schedule_scales_to_the_length_of_a_run():
+def test_a_schedule_can_be_scaled_to_the_length_of_a_run():
     r_max, d_max = paper_schedule(total_steps=1_300)
     assert (r_max.start_step, r_max.end_step) == (50, 400)
     assert (d_max.start_step, d_max.end_step) == (50, 250)
@@ -91,7 +91,7 @@ def test_the_papers_schedule_has_a_name():
 
 
 def test_the_default_leaves_batch_normalization_within_300_steps():
-    """Training outputs of small batches become those of inference, in a short run already."""
+    """Training outputs of small batches equal those of inference, even in a short run."""
     rng = np.random.default_rng(0)
     draw = lambda n: (rng.normal(size=(n, 4)) * 3 + 5).astype("float32")  # noqa: E731
     layer, paper = rl.BatchRenormalization(), rl.BatchRenormalization(r_max="paper", d_max="paper")
@@ -141,12 +141,12 @@ def test_every_kind_of_bound_survives_a_config_round_trip(bound):
         ({"d_max": "five"}, "Expected d_max to be a number"),
     ],
 )
-def test_bounds_that_make_no_sense_are_refused(arguments, message):
+def test_invalid_bounds_are_refused(arguments, message):
     with pytest.raises(rl.UserError, match=message):
         rl.BatchRenormalization(**arguments)
 
 
-def test_a_ramp_needs_its_steps_in_order():
+def test_a_ramp_needs_ordered_steps():
     with pytest.raises(rl.UserError, match="start_step < end_step"):
         LinearRamp(1, 3, 10, 10)
     with pytest.raises(rl.UserError, match="factor above 0"):

@@ -1,7 +1,7 @@
-"""Trains a small network in integers on any backend; `test_backends` looks at what it saved.
+"""Trains a small quantized network on any backend; `test_backends` examines the files it saves.
 
-Arguments: the rounding, the folder. Also saves halfway, goes on from the file, and says whether
-both trajectories are the same.
+Arguments: the rounding, the folder. It also saves halfway, continues from the file, and reports
+whether both trajectories are the same.
 """
 
 import sys
@@ -14,7 +14,7 @@ from keras import layers as kl
 
 
 def network() -> keras.Model:
-    """Every kind of operator with separate arithmetic."""
+    """Return a network with every kind of operator that has its own arithmetic."""
     image = keras.Input((6, 6, 1), name="image")
     x = kl.ReLU()(rl.BatchRenormalization()(kl.Conv2D(4, 3, padding="same")(image)))
     y = kl.BatchNormalization()(kl.DepthwiseConv2D(3, padding="same")(x))
@@ -26,7 +26,7 @@ def network() -> keras.Model:
 
 
 def main(rounding: str, folder: Path) -> None:
-    """Train, save, go on from both."""
+    """Train, save, and continue with the model and with the file."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     samples, labels = rng.normal(size=(128, 6, 6, 1)).astype("f4"), rng.integers(0, 3, 128)

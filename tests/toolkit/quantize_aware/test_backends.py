@@ -1,6 +1,6 @@
 """Protects training on JAX and PyTorch: it resumes, and TensorFlow infers and exports it.
 
-PyTorch lives in an environment of its own (`make test-torch`), named by RENORMLITE_TORCH_PYTHON.
+PyTorch has a separate environment (`make test-torch`), named by RENORMLITE_TORCH_PYTHON.
 """
 
 import os
@@ -26,7 +26,7 @@ def python_of(backend: str) -> str:
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 @pytest.mark.parametrize("rounding", ["float", "double"])
-def test_what_another_backend_trained_is_what_tensorflow_infers_and_exports(
+def test_a_model_of_another_backend_infers_and_exports_on_tensorflow(
     tmp_path: Path, backend: str, rounding: str
 ) -> None:
     environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1"}
@@ -34,13 +34,14 @@ def test_what_another_backend_trained_is_what_tensorflow_infers_and_exports(
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     found = np.load(tmp_path / "found.npz")
-    assert found["same"], "a saved model must go on as if it had never been saved"
+    assert found["same"], "training from a saved model must continue with the same numbers"
     samples, expected = found["samples"], found["outputs"]
     model = rl.load_model(tmp_path / "model.keras")
     step = np.diff(np.unique(expected)).min()
-    # The backends' square roots and exponentials differ in the last place, which may move the step
-    # of a channel by 2^-16 of itself: then a few sums fall on the other side of a half, and several
-    # of these may meet in one output. Measured: 4 % of the outputs by one step, 1 of 384 by two.
+    # Square roots and exponentials of the backends differ in the last place, which may change the
+    # step of a channel by 2^-16 relative. A few sums then round to the other side of a tie, and
+    # several of these may add up in one output. Measured: 4 % of the outputs by one step, 1 of 384
+    # by two.
     steps = np.rint(np.abs(np.array(model(samples)) - expected) / step)
     assert np.mean(steps > 0) < 0.1
     assert np.mean(steps > 1) < 0.01

@@ -1,4 +1,4 @@
-"""Protects the readings of ranges: ends, step, and what is clipped."""
+"""Protects the readings of ranges: ends, step, and share of clipped values."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import renormlite as rl
 from keras import layers as kl
 
 
-def test_a_range_that_is_too_narrow_is_seen_to_clip(tmp_path: Path) -> None:
+def test_a_range_that_is_too_narrow_shows_clipped_values(tmp_path: Path) -> None:
     image = keras.Input((4,), name="image")
     model = rl.quantize_aware(keras.Model(image, kl.Dense(3, activation="relu")(image)))
     # Compiling a graph takes longer than these few steps.

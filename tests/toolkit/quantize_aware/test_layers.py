@@ -1,4 +1,4 @@
-"""Protects training in integers: it is inference, it saves and resumes, it freezes."""
+"""Protects quantization-aware training: equal to inference, saved, resumed and frozen."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 
 def network(norm=rl.BatchRenormalization) -> keras.Model:
-    """A conv, a depthwise, an addition, a pool, a mean and a dense layer."""
+    """Return a network of a conv, a depthwise, an addition, a pool, a mean and a dense layer."""
 
     def linear(layer, x):
         return layer(x) if norm is None else norm()(layer(x))
@@ -46,7 +46,7 @@ def fit(model: keras.Model, digits, samples: slice) -> list[float]:
     return model.fit(x, y, batch_size=16, shuffle=False, verbose=0).history["loss"]
 
 
-def test_the_names_and_weights_of_the_network_stay(digits) -> None:
+def test_names_and_weights_of_the_network_are_kept(digits) -> None:
     model = network()
     quantized = rl.quantize_aware(model)
     np.testing.assert_array_equal(
@@ -58,17 +58,17 @@ def test_the_names_and_weights_of_the_network_stay(digits) -> None:
 
 
 @pytest.mark.parametrize("norm", [rl.BatchRenormalization, kl.BatchNormalization, None])
-def test_training_begins_where_the_float_network_was(digits, norm) -> None:
-    """No jump: within the rounding of 8 bits of a network that was not trained for it."""
+def test_training_begins_with_the_outputs_of_the_float_network(digits, norm) -> None:
+    """They differ by the 8-bit rounding of a network that was not trained for it."""
     model = network(norm)
     fit(compiled(model), digits, slice(0, 320))
     before = np.array(model(digits.x[:256]))
     after = rl.quantize_aware(model, samples=digits.x[:256])(digits.x[:256])
-    # Some seven roundings to 1/255 of a range, each range some six standard deviations wide.
+    # About seven roundings to 1/255 of a range, each range about six standard deviations wide.
     assert np.std(after - before) < 0.07 * np.std(before)
 
 
-def test_training_is_inference_where_nothing_is_clipped(digits) -> None:
+def test_training_outputs_equal_inference_where_nothing_is_clipped(digits) -> None:
     """Batch renormalization without bounds: the same integers, batch after batch."""
 
     def norm():
@@ -81,13 +81,13 @@ def test_training_is_inference_where_nothing_is_clipped(digits) -> None:
         found.freeze()
     trained = keras.ops.convert_to_numpy(quantized(x, training=True))
     inferred = keras.ops.convert_to_numpy(quantized(x, training=False))
-    # float32 may round z / (s_x s_w) across a half: one step of an early layer, now and then.
+    # float32 rarely rounds z / (s_x s_w) to the other side of a tie: one step of an early layer.
     step = np.diff(np.unique(inferred)).min()
     assert np.mean(np.abs(trained - inferred) > step / 2) < 0.03
 
 
 @pytest.mark.parametrize("ranges", ["average", "percentile", "learned"])
-def test_a_saved_model_goes_on_as_if_it_had_never_been_saved(
+def test_training_from_a_saved_model_continues_with_the_same_numbers(
     digits, tmp_path: Path, ranges: str
 ) -> None:
     model = compiled(rl.quantize_aware(network(), ranges=ranges, samples=digits.x[:64]))
@@ -100,7 +100,7 @@ def test_a_saved_model_goes_on_as_if_it_had_never_been_saved(
         np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
-def test_learned_ranges_learn(digits) -> None:
+def test_learned_ranges_change_in_training(digits) -> None:
     model = compiled(rl.quantize_aware(network(), ranges="learned", samples=digits.x[:64]))
     found = model.get_layer("stem").output_range
     before = float(found.high)
@@ -108,7 +108,7 @@ def test_learned_ranges_learn(digits) -> None:
     assert float(found.high) != before
 
 
-def test_ranges_and_statistics_freeze_at_their_step(digits) -> None:
+def test_ranges_and_statistics_freeze_at_the_given_step(digits) -> None:
     model = compiled(rl.quantize_aware(network(), freeze_ranges_after=3, freeze_statistics_after=5))
     stem = model.get_layer("stem")
     seen = []
@@ -122,7 +122,7 @@ def test_ranges_and_statistics_freeze_at_their_step(digits) -> None:
     assert len({tuple(mean) for mean in means[4:]}) == 1
 
 
-def test_a_callback_freezes_them_at_its_epoch(digits) -> None:
+def test_the_callback_freezes_them_at_the_given_epoch(digits) -> None:
     model = compiled(rl.quantize_aware(network()))
     stem = model.get_layer("stem")
     seen = []
@@ -141,8 +141,8 @@ def test_a_callback_freezes_them_at_its_epoch(digits) -> None:
         plain.fit(digits.x[:32], digits.y[:32], verbose=0, callbacks=[freeze])
 
 
-def test_percentiles_leave_outliers_out() -> None:
-    """The range of 1,000 numbers between 0 and 1, and one of 100."""
+def test_percentiles_exclude_outliers() -> None:
+    """1,000 numbers between 0 and 1, and one of 100, have a range of about 1."""
     image = keras.Input((1001,), name="image")
     model = keras.Model(image, kl.Dense(2)(image))
     samples = np.append(np.linspace(0, 1, 1000), 100.0).astype("f4")[None]
@@ -158,7 +158,7 @@ def test_percentiles_leave_outliers_out() -> None:
     assert highs["percentile"] == pytest.approx(0.99, abs=0.01)
 
 
-def test_a_channel_that_the_norm_switches_off_still_learns(digits) -> None:
+def test_a_channel_with_gamma_0_still_learns(digits) -> None:
     model = network()
     quantized = compiled(rl.quantize_aware(model))
     norm = quantized.get_layer("stem").norm
@@ -171,6 +171,6 @@ def test_a_channel_that_the_norm_switches_off_still_learns(digits) -> None:
 
 
 @pytest.mark.parametrize("epoch", ["1", -1, 0.5])
-def test_freezing_takes_whole_epochs(epoch) -> None:
+def test_freezing_requires_whole_epochs(epoch) -> None:
     with pytest.raises(rl.UserError, match="Expected ranges to be None or an epoch"):
         rl.FreezeQuantization(ranges=epoch)

@@ -1,4 +1,4 @@
-"""Protects the arithmetic of the runtimes, held to the rules that the checks recognize them by."""
+"""Protects the simulated arithmetic of runtimes: equal to the rounding rules that checks use."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ RULES = [(ROUNDINGS["float"], Float32()), (ROUNDINGS["double"], Micro())]
 
 
 def step(low: float = -12.0, high: float = 4.0) -> np.float32:
-    """A step as the layers have them: of 16 significant bits."""
+    """Return a step of 16 significant bits, as the layers have."""
     value = np.float32(2.0 ** RNG.uniform(low, high))
     return keras.ops.convert_to_numpy(significant(value, 16))
 
@@ -61,14 +61,14 @@ def test_softmax(ours, rule) -> None:
         wanted = rule.shares(values, x, np.float32(1), y)
         got = array(ours.shares(values.astype("f4"), x, float(y)))
         off = np.abs(got - wanted)
-        # The exponential of float32 is not the same in every library.
+        # Libraries differ in the float32 exponential.
         allowed = 2e-3 if ours.name == "float" else 0.0
         assert np.mean(off != 0) <= allowed
         assert off.max() <= 1
 
 
 @pytest.mark.parametrize(("ours", "rule"), RULES)
-def test_changes_of_grid(ours, rule) -> None:
+def test_requantization(ours, rule) -> None:
     for _ in range(60):
         x, y = step(-8, 2), step(-8, 2)
         values = RNG.integers(-255, 256, 500)

@@ -1,4 +1,4 @@
-"""Protects the formulas of steps: exact multiples, exact zero, gradients that pass rounding."""
+"""Protects the formulas of steps: exact multiples, exact zero, straight-through gradients."""
 
 import keras
 import numpy as np
@@ -22,12 +22,12 @@ def test_a_step_and_all_its_multiples_are_exact_float32_numbers() -> None:
         assert (np.float32(exact) / step == every).all()
         assert zero == int(zero)
         assert -128 <= zero <= 127
-        # Rounding to 16 significant bits moves a step by half a unit in the last of them.
+        # Rounding to 16 significant bits changes a step by at most half a unit in the last of them.
         assert abs(255 * np.float64(step) - width) <= 2.0**-16 * width
 
 
-def test_the_range_is_found_again_from_its_ends() -> None:
-    """A converter computes (high - low) / 255 in double precision."""
+def test_a_converter_computes_the_same_step_from_the_ends_of_a_range() -> None:
+    """Converters compute (high - low) / 255 in double precision."""
     for width in RNG.uniform(1e-3, 1e3, 200):
         step, zero = array(steps.grid_of(np.float32(-width / 3), np.float32(width), 8))
         low, high = np.float32((-128 - zero) * step), np.float32((127 - zero) * step)
@@ -36,7 +36,7 @@ def test_the_range_is_found_again_from_its_ends() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 3.0), (-3.0, -0.5), (0.0, 0.0)])
-def test_zero_is_always_exact(low: float, high: float) -> None:
+def test_zero_is_represented_exactly(low: float, high: float) -> None:
     grid = steps.grid_of(np.float32(low), np.float32(high), 8)
     values = keras.ops.convert_to_tensor([0.0, low, high])
     quantized = array(steps.fake_quantized(values, grid, 8))
@@ -51,7 +51,7 @@ def test_16_bits_are_symmetric() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3])
-def test_weights_use_all_their_integers(bits: int) -> None:
+def test_weights_use_the_whole_range_of_integers(bits: int) -> None:
     kernel = keras.ops.convert_to_tensor(RNG.normal(size=(3, 3, 4, 6)).astype("f4"))
     width = steps.weight_steps(kernel, bits, (0, 1, 2))
     integers = array(steps.weight_integers(kernel, width, bits))
@@ -77,6 +77,6 @@ def test_the_gradient_passes_rounding_and_stops_at_the_ends() -> None:
         total = tf.reduce_sum(steps.fake_quantized(values, steps.grid_of(low, high, 8), 8))
     of_values, of_low, of_high = tape.gradient(total, [values, low, high])
     assert of_values.numpy().tolist() == [0.0, 1.0, 1.0, 0.0]
-    # What is clipped at an end moves with it; what is inside moves by less than a step.
+    # Values clipped at an end move with it; values inside move by less than a step.
     assert of_low.numpy() == pytest.approx(1.0, abs=0.05)
     assert of_high.numpy() == pytest.approx(1.0, abs=0.05)

@@ -1,10 +1,10 @@
 # From a fresh clone: `make check` trains, folds, exports and checks; `make test` runs the tests.
-# Each target makes what it needs first, and nothing that is already there.
+# Each target first builds its missing prerequisites.
 
 comma := ,
 space := $(subst ,, )
 
-# A model of your own: make check MODEL=path/to/any.keras [INPUTS=data.npz]
+# Your own model: make check MODEL=path/to/any.keras [INPUTS=data.npz]
 # or with a folder of images: INPUTS=photos/ MEAN=127.5 SCALE=0.00784314
 MODEL      ?=
 MEAN       ?=
@@ -57,23 +57,23 @@ export: $(OUT)/manifest.json ## Fold and export to TFLite and ONNX (build/NAME/)
 check: $(OUT)/manifest.json ## Check that the exported files compute what the trained model computes
 	$(BIN)/renormlite check $(OUT) --on $(TARGETS)
 
-envs: $(TFLITE_RUNTIME)/.installed ## Create the environments of runtimes that cannot live in .venv
+envs: $(TFLITE_RUNTIME)/.installed ## Create the environments of runtimes that cannot be installed in .venv
 
-test: $(INSTALLED) $(TFLITE_RUNTIME)/.installed ## Run the tests that need nothing but Python
+test: $(INSTALLED) $(TFLITE_RUNTIME)/.installed ## Run the tests that need only Python
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not devices"
 
-test-torch: $(INSTALLED) $(TORCH)/.installed ## Test training on PyTorch, in an environment of its own
+test-torch: $(INSTALLED) $(TORCH)/.installed ## Test training on PyTorch, in a separate environment
 	RENORMLITE_TORCH_PYTHON=$(abspath $(TORCH))/bin/python $(BIN)/pytest \
 		tests/toolkit/test_backends.py tests/toolkit/quantize_aware/test_backends.py
 
-test-devices: $(INSTALLED) ## Test on emulated ARM, in a browser, over ssh and adb; installs what that takes
+test-devices: $(INSTALLED) ## Test on emulated ARM, in a browser, over ssh and adb; installs the programs needed
 	scripts/test-devices.sh $(BIN)/python
 
 lint: $(INSTALLED) ## Ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-typecheck: $(INSTALLED) ## mypy over the package under its own name, whatever the checkout is called
+typecheck: $(INSTALLED) ## mypy over the package, independent of the folder's name
 	@mkdir -p build/typecheck && ln -sfn ../.. build/typecheck/renormlite
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p renormlite
 
@@ -86,7 +86,7 @@ bench: $(INSTALLED) ## Run the benchmarks (PARTS="purpose layer" for some) and w
 latency: $(OUT)/manifest.json ## Time one inference of every exported file on every runtime
 	$(BIN)/renormlite bench $(OUT) --on $(TARGETS)
 
-constraints: $(INSTALLED) ## Rewrite constraints.txt from what is installed and passed the tests
+constraints: $(INSTALLED) ## Rewrite constraints.txt with the installed versions
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable; } > constraints.tmp
 	mv constraints.tmp constraints.txt
 
@@ -100,7 +100,7 @@ $(TFLITE_RUNTIME)/.installed:
 			"To run them: make envs TFLITE_PYTHON=python3.11"; \
 	fi
 
-# PyTorch stands apart: its packages are many times the size of all others together.
+# PyTorch has a separate environment: its packages are much larger than all others together.
 $(TORCH)/.installed: constraints.txt
 	$(PYTHON) -m venv $(TORCH)
 	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 \
@@ -108,7 +108,7 @@ $(TORCH)/.installed: constraints.txt
 	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-clean: ## Remove what was built (keeps .venv)
+clean: ## Remove build results (keeps .venv)
 	rm -rf build dist *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -131,7 +131,7 @@ $(MODEL):
 	@echo "MODEL=$(MODEL): there is no such file; name a model saved by model.save('NAME.keras')"; exit 2
 endif
 
-# Holds the export's options; rewritten, and so newer than the artifacts, only when they change.
+# Holds the options of the export. It is rewritten, and so newer than the artifacts, only if they change.
 $(OPTIONS): FORCE
 	@mkdir -p $(@D)
 	@echo '$(EXPORT_OPTIONS)' | cmp -s - $@ || echo '$(EXPORT_OPTIONS)' > $@

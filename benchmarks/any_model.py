@@ -1,7 +1,7 @@
 """Models of every kind in every format and precision, checked on every runtime that is installed.
 
-The models are those of `tests/any_models.py`; the tests send each through float32 only. A line
-says for each file whether the check passed, or the sentence that refused the export or failed.
+The models are those of `tests/any_models.py`, which the tests export to float32 only. Prints one
+line for each file: whether the check passed, or the message of the refusal or failure.
 
     python benchmarks/any_model.py [--precision float32,int8] [--on TARGET,...] [MODEL ...]
 """
@@ -30,7 +30,7 @@ TARGETS = "litert,litert+reference,onnxruntime,openvino"
 def outcomes(
     model: keras.Model, entry: Case, precision: str, targets: list[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what became of each file of a model: `pass`, `fail` or `refused`, and a sentence."""
+    """Yield the outcome for each file of a model, `pass`, `fail` or `refused`, and a sentence."""
     formats = [name for name in ("tflite", "onnx") if precision in precisions_of(name)]
     for name in formats:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def outcomes(
 
 
 def chosen(names: list[str]) -> Iterator[tuple[str, Case]]:
-    """Yield the models to try by name."""
+    """Yield the models with the given names."""
     for name in names or [n for n, entry in MODELS.items() if entry.refusal is None]:
         yield name, MODELS[name]
 

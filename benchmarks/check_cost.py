@@ -2,13 +2,12 @@
 
     python benchmarks/check_cost.py [--pairs 15] [--networks NAME,…] [--clock wall|cpu]
 
-Plain inference is what a user would write with the runtime alone: load the file, run every golden
-sample on one thread. The samples are in memory, nothing of this package takes part. The check is
-`check_parity` on that file and runtime: hash and read everything, compare weights, load, run, run
-the first sample again, measure and judge. Both run in one process, interleaved; the share is the
-median of (check - plain) / plain. The last columns say what is due to bytes: how many a check
-hashes, and how long SHA-256 alone takes for them, one after the other. `--clock cpu` counts the
-processor time of all threads instead of the time that passes, for machines that are not idle.
+Plain inference uses only the runtime: load the file, run every golden sample on one thread. The
+samples are in memory. The check is `check_parity` on that file and runtime: hash and read
+everything, compare weights, load, run, run the first sample again, measure and judge. Both run in
+one process, interleaved; the share is the median of (check - plain) / plain. The last columns are
+the bytes that a check hashes and the time of SHA-256 alone for them. `--clock cpu` counts the
+processor time of all threads instead of wall time, for machines that are not idle.
 """
 
 from __future__ import annotations

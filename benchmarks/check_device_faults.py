@@ -1,11 +1,11 @@
-"""Simulates wrong kernels on a device without access to tensors; counts how many checks find.
+"""Simulates wrong kernels on a device without access to tensors; counts how many are detected.
 
     python benchmarks/check_device_faults.py [--networks 5] [--precisions float32,int8] [--json OUT]
 
-The exported file stays as it is. The "device" runs a copy of it in which one operator computes
-something else, and only its outputs are judged: no op is looked at, and nothing says which runtime
-it is. A wrong kernel that changes no output of any sample is not counted. The healthy file on every
-kernel set of LiteRT is judged in the same way: each of these must pass.
+The exported file does not change. The "device" runs a copy of it in which one operator computes
+another function. Only its outputs are judged: there are no per-op checks, and the runtime is
+unknown. A wrong kernel that changes no output of any sample is not counted. The healthy file is
+judged in the same way on every kernel set of LiteRT, and must pass.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NotThereError(Exception):
 
 
 class Device(TFLiteFile):
-    """A file in which one operator becomes another."""
+    """A file in which one operator can be replaced by another."""
 
     def first(self, *kinds: str, where: Callable[[Any], bool] = lambda op: True) -> Any:
         """Return the first operator of some kinds."""
@@ -56,7 +56,7 @@ class Device(TFLiteFile):
         raise NotThereError
 
     def constant_of(self, op: Any, slot: int) -> tuple[Any, np.ndarray]:
-        """Return a constant input, behind the DEQUANTIZE of half-precision weights if need be."""
+        """Return a constant input, or that of its DEQUANTIZE for half-precision weights."""
         index = op.inputs[slot] if slot < len(op.inputs) else -1
         for other in self.graph.operators:
             if self.kind(other) == "DEQUANTIZE" and other.outputs[0] == index:
@@ -72,7 +72,7 @@ class Device(TFLiteFile):
         return tensor, array.copy()
 
     def becomes(self, op: Any, kind: int) -> None:
-        """Let an operator be of another kind with the same options."""
+        """Change the kind of an operator and keep its options."""
         code = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = kind
         code.version = 2
@@ -81,47 +81,47 @@ class Device(TFLiteFile):
 
 
 def _option(kinds: str, name: str, value: Any, before: Any = None) -> Callable[[Device], None]:
-    """Return a fault that sets an option of the first operator that has another value of it."""
+    """Return a fault that sets an option of the first operator in which it has another value."""
 
-    def play(file: Device) -> None:
+    def apply(file: Device) -> None:
         def fits(op: Any) -> bool:
             held = getattr(op.builtinOptions, name, value)
             return held != value and (before is None or held == before)
 
         setattr(file.first(*kinds.split(), where=fits).builtinOptions, name, value)
 
-    return play
+    return apply
 
 
 def _kernel(kinds: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Device], None]:
     """Return a fault that changes a kernel."""
 
-    def play(file: Device) -> None:
+    def apply(file: Device) -> None:
         tensor, values = file.constant_of(file.first(*kinds.split()), 1)
         file.put(tensor, np.ascontiguousarray(change(values)))
 
-    return play
+    return apply
 
 
 def _bias(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Device], None]:
-    def play(file: Device) -> None:
+    def apply(file: Device) -> None:
         tensor, values = file.constant_of(file.first(_CONV, _DENSE), 2)
         file.put(tensor, np.ascontiguousarray(change(values).astype(values.dtype)))
 
-    return play
+    return apply
 
 
 def _weight_scale(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Device], None]:
     """Return a fault in requantization: an operator multiplies by other scales."""
 
-    def play(file: Device) -> None:
+    def apply(file: Device) -> None:
         tensor, values = file.constant_of(file.first(_CONV, _DENSE), 1)
         if values.dtype != np.int8:
             raise NotThereError
         scales = np.asarray(tensor.quantization.scale, np.float32)
         tensor.quantization.scale = change(scales).astype(np.float32)
 
-    return play
+    return apply
 
 
 def _swapped(file: Device) -> None:
@@ -130,10 +130,10 @@ def _swapped(file: Device) -> None:
 
 
 def _kind(before: str, after: int) -> Callable[[Device], None]:
-    def play(file: Device) -> None:
+    def apply(file: Device) -> None:
         file.becomes(file.first(before), after)
 
-    return play
+    return apply
 
 
 def _flip(axis: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -171,7 +171,7 @@ FAULTS: dict[str, Callable[[Device], None]] = {
 
 
 def mixed(seed: int) -> tuple[keras.Model, np.ndarray]:
-    """A network with the operators that the others lack."""
+    """Build a network with the operators that the others lack."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((16, 16, 3), name="image")
     x = layers.LeakyReLU(negative_slope=0.3)(layers.Conv2D(8, 3, padding="same")(image))
@@ -213,15 +213,15 @@ def main() -> None:
                 calibration=x,
                 inputs=x[:16],
             )
-            rows += _played(name, directory, Path(folder) / "device.tflite")
+            rows += _apply_faults(name, directory, Path(folder) / "device.tflite")
         print(name, sum(row["network"] == name for row in rows), flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
     _print(rows)
 
 
-def _played(name: str, directory: Path, changed: Path) -> list[dict[str, Any]]:
-    """Play every fault on every file of one export."""
+def _apply_faults(name: str, directory: Path, changed: Path) -> list[dict[str, Any]]:
+    """Apply every fault to every file of one export."""
     export = open_export(directory)
     export.verify()
     golden = export.read_golden()
@@ -229,26 +229,26 @@ def _played(name: str, directory: Path, changed: Path) -> list[dict[str, Any]]:
     for artifact in export.artifacts:
         path = export.path / artifact.file
         tried = [("", path, target) for target in ("litert", "litert+builtin", "litert+reference")]
-        for kind, play in FAULTS.items():
+        for kind, apply in FAULTS.items():
             file = Device(path)
             try:
-                play(file)
+                apply(file)
             except NotThereError:
                 continue
             file.path = changed.with_name(f"{len(tried)}.{artifact.file}")
             file.save()
             tried.append((kind, file.path, "litert"))
         for kind, place, target in tried:
-            row = _judged(export, artifact, golden, place, target)
+            row = _judge_outputs(export, artifact, golden, place, target)
             if row is not None and not (kind and row["same"]):
                 rows.append({"network": name, "fault": kind, **row})
     return rows
 
 
-def _judged(
+def _judge_outputs(
     export: ExportDirectory, artifact: Artifact, golden: GoldenSet, path: Path, target: str
 ) -> dict[str, Any] | None:
-    """Judge what a device gives of which nothing is known; None if the file does not run."""
+    """Judge the outputs of an unknown device; None if the file does not run."""
     run = run_target(path, artifact, golden.inputs, Target.parse(target))
     if run.problem:
         return None

@@ -3,11 +3,11 @@
     python benchmarks/check_false_alarms.py [--seeds 3] [--networks NAME,…] [--precisions NAME,…]
         [--json OUT]
 
-Prints, for each runtime, how many files were checked, how many checks failed (each is a false
-alarm), and how near the healthy files came to the limits: the headroom behind every bound. Networks
-that `--json OUT` already has are not checked again, so that a run that was interrupted goes on.
-Apart from alarms are counted: files that a runtime cannot load or run, and files whose own numbers
-are that far from the trained model's (4-bit weights of a network that does not bear them).
+Prints, for each runtime, the number of checked files, the number of failed checks (each is a false
+alarm), and the margin of the healthy files below every bound. Networks that `--json OUT` already
+contains are not checked again, so that an interrupted run can be continued. Not counted as alarms
+are files that a runtime cannot load or run, and files whose own numbers are that far from those of
+the trained model (4-bit weights of a network that is too sensitive).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ _OUTCOMES = ("alarm", "not run", "lossy")
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    """Return what a failed check of a healthy file is; nothing for one that passed."""
+    """Return the category of a failed check of a healthy file; empty if it passed."""
     if row["passed"]:
         return ""
     if "load" in row["failed"]:

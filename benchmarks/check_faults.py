@@ -1,11 +1,11 @@
-"""Injects faults into exported files; counts how many checks find and locate in the right op.
+"""Injects faults into exported files; counts those that checks detect and locate in the right op.
 
     python benchmarks/check_faults.py [--networks 3] [--faults 30] [--seed 0] [--json OUT]
 
-Each fault is planted in a healthy file of one of three networks by editing the file itself; the
-manifest is told the new hash, so that only the numbers can give the fault away. A fault is *found*
-when the check (with `per_op`) fails, *named* when the first layer it blames is one that the edited
-op computes. The last columns say how many showed end to end or in the weights alone.
+Each fault is an edit of a healthy file of one of three networks; the manifest gets the new hash, so
+that only the numbers can show the fault. A fault is *found* if the check (with `per_op`) fails, and
+*named* if the first layer in the report is one that the edited op computes. The last columns count
+the faults that showed in the outputs or in the weights alone.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Planted:
     """A fault in a file.
 
     Attributes:
-        kind: What was done.
-        file: Which file.
+        kind: Kind of fault.
+        file: Name of the file.
         op: Index of the op, as the checks count.
-        note: The numbers.
+        note: The changed numbers.
     """
 
     kind: str
@@ -52,11 +52,11 @@ class Planted:
 
 
 class NotPossibleError(Exception):
-    """The op that was drawn cannot have that fault; another is drawn."""
+    """The chosen op cannot have the fault; another op is chosen."""
 
 
 class TFLiteFile:
-    """A .tflite file whose ops can be spoiled."""
+    """A .tflite file whose ops can be changed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.model = path, parse(path.read_bytes())
@@ -67,12 +67,12 @@ class TFLiteFile:
         return [i for i, op in enumerate(self.graph.operators) if self.kind(op) in _LINEAR]
 
     def kind(self, op: Any) -> str:
-        """Return what the format calls an op."""
+        """Return the name of an op in the format."""
         code = self.model.operatorCodes[op.opcodeIndex]
         return str(_CODES[max(code.builtinCode, code.deprecatedBuiltinCode)])
 
     def constant(self, op: int, slot: int) -> tuple[Any, np.ndarray]:
-        """Return a constant input's tensor and its numbers, in the file's own layout."""
+        """Return the tensor of a constant input and its numbers, in the layout of the file."""
         inputs = self.graph.operators[op].inputs
         if slot >= len(inputs) or inputs[slot] < 0:
             raise NotPossibleError
@@ -84,7 +84,7 @@ class TFLiteFile:
         return tensor, np.asarray(data, np.uint8).view(dtype).reshape(tensor.shape).copy()
 
     def put(self, tensor: Any, values: np.ndarray) -> None:
-        """Give a tensor other numbers, in a buffer of its own."""
+        """Replace the numbers of a tensor, in a new buffer."""
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(values.tobytes(), np.uint8)
         self.model.buffers.append(buffer)
@@ -101,7 +101,7 @@ class TFLiteFile:
         return self.constant(op, 2)
 
     def set_activation(self, op: int, rng: np.random.Generator) -> str:
-        """Give an op another activation and say which."""
+        """Change the activation of an op; return a description."""
         options = self.graph.operators[op].builtinOptions
         if options.fusedActivationFunction != 1:
             raise NotPossibleError
@@ -110,7 +110,7 @@ class TFLiteFile:
         return {0: "relu dropped", 2: "relu to [-1, 1]", 3: "relu6", 4: "tanh"}[chosen]
 
     def shift_padding(self, op: int) -> str:
-        """Pad by an op of its own, one pixel off, before a convolution without padding."""
+        """Replace the padding of a convolution by a PAD op that is off by one pixel."""
         node = self.graph.operators[op]
         options = node.builtinOptions
         kernel = self.graph.tensors[node.inputs[1]].shape[1:3]
@@ -149,7 +149,7 @@ class TFLiteFile:
         return len(self.graph.tensors) - 1
 
     def roll_scales(self, op: int, rng: np.random.Generator) -> str:
-        """Give the weights of an op wrong scales and say how."""
+        """Set wrong scales for the weights of an op; return a description."""
         tensor, _, _ = self.kernel(op)
         scales = np.asarray(tensor.quantization.scale, np.float32)
         if scales.size > 1 and rng.random() < 0.5:
@@ -164,7 +164,7 @@ class TFLiteFile:
 
 
 class OnnxFile:
-    """An .onnx file whose ops can be spoiled."""
+    """An .onnx file whose ops can be changed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.model = path, onnx.load(path)
@@ -185,7 +185,7 @@ class OnnxFile:
         raise NotPossibleError
 
     def put(self, tensor: Any, values: np.ndarray) -> None:
-        """Give a constant other numbers."""
+        """Replace the numbers of a constant."""
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
 
     def kernel(self, op: int) -> tuple[Any, np.ndarray, int]:
@@ -200,7 +200,7 @@ class OnnxFile:
         return self.constant(op, 2)
 
     def set_activation(self, op: int, rng: np.random.Generator) -> str:
-        """Give an op another activation and say which."""
+        """Change the activation of an op; return a description."""
         output = self.graph.node[op].output[0]
         for node in self.graph.node:
             if node.op_type == "Relu" and node.input[0] == output:
@@ -209,7 +209,7 @@ class OnnxFile:
         raise NotPossibleError
 
     def shift_padding(self, op: int) -> str:
-        """Move all padding of an op before the input and say so."""
+        """Move all padding of an op before the input; return a description."""
         for attribute in self.graph.node[op].attribute:
             if attribute.name == "pads" and any(attribute.ints):
                 pads = list(attribute.ints)
@@ -220,7 +220,7 @@ class OnnxFile:
         raise NotPossibleError
 
     def roll_scales(self, op: int, rng: np.random.Generator) -> str:
-        """Give the weights of an op wrong scales and say how."""
+        """Set wrong scales for the weights of an op; return a description."""
         raise NotPossibleError
 
     def save(self) -> None:
@@ -296,7 +296,7 @@ def stale_statistics(file: File, op: int, rng: np.random.Generator) -> str:
 def wrong_rounding(file: File, op: int, rng: np.random.Generator) -> str:
     tensor, values, _ = file.kernel(op)
     if values.dtype == np.int8:
-        # Rounded down instead of to the nearest: half of the weights are one step lower.
+        # Rounded down instead of to nearest: half of the weights are one step lower.
         low = rng.random(values.shape) < 0.5
         file.put(
             tensor, np.where(low, np.maximum(values.astype(int) - 1, -127), values).astype("i1")
@@ -320,7 +320,7 @@ KINDS: dict[str, Plant] = {
 
 
 def plant(directory: Path, kind: str, rng: np.random.Generator) -> Planted:
-    """Plant a fault of one kind in a file of an export drawn at random, and hide its hash."""
+    """Plant a fault in a random file of an export, and update the hash in the manifest."""
     manifest = json.loads((directory / "manifest.json").read_text())
     wanted = "int8" if kind == "off-by-one scale" else "float32"
     if kind == "wrong rounding" and rng.random() < 0.5:
@@ -347,7 +347,7 @@ def plant(directory: Path, kind: str, rng: np.random.Generator) -> Planted:
 
 
 def layers_of_ops(directory: Path) -> dict[tuple[str, int], set[str]]:
-    """Return which Keras layers each op of each healthy file computes, as the checks see it."""
+    """Return the Keras layers that each op of the healthy files computes, as the checks see it."""
     report = rl.check_parity(directory, ("litert", "onnxruntime"), per_op=True)
     assert report.passed, "the export to plant faults in must be healthy"
     found = computed_layers(report)
@@ -368,7 +368,7 @@ def computed_layers(report: rl.ParityReport) -> dict[tuple[str, int], set[str]]:
 
 
 def _join_activations(file: str, directory: Path, found: dict[tuple[str, int], set[str]]) -> None:
-    """Let an ONNX op own the activation node that reads it: a fault there is planted through it."""
+    """Assign activation nodes to the ONNX op before them, where their faults are planted."""
     if not file.endswith(".onnx"):
         return
     graph = onnx.load(directory / file).graph
@@ -382,7 +382,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=len(NAMES))
-    parser.add_argument("--faults", type=int, default=30, help="on each network")
+    parser.add_argument("--faults", type=int, default=30, help="number for each network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

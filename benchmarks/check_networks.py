@@ -15,7 +15,7 @@ NAMES = ("image_classification", "keyword_spotting", "visual_wake_words")
 
 
 def smooth_inputs(shape: Sequence[int], rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return noise whose neighbours correlate, as those of images and spectra do."""
+    """Return noise with correlated neighbours, as in images and spectra."""
     x = rng.normal(size=(count, *shape))
     if len(shape) > 1:
         x = gaussian_filter(x, (0, *[2] * (len(shape) - 1), 0))
@@ -25,7 +25,7 @@ def smooth_inputs(shape: Sequence[int], rng: np.random.Generator, count: int) ->
 
 
 def trained_like(name: str, seed: int) -> tuple[keras.Model, np.ndarray]:
-    """Build a network whose norms have gammas of both signs and statistics of real activations."""
+    """Build a network with gammas of both signs and the statistics of its activations."""
     keras.utils.set_random_seed(seed)
     model = NETWORKS[name](lambda: rl.BatchRenormalization(momentum=0.8))
     rng = np.random.default_rng(seed)

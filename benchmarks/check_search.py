@@ -2,14 +2,14 @@
 
     python benchmarks/check_search.py [DIR …] [--units 16] [--runs 200] [--seed 0]
 
-DIR is what `renormlite export` wrote; without any, the networks of the checks' benchmarks are
-exported, which takes long.
+DIR is an export; without any, the networks of the benchmarks of checks are exported, which is slow.
 
-Two tables. *Hidden faults*: in the folded network itself one unit behind a relu, drawn at random,
-is clipped 1 % above the greatest value that any golden sample gives it, so that no golden sample
-shows it; counted is how many of these a way of searching makes show (error above the limit of one
-sample). Not every unit can be driven so far within the range of the data. *Healthy files*: the
-greatest error over the noise, or over the usual error of a quantized file, that each way finds.
+Prints two tables. *Hidden faults*: one random unit after a relu of the folded network is clipped
+1 % above the largest value that it has for any golden sample, so that no golden sample shows the
+fault. The table counts the faults that each kind of search reveals (error above the limit of one
+sample). Not every unit can reach such values within the range of the data. *Healthy files*: the
+largest error over the noise, or over the usual error of a quantized file, that each kind of search
+finds.
 
 Random inputs are half uniform within the range of the data, half real ones with normal noise of a
 quarter of that range.
@@ -39,12 +39,12 @@ from renormlite.runtimes.session import Session
 from rich.console import Console
 from rich.table import Table
 
-# Share of the runs that reach for units, by the name of the way.
+# Kind of search to the share of runs that maximize single units.
 WAYS = {"reach": 1.0, "climb": 0.0, "both": 0.5}
 
 
 def random_search(objective: Objective, golden: GoldenSet, runs: int, seed: int) -> float:
-    """Return the greatest ratio of random inputs."""
+    """Return the largest ratio of random inputs."""
     rng = np.random.default_rng(seed)
     (name,) = golden.inputs
     real = golden.inputs[name][golden.kind == "real"]
@@ -60,7 +60,7 @@ def random_search(objective: Objective, golden: GoldenSet, runs: int, seed: int)
 
 
 def compared(objective: Objective, golden: GoldenSet, runs: int, seed: int) -> dict[str, float]:
-    """Return the greatest ratio that each way finds."""
+    """Return the largest ratio that each kind of search finds."""
     found = {"random": random_search(objective, golden, runs, seed)}
     for way, share in WAYS.items():
         result = explore(objective, golden, runs=runs, keep=1, seed=seed, reaching=share)
@@ -69,7 +69,7 @@ def compared(objective: Objective, golden: GoldenSet, runs: int, seed: int) -> d
 
 
 def clipped(network: Network, golden: GoldenSet, rng: np.random.Generator) -> Network:
-    """Return the network with one unit clipped just above all that the golden set gives it."""
+    """Return the network with one unit clipped just above its values for the golden set."""
     known = golden.select(np.flatnonzero(representative(golden.kind)))
     values = evaluated(network, known.inputs)
     relus = [n for n in network.nodes if n.op == "relu" and n.attributes.get("max_value") is None]
@@ -85,12 +85,12 @@ def clipped(network: Network, golden: GoldenSet, rng: np.random.Generator) -> Ne
 
 
 def in_float32(network: Network) -> Run:
-    """Return what runs a network in float32."""
+    """Return a function that runs a network in float32."""
     return lambda inputs: evaluate_network(network, inputs, dtype=np.float32)
 
 
 def main() -> None:
-    """Run all of it and print the tables."""
+    """Run all searches and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directories", nargs="*", type=Path, metavar="DIR")
     parser.add_argument("--units", type=int, default=16)

@@ -2,15 +2,15 @@
 
     python benchmarks/convert_applications.py [NAME ...]
 
-Weights are random, gammas of either sign, statistics drawn as training might leave them, inputs as
-small as the network takes them. For each network it prints
+Weights and statistics are random, gammas have both signs, and inputs are as small as the network
+allows. For each network it prints
 
-    norms        how many were swapped; all that there are
-    difference   largest difference of inference after the swap, and after the swap back: 0 is bits
-    weights      whether all weights came back bit for bit
-    seconds      of the swap, beside those that building the network took
+    norms        number of swapped norms, which must be all
+    difference   largest difference of inference after the swap and after the swap back
+    weights      whether all weights are bit-identical after the swap back
+    seconds      of the swap and of building the network
 
-Anything but 0 and "yes" is a failure, and the exit code says so.
+Other values than 0 and "yes" are failures; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import numpy as np
 import renormlite as rl
 from keras.layers import BatchNormalization
 
-# The smallest input that a family takes; 32 where it is not listed.
+# The smallest input of a family; 32 where it is not listed.
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the conversion of one network gave."""
+    """The result of converting one network."""
 
     norms: int
     missed: int
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was missed and nothing changed."""
+        """Whether every norm was swapped and nothing changed."""
         return self.missed == 0 and self.difference == 0.0 and self.weights_kept
 
 
@@ -64,7 +64,7 @@ def norms(model: keras.Model, kind: type) -> list[keras.layers.Layer]:
 
 
 def draw_statistics(model: keras.Model) -> None:
-    """Give every norm statistics, gamma and beta that are nowhere near the identity."""
+    """Set random statistics, gammas and betas, far from the identity."""
     rng = np.random.default_rng(0)
     for layer in norms(model, BatchNormalization):
         channels = layer.moving_mean.shape
@@ -77,18 +77,18 @@ def draw_statistics(model: keras.Model) -> None:
 
 
 def measure(name: str) -> Result:
-    """Build one network, convert it there and back, and compare."""
+    """Build one network, convert it in both directions, and compare."""
     size = SIZES.get(name, 32)
     start = time.perf_counter()
     model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
     built = time.perf_counter()
     draw_statistics(model)
-    drawn = time.perf_counter()
+    swap_start = time.perf_counter()
     renorm = rl.to_renorm(model)
     swapped = time.perf_counter()
     back = rl.to_batch_norm(renorm)
 
-    # Networks scale their inputs themselves, or expect [-1, 1]: either way these are of use.
+    # Some networks scale their inputs, others expect [-1, 1]; these inputs suit both.
     x = np.random.default_rng(1).uniform(-1, 1, (2, size, size, 3)).astype("float32")
     truth = np.asarray(model(x))
     assert np.isfinite(truth).all()
@@ -102,7 +102,7 @@ def measure(name: str) -> Result:
             for ours, theirs in zip(back.get_weights(), model.get_weights(), strict=True)
         ),
         build_seconds=built - start,
-        swap_seconds=swapped - drawn,
+        swap_seconds=swapped - swap_start,
     )
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/diagnostics.py [--rounds N] [--json FILE]
 
-Both train the same model in one process, turn about, a round each; what counts is the median over
-the rounds of the ratio within a round, and how far the quartiles are apart. `every = 50` is the
-callback's default; `every = 1` looks at each step, the most it can cost. "off" is a second run
-without callback: what the machine makes of nothing.
+Both train the same model in one process, in alternating rounds. The result is the median of the
+ratios within a round, with quartiles. `every = 50` is the callback's default; `every = 1` observes
+each step, which is the largest cost. "off" is a second run without the callback, which shows the
+noise.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _images(batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def seconds(model: keras.Model, x: np.ndarray, callbacks: list[keras.callbacks.Callback]) -> float:
-    """Return what one epoch of STEPS steps takes."""
+    """Return the seconds of one epoch of STEPS steps."""
     y = np.arange(len(x)) % 10
     start = time.perf_counter()
     model.fit(x, y, batch_size=len(x) // STEPS, verbose=0, callbacks=callbacks)

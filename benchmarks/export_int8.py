@@ -1,15 +1,15 @@
 """Int8 signal-to-noise ratio of the MLPerf Tiny networks and the digits network, in four ways.
 
 - stock: TensorFlow's own converter on the trained network, calibrated with real samples;
-- folded: our export without equalization, same samples;
-- equalized where better: our export as it comes;
-- random: our export calibrated with random numbers, which is what doing without samples costs.
+- folded: our export without equalization, with the same samples;
+- equalized where better: our export with its defaults;
+- random: our export calibrated with random numbers, as without samples.
 
 An MLPerf Tiny network is trained briefly with batch renormalization on waves and walks, then its
 norms' scales are spread over a decade as long training does; the digits network is trained on real
-digits by its recipe. All are judged by float64 truth of the trained network on samples that took no
-part; softmax is left off, since it hides errors where it is sure. `same class` is the share of
-those samples that keep the class float64 gives them.
+digits by its recipe. All are compared with the trained network in float64 on other samples. Softmax
+is removed, since it hides errors where one class dominates. `same class` is the share of these
+samples with the class of float64.
 
     python benchmarks/export_int8.py [--seeds 1] [NETWORK ...]
 """
@@ -38,7 +38,7 @@ CALIBRATION, HELD_OUT = 100, 64  # samples
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A trained network without its softmax, and samples of what it will see."""
+    """A trained network without its softmax, and samples of its data."""
 
     name: str
     model: keras.Model
@@ -83,7 +83,7 @@ def mlperf_tiny_case(name: str, after: bool, seed: int) -> Case:
 
 
 def smooth(shape: tuple[int, ...], count: int, seed: int) -> np.ndarray:
-    """Spectra as random walks, images as sums of four waves a channel."""
+    """Return spectra as random walks, images as sums of four waves per channel."""
     generator = np.random.default_rng(seed)
     if len(shape) == 1:
         walk = np.cumsum(generator.normal(0, 1, (count, *shape)), axis=1)
@@ -141,7 +141,7 @@ def run(data: bytes, inputs: np.ndarray) -> np.ndarray:
 
 
 def judged(case: Case) -> dict[str, tuple[float, float]]:
-    """Return decibels and share of kept classes (NaN for a regression) by way."""
+    """Return decibels and share of equal classes (NaN for a regression) for each way."""
     truth = keras.ops.convert_to_numpy(float64_twin(case.model)(case.held_out.astype(np.float64)))
     results = {}
     for name, way in WAYS.items():

@@ -1,9 +1,9 @@
-"""Wall time of an export against the stock pair `model.export(litert)` + `model.export(onnx)`.
+"""Wall time of an export relative to the stock pair `model.export(litert)` + `model.export(onnx)`.
 
 Pairs in one process, interleaved, medians of ratios; both sides start from the same Keras network
 with batch norms and write float32 TFLite and ONNX. "files" is fold, conversion, writing and
-validation; "all" is the whole of `export_model`: the proof in float64, the golden set, the network
-and the manifest too, which the stock pair has nothing of.
+validation; "all" is the whole of `export_model`, including the proof in float64, the golden set,
+the network and the manifest, which the stock pair does not write.
 
     python benchmarks/export_time.py [--pairs 3] [--size 128] [--json FILE] [NETWORK ...]
 """
@@ -35,7 +35,7 @@ Way = Callable[[keras.Model, Path], object]
 def stock(model: keras.Model, folder: Path) -> None:
     model.export(folder / "stock.tflite", format="litert", verbose=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of Keras' patch for tf2onnx
+        warnings.simplefilter("ignore", FutureWarning)  # warnings of Keras' patch for tf2onnx
         model.export(folder / "stock.onnx", format="onnx", verbose=False)
 
 
@@ -75,8 +75,8 @@ def main() -> None:
     shape = (arguments.size, arguments.size, 3)
     for name in arguments.networks:
         model = getattr(keras.applications, name)(input_shape=shape, weights=None)
-        model(np.zeros((1, *shape), np.float32))  # the stock ONNX export wants it called once
-        for way in WAYS.values():  # what is loaded once counts for none
+        model(np.zeros((1, *shape), np.float32))  # the stock ONNX export requires one call before
+        for way in WAYS.values():  # the first run loads libraries and is not counted
             seconds(way, model)
         rows = [
             {key: seconds(way, model) for key, way in WAYS.items()} for _ in range(arguments.pairs)

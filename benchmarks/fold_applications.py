@@ -3,9 +3,9 @@
     python benchmarks/fold_applications.py [--only NAME ...] [--gammas positive|mixed] [--no-proof]
         [--json FILE]
 
-Weights are random (``weights=None``), the statistics of every norm are randomized, inputs are
-small: what is shown is what folds and that it is exact, not how fast. Each network runs in a
-process of its own. Prints one Markdown row a network.
+Weights are random (``weights=None``), the statistics of every norm are random, and inputs are
+small. The results are the folded norms and the exactness, not the speed. Each network runs in a
+separate process. Prints one Markdown row per network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-# The smallest input that a family takes; 32 where it is not listed.
+# The smallest input of a family; 32 where it is not listed.
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 
@@ -58,7 +58,7 @@ def make(name: str, *, positive: bool, seed: int = 0) -> keras.Model:
 
 
 def measure(name: str, *, positive: bool, prove: bool) -> dict[str, object]:
-    """Fold one network and say what is left."""
+    """Fold one network; return what remains."""
     from renormlite import fold
 
     model = make(name, positive=positive)

@@ -2,9 +2,9 @@
 
     python benchmarks/fold_random.py [--count 10000] [--start 0] [--prove] [--json FILE]
 
-Every network is folded with `verify=False` and compared with what Keras computes in float64. With
-`--prove` it is folded with the proof too, which must pass and take nothing back. Prints every
-network that is wrong or raises something, and ends with 1 where there is one.
+Every network is folded with `verify=False` and compared with the outputs of Keras in float64. With
+`--prove` it is also folded with the proof, which must pass without undoing a fold. Prints every
+network that is wrong or raises an exception; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fold_oracle import examine
 
 
 def main() -> int:
-    """Examine the networks of as many seeds as asked for."""
+    """Examine the networks of the requested seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--start", type=int, default=0)

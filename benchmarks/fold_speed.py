@@ -1,10 +1,10 @@
-"""Fold without proof against `clone_model` plus a copy of the weights, and how it grows with depth.
+"""Time of a fold without proof relative to `clone_model` with a copy of the weights, and by depth.
 
     python benchmarks/fold_speed.py [--rounds N] [--json FILE]
 
-Pairs in one process, A B A B: what is quoted is the median of the ratios, never a time alone. Depth
-is measured on chains of conv -> norm -> relu of 100, 300 and 1000 layers, memory as the growth of
-the process's peak during one fold, over the bytes of the network's weights.
+Pairs alternate in one process; the result is the median of the ratios. Depth is measured on chains
+of conv -> norm -> relu of 100, 300 and 1000 layers. Memory is the growth of the peak of the process
+during one fold, divided by the bytes of the network's weights.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import keras
 from renormlite import fold
 from rows import Row, median_row, write
 
-# Keras walks a graph by recursion, a frame or two a layer; a chain of 1000 needs more than 1000.
+# Keras traverses a graph by recursion, one or two frames per layer; a chain of 1000 needs more.
 sys.setrecursionlimit(20_000)
 
 
 def clone(model: keras.Model) -> keras.Model:
-    """Rebuild a network and copy its weights: what a fold cannot do without."""
+    """Rebuild a network and copy its weights, which every fold needs."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long one call takes, the garbage of the last one collected before."""
+    """Return the seconds of one call, after collecting the garbage of the previous one."""
     gc.collect()
     start = time.perf_counter()
     work()
@@ -63,7 +63,7 @@ def paired(name: str, model: keras.Model, rounds: int) -> list[Row]:
 
 
 def chain(layers: int) -> keras.Model:
-    """Build conv -> norm -> relu again and again, ``layers`` layers in all."""
+    """Build a chain of conv -> norm -> relu with ``layers`` layers."""
     x = y = keras.Input((8, 8, 4))
     for i in range(layers):
         layer = (
@@ -76,15 +76,15 @@ def chain(layers: int) -> keras.Model:
 
 
 def memory() -> dict[str, float]:
-    """Return how far memory peaks above the loaded ResNet50 during a fold, over its weights.
+    """Return the peak of memory during a fold of ResNet50, relative to the bytes of its weights.
 
-    The folded network itself, which stays, is one of them.
+    The memory before the fold is subtracted; the folded network itself counts as 1.
     """
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=10)
-    fold(chain(6), verify=False)  # what TensorFlow takes once is not the fold's
+    fold(chain(6), verify=False)  # memory that TensorFlow allocates once is not counted
     gc.collect()
     weights = sum(w.numpy().nbytes for w in model.weights)
-    Path("/proc/self/clear_refs").write_text("5")  # from here on the peak is the fold's (Linux)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
     before = _status("VmRSS")
     result = fold(model, verify=False)
     after = _status("VmHWM")
@@ -93,7 +93,7 @@ def memory() -> dict[str, float]:
 
 
 def _status(key: str) -> int:
-    """Return an entry of the kernel's account of this process, in bytes."""
+    """Return a value of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 

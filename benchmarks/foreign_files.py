@@ -1,11 +1,11 @@
-"""Checks files that other converters and quantizers made: healthy ones, and ones with faults.
+"""Checks files of other converters and quantizers: healthy ones, and ones with faults.
 
-    pip install onnxsim onnxslim       # both are left out where they are not installed
+    pip install onnxsim onnxslim       # optional
     python benchmarks/foreign_files.py [--networks two_heads ...] [--seeds 3] [--faults 15]
 
-Prints, for each maker, how many healthy files were checked and how many raised an alarm; then, for
-each kind of fault, how many were planted, found, and blamed on a layer that the spoiled op
-computes. Faults are planted in files of TensorFlow's converter and of tf2onnx.
+Prints, for each converter, the number of healthy files and of false alarms; then, for each kind of
+fault, how many were planted, detected, and located in a layer that the changed op computes. Faults
+are planted in files of TensorFlow's converter and of tf2onnx.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def quiet() -> Iterator[None]:
 
 
 def make(model: keras.Model, samples: np.ndarray, folder: Path) -> list[Path]:
-    """Let every maker that is installed write its file."""
+    """Let every installed converter write its file."""
     paths = []
     for name, maker in MAKERS.items():
         module = name.partition(".")[0]
@@ -178,7 +178,7 @@ def make(model: keras.Model, samples: np.ndarray, folder: Path) -> list[Path]:
 
 
 def _blue_first(file: Any) -> int:
-    """Reverse the channels that the first convolution reads."""
+    """Reverse the input channels of the first convolution."""
     op = file.linear_ops()[0]
     tensor, values, _ = file.kernel(op)
     reads = values.ndim - 1 if isinstance(file, TFLiteFile) else 1
@@ -189,7 +189,7 @@ def _blue_first(file: Any) -> int:
 
 
 def _outputs_exchanged(file: Any) -> int:
-    """Give two outputs each other's names."""
+    """Exchange the names of two outputs."""
     if isinstance(file, TFLiteFile) or len(file.graph.output) < 2:
         raise NotPossibleError
     a, b = (output.name for output in file.graph.output)
@@ -242,11 +242,11 @@ def plant(
 
 
 def owners(report: rl.ParityReport, folder: Path) -> dict[tuple[str, int], set[str]]:
-    """Return which layers each op of each healthy file computes, as the checks see it."""
+    """Return the layers that each op of each healthy file computes, as the checks match them."""
     found = computed_layers(report)
     for name in SPOILED:
         graph = read_graph(folder / name, name.rpartition(".")[2])
-        for op in graph.ops:  # what only reads an op's value, such as a relu, belongs to it too
+        for op in graph.ops:  # includes ops that only read its value, such as a relu
             for after in graph.consumers(op.outputs[0]):
                 own = found.setdefault((name, op.index), set())
                 own.update(found.get((name, after.index), set()))
@@ -254,7 +254,7 @@ def owners(report: rl.ParityReport, folder: Path) -> dict[tuple[str, int], set[s
 
 
 def faults(name: str, seed: int, count: int, rows: list[dict[str, Any]]) -> None:
-    """Plant faults in files of one network and say what the checks say of each."""
+    """Plant faults in files of one network and record the result of each check."""
     model, samples = built(name, seed)
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as temporary:
@@ -294,8 +294,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--seeds", type=int, default=3, help="of healthy networks")
-    parser.add_argument("--faults", type=int, default=15, help="on each network")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for healthy networks")
+    parser.add_argument("--faults", type=int, default=15, help="number for each network")
     options = parser.parse_args()
     verdicts: list[tuple[str, bool]] = []
     rows: list[dict[str, Any]] = []

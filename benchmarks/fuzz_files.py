@@ -1,12 +1,12 @@
-"""Hostile files against everything that reads files.
+"""Tests every reader of files with hostile files.
 
     python benchmarks/fuzz_files.py [--count 100000] [--seed 0] [--only NAME] [--json FILE]
 
-Each parser reads its share of altered copies of healthy files in a process of its own. Prints every
-input that ends in anything but a result or one sentence, takes more than 10 seconds or ends the
-process, the first of each kind with its number; ends with 1 where there is one. The greatest
-memory of each process is printed too. Loading a Keras model takes a hundred times as long as the
-other parsers: it gets a hundredth of the inputs.
+Each parser reads altered copies of healthy files in a separate process. Prints every input that
+ends in something other than a result or one sentence, takes more than 10 seconds or crashes the
+process: the first of each kind with its number; the exit code is then 1. Also prints the peak
+memory of each process. Loading a Keras model is a hundred times slower than the other parsers, so
+it gets a hundredth of the inputs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _REACHED = "reached.txt"  # number of the input that is being read
 
 
 def main() -> int:
-    """Run the parsers asked for."""
+    """Run the requested parsers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=100_000, help="inputs in all")
+    parser.add_argument("--count", type=int, default=100_000, help="total number of inputs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="name of a parser; repeatable")
     parser.add_argument("--json", type=Path)
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _run(name: str, healthy: Path, seed: int, count: int) -> dict:
-    """Let one parser read its inputs; where its process dies, start again behind that input."""
+    """Let one parser read its inputs; after a crash, continue with the next input."""
     total: dict = {"inputs": 0, "escapes": Counter(), "longest_s": 0.0, "peak_gb": 0.0}
     started = time.monotonic()
     while total["inputs"] < count:
@@ -101,7 +101,7 @@ def _run(name: str, healthy: Path, seed: int, count: int) -> dict:
 
 
 def _work(name: str, healthy: str, seed: str, count: str, folder: str) -> int:
-    """Read inputs in this process; each report on standard output replaces the one before."""
+    """Read inputs in this process; each report on standard output replaces the previous one."""
     import hostile
 
     parser, data = hostile.PARSERS[name], Path(healthy).read_bytes()
@@ -111,7 +111,7 @@ def _work(name: str, healthy: str, seed: str, count: str, folder: str) -> int:
     longest = 0.0
     reached = Path(healthy).with_name(_REACHED)
     place.write_bytes(data)
-    parser.read(place)  # imports what it needs
+    parser.read(place)  # imports its modules
     for done in range(int(count)):
         number = int(seed) + done
         if done % 200 == 0:

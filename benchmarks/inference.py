@@ -3,14 +3,14 @@
     python benchmarks/inference.py [--rounds 40] [--size 96] [--json FILE] [NETWORK ...]
 
 Four float32 files of one architecture run in turn in one process, on one thread, and are compared
-by the median of the ratios within a round. The clock is the process' CPU time: with one thread that
-is the latency on an idle machine, and other processes do not enter.
+by the median of the ratios within a round. The clock is the CPU time of the process, which with one
+thread is the latency on an idle machine and does not include other processes.
 
 - folded: our export of the network with Keras' batch normalization;
 - stock: the same network by `model.export`;
 - hand-written: a network whose norms are subtractions, multiplications and additions, by
   `model.export`, as tutorials write batch renormalization;
-- twin: the same convolutions without norms, by our export. Nothing can be faster.
+- twin: the same convolutions without norms, by our export: the lower limit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HandWritten(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights."""
-        # No value that a converter could leave out, such as a division by one.
+        # No value that a converter could optimize away, such as a division by one.
         start = keras.initializers.RandomUniform(0.5, 1.5)
 
         def add(name: str) -> keras.Variable:
@@ -54,8 +54,8 @@ class HandWritten(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="benchmarks")
-class Nothing(keras.layers.Layer):
-    """Stands where a norm was."""
+class Identity(keras.layers.Layer):
+    """Replaces a norm."""
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """Return the input."""
@@ -63,7 +63,7 @@ class Nothing(keras.layers.Layer):
 
 
 def with_norms(model: keras.Model, norm: type[keras.layers.Layer]) -> keras.Model:
-    """Return the architecture with another layer in the place of each batch norm."""
+    """Return the architecture with each batch norm replaced by another layer."""
 
     def swapped(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -78,7 +78,7 @@ def with_norms(model: keras.Model, norm: type[keras.layers.Layer]) -> keras.Mode
 
 
 def spread(model: keras.Model) -> keras.Model:
-    """Give every norm statistics and weights that no converter can leave out."""
+    """Set statistics and weights of every norm that no converter can optimize away."""
     generator = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -97,14 +97,14 @@ def files(model: keras.Model, folder: Path, name: str, *, ours: bool) -> dict[st
     paths = {"litert": folder / f"{name}.tflite", "onnxruntime": folder / f"{name}.onnx"}
     model(np.zeros((1, *model.input_shape[1:]), np.float32))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Keras' patch for tf2onnx
+        warnings.simplefilter("ignore")  # warnings of Keras' patch for tf2onnx
         model.export(paths["litert"], format="litert", verbose=False)
         model.export(paths["onnxruntime"], format="onnx", verbose=False)
     return paths
 
 
 def runner(runtime: str, path: Path, shape: tuple[int, ...]) -> Run:
-    """Return one inference of a file on one thread."""
+    """Return a function that runs a file once on one thread."""
     x = np.random.default_rng(1).random((1, *shape), np.float32)
     if runtime == "litert":
         from ai_edge_litert.interpreter import Interpreter
@@ -149,7 +149,7 @@ def main() -> None:
                 "folded": files(model, folder, "folded", ours=True),
                 "stock": files(model, folder, "stock", ours=False),
                 "hand-written": files(with_norms(model, HandWritten), folder, "hand", ours=False),
-                "twin": files(with_norms(model, Nothing), folder, "twin", ours=True),
+                "twin": files(with_norms(model, Identity), folder, "twin", ours=True),
             }
             for runtime in ("litert", "onnxruntime"):
                 runs = {key: runner(runtime, paths[runtime], shape) for key, paths in found.items()}

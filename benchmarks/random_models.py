@@ -6,7 +6,7 @@ check found the file wrong; `traceback`; `crash` if the process died; or `slow`.
 continues where its log ends.
 
     python benchmarks/random_models.py [--first 0] [--count 3000] [--log random_models.log]
-    python benchmarks/random_models.py --only 49,169          these again, in every file
+    python benchmarks/random_models.py --only 49,169          only these, in every file
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def outcome(seed: int, file_format: str, precision: str, target: str) -> tuple[s
 
 
 class Worker:
-    """A process that tries networks, replaced when it dies."""
+    """A process that tries networks; it is replaced after a crash."""
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None

@@ -1,9 +1,9 @@
-"""Compares trained files from installed packages without Keras: one format against the other.
+"""Compares trained files of published packages: one format with the other, without Keras.
 
     python benchmarks/ready_made_files.py [basic-pitch mediapipe]
 
-Packages are downloaded by name and unpacked into a temporary folder; nothing of them is installed
-or run but the files. Prints one line for each comparison.
+Packages are downloaded by name and unpacked into a temporary folder, not installed; only their
+model files are run. Prints one line for each comparison.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def unpack(requirement: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Compare the files of the packages that are named."""
+    """Compare the files of the given packages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("packages", nargs="*", default=list(PACKAGES), metavar="PACKAGE")
     for package in parser.parse_args().packages:

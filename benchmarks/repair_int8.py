@@ -1,10 +1,11 @@
 """Ten networks that lose accuracy in stock int8, and how much the precision `auto` recovers.
 
-The MLPerf Tiny four with the norm after the activation (briefly trained, norms spread over a
-decade), and six small networks with random weights: unlike channels as of MobileNet, a detection
-head, SiLU, a transformer block, a recurrent layer, an autoencoder. Judged on samples that neither
-calibrated nor were held out by the search: signal-to-noise ratio against float64, size, seconds of
-both exports, and the share of the noise power of the plain int8 file that is gone.
+The networks are the four of MLPerf Tiny with the norm after the activation (briefly trained, norms
+spread over a decade), and six small ones with random weights: channels of different ranges as in
+MobileNet, a detection head, SiLU, a transformer block, a recurrent layer, an autoencoder. Measured
+on samples that neither calibration nor the search used: signal-to-noise ratio against float64,
+size, seconds of both exports, and the share of the noise power of the plain int8 file that is
+removed.
 
     python benchmarks/repair_int8.py [--formats tflite,onnx] [NETWORK ...]
 """
@@ -33,7 +34,7 @@ CALIBRATION, HELD_OUT = 100, 64
 
 
 def spread(model: keras.Model, decades: float, seed: int = 0) -> keras.Model:
-    """Multiply the output channels of every layer with a kernel by unlike numbers."""
+    """Multiply the output channels of every layer with a kernel by different factors."""
     generator = np.random.default_rng(seed)
     for layer in model.layers[:-1]:
         if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
@@ -113,7 +114,7 @@ def case(name: str) -> Case:
 
 
 def ratio(truth: np.ndarray, given: np.ndarray) -> float:
-    """Return the mean over samples of each one's signal-to-noise ratio."""
+    """Return the mean of the signal-to-noise ratios of the samples."""
     found = [decibels(t, g) for t, g in zip(truth, given, strict=True)]
     return float(np.mean([r for r in found if r is not None]))
 

@@ -4,9 +4,9 @@
     python benchmarks/run.py purpose layer     these parts; the others keep their last numbers
     python benchmarks/run.py --document        the page alone
 
-Each part is a script of this folder that can be run by itself. It runs in a process of its own, and
-what it writes replaces its numbers in docs/benchmarks.json, with the machine, the versions and the
-time it took.
+Each part is a script in this folder that can also be run alone. It runs in a separate process, and
+its results replace its numbers in docs/benchmarks.json, with the machine, the versions and the
+time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PACKAGES = ("tensorflow", "keras", "jax", "numpy", "onnxruntime", "ai-edge-liter
 
 
 def machine() -> dict[str, object]:
-    """Return what the numbers depend on: processor, load, and versions."""
+    """Return the processor, its load, and the versions."""
     lines = (
         Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     )
@@ -47,7 +47,7 @@ def machine() -> dict[str, object]:
 
 
 def measured(name: str) -> dict[str, object]:
-    """Run one part, which may be several commands, and return what is kept of it."""
+    """Run one part, which may be several commands, and return its record."""
     rows: list[dict[str, object]] = []
     load, start = os.getloadavg()[0], time.perf_counter()
     for script, *arguments in PARTS[name].commands:

@@ -1,7 +1,7 @@
-"""A hook of MkDocs: gives mkdocstrings the package under its own name, as `build/docs/renormlite`.
+"""A hook of MkDocs: links the package as `build/docs/renormlite` for mkdocstrings.
 
-The repository root is the package, whatever its folder is called, and holds environments and builds
-that would be read too; hence links to the packages alone.
+The repository root is the package and may have any name. It also contains environments and builds,
+which must not be read, so only the packages are linked.
 """
 
 from __future__ import annotations

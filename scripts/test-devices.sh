@@ -3,15 +3,15 @@
 #
 #   scripts/test-devices.sh [PYTHON] [PYTEST ARGUMENT ...]
 #
-# Installs through the machine's own apt, npm and pip, and only what is missing. Without the right to
-# install, it says which packages are missing and stops. The emulated ARM systems and web runtimes
-# go to the user's cache folder (see `renormlite device setup --help`).
+# Installs only missing packages, with apt, npm and pip. Without the permission to install, it lists
+# the missing packages and stops. The emulated ARM systems and web runtimes are stored in the user's
+# cache folder (see `renormlite device setup --help`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-.venv/bin/python}
 shift || true
 
-# Program to the Debian package that has it.
+# Program to its Debian package.
 declare -A packages=(
   [chromium]=chromium [sshd]=openssh-server [ssh]=openssh-client [adb]=adb [npm]=npm
   [ps]=procps [dpkg-deb]=dpkg
@@ -35,7 +35,7 @@ if ((${#missing[@]})); then
     apt-get install --quiet --quiet --yes --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-# Python packages of the tests, beyond those that the development environment has.
+# Python packages that the tests need in addition to the development environment.
 need() { # MODULE PIP-ARGUMENT ...
   local module=$1
   shift
@@ -48,5 +48,5 @@ need tflite_micro --pre tflite-micro
 
 "$python" -m renormlite device setup qemu-aarch64 qemu-armv7 browser
 "$python" -m renormlite targets
-# Each file by one process: what a file sets up is shared by its tests.
+# One process runs all tests of a file, because they share fixtures.
 exec "$python" -m pytest -n 2 --dist loadfile -m devices tests/devices "$@"

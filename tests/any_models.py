@@ -1,7 +1,7 @@
-"""Models unlike this project's own, as people have them: each exports, or is refused in a sentence.
+"""Models of many kinds, as users have them: each exports, or is refused in one sentence.
 
-One function builds one model and says by its decorator what is expected. What a file of it must
-compute is what Keras computes, unless the entry names another oracle.
+Each function builds one model; its decorator states the expectation. The outputs of a file must
+equal those of Keras, unless the entry names another oracle.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Case:
     """One model.
 
     Attributes:
-        build: Makes it.
-        refusal: Pattern of the sentence that refuses it; None if it exports.
-        note: Pattern of a note that the export leaves; None if it leaves none.
-        shapes: Sizes to give.
-        oracle: What the outputs should be, from the model and its inputs; None asks Keras.
-        least_snr: Signal over the difference from the oracle, in decibels.
+        build: Builds the model.
+        refusal: Pattern of the refusal; None if the model exports.
+        note: Pattern of a note of the export; None if there is none.
+        shapes: Sizes for free axes of the inputs.
+        oracle: Computes the expected outputs from the model and its inputs; None for Keras.
+        least_snr: Smallest allowed signal-to-noise ratio against the oracle, in decibels.
     """
 
     build: Callable[[], keras.Model]
@@ -59,7 +59,7 @@ def case(**expected: Any) -> Callable[[Callable[[], keras.Model]], Callable[[], 
 
 
 def settle(model: keras.Model) -> keras.Model:
-    """Give norms statistics, and biases values, as training leaves them."""
+    """Set statistics of norms and values of biases, as training would."""
     generator = np.random.default_rng(0)
     for weight in model.weights:
         shape = tuple(weight.shape)
@@ -169,14 +169,14 @@ def fixed_batch() -> keras.Model:
 
 
 @case(refusal=r"'photo' has the shape \(free, free, 3\).*--shape photo=SIZE,SIZE")
-def free_sizes_unsaid() -> keras.Model:
+def free_sizes_not_given() -> keras.Model:
     photo = Input((None, None, 3), name="photo")
     return keras.Model(photo, head(layers.GlobalAveragePooling2D()(block(photo))))
 
 
 @case(shapes={"photo": (12, 10)})
 def free_sizes() -> keras.Model:
-    return free_sizes_unsaid()
+    return free_sizes_not_given()
 
 
 @case(shapes={"sound": (100,)})
@@ -350,7 +350,7 @@ def normalization() -> keras.Model:
 
 
 def compiled(model: keras.Model, inputs: list[np.ndarray]) -> Any:
-    """Keras on a CPU computes channels first only when it is compiled."""
+    """Return the compiled outputs: on a CPU, Keras computes channels first only when compiled."""
     import tensorflow as tf
 
     run = tf.function(lambda data: model(data, training=False), jit_compile=True)
@@ -567,7 +567,7 @@ def added_pool() -> keras.Model:
 
 @case()
 def sums_that_look_like_biases() -> keras.Model:
-    # With one sample Keras takes the second summand for a bias of the last axis.
+    # With one sample Keras treats the second summand as a bias of the last axis.
     square, column = Input((5, 5), name="square"), Input((5, 1), name="column")
     row = layers.Dense(1, use_bias=False)(column)
     return keras.Model([square, column], [square + column, layers.Add()([column, row])])
@@ -578,7 +578,9 @@ def constants_behind_convolutions() -> keras.Model:
     image = Input((4, 5, 3), name="image")
     x = layers.Conv2D(4, 1, use_bias=False, activation="hard_sigmoid")(image)
     x = layers.Conv2DTranspose(4, 1, use_bias=False)(x)
-    x = x + np.arange(4, dtype="float32").reshape(1, 4, 1, 1)  # along rows, as many as channels
+    x = x + np.arange(4, dtype="float32").reshape(
+        1, 4, 1, 1
+    )  # along the rows, which are as many as the channels
     return keras.Model(image, layers.Conv2D(2, 1, name="y", activation="tanh")(x))
 
 
@@ -643,7 +645,7 @@ def mel_spectrogram() -> keras.Model:
         sequence_stride=32,
         num_mel_bins=8,
         sampling_rate=8000,
-        top_db=1e9,  # Keras clips what is far below the loudest sample of the whole batch
+        top_db=1e9,  # Keras clips values far below the loudest sample of the whole batch
     )
     return keras.Model(sound, head(layers.Flatten()(layer(sound))))
 
@@ -659,8 +661,8 @@ def resized(kind: str, size: tuple[int, int], **options: Any) -> None:
 
 
 resized("nearest", (12, 7))
-resized("nearest", (7, 13))  # 7/8 and 13/9; 13/9 in float32, times 9, is below 13
-resized("nearest", (5, 3))  # pixel 2.5 * 8/5 is 4 exactly, of which no quotient may fall short
+resized("nearest", (7, 13))  # scales 7/8 and 13/9; 13/9 in float32, times 9, is below 13
+resized("nearest", (5, 3))  # pixel 2.5 * 8/5 is exactly 4; a rounded quotient must not be below it
 resized("bilinear", (12, 7))
 resized("bicubic", (13, 6))
 resized("bicubic", (4, 5), antialias=True)
@@ -678,13 +680,13 @@ def quantized(mode: str) -> None:
         y = layers.Concatenate()([y, layers.ReLU()(Norm()(layers.Dense(16, use_bias=False)(x)))])
         z = layers.EinsumDense("ab,cb->ac", 16, bias_axes="c")(y)
         model = settle(keras.Model([ids, x], head(z)))
-        with warnings.catch_warnings():  # that an Input has no weights
+        with warnings.catch_warnings():  # the warning that an Input has no weights
             warnings.simplefilter("ignore")
             model.quantize(mode)
         return model
 
     build.__name__ = f"quantized_{mode}"
-    # Keras rounds activations as well, in a row of 8 bits, 0.4 % of the greatest, or in float8.
+    # Keras rounds activations too: to 8 bits per row, 0.4 % of the maximum, or to float8.
     case(
         note=rf"had {mode} weights",
         least_snr={"int8": 30, "int4": 20, "float8": 20}[mode],
@@ -706,7 +708,7 @@ def of_policy(policy: str, least_snr: float) -> None:
     case(least_snr=least_snr)(build)
 
 
-# Keras computes these models in the policy's numbers, the files in float32: 10 and 7 bits.
+# Keras computes these models in the precision of the policy (10 and 7 bits), the files in float32.
 of_policy("mixed_float16", 45)
 of_policy("mixed_bfloat16", 28)
 of_policy("float16", 45)

@@ -1,4 +1,4 @@
-"""What every test needs: quiet TensorFlow, fixed seeds, a small real export to check."""
+"""Settings and fixtures of all tests: quiet TensorFlow, fixed seeds, small exports."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def _seeded() -> None:
 
 
 def build_network():
-    """A digits-sized network: a strided, a depthwise, a pointwise and a dense layer."""
+    """Build a small network: a strided, a depthwise, a pointwise and a dense layer."""
     import keras
     from keras import layers
 
@@ -43,7 +43,7 @@ def build_network():
 
 
 def write_export(directory: Path) -> None:
-    """Write what an export writes, with stock converters, for the network above."""
+    """Write the files of an export of this network, converted by the stock converters."""
     import keras
     import renormlite
     import tensorflow as tf
@@ -150,7 +150,7 @@ def network_builder():
 
 @pytest.fixture(scope="session")
 def healthy_export(tmp_path_factory) -> Path:
-    """An export that tests must not change."""
+    """An export; tests must not change it."""
     directory = tmp_path_factory.mktemp("export") / "tiny"
     write_export(directory)
     return directory
@@ -158,7 +158,7 @@ def healthy_export(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def export(healthy_export, tmp_path) -> Path:
-    """A copy of the export to damage."""
+    """A copy of the export, which a test may damage."""
     return Path(shutil.copytree(healthy_export, tmp_path / "tiny"))
 
 

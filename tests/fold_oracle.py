@@ -1,4 +1,4 @@
-"""Folds a random network without the proof and compares it with what Keras computes itself."""
+"""Folds a random network without the proof and compares it with the outputs of Keras."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from random_graphs import random_inputs, random_model
 from renormlite import fold
 
-# Networks that agree in float32 to this need no further look: a wrong border, or an activation that
-# a scale should not have passed, is above 1e-3.
+# Networks that agree in float32 up to this difference are correct: a wrong border, or an activation
+# that a scale must not pass, differs by more than 1e-3.
 _ROUNDING = 2e-5
-# Against float64 the folded network errs like the original, up to chance.
+# In float64, the error of the folded network is that of the original, up to random differences.
 _TIMES_ORIGINAL = 30.0
-# Where Keras has no float64 for the network: two float32 networks against each other.
+# For networks that Keras cannot compute in float64: the difference of two float32 networks.
 _FLOAT32 = 2e-4
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one random network.
+    """The result of one random network.
 
     Attributes:
         seed: The network.
@@ -54,7 +54,7 @@ def examine(seed: int, *, prove: bool = False) -> Verdict:
     inputs = random_inputs(model, seed)
     try:
         original = _outputs(model, inputs)
-    except Exception:  # Keras' own faults in layers that it lets one build
+    except Exception:  # faults of Keras in layers that can be built
         return Verdict(seed, runs=False)
     result = fold(model, verify=False)
     if result.model.output_names != model.output_names:
@@ -67,7 +67,7 @@ def examine(seed: int, *, prove: bool = False) -> Verdict:
     folded, truth = _outputs(result.model, inputs), None
     error, limit = _compared(original, folded, None)
     if error > _ROUNDING:
-        # Only float64 tells which of both float32 networks errs; it costs a second network.
+        # Only float64 shows which of the two float32 networks is wrong; it takes a second network.
         truth = _exact_outputs(seed, inputs, original)
         error, limit = _compared(original, folded, truth)
     problem = "" if error <= limit else f"outputs differ by {error:.1e}, allowed {limit:.1e}"
@@ -87,7 +87,7 @@ def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
 
 
 def _exact_outputs(seed: int, inputs: Any, like: list[np.ndarray]) -> list[np.ndarray] | None:
-    """Return what Keras computes in float64, None if it cannot."""
+    """Return the outputs of Keras in float64; None if it cannot compute them."""
     try:
         exact = random_model(seed, "float64")
         outputs = _outputs(exact, inputs)
@@ -100,7 +100,7 @@ def _exact_outputs(seed: int, inputs: Any, like: list[np.ndarray]) -> list[np.nd
 def _compared(
     original: list[np.ndarray], folded: list[np.ndarray], truth: list[np.ndarray] | None
 ) -> tuple[float, float]:
-    """Return the greatest relative difference and what is allowed."""
+    """Return the largest relative difference and its limit."""
     assert [y.shape for y in original] == [y.shape for y in folded]
     worst, allowed = 0.0, _ROUNDING if truth else _FLOAT32
     for i, (before, after) in enumerate(zip(original, folded, strict=True)):

@@ -1,4 +1,4 @@
-"""Writes one healthy file of every kind that renormlite reads, as a starting point for damage."""
+"""Writes one healthy file of every kind that renormlite reads, for tests that damage it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tar_shard import write_tar_shard
 
 
 def write_healthy_files(folder: Path) -> dict[str, Path]:
-    """Write files and return them by the names of `hostile.PARSERS`."""
+    """Write the files; return each by its name in `hostile.PARSERS`."""
     layers = keras.layers
     image = keras.Input((12, 12, 3), name="image")
     x = layers.Conv2D(4, 3, strides=2, name="conv")(image)
@@ -26,7 +26,7 @@ def write_healthy_files(folder: Path) -> dict[str, Path]:
     images = np.random.default_rng(0).normal(size=(4, 12, 12, 3)).astype(np.float32)
     export = folder / "tiny"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converters' own doings
+        warnings.simplefilter("ignore")  # warnings of the converters
         model.save(folder / "tiny.keras")
         rl.export_model(model, export, precisions=("float32", "int8"), calibration=images)
         report = rl.check_parity(export)

@@ -1,8 +1,8 @@
 """Hostile versions of every kind of file that renormlite reads, for tests and benchmarks.
 
-`inputs` yields altered copies of a healthy file: bits flipped, parts cut, doubled or exchanged,
-numbers replaced by extreme ones, and values of nested records replaced by values of other types.
-`PARSERS` names what reads each kind. A parser may return, or raise `UserError` with one line.
+`inputs` yields altered copies of a healthy file: bits flipped, parts removed, repeated or
+exchanged, numbers replaced by extreme ones, values in nested records replaced by other types.
+`PARSERS` has the reader of each kind. A reader may return, or raise `UserError` with one line.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Parser:
     """A reader of one kind of file.
 
     Attributes:
-        suffix: Of the file.
-        read: Reads all of it.
-        structured: Makes a copy that is well-formed outside and wrong inside; None for bytes only.
+        suffix: Suffix of the file.
+        read: Reads the whole file.
+        structured: Returns a well-formed copy with wrong values; None if only bytes are altered.
     """
 
     suffix: str
@@ -57,7 +57,7 @@ class Parser:
 
 
 def outcome(read: Callable[[Path], object], path: Path) -> str:
-    """Return what is wrong with how a file was read; empty if nothing is."""
+    """Return what is wrong about the behaviour of a reader; empty if nothing is."""
     try:
         read(path)
     except UserError as error:
@@ -69,7 +69,7 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
 
 
 def inputs(parser: Parser, healthy: bytes, seed: int) -> Iterator[bytes]:
-    """Yield altered copies of a file without end, the same for the same seed."""
+    """Yield an endless sequence of altered copies of a file, determined by the seed."""
     rng = random.Random(seed)
     while True:
         if parser.structured is not None and rng.random() < 0.7:
@@ -113,7 +113,7 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
 
 
 def changed(record: Any, path: tuple, value: Any) -> Any:
-    """Return a copy with one value replaced; with `places` as the value, one removed."""
+    """Return a copy with one value replaced, or removed if the value is `places`."""
     record = copy.deepcopy(record)
     holder = record
     for key in path[:-1]:
@@ -133,7 +133,7 @@ def altered_json(data: bytes, rng: random.Random) -> bytes:
 
 
 def altered_members(data: bytes, rng: random.Random) -> bytes:
-    """Return a zip archive in which one member has faults, with a checksum that fits."""
+    """Return a zip archive in which one member has faults, with a matching checksum."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w") as new:
         names = old.namelist()
@@ -150,7 +150,7 @@ def altered_members(data: bytes, rng: random.Random) -> bytes:
 
 
 def altered_bundle(data: bytes, rng: random.Random) -> bytes:
-    """Return a bundle in which one carried file has faults, with a SHA-256 that fits."""
+    """Return a bundle in which one file has faults, with a matching SHA-256."""
     with tempfile.NamedTemporaryFile() as file, io.BytesIO() as archive:
         file.write(data)
         file.flush()
@@ -178,7 +178,7 @@ def altered_npz(data: bytes, rng: random.Random) -> bytes:
 
 
 def altered_onnx(data: bytes, rng: random.Random) -> bytes:
-    """Return a well-formed protocol buffer in which one field anywhere is cleared or replaced."""
+    """Return a well-formed protocol buffer in which one field is cleared or replaced."""
     import onnx
 
     message: Any = onnx.load_model_from_string(data)
@@ -200,7 +200,7 @@ def altered_onnx(data: bytes, rng: random.Random) -> bytes:
 
 
 def _replace(message: Any, field: Any, value: Any, rng: random.Random) -> None:
-    """Replace a number, text or bytes of a message."""
+    """Replace a number, text or bytes in a message."""
     one = value[0] if field.is_repeated and len(value) else value
     new: Any
     if isinstance(one, str):
@@ -216,7 +216,7 @@ def _replace(message: Any, field: Any, value: Any, rng: random.Random) -> None:
             value[rng.randrange(len(value))] = new
         else:
             setattr(message, field.name, new)
-    except (ValueError, TypeError):  # not in the range of the field
+    except (ValueError, TypeError):  # out of the range of the field
         message.ClearField(field.name)
 
 
@@ -260,6 +260,6 @@ PARSERS = {
 
 
 def place_of(name: str, folder: Path) -> Path:
-    """Return where a parser looks for its file in a folder."""
+    """Return the path of the file that a parser reads in a folder."""
     file = "manifest.json" if name == "manifest" else f"file{PARSERS[name].suffix}"
     return Path(os.path.join(folder, file))

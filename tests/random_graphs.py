@@ -1,8 +1,8 @@
-"""Random Keras networks made of all public layers, for tests that hold for every network.
+"""Random Keras networks of all public layers, for properties that hold for every network.
 
-`random_model(seed)` is the same network for the same seed. It is small, it runs, and its weights
-and statistics are as odd as training makes them. With `dtype="float64"` the same network computes
-in float64 as Keras itself does it: an oracle that no code of ours has touched.
+The seed determines the network. It is small, it runs, and it has extreme weights and statistics.
+With `dtype="float64"` Keras computes the same network in float64: an oracle that is independent of
+renormlite.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _ACTIVATIONS = [
 
 @keras.saving.register_keras_serializable(package="renormlite-tests")
 def squared(x: Any) -> Any:
-    """An activation of the user's own."""
+    """A custom activation."""
     return x * x * 0.5 - 1.0
 
 
 @keras.saving.register_keras_serializable(package="renormlite-tests")
 class Block(kl.Layer):
-    """A composite layer as users write them: two layers, a norm and an operation."""
+    """A composite custom layer: two layers, a norm and an operation."""
 
     def __init__(self, width: int = 3, **options: Any) -> None:
         super().__init__(**options)
@@ -62,7 +62,7 @@ class Block(kl.Layer):
 
 @keras.saving.register_keras_serializable(package="renormlite-tests")
 class Scaled(kl.Layer):
-    """An unknown custom layer: a weight and a function."""
+    """A custom layer with a weight and a function."""
 
     def build(self, input_shape: Any) -> None:
         self.gain = self.add_weight(shape=(input_shape[-1],), name="gain", initializer="ones")
@@ -75,8 +75,8 @@ def random_model(seed: int, dtype: str = "float32") -> keras.Model:
     """Return a random network.
 
     Args:
-        seed: Of everything that is random.
-        dtype: What Keras computes in; the weights are the same numbers for every dtype.
+        seed: Seed of all random choices.
+        dtype: Precision of the computation; the weights are the same numbers for every dtype.
     """
     before = keras.config.floatx()
     keras.config.set_floatx(dtype)
@@ -94,7 +94,7 @@ def random_model(seed: int, dtype: str = "float32") -> keras.Model:
 
 
 def random_inputs(model: keras.Model, seed: int, samples: int = 3) -> Any:
-    """Return inputs in the structure that the model takes."""
+    """Return inputs in the structure that the model expects."""
     rng = np.random.default_rng(seed)
     arrays = [
         rng.normal(size=(samples, *tensor.shape[1:])).astype("float32")
@@ -108,7 +108,7 @@ def random_inputs(model: keras.Model, seed: int, samples: int = 3) -> Any:
 
 
 def set_odd_weights(model: keras.Model, seed: int) -> None:
-    """Draw all weights; norms get gammas that are zero, tiny or negative and variances of zero."""
+    """Set random weights; some gammas of norms are zero, tiny or negative, some variances zero."""
     rng = np.random.default_rng(seed)
     mild = rng.random() < 0.6
     for variable in model.weights:
@@ -136,7 +136,7 @@ _CATALOGUE: dict[str, tuple[tuple[int, ...], Make]] = {}
 
 
 def _layer(*ranks: int) -> Callable[[Make], Make]:
-    """Enter a function that makes a layer for tensors of some ranks and calls it."""
+    """Register a function that calls a new layer on tensors of some ranks."""
 
     def enter(make: Make) -> Make:
         _CATALOGUE[make.__name__] = ranks, make
@@ -151,10 +151,10 @@ class _Network:
 
     Attributes:
         rng: Source of every choice.
-        depth: How many networks it is nested in.
-        pool: Tensors that can be read.
+        depth: Number of networks in which it is nested.
+        pool: Tensors that a layer can read.
         shared: Layers that were called, with the shape of their input.
-        names: Number of networks inside so far.
+        names: Number of nested networks so far.
     """
 
     rng: np.random.Generator
@@ -207,7 +207,7 @@ class _Network:
         return keras.Input((*sizes, self.size(2, 5)), name=name)
 
     def step(self) -> None:
-        """Put one more call in; what Keras refuses is left out."""
+        """Add one more call; calls that Keras refuses are left out."""
         roll = self.rng.random()
         with contextlib.suppress(Exception):
             if roll < 0.3:
@@ -227,7 +227,7 @@ class _Network:
                     self.pool.append(result)
 
     def apply(self, layer: Any, x: Any) -> Any:
-        """Call a layer; it can be called again on a tensor of that shape."""
+        """Call a layer; it can be called again on a tensor of the same shape."""
         result = layer(x)
         self.shared.append((layer, tuple(x.shape)))
         return result
@@ -295,7 +295,7 @@ class _Network:
         if inner in outputs and len(outputs) == 1:
             outputs = [kl.Identity()(inner)]
         self.names += 1
-        # Models of one name in different parents are what users write.
+        # Users have models with the same name in different parents.
         name = self.pick("block", "tower") + f"_{self.depth}_{self.names}"
         model = keras.Model(inner, outputs if len(outputs) > 1 else outputs[0], name=name)
         results = list(keras.tree.flatten(model(x)))
@@ -318,7 +318,7 @@ def _is_usable(result: Any) -> bool:
 
 
 def _tokens(net: _Network, x: Any) -> Any:
-    """Let a network read whole numbers below 4."""
+    """Call a layer that takes integers below 4."""
     layer = net.pick(
         lambda: kl.Embedding(4, net.size(2, 5), mask_zero=net.chance(0.4)),
         lambda: kl.Embedding(6, net.size(2, 5)),
@@ -331,7 +331,7 @@ def _tokens(net: _Network, x: Any) -> Any:
 
 
 def _spatial(net: _Network, n: int) -> dict[str, Any]:
-    """Return kernel size, strides, dilation and padding that fit each other."""
+    """Return compatible kernel size, strides, dilation and padding."""
     kernel = net.size(1, 3)
     dilation = net.pick(1, 1, 1, 2)
     strides = net.pick(1, 1, 1, 2) if dilation == 1 else 1
@@ -345,7 +345,7 @@ def _spatial(net: _Network, n: int) -> dict[str, Any]:
 
 
 def _n(x: Any, *classes: Any) -> Any:
-    """Return the class for as many spatial axes as a tensor has."""
+    """Return the class for the number of spatial axes of a tensor."""
     return classes[len(x.shape) - 3]
 
 
@@ -436,7 +436,7 @@ def global_pooling(net: _Network, x: Any) -> Any:
 
 @_layer(3, 4)
 def adaptive_pooling(net: _Network, x: Any) -> Any:
-    # Keras' adaptive max pooling ends the process on TensorFlow for some sizes.
+    # Adaptive max pooling of Keras crashes the process on TensorFlow for some sizes.
     kind = _n(x, kl.AdaptiveAveragePooling1D, kl.AdaptiveAveragePooling2D)
     return net.apply(kind(net.size(1, 3)), x)
 
@@ -493,7 +493,7 @@ def activation(net: _Network, x: Any) -> Any:
 
 @_layer(2, 3, 4, 5)
 def statistics(net: _Network, x: Any) -> Any:
-    """Norms that use each sample's own statistics."""
+    """Add a norm that uses the statistics of each sample."""
     channels = x.shape[-1]
     layer = net.pick(
         lambda: kl.LayerNormalization(),
@@ -503,8 +503,8 @@ def statistics(net: _Network, x: Any) -> Any:
         lambda: kl.SpectralNormalization(kl.Dense(net.size(2, 4))),
     )()
     if isinstance(layer, kl.SpectralNormalization):
-        # It casts its outputs to its input's type: of integers that Keras declares as floats, such
-        # as those of IntegerLookup, it computes integers.
+        # It casts its outputs to the type of its input. For integers that Keras declares as floats,
+        # such as those of IntegerLookup, it returns integers.
         x = keras.ops.cast(x, x.dtype)
     return net.apply(layer, x)
 

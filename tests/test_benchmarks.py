@@ -1,4 +1,4 @@
-"""Protects what the documents say of measurements: it is what benchmarks.json holds."""
+"""Protects the measurements in the documents: they equal the numbers in benchmarks.json."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ def page_module():
 PAGE = page_module()
 
 
-def test_the_page_is_written_from_the_numbers():
+def test_the_page_equals_the_one_written_from_the_numbers():
     assert (DOCS / "benchmarks.md").read_text() == PAGE.page(RESULTS)
     for name in RESULTS:
         assert (DOCS / f"benchmarks_{name}.png").exists() == bool(PAGE.PARTS[name].plotted)
@@ -37,7 +37,7 @@ def test_a_changed_number_changes_the_page():
     assert PAGE.page(altered) != PAGE.page(RESULTS)
 
 
-def test_parts_are_scripts_of_the_folder():
+def test_parts_are_scripts_in_the_folder():
     for part in PAGE.PARTS.values():
         assert all((SCRIPTS / script).is_file() for script, *_ in part.commands)
     assert set(RESULTS) <= set(PAGE.PARTS)

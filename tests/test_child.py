@@ -1,4 +1,4 @@
-"""Protects the process from native code that dies: a child dies instead, and leaves nothing."""
+"""Protects the process from crashes of native code: a child process crashes instead."""
 
 from __future__ import annotations
 
@@ -57,32 +57,34 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
     assert not list(tmp_path.iterdir())
 
 
-def test_calls_are_answered_by_one_other_process(child: Child) -> None:
+def test_calls_run_in_one_child_process(child: Child) -> None:
     assert child.call(double, 21) == 42
     assert child.call(double, value=4) == 8
     assert child.call(process) == child.call(process) != os.getpid()
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
-def test_a_death_is_an_exception_and_the_next_call_starts_anew(child: Child, number: int) -> None:
+def test_a_crash_is_an_exception_and_the_next_call_starts_a_new_process(
+    child: Child, number: int
+) -> None:
     with pytest.raises(DiedError, match="assertion x > 0 failed") as died:
         child.call(die, number)
     assert died.value.cause == signal.Signals(number).name
     assert child.call(double, 1) == 2
 
 
-def test_exceptions_come_back(child: Child) -> None:
+def test_exceptions_are_raised_in_the_caller(child: Child) -> None:
     with pytest.raises(rl.UserError, match=r"Expected a number\."):
         child.call(refuse)
     with pytest.raises(RuntimeError, match="both words"):
         child.call(fail)
 
 
-def test_what_native_code_prints_is_no_answer(child: Child) -> None:
+def test_output_of_native_code_does_not_disturb_results(child: Child) -> None:
     assert child.call(print_a_lot) == "an answer"
 
 
-def test_a_child_that_served_many_calls_is_replaced(
+def test_a_child_is_replaced_after_many_calls(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("renormlite.child._CALLS", 2)
@@ -92,7 +94,7 @@ def test_a_child_that_served_many_calls_is_replaced(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupt_ends_both(number: int, tmp_path: Path) -> None:
+def test_a_signal_to_the_parent_ends_both_processes(number: int, tmp_path: Path) -> None:
     program = f"""
         import sys
         sys.path[:] = {sys.path!r}
@@ -110,7 +112,7 @@ def test_an_interrupt_ends_both(number: int, tmp_path: Path) -> None:
     )
     with parent:
         pid = int(parent.stdout.readline())
-        time.sleep(0.2)  # until it is in the second call
+        time.sleep(0.2)  # until the second call runs
         parent.send_signal(number)
         parent.wait(10)
     for _ in range(100):
@@ -118,6 +120,6 @@ def test_an_interrupt_ends_both(number: int, tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     else:
-        pytest.fail("the child is still there")
+        pytest.fail("the child process is still running")
     if number == signal.SIGINT:
         assert not list(tmp_path.iterdir())

@@ -23,14 +23,14 @@ def renormlite(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_names_every_command_in_the_order_a_model_travels() -> None:
+def test_help_lists_every_command_in_the_order_of_use() -> None:
     text = CliRunner().invoke(cli, ["--help"]).output
     places = [text.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str) -> None:
+def test_every_command_has_help(name: str) -> None:
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0, result.output
     assert "Usage:" in result.output
@@ -63,8 +63,8 @@ def test_broken_model_file_exits_2_with_one_sentence(
     assert "Traceback" not in run.stderr
 
 
-def test_the_one_line_is_not_buried_in_banners() -> None:
-    """TensorFlow prints a dozen lines while it loads; none of them may reach the user."""
+def test_errors_are_shown_without_banners() -> None:
+    """TensorFlow prints about twelve lines while it loads; none of them may be shown."""
     run = renormlite("export", "no/such/model.keras")
     assert len(run.stderr.strip().splitlines()) == 1, run.stderr
 
@@ -108,7 +108,7 @@ def test_json_goes_to_a_file_or_alone_to_standard_output(
      ["check", "a", "--html", "a.htm"], ["check", "a", "--junit", "a.txt"],
      ["compare", "a.onnx", "b.onnx", "--html", "a.pdf"], ["certify", "a.txt"]],
 )  # fmt: skip
-def test_a_wrong_suffix_is_the_same_kind_of_error_everywhere(
+def test_a_wrong_suffix_gives_the_same_error_in_every_command(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_a_wrong_suffix_is_the_same_kind_of_error_everywhere(
         CliRunner().invoke(cli, arguments, catch_exceptions=False)
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file/out\.json cannot be written \(File exists\)"):
         write_text(tmp_path / "file" / "out.json", "{}")
@@ -150,7 +150,7 @@ def ran(body: str, **options: object) -> subprocess.Popen[str]:
     )
 
 
-def test_an_error_of_ours_is_called_a_bug_and_logged(tmp_path: Path) -> None:
+def test_an_internal_error_is_called_a_bug_and_logged(tmp_path: Path) -> None:
     run = ran("raise KeyError('x\\x1b[31m')", env=os.environ | {"TMPDIR": str(tmp_path)})
     _, said = run.communicate()
     assert run.returncode == 3
@@ -160,7 +160,7 @@ def test_an_error_of_ours_is_called_a_bug_and_logged(tmp_path: Path) -> None:
     assert "Traceback" in log.read_text()
 
 
-def test_what_the_system_refuses_is_one_line() -> None:
+def test_errors_of_the_system_are_one_line() -> None:
     run = ran("open('/nonexistent/file')")
     _, said = run.communicate()
     assert run.returncode == 2
@@ -168,7 +168,7 @@ def test_what_the_system_refuses_is_one_line() -> None:
     assert len(said.splitlines()) == 1
 
 
-def test_an_interrupt_that_a_library_swallows_ends_the_command_all_the_same() -> None:
+def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
     body = """
     import time
     while True:

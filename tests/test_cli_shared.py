@@ -1,4 +1,4 @@
-"""Protects what commands share: --quiet, --verbose, --json, project defaults, suggestions."""
+"""Protects the features of all commands: --quiet, --verbose, --json, defaults, suggestions."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def renormlite(*arguments: object, folder: Path) -> subprocess.CompletedProcess[
 
 
 def leaves() -> list[tuple[str, click.Command]]:
-    """Every command that does something, by the words that call it."""
+    """Return every command without sub-commands, with the words that call it."""
     found = []
     for name in COMMANDS:
         command = cli.get_command(click.Context(cli), name)
@@ -40,12 +40,12 @@ def test_every_command_has_quiet_verbose_and_json() -> None:
 
 
 def damage(export: Path) -> None:
-    """Make the ONNX file another one: its check fails."""
+    """Change the ONNX file, so that its check fails."""
     file = export / "tiny.float32.onnx"
     file.write_bytes(file.read_bytes().replace(b"down_relu", b"down_rElu"))
 
 
-def test_quiet_prints_only_what_failed(export: Path, tmp_path: Path) -> None:
+def test_quiet_prints_only_failures(export: Path, tmp_path: Path) -> None:
     done = renormlite("check", export, "--quiet", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = renormlite("check", export, "-q", "--json", "-", folder=tmp_path)
@@ -59,7 +59,7 @@ def test_quiet_prints_only_what_failed(export: Path, tmp_path: Path) -> None:
     assert all(line.startswith("FAIL tiny.float32.onnx on onnxruntime: ") for line in lines)
 
 
-def test_failures_as_annotations_of_github(export: Path, tmp_path: Path) -> None:
+def test_failures_are_printed_as_annotations_of_github(export: Path, tmp_path: Path) -> None:
     done = renormlite("check", export, "--github", folder=tmp_path)
     assert "::notice title=tiny::2 files on their targets passed\n" in done.stdout
     damage(export)
@@ -69,7 +69,7 @@ def test_failures_as_annotations_of_github(export: Path, tmp_path: Path) -> None
     assert done.returncode == 1
 
 
-def test_verbose_shows_what_native_code_prints(tmp_path: Path) -> None:
+def test_verbose_shows_the_output_of_native_code(tmp_path: Path) -> None:
     program = (
         "import os\nfrom renormlite.quiet import held_back_stderr, nothing_held_back\n"
         "with held_back_stderr(): os.write(2, b'first ')\n"
@@ -79,7 +79,7 @@ def test_verbose_shows_what_native_code_prints(tmp_path: Path) -> None:
     assert done.stderr == "second"
 
 
-def test_bundle_and_verification_as_json(export: Path, tmp_path: Path) -> None:
+def test_bundle_and_verify_bundle_write_json(export: Path, tmp_path: Path) -> None:
     bundled = renormlite("bundle", export, "-o", "tiny.pyz", "--json", "-", folder=tmp_path)
     record = json.loads(bundled.stdout)
     assert record["bytes"] == (tmp_path / "tiny.pyz").stat().st_size
@@ -87,7 +87,7 @@ def test_bundle_and_verification_as_json(export: Path, tmp_path: Path) -> None:
     assert json.loads(verified.stdout)["sha256"] == record["sha256"]
 
 
-def test_defaults_of_a_project(export: Path, tmp_path: Path) -> None:
+def test_options_come_from_the_defaults_of_the_project(export: Path, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[tool.renormlite]\non = ["litert", "onnxruntime+disabled"]\nrounds = 7\n'
         '[tool.renormlite.check]\nmin-snr = 12.5\njunit = "out/junit.xml"\n'
@@ -100,7 +100,7 @@ def test_defaults_of_a_project(export: Path, tmp_path: Path) -> None:
     assert {result["target"] for result in report["results"]} == {"litert", "onnxruntime+disabled"}
     assert "at least 12.5 dB" in " ".join(done.stdout.split())
     assert (tmp_path / "out/junit.xml").is_file()
-    # What is typed counts more.
+    # The command line has priority.
     done = renormlite("check", export, "--on", "litert", "--json", "r.json", folder=inner)
     report = json.loads((inner / "r.json").read_text())
     assert {result["target"] for result in report["results"]} == {"litert"}
@@ -121,7 +121,9 @@ def test_defaults_of_a_project(export: Path, tmp_path: Path) -> None:
         ("[tool.renormlite.check]\nmin-snr = 'much'", "'much' is not a valid float"),
     ],
 )
-def test_wrong_defaults_are_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+def test_wrong_defaults_are_refused_in_one_sentence(
+    text: str, sentence: str, tmp_path: Path
+) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     done = renormlite("check", "somewhere", folder=tmp_path)
     assert done.returncode == 2
@@ -129,10 +131,11 @@ def test_wrong_defaults_are_one_sentence(text: str, sentence: str, tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_without_a_table_changes_nothing(tmp_path: Path) -> None:
+def test_a_project_file_sets_only_options_of_the_command(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'mine'\n")
     assert project_defaults("check", click.Command("check"), COMMANDS, tmp_path) == {}
     (tmp_path / "pyproject.toml").write_text("[tool.renormlite]\non = 'litert'\n")
+    assert project_defaults("check", click.Command("check"), COMMANDS, tmp_path) == {}
     (tmp_path / "pyproject.toml").write_text("[tool.renormlite.check]\non = 'litert'\n")
     with pytest.raises(UserError, match="not an option"):
         project_defaults("check", click.Command("check"), COMMANDS, tmp_path)

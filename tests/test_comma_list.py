@@ -1,4 +1,4 @@
-"""Protects options that take several values: what is split, and what is wrong usage."""
+"""Protects options with several values: how they are split, and which are refused."""
 
 import click
 import pytest
@@ -9,7 +9,7 @@ from renormlite.cli.comma_list import CommaList
     ("text", "values"),
     [("a", ("a",)), ("b,a", ("b", "a")), (" a , b ", ("a", "b")), (("a", "b"), ("a", "b"))],
 )
-def test_values_come_in_the_order_given(text: object, values: tuple[str, ...]) -> None:
+def test_values_keep_their_order(text: object, values: tuple[str, ...]) -> None:
     assert CommaList("letter").convert(text, None, None) == values
 
 
@@ -22,6 +22,6 @@ def test_values_come_in_the_order_given(text: object, values: tuple[str, ...]) -
         ("a,z", "there is no letter 'z'; there are a, b"),
     ],
 )
-def test_wrong_usage_is_one_sentence(text: str, sentence: str) -> None:
+def test_wrong_usage_is_refused_in_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(click.BadParameter, match=sentence):
         CommaList("letter", ("a", "b")).convert(text, None, None)

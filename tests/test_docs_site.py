@@ -1,4 +1,4 @@
-"""Protects the documentation: the site builds without a warning, what it shows runs."""
+"""Protects the documentation: the site builds without warnings, and its examples run."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def blocks(page: Path, language: str) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a trained network, made once; the README's test covers the training."""
+    """A folder with a trained network; the test of the README covers the training."""
     folder = tmp_path_factory.mktemp("trained")
     output = folder / "build/digits/digits.keras"
     command = [sys.executable, "-m", "renormlite", "train", "digits", "--epochs", "2"]
@@ -77,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", JOURNEYS, ids=lambda page: page.stem)
-def test_what_a_journey_shows_runs(page: Path, trained: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_journey_run(page: Path, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     script = re.sub(r"^renormlite train .*$", "", blocks(page, "sh"), flags=re.M).strip()
     program = blocks(page, "python")

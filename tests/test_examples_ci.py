@@ -1,4 +1,4 @@
-"""Protects the files for CI that users copy: they parse, and what they run exists."""
+"""Protects the files for CI that users copy: they parse, and their commands exist."""
 
 import re
 import shlex
@@ -51,7 +51,7 @@ def test_the_workflow_and_the_action_have_their_parts() -> None:
         assert "uses" in step or step["shell"] == "bash"
         for value in step.get("env", {}).values():
             assert re.search(r"inputs\.(\w+)", value)[1] in action["inputs"]
-        # What others write is never pasted into a script.
+        # Text from outside must never be inserted into a script.
         assert "${{" not in step.get("run", "")
 
 
@@ -69,7 +69,7 @@ def test_the_dockerfile_uses_known_instructions() -> None:
     }  # fmt: skip
 
 
-def test_our_own_workflow_runs_targets_that_exist() -> None:
+def test_the_workflow_of_this_repository_runs_existing_targets() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
     makefile = (ROOT / "Makefile").read_text()
     runs = [s["run"] for job in workflow["jobs"].values() for s in job["steps"] if "run" in s]

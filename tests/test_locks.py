@@ -1,4 +1,4 @@
-"""Protects that two runs never write to one folder, and that killed runs leave nothing for long."""
+"""Protects locks: two runs never write to one folder, and files of killed runs are removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with {function}(Path(sys.argv[1])) as place:
 
 
 def held(folder: Path, module: str, function: str) -> subprocess.Popen[str]:
-    """Return a process that is in the middle of writing."""
+    """Return a process that holds the lock while it writes."""
     program = HOLD.format(module=module, function=function)
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True
@@ -40,7 +40,7 @@ def killed(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_second_export_to_one_directory_is_refused_until_the_first_has_ended(tmp_path):
+def test_a_second_export_to_a_directory_is_refused_until_the_first_has_ended(tmp_path):
     first = held(tmp_path / "out", "export.staging", "moved_in_when_done")
     with (
         pytest.raises(UserError, match="Another export is being written"),
@@ -55,10 +55,10 @@ def test_a_second_export_to_one_directory_is_refused_until_the_first_has_ended(t
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_a_killed_run_left_goes_and_what_a_running_one_writes_stays(tmp_path):
+def test_files_of_killed_runs_are_removed_and_those_of_running_ones_kept(tmp_path):
     killed(held(tmp_path / "killed.txt", "files", "atomic_path"))
     running = held(tmp_path / "running.txt", "files", "atomic_path")
-    assert len(list(tmp_path.glob(".partial-*"))) == 1, "the killed one's is gone"
+    assert len(list(tmp_path.glob(".partial-*"))) == 1, "the folder of the killed run is left"
     write_text(tmp_path / "a.txt", "")
     assert len(list(tmp_path.glob(".partial-*"))) == 1
     killed(running)
@@ -66,17 +66,17 @@ def test_what_a_killed_run_left_goes_and_what_a_running_one_writes_stays(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
 
 
-def test_a_folder_that_is_not_locked_yet_stays_while_it_is_young(tmp_path):
-    young = tmp_path / ".new.partial-abc"
-    young.mkdir()
+def test_a_new_folder_that_is_not_locked_yet_is_kept(tmp_path):
+    new_folder = tmp_path / ".new.partial-abc"
+    new_folder.mkdir()
     write_text(tmp_path / "a.txt", "")
-    assert young.is_dir()
-    os.utime(young, (time.time() - 100,) * 2)
+    assert new_folder.is_dir()
+    os.utime(new_folder, (time.time() - 100,) * 2)
     write_text(tmp_path / "a.txt", "")
-    assert not young.exists()
+    assert not new_folder.exists()
 
 
-def test_temporary_files_of_a_killed_command_go_with_the_next(tmp_path):
+def test_the_next_command_removes_temporary_files_of_a_killed_one(tmp_path):
     program = (
         "import os, signal, subprocess, sys, tempfile\n"
         "from renormlite.locks import run_folder\n"
@@ -94,8 +94,8 @@ def test_temporary_files_of_a_killed_command_go_with_the_next(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_is_of_the_folder_that_has_the_name(tmp_path):
-    """Whoever waits at a folder that was replaced meanwhile gets the lock of the new one."""
+def test_a_lock_belongs_to_the_folder_that_now_has_the_name(tmp_path):
+    """A process that waits for a folder that is replaced meanwhile locks the new one."""
     folder = tmp_path / "folder"
     folder.mkdir()
     with locked(folder):

@@ -1,4 +1,4 @@
-"""Protects that an option's default, bounds and command line come from its one definition."""
+"""Protects that default, bounds and command line of an option come from one definition."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("name", "kind"), COMMANDS)
-def test_command_line_defaults_are_those_of_the_definition(name: str, kind: Any) -> None:
+def test_command_line_defaults_equal_those_of_the_definition(name: str, kind: Any) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     given = command.make_context(name, [], resilient_parsing=True).params
@@ -39,7 +39,7 @@ def test_command_line_defaults_are_those_of_the_definition(name: str, kind: Any)
 @pytest.mark.parametrize(
     ("function", "kind"), [(rl.check_parity, CheckOptions), (rl.export_model, ExportOptions)]
 )
-def test_python_defaults_are_those_of_the_definition(
+def test_python_defaults_equal_those_of_the_definition(
     function: Callable[..., Any], kind: Any
 ) -> None:
     parameters = inspect.signature(function).parameters
@@ -64,6 +64,6 @@ def test_values_out_of_bounds_are_refused(kind: Any, values: dict[str, Any], mes
         kind(**values)
 
 
-def test_options_of_a_foreign_check_are_refused_before_anything_is_read() -> None:
+def test_options_of_a_comparison_are_checked_before_files_are_read() -> None:
     with pytest.raises(rl.UserError, match="Expected limit"):
         rl.compare_files("no.tflite", "such.onnx", limit=0)

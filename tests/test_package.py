@@ -1,4 +1,4 @@
-"""Protects the shape of the package: what a wheel holds, what an import loads, who imports whom."""
+"""Protects the structure of the package: contents of the wheel, import time, import direction."""
 
 import ast
 import itertools
@@ -43,13 +43,13 @@ def test_import_loads_no_framework(statement: str) -> None:
 
 
 def module_name(file: Path) -> str:
-    """Return the dotted name of a module below the package; the package itself is empty."""
+    """Return the dotted name of a module in the package; empty for the package itself."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports() -> dict[str, set[str]]:
-    """Return the modules of the package that each one imports, anywhere and for any reason."""
+    """Return the modules of the package that each module imports, anywhere in its code."""
     modules = {module_name(file): file for file in product_files()}
     found: dict[str, set[str]] = {name: set() for name in modules}
     for name, file in modules.items():
@@ -65,16 +65,16 @@ def imports() -> dict[str, set[str]]:
     return found
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_there_is_no_circle_of_imports() -> None:
     edges = {name: set(to) for name, to in imports().items() if name}
     while edges:
         leaves = {name for name, to in edges.items() if not to & set(edges) - {name}}
-        assert leaves, f"these import each other in a circle: {sorted(edges)}"
+        assert leaves, f"circle of imports among {sorted(edges)}"
         edges = {name: to for name, to in edges.items() if name not in leaves}
 
 
 def drawn_arrows() -> set[tuple[str, str]]:
-    """Return the arrows between folders that CONTRIBUTING.md draws."""
+    """Return the arrows between folders in the drawing of CONTRIBUTING.md."""
     arrows = set()
     for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines():
         folders = [name.strip() for name in line.split("──▶")]
@@ -82,7 +82,7 @@ def drawn_arrows() -> set[tuple[str, str]]:
     return arrows
 
 
-def test_imports_between_folders_are_those_that_contributing_draws() -> None:
+def test_imports_between_folders_equal_the_drawing_in_contributing() -> None:
     found = {
         (importer.split(".")[0], imported.split(".")[0])
         for importer, targets in imports().items()
@@ -91,13 +91,13 @@ def test_imports_between_folders_are_those_that_contributing_draws() -> None:
     folders = {folder.name for folder in FOLDERS.values() if folder.parent == ROOT}
     found = {(a, b) for a, b in found if a != b and {a, b} <= folders}
     drawn = drawn_arrows()
-    assert drawn <= found, "drawn, but nothing imports so"
+    assert drawn <= found, "the drawing has an arrow without an import"
     reachable = set(drawn)
     while len(
         longer := reachable | {(a, d) for a, b in reachable for c, d in drawn if b == c}
     ) > len(reachable):
         reachable = longer
-    assert found <= reachable, "imported against the drawing"
+    assert found <= reachable, "an import has no path in the drawing"
 
 
 def test_no_folder_holds_more_than_a_third_of_the_product() -> None:
@@ -117,12 +117,12 @@ def test_every_import_inside_the_package_is_relative() -> None:
             assert not [n for n in names if n.split(".")[0] == "renormlite"], file
 
 
-# What `pip install renormlite` brings, and what its extras bring for files and devices.
+# Installed by `pip install renormlite` and by its extras for files and devices.
 LIGHT = {"PIL", "ai_edge_litert", "click", "flatbuffers", "google", "jinja2", "numpy", "onnx"}
 LIGHT |= {"onnxruntime", "openvino", "playwright", "rich", "tflite_micro", "tflite_runtime"}
 
 
-def test_checks_import_nothing_that_a_light_install_lacks() -> None:
+def test_checks_import_only_packages_of_a_light_install() -> None:
     known = LIGHT | set(sys.stdlib_module_names)
     for folder in ("artifacts", "cli", "devices", "reference", "runtime_checks", "runtimes"):
         for file in (ROOT / folder).rglob("*.py"):
@@ -132,7 +132,7 @@ def test_checks_import_nothing_that_a_light_install_lacks() -> None:
                     names = [node.module or ""]
                 missing = {name.split(".")[0] for name in names} - known
                 allowed = {"tensorflow"} if folder == "runtimes" else set()
-                allowed |= {"keras"} if folder == "cli" else set()  # for types
+                allowed |= {"keras"} if folder == "cli" else set()  # for type annotations
                 allowed |= {"sample_shards.py": {"pyarrow"}, "on_ray.py": {"ray"}}.get(
                     file.name, set()
                 )
@@ -150,7 +150,7 @@ def test_every_folder_with_modules_is_a_listed_package() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Build the wheel from a copy, so that nothing left in build/ can slip into it."""
+    """Build the wheel from a copy, so that it cannot contain files of build/."""
     source = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -169,7 +169,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_wheel_holds_every_module_and_no_other_top_level(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_contains_every_module_and_no_other_top_level(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names} == {
         "renormlite",
@@ -179,7 +179,7 @@ def test_wheel_holds_every_module_and_no_other_top_level(wheel: zipfile.ZipFile)
     assert expected == {name for name in names if name.endswith(".py")}
 
 
-def test_wheel_holds_every_data_file(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_contains_every_data_file(wheel: zipfile.ZipFile) -> None:
     expected = {
         f"renormlite/{file.relative_to(ROOT)}"
         for folder in FOLDERS.values()
@@ -194,7 +194,7 @@ def test_every_public_name_resolves() -> None:
         assert getattr(renormlite, name) is not None
 
 
-def test_version_stands_in_one_value() -> None:
+def test_the_version_is_defined_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == renormlite.__version__
 

@@ -1,4 +1,4 @@
-"""Protects the pages: every command, option, name, path and link in them exists."""
+"""Protects the documentation pages: commands, options, names, paths and links exist."""
 
 import ast
 import inspect
@@ -42,13 +42,13 @@ def fenced(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def spans(page: Path) -> list[str]:
-    """Return what stands between backticks in the text."""
+    """Return the text between backticks."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
     return [" ".join(span.split()) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
-    """Yield the words of each line of a code block that is no Python."""
+    """Yield the words of each line of the code blocks, except Python."""
     for language, block in fenced(page):
         if language in ("", "sh", "console", "yaml"):
             for line in block.replace("\\\n", " ").splitlines():
@@ -58,7 +58,7 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 
 def leaf(words: list[str]) -> tuple[click.Command, list[str]]:
-    """Return the command that words call, and its arguments."""
+    """Return the command that the words call, and its arguments."""
     assert words[0] in COMMANDS, f"no command {words[0]}"
     command = cli.get_command(click.Context(cli), words[0])
     assert command is not None
@@ -84,11 +84,11 @@ def every_flag() -> set[str]:
 
 
 def parse(words: list[str]) -> None:
-    """Parse a command line as the program does, without looking for its files."""
+    """Parse a command line as the program does; its files need not exist."""
     command, arguments = leaf(words)
     context = click.Context(command, info_name=words[0])
     values, left, order = command.make_parser(context).parse_args(list(arguments))
-    assert not left, f"{left} are too many arguments"
+    assert not left, f"unexpected arguments: {left}"
     for parameter in order:
         value = values.get(str(parameter.name))
         if isinstance(value, str | tuple) and not isinstance(parameter.type, click.Path):
@@ -116,7 +116,7 @@ def check_make(words: list[str]) -> None:
 
 
 def check_script(words: list[str]) -> None:
-    """A Python program of the repository, and its options."""
+    """Check a Python program of the repository, and its options."""
     if words[0].endswith(".pyz"):
         source = BUNDLE
     else:
@@ -174,7 +174,7 @@ def resolved(dotted: str) -> object:
 
 
 def public(dotted: str) -> bool:
-    """Whether a dotted name below the package exists, as a public name or in a module."""
+    """Return whether a dotted name of the package exists, as a public name or in a module."""
     parts = dotted.split(".")
     if parts[0] in renormlite.__all__:
         try:
@@ -202,7 +202,7 @@ def test_python_names_exist(page: Path) -> None:
 
 
 def calls(page: Path) -> Iterator[ast.Call]:
-    """Yield the calls in Python blocks and in spans that are an expression."""
+    """Yield the calls in Python blocks and in inline expressions."""
     programs = [block for language, block in fenced(page) if language == "python"]
     for program in programs:
         yield from (n for n in ast.walk(ast.parse(program)) if isinstance(n, ast.Call))
@@ -244,8 +244,8 @@ def test_files_exist(page: Path) -> None:
 
 
 @each_page
-def test_links_lead_to_files(page: Path) -> None:
-    """Anchors and links between the pages of the site are checked when it is built."""
+def test_linked_files_exist(page: Path) -> None:
+    """Building the site checks anchors and links between its pages."""
     for link in re.findall(r"\]\(([^)\s#]+)(?:#[\w-]+)?\)", page.read_text()):
         if not link.startswith("http"):
             assert (page.parent / link).exists(), link
@@ -268,7 +268,7 @@ def test_targets_in_the_text_parse() -> None:
                 Target.parse(span)
 
 
-def test_every_check_is_in_the_page_about_checks() -> None:
+def test_the_page_about_checks_describes_every_check() -> None:
     folders = ("runtime_checks", "against_model")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     source = "".join(file.read_text() for file in files)
@@ -284,7 +284,7 @@ def command_line_page(language: str) -> str:
     return block
 
 
-def test_project_defaults_shown_are_taken(tmp_path: Path) -> None:
+def test_the_example_of_project_defaults_is_valid(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(command_line_page("toml"))
     command, _ = leaf(["check"])
     found = project_defaults("check", command, COMMANDS, tmp_path)
@@ -293,7 +293,7 @@ def test_project_defaults_shown_are_taken(tmp_path: Path) -> None:
     assert found["junit"] == str(tmp_path / "build/junit.xml")
 
 
-def test_completion_shown_works() -> None:
+def test_the_example_of_completion_works() -> None:
     for line in command_line_page("sh").splitlines():
         variable, value = re.search(r"(_RENORMLITE_COMPLETE)=(\w+)", line).groups()
         program = Path(sys.executable).parent / "renormlite"

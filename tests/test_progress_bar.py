@@ -1,4 +1,4 @@
-"""Protects bars of long commands: steps are counted, shown on a terminal only, gone at the end."""
+"""Protects progress bars: they count steps and are shown only on a terminal, after a delay."""
 
 import io
 import time
@@ -9,17 +9,17 @@ from renormlite.cli import progress_bar
 from rich.console import Console
 
 
-def test_steps_are_told_before_and_after_each() -> None:
-    told: list[tuple[str, int, int]] = []
-    with listening(lambda *step: told.append(step)):
+def test_listeners_are_called_before_and_after_each_step() -> None:
+    calls: list[tuple[str, int, int]] = []
+    with listening(lambda *step: calls.append(step)):
         assert list(counted(["a", "b"])) == ["a", "b"]
-    assert told == [("a", 0, 2), ("a", 1, 2), ("b", 1, 2), ("b", 2, 2)]
+    assert calls == [("a", 0, 2), ("a", 1, 2), ("b", 1, 2), ("b", 2, 2)]
     advanced("nobody listens", 1, 1)
-    assert len(told) == 4
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("after", [0.0, 60.0])
-def test_a_bar_comes_only_to_those_who_wait(after: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_is_shown_only_after_a_delay(after: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_bar, "_SHOWN_AFTER_S", after)
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
@@ -31,7 +31,7 @@ def test_a_bar_comes_only_to_those_who_wait(after: float, monkeypatch: pytest.Mo
     assert shown == (after == 0)
 
 
-def test_nothing_is_shown_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_shown_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_bar, "_SHOWN_AFTER_S", 0.0)
     screen = io.StringIO()
     with progress_bar.progress_bar("checking", Console(file=screen)):

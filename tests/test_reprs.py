@@ -1,4 +1,4 @@
-"""Protects how results show themselves: one short line, and a table in notebooks."""
+"""Protects the representation of results: one short line, and a table in notebooks."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,7 +8,7 @@ from renormlite.artifacts.directory import open_export
 
 
 def cells(page: str) -> list[list[str]]:
-    """Return the rows of the table that a notebook shows."""
+    """Return the rows of the table that a notebook displays."""
     table = ElementTree.fromstring(page)
     return [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
 

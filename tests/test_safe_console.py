@@ -1,4 +1,4 @@
-"""Protects the terminal from text of others: control characters and markup."""
+"""Protects the terminal from control characters and markup in names of other sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shown(*things: object, **options: object) -> str:
 @pytest.mark.parametrize(
     "text", ["a\x1b[31mb", "a\x1b]0;title\x07", "a\rb", "a\x9b2J", "a\x08\x08"]
 )
-def test_control_characters_are_shown_not_sent(text):
+def test_control_characters_are_escaped(text):
     table = Table("heading", title=text)
     table.add_row(text)
     for output in (shown(text), shown(table), shown(f"[bold]{text}[/]")):
@@ -26,12 +26,12 @@ def test_control_characters_are_shown_not_sent(text):
 
 
 @pytest.mark.parametrize("text", ["[/red]", "net[/bold].keras", "[/]"])
-def test_stray_markup_is_text(text):
+def test_markup_in_names_is_shown_as_text(text):
     table = Table("heading", title=text)
     table.add_row(text)
     assert text in shown(text)
     assert text in shown(table)
 
 
-def test_markup_of_our_own_and_lines_stay():
+def test_markup_and_line_breaks_of_the_program_are_kept():
     assert shown("[bold]a[/] b\nc") == "a b\nc\n"

@@ -1,4 +1,4 @@
-"""A network with norms of every fate, and files that six converters and quantizers made of it."""
+"""A network with foldable and other norms, and files of it from six converters and quantizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def build():
-    """A network with three norms, of which converters fold the first and keep the others."""
+    """Build a network with three norms, of which converters fold only the first."""
     import keras
     from keras import layers
 
@@ -49,7 +49,7 @@ def mixed():
 
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
-    """What it is trained on."""
+    """Samples for the network."""
     return samples()
 
 
@@ -60,7 +60,7 @@ def foreign(mixed, tmp_path_factory) -> Path:
     with (
         redirect_stdout(io.StringIO()),
         redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(action="ignore"),  # of the converters
+        warnings.catch_warnings(action="ignore"),  # warnings of the converters
     ):
         _tflite(mixed, folder)
         _onnx(mixed, folder)
@@ -68,7 +68,7 @@ def foreign(mixed, tmp_path_factory) -> Path:
 
 
 def _tflite(model, folder: Path) -> None:
-    """TensorFlow's converter, Keras' own, LiteRT's quantizer."""
+    """Write files with TensorFlow's converter, Keras' export and LiteRT's quantizer."""
     import tensorflow as tf
 
     def half(converter):
@@ -104,7 +104,7 @@ def _tflite(model, folder: Path) -> None:
 
 
 def _onnx(model, folder: Path) -> None:
-    """tf2onnx in both layouts, and ONNX Runtime's quantizers."""
+    """Write files with tf2onnx in both layouts and with ONNX Runtime's quantizers."""
     import tensorflow as tf
     import tf2onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static

@@ -1,4 +1,4 @@
-"""Protects `check DIR --model`: an export of this model passes, each changed layer is named."""
+"""Protects `check DIR --model`: an export of the model passes, changed layers are named."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def findings(exported, model, **options):
     return report.findings
 
 
-def test_the_same_file_needs_no_comparison(exported, mixed):
+def test_the_file_of_the_export_needs_no_comparison(exported, mixed):
     (finding,) = findings(exported, mixed, source=exported / "mixed.keras")
     assert finding.passed
     assert "equal SHA-256" in finding.message
 
 
-def test_the_same_weights(exported, mixed):
+def test_a_model_with_the_same_weights_passes(exported, mixed):
     (finding,) = findings(exported, mixed)
     assert finding.passed
     assert "all weights are equal" in finding.message
@@ -51,7 +51,7 @@ def test_changed_layers_are_named(exported):
     assert "different weights (1 / 48 of its kernel, by up to 0.5)" in finding.message
 
 
-def test_another_network(exported):
+def test_another_network_fails(exported):
     other = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4)]
     )

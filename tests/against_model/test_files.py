@@ -1,4 +1,4 @@
-"""Protects the check of other converters' files: healthy ones pass, wrong ones fail by layer."""
+"""Protects the check of files of other converters: healthy ones pass, faulty layers are named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEALTHY = {
 
 @pytest.fixture(scope="module")
 def report(mixed, foreign, images):
-    """The check of every healthy file, every op looked at."""
+    """The check of every healthy file, with per-op checks."""
     return check_files(mixed, [foreign / name for name in HEALTHY], images, per_op=True)
 
 
@@ -36,7 +36,7 @@ def test_healthy_files_pass(report, name):
     (result,) = (entry for entry in report.results if entry.artifact == name)
     assert result.passed, result.reason
     assert result.precision == HEALTHY[name]
-    assert result.ops  # they were looked at, not only let through
+    assert result.ops  # the operators were checked
     worst = min(entry.metrics.snr_db for entry in result.outputs)
     assert worst > (100 if HEALTHY[name] == "float32" else 15)
 
@@ -46,7 +46,7 @@ def notes(report, name):
     return entry.get("notes", [])
 
 
-def test_what_was_assumed_is_said(report):
+def test_assumptions_are_noted(report):
     assert notes(report, "float32.onnx") == []
     assert notes(report, "nchw.onnx")[0] == "input 'image' is 'image', by name, axes (0, 3, 1, 2)"
     assert "in steps of" in notes(report, "uint8.tflite")[0]
@@ -69,32 +69,32 @@ def attribute(entry, name):
     return next(a for a in entry.attribute if a.name == name)
 
 
-def raised(value):
+def one_value_changed(value):
     value.flat[5] *= 1.01
     return value
 
 
-def shifted(graph):
+def exchange_pads(graph):
     pads = attribute(node(graph, "Conv", 2), "pads").ints
     pads[:] = [pads[2], pads[3], pads[0], pads[1]]
 
 
-def other_names(graph):
+def exchange_output_names(graph):
     for entry in graph.node:
         for side in (entry.input, entry.output):
             side[:] = [{"age": "weight", "weight": "age"}.get(n, n) for n in side]
 
 
 FAULTS = {
-    "weight": (lambda g: change(initializer(g, (12, 8, 3, 3)), raised), "second"),
-    "first weight": (lambda g: change(initializer(g, (8, 3, 3, 3)), raised), "first"),
+    "weight": (lambda g: change(initializer(g, (12, 8, 3, 3)), one_value_changed), "second"),
+    "first weight": (lambda g: change(initializer(g, (8, 3, 3, 3)), one_value_changed), "first"),
     "blue first": (
         lambda g: change(initializer(g, (8, 3, 3, 3)), lambda w: w[:, ::-1]),
         "input channels 0 and 2 are exchanged",
     ),
-    "padding": (shifted, "second"),
+    "padding": (exchange_pads, "second"),
     "activation": (lambda g: setattr(node(g, "Relu", -1), "op_type", "Tanh"), "second"),
-    "outputs": (other_names, "outputs 'age' and 'weight' are exchanged"),
+    "outputs": (exchange_output_names, "outputs 'age' and 'weight' are exchanged"),
 }
 
 
@@ -110,8 +110,8 @@ def test_faults_are_found_and_named(mixed, foreign, images, tmp_path, fault):
     assert named in {fault.layer for fault in result.faults} or any(named in text for text in said)
 
 
-def test_other_but_equivalent_weights_pass(mixed, foreign, images, tmp_path):
-    """A factor that passes a relu and is undone by the layers after it."""
+def test_equivalent_weights_pass(mixed, foreign, images, tmp_path):
+    """A layer is multiplied by factors that pass a relu, and the layers after it divide by them."""
     model = onnx.load(foreign / "float32.onnx")
     factor = np.random.default_rng(0).uniform(0.2, 5, 12).astype("f4")
     change(initializer(model.graph, (12, 8, 3, 3)), lambda w: w * factor[:, None, None, None])
@@ -126,7 +126,7 @@ def test_other_but_equivalent_weights_pass(mixed, foreign, images, tmp_path):
     assert "scaled otherwise" in finding.message
 
 
-def test_an_integer_weight_that_was_altered_is_found(mixed, foreign, images, tmp_path):
+def test_changed_integer_weights_are_found(mixed, foreign, images, tmp_path):
     from renormlite.artifacts.flatbuffer import pack, parse
 
     content = parse((foreign / "int8.tflite").read_bytes())
@@ -143,7 +143,7 @@ def test_an_integer_weight_that_was_altered_is_found(mixed, foreign, images, tmp
 
 @pytest.fixture(scope="module")
 def reversed_outputs(mixed, tmp_path_factory):
-    """A file whose outputs have names that tell nothing, in another order."""
+    """A file whose outputs have arbitrary names and the reverse order."""
     import keras
     import tensorflow as tf
 
@@ -153,8 +153,10 @@ def reversed_outputs(mixed, tmp_path_factory):
     return path
 
 
-def test_values_tell_where_names_do_not(mixed, images, report, reversed_outputs):
-    """Of two files with their outputs in either order, both are read rightly."""
+def test_outputs_are_matched_by_value_where_names_are_arbitrary(
+    mixed, images, report, reversed_outputs
+):
+    """Outputs of two files in opposite orders are both matched correctly."""
     other = check_files(mixed, [reversed_outputs], images)
     assert other.passed
     hows = {
@@ -164,7 +166,7 @@ def test_values_tell_where_names_do_not(mixed, images, report, reversed_outputs)
     assert hows == {"by order", "by its values"}
 
 
-def test_the_user_has_the_last_word(mixed, images, reversed_outputs):
+def test_options_of_the_user_override_the_matching(mixed, images, reversed_outputs):
     assumed = notes(check_files(mixed, [reversed_outputs], images), "net.tflite")[1:]
     names = [note.split("'")[3] for note in assumed]
     mapped = dict(zip(("age", "weight"), names[::-1], strict=True))
@@ -188,12 +190,12 @@ def test_a_file_of_another_interface_fails_alone(mixed, foreign, images, tmp_pat
     assert "of which none can be the model's" in notes(report, "alien.onnx")[0]
 
 
-def test_what_is_kept_is_an_export(mixed, foreign, images, tmp_path):
+def test_kept_files_are_an_export(mixed, foreign, images, tmp_path):
     check_files(mixed, [foreign / "float32.tflite"], images, keep=tmp_path / "kept")
     assert check_parity(tmp_path / "kept").passed
 
 
-def test_no_file(mixed, tmp_path):
+def test_missing_files_and_other_suffixes_are_refused(mixed, tmp_path):
     text = tmp_path / "labels.txt"
     text.write_text("zero\n")
     for files, message in (

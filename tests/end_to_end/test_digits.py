@@ -1,4 +1,4 @@
-"""Protects the whole way on real data: train, fold, export, check, as `make check` does it."""
+"""Protects `make check` on real data: train, fold, export, check."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(rl.__file__).parent
 
 
 def make(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run make in the checkout, with everything it builds under ``out``."""
+    """Run make in the checkout, with ``out`` as the folder for all it builds."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     return subprocess.run(
         ["make", f"OUT={out}", *words], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -24,7 +24,7 @@ def make(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """`make check` from nothing: the folder it filled and what it printed."""
+    """`make check` with an empty folder: the folder and the printed text."""
     out = tmp_path_factory.mktemp("build") / "digits"
     run = make(out, "check")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -32,7 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def operators(folder: Path) -> dict[str, dict[str, int]]:
-    """Operator counts of every artifact in a folder, as its manifest states them."""
+    """Return the operator counts of every artifact, from the manifest of a folder."""
     manifest = json.loads((folder / "manifest.json").read_text())
     return {artifact["format"]: artifact["ops"] for artifact in manifest["artifacts"]}
 
@@ -54,7 +54,9 @@ def test_the_report_is_one_self_contained_page(built: tuple[Path, str]) -> None:
     assert 'href="http' not in page
 
 
-def test_no_norm_is_left_in_either_artifact(built: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_artifacts_have_the_operators_of_the_network_without_norms(
+    built: tuple[Path, str], tmp_path: Path
+) -> None:
     rl.export_model(digits.build(None), tmp_path / "twin")
     assert operators(built[0]) == operators(tmp_path / "twin")
 
@@ -68,8 +70,8 @@ def test_all_norms_folded_and_proved(built: tuple[Path, str]) -> None:
     assert not [record for record in fold["records"] if record["remaining_ops"]]
 
 
-def test_the_statistics_are_trained_ones(built: tuple[Path, str]) -> None:
-    """A norm that is near the identity would let a broken fold pass."""
+def test_the_statistics_differ_from_the_initial_ones(built: tuple[Path, str]) -> None:
+    """Norms close to the identity would not show a wrong fold."""
     trained = rl.load_model(built[0] / "digits.keras")
     for norm in (x for x in trained.layers if isinstance(x, rl.BatchRenormalization)):
         assert np.abs(np.asarray(norm.moving_mean)).max() > 0.05
@@ -85,13 +87,13 @@ def test_a_second_run_rebuilds_nothing(built: tuple[Path, str]) -> None:
     assert {file: file.stat().st_mtime_ns for file in built[0].glob("digits.*")} == before
 
 
-def test_a_changed_option_exports_again_but_does_not_train(built: tuple[Path, str]) -> None:
+def test_a_changed_option_repeats_the_export_but_not_the_training(built: tuple[Path, str]) -> None:
     run = make(built[0], "--dry-run", "check", "FORMATS=tflite")
     assert "renormlite export" in run.stdout
     assert "renormlite train" not in run.stdout
 
 
-def test_a_model_of_the_users_own(tmp_path: Path) -> None:
+def test_a_model_of_the_user(tmp_path: Path) -> None:
     model = keras.Sequential(
         [
             keras.Input((12, 3), name="samples"),
@@ -109,7 +111,7 @@ def test_a_model_of_the_users_own(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "mine.float32.tflite").is_file()
 
 
-def test_a_model_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_model_is_refused_in_one_line(tmp_path: Path) -> None:
     run = make(tmp_path / "none", "MODEL=no/such.keras", "check")
     assert run.returncode == 2
     assert "there is no such file" in run.stdout

@@ -1,4 +1,4 @@
-"""Protects the examples: each runs as its page says, and ends with parity proved."""
+"""Protects the examples: each runs as its docstring says and prints the expected verdict."""
 
 import json
 import os
@@ -13,7 +13,7 @@ EXAMPLES = Path(rl.__file__).parent / "examples"
 
 
 def run(name: str, folder: Path, *options: str) -> str:
-    """Run an example as a user does, from a folder of one's own, and return what it printed."""
+    """Run an example as a user does, from another folder, and return the printed text."""
     result = subprocess.run(
         [sys.executable, EXAMPLES / name, folder, *options],
         cwd=folder.parent,

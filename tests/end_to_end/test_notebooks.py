@@ -13,7 +13,7 @@ ROOT = Path(renormlite.__file__).parent
 NOTEBOOKS = sorted((ROOT / "examples/notebooks").glob("*.ipynb"))
 
 
-def test_there_are_four() -> None:
+def test_all_notebooks_are_tested() -> None:
     assert [page.stem for page in NOTEBOOKS] == [
         "checking_a_device",
         "first_steps",

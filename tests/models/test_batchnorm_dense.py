@@ -1,4 +1,4 @@
-"""Protects the form BatchNormalization -> Dense: it trains on real data, folds forward, exports."""
+"""Protects BatchNormalization followed by Dense: it trains on real data, folds forward, exports."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from renormlite.models.recipe import Trained
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    """The network as the recipe trains it."""
+    """The network, trained by the recipe."""
     return batchnorm_dense.train()
 
 
@@ -22,19 +22,19 @@ def test_test_accuracy_is_at_least_97_percent(trained: Trained) -> None:
     assert trained.accuracy >= 0.97
 
 
-def test_every_norm_folds_forward_into_the_dense_layer_behind_it(trained: Trained) -> None:
+def test_every_norm_folds_forward_into_the_next_dense_layer(trained: Trained) -> None:
     folded = rl.fold(trained.model)
     assert [r.outcome for r in folded.report.records] == ["folded"] * 3
     assert [len(r.into) for r in folded.report.records] == [1, 1, 1]
     assert folded.proof.passed
     kinds = {type(layer) for layer in folded.model.layers}
     assert not kinds & {keras.layers.BatchNormalization, rl.ChannelAffine}
-    # Corners of the scans are 0 in every image: their variance is 0, their norm an exact one still.
+    # The corners of the scans are 0 in every image, so their variance is 0.
     first = next(x for x in trained.model.layers if isinstance(x, keras.layers.BatchNormalization))
     assert np.asarray(first.moving_variance).min() < 1e-3
 
 
-def test_the_artifacts_have_the_operators_of_the_twin_without_norms(
+def test_the_artifacts_have_the_operators_of_the_network_without_norms(
     trained: Trained, tmp_path
 ) -> None:
     made = rl.export_model(trained.model, tmp_path / "net", inputs=trained.test.x[:64])
@@ -45,7 +45,7 @@ def test_the_artifacts_have_the_operators_of_the_twin_without_norms(
     assert report.passed
 
 
-def test_it_takes_batch_renormalization_as_well(trained: Trained) -> None:
+def test_the_network_converts_to_batch_renormalization(trained: Trained) -> None:
     renorm = rl.to_renorm(trained.model)
     few = trained.test.x[:50]
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Protects that a training run that was killed goes on and ends with the same bits."""
+"""Protects that a killed training run resumes and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KilledError(Exception):
 def train(
     checkpoint: Path | None = None, stop: tuple[int, int] | None = None, **changed
 ) -> Trained:
-    """Train a small network with renorm and dropout; `stop` kills it in a step of an epoch."""
+    """Train a small network with renorm and dropout; `stop` is the epoch and step that kill it."""
     keras.utils.set_random_seed(3)
     generator = np.random.default_rng(3)
     x = generator.normal(size=(50, 6)).astype(np.float32)
@@ -61,19 +61,21 @@ def state(trained: Trained) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Trained:
+def uninterrupted() -> Trained:
     return train()
 
 
 @pytest.mark.parametrize("stops", [[(1, 0)], [(2, 1), (2, 5), (5, 6)]])
-def test_killed_in_any_step_it_ends_with_the_same_bits(whole, stops, tmp_path: Path) -> None:
+def test_a_run_killed_in_any_step_ends_with_the_same_bits(
+    uninterrupted, stops, tmp_path: Path
+) -> None:
     file = tmp_path / "net.checkpoint.npz"
     for stop in stops:
         with pytest.raises(KilledError):
             train(file, stop)
     again = train(file)
     assert again.resumed == stops[-1][0]
-    for expected, got in zip(state(whole), state(again), strict=True):
+    for expected, got in zip(state(uninterrupted), state(again), strict=True):
         np.testing.assert_array_equal(expected, got)
 
 
@@ -93,7 +95,7 @@ def saved(file: Path, run: dict, epoch: int = 2) -> keras.Model:
     return model
 
 
-def test_a_checkpoint_is_restored_for_its_own_run_only(tmp_path: Path) -> None:
+def test_a_checkpoint_is_restored_only_for_the_same_run(tmp_path: Path) -> None:
     file = tmp_path / "net.checkpoint.npz"
     model, other = saved(file, {"seed": 1, "epochs": 3}), untrained()
     other.layers[0].kernel.assign(np.zeros((6, 5)))
@@ -108,7 +110,7 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
     file = tmp_path / "net.checkpoint.npz"
     saved(file, {})
     data = file.read_bytes()
-    entry = data.index(b"PK\1\2")  # of the archive's directory: its flags and method follow
+    entry = data.index(b"PK\1\2")  # an entry of the archive's directory: flags and method follow
     changed = [data[:at] + b"?" + data[at + 1 :] for at in (120, entry + 8, entry + 10)]
     for damaged in (b"", data[: len(data) // 2], bytes(len(data)), *changed):
         file.write_bytes(damaged)
@@ -118,7 +120,7 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.layers[0].kernel, before)
 
 
-def test_the_command_killed_at_random_moments(tmp_path: Path) -> None:
+def test_a_command_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
     moments = random.Random(0)
     command = [sys.executable, "-m", "renormlite", "train", "batchnorm_dense", "--epochs", "6"]
     want, got = tmp_path / "want.keras", tmp_path / "got.keras"

@@ -1,4 +1,4 @@
-"""Protects the order in which recipes see their data: a new one each epoch, repeatable by seed."""
+"""Protects the order of training data: different in each epoch, and set by the seed."""
 
 import numpy as np
 from renormlite.models.data import ShuffledBatches, Split
@@ -18,11 +18,11 @@ def epochs_of(seed, count=3):
     return seen
 
 
-def test_each_epoch_sees_every_sample_in_another_order():
+def test_each_epoch_has_every_sample_in_another_order():
     seen = epochs_of(seed=0)
     assert all(sorted(order) == list(range(10)) for order in seen)
     assert len(set(seen)) == 3
 
 
-def test_the_seed_decides():
+def test_the_seed_sets_the_order():
     assert epochs_of(seed=0) == epochs_of(seed=0) != epochs_of(seed=1)

@@ -1,4 +1,4 @@
-"""Protects the further runtimes: each agrees with float64, says what ran, refuses in a sentence."""
+"""Protects the other runtimes: each agrees with float64, reports what ran, refuses bad files."""
 
 import sys
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ TARGETS = (
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits network with statistics that are no identity, in two precisions."""
+    """The digits network in two precisions, with norms that are not the identity."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = digits.build(rl.BatchRenormalization)
@@ -61,7 +61,7 @@ def test_every_runtime_agrees_with_float64(target: str, exported: Path) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_runtime_says_what_ran(target: str, exported: Path) -> None:
+def test_every_runtime_reports_what_ran(target: str, exported: Path) -> None:
     parsed = Target.parse(target)
     artifact = exported / f"digits.float32.{parsed.formats[0]}"
     with make_runner(parsed, artifact) as runner:
@@ -72,10 +72,8 @@ def test_every_runtime_says_what_ran(target: str, exported: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["tflite-micro", "litert-compiled+reference"])
-def test_int8_is_what_the_reference_kernels_compute_bit_for_bit(
-    target: str, exported: Path
-) -> None:
-    """They use the same rounding, and integer arithmetic has no other difference."""
+def test_int8_outputs_equal_those_of_the_reference_kernels(target: str, exported: Path) -> None:
+    """They round by the same rule, and integer arithmetic differs in nothing else."""
     outputs = []
     for name in ("litert+reference", target):
         with make_runner(Target.parse(name), exported / "digits.int8.tflite") as runner:
@@ -86,7 +84,7 @@ def test_int8_is_what_the_reference_kernels_compute_bit_for_bit(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_damaged_file_is_a_verdict_and_no_traceback(target: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_artifact_error(target: str, tmp_path: Path) -> None:
     parsed = Target.parse(target)
     broken = tmp_path / f"broken.{parsed.formats[0]}"
     broken.write_bytes(b"\x18\x00\x00\x00TFL3" + b"\x00" * 64)
@@ -94,14 +92,14 @@ def test_a_damaged_file_is_a_verdict_and_no_traceback(target: str, tmp_path: Pat
         make_runner(parsed, broken).__enter__()
 
 
-def test_what_a_runtime_cannot_run_is_told_and_not_failed(exported: Path) -> None:
+def test_a_file_that_a_runtime_cannot_run_is_left_out_with_the_reason(exported: Path) -> None:
     report = rl.check_parity(exported, ("onnx-reference",))
     assert [result.precision for result in report.results] == ["float32"]
     (sentence,) = report.left_out
     assert sentence.startswith("digits.int8.onnx was not run on onnx-reference: onnx has no")
 
 
-def test_every_runtime_in_the_table_can_be_imported() -> None:
+def test_every_runtime_in_the_table_has_formats_and_an_installation() -> None:
     for name, entry in RUNTIMES.items():
         assert entry.formats, name
         assert entry.install, name
@@ -122,7 +120,7 @@ def doubling() -> Iterator[str]:
     del RUNTIMES["doubling"]
 
 
-def test_a_registered_runtime_is_a_target_like_any_other(doubling: str, exported: Path) -> None:
+def test_a_registered_runtime_is_a_target(doubling: str, exported: Path) -> None:
     report = rl.check_parity(exported, (doubling,))
     (result,) = report.results
     assert (result.target, result.passed) == ("doubling", False)
@@ -163,14 +161,14 @@ def test_a_command_imports_the_module_that_registers_a_runtime(
         ("own", Doubling, ("pt",), "Expected formats among"),
     ],
 )
-def test_what_cannot_be_registered_is_refused(name, runner, formats, sentence) -> None:
+def test_invalid_registrations_are_refused(name, runner, formats, sentence) -> None:
     with pytest.raises(rl.UserError, match=sentence):
         rl.register_runtime(name, runner, formats=formats)
 
 
 @pytest.fixture
 def dying(tmp_path, monkeypatch):
-    """Let the process of OpenVINO end by a segmentation fault."""
+    """Let the process of OpenVINO end with a segmentation fault."""
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nkill -SEGV $$\n")
     python.chmod(0o755)
@@ -178,7 +176,7 @@ def dying(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("dying")
-def test_a_runtime_that_dies_is_one_failed_check(tmp_path):
+def test_a_runtime_that_crashes_is_one_failed_check(tmp_path):
     x = keras.Input((4,), name="x")
     export = tmp_path / "net"
     rl.export_model(keras.Model(x, keras.layers.Dense(3)(x)), export, formats=("onnx",))

@@ -12,6 +12,7 @@ says nothing about an ordinary one. No absolute tolerance appears.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,9 @@ from .comparison import SampleErrors, sample_errors
 # noise, not a multiple of it. docs/checks.md lists the ratios measured on healthy files.
 WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
+
+# Different rules of rounding from which the range of unknown ones is estimated.
+ENOUGH_RULES = 3
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,16 @@ class NoiseBound:
         return float(ratios.max()) <= self.worst and pooled(ratios, kind) <= self.pooled
 
 
-def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> NoiseBound:
+def end_to_end_bound(
+    golden: GoldenSet, artifact: Artifact, output: str, *, follows_rules: bool = True
+) -> NoiseBound:
     """Return the bound for one output of one artifact.
 
     Args:
         golden: The samples, the outputs of the export's stages, and the expected noise.
         artifact: The manifest's entry of the file.
         output: Keras output name.
+        follows_rules: Whether the runtime rounds by one rule, known or not.
     """
     precision = precision_named(artifact.precision)
     plain = float32_bound(golden, output)
@@ -86,7 +93,8 @@ def end_to_end_bound(golden: GoldenSet, artifact: Artifact, output: str) -> Nois
         known = without_undefined(
             {output: exported}, golden.kind, golden.reference, artifact.precision
         )
-        return _integer_bound(golden, artifact, output, known[output], model)
+        spread = _spread(golden, artifact, output, known[output]) if follows_rules else None
+        return _integer_bound(golden, output, known[output], model, spread)
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
         noise = _without_luck(np.where(np.isfinite(model), model, 0.0), size, golden.kind)
@@ -122,16 +130,17 @@ def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
 
 def _integer_bound(
     golden: GoldenSet,
-    artifact: Artifact,
     output: str,
     exported: np.ndarray,
     model: np.ndarray | None,
+    spread: np.ndarray | None,
 ) -> NoiseBound:
     """Return the bound of a file of integers, relative to its outputs on the exporting host.
 
-    Where the golden set holds what the file gives under several rules of rounding, a rule that
-    nobody wrote down may differ from these by as much as they differ from each other, and once more
-    by that or by a quarter of a step in every operation, whichever is less.
+    The model says what one step of difference in every operation becomes in the output. Where
+    several rules of rounding are known, an unknown one may differ from these by as much as they
+    differ from each other, and once more by that or by a quarter of a step in every operation,
+    whichever is less.
 
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
@@ -140,7 +149,6 @@ def _integer_bound(
     if model is not None:
         noise = np.where(np.isfinite(model), model, 0.0)
         reason = precision_named("int8").noise
-        spread = _spread(golden, artifact, output, exported)
         if spread is not None:
             unknown = np.where(spread > 0, np.minimum(spread, noise / 4), noise / 4)
             noise = np.minimum(noise, np.hypot(spread, unknown))
@@ -162,16 +170,28 @@ def _integer_bound(
 def _spread(
     golden: GoldenSet, artifact: Artifact, output: str, exported: np.ndarray
 ) -> np.ndarray | None:
-    """Return (N,) differences between known rules of rounding in an output; None without rules."""
+    """Return (N,) differences between known rules of rounding in an output.
+
+    None where fewer than `ENOUGH_RULES` differ: two rules say little about the range of others.
+    """
     predictions = golden.predictions.get(artifact.file)
-    if predictions is None or not predictions.by_rule:
+    if predictions is None:
         return None
-    distances = [
-        sample_errors(outputs[output], exported).rms_error
-        for outputs in predictions.by_rule.values()
-    ]
+    rules = distinct(outputs[output] for outputs in predictions.by_rule.values())
+    if len(rules) < ENOUGH_RULES:
+        return None
+    distances = [sample_errors(array, exported).rms_error for array in rules]
     size = sample_errors(exported, exported).rms_truth
     return _without_luck(np.max(distances, axis=0), size, golden.kind)
+
+
+def distinct(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Return the arrays without repetitions."""
+    found: list[np.ndarray] = []
+    for array in arrays:
+        if not any(np.array_equal(array, other, equal_nan=True) for other in found):
+            found.append(array)
+    return found
 
 
 def float_noise(

@@ -184,7 +184,7 @@ def judge_outputs(
             )
             continue
         findings.append(_finite(name, actual, golden))
-        bound = end_to_end_bound(golden, artifact, name)
+        bound = end_to_end_bound(golden, artifact, name, follows_rules=follows_rules)
         if agreed is not None and agreed.kernels:
             bound = replace(
                 bound,

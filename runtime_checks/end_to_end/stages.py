@@ -31,7 +31,7 @@ from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import precision_named
 from ...artifacts.sample_kinds import typical_samples
-from .bounds import NoiseBound, end_to_end_bound, float32_bound
+from .bounds import NoiseBound, float32_bound
 from .comparison import sample_errors
 from .error_budget import (
     EXACT,
@@ -62,6 +62,7 @@ def error_budget(
     artifact: Artifact,
     siblings: Sequence[Artifact],
     *,
+    limit: NoiseBound,
     sound: bool,
     worst_sample: int,
 ) -> ErrorBudget:
@@ -74,6 +75,7 @@ def error_budget(
         artifact: The file that ran.
         siblings: All artifacts of the export; the float32 file of the same format separates
             conversion from quantization.
+        limit: The bound that the target's output was held to.
         sound: Whether the target's output was within its bound, and finite where the truth is.
         worst_sample: The sample with the greatest error relative to its bound.
 
@@ -98,9 +100,7 @@ def error_budget(
         reference_db=_decibel(signal, reference),
         stages=stages,
         cause=cause,
-        sentence=sentence_of(
-            output, stages, cause, artifact, end_to_end_bound(golden, artifact, output)
-        ),
+        sentence=sentence_of(output, stages, cause, artifact, limit),
     )
 
 

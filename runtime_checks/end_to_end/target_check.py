@@ -12,7 +12,7 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import BORDER, EXTREME, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
-from .bounds import float32_bound
+from .bounds import end_to_end_bound, float32_bound
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
 from .integer_agreement import must_agree
@@ -197,6 +197,7 @@ def _budgets(
             golden,
             artifact,
             export.artifacts,
+            limit=entry.bound if entry else end_to_end_bound(golden, artifact, name),
             sound=entry is not None and entry.sound,
             worst_sample=entry.worst_sample if entry else 0,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -49,6 +49,14 @@ LOOPS = {
     "LSTM",
     "GRU",
 }
+
+
+# Orders of axes: as stored, with the channels moved to the end, and to the front.
+_LAYOUTS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda x: x,
+    lambda x: np.moveaxis(x, 1, -1),
+    lambda x: np.moveaxis(x, -1, 1),
+)
 
 
 class Tensors:
@@ -103,7 +111,12 @@ class Tensors:
         self, key: str, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return value and bound after storage in a tensor's type."""
-        return self.storage(key).held(node, expected, allowed)
+        storage = self.storage(key)
+        if isinstance(storage, Steps) and np.ndim(storage.rounding) > 1:
+            layout = _LAYOUTS[self._nearest(key, expected)[0]]
+            rounding = self._without_batch(np.asarray(storage.rounding))
+            storage = storage.with_rounding(layout(rounding))
+        return storage.held(node, expected, allowed)
 
     def storage(self, key: str) -> Storage:
         """Return how a tensor stores numbers."""
@@ -168,9 +181,13 @@ class Tensors:
         return self.graph.tensors[key].real(values)
 
     def closest(self, key: str, expected: np.ndarray) -> np.ndarray:
-        """Return the layout of a tensor that is nearest to a node's value."""
-        views = self._views(key, expected.shape)
-        return min(views, key=lambda view: distance(view, expected))
+        """Return a tensor in the layout that is nearest to a node's value."""
+        return self._nearest(key, expected)[1]
+
+    def _nearest(self, key: str, expected: np.ndarray) -> tuple[int, np.ndarray]:
+        """Return the place of the layout nearest to a node's value, and the tensor in it."""
+        views = enumerate(self._views(key, expected.shape))
+        return min(views, key=lambda entry: distance(entry[1], expected))
 
     def _layouts(self, key: str) -> list[np.ndarray]:
         """Return a tensor as stored, and with its channels moved to the end or the front."""
@@ -178,10 +195,12 @@ class Tensors:
         quantization = self.graph.tensors[key].quantization
         if quantization is not None and quantization.scales.size > 1:
             raw = self._real(key, raw)  # A scale for each channel goes with its axis.
-        body = raw.reshape(self._samples, *raw.shape[2:]) if raw.shape[1:2] == (1,) else raw
-        if body.ndim < 3:
-            return [body]
-        return [body, np.moveaxis(body, 1, -1), np.moveaxis(body, -1, 1)]
+        body = self._without_batch(raw)
+        return [layout(body) for layout in (_LAYOUTS if body.ndim > 2 else _LAYOUTS[:1])]
+
+    def _without_batch(self, array: np.ndarray) -> np.ndarray:
+        """Return the array of all samples without a second axis for a batch of one."""
+        return array.reshape(self._samples, *array.shape[2:]) if array.shape[1:2] == (1,) else array
 
     def _views(self, key: str, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Return a tensor as real numbers in a node's shape, in each layout."""
@@ -280,7 +299,7 @@ def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
         return peak == 0
     # Scaled by the peak, so that no square overflows.
     squares = [float(np.mean(np.square(side / peak))) for side in (size, allowed)]
-    return squares[0] == 0 or squares[1] <= _MEANINGFUL**2 * squares[0]
+    return not size.any() or squares[1] <= _MEANINGFUL**2 * squares[0]
 
 
 def within(got: np.ndarray, expected: np.ndarray, limit: np.ndarray) -> bool:

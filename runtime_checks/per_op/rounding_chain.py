@@ -15,6 +15,7 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from ...reference.integer.onnx_floats import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
+from .function_errors import POINTWISE, carried_errors, own_errors
 
 # An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
 # multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
@@ -56,13 +57,16 @@ _SLOPES = {
 
 _STEEP = frozenset({"EXP", "Exp", "LOG", "Log"})
 
+# Ops that keep the order of the numbers, and so of their errors.
+_RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+
 # Most ops in a row through which an error is propagated: after more, the bound is too wide. In ONNX
 # each op counts as three; attention and normalization over a sample have ten of them.
 _MOST_OPS = 32
 
 
 class RoundingChain:
-    """Bounds on the rounding errors of a file's tensors, sample by sample.
+    """Bounds on the rounding errors of a file's tensors, by sample, or by element after functions.
 
     Args:
         graph: The file.
@@ -88,7 +92,8 @@ class RoundingChain:
             sources: Tensors whose numbers are taken as exact.
 
         Returns:
-            (P,) bounds; infinite where an intermediate number was saturated.
+            (P,) bounds, or (P, …) one for each element after `POINTWISE` ops; infinite where an
+            intermediate number was saturated.
         """
         if sources is not self._sources:
             self._sources, self._known, self._depth = sources, {}, self._depths(sources)
@@ -108,31 +113,71 @@ class RoundingChain:
         return depths
 
     def _error(self, key: str) -> np.ndarray:
-        """Return the error bound of a tensor that ops read; zero for a source."""
+        """Return the error bounds of a tensor that ops read; zero for a source."""
         if self._is_source(key):
             return np.zeros(self._samples)
         if key not in self._known:
-            found = self._through_op(key)
+            found = self._through_op(key, read=True)
             op = self._producers.get(key)
             # A function whose range ends at a limit of its type, such as a gate, loses nothing.
             if op is not None and self._cuts(self._computing(op)):
-                found = np.where(self._saturated(key), np.inf, found)
+                cut = self._saturated(key).reshape(-1, *[1] * (found.ndim - 1))
+                found = np.where(cut, np.inf, found)
             self._known[key] = found
         return self._known[key]
+
+    def _of_samples(self, key: str) -> np.ndarray:
+        """Return (P,) the greatest error bound of a tensor that ops read."""
+        error = self._error(key)
+        return error.reshape(len(error), -1).max(axis=1)
 
     def _is_source(self, key: str) -> bool:
         """Return whether a tensor is taken as exact: a source, or an input of the file."""
         return key in self._sources or key in self._inputs
 
-    def _through_op(self, key: str) -> np.ndarray:
-        """Return the errors that a tensor's op propagates, plus its own."""
+    def _through_op(self, key: str, *, read: bool = False) -> np.ndarray:
+        """Return the errors that a tensor's op propagates, plus its own.
+
+        Args:
+            key: The tensor.
+            read: Whether ops read it, so that its actual rounding errors may be used.
+        """
         op = self._producers.get(key)
         if op is None or not self._graph.activations(op):
             return np.zeros(self._samples)
+        own: np.ndarray | float = self._own(op, key)
+        by_element = op.kind in POINTWISE and self._seen(op)
         with np.errstate(invalid="ignore"):
-            carried = self._carried(op)
+            carried = self._of_elements(op) if by_element else self._carried(op)
+        if read and by_element:
+            own = own_errors(op, self._operands(op), self._numbers(key), float(own))
         # An infinite bound times a factor of zero stays infinite.
-        return np.where(np.isnan(carried), np.inf, carried) + self._own(op, key)
+        return np.where(np.isnan(carried), np.inf, carried) + own
+
+    def _seen(self, op: GraphOp) -> bool:
+        """Return whether the numbers that an op reads and returns are known."""
+        return all(
+            k in self._shown or self._graph.tensors[k].data is not None
+            for k in (*op.inputs, *op.outputs)
+        )
+
+    def _operands(self, op: GraphOp) -> list[np.ndarray]:
+        """Return the numbers that an op reads, (P, …) or (1, …), with equal ranks."""
+        constant = [self._graph.tensors[key].data is not None for key in op.inputs]
+        found = [
+            self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)
+        ]
+        rank = max(array.ndim for array in found)
+        return [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in found]
+
+    def _of_elements(self, op: GraphOp) -> np.ndarray:
+        """Return the propagated errors of a function, element by element."""
+        operands, errors = self._operands(op), []
+        for key, x in zip(op.inputs, operands):
+            error = self._error(key)
+            shape = x.shape if error.size == x.size else (-1, *[1] * (x.ndim - 1))
+            errors.append(error.reshape(shape) + self._rounded(op, key))
+        return carried_errors(op, operands, errors)
 
     def _computing(self, op: GraphOp) -> GraphOp:
         """Return the op whose result a QuantizeLinear writes; otherwise the op itself."""
@@ -167,7 +212,9 @@ class RoundingChain:
     def _carried(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of an op's inputs."""
         keys = [key for key in op.inputs if key]
-        errors = [self._error(key) + self._rounded(op, key) for key in keys]
+        if op.kind in _RESHAPES:
+            return self._error(keys[0])
+        errors = [self._of_samples(key) + self._rounded(op, key) for key in keys]
         none = np.zeros(self._samples)
         if op.kind in _SUMS | _PRODUCTS:
             return sum(

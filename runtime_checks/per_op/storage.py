@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,8 +66,8 @@ class Steps(Storage):
 
     Args:
         quantization: How they represent numbers.
-        rounding: Bound on the error of a stored number (`rounding_chain`), for all samples or for
-            each.
+        rounding: Bound on the error of a stored number (`rounding_chain`): one, (P,) for each
+            sample, or (P, …) for each element.
     """
 
     def __init__(self, quantization: Quantization, rounding: np.ndarray | float = 0.0) -> None:
@@ -79,8 +80,19 @@ class Steps(Storage):
         self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """See the base class."""
-        by_sample = np.reshape(self.rounding, (-1, *[1] * (allowed.ndim - 1)))
-        return np.clip(expected, self.low, self.high), allowed + by_sample
+        found = np.asarray(self.rounding)
+        if found.size == allowed.size:
+            found = found.reshape(allowed.shape)
+        else:
+            found = found.reshape(found.shape[0] if found.ndim else 1, -1).max(axis=1)
+            found = found.reshape(-1, *[1] * (allowed.ndim - 1))
+        return np.clip(expected, self.low, self.high), allowed + found
+
+    def with_rounding(self, rounding: np.ndarray) -> Steps:
+        """Return the same steps with other bounds."""
+        found = copy.copy(self)
+        found.rounding = rounding
+        return found
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
         """Return the real numbers that stored values represent."""
@@ -93,7 +105,7 @@ def storage_of(tensor: GraphTensor, dtype: np.dtype, rounding: np.ndarray | floa
     Args:
         tensor: The tensor.
         dtype: The type in which the runtime shows it.
-        rounding: Bound on the error of a quantized number, for all samples or each.
+        rounding: Bound on the error of a quantized number, as `Steps` takes it.
     """
     if dtype == np.float16:
         return Half()

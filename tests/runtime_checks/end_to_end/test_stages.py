@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.artifacts.manifest import Artifact
+from renormlite.runtime_checks.end_to_end.bounds import end_to_end_bound
 from renormlite.runtime_checks.end_to_end.stages import error_budget
 
 UNIT = 2.0**-24
@@ -56,8 +57,16 @@ def golden() -> GoldenSet:
 
 
 def budget(golden, actual, of=FLOAT, *, sound=True, worst_sample=0):
+    limit = end_to_end_bound(golden, of, "y")
     return error_budget(
-        "y", actual, golden, of, [FLOAT, INT8], sound=sound, worst_sample=worst_sample
+        "y",
+        actual,
+        golden,
+        of,
+        [FLOAT, INT8],
+        limit=limit,
+        sound=sound,
+        worst_sample=worst_sample,
     )
 
 

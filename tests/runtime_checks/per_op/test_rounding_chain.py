@@ -74,3 +74,43 @@ def test_a_second_rounding_to_the_same_steps_adds_no_error():
     for point, steps in ((5, 0.51), (6, 1.01)):  # only that of the first rounding, or both
         bound = RoundingChain(squeezed(point), {}, 1).error("real2", frozenset({"q"}))
         np.testing.assert_allclose(bound, [0.3 * steps])
+
+
+def softplus(steps: float) -> ArtifactGraph:
+    """log(1 + exp(x)) in three ops of integers, the exponential function in coarse steps."""
+    dtype = np.dtype(np.int8)
+    scales = {"x": 0.02, "exp": steps, "more": steps, "log": 0.02}
+    tensors = {
+        k: GraphTensor(k, k, (1, 4), dtype, Quantization(np.array([s]), np.array([-128]), dtype))
+        for k, s in scales.items()
+    }
+    one = Quantization(np.array([1 / 255]), np.array([-128]), dtype)
+    tensors["one"] = GraphTensor("one", "one", (), dtype, one, np.array(127, np.int8))
+    ops = (
+        GraphOp(0, "EXP", "", ("x",), ("exp",)),
+        GraphOp(1, "ADD", "", ("exp", "one"), ("more",)),
+        GraphOp(2, "LOG", "", ("more",), ("log",)),
+    )
+    return ArtifactGraph(tensors, ("x",), ("log",), lambda: ops)
+
+
+def test_functions_in_coarse_steps_are_bounded_by_element():
+    """The bound covers each element's error, and follows the rounding of its own number."""
+    graph, x = softplus(0.2), np.array([[0.0, 1.0, 2.0, 3.0]])
+
+    def stored(key: str, numbers: np.ndarray) -> np.ndarray:
+        scale = graph.tensors[key].quantization.scales[0]
+        return np.clip(np.rint(numbers / scale) - 128, -128, 127).astype(np.int8)[:, None]
+
+    real = {"x": x}
+    for key, function in (("exp", np.exp), ("more", lambda e: e + 1), ("log", np.log)):
+        before = list(real.values())[-1]
+        real[key] = graph.tensors[key].real(stored(key, function(before)))[:, 0]
+    shown = {key: stored(key, numbers) for key, numbers in real.items()}
+    bound = RoundingChain(graph, shown, 1).error("log", frozenset({"x"})).reshape(-1)
+    actual = np.abs(real["log"] - np.log(1 + np.exp(x)))[0]
+    assert (actual <= bound).all()
+    assert (np.abs(bound - actual) < 1.52 * 0.02 + 0.5 / 255).all()
+    wrong = {**shown, "exp": (shown["exp"] + 8).astype(np.int8)}
+    more = RoundingChain(graph, wrong, 1).error("log", frozenset({"x"})).reshape(-1)
+    assert (more < 3 * 0.2 + 0.02).all()  # no op errs by more than its own rounding

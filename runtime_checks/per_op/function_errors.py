@@ -1,0 +1,67 @@
+"""Bounds the errors of functions of integers, element by element, at the numbers of a runtime.
+
+A bound from the steepest slope over all elements is of no use for the exponential function or the
+logarithm. The runtime's numbers give each element's slope, and its actual rounding error, which
+counts only as far as the kind of op explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...artifacts.graphs.base import GraphOp
+from ...reference.operators import OPERATORS
+
+Array = np.ndarray
+
+# Ops to operators of the network: monotone functions of one operand, and those of two operands.
+_MONOTONE = {"EXP": "exp", "LOG": "log", "LOGISTIC": "sigmoid", "SQRT": "sqrt", "TANH": "tanh"}
+_COMBINED = {"ADD": "add", "MUL": "multiply", "SUB": "subtract"}
+_OPERATORS = {**_MONOTONE, **_COMBINED}
+
+# Ops whose errors are bounded here.
+POINTWISE = frozenset(_OPERATORS)
+
+
+def carried_errors(op: GraphOp, operands: Sequence[Array], errors: Sequence[Array]) -> Array:
+    """Return the errors that an op's result has from those of its operands.
+
+    Args:
+        op: An op of `POINTWISE`.
+        operands: The numbers that it reads.
+        errors: Bound on the error of each, of shapes that broadcast with them.
+
+    Returns:
+        Bounds; infinite where the function may leave its domain.
+    """
+    if op.kind in _MONOTONE:
+        (x,), (error,), middle = operands, errors, _value(op, operands)
+        with np.errstate(all="ignore"):
+            sides = [np.abs(_value(op, [x + shift]) - middle) for shift in (error, -error)]
+        return np.where(np.isnan(found := np.maximum(*sides)), np.inf, found)
+    (a, b), (of_a, of_b) = operands, errors
+    if op.kind == "MUL":
+        return np.asarray(np.abs(b) * of_a + np.abs(a) * of_b + of_a * of_b)
+    return np.asarray(of_a + of_b)
+
+
+def own_errors(op: GraphOp, operands: Sequence[Array], result: Array, most: float) -> Array:
+    """Return the rounding error of each element, no more than an op of the kind may have.
+
+    Args:
+        op: An op of `POINTWISE`.
+        operands: The numbers that it read.
+        result: The numbers that it returned.
+        most: The greatest error of the op.
+    """
+    with np.errstate(all="ignore"):
+        found = np.abs(result - _value(op, operands))
+    return np.where(found <= most, found, most)
+
+
+@np.errstate(all="ignore")
+def _value(op: GraphOp, operands: Sequence[Array]) -> Array:
+    """Return the exact result of an op."""
+    return OPERATORS[_OPERATORS[op.kind]].evaluate(list(operands), {}, {})

@@ -272,16 +272,18 @@ def _nearest(
     rest: list[GraphTensor],
     foreign: bool,
 ) -> WeightMatch:
-    """Return the match with the constant that agrees in most elements."""
+    """Return the match with the constant that agrees in most elements, the nearest of several."""
     compare = _wrong_foreign if foreign else _wrong
     best: _Candidate | None = None
+    distance = np.inf
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
         for constant in rest:
             wrong, real = compare(ordered, constant)
             share = 1 - float(wrong.mean())
-            if best is None or share > best[0]:
-                best = (share, constant, form, wrong, real)
+            off = float(np.abs(real - ordered).sum()) if share == 1 else np.inf
+            if best is None or share > best[0] or (share == best[0] and off < distance):
+                best, distance = (share, constant, form, wrong, real), off
     plain = WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
     if (best is None or best[0] < 1) and _does_nothing(node, role, weight):
         return replace(plain, state="equal")
@@ -353,6 +355,8 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
         return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
     if constant.quantization is None:
         return np.ones(expected.shape, bool), real
+    if not real.any():  # whatever their step, zeros are no other numbers
+        return expected != 0, real
     step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
     return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
 

@@ -19,7 +19,7 @@ saturates on every runtime and propagates no difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,7 +187,7 @@ def input_steps(
         Steps by name. Inputs that no op quantizes are absent, as are inputs that take integers
         unchanged, such as pixels.
     """
-    readers = _first_readers(graph)
+    readers = _readers(graph)
     keys = {graph.tensors[key].name: key for key in graph.inputs}
     found = {}
     for place, name in enumerate(names):
@@ -195,8 +195,8 @@ def input_steps(
         if samples[place].dtype.kind != "f" and samples[place].dtype == graph.tensors[key].dtype:
             continue
         steps = graph.tensors[key].quantization
-        while steps is None and key in readers and readers[key].kind in _BEFORE_INTEGERS:
-            key = readers[key].outputs[0]
+        while steps is None and key in readers and readers[key][0].kind in _BEFORE_INTEGERS:
+            key = readers[key][0].outputs[0]
             steps = graph.tensors[key].quantization
         if steps is not None and steps.scales.size == 1:
             found[name] = _step(steps)
@@ -204,39 +204,67 @@ def input_steps(
 
 
 def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> dict[str, Step]:
-    """Return the steps of the operators whose kernels were found in the file, by node."""
-    readers = _first_readers(graph)
+    """Return the steps of the operators whose kernels were found in the file, by node.
+
+    Several ops may read one kernel, such as the time steps of a recurrent layer. Their nodes get
+    the greatest step and the widest range of these ops.
+    """
+    readers = _readers(graph)
     found = {}
     for match in weights:
         if match.role == "kernel" and match.tensor is not None:
-            step = _written(graph, readers, match.tensor.key)
-            if step is not None:
-                found[match.node] = step
+            steps = list(_written(graph, readers, match.tensor.key))
+            if steps:
+                found[match.node] = Step(
+                    max(step.size for step in steps),
+                    min(step.low for step in steps),
+                    max(step.high for step in steps),
+                )
     return found
 
 
-def _written(graph: ArtifactGraph, readers: Mapping[str, GraphOp], key: str) -> Step | None:
-    """Return the steps of the first quantized value that is computed from a constant."""
-    passed, computed = set(), False
-    while key in readers and key not in passed:
+_Readers = Mapping[str, Sequence[GraphOp]]
+
+
+def _written(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator[Step]:
+    """Yield the steps of the first quantized value behind each op that computes with a constant."""
+    waiting, passed = [constant], set()
+    while waiting:
+        key = waiting.pop()
+        if key in passed:
+            continue
         passed.add(key)
-        op = readers[key]
-        if computed and op.kind not in _BEHIND_SUMS:
-            return None  # a function computed in float: the next steps are those of its result
-        computed = computed or bool(graph.activations(op))
+        for op in readers.get(key, ()):
+            if not graph.activations(op):
+                waiting.extend(op.outputs)
+            elif (step := _behind(graph, readers, op)) is not None:
+                yield step
+
+
+def _behind(graph: ArtifactGraph, readers: _Readers, op: GraphOp) -> Step | None:
+    """Return the steps to which the sums of an op are rounded.
+
+    None if a function follows that is computed in float: the next steps are those of its result.
+    """
+    passed: set[str] = set()
+    while op.outputs[0] not in passed:
         key = op.outputs[0]
         steps = graph.tensors[key].quantization
-        if graph.activations(op) and steps is not None and steps.scales.size == 1:
+        if steps is not None and steps.scales.size == 1:
             return _step(steps)
+        if key not in readers or readers[key][0].kind not in _BEHIND_SUMS:
+            return None
+        passed.add(key)
+        op = readers[key][0]
     return None
 
 
-def _first_readers(graph: ArtifactGraph) -> dict[str, GraphOp]:
-    """Return the first op that reads each tensor."""
-    readers: dict[str, GraphOp] = {}
+def _readers(graph: ArtifactGraph) -> _Readers:
+    """Return the ops that read each tensor, in the order of the file."""
+    readers: dict[str, list[GraphOp]] = {}
     for op in graph.ops:
         for key in op.inputs:
-            readers.setdefault(key, op)
+            readers.setdefault(key, []).append(op)
     return readers
 
 

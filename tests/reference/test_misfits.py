@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import renormlite as rl
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.manifest import Manifest
 from renormlite.artifacts.network import Network, Node
 from renormlite.artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
 from renormlite.artifacts.record import Record
-from renormlite.reference.integer_noise import Step, rounded_values
+from renormlite.reference.file_weights import WeightMatch
+from renormlite.reference.integer_noise import Step, rounded_values, steps_with_weights
 from renormlite.runtime_checks.parity import check_parity
 
 
@@ -135,3 +137,21 @@ def test_range_of_a_layer_is_that_of_its_fused_relu(behind, place):
     assert rounded_values(network, {"conv": step}) == {"conv": place}
     returned = Network({"x": (None, 4)}, {"y": nodes[-1].name, "z": "conv"}, tuple(nodes))
     assert rounded_values(returned, {"conv": step}) == {"conv": "conv"}
+
+
+def test_ops_that_share_a_kernel_have_the_widest_of_their_ranges():
+    """Each time step of a recurrent layer has a range of its own, which says nothing of others."""
+    kernel = np.ones((2, 2), np.int8)
+    scales = {"kernel": 1.0, "first": 0.5, "second": 2.0}
+    tensors = {"x": GraphTensor("x", "x", (1, 2), np.dtype(np.float32), None)}
+    for key, scale in scales.items():
+        steps = Quantization(np.array([scale]), np.array([0]), np.dtype(np.int8))
+        data = kernel if key == "kernel" else None
+        tensors[key] = GraphTensor(key, key, (1, 2), np.dtype(np.int8), steps, data)
+    ops = tuple(
+        GraphOp(place, "FULLY_CONNECTED", "", ("x", "kernel"), (key,))
+        for place, key in enumerate(("first", "second"))
+    )
+    graph = ArtifactGraph(tensors, ("x",), ("second",), lambda: ops)
+    match = WeightMatch("cell", "gru", "kernel", "equal", tensors["kernel"])
+    assert steps_with_weights(graph, [match]) == {"cell": Step(2.0, -256.0, 254.0)}

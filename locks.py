@@ -87,7 +87,7 @@ def own_folder(prefix: str, parent: Path) -> Iterator[Path]:
 
 
 def temporary_folder() -> AbstractContextManager[Path]:
-    """Make a folder for temporary files, as `own_folder`, in the system's place for these."""
+    """Make a folder in the system's temporary folder; see `own_folder`."""
     return own_folder(_RUN_FOLDER, Path(tempfile.gettempdir()))
 
 

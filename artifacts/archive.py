@@ -177,7 +177,7 @@ def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
     if dtype.hasobject or dtype.names:
         raise ValueError(f"'{name}' is not an array of numbers or text")
     if any(size < 0 for size in shape):
-        raise ValueError(f"'{name}' is cut short")
+        raise ValueError(f"'{name}' is truncated")
     return shape, fortran_order, dtype
 
 
@@ -187,6 +187,6 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     shape, fortran_order, dtype = read_header(stream, name)
     count = math.prod(shape)  # Python's integers do not overflow
     if stream.tell() + count * dtype.itemsize > len(data):
-        raise ValueError(f"'{name}' is cut short")
+        raise ValueError(f"'{name}' is truncated")
     flat = np.frombuffer(data, dtype, count, stream.tell())
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

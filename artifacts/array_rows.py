@@ -52,7 +52,7 @@ class ArrayRows:
                 count = min(size, self.shape[0] - start)
                 data = bytearray(stream.read(count * row))
                 if len(data) < count * row:
-                    raise DamageError(f"'{self.name}' is cut short")
+                    raise DamageError(f"'{self.name}' is truncated")
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
 
@@ -84,7 +84,7 @@ def _rows(
     with damage(), opener() as stream:
         shape, fortran, dtype = read_header(stream, name)
         if stream.tell() + math.prod(shape) * dtype.itemsize > size:
-            raise DamageError(f"'{name}' is cut short")
+            raise DamageError(f"'{name}' is truncated")
     scattered = not shape or not math.prod(shape) or (fortran and len(shape) > 1)
     return ArrayRows(name, shape, dtype, opener, whole if scattered else None)
 

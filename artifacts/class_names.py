@@ -81,7 +81,7 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _fitting(names: tuple[str, ...], counts: Collection[int], origin: str) -> ClassNames:
-    """Return names that an output has as many classes as, and a note in either case."""
+    """Return the names if an output has as many classes, and a note."""
     if len(names) not in counts:
         return ClassNames(
             note=f"the {len(names)} {origin.partition(',')[0]} are not used as classes: no output "

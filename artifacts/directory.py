@@ -177,7 +177,7 @@ def read_export(directory: str | os.PathLike[str]) -> ExportDirectory:
         The directory, with the hashes of the golden set and the network verified.
 
     Raises:
-        UserError: Something is missing, cut short or of another schema.
+        UserError: A file is missing or truncated, or has another schema.
     """
     export = open_export(directory)
     export.verify()

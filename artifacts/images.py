@@ -40,7 +40,7 @@ class Preprocessing:
     scale: PerChannel = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is not numbers."""
+        """Raise an error if mean or scale are not numbers."""
         for name, values in (("mean", self.mean), ("scale", self.scale)):
             try:
                 finite = bool(np.isfinite(np.asarray(values, np.float64)).all())
@@ -141,13 +141,13 @@ class ImageInput:
         """
         if len(tensors) != 1:
             raise UserError(
-                f"{source} serves a model of one input. "
+                f"{source} can only be used for a model with one input. "
                 f"Received: {', '.join(f'{t.name} {list(t.shape)}' for t in tensors)}."
             )
         (tensor,) = tensors
         if len(tensor.shape) != 4 or tensor.shape[-1] not in (1, 3):
             raise UserError(
-                f"{source} serves a model of one image input with 1 or 3 channels. Received an "
+                f"{source} can only be used for an image input with 1 or 3 channels. Received an "
                 f"input of shape {list(tensor.shape)}."
             )
         if preprocessing is None:

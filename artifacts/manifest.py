@@ -352,7 +352,7 @@ class Manifest:
             directory: What `renormlite export` wrote.
 
         Raises:
-            UserError: It is missing, cut short, lacks an entry, or has an unknown schema.
+            UserError: It is missing or truncated, lacks an entry, or has an unknown schema.
         """
         file, record = Path(directory) / FILE, _parse(Path(directory))
         try:

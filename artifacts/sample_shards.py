@@ -272,4 +272,4 @@ def _damage(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except _TAR as error:
-        raise UserError(f"{path} is not a whole tar file ({_line(error)}).") from error
+        raise UserError(f"{path} is not a complete tar file ({_line(error)}).") from error

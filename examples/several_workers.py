@@ -3,8 +3,8 @@
     python examples/several_workers.py                      # MultiWorkerMirroredStrategy
     KERAS_BACKEND=jax python examples/several_workers.py    # Keras' distribution on JAX
 
-Two workers on this machine talk over loopback. On several machines, start `worker` below on each:
-the addresses in `start` are all that changes. The result is that of one process which sees the
+Two workers on this machine communicate over loopback. To use several machines, start `worker` below
+on each, and change only the addresses in `start`. The result equals that of one process with the
 whole batch.
 """
 
@@ -33,7 +33,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def part_of(batches: np.ndarray, index: int, count: int) -> np.ndarray:
-    """Return what one of several workers reads: its part of each batch."""
+    """Return the data of one of several workers: its part of each batch."""
     split = batches.reshape(-1, count, BATCH // count, *batches.shape[1:])
     return split[:, index].reshape(-1, *batches.shape[1:])
 

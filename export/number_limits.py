@@ -43,7 +43,7 @@ def refuse_size(model: keras.Model, files: Sequence[tuple[str, str]]) -> None:
         raise UserError(
             f"Files of {', '.join(limited)} are written from at most {_LARGEST_FILE / 1e9:.1f} GB "
             f"of weights in float32. Received: {size / 1e9:.1f} GB. Export --to onnx in float32, "
-            "whose weights then lie in a second file, or --to saved_model; or split the model into "
+            "whose weights are then in a second file, or --to saved_model; or split the model into "
             "models that run one after another."
         )
 

@@ -54,7 +54,7 @@ class FileCertificate:
 
 
 def certify(path: str | os.PathLike[str]) -> FileCertificate:
-    """Compare all known rules of rounding on every input that an integer file can be fed.
+    """Compare all known rounding rules on every input that an integer file can be fed.
 
     Args:
         path: A .tflite file with operators of 8-bit integers.

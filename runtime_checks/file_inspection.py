@@ -112,8 +112,8 @@ class FileInspection:
         stated = _stated(contents, "precision")
         if stated is not None and stated != artifact.precision:
             says = (
-                f"{artifact.file} was exported in {stated}, its own metadata says; manifest.json "
-                f"lists it as {artifact.precision}, whose limits do not fit it"
+                f"the metadata of {artifact.file} says that it was exported in {stated}; "
+                f"manifest.json lists it as {artifact.precision}, whose limits do not fit it"
             )
             result = replace(result, findings=(Finding("file", False, says), *result.findings))
         if (

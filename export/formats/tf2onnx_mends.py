@@ -15,8 +15,8 @@ def mended_optimizer() -> Iterator[None]:
       tf2onnx compares only the number of elements, and fails on a scalar.
     - No Transpose becomes a Reshape: tf2onnx uses shapes that its own passes have made outdated.
       `onnx_rewrites` does this with inferred shapes.
-    - Of equal nodes the first by name is kept: tf2onnx keeps any of them, so that names in the file
-      would differ between processes.
+    - The first of several equal nodes, in order of name, is kept: tf2onnx keeps an arbitrary one,
+      so that names in the file would differ between processes.
     """
     from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer

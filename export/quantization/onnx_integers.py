@@ -3,9 +3,9 @@
 ONNX Runtime computes these operators in float32 with their exact factors. XNNPACK, whose rounding
 models with ``rounding="float"`` are trained for, rounds the factors or breaks ties differently:
 
-    change of grid    (v n + 128) >> 8 with n = round(256 s_x / s_y)
+    requantization    (v n + 128) >> 8 with n = round(256 s_x / s_y)
     leaky ReLU        the same, with another n for negative v
-    average pooling   the mean of the stored integers, a half away from zero
+    average pooling   the mean of the stored integers, ties away from zero
 
 Here the first two are multiplied by ``n s_y / (256 s_x)``, which gives steps of 1/256 of s_y. A
 constant added before QuantizeLinear breaks the ties: it is larger than the error of float32, and

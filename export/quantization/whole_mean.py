@@ -22,7 +22,7 @@ from ..fold.linear import Linear
 from ..fold.recognize import recognize
 from .pixel_inputs import HIGHEST, whole_mean
 
-_HALF_UP = 0.501  # so that a half that float32 has rounded goes up
+_HALF_UP = 0.501  # rounds up ties that float32 has rounded down
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,7 @@ class IntegerOp:
         op: The op of the file that writes the integers.
         core: The op that computes; another one where a QuantizeLinear writes.
         got: (P, …) results of the runtime: integers, or floats if it dequantizes them.
-        finish: Returns the results under a rule of rounding, in the shape of ``got``.
+        finish: Returns the results under a rounding rule, in the shape of ``got``.
         ruled: Whether the result depends on the rule.
     """
 

@@ -133,7 +133,7 @@ def _together(op: CertifiedOp, one: str, other: str) -> bool:
 
 
 def certify_graph(graph: ArtifactGraph) -> Certificate:
-    """Compare all rules of rounding on all inputs of every operator of a .tflite file."""
+    """Compare all rounding rules on all inputs of every operator of a .tflite file."""
     return Certificate(tuple(_certified(graph, op) for op in graph.ops))
 
 
@@ -262,7 +262,7 @@ def _by_examples(graph: ArtifactGraph, op: GraphOp) -> Found:
         unequal = known[0] != results
         if not unequal.any():
             raise NotKnownError(
-                f"{groups[0][0].kernels} and {group[0].kernels} compute by unlike functions, which "
+                f"{groups[0][0].kernels} and {group[0].kernels} compute different functions, which "
                 f"agree on {_TRIED:,} random inputs"
             )
         row, place = np.unravel_index(int(np.argmax(unequal)), unequal.shape)

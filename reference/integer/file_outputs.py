@@ -29,7 +29,7 @@ Arrays = Mapping[str, np.ndarray]
 def predicted_outputs(
     path: Path, artifact: Artifact, inputs: Arrays, data: bytes | None = None
 ) -> Predictions:
-    """Predict the outputs of a file under every known rule of rounding.
+    """Predict the outputs of a file under every known rounding rule.
 
     Args:
         path: The file.

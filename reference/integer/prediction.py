@@ -1,4 +1,4 @@
-"""Predicts the outputs of an integer file, to the bit, under every known rule of rounding.
+"""Predicts the outputs of an integer file, to the bit, under every known rounding rule.
 
 The file's own graph is evaluated op by op from its own integers; nothing is run. Rules share equal
 intermediate results: an op is prepared once for all rules with the same inputs.

@@ -1,4 +1,4 @@
-"""ONNX Runtime's rules of rounding."""
+"""ONNX Runtime's rounding rules."""
 
 from __future__ import annotations
 

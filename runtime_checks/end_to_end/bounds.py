@@ -33,7 +33,7 @@ from .comparison import SampleErrors, sample_errors
 WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
 
-# Different rules of rounding from which the range of unknown ones is estimated.
+# Different rounding rules from which the range of unknown ones is estimated.
 ENOUGH_RULES = 3
 
 
@@ -137,10 +137,10 @@ def _integer_bound(
 ) -> NoiseBound:
     """Return the bound of a file of integers, relative to its outputs on the exporting host.
 
-    The model says what one step of difference in every operation becomes in the output. Where
-    several rules of rounding are known, an unknown one may differ from these by as much as they
-    differ from each other, and once more by that or by a quarter of a step in every operation,
-    whichever is less.
+    The noise model gives the effect of one step of difference in every operation on the output.
+    If several rounding rules are known, an unknown rule may differ from these by as much as they
+    differ from each other, plus the same again or a quarter of a step in every operation, whichever
+    is smaller.
 
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
@@ -152,7 +152,7 @@ def _integer_bound(
         if spread is not None:
             unknown = np.where(spread > 0, np.minimum(spread, noise / 4), noise / 4)
             noise = np.minimum(noise, np.hypot(spread, unknown))
-            reason = "the difference between known rules of rounding"
+            reason = "the difference between known rounding rules"
     else:
         noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
         reason = "the file's own quantization"
@@ -170,9 +170,9 @@ def _integer_bound(
 def _spread(
     golden: GoldenSet, artifact: Artifact, output: str, exported: np.ndarray
 ) -> np.ndarray | None:
-    """Return (N,) differences between known rules of rounding in an output.
+    """Return (N,) differences between known rounding rules in an output.
 
-    None where fewer than `ENOUGH_RULES` differ: two rules say little about the range of others.
+    None if fewer than `ENOUGH_RULES` differ: two rules say little about the range of others.
     """
     predictions = golden.predictions.get(artifact.file)
     if predictions is None:

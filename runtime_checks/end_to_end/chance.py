@@ -7,7 +7,7 @@ import math
 # Significance level: what is at least this likely by chance does not count.
 CHANCE = 0.05
 # Terms below this share of their sum do not change any digit of it.
-_NOTHING = 1e-20
+_NEGLIGIBLE = 1e-20
 
 
 def at_least(hits: int, trials: int, rate: float) -> float:
@@ -27,7 +27,7 @@ def at_least(hits: int, trials: int, rate: float) -> float:
             + (trials - k) * math.log1p(-rate)
         )
         total += term
-        if k > mode and term <= _NOTHING * total:  # the remaining terms are as small
+        if k > mode and term <= _NEGLIGIBLE * total:  # the remaining terms are as small
             break
     return min(1.0, total)
 

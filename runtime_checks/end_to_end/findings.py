@@ -151,7 +151,7 @@ def judge_outputs(
         golden: The golden set that was run.
         artifact: The manifest's entry of the file.
         decides: Keras names of the outputs that decide between classes.
-        bound_to_rules: Whether integers that match no known rule of rounding are a failure.
+        bound_to_rules: Whether integers that match no known rounding rule are a failure.
         follows_rules: Whether the runtime rounds by one rule, known or not.
 
     Returns:

@@ -1,6 +1,6 @@
 """Compares a target's integers with those that the export predicted.
 
-The golden set holds the outputs of an integer file, to the bit, under every known rule of rounding
+The golden set holds the outputs of an integer file, to the bit, under every known rounding rule
 (`reference.integer.prediction`). A target's outputs must equal those of one rule in every sample.
 This needs no tensors of the target, so it works on devices and in bundles as well.
 
@@ -93,14 +93,14 @@ class IntegerAgreement:
             return f"equal to the bit: the rounding of {self.kernels[0]}{others}, {what}"
         name, index = self.first
         return (
-            f"no known rule of rounding gives these integers: {self.differing:,} of {what} differ "
+            f"no known rounding rule gives these integers: {self.differing:,} of {what} differ "
             f"from the nearest, the rounding of {self.nearest}; first output '{name}' at "
             f"{list(index)}{self._range}"
         )
 
     @property
     def plausible(self) -> bool:
-        """Whether a known or an unknown rule of rounding may give these integers."""
+        """Whether a known or an unknown rounding rule may give these integers."""
         return self.outside <= self.allowed and not self.function
 
     @property

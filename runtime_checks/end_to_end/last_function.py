@@ -1,6 +1,6 @@
 """Finds a last operator that computes a wrong function of the integers that a known rule gives.
 
-Two correct rules of rounding differ from each other at random. If instead every integer of a target
+Two correct rounding rules differ from each other at random. If instead every integer of a target
 is one function, other than the identity, of those that a known rule gives, the operators before the
 last one are right and the last one is wrong: it scales, shifts, or weighs the scores of a softmax
 differently.

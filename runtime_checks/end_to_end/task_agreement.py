@@ -164,10 +164,10 @@ def odds_of(scores: np.ndarray) -> np.ndarray:
 
 
 def beyond_guessing(right: int, labels: Mapping[int, int]) -> bool:
-    """Return whether more labels are named than the most frequent one's share explains.
+    """Return whether significantly more samples are right than with the most frequent label.
 
     Args:
-        right: How many are named.
+        right: Number of samples with the right label.
         labels: Label to its number of samples.
     """
     total = sum(labels.values())

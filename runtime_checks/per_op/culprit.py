@@ -110,7 +110,7 @@ def weight_faults(
 
 
 def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[Fault]:
-    """Return a fault for each integer op whose result matches no rule of rounding.
+    """Return a fault for each integer op whose result matches no rounding rule.
 
     Args:
         integers: The integer ops against the rules.

@@ -1,4 +1,4 @@
-"""Identifies the rule of rounding that a runtime follows, by comparing each op with each rule.
+"""Identifies the rounding rule that a runtime follows, by comparing each op with each rule.
 
 The runtime's rule is the one that matches its integers to the bit on most ops. An op that matches
 another rule is correct as well: delegates leave some ops to other kernels, which round in their own

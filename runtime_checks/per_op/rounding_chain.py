@@ -21,7 +21,7 @@ from .function_errors import POINTWISE, carried_errors, own_errors
 # multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
 _NEAREST = 0.51
 # Look-up tables and integer approximations of activations and means: within one step. So are
-# changes of grid: XNNPACK's factors are off by up to 1/512, which is half a step of 255. An ONNX
+# requantizations: XNNPACK's factors are off by up to 1/512, which is half a step of 255. An ONNX
 # file that follows it adds a float to move ties before it rounds.
 _TABLE = 1.01
 _REGRIDS = "QUANTIZE from integers"

@@ -29,7 +29,7 @@ _CHECKS = {
     "outputs": "An output is missing or has another shape",
     "finite": "NaN or infinity where the trained model has numbers",
     "noise": "The outputs differ from the trained model's",
-    "integers": "The outputs are those of no known rule of rounding",
+    "integers": "The outputs match no known rounding rule",
     "snr": "The outputs are too far from the trained model's",
     "slices": "A part of an output is constant in this file alone",
     "decisions": "Too many decisions differ from the trained model's",
@@ -38,7 +38,7 @@ _CHECKS = {
     "headroom": "Values exceed the range of half precision",
     "weights": "The weights differ from the trained model's",
     "ops": "An op does not compute what the trained model computes",
-    "rounding": "Integers match no known rule of rounding",
+    "rounding": "Integers match no known rounding rule",
     "determinism": "Runs of the same inputs differ",
     "threads": "Another number of threads gives wrong outputs",
 }
@@ -47,7 +47,7 @@ _FAULTS = {
     "activation": "The activation of layer '{}' differs from the trained model's",
     "padding": "The padding of layer '{}' differs from the trained model's",
     "dilation": "The dilation of layer '{}' differs from the trained model's",
-    "rounding": "The integers of layer '{}' match no known rule of rounding",
+    "rounding": "The integers of layer '{}' match no known rounding rule",
 }
 # The cause before the effect, and the effect before "the file was changed".
 _ORDER = (

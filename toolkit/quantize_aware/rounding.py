@@ -1,7 +1,7 @@
 """How runtimes rescale exact integer sums to the steps of a result: the target's arithmetic.
 
 `Float` is that of XNNPACK, which LiteRT uses, and of ONNX Runtime: one product in float32, rounded
-to the nearest integer, ties to even; only additions and changes of grid are fixed-point. `Double`
+to the nearest integer, ties to even; only additions and requantization are fixed-point. `Double`
 is that of TFLite's reference kernels and of TFLite Micro, see `fixed_point`. All functions here
 take and return centred integers stored in float32, and have no gradient.
 

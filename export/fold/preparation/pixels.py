@@ -1,4 +1,4 @@
-"""Puts preprocessing in front of a network, which then takes pixels as a camera gives them.
+"""Inserts preprocessing before a network, which then takes raw pixels.
 
 The network gets an input of unsigned 8-bit integers, a cast, and `(pixel - mean) * scale` as a norm
 of this input. The fold treats it as any other norm: the scale goes into the first layer, and so
@@ -20,7 +20,7 @@ NAME = "preprocessing"
 
 
 def take_pixels(graph: Graph, preprocessing: Preprocessing) -> list[str]:
-    """Put preprocessing in front of the input that takes images, in place.
+    """Insert preprocessing after the input that takes images, in place.
 
     Args:
         graph: The network.

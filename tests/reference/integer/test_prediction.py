@@ -193,7 +193,7 @@ def test_wrong_kernel_without_tensors_fails_the_check(directory, monkeypatch):
     report = rl.check_parity(directory, ("litert",))
     (result,) = [r for r in report.results if r.artifact.endswith("int8.tflite")]
     assert not result.passed
-    assert "no known rule of rounding gives these integers: 1 of" in result.reason
+    assert "no known rounding rule gives these integers: 1 of" in result.reason
 
 
 def test_predictions_are_stored_in_the_golden_set(directory):

@@ -1,4 +1,4 @@
-"""Protects the rules of rounding: each equals its source's arithmetic in Python's own integers."""
+"""Protects the rounding rules: each equals its source's arithmetic in Python's own integers."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from .number_limits import activations_beyond_half
 from .provenance import CREATED_BY, versions
 from .signature import Signature
 from .variants import Variant
+from .wrong_files import notes_on_outputs
 
 NETWORK_FILE = "network.npz"
 
@@ -149,9 +150,11 @@ class ExportRun:
         )
         unequal = tuple(unequal_parts(network, self._typical(truth)))
         judged = [
-            dataclasses.replace(
+            self._measured(
                 self._with_misfits(artifact, folder, network, unequal),
-                snr_db=golden.snr_db(self.samples, truth, outputs[artifact.file]),
+                outputs[artifact.file],
+                truth,
+                reference,
             )
             if artifact.file in outputs
             else artifact
@@ -225,6 +228,24 @@ class ExportRun:
         own = unequal if _is_integer(artifact) and not artifact.foreign else ()
         notes = (*artifact.notes, *own, *found.sentences[:_MOST_NOTES])
         return dataclasses.replace(artifact, misfits=found, notes=notes)
+
+    def _measured(
+        self,
+        artifact: Artifact,
+        given: golden.Arrays,
+        truth: golden.Arrays,
+        reference: golden.Arrays,
+    ) -> Artifact:
+        """Return the artifact with its signal-to-noise ratios, and notes on outputs that are far.
+
+        Raises:
+            UserError: The file computes in float32, and more than rounding is wrong.
+        """
+        artifact = dataclasses.replace(artifact, snr_db=golden.snr_db(self.samples, truth, given))
+        if artifact.foreign:
+            return artifact
+        notes = notes_on_outputs(artifact, *map(self._typical, (given, truth, reference)))
+        return dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
         """Return the network that a file was made from: the folded one or a variant of it."""

@@ -136,10 +136,9 @@ def rounding_steps(
 def rounded_values(network: Network, steps: Mapping[str, Step]) -> dict[str, str]:
     """Return, for each node, the value at which the cost of rounding to its steps is measured.
 
-    It is the value of a relu fused with the node, even after operators that change no number or
-    after the addition of a constant, which converters put into the bias. It may also be the value
-    of a maximum, which drops values that the integers need not represent. Nodes before a
-    hard_sigmoid are absent.
+    It is the value of a relu fused with the node, even after operators that change no number. It
+    may also be the value of a maximum, which drops values that the integers need not represent.
+    Nodes before a hard_sigmoid are absent.
     """
     readers = network.readers()
     for output in network.outputs.values():
@@ -157,7 +156,7 @@ def _shown(name: str, readers: Mapping[str, list[Node]], steps: Mapping[str, Ste
             found = name
         elif node.op == "hard_sigmoid":
             return None  # the file rounds relu6(x + 3), which is not a value of the network
-        elif node.op not in _SAME_NUMBERS and not (node.op == "add" and constant):
+        elif node.op not in _SAME_NUMBERS:
             break
     return found
 

@@ -37,8 +37,38 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
 
     Returns:
         The network. A merged layer has the weights of the file; the nodes of its affine become
-        identities.
+        identities. A hard sigmoid, relu6(x + 3) / 6, becomes three nodes if one is merged.
     """
+    divided = replace(network, nodes=tuple(p for n in network.nodes for p in _parts(n)))
+    replaced, inserted = _found(divided, graph)
+    if not replaced:
+        return network
+    result: list[Node] = []
+    for node in network.nodes:
+        parts = _parts(node)
+        if not any(part.name in replaced for part in parts):
+            parts = (node,)
+        for part in parts:
+            result += [inserted[part.name]] if part.name in inserted else []
+            result.append(replaced.get(part.name, part))
+    return replace(network, nodes=tuple(result))
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    """Return the three operations of a hard sigmoid; any other node as it is."""
+    if node.op != "hard_sigmoid":
+        return (node,)
+    shifted, clipped = f"{node.name}/shifted", f"{node.name}/clipped"
+    three, sixth = ({"constant": np.full((), x, np.float32)} for x in (3, 1 / 6))
+    return (
+        replace(node, name=shifted, op="add", constants=three),
+        replace(node, name=clipped, op="relu", inputs=(shifted,), attributes={"max_value": 6.0}),
+        replace(node, op="multiply", inputs=(clipped,), attributes={}, constants=sixth),
+    )
+
+
+def _found(network: Network, graph: ArtifactGraph) -> tuple[dict[str, Node], dict[str, Node]]:
+    """Return the nodes to replace and those to insert, by the name of the node they precede."""
     readers = network.readers()
     outputs = set(network.outputs.values())
     nodes = {node.name: node for node in network.nodes}
@@ -47,29 +77,25 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
         for node in network.nodes
         if node.op in _LINEAR and (merged := _merged(node, nodes, readers, outputs))
     }
-    if not followed:
-        return network
     alone = replace(network, nodes=tuple(n for n in network.nodes if n.name in followed))
     equal: dict[str, bool] = {}
-    for match in match_weights(alone, graph):
+    for match in match_weights(alone, graph) if followed else ():
         equal[match.node] = equal.get(match.node, True) and match.state == "equal"
     replaced: dict[str, Node] = {}
     inserted: dict[str, Node] = {}
     for name, compositions in followed.items():
-        for composed in [] if equal.get(name) else compositions:
-            found = _in_file(composed, graph)
+        for composed in compositions:
+            # Equal weights are not merged, unless the file adds a bias to a layer that has none.
+            added = composed.shifted and not nodes[name].arrays.get("bias", np.zeros(1)).any()
+            if equal.get(name) and not added:
+                continue
+            found = _in_file(composed, graph, together=bool(equal.get(name)))
             if found is not None:
                 replaced[name] = found
                 replaced |= {n.name: n for n in composed.rest}
                 inserted |= dict(composed.inserted)
                 break
-    if not replaced:
-        return network
-    result: list[Node] = []
-    for node in network.nodes:
-        result += [inserted[node.name]] if node.name in inserted else []
-        result.append(replaced.get(node.name, node))
-    return replace(network, nodes=tuple(result))
+    return replaced, inserted
 
 
 def _merged(
@@ -125,9 +151,6 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
         current = readers[current.name][0]
         if current.op in ("reshape", "identity") and _last(current) in (channels, None):
             continue
-        if current.op == "hard_sigmoid":
-            found.append(_with_hard_sigmoid(node, current, scale, shift, bias, size, absorbed))
-            break
         affine = _affine(current, channels)
         if affine is None:
             break
@@ -135,33 +158,10 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
         size = np.abs(affine[0]) * size + np.abs(affine[1])
         absorbed.append(current.as_identity())
         weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
-        found.append(_Composed(replace(node, weights=weights, constants={}), size, tuple(absorbed)))
+        composed = replace(node, weights=weights, constants={})
+        only_shifted = bool(np.all(scale == 1))
+        found.append(_Composed(composed, size, tuple(absorbed), shifted=only_shifted))
     return found[::-1]
-
-
-def _with_hard_sigmoid(
-    node: Node,
-    after: Node,
-    scale: np.ndarray,
-    shift: np.ndarray,
-    bias: np.ndarray,
-    size: np.ndarray,
-    absorbed: list[Node],
-) -> _Composed:
-    """Return a node followed by relu6(x + 3) / 6, with the 3 in its bias."""
-    kernel = _scaled(node, node.arrays["kernel"].astype(np.float64), scale)
-    weights = {"kernel": kernel, "bias": scale * bias + shift + 3}
-    name = f"{after.name} before its division"
-    clipped = replace(after, name=name, op="relu", attributes={"max_value": 6.0})
-    sixth = {"constant": np.full((), 1 / 6, np.float32)}
-    divided = replace(after, op="multiply", inputs=(name,), attributes={}, constants=sixth)
-    return _Composed(
-        replace(node, weights=weights, constants={}),
-        size + 3,
-        (*absorbed, divided),
-        shifted=True,
-        inserted=((after.name, clipped),),
-    )
 
 
 def _in_front(
@@ -346,10 +346,17 @@ def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
     return affines.get(node.op)
 
 
-def _in_file(merged: _Composed, graph: ArtifactGraph) -> Node | None:
-    """Return a composed node with the weights of the file; None if the file has no such weights."""
+def _in_file(merged: _Composed, graph: ArtifactGraph, *, together: bool) -> Node | None:
+    """Return a composed node with the weights of the file; None if the file has no such weights.
+
+    Args:
+        merged: The composed node.
+        graph: The file.
+        together: Whether one operator must read both weights.
+    """
     node = merged.node
     weights: dict[str, np.ndarray] = {}
+    keys: list[str] = []
     for role, size in (("kernel", np.abs(node.weights["kernel"])), ("bias", merged.size)):
         wanted = node.weights[role]
         for match in _like(node, role, graph.constants):
@@ -357,11 +364,22 @@ def _in_file(merged: _Composed, graph: ArtifactGraph) -> Node | None:
             assert match.tensor is not None
             if np.all(np.abs(got - wanted) <= _allowed(match.tensor, match, wanted, size)):
                 weights[role] = got.astype(np.float32)
+                keys.append(match.tensor.key)
                 break
         else:
             if role == "kernel" or merged.shifted:
                 return None
+    if together and not _read_together(graph, keys):
+        return None
     return replace(node, weights={**node.weights, **weights})
+
+
+def _read_together(graph: ArtifactGraph, keys: Sequence[str]) -> bool:
+    """Return whether one operator reads all of these constants, possibly dequantized."""
+    sources = {key: op.inputs[0] for op in graph.ops if len(op.inputs) for key in op.outputs}
+    return any(
+        set(keys) <= {*op.inputs, *(sources.get(key, "") for key in op.inputs)} for op in graph.ops
+    )
 
 
 def _like(node: Node, role: str, constants: Sequence[GraphTensor]) -> Iterator[WeightMatch]:

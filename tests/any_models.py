@@ -585,6 +585,17 @@ def constants_behind_convolutions() -> keras.Model:
 
 
 @case()
+def numbers_added_to_transposed_convolutions() -> keras.Model:
+    image = Input((4, 4, 3), name="image")
+    a = layers.Conv2DTranspose(3, 3, use_bias=False, activation="hard_sigmoid")(image)
+    b = layers.Conv2DTranspose(3, 3, use_bias=False)(image) / 2 - 0.7
+    c = 0.7 - layers.Conv2DTranspose(3, 3)(image)
+    row = layers.Conv1DTranspose(3, 3, use_bias=False)(layers.Reshape((4, 12))(image))
+    joined = layers.Concatenate(axis=1)([layers.Reshape((108, 1))(x) for x in (a, b, c)])
+    return keras.Model(image, [joined, row + 0.7])
+
+
+@case()
 def prelu_of_five_axes() -> keras.Model:
     volume = Input((3, 2, 3, 2), name="volume")
     x = layers.PReLU(shared_axes=[1], alpha_initializer="uniform")(volume)

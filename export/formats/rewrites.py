@@ -52,17 +52,20 @@ def _producer(name: str) -> str:
 
 def put_constants(graph_def: tf.compat.v1.GraphDef, constants: Mapping[str, np.ndarray]) -> None:
     """Replace each op named in `constants` by a constant, in place."""
+    for node in graph_def.node:
+        if node.name in constants:
+            _put_constant(node, constants[node.name])
+
+
+def _put_constant(node: tf.compat.v1.NodeDef, value: np.ndarray) -> None:
+    """Replace an op by a constant, in place."""
     import tensorflow as tf
 
-    for node in graph_def.node:
-        if node.name not in constants:
-            continue
-        value = constants[node.name]
-        node.op = "Const"
-        del node.input[:]
-        node.attr.clear()
-        node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
-        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    node.op = "Const"
+    del node.input[:]
+    node.attr.clear()
+    node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
 
 
 def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
@@ -96,3 +99,58 @@ def _is_constant(node: tf.compat.v1.NodeDef, nodes: Mapping[str, tf.compat.v1.No
     while node.op in _VIEWS:
         node = nodes[_producer(node.input[0])]
     return bool(node.op == "Const")
+
+
+# Ops through which TFLite's converter merges a sum into the transposed convolution before it.
+_MERGED_SUMS = ("Add", "AddV2", "Sub")
+_MERGED_THROUGH = (*_VIEWS, *_MERGED_SUMS, "BiasAdd", "Mul", "RealDiv", "Transpose")
+
+
+def with_vector_sums(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Return the graph with every number added to a transposed convolution as a vector.
+
+    TFLite's converter makes such a number the bias, which then has one element instead of one for
+    each channel: the kernels read beyond it.
+
+    Args:
+        graph_def: A frozen graph; not changed.
+    """
+    import tensorflow as tf
+
+    if not any(node.op == "Conv2DBackpropInput" for node in graph_def.node):
+        return graph_def
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph_def)
+    vectors = []
+    for node in result.node:
+        op = graph.get_operation_by_name(node.name)
+        channels = _channels_of_sum(op)
+        for index, number in enumerate(op.inputs if channels else ()):
+            negates = op.type == "Sub" and index == 0  # which is not merged
+            if number.op.type == "Const" and number.shape.num_elements() == 1 and not negates:
+                value = tf.make_ndarray(number.op.get_attr("value")).reshape(-1)
+                vector = tf.compat.v1.NodeDef(name=f"{node.name}/vector", op="Const")
+                _put_constant(vector, np.repeat(value, channels))
+                vectors.append(vector)
+                node.input[index] = vector.name
+    result.node.extend(vectors)
+    return result
+
+
+def _channels_of_sum(op: tf.Operation) -> int:
+    """Return the channels of a sum that is merged into a transposed convolution; else 0."""
+    if op.type not in _MERGED_SUMS or not op.outputs[0].shape.rank:
+        return 0
+    return int(op.outputs[0].shape[-1] or 0) if _ends_transposed_conv(op) else 0
+
+
+def _ends_transposed_conv(op: tf.Operation) -> bool:
+    """Return whether a value is a transposed convolution, possibly scaled, shifted or moved."""
+    while op.type in _MERGED_THROUGH:
+        computed = [t.op for t in op.inputs if t.op.type != "Const"]
+        if not computed:
+            return False
+        op = computed[0]
+    return bool(op.type == "Conv2DBackpropInput")

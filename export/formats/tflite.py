@@ -24,6 +24,7 @@ from .base import Contents, Job, check_interface
 from .distinct_outputs import separate_outputs
 from .fence import fenced, needs_child
 from .freeze import FrozenGraph
+from .rewrites import with_vector_sums
 from .rewrites_3d import for_tflite
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
@@ -101,7 +102,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     """
     ends = (*graph.inputs, *graph.outputs)
     graph_def = for_tflite(
-        graph.graph_def,
+        with_vector_sums(graph.graph_def),
         [tensor.op.name for tensor in ends],
         quantized=precision_named(job.precision).quantized,
     )

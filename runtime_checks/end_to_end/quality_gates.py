@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
-from ...artifacts.precisions import Arithmetic, precision_named
+from ...artifacts.precisions import LEAST_SNR, Arithmetic, precision_named
 from ...artifacts.ranges import Clipped, Misfits
 from ...artifacts.sample_kinds import REAL
 from ...options import option, validate
@@ -41,7 +41,7 @@ class QualityLimits:
         metavar="POINTS",
     )
     min_snr: float = option(
-        10.0,
+        LEAST_SNR,
         "--min-snr",
         "Least signal-to-noise ratio of an output against float64 truth.",
         group=_GROUP,

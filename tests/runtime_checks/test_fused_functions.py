@@ -25,3 +25,23 @@ def test_merged_functions_are_no_faults(tmp_path: Path) -> None:
     )
     report = rl.check_parity(tmp_path / "net", targets=("litert", "litert+builtin"))
     assert not [f.message for result in report.results for f in result.findings if not f.passed]
+
+
+def test_numbers_merged_before_and_behind_layers_are_no_faults(tmp_path: Path) -> None:
+    """A number goes into the bias before it, or into the kernel and the bias behind it."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 4), name="image")
+    a = layers.Conv2DTranspose(3, 3, use_bias=False, activation="hard_sigmoid")(image)
+    b = layers.Conv2DTranspose(3, 3, use_bias=False)(image) - 0.7
+    c = layers.Dense(3)(image) - 0.7
+    d = layers.Conv3D(3, 2, activation="hard_sigmoid")(layers.Reshape((3, 2, 6, 4))(image))
+    outputs = [layers.Dense(2, name=f"y{i}")(x) for i, x in enumerate((a, b, c, d))]
+    rl.export_model(
+        keras.Model(image, outputs),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=("float32", "float16", "int8"),
+        calibration="random",
+    )
+    report = rl.check_parity(tmp_path / "net", targets=("litert",))
+    assert not [f.message for result in report.results for f in result.findings if not f.passed]

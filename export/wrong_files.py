@@ -1,0 +1,80 @@
+"""Compares the outputs of a new file with those of the trained model.
+
+The checks find a wrong file too, with the layer at fault. Here no fault of a converter and no
+unusable quantization goes unsaid, even if nobody runs the checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..artifacts.manifest import Artifact
+from ..artifacts.precisions import LEAST_SNR, Arithmetic, precision_named
+from ..errors import UserError
+
+Arrays = Mapping[str, np.ndarray]
+
+# An error beyond these is not rounding: relative to the greatest value of the output, and to the
+# error of Keras in float32, which says how much a network amplifies rounding.
+_OF_GREATEST = 1e-2
+_OF_KERAS = 100.0
+
+# A rounded number may decide differently, such as a comparison or a sort, in few elements.
+_MOST_DECIDED = 0.1
+
+
+def notes_on_outputs(
+    artifact: Artifact, given: Arrays, truth: Arrays, reference: Arrays
+) -> tuple[str, ...]:
+    """Return notes on outputs of a file that are far from the trained model's.
+
+    Args:
+        artifact: The file.
+        given: Output name to (N, …) outputs of the file for typical samples.
+        truth: The same of the trained model in float64.
+        reference: The same of the trained model in float32.
+
+    Raises:
+        UserError: The file computes in float32, and more than rounding is wrong.
+    """
+    exact = precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT32
+    notes = []
+    for name in truth:
+        wrong = _wrong(given[name], truth[name], reference[name])
+        ratio = artifact.snr_db.get(name)
+        if exact and wrong.mean() > _MOST_DECIDED:
+            place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+            raise UserError(
+                f"{artifact.file} would be wrong: {100 * wrong.mean():.3g} % of output {name!r} "
+                f"differ from the trained model by more than rounding, such as {list(place)}: "
+                f"{given[name][place]:.6g} instead of {truth[name][place]:.6g}. The converter of "
+                "this format is at fault. Export another format, or leave out the layers that are "
+                "unusual in the model to find the one that it converts wrongly."
+            )
+        if exact and wrong.any():
+            notes.append(
+                f"{int(wrong.sum())} of {wrong.size} elements of output {name!r} differ from the "
+                "trained model by more than rounding: a comparison of close numbers, or a fault"
+            )
+        elif not exact and not np.isfinite(given[name][np.isfinite(truth[name])]).all():
+            notes.append(f"output {name!r} is NaN or infinite where the trained model is not")
+        elif not exact and ratio is not None and ratio < LEAST_SNR:
+            notes.append(
+                f"output {name!r} is {ratio:.1f} dB from the trained model, too far for most uses "
+                f"(below {LEAST_SNR:g} dB): export another precision, or calibrate on real samples"
+            )
+    return tuple(notes)
+
+
+def _wrong(given: np.ndarray, truth: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return where an output differs from the trained model by more than rounding."""
+    finite = np.isfinite(truth) & np.isfinite(reference)
+    exact, own, got = (
+        np.where(finite, values, 0).astype(np.float64) for values in (truth, reference, given)
+    )
+    usual = np.abs(own - exact).max(initial=0.0)
+    allowed = max(_OF_GREATEST * np.abs(exact).max(initial=0.0), _OF_KERAS * usual)
+    with np.errstate(invalid="ignore"):
+        return ~(np.abs(got - exact) <= allowed)

@@ -278,13 +278,13 @@ def faults(name: str, seed: int, count: int, rows: list[dict[str, Any]]) -> None
     for result in report.results:
         kind, _, truth = planted[result.artifact]
         blamed = [fault.layer for fault in result.faults][:1]
-        said = [f.message for f in result.findings if not f.passed]
+        messages = [f.message for f in result.findings if not f.passed]
         named = bool(set(blamed) & truth) or (
             kind in ("blue first", "outputs exchanged", "wrong calibration")
-            and any("exchanged" in text or "clipped" in text for text in said)
+            and any("exchanged" in text or "clipped" in text for text in messages)
         )
         row = {"network": name, "kind": kind, "found": not result.passed, "named": named}
-        rows.append({**row, "blamed": blamed, "truth": sorted(truth), "said": said[:2]})
+        rows.append({**row, "blamed": blamed, "truth": sorted(truth), "messages": messages[:2]})
         if not named:
             print(rows[-1], flush=True)
 

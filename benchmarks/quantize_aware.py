@@ -129,12 +129,15 @@ def run(path: Path, samples: np.ndarray, **options: Any) -> np.ndarray:
     """Run a TFLite file over samples, one at a time."""
     interpreter = Interpreter(str(path), **options)
     interpreter.allocate_tensors()
-    given, got = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    input_details, output_details = (
+        interpreter.get_input_details()[0],
+        interpreter.get_output_details()[0],
+    )
     outputs = []
     for sample in samples:
-        interpreter.set_tensor(given["index"], sample[None])
+        interpreter.set_tensor(input_details["index"], sample[None])
         interpreter.invoke()
-        outputs.append(interpreter.get_tensor(got["index"])[0].copy())
+        outputs.append(interpreter.get_tensor(output_details["index"])[0].copy())
     return np.array(outputs)
 
 

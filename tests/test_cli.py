@@ -152,20 +152,20 @@ def ran(body: str, **options: object) -> subprocess.Popen[str]:
 
 def test_an_internal_error_is_called_a_bug_and_logged(tmp_path: Path) -> None:
     run = ran("raise KeyError('x\\x1b[31m')", env=os.environ | {"TMPDIR": str(tmp_path)})
-    _, said = run.communicate()
+    _, stderr = run.communicate()
     assert run.returncode == 3
-    assert "this is a bug in renormlite (KeyError" in said
-    assert "\x1b" not in said
+    assert "this is a bug in renormlite (KeyError" in stderr
+    assert "\x1b" not in stderr
     (log,) = tmp_path.glob("renormlite-*.log")
     assert "Traceback" in log.read_text()
 
 
 def test_errors_of_the_system_are_one_line() -> None:
     run = ran("open('/nonexistent/file')")
-    _, said = run.communicate()
+    _, stderr = run.communicate()
     assert run.returncode == 2
-    assert said.startswith("renormlite: /nonexistent/file: No such file or directory")
-    assert len(said.splitlines()) == 1
+    assert stderr.startswith("renormlite: /nonexistent/file: No such file or directory")
+    assert len(stderr.splitlines()) == 1
 
 
 def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
@@ -187,9 +187,9 @@ def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
     assert run.stderr is not None
     assert run.stderr.readline() == "ready\n"
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=20)
+    _, stderr = run.communicate(timeout=20)
     assert run.returncode == 130
-    assert said == "cleaned\nrenormlite: ended by Ctrl-C.\n"
+    assert stderr == "cleaned\nrenormlite: ended by Ctrl-C.\n"
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.3, 1.0, 3.0])
@@ -209,8 +209,8 @@ def test_an_interrupt_at_any_moment_is_one_line(after_s: float, tmp_path: Path) 
     assert run.stdout.readline() == "ready\n"
     time.sleep(after_s)
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
+    _, stderr = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert said.splitlines()[-1:] == ["renormlite: ended by Ctrl-C."]
-    assert "Traceback" not in said
+    assert stderr.splitlines()[-1:] == ["renormlite: ended by Ctrl-C."]
+    assert "Traceback" not in stderr
     assert not list(tmp_path.iterdir())

@@ -29,11 +29,11 @@ COMMANDS = [
 def test_command_line_defaults_equal_those_of_the_definition(name: str, kind: Any) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
-    given = command.make_context(name, [], resilient_parsing=True).params
+    parameters = command.make_context(name, [], resilient_parsing=True).params
     for field in dataclasses.fields(kind):
         flag = flag_of(field)
         if flag is not None and flag.name:
-            assert (given[field.name] or None) == (field.default or None), flag.name
+            assert (parameters[field.name] or None) == (field.default or None), flag.name
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def imports() -> dict[str, set[str]]:
             above = package[: len(package) - node.level + 1]
             base = ".".join((*above, *filter(None, [node.module])))
             for alias in node.names:
-                whole = f"{base}.{alias.name}".lstrip(".")
-                found[name].add(whole if whole in modules else base)
+                dotted = f"{base}.{alias.name}".lstrip(".")
+                found[name].add(dotted if dotted in modules else base)
     return found
 
 

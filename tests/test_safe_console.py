@@ -9,7 +9,7 @@ from renormlite.cli.safe_console import SafeConsole
 from rich.table import Table
 
 
-def shown(*things: object, **options: object) -> str:
+def printed(*things: object, **options: object) -> str:
     stream = io.StringIO()
     SafeConsole(file=stream, width=60).print(*things, **options)
     return stream.getvalue()
@@ -21,7 +21,7 @@ def shown(*things: object, **options: object) -> str:
 def test_control_characters_are_escaped(text):
     table = Table("heading", title=text)
     table.add_row(text)
-    for output in (shown(text), shown(table), shown(f"[bold]{text}[/]")):
+    for output in (printed(text), printed(table), printed(f"[bold]{text}[/]")):
         assert set(output) & set(map(chr, [*range(10), *range(11, 32), *range(127, 160)])) == set()
 
 
@@ -29,9 +29,9 @@ def test_control_characters_are_escaped(text):
 def test_markup_in_names_is_shown_as_text(text):
     table = Table("heading", title=text)
     table.add_row(text)
-    assert text in shown(text)
-    assert text in shown(table)
+    assert text in printed(text)
+    assert text in printed(table)
 
 
 def test_markup_and_line_breaks_of_the_program_are_kept():
-    assert shown("[bold]a[/] b\nc") == "a b\nc\n"
+    assert printed("[bold]a[/] b\nc") == "a b\nc\n"

@@ -1,4 +1,4 @@
-// Turns a drawing into what the network was trained on: the data set's scans were fitted into a
+// Converts a drawing to the format of the training data: the scans were fitted into a
 // bitmap of 32 x 32 pixels, of which blocks of 4 x 4 were counted
 // (https://archive.ics.uci.edu/dataset/80, "Optical Recognition of Handwritten Digits").
 
@@ -6,7 +6,7 @@ const BITMAP = 32;
 const BLOCK = 4;
 export const SIDE = BITMAP / BLOCK;
 
-// Returns the smallest box around all pixels of which `inked(x, y)` is true, or null.
+// Returns the smallest box around all pixels for which `inked(x, y)` is true, or null.
 function inkBox(inked, width, height) {
   let box = null;
   for (let y = 0; y < height; y++) {
@@ -26,7 +26,7 @@ export function levels({data, width, height}) {
   const inked = (x, y) => data[4 * (y * width + x) + 3] > 127;
   const box = inkBox(inked, width, height);
   if (box === null) return null;
-  // The digit fills the bitmap's height, or its width where it is wider; it stands in the middle.
+  // The digit fills the height of the bitmap, or its width if it is wider, and is centred.
   const size = Math.max(box.right - box.left, box.bottom - box.top);
   const left = (box.left + box.right - size) / 2;
   const top = (box.top + box.bottom - size) / 2;

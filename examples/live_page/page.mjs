@@ -16,7 +16,7 @@ function cell(text, kind = "td") {
   return made;
 }
 
-// One row a class, each with a bar for either file.
+// One row per class, with a bar for each file.
 function buildRows() {
   for (let digit = 0; digit < CLASSES; digit++) {
     const row = element("classes").insertRow();

@@ -106,8 +106,10 @@ def test_faults_are_found_and_named(mixed, foreign, images, tmp_path, fault):
     onnx.save(model, tmp_path / "net.onnx")
     (result,) = check_files(mixed, [tmp_path / "net.onnx"], images).results
     assert not result.passed
-    said = [f.message for f in result.findings if not f.passed]
-    assert named in {fault.layer for fault in result.faults} or any(named in text for text in said)
+    messages = [f.message for f in result.findings if not f.passed]
+    assert named in {fault.layer for fault in result.faults} or any(
+        named in text for text in messages
+    )
 
 
 def test_equivalent_weights_pass(mixed, foreign, images, tmp_path):

@@ -48,9 +48,9 @@ def test_no_process_and_no_file_is_left(
             assert check.poll() is None, check.communicate()[1]
             time.sleep(0.05)
         check.send_signal(number)
-        _, said = check.communicate(timeout=60)
+        _, stderr = check.communicate(timeout=60)
         assert check.returncode == 128 + number
-        assert b"Traceback" not in said
+        assert b"Traceback" not in stderr
         for _ in range(50):  # a grandchild ends a moment later
             if not running(mark):
                 break

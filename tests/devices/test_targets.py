@@ -128,8 +128,8 @@ def steps(path: Path, output: np.ndarray) -> np.ndarray:
     scale, _ = details[int(last["inputs"][0])]["quantization"]
     numbers = output / np.float64(scale)
     np.testing.assert_allclose(numbers, np.rint(numbers), atol=1e-3)
-    whole: np.ndarray = np.rint(numbers).astype(np.int64)
-    return whole
+    integers: np.ndarray = np.rint(numbers).astype(np.int64)
+    return integers
 
 
 @pytest.mark.parametrize(("text", "network"), PAIRS)

@@ -38,6 +38,6 @@ def test_a_notebook_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
-    said = [out.text for out in outputs if out.output_type == "stream" and out.name == "stderr"]
-    assert said == []
+    stderr = [out.text for out in outputs if out.output_type == "stream" and out.name == "stderr"]
+    assert stderr == []
     assert any("text/html" in out.get("data", {}) for out in outputs)

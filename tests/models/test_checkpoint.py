@@ -126,12 +126,12 @@ def test_a_command_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Pa
     want, got = tmp_path / "want.keras", tmp_path / "got.keras"
     start = time.monotonic()
     subprocess.run([*command, "-o", str(want)], check=True, capture_output=True)
-    lasts = time.monotonic() - start
+    duration = time.monotonic() - start
     checkpoint = tmp_path / "got.checkpoint.npz"
     for _ in range(3):
         run = subprocess.Popen([*command, "-o", str(got)], stderr=subprocess.DEVNULL)
         try:
-            run.wait(lasts * moments.uniform(0.4, 1))
+            run.wait(duration * moments.uniform(0.4, 1))
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             run.wait()

@@ -60,20 +60,20 @@ def damaged(data: bytes, how: str) -> bytes:
 def test_a_damaged_file_is_refused_in_one_sentence(
     suffix: str, how: str, saved: Path, tmp_path: Path
 ) -> None:
-    whole = tmp_path / f"whole{suffix}"
-    rl.load_model(saved).save(whole)
+    undamaged = tmp_path / f"whole{suffix}"
+    rl.load_model(saved).save(undamaged)
     path = tmp_path / f"damaged{suffix}"
-    path.write_bytes(damaged(whole.read_bytes(), how))
-    said = ""
+    path.write_bytes(damaged(undamaged.read_bytes(), how))
+    message = ""
     try:
         rl.load_model(
             path
         )  # bits of a weight may flip unseen in an .h5 file, which has no checksum
     except rl.UserError as error:
-        said = str(error)
-    assert "\n" not in said
+        message = str(error)
+    assert "\n" not in message
     if how == "cut" or suffix == ".keras":
-        assert re.search(rf"{path} (is damaged|is no Keras model, or was cut short)", said)
+        assert re.search(rf"{path} (is damaged|is no Keras model, or was cut short)", message)
 
 
 @pytest.mark.parametrize("name", ["old.h5", "old.hdf5", "old.keras", "old"])

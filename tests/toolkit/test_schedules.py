@@ -180,8 +180,8 @@ def renorm_model(r_max, d_max):
 def test_resuming_from_a_file_in_mid_ramp_changes_nothing(bounds, tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(80, 6)).astype("float32"), rng.normal(size=(80, 1)).astype("float32")
-    whole = renorm_model(*bounds)
-    whole.fit(x, y, batch_size=10, epochs=2, shuffle=False, verbose=0)
+    uninterrupted = renorm_model(*bounds)
+    uninterrupted.fit(x, y, batch_size=10, epochs=2, shuffle=False, verbose=0)
 
     first = renorm_model(*bounds)
     first.fit(x, y, batch_size=10, epochs=1, shuffle=False, verbose=0)
@@ -189,7 +189,7 @@ def test_resuming_from_a_file_in_mid_ramp_changes_nothing(bounds, tmp_path):
     resumed = keras.models.load_model(tmp_path / "first.keras")
     assert int(resumed.layers[1].step) == 8  # inside the ramp
     resumed.fit(x, y, batch_size=10, epochs=1, shuffle=False, verbose=0)
-    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+    for ours, theirs in zip(resumed.get_weights(), uninterrupted.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -50,8 +50,13 @@ def test_a_model_of_another_backend_infers_and_exports_on_tensorflow(
         rl.export_model(model, tmp_path / "net", formats=("tflite",), precisions=("int8",))
         interpreter = Interpreter(str(tmp_path / "net" / "net.int8.tflite"))
         interpreter.allocate_tensors()
-        given, got = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        input_details, output_details = (
+            interpreter.get_input_details()[0],
+            interpreter.get_output_details()[0],
+        )
         for sample, wanted in zip(samples, np.array(model(samples)), strict=True):
-            interpreter.set_tensor(given["index"], sample[None])
+            interpreter.set_tensor(input_details["index"], sample[None])
             interpreter.invoke()
-            np.testing.assert_array_equal(interpreter.get_tensor(got["index"])[0], wanted)
+            np.testing.assert_array_equal(
+                interpreter.get_tensor(output_details["index"])[0], wanted
+            )

@@ -77,8 +77,8 @@ def test_training_outputs_equal_inference_where_nothing_is_clipped(digits) -> No
     quantized = rl.quantize_aware(network(norm), samples=digits.x[:64])
     x = digits.x[64:96]
     ranges = [layer.output_range for layer in quantized.layers if hasattr(layer, "output_range")]
-    for found in ranges:
-        found.freeze()
+    for observed in ranges:
+        observed.freeze()
     trained = keras.ops.convert_to_numpy(quantized(x, training=True))
     inferred = keras.ops.convert_to_numpy(quantized(x, training=False))
     # float32 rarely rounds z / (s_x s_w) to the other side of a tie: one step of an early layer.
@@ -102,10 +102,10 @@ def test_training_from_a_saved_model_continues_with_the_same_numbers(
 
 def test_learned_ranges_change_in_training(digits) -> None:
     model = compiled(rl.quantize_aware(network(), ranges="learned", samples=digits.x[:64]))
-    found = model.get_layer("stem").output_range
-    before = float(found.high)
+    observed = model.get_layer("stem").output_range
+    before = float(observed.high)
     fit(model, digits, slice(0, 80))
-    assert float(found.high) != before
+    assert float(observed.high) != before
 
 
 def test_ranges_and_statistics_freeze_at_the_given_step(digits) -> None:

@@ -28,8 +28,8 @@ def test_sums(ours, rule) -> None:
         reach = min(2.0**23, 300 * y / (x * w.max()))
         sums = RNG.integers(-reach - 1, reach + 1, (500, 2))
         wanted = rule.rounded(sums, np.array(x), w, np.array(y))
-        got = array(ours.scaled(sums.astype("f4"), x, w, y))
-        np.testing.assert_array_equal(got, wanted)
+        actual = array(ours.scaled(sums.astype("f4"), x, w, y))
+        np.testing.assert_array_equal(actual, wanted)
 
 
 @pytest.mark.parametrize(("ours", "rule"), RULES)
@@ -38,8 +38,8 @@ def test_additions(ours, rule) -> None:
         steps = step(-8, 2), step(-8, 2), step(-5, 2)
         a, b = RNG.integers(-255, 256, (2, 500))
         wanted = np.clip(rule.added(a, b, steps), -300, 300)
-        got = array(ours.added(a.astype("f4"), b.astype("f4"), steps))
-        np.testing.assert_array_equal(np.clip(got, -300, 300), wanted)
+        actual = array(ours.added(a.astype("f4"), b.astype("f4"), steps))
+        np.testing.assert_array_equal(np.clip(actual, -300, 300), wanted)
 
 
 @pytest.mark.parametrize(("ours", "rule"), RULES)
@@ -48,8 +48,8 @@ def test_means(ours, rule) -> None:
         x, y = step(-8, 2), step(-8, 2)
         sums = RNG.integers(-255 * count, 255 * count + 1, 500)
         wanted = rule.averaged(sums, count, np.array(x), np.array(y))
-        got = array(ours.averaged(sums.astype("f4"), count, x, y))
-        np.testing.assert_array_equal(np.clip(got, -300, 300), np.clip(wanted, -300, 300))
+        actual = array(ours.averaged(sums.astype("f4"), count, x, y))
+        np.testing.assert_array_equal(np.clip(actual, -300, 300), np.clip(wanted, -300, 300))
 
 
 @pytest.mark.parametrize(("ours", "rule"), RULES)
@@ -59,8 +59,8 @@ def test_softmax(ours, rule) -> None:
         x, width = step(-9, 1), int(RNG.integers(2, 40))
         values = RNG.integers(-128, 128, (50, width)) // int(RNG.integers(1, 6))
         wanted = rule.shares(values, x, np.float32(1), y)
-        got = array(ours.shares(values.astype("f4"), x, float(y)))
-        off = np.abs(got - wanted)
+        actual = array(ours.shares(values.astype("f4"), x, float(y)))
+        off = np.abs(actual - wanted)
         # Libraries differ in the float32 exponential.
         allowed = 2e-3 if ours.name == "float" else 0.0
         assert np.mean(off != 0) <= allowed
@@ -73,8 +73,8 @@ def test_requantization(ours, rule) -> None:
         x, y = step(-8, 2), step(-8, 2)
         values = RNG.integers(-255, 256, 500)
         wanted = rule.requantized(values, np.array(x), np.array(y))
-        got = array(ours.requantized(values.astype("f4"), x, y))
-        np.testing.assert_array_equal(np.clip(got, -300, 300), np.clip(wanted, -300, 300))
+        actual = array(ours.requantized(values.astype("f4"), x, y))
+        np.testing.assert_array_equal(np.clip(actual, -300, 300), np.clip(wanted, -300, 300))
 
 
 @pytest.mark.parametrize(("ours", "rule"), RULES)

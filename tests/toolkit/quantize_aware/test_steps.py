@@ -55,8 +55,8 @@ def test_weights_use_the_whole_range_of_integers(bits: int) -> None:
     kernel = keras.ops.convert_to_tensor(RNG.normal(size=(3, 3, 4, 6)).astype("f4"))
     width = steps.weight_steps(kernel, bits, (0, 1, 2))
     integers = array(steps.weight_integers(kernel, width, bits))
-    most = 2 ** (bits - 1) - 1
-    assert (np.abs(integers).max(axis=(0, 1, 2)) == most).all()
+    largest = 2 ** (bits - 1) - 1
+    assert (np.abs(integers).max(axis=(0, 1, 2)) == largest).all()
     assert np.abs(integers * array(width) - array(kernel)).max() <= 0.501 * array(width).max()
 
 

@@ -18,7 +18,11 @@ def print_table(console: Console, table: FileTable) -> None:
     for heading in ("parameters", "MACs"):
         grid.add_column(heading, justify="right")
     grid.add_column("precision")
+    where = ""
     for row in table.ops:
+        if row.where != where:
+            where = row.where
+            grid.add_row("", escape(where), "", "", f"x {row.times:,}")
         shape = "x".join("N" if size < 0 else str(size) for size in row.shape)
         numbers = [f"{n:,}" if n else "" for n in (row.parameters, row.macs)]
         grid.add_row(str(row.index), escape(row.kind), shape, *numbers, row.precision)
@@ -39,7 +43,7 @@ def print_table(console: Console, table: FileTable) -> None:
         ("shapes computed at run time, which delegates do not support", table.computed_shapes),
         ("unfolded norms", table.norms),
         ("ops outside the format's standard set", table.foreign_ops),
-        ("loops and branches, whose ops are neither listed nor counted", table.loops),
+        ("loops and branches", table.loops),
     ):
         if entries:
             console.print(f"[yellow]{text}[/]: {escape(', '.join(entries))}", highlight=False)

@@ -6,7 +6,7 @@ Read from the file alone; nothing is run, and neither TensorFlow nor Keras is ne
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from ..reference.integer.onnx_floats import MOVING
 from ..reference.integer.onnx_ops import FUSED
 from ..reference.integer.tflite_moving import MOVING_OPS
 from ..reference.integer.tflite_ops import TFLITE_OPS
+from .loop_steps import LOOPS, loop_steps
 
 # Activations that runtimes compute as a limit of the integers before them.
 _LIMITS = ("Relu", "Clip")
 _INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
 _MOVING = frozenset({*MOVING, *MOVING_OPS})
 _SHAPES = ("SHAPE", "Shape")
-_LOOPS = ("WHILE", "IF", "Loop", "Scan", "If")
 _MOST_NAMED = 6
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear", "CAST", "Cast")
 _MULTIPLICATIONS, _ADDITIONS = ("MUL", "Mul"), ("ADD", "Add", "SUB", "Sub")
@@ -63,6 +63,8 @@ class OpRow:
         parameters: Numbers among its inputs that the file holds.
         macs: Multiplications and additions for one run; 0 for ops without weights.
         precision: Element type that it computes in: "float32", "int8", "int8 weights", …
+        where: The graph inside a loop or branch that it belongs to; empty for the main graph.
+        times: How often it is counted: the steps of its loop, or one if they are not known.
     """
 
     index: int
@@ -72,6 +74,27 @@ class OpRow:
     parameters: int
     macs: int
     precision: str
+    where: str = ""
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A graph of a file.
+
+    Attributes:
+        graph: The graph.
+        where: The loop or branch that runs it; empty for the main graph.
+        times: How often it is counted.
+        arena_bytes: Peak total size of the tensors that are alive at the same time.
+        steps: How often each of its loops runs, None if unknown, and 1 for its branches, by name.
+    """
+
+    graph: ArtifactGraph
+    where: str
+    times: int
+    arena_bytes: int
+    steps: Mapping[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +104,7 @@ class FileTable:
     Attributes:
         file: Its name.
         bytes: Its size.
-        ops: Every op, in the order they run.
+        ops: Every op, in the order they run; those of loops and branches after all others.
         inputs: Name, type and shape of each input.
         outputs: The same of each output.
         arena_bytes: Peak total size of the tensors that are alive at the same time.
@@ -90,7 +113,7 @@ class FileTable:
         norms: Ops that remain of a norm: a factor and a shift for each channel.
         foreign_ops: Ops outside the format's standard set (Flex, custom, other domains).
         computed_shapes: Ops that compute shapes at run time, which delegates do not accept.
-        loops: Ops that run graphs of their own, whose ops are neither listed nor counted.
+        loops: Ops that run graphs of their own, and how often these are counted.
     """
 
     file: str
@@ -113,7 +136,7 @@ class FileTable:
     @property
     def macs(self) -> int:
         """Multiplications and additions of one run."""
-        return sum(row.macs for row in self.ops)
+        return sum(row.macs * row.times for row in self.ops)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as nested dictionaries."""
@@ -130,7 +153,7 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
         UserError: It cannot be read.
     """
     path = Path(path)
-    read = read_graph(path, format_of(path))
+    read = read_graph(path, format_of(path)).as_filed
     graph = with_shapes(read, path, one_sample=True)
     with reading(path, "a network"):
         return _table(path, read, graph)
@@ -138,21 +161,62 @@ def file_table(path: str | os.PathLike[str]) -> FileTable:
 
 def _table(path: Path, read: ArtifactGraph, graph: ArtifactGraph) -> FileTable:
     """Return the table of a graph as it was read, and with one sample for a free batch."""
-    seen: set[str] = set()
-    rows = tuple(_row(op, graph, seen) for op in graph.ops)
+    parts = _parts(graph)
+    seen: set[int] = set()
+    rows = tuple(_row(op, part, seen) for part in parts for op in part.graph.ops)
+    main = tuple(row for row in rows if not row.where)
+
+    def each(matches: Callable[[GraphOp], bool]) -> tuple[str, ...]:
+        return tuple(_named(op, p.where) for p in parts for op in p.graph.ops if matches(op))
+
     return FileTable(
         file=path.name,
         bytes=path.stat().st_size,
         ops=rows,
         inputs=tuple(_described(read, key) for key in graph.inputs),
         outputs=tuple(_described(read, key) for key in graph.outputs),
-        arena_bytes=_arena(graph),
-        float_ops=tuple(_float_ops(graph, rows)),
-        norms=tuple(_norms(graph)),
-        foreign_ops=tuple(map(_named, filter(_is_foreign, graph.ops))),
-        computed_shapes=tuple(_named(op) for op in graph.ops if op.kind in _SHAPES),
-        loops=tuple(_named(op) for op in graph.ops if op.kind in _LOOPS),
+        arena_bytes=parts[0].arena_bytes,
+        float_ops=tuple(_float_ops(graph, main)),
+        norms=tuple(norm for part in parts for norm in _norms(part)),
+        foreign_ops=each(_is_foreign),
+        computed_shapes=each(lambda op: op.kind in _SHAPES),
+        loops=tuple(_loops(parts)),
     )
+
+
+def _parts(graph: ArtifactGraph, where: str = "", times: int = 1) -> list[_Part]:
+    """Return a graph and those of its loops and branches."""
+    inner: list[_Part] = []
+    held: dict[int, int] = {}
+    steps: dict[str, int | None] = {}
+    graphs = graph.read_inner()
+    for op in (op for op in graph.ops if op.index in graphs):
+        name = _named(op)
+        steps[name] = loop_steps(op, graph, dict(graphs[op.index])) if op.kind in LOOPS else 1
+        for role, entry in graphs[op.index]:
+            place = f"{where} > " if where else ""
+            place += f"{name} {role.removesuffix('_branch')}"
+            found = _parts(entry, place, times * (steps[name] or 1))
+            held[op.index] = max(held.get(op.index, 0), found[0].arena_bytes)
+            inner += found
+    return [_Part(graph, where, times, _arena(graph, held), steps), *inner]
+
+
+def _loops(parts: Sequence[_Part]) -> Iterator[str]:
+    """Yield how often the graphs of each loop are counted, and a sentence about branches."""
+    branches = []
+    for part in parts:
+        for name, steps in part.steps.items():
+            place = f"{name}{_inside(part.where)}"
+            if not name.endswith(tuple(f"({kind})" for kind in LOOPS)):
+                branches.append(name)
+            elif steps is None:
+                yield f"{place}: counted once, its number of steps is computed at run time"
+            else:
+                yield f"{place}: counted {steps} times"
+    if branches:
+        more = f" and {len(branches) - 1} more" if len(branches) > 1 else ""
+        yield f"{branches[0]}{more}: every branch is counted"
 
 
 def _float_ops(graph: ArtifactGraph, rows: Sequence[OpRow]) -> Iterator[str]:
@@ -199,12 +263,15 @@ def _outside(graph: ArtifactGraph) -> set[int]:
     return found
 
 
-def _row(op: GraphOp, graph: ArtifactGraph, seen: set[str]) -> OpRow:
+def _row(op: GraphOp, part: _Part, seen: set[int]) -> OpRow:
     """Return the row of one op; a constant that several ops read counts once."""
+    graph = part.graph
     constants = [
-        key for key in op.inputs if key and graph.tensors[key].data is not None and key not in seen
+        key
+        for key in op.inputs
+        if key and (data := graph.tensors[key].data) is not None and id(data) not in seen
     ]
-    seen.update(constants)
+    seen.update(id(graph.tensors[key].data) for key in constants)
     out = next((key for key in op.outputs if key), "")
     return OpRow(
         index=op.index,
@@ -214,13 +281,15 @@ def _row(op: GraphOp, graph: ArtifactGraph, seen: set[str]) -> OpRow:
         parameters=sum(_size(graph, key) for key in constants),
         macs=_macs(op, graph),
         precision=_precision(op, graph),
+        where=part.where,
+        times=part.times,
     )
 
 
 def _size(graph: ArtifactGraph, key: str) -> int:
     data = graph.tensors[key].data
-    if data is None or (data.dtype.kind in "iu" and graph.tensors[key].quantization is None):
-        return 0  # sizes and axes are no parameters
+    if data is None or (data.dtype.kind in "iub" and graph.tensors[key].quantization is None):
+        return 0  # sizes, axes and conditions are no parameters
     return int(data.size)
 
 
@@ -300,8 +369,13 @@ def _described(graph: ArtifactGraph, key: str) -> str:
     return f"{tensor.name} {tensor.dtype} ({shape})"
 
 
-def _arena(graph: ArtifactGraph) -> int:
-    """Return the greatest sum of the sizes of tensors that are alive at a time."""
+def _arena(graph: ArtifactGraph, held: Mapping[int, int]) -> int:
+    """Return the greatest sum of the sizes of tensors that are alive at a time.
+
+    Args:
+        graph: The graph.
+        held: What the graphs of loops and branches need while they run, by the op's index.
+    """
     last: dict[str, int] = dict.fromkeys(graph.outputs, len(graph.ops))
     for place, op in enumerate(graph.ops):
         for key in op.inputs:
@@ -311,7 +385,7 @@ def _arena(graph: ArtifactGraph) -> int:
     most = sum(_bytes(graph, key) for key in alive)
     for place, op in enumerate(graph.ops):
         alive.update(key for key in op.outputs if key)
-        most = max(most, sum(_bytes(graph, key) for key in alive))
+        most = max(most, sum(_bytes(graph, key) for key in alive) + held.get(op.index, 0))
         alive = {key for key in alive if last.get(key, -1) > place}
     return most
 
@@ -321,18 +395,19 @@ def _bytes(graph: ArtifactGraph, key: str) -> int:
     return _elements(tensor.shape) * tensor.dtype.itemsize if tensor.shape else 0
 
 
-def _norms(graph: ArtifactGraph) -> list[str]:
+def _norms(part: _Part) -> list[str]:
     """Return the ops that multiply and shift each channel, which a fold would have removed."""
-    found = []
+    graph, found = part.graph, []
     for op in graph.ops:
         if op.kind == "BatchNormalization":
-            found.append(_named(op))
+            found.append(_named(op, part.where))
         if op.kind not in _MULTIPLICATIONS or not _by_channel(op, graph):
             continue
         after = graph.consumers(op.outputs[0])
         shift = next((a for a in after if a.kind in _ADDITIONS and _by_channel(a, graph)), None)
         if shift is not None:
-            found.append(f"ops {op.index} ({op.kind}) and {shift.index} ({shift.kind})")
+            pair = f"ops {op.index} ({op.kind}) and {shift.index} ({shift.kind})"
+            found.append(f"{pair}{_inside(part.where)}")
     return found
 
 
@@ -346,9 +421,14 @@ def _by_channel(op: GraphOp, graph: ArtifactGraph) -> bool:
     )
 
 
-def _named(op: GraphOp) -> str:
+def _named(op: GraphOp, where: str = "") -> str:
     """Return an op's place and kind in words."""
-    return f"op {op.index} ({op.kind})"
+    return f"op {op.index} ({op.kind}){_inside(where)}"
+
+
+def _inside(where: str) -> str:
+    """Return in which graph of a loop or branch something is; nothing for the main graph."""
+    return f" in {where}" if where else ""
 
 
 def _is_foreign(op: GraphOp) -> bool:

@@ -79,7 +79,7 @@ class GraphOp:
     """One op of a file.
 
     Attributes:
-        index: Its index in the file.
+        index: Its index in the file; several ops that replace one have the same.
         kind: Operator type: CONV_2D, Conv, …
         name: Its name in the file; may be empty.
         inputs: Keys of its inputs; empty strings for absent ones.
@@ -109,6 +109,9 @@ class ArtifactGraph:
         metadata: Metadata of the file, by key.
         signature: Names in the file's signature of inputs and outputs, by key.
         inner_constants: Constants of the graphs inside loops and branches.
+        read_inner: Function that reads the graphs that loops and branches run: of an op's index,
+            the role of each graph and the graph.
+        filed_ops: The operators of the file, if ``ops`` holds others that replace some of them.
     """
 
     tensors: Mapping[str, GraphTensor]
@@ -118,11 +121,21 @@ class ArtifactGraph:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     signature: Mapping[str, str] = field(default_factory=dict, repr=False)
     inner_constants: tuple[GraphTensor, ...] = field(default=(), repr=False)
+    read_inner: Callable[[], Mapping[int, Sequence[tuple[str, ArtifactGraph]]]] = field(
+        default=dict, repr=False
+    )
+    filed_ops: tuple[GraphOp, ...] = field(default=(), repr=False)
 
     @functools.cached_property
     def ops(self) -> tuple[GraphOp, ...]:
         """The operators in execution order; read on first use."""
         return self.read_ops()
+
+    @property
+    def as_filed(self) -> ArtifactGraph:
+        """The graph with the operators of the file, where others replace some of them."""
+        filed = self.filed_ops
+        return replace(self, read_ops=lambda: filed, filed_ops=()) if filed else self
 
     @property
     def constants(self) -> list[GraphTensor]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from .onnx_integer_forms import in_floats
 from .onnx_weights import is_outside, value_of, weights_file
 
 # Limit on the size of shapes, axes and similar constants.
@@ -41,6 +42,26 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
     tensors = {
         entry.name: _constant(entry.name, value_of(entry, folder)) for entry in graph.initializer
     }
+    filed = _nodes(graph, tensors, folder)
+    ops, tensors = in_floats(filed, tensors)
+    for key, quantization in _quantizations(ops, tensors).items():
+        tensors[key] = replace(tensors[key], quantization=quantization)
+    constants = {entry.name for entry in graph.initializer}
+    return ArtifactGraph(
+        tensors=tensors,
+        read_ops=lambda: tuple(ops),
+        inputs=tuple(value.name for value in graph.input if value.name not in constants),
+        outputs=tuple(value.name for value in graph.output),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        inner_constants=tuple(_inner_constants(graph, folder)),
+        filed_ops=tuple(filed) if len(ops) > len(filed) else (),
+    )
+
+
+def _nodes(graph: Any, tensors: dict[str, GraphTensor], folder: Path) -> list[GraphOp]:
+    """Return the ops of a graph; add their tensors, and its inputs and outputs, to the others."""
+    import onnx
+
     ops = []
     for index, node in enumerate(graph.node):
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -64,16 +85,37 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         for key in (*op.inputs, *op.outputs):
             if key:
                 tensors.setdefault(key, GraphTensor(key, key, (), np.dtype(np.float32)))
-    for key, quantization in _quantizations(ops, tensors).items():
-        tensors[key] = replace(tensors[key], quantization=quantization)
-    constants = {entry.name for entry in graph.initializer}
+    return ops
+
+
+def _inner_graphs(
+    graph: Any, outer: Mapping[str, GraphTensor], folder: Path
+) -> dict[int, list[tuple[str, ArtifactGraph]]]:
+    """Return the graphs that the loops and branches of a graph run, which read its tensors too."""
+    import onnx
+
+    found: dict[int, list[tuple[str, ArtifactGraph]]] = {}
+    for index, node in enumerate(graph.node):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                inner = _inner_graph(attribute.g, outer, folder)
+                found.setdefault(index, []).append((attribute.name, inner))
+    return found
+
+
+def _inner_graph(graph: Any, outer: Mapping[str, GraphTensor], folder: Path) -> ArtifactGraph:
+    """Return a graph inside of another one, with the shapes that inference found."""
+    tensors = dict(outer)
+    for entry in graph.initializer:
+        tensors[entry.name] = _constant(entry.name, value_of(entry, folder))
+    tensors.update((v.name, _declared(v)) for v in (*graph.input, *graph.value_info))
+    ops = tuple(_nodes(graph, tensors, folder))
     return ArtifactGraph(
         tensors=tensors,
-        read_ops=lambda: tuple(ops),
-        inputs=tuple(value.name for value in graph.input if value.name not in constants),
+        read_ops=lambda: ops,
+        inputs=tuple(value.name for value in graph.input),
         outputs=tuple(value.name for value in graph.output),
-        metadata={entry.key: entry.value for entry in model.metadata_props},
-        inner_constants=tuple(_inner_constants(graph, folder)),
+        read_inner=lambda: _inner_graphs(graph, tensors, folder),
     )
 
 
@@ -138,7 +180,12 @@ def with_inferred_shapes(
         if value.name in tensors and value.type.tensor_type.elem_type:
             known = _declared(value)
             tensors[value.name] = replace(tensors[value.name], shape=known.shape, dtype=known.dtype)
-    return replace(graph, tensors=tensors)
+    folder = path.parent
+    return replace(
+        graph,
+        tensors=tensors,
+        read_inner=lambda: _inner_graphs(model.graph, tensors, folder),
+    )
 
 
 def _quantizations(
@@ -219,6 +266,8 @@ def _declared(value: Any) -> GraphTensor:
     import onnx
 
     kind = value.type.tensor_type
+    if not kind.elem_type:  # a sequence of tensors, or a type that was not inferred
+        return GraphTensor(value.name, value.name, (), np.dtype(np.float32))
     shape = tuple(size.dim_value or -1 for size in kind.shape.dim)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     return GraphTensor(value.name, value.name, shape, dtype)

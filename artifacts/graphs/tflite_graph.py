@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 
 _MARK = b"TFL3"
 _INT4 = 17
+# End of the names of options that refer to a subgraph.
+_SUBGRAPH = "SubgraphIndex"
 # TensorType; four-bit numbers are unpacked to eight.
 _DTYPES = {
     0: "float32",
@@ -50,20 +53,42 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
     if data[4:8] != _MARK:
         raise ValueError("it lacks the mark TFL3")
     model = _schema().Model.GetRootAs(data)
-    main = model.Subgraphs(0)
-    tensors = {
-        str(index): _tensor(str(index), main.Tensors(index), model)
-        for index in range(main.TensorsLength())
-    }
-    return ArtifactGraph(
-        tensors=tensors,
-        inputs=_keys(main.InputsAsNumpy()),
-        outputs=_keys(main.OutputsAsNumpy()),
-        read_ops=functools.partial(_ops, model, main, tensors),
+    return replace(
+        _graph(model, 0),
         metadata=_metadata(model),
         signature=_signature(model),
         inner_constants=tuple(_inner_constants(model)),
     )
+
+
+def _graph(model: Any, number: int) -> ArtifactGraph:
+    """Return a subgraph; the keys of tensors are indices, after the number of an inner graph."""
+    graph, prefix = model.Subgraphs(number), f"{number}:" if number else ""
+    tensors = {
+        f"{prefix}{index}": _tensor(f"{prefix}{index}", graph.Tensors(index), model)
+        for index in range(graph.TensorsLength())
+    }
+    return ArtifactGraph(
+        tensors=tensors,
+        inputs=_keys(graph.InputsAsNumpy(), prefix),
+        outputs=_keys(graph.OutputsAsNumpy(), prefix),
+        read_ops=functools.partial(_ops, model, graph, tensors, prefix),
+        read_inner=functools.partial(_inner_graphs, model, graph),
+    )
+
+
+def _inner_graphs(model: Any, graph: Any) -> dict[int, list[tuple[str, ArtifactGraph]]]:
+    """Return the subgraphs that the loops and branches of a subgraph run."""
+    found = {}
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        options = _options(operator.BuiltinOptionsType(), operator.BuiltinOptions())
+        numbers = {key: n for key, n in options.items() if key.endswith(_SUBGRAPH)}
+        if numbers:
+            found[index] = [
+                (key.removesuffix(_SUBGRAPH), _graph(model, n)) for key, n in numbers.items()
+            ]
+    return found
 
 
 def _schema() -> Any:
@@ -110,9 +135,9 @@ def _metadata(model: Any) -> dict[str, str]:
     }
 
 
-def _keys(indices: Any) -> tuple[str, ...]:
+def _keys(indices: Any, prefix: str) -> tuple[str, ...]:
     """Return tensor indices as keys; empty for an optional input that is absent."""
-    return tuple(str(index) if index >= 0 else "" for index in _vector(indices, "i4").tolist())
+    return tuple(f"{prefix}{i}" if i >= 0 else "" for i in _vector(indices, "i4").tolist())
 
 
 def _vector(values: Any, dtype: str) -> np.ndarray:
@@ -120,19 +145,21 @@ def _vector(values: Any, dtype: str) -> np.ndarray:
     return values if isinstance(values, np.ndarray) else np.empty(0, dtype)
 
 
-def _ops(model: Any, main: Any, tensors: Mapping[str, GraphTensor]) -> tuple[GraphOp, ...]:
+def _ops(
+    model: Any, graph: Any, tensors: Mapping[str, GraphTensor], prefix: str
+) -> tuple[GraphOp, ...]:
     """Return the operators of a subgraph."""
     kinds = [_kind(model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())]
     ops = []
-    for index in range(main.OperatorsLength()):
-        operator = main.Operators(index)
-        outputs = _keys(operator.OutputsAsNumpy())
+    for index in range(graph.OperatorsLength()):
+        operator = graph.Operators(index)
+        outputs = _keys(operator.OutputsAsNumpy(), prefix)
         ops.append(
             GraphOp(
                 index=index,
                 kind=kinds[operator.OpcodeIndex()],
                 name=tensors[outputs[0]].name if outputs else "",
-                inputs=_keys(operator.InputsAsNumpy()),
+                inputs=_keys(operator.InputsAsNumpy(), prefix),
                 outputs=outputs,
                 attributes=_options(operator.BuiltinOptionsType(), operator.BuiltinOptions()),
             )

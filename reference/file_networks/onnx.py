@@ -11,6 +11,7 @@ from ..integer.onnx_floats import FLOATS, MOVING
 from . import forms
 from .forms import Write
 from .onnx_constants import CONSTANTS
+from .onnx_dynamic import DYNAMIC, multiply
 from .onnx_linear import LINEAR, ints, parameter
 from .recurrent import onnx_recurrent
 from .writer import Tensors, UnknownFormError, Writer
@@ -270,10 +271,11 @@ _MOVES = {
 
 _WRITERS: dict[str, Write] = {
     **LINEAR,
+    **DYNAMIC,
     "Cast": _cast,
     "Add": _operands("add"),
     "Sub": _operands("subtract"),
-    "Mul": _operands("multiply"),
+    "Mul": multiply,
     "Div": _operands("divide"),
     "Max": _operands("maximum"),
     "Min": _operands("minimum"),

@@ -97,6 +97,8 @@ class Writer:
     Attributes:
         constants: Key to numbers, of what does not depend on the inputs: integers that have no
             scale as they are, all others as the real numbers that they stand for.
+        scales: Name of a value to the scale that a later op of the file multiplies it by, if the
+            value contains it already.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Writer:
             for key, tensor in graph.tensors.items()
             if tensor.data is not None and key not in graph.inputs
         }
+        self.scales: dict[str, np.ndarray] = {}
         self._inputs: dict[str, Shape] = {}
         self._values: dict[str, Value] = {}
         for key in graph.inputs:

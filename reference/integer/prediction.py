@@ -105,13 +105,13 @@ def _evaluated(
     held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in rules]
     reasons: list[str] = []
     last = _last_uses(graph)
-    for op in graph.ops:
+    for place, op in enumerate(graph.ops):
         try:
             _step(graph, form, rules, op, held)
         except NotKnownError as reason:
             reasons.append(str(reason))
         for key in op.inputs:
-            if last[key] == op.index:
+            if last[key] == place:
                 for arrays in held:
                     arrays.pop(key, None)
     missing = [key for key in graph.outputs if any(key not in arrays for arrays in held)]
@@ -126,11 +126,11 @@ def _last_uses(graph: ArtifactGraph) -> dict[str, int]:
     A float op is computed when a later op needs it, so its inputs are needed until then.
     """
     last = {key: len(graph.ops) for key in graph.outputs}
-    for op in reversed(graph.ops):
+    for place, op in reversed(list(enumerate(graph.ops))):
         deferred = op.kind not in ("QuantizeLinear",) and op.kind[1:2].islower()
-        until = max((last.get(key, op.index) for key in op.outputs), default=op.index)
+        until = max((last.get(key, place) for key in op.outputs), default=place)
         for key in op.inputs:
-            last[key] = max(last.get(key, 0), until if deferred else op.index)
+            last[key] = max(last.get(key, 0), until if deferred else place)
     return last
 
 

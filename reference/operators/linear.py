@@ -95,6 +95,28 @@ def scattered(
     return whole[(slice(None), *crop)]
 
 
+# Rows of a matrix from which on a product takes longer than copying it.
+_MANY_ROWS = 16
+
+
+def multiplied(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the product of the last axis of (…, in) with (in, out).
+
+    NumPy multiplies a stack of matrices one by one. Those of few rows are merged into one matrix,
+    which costs a copy.
+    """
+    if x.ndim < 3 or x.shape[-2] >= _MANY_ROWS:
+        return np.asarray(x @ matrix)
+    return np.asarray(x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def multiplied_by_group(x: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """Return the product of (…, G·in) with (G, in, out), group by group, as (…, G·out)."""
+    split = x.reshape(-1, len(matrices), matrices.shape[1])
+    product = np.moveaxis(split, 1, 0) @ matrices
+    return np.moveaxis(product, 0, 1).reshape(*x.shape[:-1], -1)
+
+
 class Linear(Operator):
     """A linear map by a kernel, with an optional bias."""
 
@@ -226,11 +248,10 @@ class Convolution(Linear):
         for offset, part in windows(x, sizes, attributes["strides"], attributes["dilation"]):
             weight = kernel[offset]
             if groups == 1:
-                term = part @ weight
+                term = multiplied(part, weight)
             else:
-                split = part.reshape(*part.shape[:-1], groups, 1, -1)
                 by_group = np.moveaxis(weight.reshape(weight.shape[0], groups, -1), 1, 0)
-                term = (split @ by_group).reshape(*part.shape[:-1], -1)
+                term = multiplied_by_group(part, by_group)
             # In place: the first term is an array of its own.
             total = term if total is None else np.add(total, term, out=total)
         assert total is not None
@@ -241,14 +262,13 @@ class Convolution(Linear):
     ) -> np.ndarray:
         """See the base class."""
         groups = attributes.get("groups", 1)
-        split = gradient.reshape(*gradient.shape[:-1], groups, 1, -1)
 
         def sent(offset: tuple[int, ...], part: np.ndarray) -> np.ndarray:
             weight = kernel[offset]
             if groups == 1:
-                return gradient @ weight.T
+                return multiplied(gradient, weight.T)
             by_group = np.transpose(weight.reshape(weight.shape[0], groups, -1), (1, 2, 0))
-            return np.asarray((split @ by_group).reshape(part.shape))
+            return multiplied_by_group(gradient, by_group)
 
         return scattered(x, kernel.shape[:-2], attributes, sent)
 
@@ -268,10 +288,12 @@ class DepthwiseConvolution(Linear):
         """See the base class."""
         sizes = kernel.shape[:-2]
         x = np.pad(x, [(0, 0), *paddings(x.shape[1:-1], sizes, attributes), (0, 0)])
-        total: Any = 0.0
+        total: np.ndarray | None = None
         for offset, part in windows(x, sizes, attributes["strides"], attributes["dilation"]):
-            total = total + part[..., None] * kernel[offset]
-        return np.asarray(total).reshape(*total.shape[:-2], -1)
+            term = part[..., None] * kernel[offset]
+            total = term if total is None else np.add(total, term, out=total)
+        assert total is not None
+        return total.reshape(*total.shape[:-2], -1)
 
     def transposed(
         self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
@@ -312,7 +334,7 @@ class TransposedConvolution(Linear):
                 slice(o * d, o * d + (n - 1) * s + 1, s)
                 for o, d, s, n in zip(offset, dilation, strides, sizes)
             )
-            out[(slice(None), *cut)] += x @ kernel[offset].T
+            out[(slice(None), *cut)] += multiplied(x, kernel[offset].T)
         wanted = attributes["output_sizes"]
         same = attributes["padding"] == "same"
         starts = [max(f - w, 0) // 2 if same else 0 for f, w in zip(full, wanted)]
@@ -340,7 +362,7 @@ class TransposedConvolution(Linear):
                 slice(o * d, o * d + (n - 1) * s + 1, s)
                 for o, d, s, n in zip(offset, dilation, strides, sizes)
             )
-            total += padded[(slice(None), *cut)] @ kernel[offset]
+            total += multiplied(padded[(slice(None), *cut)], kernel[offset])
         return total
 
     def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
@@ -359,13 +381,13 @@ class Dense(Linear):
 
     def apply(self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes) -> np.ndarray:
         """See the base class."""
-        return x @ kernel
+        return multiplied(x, kernel)
 
     def transposed(
         self, x: np.ndarray, kernel: np.ndarray, attributes: Attributes, gradient: np.ndarray
     ) -> np.ndarray:
         """See the base class."""
-        return gradient @ kernel.T
+        return multiplied(gradient, kernel.T)
 
     def terms(self, kernel: np.ndarray, attributes: Attributes) -> int:
         """See the base class."""

@@ -1,4 +1,4 @@
-"""A network with foldable and other norms, and files of it from six converters and quantizers."""
+"""A network with foldable and other norms, and files of it from eight converters and quantizers."""
 
 from __future__ import annotations
 
@@ -104,10 +104,18 @@ def _tflite(model, folder: Path) -> None:
 
 
 def _onnx(model, folder: Path) -> None:
-    """Write files with tf2onnx in both layouts and with ONNX Runtime's quantizers."""
+    """Write files with tf2onnx in both layouts, its optimizers, and ONNX Runtime's quantizers."""
+    import onnx
+    import onnxsim
+    import onnxslim
     import tensorflow as tf
     import tf2onnx
-    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        quantize_dynamic,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     spec = [tf.TensorSpec((None, 8, 8, 3), tf.float32, name="image")]
@@ -115,6 +123,8 @@ def _onnx(model, folder: Path) -> None:
         path = str(folder / f"{name}.onnx")
         tf2onnx.convert.from_keras(model, spec, opset=17, output_path=path, **options)
     quantize_dynamic(folder / "float32.onnx", folder / "dynamic.onnx")
+    onnx.save(onnxsim.simplify(onnx.load(folder / "float32.onnx"))[0], folder / "simplified.onnx")
+    onnx.save(onnxslim.slim(str(folder / "float32.onnx")), folder / "slimmed.onnx")
 
     class Reader(CalibrationDataReader):
         def __init__(self):
@@ -126,4 +136,6 @@ def _onnx(model, folder: Path) -> None:
     (folder / "unfused").mkdir()
     prepared = folder / "unfused" / "prepared.onnx"
     quant_pre_process(str(folder / "float32.onnx"), str(prepared), skip_symbolic_shape=True)
-    quantize_static(prepared, folder / "int8.onnx", Reader(), per_channel=True)
+    for name, form in (("int8", QuantFormat.QDQ), ("operators", QuantFormat.QOperator)):
+        path = folder / f"{name}.onnx"
+        quantize_static(prepared, path, Reader(), quant_format=form, per_channel=True)

@@ -19,6 +19,9 @@ HEALTHY = {
     "nchw.onnx": "float32",
     "dynamic.onnx": "dynamic",
     "int8.onnx": "int8",
+    "operators.onnx": "int8",
+    "simplified.onnx": "float32",
+    "slimmed.onnx": "float32",
     "exported.tflite": "float32",
     "exported.onnx": "float32",
     "litert-quantizer.tflite": "dynamic",
@@ -128,17 +131,31 @@ def test_equivalent_weights_pass(mixed, foreign, images, tmp_path):
     assert "scaled otherwise" in finding.message
 
 
-def test_changed_integer_weights_are_found(mixed, foreign, images, tmp_path):
+def change_tflite(source, path):
     from renormlite.artifacts.flatbuffer import pack, parse
 
-    content = parse((foreign / "int8.tflite").read_bytes())
+    content = parse(source.read_bytes())
     graph = content.subgraphs[0]
     kernel = next(t for t in graph.tensors if list(t.shape) == [12, 3, 3, 8])
     data = np.array(content.buffers[kernel.buffer].data, np.uint8)
     data[:8] ^= 0x40
     content.buffers[kernel.buffer].data = data
-    (tmp_path / "net.tflite").write_bytes(pack(content))
-    (result,) = check_files(mixed, [tmp_path / "net.tflite"], images).results
+    path.write_bytes(pack(content))
+
+
+def change_onnx(source, path):
+    model = onnx.load(source)
+    kernel = initializer(model.graph, (12, 8, 3, 3))
+    change(kernel, lambda w: np.concatenate([w[:1] ^ np.int8(0x40), w[1:]]))
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"), [("int8.tflite", change_tflite), ("operators.onnx", change_onnx)]
+)
+def test_changed_integer_weights_are_found(mixed, foreign, images, tmp_path, name, edit):
+    edit(foreign / name, tmp_path / name)
+    (result,) = check_files(mixed, [tmp_path / name], images).results
     assert not result.passed
     assert "second" in {fault.layer for fault in result.faults}
 

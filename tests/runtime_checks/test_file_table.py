@@ -133,10 +133,13 @@ def test_recurrent_ops_work_at_every_step(tmp_path):
     assert (table.macs, table.loops) == (16 * 2 * 48 * (8 + 12), ())
 
 
-def test_a_loop_is_named(tmp_path):
-    """Its ops are in a separate graph, so they are neither listed nor counted."""
+def a_loop(path, times):
+    """A file with a product in a loop, whose kernel is in the main graph."""
     body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Neg", ["a"], ["b"])],
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("MatMul", ["a", "k"], ["b"]),
+        ],
         "body",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
@@ -149,14 +152,55 @@ def test_a_loop_is_named(tmp_path):
         ],
     )
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in "xy"]
-    kept = [
-        numpy_helper.from_array(np.array(3), "times"),
-        numpy_helper.from_array(np.array(True), "start"),
-    ]
+    kept = {"times": np.array(3), "start": np.array(True), "k": np.ones((2, 2), "f4")}
+    if times is None:
+        ends.insert(1, helper.make_tensor_value_info("times", TensorProto.INT64, []))
+        del kept["times"]
     loop = helper.make_node("Loop", ["times", "start", "x"], ["y"], body=body)
-    graph = helper.make_graph([loop], "g", ends[:1], ends[1:], kept)
-    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
-    assert file_table(tmp_path / "g.onnx").loops == ("op 0 (Loop)",)
+    entries = [numpy_helper.from_array(value, key) for key, value in kept.items()]
+    graph = helper.make_graph([loop], "g", ends[:-1], ends[-1:], entries)
+    onnx.save(helper.make_model(graph), path)
+    return file_table(path)
+
+
+def test_the_ops_of_a_loop_are_counted_for_every_step(tmp_path):
+    table = a_loop(tmp_path / "g.onnx", times=3)
+    assert [(row.kind, row.where, row.times) for row in table.ops] == [
+        ("Loop", "", 1),
+        ("Identity", "op 0 (Loop) body", 3),
+        ("MatMul", "op 0 (Loop) body", 3),
+    ]
+    assert (table.parameters, table.macs) == (4, 3 * 4)
+    assert table.loops == ("op 0 (Loop): counted 3 times",)
+    # In: 2 numbers of x, y; in the body a boolean each, and 2 numbers each of a, b.
+    assert table.arena_bytes == 4 * 4 + 4 * 4 + 2
+    table = a_loop(tmp_path / "g.onnx", times=None)
+    assert table.macs == 4
+    assert "its number of steps is computed at run time" in table.loops[0]
+
+
+def test_loops_of_tensorflow(tmp_path):
+    """A loop to a constant, and two branches."""
+    import tensorflow as tf
+
+    kernel = np.ones((4, 4), "f4")
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])
+    def network(x):
+        _, y = tf.while_loop(
+            lambda i, y: i < 5, lambda i, y: (i + 1, tf.tanh(y @ kernel)), [tf.constant(0), x]
+        )
+        return tf.cond(tf.reduce_sum(y) > 0, lambda: y @ (2 * kernel), lambda: -y)
+
+    function = network.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], network)
+    (tmp_path / "g.tflite").write_bytes(converter.convert())
+    table = file_table(tmp_path / "g.tflite")
+    assert table.macs == 5 * 16 + 16
+    assert [text.partition(": ")[2] for text in table.loops] == [
+        "counted 5 times",
+        "every branch is counted",
+    ]
 
 
 def test_weights_in_another_file_are_read(tmp_path, coarse_export):

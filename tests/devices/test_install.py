@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -96,6 +97,37 @@ def test_a_light_install_can_check(
         assert done.returncode == 2
         assert "pip install 'renormlite[tensorflow]'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+# Extra to the modules that it brings.
+SINGLE = {
+    "browser": "playwright",
+    "int4": "ai_edge_quantizer",
+    "parquet": "pyarrow",
+    "ray": "ray",
+    "runtimes": "openvino, tflite_micro",
+    "tensorboard": "tensorboard",
+}
+
+
+@pytest.mark.parametrize("extra", SINGLE)
+def test_each_extra_installs_what_it_names(
+    extra: str, wheel: Path, healthy_export: Path, tmp_path: Path
+) -> None:
+    there = Environment(tmp_path / "env", wheel, extra)
+    program = f"import renormlite, {SINGLE[extra]}"
+    subprocess.run([there.python, "-c", program], check=True, cwd=tmp_path, env=CLEAN)
+    assert there.run("--help", folder=tmp_path).returncode == 0
+    if extra != "runtimes":
+        return
+    done = there.run("check", healthy_export, "--on", "openvino,tflite-micro", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_extra_is_installed_by_a_test() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    tested = {*SINGLE, "litert", "onnx", "tensorflow", "all"}
+    assert project["optional-dependencies"].keys() - {"dev"} == tested
 
 
 def test_without_a_runtime_the_check_says_what_to_install(

@@ -110,6 +110,7 @@ SINGLE = {
 }
 
 
+@pytest.mark.timeout(1800)  # pip takes minutes on a busy machine
 @pytest.mark.parametrize("extra", SINGLE)
 def test_each_extra_installs_what_it_names(
     extra: str, wheel: Path, healthy_export: Path, tmp_path: Path

@@ -1,4 +1,4 @@
-"""Runs conversions that may crash in a child process, and finds the layer that causes a crash.
+"""Runs conversions that may crash in a child process, and finds the layer that causes a failure.
 
 TensorFlow's converters, its calibrator and onnxruntime's quantizer end the process on some inputs
 that they do not support. Float files of common operators are converted in this process, without
@@ -7,6 +7,7 @@ extra cost; all others in a child process.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,6 +17,24 @@ from ...errors import UserError
 from .freeze import FrozenGraph
 
 T = TypeVar("T")
+
+
+class UnnamedRefusalError(UserError):
+    """A converter refuses a graph in a message that may name no layer.
+
+    Attributes:
+        reason: Its message, one sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = f"{reason.rstrip('.')}."
+        super().__init__(self.reason)
+
+    @property
+    def kind(self) -> str:
+        """The message without numbers, which depend on the size of the graph."""
+        return re.sub(r"\d+", "", self.reason)
+
 
 # Operators of TensorFlow that both converters support, including those of recurrent loops.
 # fmt: off
@@ -45,7 +64,7 @@ def needs_child(graph: FrozenGraph, precision: str) -> bool:
 
 
 def fenced(convert: Callable[[FrozenGraph], T], graph: FrozenGraph, what: str) -> T:
-    """Convert in the child process; if it crashes, find the layer that causes it.
+    """Convert in the child process; if that fails, find the layer that causes it.
 
     Args:
         convert: Converts a graph by calls of the shared child.
@@ -53,18 +72,24 @@ def fenced(convert: Callable[[FrozenGraph], T], graph: FrozenGraph, what: str) -
         what: The converter and what it makes, such as `onnxruntime's quantizer (int8)`.
 
     Raises:
-        UserError: The child process crashed.
+        UserError: The child process crashed, or the converter refuses the graph.
     """
     try:
         return convert(graph)
     except DiedError as died:
-        cause = died.cause
-    layer = _culprit(convert, graph)
-    place = f" on layer {layer!r}" if layer else ""
+        failure = f"died of {died.cause}"
+        layer = _culprit(convert, graph, lambda error: isinstance(error, DiedError))
+        reason = ""
+    except UnnamedRefusalError as refusal:
+        failure = "refused the model"
+        known = refusal.kind
+        layer = _culprit(convert, graph, lambda error: getattr(error, "kind", None) == known)
+        reason = f": {refusal.reason.rstrip('.')}"
     raise UserError(
-        f"{what} died of {cause}{place}. Replace that layer or export another precision."
+        f"{what} {failure} on layer {layer!r}{reason}. Replace that layer or export another "
+        "precision."
         if layer
-        else f"{what} died of {cause}. Export another precision, or give the model without the "
+        else f"{what} {failure}{reason}. Export another precision, or give the model without the "
         "layers that are unusual in it to find the one at fault."
     )
 
@@ -76,8 +101,12 @@ def first_line(error: Exception) -> str:
     return line if line.endswith(".") else f"{line}."
 
 
-def _culprit(convert: Callable[[FrozenGraph], object], graph: FrozenGraph) -> str | None:
-    """Return the first layer with which a conversion crashes, found by bisection."""
+def _culprit(
+    convert: Callable[[FrozenGraph], object],
+    graph: FrozenGraph,
+    failure: Callable[[Exception], bool],
+) -> str | None:
+    """Return the first layer with which a conversion fails, found by bisection."""
     layers = {
         graph.layer_of(node.name): node.name
         for node in graph.graph_def.node
@@ -85,23 +114,25 @@ def _culprit(convert: Callable[[FrozenGraph], object], graph: FrozenGraph) -> st
     }
     layers.pop("", None)
     ends = list(layers.values())
-    fine, dead = 0, len(ends)
-    if not ends or not _dies(convert, graph.until(ends)):
+    fine, bad = 0, len(ends)
+    if not ends or not _fails(convert, graph.until(ends), failure):
         return None
-    while dead - fine > 1:
-        middle = (fine + dead) // 2
-        if _dies(convert, graph.until(ends[:middle])):
-            dead = middle
+    while bad - fine > 1:
+        middle = (fine + bad) // 2
+        if _fails(convert, graph.until(ends[:middle]), failure):
+            bad = middle
         else:
             fine = middle
-    return list(layers)[dead - 1]
+    return list(layers)[bad - 1]
 
 
-def _dies(convert: Callable[[FrozenGraph], object], graph: FrozenGraph) -> bool:
+def _fails(
+    convert: Callable[[FrozenGraph], object],
+    graph: FrozenGraph,
+    failure: Callable[[Exception], bool],
+) -> bool:
     try:
         convert(graph)
-    except DiedError:
-        return True
-    except Exception:  # a refusal is not a crash
-        return False
+    except Exception as error:  # another failure has another cause
+        return failure(error)
     return False

@@ -20,7 +20,7 @@ from ..quantization.finish_onnx import finish
 from ..quantization.layer_selection import belongs
 from ..quantization.onnx_quantize import quantize
 from .base import Contents, Job, check_interface
-from .fence import fenced, first_line
+from .fence import UnnamedRefusalError, fenced, first_line
 from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
 from .onnx_external import move_weights
@@ -117,10 +117,7 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     except (UserError, DiedError):
         raise
     except Exception as error:  # onnxruntime's tools raise whatever their internals raise
-        raise UserError(
-            f"onnxruntime's quantizer refuses the model in {job.precision}: {first_line(error)} "
-            "Replace the layer that it names or export another precision."
-        ) from error
+        raise UnnamedRefusalError(graph.readable_name(first_line(error))) from error
     return canonical(onnx.ModelProto.FromString(data), str)
 
 

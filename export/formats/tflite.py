@@ -22,7 +22,7 @@ from ..signature import Signature
 from . import flatbuffer
 from .base import Contents, Job, check_interface
 from .distinct_outputs import separate_outputs
-from .fence import fenced, needs_child
+from .fence import UnnamedRefusalError, fenced, needs_child
 from .freeze import FrozenGraph
 from .rewrites import with_vector_sums
 from .rewrites_3d import for_tflite
@@ -123,7 +123,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     except (UserError, DiedError):
         raise
     except Exception as error:  # the error types of the converter are not public
-        raise UserError(_refusal(error, graph)) from error
+        raise _refusal(error, graph) from error
 
 
 def _expected(job: Job) -> Signature:
@@ -156,26 +156,28 @@ def _same(tensorflow: str, tflite: str) -> bool:
     return tensorflow.lower() == tflite.replace("_", "").lower()
 
 
-def _refusal(error: Exception, graph: FrozenGraph) -> str:
-    """Summarize the message of the converter in one sentence that names the layers."""
+def _refusal(error: Exception, graph: FrozenGraph) -> UserError:
+    """Summarize the message of the converter in one sentence that names the layers, if it can."""
     text = str(error)
     ops = sorted(set(re.findall(r"Flex(\w+)", text)) | set(re.findall(r"'tf\.(\w+)' op", text)))
     if ops:
-        return f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}"
+        return UserError(f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}")
     unsupported = re.search(r"not yet supported for op: '(\w+)'", text)
     if unsupported:
         kinds = {node.op for node in graph.graph_def.node if _same(node.op, unsupported[1])}
         op = graph.with_layers(sorted(kinds)) if kinds else unsupported[1]
         mask = " A mask needs it: feed whole sequences instead." if kinds & _COMPARISONS else ""
-        return f"int16x8 has no operator for {op}. Export int8, or leave the layer out.{mask}"
+        return UserError(
+            f"int16x8 has no operator for {op}. Export int8, or leave the layer out.{mask}"
+        )
     unranged = re.search(r"Failed for tensor (\S+)", text)
     if unranged:
         names = {
             t.op.name: s.name for t, s in zip(graph.inputs, graph.signature.inputs, strict=True)
         }
         name = names.get(unranged[1]) or graph.readable_name(unranged[1])
-        return f"int16x8 takes floats only, and {name!r} holds none. Export int8."
+        return UserError(f"int16x8 takes floats only, and {name!r} holds none. Export int8.")
     lines = [line for line in text.splitlines() if line.strip()]
     reason = re.sub(r'loc\([^"]*(?:"[^"]*:", )?"([^"]*)"[^)]*\)+', r"\1", lines[0] if lines else "")
     reason = graph.readable_name(reason or repr(error)).removeprefix("<unknown>:0: ")
-    return f"The TFLite converter refused the model: {reason}. Replace the layer that it names."
+    return UnnamedRefusalError(reason)

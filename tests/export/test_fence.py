@@ -10,7 +10,7 @@ import pytest
 import renormlite as rl
 from keras import layers
 from renormlite.child import shared
-from renormlite.export.formats.fence import fenced, needs_child
+from renormlite.export.formats.fence import UnnamedRefusalError, fenced, needs_child
 from renormlite.export.formats.freeze import FrozenGraph, freeze
 from renormlite.export.signature import signature_of
 
@@ -37,6 +37,19 @@ def test_the_layer_that_crashed_a_converter_is_named():
         fenced(_convert, graph, "The maker")
     fine = _frozen(*dense)
     assert fenced(_convert, fine, "The maker") == len(fine.graph_def.node)
+
+
+def test_the_layer_that_a_converter_refused_is_named():
+    def convert(graph: FrozenGraph) -> None:
+        if any(node.op == "Elu" for node in graph.graph_def.node):
+            raise UnnamedRefusalError("too many indices.")
+
+    graph = _frozen(layers.Dense(3), layers.ELU(name="at_fault"), layers.Dense(3))
+    with pytest.raises(rl.UserError) as error:
+        fenced(convert, graph, "The maker")
+    assert str(error.value).startswith(
+        "The maker refused the model on layer 'at_fault': too many indices. Replace"
+    )
 
 
 def test_only_float_files_of_ordinary_operators_are_converted_in_this_process():

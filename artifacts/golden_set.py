@@ -33,11 +33,14 @@ class Predictions:
             float32: the dequantized integers. Rules that agree on all samples share their arrays.
         steps: Keras output name to its quantization step.
         reason: Reason why there is no prediction, a clause; empty if there is one.
+        saturated: (N,) whether a sum of a sample is beyond the range of its integers; None if that
+            is the case in no sample.
     """
 
     by_rule: Mapping[str, Arrays]
     steps: Mapping[str, float]
     reason: str = ""
+    saturated: np.ndarray | None = None
 
     def joined(self, other: Predictions) -> Predictions:
         """Return the predictions for the samples of both; empty unless both have predictions."""
@@ -48,7 +51,27 @@ class Predictions:
             for rule, outputs in self.by_rule.items()
             if rule in other.by_rule
         }
-        return Predictions(both, self.steps)
+        saturated = None
+        if self.saturated is not None or other.saturated is not None:
+            saturated = np.concatenate([self._flags(), other._flags()])
+        return Predictions(both, self.steps, saturated=saturated)
+
+    def select(self, index: np.ndarray) -> Predictions:
+        """Return the predictions for some samples."""
+        by_rule = {rule: pick(outputs, index) for rule, outputs in self.by_rule.items()}
+        saturated = None if self.saturated is None else self.saturated[index]
+        return replace(self, by_rule=by_rule, saturated=saturated)
+
+    def _flags(self) -> np.ndarray:
+        """Return (N,) which samples are saturated."""
+        outputs = next(iter(self.by_rule.values()))
+        count = len(next(iter(outputs.values())))
+        return np.zeros(count, bool) if self.saturated is None else self.saturated
+
+
+def pick(arrays: Arrays, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Return some samples of all arrays."""
+    return {name: array[index] for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -96,27 +119,20 @@ class GoldenSet:
 
     def select(self, index: np.ndarray) -> GoldenSet:
         """Return the golden set restricted to some samples, in the order of ``index``."""
-
-        def pick(arrays: Arrays) -> dict[str, np.ndarray]:
-            return {name: array[index] for name, array in arrays.items()}
-
         return GoldenSet(
             kind=self.kind[index],
-            inputs=pick(self.inputs),
-            truth=pick(self.truth),
-            folded64=pick(self.folded64),
-            reference=pick(self.reference),
-            artifacts={file: pick(arrays) for file, arrays in self.artifacts.items()},
-            noise=pick(self.noise),
-            file_noise={file: pick(arrays) for file, arrays in self.file_noise.items()},
-            predictions={
-                file: replace(found, by_rule={rule: pick(a) for rule, a in found.by_rule.items()})
-                for file, found in self.predictions.items()
-            },
+            inputs=pick(self.inputs, index),
+            truth=pick(self.truth, index),
+            folded64=pick(self.folded64, index),
+            reference=pick(self.reference, index),
+            artifacts={file: pick(arrays, index) for file, arrays in self.artifacts.items()},
+            noise=pick(self.noise, index),
+            file_noise={file: pick(arrays, index) for file, arrays in self.file_noise.items()},
+            predictions={file: found.select(index) for file, found in self.predictions.items()},
             misfits=self.misfits,
             labels=None if self.labels is None else self.labels[index],
             trained_integers=pick(
-                {n: a for n, a in self.trained_integers.items() if len(a) == self.samples}
+                {n: a for n, a in self.trained_integers.items() if len(a) == self.samples}, index
             ),
         )
 
@@ -154,7 +170,11 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         for prefix in ("input", "truth", "folded64", "reference", "noise", "trained-integers")
     }
     by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {
-        prefix: {} for prefix in ("artifact", "file-noise", "predicted", "step", "unpredicted")
+        prefix: {}
+        for prefix in (
+            *("artifact", "file-noise", "predicted", "step", "unpredicted"),
+            "saturated",
+        )
     }
     for key, array in arrays.items():
         prefix, _, name = key.partition(":")
@@ -191,7 +211,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         noise=groups["noise"],
         file_noise=by_file["file-noise"],
         trained_integers=groups["trained-integers"],
-        predictions=_predictions(by_file["predicted"], by_file["step"], by_file["unpredicted"]),
+        predictions=_predictions(by_file),
     )
 
 
@@ -209,17 +229,23 @@ def predictions_as_arrays(
         for rules in sharing.values():
             for name, array in found.by_rule[rules[0]].items():
                 content[f"predicted:{file}:{_AND.join(rules)}:{name}"] = array
+        if found.saturated is not None:
+            content[f"saturated:{file}:"] = found.saturated
         for name, step in found.steps.items():
             content[f"step:{file}:{name}"] = np.full(samples, step)
     return content
 
 
-def _predictions(
-    predicted: Mapping[str, Arrays], steps: Mapping[str, Arrays], unpredicted: Mapping[str, Arrays]
-) -> dict[str, Predictions]:
-    """Return the predictions of every file, from arrays by file and the rest of their names."""
-    found = {file: Predictions({}, {}, next(iter(why))) for file, why in unpredicted.items()}
-    for file, arrays in predicted.items():
+def _predictions(by_file: Mapping[str, Mapping[str, Arrays]]) -> dict[str, Predictions]:
+    """Return the predictions of every file.
+
+    Args:
+        by_file: First part of the arrays' names to the file's name to the rest to the array.
+    """
+    found = {
+        file: Predictions({}, {}, next(iter(why))) for file, why in by_file["unpredicted"].items()
+    }
+    for file, arrays in by_file["predicted"].items():
         sharing: dict[str, dict[str, np.ndarray]] = {}
         for key, array in arrays.items():
             rules, _, name = key.partition(":")
@@ -227,6 +253,7 @@ def _predictions(
         by_rule = {
             rule: outputs for rules, outputs in sharing.items() for rule in rules.split(_AND)
         }
-        own = {name: float(array[0]) for name, array in steps.get(file, {}).items()}
-        found[file] = Predictions(by_rule, own)
+        own = {name: float(array[0]) for name, array in by_file["step"].get(file, {}).items()}
+        saturated = by_file["saturated"].get(file, {}).get("")
+        found[file] = Predictions(by_rule, own, saturated=saturated)
     return found

@@ -16,6 +16,7 @@
     predicted:FILE:RULES:NAME    exact output of an integer file under rounding rules that agree
                                  (separated by ` | `)
     step:FILE:NAME (N,)          quantization step of that output
+    saturated:FILE:         (N,) whether a sum of the sample is beyond the range of its integers
     unpredicted:FILE:REASON (N,) the reason why there is no prediction
 
 NAME is the Keras name of an input or output. For samples with NaN or infinity, an output is NaN

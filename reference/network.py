@@ -12,7 +12,7 @@ from ..artifacts.precisions import SMALLEST_NORMAL
 from ..errors import UserError
 from .operators import OPERATORS
 from .operators.base import Evaluated
-from .operators.whole_numbers import exact_on
+from .operators.whole_numbers import COUNTING, exact_on
 
 
 def can_evaluate(node: Node) -> bool:
@@ -45,7 +45,8 @@ def node_error_bound(
     """Return a bound on the error of floating-point arithmetic.
 
     Runtimes may flush denormal numbers to zero, those they read and those they compute: each
-    of K products and K partial sums may lose the least normal number, and so may each input.
+    of K products and K partial sums may lose the least normal number, and so may each input. A
+    result that is always a whole number is never denormal.
 
     Args:
         node: A node that can be evaluated.
@@ -63,6 +64,8 @@ def node_error_bound(
     passed = [error + _flushed(x, error) for x, error in zip(inputs, errors)]
     with np.errstate(all="ignore"):
         bound = OPERATORS[node.op].error_bound(at, passed, unit)
+    if node.op in COUNTING:
+        return bound
     return bound + 2 * _terms(node, output) * SMALLEST_NORMAL
 
 

@@ -69,6 +69,7 @@ class IntegerOp:
         got: (P, …) results of the runtime: integers, or floats if it dequantizes them.
         finish: Returns the results under a rounding rule, in the shape of ``got``.
         ruled: Whether the result depends on the rule.
+        floats: (P, …) numbers that the op computes in float32 and then rounds; None for others.
     """
 
     op: GraphOp
@@ -76,6 +77,7 @@ class IntegerOp:
     got: Ints
     finish: Callable[[Arithmetic], Ints]
     ruled: bool = True
+    floats: np.ndarray | None = None
 
 
 class Values:

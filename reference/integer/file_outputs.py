@@ -63,7 +63,8 @@ def predicted_outputs(
     except NotKnownError as reason:
         return Predictions({}, {}, _NO_NAME.sub(" ", str(reason)))
     shared = {rule: outputs for kernels, outputs in by_rule.items() for rule in kernels}
-    return Predictions(shared, steps)
+    saturated = found[0].saturated[:count]
+    return Predictions(shared, steps, saturated=saturated if saturated.any() else None)
 
 
 def _batches(

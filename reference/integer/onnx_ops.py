@@ -139,15 +139,18 @@ def integer_ops(values: Values) -> Iterator[IntegerOp]:
     for op in graph.ops:
         if op.kind not in ("QuantizeLinear", "DequantizeLinear") or not values.has(op.outputs[0]):
             continue
-        shown = OnnxValues(graph, values.known)
+        shown, floats = OnnxValues(graph, values.known), None
         try:
             if op.kind == "DequantizeLinear":
                 core, finish, ruled = op, _fixed(_dequantized(op, shown)), False
             else:
                 core, finish, ruled = group(op, shown)
+                if core is not op and not ruled:
+                    floats = shown.array(op.inputs[0])
         except NotKnownError:
             continue
-        yield IntegerOp(op, core, values.array(op.outputs[0]), one_of(finish, 0), ruled)
+        got = values.array(op.outputs[0])
+        yield IntegerOp(op, core, got, one_of(finish, 0), ruled, floats)
 
 
 def _fixed(result: np.ndarray | list[np.ndarray]) -> Finish:

@@ -7,7 +7,7 @@ intermediate results: an op is prepared once for all rules with the same inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,15 @@ _FORMATS = {
 
 Arrays = Mapping[str, np.ndarray]
 
+# Ops of .tflite files whose results may be beyond the range that a calibration found; a fused relu
+# (1) clips at zero alone.
+_SUMS = frozenset(
+    {
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"),
+        *("ADD", "SUB", "MUL", "MEAN", "LEAKY_RELU", "PRELU", "QUANTIZE"),
+    }
+)
+
 # Numbers in memory at a time, for all rules together.
 _AT_A_TIME = 1 << 24
 
@@ -47,10 +56,12 @@ class Prediction:
     Attributes:
         kernels: The kernels that follow these rules.
         outputs: The file's output by its key to (N, …).
+        saturated: (N,) whether a sum of a sample is at a limit of its integers.
     """
 
     kernels: tuple[str, ...]
     outputs: Arrays
+    saturated: np.ndarray
 
 
 def predict(
@@ -76,16 +87,21 @@ def predict(
     form = _FORMATS[file_format]
     rules = form.rules(graph)
     parts: list[list[Arrays]] = [[] for _ in rules]
+    saturated: list[np.ndarray] = []
     for start in range(0, len(batches), chunk):
         runs = batches[start : start + chunk]
         inputs = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
-        for part, outputs in zip(parts, _evaluated(graph, form, rules, inputs)):
+        results, beyond = _evaluated(graph, form, rules, inputs)
+        saturated.append(beyond)
+        for part, outputs in zip(parts, results):
             part.append(outputs)
+    size = len(next(iter(batches[0].values())))  # samples of a run saturate together
+    beyond = np.repeat(np.concatenate(saturated), size)
     found: list[Prediction] = []
     for rule, part in zip(rules, parts):
         outputs = {key: np.concatenate([p[key] for p in part]) for key in graph.outputs}
         outputs = {key: array.reshape(-1, *array.shape[2:]) for key, array in outputs.items()}
-        _enter(found, Prediction((rule.kernels,), outputs))
+        _enter(found, Prediction((rule.kernels,), outputs, beyond))
     return found
 
 
@@ -93,16 +109,17 @@ def _enter(found: list[Prediction], new: Prediction) -> None:
     """Add a prediction, or its rule to an equal one."""
     for place, known in enumerate(found):
         if all(np.array_equal(known.outputs[key], new.outputs[key]) for key in new.outputs):
-            found[place] = Prediction((*known.kernels, *new.kernels), known.outputs)
+            found[place] = replace(known, kernels=(*known.kernels, *new.kernels))
             return
     found.append(new)
 
 
 def _evaluated(
     graph: ArtifactGraph, form: _Format, rules: Sequence[Arithmetic], inputs: Arrays
-) -> list[dict[str, np.ndarray]]:
-    """Return the outputs under each rule for some runs, (runs, *shape)."""
+) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+    """Return the outputs under each rule for some runs, (runs, *shape), and which runs saturate."""
     held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in rules]
+    saturated = np.zeros(len(next(iter(inputs.values()))), bool)
     reasons: list[str] = []
     last = _last_uses(graph)
     for place, op in enumerate(graph.ops):
@@ -110,6 +127,7 @@ def _evaluated(
             _step(graph, form, rules, op, held)
         except NotKnownError as reason:
             reasons.append(str(reason))
+        saturated |= _saturated(graph, op, held[0])
         for key in op.inputs:
             if last[key] == place:
                 for arrays in held:
@@ -117,7 +135,20 @@ def _evaluated(
     missing = [key for key in graph.outputs if any(key not in arrays for arrays in held)]
     if missing:
         raise NotKnownError(reasons[0] if reasons else f"output '{missing[0]}' is not known")
-    return [{key: arrays[key] for key in graph.outputs} for arrays in held]
+    return [{key: arrays[key] for key in graph.outputs} for arrays in held], saturated
+
+
+def _saturated(graph: ArtifactGraph, op: GraphOp, arrays: Arrays) -> np.ndarray | bool:
+    """Return (runs,) whether a sum is at a limit of its type that does not represent zero."""
+    if op.kind not in _SUMS or op.attributes.get("fusedActivationFunction") not in (None, 0, 1):
+        return False
+    key = op.outputs[0]
+    array, steps = arrays.get(key), graph.tensors[key].quantization
+    if array is None or steps is None:
+        return False
+    limits, rows = np.iinfo(steps.dtype), array.reshape(len(array), -1)
+    low = (rows == limits.min).any(axis=1) & (steps.zero_points[0] != limits.min)
+    return np.asarray(low | (rows == limits.max).any(axis=1))
 
 
 def _last_uses(graph: ArtifactGraph) -> dict[str, int]:

@@ -17,10 +17,30 @@ _EXACT = {
     *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "bucketize"),
     *("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin", "cumsum", "sort", "argsort"),
     *("negative", "absolute", "floor", "ceil", "round", "truncate", "sign", "nonzero"),
-    *("logical_not", "one_hot", "pick", "identity", "pad", "crop", "slice", "flatten", "reshape"),
+    *(
+        "logical_not",
+        "sign_bit",
+        "one_hot",
+        "pick",
+        "identity",
+        "pad",
+        "crop",
+        "slice",
+        "flatten",
+        "reshape",
+    ),
     *("permute", "repeat", "tile", "broadcast", "take", "concatenate", "upsample_nearest"),
     "constant",
 }
+
+# Operators whose results are whole numbers for any inputs: relations, steps and indices.
+COUNTING = frozenset(
+    {
+        *("greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "bucketize"),
+        *("floor", "ceil", "round", "truncate", "sign", "sign_bit", "nonzero", "logical_not"),
+        *("is_nan", "is_finite", "argmax", "argmin", "argsort", "floor_divide"),
+    }
+)
 
 # Numbers that are checked first, to reject most arrays quickly.
 _PROBE = 8

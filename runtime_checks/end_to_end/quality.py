@@ -32,7 +32,8 @@ class OutputQuality:
         output: Keras output name.
         kind: Those samples: "real", "random", … or "all".
         samples: How many they are.
-        snr_db: The truth's power over the error's, in decibels; None if the truth is zero.
+        snr_db: The truth's power over the error's, in decibels; None if the truth is zero, or if
+            the output is class numbers, which are no amounts.
         slice_db: The same for each slice of the last axis; empty for an output without one.
         dead: Slices of the last axis that are constant in the file and not in the trained model.
         dead_span: Their greatest variation in the trained model.
@@ -53,18 +54,21 @@ class OutputQuality:
         return {key: value for key, value in vars(self).items() if key != "output"}
 
 
-def output_quality(output: str, actual: np.ndarray, golden: GoldenSet) -> OutputQuality:
+def output_quality(
+    output: str, actual: np.ndarray, golden: GoldenSet, *, orders: bool = False
+) -> OutputQuality:
     """Measure one output on typical samples.
 
     Args:
         output: Keras output name.
         actual: (N, …) outputs of the target.
         golden: The samples and their truth.
+        orders: Whether the output is class numbers in an order (`task_agreement`).
     """
     kind, index = typical_samples(golden.kind)
     truth = np.asarray(golden.truth[output], np.float64)[index]
     given = np.asarray(actual, np.float64)[index]
-    sliced = truth.ndim > 1 and 1 < truth.shape[-1] <= _MOST_SLICES
+    sliced = not orders and truth.ndim > 1 and 1 < truth.shape[-1] <= _MOST_SLICES
     width = truth.shape[-1] if sliced else 1
     rows, found = truth.reshape(-1, width), given.reshape(-1, width)
     usable = np.isfinite(rows) & np.isfinite(found)
@@ -77,7 +81,7 @@ def output_quality(output: str, actual: np.ndarray, golden: GoldenSet) -> Output
         output=output,
         kind=kind,
         samples=len(index),
-        snr_db=power_decibels(float(signal.sum()), float(noise.sum())),
+        snr_db=None if orders else power_decibels(float(signal.sum()), float(noise.sum())),
         slice_db=tuple(map(power_decibels, signal.tolist(), noise.tolist())) if sliced else (),
         dead=dead,
         dead_span=float(np.ptp(rows[:, dead], axis=0).max(initial=0.0)),

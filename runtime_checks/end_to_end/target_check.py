@@ -19,10 +19,16 @@ from .integer_agreement import must_agree
 from .quality import OutputQuality, output_quality
 from .quality_gates import QualityLimits, misfit_findings, quality_findings
 from .stages import error_budget
-from .task_agreement import TaskAgreement, deciding_outputs, task_agreement
+from .task_agreement import (
+    TaskAgreement,
+    deciding_outputs,
+    ordering_outputs,
+    task_agreement,
+)
 from .thread_counts import ThreadComparison, compare_bits
 
-# Kinds of samples whose values may lie beyond the ranges of a calibration.
+# Kinds of samples whose values may lie beyond the ranges of a calibration, where no prediction says
+# which do.
 _BEYOND = (BORDER, EXTREME)
 
 
@@ -59,8 +65,8 @@ def judge_run(
     if beyond.any():
         message = (
             f"{target.runtime} computes {artifact.precision} files in floats, which do not "
-            f"saturate: nothing is expected of the {beyond.sum()} samples '{BORDER}' and "
-            f"'{EXTREME}', which may lie beyond the calibrated ranges"
+            f"saturate: nothing is expected of the {beyond.sum()} samples with values beyond the "
+            "calibrated ranges"
         )
         findings.append(Finding("noise", True, message))
     decides = deciding_outputs(
@@ -87,7 +93,8 @@ def judge_run(
             follows_rules=RUNTIMES[target.runtime].follows_rules,
         )
         findings.extend(judged)
-        tasks, qualities = _quality(outputs, verdicts, golden, decides)
+        orders = ordering_outputs(export.folded_network)
+        tasks, qualities = _quality(outputs, verdicts, golden, decides, orders)
         if "reproducer" not in export.manifest.metadata:
             findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
             findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
@@ -118,8 +125,13 @@ def judge_run(
 
 def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.ndarray:
     """Return (N,) whether a target may compute a sample beyond the calibrated ranges of a file."""
-    unsaturated = artifact.precision in RUNTIMES[target.runtime].unsaturated
-    return np.isin(golden.kind, _BEYOND) & unsaturated
+    if artifact.precision not in RUNTIMES[target.runtime].unsaturated:
+        return np.zeros(golden.samples, bool)
+    predictions = golden.predictions.get(artifact.file)
+    if predictions is None or predictions.reason:
+        return np.isin(golden.kind, _BEYOND)
+    saturated = predictions.saturated
+    return np.zeros(golden.samples, bool) if saturated is None else saturated
 
 
 def _judged(
@@ -208,16 +220,17 @@ def _quality(
     verdicts: Sequence[OutputVerdict],
     golden: GoldenSet,
     decides: Container[str],
+    orders: Container[str],
 ) -> tuple[list[TaskAgreement], list[OutputQuality]]:
     """Return the agreement of the decisions, and the quality of each output."""
     tasks, qualities = [], []
     for entry in verdicts:
         name = entry.metrics.output
-        qualities.append(output_quality(name, outputs[name], golden))
-        if name in decides:
+        qualities.append(output_quality(name, outputs[name], golden, orders=name in orders))
+        if name in decides or name in orders:
             rounding = float32_bound(golden, name)
             allowed = rounding.worst * rounding.noise
-            task = task_agreement(name, outputs[name], golden, allowed)
+            task = task_agreement(name, outputs[name], golden, allowed, orders=name in orders)
             tasks.extend([] if task is None else [task])
     return tasks, qualities
 

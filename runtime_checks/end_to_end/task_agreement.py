@@ -1,10 +1,12 @@
 """Measures the effect of differences on the task: decisions kept and changed, and accuracy.
 
 A decision is the greatest of the scores of an output of shape (N, classes), or whether a single
-probability exceeds one half. The network determines which outputs decide: the output of an
-autoencoder has the shape of scores too, but its greatest number means nothing. If labels are known,
-the accuracies of the trained model and of the target are compared sample by sample, so that two
-files of equal accuracy with errors on different samples are not considered equal.
+probability exceeds one half. An output of class numbers in an order, such as that of an argmax or
+of the indices of a top k, decides for the first of them. The network determines which outputs
+decide: the output of an autoencoder has the shape of scores too, but its greatest number means
+nothing. If labels are known, the accuracies of the trained model and of the target are compared
+sample by sample, so that two files of equal accuracy with errors on different samples are not
+considered equal.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from .comparison import as_scores
 # samples. By its own scores one with lower odds is wrong in a third of its decisions or more.
 _DECIDES = 2.0
 
-_MOVING = ("identity", "linear", "reshape", "flatten")
+_MOVING = ("identity", "linear", "reshape", "flatten", "slice")
+
+# Operators whose results are class numbers in an order.
+_ORDERS = ("argmax", "argmin", "argsort")
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,8 @@ def deciding_outputs(
         classes: Names of the classes, as the user gave them at export.
     """
     ends = {} if network is None else {name: _end(network, name) for name in network.outputs}
-    rows = {name: t.shape[1] for name, t in golden.truth.items() if t.ndim == 2}
+    orders = ordering_outputs(network)
+    rows = {n: t.shape[1] for n, t in golden.truth.items() if t.ndim == 2 and n not in orders}
     certain = {
         name
         for name, size in rows.items()
@@ -204,6 +210,24 @@ def deciding_outputs(
     return frozenset(several if golden.labels is not None and len(several) == 1 else ())
 
 
+def ordering_outputs(network: Network | None) -> frozenset[str]:
+    """Return the outputs (N,) or (N, places) that are class numbers in an order."""
+    if network is None:
+        return frozenset()
+    ranks = {node.name: len(node.shape) for node in network.nodes}
+    return frozenset(
+        name
+        for name, node in network.outputs.items()
+        if _end(network, name) in _ORDERS and ranks.get(node, 0) <= 2
+    )
+
+
+def _first_as_scores(orders: np.ndarray, classes: int) -> np.ndarray:
+    """Return (N, classes) scores, 1 for the first class of each row."""
+    first = np.clip(orders.reshape(len(orders), -1)[:, :1], -1, classes - 1)
+    return np.asarray((first == np.arange(classes)).astype(np.float64))
+
+
 def _end(network: Network, output: str) -> str:
     """Return the operation that computes an output, skipping those that only move numbers."""
     nodes = {node.name: node for node in network.nodes}
@@ -214,15 +238,21 @@ def _end(network: Network, output: str) -> str:
 
 
 def task_agreement(
-    output: str, actual: np.ndarray, golden: GoldenSet, allowed: np.ndarray
+    output: str,
+    actual: np.ndarray,
+    golden: GoldenSet,
+    allowed: np.ndarray,
+    *,
+    orders: bool = False,
 ) -> TaskAgreement | None:
     """Compare a target's decisions with the trained model's.
 
     Args:
-        output: Keras output name of one of the `deciding_outputs`.
+        output: Keras output name of one of the `deciding_outputs` or `ordering_outputs`.
         actual: (N, …) outputs of the target.
         golden: The truth, and the labels where they are known.
         allowed: (N,) greatest error of an element that float32 arithmetic explains in each sample.
+        orders: Whether the output is one of the `ordering_outputs`.
 
     Returns:
         The comparison, over the real samples if there are any; None for an output that is not a
@@ -230,15 +260,21 @@ def task_agreement(
     """
     truth = np.asarray(golden.truth[output], np.float64)
     scores = np.asarray(actual, np.float64)
-    if truth.ndim != 2 or scores.shape != truth.shape:
+    if scores.shape != truth.shape or (truth.ndim != 2 and not orders):
         return None
-    truth, scores = as_scores(truth), as_scores(scores)
     kind, index = typical_samples(golden.kind)
-    usable = np.logical_and(np.isfinite(truth).all(axis=1), np.isfinite(scores).all(axis=1))
+    both = np.stack([truth, scores], axis=1)
+    usable = np.isfinite(both).reshape(golden.samples, -1).all(axis=1)
     index = index[usable[index]]
     if not len(index):
         return None
     labels = golden.labels
+    if orders:
+        known = truth[usable] if labels is None else np.append(truth[usable], labels)
+        classes = int(known.max()) + 2  # one more for numbers that no class has
+        truth, scores = (_first_as_scores(array, classes) for array in (truth, scores))
+    else:
+        truth, scores = as_scores(truth), as_scores(scores)
     if labels is None or labels.max(initial=-1) >= truth.shape[1]:
         labels = np.full(golden.samples, -1)
     before, after = truth.argmax(axis=1), scores.argmax(axis=1)

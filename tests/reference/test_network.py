@@ -279,3 +279,22 @@ def test_noise_model_predicts_the_error_of_float32():
     pooled = float(np.sqrt(np.mean(np.square(ratios))))
     assert 0.1 < pooled < 1.0
     assert np.max(ratios) < 3.0
+
+
+def test_relations_are_exact_between_known_numbers():
+    """A result of 0 or 1 is no denormal number, so that a choice made by it is certain."""
+    x = np.array([[-0.5, 0.25, 2.0]])
+    node = Node(
+        "zero",
+        "equal",
+        "zero",
+        ("x",),
+        (None, 3),
+        {"constant_first": False},
+        {"constant": np.zeros(1)},
+    )
+    output = evaluate_node(node, [x])
+    bound = node_error_bound(node, [x], output, [np.zeros_like(x)], 2.0**-24)
+    np.testing.assert_array_equal(bound, 0)
+    near = node_error_bound(node, [x], output, [np.full_like(x, 0.3)], 2.0**-24)
+    np.testing.assert_array_equal(near, [[0, 1, 0]])

@@ -225,3 +225,18 @@ def test_op_with_unsupported_attributes_is_unknown(kind):
     graph = ArtifactGraph({}, (), ("y",), lambda: (op,))
     with pytest.raises(NotKnownError):
         prepared(op, Values(graph, {"a": np.zeros((2, 3), np.int8)}))
+
+
+def test_samples_beyond_the_calibrated_ranges_are_known(directory):
+    """Their sums saturate on every runtime of integers, and not on one that computes in floats."""
+    export = read_export(directory)
+    golden = export.read_golden()
+    artifact = next(a for a in export.artifacts if a.file.endswith("int16x8.tflite"))
+    saturated = golden.predictions[artifact.file].saturated
+    assert saturated is not None
+    assert not saturated.all()
+    # The last extreme sample is ten times beyond the range of the input.
+    assert saturated[np.flatnonzero(golden.kind == "extreme")[-1]]
+    chosen = golden.select(np.flatnonzero(saturated)[:2])
+    both = chosen.predictions[artifact.file].joined(golden.predictions[artifact.file])
+    np.testing.assert_array_equal(both.saturated, [True, True, *saturated])

@@ -7,7 +7,11 @@ import pytest
 from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.artifacts.network import Network, Node
 from renormlite.runtime_checks.end_to_end.quality_gates import QualityLimits, quality_findings
-from renormlite.runtime_checks.end_to_end.task_agreement import deciding_outputs, task_agreement
+from renormlite.runtime_checks.end_to_end.task_agreement import (
+    deciding_outputs,
+    ordering_outputs,
+    task_agreement,
+)
 from scipy.stats import binomtest
 
 
@@ -197,3 +201,28 @@ def test_whether_the_model_makes_decisions(truth, labels, judged):
     assert finding.passed is not judged
     assert ("not judged: nothing shows that the model decides" in finding.message) is not judged
     assert ("not judged, since" in task.sentence) is not judged
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2)])
+def test_class_numbers_in_an_order_decide_for_the_first(shape):
+    """Neither their distance nor what follows the first place is an error."""
+    truth, actual = np.zeros(shape), np.ones(shape)
+    first = (slice(None),) if len(shape) == 1 else (slice(None), 0)
+    truth[first], actual[first] = [0, 3, 7, 7], [0, 3, 7, 50]
+    golden = golden_of(truth, labels=[0, 3, 7, 7])
+    task = task_agreement("y", actual, golden, np.zeros(4), orders=True)
+    assert (task.same, task.flips, task.lost) == (3, 1, 1)
+    assert (task.changes[0].before, task.changes[0].sample) == (7, 3)
+    assert not task.unjudged
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ({"y": ("dense", "argmax")}, {"y"}),
+        ({"y": ("dense", "argsort", "slice"), "z": ("dense", "sort", "slice")}, {"y"}),
+        ({"y": ("argmax", "dense")}, set()),
+    ],
+)
+def test_network_determines_the_outputs_in_an_order(ends, expected):
+    assert ordering_outputs(network_ending_in(**ends)) == expected

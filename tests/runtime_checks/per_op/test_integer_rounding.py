@@ -8,6 +8,7 @@ from renormlite import check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.reference.integer.base import Values
 from renormlite.reference.integer.tflite_ops import integer_ops, prepared
 from renormlite.reference.rounding.xnnpack import TFLITE_RULES
@@ -176,3 +177,31 @@ def test_runtime_without_tensors_is_replaced_by_one_with_the_same_bits(coarse_ex
     (finding,) = [f for f in result.findings if f.check == "rounding"]
     assert "whose outputs on" in finding.message
     assert "since tflite-micro exposes no tensors" in finding.message
+
+
+def test_float_kernels_may_round_to_either_side_of_a_tie():
+    """A sum in float32 that ends next to a tie; a whole step farther away is wrong."""
+    steps = Quantization(np.array([0.5]), np.array([3]), np.dtype(np.uint8))
+    scale = GraphTensor("s", "s", (), np.dtype(np.float32), None, np.array(0.5, np.float32))
+    point = GraphTensor("z", "z", (), np.dtype(np.uint8), None, np.array(3, np.uint8))
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 3), np.dtype(np.float32), None),
+        "root": GraphTensor("root", "root", (1, 3), np.dtype(np.float32), None),
+        "q": GraphTensor("q", "q", (1, 3), np.dtype(np.uint8), steps),
+        "s": scale,
+        "z": point,
+    }
+    ops = (
+        GraphOp(0, "Sqrt", "", ("x",), ("root",)),
+        GraphOp(1, "QuantizeLinear", "", ("root", "s", "z"), ("q",)),
+    )
+    graph = ArtifactGraph(tensors, ("x",), ("q",), lambda: ops)
+    x = np.array([[[0.5625, 4.0, 9.0]]], np.float32)  # the root of the first is 1.5 steps
+
+    def differing(*integers: int) -> int:
+        shown = {"x": x, "q": np.array([[integers]], np.uint8)}
+        report = recognise(graph, "onnx", shown)
+        return sum(check.differing for check in report.wrong)
+
+    assert differing(5, 7, 9) == differing(4, 7, 9) == 0
+    assert differing(6, 7, 9) == differing(5, 8, 9) == 1

@@ -12,7 +12,6 @@ says nothing about an ordinary one. No absolute tolerance appears.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +31,6 @@ from .comparison import SampleErrors, sample_errors
 # noise, not a multiple of it. docs/checks.md lists the ratios measured on healthy files.
 WORST_SAMPLE_LIMIT = 5.0
 POOLED_LIMIT = 1.5
-
-# Different rounding rules from which the range of unknown ones is estimated.
-ENOUGH_RULES = 3
 
 
 @dataclass(frozen=True)
@@ -137,10 +133,10 @@ def _integer_bound(
 ) -> NoiseBound:
     """Return the bound of a file of integers, relative to its outputs on the exporting host.
 
-    The noise model gives the effect of one step of difference in every operation on the output.
-    If several rounding rules are known, an unknown rule may differ from these by as much as they
-    differ from each other, plus the same again or a quarter of a step in every operation, whichever
-    is smaller.
+    The noise model gives the effect of one step of difference in every operation on the output. A
+    runtime of integers with an unknown rounding rule may differ from the known rules by as much as
+    they differ from each other, plus the same again or a quarter of a step in every operation,
+    whichever is smaller. A runtime that computes in floats may differ by the whole step.
 
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
@@ -170,28 +166,16 @@ def _integer_bound(
 def _spread(
     golden: GoldenSet, artifact: Artifact, output: str, exported: np.ndarray
 ) -> np.ndarray | None:
-    """Return (N,) differences between known rounding rules in an output.
-
-    None if fewer than `ENOUGH_RULES` differ: two rules say little about the range of others.
-    """
+    """Return (N,) differences between known rounding rules in an output; None without rules."""
     predictions = golden.predictions.get(artifact.file)
-    if predictions is None:
+    if predictions is None or not predictions.by_rule:
         return None
-    rules = distinct(outputs[output] for outputs in predictions.by_rule.values())
-    if len(rules) < ENOUGH_RULES:
-        return None
-    distances = [sample_errors(array, exported).rms_error for array in rules]
+    distances = [
+        sample_errors(outputs[output], exported).rms_error
+        for outputs in predictions.by_rule.values()
+    ]
     size = sample_errors(exported, exported).rms_truth
     return _without_luck(np.max(distances, axis=0), size, golden.kind)
-
-
-def distinct(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Return the arrays without repetitions."""
-    found: list[np.ndarray] = []
-    for array in arrays:
-        if not any(np.array_equal(array, other, equal_nan=True) for other in found):
-            found.append(array)
-    return found
 
 
 def float_noise(

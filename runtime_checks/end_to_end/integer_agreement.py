@@ -24,16 +24,16 @@ from ...artifacts.golden_set import Arrays, GoldenSet, Predictions
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import precision_named
 from ...artifacts.sample_kinds import NONFINITE
-from .bounds import ENOUGH_RULES, distinct
 from .last_function import other_function
 
 # Dequantization by another sequence of operations differs by a few units in the last place of 24
 # bits; a step of 16 bits has 256 of them.
 _SAME = 1 / 64
 
-# An unknown rule may have this many times as many integers outside the range of all known rules
-# as a known rule has outside the range of the others, or this share of all integers if it is more.
-_UNKNOWN_RULE, _LEAST_SHARE = 2.0, 0.02
+# The range of all known rules is judged if at least the last number of them differ. An unknown rule
+# may have this many times as many integers outside of it as a known rule has outside the range of
+# the others, or this share of all integers if that is more.
+_UNKNOWN_RULE, _LEAST_SHARE, _ENOUGH_RULES = 2.0, 0.02, 3
 
 # Integers whose range is not judged: all known rules of 16 bits share a multiplier of 15 bits, so
 # that a rule with a finer one, or floats, lies outside of them all.
@@ -212,14 +212,19 @@ def _beyond(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> t
     rules = list(predictions.by_rule.values())
     if any(name not in outputs or outputs[name].shape != a.shape for name, a in rules[0].items()):
         return 0, 0
-    found = distinct(_in_steps(rule, predictions, samples) for rule in rules)
-    if len(found) < ENOUGH_RULES:
+    distinct: list[np.ndarray] = []
+    for rule in rules:
+        steps = _in_steps(rule, predictions, samples)
+        if not any(np.array_equal(steps, other) for other in distinct):
+            distinct.append(steps)
+    if len(distinct) < _ENOUGH_RULES:
         return 0, 0
     usual = max(
-        _outside(steps, found[:place] + found[place + 1 :]) for place, steps in enumerate(found)
+        _outside(steps, distinct[:place] + distinct[place + 1 :])
+        for place, steps in enumerate(distinct)
     )
-    allowed = max(_UNKNOWN_RULE * usual, _LEAST_SHARE * found[0].size)
-    return _outside(_in_steps(outputs, predictions, samples), found), int(allowed)
+    allowed = max(_UNKNOWN_RULE * usual, _LEAST_SHARE * distinct[0].size)
+    return _outside(_in_steps(outputs, predictions, samples), distinct), int(allowed)
 
 
 def _in_steps(outputs: Arrays, predictions: Predictions, samples: np.ndarray) -> np.ndarray:

@@ -124,6 +124,8 @@ def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[
     for check in integers.wrong:
         layer = layers.get(check.core.index) or layers.get(check.op.index) or check.op.name
         rule = f"; nearest rule: {check.rule.says}" if check.rule else ""
+        if check.ignored:
+            rule = f"; it ignores the zero point of its input '{check.ignored}'"
         faults.append(
             Fault(
                 layer,

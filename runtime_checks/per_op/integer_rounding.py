@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class IntegerCheck:
         at: Index of the first differing element, samples first.
         got: The runtime's number there.
         expected: The rule's.
+        ignored: Name of the input whose zero point the op ignores; empty if that is not the reason.
     """
 
     op: GraphOp
@@ -58,6 +59,7 @@ class IntegerCheck:
     at: tuple[int, ...] = ()
     got: float = 0.0
     expected: float = 0.0
+    ignored: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,11 @@ def recognise(
         if not count
     )
     ranked = sorted(rules, key=lambda rule: -exact[rule])
-    checks = tuple(_check(op, differing, ranked, graph) for op, differing in found)
+    checks = tuple(
+        check if not check.differing else replace(check, ignored=_ignored(op, values, file_format))
+        for op, differing in found
+        for check in [_check(op, differing, ranked, graph)]
+    )
     compared = {op.core.index for op, _ in found} | {op.op.index for op, _ in found}
     rest = [op for op in graph.ops if op.kind not in _MOVING and op.index not in compared]
     kinds = dict.fromkeys(op.kind for op in rest if _of_integers(op, graph))
@@ -214,6 +220,23 @@ def _check(
         float(op.got[place]),
         float(expected[place]),
     )
+
+
+def _ignored(op: IntegerOp, values: Values, file_format: str) -> str:
+    """Return the name of an input without whose zero point a rule gives an op's integers."""
+    graph = values.graph
+    for key in graph.activations(op.core):
+        tensor = graph.tensors[key]
+        steps = tensor.quantization
+        if steps is None or not steps.zero_points.any():
+            continue
+        bare = replace(steps, zero_points=np.zeros_like(steps.zero_points))
+        other = replace(graph, tensors={**graph.tensors, key: replace(tensor, quantization=bare)})
+        for candidate in _READERS[file_format](Values(other, values.known)):
+            same = candidate.op.index == op.op.index
+            if same and 0 in _differing(candidate, _RULES[file_format](other), other).values():
+                return tensor.name
+    return ""
 
 
 def _by_frequency(checks: list[IntegerCheck]) -> Iterator[Arithmetic | None]:

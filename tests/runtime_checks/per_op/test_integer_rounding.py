@@ -205,3 +205,25 @@ def test_float_kernels_may_round_to_either_side_of_a_tie():
 
     assert differing(5, 7, 9) == differing(4, 7, 9) == 0
     assert differing(6, 7, 9) == differing(5, 8, 9) == 1
+
+
+def test_an_ignored_zero_point_is_named():
+    """TensorFlow's XNNPACK multiplies two computed matrices without the second one's zero point."""
+    dtype = np.dtype(np.int8)
+    points = {"a": 0, "b": -2, "product": 5}
+    tensors = {
+        key: GraphTensor(
+            key, key, (1, 2, 2), dtype, Quantization(np.array([0.5]), np.array([point]), dtype)
+        )
+        for key, point in points.items()
+    }
+    ops = (GraphOp(0, "BATCH_MATMUL", "", ("a", "b"), ("product",)),)
+    graph = ArtifactGraph(tensors, ("a", "b"), ("product",), lambda: ops)
+    a = np.array([[[[8, 4], [-4, 12]]]], np.int8)
+    b = np.array([[[[6, 2], [10, -8]]]], np.int8)
+    right = np.rint((a.astype(int) @ (b.astype(int) + 2)) * 0.5) + 5
+    wrong = np.rint((a.astype(int) @ b.astype(int)) * 0.5) + 5
+    for integers, ignored in ((right, []), (wrong, ["b"])):
+        shown = {"a": a, "b": b, "product": integers.astype(np.int8)}
+        report = recognise(graph, "tflite", shown)
+        assert [check.ignored for check in report.wrong] == ignored

@@ -264,7 +264,7 @@ def task_agreement(
         return None
     kind, index = typical_samples(golden.kind)
     both = np.stack([truth, scores], axis=1)
-    usable = np.isfinite(both).reshape(golden.samples, -1).all(axis=1)
+    usable = np.asarray(np.isfinite(both).reshape(golden.samples, -1).all(axis=1))
     index = index[usable[index]]
     if not len(index):
         return None

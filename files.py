@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -62,10 +63,23 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def regular(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file to read; refuse pipes and devices, which may have no end.
+
+    Raises:
+        OSError: It is neither a regular file, nor a link to one, nor a folder. A missing file
+            raises when it is opened.
+    """
+    found = Path(path)
+    if found.exists() and not (found.is_file() or found.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return found
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         while data := file.read(_PIECE):
             digest.update(data)
     return digest.hexdigest()

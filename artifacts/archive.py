@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from ..files import write_bytes
+from ..files import regular, write_bytes
 
 # PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
@@ -67,7 +67,7 @@ def load_array(path: str | os.PathLike[str]) -> np.ndarray:
         OSError: It cannot be read.
         DamageError: It is not an array of numbers or text, or is damaged.
     """
-    return array_of(Path(path).read_bytes(), Path(path).name).copy()
+    return array_of(regular(path).read_bytes(), Path(path).name).copy()
 
 
 def array_of(data: bytes, name: str) -> np.ndarray:
@@ -95,7 +95,7 @@ class Archive(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.data = Path(path).read_bytes()
+        self.data = regular(path).read_bytes()
 
     def __getitem__(self, name: str) -> np.ndarray:
         member = self._members[name]

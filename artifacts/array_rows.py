@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..files import regular
 from .archive import Archive, DamageError, damage, load_array, members, read_header, refuse_bomb
 
 
@@ -90,7 +91,7 @@ def _rows(
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    return path.open("rb")
+    return regular(path).open("rb")
 
 
 def _open_member(path: Path, name: str) -> IO[bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import UserError
+from ..files import regular
 from .images import SUFFIXES
 from .manifest import TensorSpec
 
@@ -72,7 +73,7 @@ def read_lines(file: Path) -> list[str]:
         UserError: It is not UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return regular(file).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file} is not UTF-8 text ({error}). Expected one class name per line; save it as "

@@ -7,7 +7,9 @@ SIGTERM, after clean-up.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import platform
 import sys
 import tempfile
@@ -75,6 +77,18 @@ class LazyGroup(click.Group):
             ctx.default_map = {name: project_defaults(name, command, COMMANDS)}
         return name, command, rest
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the sub-command, and write all of its output while an error can still be reported."""
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError as error:  # click would exit with 1, which means a failed check
+            _discard_output()
+            raise UserError("Standard output was closed before all was printed.") from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the sub-commands with their summaries without importing any of them."""
         with formatter.section("Commands"):
@@ -102,10 +116,17 @@ def main() -> None:
         _say(str(missing))
         sys.exit(2)
     except OSError as error:
+        _discard_output()
         _say(f"{describe_os_error(error)}. No file was left incomplete.")
         sys.exit(2)
     except Exception as error:
         _report_bug(error)
+
+
+def _discard_output() -> None:
+    """Discard what standard output did not take, so that Python does not try again at its end."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command_name() -> str:

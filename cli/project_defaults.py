@@ -38,10 +38,11 @@ def project_defaults(
     if file is None:
         return {}
     try:
-        tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file} is not a TOML file: {error}") from error
-    table = tool.get("renormlite", {})
+    for key in ("tool", "renormlite"):
+        table = _table(table, key, file)
     general = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
     for key in table.keys() - general.keys() - set(commands):
         raise UserError(
@@ -54,7 +55,7 @@ def project_defaults(
         if isinstance(parameter, click.Option) and parameter.expose_value
         for flag in parameter.opts
     }
-    own = table.get(name, {})
+    own = _table(table, name, file)
     for key in own.keys() - options.keys():
         raise UserError(
             f"'{key}' under [tool.renormlite.{name}] in {file} is not an option of {name}."
@@ -65,6 +66,13 @@ def project_defaults(
         str(options[key].name): _value(options[key], value, file.parent)
         for key, value in chosen.items()
     }
+
+
+def _table(parent: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
+    table = parent.get(key, {})
+    if not isinstance(table, Mapping):
+        raise UserError(f"Expected a table as '{key}' in {file}. Received: {table!r}.")
+    return table
 
 
 def _nearest(folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..export.quantization.recipe import Recipe
+from ..files import regular
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -20,7 +21,7 @@ def read_recipe(path: Path) -> Recipe:
         UserError: The file does not hold a recipe.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(regular(path).read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a JSON file: {error}.") from error
     if isinstance(data, dict) and "recipe" in data:

@@ -31,6 +31,10 @@ class SafeConsole(Console):
             else:
                 yield Segment("\n".join(map(printable, text.split("\n"))), style)
 
+    def on_broken_pipe(self) -> None:
+        """Let the command line report it: rich would exit with 1, which means a failed check."""
+        raise  # called while the error is handled
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Render text with markup; invalid markup is rendered as plain text."""
         try:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import UserError
+from ...files import regular
 from .base import ArtifactGraph, GraphOp
 from .soundness import demand_sound_ops, demand_sound_tensors
 from .soundness import reading as reading
@@ -40,7 +41,7 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
         )
     reader = importlib.import_module(f".{READERS[format_name]}", __package__)
     what = _NAMES[format_name]
-    content = path.read_bytes() if data is None else data
+    content = regular(path).read_bytes() if data is None else data
     with reading(path, what):
         graph: ArtifactGraph = reader.read(path, content)
         demand_sound_tensors(graph)

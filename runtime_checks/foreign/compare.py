@@ -41,6 +41,7 @@ from ...runtimes import HOSTS, Target
 from ...runtimes.base import ArtifactError
 from ...runtimes.run import run_target
 from ...version import __version__
+from ..end_to_end.comparison import compare_output
 from ..end_to_end.findings import Finding
 from ..options import CheckOptions
 from ..parity import ParityReport, run_check
@@ -380,9 +381,13 @@ def _apart(name: str, names: str, a: np.ndarray, b: np.ndarray) -> str:
     """Describe the difference of two arrays."""
     if np.array_equal(a, b, equal_nan=True):
         return f"output '{name}' of {names} is the same, bit for bit"
-    error = np.abs(a - b)
-    signal, noise = float(np.sum(np.square(a))), float(np.sum(np.square(error)))
-    decibels = f"{10 * np.log10(signal / noise):.1f} dB" if signal and noise else "no signal"
-    at = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(error)), error.shape))
-    most = f"{np.nanmax(error):.3g} at {list(at)}"
-    return f"output '{name}' of {names} differs by up to {most}, {decibels}"
+    metrics = compare_output(name, b, a)
+    parts = []
+    if metrics.max_abs:
+        decibels = f"{metrics.snr_db:.1f} dB" if np.isfinite(metrics.snr_db) else "no signal"
+        at = list(metrics.max_abs_at)
+        parts.append(f"by up to {metrics.max_abs:.3g} at {at}, {decibels}")
+    if metrics.nonfinite:
+        of = f"{metrics.nonfinite} of {a.size} values"
+        parts.append(f"at {of}, NaN or infinite in one of them")
+    return f"output '{name}' of {names} differs {' and '.join(parts)}"

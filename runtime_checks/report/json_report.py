@@ -11,12 +11,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.plain_json import plain
 from ...artifacts.record import Record, parse_json
 from ...errors import UserError
+from ...files import regular
 from ..end_to_end.findings import OutputVerdict, TargetResult
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read(path: str | os.PathLike[str]) -> Record:
         UserError: The file is not such a report.
     """
     with reading(path):
-        record = Record(parse_json(Path(path).read_text(encoding="utf-8")))
+        record = Record(parse_json(regular(path).read_text(encoding="utf-8")))
         schema = record.text("schema")
         if schema != SCHEMA:
             raise ValueError(f"its schema is {schema!r}, expected {SCHEMA!r}")

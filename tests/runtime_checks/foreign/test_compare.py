@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from renormlite import UserError, compare_files
 from renormlite.cli.main import cli
+from renormlite.runtime_checks.foreign.compare import _apart
 
 FILES = [f"float32.{suffix}" for suffix in ("tflite", "onnx")]
 FILES += ["float16.onnx", "dynamic.onnx", "int8.tflite", "int8.onnx"]
@@ -124,6 +125,20 @@ def test_decisions_are_compared_with_the_reference_file(tmp_path):
 def test_files_that_cannot_be_compared(coarse_export, b, options, sentence):
     with pytest.raises(UserError, match=sentence):
         compare_files(coarse_export / "tiny.float32.tflite", coarse_export / b, **options)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ([[1.0, 2.0]], "is the same, bit for bit"),
+        ([[1.0, 2.5]], "differs by up to 0.5 at [0, 1], 13.0 dB"),
+        ([[1.0, np.nan]], "differs at 1 of 2 values, NaN or infinite in one of them"),
+        ([[np.inf, np.nan]], "differs at 2 of 2 values"),
+        ([[1.5, np.nan]], "differs by up to 0.5 at [0, 0], 6.0 dB and at 1 of 2 values"),
+    ],
+)
+def test_difference_of_two_outputs(other, says):
+    assert says in _apart("y", "a and b", np.array([[1.0, 2.0]]), np.array(other))
 
 
 def test_no_framework_is_loaded(coarse_export):

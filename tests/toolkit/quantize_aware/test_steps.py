@@ -44,8 +44,9 @@ def test_zero_is_represented_exactly(low: float, high: float) -> None:
     np.testing.assert_allclose(quantized, [0.0, low, high], atol=0.6 * float(grid[0]))
 
 
-def test_16_bits_are_symmetric() -> None:
-    step, zero = array(steps.grid_of(np.float32(0.0), np.float32(5.0), 16, symmetric=True))
+@pytest.mark.parametrize(("low", "high"), [(0.0, 5.0), (-5.0, 1.0), (1.0, 5.0)])
+def test_16_bits_are_symmetric(low: float, high: float) -> None:
+    step, zero = array(steps.grid_of(np.float32(low), np.float32(high), 16, symmetric=True))
     assert zero == 0
     assert step == pytest.approx(5 / 32767, rel=2.0**-8)
 

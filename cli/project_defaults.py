@@ -68,9 +68,9 @@ def project_defaults(
     }
 
 
-def _table(parent: Mapping[str, Any], key: str, file: Path) -> Mapping[str, Any]:
+def _table(parent: dict[str, Any], key: str, file: Path) -> dict[str, Any]:
     table = parent.get(key, {})
-    if not isinstance(table, Mapping):
+    if not isinstance(table, dict):
         raise UserError(f"Expected a table as '{key}' in {file}. Received: {table!r}.")
     return table
 

@@ -26,6 +26,7 @@ from .fold import (
     prepare,
     values_of_inputs,
 )
+from .fold.backend import require_tensorflow
 from .formats.format_table import needs_calibration
 from .input_norms import with_input_norms
 from .network.write import build_network
@@ -237,6 +238,7 @@ def _prepare(
     listener: Listener | None,
 ) -> ExportRun:
     """Fold a model and read the samples."""
+    require_tensorflow("Export")
     calibration = inputs if calibration is None else calibration
     trained = trained_model(model)
     needing = _needing_calibration(options, trained)

@@ -52,8 +52,18 @@ def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
         arithmetic = precision_named(job.precision).arithmetic
         if job.options.portable and format_name == "tflite" and job.precision in MIXED:
             notes.append(portability_note(graph))
+        if job.trained is not None and job.trained.rounding == "double":
+            notes += _not_in_micro(graph)
         notes += [sentence for note in _NOTES.get(arithmetic, ()) for sentence in note(graph)]
     return tuple(notes)
+
+
+def _not_in_micro(graph: ArtifactGraph) -> list[str]:
+    """Return a note on operators that TFLite's reference kernels have and TFLite Micro has not."""
+    missing = sorted({op.kind for op in graph.ops} & {"GELU", "TILE"})
+    if not missing:
+        return []
+    return [f"TFLite Micro has no {' and no '.join(missing)}: it cannot run this file"]
 
 
 def _unrolled(job: Job) -> list[str]:

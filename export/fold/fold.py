@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from ...artifacts.html_table import html_table
-from ...errors import UserError
+from .backend import require_tensorflow
 from .build import build
 from .graph import Graph
 from .keras_graph import read_graph
@@ -93,11 +93,7 @@ def fold(
     Raises:
         UserError: The model is not built or cannot be read, or a layer cannot be rebuilt.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise UserError(
-            "Folding needs the TensorFlow backend of Keras. "
-            f"Received: {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-        )
+    require_tensorflow("Folding")
     prepared = prepare(model, shapes, for_files=False)
     model = prepared.model
     limits = Limits(keep_input_norms=keep_input_norms)

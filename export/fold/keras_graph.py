@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -32,12 +32,16 @@ _KEEPS_INTEGERS = (
 )
 
 
-def read_graph(model: keras.Model) -> Graph:
+def read_graph(
+    model: keras.Model, *, time_in_batch: Callable[[keras.Layer], bool] = lambda layer: False
+) -> Graph:
     """Read a built Keras model of any kind.
 
     Args:
         model: Sequential, Functional (nested, shared, multi-input and -output) or subclassed. Not
             changed.
+        time_in_batch: Selects the ``TimeDistributed`` layers that are read as the layer inside,
+            with the steps as samples of a larger batch.
 
     Returns:
         The graph, in which every operation is `Kept`.
@@ -50,7 +54,7 @@ def read_graph(model: keras.Model) -> Graph:
     graph = Graph(model.name)
     if _is_functional(model):
         inputs, outputs = _structures(model)
-        _read_into(graph, inputs, outputs)
+        _read_into(graph, inputs, outputs, time_in_batch)
         return graph
     inputs = _subclassed_inputs(model)
     with _traced(model, (inputs,), {}) as (outputs, problem):
@@ -59,7 +63,7 @@ def read_graph(model: keras.Model) -> Graph:
                 f"The layers of {model.name!r} could not be read: {problem}. Use only Keras layers "
                 "and keras.ops in `call`, or build the model with the functional API."
             )
-        _read_into(graph, inputs, outputs)
+        _read_into(graph, inputs, outputs, time_in_batch)
     return graph
 
 
@@ -133,7 +137,9 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(d is None or isinstance(d, int) for d in value)
 
 
-def _read_into(graph: Graph, inputs: Any, outputs: Any) -> None:
+def _read_into(
+    graph: Graph, inputs: Any, outputs: Any, time_in_batch: Callable[[keras.Layer], bool]
+) -> None:
     """Fill an empty graph from symbolic inputs and outputs."""
     env: Env = {}
     for tensor in tree.flatten(inputs):
@@ -141,7 +147,7 @@ def _read_into(graph: Graph, inputs: Any, outputs: Any) -> None:
         source = graph.add(Call(Source(tensor, name), []), [(tensor.shape, tensor.dtype)])
         env[id(tensor)] = source.output
         graph.inputs.append(source.output)
-    reader = _Reader(graph)
+    reader = _Reader(graph, time_in_batch)
     graph.outputs = reader.expand(tree.flatten(outputs), env, "")
     for value in graph.outputs:
         value.is_output = True
@@ -159,8 +165,9 @@ def _with_slots(structure: Any) -> Any:
 class _Reader:
     """Converts Keras nodes to calls, with one op for each operation however often it is called."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, time_in_batch: Callable[[keras.Layer], bool]) -> None:
         self.graph = graph
+        self.time_in_batch = time_in_batch
         self.ops: dict[int, Kept] = {}
 
     def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
@@ -191,6 +198,8 @@ class _Reader:
             return self.inline(operation.inputs, operation.outputs, inputs, operation.name)
         if isinstance(operation, keras.Sequential):
             return self.inline(operation.inputs, operation.outputs, inputs, operation.name)
+        if type(operation) is kl.TimeDistributed and self.time_in_batch(operation):
+            return self.merged_time(operation, inputs[0])
         if _is_composite(operation):
             values = self.trace(node, inputs)
             if values is not None:
@@ -229,6 +238,15 @@ class _Reader:
             adapted = keras.ops.cast(adapted, wanted.dtype)
         (result,) = self.expand([adapted], {id(symbol): value}, prefix)
         return result
+
+    def merged_time(self, wrapper: Any, value: Value) -> list[Value]:
+        """Add the layer inside a ``TimeDistributed``, called on the steps as samples."""
+        symbol = keras.KerasTensor(value.shape, value.dtype)
+        with _unrecorded(wrapper):
+            samples = keras.ops.reshape(symbol, (-1, *value.shape[2:]))
+            result = wrapper.layer(samples)
+            steps = keras.ops.reshape(result, (-1, value.shape[1], *result.shape[1:]))
+            return self.expand([steps], {id(symbol): value}, wrapper.name)
 
     def trace(self, node: Any, inputs: list[Value]) -> list[Value] | None:
         """Add the calls inside a subclassed model or composite layer.
@@ -297,10 +315,17 @@ def _traced(layer: Any, args: Any, kwargs: Any) -> Iterator[tuple[Any, str]]:
     Yields:
         The symbolic outputs and an empty string, or None and the reason why it is not possible.
     """
+    with _unrecorded(layer):
+        yield _trace(layer, args, kwargs)
+
+
+@contextlib.contextmanager
+def _unrecorded(layer: Any) -> Iterator[None]:
+    """Remove the nodes that calls of a layer, or of layers inside it, add in this context."""
     layers = layers_inside(layer)
     marks = [(len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
     try:
-        yield _trace(layer, args, kwargs)
+        yield
     finally:
         for inner, (inbound, outbound) in zip(layers, marks, strict=True):
             del inner._inbound_nodes[inbound:]

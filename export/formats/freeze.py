@@ -19,6 +19,7 @@ import numpy as np
 
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
+from ..fold.backend import require_tensorflow
 from ..fold.scope_names import refused_layers
 from ..fold.traced_functions import inlined_functions
 from ..layer_codes import CODED_LAYER, readable_name
@@ -132,11 +133,7 @@ def freeze(
         UserError: The backend is not TensorFlow, or the model has state that a constant graph
             cannot represent.
     """
-    if keras.config.backend() != "tensorflow":
-        raise UserError(
-            "Export needs Keras on the TensorFlow backend. Received: "
-            f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow and load the model again."
-        )
+    require_tensorflow("Export")
     model = as_functional(model)
     arrange = _channels_first if channels_first else _as_it_is
     inputs = tuple(arrange(with_batch(tensor, batch_size)) for tensor in signature.inputs)

@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ...artifacts.flatbuffer import operator_code, operator_name, text
 from ...errors import UserError
 from .pack import pack
-from .trained import REQUANTIZES, IntegerModel, Weights
+from .trained import IntegerModel, Weights
 
 # Kernel, bias and input among an operator's inputs, and the axis of the kernel's channels.
 _LINEAR = {
@@ -24,7 +24,6 @@ _LINEAR = {
     "FULLY_CONNECTED": (1, 2, 0),
     "TRANSPOSE_CONV": (1, 3, 0),
 }
-_BORDER = ("QUANTIZE", "DEQUANTIZE")
 
 
 def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -> None:
@@ -38,7 +37,7 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
     Raises:
         UserError: An operator computes in floating point unexpectedly.
     """
-    _replace_grid_markers(model)
+    _replace_markers(model, integers.markers)
     by_mark = {weights.mark: weights for weights in integers.weights}
     for graph in model.subgraphs:
         for operator in graph.operators:
@@ -47,30 +46,43 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
                 weights = _set_steps(model, graph, operator, _LINEAR[kind], by_mark)
                 if weights is not None and weights.bits <= 4:
                     pack(model, operator, graph, integers.rounding)
-            elif kind not in _BORDER:
+            if not _is_border(graph, operator, kind):
                 _refuse_float(graph, operator, kind, integers.float_layers, readable)
 
 
-def _replace_grid_markers(model: Any) -> None:
-    """Replace each LEAKY_RELU that marks a requantization by a QUANTIZE."""
+def _is_border(graph: Any, operator: Any, kind: str) -> bool:
+    """Return whether an operator converts between integers and floating point."""
+    types = {graph.tensors[i].type for i in (operator.inputs[0], operator.outputs[0])}
+    return kind in ("QUANTIZE", "DEQUANTIZE") and len(types) == 2
+
+
+def _replace_markers(model: Any, markers: dict[np.float32, str]) -> None:
+    """Replace each LEAKY_RELU that marks another operator."""
     for operator in model.subgraphs[0].operators:
         options = operator.builtinOptions
-        if isinstance(options, schema.LeakyReluOptionsT) and options.alpha == np.float32(
-            REQUANTIZES
-        ):
-            # The version for integer inputs.
-            operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.QUANTIZE, 2)
-            operator.builtinOptions = schema.QuantizeOptionsT()
-            operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+        if not isinstance(options, schema.LeakyReluOptionsT):
+            continue
+        kind = markers.get(np.float32(options.alpha))
+        if kind is not None:
+            operator.opcodeIndex = operator_code(model, *_MARKED[kind])
+            # No marked operator needs options.
+            operator.builtinOptions = None
+            operator.builtinOptionsType = schema.BuiltinOptions.NONE
 
 
-def _widen(model: Any, bias: Any) -> None:
-    """Convert a bias to int64, which kernels with 16-bit activations require."""
-    if bias.type == schema.TensorType.INT64:
-        return
-    values = np.frombuffer(bytes(bytearray(model.buffers[bias.buffer].data)), np.int32)
+# Each marked operator, and its version for integer inputs.
+_MARKED = {
+    "QUANTIZE": (schema.BuiltinOperator.QUANTIZE, 2),
+    "ELU": (schema.BuiltinOperator.ELU, 1),
+    "LOGISTIC": (schema.BuiltinOperator.LOGISTIC, 3),
+    "TANH": (schema.BuiltinOperator.TANH, 3),
+}
+
+
+def _widen(model: Any, bias: Any, integers: np.ndarray) -> None:
+    """Store a bias as int64, which kernels with 16-bit activations require."""
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(values.astype(np.int64).tobytes(), np.uint8)
+    buffer.data = np.frombuffer(integers.astype(np.int64).tobytes(), np.uint8)
     bias.type, bias.buffer = schema.TensorType.INT64, len(model.buffers)
     model.buffers.append(buffer)
 
@@ -94,7 +106,7 @@ def _set_steps(
         bias = graph.tensors[operator.inputs[bias_at]]
         _set(bias, weights.input_step * weights.steps, 0)
         if graph.tensors[operator.outputs[0]].type == schema.TensorType.INT16:
-            _widen(model, bias)
+            _widen(model, bias, weights.bias)
     return weights
 
 

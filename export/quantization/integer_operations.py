@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers as kl
 
+from ...toolkit.quantize_aware.quantized import FUSED
 from ..fold.graph import ActivationOp, Kept
 from ..fold.keras_graph import kind_of
 
@@ -19,12 +20,10 @@ _MOVES = (
     kl.Flatten,
     kl.Reshape,
     kl.Permute,
-    kl.RepeatVector,
     kl.ZeroPadding1D,
     kl.ZeroPadding2D,
     kl.Cropping1D,
     kl.Cropping2D,
-    kl.UpSampling1D,
     kl.Identity,
     kl.Dropout,
     kl.SpatialDropout1D,
@@ -35,13 +34,35 @@ _MOVES = (
     kl.AlphaDropout,
     kl.ActivityRegularization,
 )
+# The same of keras.ops.
+_MOVING_OPERATIONS = ("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem")
 _NAMED = {
     keras.activations.sigmoid: "sigmoid",
     keras.activations.tanh: "tanh",
     keras.activations.softmax: "softmax",
     keras.activations.gelu: "gelu",
+    keras.activations.elu: "elu",
+    keras.activations.exponential: "exponential",
+    keras.activations.hard_sigmoid: "hard_sigmoid",
+    keras.activations.hard_silu: "hard_silu",
     keras.activations.silu: "silu",
     keras.activations.leaky_relu: "leaky_relu",
+}
+# Operations of keras.ops, without options or with those that Keras' activations have by default.
+_OPERATIONS = {
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Silu": "silu",
+    "Exp": "exponential",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSilu": "hard_silu",
+}
+
+
+_CLIPS = {
+    keras.activations.relu: "relu",
+    keras.activations.relu6: "relu6",
+    keras.activations.hard_tanh: "hard_tanh",
 }
 
 
@@ -52,36 +73,74 @@ def function_named(op: Any) -> tuple[str, float]:
         return ("softmax" if layer.axis == -1 else ""), 0.0
     if isinstance(layer, kl.LeakyReLU):
         return "leaky_relu", float(layer.negative_slope)
+    if isinstance(layer, kl.ELU):
+        return ("elu" if layer.alpha == 1.0 else ""), 0.0
     if type(layer) is kl.ReLU:
         plain = layer.max_value is None and not layer.threshold
         return ("leaky_relu" if plain else ""), float(layer.negative_slope)
     function = op.function if isinstance(op, ActivationOp) else None
     if type(layer) is kl.Activation:
         function = layer.activation
-    elif kind_of(layer) in ("Sigmoid", "Tanh", "Silu"):
-        return kind_of(layer).lower(), 0.0
+    elif kind_of(layer) in _OPERATIONS:
+        return _OPERATIONS[kind_of(layer)], 0.0
     return _NAMED.get(function, ""), 0.2  # Keras' default slope
 
 
+def why_none(layer: Any) -> str:
+    """Return why a layer has no integer operator, as a clause; empty if it is just not known."""
+    kinds = [type(layer), *(type(part) for part in getattr(layer, "_layers", ()))]
+    return next((why for kind in kinds for types, why in _NONE if issubclass(kind, types)), "")
+
+
+_NONE: tuple[tuple[Any, str], ...] = (
+    (
+        (kl.Conv3D, kl.Conv3DTranspose, kl.MaxPooling3D, kl.AveragePooling3D),
+        "TFLite computes convolutions and pools of volumes in floating point only",
+    ),
+    (
+        (kl.RNN, kl.Bidirectional, kl.ConvLSTM1D, kl.ConvLSTM2D, kl.ConvLSTM3D),
+        "TFLite's integer LSTM keeps its state in 16 bits and its gates in a form of its own, and "
+        "the other recurrent layers have no integer kernel",
+    ),
+    (
+        (kl.LayerNormalization, kl.GroupNormalization, kl.UnitNormalization),
+        "its statistics are of each sample, and TFLite has no integer operator for that",
+    ),
+    (
+        (kl.MultiHeadAttention, kl.GroupQueryAttention, kl.Attention, kl.AdditiveAttention),
+        "LiteRT has no integer kernel of XNNPACK for products of two activations",
+    ),
+    ((kl.Embedding,), "its inputs are indices, which are not quantized"),
+)
+
+
 def fusable(op: Any) -> str | None:
-    """Return the name of an activation that can be fused into an operator; None for others."""
+    """Return the name of an activation that an operator can end with; None for others.
+
+    See `quantized.ends_of` for the names.
+    """
     function = None
     if isinstance(op, ActivationOp):
         function = op.function
     elif isinstance(op, Kept):
         layer = op.operation
         if type(layer) is kl.ReLU:
-            plain = not layer.negative_slope and not layer.threshold
-            names = {None: "relu", 6.0: "relu6"}
-            return names.get(layer.max_value) if plain else None
+            if layer.negative_slope or layer.threshold:
+                return None
+            most = layer.max_value
+            return "relu" if most is None else f"relu{most:g}"
         if type(layer) is kl.Activation:
             function = layer.activation
         elif kind_of(layer) in ("Relu", "Relu6"):
             return kind_of(layer).lower()
-    return {keras.activations.relu: "relu", keras.activations.relu6: "relu6"}.get(function)
+        elif kind_of(layer) == "HardTanh":
+            return "hard_tanh"
+    return _CLIPS.get(function)
 
 
 def keeps_grid(layer: Any) -> bool:
     """Return whether the output of a layer has the grid of its input."""
-    nearest = type(layer) is kl.UpSampling2D and layer.interpolation == "nearest"
-    return nearest or type(layer) in _MOVES or fusable(Kept(layer, "")) is not None
+    nearest = type(layer) is kl.Resizing and layer.interpolation == "nearest"
+    moves = nearest or type(layer) in _MOVES or kind_of(layer) in _MOVING_OPERATIONS
+    activation = fusable(Kept(layer, ""))
+    return moves or (activation is not None and activation in FUSED)

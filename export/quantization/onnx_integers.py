@@ -24,7 +24,7 @@ import onnx
 from onnx import numpy_helper
 
 from .layer_selection import belongs
-from .trained import REQUANTIZES, IntegerModel
+from .trained import IntegerModel
 
 # Products v n / 256 lie 1/256 of a step apart: this moves a half up, and nothing else across it.
 _UP = 2.0**-10
@@ -67,7 +67,11 @@ class _Rewriter:
     def rewrite(self) -> None:
         exact = self.integers.rounding == "float"
         for node in self.graph.node:
-            marked = node.op_type == "LeakyRelu" and _slope(node) == np.float32(REQUANTIZES)
+            kind = self.integers.markers.get(_slope(node)) if node.op_type == "LeakyRelu" else ""
+            marked = kind == "QUANTIZE"
+            if kind == "ELU":
+                node.op_type = "Elu"
+                del node.attribute[:]
             if marked:
                 self._rename(node.output[0], node.input[0])
             known = exact and node.op_type in ("LeakyRelu", "AveragePool")

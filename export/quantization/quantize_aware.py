@@ -17,11 +17,11 @@ from ...toolkit.quantize_aware.ranges import Range
 from ...toolkit.quantize_aware.rounding import rounding_named
 from ..fold.graph import Graph
 from ..fold.keras_graph import read_graph
-from ..fold.linear import Linear
 from ..fold.live import take_out_live_norms
 from ..fold.passes import run
 from ..fold.recognize import recognize
 from ..fold.settle import settle
+from .dense_form import dense_form
 from .quantized_build import Choices, build_quantized
 
 
@@ -91,7 +91,7 @@ def quantize_aware(
         )
     rounding_named(rounding)
     example = Range(activation_bits, ranges, momentum, percentile, freeze_ranges_after)
-    graph, live = _placed(model)
+    graph, live = _placed(model, frozenset(float_layers))
     known = {call.name for call in graph.calls()}
     unknown = sorted(set(float_layers) - known)
     if unknown:
@@ -129,24 +129,26 @@ def observe(model: keras.Model, samples: Any) -> None:
             found.observing = False
 
 
-def _placed(model: keras.Model) -> tuple[Graph, dict[Any, Any]]:
+def _placed(model: keras.Model, float_layers: frozenset[str]) -> tuple[Graph, dict[Any, Any]]:
     """Return the folded graph, and the norms that stay trainable by call of a linear layer."""
     excluded: set[str] = set()
     while True:
-        graph = read_graph(model)
+        graph = read_graph(model, time_in_batch=lambda layer: layer.name not in float_layers)
         recognize(graph)
         live = take_out_live_norms(graph, excluded)
         run(graph, widen=False)
         settle(graph)
-        # A layer with an extra channel for a constant cannot keep its norm.
-        wider = [
-            norm.name
-            for call, norm in live.items()
-            if isinstance(call.op, Linear) and call.op.gives is not None
-        ]
+        # A layer with an extra channel for a constant, or with several axes that become the
+        # channels of one matrix, cannot keep its norm.
+        wider = [norm.name for call, norm in live.items() if _outgrows_norm(call.op)]
         if not wider:
             return graph, live
         excluded.update(wider)
+
+
+def _outgrows_norm(op: Any) -> bool:
+    form = dense_form(op)
+    return op.gives is not None or (form is not None and len(form.outputs) > 1)
 
 
 __all__ = ["observe", "quantize_aware"]

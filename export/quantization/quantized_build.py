@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers as kl
-from keras import tree
+from keras import ops, tree
 
 from ...errors import UserError
 from ...toolkit.quantize_aware.functions import (
@@ -16,6 +17,7 @@ from ...toolkit.quantize_aware.functions import (
     QuantizedFunction,
     QuantizedLeakyReLU,
     QuantizedMultiply,
+    QuantizedPReLU,
     QuantizedSoftmax,
 )
 from ...toolkit.quantize_aware.kernels import KERNELS
@@ -25,14 +27,19 @@ from ...toolkit.quantize_aware.operators import (
     QuantizedAdd,
     QuantizedAveragePooling,
     QuantizedConcatenate,
+    QuantizedExtreme,
     QuantizedMean,
+    QuantizedResizing,
+    QuantizedSubtract,
 )
+from ...toolkit.quantize_aware.quantized import FUSED, Quantized
 from ...toolkit.quantize_aware.ranges import Range
 from ..fold.affine import Affine
 from ..fold.graph import ActivationOp, AffineOp, Call, Graph, Kept, Slot, Source, Value
 from ..fold.keras_graph import kind_of
 from ..fold.linear import Linear
-from .integer_operations import function_named, fusable, keeps_grid
+from .dense_form import dense_form
+from .integer_operations import function_named, fusable, keeps_grid, why_none
 
 _ADVICE = "Replace it, or leave it in floating point: float_layers=({name!r},)."
 
@@ -122,6 +129,9 @@ class _Builder:
     def call(self, call: Call) -> list[BuiltValue]:
         """Build the layer of a call and return its output values."""
         op = call.op
+        wide = self.choices.output_range.bits > 8 and op.name not in self.choices.float_layers
+        if wide and _only_8_bits(op):
+            raise _refused(op, "TFLite's converter does not write it with 16-bit activations")
         if isinstance(op, Source):
             tensor = op.tensor
             return [
@@ -140,41 +150,54 @@ class _Builder:
             layer, kind = op.operation, kind_of(op.operation)
             if kind == "Concatenate":
                 return [self.joined(call)]
+            sizes = _sizes(call, "nearest")
+            if sizes is not None:
+                return [self.enlarged(call, sizes)]
             if keeps_grid(layer):
                 return self.moved(call)
-            if kind == "Add" and len(call.inputs) >= 2:
+            if kind in ("Add", "Average") and len(call.inputs) >= 2:
                 return [self.added(call)]
+            if kind in ("Maximum", "Minimum") and len(call.inputs) >= 2:
+                return [self.extreme(call, greatest=kind == "Maximum")]
             if kind in ("GlobalAveragePooling1D", "GlobalAveragePooling2D"):
                 return [self.averaged(call, layer)]
-            if kind in ("Multiply",) and len(call.inputs) == 2:
-                return [self.pair(call, QuantizedMultiply)]
+            if kind in _PAIRS and len(call.inputs) == 2:
+                return [self.pair(call, _PAIRS[kind])]
+            sizes = _sizes(call, "bilinear")
+            if sizes is not None:
+                return [self.resized(call, sizes)]
+            if type(layer) is kl.PReLU:
+                return [self.prelu(call, layer)]
             if type(layer) in (kl.AveragePooling1D, kl.AveragePooling2D):
                 return [self.pooled(call, layer)]
-        if function_named(op)[0] == "silu":
-            return [self.gated(call)]
+        name, _ = function_named(op)
+        if name in _GATES:
+            return [self.gated(call, _GATES[name])]
+        if name == "hard_sigmoid":
+            return [self.hard_sigmoid(call, self.renamed.get(id(op), op.name))]
         made = self.function(op)
         if made is not None:
             x = self.on_grid(call.inputs[0])
             return [BuiltValue(*made(x.tensor, x.grid))]
-        raise UserError(f"{_what(op)} has no integer operator here. {_ADVICE.format(name=op.name)}")
+        raise _refused(op)
 
     # The operators.
 
     def linear(self, call: Call, op: Linear) -> BuiltValue:
         """Build a linear layer with the norm and the activation after it."""
-        known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE
+        known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE or dense_form(op)
         if not known or getattr(op.layer, "data_format", "") == _FIRST:
-            raise UserError(
-                f"{_what(op)} has no integer operator here. {_ADVICE.format(name=op.name)}"
-            )
+            raise _refused(op)
         x = self.on_grid(call.inputs[0])
         layers = self.linear_layers.get(id(op))
         if layers is None:
             layers = self.linear_layers[id(op)] = self.made_linear(call, op)
+        form = dense_form(op)
+        tensor = x.tensor if form is None else form.rows(x.tensor)
         for layer in layers:
-            tensor, grid = layer(x.tensor, x.grid)
+            tensor, grid = layer(tensor, x.grid)
             x = BuiltValue(tensor, grid, layer.opened)
-        return x
+        return x if form is None else dataclasses.replace(x, tensor=form.unrows(tensor))
 
     def made_linear(self, call: Call, op: Linear) -> list[QuantizedLinear]:
         """Return the layers of a linear call: two for a separable convolution, else one."""
@@ -182,6 +205,9 @@ class _Builder:
         plain = op if norm is None else dataclasses.replace(op, after=None)
         config = _float32(op.kind.config(plain, activation=False))
         arrays = op.kind.arrays(plain)
+        form = dense_form(op)
+        if form is not None:
+            config, arrays = form.config(op.name, arrays), form.arrays(arrays)
         layers = []
         if type(op.layer) in _SEPARABLE:
             depthwise, config, inner = _separated(type(op.layer), config)
@@ -195,7 +221,7 @@ class _Builder:
             kernel, *arrays = arrays
             self.fills.append(lambda: first.layer.kernel.assign(kernel))
         else:
-            inner = type(op.layer)
+            inner = type(op.layer) if form is None else kl.Dense
         last = QuantizedLinear(
             inner.from_config(config),
             None if norm is None else _like(norm, op.after),
@@ -211,64 +237,130 @@ class _Builder:
 
     def affine(self, call: Call, op: AffineOp) -> BuiltValue:
         """Build a norm that could not be folded, as a depthwise convolution of kernel size 1."""
-        rank, axis = call.output.rank, op.affine.axis
-        kinds = {3: kl.DepthwiseConv1D, 4: kl.DepthwiseConv2D}
-        if rank not in kinds or axis != rank - 1:
+        if op.affine.axis != call.output.rank - 1:
             raise UserError(
-                f"{op.name} cannot be folded, and for rank {rank} and axis {axis} it has no "
-                f"integer operator. {_ADVICE.format(name=op.name)}"
+                f"{op.name} cannot be folded, and for axis {op.affine.axis} it has no integer "
+                f"operator. {_ADVICE.format(name=op.name)}"
             )
         x = self.on_grid(call.inputs[0])
+        scale, shift = op.affine.scale, op.affine.shift
+        return self.scaled(x, scale, shift, name=op.name, activation=self.fuse(call))
+
+    def scaled(
+        self, x: BuiltValue, scale: Any, shift: Any, *, name: str, activation: str | None = None
+    ) -> BuiltValue:
+        """Build ``x * scale + shift``: a depthwise convolution of size 1."""
+        shape = x.tensor.shape
+        kind = kl.DepthwiseConv2D if len(shape) == 4 else kl.DepthwiseConv1D
         layer = QuantizedLinear(
-            kinds[rank](1, name=op.name),
-            activation=self.fuse(call),
-            name=op.name,
-            **self.choices.options(),
+            kind(1, name=name), activation=activation, name=name, **self.choices.options()
         )
 
         def fill() -> None:
-            kernel = layer.layer.kernel
-            kernel.assign(np.reshape(op.affine.scale, kernel.shape))
-            layer.layer.bias.assign(op.affine.shift)
+            kernel, bias = layer.layer.kernel, layer.layer.bias
+            kernel.assign(np.broadcast_to(scale, bias.shape).reshape(kernel.shape))
+            bias.assign(np.broadcast_to(shift, bias.shape))
 
         self.fills.append(fill)
-        return BuiltValue(*layer(x.tensor, x.grid))
+        if len(shape) in (3, 4):
+            return BuiltValue(*layer(x.tensor, x.grid))
+        places = ops.reshape(x.tensor, (-1, math.prod(shape[1:-1]), shape[-1]))
+        tensor, grid = layer(places, x.grid)
+        return BuiltValue(ops.reshape(tensor, (-1, *shape[1:])), grid)
 
     def activation(self, call: Call, name: str) -> BuiltValue:
-        """Build an activation that is not fused; the output has the grid of the input."""
+        """Build an activation that is not fused."""
         x = self.on_grid(call.inputs[0])
+        if name not in FUSED:  # its ends are those of a grid
+            return self.scaled(x, 1.0, 0.0, name=call.op.name, activation=name)
         layer = kl.ReLU(6.0 if name == "relu6" else None, name=call.op.name, dtype="float32")
         return BuiltValue(layer(x.tensor), x.grid)
 
     def added(self, call: Call) -> BuiltValue:
-        """Build a sum, two operands at a time."""
+        """Build a sum, two operands at a time, or a mean, which is a sum and a product."""
         first, *others = (self.on_grid(value) for value in call.inputs)
-        activation = self.fuse(call)
+        activation, mean = self.fuse(call), kind_of(call.op.operation) == "Average"
         for index, other in enumerate(others):
-            last = index == len(others) - 1
+            last = index == len(others) - 1 and not mean
             layer = QuantizedAdd(
                 activation=activation if last else None,
-                name=call.op.name if last else f"{call.op.name}_{index + 1}",
+                name=call.op.name if last else self.graph.unique_name(f"{call.op.name}_sum"),
                 **self.choices.options(),
             )
             first = BuiltValue(*layer(first.tensor, first.grid, other.tensor, other.grid))
-        return first
+        if not mean:
+            return first
+        part = 1.0 / len(call.inputs)
+        return self.scaled(first, part, 0.0, name=call.op.name, activation=activation)
 
-    def pair(self, call: Call, made: type[QuantizedAdd | QuantizedMultiply]) -> BuiltValue:
+    def extreme(self, call: Call, *, greatest: bool) -> BuiltValue:
+        """Build the greatest or the least of several values."""
+        values = [self.on_grid(value) for value in call.inputs]
+        layer = QuantizedExtreme(greatest, name=call.op.name, **self.choices.options())
+        return BuiltValue(*layer([v.tensor for v in values], [v.grid for v in values]))
+
+    def resized(self, call: Call, sizes: tuple[int, int]) -> BuiltValue:
+        """Build bilinear resizing, whose output has the grid of its input."""
+        x = self.on_grid(call.inputs[0])
+        layer = QuantizedResizing(*sizes, name=call.op.name, **self.choices.options())
+        return BuiltValue(*layer(x.tensor, x.grid))
+
+    def enlarged(self, call: Call, sizes: tuple[int, int]) -> BuiltValue:
+        """Build resizing to the nearest place, which moves integers.
+
+        The layers repeat places, which would become TILE, an operator that TFLite Micro lacks.
+        """
+        x, shape = self.on_grid(call.inputs[0]), call.inputs[0].shape
+        layer = kl.Resizing(
+            *sizes,
+            interpolation="nearest",
+            data_format="channels_last",
+            name=call.op.name,
+            dtype="float32",
+        )
+        if len(shape) == 4:
+            return BuiltValue(layer(x.tensor), x.grid)
+        rows = layer(ops.reshape(x.tensor, (-1, 1, *(shape[1:-1] or (1,)), shape[-1])))
+        return BuiltValue(ops.reshape(rows, (-1, sizes[1], shape[-1])), x.grid)
+
+    def prelu(self, call: Call, layer: kl.PReLU) -> BuiltValue:
+        """Build ReLU with trained slopes."""
+        x = self.on_grid(call.inputs[0])
+        made = self.layers.get(id(call.op))
+        if made is None:
+            slopes = kl.PReLU(shared_axes=layer.shared_axes, dtype="float32")
+            made = self.layers[id(call.op)] = QuantizedPReLU(
+                slopes,
+                self.choices.weight_bits,
+                name=call.op.name,
+                **self.choices.options(),
+            )
+            self.fills.append(lambda: slopes.set_weights(layer.get_weights()))
+        return BuiltValue(*made(x.tensor, x.grid))
+
+    def pair(self, call: Call, made: type[Quantized]) -> BuiltValue:
         """Build an operator with two operands."""
         a, b = (self.on_grid(value) for value in call.inputs)
         layer = made(activation=self.fuse(call), name=call.op.name, **self.choices.options())
         return BuiltValue(*layer(a.tensor, a.grid, b.tensor, b.grid))
 
-    def gated(self, call: Call) -> BuiltValue:
-        """Build SiLU from two operators: a sigmoid, and its product with the value."""
+    def gated(self, call: Call, gate: str) -> BuiltValue:
+        """Build SiLU or its hard form from two operators: a gate, and a product."""
         x, op = self.on_grid(call.inputs[0]), call.op
         name = self.renamed.get(id(op), op.name)
-        gate = QuantizedFunction(
-            "sigmoid", name=self.graph.unique_name(f"{name}_gate"), **self.choices.options()
-        )
+        gate_name = self.graph.unique_name(f"{name}_gate")
+        if gate == "sigmoid":
+            layer = QuantizedFunction("sigmoid", name=gate_name, **self.choices.options())
+            gated = BuiltValue(*layer(x.tensor, x.grid))
+        else:
+            gated = self.hard_sigmoid(call, gate_name)
         product = QuantizedMultiply(name=name, **self.choices.options())
-        return BuiltValue(*product(x.tensor, x.grid, *gate(x.tensor, x.grid)))
+        return BuiltValue(*product(x.tensor, x.grid, gated.tensor, gated.grid))
+
+    def hard_sigmoid(self, call: Call, name: str) -> BuiltValue:
+        """Build ``x / 6 + 1/2``, clipped to 0 and 1."""
+        x = self.on_grid(call.inputs[0])
+        return self.scaled(x, 1.0 / 6.0, 0.5, name=name, activation="relu1")
 
     def pooled(self, call: Call, layer: Any) -> BuiltValue:
         """Build average pooling, whose output has the grid of its input."""
@@ -314,7 +406,7 @@ class _Builder:
     def moved(self, call: Call) -> list[BuiltValue]:
         """Build a layer whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
-        return [BuiltValue(self.same(call.op)(x.tensor), x.grid)]
+        return [BuiltValue(tensor, x.grid) for tensor in self.replayed(call, [x.tensor])]
 
     def kept_float(self, call: Call) -> list[BuiltValue]:
         """Build a layer that stays in floating point."""
@@ -329,15 +421,7 @@ class _Builder:
             return [BuiltValue(layer(tensors[0]))]
         if not isinstance(op, (Kept, ActivationOp)):
             raise UserError(f"{op.name} is a norm, which cannot stay in floating point alone.")
-        layer = self.same(op)
-        if call.args is None:
-            result = layer(tensors[0])
-        else:
-            args, kwargs = tree.map_structure(
-                lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
-            )
-            result = layer(*args, **kwargs)
-        return [BuiltValue(tensor) for tensor in tree.flatten(result)]
+        return [BuiltValue(tensor) for tensor in self.replayed(call, tensors)]
 
     # What they share.
 
@@ -381,6 +465,8 @@ class _Builder:
     def opens(self, call: Call) -> bool:
         """Return whether the accumulators of a linear layer are rounded by a concatenation."""
         value = call.output
+        if self.choices.output_range.bits > 8:
+            return False  # exact sums do not fit one float32 number
         if len(value.uses) == 1 and value.uses[0][0] in self.fused:
             value = value.uses[0][0].output
         if len(value.uses) != 1 or value.is_output or len(self.calls_of(call.op)) > 1:
@@ -392,6 +478,16 @@ class _Builder:
     def calls_of(self, op: Any) -> list[Call]:
         """Return the calls of one op."""
         return [call for call in self.graph.calls() if call.op is op]
+
+    def replayed(self, call: Call, tensors: list[Any]) -> list[Any]:
+        """Return the outputs of a call of an unquantized layer."""
+        layer = self.same(call.op)
+        if call.args is None:
+            return tree.flatten(layer(tensors[0]))
+        args, kwargs = tree.map_structure(
+            lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
+        )
+        return tree.flatten(layer(*args, **kwargs))
 
     def same(self, op: Any) -> Any:
         """Return the unquantized copy of a layer, built once."""
@@ -423,6 +519,11 @@ class _Builder:
 
 
 _FIRST = "channels_first"
+_PAIRS: dict[str, type[Quantized]] = {
+    "Multiply": QuantizedMultiply,
+    "Subtract": QuantizedSubtract,
+}
+_GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
 _SEPARABLE: dict[Any, tuple[Any, Any]] = {
     kl.SeparableConv1D: (kl.DepthwiseConv1D, kl.Conv1D),
     kl.SeparableConv2D: (kl.DepthwiseConv2D, kl.Conv2D),
@@ -434,6 +535,37 @@ def _what(op: Any) -> str:
         return f"{op.owner} ends in {getattr(op.function, '__name__', op.function)}, which"
     layer = op.layer if isinstance(op, Linear) else getattr(op, "operation", op)
     return f"{op.name} ({type(layer).__name__})"
+
+
+def _only_8_bits(op: Any) -> bool:
+    """Return whether TFLite's converter cannot write a layer with 16-bit activations."""
+    layers = kind_of(getattr(op, "operation", None)) in ("Concatenate", "PReLU")
+    return layers or function_named(op)[0] in ("softmax", "gelu", "elu")
+
+
+def _refused(op: Any, why: str = "") -> UserError:
+    why = why or why_none(op.layer if isinstance(op, Linear) else getattr(op, "operation", None))
+    return UserError(
+        f"{_what(op)} has no integer operator here{why and f', since {why}'}. "
+        f"{_ADVICE.format(name=op.name)}"
+    )
+
+
+def _sizes(call: Call, interpolation: str) -> tuple[int, int] | None:
+    """Return height and width of the result of a resizing of maps; None for another layer."""
+    layer = call.op.operation
+    if interpolation == "nearest" and type(layer) in (kl.UpSampling1D, kl.RepeatVector):
+        length = call.output.shape[1]
+        return None if length is None else (1, length)
+    plain = type(layer) is kl.Resizing and not (
+        layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias
+    )
+    if not plain and type(layer) is not kl.UpSampling2D:
+        return None
+    if layer.interpolation != interpolation or layer.data_format == _FIRST:
+        return None
+    height, width = call.output.shape[1:3]
+    return None if height is None or width is None else (height, width)
 
 
 def _packed(structure: Any, tensors: list[Any]) -> Any:

@@ -23,14 +23,17 @@ from keras import layers as kl
 from keras import ops, tree
 
 from ...errors import UserError
+from ...toolkit.quantize_aware.functions import QuantizedFunction
 from ...toolkit.quantize_aware.kernels import Kernel
 from ...toolkit.quantize_aware.linear import QuantizedLinear
 from ...toolkit.quantize_aware.operators import (
     Quantize,
     QuantizedAveragePooling,
     QuantizedConcatenate,
+    QuantizedExtreme,
+    QuantizedResizing,
 )
-from ...toolkit.quantize_aware.quantized import FUSED, Quantized
+from ...toolkit.quantize_aware.quantized import FUSED, Quantized, ends_of
 from ...toolkit.quantize_aware.steps import grid_of, limits
 from ..fold.graph import Call, Kept, Slot, Source
 from ..fold.keras_graph import read_graph
@@ -38,9 +41,12 @@ from .integer_operations import keeps_grid
 
 # Marks are 1, 1 + 1/1024, ...: their products with 8-bit integers are exact in float32.
 _MARKS = 1024
-# The slope of a LEAKY_RELU that marks a requantization, since converters merge two consecutive fake
-# quantizations. No network has this slope.
-REQUANTIZES = 0.7071067690849304
+# The slope of the first LEAKY_RELU that marks an operator which converters do not write in
+# integers: they merge two consecutive fake quantizations, keep ELU in floating point, and refuse
+# some functions of 16-bit numbers. Each marker has a slope of its own, since converters merge equal
+# operators. No network has such slopes.
+_MARKER = 0.7071067690849304
+_MARKED = {8: {"elu": "ELU"}, 16: {"sigmoid": "LOGISTIC", "tanh": "TANH"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +100,7 @@ class TrainedModel:
 
     def __init__(self, model: keras.Model, bits: int, rounding: str) -> None:
         self.model = model
+        self._bits = bits
         self.precision = "int8" if bits == 8 else "int16x8"
         self.rounding = rounding
 
@@ -105,10 +112,10 @@ class TrainedModel:
     @functools.cached_property
     def integers(self) -> IntegerModel:
         """The network as the file will compute it."""
-        network = _IntegerNetwork(self.model, self.rounding)
+        network = _IntegerNetwork(self.model, self._bits, self.rounding)
         built = network.build()
         left = frozenset(network.left_float)
-        return IntegerModel(built, tuple(network.weights), left, self.rounding)
+        return IntegerModel(built, tuple(network.weights), network.markers, left, self.rounding)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,12 +125,15 @@ class IntegerModel:
     Attributes:
         model: The network, for tracing with TensorFlow only.
         weights: The integer weights of its linear layers.
+        markers: Slope of each LEAKY_RELU that marks another operator, to that operator's name in
+            TFLite.
         float_layers: Names of the layers that stay in floating point.
         rounding: Arithmetic of the target that it was trained for.
     """
 
     model: keras.Model
     weights: tuple[Weights, ...]
+    markers: dict[np.float32, str]
     float_layers: frozenset[str]
     rounding: str
 
@@ -224,18 +234,28 @@ class _FloatNetwork(_Network):
 
     def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
         values = layer.operands(inputs)
+        if isinstance(layer, Quantize):
+            return [values[0], None]
         if isinstance(layer, QuantizedLinear):
             if id(layer) not in self.linear:
                 self.linear[id(layer)] = _folded(layer), layer
-            return [self.linear[id(layer)][0](values[0]), None]
-        if isinstance(layer, Quantize):
-            return [values[0], None]
-        made = layer.plain()
-        if layer.activation is None:
-            return [made(_one_or_all(values)), None]
-        made.name = f"{layer.name}_before"
-        activation = kl.Activation(layer.activation, name=layer.name)
-        return [activation(made(_one_or_all(values))), None]
+            made = self.linear[id(layer)][0]
+            if layer.activation in FUSED:
+                return [made(values[0]), None]
+        else:
+            made = layer.plain()
+            if layer.activation is None:
+                return [made(_one_or_all(values)), None]
+            made.name = f"{layer.name}_before"
+        return [_activation(layer)(made(_one_or_all(values))), None]
+
+
+def _activation(layer: Quantized) -> Any:
+    """Return the activation of a quantized layer as a layer with its name."""
+    low, high = ends_of(layer.activation)
+    if low == 0.0:
+        return kl.ReLU(high, name=layer.name, dtype="float32")
+    return kl.Activation(layer.activation, name=layer.name, dtype="float32")
 
 
 def _one_or_all(values: list[Any]) -> Any:
@@ -245,8 +265,12 @@ def _one_or_all(values: list[Any]) -> Any:
 def _folded(layer: QuantizedLinear) -> Any:
     """Return the plain Keras layer for the inference of a quantized layer, without rounding."""
     config = layer.layer.get_config()
+    own = layer.activation in FUSED
     config.update(
-        name=layer.name, use_bias=True, activation=layer.activation or "linear", dtype="float32"
+        name=layer.name if own else f"{layer.name}_before",
+        use_bias=True,
+        activation=(own and layer.activation) or "linear",
+        dtype="float32",
     )
     return type(layer.layer).from_config(config)
 
@@ -262,10 +286,12 @@ def _fill(made: Any, layer: QuantizedLinear) -> None:
 class _IntegerNetwork(_Network):
     """Builds the network with fake quantizations, in which a grid is a `Grid`."""
 
-    def __init__(self, model: keras.Model, rounding: str) -> None:
+    def __init__(self, model: keras.Model, bits: int, rounding: str) -> None:
         super().__init__(model)
+        self.bits = bits
         self.rounding = rounding
         self.weights: list[Weights] = []
+        self.markers: dict[np.float32, str] = {}
         self.left_float: set[str] = set()
         self._grids: dict[int, Grid] = {}
 
@@ -282,7 +308,8 @@ class _IntegerNetwork(_Network):
             if grid is None or not keeps_grid(layer):
                 self.left_float.add(call.name)
                 return results
-            if type(layer) is kl.ReLU:  # converters need its grid repeated
+            # Converters need the grid of a ReLU repeated, and pass no grid on to several users.
+            if type(layer) is kl.ReLU or len(call.output.uses) > 1:
                 put = FakeQuantized(grid, name=f"{call.name}_grid")
                 results = [put(results[0])]
         self._grids.update((id(value), grid) for value in call.outputs)
@@ -293,20 +320,58 @@ class _IntegerNetwork(_Network):
             grid = None if layer.opened else layer_grid(layer)
             weights = self._weights(layer, inputs[1])
             kind = IntegerLinear
-            if self.rounding == "double" and not layer.kernel_type.per_channel:
+            fixed_point = self.rounding == "double" or self.bits > 8
+            if fixed_point and not layer.kernel_type.per_channel:
                 kind = IntegerDense
+            repeated = inputs[1] if len(call.inputs[0].uses) > 1 else None
             made = kind(
-                layer.layer, layer.kernel_type, weights, layer.activation, grid, name=layer.name
+                layer.layer,
+                layer.kernel_type,
+                weights,
+                layer.activation,
+                grid,
+                repeated,
+                name=layer.name,
             )
             return [made(inputs[0]), grid]
+        keeps = isinstance(layer, (QuantizedAveragePooling, QuantizedResizing))
+        grid = inputs[1] if keeps else layer_grid(layer)
+        before: Any = layer.plain()
         if isinstance(layer, QuantizedConcatenate):
-            grid = layer_grid(layer)
-            before: Any = functools.partial(_joined, layer, grid)
-        else:
-            grid = inputs[1] if isinstance(layer, QuantizedAveragePooling) else layer_grid(layer)
-            before = layer.plain()
+            before = functools.partial(self.joined, layer, grid)
+        elif isinstance(layer, QuantizedExtreme):
+            before = functools.partial(self.extreme, layer, grid)
+        elif isinstance(layer, QuantizedFunction):
+            marked = _MARKED[self.bits].get(layer.function)
+            if marked is not None:
+                before = functools.partial(self.marked, marked)
         made = FakeQuantized(grid, layer.activation, before, name=layer.name)
         return [made(_one_or_all(layer.operands(inputs))), grid]
+
+    def joined(self, layer: QuantizedConcatenate, grid: Grid, values: list[Any]) -> Any:
+        """Concatenate values; each that changes its grid is requantized before."""
+        parts = [
+            _finished(value, None, grid) if opened else self.requantized(value, grid)
+            for value, opened in zip(values, layer.opened, strict=True)
+        ]
+        return ops.concatenate(parts, layer.axis)
+
+    def extreme(self, layer: QuantizedExtreme, grid: Grid, values: list[Any]) -> Any:
+        """Return the greatest or the least of values, each requantized before."""
+        chosen = ops.maximum if layer.greatest else ops.minimum
+        return functools.reduce(chosen, [self.requantized(value, grid) for value in values])
+
+    def requantized(self, value: Any, grid: Grid) -> Any:
+        """Return a value on another grid."""
+        return _finished(self.marked("QUANTIZE", value), None, grid)
+
+    def marked(self, kind: str, value: Any) -> Any:
+        """Mark an operator."""
+        import tensorflow as tf
+
+        slope = np.float32(_MARKER * (1.0 + len(self.markers) * 2.0**-20))
+        self.markers[slope] = kind
+        return tf.nn.leaky_relu(value, float(slope))
 
     def _weights(self, layer: QuantizedLinear, grid: Grid) -> Weights:
         if len(self.weights) == _MARKS:
@@ -340,17 +405,6 @@ def layer_grid(layer: Quantized) -> Grid:
     return Grid(np.float32(step), int(zero), found.bits)
 
 
-def _joined(layer: QuantizedConcatenate, grid: Grid, values: list[Any]) -> Any:
-    """Concatenate values, with a requantization marker before each that changes its grid."""
-    import tensorflow as tf
-
-    parts = []
-    for value, opened in zip(values, layer.opened, strict=True):
-        marked = value if opened else tf.nn.leaky_relu(value, REQUANTIZES)
-        parts.append(_finished(marked, None, grid))
-    return tf.concat(parts, layer.axis)
-
-
 class FakeQuantized(keras.layers.Layer):
     """An operation, an activation and TensorFlow's fake quantization; never saved."""
 
@@ -377,9 +431,11 @@ class IntegerLinear(keras.layers.Layer):
         weights: Weights,
         activation: str | None,
         grid: Grid | None,
+        repeated: Grid | None = None,
         **options: Any,
     ) -> None:
         super().__init__(dtype="float32", **options)
+        self._repeated = repeated
         self._applied: Callable[[Any, Any], Any] = functools.partial(
             kernel_type.apply, _Framing(layer)
         )
@@ -391,8 +447,20 @@ class IntegerLinear(keras.layers.Layer):
 
         weights = self._weights
         bias = (weights.bias.astype(np.float64) * weights.input_step * weights.mark).astype("f4")
-        sums = tf.nn.bias_add(self._applied(x, self._kernel()), bias)
+        sums = tf.nn.bias_add(self._applied(self._planes(x), self._kernel()), bias)
         return _finished(sums, self._activation, self._grid)
+
+    def _planes(self, x: Any) -> Any:
+        """Return the input; the grid of a shared sequence is repeated on its form as an image.
+
+        A convolution of sequences is one of images, and converters do not pass the grid of a
+        sequence on to several images.
+        """
+        import tensorflow as tf
+
+        if self._repeated is None or len(x.shape) != 3:
+            return x
+        return tf.squeeze(_finished(tf.expand_dims(x, 1), None, self._repeated), 1)
 
     def _kernel(self) -> Any:
         import tensorflow as tf
@@ -409,8 +477,8 @@ class IntegerLinear(keras.layers.Layer):
 class IntegerDense(IntegerLinear):
     """A dense layer as a convolution of kernel size 1, which rounds like other convolutions.
 
-    TFLite's reference kernels compute FULLY_CONNECTED in double precision, TFLite Micro in fixed
-    point; both compute CONV_2D in fixed point.
+    TFLite's reference kernels compute FULLY_CONNECTED in double precision, and so do all kernels
+    for 16-bit activations, but TFLite Micro's; all compute CONV_2D in fixed point.
     """
 
     def __init__(
@@ -426,7 +494,10 @@ class IntegerDense(IntegerLinear):
 
         shape = x.shape[1:]
         places = math.prod(shape[:-1])
-        y = super().call(tf.reshape(x, (-1, 1, places, shape[-1])))
+        rows = tf.reshape(x, (-1, 1, places, shape[-1]))
+        if self._repeated is not None:
+            rows = _finished(rows, None, self._repeated)
+        y = super().call(rows)
         return tf.reshape(y, (-1, *shape[:-1], y.shape[-1]))
 
 
@@ -443,9 +514,9 @@ class _Framing:
 def _finished(x: Any, activation: str | None, grid: Grid | None) -> Any:
     import tensorflow as tf
 
-    functions = {None: tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
-    assert functions.keys() == FUSED.keys()
-    values = functions[activation](x)
+    # The range of the output clips to any other end of an activation.
+    clips = tf.nn.relu if ends_of(activation)[0] == 0.0 else tf.identity
+    values = tf.nn.relu6(x) if activation == "relu6" else clips(x)
     if grid is None:
         return values
     return tf.quantization.fake_quant_with_min_max_vars(

@@ -30,9 +30,14 @@ def multiplier(x: Tensor, w: Tensor | float, y: Tensor) -> tuple[Tensor, Tensor]
         y: Step of 16 significant bits.
     """
     quotient, rest = _divided_exactly(*_multiplied_exactly(x, w), y)
-    e = _exponent(quotient)
-    power = _power_of_two(31 - e)
-    return _int(quotient * power) + _int(ops.round(rest * power)), e
+    m, e = multiplier_of(quotient)
+    return m + _int(ops.round(rest * _power_of_two(31 - e))), e
+
+
+def multiplier_of(ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Return m and e of a float32 factor."""
+    e = _exponent(ratio)
+    return _int(ratio * _power_of_two(31 - e)), e
 
 
 def times(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
@@ -45,15 +50,22 @@ def times(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
     """
     zero = ops.zeros_like(e)
     shifted = ops.left_shift(values, ops.maximum(e, zero))
-    return _shifted_right(_upper_half(shifted, m), ops.maximum(-e, zero))
+    return shifted_right(_upper_half(shifted, m), ops.maximum(-e, zero))
+
+
+def times_wide(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
+    """Return the same for integers of 32 bits."""
+    zero = ops.zeros_like(e)
+    shifted = ops.left_shift(values, ops.maximum(e, zero))
+    return shifted_right(product(shifted, m), ops.maximum(-e, zero))
 
 
 def times_shifted(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
     """Return ``(values << 20) * m * 2^(e - 31)``, rounded twice, for integers of 9 bits, e <= 0."""
     low = ops.bitwise_and(m, 2**11 - 1)
     high = ops.right_shift(m, 11)
-    product = ops.right_shift(values * low + 2**10, 11) + values * high
-    return _shifted_right(product, -e)
+    total = ops.right_shift(values * low + 2**10, 11) + values * high
+    return shifted_right(total, -e)
 
 
 def divided(m: Tensor, count: int) -> tuple[Tensor, int]:
@@ -79,12 +91,12 @@ def shares(x: Tensor, step: Tensor) -> Tensor:
     difference = x - ops.max(x, axis=-1, keepdims=True)
     least = -_int(ops.floor(31.0 * _power_of_two(31 - left) * 2.0**-5))
     counted = _int(difference >= least)
-    raised = counted * _exp(_product(ops.left_shift(counted * difference, left), m))
-    sums = ops.sum(_shifted_right(raised, ops.full_like(raised, 12)), axis=-1, keepdims=True)
+    raised = counted * _exp(product(ops.left_shift(counted * difference, left), m))
+    sums = ops.sum(shifted_right(raised, ops.full_like(raised, 12)), axis=-1, keepdims=True)
     room = 32 - _bit_length(sums)
     # The leading bit is the sign bit of a 32-bit integer; clearing it subtracts 2^31.
     reciprocal = _one_over_one_plus(ops.bitwise_and(ops.left_shift(sums, room), _MOST))
-    return counted * _shifted_right(_product(reciprocal, raised), 35 - room)
+    return counted * shifted_right(product(reciprocal, raised), 35 - room)
 
 
 def _exp(a: Tensor) -> Tensor:
@@ -95,7 +107,7 @@ def _exp(a: Tensor) -> Tensor:
     remainder = rest - a
     for place, power in enumerate(_POWERS):
         chosen = ops.bitwise_and(ops.right_shift(remainder, 24 + place), 1) == 1
-        result = ops.where(chosen, _product(result, power), result)
+        result = ops.where(chosen, product(result, power), result)
     return ops.where(a == 0, _MOST, result)
 
 
@@ -103,23 +115,23 @@ def _exp_in_a_quarter(a: Tensor) -> Tensor:
     """Return 2^31 exp(a / 2^31) for a / 2^31 in [-1/4, 0): five terms of a series about -1/8."""
     eighth, third = 1895147668, 715827883
     x = a + 2**28
-    square = _product(x, x)
-    cube, fourth = _product(square, x), _product(square, square)
-    terms = _product(_shifted_right(fourth, 2 * ops.ones_like(fourth)) + cube, third) + square
-    return eighth + _product(x + _shifted_right(terms, ops.ones_like(terms)), eighth)
+    square = product(x, x)
+    cube, fourth = product(square, x), product(square, square)
+    terms = product(shifted_right(fourth, 2 * ops.ones_like(fourth)) + cube, third) + square
+    return eighth + product(x + shifted_right(terms, ops.ones_like(terms)), eighth)
 
 
 def _one_over_one_plus(a: Tensor) -> Tensor:
     """Return 2^31 / (1 + a / 2^31) for a / 2^31 in [0, 1), by three steps of Newton's method."""
     half = ops.right_shift(a, 1) + 2**30  # (a + 2^31) / 2, as TFLite rounds it
-    x = 1515870810 + _product(half, -1010580540)  # 48/17 and -32/17 in 29 bits
+    x = 1515870810 + product(half, -1010580540)  # 48/17 and -32/17 in 29 bits
     for _ in range(3):
-        x = x + ops.left_shift(_product(x, 2**29 - _product(half, x)), 2)
+        x = x + ops.left_shift(product(x, 2**29 - product(half, x)), 2)
     # Saturates if doubling would set the sign bit.
     return 2 * ops.clip(x, 0, 2**30 - 1) + _int(x >= 2**30)
 
 
-def _product(a: Tensor, b: Tensor | int) -> Tensor:
+def product(a: Tensor, b: Tensor | int) -> Tensor:
     """Return ``(a b + 2^30) >> 31`` for 32-bit integers, computed in digits of 11 bits."""
     mask = 2**11 - 1
     a, b = a + 0 * b, b + 0 * a
@@ -148,7 +160,8 @@ def _upper_half(v: Tensor, m: Tensor) -> Tensor:
     return a * c + ops.right_shift(middle, 15)
 
 
-def _shifted_right(values: Tensor, bits: Tensor) -> Tensor:
+def shifted_right(values: Tensor, bits: Tensor) -> Tensor:
+    """Return ``values / 2^bits``, rounded half away from zero."""
     mask = ops.left_shift(ops.ones_like(bits), bits) - 1
     above = ops.right_shift(mask, 1) + _int(values < 0)
     return ops.right_shift(values, bits) + _int(ops.bitwise_and(values, mask) > above)

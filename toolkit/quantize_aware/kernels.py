@@ -93,5 +93,6 @@ KERNELS: dict[type[keras.layers.Layer], Kernel] = {
     kl.Conv2D: Kernel(_conv, (-1,)),
     kl.DepthwiseConv1D: Kernel(_depthwise, (-2, -1)),
     kl.DepthwiseConv2D: Kernel(_depthwise, (-2, -1)),
+    kl.Conv1DTranspose: Kernel(_transposed, (-2,)),
     kl.Conv2DTranspose: Kernel(_transposed, (-2,)),
 }

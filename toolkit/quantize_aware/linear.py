@@ -14,6 +14,7 @@ from .kernels import KERNELS
 from .quantized import Quantized
 from .ranges import NEVER
 from .steps import bias_room, rounded, weight_integers, weight_steps
+from .wide import scaled_pairs, split
 
 
 @keras.saving.register_keras_serializable(package="renormlite")
@@ -76,7 +77,7 @@ class QuantizedLinear(Quantized):
     @property
     def ranged(self) -> bool:
         """Whether the output is rounded here."""
-        return not self.opened
+        return super().ranged and not self.opened
 
     def build(self, x_shape: tuple[int | None, ...], grid_shape: Any = None) -> None:
         """Build the layer and its norm."""
@@ -108,13 +109,19 @@ class QuantizedLinear(Quantized):
         sums = self.kernel_type.apply(self.layer, x / step, kernel)
         unit = step * steps
         total = sums + rounded(shift / unit)
-        if training and self.norm is not None:
+        normalizes = training and self.norm is not None
+        if normalizes:
             frozen = self.trained_steps.value >= self.frozen_at.value
             self.trained_steps.assign_add(1)
             trained = rounded(self._normalized(self.norm, sums * unit, factor, frozen) / unit)
             total = ops.where(frozen, total, trained)
         if self.opened:
             return self._clipped(total * unit), unit
+        if self._rounding.bits > 8:
+            pair = split(total) if normalizes else self._pair(x / step, kernel, shift / unit)
+            return self._ended(
+                total * unit, lambda y: scaled_pairs(*pair, step, steps, y), training
+            )
         first: Any = step
         second: Any = steps
         # XNNPACK multiplies the steps of a dense layer first, in float32. For the other target
@@ -124,6 +131,15 @@ class QuantizedLinear(Quantized):
         return self._ended(
             total * unit, lambda y: self._rounding.scaled(total, first, second, y), training
         )
+
+    def _pair(self, x: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the exact sums of 16-bit integers as ``256 high + low``."""
+        x, kernel = ops.stop_gradient(ops.round(x)), ops.stop_gradient(kernel)
+        high, low = (
+            self.kernel_type.apply(self.layer, part, kernel) + shift
+            for part, shift in zip(split(x), split(ops.round(bias)), strict=True)
+        )
+        return high, low
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return the vectors of inference: ``conv(x, W * scale) + shift``."""
@@ -150,7 +166,7 @@ class QuantizedLinear(Quantized):
         # A channel that the norm scales by zero keeps its weights' own steps: it can recover.
         factor = ops.where(factor == 0.0, 1.0, factor)
         kernel = variable.value * self.kernel_type.along(factor, variable.shape)
-        room = self.kernel_type.along(bias_room(shift, step), variable.shape)
+        room = self.kernel_type.along(bias_room(shift, step, self._rounding.bits), variable.shape)
         shared = self.kernel_type.shared(len(variable.shape))
         if not self.kernel_type.per_channel:
             room = ops.max(room)

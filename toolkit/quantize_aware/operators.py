@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from keras import ops
 
 from ..renorm import Tensor
 from .quantized import Quantized
-from .steps import as_if
+from .steps import as_if, fake_quantized
 
 _register = keras.saving.register_keras_serializable(package="renormlite")
 
@@ -37,6 +38,8 @@ class QuantizedAdd(Quantized):
         b, b_grid: Second operand and its grid.
     """
 
+    sign = 1.0
+
     def plain(self) -> keras.layers.Layer:
         """See the base class."""
         return keras.layers.Add(name=self.name)
@@ -48,9 +51,100 @@ class QuantizedAdd(Quantized):
         steps = a_grid[0], b_grid[0]
 
         def exact(y: Tensor) -> Tensor:
-            return self._rounding.added(a / steps[0], b / steps[1], (*steps, y))
+            return self._rounding.added(a / steps[0], self.sign * b / steps[1], (*steps, y))
 
-        return self._ended(a + b, exact, training)
+        return self._ended(a + self.sign * b, exact, training)
+
+
+@_register
+class QuantizedSubtract(QuantizedAdd):
+    """The difference of two quantized values."""
+
+    sign = -1.0
+
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        return keras.layers.Subtract(name=self.name)
+
+
+@_register
+class QuantizedExtreme(Quantized):
+    """The greatest or the least of several values, which are requantized to one grid.
+
+    Args:
+        greatest: Whether it is the greatest.
+
+    Call arguments:
+        values: The values.
+        grids: The grid of each.
+    """
+
+    def __init__(self, greatest: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.greatest = greatest
+
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        kind = keras.layers.Maximum if self.greatest else keras.layers.Minimum
+        return kind(name=self.name)
+
+    def operands(self, inputs: list[Any]) -> list[Any]:
+        """Return the values, which come before all grids."""
+        return inputs[: len(inputs) // 2]
+
+    def call(self, values: list[Tensor], grids: list[Tensor], training: bool | None = None) -> Any:
+        """Return the values and their grid."""
+        chosen = ops.maximum if self.greatest else ops.minimum
+
+        def exact(y: Tensor) -> Tensor:
+            parts = (
+                self._rounding.requantized(ops.round(value / grid[0]), grid[0], y)
+                for value, grid in zip(values, grids, strict=True)
+            )
+            return functools.reduce(chosen, parts)
+
+        return self._ended(functools.reduce(chosen, values), exact, training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "greatest": self.greatest}
+
+
+@_register
+class QuantizedResizing(Quantized):
+    """Bilinear resizing of maps, on the grid of the input.
+
+    Args:
+        height: Height of the result.
+        width: Its width.
+    """
+
+    def __init__(self, height: int, width: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.sizes = height, width
+
+    @property
+    def ranged(self) -> bool:
+        """The grid is the input's."""
+        return False
+
+    def plain(self) -> keras.layers.Layer:
+        """See the base class."""
+        return keras.layers.Resizing(*self.sizes, data_format="channels_last", name=self.name)
+
+    def call(self, x: Tensor, grid: Tensor, training: bool | None = None) -> Any:
+        """Return the resized maps and the grid of the input."""
+        step, zero = ops.stop_gradient(grid[0]), ops.stop_gradient(grid[1])
+        real = ops.image.resize(x, self.sizes, "bilinear", data_format="channels_last")
+        if self._rounding.bits > 8:
+            return fake_quantized(real, grid, self._rounding.bits), grid
+        exact = self._rounding.resized(ops.round(x / step), zero, self.sizes)
+        return as_if(exact * step, real), grid
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        height, width = self.sizes
+        return {**super().get_config(), "height": height, "width": width}
 
 
 @_register

@@ -14,6 +14,7 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
+import numpy as np
 from keras import ops
 
 from ...errors import UserError
@@ -25,6 +26,7 @@ class Rounding(abc.ABC):
     """The rounding of one family of runtimes."""
 
     name: ClassVar[str]
+    bits: ClassVar[int] = 8
 
     @abc.abstractmethod
     def quantized(self, values: Tensor, y: Tensor) -> Tensor:
@@ -40,6 +42,16 @@ class Rounding(abc.ABC):
             w: Steps of the weights, or 1.
             y: Step of the output.
         """
+
+    def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return ``a * s_a * b * s_b / s_y``, rounded.
+
+        Args:
+            a: Centred integers.
+            b: Centred integers.
+            steps: s_a, s_b, s_y.
+        """
+        return self.scaled(a * b, *steps)
 
     @abc.abstractmethod
     def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -63,6 +75,16 @@ class Rounding(abc.ABC):
     @abc.abstractmethod
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
         """Return ``sums / count * x / y``, rounded: the mean of ``count`` integers."""
+
+    @abc.abstractmethod
+    def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
+        """Return maps (batch, height, width, channels) resized bilinearly, in the same steps.
+
+        Args:
+            x: Centred integers.
+            zero: Their zero point.
+            sizes: Height and width of the result.
+        """
 
     @abc.abstractmethod
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
@@ -107,6 +129,13 @@ class Float(Rounding):
         """As for other sums, with the count included in the factor."""
         return ops.round(sums * (x / (y * float(count))))
 
+    def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
+        """Weights in 1/2048 from positions in float32, one shift, half up.
+
+        Source: XNNPACK, `xnn_indirection_init_resize_bilinear2d_hwc_q11`, `s8-ibilinear`.
+        """
+        return _float(ops.right_shift(_interpolated(_int(x), sizes, 2048) + 2**21, 22))
+
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
         """By float32 exponentials, half up (TFLite, `internal/optimized/optimized_ops.h`)."""
         raised = ops.exp((x - ops.max(x, axis=-1, keepdims=True)) * step)
@@ -128,6 +157,11 @@ class Double(Rounding):
         """The factor has 31 bits; the product is rounded, and again when it is shifted."""
         return _float(fixed_point.times(_int(sums), *fixed_point.multiplier(x, w, y)))
 
+    def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The ratio of steps is a float32 number (TFLite, `mul.cc`)."""
+        factor = fixed_point.multiplier_of(steps[0] * steps[1] / steps[2])
+        return _float(fixed_point.times(_int(a * b), *factor))
+
     def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Rescale both operands, shifted left by 20 bits, to twice the larger of their steps."""
         twice = 2.0 * ops.maximum(steps[0], steps[1])
@@ -148,6 +182,15 @@ class Double(Rounding):
         m, bits = fixed_point.divided(m, count)
         return _float(fixed_point.times(_int(sums), m, e - bits))
 
+    def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
+        """Positions and weights in 1/1024, half away from zero of the stored integers.
+
+        Source: TFLite, `reference/resize_bilinear.h`, `ResizeBilinearInteger`.
+        """
+        total = _interpolated(_int(x + zero), sizes, 1024)
+        size = ops.right_shift(ops.abs(total) + 2**19, 20)
+        return _float(ops.sign(total) * size) - zero
+
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
         """Entirely in fixed point."""
         return _float(fixed_point.shares(_int(x), step))
@@ -161,6 +204,36 @@ def _float(values: Tensor) -> Tensor:
     return ops.cast(values, "float32")
 
 
+def _interpolated(x: Tensor, sizes: tuple[int, int], unit: int) -> Tensor:
+    """Return integer maps resized by weights that are integers in ``1 / unit``, times unit²."""
+    places = {1024: _places_in_1024ths, 2048: _places_in_2048ths}[unit]
+    for axis, wanted in ((1, sizes[0]), (2, sizes[1])):
+        low, high, share = places(x.shape[axis], wanted)
+        laid = ops.convert_to_tensor(share.reshape(-1, *[1] * (3 - axis)), dtype="int32")
+        x = ops.take(x, low, axis) * (unit - laid) + ops.take(x, high, axis) * laid
+    return x
+
+
+def _places_in_1024ths(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return two input positions and the weight of the second, for each output position."""
+    step = (1024 * size + wanted // 2) // wanted
+    at = np.arange(wanted) * step + step // 2 - 512
+    # Division in C truncates towards zero; negative positions are clipped to zero.
+    low = np.maximum(at, 0) // 1024
+    high = np.minimum(np.maximum(at + 1023, 0) // 1024, size - 1)
+    return low, high, at - 1024 * low
+
+
+def _places_in_2048ths(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the same by XNNPACK's rule."""
+    step = np.float32(size) / np.float32(wanted)
+    at = np.arange(wanted, dtype=np.float32) * step + (np.float32(0.5) * step - np.float32(0.5))
+    at = np.clip(at, 0, np.float32(size - 1))
+    low = at.astype(np.int64)
+    share = np.rint((at - low.astype(np.float32)) * np.float32(2048)).astype(np.int64)
+    return low, np.minimum(low + 1, size - 1), share
+
+
 def _shift_to_21_bits(ratio: Tensor) -> Tensor:
     """Return the shift with ``2^20 <= ratio * 2^shift < 2^21``."""
     guess = 20 - ops.cast(ops.floor(ops.log2(ratio)), "int32")
@@ -170,7 +243,9 @@ def _shift_to_21_bits(ratio: Tensor) -> Tensor:
     return guess + low - high
 
 
-ROUNDINGS: dict[str, Rounding] = {"float": Float(), "double": Double()}
+# XNNPACK leaves some operators to TFLite's own kernels.
+FIXED_POINT = Double()
+ROUNDINGS: dict[str, Rounding] = {"float": Float(), "double": FIXED_POINT}
 
 
 def rounding_named(name: str) -> Rounding:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from ..renorm import Tensor
@@ -25,8 +26,9 @@ from ..renorm import Tensor
 _MANTISSA = 24
 # The smallest step: an all-zero value has this step, whose square is a normal number.
 _LEAST_STEP = 2.0**-40
-# Biases stay below this number of steps: exact in float32, and far from 32-bit overflow.
-_MOST_BIAS = 2.0**22
+# Biases stay below this number of steps: exact in float32, and far from 32-bit overflow. With
+# 16-bit activations, biases have 64 bits, and sums are those of the two bytes of each input.
+_MOST_BIAS = {8: 2.0**22, 16: 2.0**29}
 
 
 def limits(bits: int, *, narrow: bool = False) -> tuple[int, int]:
@@ -79,6 +81,16 @@ def grid_of(low: Tensor, high: Tensor, bits: int, *, symmetric: bool = False) ->
     return ops.stack([step, ops.clip(rounded(least - low / step), least, most)])
 
 
+def grid_between(low: float, high: float, bits: int) -> tuple[float, int]:
+    """Return `grid_of` for two constants, without a backend: the step and the zero point."""
+    least, most = limits(bits)
+    if bits > 8:
+        step = np.float32(max(-low, high) / most)
+        return float(significant(step, _MANTISSA - bits)), 0
+    step = significant(np.float32((high - low) / (most - least)), _MANTISSA - bits)
+    return float(step), int(np.rint(least - low / step))
+
+
 def integers(values: Tensor, grid: Tensor, bits: int) -> Tensor:
     """Quantize numbers to centred integers, clipped to the range of the grid.
 
@@ -114,13 +126,18 @@ def weight_steps(
     return significant(ops.maximum(ops.maximum(largest / most, least), _LEAST_STEP), 16)
 
 
-def bias_room(bias: Tensor, step: Tensor) -> Tensor:
+def bias_room(bias: Tensor, step: Tensor, bits: int = 8) -> Tensor:
     """Return the least steps of weights with which a bias fits its 32-bit integer.
 
     A bias is an integer in steps of the input's step times the weights' step. A channel with
-    tiny weights would need a bias of more such steps than 32 bits hold.
+    tiny weights would need a bias of more such steps than its bits hold.
+
+    Args:
+        bias: Biases as real numbers.
+        step: Step of the input.
+        bits: Number of bits of the activations.
     """
-    return ops.abs(ops.stop_gradient(bias)) / (_MOST_BIAS * step)
+    return ops.abs(ops.stop_gradient(bias)) / (_MOST_BIAS[bits] * step)
 
 
 def weight_integers(kernel: Tensor, steps: Tensor, bits: int) -> Tensor:

@@ -177,9 +177,11 @@ def test_sixteen_bits_of_activations(digits, tmp_path: Path) -> None:
         wide, tmp_path / "w", formats=("tflite",), precisions=("int16x8",), inputs=digits.test.x
     )
     got = run(tmp_path / "w" / "w.int16x8.tflite", digits.test.x)
-    # The kernels have factors of 16 bits: a step or two of 65,535 in each of seven operators.
-    step = np.abs(got).max() / 32767
-    assert np.abs(got - np.array(wide(digits.test.x))).max() < 14 * step
+    # LiteRT adds 16-bit integers with another rounding: one step in one of 10,000 sums, which may
+    # move the mean of their map and the scores by a few steps.
+    differing = np.abs(got - np.array(wide(digits.test.x))) / (np.abs(got).max() / 32767)
+    assert np.mean(differing > 0.5) < 0.1
+    assert differing.max() < 3
     assert manifest.artifacts[0].snr_db["scores"] > 35  # what 8 bits of weights leave
 
 
@@ -295,15 +297,11 @@ def test_a_layer_without_an_integer_operator_is_named_or_stays_float(
     model = keras.Model(image, kl.Dense(10, name="scores")(kl.Flatten(name="flat")(x)))
     with pytest.raises(rl.UserError, match=r"odd \(Activation\) has no integer .*\('odd',\)"):
         rl.quantize_aware(model)
-    for layer, name in (
-        (kl.Bidirectional(kl.LSTM(4), name="both"), "both \\(Bidirectional\\)"),
-        (kl.TimeDistributed(kl.Dense(4), name="each"), "each \\(TimeDistributed\\)"),
-        (kl.Dense(4, "hard_swish", name="hard"), "hard ends in hard_silu, which"),
-    ):
-        x = kl.Reshape((8, 8))(image)
-        refused = keras.Model(image, layer(x))
-        with pytest.raises(rl.UserError, match=f"{name} has no integer operator here"):
-            rl.quantize_aware(refused)
+    refused = keras.Model(
+        image, kl.Bidirectional(kl.LSTM(4), name="both")(kl.Reshape((8, 8))(image))
+    )
+    with pytest.raises(rl.UserError, match=r"both \(Bidirectional\) has no integer operator here"):
+        rl.quantize_aware(refused)
     model = trained(model, digits, float_layers=("odd",))
     rl.export_model(model, tmp_path, formats=("tflite",), precisions=("int8",))
     got = run(tmp_path / f"{tmp_path.name}.int8.tflite", digits.test.x)

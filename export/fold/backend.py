@@ -1,0 +1,29 @@
+"""The backend of Keras that folds and exports."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import keras
+
+from ...errors import UserError
+
+
+def require_tensorflow(what: str) -> None:
+    """Raise an error on another backend.
+
+    Args:
+        what: The action that needs TensorFlow.
+
+    Raises:
+        UserError: Keras runs on another backend; the message says how to go on.
+    """
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        return
+    installed = importlib.util.find_spec("tensorflow") is not None
+    raise UserError(
+        f"{what} needs the TensorFlow backend of Keras. Received: {backend!r}. Save the model with "
+        f"model.save(...){'' if installed else ', install tensorflow'}, and load it in a process "
+        "with KERAS_BACKEND=tensorflow."
+    )

@@ -1,0 +1,207 @@
+"""The arithmetic of TFLite's kernels with 16-bit activations and 8-bit weights.
+
+Sums of such products exceed what float32 holds exactly. They are computed from the two bytes of
+each input, ``x = 256 high + low``, whose sums are exact, and rescaled as pairs in 32-bit integers.
+XNNPACK does not compute these operators, so `WideFloat` has the rounding of TFLite's optimized
+kernels, to which LiteRT leaves them, and `WideDouble` that of its reference kernels.
+
+Sources: TFLite, `internal/common.cc`, `MultiplyByQuantizedMultiplier` for int64_t;
+`internal/reference/integer_ops/logistic.h`, `tanh.h`; `internal/optimized/optimized_ops.h`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from keras import ops
+
+from ..renorm import Tensor
+from . import fixed_point
+from .fixed_point import times_wide
+from .rounding import Rounding
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integers as ``256 high + low``, with low from 0 to 255."""
+    high = ops.floor(values * (1.0 / 256.0))
+    return high, values - 256.0 * high
+
+
+def scaled_pairs(high: Tensor, low: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
+    """Return ``(256 high + low) * x * w / y``, with a multiplier of 15 bits, rounded half up.
+
+    Args:
+        high: Integers below 2^24.
+        low: Integers below 2^24.
+        x: Step of the input.
+        w: Steps of the weights.
+        y: Step of the output.
+    """
+    m, e = fixed_point.multiplier(x, w, y)
+    reduced = ops.where(m < 0x7FFF0000, ops.right_shift(m + 2**15, 16), 0x7FFF)
+    high, low = _int(high), _int(low)
+    high, low = high + ops.right_shift(low, 8), ops.bitwise_and(low, 255)
+    # The product, with digits of 8, 12 and the remaining bits.
+    first = low * reduced
+    second = ops.bitwise_and(high, 2**12 - 1) * reduced + ops.right_shift(first, 8)
+    third = ops.right_shift(high, 12) * reduced + ops.right_shift(second, 12)
+    rest = 256 * ops.bitwise_and(second, 2**12 - 1) + ops.bitwise_and(first, 255)
+    right = 15 - e
+    most = ops.clip(right - 20, 1, 30)
+    far = ops.right_shift(third + ops.left_shift(ops.ones_like(most), most - 1), most)
+    least = ops.clip(right, 5, 20)
+    near = ops.left_shift(ops.clip(third, -(2**15), 2**15), 20 - least)
+    near = near + ops.right_shift(rest + ops.left_shift(ops.ones_like(least), least - 1), least)
+    return _float(ops.where(right > 20, far, near))
+
+
+class WideDouble(Rounding):
+    """TFLite's reference kernels."""
+
+    bits = 16
+
+    name = "double"
+
+    def quantized(self, values: Tensor, y: Tensor) -> Tensor:
+        """Divide in float32; round half away from zero."""
+        scaled = values / y
+        return ops.sign(scaled) * ops.floor(ops.abs(scaled) + 0.5)
+
+    def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
+        """See `scaled_pairs`."""
+        return scaled_pairs(*split(sums), x, w, y)
+
+    def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The ratio of steps is a float32 number."""
+        factor = fixed_point.multiplier_of(steps[0] * steps[1] / steps[2])
+        return _float(times_wide(_int(a) * _int(b), *factor))
+
+    def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Rescale both operands, shifted left by 15 bits, to twice the larger of their steps."""
+        twice = 2.0 * ops.maximum(steps[0], steps[1])
+        left, right = (
+            times_wide(ops.left_shift(_int(v), 15), *fixed_point.multiplier(step, 1.0, twice))
+            for v, step in ((a, steps[0]), (b, steps[1]))
+        )
+        factor = fixed_point.multiplier(twice * 2.0**-15, 1.0, steps[2])
+        return _float(times_wide(left + right, *factor))
+
+    def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The factor has 31 bits; the product is rounded, and again when it is shifted."""
+        return _float(times_wide(_int(values), *fixed_point.multiplier(x, 1.0, y)))
+
+    def leaky(self, values: Tensor, slope: float, x: Tensor, y: Tensor) -> Tensor:
+        """Both factors are float32 numbers."""
+        positive, negative = (
+            times_wide(_int(values), *fixed_point.multiplier_of(step / y))
+            for step in (x, x * slope)
+        )
+        return _float(ops.where(values >= 0, positive, negative))
+
+    def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
+        """Divide the factor by the count, after shifting it left by as many bits as fit."""
+        m, e = fixed_point.multiplier(x, 1.0, y)
+        m, bits = fixed_point.divided(m, count)
+        return _float(times_wide(_int(sums), m, e - bits))
+
+    def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
+        """Not known."""
+        raise NotImplementedError
+
+    def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
+        """Not known."""
+        raise NotImplementedError
+
+    def sigmoid(self, x: Tensor, step: Tensor) -> Tensor:
+        """Return the logistic function in steps of 2^-15, by a table of 256 points."""
+        argument = _argument(_int(x), step)
+        size = ops.abs(argument)
+        index, part = ops.right_shift(size, 9), ops.bitwise_and(size, 0x1FF)
+        low, high = (_looked_up(index + place) for place in (0, 1))
+        result = ops.where(index >= 255, 0x7FFF << 10, 512 * low + part * (high - low))
+        return _float(
+            ops.right_shift(ops.where(argument >= 0, result + 2**9, 2**25 - result + 2**9 - 1), 10)
+        )
+
+    def tanh(self, x: Tensor, step: Tensor) -> Tensor:
+        """Return the hyperbolic tangent in steps of 2^-15, by the same table."""
+        argument = _argument(_int(x), step)
+        size = ops.abs(argument)
+        index, part = ops.right_shift(size, 8), ops.bitwise_and(size, 0xFF)
+        low, high = (_looked_up(index + place) for place in (0, 1))
+        result = ops.where(index >= 255, 0xFFFF << 8, 256 * low + part * (high - low))
+        half, nudge = 2**23, 2**7
+        rounded = ops.where(argument >= 0, result - half + nudge, half - result + nudge - 1)
+        return _float(ops.right_shift(rounded, 8))
+
+
+class WideFloat(WideDouble):
+    """TFLite's optimized kernels."""
+
+    name = "float"
+
+    def quantized(self, values: Tensor, y: Tensor) -> Tensor:
+        """Groups of eight numbers of a sample by the reciprocal, ties to even; the rest exactly."""
+        by_reciprocal = ops.round(values * (1.0 / y))
+        shape = values.shape[1:]
+        if None in shape:
+            return by_reciprocal
+        count = math.prod(shape)
+        grouped = (np.arange(count) < count // 8 * 8).reshape(shape)
+        return ops.where(grouped, by_reciprocal, _divided(values, y))
+
+    def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The second rounding is half up."""
+        m, e = fixed_point.multiplier(x, 1.0, y)
+        zero = ops.zeros_like(e)
+        right = ops.maximum(-e, zero)
+        high = fixed_point.product(ops.left_shift(_int(values), ops.maximum(e, zero)), m)
+        half = ops.right_shift(ops.left_shift(ops.ones_like(right), right), 1)
+        return _float(ops.right_shift(high + half, right))
+
+
+def _divided(values: Tensor, y: Tensor) -> Tensor:
+    """Return ``values / y`` rounded half away from zero exactly, for a step of 8 bits."""
+    size = ops.abs(values)
+    near = ops.floor(size / y + 0.5)
+    rest = size - near * y  # exact
+    near = near + ops.cast(rest >= 0.5 * y, "float32") - ops.cast(rest < -0.5 * y, "float32")
+    return ops.sign(values) * near
+
+
+# 2^16 times the logistic function at multiples of 1/24. TFLite's table (`internal/common.h`) is one
+# more than the nearest integer at the positions of the bits that are set here.
+_ABOVE = 0x800000000000000000000000000000800011009020440005C0467BAEFA7BD110
+_SIGMOID = np.minimum(np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))), 65535).astype(
+    np.int32
+) + np.array([_ABOVE >> place & 1 for place in range(256)], np.int32)
+
+
+def _looked_up(index: Tensor) -> Tensor:
+    table = ops.convert_to_tensor(_SIGMOID, dtype="int32")
+    return ops.take(table, ops.minimum(index, 255))
+
+
+def _argument(x: Tensor, step: Tensor) -> Tensor:
+    """Return integers in steps of 1/(3 · 4096)."""
+    factor = step * (3.0 * 4096.0)
+    # The least shift to the right with which the factor exceeds 32767 / 2.
+    right = ops.zeros_like(_int(factor))
+    for _ in range(31):
+        more = factor <= 32767.0 / 2.0
+        factor = ops.where(more, 2.0 * factor, factor)
+        right = right + ops.cast(more, "int32")
+    half = ops.right_shift(ops.left_shift(ops.ones_like(right), right), 1)
+    return ops.right_shift(x * _int(ops.floor(factor)) + half, right)
+
+
+def _int(values: Tensor) -> Tensor:
+    return ops.cast(values, "int32")
+
+
+def _float(values: Tensor) -> Tensor:
+    return ops.cast(values, "float32")
+
+
+WIDE: dict[str, WideDouble] = {"float": WideFloat(), "double": WideDouble()}

@@ -81,7 +81,8 @@ class Quantized(keras.layers.Layer):
         if self.activation in FUSED:
             return None
         low, high = ends_of(self.activation)
-        assert low is not None and high is not None
+        assert low is not None
+        assert high is not None
         return grid_between(low, high, self.output_range.bits)
 
     @property

@@ -37,7 +37,8 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
 
     Returns:
         The network. A merged layer has the weights of the file; the nodes of its affine become
-        identities. A hard sigmoid, relu6(x + 3) / 6, becomes three nodes if one is merged.
+        identities. A hard sigmoid, relu6(x + 3) / 6, and an average become several nodes if one of
+        them is merged.
     """
     divided = replace(network, nodes=tuple(p for n in network.nodes for p in _parts(n)))
     replaced, inserted = _found(divided, graph)
@@ -55,7 +56,13 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
-    """Return the three operations of a hard sigmoid; any other node as it is."""
+    """Return the operations of a hard sigmoid or an average; any other node as it is."""
+    if node.op == "average":
+        total, part = f"{node.name}/sum", np.full((), 1 / len(node.inputs), np.float32)
+        return (
+            replace(node, name=total, op="add"),
+            replace(node, op="multiply", inputs=(total,), constants={"constant": part}),
+        )
     if node.op != "hard_sigmoid":
         return (node,)
     shifted, clipped = f"{node.name}/shifted", f"{node.name}/clipped"

@@ -35,7 +35,8 @@ def test_numbers_merged_before_and_behind_layers_are_no_faults(tmp_path: Path) -
     b = layers.Conv2DTranspose(3, 3, use_bias=False)(image) - 0.7
     c = layers.Dense(3)(image) - 0.7
     d = layers.Conv3D(3, 2, activation="hard_sigmoid")(layers.Reshape((3, 2, 6, 4))(image))
-    outputs = [layers.Dense(2, name=f"y{i}")(x) for i, x in enumerate((a, b, c, d))]
+    e = layers.Average()([layers.ReLU()(image), layers.Activation("tanh")(image)])
+    outputs = [layers.Dense(2, name=f"y{i}")(x) for i, x in enumerate((a, b, c, d, e))]
     rl.export_model(
         keras.Model(image, outputs),
         tmp_path / "net",

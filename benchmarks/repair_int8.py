@@ -164,7 +164,9 @@ def measure(one: Case, formats: list[str]) -> None:
                 f"{100 * size:+.1f} % | {seconds:.0f}",
                 flush=True,
             )
-            print(f"    {by['auto'].notes[-1]}", flush=True)
+            for note in by["auto"].notes:
+                if "held-out" in note:
+                    print(f"    {note}", flush=True)
 
 
 if __name__ == "__main__":

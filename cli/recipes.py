@@ -68,8 +68,12 @@ def _described(recipe: Recipe) -> str:
         parts.append(f"{recipe.ranges} ranges")
     if recipe.rounding != "nearest":
         parts.append("adaptive rounding")
+    if recipe.statistics:
+        parts.append("statistics")
     if recipe.bias_correction:
         parts.append("bias correction")
+    if not recipe.fold:
+        parts.append("not folded")
     for name, layers in (("float", recipe.keep_float), ("16 bits", recipe.keep_int16)):
         if layers:
             more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""

@@ -20,7 +20,7 @@ from ..artifacts.samples import SampleSet
 from ..errors import UserError
 from ..files import write_bytes, write_text
 from ..reference.network import opaque_layers
-from ..reference.quantization_costs import LayerCost, measure_costs
+from ..reference.quantization_costs import OUTLIERS, UNLIKE_CHANNELS, LayerCost, measure_costs
 from . import golden_set as golden
 from .host import run_timed
 from .network.write import build_network
@@ -36,7 +36,6 @@ from .variants import Variant, mean_ratio
 
 _MIN_SAMPLES = 8
 _HELD_OUT_EVERY = 4  # one in four samples is held out
-_UNLIKE_CHANNELS = 10.0  # ratio of channel ranges above which it is named as the cause
 
 Convert = Callable[[Variant, Recipe, SampleSet, Path], Artifact]
 
@@ -44,15 +43,18 @@ Convert = Callable[[Variant, Recipe, SampleSet, Path], Artifact]
 class RecipeNetworks:
     """The network of each recipe, built once."""
 
-    def __init__(self, folded: Variant, signature: Signature, samples: SampleSet) -> None:
+    def __init__(
+        self, folded: Variant, original: Variant | None, signature: Signature, samples: SampleSet
+    ) -> None:
         """Create the cache.
 
         Args:
             folded: The folded network.
+            original: The trained network; None if it has no norms.
             signature: Its inputs and outputs.
             samples: Real samples that determine scales and rounding.
         """
-        self._folded = folded
+        self._folded, self._original = folded, original
         self._inputs = [samples.arrays[tensor.name] for tensor in signature.inputs]
         self._made: dict[Recipe, Variant | None] = {}
 
@@ -74,6 +76,8 @@ class RecipeNetworks:
         return self._equalizer.equalized(strength) if self._equalizer.possible else None
 
     def _variant(self, recipe: Recipe, name: str) -> Variant | None:
+        if not recipe.fold:
+            return self._original
         model = self._equalized(recipe.equalize)
         if model is None:
             return None
@@ -86,6 +90,7 @@ class RecipeNetworks:
             self._inputs,
             adaptive=recipe.rounding == "adaptive",
             correct_bias=recipe.bias_correction,
+            statistics=recipe.statistics,
             exclude=[path.rpartition("/")[2] for path in recipe.keep_float],
         )
         return dataclasses.replace(self._folded, name=name, model=rounded)
@@ -98,6 +103,7 @@ class AutoFile:
     Attributes:
         format_name: Its format.
         folded: The folded network.
+        original: The trained network; None if it has no norms.
         signature: Inputs and outputs.
         samples: Real samples; a quarter of them is held out.
         convert: Writes a file from a network, a recipe and samples into a folder.
@@ -109,6 +115,7 @@ class AutoFile:
 
     format_name: str
     folded: Variant
+    original: Variant | None
     signature: Signature
     samples: SampleSet
     convert: Convert
@@ -147,7 +154,10 @@ class AutoFile:
         )
         found = search.run()
         artifact, variant = run.files[found.chosen.recipe]
-        os.replace(run.folder_of(found.chosen.recipe) / artifact.file, folder / artifact.file)
+        if found.chosen is found.trials[0]:  # exactly the plain int8 file, so never worse
+            artifact = self.convert(variant, found.chosen.recipe, self.samples, folder)
+        else:
+            os.replace(run.folder_of(found.chosen.recipe) / artifact.file, folder / artifact.file)
         shutil.rmtree(run.place)
         record = {
             "recipe": found.chosen.recipe.to_json(),
@@ -170,7 +180,7 @@ class _Run:
         held = index % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
         self.calibration = _chosen(auto.samples, ~held)
         self.held_out = _chosen(auto.samples, held)
-        self.networks = RecipeNetworks(auto.folded, auto.signature, self.calibration)
+        self.networks = RecipeNetworks(auto.folded, auto.original, auto.signature, self.calibration)
         self.trials: list[Trial] = []
         outputs = golden.evaluate(auto.folded.model, auto.signature, self.held_out.arrays)
         self._truth = {name: array.astype(np.float64) for name, array in outputs.items()}
@@ -248,20 +258,23 @@ class _Run:
         with self.auto.step(artifact.file, "explain"):
             costs = measure_costs(network, graph, self.calibration.take(16).arrays)
         return [
-            CostlyLayer(entry.layer, costs.decibels(entry.power), _why(entry))
+            CostlyLayer(entry.layer, costs.decibels(entry.power), *_why(entry))
             for entry in costs.layers
             if not entry.layer.startswith("input ")
         ]
 
 
-def _why(entry: LayerCost) -> str:
+def _why(entry: LayerCost) -> tuple[str, str]:
+    """Return why a layer has its cost, and the cause that the search knows a change for."""
     if entry.worst == "clipping":
-        return f"{entry.clipped:.2g} % of its values are clipped"
+        return f"{entry.clipped:.2g} % of its values are clipped", "ranges"
     if entry.worst == "weights":
-        return "its weights have too few bits"
-    if entry.channels > _UNLIKE_CHANNELS:
-        return f"its channels differ by {entry.channels:.0f}x"
-    return "its values need more than 255 steps"
+        return "its weights have too few bits", "weights"
+    if entry.channels > UNLIKE_CHANNELS:
+        return f"its channels differ by {entry.channels:.0f}x", "channels"
+    if entry.outliers > OUTLIERS:
+        return f"its greatest value is {entry.outliers:.1f} times the usual ones", "ranges"
+    return "its values need more than 255 steps", ""
 
 
 def _chosen(samples: SampleSet, index: np.ndarray) -> SampleSet:

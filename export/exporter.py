@@ -302,6 +302,7 @@ def _prepare(
         equalize=options.equalize,
         trained=trained,
         with_norms=with_norms,
+        original=model,
         pixels=options.preprocessing_in_model,
     )
     return ExportRun(

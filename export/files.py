@@ -107,6 +107,7 @@ class ArtifactWriter:
         auto = AutoFile(
             format_name,
             self.variants.base(AUTO),
+            self.variants.original,
             self.variants.signature,
             self.calibration.samples,
             convert,
@@ -128,9 +129,11 @@ class ArtifactWriter:
         if recipe.equalize is not None or recipe.changes_weights:
             if samples is None or samples.random:
                 raise UserError("A recipe that changes weights needs real calibration samples.")
-            networks = RecipeNetworks(folded, self.variants.signature, samples.samples)
+            networks = RecipeNetworks(folded, None, self.variants.signature, samples.samples)
             with self.step("model", "repair"):
                 variant = networks.get(recipe, f"recipe-{format_name}-{precision}")
+        if not recipe.fold:
+            variant = self.variants.original or folded
         if variant is None:
             raise UserError(
                 "The recipe equalizes channels, but this network has no layers that can be "

@@ -36,6 +36,7 @@ _MIN_GAIN_OF_NORM = 3.0  # dB, half a bit, for which an additional operation is 
 
 KEPT = "input-norms-kept"
 WHOLE = "whole-mean"
+UNFOLDED = "unfolded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Variants:
         equalize: str,
         trained: TrainedModel | None = None,
         with_norms: InputNorms | None = None,
+        original: keras.Model | None = None,
         pixels: bool = False,
     ) -> None:
         """Create the variants.
@@ -81,12 +83,15 @@ class Variants:
             trained: The quantization-aware model, if it is one.
             with_norms: The network that keeps the norms of its inputs; None if there are none, or
                 if the user has chosen.
+            original: The trained network.
             pixels: Whether the network takes raw pixels.
         """
         self.trained = trained
+        self._has_norms = bool(folded.report.records)
         self.plain = Variant("", folded.model, folded.report.input_norms)
         self.samples = samples.take(_SAMPLES) if samples else None
         self._with_norms = with_norms
+        self._original = original
         self.signature = signature
         self._batch_size = batch_size
         self._equalize = equalize
@@ -97,6 +102,13 @@ class Variants:
         if self.trained is None or precision != self.trained.precision:
             return None
         return self.trained.integers
+
+    @property
+    def original(self) -> Variant | None:
+        """The trained network; None if folding changes nothing, or it takes raw pixels."""
+        if self._original is None or self._pixels or not self._has_norms:
+            return None
+        return Variant(UNFOLDED, self._original)
 
     def base(self, precision: str) -> Variant:
         """Return the network that the files of a precision are made from; others are derived."""

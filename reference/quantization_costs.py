@@ -29,6 +29,12 @@ from .rounded_weights import RoundedWeights
 
 CAUSES = ("weights", "steps", "clipping")
 
+# Ratios beyond which a cause is named. One step serves all channels: a channel of a tenth of the
+# largest has 25 of 255 steps left. Where one value in a thousand is a third of the greatest, a
+# narrower range clips little and has a step a third as wide.
+UNLIKE_CHANNELS = 10.0
+OUTLIERS = 3.0
+
 # Limit on the number of multiplications, about thirty seconds on one core.
 _WORK = 20_000_000_000
 

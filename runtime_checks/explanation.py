@@ -15,15 +15,17 @@ from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import typical_samples
 from ..errors import UserError
 from ..reference.network import opaque_layers
-from ..reference.quantization_costs import CAUSES, Costs, Effect, LayerCost, measure_costs
+from ..reference.quantization_costs import (
+    CAUSES,
+    OUTLIERS,
+    UNLIKE_CHANNELS,
+    Costs,
+    Effect,
+    LayerCost,
+    measure_costs,
+)
 from ..reference.unequal_parts import unequal_parts
 from .end_to_end.task_agreement import deciding_outputs
-
-# Ratios beyond which a cause is named. One step serves all channels: a channel of a tenth of the
-# largest has 25 of 255 steps left. Where one value in a thousand is a third of the greatest, a
-# narrower range clips little and has a step a third as wide.
-_UNLIKE_CHANNELS = 10.0
-_OUTLIERS = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,13 +195,13 @@ def _diagnosed(entry: LayerCost) -> tuple[str, str]:
             "the input itself has 255 steps",
             "only int16x8 gives it more; scale the data so that it fills the range",
         )
-    if entry.channels > _UNLIKE_CHANNELS:
+    if entry.channels > UNLIKE_CHANNELS:
         return (
             f"its channels differ by {entry.channels:.0f}x (largest over median), and one step "
             "serves all of them",
             f"equalize them (--equalize always, --precision auto), or {kept}",
         )
-    if entry.outliers > _OUTLIERS:
+    if entry.outliers > OUTLIERS:
         return (
             f"its greatest value is {entry.outliers:.1f} times what one in a thousand exceeds",
             f"choose the range by least squared error (--precision auto), or {kept}",

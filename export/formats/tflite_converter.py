@@ -175,6 +175,11 @@ def _int8(converter: Any, request: Request) -> bytes:
             "This TensorFlow's converter cannot calibrate without quantizing, which layers kept "
             f"apart need ({_CALIBRATE_ONLY}). Install the version of constraints.txt."
         )
+    if request.choices.only_int16 and not request.integer_io:
+        try:
+            return _int16x8(converter, request)
+        except Exception:  # it lacks a 16-bit form of some operator; its error types are not public
+            converter.inference_input_type = converter.inference_output_type = tf.float32
     converter._experimental_calibrate_only = True
     data = _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.float32)
     return quantized(data, request.choices, request.samples, integer_io=request.integer_io)

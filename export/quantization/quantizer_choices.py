@@ -24,6 +24,7 @@ class QuantizerChoices:
         layer_names: Maps the code of a layer in the converter's names, and the name of an output,
             to the path of the layer; empty if names are readable.
         pixels: Whether the only input takes pixels, with their mean and step as quantization.
+        only_int16: Whether all layers have 16-bit activations.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class QuantizerChoices:
     ranges: str = "min-max"
     layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     pixels: bool = False
+    only_int16: bool = False
 
     def kept_float(self, name: str) -> bool:
         """Return whether the operator with a name stays in float."""
@@ -72,4 +74,6 @@ def choices_for(
     floats = select(recipe.keep_float, paths, "keep_float")
     wide = select(recipe.keep_int16, paths, "keep_int16")
     wide = tuple(path for path in wide if path not in floats)
-    return QuantizerChoices(floats, wide, norms, recipe.ranges, {**layer_names, **outputs}, pixels)
+    only_wide = bool(wide) and not norms and not pixels and wide == select(("*",), paths, "")
+    names = {**layer_names, **outputs}
+    return QuantizerChoices(floats, wide, norms, recipe.ranges, names, pixels, only_wide)

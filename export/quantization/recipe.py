@@ -24,18 +24,24 @@ class Recipe:
         equalize: Strength of the equalization across layers; None for none.
         rounding: `nearest`, or `adaptive`: weights are rounded so that the errors of a layer's
             outputs cancel on the calibration samples.
+        statistics: Whether the mean and the standard deviation of each channel, the statistics of
+            the norms that were folded, are estimated again with the rounded weights.
         bias_correction: Whether biases compensate the mean error of rounded weights.
         ranges: Method that determines the ranges of activations, one of `RANGES`.
         keep_float: Layers that compute in float32, by path or pattern.
         keep_int16: Layers with 16-bit activations, by path or pattern.
+        fold: Whether the norms are folded; without, the converter gets the trained network, and
+            only `ranges`, `keep_float` and `keep_int16` may differ from their defaults.
     """
 
     equalize: float | None = None
     rounding: str = "nearest"
+    statistics: bool = False
     bias_correction: bool = False
     ranges: str = "min-max"
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
+    fold: bool = True
 
     def __post_init__(self) -> None:
         """Validate the fields.
@@ -57,10 +63,16 @@ class Recipe:
                 "Expected equalize of a recipe to be null or a number from 0 to 1. "
                 f"Received: {strength!r}."
             )
-        if not isinstance(self.bias_correction, bool):
+        for name in ("statistics", "bias_correction", "fold"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise UserError(
+                    f"Expected {name} of a recipe to be true or false. Received: {value!r}."
+                )
+        if not self.fold and (self.equalize is not None or self.changes_weights):
             raise UserError(
-                "Expected bias_correction of a recipe to be true or false. "
-                f"Received: {self.bias_correction!r}."
+                "equalize, rounding, statistics and bias_correction of a recipe change the folded "
+                "network. Received fold: false. Set fold to true, or leave them out."
             )
         for name in ("keep_float", "keep_int16"):
             value = getattr(self, name)
@@ -70,7 +82,7 @@ class Recipe:
     @property
     def changes_weights(self) -> bool:
         """Whether the weights of the file differ from the folded or equalized network."""
-        return self.rounding != "nearest" or self.bias_correction
+        return self.rounding != "nearest" or self.statistics or self.bias_correction
 
     @property
     def changes_file(self) -> bool:

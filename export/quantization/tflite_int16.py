@@ -3,6 +3,9 @@
 Weights are 8-bit integers with one step per channel; accumulators have 64 bits. Activations are
 symmetric, q in [-32767, 32767], as TFLite's int16x8 kernels require. A QUANTIZE converts 8-bit
 activations to 16 bits.
+
+An operator without weights stays in float if it has no form here, or if it reads floats: its
+neighbours of 16 bits are converted to and from float.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ class _Form:
         kernel: Input position of the kernel; None if there is none.
         bias: Input position of the bias; None if there is none.
         axis: Axis of the kernel's output channels.
+        result: Step of the result that the kernels require; None if the range determines it.
+        moves: Whether the result consists of integers of the input, in the same steps.
     """
 
     version: int
@@ -40,6 +45,8 @@ class _Form:
     kernel: int | None = None
     bias: int | None = None
     axis: int = 0
+    result: float | None = None
+    moves: bool = False
 
 
 _FORMS = {
@@ -49,6 +56,14 @@ _FORMS = {
     "TRANSPOSE_CONV": _Form(3, (2,), 1, 3),
     "ADD": _Form(3, (0, 1)),
     "MUL": _Form(5, (0, 1)),
+    "MEAN": _Form(2, (0,)),
+    "LOGISTIC": _Form(2, (0,), result=2.0**-15),
+    "TANH": _Form(2, (0,), result=2.0**-15),
+    "RESHAPE": _Form(1, (0,), moves=True),
+    "TRANSPOSE": _Form(2, (0,), moves=True),
+    "MAX_POOL_2D": _Form(2, (0,), moves=True),
+    "SPLIT": _Form(2, (1,), moves=True),
+    "UNPACK": _Form(1, (0,), moves=True),
 }
 
 
@@ -79,6 +94,8 @@ class _Editor:
         self._model, self._ranges = model, ranges
         self._graph = model.subgraphs[0]
         self._wide: dict[int, int] = {}  # tensor to its copy of 16 bits
+        self._buffers: dict[bytes, int] = {}  # equal constants share a buffer
+        self._constants: dict[tuple[int, bytes, bytes], int] = {}  # and, with equal steps, a tensor
 
     def tensor(self, index: int) -> Any:
         return self._graph.tensors[index]
@@ -88,26 +105,58 @@ class _Editor:
         code = self._model.operatorCodes[operator.opcodeIndex]
         kind = operator_name(code)
         name = text(self.tensor(operator.outputs[0]).name)
-        if kind == "RESHAPE" and self.tensor(operator.outputs[0]).type == _FLOAT:
-            return  # it copies its input, in float between two 16-bit operators
-        if kind not in _FORMS:
+        form = _FORMS.get(kind)
+        if form is None and self._has_weights(operator):
             raise UserError(
-                f"keep_int16 does not support {kind} ({name}); it supports {', '.join(_FORMS)}. "
+                f"keep_int16 does not support {kind} ({name}); of the operators with weights it "
+                f"supports {', '.join(k for k, f in _FORMS.items() if f.kernel is not None)}. "
                 "Keep the layer in float instead (keep_float, --keep-float)."
             )
-        form = _FORMS[kind]
+        if form is None or not self._constant_kernel(operator, form):
+            return
+        if form.kernel is None and not self._reads_integers(operator, form):
+            return
         number = getattr(schema.BuiltinOperator, kind)
         operator.opcodeIndex = operator_code(self._model, number, max(form.version, code.version))
         inputs = [int(index) for index in operator.inputs]
         for place in form.data:
             inputs[place] = self._input(inputs[place], operator)
         if form.kernel is not None:
-            steps = self._kernel(inputs, form)
+            scales = self._kernel(inputs, form)
             if form.bias is not None and form.bias < len(inputs) and inputs[form.bias] >= 0:
                 scale = self.tensor(inputs[form.data[0]]).quantization.scale[0]
-                inputs[form.bias] = self._bias(inputs[form.bias], np.float32(scale) * steps)
+                inputs[form.bias] = self._bias(inputs[form.bias], np.float32(scale) * scales)
         operator.inputs = np.array(inputs, np.int32)
-        operator.outputs = np.array([self._output(int(operator.outputs[0]))], np.int32)
+        steps = None
+        if form.moves:
+            steps = self.tensor(inputs[form.data[0]]).quantization
+        elif form.result is not None:
+            steps = _steps(np.array([form.result], np.float32), 0)
+        results = [self._output(int(index), steps) for index in operator.outputs]
+        operator.outputs = np.array(results, np.int32)
+
+    def _has_weights(self, operator: Any) -> bool:
+        """Return whether an operator reads a constant of floats with two axes or more."""
+        tensors = [self.tensor(int(index)) for index in operator.inputs if index >= 0]
+        return any(
+            tensor.type == _FLOAT
+            and self._model.buffers[tensor.buffer].data is not None
+            and sum(size > 1 for size in tensor.shape) > 1
+            for tensor in tensors
+        )
+
+    def _constant_kernel(self, operator: Any, form: _Form) -> bool:
+        """Return whether the kernel of an operator, if it has one, is a constant."""
+        if form.kernel is None:
+            return True
+        tensor = self.tensor(int(operator.inputs[form.kernel]))
+        return self._model.buffers[tensor.buffer].data is not None
+
+    def _reads_integers(self, operator: Any, form: _Form) -> bool:
+        """Return whether the activations of an operator are integers that were made floats."""
+        makers = [self._producer(int(operator.inputs[place])) for place in form.data]
+        known = [self._kind(maker) == "DEQUANTIZE" for maker in makers if maker is not None]
+        return bool(known) and all(known)
 
     def _input(self, index: int, reader: Any) -> int:
         """Return the 16-bit version of an input tensor; convert it if necessary."""
@@ -130,10 +179,11 @@ class _Editor:
         self._insert("QUANTIZE", source, self._wide[index])
         return self._wide[index]
 
-    def _output(self, index: int) -> int:
-        """Return the 16-bit tensor that replaces a float output."""
+    def _output(self, index: int, steps: Any) -> int:
+        """Return the 16-bit tensor that replaces a float output, with steps unless its range."""
         tensor = self.tensor(index)
-        wide = self._add(tensor, _INT16, _symmetric(*self._range(index, index)), "int16")
+        steps = steps or _symmetric(*self._range(index, index))
+        wide = self._add(tensor, _INT16, steps, "int16")
         self._wide[index] = wide
         as_float = False
         for reader in self._graph.operators:
@@ -168,8 +218,6 @@ class _Editor:
         """Quantize the kernel to 8 bits; return the steps of its channels."""
         assert form.kernel is not None
         index = inputs[form.kernel]
-        if self._model.buffers[self.tensor(index).buffer].data is None:
-            raise UserError("keep_int16 needs layers with constant weights. Keep it in float.")
         values = self._floats(index)
         others = tuple(axis for axis in range(values.ndim) if axis != form.axis)
         most = np.abs(values).max(axis=others)
@@ -194,11 +242,18 @@ class _Editor:
         return np.frombuffer(data, np.float32).reshape(tensor.shape)
 
     def _stored(self, index: int, integers: np.ndarray, dtype: int, steps: Any) -> int:
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(integers.tobytes(), np.uint8)
-        self._model.buffers.append(buffer)
+        data = integers.tobytes()
+        key = index, data, steps.scale.tobytes()
+        if key in self._constants:
+            return self._constants[key]
+        if data not in self._buffers:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(data, np.uint8)
+            self._model.buffers.append(buffer)
+            self._buffers[data] = len(self._model.buffers) - 1
         new = self._add(self.tensor(index), dtype, steps, "")
-        self.tensor(new).buffer = len(self._model.buffers) - 1
+        self.tensor(new).buffer = self._buffers[data]
+        self._constants[key] = new
         return new
 
     def _add(self, like: Any, dtype: int, steps: Any, suffix: str) -> int:

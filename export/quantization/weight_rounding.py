@@ -10,7 +10,10 @@ its error (Frantar et al. 2022, arXiv:2210.17323):
     e_i = w_i - s q_i,   w_j -= e_i U_ij / U_ii  for j > i,   U = cholesky(H^-1), upper
 
 Bias correction removes the remaining mean error: b += mean(x)' (w - s q)
-(Nagel et al. 2019, arXiv:1906.04721).
+(Nagel et al. 2019, arXiv:1906.04721). Re-estimated statistics also restore the standard deviation
+of each channel, as a norm after the layer would with the statistics of the rounded weights (Sun et
+al. 2019, arXiv:1904.12101): w' = f s q and b' = b + mean(x)' (w - f s q), with the ratio f of the
+standard deviations of w' x before and after rounding. The integers q remain.
 
 The steps s are those that quantizers choose, max|w| / 127 of each channel. The largest weight of
 each channel is not changed, so a converter computes the same steps and integers.
@@ -18,8 +21,8 @@ each channel is not changed, so a converter computes the same steps and integers
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -27,10 +30,7 @@ import numpy as np
 from keras import layers as kl
 
 from ..fold.build import build
-from ..fold.graph import Call
 from ..fold.keras_graph import read_graph
-from ..fold.linear import Linear
-from ..fold.recognize import recognize
 
 _SAMPLES = 32
 _ROWS = 4096  # of a layer's input, evenly spaced
@@ -44,6 +44,7 @@ def with_rounded_weights(
     *,
     adaptive: bool,
     correct_bias: bool,
+    statistics: bool = False,
     exclude: Collection[str] = (),
 ) -> keras.Model:
     """Return the network with weights rounded to 8 bits.
@@ -53,43 +54,80 @@ def with_rounded_weights(
         inputs: Real samples, one (N, …) array per input, in the model's order.
         adaptive: Whether to round adaptively; otherwise each weight is rounded to the nearest step.
         correct_bias: Whether to correct biases by the mean error.
+        statistics: Whether to correct the standard deviation of each channel as well.
         exclude: Names of layers whose weights are not changed.
     """
-    graph = read_graph(model)
-    recognize(graph)
-    calls = [call for call in graph.calls() if isinstance(call.op, Linear)]
-    times = Counter(id(call.op.layer) for call in calls)
-    # Shared layers are excluded, since the best rounding depends on the input of the call.
-    chosen = [
-        call
-        for call in calls
-        if times[id(call.op.layer)] == 1 and _known(call) and call.op.layer.name not in exclude
+    result = build(read_graph(model), "float32")
+    excluded = [
+        id(inner)
+        for layer in result._flatten_layers(include_self=False)
+        if layer.name in exclude
+        for inner in layer._flatten_layers()
     ]
-    result = build(graph, "float32")
-    if not chosen:
-        return result
-    watcher = build(graph, "float32", [call.inputs[0] for call in chosen])
+    layers = [
+        layer
+        for layer in result._flatten_layers(include_self=False)
+        if _known(layer) and id(layer) not in excluded
+    ]
     few = [np.unique(np.linspace(0, len(a) - 1, min(len(a), _SAMPLES)).astype(int)) for a in inputs]
     batch = [array[index] for array, index in zip(inputs, few, strict=True)]
-    packed = keras.tree.pack_sequence_as(watcher.input, batch)
-    values = keras.tree.flatten(watcher.predict(packed, batch_size=8, verbose=0))
-    made = {layer.name: layer for layer in result._flatten_layers(include_self=False)}
-    for call, value in zip(chosen, values, strict=True):
-        layer = made.get(call.op.layer.name)
-        if layer is not None and hasattr(layer, "kernel"):
-            _round(layer, np.asarray(value), adaptive, correct_bias)
+    for layer, values in _recorded(result, layers, batch):
+        # Layers with several calls are left out, since the best rounding depends on the input.
+        if len(values) == 1:
+            _round(layer, values[0], adaptive, correct_bias or statistics, statistics)
     return result
 
 
-def _known(call: Call) -> bool:
-    layer = call.op.layer
+def _recorded(
+    model: keras.Model, layers: Sequence[Any], batch: Sequence[np.ndarray]
+) -> list[tuple[Any, list[np.ndarray]]]:
+    """Return every layer with the inputs of its calls, inside of other layers too."""
+    values: list[list[np.ndarray]] = [[] for _ in layers]
+
+    def recording(call: Callable[..., Any], found: list[np.ndarray]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def recorded(value: Any, *args: Any, **kwargs: Any) -> Any:
+            found.append(keras.ops.convert_to_numpy(value))
+            return call(value, *args, **kwargs)
+
+        return recorded
+
+    calls = [layer.call for layer in layers]
+    try:
+        for layer, call, found in zip(layers, calls, values, strict=True):
+            layer.call = recording(call, found)
+        model(keras.tree.pack_sequence_as(model.input, batch), training=False)
+    finally:
+        for layer, call in zip(layers, calls, strict=True):
+            layer.call = call
+    return list(zip(layers, values, strict=True))
+
+
+def _known(layer: Any) -> bool:
+    if type(layer) is kl.EinsumDense:
+        return bool(_contracted(layer))
     if type(layer) not in (kl.Conv2D, kl.Conv1D, kl.DepthwiseConv2D, kl.Dense):
         return False
     plain = getattr(layer, "data_format", "channels_last") == "channels_last"
     return plain and getattr(layer, "padding", "same") in ("same", "valid")
 
 
-def _round(layer: Any, value: np.ndarray, adaptive: bool, correct_bias: bool) -> None:
+def _contracted(layer: Any) -> int:
+    """Return the number of axes that an EinsumDense sums over.
+
+    It is 0 unless these are the last axes of the input and the first ones of the kernel, as in all
+    projections of attention, and the remaining axes of the kernel are the last ones of the output.
+    """
+    left, right = layer.equation.split("->")
+    value, kernel = left.split(",")
+    count = sum(axis not in right for axis in kernel)
+    matches = value.endswith(kernel[:count]) and right.endswith(kernel[count:])
+    return count if matches and 0 < count < len(kernel) else 0
+
+
+def _round(
+    layer: Any, value: np.ndarray, adaptive: bool, correct_bias: bool, statistics: bool
+) -> None:
     """Round the weights of one layer, given its input."""
     kernel = np.asarray(layer.kernel, np.float64)
     rows, weights = _as_sums(layer, value, kernel)  # (G, N, K), (G, K, O)
@@ -100,10 +138,18 @@ def _round(layer: Any, value: np.ndarray, adaptive: bool, correct_bias: bool) ->
     else:
         integers = np.rint(weights / steps)
     rounded = steps * integers
+    if statistics:
+        before, after = (
+            np.std(rows @ array, axis=1, keepdims=True) for array in (weights, rounded)
+        )
+        rounded = rounded * np.divide(before, after, out=np.ones_like(after), where=after > 0)
     layer.kernel.assign(_as_kernel(layer, rounded, kernel.shape).astype(np.float32))
-    if correct_bias and layer.use_bias:
-        error = np.einsum("gk,gko->go", rows.mean(axis=1), weights - rounded).reshape(-1)
-        layer.bias.assign(np.asarray(layer.bias) + error.astype(np.float32))
+    if correct_bias and layer.bias is not None:
+        error = np.einsum("gk,gko->go", rows.mean(axis=1), weights - rounded)
+        bias = np.asarray(layer.bias)
+        if bias.size < error.size:  # an EinsumDense may have one bias for several outputs
+            return
+        layer.bias.assign(bias + error.reshape(bias.shape).astype(np.float32))
 
 
 def _adapted(weights: np.ndarray, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -127,6 +173,11 @@ def _adapted(weights: np.ndarray, steps: np.ndarray, rows: np.ndarray) -> np.nda
 
 def _as_sums(layer: Any, value: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a layer's input as rows (G, N, K) and its kernel as (G, K, O), with G groups."""
+    if type(layer) is kl.EinsumDense:
+        terms = int(np.prod(kernel.shape[: _contracted(layer)]))
+        return _spread(value.reshape(-1, terms))[None].astype(np.float64), kernel.reshape(
+            1, terms, -1
+        )
     if type(layer) is kl.Dense:
         flat = value.reshape(-1, value.shape[-1])
         return _spread(flat)[None].astype(np.float64), kernel[None]
@@ -144,8 +195,8 @@ def _as_sums(layer: Any, value: np.ndarray, kernel: np.ndarray) -> tuple[np.ndar
 
 def _as_kernel(layer: Any, weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return weights (G, K, O) in the layout of a layer's kernel."""
-    if type(layer) is kl.Dense:
-        return weights[0]
+    if type(layer) in (kl.Dense, kl.EinsumDense):
+        return weights[0].reshape(shape)
     if type(layer) is kl.DepthwiseConv2D:
         return np.transpose(weights, (1, 0, 2)).reshape(shape)
     return np.moveaxis(weights, 0, 1).reshape(shape)

@@ -81,6 +81,17 @@ def test_a_narrow_range_is_the_cause_where_values_are_clipped(folder, images):
     assert "calibrate" in first.remedy
 
 
+def test_the_range_of_one_sum_of_an_unrolled_loop_is_not_taken_for_that_of_its_result(folder):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 8), name="steps")
+    model = keras.Model(x, layers.Dense(3)(layers.LSTM(8, unroll=True, name="loop")(x)))
+    data = np.random.default_rng(0).normal(size=(32, 4, 8)).cumsum(1).astype(np.float32) / 4
+    found = _export(model, folder / "loop", data, data)
+    assert all(layer.causes_db["clipping"] < 0.5 for layer in found.layers)
+    artifacts = rl.Manifest.load(folder / "loop").artifacts
+    assert not any("are clipped" in note for artifact in artifacts for note in artifact.notes)
+
+
 def test_the_command_prints_and_writes_json(folder, images):
     target = folder / "command"
     _export(_network(200.0), target, images, images)

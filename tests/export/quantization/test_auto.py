@@ -52,6 +52,36 @@ def test_adaptive_rounding_helps_on_held_out_samples(images):
     assert gain > 3
 
 
+def test_projections_of_attention_are_rounded_adaptively():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 16), name="tokens")
+    model = keras.Model(x, layers.MultiHeadAttention(2, 8, name="attention")(x, x))
+    data = np.random.default_rng(0).normal(size=(64, 8, 16)).cumsum(2).astype(np.float32)
+    nearest, adaptive = (
+        with_rounded_weights(model, [data[:32]], adaptive=chosen, correct_bias=False)
+        for chosen in (False, True)
+    )
+    gain = _ratio(model, adaptive, data[32:]) - _ratio(model, nearest, data[32:])
+    assert gain > 3
+    kept = with_rounded_weights(
+        model, [data], adaptive=True, correct_bias=True, exclude=("attention",)
+    )
+    for before, after in zip(model.get_weights(), kept.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_re_estimated_statistics_restore_mean_and_deviation_of_every_channel(images):
+    x = keras.Input((12, 12, 3), name="image")
+    model = keras.Model(x, layers.Conv2D(6, 3, padding="same", name="only")(x))
+    data = images[:16]
+    rounded = with_rounded_weights(
+        model, [data], adaptive=False, correct_bias=False, statistics=True
+    )
+    wanted, got = (np.asarray(m(data)).reshape(-1, 6) for m in (model, rounded))
+    np.testing.assert_allclose(got.std(axis=0), wanted.std(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(got.mean(axis=0), wanted.mean(axis=0), atol=1e-5)
+
+
 def test_a_corrected_bias_leaves_no_mean_error(images):
     x = keras.Input((12, 12, 3), name="image")
     model = keras.Model(x, layers.Conv2D(6, 3, padding="same", name="only")(x))
@@ -151,6 +181,40 @@ def test_a_layer_that_cannot_be_kept_does_not_block_others():
     assert search.run().chosen.recipe == Recipe(keep_int16=("b",))
 
 
+def test_the_cause_of_the_most_expensive_layer_is_treated_first():
+    order: list[Recipe] = []
+
+    def attempt(recipe: Recipe) -> Trial:
+        order.append(recipe)
+        return Trial(recipe, 1000, 1.0, 20.0)
+
+    for cause, field in (("ranges", "ranges"), ("weights", "rounding"), ("channels", "equalize")):
+        order.clear()
+        costly = [CostlyLayer("a", 5.0, "why", cause)]
+        Search(attempt, lambda c=costly: c, Budget(), wide=False, base=Recipe()).run()
+        first = next(recipe for recipe in order[1:] if recipe.fold)
+        assert getattr(first, field) != getattr(Recipe(), field)
+
+
+def test_all_layers_get_16_bits_and_weights_are_rounded_again_if_they_limit_the_file():
+    def attempt(recipe: Recipe) -> Trial:
+        wide = recipe.keep_int16 == ("*",)
+        gain = 8 * wide + 6 * (wide and recipe.rounding == "adaptive")
+        return Trial(recipe, 1000, 1.0, 20.0 + gain)
+
+    found = Search(attempt, list, Budget(), wide=True, base=Recipe()).run()
+    assert found.chosen.recipe == Recipe(keep_int16=("*",), rounding="adaptive")
+    assert "16-bit activations for all layers gained 8.0 dB" in found.sentence
+
+
+def test_the_network_before_folding_is_used_where_it_is_better():
+    def attempt(recipe: Recipe) -> Trial:
+        return Trial(recipe, 1000, 1.0, 20.0 + 5 * (not recipe.fold))
+
+    found = Search(attempt, list, Budget(), wide=True, base=Recipe()).run()
+    assert found.chosen.recipe == Recipe(fold=False)
+
+
 def test_the_front_holds_the_files_that_no_other_dominates():
     trials = tuple(
         Trial(Recipe(), size, 1.0, ratio) for size, ratio in ((10, 5.0), (9, 6.0), (12, 8.0))
@@ -163,6 +227,10 @@ def test_wrong_recipes_and_budgets_are_refused_in_one_sentence(tmp_path):
         Budget.parse("12 apples")
     with pytest.raises(rl.UserError, match="rounding of a recipe"):
         Recipe(rounding="up")
+    with pytest.raises(rl.UserError, match="fold: false"):
+        Recipe(fold=False, equalize=0.5)
+    with pytest.raises(rl.UserError, match="statistics of a recipe to be true or false"):
+        Recipe(statistics="yes")
     with pytest.raises(rl.UserError, match="keys of a recipe"):
         Recipe.from_json({"speed": 1})
     (tmp_path / "r.json").write_text("{")

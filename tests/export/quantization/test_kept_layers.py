@@ -112,10 +112,6 @@ def test_first_and_last_layer_with_integer_inputs_and_outputs(exported):
         ({"keep_float": ("dept",)}, "no layer of the folded network is called 'dept'.*depth"),
         ({"keep_float": ("depth",), "precisions": ("float32",)}, "for int8 and auto files"),
         ({"keep_int16": ("depth",), "opset": 17}, "needs opset 21. Received: 17"),
-        (
-            {"keep_int16": ("scores",), "formats": ("tflite",)},
-            "keep_int16 does not support SOFTMAX .*in float instead",
-        ),
     ],
 )
 def test_a_wrong_choice_is_refused_in_one_sentence(build_network, data, tmp_path, options, message):

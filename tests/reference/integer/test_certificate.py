@@ -11,10 +11,12 @@ import renormlite as rl
 from click.testing import CliRunner
 from keras import layers
 from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs.base import Quantization
 from renormlite.cli.certify import command
 from renormlite.export.quantization.portable import disputed_sums, portable_scales
 from renormlite.reference.integer.certificate import certify_graph
-from renormlite.reference.integer.linear_sums import linear_ops
+from renormlite.reference.integer.linear_sums import LinearSums, linear_ops
+from renormlite.reference.rounding.quantized import Output
 from renormlite.reference.rounding.thresholds import differing_sums, thresholds
 from renormlite.reference.rounding.xnnpack import TFLITE_RULES
 from renormlite.runtimes import Target, make_runner
@@ -115,12 +117,36 @@ def test_a_portable_file_has_no_differing_sum_and_is_accurate(files):
     assert rl.check_parity(portable, per_op=True).passed
 
 
-def test_scales_change_only_by_units_in_the_last_place(files):
+def test_scales_change_by_at_most_a_thirtieth_of_a_step_of_the_largest_weight(files):
     graph = read_graph(files[0][0] / "tiny.int8.tflite", "tflite")
     for _, sums in linear_ops(graph):
         scales, left = portable_scales(sums)
         assert not left.any()
-        assert np.abs(scales.view(np.int32) - sums.w.view(np.int32)).max() <= 16
+        assert np.abs(scales.astype(float) / sums.w - 1).max() <= 2.0**-12
+
+
+@pytest.mark.parametrize("point", [-128, 0])
+def test_every_difference_is_removed_for_any_usual_scale(point):
+    """Scales next to fractions with odd denominators; the random ones cover 2^-14 to 2^-6."""
+    generator = np.random.default_rng(3)
+    x, y = np.float32([0.0173]), np.float32([0.0291])
+    ratio = 2.0 ** generator.uniform(-14, -6, 400)
+    most = np.int64(400 / ratio)
+    steps = Quantization(y, np.array([point]), 0, np.dtype(np.int8))
+    sums = LinearSums(
+        "conv", x, np.float32(ratio * y / x), Output(steps), np.array([-most, most + 7])
+    )
+    assert (disputed_sums(sums, sums.w) > 0).sum() > 100
+    scales, left = portable_scales(sums)
+    assert not left.any()
+    for channel in range(0, 400, 40):  # an exhaustive check of some channels
+        pair = sums.channels(np.array([channel, channel]))
+        every = np.arange(-most[channel], most[channel] + 8)[:, None]
+        one, other = (
+            pair.output.saturated(pair.rounded(rule, every, scales[[channel, channel]]))
+            for rule in (XNNPACK, SINGLE)
+        )
+        np.testing.assert_array_equal(one, other)
 
 
 def test_rules_that_agree_give_equal_outputs(files):

@@ -139,7 +139,7 @@ def test_every_difference_is_removed_for_any_usual_scale(point):
     assert (disputed_sums(sums, sums.w) > 0).sum() > 100
     scales, left = portable_scales(sums)
     assert not left.any()
-    for channel in range(0, 400, 40):  # an exhaustive check of some channels
+    for channel in np.flatnonzero(ratio > 2.0**-9)[::20]:  # an exhaustive check of some channels
         pair = sums.channels(np.array([channel, channel]))
         every = np.arange(-most[channel], most[channel] + 8)[:, None]
         one, other = (

@@ -132,7 +132,7 @@ def test_every_difference_is_removed_for_any_usual_scale(point):
     x, y = np.float32([0.0173]), np.float32([0.0291])
     ratio = 2.0 ** generator.uniform(-14, -6, 400)
     most = np.int64(400 / ratio)
-    steps = Quantization(y, np.array([point]), 0, np.dtype(np.int8))
+    steps = Quantization(y, np.array([point]), np.dtype(np.int8))
     sums = LinearSums(
         "conv", x, np.float32(ratio * y / x), Output(steps), np.array([-most, most + 7])
     )

@@ -166,7 +166,7 @@ def test_an_unknown_rule_is_distinguished_from_a_wrong_kernel(directory):
         assert judged(three[rule], three).passed
     unknown = judged(moved(4, 2), three)
     assert unknown.passed
-    assert "no known rule" in unknown.message
+    assert "no known rounding rule" in unknown.message
     wrong = judged(moved(5, 2), three)
     assert not wrong.passed
     assert "25 lie outside the range of all known rules, where rounding explains 20" in (

@@ -90,7 +90,10 @@ class Evaluation:
         if forced is not None:
             got = self.tensors.closest(forced, expected)
             # A tensor within its bound is not at fault; it was only hard to identify.
-            if within(got, *self.tensors.held(forced, node, expected, allowed)):
+            target, limit = self.tensors.held(forced, node, expected, allowed)
+            if not np.isfinite(limit).any():
+                self.unchecked.append(node.layer)
+            elif within(got, target, limit):
                 self._record(node, forced, expected, allowed, got)
             self._take(node, forced, got)
             return

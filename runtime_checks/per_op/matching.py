@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -49,14 +50,6 @@ LOOPS = {
     "LSTM",
     "GRU",
 }
-
-
-# Orders of axes: as stored, with the channels moved to the end, and to the front.
-_LAYOUTS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
-    lambda x: x,
-    lambda x: np.moveaxis(x, 1, -1),
-    lambda x: np.moveaxis(x, -1, 1),
-)
 
 
 class Tensors:
@@ -112,10 +105,11 @@ class Tensors:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return value and bound after storage in a tensor's type."""
         storage = self.storage(key)
-        if isinstance(storage, Steps) and np.ndim(storage.rounding) > 1:
-            layout = _LAYOUTS[self._nearest(key, expected)[0]]
-            rounding = self._without_batch(np.asarray(storage.rounding))
-            storage = storage.with_rounding(layout(rounding))
+        array = self.arrays[key]
+        if isinstance(storage, Steps) and np.size(storage.rounding) == array.size:
+            rounding = self._without_batch(np.reshape(storage.rounding, array.shape))
+            order = _orders(rounding.ndim)[self._nearest(key, expected)[0]]
+            storage = storage.with_rounding(rounding.transpose(order))
         return storage.held(node, expected, allowed)
 
     def storage(self, key: str) -> Storage:
@@ -158,11 +152,10 @@ class Tensors:
             if isinstance(storage, Steps) and not np.isfinite(storage.rounding).any():
                 continue
             target, limit = storage.held(node, *probe)
-            plain = self.graph.tensors[key].quantization is None
             for layout in self._layouts(key):
                 # One number distinguishes most tensors, at little cost.
-                one = layout[np.unravel_index(places[-1, -1], layout.shape)]
-                if plain and abs(float(one) - float(target[-1, -1])) > limit[-1, -1]:
+                one = self._real(key, np.asarray(layout.item(places[-1, -1]))).item()
+                if abs(one - target[-1, -1]) > limit[-1, -1]:
                     continue
                 seen = self._real(key, layout[np.unravel_index(places, layout.shape)])
                 if not within(seen, target, limit):
@@ -190,13 +183,13 @@ class Tensors:
         return min(views, key=lambda entry: distance(entry[1], expected))
 
     def _layouts(self, key: str) -> list[np.ndarray]:
-        """Return a tensor as stored, and with its channels moved to the end or the front."""
+        """Return a tensor as stored, and with its channels moved."""
         raw = self.arrays[key]
         quantization = self.graph.tensors[key].quantization
         if quantization is not None and quantization.scales.size > 1:
             raw = self._real(key, raw)  # A scale for each channel goes with its axis.
         body = self._without_batch(raw)
-        return [layout(body) for layout in (_LAYOUTS if body.ndim > 2 else _LAYOUTS[:1])]
+        return [body.transpose(order) for order in _orders(body.ndim)]
 
     def _without_batch(self, array: np.ndarray) -> np.ndarray:
         """Return the array of all samples without a second axis for a batch of one."""
@@ -284,6 +277,22 @@ class Tensors:
             elif name in self._dependent:
                 waiting.extend(self._producers[name].inputs)
         return found
+
+
+@functools.lru_cache
+def _orders(rank: int) -> tuple[tuple[int, ...], ...]:
+    """Return the orders of axes that a file may have: as stored, and with the channels moved.
+
+    The first axis is the samples. Channels first moves the last axis to place 1, but a layer that a
+    converter applies to each time step keeps the steps before the channels: (P, steps, channels,
+    length).
+    """
+    axes = tuple(range(rank))
+    orders = [axes]
+    for axis in range(1, rank - 1):
+        orders.append((*axes[:axis], *axes[axis + 1 :], axis))
+        orders.append((*axes[:axis], rank - 1, *axes[axis:-1]))
+    return tuple(dict.fromkeys(orders))
 
 
 def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:

@@ -60,6 +60,9 @@ _STEEP = frozenset({"EXP", "Exp", "LOG", "Log"})
 # Ops that keep the order of the numbers, and so of their errors.
 _RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 
+# Ops of ONNX that keep all numbers, in another order or shape.
+REORDERING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
+
 # Most ops in a row through which an error is propagated: after more, the bound is too wide. In ONNX
 # each op counts as three; attention and normalization over a sample have ten of them.
 _MOST_OPS = 32
@@ -120,7 +123,7 @@ class RoundingChain:
             found = self._through_op(key, read=True)
             op = self._producers.get(key)
             # A function whose range ends at a limit of its type, such as a gate, loses nothing.
-            if op is not None and self._cuts(self._computing(op)):
+            if op is not None and (self._cuts(self._computing(op)) or self._cuts_part(op)):
                 cut = self._saturated(key).reshape(-1, *[1] * (found.ndim - 1))
                 found = np.where(cut, np.inf, found)
             self._known[key] = found
@@ -194,6 +197,30 @@ class RoundingChain:
             return True
         constants = [data for k in op.inputs if k and (data := self._constant(k)) is not None]
         return op.kind in _AFFINE and any(data.size > 1 for data in constants)
+
+    def _cuts_part(self, op: GraphOp) -> bool:
+        """Return whether an op rounds a part of unrounded floats, such as a slice.
+
+        The network's node reads all of them, so the clipping of a part is not in its value.
+        """
+        core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
+        if core is None or not self._moves_floats(core):
+            return False
+        while core is not None and core.kind in REORDERING:
+            core = self._producers.get(core.inputs[0])
+        return core is not None and core.kind in MOVING
+
+    def _moves_floats(self, op: GraphOp) -> bool:
+        """Return whether an op only moves floats that nothing has rounded."""
+        if op.kind not in MOVING:
+            return False
+        for key in self._graph.activations(op):
+            before = self._producers.get(key)
+            if self._is_source(key) and self._graph.tensors[key].quantization is None:
+                continue
+            if before is None or not self._moves_floats(before):
+                return False
+        return True
 
     def _constant(self, key: str) -> np.ndarray | None:
         """Return a constant's numbers, also after a DequantizeLinear."""
@@ -283,6 +310,7 @@ class RoundingChain:
             makers = [self._producers.get(k) for k in core.inputs[1:] if k]
             floats = any(op is None or op.kind != "DequantizeLinear" for op in makers)
             kind = _REGRIDS if core.kind == "Add" and floats else core.kind
+            kind = "QUANTIZE" if self._moves_floats(core) else kind
         elif self._graph.tensors[key].dtype.kind == "f":
             return 0.0
         # Source floats have been rounded already; integers have not.

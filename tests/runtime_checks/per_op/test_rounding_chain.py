@@ -48,6 +48,33 @@ def test_quantizing_a_float_input_is_not_an_error():
     np.testing.assert_array_equal(chain.error("sum", frozenset()), exact)
 
 
+def sliced(kind: str) -> ArtifactGraph:
+    """A float input, moved and then rounded by itself, before another op."""
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    floats, integers = np.dtype(np.float32), np.dtype(np.int8)
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 3), floats, None),
+        "part": GraphTensor("part", "part", (1, 2), floats, None),
+        "q": GraphTensor("q", "q", (1, 2), integers, steps),
+        "real": GraphTensor("real", "real", (1, 2), floats, steps),
+    }
+    ops = (
+        GraphOp(0, kind, "", ("x",), ("part",)),
+        GraphOp(1, "QuantizeLinear", "", ("part",), ("q",)),
+        GraphOp(2, "DequantizeLinear", "", ("q",), ("real",)),
+    )
+    return ArtifactGraph(tensors, ("x",), ("real",), lambda: ops)
+
+
+def test_a_part_of_an_input_is_rounded_once_and_may_be_clipped():
+    """The node's value has neither. The whole input is read with its rounding and its clipping."""
+    shown = {"q": np.array([[[5, 6]], [[5, 127]]], np.int8)}
+    part = RoundingChain(sliced("Slice"), shown, 2).error("real", frozenset({"x"}))
+    np.testing.assert_allclose(part, [0.051, np.inf])
+    whole = RoundingChain(sliced("Reshape"), shown, 2).error("real", frozenset({"x"}))
+    np.testing.assert_allclose(whole, [0.051, 0.051])
+
+
 def squeezed(point: int) -> ArtifactGraph:
     """Integers that a Squeeze moves, rounded again with a zero point, before a Softmax."""
     first = Quantization(np.array([0.3]), np.array([5]), np.dtype(np.int8))

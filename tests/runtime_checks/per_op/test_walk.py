@@ -283,3 +283,30 @@ def test_grouped_3d_convolutions_pass(tmp_path):
         assert result.passed, (result.artifact, result.target, result.reason)
         (ops,) = [finding for finding in result.findings if finding.check == "ops"]
         assert ("not evaluated: grouped" in ops.message) == (result.precision == "int8")
+
+
+def test_a_layer_in_slices_with_steps_of_their_own(tmp_path):
+    """ONNX convolves each time step by itself and joins them, with the channels inside."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 16, 3), name="x")
+    y = keras.layers.TimeDistributed(keras.layers.Conv1D(6, 3, padding="same"), name="steps")(x)
+    y = keras.layers.Flatten()(keras.layers.ReLU()(y))
+    model = keras.Model(x, keras.layers.Dense(4, name="scores")(y))
+    rng = np.random.default_rng(0)
+    samples = 0.4 * np.cumsum(rng.normal(size=(32, 4, 16, 3)), axis=2).astype(np.float32)
+    directory, file = tmp_path / "td", "td.int8.onnx"
+    export_model(
+        model, directory, formats=("onnx",), precisions=("int8",), calibration=samples,
+        inputs=samples[:8],
+    )  # fmt: skip
+    for target in ("onnxruntime", "onnxruntime+disabled"):
+        (result,) = check_parity(directory, (target,), per_op=True).results
+        assert result.passed, (target, result.reason)
+
+    onnx_model = onnx.load(directory / file)
+    join = next(node for node in onnx_model.graph.node if node.op_type == "Concat")
+    join.input[1], join.input[2] = join.input[2], join.input[1]
+    onnx.save(onnx_model, directory / file)
+    rehash(directory, file)
+    (result,) = check_parity(directory, ("onnxruntime",), per_op=True).results
+    assert result.faults[0].layer == "steps"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Node
-from .rounding_chain import RoundingChain
+from .rounding_chain import REORDERING, RoundingChain
 from .storage import Steps, Storage, storage_of
 
 # Elements of a tensor that are compared first: they distinguish most pairs of tensors.
@@ -20,7 +20,7 @@ _PROBE = 64
 _MEANINGFUL = 0.25
 
 _QUANTIZING = ("QUANTIZE", "QuantizeLinear")
-_MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "TRANSPOSE", "RESHAPE")
+_MOVING = REORDERING | {"TRANSPOSE", "RESHAPE"}
 
 # Ops that multiply by a kernel; an activation may be fused into them.
 LINEAR_KINDS = {

@@ -206,9 +206,12 @@ class RoundingChain:
         core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
         if core is None or not self._moves_floats(core):
             return False
-        while core is not None and core.kind in REORDERING:
-            core = self._producers.get(core.inputs[0])
-        return core is not None and core.kind in MOVING
+        while core.kind in REORDERING:
+            before = core.inputs[0]
+            if self._is_source(before):
+                return False
+            core = self._producers[before]
+        return True
 
     def _moves_floats(self, op: GraphOp) -> bool:
         """Return whether an op only moves floats that nothing has rounded."""

@@ -123,9 +123,12 @@ class RoundingChain:
             found = self._through_op(key, read=True)
             op = self._producers.get(key)
             # A function whose range ends at a limit of its type, such as a gate, loses nothing.
-            if op is not None and (self._cuts(self._computing(op)) or self._cuts_part(op)):
-                cut = self._saturated(key).reshape(-1, *[1] * (found.ndim - 1))
-                found = np.where(cut, np.inf, found)
+            cut = np.zeros(self._samples, bool)
+            if op is not None and self._cuts_part(op):
+                cut = self._clipped(op.inputs[0], key)
+            elif op is not None and self._cuts(self._computing(op)):
+                cut = self._saturated(key)
+            found = np.where(cut.reshape(-1, *[1] * (found.ndim - 1)), np.inf, found)
             self._known[key] = found
         return self._known[key]
 
@@ -238,6 +241,15 @@ class RoundingChain:
         limits, rows = np.iinfo(steps.dtype), array.reshape(len(array), -1)
         low = (rows == limits.min).any(axis=1) & (steps.zero_points[0] != limits.min)
         return low | (rows == limits.max).any(axis=1)
+
+    def _clipped(self, read: str, key: str) -> np.ndarray:
+        """Return (P,) whether floats that are quantized are beyond the range of the integers."""
+        floats, integers = self._shown.get(read), self._shown.get(key)
+        steps = self._graph.tensors[key].quantization
+        if floats is None or integers is None or steps is None:
+            return self._saturated(key)
+        errors = np.abs(floats - self._numbers(key)).reshape(self._samples, -1)
+        return np.asarray((errors > _NEAREST * steps.scales.max()).any(axis=1))
 
     def _carried(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of an op's inputs."""

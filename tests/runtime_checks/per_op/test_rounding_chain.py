@@ -71,6 +71,9 @@ def test_a_part_of_an_input_is_rounded_once_and_may_be_clipped():
     shown = {"q": np.array([[[5, 6]], [[5, 127]]], np.int8)}
     part = RoundingChain(sliced("Slice"), shown, 2).error("real", frozenset({"x"}))
     np.testing.assert_allclose(part, [0.051, np.inf])
+    shown["part"] = np.array([[[0.5, 0.6]], [[0.5, 12.7]]], np.float32)  # At the limit.
+    near = RoundingChain(sliced("Slice"), shown, 2).error("real", frozenset({"x"}))
+    np.testing.assert_allclose(near, [0.051, 0.051])
     whole = RoundingChain(sliced("Reshape"), shown, 2).error("real", frozenset({"x"}))
     np.testing.assert_allclose(whole, [0.051, 0.051])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ from .quantize_aware import operators as _operators  # noqa: F401
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
+# How Keras names custom code that is not registered, in .keras and in .h5 files.
+_UNREGISTERED = re.compile(
+    r"(?:Could not locate|Unknown) (?P<kind>[a-z ]+):? '(?:[^'>]+>)?(?P<name>[^']+)'"
+)
 
 
 def load_model(
@@ -114,6 +119,12 @@ def _reason(path: Path, error: Exception) -> str:
             f"{path} holds a Lambda layer: Python code that would run as the file is read. If you "
             "trust where the file comes from, allow it: --unsafe (Python: unsafe=True). A layer "
             "class of your own instead of the Lambda needs no permission."
+        )
+    if unknown := _UNREGISTERED.search(text):
+        return (
+            f"{path} uses the {unknown['kind']} {unknown['name']!r}, which Keras does not know. "
+            "Name the module that defines and registers it: --import MODULE (Python: import it "
+            "first)."
         )
     if _is_damage(error):
         return f"{path} is damaged or was cut short ({_first_line(text)}). {HOW_TO_SAVE}"

@@ -130,11 +130,16 @@ class Twice(keras.layers.Layer):
 
 def test_a_custom_layer_needs_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_layer.py").write_text(OWN_LAYER)
-    make = "import keras, own_layer; i = keras.Input((4,)); keras.Model(i, own_layer.Twice()(i))"
-    program = f"{make}.save('own.keras')"
+    program = (
+        "import keras, own_layer; i = keras.Input((4,)); m = keras.Model(i, own_layer.Twice()(i));"
+        "m.save('own.keras'); m.save('own.h5')"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
-    with pytest.raises(rl.UserError, match=r"Twice.*--import MODULE"):
-        rl.load_model(tmp_path / "own.keras")
+    for name, kind in (("own.keras", "class"), ("own.h5", "layer")):
+        with pytest.raises(rl.UserError) as refusal:
+            rl.load_model(tmp_path / name)
+        assert f"uses the {kind} 'Twice', which Keras does not know. " in str(refusal.value)
+        assert "--import MODULE" in str(refusal.value)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(rl.UserError, match="'no_such' cannot be imported"):
         rl.load_model(tmp_path / "own.keras", imports=["no_such"])

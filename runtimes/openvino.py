@@ -69,6 +69,13 @@ class OpenVinoRunner(Runner):
 
 
 def _info(port: Any) -> TensorInfo:
-    """Translate one port; free sizes become -1."""
+    """Translate one port; free sizes become -1.
+
+    An input that a loop reads also has the name of the loop's variable; its node has that of the
+    file.
+    """
+    name = port.get_node().get_friendly_name()
+    if name not in port.get_names():
+        name = port.get_any_name()
     sizes = tuple(d.get_length() if d.is_static else -1 for d in port.get_partial_shape())
-    return TensorInfo(port.get_any_name(), sizes, np.dtype(port.get_element_type().to_dtype()))
+    return TensorInfo(name, sizes, np.dtype(port.get_element_type().to_dtype()))

@@ -201,7 +201,7 @@ def test_openvino_does_not_saturate_16_bits(tmp_path):
 
 
 def test_openvino_names_the_inputs_of_loops_as_the_file_does(tmp_path):
-    x, h = keras.Input((2, 3), name="x"), keras.Input((3,), name="h")
+    x, h = keras.Input((2, 3), name="x"), keras.Input((3,), name="state")
     model = keras.Model([x, h], keras.layers.GRU(3)(x, initial_state=h))
     rl.export_model(model, tmp_path / "net", formats=("tflite",))
     assert rl.check_parity(tmp_path / "net", ("openvino",)).passed

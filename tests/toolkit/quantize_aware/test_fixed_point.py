@@ -73,7 +73,7 @@ def test_division_by_a_count_is_exact(count):
 def test_product_of_32_bit_integers():
     a, b = drawn(-(2**31), 2**31), drawn(-(2**31) + 1, 2**31)
     expected = [high_half(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    assert integers(fixed_point._product(tensor(a), tensor(b))) == expected
+    assert integers(fixed_point.product(tensor(a), tensor(b))) == expected
 
 
 def test_exponential_and_reciprocal_are_accurate_to_their_last_bits():

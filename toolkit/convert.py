@@ -47,6 +47,7 @@ class _Norm:
         renorm_weights: Mean and variance of that set; empty without one.
         virtual_batch_size: Samples in a ghost batch; None for whole batches.
         step: Training steps counted so far.
+        warm_up: Its own warm_up; None for a kind that has none.
     """
 
     arguments: dict[str, Any]
@@ -56,6 +57,7 @@ class _Norm:
     renorm_weights: tuple[np.ndarray, ...] = ()
     virtual_batch_size: int | None = None
     step: int = 0
+    warm_up: bool | None = None
 
 
 def to_renorm(
@@ -198,12 +200,15 @@ class _ToRenorm(_SwapNorms):
                 f"{layer.name} has epsilon 0, but BatchRenormalization divides by sigma and "
                 "needs epsilon > 0. Train the model with an epsilon such as 1e-3 first."
             )
-        r_max, d_max = norm.bounds or _bounds_for(norm)
+        initial = _has_initial_statistics(norm)
+        default: Bounds = ("settling", "settling") if initial else (None, None)
+        r_max, d_max = norm.bounds or default
         return BatchRenormalization(
             **norm.arguments,
             r_max=r_max,
             d_max=d_max,
             renorm_momentum=norm.renorm_momentum,
+            warm_up=initial if norm.warm_up is None else norm.warm_up,
             virtual_batch_size=norm.virtual_batch_size,
         )
 
@@ -234,12 +239,12 @@ def _fill(layer: Layer, twin: Layer, weights: list[np.ndarray]) -> None:
         new.trainable = old.trainable
 
 
-def _bounds_for(norm: _Norm) -> Bounds:
-    """Return no bounds for trained statistics, and the layer's default for initial ones."""
+def _has_initial_statistics(norm: _Norm) -> bool:
+    """Return whether the moving statistics still have their initial values."""
     if not norm.weights:
-        return "settling", "settling"
+        return True
     initializers = {"moving_mean_initializer": "zeros", "moving_variance_initializer": "ones"}
-    untouched = all(
+    return all(
         np.array_equal(
             value,
             ops.convert_to_numpy(
@@ -248,7 +253,6 @@ def _bounds_for(norm: _Norm) -> Bounds:
         )
         for value, (name, default) in zip(norm.weights[-2:], initializers.items(), strict=True)
     )
-    return ("settling", "settling") if untouched else (None, None)
 
 
 def _refuse_lopsided_clipping(layer: BatchNormalization) -> None:
@@ -301,11 +305,12 @@ def _read_batch_renormalization(layer: BatchRenormalization) -> _Norm:
     return _Norm(
         _arguments(layer),
         _weights(layer),
-        layer.named_bounds(),
+        (layer.r_max, layer.d_max),
         layer.renorm_momentum,
         _values(layer.renorm_mean, layer.renorm_variance) if own else (),
         layer.virtual_batch_size,
         int(layer.step) if layer.built else 0,
+        layer.warm_up,
     )
 
 

@@ -9,8 +9,8 @@ from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
 from .moving_norm import MovingNorm, channels_of, checked_momentum
-from .renorm import Statistics, Tensor
-from .schedules import ScheduleLike, as_schedule, by_name
+from .renorm import Statistics, Tensor, warming_momentum
+from .schedules import ScheduleLike, as_schedule
 from .training_step import Settings, training_step
 
 
@@ -46,8 +46,8 @@ class BatchRenormalization(MovingNorm):
         scale: Whether to learn gamma.
         r_max: Bound on r, at least 1: ``"settling"``, ``"paper"``, a number, ``None`` for no bound,
             a schedule or any callable from the step to a number. ``"settling"`` (see `Settling`)
-            starts as batch normalization and opens as the moving statistics forget their initial
-            values, so it depends on the momentum and not on the length of the run. ``"paper"`` is
+            starts as batch normalization and opens by one with each batch, whatever the length of
+            the run. ``"paper"`` is
             the schedule of the paper's run of 130k steps; `paper_schedule` scales it to another
             length.
         d_max: Bound on d, at least 0, likewise.
@@ -62,6 +62,10 @@ class BatchRenormalization(MovingNorm):
         renorm_momentum: Momentum of a separate set of statistics from which training computes r
             and d. Inference then uses its own set with ``momentum``, which no longer affects
             training. ``None``, as in the paper, uses one set for both.
+        warm_up: Whether the moving statistics start as the mean over all batches so far, with the
+            momentum ``min(momentum, step / (step + 1))``, so that their initial values have no
+            weight. Set it to False for statistics that are trained already, which the first step
+            would replace, and for the paper's algorithm to the letter.
         synchronized: Whether replicas share their statistics: under a `tf.distribute` strategy each
             replica then uses the statistics of the whole batch, weighted by the number of elements
             of each shard. On JAX, `keras.distribution` always shares them.
@@ -103,6 +107,7 @@ class BatchRenormalization(MovingNorm):
         gamma_constraint: Any = None,
         *,
         renorm_momentum: float | None = None,
+        warm_up: bool = True,
         synchronized: bool = False,
         virtual_batch_size: int | None = None,
         name: str | None = None,
@@ -132,9 +137,9 @@ class BatchRenormalization(MovingNorm):
         if renorm_momentum is not None:
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")
         self.renorm_momentum = renorm_momentum
-        settles = self.correcting_momentum
-        self.r_max = as_schedule(r_max, "r_max", settles)
-        self.d_max = as_schedule(d_max, "d_max", settles)
+        self.r_max = as_schedule(r_max, "r_max")
+        self.d_max = as_schedule(d_max, "d_max")
+        self.warm_up = bool(warm_up)
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
         self.gamma: keras.Variable | None = None
@@ -182,11 +187,6 @@ class BatchRenormalization(MovingNorm):
         """Momentum of the statistics that r and d are computed from."""
         return self.momentum if self.renorm_momentum is None else self.renorm_momentum
 
-    def named_bounds(self) -> tuple[ScheduleLike, ScheduleLike]:
-        """Return r_max and d_max, as ``"settling"`` where they follow the layer's momentum."""
-        settles = self.correcting_momentum
-        return by_name(self.r_max, "r_max", settles), by_name(self.d_max, "d_max", settles)
-
     @property
     def _settings(self) -> Settings:
         return Settings(self.axis, self.epsilon, self.synchronized, self.virtual_batch_size)
@@ -214,21 +214,26 @@ class BatchRenormalization(MovingNorm):
             d_max=ops.cast(self.d_max(step), self.moving_mean.dtype),
             mask=mask,
         )
-        self._move(variables, moving, result.batch, self.momentum)
+        self._move(variables, moving, result.batch, self._momentum_at(step, self.momentum))
         if self.renorm_momentum is not None:
-            self._move(own, reference, result.batch, self.renorm_momentum)
+            momentum = self._momentum_at(step, self.renorm_momentum)
+            self._move(own, reference, result.batch, momentum)
         self.step.assign(step + 1)
         return result.outputs
 
+    def _momentum_at(self, step: Tensor, momentum: float) -> Tensor | float:
+        if not self.warm_up:
+            return momentum
+        return warming_momentum(momentum, step, self.moving_mean.dtype)
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""
-        r_max, d_max = self.named_bounds()
         return {
             **super().get_config(),
             "center": self.center,
             "scale": self.scale,
-            "r_max": keras.saving.serialize_keras_object(r_max),
-            "d_max": keras.saving.serialize_keras_object(d_max),
+            "r_max": keras.saving.serialize_keras_object(self.r_max),
+            "d_max": keras.saving.serialize_keras_object(self.d_max),
             "beta_initializer": initializers.serialize(self.beta_initializer),
             "gamma_initializer": initializers.serialize(self.gamma_initializer),
             "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
@@ -238,6 +243,7 @@ class BatchRenormalization(MovingNorm):
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
             "renorm_momentum": self.renorm_momentum,
+            "warm_up": self.warm_up,
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
         }

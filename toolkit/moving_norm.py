@@ -122,7 +122,7 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
         variables: tuple[keras.Variable, keras.Variable],
         before: Statistics,
         batch: Statistics,
-        momentum: float,
+        momentum: Tensor | float,
     ) -> None:
         """Update the variables of moving statistics, read as ``before``, with those of a batch."""
         after = updated(before, batch, momentum=momentum, epsilon=self.epsilon)

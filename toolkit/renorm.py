@@ -105,8 +105,26 @@ def normalize(
     return (x - batch.mean) * scale + shift
 
 
+def warming_momentum(momentum: float, step: Tensor, dtype: str) -> Tensor | float:
+    """Return ``min(momentum, step / (step + 1))``.
+
+    With it the moving statistics are the mean over all batches so far until ``momentum`` forgets
+    faster, so their initial values have no weight after the first step. A momentum of 1 keeps the
+    statistics as they are and is returned unchanged.
+
+    Args:
+        momentum: Of the moving statistics.
+        step: Updates of the statistics so far, an integer scalar.
+        dtype: Of the statistics.
+    """
+    if momentum == 1.0:
+        return momentum
+    count = ops.cast(step, dtype)
+    return ops.minimum(count / (count + 1.0), momentum)
+
+
 def updated(
-    moving: Statistics, batch: Statistics, *, momentum: float, epsilon: float
+    moving: Statistics, batch: Statistics, *, momentum: Tensor | float, epsilon: float
 ) -> Statistics:
     """Return the moving statistics after one step.
 

@@ -5,7 +5,7 @@ import pytest
 import renormlite as rl
 import tensorflow as tf
 
-BOUNDS = {"r_max": 1.3, "d_max": 0.4}
+BOUNDS = {"r_max": 1.3, "d_max": 0.4, "warm_up": False}
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
 

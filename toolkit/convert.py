@@ -20,6 +20,7 @@ from keras.layers import BatchNormalization, Layer
 from ..errors import UserError
 from .layers import BatchRenormalization
 from .learned import LearnedRenormalization
+from .moving_norm import are_initial
 from .rebuild import Swap, rebuild
 from .schedules import ScheduleLike
 
@@ -47,7 +48,7 @@ class _Norm:
         renorm_weights: Mean and variance of that set; empty without one.
         virtual_batch_size: Samples in a ghost batch; None for whole batches.
         step: Training steps counted so far.
-        warm_up: Its own warm_up; None for a kind that has none.
+        warm_up: Its own warm_up; None if the statistics decide.
     """
 
     arguments: dict[str, Any]
@@ -85,7 +86,7 @@ def to_renorm(
             None keeps existing bounds, such as ``renorm_clipping``. Of the other norms, those with
             trained statistics get no bounds, so that training continues from the inference outputs
             on batches of any size, and those with initial statistics get ``"settling"``, the
-            default of `BatchRenormalization`.
+            default of `BatchRenormalization`. Likewise ``warm_up`` is off for trained statistics.
         momentum: Momentum of every norm. None keeps each norm's own. It now affects training:
             0.99 suits most runs; 0.999 follows the batches too slowly.
         step: Step at which the schedules of all norms start. None starts at 0, or at the step
@@ -113,6 +114,8 @@ def to_renorm(
             changes["bounds"] = bounds
         if step is not None:
             changes["step"] = step
+            if norm.warm_up:  # decided anew, since this step counts no batches of the statistics
+                changes["warm_up"] = None
         if momentum is not None:
             changes["arguments"] = norm.arguments | {"momentum": momentum}
         return replace(norm, **changes)
@@ -241,18 +244,13 @@ def _fill(layer: Layer, twin: Layer, weights: list[np.ndarray]) -> None:
 
 def _has_initial_statistics(norm: _Norm) -> bool:
     """Return whether the moving statistics still have their initial values."""
-    if not norm.weights:
-        return True
-    initializers = {"moving_mean_initializer": "zeros", "moving_variance_initializer": "ones"}
-    return all(
-        np.array_equal(
-            value,
-            ops.convert_to_numpy(
-                keras.initializers.get(norm.arguments.get(name, default))(value.shape)
-            ),
-        )
-        for value, (name, default) in zip(norm.weights[-2:], initializers.items(), strict=True)
-    )
+    names = "mean_initializer", "variance_initializer"
+    own = {
+        name: norm.arguments[f"moving_{name}"]
+        for name in names
+        if f"moving_{name}" in norm.arguments
+    }
+    return are_initial([*norm.weights[-2:], *norm.renorm_weights[:1]], **own)
 
 
 def _refuse_lopsided_clipping(layer: BatchNormalization) -> None:

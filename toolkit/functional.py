@@ -13,7 +13,7 @@ from .renorm import (
     at_least_float32,
     inference_affine,
     updated,
-    warming_momentum,
+    warm_up_alpha,
 )
 from .schedules import ScheduleLike, as_schedule
 from .statistics import channel_shape
@@ -85,8 +85,9 @@ def batch_renorm(
         r_max: Bound on r: ``"settling"``, ``"paper"``, a number, None, or a schedule of the step.
         d_max: Bound on d, likewise.
         mask: Which elements count, over the leading axes of ``x``.
-        warm_up: Whether the moving statistics start as the mean over all batches so far. Set it to
-            False for statistics that are trained already and come with step 0.
+        warm_up: Whether the moving statistics start as the mean over all batches so far, as in
+            `BatchRenormalization`. The first batch then replaces the statistics of a ``state`` with
+            step 0: set it to False if they are trained.
         synchronized: Whether replicas share their statistics.
         virtual_batch_size: Samples in a ghost batch, or None.
 
@@ -127,9 +128,10 @@ def batch_renorm(
         r_max=ops.cast(bounds["r_max"], moving.mean.dtype),
         d_max=ops.cast(bounds["d_max"], moving.mean.dtype),
     )
+    alpha: Tensor | float = 1.0 - momentum
     if warm_up:
-        momentum = warming_momentum(momentum, state.step, moving.mean.dtype)
-    after = updated(moving, result.batch, momentum=momentum, epsilon=epsilon)
+        alpha = warm_up_alpha(momentum, state.step, moving.mean.dtype)
+    after = updated(moving, result.batch, alpha=alpha, epsilon=epsilon)
     return RenormOutput(
         ops.cast(result.outputs, x.dtype), RenormState(after.mean, after.variance, state.step + 1)
     )

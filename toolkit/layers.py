@@ -8,8 +8,8 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
-from .moving_norm import MovingNorm, channels_of, checked_momentum
-from .renorm import Statistics, Tensor, warming_momentum
+from .moving_norm import MovingNorm, are_initial, channels_of, checked_momentum
+from .renorm import Statistics, Tensor, warm_up_alpha
 from .schedules import ScheduleLike, as_schedule
 from .training_step import Settings, training_step
 
@@ -47,9 +47,8 @@ class BatchRenormalization(MovingNorm):
         r_max: Bound on r, at least 1: ``"settling"``, ``"paper"``, a number, ``None`` for no bound,
             a schedule or any callable from the step to a number. ``"settling"`` (see `Settling`)
             starts as batch normalization and opens by one with each batch, whatever the length of
-            the run. ``"paper"`` is
-            the schedule of the paper's run of 130k steps; `paper_schedule` scales it to another
-            length.
+            the run. ``"paper"`` is the schedule of the paper's run of 130k steps; `paper_schedule`
+            scales it to another length.
         d_max: Bound on d, at least 0, likewise.
         beta_initializer: Initializer of beta.
         gamma_initializer: Initializer of gamma.
@@ -62,10 +61,13 @@ class BatchRenormalization(MovingNorm):
         renorm_momentum: Momentum of a separate set of statistics from which training computes r
             and d. Inference then uses its own set with ``momentum``, which no longer affects
             training. ``None``, as in the paper, uses one set for both.
-        warm_up: Whether the moving statistics start as the mean over all batches so far, with the
-            momentum ``min(momentum, step / (step + 1))``, so that their initial values have no
-            weight. Set it to False for statistics that are trained already, which the first step
-            would replace, and for the paper's algorithm to the letter.
+        warm_up: Whether the moving statistics start as the mean over all batches so far:
+            ``alpha = max(1 - momentum, 1 / (1 + step))``. Their initial values then have no weight
+            after the first step. ``False`` is the paper's plain moving average,
+            ``alpha = 1 - momentum``, in which initial values still weigh 0.37 after 100 steps with
+            a momentum of 0.99. The first step would replace trained statistics that come with step
+            0, so `to_renorm`, ``set_weights`` and ``load_weights`` turn it off for them; set it to
+            False if you assign the variables one by one.
         synchronized: Whether replicas share their statistics: under a `tf.distribute` strategy each
             replica then uses the statistics of the whole batch, weighted by the number of elements
             of each shard. On JAX, `keras.distribution` always shares them.
@@ -214,17 +216,37 @@ class BatchRenormalization(MovingNorm):
             d_max=ops.cast(self.d_max(step), self.moving_mean.dtype),
             mask=mask,
         )
-        self._move(variables, moving, result.batch, self._momentum_at(step, self.momentum))
+        self._move(variables, moving, result.batch, self._alpha(self.momentum, step))
         if self.renorm_momentum is not None:
-            momentum = self._momentum_at(step, self.renorm_momentum)
-            self._move(own, reference, result.batch, momentum)
+            self._move(own, reference, result.batch, self._alpha(self.renorm_momentum, step))
         self.step.assign(step + 1)
         return result.outputs
 
-    def _momentum_at(self, step: Tensor, momentum: float) -> Tensor | float:
+    def _alpha(self, momentum: float, step: Tensor) -> Tensor | float:
         if not self.warm_up:
-            return momentum
-        return warming_momentum(momentum, step, self.moving_mean.dtype)
+            return 1.0 - momentum
+        return warm_up_alpha(momentum, step, self.moving_mean.dtype)
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Set the weights; statistics that are trained already turn `warm_up` off."""
+        super().set_weights(weights)
+        self._keep_trained_statistics()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the weights; statistics that are trained already turn `warm_up` off."""
+        super().load_own_variables(store)
+        self._keep_trained_statistics()
+
+    def _keep_trained_statistics(self) -> None:
+        """Turn `warm_up` off if the first batch would replace trained statistics."""
+        if not self.warm_up or not self.built or int(self.step) > 0:
+            return
+        statistics = [self.moving_mean, self.moving_variance]
+        if self.renorm_momentum is not None:
+            statistics.append(self.renorm_mean)
+        self.warm_up = are_initial(
+            statistics, self.moving_mean_initializer, self.moving_variance_initializer
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""

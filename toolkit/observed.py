@@ -240,8 +240,8 @@ def _constant(momentum: float) -> Callable[[int, int], float]:
     return lambda _, moves: momentum**moves
 
 
-def _averaging(momentum: float) -> Callable[[int, int], float]:
-    """Return ``kept`` of statistics with the momentum ``min(momentum, step / (step + 1))``."""
+def _warming_up(momentum: float) -> Callable[[int, int], float]:
+    """Return ``kept`` of statistics that start as the mean over all batches so far."""
     return lambda first, moves: math.prod(
         min(momentum, step / (step + 1)) for step in range(first, first + moves)
     )
@@ -280,7 +280,7 @@ def _renormalization(layer: BatchRenormalization, bound: ScheduleReader) -> Obse
     return Observable(
         bounds,
         of_training if separate else _moving(layer),
-        _averaging(momentum) if layer.warm_up else _constant(momentum),
+        _warming_up(momentum) if layer.warm_up else _constant(momentum),
         layer.epsilon,
         inference=_moving(layer) if separate else None,
         moves=lambda: int(ops.convert_to_numpy(layer.step)),

@@ -151,9 +151,9 @@ class Settling:
 
         bound = start_value + step
 
-    The statistics that r and d are computed from start as the mean over all batches so far. The
-    first step is batch normalization, since there is nothing to correct to; after a dozen batches
-    there is no limit in practice. Neither the momentum nor the length of the run enters.
+    It suits statistics that start as the mean over all batches so far, the default (``warm_up``).
+    The first step is batch normalization, since the statistics hold no batch yet; after a dozen
+    batches there is no limit in practice. Neither the momentum nor the length of the run enters.
 
     Args:
         start_value: Bound in the first step: 1 for r_max, 0 for d_max.

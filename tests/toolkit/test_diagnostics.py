@@ -77,8 +77,9 @@ def test_the_gap_is_the_difference_of_training_and_inference(make):
         assert len(watch.readings) == 11
 
 
-def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm):
-    bounds = {"r_max": 1.5, "d_max": 0.4}
+@pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
+def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm, warm_up):
+    bounds = {"r_max": 1.5, "d_max": 0.4, "warm_up": warm_up}
     x, watch = batches(20), rl.RenormDiagnostics(every=1)
     fit(model_of(rl.BatchRenormalization(momentum=0.9, **bounds)), x, watch)
     oracle = paper_renorm(CHANNELS, momentum=0.9, **bounds)
@@ -94,10 +95,12 @@ def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm):
     assert partly > 5
 
 
-def test_bounds_for_99_percent_are_quantiles_of_unclipped_r_and_d(paper_renorm):
+@pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
+def test_bounds_for_99_percent_are_quantiles_of_unclipped_r_and_d(paper_renorm, warm_up):
     x, watch = batches(8), rl.RenormDiagnostics(every=1)
-    fit(model_of(rl.BatchRenormalization(momentum=0.9, r_max=None, d_max=None)), x, watch)
-    oracle = paper_renorm(CHANNELS, momentum=0.9)
+    common = {"momentum": 0.9, "warm_up": warm_up}
+    fit(model_of(rl.BatchRenormalization(r_max=None, d_max=None, **common)), x, watch)
+    oracle = paper_renorm(CHANNELS, **common)
     for step, reading in enumerate(watch.readings):
         oracle.train(x[step * 4 : step * 4 + 4])
         r, d = np.maximum(oracle.r, 1 / oracle.r), np.abs(oracle.d)

@@ -148,20 +148,23 @@ def test_several_steps_at_once_give_their_average_batch():
     assert watch.readings[0].d_99 == pytest.approx(expected, rel=5e-3)
 
 
-def test_a_norm_called_twice_a_step_counts_both_updates(paper_renorm):
-    norm, inputs = rl.BatchRenormalization(momentum=0.9, r_max=1.0, d_max=0.0), keras.Input((6,))
+@pytest.mark.parametrize(("warm_up", "first"), [(False, 0.9), (True, 1.0)])
+def test_a_norm_called_twice_a_step_counts_both_updates(paper_renorm, warm_up, first):
+    common = {"momentum": 0.9, "r_max": 1.0, "d_max": 0.0, "warm_up": warm_up}
+    norm, inputs = rl.BatchRenormalization(**common), keras.Input((6,))
     model = keras.Model(inputs, layers.Dense(1)(norm(norm(inputs))))
     model.compile(keras.optimizers.SGD(0.0), "mse")
     x, watch = batches(1, size=64) * 5 + 3, rl.RenormDiagnostics(every=1)
     fit(model, x, watch, batch_size=64)
-    oracle = paper_renorm(CHANNELS, momentum=0.9, r_max=1.0, d_max=0.0)
+    oracle = paper_renorm(CHANNELS, **common)
     means = [0.0]
     for _ in range(2):
         y = oracle.train(x)
         means.append(x.mean(0))
         x = y
-    # Two updates with a weight of 0.1: the first batch counts 0.9 and the second 1, of 1.9.
-    average = (0.9 * means[1] + 1.0 * means[2]) / 1.9
+    # Two updates with a weight of 0.1: the first batch counts 0.9 and the second 1, of 1.9. In the
+    # mean over all batches both count the same.
+    average = (first * means[1] + 1.0 * means[2]) / (first + 1.0)
     expected = np.quantile(np.abs(average) / np.sqrt(1.001), 0.99)
     assert watch.readings[0].d_99 == pytest.approx(expected, rel=1e-3)
 

@@ -117,6 +117,10 @@ class Constant(Moves):
     def __init__(self) -> None:
         super().__init__(_constant)
 
+    def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
+        """See the base class."""
+        return [np.zeros_like(x) for x in at.inputs]
+
     def _of_errors(self, at: Evaluated, errors: Arrays) -> np.ndarray:
         return np.zeros_like(at.output)
 

@@ -15,6 +15,7 @@ from renormlite.reference.network import (
     evaluate_network,
     evaluate_node,
     node_error_bound,
+    node_gradient,
     opaque_layers,
 )
 from renormlite.reference.noise import expected_noise
@@ -220,6 +221,14 @@ def test_gradient_of_branches():
     )
     model = keras.Model(x, [c, kl.GlobalMaxPooling2D(name="most")(c)])
     check_gradient(model, IMAGE, _DIFFERENCES)
+
+
+def test_gradient_of_a_constant_is_zero():
+    node = Node("c", "constant", "c", ("x",), (None, 3), {}, {"constant": np.ones(3)})
+    x = np.ones((2, 5))
+    value = evaluate_node(node, [x])
+    (gradient,) = node_gradient(node, [x], value, np.ones_like(value))
+    np.testing.assert_array_equal(gradient, np.zeros_like(x))
 
 
 def test_file_keeps_bits_and_names(tmp_path):

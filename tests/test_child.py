@@ -101,6 +101,9 @@ def test_a_signal_to_the_parent_ends_both_processes(number: int, tmp_path: Path)
         import time
         from renormlite.child import shared
         import os
+        import signal
+        # A background job inherits an ignored SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print(shared.call(os.getpid), flush=True)
         shared.call(time.sleep, 60)
     """

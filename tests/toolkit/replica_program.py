@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-BOUNDS = {"r_max": 1.5, "d_max": 0.4, "momentum": 0.9, "warm_up": False}
+BOUNDS = {"r_max": 1.5, "d_max": 0.4, "momentum": 0.9}
 SHARDS = (5, 3)
 
 

@@ -7,8 +7,8 @@ values, healthy and altered files, odd names, and defaults in a pyproject.toml. 
 limit on the size of files, as on a full disk, read-only folders, a standard output that is closed
 or full, or odd environment variables. A command must end within its time with exit code 0, 1 or 2,
 without a traceback or control characters in its output, and leave no temporary or incomplete file.
-Each command runs in a process forked after the imports. Prints every other end, and returns 1 where
-there is one.
+Each command runs in a process forked after the imports. Prints every command that ends otherwise;
+the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ import os
 import random
 import resource
 import shutil
-import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,12 +36,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import click
+from forks import wait
 from renormlite.cli.output_file import OutputFile
 
 _LONGEST_S = 30.0  # of processor time; a healthy export of the small network takes ten
 _HUNG_S = 120.0  # elapsed, on a busy machine
 _LARGEST_GB = 2.0
-_MOST_SAID = 1 << 20  # bytes
+_LARGEST_OUTPUT = 1 << 20  # bytes
 _PRELOADED = ("numpy", "tensorflow", "keras", "onnx", "onnxruntime", "pyarrow.parquet")
 
 # Training and downloads take minutes. They run with the values that end them early only.
@@ -97,11 +96,11 @@ class Case:
     """One command and its surroundings.
 
     Attributes:
-        arguments: Of the command line, the name of the command included.
-        output: "pipe", "left" (a pipe that nobody reads), "full" or "closed".
-        limit: Greatest size of a file in bytes; None for no limit.
-        encoding: Of standard output.
-        variables: Of the environment.
+        arguments: Words of the command line, with the name of the command.
+        output: Kind of standard output: "pipe", "left" (a pipe without a reader), "full", "closed".
+        limit: Largest size of a file in bytes; None for no limit.
+        encoding: Encoding of standard output.
+        variables: Environment variables.
         defaults: Text of pyproject.toml; empty for no such file.
     """
 
@@ -114,7 +113,7 @@ class Case:
 
 
 def commands() -> dict[str, click.Command]:
-    """Return all commands by their names, those of groups with the name of the group before."""
+    """Return all commands by name; the name of a group's command starts with that of the group."""
     from renormlite.cli.main import COMMANDS, cli
 
     found: dict[str, click.Command] = {}
@@ -127,8 +126,8 @@ def commands() -> dict[str, click.Command]:
     return found
 
 
-def drawn(rng: random.Random, known: dict[str, click.Command], files: list[str]) -> Case:
-    """Return a random command, of which a third have valid values only."""
+def random_case(rng: random.Random, known: dict[str, click.Command], files: list[str]) -> Case:
+    """Return a random command; about a third of all have only valid values."""
     name = rng.choice(list(known))
     case, valid = Case(name.split()), rng.random() < 0.35
     options = [p for p in known[name].params if isinstance(p, click.Option) and p.expose_value]
@@ -157,7 +156,7 @@ def drawn(rng: random.Random, known: dict[str, click.Command], files: list[str])
 
 
 def _value(rng: random.Random, parameter: click.Parameter, files: list[str], valid: bool) -> str:
-    """Return a value for a parameter: if it need not be valid, of its type most of the time."""
+    """Return a random value of a parameter's type, or of another type if it need not be valid."""
     kind = parameter.type
     if not valid and rng.random() < 0.15:
         return rng.choice((*_TEXTS, *_NUMBERS, *_NAMES))
@@ -193,12 +192,12 @@ def write_template(folder: Path) -> None:
 
 
 class Workplace:
-    """A folder with healthy and altered files, laid anew for each command."""
+    """A folder with healthy and altered files, copied anew for each command."""
 
     def __init__(self, folder: Path) -> None:
         self.template, self.folder = folder / "template", folder / "work"
         self.temporary, self.home = folder / "temporary", folder / "home"
-        child = os.fork()  # TensorFlow, which writes the files, must not run in what is forked
+        child = os.fork()  # TensorFlow, which writes the files, must not run before other forks
         if child == 0:
             write_template(self.template)
             os._exit(0)
@@ -208,8 +207,8 @@ class Workplace:
         self.files = [str(path.relative_to(self.template)) for path in paths]
 
     @contextlib.contextmanager
-    def laid(self, case: Case) -> Iterator[None]:
-        """Lay the folder for one command, and remove it afterwards."""
+    def prepared(self, case: Case) -> Iterator[None]:
+        """Copy the folder for one command, and remove it afterwards."""
         shutil.copytree(self.template, self.folder)
         self.temporary.mkdir()
         (self.folder / "readonly").chmod(0o555)
@@ -223,7 +222,7 @@ class Workplace:
             shutil.rmtree(self.temporary)
 
     def left_behind(self) -> str:
-        """Return what a command should not have left; empty if nothing."""
+        """Describe a file that a command should have removed; empty if there is none."""
         for path in self.temporary.iterdir():
             return f"temporary file {path.name}"
         known = {path.relative_to(self.template) for path in self.template.rglob("*")}
@@ -240,10 +239,10 @@ class Workplace:
 
 
 def run(case: Case, place: Workplace) -> tuple[str, float, float]:
-    """Run one command; return what was wrong, the processor time and the memory in GB."""
-    with place.laid(case):
+    """Run one command; return its fault, the processor time in seconds and the memory in GB."""
+    with place.prepared(case):
         reading, writing = os.pipe()
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _MOST_SAID)
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _LARGEST_OUTPUT)
         child = os.fork()
         if child == 0:
             try:
@@ -251,15 +250,7 @@ def run(case: Case, place: Workplace) -> tuple[str, float, float]:
                 os._exit(_exit_code())
             finally:
                 os._exit(99)
-        deadline, hung = time.monotonic() + _HUNG_S, False
-        while True:
-            ended, status, usage = os.wait4(child, os.WNOHANG)
-            if ended:
-                break
-            if not hung and time.monotonic() > deadline:
-                os.killpg(child, signal.SIGKILL)
-                hung = True
-            time.sleep(0.01)
+        status, usage, hung = wait(child, _HUNG_S)
         os.close(writing)
         os.set_blocking(reading, False)
         with os.fdopen(reading, "rb") as stream:
@@ -275,20 +266,20 @@ def run(case: Case, place: Workplace) -> tuple[str, float, float]:
 
 
 def _fault(case: Case, code: int, text: bytes) -> str:
-    """Return what is wrong with the end of a command and with what it said."""
-    said = text.decode(case.encoding, errors="replace")
-    last = said.strip().splitlines()[-1][-400:] if said.strip() else ""
-    if code not in (0, 1, 2) or "Traceback (most recent" in said or "Exception ignored" in said:
+    """Describe the fault of a command's exit code or output; empty if there is none."""
+    output = text.decode(case.encoding, errors="replace")
+    last = output.strip().splitlines()[-1][-400:] if output.strip() else ""
+    if code not in (0, 1, 2) or "Traceback (most recent" in output or "Exception ignored" in output:
         return f"exit {code}: {last}"
     if code == 2 and not last:
         return "exit 2 without a word"
-    raw = {c for c in said if ord(c) < 32 and c not in "\n\t"}
+    raw = {c for c in output if ord(c) < 32 and c not in "\n\t"}
     if raw and "FORCE_COLOR" not in case.variables:
         return f"control characters {sorted(raw)!r}: {last!r}"
     return ""
 
 
-def _become(case: Case, place: Workplace, said: int) -> None:
+def _become(case: Case, place: Workplace, stream: int) -> None:
     """Turn this forked process into the command, as if it had been started anew."""
     os.setsid()
     os.chdir(place.folder)
@@ -300,8 +291,8 @@ def _become(case: Case, place: Workplace, said: int) -> None:
     reading, left = os.pipe()
     os.close(reading)
     outputs = {"left": left, "full": os.open("/dev/full", os.O_WRONLY)}
-    os.dup2(outputs.get(case.output, said), 1)
-    os.dup2(said, 2)
+    os.dup2(outputs.get(case.output, stream), 1)
+    os.dup2(stream, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _obey_permissions()
     if case.limit is not None:
@@ -318,7 +309,7 @@ def _become(case: Case, place: Workplace, said: int) -> None:
 
 
 def _exit_code() -> int:
-    """Run the command and what Python does at its end."""
+    """Run the command and the work of Python at exit; return the exit code."""
     from renormlite.__main__ import main
 
     code = 0
@@ -357,7 +348,7 @@ def _obey_permissions() -> None:
 
 
 def main() -> int:
-    """Run as many commands as asked for."""
+    """Run the requested number of commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -373,7 +364,7 @@ def main() -> int:
         for module in _PRELOADED:
             importlib.import_module(module)
         for number in range(options.seed, options.seed + options.count):
-            case = drawn(random.Random(number), known, place.files)
+            case = random_case(random.Random(number), known, place.files)
             wrong, seconds, memory = run(case, place)
             longest, largest = max(longest, seconds), max(largest, memory)
             totals["commands"] += 1

@@ -1,12 +1,12 @@
-"""Mutation testing: small faults planted in the code, one at a time, which the tests must find.
+"""Mutation testing: plants one small fault at a time in the code, and counts those that tests find.
 
     python benchmarks/mutants.py [--count 300] [--seed 0] [--only GROUP] [--json FILE]
 
 The tests of each group run once to learn which test runs which lines. Then each mutant of a sample
 is loaded in place of its module, in a process forked after the imports of the large libraries, and
 the tests that run the mutated line are run, fastest first, until one fails. A mutant that no test
-finds is printed with its place and its change. Messages (f-strings, `raise`), texts and annotations
-are not mutated, and neither are drawings.
+finds is printed with its place and its change. Messages (f-strings, `raise`), strings, annotations
+and the modules that draw pictures are not mutated.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import json
 import os
 import pickle
 import random
-import signal
 import sys
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+from forks import wait
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).parents[1]
-_PRELOADED = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "pytest")
+_PRELOADED = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
 _DRAWINGS = ("picture.py", "diagnostics_plot.py")
 _LONGEST_S = 60  # of the tests of one mutant
 # Tests that start other processes, which do not load the mutant, or take minutes.
@@ -78,7 +79,16 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the number of the node and of the change there, and both texts."""
+    """One change of a module.
+
+    Attributes:
+        module: Path of the module.
+        node: Number of the changed node, as `nodes` counts.
+        change: Number of the change of that node, as `changes` counts.
+        lines: Lines of the statement.
+        before: The node as text.
+        after: The changed node as text.
+    """
 
     module: str
     node: int
@@ -93,7 +103,13 @@ class Mutant:
 
 @dataclass
 class Coverage:
-    """What one run of the tests tells: lines by test, and seconds by test."""
+    """The record of one run of the tests.
+
+    Attributes:
+        lines: Module and number of each line that a test, a fixture or an import runs.
+        seconds: Duration of each test that passed.
+        fixtures: Names of the fixtures of each test.
+    """
 
     lines: dict[str, set[tuple[str, int]]] = field(default_factory=lambda: defaultdict(set))
     seconds: dict[str, float] = field(default_factory=dict)
@@ -113,7 +129,7 @@ class Coverage:
         return sorted((t for t in found if t in self.seconds), key=lambda t: self.seconds[t])
 
 
-# What replaces a node: functions that change a copy of it in place, or return another node.
+# The operators that replace an operator.
 _SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -142,7 +158,7 @@ _SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield every changed form of one node, without its children's."""
+    """Yield every changed form of one node; its children stay the same."""
     for holder in ("op", "ops"):
         old = getattr(node, holder, None)
         if isinstance(old, list):
@@ -181,7 +197,7 @@ def _with(node: ast.AST, **fields: Any) -> ast.AST:
 
 
 def nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, range]]:
-    """Yield the nodes that may change, and the lines of the statement each belongs to."""
+    """Yield the nodes that may be changed, each with the lines of its statement."""
 
     def walk(node: ast.AST, lines: range) -> Iterator[tuple[ast.AST, range]]:
         if isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert)) or _names_types(node):
@@ -238,7 +254,7 @@ def mutated(mutant: Mutant) -> ast.Module:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds one module and gives it other code."""
+    """Loads one module with the code of a mutant."""
 
     def __init__(self, mutant: Mutant) -> None:
         dotted = mutant.module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -287,22 +303,14 @@ class _Tracer:
         if report.failed or report.skipped:
             seconds[report.nodeid] = float("nan")
 
+    @pytest.hookimpl(hookwrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         before, self._now = self._now, f"fixture {fixturedef.argname}"
         yield
         self._now = before
 
 
-def _hookwrapped(tracer: _Tracer) -> _Tracer:
-    import pytest
-
-    _Tracer.pytest_fixture_setup = pytest.hookimpl(hookwrapper=True)(_Tracer.pytest_fixture_setup)
-    return tracer
-
-
 def _pytest(arguments: list[str], plugins: tuple[object, ...] = ()) -> int:
-    import pytest
-
     quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     return int(pytest.main([*quiet, *arguments], plugins=list(plugins)))
 
@@ -312,7 +320,7 @@ def covered(modules: list[str], tests: list[str]) -> Coverage:
 
     def run(pipe: int) -> int:
         coverage = Coverage()
-        tracer = _hookwrapped(_Tracer(modules, coverage))
+        tracer = _Tracer(modules, coverage)
         sys.settrace(tracer.trace)
         threading.settrace(tracer.trace)
         _pytest(tests, (tracer,))
@@ -341,7 +349,7 @@ def found_by_tests(mutant: Mutant, tests: list[str]) -> bool:
 def _forked(
     run: Callable[[], int], limit_s: float, pipe: tuple[int, int] | None = None
 ) -> tuple[int, bytes]:
-    """Run a function in a copy of this process; return its exit status and what it wrote."""
+    """Run a function in a fork of this process; return the wait status and the bytes it wrote."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -357,21 +365,12 @@ def _forked(
         os.close(pipe[1])
         with os.fdopen(pipe[0], "rb") as stream:
             data = stream.read()
-    deadline, status = time.monotonic() + limit_s, None
-    while status is None:
-        ended, how = os.waitpid(child, os.WNOHANG)
-        if ended:
-            status = how
-        elif time.monotonic() > deadline:
-            os.killpg(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-        else:
-            time.sleep(0.02)
+    status, _, _ = wait(child, limit_s)
     return status, data
 
 
 def examine(name: str, count: int, seed: int) -> dict[str, Any]:
-    """Try a sample of the mutants of one group, and return what became of them."""
+    """Test a sample of the mutants of one group; return the counts and the survivors."""
     group = GROUPS[name]
     modules = [str(p.relative_to(ROOT)) for m in group.modules for p in sorted(ROOT.glob(m))]
     modules = [module for module in modules if Path(module).name not in _DRAWINGS]
@@ -413,7 +412,7 @@ def _affordable(coverage: Coverage, mutant: Mutant) -> list[str]:
 
 
 def main() -> int:
-    """Examine the groups asked for."""
+    """Examine the chosen groups."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=300, help="mutants of each group")
     parser.add_argument("--seed", type=int, default=0)

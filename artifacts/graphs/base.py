@@ -46,6 +46,12 @@ class Quantization:
             shape[self.axis] = -1
         return self.scales.astype(np.float64).reshape(shape)
 
+    def saturated(self, integers: np.ndarray) -> np.ndarray:
+        """Return (N,) whether one of (N, …) integers is at a limit that does not represent zero."""
+        limits, rows = np.iinfo(self.dtype), integers.reshape(len(integers), -1)
+        low = (rows == limits.min).any(axis=1) & (self.zero_points[0] != limits.min)
+        return np.asarray(low | (rows == limits.max).any(axis=1))
+
 
 @dataclass(frozen=True)
 class GraphTensor:

@@ -146,9 +146,7 @@ def _saturated(graph: ArtifactGraph, op: GraphOp, arrays: Arrays) -> np.ndarray 
     array, steps = arrays.get(key), graph.tensors[key].quantization
     if array is None or steps is None:
         return False
-    limits, rows = np.iinfo(steps.dtype), array.reshape(len(array), -1)
-    low = (rows == limits.min).any(axis=1) & (steps.zero_points[0] != limits.min)
-    return np.asarray(low | (rows == limits.max).any(axis=1))
+    return steps.saturated(array)
 
 
 def _last_uses(graph: ArtifactGraph) -> dict[str, int]:

@@ -238,9 +238,7 @@ class RoundingChain:
         array, steps = self._shown.get(key), self._graph.tensors[key].quantization
         if array is None or steps is None or array.dtype != steps.dtype:
             return np.zeros(self._samples, bool)
-        limits, rows = np.iinfo(steps.dtype), array.reshape(len(array), -1)
-        low = (rows == limits.min).any(axis=1) & (steps.zero_points[0] != limits.min)
-        return low | (rows == limits.max).any(axis=1)
+        return steps.saturated(array)
 
     def _clipped(self, read: str, key: str) -> np.ndarray:
         """Return (P,) whether floats that are quantized are beyond the range of the integers."""

@@ -129,11 +129,7 @@ def recognise(
         if not count
     )
     ranked = sorted(rules, key=lambda rule: -exact[rule])
-    checks = tuple(
-        check if not check.differing else replace(check, ignored=_ignored(op, values, file_format))
-        for op, differing in found
-        for check in [_check(op, differing, ranked, graph)]
-    )
+    checks = tuple(_check(op, differing, ranked, values, file_format) for op, differing in found)
     compared = {op.core.index for op, _ in found} | {op.op.index for op, _ in found}
     rest = [op for op in graph.ops if op.kind not in _MOVING and op.index not in compared]
     kinds = dict.fromkeys(op.kind for op in rest if _of_integers(op, graph))
@@ -201,7 +197,8 @@ def _check(
     op: IntegerOp,
     differing: Mapping[Arithmetic, int],
     ranked: list[Arithmetic],
-    graph: ArtifactGraph,
+    values: Values,
+    file_format: str,
 ) -> IntegerCheck:
     """Return the verdict on one op by the rule nearest to it, the runtime's own if several are."""
     rule = min(differing, key=lambda r: (differing[r], ranked.index(r)))
@@ -209,7 +206,7 @@ def _check(
     if not differing[rule]:
         return IntegerCheck(op.op, op.core, named, op.got.size)
     expected = op.finish(rule)
-    place = np.unravel_index(int(np.argmax(_unequal(op, expected, graph))), op.got.shape)
+    place = np.unravel_index(int(np.argmax(_unequal(op, expected, values.graph))), op.got.shape)
     return IntegerCheck(
         op.op,
         op.core,
@@ -219,6 +216,7 @@ def _check(
         tuple(int(index) for index in place),
         float(op.got[place]),
         float(expected[place]),
+        _ignored(op, values, file_format),
     )
 
 

@@ -87,14 +87,16 @@ class _Part:
         where: The loop or branch that runs it; empty for the main graph.
         times: How often it is counted.
         arena_bytes: Peak total size of the tensors that are alive at the same time.
-        steps: How often each of its loops runs, None if unknown, and 1 for its branches, by name.
+        loops: Name of each of its loops to how often it runs, None if unknown.
+        branches: Names of its ops that run one of several graphs.
     """
 
     graph: ArtifactGraph
     where: str
     times: int
     arena_bytes: int
-    steps: Mapping[str, int | None]
+    loops: Mapping[str, int | None]
+    branches: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -188,32 +190,34 @@ def _parts(graph: ArtifactGraph, where: str = "", times: int = 1) -> list[_Part]
     """Return a graph and those of its loops and branches."""
     inner: list[_Part] = []
     held: dict[int, int] = {}
-    steps: dict[str, int | None] = {}
+    loops: dict[str, int | None] = {}
+    branches: list[str] = []
     graphs = graph.read_inner()
     for op in (op for op in graph.ops if op.index in graphs):
         name = _named(op)
-        steps[name] = loop_steps(op, graph, dict(graphs[op.index])) if op.kind in LOOPS else 1
+        if op.kind in LOOPS:
+            loops[name] = loop_steps(op, graph, dict(graphs[op.index]))
+        else:
+            branches.append(name)
         for role, entry in graphs[op.index]:
             place = f"{where} > " if where else ""
             place += f"{name} {role.removesuffix('_branch')}"
-            found = _parts(entry, place, times * (steps[name] or 1))
+            found = _parts(entry, place, times * (loops.get(name) or 1))
             held[op.index] = max(held.get(op.index, 0), found[0].arena_bytes)
             inner += found
-    return [_Part(graph, where, times, _arena(graph, held), steps), *inner]
+    return [_Part(graph, where, times, _arena(graph, held), loops, branches), *inner]
 
 
 def _loops(parts: Sequence[_Part]) -> Iterator[str]:
     """Yield how often the graphs of each loop are counted, and a sentence about branches."""
-    branches = []
     for part in parts:
-        for name, steps in part.steps.items():
+        for name, steps in part.loops.items():
             place = f"{name}{_inside(part.where)}"
-            if not name.endswith(tuple(f"({kind})" for kind in LOOPS)):
-                branches.append(name)
-            elif steps is None:
+            if steps is None:
                 yield f"{place}: counted once, its number of steps is computed at run time"
             else:
                 yield f"{place}: counted {steps} times"
+    branches = [name for part in parts for name in part.branches]
     if branches:
         more = f" and {len(branches) - 1} more" if len(branches) > 1 else ""
         yield f"{branches[0]}{more}: every branch is counted"

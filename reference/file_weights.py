@@ -137,7 +137,8 @@ def match_weights(
                 other = _nearest(node, role, -weight, features, beside, foreign)
                 match = replace(other, negated=True) if other.state == "equal" else match
             if role == "bias" and match.state != "equal" and node.name in shifted:
-                # relu6(x + 3) / 6, with the 3 in the bias.
+                # relu6(x + 3) / 6, with the 3 in the bias of a node that `merged_affines` leaves as
+                # it is, such as an einsum.
                 other = _nearest(node, role, weight + 3, features, rest, foreign)
                 match = replace(other, offset=3.0) if other.state == "equal" else match
             known[key] = match
@@ -355,7 +356,7 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
         return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
     if constant.quantization is None:
         return np.ones(expected.shape, bool), real
-    if not real.any():  # whatever their step, zeros are no other numbers
+    if not real.any():  # zeros represent 0 only, whatever their step
         return expected != 0, real
     step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
     return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real

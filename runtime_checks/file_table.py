@@ -293,7 +293,7 @@ def _row(op: GraphOp, part: _Part, seen: set[int]) -> OpRow:
 def _size(graph: ArtifactGraph, key: str) -> int:
     data = graph.tensors[key].data
     if data is None or (data.dtype.kind in "iub" and graph.tensors[key].quantization is None):
-        return 0  # sizes, axes and conditions are no parameters
+        return 0  # sizes, axes and conditions are not parameters
     return int(data.size)
 
 
@@ -378,7 +378,7 @@ def _arena(graph: ArtifactGraph, held: Mapping[int, int]) -> int:
 
     Args:
         graph: The graph.
-        held: What the graphs of loops and branches need while they run, by the op's index.
+        held: Bytes that the graphs of a loop or branch need while they run, by the op's index.
     """
     last: dict[str, int] = dict.fromkeys(graph.outputs, len(graph.ops))
     for place, op in enumerate(graph.ops):
@@ -431,7 +431,7 @@ def _named(op: GraphOp, where: str = "") -> str:
 
 
 def _inside(where: str) -> str:
-    """Return in which graph of a loop or branch something is; nothing for the main graph."""
+    """Return a phrase that names the graph of a loop or branch; empty for the main graph."""
     return f" in {where}" if where else ""
 
 

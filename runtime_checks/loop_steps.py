@@ -1,4 +1,4 @@
-"""How often the loops of .tflite and .onnx files run their bodies, where the file determines it."""
+"""Determines how often the loops of .tflite and .onnx files run their bodies."""
 
 from __future__ import annotations
 

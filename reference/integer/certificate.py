@@ -40,7 +40,7 @@ _ELEMENTWISE = {
 _ONE_RULE = {"AVERAGE_POOL_2D", "HARD_SWISH", "MAXIMUM", "MINIMUM"}
 _GREATEST_FLOAT = 0x7F7FFFFF  # bits of float32's greatest finite number
 _MOST_THRESHOLDS = 1 << 23
-_TRIED = 1 << 16  # number of random inputs for a search of a difference between two functions
+_TRIED = 1 << 16  # number of random inputs in the search for a difference between two functions
 _MOST_MEANS = 1 << 24  # integers that the sums of a mean are made of
 
 

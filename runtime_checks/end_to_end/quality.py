@@ -33,7 +33,7 @@ class OutputQuality:
         kind: Those samples: "real", "random", … or "all".
         samples: How many they are.
         snr_db: The truth's power over the error's, in decibels; None if the truth is zero, or if
-            the output is class numbers, which are no amounts.
+            the output consists of class numbers.
         slice_db: The same for each slice of the last axis; empty for an output without one.
         dead: Slices of the last axis that are constant in the file and not in the trained model.
         dead_span: Their greatest variation in the trained model.

@@ -276,15 +276,15 @@ def _nearest(
     """Return the match with the constant that agrees in most elements, the nearest of several."""
     compare = _wrong_foreign if foreign else _wrong
     best: _Candidate | None = None
-    distance = np.inf
+    rank = (-1.0, 0.0)
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
         for constant in rest:
             wrong, real = compare(ordered, constant)
             share = 1 - float(wrong.mean())
             off = float(np.abs(real - ordered).sum()) if share == 1 else np.inf
-            if best is None or share > best[0] or (share == best[0] and off < distance):
-                best, distance = (share, constant, form, wrong, real), off
+            if (share, -off) > rank:
+                best, rank = (share, constant, form, wrong, real), (share, -off)
     plain = WeightMatch(node.name, node.layer, role, "absent", size=weight.size)
     if (best is None or best[0] < 1) and _does_nothing(node, role, weight):
         return replace(plain, state="equal")

@@ -29,6 +29,7 @@ from .option_groups import GroupedCommand, grouped
 from .output_file import OutputFile, console_beside, json_option, write_json_text
 from .preprocessing import Numbers, preprocessing, preprocessing_options
 from .progress_bar import progress_bar
+from .samples_source import SamplesSource
 from .verbosity import is_quiet
 
 _against = grouped("Against a Keras model")
@@ -46,6 +47,7 @@ _reports = grouped("Reports")
 )
 @_samples(
     "--inputs",
+    type=SamplesSource(),
     metavar="DATA",
     help="Additional samples, of any number: an .npz file with an array for each input name, "
     "and `label` for accuracy; an .npy file; Parquet or tar files, by a file, folder or quoted "

@@ -19,6 +19,7 @@ from .model_options import import_modules, import_option
 from .option_groups import GroupedCommand, grouped
 from .output_file import OutputFile, console_beside, json_option, write_json_text
 from .progress_bar import progress_bar
+from .samples_source import SamplesSource
 
 _reports = grouped("Reports")
 
@@ -28,6 +29,7 @@ _reports = grouped("Reports")
 @click.argument("b", type=click.Path(path_type=Path), metavar="B")
 @grouped("Samples")(
     "--inputs",
+    type=SamplesSource(),
     metavar="DATA",
     help="Real samples: an .npz file with an array for each input name of A, an .npy file, a "
     "folder of images, or module:function.  [default: random numbers]",

@@ -21,6 +21,7 @@ from .output_file import console_beside, json_option, write_json
 from .preprocessing import Numbers, preprocessing, preprocessing_options
 from .progress_bar import progress_bar
 from .recipes import print_trials, read_recipe
+from .samples_source import SamplesSource
 
 if TYPE_CHECKING:
     from ..artifacts.manifest import Manifest
@@ -45,6 +46,7 @@ _meta = grouped("About the model")
 )
 @_data(
     "--inputs",
+    type=SamplesSource(),
     metavar="DATA",
     help="Real samples for the golden set: an .npz file with an array for each input name, an .npy "
     "file, a folder of images, or module:function, which runs code from the current folder.  "
@@ -52,6 +54,7 @@ _meta = grouped("About the model")
 )
 @_quant(
     "--calibration",
+    type=SamplesSource(),
     metavar="DATA",
     help="Real samples that determine the ranges of int8 and int16x8 files, in any form that "
     "--inputs takes; `random` uses random numbers, which costs accuracy.  "

@@ -71,10 +71,10 @@ class LazyGroup(click.Group):
         if args[0] not in COMMANDS and near:
             ctx.fail(f"No such command '{args[0]}'.{near}")
         name, command, rest = super().resolve_command(ctx, args)
-        if name is not None and command is not None:
+        if name is not None and not ctx.resilient_parsing:
             from .project_defaults import project_defaults
 
-            ctx.default_map = {name: project_defaults(name, command, COMMANDS)}
+            ctx.default_map = project_defaults(self, name)
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> object:

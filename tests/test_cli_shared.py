@@ -106,39 +106,111 @@ def test_options_come_from_the_defaults_of_the_project(export: Path, tmp_path: P
     assert {result["target"] for result in report["results"]} == {"litert"}
 
 
+def defaults(text: str, command: str, folder: Path) -> dict[str, object]:
+    (folder / "pyproject.toml").write_text(text)
+    found: dict[str, object] = project_defaults(cli, command, folder)
+    return found.get(command, {})
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (
-            "[tool.renormlite.chekc]\non = 'litert'",
-            "there is no such command. Did you mean 'check'?",
-        ),
-        (
-            "[tool.renormlite.check]\nmin-srn = 3",
-            "is not an option of check. Did you mean 'min-snr'?",
-        ),
         ("[tool", "is not a TOML file"),
-        ("[tool.renormlite.check]\nmin-snr = 'much'", "'much' is not a valid float"),
+        ("x = " + "9" * 5000, "is not a TOML file"),
+        ("tool = 1", "Expected a table as [tool] in"),
+        ("[tool]\nrenormlite = []", "Expected a table as [tool.renormlite] in"),
+        ("[tool.renormlite]\ncheck = 3", "Expected a table as [tool.renormlite.check] in"),
+        ("[[tool.renormlite.export]]", "Expected a table as [tool.renormlite.export] in"),
+        ("[tool.renormlite.chekc]\non = 'a'", "no such command. Did you mean 'check'?"),
+        ("[tool.renormlite.device.stup]", "no such command. Did you mean 'setup'?"),
+        ("[tool.renormlite]\nonn = 'litert'", "not an option of any command. Did you mean 'on'?"),
+        ("[tool.renormlite]\nmin_snr = 3", "any command. Did you mean 'min-snr'?"),
+        ("[tool.renormlite]\nchekc = 3", "any command. Did you mean 'check'?"),
+        ("[tool.renormlite]\nversion = true", "not an option of any command."),
+        ("[tool.renormlite]\no = 'net.keras'", "not an option of any command."),
+        ("[tool.renormlite.check]\nmin-srn = 3", "option of check. Did you mean 'min-snr'?"),
+        ("[tool.renormlite.check]\nrounds = 3", "is not an option of check."),
+        ("[tool.renormlite.export]\nrounds = 3", "is not an option of export."),
+        ("[tool.renormlite.device.setup]\nsurce = 'x'", "of setup. Did you mean 'source'?"),
+        ("[tool.renormlite.check]\nmin-snr = 'much'", "'much' is not a valid float."),
+        ("[tool.renormlite.check]\nmin-snr = true", "Expected text or a number as 'min-snr'"),
+        ("[tool.renormlite.check]\nmin-snr = 2020-02-02", "Expected text or a number as 'min-snr'"),
+        ("[tool.renormlite.check]\nmin-snr = [1, 2]", "'1,2' is not a valid float."),
+        ("[tool.renormlite.check]\nsamples = 2.5", "'2.5' is not a valid integer range."),
+        ("[tool.renormlite.check]\nsamples = 0", "0 is not in the range x>=1."),
+        (f"[tool.renormlite.check]\nsamples = 0x{'f' * 5000}", "Expected text or a number as"),
+        ("[tool.renormlite.check]\nper-op = 'yes'", "Expected true or false as 'per-op'"),
+        ("[tool.renormlite.check]\nquiet = 1", "Expected true or false as 'quiet'"),
+        ("[tool.renormlite.check]\non = [['litert']]", "Expected text or a number as 'on'"),
+        ("[tool.renormlite.check]\non = ['litert', 'litert']", "'litert' is given twice."),
+        ("[tool.renormlite.check.on]\nx = 1", "Expected text or a number as 'on'"),
+        ("[tool.renormlite.check]\nhtml = 5", "Expected text as 'html'"),
+        ("[tool.renormlite.check]\nhtml = ['a.html']", "Expected one text as 'html'"),
+        ("[tool.renormlite.check]\nhtml = 'page.txt'", "a file name that ends in .html."),
+        ('[tool.renormlite.check]\nhtml = "\\u0000.html"', "Expected text as 'html'"),
+        ("[tool.renormlite.check]\nmap-input = 'x'", "expected NAME=NAME, got 'x'."),
+        ("[tool.renormlite]\nthreads = 'many'", "'threads' under [tool.renormlite] in"),
     ],
 )
 def test_wrong_defaults_are_refused_in_one_sentence(
     text: str, sentence: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UserError) as error:
+        defaults(text, "check", tmp_path)
+    assert sentence in str(error.value)
+    assert str(tmp_path / "pyproject.toml") in str(error.value)
+
+
+def test_a_wrong_default_ends_the_command_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.renormlite]\nmin-srn = 3\n")
     done = renormlite("check", "somewhere", folder=tmp_path)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"renormlite: 'min-srn' under [tool.renormlite] in {tmp_path}/pyproject.toml is not an "
+        "option of any command. Did you mean 'min-snr'?\n"
+    )
 
 
 def test_a_project_file_sets_only_options_of_the_command(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'mine'\n")
-    assert project_defaults("check", click.Command("check"), COMMANDS, tmp_path) == {}
-    (tmp_path / "pyproject.toml").write_text("[tool.renormlite]\non = 'litert'\n")
-    assert project_defaults("check", click.Command("check"), COMMANDS, tmp_path) == {}
-    (tmp_path / "pyproject.toml").write_text("[tool.renormlite.check]\non = 'litert'\n")
-    with pytest.raises(UserError, match="not an option"):
-        project_defaults("check", click.Command("check"), COMMANDS, tmp_path)
+    assert defaults("[project]\nname = 'mine'\n", "check", tmp_path) == {}
+    text = "[tool.renormlite]\nrounds = 7\nthreads = 2\n[tool.renormlite.bench]\nthreads = 4\n"
+    assert defaults(text, "train", tmp_path) == {}
+    assert defaults(text, "check", tmp_path) == {"threads": "2"}
+    assert defaults(text, "bench", tmp_path) == {"rounds": "7", "threads": "4"}
+
+
+def test_the_values_of_a_project_file_have_the_form_of_the_command_line(tmp_path: Path) -> None:
+    text = (
+        "[tool.renormlite]\nimport = ['one', 'two']\nmean = [1, 2.5, 3]\nper-op = true\n"
+        "json = '-'\njunit = 'out/junit.xml'\ninputs = 'real.npz'\nmap-input = 'a=b'\n"
+    )
+    assert defaults(text, "check", tmp_path) == {
+        "imports": ["one", "two"],
+        "mean": "1,2.5,3",
+        "per_op": True,
+        "json_path": "-",
+        "junit": f"{tmp_path}/out/junit.xml",
+        "inputs": f"{tmp_path}/real.npz",
+        "map_inputs": ["a=b"],
+    }
+    for source in ("random", "module:function"):
+        assert defaults(f"[tool.renormlite]\ninputs = '{source}'", "check", tmp_path) == {
+            "inputs": source
+        }
+
+
+def test_defaults_reach_the_commands_of_a_group(tmp_path: Path) -> None:
+    text = "[tool.renormlite]\nbrowser = 'chrome'\n[tool.renormlite.device.setup]\nsource = 'x'\n"
+    assert defaults(text, "device", tmp_path) == {
+        "setup": {"browser": f"{tmp_path}/chrome", "source": "x"},
+        "remove": {},
+    }
+
+
+def test_a_project_can_be_quiet(export: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.renormlite]\nquiet = true\n")
+    done = renormlite("check", export, folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from keras.layers import BatchNormalization, Layer
 from ..errors import UserError
 from .layers import BatchRenormalization
 from .learned import LearnedRenormalization
+from .moving_norm import are_initial
 from .rebuild import Swap, rebuild
 from .schedules import ScheduleLike
 
@@ -47,6 +48,7 @@ class _Norm:
         renorm_weights: Mean and variance of that set; empty without one.
         virtual_batch_size: Samples in a ghost batch; None for whole batches.
         step: Training steps counted so far.
+        warm_up: Its own warm_up; None if the statistics decide.
     """
 
     arguments: dict[str, Any]
@@ -56,6 +58,7 @@ class _Norm:
     renorm_weights: tuple[np.ndarray, ...] = ()
     virtual_batch_size: int | None = None
     step: int = 0
+    warm_up: bool | None = None
 
 
 def to_renorm(
@@ -83,7 +86,7 @@ def to_renorm(
             None keeps existing bounds, such as ``renorm_clipping``. Of the other norms, those with
             trained statistics get no bounds, so that training continues from the inference outputs
             on batches of any size, and those with initial statistics get ``"settling"``, the
-            default of `BatchRenormalization`.
+            default of `BatchRenormalization`. Likewise ``warm_up`` is off for trained statistics.
         momentum: Momentum of every norm. None keeps each norm's own. It now affects training:
             0.99 suits most runs; 0.999 follows the batches too slowly.
         step: Step at which the schedules of all norms start. None starts at 0, or at the step
@@ -111,6 +114,8 @@ def to_renorm(
             changes["bounds"] = bounds
         if step is not None:
             changes["step"] = step
+            if norm.warm_up:  # decided anew, since this step counts no batches of the statistics
+                changes["warm_up"] = None
         if momentum is not None:
             changes["arguments"] = norm.arguments | {"momentum": momentum}
         return replace(norm, **changes)
@@ -198,12 +203,15 @@ class _ToRenorm(_SwapNorms):
                 f"{layer.name} has epsilon 0, but BatchRenormalization divides by sigma and "
                 "needs epsilon > 0. Train the model with an epsilon such as 1e-3 first."
             )
-        r_max, d_max = norm.bounds or _bounds_for(norm)
+        initial = _has_initial_statistics(norm)
+        default: Bounds = ("settling", "settling") if initial else (None, None)
+        r_max, d_max = norm.bounds or default
         return BatchRenormalization(
             **norm.arguments,
             r_max=r_max,
             d_max=d_max,
             renorm_momentum=norm.renorm_momentum,
+            warm_up=initial if norm.warm_up is None else norm.warm_up,
             virtual_batch_size=norm.virtual_batch_size,
         )
 
@@ -234,21 +242,15 @@ def _fill(layer: Layer, twin: Layer, weights: list[np.ndarray]) -> None:
         new.trainable = old.trainable
 
 
-def _bounds_for(norm: _Norm) -> Bounds:
-    """Return no bounds for trained statistics, and the layer's default for initial ones."""
-    if not norm.weights:
-        return "settling", "settling"
-    initializers = {"moving_mean_initializer": "zeros", "moving_variance_initializer": "ones"}
-    untouched = all(
-        np.array_equal(
-            value,
-            ops.convert_to_numpy(
-                keras.initializers.get(norm.arguments.get(name, default))(value.shape)
-            ),
-        )
-        for value, (name, default) in zip(norm.weights[-2:], initializers.items(), strict=True)
-    )
-    return ("settling", "settling") if untouched else (None, None)
+def _has_initial_statistics(norm: _Norm) -> bool:
+    """Return whether the moving statistics still have their initial values."""
+    names = "mean_initializer", "variance_initializer"
+    own = {
+        name: norm.arguments[f"moving_{name}"]
+        for name in names
+        if f"moving_{name}" in norm.arguments
+    }
+    return are_initial([*norm.weights[-2:], *norm.renorm_weights[:1]], **own)
 
 
 def _refuse_lopsided_clipping(layer: BatchNormalization) -> None:
@@ -301,11 +303,12 @@ def _read_batch_renormalization(layer: BatchRenormalization) -> _Norm:
     return _Norm(
         _arguments(layer),
         _weights(layer),
-        layer.named_bounds(),
+        (layer.r_max, layer.d_max),
         layer.renorm_momentum,
         _values(layer.renorm_mean, layer.renorm_variance) if own else (),
         layer.virtual_batch_size,
         int(layer.step) if layer.built else 0,
+        layer.warm_up,
     )
 
 

@@ -7,7 +7,14 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from .renorm import Statistics, Tensor, at_least_float32, inference_affine, updated
+from .renorm import (
+    Statistics,
+    Tensor,
+    at_least_float32,
+    inference_affine,
+    updated,
+    warm_up_alpha,
+)
 from .schedules import ScheduleLike, as_schedule
 from .statistics import channel_shape
 from .training_step import Settings, training_step
@@ -56,6 +63,7 @@ def batch_renorm(
     r_max: ScheduleLike = "settling",
     d_max: ScheduleLike = "settling",
     mask: Tensor | None = None,
+    warm_up: bool = True,
     synchronized: bool = False,
     virtual_batch_size: int | None = None,
 ) -> RenormOutput:
@@ -77,6 +85,9 @@ def batch_renorm(
         r_max: Bound on r: ``"settling"``, ``"paper"``, a number, None, or a schedule of the step.
         d_max: Bound on d, likewise.
         mask: Which elements count, over the leading axes of ``x``.
+        warm_up: Whether the moving statistics start as the mean over all batches so far, as in
+            `BatchRenormalization`. The first batch then replaces the statistics of a ``state`` with
+            step 0: set it to False if they are trained.
         synchronized: Whether replicas share their statistics.
         virtual_batch_size: Samples in a ghost batch, or None.
 
@@ -104,8 +115,8 @@ def batch_renorm(
         scale, shift = (ops.cast(ops.reshape(v, layout), dtype) for v in affine)
         return RenormOutput(ops.cast(ops.cast(x, dtype) * scale + shift, x.dtype), state)
     bounds = {
-        "r_max": as_schedule(r_max, "r_max", momentum)(state.step),
-        "d_max": as_schedule(d_max, "d_max", momentum)(state.step),
+        "r_max": as_schedule(r_max, "r_max")(state.step),
+        "d_max": as_schedule(d_max, "d_max")(state.step),
     }
     result = training_step(
         x,
@@ -117,7 +128,10 @@ def batch_renorm(
         r_max=ops.cast(bounds["r_max"], moving.mean.dtype),
         d_max=ops.cast(bounds["d_max"], moving.mean.dtype),
     )
-    after = updated(moving, result.batch, momentum=momentum, epsilon=epsilon)
+    alpha: Tensor | float = 1.0 - momentum
+    if warm_up:
+        alpha = warm_up_alpha(momentum, state.step, moving.mean.dtype)
+    after = updated(moving, result.batch, alpha=alpha, epsilon=epsilon)
     return RenormOutput(
         ops.cast(result.outputs, x.dtype), RenormState(after.mean, after.variance, state.step + 1)
     )

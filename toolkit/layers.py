@@ -8,9 +8,9 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from ..errors import UserError
-from .moving_norm import MovingNorm, channels_of, checked_momentum
-from .renorm import Statistics, Tensor
-from .schedules import ScheduleLike, as_schedule, by_name
+from .moving_norm import MovingNorm, are_initial, channels_of, checked_momentum
+from .renorm import Statistics, Tensor, warm_up_alpha
+from .schedules import ScheduleLike, as_schedule
 from .training_step import Settings, training_step
 
 
@@ -46,10 +46,9 @@ class BatchRenormalization(MovingNorm):
         scale: Whether to learn gamma.
         r_max: Bound on r, at least 1: ``"settling"``, ``"paper"``, a number, ``None`` for no bound,
             a schedule or any callable from the step to a number. ``"settling"`` (see `Settling`)
-            starts as batch normalization and opens as the moving statistics forget their initial
-            values, so it depends on the momentum and not on the length of the run. ``"paper"`` is
-            the schedule of the paper's run of 130k steps; `paper_schedule` scales it to another
-            length.
+            starts as batch normalization and opens by one with each batch, whatever the length of
+            the run. ``"paper"`` is the schedule of the paper's run of 130k steps; `paper_schedule`
+            scales it to another length.
         d_max: Bound on d, at least 0, likewise.
         beta_initializer: Initializer of beta.
         gamma_initializer: Initializer of gamma.
@@ -62,6 +61,13 @@ class BatchRenormalization(MovingNorm):
         renorm_momentum: Momentum of a separate set of statistics from which training computes r
             and d. Inference then uses its own set with ``momentum``, which no longer affects
             training. ``None``, as in the paper, uses one set for both.
+        warm_up: Whether the moving statistics start as the mean over all batches so far:
+            ``alpha = max(1 - momentum, 1 / (1 + step))``. Their initial values then have no weight
+            after the first step. ``False`` is the paper's plain moving average,
+            ``alpha = 1 - momentum``, in which initial values still weigh 0.37 after 100 steps with
+            a momentum of 0.99. The first step would replace trained statistics that come with step
+            0, so `to_renorm`, ``set_weights`` and ``load_weights`` turn it off for them; set it to
+            False if you assign the variables one by one.
         synchronized: Whether replicas share their statistics: under a `tf.distribute` strategy each
             replica then uses the statistics of the whole batch, weighted by the number of elements
             of each shard. On JAX, `keras.distribution` always shares them.
@@ -103,6 +109,7 @@ class BatchRenormalization(MovingNorm):
         gamma_constraint: Any = None,
         *,
         renorm_momentum: float | None = None,
+        warm_up: bool = True,
         synchronized: bool = False,
         virtual_batch_size: int | None = None,
         name: str | None = None,
@@ -132,9 +139,9 @@ class BatchRenormalization(MovingNorm):
         if renorm_momentum is not None:
             renorm_momentum = checked_momentum(renorm_momentum, "renorm_momentum")
         self.renorm_momentum = renorm_momentum
-        settles = self.correcting_momentum
-        self.r_max = as_schedule(r_max, "r_max", settles)
-        self.d_max = as_schedule(d_max, "d_max", settles)
+        self.r_max = as_schedule(r_max, "r_max")
+        self.d_max = as_schedule(d_max, "d_max")
+        self.warm_up = bool(warm_up)
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
         self.gamma: keras.Variable | None = None
@@ -182,11 +189,6 @@ class BatchRenormalization(MovingNorm):
         """Momentum of the statistics that r and d are computed from."""
         return self.momentum if self.renorm_momentum is None else self.renorm_momentum
 
-    def named_bounds(self) -> tuple[ScheduleLike, ScheduleLike]:
-        """Return r_max and d_max, as ``"settling"`` where they follow the layer's momentum."""
-        settles = self.correcting_momentum
-        return by_name(self.r_max, "r_max", settles), by_name(self.d_max, "d_max", settles)
-
     @property
     def _settings(self) -> Settings:
         return Settings(self.axis, self.epsilon, self.synchronized, self.virtual_batch_size)
@@ -214,21 +216,46 @@ class BatchRenormalization(MovingNorm):
             d_max=ops.cast(self.d_max(step), self.moving_mean.dtype),
             mask=mask,
         )
-        self._move(variables, moving, result.batch, self.momentum)
+        self._move(variables, moving, result.batch, self._alpha(self.momentum, step))
         if self.renorm_momentum is not None:
-            self._move(own, reference, result.batch, self.renorm_momentum)
+            self._move(own, reference, result.batch, self._alpha(self.renorm_momentum, step))
         self.step.assign(step + 1)
         return result.outputs
 
+    def _alpha(self, momentum: float, step: Tensor) -> Tensor | float:
+        if not self.warm_up:
+            return 1.0 - momentum
+        return warm_up_alpha(momentum, step, self.moving_mean.dtype)
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Set the weights; statistics that are trained already turn `warm_up` off."""
+        super().set_weights(weights)
+        self._keep_trained_statistics()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the weights; statistics that are trained already turn `warm_up` off."""
+        super().load_own_variables(store)
+        self._keep_trained_statistics()
+
+    def _keep_trained_statistics(self) -> None:
+        """Turn `warm_up` off if the first batch would replace trained statistics."""
+        if not self.warm_up or not self.built or int(self.step) > 0:
+            return
+        statistics = [self.moving_mean, self.moving_variance]
+        if self.renorm_momentum is not None:
+            statistics.append(self.renorm_mean)
+        self.warm_up = are_initial(
+            statistics, self.moving_mean_initializer, self.moving_variance_initializer
+        )
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in serializable form."""
-        r_max, d_max = self.named_bounds()
         return {
             **super().get_config(),
             "center": self.center,
             "scale": self.scale,
-            "r_max": keras.saving.serialize_keras_object(r_max),
-            "d_max": keras.saving.serialize_keras_object(d_max),
+            "r_max": keras.saving.serialize_keras_object(self.r_max),
+            "d_max": keras.saving.serialize_keras_object(self.d_max),
             "beta_initializer": initializers.serialize(self.beta_initializer),
             "gamma_initializer": initializers.serialize(self.gamma_initializer),
             "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
@@ -238,6 +265,7 @@ class BatchRenormalization(MovingNorm):
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
             "renorm_momentum": self.renorm_momentum,
+            "warm_up": self.warm_up,
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
         }

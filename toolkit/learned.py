@@ -157,7 +157,7 @@ class LearnedRenormalization(MovingNorm):
         settings = Settings(self.axis, self.epsilon)
         step = training_step(inputs, moving, r, d, settings, r_max=1.0, d_max=0.0, mask=mask)
         variables = self.moving_mean, self.moving_variance
-        self._move(variables, moving, step.batch, self.momentum)
+        self._move(variables, moving, step.batch, 1.0 - self.momentum)
         return step.outputs
 
     def get_config(self) -> dict[str, Any]:

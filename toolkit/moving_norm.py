@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ..errors import UserError
@@ -43,6 +45,25 @@ def checked_momentum(value: float, name: str = "momentum") -> float:
     if not 0.0 <= value <= 1.0:
         raise UserError(f"Expected {name} between 0 and 1. Received: {value}.")
     return float(value)
+
+
+def are_initial(
+    statistics: Sequence[Tensor],
+    mean_initializer: Any = "zeros",
+    variance_initializer: Any = "ones",
+) -> bool:
+    """Return whether statistics still have their initial values.
+
+    Args:
+        statistics: A moving mean, a moving variance, and optionally the mean of a second set.
+        mean_initializer: Initializer of the means.
+        variance_initializer: Initializer of the variance.
+    """
+    mean, variance = map(keras.initializers.get, (mean_initializer, variance_initializer))
+    return all(
+        np.array_equal(*map(ops.convert_to_numpy, (value, start(value.shape))))
+        for value, start in zip(statistics, (mean, variance, mean), strict=False)
+    )
 
 
 class MovingNorm(keras.layers.Layer, abc.ABC):
@@ -122,10 +143,10 @@ class MovingNorm(keras.layers.Layer, abc.ABC):
         variables: tuple[keras.Variable, keras.Variable],
         before: Statistics,
         batch: Statistics,
-        momentum: float,
+        alpha: Tensor | float,
     ) -> None:
         """Update the variables of moving statistics, read as ``before``, with those of a batch."""
-        after = updated(before, batch, momentum=momentum, epsilon=self.epsilon)
+        after = updated(before, batch, alpha=alpha, epsilon=self.epsilon)
         for variable, value in zip(variables, after, strict=True):
             variable.assign(value)
 

@@ -108,17 +108,18 @@ class Observable:
 
     Attributes:
         bounds: Returns the bounds in force after a number of updates.
-        reference: Returns the statistics that define r and d and that ``alpha`` updates.
-        alpha: Share of the way to the batch that one update moves the reference.
+        reference: Returns the statistics that define r and d.
+        kept: Returns the weight that the reference before some updates has after them, from the
+            number of updates before and the number of these updates.
         epsilon: Added to the variances.
-        averages_variance: Whether the variance moves by ``alpha``, as in Keras, or sigma.
+        averages_variance: Whether the variance is averaged, as in Keras, or sigma.
         inference: Returns the statistics of inference; None if they are the reference.
         moves: Returns the number of updates so far; None for a norm that does not count them.
     """
 
     bounds: Callable[[int], Bounds]
     reference: Callable[[], Moments]
-    alpha: float
+    kept: Callable[[int, int], float]
     epsilon: float
     averages_variance: bool = False
     inference: Callable[[], Moments] | None = None
@@ -163,7 +164,7 @@ def observe_step(
     """
     before, after, inference = was.reference, now.reference, was.inference
     bounds = norm.bounds(was.moves)
-    alpha = 1.0 - (1.0 - norm.alpha) ** ((now.moves - was.moves) or moves)
+    alpha = 1.0 - norm.kept(was.moves, (now.moves - was.moves) or moves)
     mean = before.mean + (after.mean - before.mean) / alpha
     if norm.averages_variance:
         squared = before.sigma**2 + (after.sigma**2 - before.sigma**2) / alpha
@@ -235,6 +236,17 @@ def _moments(mean: keras.Variable, variance: keras.Variable, epsilon: float) -> 
     return Moments(_numbers(mean), np.sqrt(_numbers(variance) + epsilon))
 
 
+def _constant(momentum: float) -> Callable[[int, int], float]:
+    return lambda _, moves: momentum**moves
+
+
+def _warming_up(momentum: float) -> Callable[[int, int], float]:
+    """Return ``kept`` of statistics that start as the mean over all batches so far."""
+    return lambda first, moves: math.prod(
+        min(momentum, step / (step + 1)) for step in range(first, first + moves)
+    )
+
+
 def _moving(layer: Any) -> Callable[[], Moments]:
     return lambda: _moments(layer.moving_mean, layer.moving_variance, layer.epsilon)
 
@@ -245,7 +257,7 @@ def _batch_norm(layer: Any, *, averages_variance: bool) -> Observable | str:
     return Observable(
         lambda _: _BATCH_NORM,
         _moving(layer),
-        1.0 - layer.momentum,
+        _constant(layer.momentum),
         layer.epsilon,
         averages_variance,
     )
@@ -256,7 +268,7 @@ def _renormalization(layer: BatchRenormalization, bound: ScheduleReader) -> Obse
         return "each of its ghost batches has an r and d of its own"
     if layer.correcting_momentum == 1.0:
         return _STANDS_STILL
-    separate = layer.renorm_momentum is not None
+    momentum, separate = layer.correcting_momentum, layer.renorm_momentum is not None
 
     def bounds(moves: int) -> Bounds:
         r_max = bound(layer.r_max, moves)
@@ -268,7 +280,7 @@ def _renormalization(layer: BatchRenormalization, bound: ScheduleReader) -> Obse
     return Observable(
         bounds,
         of_training if separate else _moving(layer),
-        1.0 - layer.correcting_momentum,
+        _warming_up(momentum) if layer.warm_up else _constant(momentum),
         layer.epsilon,
         inference=_moving(layer) if separate else None,
         moves=lambda: int(ops.convert_to_numpy(layer.step)),
@@ -284,7 +296,7 @@ def _keras_renorm(layer: BatchNormalization) -> Observable | str:
     return Observable(
         lambda _: Bounds(*limits),
         lambda: Moments(_numbers(layer.renorm_mean), _numbers(layer.renorm_stddev)),
-        1.0 - layer.renorm_momentum,
+        _constant(layer.renorm_momentum),
         layer.epsilon,
         inference=_moving(layer),
     )

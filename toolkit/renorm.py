@@ -105,10 +105,29 @@ def normalize(
     return (x - batch.mean) * scale + shift
 
 
+def warm_up_alpha(momentum: float, step: Tensor, dtype: str) -> Tensor | float:
+    """Return alpha with the moving statistics starting as the mean over all batches so far.
+
+        alpha = max(1 - momentum, 1 / (1 + step))
+
+    The first batch replaces the initial values, and a later one counts ``1 / (1 + step)`` until
+    that is less than ``1 - momentum``. A momentum of 1 keeps the statistics: alpha is 0.
+
+    Args:
+        momentum: Of the moving statistics.
+        step: Updates of the statistics so far, an integer scalar.
+        dtype: Of the statistics.
+    """
+    if momentum == 1.0:
+        return 0.0
+    # Written as the default bound and its inverse are, so that compilers compute it once.
+    return ops.maximum(1.0 / (1.0 + ops.cast(step, dtype)), 1.0 - momentum)
+
+
 def updated(
-    moving: Statistics, batch: Statistics, *, momentum: float, epsilon: float
+    moving: Statistics, batch: Statistics, *, alpha: Tensor | float, epsilon: float
 ) -> Statistics:
-    """Return the moving statistics after one step.
+    """Return the moving statistics after one step, which moves them by ``alpha`` to the batch's.
 
     sigma, not the variance, is averaged, as the paper does. The stored variance then grows by
     ``delta * (2 sigma + delta)`` with ``delta = alpha * (sigma_B - sigma)``. Written with
@@ -118,7 +137,6 @@ def updated(
     A channel whose new value would not be finite keeps the old one, so one overflowing batch cannot
     ruin a model.
     """
-    alpha = 1.0 - momentum
     old_sigma = sigma(moving.variance, epsilon)
     delta = (
         alpha * (batch.variance - moving.variance) / (sigma(batch.variance, epsilon) + old_sigma)

@@ -8,7 +8,6 @@ user's function registered with `keras.saving.register_keras_serializable`.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -36,10 +35,6 @@ ScheduleLike = (
 
 BoundName = Literal["r_max", "d_max"]
 _LEAST: dict[BoundName, float] = {"r_max": 1.0, "d_max": 0.0}  # those of batch normalization
-
-# exp(60) = 1e26 bounds nothing, and its square root, inverse and product with a statistic are
-# still finite in float32.
-_LARGEST_EXPONENT = 60.0
 
 
 @keras.saving.register_keras_serializable(package="renormlite")
@@ -152,41 +147,30 @@ class LinearRamp:
 
 @keras.saving.register_keras_serializable(package="renormlite")
 class Settling:
-    """A bound that opens at the rate at which the moving statistics forget their initial values.
+    """A bound that grows by one with each batch in the moving statistics.
 
-        bound = start_value + 1 / w - 1        w = momentum ** step
+        bound = start_value + step
 
-    After ``step`` updates the initial values have the weight w in the moving statistics. r and d
-    are computed from these statistics, so the bound is inversely proportional to w. With a momentum
-    of 0.99, r_max = 1 / w is 1 in the first step, 2.7 after 100 steps, 20 after 300 and 150 after
-    500: there is no limit in practice. The length of the training run does not enter.
+    It suits statistics that start as the mean over all batches so far, the default (``warm_up``).
+    The first step is batch normalization, since the statistics hold no batch yet; after a dozen
+    batches there is no limit in practice. Neither the momentum nor the length of the run enters.
 
     Args:
         start_value: Bound in the first step: 1 for r_max, 0 for d_max.
-        momentum: Momentum of the statistics that r and d are computed from, between 0 and 1. With
-            1 the statistics do not move and the bound stays at ``start_value``.
-
-    Raises:
-        UserError: The momentum is not between 0 and 1.
 
     Example:
         >>> import renormlite as rl
-        >>> r_max = rl.Settling(1.0, momentum=0.99)
-        >>> [round(float(r_max(step)), 1) for step in (0, 100, 300)]
-        [1.0, 2.7, 20.4]
+        >>> r_max = rl.Settling(1.0)
+        >>> [float(r_max(step)) for step in (0, 1, 100)]
+        [1.0, 2.0, 101.0]
     """
 
-    def __init__(self, start_value: float, momentum: float) -> None:
-        if not 0.0 <= momentum <= 1.0:
-            raise UserError(f"Expected momentum between 0 and 1. Received: {momentum}.")
+    def __init__(self, start_value: float) -> None:
         self.start_value = float(start_value)
-        self.momentum = float(momentum)
 
     def __call__(self, step: Tensor) -> Tensor:
         """Return the bound at ``step`` as a float32 scalar."""
-        rate = -math.log(self.momentum) if self.momentum > 0.0 else _LARGEST_EXPONENT
-        exponent = ops.minimum(ops.cast(step, "float32") * rate, _LARGEST_EXPONENT)
-        return self.start_value + ops.expm1(exponent)
+        return self.start_value + ops.cast(step, "float32")
 
     @property
     def minimum(self) -> float:
@@ -195,7 +179,7 @@ class Settling:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"start_value": self.start_value, "momentum": self.momentum}
+        return {"start_value": self.start_value}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Settling:
@@ -203,7 +187,7 @@ class Settling:
         return cls(**config)
 
     def __repr__(self) -> str:
-        return f"Settling({self.start_value}, momentum={self.momentum})"
+        return f"Settling({self.start_value})"
 
 
 PAPER_R_MAX = LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
@@ -226,14 +210,13 @@ def paper_schedule(total_steps: int = PAPER_RUN_STEPS) -> tuple[LinearRamp, Line
     return PAPER_R_MAX.scaled(factor), PAPER_D_MAX.scaled(factor)
 
 
-def as_schedule(bound: Any, name: BoundName, momentum: float) -> Schedule:
+def as_schedule(bound: Any, name: BoundName) -> Schedule:
     """Return ``bound`` as a schedule, after checking it as far as possible.
 
     Args:
         bound: A number, ``None`` (no bound), a schedule, a callable, the serialized form of one, or
             the name of one: ``"settling"`` or ``"paper"``.
         name: ``"r_max"``, which is at least 1, or ``"d_max"``, which is at least 0.
-        momentum: Momentum of the statistics that r and d are computed from, for ``"settling"``.
 
     Raises:
         UserError: For a bound that is too small or is no schedule.
@@ -242,7 +225,7 @@ def as_schedule(bound: Any, name: BoundName, momentum: float) -> Schedule:
     if isinstance(bound, dict):
         bound = keras.saving.deserialize_keras_object(bound)
     if bound == "settling":
-        bound = _settling(at_least, float(momentum))
+        bound = _settling(at_least)
     elif bound == "paper":
         bound = {"r_max": PAPER_R_MAX, "d_max": PAPER_D_MAX}[name]
     elif bound is None or isinstance(bound, int | float):
@@ -260,17 +243,6 @@ def as_schedule(bound: Any, name: BoundName, momentum: float) -> Schedule:
 
 
 @functools.cache
-def _settling(start_value: float, momentum: float) -> Settling:
+def _settling(start_value: float) -> Settling:
     """Return one schedule shared by all norms, so that `ScheduleReader` evaluates it once."""
-    return Settling(start_value, momentum)
-
-
-def by_name(bound: Schedule, name: BoundName, momentum: float) -> ScheduleLike:
-    """Return ``"settling"`` for the schedule of that name, so that it follows another momentum.
-
-    Any other bound is returned unchanged.
-    """
-    if not isinstance(bound, Settling):
-        return bound
-    own = (bound.start_value, bound.momentum) == (_LEAST[name], momentum)
-    return "settling" if own else bound
+    return Settling(start_value)

@@ -7,17 +7,35 @@ import pytest
 
 
 class PaperRenorm:
-    """Algorithm 1 of arXiv:1702.03275, channel axis last, with gradients derived by hand."""
+    """Algorithm 1 of arXiv:1702.03275, channel axis last, with gradients derived by hand.
 
-    def __init__(self, channels, *, momentum=0.99, epsilon=1e-3, r_max=np.inf, d_max=np.inf):
+    With ``warm_up`` the moving statistics start as the mean over all batches so far.
+    """
+
+    def __init__(
+        self,
+        channels,
+        *,
+        momentum=0.99,
+        epsilon=1e-3,
+        r_max=np.inf,
+        d_max=np.inf,
+        warm_up=False,
+    ):
         self.mu = np.zeros(channels)
         self.var = np.ones(channels)
         self.gamma = np.ones(channels)
         self.beta = np.zeros(channels)
-        self.alpha = 1 - momentum
+        self.momentum, self.warm_up = momentum, warm_up
         self.epsilon = epsilon
         self.r_max, self.d_max = r_max, d_max
         self.steps = 0
+
+    @property
+    def alpha(self):
+        """Weight of the next batch in the moving statistics."""
+        counted = self.steps + 1  # batches, with the next one
+        return max(1 - self.momentum, 1 / counted) if self.warm_up else 1 - self.momentum
 
     def train(self, x, mask=None):
         """Return y for one training step; ``mask`` is boolean over all axes but the last."""
@@ -31,8 +49,9 @@ class PaperRenorm:
         self.r = np.clip(sigma_b / sigma, 1 / r_max, r_max)
         self.d = np.clip((mu_b - self.mu) / sigma, -d_max, d_max)
         self.x_hat, self.sigma_b = (x - mu_b) / sigma_b, sigma_b
-        self.mu = self.mu + self.alpha * (mu_b - self.mu)
-        new_sigma = sigma + self.alpha * (sigma_b - sigma)
+        alpha = self.alpha
+        self.mu = self.mu + alpha * (mu_b - self.mu)
+        new_sigma = sigma + alpha * (sigma_b - sigma)
         self.var = new_sigma**2 - self.epsilon
         self.steps += 1
         return self.gamma * (self.x_hat * self.r + self.d) + self.beta

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-BOUNDS = {"r_max": 1.5, "d_max": 0.4, "momentum": 0.9}
+BOUNDS = {"r_max": 1.5, "d_max": 0.4, "momentum": 0.9, "warm_up": False}
 SHARDS = (5, 3)
 
 

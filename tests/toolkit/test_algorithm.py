@@ -14,6 +14,7 @@ from keras import ops
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
+WARM_UP = pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
 SHAPES = [(32, 5), (16, 7, 5), (8, 6, 4, 5), (4, 3, 4, 2, 5)]
 
 
@@ -43,16 +44,18 @@ def build(layer, x, gamma, beta):
     return layer
 
 
+@WARM_UP
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}d")
 @pytest.mark.parametrize(
     ("r_max", "d_max"), [(None, None), (1.2, 0.3), (1.0, 0.0)], ids=["free", "clipped", "batchnorm"]
 )
-def test_many_steps_equal_the_oracle(kernel, paper_renorm, shape, axis, r_max, d_max):
+def test_many_steps_equal_the_oracle(kernel, paper_renorm, shape, axis, r_max, d_max, warm_up):
+    common = {"momentum": 0.9, "warm_up": warm_up}
     oracle = paper_renorm(
-        5, momentum=0.9, r_max=r_max or np.inf, d_max=np.inf if d_max is None else d_max
+        5, r_max=r_max or np.inf, d_max=np.inf if d_max is None else d_max, **common
     )
-    layer = rl.BatchRenormalization(axis=axis, momentum=0.9, r_max=r_max, d_max=d_max)
+    layer = rl.BatchRenormalization(axis=axis, r_max=r_max, d_max=d_max, **common)
     oracle.gamma, oracle.beta = random_affine(5)
     for step, x in enumerate(batches(shape, 12, axis)):
         if step == 0:
@@ -67,10 +70,12 @@ def test_many_steps_equal_the_oracle(kernel, paper_renorm, shape, axis, r_max, d
     np.testing.assert_allclose(inferred, oracle.infer(np.moveaxis(x, axis, -1)), **FLOAT32)
 
 
+@WARM_UP
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}d")
-def test_float64_policy_equals_the_oracle_to_float64(paper_renorm, shape):
-    oracle = paper_renorm(5, momentum=0.9, r_max=1.5, d_max=0.5)
-    layer = rl.BatchRenormalization(momentum=0.9, r_max=1.5, d_max=0.5, dtype="float64")
+def test_float64_policy_equals_the_oracle_to_float64(paper_renorm, shape, warm_up):
+    common = {"momentum": 0.9, "r_max": 1.5, "d_max": 0.5, "warm_up": warm_up}
+    oracle = paper_renorm(5, **common)
+    layer = rl.BatchRenormalization(**common, dtype="float64")
     for x in batches(shape, 5):
         y = layer(x.astype("float64"), training=True)
         np.testing.assert_allclose(y, oracle.train(x), **FLOAT64)
@@ -141,7 +146,7 @@ def test_unclipped_training_output_is_inference_before_the_update(shape):
 
 
 def test_unit_bounds_are_batch_normalization():
-    ours = rl.BatchRenormalization(r_max=1.0, d_max=0.0)
+    ours = rl.BatchRenormalization(r_max=1.0, d_max=0.0, warm_up=False)
     theirs = keras.layers.BatchNormalization()
     for x in batches((8, 4, 4, 5), 4):
         np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), **FLOAT32)
@@ -162,7 +167,7 @@ def test_parity_with_keras_renorm(shape, axis):
     theirs = keras.layers.BatchNormalization(
         axis=axis, momentum=0.9, renorm=True, renorm_clipping=clipping, renorm_momentum=0.9
     )
-    ours = rl.BatchRenormalization(axis=axis, momentum=0.9, r_max=1.4, d_max=0.5)
+    ours = rl.BatchRenormalization(axis=axis, momentum=0.9, r_max=1.4, d_max=0.5, warm_up=False)
     set_initial_sigma(theirs, next(batches(shape, 1, axis)).shape)
     for x in batches(shape, 10, axis):
         np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), **FLOAT32)
@@ -182,7 +187,7 @@ def test_parity_with_tf_keras_renorm(shape):
         renorm_clipping={"rmin": 1 / 1.4, "rmax": 1.4, "dmax": 0.5},
         renorm_momentum=0.9,
     )
-    ours = rl.BatchRenormalization(momentum=0.9, r_max=1.4, d_max=0.5)
+    ours = rl.BatchRenormalization(momentum=0.9, r_max=1.4, d_max=0.5, warm_up=False)
     set_initial_sigma(theirs, shape)
     for x in batches(shape, 10):
         expected = theirs(x, training=True)

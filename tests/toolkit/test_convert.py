@@ -154,7 +154,7 @@ def test_masks_of_the_graph_reach_the_swapped_norm(model, x, rows):
     renorm = rl.to_renorm(model, bounds=(1.0, 0.0))
     assert_same_inference(model, renorm, x)
     np.testing.assert_allclose(renorm(x, training=True), model(x, training=True), rtol=1e-5)
-    np.testing.assert_allclose(norms(renorm)[0].moving_mean, 0.5 * rows.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norms(renorm)[0].moving_mean, rows.mean(0), rtol=1e-5)
 
 
 def small_model(**arguments):
@@ -198,10 +198,12 @@ def test_ramps_of_the_paper_start_as_batch_normalization():
 def test_a_trained_model_has_no_bounds_and_an_untrained_one_settles_first():
     model, few = small_model(momentum=0.8), values((2, 8, 8, 3)) * 2 + 1
     untrained = rl.to_renorm(model)
-    assert [n.r_max.momentum for n in norms(untrained)] == [0.8, 0.8]
-    assert norms(rl.to_renorm(untrained, momentum=0.5))[0].d_max.momentum == 0.5
+    for norm in (*norms(untrained), *norms(rl.to_renorm(untrained, momentum=0.5))):
+        assert isinstance(norm.r_max, rl.Settling)
+        assert norm.warm_up
     in_training(model, values((64, 8, 8, 3)))
     renorm = rl.to_renorm(model)
+    assert [(n.r_max.value, n.warm_up) for n in norms(renorm)] == [(None, False)] * 2
     before = np.asarray(model(few))
     np.testing.assert_allclose(renorm(few, training=True), before, atol=1e-4)
     assert np.abs(np.asarray(model(few, training=True)) - before).max() > 0.3
@@ -212,7 +214,29 @@ def test_one_trained_norm_among_untrained_ones_is_recognized():
     norms(model)[0].moving_mean.assign(np.full(6, 0.1))
     first, second = norms(rl.to_renorm(model))
     assert (first.r_max.value, first.d_max.value) == (None, None)
-    assert second.r_max.momentum == 0.99
+    assert isinstance(second.r_max, rl.Settling)
+    assert (first.warm_up, second.warm_up) == (False, True)
+
+
+def test_a_first_batch_does_not_replace_trained_statistics():
+    model = keras.Sequential([layers.Input((4,)), layers.BatchNormalization(momentum=0.8)])
+    trained = rl.to_renorm(model)
+    for seed in range(3):
+        for kind in (model, trained):
+            kind(values((64, 4), seed), training=True)
+    few = values((2, 4), 5) * 9 + 7
+    for start in (
+        rl.to_renorm(model),
+        rl.to_renorm(model, step=3, bounds=("settling", "settling")),
+        rl.to_renorm(trained, step=0),
+        rl.to_renorm(trained, step=3),
+    ):
+        norm = start.layers[0]
+        moved = 0.8 * np.asarray(norm.moving_mean) + 0.2 * few.mean(0)
+        start(few, training=True)
+        np.testing.assert_allclose(norm.moving_mean, moved, rtol=1e-5, atol=1e-6)
+    kept = rl.to_renorm(trained).layers[0]  # its step counts the batches of its statistics
+    assert (kept.warm_up, int(kept.step)) == (True, 3)
 
 
 def test_bounds_momentum_and_step_can_be_set():
@@ -258,6 +282,9 @@ def test_keras_renorm_layers_whose_two_statistics_differ_keep_both():
     layer = rl.to_renorm(model).layers[0]
     np.testing.assert_array_equal(layer.renorm_mean, [1.0, 2.0, 3.0, 4.0])
     np.testing.assert_array_equal(layer.moving_mean, np.zeros(4))
+    assert not layer.warm_up
+    untrained = layers.BatchNormalization(renorm=True, renorm_momentum=0.9)
+    assert rl.to_renorm(keras.Sequential([layers.Input((4,)), untrained])).layers[0].warm_up
     assert (layer.r_max.value, layer.d_max.value) == (None, None)
 
 

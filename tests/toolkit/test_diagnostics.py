@@ -77,8 +77,9 @@ def test_the_gap_is_the_difference_of_training_and_inference(make):
         assert len(watch.readings) == 11
 
 
-def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm):
-    bounds = {"r_max": 1.5, "d_max": 0.4}
+@pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
+def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm, warm_up):
+    bounds = {"r_max": 1.5, "d_max": 0.4, "warm_up": warm_up}
     x, watch = batches(20), rl.RenormDiagnostics(every=1)
     fit(model_of(rl.BatchRenormalization(momentum=0.9, **bounds)), x, watch)
     oracle = paper_renorm(CHANNELS, momentum=0.9, **bounds)
@@ -94,10 +95,12 @@ def test_clipped_shares_equal_those_of_algorithm_1(paper_renorm):
     assert partly > 5
 
 
-def test_bounds_for_99_percent_are_quantiles_of_unclipped_r_and_d(paper_renorm):
+@pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
+def test_bounds_for_99_percent_are_quantiles_of_unclipped_r_and_d(paper_renorm, warm_up):
     x, watch = batches(8), rl.RenormDiagnostics(every=1)
-    fit(model_of(rl.BatchRenormalization(momentum=0.9, r_max=None, d_max=None)), x, watch)
-    oracle = paper_renorm(CHANNELS, momentum=0.9)
+    common = {"momentum": 0.9, "warm_up": warm_up}
+    fit(model_of(rl.BatchRenormalization(r_max=None, d_max=None, **common)), x, watch)
+    oracle = paper_renorm(CHANNELS, **common)
     for step, reading in enumerate(watch.readings):
         oracle.train(x[step * 4 : step * 4 + 4])
         r, d = np.maximum(oracle.r, 1 / oracle.r), np.abs(oracle.d)
@@ -145,20 +148,23 @@ def test_several_steps_at_once_give_their_average_batch():
     assert watch.readings[0].d_99 == pytest.approx(expected, rel=5e-3)
 
 
-def test_a_norm_called_twice_a_step_counts_both_updates(paper_renorm):
-    norm, inputs = rl.BatchRenormalization(momentum=0.9, r_max=1.0, d_max=0.0), keras.Input((6,))
+@pytest.mark.parametrize(("warm_up", "first"), [(False, 0.9), (True, 1.0)])
+def test_a_norm_called_twice_a_step_counts_both_updates(paper_renorm, warm_up, first):
+    common = {"momentum": 0.9, "r_max": 1.0, "d_max": 0.0, "warm_up": warm_up}
+    norm, inputs = rl.BatchRenormalization(**common), keras.Input((6,))
     model = keras.Model(inputs, layers.Dense(1)(norm(norm(inputs))))
     model.compile(keras.optimizers.SGD(0.0), "mse")
     x, watch = batches(1, size=64) * 5 + 3, rl.RenormDiagnostics(every=1)
     fit(model, x, watch, batch_size=64)
-    oracle = paper_renorm(CHANNELS, momentum=0.9, r_max=1.0, d_max=0.0)
+    oracle = paper_renorm(CHANNELS, **common)
     means = [0.0]
     for _ in range(2):
         y = oracle.train(x)
         means.append(x.mean(0))
         x = y
-    # Two updates with a weight of 0.1: the first batch counts 0.9 and the second 1, of 1.9.
-    average = (0.9 * means[1] + 1.0 * means[2]) / 1.9
+    # Two updates with a weight of 0.1: the first batch counts 0.9 and the second 1, of 1.9. In the
+    # mean over all batches both count the same.
+    average = (first * means[1] + 1.0 * means[2]) / (first + 1.0)
     expected = np.quantile(np.abs(average) / np.sqrt(1.001), 0.99)
     assert watch.readings[0].d_99 == pytest.approx(expected, rel=1e-3)
 

@@ -11,12 +11,12 @@ def random_array(shape, seed=0):
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_steps_equal_the_layers_and_the_oracles(paper_renorm, axis):
+@pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
+def test_steps_equal_the_layers_and_the_oracles(paper_renorm, axis, warm_up):
     schedule = rl.LinearRamp(1.0, 2.0, 1, 5)
-    layer = rl.BatchRenormalization(axis=axis, momentum=0.9, r_max=schedule, d_max=0.3)
-    oracle = paper_renorm(
-        4, momentum=0.9, r_max=lambda t: 1 + np.clip((t - 1) / 4, 0, 1), d_max=0.3
-    )
+    common = {"momentum": 0.9, "d_max": 0.3, "warm_up": warm_up}
+    layer = rl.BatchRenormalization(axis=axis, r_max=schedule, **common)
+    oracle = paper_renorm(4, r_max=lambda t: 1 + np.clip((t - 1) / 4, 0, 1), **common)
     oracle.gamma = np.array([1.0, -2.0, 0.0, 0.5])
     oracle.beta = np.array([0.0, 1.0, 2.0, -1.0])
     affine = {"gamma": oracle.gamma.astype("float32"), "beta": oracle.beta.astype("float32")}
@@ -28,7 +28,7 @@ def test_steps_equal_the_layers_and_the_oracles(paper_renorm, axis):
             layer.gamma.assign(affine["gamma"])
             layer.beta.assign(affine["beta"])
         y, state = rl.batch_renorm(
-            tf.constant(x), state, axis=axis, momentum=0.9, r_max=schedule, d_max=0.3, **affine
+            tf.constant(x), state, axis=axis, r_max=schedule, **common, **affine
         )
         np.testing.assert_array_equal(y, layer(x, training=True))
         truth = oracle.train(np.moveaxis(x, axis, -1))

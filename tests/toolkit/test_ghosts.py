@@ -27,17 +27,20 @@ def expected(paper_renorm, oracle, parts):
         weights.append(rows.reshape(-1, 3).shape[0])
     mu, sigma = (np.average(v, axis=0, weights=weights) for v in (mus, sigmas))
     moved = np.sqrt(oracle.var + 1e-3)
-    oracle.mu = oracle.mu + 0.1 * (mu - oracle.mu)
-    oracle.var = (moved + 0.1 * (sigma - moved)) ** 2 - 1e-3
+    oracle.mu = oracle.mu + oracle.alpha * (mu - oracle.mu)
+    oracle.var = (moved + oracle.alpha * (sigma - moved)) ** 2 - 1e-3
+    oracle.steps += 1
     return outputs
 
 
 @pytest.mark.parametrize("samples", [8, 7, 3], ids=["even", "uneven", "less than one"])
 @pytest.mark.parametrize("static", [True, False], ids=["static", "dynamic"])
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_ghosts_equal_the_oracle(paper_renorm, samples, static, axis):
-    layer = rl.BatchRenormalization(axis=axis, virtual_batch_size=4, momentum=0.9, **BOUNDS)
-    oracle = paper_renorm(3, momentum=0.9)
+@pytest.mark.parametrize("warm_up", [False, True], ids=["paper", "warm-up"])
+def test_ghosts_equal_the_oracle(paper_renorm, samples, static, axis, warm_up):
+    common = {"momentum": 0.9, "warm_up": warm_up}
+    layer = rl.BatchRenormalization(axis=axis, virtual_batch_size=4, **common, **BOUNDS)
+    oracle = paper_renorm(3, **common)
     shape = (samples, 3, 5) if axis == 1 else (samples, 5, 3)
     layer.build(shape)
     signature = None if static else [tf.TensorSpec((None, *shape[1:]))]
@@ -55,7 +58,7 @@ def test_ghosts_equal_the_oracle(paper_renorm, samples, static, axis):
 @pytest.mark.parametrize("samples", [8, 6])
 def test_masked_ghosts_are_weighted_by_their_valid_elements(paper_renorm, samples):
     layer = rl.BatchRenormalization(virtual_batch_size=4, momentum=0.9, **BOUNDS)
-    oracle = paper_renorm(3, momentum=0.9)
+    oracle = paper_renorm(3, momentum=0.9, warm_up=True)
     x = random_array((samples, 5, 3))
     mask = np.random.default_rng(1).random((samples, 5)) < 0.6
     y = np.array(layer(x, training=True, mask=tf.constant(mask)))

@@ -65,6 +65,46 @@ def test_a_saved_model_loads_with_the_same_outputs_and_config(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("how", ["set_weights", "load_weights"])
+def test_trained_statistics_set_with_step_0_are_kept(how, tmp_path):
+    trained, fresh = (
+        keras.Sequential([keras.layers.Input((4,)), rl.BatchRenormalization(momentum=0.7)])
+        for _ in range(2)
+    )
+    trained(random_array((16, 4)) * 2 + 1, training=True)
+    trained.layers[0].step.assign(0)
+    if how == "set_weights":
+        fresh.layers[0].set_weights(trained.layers[0].get_weights())
+    else:
+        trained.save_weights(tmp_path / "model.weights.h5")
+        fresh.load_weights(tmp_path / "model.weights.h5")
+    layer, x = fresh.layers[0], random_array((16, 4), 1)
+    assert layer.get_config()["warm_up"] is False
+    before = np.asarray(layer.moving_mean)
+    layer(x, training=True)
+    np.testing.assert_allclose(layer.moving_mean, 0.7 * before + 0.3 * x.mean(0), atol=1e-6)
+
+
+def test_weights_that_are_initial_or_counted_leave_the_warm_up_on():
+    layer, resumed = trained_layer(), rl.BatchRenormalization(momentum=0.99)
+    resumed.build((16, 4))
+    resumed.set_weights(resumed.get_weights())
+    assert resumed.warm_up
+    resumed.set_weights(layer.get_weights())
+    assert resumed.warm_up
+    x = random_array((16, 4), 3)
+    before = np.asarray(resumed.moving_mean)
+    resumed(x, training=True)  # the fourth batch
+    np.testing.assert_allclose(resumed.moving_mean, before * 3 / 4 + x.mean(0) / 4, atol=1e-6)
+
+
+def test_a_config_without_warm_up_has_it_on():
+    config = rl.BatchRenormalization(warm_up=False).get_config()
+    assert rl.BatchRenormalization.from_config(config).warm_up is False
+    del config["warm_up"]
+    assert rl.BatchRenormalization.from_config(config).warm_up is True
+
+
 def test_channel_affine_multiplies_and_adds_per_channel():
     layer = rl.ChannelAffine(axis=1)
     x = random_array((2, 3, 4))

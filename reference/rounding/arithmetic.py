@@ -257,7 +257,8 @@ class AwayFromZero(FixedPoint):
 class Micro(AwayFromZero):
     """The portable kernels, but with dense layers in fixed point, like convolutions.
 
-    Source: TFLite Micro, `kernels/fully_connected.cc`; TFLite's kernels before 2.17.
+    Source: TFLite Micro, `kernels/fully_connected.cc`; TFLite's kernels before 2.17, which
+    tflite-runtime 2.14 has on ARM.
     """
 
     name = "double, micro"

@@ -200,8 +200,8 @@ def _answer(request: bytes) -> bytes:
         return pickle.dumps((True, function(*args, **kwargs)))
     except Exception as error:
         # Exception types of libraries may not be picklable; their text is.
-        known = isinstance(error, UserError) or type(error).__module__ == "builtins"
-        return pickle.dumps((False, error if known else RuntimeError(str(error))))
+        whole = isinstance(error, (UserError, ImportError)) or type(error).__module__ == "builtins"
+        return pickle.dumps((False, error if whole else RuntimeError(str(error))))
 
 
 def _send(stream: IO[bytes], data: bytes) -> None:

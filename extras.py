@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .errors import UserError
-
 # Module to the extra that installs it; `pip install renormlite` installs none of them.
 EXTRAS = {
     "tensorflow": "tensorflow",
@@ -24,8 +22,12 @@ EXTRAS = {
 }
 
 
-class MissingPackageError(UserError, ImportError):
-    """A package is not installed; the message names the extra that installs it."""
+class MissingPackageError(ImportError):
+    """A package is not installed; the message names the extra that installs it.
+
+    It is not a `UserError`, because a check that records the errors of single files must not record
+    this one: without the package, nothing is known about the file.
+    """
 
 
 def missing_package(error: ImportError, what: str) -> MissingPackageError | None:
@@ -36,12 +38,14 @@ def missing_package(error: ImportError, what: str) -> MissingPackageError | None
         what: The function that needs the package, such as "renormlite train".
 
     Returns:
-        The error to raise; None if no extra installs the module, or it is installed but broken.
+        The error to raise; None if no extra installs the module.
     """
     module = (error.name or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or module not in EXTRAS:
+    if module not in EXTRAS:
         return None
+    found = isinstance(error, ModuleNotFoundError) and error.name == module
+    problem = "is not installed here" if found else f"cannot be imported here ({error})"
     return MissingPackageError(
-        f"{what} needs {module}, which is not installed here. "
+        f"{what} needs {module}, which {problem}. "
         f"Install it: pip install 'renormlite[{EXTRAS[module]}]'"
     )

@@ -20,7 +20,7 @@ from typing import NoReturn
 import click
 
 from ..errors import UserError, describe_os_error, did_you_mean, printable
-from ..extras import missing_package
+from ..extras import MissingPackageError, missing_package
 from ..locks import run_folder
 from ..version import __version__
 from .interruption import ended_by_signals
@@ -106,7 +106,7 @@ def main() -> None:
     try:
         with ended_by_signals(), run_folder():
             cli(prog_name="renormlite")
-    except UserError as error:
+    except (UserError, MissingPackageError) as error:
         _say(str(error))
         sys.exit(2)
     except ModuleNotFoundError as error:

@@ -213,7 +213,8 @@ def require_browser(options: DeviceOptions) -> Path:
         import playwright.sync_api  # noqa: F401
     except ImportError as error:
         raise DeviceError(
-            "The device 'browser' is driven by Playwright. Install it: pip install playwright"
+            "The device 'browser' is driven by Playwright. "
+            "Install it: pip install 'renormlite[browser]'"
         ) from error
     if PACKAGES.record() is None:
         raise DeviceError(

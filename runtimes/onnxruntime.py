@@ -73,6 +73,9 @@ class OnnxRuntimeRunner(TensorReader):
         options.log_severity_level = 3
         if isinstance(model, bytes):
             options.add_session_config_entry(_FOLDER, str(self.artifact.parent))
+            # On x86, int8 activations become uint8, except those that are outputs. Their ops would
+            # run in floats.
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
         # The fallback, which tries the same provider again, prints the failure on standard output.
         return onnxruntime.InferenceSession(
             model, options, providers=[_PROVIDER], enable_fallback=False

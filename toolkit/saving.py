@@ -150,5 +150,6 @@ def _is_damage(error: BaseException | None) -> bool:
 
 
 def _first_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[0].strip("\"'") if lines else "no reason given"
+    line = next(iter(text.strip().splitlines()), "no reason given")
+    quoted = len(line) > 1 and line[0] == line[-1] and line[0] in "\"'"
+    return line[1:-1] if quoted else line

@@ -33,6 +33,7 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
 
     Raises:
         UserError: The file is damaged or not well-formed; its ops are checked on first use.
+        MissingPackageError: The package that reads the format is not installed.
     """
     if format_name not in READERS:
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from .onnx_integer_forms import in_floats
 from .onnx_weights import is_outside, value_of, weights_file
@@ -28,14 +28,12 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         data: Its bytes.
 
     Raises:
-        UserError: The file is damaged, or onnx is not installed.
+        MissingPackageError: onnx is not installed.
     """
     try:
         import onnx
     except ImportError as error:
-        raise UserError(
-            "Reading the ops of an .onnx file needs onnx. Install it: pip install onnx"
-        ) from error
+        raise missing_package(error, f"Reading {path.name}") or error from error
     model = onnx.load_model_from_string(data)
     weights_file(path, model)  # refuses one outside of the folder
     graph, folder = model.graph, path.parent

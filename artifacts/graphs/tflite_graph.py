@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 
 _MARK = b"TFL3"
@@ -48,7 +48,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         data: Its contents.
 
     Raises:
-        UserError: ai-edge-litert is not installed.
+        MissingPackageError: ai-edge-litert is not installed.
     """
     if data[4:8] != _MARK:
         raise ValueError("it lacks the mark TFL3")
@@ -95,10 +95,7 @@ def _schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError as error:
-        raise UserError(
-            "Reading the ops of a .tflite file needs ai-edge-litert. "
-            "Install it: pip install ai-edge-litert"
-        ) from error
+        raise missing_package(error, "Reading a .tflite file") or error from error
     return schema
 
 

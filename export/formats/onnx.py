@@ -114,7 +114,7 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
         data = shared.call(
             quantize, model.SerializeToString(), converter, samples, job.choices, exact
         )
-    except (UserError, DiedError):
+    except (UserError, ImportError, DiedError):
         raise
     except Exception as error:  # onnxruntime's tools raise whatever their internals raise
         raise UnnamedRefusalError(graph.readable_name(first_line(error))) from error

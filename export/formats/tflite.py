@@ -120,7 +120,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         if needs_child(graph, job.precision):
             return shared.call(convert_serialized, graph_def.SerializeToString(), request)
         return convert(graph_def, request)
-    except (UserError, DiedError):
+    except (UserError, ImportError, DiedError):
         raise
     except Exception as error:  # the error types of the converter are not public
         raise _refusal(error, graph) from error

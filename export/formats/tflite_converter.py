@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import UserError
+from ...extras import missing_package
 from ...quiet import LOGGED, stderr_without
 from ..quantization.quantizer_choices import QuantizerChoices
 from ..quantization.tflite_choices import quantized
@@ -211,9 +212,7 @@ def _int4(converter: Any, request: Request) -> bytes:
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
-        raise UserError(
-            "int4 needs ai-edge-quantizer. Install it with: pip install 'renormlite[int4]'"
-        ) from error
+        raise missing_package(error, "The precision int4") or error from error
     run = quantizer.Quantizer(bytearray(_float32(converter, request)), recipe.dynamic_wi4_afp32())
     result = run.quantize(enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import renormlite as rl
 from click.testing import CliRunner
@@ -205,3 +206,44 @@ def test_openvino_names_the_inputs_of_loops_as_the_file_does(tmp_path):
     model = keras.Model([x, h], keras.layers.GRU(3)(x, initial_state=h))
     rl.export_model(model, tmp_path / "net", formats=("tflite",))
     assert rl.check_parity(tmp_path / "net", ("openvino",)).passed
+
+
+def test_onnxruntime_shows_the_integers_of_its_integer_kernels(tmp_path):
+    """As outputs of the graph, int8 tensors kept x86 from fusing, and sums of floats turn ties."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "sx": np.float32(0.1),
+        "sw": np.float32(0.1),
+        "sy": np.float32(10.16),
+        "zero": np.int8(0),
+        "w": rng.integers(-127, 128, (64, 1, 10, 4)).astype(np.int8),
+    }
+    nodes = [
+        onnx.helper.make_node(kind, words.split()[:-1], words.split()[-1:])
+        for kind, words in (
+            ("QuantizeLinear", "x sx zero xq"),
+            ("DequantizeLinear", "xq sx zero xr"),
+            ("DequantizeLinear", "w sw zero wr"),
+            ("Conv", "xr wr c"),
+            ("QuantizeLinear", "c sy zero yq"),
+            ("DequantizeLinear", "yq sy zero y"),
+        )
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", (1, 1, 40, 40)), ("y", (1, 64, 31, 37)))
+    ]
+    initial = [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], initial)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    x = rng.integers(-127, 128, (1, 1, 40, 40))
+    with OnnxRuntimeRunner(path) as runner:
+        seen = runner.infer_all({"x": x.astype(np.float32) * constants["sx"]})
+    assert np.array_equal(seen["xq"], x)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0, 0], (10, 4))
+    sums = np.einsum("hwij,oij->ohw", windows, constants["w"][:, 0].astype(np.int64))
+    ratio = constants["sx"] * constants["sw"] / constants["sy"]
+    expected = np.rint(sums.astype(np.float32) * ratio).clip(-128, 127)
+    assert np.array_equal(seen["yq"][0], expected)

@@ -31,13 +31,13 @@ def multiplier(x: Tensor, w: Tensor | float, y: Tensor) -> tuple[Tensor, Tensor]
     """
     quotient, rest = _divided_exactly(*_multiplied_exactly(x, w), y)
     m, e = multiplier_of(quotient)
-    return m + _int(ops.round(rest * _power_of_two(31 - e))), e
+    return m + int32(ops.round(rest * _power_of_two(31 - e))), e
 
 
 def multiplier_of(ratio: Tensor) -> tuple[Tensor, Tensor]:
     """Return m and e of a float32 factor."""
     e = _exponent(ratio)
-    return _int(ratio * _power_of_two(31 - e)), e
+    return int32(ratio * _power_of_two(31 - e)), e
 
 
 def times(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
@@ -48,16 +48,14 @@ def times(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
         m: Integers of 31 bits.
         e: Exponents.
     """
-    zero = ops.zeros_like(e)
-    shifted = ops.left_shift(values, ops.maximum(e, zero))
-    return shifted_right(_upper_half(shifted, m), ops.maximum(-e, zero))
+    left, right = shifts(e)
+    return shifted_right(_upper_half(ops.left_shift(values, left), m), right)
 
 
 def times_wide(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
     """Return the same for integers of 32 bits."""
-    zero = ops.zeros_like(e)
-    shifted = ops.left_shift(values, ops.maximum(e, zero))
-    return shifted_right(product(shifted, m), ops.maximum(-e, zero))
+    left, right = shifts(e)
+    return shifted_right(product(ops.left_shift(values, left), m), right)
 
 
 def times_shifted(values: Tensor, m: Tensor, e: Tensor) -> Tensor:
@@ -89,8 +87,8 @@ def shares(x: Tensor, step: Tensor) -> Tensor:
     """
     m, left = multiplier(step, 2.0**26, ops.ones_like(step))
     difference = x - ops.max(x, axis=-1, keepdims=True)
-    least = -_int(ops.floor(31.0 * _power_of_two(31 - left) * 2.0**-5))
-    counted = _int(difference >= least)
+    least = -int32(ops.floor(31.0 * _power_of_two(31 - left) * 2.0**-5))
+    counted = int32(difference >= least)
     raised = counted * _exp(product(ops.left_shift(counted * difference, left), m))
     sums = ops.sum(shifted_right(raised, ops.full_like(raised, 12)), axis=-1, keepdims=True)
     room = 32 - _bit_length(sums)
@@ -128,7 +126,7 @@ def _one_over_one_plus(a: Tensor) -> Tensor:
     for _ in range(3):
         x = x + ops.left_shift(product(x, 2**29 - product(half, x)), 2)
     # Saturates if doubling would set the sign bit.
-    return 2 * ops.clip(x, 0, 2**30 - 1) + _int(x >= 2**30)
+    return 2 * ops.clip(x, 0, 2**30 - 1) + int32(x >= 2**30)
 
 
 def product(a: Tensor, b: Tensor | int) -> Tensor:
@@ -149,7 +147,7 @@ def product(a: Tensor, b: Tensor | int) -> Tensor:
 
 
 def _bit_length(values: Tensor) -> Tensor:
-    return sum((_int(values >= 2**k) for k in range(1, 31)), ops.ones_like(values))
+    return sum((int32(values >= 2**k) for k in range(1, 31)), ops.ones_like(values))
 
 
 def _upper_half(v: Tensor, m: Tensor) -> Tensor:
@@ -163,8 +161,20 @@ def _upper_half(v: Tensor, m: Tensor) -> Tensor:
 def shifted_right(values: Tensor, bits: Tensor) -> Tensor:
     """Return ``values / 2^bits``, rounded half away from zero."""
     mask = ops.left_shift(ops.ones_like(bits), bits) - 1
-    above = ops.right_shift(mask, 1) + _int(values < 0)
-    return ops.right_shift(values, bits) + _int(ops.bitwise_and(values, mask) > above)
+    above = ops.right_shift(mask, 1) + int32(values < 0)
+    return ops.right_shift(values, bits) + int32(ops.bitwise_and(values, mask) > above)
+
+
+def half_up(values: Tensor, bits: Tensor) -> Tensor:
+    """Return ``values / 2^bits``, rounded half up."""
+    half = ops.right_shift(ops.left_shift(ops.ones_like(bits), bits), 1)
+    return ops.right_shift(values + half, bits)
+
+
+def shifts(e: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many bits an exponent shifts to the left, and how many to the right."""
+    zero = ops.zeros_like(e)
+    return ops.maximum(e, zero), ops.maximum(-e, zero)
 
 
 def _multiplied_exactly(x: Tensor, w: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -187,10 +197,10 @@ def _divided_exactly(p: Tensor, lacking: Tensor, y: Tensor) -> tuple[Tensor, Ten
 
 def _exponent(values: Tensor) -> Tensor:
     """Return e with ``2^(e - 1) <= values < 2^e``."""
-    guess = _int(ops.floor(ops.log2(values))) + 1
+    guess = int32(ops.floor(ops.log2(values))) + 1
     # The logarithm may round across a power of two.
     scaled = values * _power_of_two(31 - guess)
-    low, high = (_int(test) for test in (scaled < 2.0**30, scaled >= 2.0**31))
+    low, high = (int32(test) for test in (scaled < 2.0**30, scaled >= 2.0**31))
     return guess - low + high
 
 
@@ -202,5 +212,11 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return ops.cast(first, "float32") * ops.cast(second, "float32")
 
 
-def _int(values: Tensor) -> Tensor:
+def int32(values: Tensor) -> Tensor:
+    """Return numbers as 32-bit integers, without their fractions."""
     return ops.cast(values, "int32")
+
+
+def float32(values: Tensor) -> Tensor:
+    """Return integers as float32 numbers."""
+    return ops.cast(values, "float32")

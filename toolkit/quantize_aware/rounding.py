@@ -20,6 +20,7 @@ from keras import ops
 from ...errors import UserError
 from ..renorm import Tensor
 from . import fixed_point
+from .fixed_point import float32, int32
 
 
 class Rounding(abc.ABC):
@@ -134,7 +135,7 @@ class Float(Rounding):
 
         Source: XNNPACK, `xnn_indirection_init_resize_bilinear2d_hwc_q11`, `s8-ibilinear`.
         """
-        return _float(ops.right_shift(_interpolated(_int(x), sizes, 2048) + 2**21, 22))
+        return float32(ops.right_shift(_interpolated(int32(x), sizes, 2048) + 2**21, 22))
 
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
         """By float32 exponentials, half up (TFLite, `internal/optimized/optimized_ops.h`)."""
@@ -155,22 +156,22 @@ class Double(Rounding):
 
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
         """The factor has 31 bits; the product is rounded, and again when it is shifted."""
-        return _float(fixed_point.times(_int(sums), *fixed_point.multiplier(x, w, y)))
+        return float32(fixed_point.times(int32(sums), *fixed_point.multiplier(x, w, y)))
 
     def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """The ratio of steps is a float32 number (TFLite, `mul.cc`)."""
         factor = fixed_point.multiplier_of(steps[0] * steps[1] / steps[2])
-        return _float(fixed_point.times(_int(a * b), *factor))
+        return float32(fixed_point.times(int32(a * b), *factor))
 
     def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Rescale both operands, shifted left by 20 bits, to twice the larger of their steps."""
         twice = 2.0 * ops.maximum(steps[0], steps[1])
         left, right = (
-            fixed_point.times_shifted(_int(v), *fixed_point.multiplier(step, 1.0, twice))
+            fixed_point.times_shifted(int32(v), *fixed_point.multiplier(step, 1.0, twice))
             for v, step in ((a, steps[0]), (b, steps[1]))
         )
         factor = fixed_point.multiplier(twice * 2.0**-20, 1.0, steps[2])
-        return _float(fixed_point.times(left + right, *factor))
+        return float32(fixed_point.times(left + right, *factor))
 
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """As for other sums."""
@@ -180,28 +181,20 @@ class Double(Rounding):
         """Divide the factor by the count, after shifting it left by as many bits as fit."""
         m, e = fixed_point.multiplier(x, 1.0, y)
         m, bits = fixed_point.divided(m, count)
-        return _float(fixed_point.times(_int(sums), m, e - bits))
+        return float32(fixed_point.times(int32(sums), m, e - bits))
 
     def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
         """Positions and weights in 1/1024, half away from zero of the stored integers.
 
         Source: TFLite, `reference/resize_bilinear.h`, `ResizeBilinearInteger`.
         """
-        total = _interpolated(_int(x + zero), sizes, 1024)
+        total = _interpolated(int32(x + zero), sizes, 1024)
         size = ops.right_shift(ops.abs(total) + 2**19, 20)
-        return _float(ops.sign(total) * size) - zero
+        return float32(ops.sign(total) * size) - zero
 
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
         """Entirely in fixed point."""
-        return _float(fixed_point.shares(_int(x), step))
-
-
-def _int(values: Tensor) -> Tensor:
-    return ops.cast(values, "int32")
-
-
-def _float(values: Tensor) -> Tensor:
-    return ops.cast(values, "float32")
+        return float32(fixed_point.shares(int32(x), step))
 
 
 def _interpolated(x: Tensor, sizes: tuple[int, int], unit: int) -> Tensor:

@@ -18,7 +18,7 @@ from keras import ops
 
 from ..renorm import Tensor
 from . import fixed_point
-from .fixed_point import times_wide
+from .fixed_point import float32, half_up, int32, times_wide
 from .rounding import Rounding
 
 
@@ -40,7 +40,7 @@ def scaled_pairs(high: Tensor, low: Tensor, x: Tensor, w: Tensor | float, y: Ten
     """
     m, e = fixed_point.multiplier(x, w, y)
     reduced = ops.where(m < 0x7FFF0000, ops.right_shift(m + 2**15, 16), 0x7FFF)
-    high, low = _int(high), _int(low)
+    high, low = int32(high), int32(low)
     high, low = high + ops.right_shift(low, 8), ops.bitwise_and(low, 255)
     # The product, with digits of 8, 12 and the remaining bits.
     first = low * reduced
@@ -48,12 +48,11 @@ def scaled_pairs(high: Tensor, low: Tensor, x: Tensor, w: Tensor | float, y: Ten
     third = ops.right_shift(high, 12) * reduced + ops.right_shift(second, 12)
     rest = 256 * ops.bitwise_and(second, 2**12 - 1) + ops.bitwise_and(first, 255)
     right = 15 - e
-    most = ops.clip(right - 20, 1, 30)
-    far = ops.right_shift(third + ops.left_shift(ops.ones_like(most), most - 1), most)
+    far = half_up(third, ops.clip(right - 20, 1, 30))
     least = ops.clip(right, 5, 20)
     near = ops.left_shift(ops.clip(third, -(2**15), 2**15), 20 - least)
-    near = near + ops.right_shift(rest + ops.left_shift(ops.ones_like(least), least - 1), least)
-    return _float(ops.where(right > 20, far, near))
+    near = near + half_up(rest, least)
+    return float32(ops.where(right > 20, far, near))
 
 
 class WideDouble(Rounding):
@@ -75,35 +74,35 @@ class WideDouble(Rounding):
     def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """The ratio of steps is a float32 number."""
         factor = fixed_point.multiplier_of(steps[0] * steps[1] / steps[2])
-        return _float(times_wide(_int(a) * _int(b), *factor))
+        return float32(times_wide(int32(a) * int32(b), *factor))
 
     def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Rescale both operands, shifted left by 15 bits, to twice the larger of their steps."""
         twice = 2.0 * ops.maximum(steps[0], steps[1])
         left, right = (
-            times_wide(ops.left_shift(_int(v), 15), *fixed_point.multiplier(step, 1.0, twice))
+            times_wide(ops.left_shift(int32(v), 15), *fixed_point.multiplier(step, 1.0, twice))
             for v, step in ((a, steps[0]), (b, steps[1]))
         )
         factor = fixed_point.multiplier(twice * 2.0**-15, 1.0, steps[2])
-        return _float(times_wide(left + right, *factor))
+        return float32(times_wide(left + right, *factor))
 
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The factor has 31 bits; the product is rounded, and again when it is shifted."""
-        return _float(times_wide(_int(values), *fixed_point.multiplier(x, 1.0, y)))
+        return float32(times_wide(int32(values), *fixed_point.multiplier(x, 1.0, y)))
 
     def leaky(self, values: Tensor, slope: float, x: Tensor, y: Tensor) -> Tensor:
         """Both factors are float32 numbers."""
         positive, negative = (
-            times_wide(_int(values), *fixed_point.multiplier_of(step / y))
+            times_wide(int32(values), *fixed_point.multiplier_of(step / y))
             for step in (x, x * slope)
         )
-        return _float(ops.where(values >= 0, positive, negative))
+        return float32(ops.where(values >= 0, positive, negative))
 
     def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
         """Divide the factor by the count, after shifting it left by as many bits as fit."""
         m, e = fixed_point.multiplier(x, 1.0, y)
         m, bits = fixed_point.divided(m, count)
-        return _float(times_wide(_int(sums), m, e - bits))
+        return float32(times_wide(int32(sums), m, e - bits))
 
     def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
         """Not known."""
@@ -115,25 +114,19 @@ class WideDouble(Rounding):
 
     def sigmoid(self, x: Tensor, step: Tensor) -> Tensor:
         """Return the logistic function in steps of 2^-15, by a table of 256 points."""
-        argument = _argument(_int(x), step)
-        size = ops.abs(argument)
-        index, part = ops.right_shift(size, 9), ops.bitwise_and(size, 0x1FF)
-        low, high = (_looked_up(index + place) for place in (0, 1))
-        result = ops.where(index >= 255, 0x7FFF << 10, 512 * low + part * (high - low))
-        return _float(
+        argument = _argument(int32(x), step)
+        result = _interpolated(ops.abs(argument), bits=9, beyond=0x7FFF << 10)
+        return float32(
             ops.right_shift(ops.where(argument >= 0, result + 2**9, 2**25 - result + 2**9 - 1), 10)
         )
 
     def tanh(self, x: Tensor, step: Tensor) -> Tensor:
         """Return the hyperbolic tangent in steps of 2^-15, by the same table."""
-        argument = _argument(_int(x), step)
-        size = ops.abs(argument)
-        index, part = ops.right_shift(size, 8), ops.bitwise_and(size, 0xFF)
-        low, high = (_looked_up(index + place) for place in (0, 1))
-        result = ops.where(index >= 255, 0xFFFF << 8, 256 * low + part * (high - low))
+        argument = _argument(int32(x), step)
+        result = _interpolated(ops.abs(argument), bits=8, beyond=0xFFFF << 8)
         half, nudge = 2**23, 2**7
         rounded = ops.where(argument >= 0, result - half + nudge, half - result + nudge - 1)
-        return _float(ops.right_shift(rounded, 8))
+        return float32(ops.right_shift(rounded, 8))
 
 
 class WideFloat(WideDouble):
@@ -154,11 +147,9 @@ class WideFloat(WideDouble):
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The second rounding is half up."""
         m, e = fixed_point.multiplier(x, 1.0, y)
-        zero = ops.zeros_like(e)
-        right = ops.maximum(-e, zero)
-        high = fixed_point.product(ops.left_shift(_int(values), ops.maximum(e, zero)), m)
-        half = ops.right_shift(ops.left_shift(ops.ones_like(right), right), 1)
-        return _float(ops.right_shift(high + half, right))
+        left, right = fixed_point.shifts(e)
+        high = fixed_point.product(ops.left_shift(int32(values), left), m)
+        return float32(half_up(high, right))
 
 
 def _divided(values: Tensor, y: Tensor) -> Tensor:
@@ -178,30 +169,30 @@ _SIGMOID = np.minimum(np.rint(65536 / (1 + np.exp(-np.arange(256) / 24))), 65535
 ) + np.array([_ABOVE >> place & 1 for place in range(256)], np.int32)
 
 
-def _looked_up(index: Tensor) -> Tensor:
+def _interpolated(size: Tensor, bits: int, beyond: int) -> Tensor:
+    """Return 2^bits times values of the table, interpolated linearly.
+
+    Args:
+        size: Positions in steps of 2^-bits of the distance between two points of the table.
+        bits: Number of fractional bits of the positions.
+        beyond: The result for positions from the last point on.
+    """
     table = ops.convert_to_tensor(_SIGMOID, dtype="int32")
-    return ops.take(table, ops.minimum(index, 255))
+    index, part = ops.right_shift(size, bits), ops.bitwise_and(size, 2**bits - 1)
+    low, high = (ops.take(table, ops.minimum(index + place, 255)) for place in (0, 1))
+    return ops.where(index >= 255, beyond, 2**bits * low + part * (high - low))
 
 
 def _argument(x: Tensor, step: Tensor) -> Tensor:
     """Return integers in steps of 1/(3 · 4096)."""
     factor = step * (3.0 * 4096.0)
     # The least shift to the right with which the factor exceeds 32767 / 2.
-    right = ops.zeros_like(_int(factor))
+    right = ops.zeros_like(int32(factor))
     for _ in range(31):
         more = factor <= 32767.0 / 2.0
         factor = ops.where(more, 2.0 * factor, factor)
         right = right + ops.cast(more, "int32")
-    half = ops.right_shift(ops.left_shift(ops.ones_like(right), right), 1)
-    return ops.right_shift(x * _int(ops.floor(factor)) + half, right)
-
-
-def _int(values: Tensor) -> Tensor:
-    return ops.cast(values, "int32")
-
-
-def _float(values: Tensor) -> Tensor:
-    return ops.cast(values, "float32")
+    return half_up(x * int32(ops.floor(factor)), right)
 
 
 WIDE: dict[str, WideDouble] = {"float": WideFloat(), "double": WideDouble()}

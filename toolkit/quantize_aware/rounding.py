@@ -148,6 +148,7 @@ class Double(Rounding):
     """TFLite's reference kernels and TFLite Micro: fixed-point products, rounded twice."""
 
     name = "double"
+    times = staticmethod(fixed_point.times)
 
     def quantized(self, values: Tensor, y: Tensor) -> Tensor:
         """Divide; round half away from zero."""
@@ -156,12 +157,12 @@ class Double(Rounding):
 
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
         """The factor has 31 bits; the product is rounded, and again when it is shifted."""
-        return float32(fixed_point.times(int32(sums), *fixed_point.multiplier(x, w, y)))
+        return float32(self.times(int32(sums), *fixed_point.multiplier(x, w, y)))
 
     def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """The ratio of steps is a float32 number (TFLite, `mul.cc`)."""
         factor = fixed_point.multiplier_of(steps[0] * steps[1] / steps[2])
-        return float32(fixed_point.times(int32(a * b), *factor))
+        return float32(self.times(int32(a * b), *factor))
 
     def added(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Rescale both operands, shifted left by 20 bits, to twice the larger of their steps."""
@@ -171,7 +172,7 @@ class Double(Rounding):
             for v, step in ((a, steps[0]), (b, steps[1]))
         )
         factor = fixed_point.multiplier(twice * 2.0**-20, 1.0, steps[2])
-        return float32(fixed_point.times(left + right, *factor))
+        return float32(self.times(left + right, *factor))
 
     def requantized(self, values: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """As for other sums."""
@@ -181,7 +182,7 @@ class Double(Rounding):
         """Divide the factor by the count, after shifting it left by as many bits as fit."""
         m, e = fixed_point.multiplier(x, 1.0, y)
         m, bits = fixed_point.divided(m, count)
-        return float32(fixed_point.times(int32(sums), m, e - bits))
+        return float32(self.times(int32(sums), m, e - bits))
 
     def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
         """Positions and weights in 1/1024, half away from zero of the stored integers.

@@ -19,7 +19,7 @@ from keras import ops
 from ..renorm import Tensor
 from . import fixed_point
 from .fixed_point import float32, half_up, int32, times_wide
-from .rounding import Rounding
+from .rounding import Double
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,24 +55,18 @@ def scaled_pairs(high: Tensor, low: Tensor, x: Tensor, w: Tensor | float, y: Ten
     return float32(ops.where(right > 20, far, near))
 
 
-class WideDouble(Rounding):
+class WideDouble(Double):
     """TFLite's reference kernels."""
 
     bits = 16
-
-    name = "double"
-
-    def quantized(self, values: Tensor, y: Tensor) -> Tensor:
-        """Divide in float32; round half away from zero."""
-        scaled = values / y
-        return ops.sign(scaled) * ops.floor(ops.abs(scaled) + 0.5)
+    times = staticmethod(times_wide)
 
     def scaled(self, sums: Tensor, x: Tensor, w: Tensor | float, y: Tensor) -> Tensor:
         """See `scaled_pairs`."""
         return scaled_pairs(*split(sums), x, w, y)
 
     def product(self, a: Tensor, b: Tensor, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The ratio of steps is a float32 number."""
+        """As for 8 bits, but float32 cannot hold the products of the integers."""
         factor = fixed_point.multiplier_of(steps[0] * steps[1] / steps[2])
         return float32(times_wide(int32(a) * int32(b), *factor))
 
@@ -98,18 +92,12 @@ class WideDouble(Rounding):
         )
         return float32(ops.where(values >= 0, positive, negative))
 
-    def averaged(self, sums: Tensor, count: int, x: Tensor, y: Tensor) -> Tensor:
-        """Divide the factor by the count, after shifting it left by as many bits as fit."""
-        m, e = fixed_point.multiplier(x, 1.0, y)
-        m, bits = fixed_point.divided(m, count)
-        return float32(times_wide(int32(sums), m, e - bits))
-
     def resized(self, x: Tensor, zero: Tensor, sizes: tuple[int, int]) -> Tensor:
-        """Not known."""
+        """Not computed exactly: the layers round the real numbers."""
         raise NotImplementedError
 
     def shares(self, x: Tensor, step: Tensor, y: float) -> Tensor:
-        """Not known."""
+        """Not computed exactly: the layers round the real numbers."""
         raise NotImplementedError
 
     def sigmoid(self, x: Tensor, step: Tensor) -> Tensor:

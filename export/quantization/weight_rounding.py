@@ -31,6 +31,7 @@ from keras import layers as kl
 
 from ..fold.build import build
 from ..fold.keras_graph import read_graph
+from ..fold.linear_layers.einsum import EinsumKind
 
 _SAMPLES = 32
 _ROWS = 4096  # of a layer's input, evenly spaced
@@ -118,8 +119,7 @@ def _contracted(layer: Any) -> int:
     It is 0 unless these are the last axes of the input and the first ones of the kernel, as in all
     projections of attention, and the remaining axes of the kernel are the last ones of the output.
     """
-    left, right = layer.equation.split("->")
-    value, kernel = left.split(",")
+    value, kernel, right = EinsumKind().letters(layer)
     count = sum(axis not in right for axis in kernel)
     matches = value.endswith(kernel[:count]) and right.endswith(kernel[count:])
     return count if matches and 0 < count < len(kernel) else 0

@@ -57,13 +57,13 @@ _OPERATIONS = {
     "HardSigmoid": "hard_sigmoid",
     "HardSilu": "hard_silu",
 }
-
-
 _CLIPS = {
     keras.activations.relu: "relu",
     keras.activations.relu6: "relu6",
     keras.activations.hard_tanh: "hard_tanh",
 }
+# The same of keras.ops.
+_CLIPPING_OPERATIONS = {"Relu": "relu", "Relu6": "relu6", "HardTanh": "hard_tanh"}
 
 
 def function_named(op: Any) -> tuple[str, float]:
@@ -78,12 +78,17 @@ def function_named(op: Any) -> tuple[str, float]:
     if type(layer) is kl.ReLU:
         plain = layer.max_value is None and not layer.threshold
         return ("leaky_relu" if plain else ""), float(layer.negative_slope)
-    function = op.function if isinstance(op, ActivationOp) else None
-    if type(layer) is kl.Activation:
-        function = layer.activation
-    elif kind_of(layer) in _OPERATIONS:
+    if kind_of(layer) in _OPERATIONS:
         return _OPERATIONS[kind_of(layer)], 0.0
-    return _NAMED.get(function, ""), 0.2  # Keras' default slope
+    return _NAMED.get(_function_of(op), ""), 0.2  # Keras' default slope
+
+
+def _function_of(op: Any) -> Any:
+    """Return the function of an activation; None for other operations."""
+    layer: Any = getattr(op, "operation", None)
+    if type(layer) is kl.Activation:
+        return layer.activation
+    return op.function if isinstance(op, ActivationOp) else None
 
 
 def why_none(layer: Any) -> str:
@@ -119,23 +124,15 @@ def fusable(op: Any) -> str | None:
 
     See `quantized.ends_of` for the names.
     """
-    function = None
-    if isinstance(op, ActivationOp):
-        function = op.function
-    elif isinstance(op, Kept):
-        layer = op.operation
-        if type(layer) is kl.ReLU:
-            if layer.negative_slope or layer.threshold:
-                return None
-            most = layer.max_value
-            return "relu" if most is None else f"relu{most:g}"
-        if type(layer) is kl.Activation:
-            function = layer.activation
-        elif kind_of(layer) in ("Relu", "Relu6"):
-            return kind_of(layer).lower()
-        elif kind_of(layer) == "HardTanh":
-            return "hard_tanh"
-    return _CLIPS.get(function)
+    layer: Any = getattr(op, "operation", None)
+    if type(layer) is kl.ReLU:
+        if layer.negative_slope or layer.threshold:
+            return None
+        most = layer.max_value
+        return "relu" if most is None else f"relu{most:g}"
+    if kind_of(layer) in _CLIPPING_OPERATIONS:
+        return _CLIPPING_OPERATIONS[kind_of(layer)]
+    return _CLIPS.get(_function_of(op))
 
 
 def keeps_grid(layer: Any) -> bool:

@@ -182,6 +182,7 @@ class _Run:
         self.held_out = _chosen(auto.samples, held)
         self.networks = RecipeNetworks(auto.folded, auto.original, auto.signature, self.calibration)
         self.trials: list[Trial] = []
+        self._costly: dict[Recipe, list[CostlyLayer]] = {}
         outputs = golden.evaluate(auto.folded.model, auto.signature, self.held_out.arrays)
         self._truth = {name: array.astype(np.float64) for name, array in outputs.items()}
 
@@ -244,8 +245,14 @@ class _Run:
 
     def costly_layers(self) -> list[CostlyLayer]:
         """Return the layers of the best file so far, the most expensive first."""
-        best = max(self.trials, key=lambda trial: trial.snr_db)
-        artifact, variant = self.files[best.recipe]
+        best = max(self.trials, key=lambda trial: trial.snr_db).recipe
+        if best not in self._costly:
+            self._costly[best] = self._costly_layers_of(best)
+        return self._costly[best]
+
+    def _costly_layers_of(self, recipe: Recipe) -> list[CostlyLayer]:
+        """Return the layers of one file, the most expensive first; empty if it is not known."""
+        artifact, variant = self.files[recipe]
         signature = self.auto.signature
         network = build_network(variant.model).named(
             [tensor.name for tensor in signature.inputs],
@@ -253,7 +260,7 @@ class _Run:
         )
         if opaque_layers(network):
             return []
-        path = self.folder_of(best.recipe) / artifact.file
+        path = self.folder_of(recipe) / artifact.file
         graph = read_graph(path, artifact.format).in_order(*artifact.names)
         with self.auto.step(artifact.file, "explain"):
             costs = measure_costs(network, graph, self.calibration.take(16).arrays)

@@ -234,9 +234,9 @@ class Search:
             count *= 2
         if field == "keep_int16" and not any(self._sufficient(trial, plain) for trial in tried):
             every = self._tried(dataclasses.replace(start.recipe, keep_int16=("*",)))
-            tried += [every] if every is not None and self._affordable(every) else []
+            tried += [every] if every is not None else []
         for trial in tried:
-            if trial.snr_db >= best.snr_db + _MIN_GAIN:
+            if self._better(trial, best):
                 best = trial
         if best is not start:
             kept = getattr(best.recipe, field)[len(getattr(start.recipe, field)) :]

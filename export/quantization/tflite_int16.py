@@ -112,9 +112,7 @@ class _Editor:
                 f"supports {', '.join(k for k, f in _FORMS.items() if f.kernel is not None)}. "
                 "Keep the layer in float instead (keep_float, --keep-float)."
             )
-        if form is None or not self._constant_kernel(operator, form):
-            return
-        if form.kernel is None and not self._reads_integers(operator, form):
+        if form is None or not self._can_widen(operator, form):
             return
         number = getattr(schema.BuiltinOperator, kind)
         operator.opcodeIndex = operator_code(self._model, number, max(form.version, code.version))
@@ -140,20 +138,22 @@ class _Editor:
         tensors = [self.tensor(int(index)) for index in operator.inputs if index >= 0]
         return any(
             tensor.type == _FLOAT
-            and self._model.buffers[tensor.buffer].data is not None
+            and self._is_constant(tensor)
             and sum(size > 1 for size in tensor.shape) > 1
             for tensor in tensors
         )
 
-    def _constant_kernel(self, operator: Any, form: _Form) -> bool:
-        """Return whether the kernel of an operator, if it has one, is a constant."""
-        if form.kernel is None:
-            return True
-        tensor = self.tensor(int(operator.inputs[form.kernel]))
+    def _is_constant(self, tensor: Any) -> bool:
         return self._model.buffers[tensor.buffer].data is not None
 
-    def _reads_integers(self, operator: Any, form: _Form) -> bool:
-        """Return whether the activations of an operator are integers that were made floats."""
+    def _can_widen(self, operator: Any, form: _Form) -> bool:
+        """Return whether an operator can be widened.
+
+        Its kernel must be a constant. Without a kernel, its activations must be integers that were
+        converted to floats.
+        """
+        if form.kernel is not None:
+            return self._is_constant(self.tensor(int(operator.inputs[form.kernel])))
         makers = [self._producer(int(operator.inputs[place])) for place in form.data]
         known = [self._kind(maker) == "DEQUANTIZE" for maker in makers if maker is not None]
         return bool(known) and all(known)
@@ -165,8 +165,7 @@ class _Editor:
             return index
         if index in self._wide:
             return self._wide[index]
-        constant = self._model.buffers[tensor.buffer].data is not None
-        if constant:
+        if self._is_constant(tensor):
             return self._constant(index)
         source = index
         producer = self._producer(index)
@@ -180,7 +179,12 @@ class _Editor:
         return self._wide[index]
 
     def _output(self, index: int, steps: Any) -> int:
-        """Return the 16-bit tensor that replaces a float output, with steps unless its range."""
+        """Return the 16-bit tensor that replaces a float output.
+
+        Args:
+            index: The output.
+            steps: Its quantization; None if its range determines it.
+        """
         tensor = self.tensor(index)
         steps = steps or _symmetric(*self._range(index, index))
         wide = self._add(tensor, _INT16, steps, "int16")

@@ -127,10 +127,10 @@ def weight_steps(
 
 
 def bias_room(bias: Tensor, step: Tensor, bits: int = 8) -> Tensor:
-    """Return the least steps of weights with which a bias fits its 32-bit integer.
+    """Return the least steps of weights with which a bias fits its integer.
 
     A bias is an integer in steps of the input's step times the weights' step. A channel with
-    tiny weights would need a bias of more such steps than its bits hold.
+    tiny weights would need a bias of more such steps than this integer can hold.
 
     Args:
         bias: Biases as real numbers.

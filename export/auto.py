@@ -58,9 +58,9 @@ class RecipeNetworks:
         self._inputs = [samples.arrays[tensor.name] for tensor in signature.inputs]
         self._made: dict[Recipe, Variant | None] = {}
 
-    @functools.cached_property
-    def _equalizer(self) -> Equalizer:
-        return Equalizer(self._folded.model, self._inputs)
+    @functools.cache  # noqa: B019 - lives as long as one export
+    def _equalizer(self, clipped: bool) -> Equalizer:
+        return Equalizer(self._folded.model, self._inputs, clipped=clipped)
 
     def get(self, recipe: Recipe, name: str) -> Variant | None:
         """Return the network of a recipe; None if it cannot be built."""
@@ -70,15 +70,16 @@ class RecipeNetworks:
         return self._made[key]
 
     @functools.cache  # noqa: B019 - lives as long as one export
-    def _equalized(self, strength: float | None) -> keras.Model | None:
+    def _equalized(self, strength: float | None, clipped: bool) -> keras.Model | None:
         if strength is None:
             return self._folded.model
-        return self._equalizer.equalized(strength) if self._equalizer.possible else None
+        equalizer = self._equalizer(clipped)
+        return equalizer.equalized(strength) if equalizer.possible else None
 
     def _variant(self, recipe: Recipe, name: str) -> Variant | None:
         if not recipe.fold:
             return self._original
-        model = self._equalized(recipe.equalize)
+        model = self._equalized(recipe.equalize, recipe.across_relu6)
         if model is None:
             return None
         if not recipe.changes_weights:

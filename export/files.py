@@ -137,7 +137,12 @@ class ArtifactWriter:
         if variant is None:
             raise UserError(
                 "The recipe equalizes channels, but this network has no layers that can be "
-                "equalized. Set equalize to null."
+                "equalized"
+                + (
+                    " across relus that clip. Set equalize to null, or across_relu6 to false."
+                    if recipe.across_relu6
+                    else ". Set equalize to null."
+                )
             )
         artifact = self._convert(format_name, precision, variant, folder)
         return variant, self._with_network(artifact, variant, ("made by a recipe",), folder)

@@ -15,13 +15,14 @@ in a row of W2,
 
 Strength 0 uses the weights alone, as data-free equalization does (Nagel et al. 2019,
 arXiv:1906.04721), strength 1 the activations alone; values in between balance the two (Xiao et al.
-2022, arXiv:2211.10438).
+2022, arXiv:2211.10438). `clipped_relus` extends this to relu6, for the inputs that it clips no more
+than the samples.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -36,6 +37,7 @@ from ..fold.plan import Plan, Refusal
 from ..fold.proof import Prover
 from ..fold.recognize import recognize
 from ..fold.settle import settle
+from .clipped_relus import ClippedRelu, Limit, clipped_relus, limited
 
 # Larger strengths cost the weights more than the activations gain, on every network measured.
 STRENGTHS = (0.0, 0.25, 0.5)
@@ -70,32 +72,50 @@ class _Site:
         axis: Channel axis of its output.
         size: Number of its channels.
         readers: The linear layers that absorb the scale, at least one.
+        limits: The clipped relus that the scale moves through.
+        shares: For each channel, its largest share of the limit of a relu that clips a sample;
+            empty if there is none.
     """
 
     call: Call
     axis: int
     size: int
     readers: tuple[_Reader, ...]
+    limits: tuple[Limit, ...]
+    shares: np.ndarray
 
 
 class Equalizer:
     """The layers of a folded network that can be equalized, for several strengths."""
 
-    def __init__(self, model: keras.Model, inputs: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, model: keras.Model, inputs: Sequence[np.ndarray], *, clipped: bool = False
+    ) -> None:
         """Find the layers that can be scaled and measure their ranges.
 
         Args:
             model: The folded model; not changed.
             inputs: Real samples, one (N, …) array per input, in the model's order.
+            clipped: Whether scales also move through relus that clip. The result then computes the
+                same only where no channel is larger than on the samples, see `clipped_relus`.
         """
-        self._model = model
-        graph = _read(model)
-        self._sites = _sites(graph)
-        self._ranges = _ranges(graph, self._sites, inputs)
+        self._model, self._clipped = model, clipped
+        graph, relus = self._read()
+        sites = _sites(graph, relus)
+        for relu in relus:
+            relu.restore()
+        readers = [(reader.value, reader.axis) for site in sites for reader in site.readers]
+        limits = [(limit.relu.value, limit.axis) for site in sites for limit in site.limits]
+        self._ranges = _largest(graph, readers, inputs, np.abs)
+        self._sites, clipping = _limited(sites, _largest(graph, limits, inputs, np.asarray))
+        numbers = {limit.number for site in self._sites for limit in site.limits}
+        self._unlimited = numbers - clipping
 
     @property
     def possible(self) -> bool:
-        """Whether there is anything to equalize."""
+        """Whether there is anything to equalize; with ``clipped``, whether a relu clips there."""
+        if self._clipped:
+            return any(site.limits for site in self._sites)
         return bool(self._sites)
 
     def equalized(self, strength: float) -> keras.Model | None:
@@ -105,19 +125,31 @@ class Equalizer:
             strength: Between 0 (weights) and 1 (activations).
 
         Returns:
-            An equivalent model, verified in float64; None if the verification fails, which happens
-            if a scale reaches the limits of the number format.
+            An equivalent model, verified in float64, with ``clipped`` without the limits of its
+            relus; None if the verification fails, which happens if a scale reaches the limits of
+            the number format.
         """
-        graph = _read(self._model)
+        graph, relus = self._read()
         calls = {call.name: call for call in graph.calls() if isinstance(call.op, Linear)}
         for site in self._sites:
             scale = _scale(site, self._ranges, strength)
             _scale_output(graph, calls[site.call.name], Affine.of(scale, 0.0, site.axis))
         settle(graph)
-        prover = Prover(read_graph(self._model))
+        prover = Prover(self._read()[0] if self._clipped else read_graph(self._model))
         if not prover.accepts(prover.worst(graph)):
             return None
+        for number, relu in enumerate(relus):
+            if number not in self._unlimited:
+                relu.restore()
         return build(graph, "float32")
+
+    def _read(self) -> tuple[Graph, list[ClippedRelu]]:
+        """Return the graph to change, and its relus that clip, without their limits."""
+        graph = _read(self._model)
+        relus = clipped_relus(graph) if self._clipped else []
+        for relu in relus:
+            relu.remove()
+        return graph, relus
 
 
 def _read(model: keras.Model) -> Graph:
@@ -126,7 +158,7 @@ def _read(model: keras.Model) -> Graph:
     return graph
 
 
-def _sites(graph: Graph) -> list[_Site]:
+def _sites(graph: Graph, relus: Sequence[ClippedRelu]) -> list[_Site]:
     """Find every linear layer whose scale can be absorbed by all layers that read it."""
     calls = [call for call in graph.calls() if isinstance(call.op, Linear)]
     count: dict[int, int] = {}
@@ -143,7 +175,7 @@ def _sites(graph: Graph) -> list[_Site]:
                 continue
             readers = _readers(plan, call)
             if readers:
-                sites.append(_Site(call, axis, size, readers))
+                sites.append(_Site(call, axis, size, readers, _limits(plan, relus), np.empty(0)))
                 break
     return sites
 
@@ -159,6 +191,41 @@ def _readers(plan: Plan, call: Call) -> tuple[_Reader, ...]:
         source = np.rint(before.scale).astype(int) - 2
         readers.append(_Reader(other.inputs[0], op.before.axis, source, rows.max(axis=1)))
     return tuple(readers)
+
+
+def _limits(plan: Plan, relus: Sequence[ClippedRelu]) -> tuple[Limit, ...]:
+    limits = []
+    for number, relu in enumerate(relus):
+        if relu.value in plan.recoded:
+            direction, affine = plan.recoded[relu.value]
+            scale = affine.scale if direction == "forward" else 1 / affine.scale
+            limits.append(Limit(number, relu, affine.axis, np.rint(scale).astype(int) - 2))
+    return tuple(limits)
+
+
+def _limited(
+    sites: Sequence[_Site], largest: Mapping[int, np.ndarray]
+) -> tuple[list[_Site], set[int]]:
+    """Return the sites with their shares, and the numbers of the relus that clip a sample.
+
+    Of several sites before one of those relus, only the first is returned.
+
+    Args:
+        sites: The sites.
+        largest: The largest input of each channel of the relus, by id of the value.
+    """
+    found: list[_Site] = []
+    clipping: set[int] = set()
+    for site in sites:
+        clips = [e for e in site.limits if (largest[id(e.relu.value)] >= e.relu.limit).any()]
+        numbers = {limit.number for limit in clips}
+        if not numbers & clipping:
+            clipping |= numbers
+            if clips:
+                shares = [e.shares(largest[id(e.relu.value)], site.size) for e in clips]
+                site = dataclasses.replace(site, shares=np.max(shares, axis=0))
+            found.append(site)
+    return found, clipping
 
 
 def _ratio(new: Affine, old: Affine) -> Affine:
@@ -184,29 +251,38 @@ def _input_rows(op: Linear, call: Call) -> np.ndarray:
     return np.array(rows)
 
 
-def _ranges(
-    graph: Graph, sites: Sequence[_Site], inputs: Sequence[np.ndarray]
+def _largest(
+    graph: Graph,
+    values: Sequence[tuple[Value, int]],
+    inputs: Sequence[np.ndarray],
+    size: Callable[[np.ndarray], np.ndarray],
 ) -> Mapping[int, np.ndarray]:
-    """Return the largest magnitude of every channel that a reader reads, by id of the value."""
-    axes = {id(r.value): (r.value, r.axis) for site in sites for r in site.readers}
+    """Return the largest number of every channel, by id of the value.
+
+    Args:
+        graph: The network.
+        values: Values with their channel axes.
+        inputs: The samples.
+        size: Applied to the values first.
+    """
+    axes = {id(value): (value, axis) for value, axis in values}
     if not axes:
         return {}
-    values = [value for value, _ in axes.values()]
-    watcher = build(graph, "float32", values)
+    watcher = build(graph, "float32", [value for value, _ in axes.values()])
     ranges: dict[int, np.ndarray] = {}
     for start in range(0, len(inputs[0]), _BATCH):
         batch = [values_[start : start + _BATCH] for values_ in inputs]
         watched = watcher(keras.tree.pack_sequence_as(watcher.input, batch), training=False)
         results = keras.tree.flatten(watched)  # a model of one output returns no list
         for (key, (_, axis)), result in zip(axes.items(), results, strict=True):
-            array = np.abs(keras.ops.convert_to_numpy(result))
+            array = size(keras.ops.convert_to_numpy(result))
             found = array.max(axis=tuple(i for i in range(array.ndim) if i != axis))
-            ranges[key] = np.maximum(found, ranges.get(key, 0.0))
+            ranges[key] = np.maximum(found, ranges.get(key, -np.inf))
     return ranges
 
 
 def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np.ndarray:
-    """Return s, one number per channel, with geometric mean 1."""
+    """Return s, one number per channel, with geometric mean 1 unless a relu clips."""
     size = site.size
     activation, weight = np.zeros(size), np.zeros(size)
     for reader in site.readers:
@@ -218,6 +294,8 @@ def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np
         return scale
     exponent = strength * np.log(activation[alive]) - (1 - strength) * np.log(weight[alive])
     scale[alive] = np.exp(exponent - exponent.mean())
+    if site.shares.size:
+        scale = limited(scale, site.shares)
     return np.clip(scale, 1 / _LARGEST, _LARGEST)
 
 

@@ -22,6 +22,8 @@ class Recipe:
 
     Attributes:
         equalize: Strength of the equalization across layers; None for none.
+        across_relu6: Whether channels are equalized across relus that clip, too. The network then
+            differs where a channel is larger than on the calibration samples.
         rounding: `nearest`, or `adaptive`: weights are rounded so that the errors of a layer's
             outputs cancel on the calibration samples.
         statistics: Whether the mean and the standard deviation of each channel, the statistics of
@@ -35,6 +37,7 @@ class Recipe:
     """
 
     equalize: float | None = None
+    across_relu6: bool = False
     rounding: str = "nearest"
     statistics: bool = False
     bias_correction: bool = False
@@ -63,12 +66,17 @@ class Recipe:
                 "Expected equalize of a recipe to be null or a number from 0 to 1. "
                 f"Received: {strength!r}."
             )
-        for name in ("statistics", "bias_correction", "fold"):
+        for name in ("across_relu6", "statistics", "bias_correction", "fold"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise UserError(
                     f"Expected {name} of a recipe to be true or false. Received: {value!r}."
                 )
+        if self.across_relu6 and strength is None:
+            raise UserError(
+                "across_relu6 of a recipe extends its equalization. Received equalize: null. Give "
+                "equalize a strength from 0 to 1, or set across_relu6 to false."
+            )
         if not self.fold and (self.equalize is not None or self.changes_weights):
             raise UserError(
                 "equalize, rounding, statistics and bias_correction of a recipe change the folded "

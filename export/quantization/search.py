@@ -113,6 +113,12 @@ _STEPS = (
         tuple({"equalize": strength} for strength in STRENGTHS),
         "equalizing channels (strength {equalize:g})",
     ),
+    _Step(
+        "channels",
+        tuple({"equalize": strength, "across_relu6": True} for strength in STRENGTHS),
+        "equalizing channels across clipped relus (strength {equalize:g}; exact only where no "
+        "channel is larger than on the calibration samples)",
+    ),
     _Step("ranges", ({"ranges": "percentile"}, {"ranges": "mse"}), "{ranges} ranges"),
     _Step("weights", ({"rounding": "adaptive"},), "adaptive rounding"),
     _Step("weights", ({"statistics": True},), "re-estimated statistics"),

@@ -11,6 +11,7 @@ import renormlite as rl
 from keras import layers
 from renormlite.export.fold import fold
 from renormlite.export.fold.proof import relative_error
+from renormlite.export.host import run_artifact
 from renormlite.export.quantization.equalization import STRENGTHS, Equalizer
 from renormlite.export.variants import Variant, choose
 
@@ -152,3 +153,98 @@ def test_less_than_a_decibel_decides_nothing(ratios, expected):
     model = uneven()
     chosen = choose([(Variant(name, model), ratio) for name, ratio in ratios.items()])
     assert chosen.name == expected
+
+
+def clipping() -> keras.Model:
+    """A network like MobileNetV2, with relu6; the next layer compensates unlike channels."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(16, 3, padding="same", activation="relu6", name="first")(x)
+    z = layers.ReLU(6.0, name="clip")(layers.Conv2D(24, 1, name="expand")(y))
+    z = layers.DepthwiseConv2D(3, padding="same", name="depth")(z)
+    z = layers.Conv2D(16, 1, name="project")(layers.Activation("relu6")(z))
+    model = keras.Model(x, layers.Conv2D(5, 3, name="scores")(layers.Add()([y, z])))
+    factors = np.geomspace(0.005, 20, 24)
+    for name, factor in (("expand", factors), ("depth", 1 / factors[:, None])):
+        model.get_layer(name).kernel.assign(model.get_layer(name).kernel * factor)
+    return model
+
+
+def _clip(model: keras.Model, data: np.ndarray) -> np.ndarray:
+    """Return which channels of the relu6 after `expand` reach 6."""
+    inner = keras.Model(model.input, model.get_layer("expand").output)
+    return (np.asarray(inner(data)) >= 6).any(axis=(0, 1, 2))
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_channels_before_relu6_are_equalized_without_changing_the_samples(strength, images):
+    model, data = clipping(), 3 * images
+    reached = _clip(model, data)
+    assert 0 < reached.sum() < len(reached)
+    assert not Equalizer(model, [data]).possible
+    equalized = Equalizer(model, [data], clipped=True).equalized(strength)
+    assert equalized is not None
+    assert _same(model, equalized, data)
+    # Channels that are clipped, and the limit, stay as they are.
+    assert equalized.get_layer("clip").max_value == 6
+    ratio = np.asarray(equalized.get_layer("expand").kernel / model.get_layer("expand").kernel)
+    assert (_clip(equalized, data) == reached).all()
+    (row,) = ratio[0, 0, :1]  # the channels of the input are scaled, too
+    assert np.ptp(row[reached]) < 1e-5 * row[reached].mean()
+    # A depthwise layer has one weight per channel, so weights alone (0) ask for no scale.
+    assert (row[~reached].max() > 2 * row[reached].max()) == (strength > 0)
+
+
+def test_a_relu6_that_clips_no_sample_is_replaced_by_relu(images):
+    model, data = clipping(), 0.1 * images
+    assert not _clip(model, data).any()
+    equalized = Equalizer(model, [data], clipped=True).equalized(0.5)
+    assert equalized is not None
+    assert _same(model, equalized, data)
+    assert equalized.get_layer("clip").max_value is None
+    # This is said wherever it is offered: larger inputs are no longer clipped.
+    assert not _same(model, equalized, 30 * images)
+
+
+def test_nothing_is_offered_for_clipped_relus_where_there_are_none(images):
+    assert not Equalizer(uneven(), [images], clipped=True).possible
+
+
+def test_one_of_two_layers_before_an_addition_with_relu6_is_scaled(images):
+    x = keras.Input((12, 12, 3), name="image")
+    a, b = (layers.Conv2D(8, 3, padding="same", name=name)(x) for name in "ab")
+    y = layers.ReLU(6.0)(layers.Add()([a, b]))
+    model = keras.Model(x, layers.Conv2D(4, 1, name="scores")(y))
+    for name in "ab":
+        kernel = model.get_layer(name).kernel
+        kernel.assign(kernel * np.geomspace(0.1, 10, 8))
+    equalized = Equalizer(model, [3 * images], clipped=True).equalized(0.5)
+    assert equalized is not None
+    assert _same(model, equalized, 3 * images)
+
+
+def test_an_int8_file_with_relu6_gains_on_samples_that_were_not_used(images, export):
+    model, data = clipping(), 3 * images
+    truth = np.asarray(model(data[1::2]), np.float64)
+    noise = []
+    for recipe in (rl.Recipe(), rl.Recipe(equalize=0.5, across_relu6=True)):
+        manifest, folder = export(
+            model,
+            formats=("tflite",),
+            precisions=("int8",),
+            calibration=data[::2],
+            equalize="never",
+            recipe=recipe,
+        )
+        (artifact,) = manifest.artifacts
+        outputs = run_artifact(artifact, folder, {"image": data[1::2]})
+        noise.append(np.mean((outputs["scores"] - truth) ** 2))
+    assert 10 * np.log10(noise[0] / noise[1]) > 10
+
+
+def test_a_recipe_for_relu6_is_refused_where_it_says_nothing(images, export):
+    with pytest.raises(rl.UserError, match="across_relu6 of a recipe extends its equalization"):
+        rl.Recipe(across_relu6=True)
+    recipe = rl.Recipe(equalize=0.5, across_relu6=True)
+    with pytest.raises(rl.UserError, match="or across_relu6 to false"):
+        export(uneven(), precisions=("int8",), calibration=images, recipe=recipe)

@@ -125,6 +125,16 @@ _STEPS = (
     _Step("weights", ({"bias_correction": True},), "bias correction"),
 )
 
+# What limits the file changes once activations have 16 bits: equalization costs the weights.
+_STEPS_OF_16_BITS = (
+    _Step(
+        "",
+        ({"equalize": None, "across_relu6": False},),
+        "leaving out the equalization of channels again",
+    ),
+    *(step for step in _STEPS if step.cause == "weights"),
+)
+
 
 class Search:
     """A search for the best recipe."""
@@ -166,8 +176,9 @@ class Search:
         best = self._cheap(plain, culprits, plain)
         if self._wide and not self._sufficient(best, plain):
             best = self._mixed("keep_int16", best, plain, self._costly_layers())
-            weights = [step for step in _STEPS if step.cause == "weights"]
-            best = self._cheap(best, culprits, plain, weights)
+            for step in _STEPS_OF_16_BITS if best.recipe.keep_int16 else ():
+                if not self._sufficient(best, plain):
+                    best = self._step(best, step)
         if not self._sufficient(best, plain):
             best = self._mixed("keep_float", best, plain, self._costly_layers())
         if unfolded is not None and self._better(unfolded, best):
@@ -175,18 +186,12 @@ class Search:
             self._gains = ["the network before folding is the best"]
         return SearchResult(best, tuple(self._trials), self._sentence(best, plain, culprits))
 
-    def _cheap(
-        self,
-        best: Trial,
-        culprits: Sequence[CostlyLayer],
-        plain: Trial,
-        steps: Sequence[_Step] = _STEPS,
-    ) -> Trial:
+    def _cheap(self, best: Trial, culprits: Sequence[CostlyLayer], plain: Trial) -> Trial:
         """Try the steps without cost, those for the causes with the greatest noise first."""
         sizes: dict[str, float] = {}
         for entry in culprits:
             sizes[entry.cause] = sizes.get(entry.cause, 0.0) + entry.decibels
-        for step in sorted(steps, key=lambda step: -sizes.get(step.cause, 0.0)):
+        for step in sorted(_STEPS, key=lambda step: -sizes.get(step.cause, 0.0)):
             if not self._sufficient(best, plain):
                 best = self._step(best, step)
         return best

@@ -4,8 +4,8 @@ The networks are the four of MLPerf Tiny with the norm after the activation (bri
 spread over a decade), and six small ones with random weights: channels of different ranges as in
 MobileNet, a detection head, SiLU, a transformer block, a recurrent layer, an autoencoder. Measured
 on samples that neither calibration nor the search used: signal-to-noise ratio against float64,
-size, CPU seconds of both exports with their child processes, and the share of the noise power of the plain int8 file that is
-removed.
+size, CPU seconds of both exports with their child processes, and the share of the noise power of
+the plain int8 file that is removed.
 
     python benchmarks/repair_int8.py [--formats tflite,onnx] [NETWORK ...]
 """

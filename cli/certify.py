@@ -17,10 +17,12 @@ from .progress_bar import progress_bar
 
 
 @click.command("certify", cls=GroupedCommand)
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.tflite")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @json_option("the certificate, operator by operator,")
 def command(file: Path, json_path: Path | None) -> None:
     """Determine which runtimes compute the same integers from FILE, for every input.
+
+    FILE is an int8 file: .tflite, or .onnx with QuantizeLinear and DequantizeLinear.
 
     The rounding rules of the runtimes are compared by their thresholds in every channel, and
     exhaustively where an operator is a function of one or two integers. No runtime is run.

@@ -9,7 +9,11 @@ from typing import Any
 
 from ..artifacts.graphs import format_of, read_graph
 from ..errors import UserError
-from ..reference.integer.certificate import Certificate, certify_graph
+from ..reference.integer.certificate import Certificate
+from ..reference.integer.onnx_certificate import certify_onnx
+from ..reference.integer.tflite_certificate import certify_tflite
+
+_CERTIFIED = {"tflite": certify_tflite, "onnx": certify_onnx}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +61,19 @@ def certify(path: str | os.PathLike[str]) -> FileCertificate:
     """Compare all known rounding rules on every input that an integer file can be fed.
 
     Args:
-        path: A .tflite file with operators of 8-bit integers.
+        path: A .tflite or .onnx file with operators of 8-bit integers.
 
     Returns:
         For each operator and channel which runtimes agree on all inputs, and where they do not.
 
     Raises:
-        UserError: There is no such file, it is not a TFLite file, or it computes in floats.
+        UserError: There is no such file, it is of another format, or it computes in floats.
     """
     path = Path(path)
-    if format_of(path) != "tflite":
-        raise UserError(
-            f"Expected a .tflite file: the integers of other formats are one runtime's own. "
-            f"Received: {path.name}."
-        )
-    found = certify_graph(read_graph(path, "tflite"))
+    file_format = format_of(path)
+    if file_format not in _CERTIFIED:
+        raise UserError(f"Expected a .tflite or an .onnx file. Received: {path.name}.")
+    found = _CERTIFIED[file_format](read_graph(path, file_format))
     if all(op.method == "floats" for op in found.ops):
         raise UserError(f"{path.name} computes in floats. Certify an int8 file.")
     return FileCertificate(path.name, found)

@@ -127,12 +127,12 @@ _STEPS = (
 
 # What limits the file changes once activations have 16 bits: equalization costs the weights.
 _STEPS_OF_16_BITS = (
+    *(step for step in _STEPS if step.cause == "weights"),
     _Step(
         "",
         ({"equalize": None, "across_relu6": False},),
         "leaving out the equalization of channels again",
     ),
-    *(step for step in _STEPS if step.cause == "weights"),
 )
 
 

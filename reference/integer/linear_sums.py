@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from ..operators import OPERATORS
 from ..operators.linear import Linear, Rescaling
 from ..rounding.arithmetic import Arithmetic
-from ..rounding.quantized import Ints, NotKnownError, Output, Scales
+from ..rounding.quantized import Ints, NotKnownError, Output, Quantized, Scales
 from ..rounding.thresholds import thresholds
 from .base import Values
 from .tflite_arithmetic import output_of
@@ -56,8 +56,29 @@ class LinearSums:
         kernel = values.kernel(op.inputs[1])
         rows = np.moveaxis(kernel.integers, axis, -1)
         rows = rows.reshape(-1, rows.shape[-1])
+        bias = values.bias("".join(op.inputs[bias_at : bias_at + 1]))
         steps = values.steps(op.inputs[data])
-        limits, point = np.iinfo(steps.dtype), int(steps.zero_points[0])
+        return cls.made(operator, steps, Quantized(rows, kernel.steps), bias, output_of(op, values))
+
+    @classmethod
+    def made(
+        cls,
+        operator: str,
+        steps: Quantization,
+        kernel: Quantized,
+        bias: Mapping[str, Quantized],
+        output: Output,
+    ) -> LinearSums:
+        """Return the sums of a layer.
+
+        Args:
+            operator: Key of `OPERATORS`.
+            steps: Steps of the data.
+            kernel: (N, C) weights of each channel.
+            bias: The bias, or nothing.
+            output: Steps of the output.
+        """
+        rows, limits, point = kernel.integers, np.iinfo(steps.dtype), int(steps.zero_points[0])
         low, high = float(limits.min) - point, float(limits.max) - point
         ends = np.array(
             [
@@ -65,12 +86,10 @@ class LinearSums:
                 np.where(rows > 0, rows * high, rows * low).sum(axis=0),
             ]
         )
-        bias = values.bias("".join(op.inputs[bias_at : bias_at + 1]))
         if bias:
             ends = ends + bias["bias"].integers
-        ends = ends.astype(np.int64)
         scale = steps.scales.astype(np.float32)
-        return cls(operator, scale, kernel.scale, output_of(op, values), ends)
+        return cls(operator, scale, kernel.scale, output, ends.astype(np.int64))
 
     def channels(self, chosen: Ints) -> LinearSums:
         """Return some channels of an operator that has a scale for each."""

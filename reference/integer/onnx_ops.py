@@ -20,6 +20,7 @@ from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.onnx_rules import OnnxRuntimePlain
 from ..rounding.quantized import Ints, NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
+from .linear_sums import LinearSums
 from .onnx_floats import FLOATS, MOVING, average_pooled, pads
 
 Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
@@ -96,6 +97,25 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
     Raises:
         NotKnownError: It is not known.
     """
+    core = fused(op, values)
+    if core is not None:
+        finish = known(core, lambda: FUSED[core.kind](core, op, values))
+        return core, lambda rule: known(op, lambda: finish(rule)), True
+    core = values.producer(op.inputs[0])
+    result = known(op, lambda: quantized(values.array(op.inputs[0]), values.steps(op.outputs[0])))
+    return (
+        core if core is not None and not values.shown(op.inputs[0]) else op,
+        _fixed(result),
+        False,
+    )
+
+
+def fused(op: GraphOp, values: OnnxValues) -> GraphOp | None:
+    """Return the op that is computed in integers together with a QuantizeLinear; None without one.
+
+    Raises:
+        NotKnownError: It would be, but for integers of 16 bits.
+    """
     steps, core = values.steps(op.outputs[0]), values.producer(op.inputs[0])
     if core is not None and core.kind == "Relu" and not values.shown(op.inputs[0]):
         # A relu that saturation computes as well is left out.
@@ -103,18 +123,11 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
         redundant = steps.zero_points[0] == np.iinfo(steps.dtype).min
         if redundant and before is not None and before.kind in FUSED:
             core = before
-    if core is not None and not values.shown(core.outputs[0]) and _fuses(core, values):
-        found = core
-        if _wide(core, op, values):
-            raise NotKnownError(f"{core.kind} of 16 bits, which is computed in floats")
-        finish = known(found, lambda: FUSED[found.kind](found, op, values))
-        return core, lambda rule: known(op, lambda: finish(rule)), True
-    result = known(op, lambda: quantized(values.array(op.inputs[0]), steps))
-    return (
-        core if core is not None and not values.shown(op.inputs[0]) else op,
-        _fixed(result),
-        False,
-    )
+    if core is None or values.shown(core.outputs[0]) or not _fuses(core, values):
+        return None
+    if _wide(core, op, values):
+        raise NotKnownError(f"{core.kind} of 16 bits, which is computed in floats")
+    return core
 
 
 def _fuses(core: GraphOp, values: OnnxValues) -> bool:
@@ -171,6 +184,24 @@ def _dequantized(op: GraphOp, values: Values) -> np.ndarray:
     return np.asarray(
         (x - points).astype(np.float32) * steps.scales.astype(np.float32).reshape(shape)
     )
+
+
+def linear_sums(core: GraphOp, op: GraphOp, values: OnnxValues) -> LinearSums:
+    """Return the exact sums of a Conv, or of a Gemm or MatMul by constants.
+
+    Raises:
+        NotKnownError: Its weights are computed, or have a zero point.
+    """
+    kernel = _kernel(core, values)
+    stored, operator = kernel.integers, "dense"
+    if core.kind == "Conv":
+        grouped = int(core.attributes.get("group", 1)) > 1
+        operator = "depthwise_conv" if grouped and stored.shape[1] == 1 else "conv"
+    if core.kind == "Conv" or core.attributes.get("transB"):
+        stored = np.moveaxis(stored, 0, -1)
+    rows = Quantized(stored.reshape(-1, stored.shape[-1]), kernel.steps)
+    steps = values.steps(values.behind(core.inputs[0]))
+    return LinearSums.made(operator, steps, rows, _bias(core, values), values.output(op))
 
 
 def _kernel(core: GraphOp, values: OnnxValues) -> Quantized:

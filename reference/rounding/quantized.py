@@ -19,9 +19,14 @@ class NotKnownError(Exception):
     """The integers of an operator cannot be computed here; the message says why."""
 
 
+def same_steps(first: Quantization, other: Quantization) -> bool:
+    """Return whether two tensors have the same scale and zero point."""
+    return bool(first.scales[0] == other.scales[0] and first.zero_points[0] == other.zero_points[0])
+
+
 def require_same_steps(first: Quantization, other: Quantization) -> None:
     """Raise `NotKnownError` unless two tensors have the same scale and zero point."""
-    if first.scales[0] != other.scales[0] or first.zero_points[0] != other.zero_points[0]:
+    if not same_steps(first, other):
         raise NotKnownError("the steps change where integers are only moved")
 
 

@@ -14,8 +14,11 @@ from renormlite.artifacts.graphs import read_graph
 from renormlite.artifacts.graphs.base import Quantization
 from renormlite.cli.certify import command
 from renormlite.export.quantization.portable import disputed_sums, portable_scales
-from renormlite.reference.integer.certificate import certify_graph
+from renormlite.reference.integer.certificate import by_products
 from renormlite.reference.integer.linear_sums import LinearSums, linear_ops
+from renormlite.reference.integer.onnx_certificate import RULES, certify_onnx
+from renormlite.reference.integer.onnx_ops import OnnxValues, fused, linear_sums
+from renormlite.reference.integer.tflite_certificate import certify_tflite
 from renormlite.reference.rounding.quantized import Output
 from renormlite.reference.rounding.thresholds import differing_sums, thresholds
 from renormlite.reference.rounding.xnnpack import TFLITE_RULES
@@ -166,7 +169,7 @@ def test_rules_that_agree_give_equal_outputs(files):
             runs.append(tensors)
     graph = read_graph(path, "tflite")
     first = next(op for op in graph.ops if op.kind == "CONV_2D").outputs[0]
-    entry = next(op for op in certify_graph(graph).ops if op.kind == "CONV_2D")
+    entry = next(op for op in certify_tflite(graph).ops if op.kind == "CONV_2D")
     cases = [d.cases for d in entry.differences if d.kernels == "TFLite's portable kernels"]
     differing = int((runs[0][first] != runs[1][first]).sum())
     assert differing <= sum(cases) * runs[0][first].size
@@ -180,9 +183,9 @@ def test_the_command_and_its_refusals(files, tmp_path):
     assert "against XNNPACK" in result.output
     written = json.loads((tmp_path / "c.json").read_text())
     assert len(written["ops"]) == len(rl.certify(path).certificate.ops)
-    (tmp_path / "net.onnx").write_bytes(b"")
+    (tmp_path / "net.pt2").write_bytes(b"")
     with pytest.raises(rl.UserError, match="Expected a"):
-        rl.certify(tmp_path / "net.onnx")
+        rl.certify(tmp_path / "net.pt2")
     with pytest.raises(rl.UserError, match="There is no file"):
         rl.certify(tmp_path / "other.tflite")
 
@@ -203,7 +206,7 @@ def _functions(tmp_path, precision):
         equalize="never",
     )
     graph = read_graph(tmp_path / "net" / f"net.{precision}.tflite", "tflite")
-    return graph, {op.kind: op for op in certify_graph(graph).ops}
+    return graph, {op.kind: op for op in certify_tflite(graph).ops}
 
 
 def test_floats_are_quantized_differently_exactly_where_the_certificate_says(tmp_path):
@@ -226,7 +229,7 @@ def test_floats_are_quantized_differently_exactly_where_the_certificate_says(tmp
         np.clip(rule.quantized(np.full((1, 8), number), scale)[0, 0] + point, -128, 127)
         for rule in (XNNPACK, portable)
     )
-    assert (one, other) == (entry.xnnpack, entry.other)
+    assert (one, other) == (entry.first, entry.other)
 
 
 def test_operators_with_one_rule_or_different_functions_are_decided(tmp_path):
@@ -238,8 +241,152 @@ def test_operators_with_one_rule_or_different_functions_are_decided(tmp_path):
     assert {entry.kernels for entry in ops["SOFTMAX"].differences}.isdisjoint(together)
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_average_pooling_has_one_rule_for_every_sum(size, tmp_path):
+    """Each window of one tall image has another sum."""
+    count = size * size
+    sums = np.arange(-128 * count, 127 * count + 1)
+    base, rest = np.divmod(sums, count)
+    data = base[:, None] + (np.arange(count) < rest[:, None])
+    data = data.reshape(1, -1, size, 1).astype(np.int8)
+    x = keras.Input(data.shape[1:], name="x")
+    rl.export_model(
+        keras.Model(x, layers.AveragePooling2D(size)(x)),
+        tmp_path / "n",
+        formats=("tflite",),
+        precisions=("int8",),
+        calibration=np.linspace(-1, 1, 2 * data.size, dtype="f4").reshape(2, *data.shape[1:]),
+        inputs=np.zeros((1, *data.shape[1:]), np.float32),
+    )
+    path = tmp_path / "n" / "n.int8.tflite"
+    half_away = np.sign(sums) * ((np.abs(sums) + count // 2) // count)
+    graph = read_graph(path, "tflite")
+    (pool,) = (op for op in graph.ops if op.kind == "AVERAGE_POOL_2D")
+    steps = graph.tensors[pool.inputs[0]].quantization
+    for variant in ("", "reference"):
+        with make_runner(Target("litert", variant), path) as runner:
+            tensors = runner.infer_all({"x": steps.real(data).astype(np.float32)})
+        np.testing.assert_array_equal(tensors[pool.inputs[0]], data)
+        np.testing.assert_array_equal(tensors[pool.outputs[0]].reshape(-1), half_away)
+
+
 def test_16_bit_integers_are_certified(tmp_path):
     _, ops = _functions(tmp_path, "int16x8")
     assert len(ops["CONV_2D"].groups) == 1
-    assert {entry.kernels for entry in ops["FULLY_CONNECTED"].differences} == {"TFLite Micro"}
+    assert {entry.kernels for entry in ops["FULLY_CONNECTED"].differences} == {
+        "TFLite Micro",
+        "TFLite's optimized kernels before 2.17",
+    }
     assert {e.kernels for e in ops["ADD"].differences} == {"TFLite's one-rounding build"}
+
+
+def test_products_of_16_bit_integers_are_decided_by_thresholds():
+    """Every product near a difference, and random ones, are rounded as the thresholds say."""
+    steps = [
+        Quantization(np.float32([s]), np.zeros(1, np.int64), np.dtype(np.int16))
+        for s in (3.1e-5, 2.7e-5, 2.9e-5)
+    ]
+    output = Output(steps[2])
+    groups, differences = by_products((steps[0], steps[1]), output, TFLITE_RULES)
+    (entry,) = differences
+    assert entry.kernels == SINGLE.kernels
+    assert sorted(map(len, groups)) == [1, len(TFLITE_RULES) - 1]
+    ratio = float(np.float32(3.1e-5) * np.float32(2.7e-5) / np.float32(2.9e-5))
+
+    def results(products):
+        return [
+            output.saturated(rule.of_bits(16).scaled(products, ratio)) for rule in (XNNPACK, SINGLE)
+        ]
+
+    one, other = results(np.array([int(entry.example[0])]))
+    assert (one[0], other[0]) == (entry.first, entry.other)
+    # The example is a product of two integers of 16 bits.
+    factors = np.arange(1, 1 << 15)
+    rest, left = np.divmod(abs(int(entry.example[0])), factors)
+    assert ((left == 0) & (rest < 1 << 15)).any()
+    # The share of products that differ, among random integers.
+    random = np.random.default_rng(0).integers(-(2**30), 2**30, 4_000_000)
+    one, other = results(random)
+    expected = entry.cases / entry.of * random.size
+    assert abs((one != other).sum() - expected) < 5 * np.sqrt(expected)
+
+
+def test_a_constant_of_several_numbers_is_covered_with_every_integer(tmp_path):
+    x = keras.Input((4, 4, 3), name="x")
+    y = rl.ChannelAffine(use_shift=False)(layers.MaxPooling2D(2)(x))
+    model = keras.Model(x, layers.Activation("tanh")(y))
+    model.layers[2].scale.assign([0.3, 1.7, -2.0])
+    data = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype(np.float32)
+    rl.export_model(
+        model, tmp_path / "n", formats=("tflite",), precisions=("int8",), calibration=data
+    )
+    graph = read_graph(tmp_path / "n" / "n.int8.tflite", "tflite")
+    (entry,) = (op for op in certify_tflite(graph).ops if op.kind == "MUL")
+    assert entry.method == "all inputs"
+    assert all(difference.of == 256 * 3 for difference in entry.differences)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    """An int8 ONNX file with a residual addition, a mean and a softmax."""
+    x = keras.Input((8, 8, 2), name="x")
+    y = layers.Conv2D(6, 3, padding="same", activation="relu")(x)
+    y = layers.Add()([y, layers.DepthwiseConv2D(3, padding="same")(y)])
+    y = layers.GlobalAveragePooling2D()(layers.MaxPooling2D(2)(y))
+    model = keras.Model(x, layers.Softmax(name="shares")(layers.Dense(3)(y)))
+    data = np.cumsum(np.random.default_rng(0).normal(size=(64, 8, 8, 2)), axis=2).astype("f4")
+    folder = tmp_path_factory.mktemp("certified") / "net"
+    rl.export_model(
+        model, folder, formats=("onnx",), precisions=("int8",), calibration=data, equalize="never"
+    )
+    return folder / "net.int8.onnx"
+
+
+def test_onnx_files_are_certified(onnx_file):
+    found = rl.certify(onnx_file)
+    by_kind = {op.kind: op for op in found.certificate.ops}
+    assert not found.certificate.undecided, found.sentence
+    methods = {kind: op.method for kind, op in by_kind.items()}
+    assert methods["MaxPool"] == "moves integers"
+    assert methods["Conv"] == methods["QuantizeLinear"] == "thresholds"
+    assert methods["Add"] == "all inputs"
+    assert methods["GlobalAveragePool"] == "all sums"
+    runtime, apart, portable, single = found.certificate.rules
+    # Whether multiplications and additions are fused matters for no operator but Add.
+    for op in found.certificate.ops:
+        together = {rule for group in op.groups if runtime in group for rule in group}
+        if op.groups and op.kind != "Add":
+            assert apart in together
+    assert {d.kernels for d in by_kind["Conv"].differences} <= {portable, single}
+    assert any(d.kernels == portable for d in by_kind["Conv"].differences)
+
+
+def test_sums_of_an_onnx_file_differ_exactly_where_the_certificate_says(onnx_file):
+    graph = read_graph(onnx_file, "onnx")
+    values = OnnxValues(graph, {})
+    op = next(o for o in graph.ops if o.kind == "QuantizeLinear" and fused(o, values))
+    sums = linear_sums(fused(op, values), op, values)
+    entry = next(e for e in certify_onnx(graph).ops if e.index == op.index)
+    every = np.arange(sums.ends[0].min(), sums.ends[1].max() + 1)[:, None]
+    inside = (every >= sums.ends[0]) & (every <= sums.ends[1])
+    every = np.broadcast_to(every, inside.shape)
+    one, other = (
+        sums.output.saturated(sums.rounded(rule, every)) for rule in (RULES[0], RULES[-1])
+    )
+    counted = int(((one != other) & inside).sum())
+    listed = [d.cases for d in entry.differences if d.kernels == RULES[-1].kernels]
+    assert counted == sum(listed)
+
+
+def test_floats_and_16_bits_in_onnx_files_are_undecided(tmp_path):
+    x = keras.Input((8,), name="x")
+    model = keras.Model(x, layers.Dense(3)(layers.Dense(4, activation="sigmoid")(x)))
+    data = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    rl.export_model(
+        model, tmp_path / "n", formats=("onnx",), precisions=("float32", "int8"), calibration=data
+    )
+    found = rl.certify(tmp_path / "n" / "n.int8.onnx")
+    assert [op.kind for op in found.certificate.undecided] == ["Sigmoid"]
+    assert "Sigmoid is computed in floats" in found.certificate.undecided[0].why
+    with pytest.raises(rl.UserError, match="computes in floats"):
+        rl.certify(tmp_path / "n" / "n.float32.onnx")

@@ -46,11 +46,9 @@ def arguments_for(
         UserError: No node belongs to a selected layer, or 16 bits need another opset.
     """
     floats = _nodes(model, [n for n in model.graph.node if choices.kept_float(_name(n))])
-    wide = [
-        node
-        for node in _nodes(model, [n for n in model.graph.node if choices.kept_int16(_name(n))])
-        if node not in floats
-    ]
+    # Some nodes of the converter, such as those of an Einsum, are not named after their layer.
+    named = [n for n in model.graph.node if choices.only_int16 or choices.kept_int16(_name(n))]
+    wide = [node for node in _nodes(model, named) if node not in floats]
     for kept, found, option in (
         (choices.keep_float, floats, "keep_float"),
         (choices.keep_int16, wide, "keep_int16"),

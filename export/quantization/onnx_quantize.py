@@ -26,6 +26,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from .onnx_choices import arguments_for, prevent_requantizing
+from .onnx_products import keep_activations
 from .pixel_inputs import give_onnx_pixels, onnx_pixels
 from .quantizer_choices import QuantizerChoices
 
@@ -178,6 +179,7 @@ def _int8(
     )
     result = onnx.load(quantized)
     prevent_requantizing(result, arguments.excluded)
+    keep_activations(result)
     if pixels is not None:
         give_onnx_pixels(result, pixels)
     return result

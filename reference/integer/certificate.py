@@ -5,6 +5,7 @@ A rule is an `Arithmetic`; the first of several is the one that the others are c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -289,9 +290,7 @@ def by_products(factors: tuple[Quantization, Quantization], output: Output, rule
         return rule.of_bits(output.bits).scaled(products, ratio)
 
     known = {
-        rule: thresholds(
-            lambda products, r=rule: rounded(r, products), np.array([ratio]), ends, output.levels
-        )
+        rule: thresholds(functools.partial(rounded, rule), np.array([ratio]), ends, output.levels)
         for rule in rules
     }
     first, *others = rules

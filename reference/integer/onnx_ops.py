@@ -97,10 +97,10 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
     Raises:
         NotKnownError: It is not known.
     """
-    core = fused(op, values)
-    if core is not None:
-        finish = known(core, lambda: FUSED[core.kind](core, op, values))
-        return core, lambda rule: known(op, lambda: finish(rule)), True
+    found = fused(op, values)
+    if found is not None:
+        finish = _prepared(found, op, values)
+        return found, lambda rule: known(op, lambda: finish(rule)), True
     core = values.producer(op.inputs[0])
     result = known(op, lambda: quantized(values.array(op.inputs[0]), values.steps(op.outputs[0])))
     return (
@@ -108,6 +108,10 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
         _fixed(result),
         False,
     )
+
+
+def _prepared(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
+    return known(core, lambda: FUSED[core.kind](core, op, values))
 
 
 def fused(op: GraphOp, values: OnnxValues) -> GraphOp | None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 _EIGHT_BITS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-_LEAST = float(np.finfo(np.float32).min)
+_LEAST = np.array(np.finfo(np.float32).min, np.float32)
 
 
 def keep_activations(model: onnx.ModelProto) -> None:
@@ -32,11 +32,12 @@ def keep_activations(model: onnx.ModelProto) -> None:
         if node.op_type not in ("Gemm", "MatMul"):
             continue
         weights = makers.get(node.input[1])
-        stored = weights is not None and weights.op_type == "DequantizeLinear"
-        if not stored or weights.input[0] not in types or _in_integers(node, graph, makers, types):
+        if weights is None or weights.op_type != "DequantizeLinear":
+            continue
+        if weights.input[0] not in types or _in_integers(node, graph, makers, types):
             continue
         least, bounded = f"{node.name}/least", f"{node.name}/weights"
-        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(_LEAST), least))
+        graph.initializer.append(onnx.numpy_helper.from_array(_LEAST, least))
         made = onnx.helper.make_node("Max", [node.input[1], least], [bounded], f"{node.name}/Max")
         node.input[1] = bounded
         graph.node.insert(place, made)

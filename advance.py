@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
-Listener = Callable[[str, int, int], None]
+Listener = Callable[[str, float, int], None]
 
 _Item = TypeVar("_Item")
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_part: ContextVar[Callable[[float], None] | None] = ContextVar("part", default=None)
 
 
 @contextlib.contextmanager
@@ -21,6 +22,39 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+@contextlib.contextmanager
+def within(what: str, done: int, total: int, steps: int = 1) -> Iterator[None]:
+    """Turn the shares that `partly_done` reports in the block into progress of the whole task.
+
+    Args:
+        what: What the block does.
+        done: Steps that were done before.
+        total: Steps of the whole task; in a nested block, of the outer one.
+        steps: Steps that the block does.
+    """
+    listener, outer = _listener.get(), _part.get()
+
+    def part(share: float) -> None:
+        reached = done + steps * share
+        if outer is not None:
+            outer(reached / total)
+        elif listener is not None:
+            listener(what, reached, total)
+
+    token = _part.set(part)
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def partly_done(share: float) -> None:
+    """Report the share of the work of the enclosing `within` that is done, from 0 to 1."""
+    part = _part.get()
+    if part is not None:
+        part(share)
 
 
 def counted(items: Sequence[_Item], name: Callable[[_Item], str] = str) -> Iterable[_Item]:
@@ -36,7 +70,7 @@ def counted(items: Sequence[_Item], name: Callable[[_Item], str] = str) -> Itera
         advanced(name(item), place + 1, len(items))
 
 
-def advanced(what: str, done: int, total: int) -> None:
+def advanced(what: str, done: float, total: int) -> None:
     """Tell the listener, if there is one."""
     listener = _listener.get()
     if listener is not None:

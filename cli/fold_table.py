@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ..export.fold import FoldReport, NormRecord
 
+_COLUMNS = ("norm", "outcome", "into", "ops remaining", "int8 range growth")
 _COLOURS = {"folded": "green", "partly folded": "yellow", "kept": "red"}
 
 
@@ -21,11 +23,15 @@ def print_report(console: Console, report: FoldReport) -> None:
         return
     # Reasons are sentences: they go below the table, whose columns stay readable at 80 characters.
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("norm", "outcome", "into", "ops remaining"):
-        table.add_column(title, overflow="fold")
-    table.add_column("int8 range growth", justify="right", no_wrap=True)
-    for record in report.records:
-        table.add_row(*_cells(record))
+    rows = [_cells(record) for record in report.records]
+    shown = [any(cells) for cells in zip(*rows, strict=True)]  # others only narrow the names
+    for title in itertools.compress(_COLUMNS, shown):
+        if title == _COLUMNS[-1]:
+            table.add_column(title, justify="right", no_wrap=True)
+        else:
+            table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*itertools.compress(row, shown))
     console.print(table)
     for record in report.records:
         if record.reason:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..advance import within
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.manifest import Artifact
 from ..errors import did_you_mean
@@ -108,8 +109,10 @@ def _by_program(
                     run = device.run(target.runtime, common, files=len(artifacts))
                     yield from ((entry, _target_run(run, entry)) for entry in artifacts)
                     return
-            for artifact in artifacts:
-                yield artifact, _alone(device, target, artifact, common)
+            for place, artifact in enumerate(artifacts):
+                with within(artifact.file, place, len(artifacts)):
+                    found = _alone(device, target, artifact, common)
+                yield artifact, found
 
 
 def device_class(kind: str) -> type[Device]:
@@ -169,10 +172,12 @@ def _in_browser(
 
     build = WEB_RUNNERS[target.runtime]
     with Browser(options) as browser:
-        for artifact in artifacts:
+        for place, artifact in enumerate(artifacts):
             path = export.path / artifact.file
             runner = build(path, threads=threads, variant=target.variant, browser=browser)
-            yield artifact, drive(runner, artifact, inputs)
+            with within(artifact.file, place, len(artifacts)):
+                run = drive(runner, artifact, inputs)
+            yield artifact, run
 
 
 def _by_benchmark_model(
@@ -194,9 +199,11 @@ def _by_benchmark_model(
             f"Received: '{target}'."
         )
     adb = Adb(serial, target.device)
-    for artifact in artifacts:
+    for place, artifact in enumerate(artifacts):
         path = export.path / artifact.file
         runner = BenchmarkModelRunner(
             path, threads=threads, variant=target.variant, adb=adb, options=options
         )
-        yield artifact, drive(runner, artifact, inputs)
+        with within(artifact.file, place, len(artifacts)):
+            run = drive(runner, artifact, inputs)
+        yield artifact, run

@@ -9,6 +9,7 @@ becomes a `DeviceError` with one sentence, and nothing is left on the device or 
 from __future__ import annotations
 
 import abc
+import contextlib
 import io
 import json
 import signal
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..advance import partly_done
 from ..errors import UserError
 from ..options import option, validate
 from ..runtimes.managed import Managed
@@ -117,6 +119,14 @@ class ProgramRun:
     report: Mapping[str, Any]
     outputs: Mapping[str, np.ndarray]
     log: str = field(repr=False, default="")
+
+
+def report_progress(share: bytes) -> None:
+    """Report the share of its work that a program on a device has written; ignore other bytes."""
+    with contextlib.suppress(ValueError):
+        done = float(share)
+        if 0 <= done <= 1:
+            partly_done(done)
 
 
 def read_run(exit_code: int, report: bytes, outputs: bytes, log: str, where: str) -> ProgramRun:

@@ -6,11 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .base import DeviceError
+
+_WATCHED_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def run(
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> Finished:
     """Run a command.
 
@@ -48,6 +52,7 @@ def run(
         stdin: Bytes for its standard input.
         env: Its whole environment; None for this process' own.
         cwd: Its working directory.
+        watch: Called twice a second while it runs.
 
     Raises:
         TimeLimitError: It did not end in time.
@@ -67,7 +72,7 @@ def run(
         raise DeviceError(f"There is no program '{command[0]}' on this machine.") from error
     with process:
         try:
-            out, err = process.communicate(stdin, timeout=timeout_s)
+            out, err = _communicate(process, stdin, timeout_s, watch)
         except subprocess.TimeoutExpired as error:
             raise TimeLimitError(
                 f"'{Path(command[0]).name}' gave no answer within {timeout_s:g} s."
@@ -77,3 +82,24 @@ def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     return Finished(process.returncode, out, err)
+
+
+def _communicate(
+    process: subprocess.Popen[bytes],
+    stdin: bytes,
+    timeout_s: float,
+    watch: Callable[[], None] | None,
+) -> tuple[bytes, bytes]:
+    """Return what a process writes on standard output and standard error."""
+    if watch is None:
+        return process.communicate(stdin, timeout=timeout_s)
+    end, given = time.monotonic() + timeout_s, stdin or None
+    while True:
+        left = end - time.monotonic()
+        try:
+            return process.communicate(given, timeout=min(max(left, 0), _WATCHED_EVERY_S))
+        except subprocess.TimeoutExpired:
+            if left <= 0:
+                raise
+        given = None  # it was given by the first call
+        watch()

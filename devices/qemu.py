@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from .base import (
     ProgramRun,
     TargetStatus,
     read_run,
+    report_progress,
 )
 from .process import TimeLimitError, run
 from .setup.emulated_systems import AARCH64, ARMV7, System, find_emulator, qemu_version
@@ -84,8 +86,14 @@ class QemuDevice(Device):
     def _run(self, runtime: str, arguments: tuple[str, ...], limit_s: float) -> ProgramRun:
         assert self._scratch is not None, "the device is entered before it runs anything"
         report, outputs = self._scratch / "report.json", self._scratch / "outputs.npz"
-        for file in (report, outputs):
+        progress = self._scratch / "progress"
+        for file in (report, outputs, progress):
             file.unlink(missing_ok=True)
+
+        def watch() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                report_progress(progress.read_bytes())
+
         command = self.system.command(self._emulator, self.system.component.path, self.cpu, runtime)
         try:
             finished = run(
@@ -94,10 +102,12 @@ class QemuDevice(Device):
                     # Bytecode was written when the system was built.
                     *("-B", str(self.program.resolve()), *arguments),
                     *("--json", str(report), "--outputs", str(outputs)),
+                    *("--progress", str(progress)),
                 ],
                 timeout_s=limit_s,
                 env={"TMPDIR": str(self._scratch)},
                 cwd=self._scratch,
+                watch=watch,
             )
         except TimeLimitError as error:
             raise DeviceError(

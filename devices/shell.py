@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..runtimes import LOCAL, RUNTIMES
-from .base import ConnectionLostError, Device, DeviceError, DeviceOptions, ProgramRun, read_run
+from .base import (
+    ConnectionLostError,
+    Device,
+    DeviceError,
+    DeviceOptions,
+    ProgramRun,
+    read_run,
+    report_progress,
+)
 from .process import Finished
 
 _Result = TypeVar("_Result")
@@ -141,7 +149,7 @@ class ShellDevice(Device):
             "command": [
                 # The job starts in the folder, so relative paths would not resolve.
                 *(self._probed["executable"], _PROGRAM, *arguments),
-                *("--json", _REPORT, "--outputs", _OUTPUTS),
+                *("--json", _REPORT, "--outputs", _OUTPUTS, "--progress", f"{name}.progress"),
             ],
             "timeout_s": limit_s,
             "collect": [_REPORT, _OUTPUTS],
@@ -170,13 +178,15 @@ class ShellDevice(Device):
         deadline = time.monotonic() + limit_s + 2 * _STEP_S
         poll = (
             f"cd {self._folder} && i=0 && while [ $i -lt 40 ] && ! grep -q {name} done.json "
-            "2>/dev/null; do touch lease; sleep 0.25; i=$((i+1)); done; cat done.json 2>/dev/null"
+            "2>/dev/null; do touch lease; sleep 0.25; i=$((i+1)); done; "
+            f"if [ $i -lt 40 ]; then cat done.json; else cat {name}.progress; fi 2>/dev/null"
         )
         while time.monotonic() < deadline:
             said = self._again(lambda: self._call(poll))
             if name.encode() in said.out:
                 done: dict[str, Any] = json.loads(said.out)
                 return done
+            report_progress(said.out)
             if b"can't cd" in said.err or b"No such file" in said.err:
                 raise DeviceError(
                     f"The working folder on {self.name} has vanished; was it restarted?"

@@ -8,6 +8,7 @@ elements is the altered one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,9 @@ _FOLDED_ELSEWHERE = 16 * 2.0**-24
 # A constant that agrees with a weight in half of its elements or more, but not in all, was altered.
 # A constant that a converter merged with another operator agrees only where numbers are 0.
 _ALTERED_SHARE = 0.5
+
+# Steps of the fit of factors to the channels of a kernel, which alternates between the axes.
+_FITS = 20
 
 # Numbers that are compared first, to distinguish most arrays quickly.
 _PROBES = 8
@@ -143,7 +147,81 @@ def match_weights(
                 match = replace(other, offset=3.0) if other.state == "equal" else match
             known[key] = match
         found.append(replace(match, node=node.name, layer=node.layer))
-    return found
+    return _by_elimination(found, network, graph) if foreign else found
+
+
+def _by_elimination(
+    found: list[WeightMatch], network: Network, graph: ArtifactGraph
+) -> list[WeightMatch]:
+    """Return the matches with integer kernels that were changed throughout as altered.
+
+    Such a kernel resembles no constant. If most kernels were found, and one of a size is missing
+    while one constant of that size is left, this is the kernel; unless it is the expected one with
+    scaled channels, which may compute the same.
+    """
+    kernels = [match for match in found if match.role == "kernel" and match.size > 1]
+    known = {m.tensor.key for m in kernels if m.tensor is not None and m.state != "absent"}
+    missing = [match for match in kernels if match.state == "absent"]
+    if 2 * len(missing) >= len(kernels):
+        return found
+    sizes = Counter(match.size for match in missing)
+    left: dict[int, list[GraphTensor]] = {}
+    for constant in graph.constants:
+        data, steps = constant.data, constant.quantization
+        integers = data is not None and steps is not None and data.dtype.kind in "iu"
+        if data is not None and integers and constant.key not in known:
+            left.setdefault(data.size, []).append(constant)
+    nodes = {node.name: node for node in network.nodes}
+    changed: dict[str, WeightMatch] = {}
+    for match in missing:
+        alike = left.get(match.size, [])
+        if sizes[match.size] == 1 and len(alike) == 1:
+            node = nodes[match.node]
+            if not _may_compute_the_same(alike[0], node):
+                near = _nearest(node, "kernel", node.weights["kernel"], (), alike, foreign=True)
+                changed[match.node] = replace(near, state="altered")
+    return [changed.get(m.node, m) if m.role == "kernel" else m for m in found]
+
+
+def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
+    """Return whether a constant is a node's kernel with scaled channels or exchanged rows.
+
+    Scaled channels are compensated in a neighbouring layer, and the rows of a dense kernel may
+    follow another order of a flattened feature map.
+    """
+    assert constant.data is not None
+    assert constant.quantization is not None
+    kernel = node.weights["kernel"].astype(np.float64)
+    stored = constant.real(constant.data)
+    # Half a step of its own, and as much where the expected kernel was read from an integer file.
+    allowed = 1.5 * float(np.max(constant.quantization.scales))
+    if node.op == "dense" and np.allclose(np.sort(stored, None), np.sort(kernel, None), 0, allowed):
+        return True
+    last = (kernel.ndim - 2, kernel.ndim - 1)
+    # Both of the last axes of a depthwise kernel are its channels.
+    channels = (last,) if node.op == "depthwise_conv" else ((last[0],), (last[1],))
+    for view, order in dict.fromkeys(forms(node.op, "kernel", kernel.shape)):
+        real = stored.reshape([view[axis] for axis in order]).transpose(np.argsort(order))
+        if _scaled(kernel, real, channels, allowed):
+            return True
+    return False
+
+
+def _scaled(
+    kernel: np.ndarray, real: np.ndarray, channels: Sequence[tuple[int, ...]], allowed: float
+) -> bool:
+    """Return whether factors of the channels turn a kernel into another."""
+    before = np.inf
+    for _ in range(_FITS):
+        for kept in channels:
+            others = tuple(axis for axis in range(kernel.ndim) if axis not in kept)
+            power = np.square(kernel).sum(others, keepdims=True)
+            kernel = kernel * (real * kernel).sum(others, keepdims=True) / (power + 1e-300)
+        off = float(np.abs(real - kernel).max())
+        if off <= allowed or off >= before:
+            return off <= allowed
+        before = off
+    return False
 
 
 def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..advance import advanced
+from ..advance import advanced, within
 from ..artifacts.directory import ExportDirectory, open_export
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.images import Preprocessing
@@ -177,7 +177,10 @@ def run_check(
     results: list[TargetResult] = []
     for target, files in selection.files.items():
         advanced(f"{files[0].file} on {target}", len(results), len(selection.pairs))
-        for artifact, runs in _on_target(export, files, golden, target, counts, options.devices):
+        place = len(results), len(selection.pairs)
+        for artifact, runs in _on_target(
+            export, files, golden, target, counts, options.devices, place
+        ):
             result = judge_run(
                 export, artifact, golden, target, runs[0], runs[1:], limits=options.limits
             )
@@ -233,15 +236,23 @@ def _on_target(
     target: Target,
     counts: Sequence[int],
     devices: DeviceOptions,
+    place: tuple[int, int],
 ) -> Iterator[tuple[Artifact, list[TargetRun]]]:
-    """Run artifacts on a target, on this machine or on a device, with each number of threads."""
+    """Run artifacts on a target, on this machine or on a device, with each number of threads.
+
+    `place` is how many files of all targets were run before, and how many there are.
+    """
+    before, total = place
     if target.device == LOCAL:
         for artifact in artifacts:
-            path = export.path / artifact.file
-            yield (
-                artifact,
-                [run_target(path, artifact, golden.inputs, target, threads=n) for n in counts],
-            )
+            path, runs = export.path / artifact.file, []
+            with within(f"{artifact.file} on {target}", before, total):
+                for n in counts:
+                    with within("", len(runs), len(counts)):
+                        run = run_target(path, artifact, golden.inputs, target, threads=n)
+                    runs.append(run)
+            yield artifact, runs
+            before += 1
         return
     from ..devices import run_on_device
 
@@ -252,10 +263,14 @@ def _on_target(
     if not present:
         return
     # One connection after the other: a device may allow only one.
-    passes = [
-        list(run_on_device(export, present, golden.inputs, target, threads=n, options=devices))
-        for n in counts
-    ]
+    passes: list[list[tuple[Artifact, TargetRun]]] = []
+    with within(f"{present[0].file} on {target}", before, total, len(present)):
+        for n in counts:
+            with within("", len(passes), len(counts)):
+                found = run_on_device(
+                    export, present, golden.inputs, target, threads=n, options=devices
+                )
+                passes.append(list(found))
     for runs in zip(*passes):
         yield runs[0][0], [run for _, run in runs]
 

@@ -31,6 +31,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 # The code that every application contains.
 _CODE = (
     "__init__.py",
+    "advance.py",
     "errors.py",
     "files.py",
     "locks.py",

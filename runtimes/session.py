@@ -9,6 +9,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..advance import partly_done
 from ..artifacts.manifest import Artifact, TensorSpec
 from ..artifacts.sample_kinds import file_inputs
 from .base import ArtifactError, Runner, TensorInfo
@@ -95,6 +96,7 @@ class Session:
             for name, (info, axes) in self._outputs.items():
                 real = dequantize(results[info.name], info)
                 parts[name].append(real if axes is None else np.transpose(real, np.argsort(axes)))
+            partly_done(min(start + size, samples) / samples)
         return {name: np.concatenate(part)[:samples] for name, part in parts.items()}
 
     def differing_rerun(self, inputs: Mapping[str, np.ndarray]) -> list[str]:

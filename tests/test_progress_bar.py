@@ -1,11 +1,16 @@
 """Protects progress bars: they count steps and are shown only on a terminal, after a delay."""
 
 import io
+import sys
 import time
 
 import pytest
-from renormlite.advance import advanced, counted, listening
+from renormlite.advance import advanced, counted, listening, partly_done, within
+from renormlite.artifacts.directory import read_export
 from renormlite.cli import progress_bar
+from renormlite.devices import process
+from renormlite.devices.base import report_progress
+from renormlite.devices.program import write_program
 from rich.console import Console
 
 
@@ -16,6 +21,20 @@ def test_listeners_are_called_before_and_after_each_step() -> None:
     assert calls == [("a", 0, 2), ("a", 1, 2), ("b", 1, 2), ("b", 2, 2)]
     advanced("nobody listens", 1, 1)
     assert len(calls) == 4
+
+
+def test_parts_of_a_step_are_fractions_of_the_whole_task() -> None:
+    calls: list[tuple[str, float, int]] = []
+    with listening(lambda *step: calls.append(step)):
+        partly_done(0.5)  # of no step
+        with within("net.onnx", 2, 8):
+            partly_done(0.5)
+            with within("with 4 threads", 1, 2):
+                partly_done(0.5)
+        with within("three files on a device", 3, 8, steps=3):
+            partly_done(1.0)
+    device = "three files on a device"
+    assert calls == [("net.onnx", 2.5, 8), ("net.onnx", 2.75, 8), (device, 6.0, 8)]
 
 
 @pytest.mark.parametrize("after", [0.0, 60.0])
@@ -37,3 +56,27 @@ def test_nothing_is_shown_without_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     with progress_bar.progress_bar("checking", Console(file=screen)):
         advanced("net.onnx", 1, 4)
     assert screen.getvalue().strip() == ""
+
+
+def test_a_program_on_a_device_writes_the_share_that_is_done(healthy_export, tmp_path) -> None:
+    export = read_export(healthy_export)
+    files = [entry for entry in export.artifacts if entry.format == "tflite"]
+    inputs = export.read_golden().inputs
+    program = write_program(export, files, inputs, tmp_path / "run.pyz")
+    written = {name: tmp_path / name for name in ("json", "outputs", "progress")}
+    options = [word for name, path in written.items() for word in (f"--{name}", str(path))]
+    watched: list[bool] = []
+    done = process.run(
+        [sys.executable, str(program), "--runtime", "litert", *options],
+        timeout_s=300,
+        watch=lambda: watched.append(True),
+    )
+    assert done.code == 0, done.err
+    assert watched
+    share = written["progress"].read_bytes()
+    calls: list[float] = []
+    with listening(lambda what, part, of: calls.append(part)), within("device", 0, 1):
+        for said in (share, b"", b"nan", b"-1", b"7", b"no number"):
+            report_progress(said)
+    assert calls == [float(share)]
+    assert 0 < float(share) <= 1

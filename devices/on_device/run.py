@@ -11,9 +11,11 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...advance import Listener, listening, within
 from ...artifacts.archive import load_arrays, save_arrays
 from ...artifacts.manifest import Artifact
 from ...artifacts.plain_json import plain
@@ -27,6 +29,7 @@ from ...runtimes.run import run_target
 
 ARTIFACTS = "artifacts.json"
 INPUTS = "inputs.npz"
+_NOTED_EVERY_S = 0.5
 INPUT = "input"  # prefix of each name, which could be that of an argument of numpy.savez
 
 
@@ -43,6 +46,7 @@ def main(program: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--json", required=True, metavar="OUT", help="what ran, how fast")
     parser.add_argument("--outputs", required=True, metavar="OUT.npz", help="as FILE:NAME")
+    parser.add_argument("--progress", metavar="OUT", help="the share that is done, from 0 to 1")
     options = parser.parse_args(arguments)
     try:
         # Beside the archive, in the folder that is removed with it.
@@ -61,15 +65,31 @@ def _run(program: Path, folder: Path, options: argparse.Namespace) -> None:
     carried = load_arrays(folder / INPUTS)
     inputs = {name.partition(":")[2]: array for name, array in carried.items()}
     target = Target.parse(options.runtime)
+    artifacts = [Artifact.from_json(Record(entry)) for entry in entries]
+    chosen = [entry for entry in artifacts if options.artifact in (None, entry.file)]
     results, outputs = {}, {}
-    for artifact in (Artifact.from_json(Record(entry)) for entry in entries):
-        if options.artifact not in (None, artifact.file):
-            continue
+    note = _note(options.progress)
+    for place, artifact in enumerate(chosen):
         path = folder / artifact.file
-        run = run_target(path, artifact, inputs, target, threads=options.threads)
+        with listening(note), within(artifact.file, place, len(chosen)):
+            run = run_target(path, artifact, inputs, target, threads=options.threads)
         measured = {**run.measured, "peak_memory_bytes": peak_memory_bytes()}
         results[artifact.file] = {"ran": run.ran, "measured": measured, "problem": run.problem}
         outputs.update({f"{artifact.file}:{name}": array for name, array in run.outputs.items()})
     save_arrays(options.outputs, outputs)
     report = {"results": results, "cpu": cpu()}
     write_text(options.json, json.dumps(plain(report), allow_nan=False))
+
+
+def _note(path: str | None) -> Listener:
+    """Return a listener that writes the share that is done into a file, twice a second at most."""
+    written = 0.0
+
+    def listener(what: str, done: float, total: int) -> None:
+        nonlocal written
+        now = time.monotonic()
+        if path is not None and now > written + _NOTED_EVERY_S:
+            write_text(path, f"{done / total:.4f}")
+            written = now
+
+    return listener

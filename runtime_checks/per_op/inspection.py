@@ -271,6 +271,9 @@ def _faults(contents: FileContents, walked: Walk, integers: IntegerReport | None
     if integers is not None and not faults:
         more.extend(rounding_faults(integers, walked.checks))
     faults.extend(fault for fault in more if fault.layer not in blamed)
+    # After a kernel that is wrong throughout, other ops may be taken for its own.
+    altered = {match.layer for match in contents.weights if match.state == "altered"}
+    faults.sort(key=lambda fault: fault.layer not in altered)
     return faults + static_faults(walked.checks, contents.graph, contents.network.nodes)
 
 

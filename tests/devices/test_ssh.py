@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from renormlite.advance import listening, within
 from renormlite.devices.base import DeviceError, DeviceOptions
 from renormlite.devices.on_device import agent as agent_module
 from renormlite.devices.ssh import SshDevice
@@ -50,6 +51,18 @@ def test_a_bundle_runs_and_leaves_nothing(ssh_path: Any, echo_bundle: Path) -> N
     assert first.report["device"]["emulated"] is False
     np.testing.assert_array_equal(first.outputs["y"], np.arange(750_000, dtype=np.float32))
     assert left_behind(ssh_path) == []
+
+
+def test_the_share_that_is_done_is_reported(ssh_path: Any, echo_bundle: Path) -> None:
+    """The host asks every ten seconds."""
+    shares: list[float] = []
+    with (
+        listening(lambda what, done, of: shares.append(done)),
+        within("net.tflite", 0, 1),
+        SshDevice(ssh_path.address, echo_bundle, OPTIONS) as device,
+    ):
+        assert device.run("litert", ["--sleep", "12"]).exit_code == 0
+    assert set(shares) == {0.25}
 
 
 def test_a_run_survives_repeated_loss_of_the_connection(ssh_path: Any, echo_bundle: Path) -> None:

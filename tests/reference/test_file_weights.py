@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import pytest
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
 from renormlite.reference.file_weights import match_weights
@@ -55,3 +58,45 @@ def test_zeros_are_not_another_weight():
     altered[1] += 5
     found = match(file_with(state=(np.zeros(3, np.int8), 1.0), bias=(altered, 1e-3)))
     assert (found.state, found.tensor.key, found.at) == ("altered", "bias", (1,))
+
+
+def dense(name: str, before: str, kernel: np.ndarray) -> Node:
+    return Node(
+        name=name,
+        op="dense",
+        layer=name,
+        inputs=(before,),
+        weights={"kernel": kernel},
+        attributes={},
+        shape=(None, kernel.shape[1]),
+    )
+
+
+def kernels_found(change) -> dict[str, str]:
+    """Return the state of three int8 kernels of another converter, of which one is changed."""
+    rng = np.random.default_rng(0)
+    sizes = (8, 12, 12, 4)
+    kernels = [rng.normal(size=pair).astype(np.float32) for pair in itertools.pairwise(sizes)]
+    names = ("a", "b", "c")
+    befores = ("x", *names)
+    nodes = tuple(map(dense, names, befores, kernels))
+    network = Network(inputs={"x": (None, 8)}, outputs={"y": "c"}, nodes=nodes)
+    filed = {name: kernel.T for name, kernel in zip(names, kernels, strict=True)}
+    filed["b"] = change(filed["b"])
+    scales = {name: float(np.abs(k).max()) / 127 for name, k in filed.items()}
+    graph = file_with(
+        **{k: (np.rint(v / scales[k]).astype(np.int8), scales[k]) for k, v in filed.items()}
+    )
+    return {found.layer: found.state for found in match_weights(network, graph, foreign=True)}
+
+
+@pytest.mark.parametrize("change", [lambda kernel: kernel + 0.1, np.sign, np.square])
+def test_a_kernel_that_is_changed_throughout_is_found_by_elimination(change):
+    assert kernels_found(change) == {"a": "equal", "b": "altered", "c": "equal"}
+
+
+def test_scaled_channels_may_compute_the_same():
+    """As by equalization: a relu before and after passes positive factors on."""
+    rows, columns = np.exp(np.random.default_rng(1).normal(size=(2, 12)))
+    found = kernels_found(lambda kernel: kernel * rows[:, None] * columns)
+    assert found == {"a": "equal", "b": "absent", "c": "equal"}

@@ -43,9 +43,9 @@ def missing_package(error: ImportError, what: str) -> MissingPackageError | None
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         return None
-    found = isinstance(error, ModuleNotFoundError) and error.name == module
-    problem = "is not installed here" if found else f"cannot be imported here ({error})"
+    needed = f"needs {module}, which is not installed here"
+    if not isinstance(error, ModuleNotFoundError) or error.name != module:
+        needed = f"needs {module}, which cannot be imported here ({error})"
     return MissingPackageError(
-        f"{what} needs {module}, which {problem}. "
-        f"Install it: pip install 'renormlite[{EXTRAS[module]}]'"
+        f"{what} {needed}. Install it: pip install 'renormlite[{EXTRAS[module]}]'"
     )

@@ -43,7 +43,7 @@ def progress_bar(doing: str, console: Console | None = None) -> Iterator[Listene
         timer.daemon = True
         timer.start()
 
-        def show(what: str, done: int, total: int) -> None:
+        def show(what: str, done: float, total: int) -> None:
             progress.update(task, description=escape(what), completed=done, total=total)
 
         try:

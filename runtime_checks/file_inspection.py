@@ -19,6 +19,13 @@ from .per_op.inspection import FileContents, inspect, readable
 # Findings that are kept whichever layers are selected.
 _OF_THE_FILE = ("file", "load", "interface", "training", "kernels")
 
+# TFLite's ops that give variables their values.
+_SETS_VARIABLES = {"ASSIGN_VARIABLE", "CALL_ONCE"}
+_UNFROZEN = (
+    "{file} reads variables that it never sets (READ_VARIABLE): its converter left the weights "
+    "out. Convert with TFLiteConverter.from_keras_model, or with model.export"
+)
+
 
 class FileInspection:
     """Adds the findings on a file's contents to each result; reads each file once.
@@ -194,6 +201,9 @@ class FileInspection:
         """Return faults of the whole file, for which no single layer is responsible."""
         if result.passed:
             return None
+        kinds = {op.kind for op in contents.graph.ops}
+        if "READ_VARIABLE" in kinds and not kinds & _SETS_VARIABLES:
+            return Finding("weights", False, _UNFROZEN.format(file=artifact.file))
         if contents.of_another_training:
             return Finding("training", False, self._of_another_training(artifact, contents))
         if any(match.state == "altered" for match in contents.weights):

@@ -245,7 +245,7 @@ def _on_target(
     before, total = place
     if target.device == LOCAL:
         for artifact in artifacts:
-            path, runs = export.path / artifact.file, []
+            path, runs = export.path / artifact.file, list[TargetRun]()
             with within(f"{artifact.file} on {target}", before, total):
                 for n in counts:
                     with within("", len(runs), len(counts)):
@@ -271,8 +271,8 @@ def _on_target(
                     export, present, golden.inputs, target, threads=n, options=devices
                 )
                 passes.append(list(found))
-    for runs in zip(*passes):
-        yield runs[0][0], [run for _, run in runs]
+    for same in zip(*passes):
+        yield same[0][0], [run for _, run in same]
 
 
 def _not_run(

@@ -44,8 +44,9 @@ class Session:
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
         if not _same_inputs(artifact.inputs, runner.inputs):
+            listed = "the model" if artifact.foreign else "manifest.json lists"
             raise ArtifactError(
-                f"{artifact.file} has another interface than manifest.json lists: it takes "
+                f"{artifact.file} has another interface than {listed}: it takes "
                 f"{_described(runner.inputs)}, expected {_described(artifact.inputs)}. "
                 + (
                     "Say which is which with --map-input."

@@ -225,3 +225,16 @@ def test_missing_files_and_other_suffixes_are_refused(mixed, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             check_files(mixed, files)
+
+
+def test_a_file_without_its_weights_is_named(mixed, images, tmp_path):
+    """`from_concrete_functions` leaves the variables of Keras models out."""
+    import tensorflow as tf
+
+    traced = tf.function(lambda image: mixed(image, training=False))
+    function = traced.get_concrete_function(tf.TensorSpec((1, 8, 8, 3), name="image"))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], mixed)
+    (tmp_path / "net.tflite").write_bytes(converter.convert())
+    (result,) = check_files(mixed, [tmp_path / "net.tflite"], images).results
+    assert not result.passed
+    assert "its converter left the weights out" in "".join(f.message for f in result.findings)

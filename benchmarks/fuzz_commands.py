@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import click
 from forks import wait
 from renormlite.cli.output_file import OutputFile
+from renormlite.locks import run_folder
 
 _LONGEST_S = 30.0  # of processor time; a healthy export of the small network takes ten
 _HUNG_S = 120.0  # elapsed, on a busy machine
@@ -199,7 +200,8 @@ class Workplace:
         self.temporary, self.home = folder / "temporary", folder / "home"
         child = os.fork()  # TensorFlow, which writes the files, must not run before other forks
         if child == 0:
-            write_template(self.template)
+            with run_folder():
+                write_template(self.template)
             os._exit(0)
         if os.waitpid(child, 0)[1]:
             raise RuntimeError("the healthy files could not be written")

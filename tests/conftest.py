@@ -1,14 +1,29 @@
 """Settings and fixtures of all tests: quiet TensorFlow, fixed seeds, small exports."""
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
+from renormlite.locks import run_folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put temporary files into a folder that is removed at the end, but those of `tmp_path`.
+
+    The workers of pytest-xdist end without the clean-up of TensorFlow, which leaves files.
+    """
+    if not hasattr(config, "workerinput"):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        stack = contextlib.ExitStack()
+        stack.enter_context(run_folder())
+        config.add_cleanup(stack.close)
 
 
 @pytest.fixture(autouse=True)

@@ -32,19 +32,14 @@ from .norms import kept_norm, read_constant
 from .passes import RULES
 from .probes import free_sizes, probes
 from .rebuild import copy_state, is_float
+from .rules.activations import stops_scales
 from .rules.opaque import Opaque
 
 # Relative difference above which a rebuilt custom layer is not the same; half precision, the
 # coarsest arithmetic that a layer may have, stays well below.
 _SAME_LAYER = 0.05
 
-# If one logit is large, a softmax is 1 whatever the others are, so its input is compared as well.
-# No affine moves through these functions, so the input is the same in both networks.
-_SATURATING = {
-    keras.activations.softmax,
-    keras.activations.log_softmax,
-    keras.activations.sigmoid,
-}
+_SOFTMAX = {keras.activations.softmax, keras.activations.log_softmax}
 
 
 class Original:
@@ -211,16 +206,21 @@ def _exceeds_float32(tensor: Any) -> bool:
 
 
 def saturates(value: Value) -> bool:
-    """Return whether a value is the output of a saturating activation, such as softmax."""
+    """Return whether a value is the output of an activation that may hide a wrong input.
+
+    If one logit is large, a softmax is 1 whatever the others are; a tanh is 1 for all large inputs,
+    and a relu6 is 6. So their inputs are compared as well. No affine moves through these functions,
+    so the input is the same in both networks.
+    """
     op = value.producer.op
     if isinstance(op, ActivationOp):
-        return op.function in _SATURATING
+        return op.function in _SOFTMAX or stops_scales(op)
     if not isinstance(op, Kept):
         return False
     layer = op.operation
     if isinstance(layer, keras.layers.Activation):
-        return layer.activation in _SATURATING
-    return isinstance(layer, keras.layers.Softmax)
+        return layer.activation in _SOFTMAX or stops_scales(op)
+    return isinstance(layer, keras.layers.Softmax) or stops_scales(op)
 
 
 def watched(graph: Graph, hidden: list[bool]) -> list[Value]:

@@ -62,7 +62,8 @@ def _power(got: np.ndarray, expected: np.ndarray, step: float) -> Found:
         if array.ndim < 2 or np.abs(array.sum(axis=-1) - 1).max() > array.shape[-1] * step:
             return None, 0.0, ""
     top = expected.argmax(axis=-1)[..., None]
-    most, share = np.take_along_axis(got, top, -1), expected / expected.max(axis=-1, keepdims=True)
+    most = np.take_along_axis(got, top, -1)
+    share = expected / np.maximum(np.take_along_axis(expected, top, -1), step)
     counted = (expected >= _COUNTED * step) & (share < 1)
     if counted.sum() < _LEAST_ELEMENTS / 2:
         return None, 0.0, ""

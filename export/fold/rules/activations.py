@@ -88,7 +88,7 @@ class Activation(Rule):
         return plan.forward(call.output, dataclasses.replace(affine, shift=shift))
 
     def provide(self, plan: Plan, call: Call, wanted: Extra) -> Extra | Refusal:
-        if not _properties(call).elementwise:
+        if not _properties(call.op).elementwise:
             return super().provide(plan, call, wanted)
         extra = plan.provide(call.inputs[0], wanted, call)
         if isinstance(extra, Refusal):
@@ -99,14 +99,19 @@ class Activation(Rule):
         return Refusal(f"{call.name!r} turns the constant channel into {result.constant:g}")
 
     def ignore(self, plan: Plan, call: Call, slot: int, extra: Extra) -> Refusal | None:
-        if not _properties(call).elementwise:
+        if not _properties(call.op).elementwise:
             return super().ignore(plan, call, slot, extra)
         return plan.ignore(call.output, _through(call, extra))
 
 
+def stops_scales(op: ActivationOp | Kept) -> bool:
+    """Return whether an operation is a known elementwise function that no scale moves through."""
+    return _properties(op) == _ELEMENTWISE
+
+
 def _refuses(call: Call, affine: Affine, constant: np.ndarray) -> Refusal | None:
     """Return why an affine cannot move through; channels in ``constant`` have a scale of 0."""
-    properties = _properties(call)
+    properties = _properties(call.op)
     moved = ~constant & ((affine.scale != 1) | (affine.shift != 0))
     if constant.any() and not properties.elementwise:
         return Refusal(
@@ -141,11 +146,11 @@ def _evaluate(call: Call, x: np.ndarray) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(function(keras.ops.cast(x, "float64"))))
 
 
-def _properties(call: Call) -> Properties:
-    """Return the known properties of the activation of a call."""
-    if isinstance(call.op, ActivationOp):
-        return _of_function(call.op.function)
-    return _of_operation(call.op.operation)
+def _properties(op: Any) -> Properties:
+    """Return the known properties of an activation."""
+    if isinstance(op, ActivationOp):
+        return _of_function(op.function)
+    return _of_operation(op.operation)
 
 
 def _of_function(function: Any) -> Properties:

@@ -123,3 +123,21 @@ def test_dropout_that_is_called_in_training_mode_is_not_passed(randomized):
     (record,) = check(model, randomized).report.records
     assert record.outcome == "kept"
     assert "training=True" in record.reason
+
+
+@pytest.mark.parametrize("constant", [2.0, -2.0])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_constant_channel_of_a_norm_behind_an_activation(activation, constant, randomized):
+    """A relu keeps 2, so the layer before it can give it; no other function does, nor -2."""
+    x = keras.Input((6, 6, 3))
+    y = kl.Conv2D(2, 3)(x)
+    y = kl.BatchNormalization(name="norm", epsilon=0.0)(kl.Activation(activation)(y))
+    model = randomized(keras.Model(x, kl.Softmax()(y)), positive=True)
+    model.get_layer("norm").set_weights(
+        [np.array([1.0, 0.0]), np.array([0.0, constant]), np.zeros(2), np.ones(2)]
+    )
+    inputs = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("f4")
+    result = fold(model, verify=False)
+    np.testing.assert_allclose(result.model(inputs), model(inputs), rtol=0, atol=TOLERANCE)
+    possible = activation == "relu" and constant > 0
+    assert (result.report.remaining_ops == 0) is possible

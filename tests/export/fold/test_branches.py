@@ -294,3 +294,39 @@ def test_norm_inside_an_opaque_layer_is_reported():
     (record,) = fold(model).report.records
     assert record.name == "frames/inner"
     assert "'frames' (TimeDistributed) are not read" in record.reason
+
+
+@pytest.mark.parametrize("join", [kl.Add, kl.Subtract, kl.Average])
+def test_channel_of_ones_passes_a_sum(join, folded):
+    """The other branch adds zeros to it, so that it becomes 1, 1 or 1/2."""
+    x = keras.Input((6, 6, 3))
+    y = join()([conv(activation="relu")(x), conv(activation="relu")(x)])
+    assert folded(keras.Model(x, conv(2)(NORM()(y)))).report.remaining_ops == 0
+
+
+@pytest.mark.parametrize("join", [kl.Add, kl.Subtract, kl.Average])
+@pytest.mark.parametrize("slot", [0, 1])
+def test_sum_of_a_branch_with_a_channel_of_ones(join, slot, folded):
+    """The channel is there for another reader; the other branch gets one of zeros."""
+    x = keras.Input((6, 6, 3))
+    branches = [conv(activation="relu")(x), conv(activation="relu")(x)]
+    outputs = [conv(2)(NORM()(branches[slot])), conv(2)(join()(branches))]
+    assert folded(keras.Model(x, outputs)).report.remaining_ops == 0
+
+
+def test_sum_of_three_branches(folded):
+    x = keras.Input((6, 6, 3))
+    y = kl.Average()([conv(activation="relu")(x) for _ in range(3)])
+    assert folded(keras.Model(x, conv(2)(NORM()(y)))).report.remaining_ops == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_axis_of_a_time_distributed_norm(depth, folded):
+    """The channel axis that the norm counts from the front moves back by one for each wrapper."""
+    norm, steps = kl.BatchNormalization(axis=1), (3, 2)[:depth]
+    for _ in range(depth):
+        norm = kl.TimeDistributed(norm)
+    x = keras.Input((*steps, 4, 5))
+    (record,) = folded(keras.Model(x, norm(kl.Dense(5, activation="relu")(x)))).report.records
+    assert record.outcome == "kept"
+    assert record.remaining_ops == ("MUL", "ADD")

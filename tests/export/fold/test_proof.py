@@ -179,6 +179,31 @@ def test_wrong_fold_in_front_of_a_float32_layer_is_found(randomized, monkeypatch
     assert result.proof.rolled_back == ("bordered",)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        kl.Softmax(),
+        kl.ReLU(max_value=6),
+        keras.ops.tanh,
+        *("softmax", "log_softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6"),
+    ],
+    ids=str,
+)
+def test_wrong_fold_in_front_of_a_saturated_output_is_found(last, randomized, monkeypatch):
+    """Its outputs are the same whatever its inputs are, so its inputs are compared."""
+    from renormlite.export.fold.linear_layers import conv
+
+    monkeypatch.setattr(conv, "zero_padding", lambda layer, shape: "")
+    x = keras.Input((8, 8, 3))
+    y = BN(name="bordered")(kl.Conv2D(4, 3, activation="relu")(x))
+    y = kl.Flatten()(kl.Conv2D(4, 3, padding="same")(y))
+    named = isinstance(last, str)
+    y = kl.Dense(2, activation=last if named else None, name="last")(y)
+    model = randomized(keras.Model(x, y if named else last(y)))
+    model.get_layer("last").bias.assign([1e4, -1e4])
+    assert fold(model).proof.rolled_back == ("bordered",)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_network_without_numeric_outputs_is_not_proved(value, randomized):
     x = keras.Input((8, 8, 3))

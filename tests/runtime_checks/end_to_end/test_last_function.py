@@ -49,3 +49,29 @@ def test_an_unknown_rule_is_not_reported_as_a_function(noise, classes):
 def test_constant_outputs_are_not_reported_as_a_function():
     assert not other_function(np.zeros((32, 2)), np.zeros((32, 2)), STEP)
     assert not other_function(np.zeros((32, 2)), rounded(RNG.uniform(size=(32, 2))), STEP)
+
+
+@pytest.mark.parametrize(
+    ("scale", "spread", "found"), [(2.0, 7, False), (2.0, 9, True), (0.1, 3, False), (0.1, 5, True)]
+)
+def test_a_scale_is_named_if_it_moves_more_than_four_roundings(scale, spread, found):
+    """A rounding is one step, and as many as the factor if that is greater."""
+    x = (spread / abs(scale - 1)) * STEP * np.tile([-1.0, 1.0], 8)[:, None]
+    assert bool(other_function(scale * x, x, STEP)) is found
+
+
+@pytest.mark.parametrize(("count", "found"), [(15, False), (16, True)])
+def test_fewer_than_sixteen_elements_say_nothing(count, found):
+    x = np.arange(count, dtype=float)[:, None]
+    assert bool(other_function(2 * x, x, STEP)) is found
+
+
+@pytest.mark.parametrize(("steps", "found"), [(3, False), (4, True)])
+def test_probabilities_of_four_steps_count(steps, found):
+    small = np.array([200, 400, 16 * steps, 40]) * STEP / 16  # a scale and an offset do not fit
+    x = np.tile([*small[:1], 0, *small[2:3]], (16, 1))
+    x[:, 1] = 1 - x.sum(axis=1)
+    logits = np.log(np.maximum(x, 1e-9))
+    y = softmax(0.5 * logits)
+    says = other_function(y, x, STEP)
+    assert says.startswith("with the logits times") or not found

@@ -174,8 +174,15 @@ def test_the_limits_are_options(badly_calibrated, tmp_path):
     result = runner.invoke(command, [*arguments, *lax])
     assert result.exit_code == 0, result.output
     assert runner.invoke(command, [*arguments, "--max-flipped", "101"]).exit_code == 2
-    with pytest.raises(UserError, match="Expected max_flipped to be a number between 0 and 100"):
-        QualityLimits(max_flipped=-1)
+
+
+@pytest.mark.parametrize("name", ["max_accuracy_drop", "max_flipped", "max_clipped"])
+def test_percentages_are_between_0_and_100(name):
+    for value in (0, 100):
+        assert getattr(QualityLimits(**{name: value}), name) == value
+    for value in (-1, 100.5, math.nan):
+        with pytest.raises(UserError, match=f"Expected {name} to be a number between 0 and 100"):
+            QualityLimits(**{name: value})
 
 
 def test_only_loss_beyond_margin_and_chance_fails():

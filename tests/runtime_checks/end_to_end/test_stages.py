@@ -208,3 +208,37 @@ def test_shares_add_up_to_one(seed, sizes):
     assert sum(stage.share for stage in found.stages) == pytest.approx(1, abs=1e-9)
     total = np.sqrt(np.mean((outputs[3] - truth) ** 2))
     assert found.stages[-1].error_rms == pytest.approx(total)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e153])
+def test_root_mean_squares_neither_overflow_nor_vanish(golden, size):
+    truth = size * np.tile([3.0, 4.0], (SAMPLES, 5))  # root mean square: sqrt((9 + 16) / 2)
+    stages = {FLOAT.file: {"y": truth}}
+    plain = dataclasses.replace(
+        golden,
+        truth={"y": truth},
+        folded64={"y": truth},
+        reference={"y": 1.01 * truth},
+        artifacts=stages,
+    )
+    found = budget(plain, 0.9 * truth, sound=False)
+    assert found.signal_rms == pytest.approx(3.5355339059327378 * size, rel=1e-12, abs=0)
+    assert found.reference_rms == pytest.approx(0.035355339059327378 * size, rel=1e-9, abs=0)
+    assert found.reference_db == pytest.approx(40.0)
+    assert found.stages[-1].error_rms == pytest.approx(0.35355339059 * size, rel=1e-9, abs=0)
+    assert found.stages[-1].snr_db == pytest.approx(20.0)
+
+
+def test_an_output_without_signal(golden):
+    nothing = np.zeros((SAMPLES, CLASSES))
+    silent = dataclasses.replace(
+        golden,
+        truth={"y": nothing},
+        folded64={"y": nothing},
+        reference={"y": nothing},
+        artifacts={FLOAT.file: {"y": nothing}},
+    )
+    found = budget(silent, nothing + 1e-3, sound=False)
+    assert (found.signal_rms, found.reference_rms, found.reference_db) == (0.0, 0.0, math.inf)
+    assert found.stages[-1].error_rms == pytest.approx(1e-3)
+    assert found.stages[-1].snr_db == -math.inf

@@ -109,6 +109,32 @@ def test_chance_is_the_exact_binomial_test(lost, gained):
     assert task.chance == pytest.approx(expected)
 
 
+def test_the_json_has_counts_changes_and_confusion():
+    task = agree(one_hot([0, 1, 2, 3]), one_hot([1, 0, 2, 3]), labels=[0, 0, 2, 2])
+    record = task.to_json()
+    expected = {
+        "kind": "real",
+        "samples": 4,
+        "same": 2,
+        "flips": 2,
+        "labelled": 4,
+        "right_before": 2,
+        "right_after": 2,
+        "lost": 1,
+        "gained": 1,
+        "chance": 1.0,
+        "odds": None,
+        "confusion": [
+            {"before": 0, "after": 1, "count": 1},
+            {"before": 1, "after": 0, "count": 1},
+        ],
+        "sentence": task.sentence,
+    }
+    assert {key: record[key] for key in expected} == expected
+    assert [change["sample"] for change in record["changes"]] == [0, 1]
+    assert not {"output", "changed"} & record.keys()
+
+
 def test_one_probability_decides_between_two_classes():
     task = agree([[0.9], [0.2], [0.51]], [[0.8], [0.6], [0.49]], labels=[1, 0, 1], allowed=0.03)
     assert task.samples == 3
@@ -138,6 +164,10 @@ def golden_with(labels=None, **sizes: int) -> GoldenSet:
         ({"y": ("dense", "softmax")}, {"y": 10}, None, (), {"y"}),
         ({"y": ("dense", "softmax", "reshape")}, {"y": 10}, None, (), {"y"}),
         ({"y": ("dense", "sigmoid")}, {"y": 1}, None, (), {"y"}),
+        # two scores are two classes, one logit is none
+        ({"y": ("dense",)}, {"y": 2}, np.array([1, 2]), (), {"y"}),
+        ({"y": ("dense",)}, {"y": 1}, np.array([1, 2]), (), set()),
+        ({"y": ("softmax",)}, {"y": 2}, None, (), {"y"}),
         # an autoencoder, of sounds and of pixels
         ({"y": ("dense",)}, {"y": 640}, None, (), set()),
         ({"y": ("dense", "sigmoid")}, {"y": 784}, None, (), set()),

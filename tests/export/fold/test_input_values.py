@@ -1,0 +1,97 @@
+"""Protects the samples made for inputs that take integers, such as those of lookups."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from renormlite.export.fold.input_values import InputValues, values_of_inputs
+
+
+def values(low, high, whole, **options) -> InputValues:
+    return InputValues(np.array(low, float), np.array(high, float), np.array(whole), **options)
+
+
+def test_numbers_are_mapped_to_the_allowed_integers():
+    """The magnitude, at most 1, is the place in the range; other elements stay as they are."""
+    allowed = values([2, 0], [5, 0], [True, False])
+    shares = np.array([0.0, 0.24, 0.26, -0.5, 0.99, 1.0, 30.0, np.nan])
+    got = allowed.fit(np.stack([shares, shares], axis=1))
+    np.testing.assert_array_equal(got[:, 0], [2, 2, 3, 4, 5, 5, 5, 2])
+    np.testing.assert_array_equal(got[:, 1], shares)
+
+
+def test_random_integers_cover_their_range_evenly():
+    got = values([2, 0], [5, 0], [True, False]).random(np.random.default_rng(0), 4000)
+    numbers, counts = np.unique(got[:, 0], return_counts=True)
+    np.testing.assert_array_equal(numbers, [2, 3, 4, 5])
+    assert counts.min() > 900  # 1000 expected, standard deviation 27
+    assert abs(got[:, 1].mean()) < 0.1  # standard normal
+    assert abs(got[:, 1].std() - 1) < 0.1
+
+
+def test_the_keys_of_a_lookup_are_chosen():
+    allowed = values([0], [2], [True], readers=("lookup",), choices=(10, 20, 40))
+    np.testing.assert_array_equal(allowed.fit(np.array([[0.0], [0.5], [1.0]])), [[10], [20], [40]])
+    assert set(allowed.random(np.random.default_rng(0), 100).ravel()) == {10, 20, 40}
+
+
+@pytest.mark.parametrize(("oov", "others"), [(0, False), (1, True)])
+def test_a_lookup_is_read_from_the_network(oov, others):
+    x = keras.Input((1,), dtype="int64", name="token")
+    y = kl.IntegerLookup(vocabulary=[10, 20, 40], num_oov_indices=oov, name="lookup")(x)
+    (found,) = values_of_inputs(keras.Model(x, kl.Embedding(5, 2)(y)))
+    assert found.readers[0] == "lookup"
+    assert {10, 20, 40} <= set(found.choices)
+    assert found.others is others
+    assert (float(found.low[0]), float(found.high[0])) == (0.0, len(found.choices) - 1)
+
+
+def test_the_rows_of_an_embedding_limit_its_input():
+    x = keras.Input((3,), dtype="int32", name="token")
+    (found,) = values_of_inputs(keras.Model(x, kl.Embedding(7, 2, name="table")(x)))
+    np.testing.assert_array_equal(found.low, [0, 0, 0])
+    np.testing.assert_array_equal(found.high, [6, 6, 6])
+    assert found.whole.all()
+    assert found.readers == ("table",)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "good", "bad", "sentence"),
+    [
+        (values([0], [6], [True], readers=("table",)), 6, 7, "integers from 0 to 6"),
+        (values([0], [6], [True], readers=("table",)), 0, -1, "integers from 0 to 6"),
+        (values([0], [6], [True], readers=("table",)), 1, 1.5, "integers from 0 to 6"),
+        (
+            values([0], [1], [True], readers=("look",), choices=(10, 20)),
+            20,
+            1,
+            "one of 2 known integers",
+        ),
+        (
+            values([0], [1], [True], readers=("look",), choices=(10, 20), others=True),
+            7,
+            7.5,
+            "integers",
+        ),
+    ],
+)
+def test_other_values_are_refused(allowed, good, bad, sentence):
+    assert allowed.refusal("token", np.array([[float(good)]])) is None
+    reader = allowed.readers[0]
+    assert allowed.refusal("token", np.array([[float(good)], [float(bad)]])) == (
+        f"Input 'token' feeds '{reader}', which takes {sentence}. Received: {bad:g}. Give samples "
+        "like those the model was trained on."
+    )
+
+
+def test_unlimited_integers_take_the_range_of_real_samples():
+    real = np.array([[3.0], [9.0]])
+    free = values([0], [255], [True])
+    assert (free.within(real).low[0], free.within(real).high[0]) == (3, 9)
+    limited = values([0], [6], [True], readers=("table",))
+    assert limited.within(real) is limited
+    floats = values([-np.inf], [np.inf], [False])
+    assert floats.within(real) is floats
+    assert floats.refusal("x", real) is None

@@ -1,0 +1,56 @@
+"""Protects the steps that are read from an integer file, on graphs written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from renormlite.reference.integer_noise import Step, input_steps
+
+# Integers from -128 to 127 with zero point -128 and step 1/2 stand for 0 to 127.5.
+HALVES = Quantization(np.array([0.5]), np.array([-128]), np.dtype(np.int8))
+BY_CHANNEL = Quantization(np.array([0.5, 0.25]), np.array([0, 0]), np.dtype(np.int8))
+FLOATS = np.zeros((2, 4), np.float32)
+
+
+def graph(*ops: tuple[str, str, str], **steps: Quantization | None) -> ArtifactGraph:
+    """Return a graph of ops (kind, input, output); tensors `a` and `b` are the inputs."""
+    tensors = {
+        key: GraphTensor(key, key, (1, 4), np.dtype(np.int8 if known else np.float32), known)
+        for key, known in steps.items()
+    }
+    listed = tuple(GraphOp(n, kind, "", (i,), (o,)) for n, (kind, i, o) in enumerate(ops))
+    inputs = tuple(key for key in ("a", "b") if key in tensors)
+    return ArtifactGraph(tensors, inputs, (), lambda: listed)
+
+
+def test_the_steps_of_an_integer_input_are_its_own():
+    assert input_steps(graph(a=HALVES), ["a"], [FLOATS]) == {"a": Step(0.5, 0.0, 127.5)}
+
+
+@pytest.mark.parametrize("kind", ["QUANTIZE", "QuantizeLinear"])
+@pytest.mark.parametrize("move", ["RESHAPE", "Transpose", "EXPAND_DIMS", "Unsqueeze"])
+def test_the_steps_of_a_float_input_are_those_behind_it(kind, move):
+    found = graph((move, "a", "m"), (kind, "m", "q"), a=None, m=None, q=HALVES)
+    assert input_steps(found, ["a"], [FLOATS]) == {"a": Step(0.5, 0.0, 127.5)}
+
+
+def test_inputs_without_steps_are_absent():
+    other = graph(("CONV_2D", "a", "q"), a=None, q=HALVES)
+    assert input_steps(other, ["a"], [FLOATS]) == {}
+    assert input_steps(graph(a=None), ["a"], [FLOATS]) == {}
+    assert input_steps(graph(a=BY_CHANNEL), ["a"], [FLOATS]) == {}
+
+
+def test_integers_that_an_input_takes_unchanged_are_not_rounded():
+    """The next input is still read."""
+    pixels = np.zeros((2, 4), np.int8)
+    both = graph(a=HALVES, b=HALVES)
+    assert input_steps(both, ["a", "b"], [pixels, FLOATS]) == {"b": Step(0.5, 0.0, 127.5)}
+    wide = np.zeros((2, 4), np.int32)  # is converted, so it is rounded
+    assert set(input_steps(both, ["a", "b"], [wide, FLOATS])) == {"a", "b"}
+
+
+def test_an_input_of_another_name_is_found_by_its_place():
+    found = input_steps(graph(a=None, b=HALVES), ["x", "y"], [FLOATS, FLOATS])
+    assert found == {"y": Step(0.5, 0.0, 127.5)}

@@ -66,12 +66,8 @@ def test_fewer_than_sixteen_elements_say_nothing(count, found):
     assert bool(other_function(2 * x, x, STEP)) is found
 
 
-@pytest.mark.parametrize(("steps", "found"), [(3, False), (4, True)])
-def test_probabilities_of_four_steps_count(steps, found):
-    small = np.array([200, 400, 16 * steps, 40]) * STEP / 16  # a scale and an offset do not fit
-    x = np.tile([*small[:1], 0, *small[2:3]], (16, 1))
-    x[:, 1] = 1 - x.sum(axis=1)
-    logits = np.log(np.maximum(x, 1e-9))
-    y = softmax(0.5 * logits)
-    says = other_function(y, x, STEP)
-    assert says.startswith("with the logits times") or not found
+@pytest.mark.parametrize(("steps", "rows", "found"), [(4, 8, True), (3, 8, False), (4, 7, False)])
+def test_eight_probabilities_of_four_steps_are_enough(steps, rows, found):
+    x = STEP * np.array([[256.0 - steps, steps]] * rows + [[254.0, 2.0]] * (16 - rows))
+    y = softmax(0.5 * np.log(x))
+    assert other_function(y, x, STEP).startswith("with the logits times 0.5") is found

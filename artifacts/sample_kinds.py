@@ -92,17 +92,20 @@ def without_undefined(
         kind: (N,) kinds of the samples.
         reference: The trained model's outputs, with NaN where there is no expected value.
         precision: Precision of the file; integer files have no expected values in "nonfinite"
-            samples.
+            samples, nor where the trained model gives NaN or infinity.
     """
-    odd = kind == NONFINITE
     found = dict(outputs)
     for name, array in outputs.items():
         known = reference.get(name)
-        if known is None or known.shape != array.shape or not odd.any():
+        if known is None or known.shape != array.shape:
             continue
-        free = odd.reshape(-1, *[1] * (array.ndim - 1)) & (
-            np.isnan(known) | (not precision_named(precision).takes_nonfinite)
-        )
+        column = (-1, *[1] * (array.ndim - 1))
+        if precision_named(precision).takes_nonfinite:
+            free = np.isin(kind, (NONFINITE, DENORMAL)).reshape(column) & np.isnan(known)
+        else:
+            free = (kind == NONFINITE).reshape(column) | ~np.isfinite(known)
+        if not free.any():
+            continue
         # Integers and booleans are converted to float64, which has NaN.
         dtype = array.dtype if array.dtype.kind == "f" else np.float64
         found[name] = np.where(free, known, array).astype(dtype, copy=False)

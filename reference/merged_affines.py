@@ -178,6 +178,8 @@ def _in_front(
 
     The sequence ends at a linear node, whose bias counts as a shift.
     """
+    if node.attributes.get("data_format") == "channels_first":
+        return []
     arrays = node.arrays
     channels = _read_channels(node, arrays["kernel"])
     scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
@@ -292,8 +294,13 @@ def _of_constant(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndarr
     dilation = node.attributes.get("dilation", [1] * len(reach))
     sizes = [n * d for n, d in zip(reach, dilation)]
     image = np.broadcast_to(values, (1, *sizes, len(values)))
-    weights = {"kernel": kernel}
-    y = evaluate_node(replace(node, weights=weights, constants={}), [image]).reshape(-1, channels)
+    plain = replace(
+        node,
+        weights={"kernel": kernel},
+        constants={},
+        attributes={**node.attributes, "time_distributed": False},
+    )
+    y = evaluate_node(plain, [image]).reshape(-1, channels)
     near = np.abs(y - y[0]) <= _COMPUTED * np.abs(y).max(initial=0.0)
     return y[0] if np.all(near) else None
 

@@ -111,7 +111,7 @@ def expected_noise(
         known = np.concatenate(parts)
         found[name] = np.full(samples, np.max(known, where=np.isfinite(known), initial=0.0))
         found[name][index] = known
-    tiny = _denormal(inputs)
+    tiny = denormal(inputs)
     if tiny.any():
         flushed = _flushing(network, {name: array[tiny] for name, array in inputs.items()})
         for name, moved in flushed.items():
@@ -127,7 +127,7 @@ def _mean(variance: np.ndarray) -> np.ndarray:
     return np.asarray(total / np.maximum(usable.sum(axis=1), 1))
 
 
-def _denormal(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def denormal(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return (N,) whether a sample contains denormal numbers, which may be flushed to zero."""
     found = []
     for array in inputs.values():

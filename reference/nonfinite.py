@@ -9,6 +9,7 @@ import numpy as np
 from ..artifacts.network import Network
 from ..artifacts.sample_kinds import NONFINITE, kinds_of
 from .network import evaluate_node, opaque_layers
+from .noise import denormal
 
 # Operators that select elements by comparison, in which a NaN may be lost.
 _DECIDING = {
@@ -30,12 +31,17 @@ def expected(
         witnesses: Output name to (N, …) outputs of the trained model and others.
 
     Returns:
-        Output name to (N, …): whether the element is finite for all of them. Throughout true for
-        finite inputs; throughout false for the others where a layer is beyond the network.
+        Output name to (N, …): whether the element is finite for all of them. True for finite
+        inputs, but where denormal numbers, which some runtimes flush to zero, decide whether the
+        element is finite; throughout false for the others where a layer is beyond the network.
     """
     odd = kinds_of(inputs) == NONFINITE
     sizes = {name: array.shape for name, array in witnesses[0].items()}
     found = {name: np.ones(shape, bool) for name, shape in sizes.items()}
+    tiny = denormal(inputs)
+    for name, array in found.items():
+        finite = [np.isfinite(outputs[name][tiny]) for outputs in witnesses]
+        array[tiny] = np.all(finite, axis=0) == np.any(finite, axis=0)
     if not odd.any():
         return found
     if opaque_layers(network):

@@ -4,6 +4,7 @@
 | --- | --- |
 | test for -0.0 at the beginning of Keras' argmax and argmin | x, since it only orders equal zeros |
 | sign bit of x | x < 0 |
+| test for finite and infinite x | x - x = 0, abs x = ∞ |
 | relu(-x) of five axes, as in PReLU | -min(x, 0) |
 | expm1, log1p, sinh, cosh | exponentials and logarithms, without cancellation near 0 |
 | Bucketize (digitize, Discretization) | number of boundaries ≤ x |
@@ -145,6 +146,18 @@ def _negative(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
     x = _sign_bit_of(op)
     return None if x is None else tf.less(x, tf.constant(0, x.dtype))
+
+
+def _is_finite(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.equal(op.inputs[0] - op.inputs[0], tf.constant(0, op.inputs[0].dtype))
+
+
+def _is_infinite(op: tf.Operation, function: Any) -> tf.Tensor:
+    import tensorflow as tf
+
+    return tf.equal(tf.abs(op.inputs[0]), tf.constant(np.inf, op.inputs[0].dtype))
 
 
 def _expm1(op: tf.Operation, function: Any) -> tf.Tensor:
@@ -360,6 +373,8 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "Select": _without_negative_zero,
     "SelectV2": _without_negative_zero,
     "Less": _negative,
+    "IsFinite": _is_finite,
+    "IsInf": _is_infinite,
     "Expm1": _expm1,
     "Log1p": _log1p,
     "Sinh": _sinh,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -332,16 +333,53 @@ def _all_layers(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 @contextlib.contextmanager
 def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
-    """Rename every layer by its number within the block; yield number to original name."""
+    """Rename every layer by its number within the block; yield number to original name.
+
+    Functions of `keras.ops` in a Functional model get a scope with their number as well.
+    """
     layers = list(_all_layers(model))
+    functions = _functions(layers)
+    masked = _masked(layers)
     originals = [layer.name for layer in layers]
+    originals += [masked.get(id(function), function).name for function in functions]
     try:
         for number, layer in enumerate(layers):
             layer.name = f"k{number}k"
+        for number, function in enumerate(functions, start=len(layers)):
+            function.call = functools.partial(_in_scope, f"k{number}k", function.call)
         yield dict(enumerate(originals))
     finally:
-        for layer, name in zip(layers, originals, strict=True):
+        for layer, name in zip(layers, originals, strict=False):
             layer.name = name
+        for function in functions:
+            del function.call  # restores the method of the class
+
+
+def _functions(layers: Sequence[keras.layers.Layer]) -> list[Any]:
+    """Return the functions of `keras.ops` that Functional models among `layers` call, each once."""
+    operations = (op for layer in layers for op in getattr(layer, "operations", ()))
+    return list({id(op): op for op in operations if not isinstance(op, keras.Layer)}.values())
+
+
+def _masked(layers: Sequence[keras.layers.Layer]) -> dict[int, keras.layers.Layer]:
+    """Map the id of each function that computes a mask to the layer that reads the mask."""
+    found: dict[int, keras.layers.Layer] = {}
+    for layer in layers:
+        waiting = [node.arguments.kwargs.get("mask") for node in layer._inbound_nodes]
+        waiting = [mask for mask in keras.tree.flatten(waiting) if mask is not None]
+        while waiting:
+            function = waiting.pop()._keras_history.operation
+            if not isinstance(function, keras.Layer) and id(function) not in found:
+                found[id(function)] = layer
+                waiting += [t for node in function._inbound_nodes for t in node.input_tensors]
+    return found
+
+
+def _in_scope(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    import tensorflow as tf
+
+    with tf.name_scope(name):
+        return call(*args, **kwargs)
 
 
 def _decode_calls(graph_def: tf.compat.v1.GraphDef, names: dict[int, str]) -> dict[str, str]:

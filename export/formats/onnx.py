@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.manifest import METADATA_KEY, TensorSpec
-from ...artifacts.precisions import precision_named
+from ...artifacts.precisions import Arithmetic, precision_named
 from ...child import DiedError, shared
 from ...errors import UserError
 from ...files import write_bytes
@@ -25,6 +25,7 @@ from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
 from .onnx_external import move_weights
 from .onnx_rewrites import simplify
+from .rewrites_integers import for_integers
 from .tf2onnx_handlers import HANDLERS
 from .tf2onnx_mends import mended_optimizer
 
@@ -93,6 +94,9 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     """
     import onnx
 
+    integers = precision_named(job.precision).arithmetic is Arithmetic.INTEGER
+    if integers and job.trained is None:
+        graph = for_integers(graph, ("RealDiv",))
     try:
         simple = simplify(convert(graph, job.options.opset))
     except UserError:

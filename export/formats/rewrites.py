@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 # Ops that change only the shape of their first input.
-_VIEWS = ("Reshape", "Squeeze", "ExpandDims", "Identity")
+VIEWS = ("Reshape", "Squeeze", "ExpandDims", "Identity")
 
 
 def redirect(
@@ -96,14 +96,14 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
 
 def _is_constant(node: tf.compat.v1.NodeDef, nodes: Mapping[str, tf.compat.v1.NodeDef]) -> bool:
     """Return whether a value is a constant, possibly reshaped, as the bias of a Keras layer is."""
-    while node.op in _VIEWS:
+    while node.op in VIEWS:
         node = nodes[_producer(node.input[0])]
     return bool(node.op == "Const")
 
 
 # Ops through which TFLite's converter merges a sum into the transposed convolution before it.
 _MERGED_SUMS = ("Add", "AddV2", "Sub")
-_MERGED_THROUGH = (*_VIEWS, *_MERGED_SUMS, "BiasAdd", "Mul", "RealDiv", "Transpose")
+_MERGED_THROUGH = (*VIEWS, *_MERGED_SUMS, "BiasAdd", "Mul", "RealDiv", "Transpose")
 
 
 def with_vector_sums(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...artifacts.manifest import METADATA_KEY, TensorSpec
-from ...artifacts.precisions import precision_named
+from ...artifacts.precisions import Arithmetic, precision_named
 from ...child import DiedError, shared
 from ...errors import UserError
 from ...files import write_bytes
@@ -26,6 +26,7 @@ from .fence import UnnamedRefusalError, fenced, needs_child
 from .freeze import FrozenGraph
 from .rewrites import with_vector_sums
 from .rewrites_3d import for_tflite
+from .rewrites_integers import EIGHT_BITS, SIXTEEN_BITS, for_integers
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
 _FLEX_ADVICE = (
@@ -101,6 +102,8 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         DiedError: It crashed in the child process.
     """
     ends = (*graph.inputs, *graph.outputs)
+    if precision_named(job.precision).arithmetic is Arithmetic.INTEGER and not job.trained:
+        graph = for_integers(graph, EIGHT_BITS if job.precision in MIXED else SIXTEEN_BITS)
     graph_def = for_tflite(
         with_vector_sums(graph.graph_def),
         [tensor.op.name for tensor in ends],
@@ -165,7 +168,9 @@ def _refusal(error: Exception, graph: FrozenGraph) -> UserError:
     unsupported = re.search(r"not yet supported for op: '(\w+)'", text)
     if unsupported:
         kinds = {node.op for node in graph.graph_def.node if _same(node.op, unsupported[1])}
-        op = graph.with_layers(sorted(kinds)) if kinds else unsupported[1]
+        if not kinds:
+            return UnnamedRefusalError(f"int16x8 has no operator for {unsupported[1]}")
+        op = graph.with_layers(sorted(kinds))
         mask = " A mask needs it: feed whole sequences instead." if kinds & _COMPARISONS else ""
         return UserError(
             f"int16x8 has no operator for {op}. Export int8, or leave the layer out.{mask}"

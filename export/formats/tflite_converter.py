@@ -169,21 +169,20 @@ def _dynamic(converter: Any, request: Request) -> bytes:
 def _int8(converter: Any, request: Request) -> bytes:
     import tensorflow as tf
 
-    if request.choices is None:
-        return _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.int8)
     if not hasattr(converter, _CALIBRATE_ONLY):
         raise UserError(
-            "This TensorFlow's converter cannot calibrate without quantizing, which layers kept "
-            f"apart need ({_CALIBRATE_ONLY}). Install the version of constraints.txt."
+            "This TensorFlow's converter cannot calibrate without quantizing "
+            f"({_CALIBRATE_ONLY}). Install the version of constraints.txt."
         )
-    if request.choices.only_int16 and not request.integer_io:
+    choices = request.choices or QuantizerChoices()
+    if choices.only_int16 and not request.integer_io:
         try:
             return _int16x8(converter, request)
         except Exception:  # it lacks a 16-bit form of some operator; its error types are not public
             converter.inference_input_type = converter.inference_output_type = tf.float32
     converter._experimental_calibrate_only = True
     data = _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.float32)
-    return quantized(data, request.choices, request.samples, integer_io=request.integer_io)
+    return quantized(data, choices, request.samples, integer_io=request.integer_io)
 
 
 def _int16x8(converter: Any, request: Request) -> bytes:

@@ -14,9 +14,11 @@ import numpy as np
 
 from ...artifacts.flatbuffer import operator_name, pack, parse, text
 from ...errors import UserError
+from .float_operators import float_operators
 from .pixel_inputs import demand_tflite_steps, tflite_pixels
 from .quantizer_choices import QuantizerChoices
 from .range_choice import Histogram
+from .shared_ranges import share_ranges
 from .tflite_int16 import with_int16
 
 
@@ -46,13 +48,16 @@ def quantized(
     from tensorflow.lite.python.convert import mlir_quantize
 
     model = parse(calibrated)
+    model.subgraphs[0].operators = model.subgraphs[0].operators or []  # all outputs are constants
     floats, wide = _operators(model, choices)
     ranges = _ranges(model.subgraphs[0])
     if choices.ranges != "min-max":
         # `ranges` keeps the full ranges for 16-bit tensors, which need no clipping.
         _choose(calibrated, model, choices.ranges, samples, ranges)
     pixels = tflite_pixels(model) if choices.pixels else None
-    if pixels is not None or choices.ranges != "min-max":
+    shared = share_ranges(model)
+    floats |= float_operators(model)
+    if shared or pixels is not None or choices.ranges != "min-max":
         calibrated = pack(model)
     io = tf.int8 if integer_io else tf.float32
     data: bytes = mlir_quantize(

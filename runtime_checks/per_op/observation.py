@@ -76,7 +76,7 @@ def observe(
     Raises:
         ArtifactError: No runtime that exposes tensors can run the file.
     """
-    index = _choose(golden, first)
+    index = _choose(golden, first, artifact.precision)
     inputs = {name: array[index] for name, array in golden.inputs.items()}
     on, remark = target, ""
     if not _shows_tensors(target):
@@ -147,12 +147,16 @@ def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:
     yield from (Target.parse(text) for text in _STAND_INS[artifact.format])
 
 
-def _choose(golden: GoldenSet, first: Sequence[int]) -> np.ndarray:
+def _choose(golden: GoldenSet, first: Sequence[int], precision: str) -> np.ndarray:
     """Return the samples to use: the given ones, then every kind in turn.
 
-    Samples with NaN or infinity are excluded, since their results say nothing about an op.
+    Samples with NaN or infinity are excluded, since their results say nothing about an op; for a
+    file of integers also those for which the trained model returns NaN or infinity.
     """
     usable = golden.kind != NONFINITE
+    if not precision_named(precision).takes_nonfinite:
+        for values in golden.reference.values():
+            usable &= np.isfinite(values).reshape(len(usable), -1).all(axis=1)
     order = [i for i in dict.fromkeys(int(index) for index in first) if usable[i]]
     kinds = [kind for kind in _OBSERVED if kind in golden.kind]
     kinds += sorted(set(golden.kind[usable]) - set(kinds))

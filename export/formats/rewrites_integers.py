@@ -1,0 +1,133 @@
+"""Rewrites for files of integers, of operations that are wrong or imprecise in integers.
+
+- All integers are finite. The test x - x = 0 is wrong after rounding.
+- A mean over the steps that a mask keeps divides by 1 if it keeps none, since integers represent no
+  NaN.
+- A sum is the mean times the number of summands: the sums of 16-bit integers, and those of TFLite's
+  reference kernels, ignore the steps of their input and output.
+- The converter computes selu from exp(x) for positive x too, whose range is much larger than that
+  of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .freeze import FrozenGraph
+from .rewrites import VIEWS, redirect
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Klambauer et al., Self-Normalizing Neural Networks (2017), equation 14.
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def for_integers(graph: FrozenGraph, kinds: Container[str]) -> FrozenGraph:
+    """Return a network with some operations in a form that is right in integers.
+
+    Args:
+        graph: The network; not changed.
+        kinds: Types of the operations to rewrite.
+    """
+    import tensorflow as tf
+
+    if not any(node.op in kinds for node in graph.graph_def.node):
+        return graph
+    with tf.Graph().as_default() as rewritten:
+        tf.import_graph_def(graph.graph_def, name="")
+        replaced = {}
+        for op in rewritten.get_operations():
+            if op.type in kinds:
+                with tf.name_scope(f"{op.name}/"):
+                    result = _REWRITES[op.type](op)
+                if result is not None:
+                    replaced[op.name] = result.op.name
+        graph_def = rewritten.as_graph_def()
+    redirect(graph_def, replaced, [tensor.op.name for tensor in (*graph.inputs, *graph.outputs)])
+    return dataclasses.replace(graph, graph_def=graph_def)
+
+
+def _finite(op: tf.Operation) -> tf.Tensor | None:
+    """Return x for a selection of x where it is finite."""
+    return op.inputs[1] if _tested_finite(op.inputs[0].op) is op.inputs[1] else None
+
+
+def _always_finite(op: tf.Operation) -> tf.Tensor | None:
+    """Return true values for a test that numbers are finite."""
+    import tensorflow as tf
+
+    x = _tested_finite(op)
+    return None if x is None or not x.shape.is_fully_defined() else tf.ones(x.shape, tf.bool)
+
+
+def _tested_finite(op: tf.Operation) -> tf.Tensor | None:
+    """Return x for a test x - x = 0; see `expansions`."""
+    while op.type == "Identity":
+        op = op.inputs[0].op
+    difference = op.inputs[0].op if op.type == "Equal" else None
+    if difference is None or difference.type != "Sub":
+        return None
+    x, other = difference.inputs
+    return x if x is other else None
+
+
+def _scaled_mean(op: tf.Operation) -> tf.Tensor | None:
+    """Return a sum of floats over static axes as a scaled mean."""
+    import tensorflow as tf
+
+    x, axes = op.inputs[0], tf.get_static_value(op.inputs[1])
+    if x.dtype != tf.float32 or axes is None or x.shape.rank is None:
+        return None
+    sizes = [x.shape[int(axis)] for axis in np.ravel(axes)]
+    if None in sizes:
+        return None
+    mean = tf.reduce_mean(x, np.ravel(axes).tolist(), keepdims=op.get_attr("keep_dims"))
+    return mean * float(np.prod(sizes))
+
+
+def _selu(op: tf.Operation) -> tf.Tensor:
+    """Return selu(x) = λ (max(x, 0) + α (exp(min(x, 0)) - 1))."""
+    import tensorflow as tf
+
+    x = op.inputs[0]
+    below = (tf.exp(tf.minimum(x, 0.0)) - 1.0) * (_SELU_SCALE * _SELU_ALPHA)
+    return tf.nn.relu(x) * _SELU_SCALE + below
+
+
+def _mean_of_kept(op: tf.Operation) -> tf.Tensor | None:
+    """Return a quotient by a number of true values, with the divisor 1 instead of 0."""
+    import tensorflow as tf
+
+    count = op.inputs[1].op
+    while count.type in VIEWS:
+        count = count.inputs[0].op
+    if count.type != "Sum" or not _is_of_booleans(count.inputs[0].op):
+        return None
+    return op.inputs[0] / tf.maximum(op.inputs[1], 1.0)
+
+
+def _is_of_booleans(op: tf.Operation) -> bool:
+    while op.type in (*VIEWS, "Cast"):
+        op = op.inputs[0].op
+        if op.outputs[0].dtype.name == "bool":
+            return True
+    return False
+
+
+_REWRITES: Mapping[str, Callable[[tf.Operation], tf.Tensor | None]] = {
+    "Equal": _always_finite,
+    "RealDiv": _mean_of_kept,
+    "Select": _finite,
+    "SelectV2": _finite,
+    "Selu": _selu,
+    "Sum": _scaled_mean,
+}
+
+EIGHT_BITS = tuple(_REWRITES)
+# With 16 bits, the quantizer requantizes the operand of the minimum in selu.
+SIXTEEN_BITS = tuple(kind for kind in _REWRITES if kind != "Selu")

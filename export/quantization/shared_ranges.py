@@ -1,0 +1,127 @@
+"""Ranges of values that operators of an int8 TFLite file only move or select.
+
+The kernels of such operators require operands and results with one step and zero point. Where their
+ranges differ, TensorFlow's quantizer takes the range of the result. An operand that is also read
+elsewhere is then clipped: max(x) gives its range to x. Here, the values get one range, in which
+nothing is clipped that another operator or the user reads:
+
+- A selection of a clipped value is the clipped selection, so that a value that is only selected
+  from needs no more than the range of the selection.
+- Every other reader needs the whole range of the value. So does an operator that averages, and a
+  constant table, whose rows need not all occur in the calibration samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from ...artifacts.flatbuffer import operator_name
+
+# fmt: off
+SELECTIONS = frozenset((
+    "CONCATENATION", "DEPTH_TO_SPACE", "DYNAMIC_UPDATE_SLICE", "EXPAND_DIMS", "GATHER", "GATHER_ND",
+    "MAXIMUM", "MAX_POOL_2D", "MINIMUM", "MIRROR_PAD", "PACK", "PAD", "PADV2", "REDUCE_MAX",
+    "REDUCE_MIN", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "REVERSE_V2", "SELECT", "SELECT_V2",
+    "SLICE", "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TOPK_V2",
+    "TRANSPOSE", "UNPACK",
+))
+# fmt: on
+_AVERAGES = frozenset(("AVERAGE_POOL_2D", "RESIZE_BILINEAR"))
+
+
+def share_ranges(model: Any) -> bool:
+    """Give values that must share a step and zero point the same range.
+
+    Args:
+        model: A float file with the ranges of its tensors, as objects; changed in place.
+
+    Returns:
+        Whether any range changed.
+    """
+    graph = model.subgraphs[0]
+    groups = _groups(model)
+    needed = _needed(model)
+    tables = [op for op in graph.operators if _reads_table(model, op)]
+    changed = False
+    for members in groups:
+        ranges = {index: range_of(graph.tensors[index]) for index in members}
+        ends = [ends for index, ends in ranges.items() if ends is not None and index in needed]
+        ends += [_table_range(model, op) for op in tables if int(op.outputs[0]) in members]
+        if not ends:
+            continue
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        for index in members:
+            tensor = graph.tensors[index]
+            if range_of(tensor) != (low, high):
+                tensor.quantization.min = np.array([low], np.float32)
+                tensor.quantization.max = np.array([high], np.float32)
+                changed = True
+    return changed
+
+
+def _groups(model: Any) -> list[set[int]]:
+    """Return the sets of tensors that must have one step and zero point."""
+    group_of: dict[int, set[int]] = {}
+    for operator in _sharing(model):
+        values = list(_values(model, operator))
+        joined = set(values).union(*(group_of.get(index, ()) for index in values))
+        for index in joined:
+            group_of[index] = joined
+    return list({id(group): group for group in group_of.values()}.values())
+
+
+def _needed(model: Any) -> set[int]:
+    """Return the tensors whose whole range is needed."""
+    graph = model.subgraphs[0]
+    selections = [op for op in graph.operators if _kind(model, op) in SELECTIONS]
+    only_selected = {int(i) for op in selections for i in op.inputs}
+    others = [op for op in graph.operators if _kind(model, op) not in SELECTIONS]
+    read = {int(i) for op in others for i in op.inputs} | {int(i) for i in graph.outputs}
+    return set(range(len(graph.tensors))) - (only_selected - read)
+
+
+def _sharing(model: Any) -> Iterator[Any]:
+    for operator in model.subgraphs[0].operators:
+        if _kind(model, operator) in SELECTIONS | _AVERAGES:
+            yield operator
+
+
+def _values(model: Any, operator: Any) -> Iterator[int]:
+    """Yield the computed floats that an operator reads and returns."""
+    for index in (*operator.inputs, *operator.outputs):
+        tensor = model.subgraphs[0].tensors[index] if index >= 0 else None
+        if tensor is not None and tensor.type == schema.TensorType.FLOAT32 and range_of(tensor):
+            yield int(index)
+
+
+def _reads_table(model: Any, operator: Any) -> bool:
+    """Return whether an operator takes rows of a constant table of floats."""
+    if _kind(model, operator) not in ("GATHER", "GATHER_ND"):
+        return False
+    table = model.subgraphs[0].tensors[int(operator.inputs[0])]
+    return bool(
+        table.type == schema.TensorType.FLOAT32 and model.buffers[table.buffer].data is not None
+    )
+
+
+def _table_range(model: Any, operator: Any) -> tuple[float, float]:
+    table = model.subgraphs[0].tensors[int(operator.inputs[0])]
+    data = np.asarray(model.buffers[table.buffer].data, np.uint8).tobytes()
+    values = np.frombuffer(data, np.float32)
+    return float(values.min()), float(values.max())
+
+
+def range_of(tensor: Any) -> tuple[float, float] | None:
+    """Return the range of a tensor; None if it is constant or was not observed."""
+    steps = tensor.quantization
+    if steps is None or steps.min is None or len(steps.min) != 1:
+        return None
+    return float(steps.min[0]), float(steps.max[0])
+
+
+def _kind(model: Any, operator: Any) -> str:
+    return operator_name(model.operatorCodes[operator.opcodeIndex])

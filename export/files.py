@@ -244,20 +244,9 @@ class ArtifactWriter:
         """Convert, write and validate one file; the recipe is that of the options by default."""
         file_format = format_named(format_name)
         path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
-        channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
         loops = loops_for(variant.model, format_name, precision)
         with self.step(path.name, "trace" if loops is Loops.KEPT else "unroll and trace"):
-            graph = self.variants.graph(variant, channels_first, loops)
-        job = Job(
-            graph,
-            precision,
-            self._options,
-            self.provenance.metadata(precision),
-            self.calibration if self._calibrates(format_name, precision) else None,
-            self.variants.integers(precision),
-            self._choices(precision, graph, variant, recipe or self._recipe),
-            variant.float_layers,
-        )
+            job = self.job(format_name, precision, variant, recipe)
         with self.step(path.name, "convert"):
             file_format.write(job, path)
         with self.step(path.name, "validate"):
@@ -269,8 +258,26 @@ class ArtifactWriter:
                     f"too much for {precision} can cause this: keep the norms of inputs "
                     "(input_norms='keep', --input-norms keep), or export another precision."
                 ) from error
-        artifact = _described(path, format_name, job, contents)
+        artifact = described(path, format_name, job, contents)
         return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
+
+    def job(
+        self, format_name: str, precision: str, variant: Variant, recipe: Recipe | None = None
+    ) -> Job:
+        """Return what the format needs to write a file; the recipe is the options' by default."""
+        channels_first = self._options.layout == "nchw" and takes_channels_first(format_name)
+        loops = loops_for(variant.model, format_name, precision)
+        graph = self.variants.graph(variant, channels_first, loops)
+        return Job(
+            graph,
+            precision,
+            self._options,
+            self.provenance.metadata(precision),
+            self.calibration if self._calibrates(format_name, precision) else None,
+            self.variants.integers(precision),
+            self._choices(precision, graph, variant, recipe or self._recipe),
+            variant.float_layers,
+        )
 
     def _choices(
         self, precision: str, graph: FrozenGraph, variant: Variant, recipe: Recipe
@@ -297,7 +304,7 @@ class ArtifactWriter:
         )
 
 
-def _described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:
+def described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:
     """Return the description of a validated file."""
     expected = job.graph.signature
 

@@ -23,6 +23,7 @@ from ..reference.nonfinite import expected
 from ..reference.unequal_parts import unequal_parts
 from ..runtimes.base import ArtifactError
 from . import golden_set as golden
+from .faulty_layer import faulty_layer
 from .files import ArtifactWriter
 from .fold import (
     FoldResult,
@@ -78,7 +79,8 @@ class ExportRun:
     def export(self, folder: Path) -> Manifest:
         """Write every file into `folder`, the manifest last."""
         files = self.writer.provenance.options.files
-        artifacts = [self.writer.write(name, precision, folder) for name, precision in files]
+        written = {file: self.writer.write(*file, folder) for file in sorted(files, key=_formats)}
+        artifacts = [written[file] for file in files]
         network_of = self.writer.variants.of
         beyond_half = functools.cache(self._beyond_half)  # files share a network
         noted = [
@@ -244,8 +246,21 @@ class ExportRun:
         artifact = dataclasses.replace(artifact, snr_db=golden.snr_db(self.samples, truth, given))
         if artifact.foreign:
             return artifact
-        notes = notes_on_outputs(artifact, *map(self._typical, (given, truth, reference)))
+        notes = notes_on_outputs(
+            artifact,
+            self._typical(given),
+            self._typical(truth),
+            self._typical(reference),
+            lambda: self._faulty_layer(artifact),
+        )
         return dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
+
+    def _faulty_layer(self, artifact: Artifact) -> str | None:
+        """Return the layer that the converter of a file converts wrongly, if it can be found."""
+        writer = self.writer
+        with writer.step(artifact.file, "find the layer at fault"):
+            job = writer.job(artifact.format, artifact.precision, writer.variants.of(artifact))
+            return faulty_layer(job, artifact.format, self._typical(self.samples.inputs))
 
     def _network(self, artifact: Artifact, folder: Path, folded: Network) -> Network:
         """Return the network that a file was made from: the folded one or a variant of it."""
@@ -278,6 +293,14 @@ class ExportRun:
             states=self.states,
             artifacts=tuple(artifacts),
         )
+
+
+def _formats(file: tuple[str, str]) -> int:
+    """Return the number of formats that support the precision of a file.
+
+    The fewer formats, the fewer operators: files that are likely to be refused are written first.
+    """
+    return len(precision_named(file[1]).formats)
 
 
 def _exact(values: np.ndarray) -> np.ndarray:

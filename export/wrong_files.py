@@ -6,7 +6,7 @@ unusable quantization goes unsaid, even if nobody runs the checks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -22,11 +22,15 @@ _OF_GREATEST = 1e-2
 _OF_KERAS = 100.0
 
 # A rounded number may decide differently, such as a comparison or a sort, in few elements.
-_MOST_DECIDED = 0.1
+MOST_DECIDED = 0.1
 
 
 def notes_on_outputs(
-    artifact: Artifact, given: Arrays, truth: Arrays, reference: Arrays
+    artifact: Artifact,
+    given: Arrays,
+    truth: Arrays,
+    reference: Arrays,
+    layer: Callable[[], str | None] = lambda: None,
 ) -> tuple[str, ...]:
     """Return notes on outputs of a file that are far from the trained model's.
 
@@ -35,6 +39,7 @@ def notes_on_outputs(
         given: Output name to (N, …) outputs of the file for typical samples.
         truth: The same of the trained model in float64.
         reference: The same of the trained model in float32.
+        layer: Finds the layer that the converter converts wrongly, for the message of an error.
 
     Raises:
         UserError: The file computes in float32, and more than rounding is wrong.
@@ -42,16 +47,15 @@ def notes_on_outputs(
     exact = precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT32
     notes = []
     for name in truth:
-        wrong = _wrong(given[name], truth[name], reference[name])
+        wrong = unlike(given[name], truth[name], reference[name])
         ratio = artifact.snr_db.get(name)
-        if exact and wrong.mean() > _MOST_DECIDED:
+        if exact and wrong.mean() > MOST_DECIDED:
             place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
             raise UserError(
                 f"{artifact.file} would be wrong: {100 * wrong.mean():.3g} % of output {name!r} "
                 f"differ from the trained model by more than rounding, such as {list(place)}: "
-                f"{given[name][place]:.6g} instead of {truth[name][place]:.6g}. The converter of "
-                "this format is at fault. Export another format, or leave out the layers that are "
-                "unusual in the model to find the one that it converts wrongly."
+                f"{given[name][place]:.6g} instead of {truth[name][place]:.6g}. "
+                + _at_fault(layer())
             )
         if exact and wrong.any():
             notes.append(
@@ -68,7 +72,19 @@ def notes_on_outputs(
     return tuple(notes)
 
 
-def _wrong(given: np.ndarray, truth: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _at_fault(layer: str | None) -> str:
+    if layer:
+        return (
+            f"The converter of this format converts layer {layer!r} wrongly. Replace that layer, "
+            "or export another format."
+        )
+    return (
+        "The converter of this format is at fault. Export another format, or leave out the layers "
+        "that are unusual in the model to find the one that it converts wrongly."
+    )
+
+
+def unlike(given: np.ndarray, truth: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return where an output differs from the trained model by more than rounding."""
     finite = np.isfinite(truth) & np.isfinite(reference)
     exact, own, got = (

@@ -101,22 +101,32 @@ def first_line(error: Exception) -> str:
     return line if line.endswith(".") else f"{line}."
 
 
-def _culprit(
-    convert: Callable[[FrozenGraph], object],
-    graph: FrozenGraph,
-    failure: Callable[[Exception], bool],
-) -> str | None:
-    """Return the first layer with which a conversion fails, found by bisection."""
+def layer_ends(graph: FrozenGraph) -> dict[str, str]:
+    """Return the path of each layer of a graph and the name of its last op, in order."""
     layers = {
         graph.layer_of(node.name): node.name
         for node in graph.graph_def.node
         if node.op not in ("Const", "Placeholder")
     }
     layers.pop("", None)
+    return layers
+
+
+def _culprit(
+    convert: Callable[[FrozenGraph], object],
+    graph: FrozenGraph,
+    failure: Callable[[Exception], bool],
+) -> str | None:
+    """Return the first layer with which a conversion fails, found by bisection."""
+    layers = layer_ends(graph)
     ends = list(layers.values())
     fine, bad = 0, len(ends)
     if not ends or not _fails(convert, graph.until(ends), failure):
-        return None
+        # Outputs between layers keep the converter from merging them.
+        alone = (
+            name for name, end in layers.items() if _fails(convert, graph.until([end]), failure)
+        )
+        return next(alone, None)
     while bad - fine > 1:
         middle = (fine + bad) // 2
         if _fails(convert, graph.until(ends[:middle]), failure):

@@ -5,14 +5,15 @@ package `reference` evaluates it. It is an npz archive without pickles:
 
     graph                 one JSON text, schema "renormlite/network/2"
     NODE/ROLE             a weight in the model's own type (float32 bits are kept), or a constant
+    NODE/ROLE/error       the greatest error of a weight that is known only rounded
 
 The JSON holds `inputs` ([{name, shape}]), `outputs` ([{name, value}]) and `nodes`, producers first:
-{name, op, layer, inputs, shape, attributes, weights: {ROLE: KEY}, constants: {ROLE: KEY}}. A KEY
-names an array of the archive; nodes that use the same array share it, as the steps of an unrolled
-recurrent layer do. Weights are the layer's own, whose bits a file must hold; constants are what its
-code computes, such as an epsilon. A node's name is the name of the value it computes. `layer` is
-the Keras layer it came from. Shapes have null for the batch. An `op` of "opaque" marks a layer
-that no operators compute; its attribute `why` is the reason.
+{name, op, layer, inputs, shape, attributes, weights: {ROLE: KEY}, constants: {ROLE: KEY}, errors:
+{ROLE: KEY}}. A KEY names an array of the archive; nodes that use the same array share it, as the
+steps of an unrolled recurrent layer do. Weights are the layer's own, whose bits a file must hold;
+constants are what its code computes, such as an epsilon. A node's name is the name of the value it
+computes. `layer` is the Keras layer it came from. Shapes have null for the batch. An `op` of
+"opaque" marks a layer that no operators compute; its attribute `why` is the reason.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Node:
         attributes: Strides, padding and the like.
         weights: Role to an array of the layer's own.
         constants: Role to an array that the layer's code computes.
+        errors: Role to the greatest error of each number of a weight, for those that come from a
+            file that rounds them; absent for exact weights.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Node:
     attributes: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+    errors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -63,7 +67,7 @@ class Node:
 
     def as_identity(self) -> Node:
         """Return the same node with an operation that returns its input."""
-        return replace(self, op="identity", attributes={}, weights={}, constants={})
+        return replace(self, op="identity", attributes={}, weights={}, constants={}, errors={})
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ def network_arrays(network: Network) -> dict[str, np.ndarray]:
             "attributes": dict(node.attributes),
             "weights": {r: key_of(f"{node.name}/{r}", a) for r, a in node.weights.items()},
             "constants": {r: key_of(f"{node.name}/{r}", a) for r, a in node.constants.items()},
+            "errors": {r: key_of(f"{node.name}/{r}/error", a) for r, a in node.errors.items()},
         }
         for node in network.nodes
     ]
@@ -215,4 +220,5 @@ def _node(entry: Record, arrays: _Shared) -> Node:
         attributes=entry.mapping("attributes"),
         weights=arrays.all_of(entry.mapping("weights")),
         constants=arrays.all_of(entry.mapping("constants")),
+        errors=arrays.all_of(entry.mapping("errors")),
     )

@@ -8,8 +8,9 @@ elements is the altered one.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,12 +30,18 @@ _QUOTIENT = 3 * 2.0**-24
 # as the tensor's.
 _FOLDED_ELSEWHERE = 16 * 2.0**-24
 
+# Two converters compute a step from the same range by a few operations in float32.
+_SAME_STEPS = 8 * 2.0**-24
+
 # A constant that agrees with a weight in half of its elements or more, but not in all, was altered.
 # A constant that a converter merged with another operator agrees only where numbers are 0.
 _ALTERED_SHARE = 0.5
 
 # Steps of the fit of factors to the channels of a kernel, which alternates between the axes.
 _FITS = 20
+
+# Operators between a flattened map and the dense layer that reads it; a file clips where it rounds.
+_IN_PLACE = ("clip", "identity", "relu")
 
 # Numbers that are compared first, to distinguish most arrays quickly.
 _PROBES = 8
@@ -117,7 +124,7 @@ def match_weights(
     factors = {key for op in graph.ops if op.kind in ("MUL", "Mul") for key in op.inputs}
     readers = network.readers()
     shifted = {name for name, after in readers.items() if [n.op for n in after] == ["hard_sigmoid"]}
-    maps = _flattened_maps(network)
+    maps = flattened_maps(network)
     known: dict[tuple[object, ...], WeightMatch | None] = {}
     wanted = [
         (node, role, weight, (id(weight), node.op, role, maps.get(node.name, ())))
@@ -224,7 +231,7 @@ def _scaled(
     return False
 
 
-def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
+def flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
     """Return, by node, the shape of the feature map that each dense node reads flattened."""
     nodes = {node.name: node for node in network.nodes}
     shapes: dict[str, Sequence[int | None]] = {**network.inputs}
@@ -232,7 +239,7 @@ def _flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
     found = {}
     for node in network.nodes:
         name = node.inputs[0]
-        while name in nodes and nodes[name].op == "identity":
+        while name in nodes and nodes[name].op in _IN_PLACE:
             name = nodes[name].inputs[0]
         if node.op != "dense" or name not in nodes or nodes[name].op not in ("flatten", "reshape"):
             continue
@@ -352,11 +359,18 @@ def _nearest(
     foreign: bool,
 ) -> WeightMatch:
     """Return the match with the constant that agrees in most elements, the nearest of several."""
-    compare = _wrong_foreign if foreign else _wrong
+    error = np.broadcast_to(node.errors.get(role, 0.0), weight.shape)
+
+    def compare_in(form: Form) -> Compare:
+        if not foreign:
+            return _wrong
+        return functools.partial(_wrong_foreign, error=_ordered(error, form).reshape(-1))
+
     best: _Candidate | None = None
     rank = (-1.0, 0.0)
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
+        compare = compare_in(form)
         for constant in rest:
             wrong, real = compare(ordered, constant)
             share = 1 - float(wrong.mean())
@@ -370,7 +384,7 @@ def _nearest(
         return plain
     remark = ""
     if best[0] < 1:
-        best, remark = _explained(node, role, weight, features, rest, best, compare)
+        best, remark = _explained(node, role, weight, features, rest, best, compare_in)
     share, constant, (view, axes), wrong, real = best
     placed = replace(plain, tensor=constant, form=axes, view=view)
     if not wrong.any():
@@ -408,13 +422,13 @@ def _explained(
     features: tuple[int, ...],
     rest: list[GraphTensor],
     best: _Candidate,
-    compare: Compare,
+    compare_in: Callable[[Form], Compare],
 ) -> tuple[_Candidate, str]:
     """Return the constant explained by a known alteration, with a remark; else the nearest one."""
     if weight.size < 2 or not weight.any():
         return best, ""
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
-        ordered = _ordered(weight, form).astype(np.float64)
+        ordered, compare = _ordered(weight, form).astype(np.float64), compare_in(form)
         for constant in [best[1], *(c for c in rest if c is not best[1])]:
             remark = explain(ordered, constant, form[1], role, compare)
             if remark:
@@ -440,11 +454,14 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
     return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
 
 
-def _wrong_foreign(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
+def _wrong_foreign(
+    expected: np.ndarray, constant: GraphTensor, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the same with a tolerance for a fold that computes in float32 in another order.
 
     The tolerance is relative to the largest element too, since a bias is a difference of numbers
-    that may be larger than the bias.
+    that may be larger than the bias. Expected numbers that are themselves rounded add their error,
+    unless both are rounded to the same steps: then they are the same number.
     """
     wrong, real = _wrong(expected, constant)
     size = np.abs(expected) + np.abs(expected).max(initial=0.0)
@@ -456,8 +473,10 @@ def _wrong_foreign(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndar
         step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1) / 2
     elif data.dtype == np.float16:
         step = half_rounding(np.abs(expected))
+    same = np.isclose(step, error, rtol=_SAME_STEPS, atol=0.0)
+    allowed = np.where(same, step, step + error) + _FOLDED_ELSEWHERE * size
     with np.errstate(invalid="ignore"):
-        return ~(np.abs(real - expected) <= step + _FOLDED_ELSEWHERE * size), real
+        return ~(np.abs(real - expected) <= allowed), real
 
 
 def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:

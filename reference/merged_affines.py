@@ -165,7 +165,10 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
         size = np.abs(affine[0]) * size + np.abs(affine[1])
         absorbed.append(current.as_identity())
         weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
-        composed = replace(node, weights=weights, constants={})
+        errors = {role: np.abs(scale) * error for role, error in node.errors.items()}
+        if "kernel" in errors:
+            errors["kernel"] = _scaled(node, node.errors["kernel"], np.abs(scale))
+        composed = replace(node, weights=weights, constants={}, errors=errors)
         only_shifted = bool(np.all(scale == 1))
         found.append(_Composed(composed, size, tuple(absorbed), shifted=only_shifted))
     return found[::-1]
@@ -273,8 +276,12 @@ def _with_front(
         return None
     bias = arrays.get("bias", np.zeros(constant.shape))
     weights = {**arrays, "kernel": scaled, "bias": bias + constant}
+    errors = dict(node.errors)
+    if "kernel" in errors:
+        of_kernel = _scaled_in_front(node, node.errors["kernel"], np.abs(scale))
+        errors["kernel"] = node.errors["kernel"] if of_kernel is None else of_kernel
     return _Composed(
-        replace(node, weights=weights, constants={}),
+        replace(node, weights=weights, constants={}, errors=errors),
         np.abs(bias) + terms,
         tuple(absorbed),
         shifted=bool(shift.any()),
@@ -373,10 +380,11 @@ def _in_file(merged: _Composed, graph: ArtifactGraph, *, together: bool) -> Node
     keys: list[str] = []
     for role, size in (("kernel", np.abs(node.weights["kernel"])), ("bias", merged.size)):
         wanted = node.weights[role]
-        for match in _like(node, role, graph.constants):
+        for match in like(node, role, graph.constants):
             got = file_weight(match, wanted.shape)
             assert match.tensor is not None
-            if np.all(np.abs(got - wanted) <= _allowed(match.tensor, match, wanted, size)):
+            allowed = allowed_error(match.tensor, match, wanted, size) + node.errors.get(role, 0.0)
+            if np.all(np.abs(got - wanted) <= allowed):
                 weights[role] = got.astype(np.float32)
                 keys.append(match.tensor.key)
                 break
@@ -385,7 +393,7 @@ def _in_file(merged: _Composed, graph: ArtifactGraph, *, together: bool) -> Node
                 return None
     if together and not _read_together(graph, keys):
         return None
-    return replace(node, weights={**node.weights, **weights})
+    return replace(node, weights={**node.weights, **weights}, errors={})
 
 
 def _read_together(graph: ArtifactGraph, keys: Sequence[str]) -> bool:
@@ -396,17 +404,22 @@ def _read_together(graph: ArtifactGraph, keys: Sequence[str]) -> bool:
     )
 
 
-def _like(node: Node, role: str, constants: Sequence[GraphTensor]) -> Iterator[WeightMatch]:
+def like(
+    node: Node,
+    role: str,
+    constants: Sequence[GraphTensor],
+    features: tuple[int, ...] = (),
+) -> Iterator[WeightMatch]:
     """Yield every constant as large as a weight, in every order of its axes."""
     shape = node.weights[role].shape
     for tensor in constants:
         if tensor.data is None or tensor.data.size != int(np.prod(shape)):
             continue
-        for view, axes in dict.fromkeys(forms(node.op, role, shape)):
+        for view, axes in dict.fromkeys(forms(node.op, role, shape, features)):
             yield WeightMatch(node.name, node.layer, role, "", tensor, axes, view)
 
 
-def _allowed(
+def allowed_error(
     tensor: GraphTensor, match: WeightMatch, wanted: np.ndarray, size: np.ndarray
 ) -> np.ndarray:
     """Return the bound on the error of a composed weight."""

@@ -117,7 +117,7 @@ class FileInspection:
         if isinstance(contents, Finding):
             return replace(result, findings=(*result.findings, contents))
         stated = _stated(contents, "precision")
-        if stated is not None and stated != artifact.precision:
+        if not artifact.foreign and stated not in (None, artifact.precision):
             says = (
                 f"the metadata of {artifact.file} says that it was exported in {stated}; "
                 f"manifest.json lists it as {artifact.precision}, whose limits do not fit it"

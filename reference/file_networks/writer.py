@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor
 from ...artifacts.network import Network, Node
+from ...artifacts.precisions import half_rounding
 from ...errors import UserError
 from ..integer.base import Values
 from ..network import evaluate_node
@@ -86,6 +87,23 @@ class Tensors(Values):
 Compute = Callable[[GraphOp, Tensors], list[np.ndarray]]
 
 
+def rounding_error(constant: GraphTensor) -> np.ndarray | None:
+    """Return the greatest error of each number of a constant; None if it is not rounded."""
+    data, steps = constant.data, constant.quantization
+    if data is not None and steps is not None and data.dtype.kind in "iu":
+        return steps.step(data.ndim) / 2
+    return half_rounding(np.abs(data)) if data is not None and data.dtype == np.float16 else None
+
+
+def _numbers(constant: GraphTensor, rounding: float) -> np.ndarray:
+    """Return a constant's real numbers, moved by a multiple of their rounding error."""
+    data = constant.data
+    assert data is not None
+    error = rounding_error(constant)
+    found = data if constant.quantization is None else constant.real(data)
+    return found if error is None or not rounding else found.astype(np.float64) + rounding * error
+
+
 class Writer:
     """Writes nodes, named by the tensors that they compute.
 
@@ -93,6 +111,7 @@ class Writer:
         graph: The file.
         compute: Computes ops that move numbers, and those that constants alone go into.
         sizes: Shapes of inputs whose sizes are free, by name, the samples' axis left out.
+        rounding: Multiple of its rounding error by which each constant is moved.
 
     Attributes:
         constants: Key to numbers, of what does not depend on the inputs: integers that have no
@@ -102,13 +121,17 @@ class Writer:
     """
 
     def __init__(
-        self, graph: ArtifactGraph, compute: Compute, sizes: Mapping[str, Shape] | None = None
+        self,
+        graph: ArtifactGraph,
+        compute: Compute,
+        sizes: Mapping[str, Shape] | None = None,
+        rounding: float = 0.0,
     ) -> None:
         self.graph, self._compute = graph, compute
         plain = {key: replace(t, quantization=None) for key, t in graph.tensors.items()}
         self._plain = replace(graph, tensors=plain)
         self.constants = {
-            key: tensor.data if tensor.quantization is None else tensor.real(tensor.data)
+            key: _numbers(tensor, rounding)
             for key, tensor in graph.tensors.items()
             if tensor.data is not None and key not in graph.inputs
         }

@@ -12,6 +12,7 @@ from ...artifacts.graphs.base import GraphOp
 from ..operators import OPERATORS
 from ..operators.base import Attributes, Integers
 from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.fixed_point import multiplier
 from ..rounding.quantized import Ints, NotKnownError, Output, Quantized, aligned
 from .base import IntegerOperator, Values
 
@@ -115,7 +116,7 @@ def _prelu(op: GraphOp, values: Values) -> Finish:
     return OPERATORS["prelu"].integer(Integers([x], output_of(op, values), {"alpha": alpha}, {}))
 
 
-def _reduction(op: GraphOp, values: Values) -> Attributes:
+def reduction(op: GraphOp, values: Values) -> Attributes:
     """Return the axes that an op reduces, counted with that of the samples."""
     rank = values.array(op.inputs[0]).ndim
     axes = values.constant(op.inputs[1]).reshape(-1)
@@ -162,11 +163,11 @@ def _squared_difference(op: GraphOp, values: Values) -> Finish:
 
     def finish(rule: Arithmetic) -> Ints:
         parts = [
-            rule.scaled(side.centred << shift, scale / twice)
+            rule.times(side.centred << shift, *multiplier(scale / twice))
             for side, scale in ((left, a), (right, b))
         ]
         squares = np.square(parts[0] - parts[1])
-        return output.saturated(rule.scaled(squares, twice**2 / ((1 << 2 * shift) * y)))
+        return output.saturated(rule.times(squares, *multiplier(twice**2 / ((1 << 2 * shift) * y))))
 
     return finish
 
@@ -212,9 +213,9 @@ ARITHMETIC_OPS = {
     "HARD_SWISH": _applied("hard_silu", ruled=False),
     "ABS": _applied("absolute"),
     "SOFTMAX": _applied("softmax", _softmax),
-    "MEAN": _applied("reduce_mean", _reduction),
-    "REDUCE_MAX": _applied("reduce_max", _reduction, ruled=False),
-    "REDUCE_MIN": _applied("reduce_min", _reduction, ruled=False),
+    "MEAN": _applied("reduce_mean", reduction),
+    "REDUCE_MAX": _applied("reduce_max", reduction, ruled=False),
+    "REDUCE_MIN": _applied("reduce_min", reduction, ruled=False),
     "AVERAGE_POOL_2D": _applied("average_pool", _framing, ruled=False),
     "MAX_POOL_2D": _applied("max_pool", _framing, ruled=False),
     "RESIZE_BILINEAR": _applied("resize", _resizing),

@@ -9,9 +9,10 @@ from ..rounding.arithmetic import Finish
 from ..rounding.quantized import NotKnownError
 from .base import IntegerOp, Values, known, one_of
 from .tflite_arithmetic import ARITHMETIC_OPS
+from .tflite_functions import FUNCTION_OPS, with_floats
 from .tflite_moving import MOVING_OPS
 
-TFLITE_OPS = {**ARITHMETIC_OPS, **MOVING_OPS}
+TFLITE_OPS = {**with_floats({**ARITHMETIC_OPS, **FUNCTION_OPS}), **MOVING_OPS}
 
 
 def prepared(op: GraphOp, values: Values) -> Finish:

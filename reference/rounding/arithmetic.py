@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .fixed_point import away_from_zero, divided, high_product, multiplier, softmax_of_8_bits
-from .quantized import Ints, Output, Quantized, Scales
+from .quantized import Ints, NotKnownError, Output, Quantized, Scales
 
 
 class Arithmetic(abc.ABC):
@@ -91,6 +91,10 @@ class Arithmetic(abc.ABC):
     def dense_narrow(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """Return the same for a dense layer of 16-bit integers without a 64-bit bias."""
         return self.dense_wide(sums, x, w, y)
+
+    def times(self, values: Ints, m: Ints, e: Ints) -> Ints:
+        """Return values · m 2^(e-31), rounded, for ops that have such a multiplier of their own."""
+        raise NotKnownError("a multiplier in fixed point")
 
     @abc.abstractmethod
     def scaled(self, values: Ints, ratio: float) -> Ints:

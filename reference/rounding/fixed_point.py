@@ -43,6 +43,50 @@ def divided(values: np.ndarray, right: Any) -> np.ndarray:
     return np.asarray(np.sign(values) * ((np.abs(values) + half) >> right))
 
 
+def inverse_root(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return m and e with 1/sqrt(x) = m 2^(e-31), by five steps of Newton's method.
+
+    Source: TFLite, `internal/quantization_util.cc` and `internal/common.h`,
+    `GetInvSqrtQuantizedMultiplierExp`.
+
+    Args:
+        x: Integers; those below 2 count as 1.
+    """
+    small, right, x = x <= 1, np.full(x.shape, 11), np.maximum(x, 2)
+    while np.any(over := x >= 1 << 29):
+        x, right = np.where(over, x // 4, x), right + over
+    pairs = (31 - np.frexp(x.astype(np.float64))[1].astype(np.int64)) // 2 - 1
+    right, half = right - pairs, divided((x << 2 * pairs) >> 1, 1)
+    y = np.full(x.shape, 1 << 28)
+    for _ in range(5):
+        cube = _saturated(high_product(high_product(y, y), y) << 6)
+        y = _saturated((high_product((1 << 28) + (1 << 27), y) - high_product(half, cube)) << 3)
+    y = high_product(y, 1518500250)  # sqrt(1/2)
+    y, right = np.where(right < 0, y << np.maximum(-right, 0), y), np.maximum(right, 0)
+    return np.where(small, _MOST, y), np.where(small, 0, -right)
+
+
+def quotient(
+    a: np.ndarray, b: np.ndarray, m: np.ndarray, e: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a / b · m 2^(e-31) for integers, and the shifts by which the results were divided.
+
+    Source: TFLite, `reference/div.h`, `DivElementwise`.
+    """
+    a, b = np.where(b < 0, -a, a), np.abs(b)
+    length = np.frexp(b.astype(np.float64))[1].astype(np.int64)
+    inverse = _one_over_one_plus((b << (32 - length)) - (1 << 31))
+    # Sign bits that a has beyond one.
+    room = 31 - np.frexp(np.where(a < 0, -a - 1, a).astype(np.float64))[1].astype(np.int64)
+    product = high_product(high_product(a << room, inverse), m)
+    right = length - 1 + room - e
+    return divided(product, np.clip(right, 0, 62)), right
+
+
+def _saturated(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -_MOST - 1, _MOST)
+
+
 def softmax_of_8_bits(x: np.ndarray, scale: float) -> np.ndarray:
     """Return the softmax over the last axis in steps of 1/256.
 

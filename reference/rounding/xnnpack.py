@@ -32,6 +32,10 @@ class Float32(Arithmetic):
         """M = (s_x s_w) / s_y, each operation in float32; the sum is rounded to float32 first."""
         return nearest(sums.astype(np.float32) * (x * w / y))
 
+    def times(self, values: Ints, m: Ints, e: Ints) -> Ints:
+        """As TFLite's kernels, since XNNPACK has no such ops."""
+        return _BEHIND.times(values, m, e)
+
     def scaled(self, values: Ints, ratio: float) -> Ints:
         """Multiply in float32."""
         return nearest(values.astype(np.float32) * np.float32(ratio))

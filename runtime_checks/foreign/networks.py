@@ -14,6 +14,7 @@ from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import FileRecord
 from ...artifacts.network import Network, Node, network_arrays
 from ...reference.file_weights import match_weights
+from .equalized import with_scaled_channels
 
 # Axis of the output channels in a kernel, by operator.
 _OUTPUTS = {"conv": -1, "dense": -1, "conv_transpose": -2}
@@ -47,6 +48,7 @@ def made_from(
         folded: The network that files are compared with by default.
     """
     filed = as_filed(plain, graph)
+    filed = with_scaled_channels(filed, graph) or filed
     if _agreeing(folded, graph) >= _agreeing(filed, graph):
         return None
     beside = path.with_name(f"{path.name}.network.npz")
@@ -112,6 +114,11 @@ def _merged(linear: Node, affine: Node) -> Node | None:
     bias = linear.weights.get("bias", np.zeros(1)).astype(np.float64) * scale + shift
     weights["bias"] = np.broadcast_to(bias, (factor.size,)).copy()
     rounded = {role: array.astype(np.float32) for role, array in weights.items()}
+    sizes = {"kernel": np.abs(factor), "bias": np.abs(scale)}
     return replace(
-        linear, name=affine.name, shape=affine.shape, weights={**linear.weights, **rounded}
+        linear,
+        name=affine.name,
+        shape=affine.shape,
+        weights={**linear.weights, **rounded},
+        errors={role: error * sizes.get(role, 1.0) for role, error in linear.errors.items()},
     )

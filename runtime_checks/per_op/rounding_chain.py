@@ -37,6 +37,10 @@ _WIDE = _NEAREST + 1
 # four times the curvature at half the distance.
 _WIDE_TABLE = {"LOGISTIC": 2.5, "TANH": 5.0, "SOFTMAX": 8.0}
 
+# The table of exponentials of a 16-bit softmax ends at -10, with this number, which all lesser
+# differences have too; each number is rounded to steps of 2/65535.
+_LEAST_EXPONENTIAL, _OF_EXPONENTIAL = 2 * 2.0**-15, 0.5 * 2.0**-15
+
 _SUMS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"}) | {
     "Conv", "ConvTranspose", "Gemm", "MatMul", "BATCH_MATMUL",
 }  # fmt: skip
@@ -334,7 +338,10 @@ class RoundingChain:
         if kind == "QUANTIZE" and not floats:
             kind = _REGRIDS
         size = float(steps.scales.max())
-        return _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
+        own = _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
+        if kind == "SOFTMAX" and steps.dtype.itemsize > 1:
+            own += _of_exponentials(self._numbers(read))
+        return own
 
     def _keeps_steps(self, op: GraphOp, steps: Quantization) -> bool:
         """Return whether an op only moves numbers that are already in these steps."""
@@ -358,6 +365,13 @@ class RoundingChain:
         steps = [self._graph.tensors[key].quantization for key in op.inputs if key]
         scales = [float(s.scales.max()) for s in steps if s is not None and s.dtype.itemsize <= 2]
         return float(np.prod(scales)) if len(scales) == 2 else 0.0
+
+
+def _of_exponentials(x: np.ndarray) -> float:
+    """Return the error of the sum of exponentials in a softmax of 16 bits."""
+    exact = np.exp(x - x.max(axis=-1, keepdims=True))
+    errors = np.maximum(_LEAST_EXPONENTIAL - exact, _OF_EXPONENTIAL)
+    return float(errors.sum(axis=-1).max(initial=0.0))
 
 
 def _steps(kind: str, size: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from renormlite.reference.rounding.tables import wide_softmax
 from renormlite.runtime_checks.per_op.rounding_chain import RoundingChain
 
 
@@ -144,3 +145,25 @@ def test_functions_in_coarse_steps_are_bounded_by_element():
     wrong = {**shown, "exp": (shown["exp"] + 8).astype(np.int8)}
     more = RoundingChain(graph, wrong, 1).error("log", frozenset({"x"})).reshape(-1)
     assert (more < 3 * 0.2 + 0.02).all()  # no op errs by more than its own rounding
+
+
+def test_softmax_of_16_bits_beyond_its_table_of_exponentials():
+    """The table ends at exp(-10): many lesser numbers take that much from the greatest share."""
+    scale = np.float32(2.0**-10)
+    x = np.full((1, 1, 40), -20000, np.int16)
+    x[..., 3] = 4000
+    steps = [
+        Quantization(np.array([size]), np.array([0]), np.dtype(np.int16))
+        for size in (float(scale), 2.0**-15)
+    ]
+    tensors = {
+        key: GraphTensor(key, key, (1, 40), np.dtype(np.int16), each)
+        for key, each in zip(("x", "y"), steps, strict=True)
+    }
+    op = GraphOp(0, "SOFTMAX", "", ("x",), ("y",), {"beta": 1.0})
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: (op,))
+    y = wide_softmax(x.astype(np.int64), scale, np.float32(1))
+    raised = np.exp((x - x.max()) * float(scale))
+    error = np.abs(y * 2.0**-15 - raised / raised.sum()).max()
+    bound = RoundingChain(graph, {"x": x, "y": y.astype(np.int16)}, 1).error("y", frozenset({"x"}))
+    assert 8.5 * 2.0**-15 < error <= bound[0] < 2 * error

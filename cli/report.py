@@ -55,8 +55,8 @@ def command(reports: tuple[Path, ...], html_path: Path, json_path: Path | None) 
     renormlite check build/large --json large.json
     renormlite report small.json large.json
 
-    A file and a target that several reports have stand below one another. The exit code is 0
-    whatever the verdicts are.
+    The page shows all targets and reports of a file together. The exit code is 0 whatever the
+    verdicts are.
     """
     summaries = read_reports(reports)
     console = console_beside(json_path)

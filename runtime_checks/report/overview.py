@@ -1,4 +1,4 @@
-"""Shows several reports of checks on one page, grouped by file and target."""
+"""Shows several reports of checks on one page, grouped by file."""
 
 from __future__ import annotations
 
@@ -106,12 +106,20 @@ def side_by_side(summaries: Sequence[Summary]) -> dict[str, list[Row]]:
     return found
 
 
+def by_file(summaries: Sequence[Summary]) -> dict[str, list[Row]]:
+    """Return the rows of each file, target by target."""
+    found: dict[str, list[Row]] = {}
+    for rows in side_by_side(summaries).values():
+        found.setdefault(rows[0].kind, []).extend(rows)
+    return found
+
+
 def render(summaries: Sequence[Summary]) -> str:
     """Return the page."""
     return (
         page_environment()
         .get_template("overview.html.j2")
-        .render(reports=summaries, groups=side_by_side(summaries), style=style())
+        .render(reports=summaries, groups=by_file(summaries), style=style())
     )
 
 

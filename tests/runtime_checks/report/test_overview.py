@@ -8,7 +8,12 @@ import pytest
 from click.testing import CliRunner
 from renormlite import UserError
 from renormlite.cli.report import command
-from renormlite.runtime_checks.report.overview import read_reports, render, side_by_side
+from renormlite.runtime_checks.report.overview import (
+    by_file,
+    read_reports,
+    render,
+    side_by_side,
+)
 
 
 @pytest.fixture
@@ -40,6 +45,15 @@ def test_the_same_file_of_two_checks_is_shown_together(reports):
     assert rows[0].accuracy is None
 
 
+def test_targets_of_a_file_are_compared_on_the_page(reports):
+    report = json.loads(reports[1].read_text())
+    for entry in report["results"]:
+        entry["target"] += "@ssh:pi"
+    reports[1].write_text(json.dumps(report))
+    rows = by_file(read_reports(reports))["float32.tflite"]
+    assert [row.target for row in rows] == ["litert", "litert@ssh:pi"]
+
+
 def test_accuracy_and_its_limit(reports):
     report = json.loads(reports[0].read_text())
     for entry in report["results"]:
@@ -55,7 +69,7 @@ def test_the_page_says_what_failed_and_is_whole(reports):
     page = render(summaries)
     HTMLParser().feed(page)
     text = page.partition("<body>")[2]
-    assert text.count("<tr>") == len(side_by_side(summaries)) + sum(len(s.rows) for s in summaries)
+    assert text.count("<tr>") == len(by_file(summaries)) + sum(len(s.rows) for s in summaries)
     failed = next(row for row in summaries[1].rows if not row.passed)
     assert failed.reason in html.unescape(text)
     assert "src=" not in text

@@ -339,9 +339,7 @@ def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
     """
     layers = list(_all_layers(model))
     functions = _functions(layers)
-    masked = _masked(layers)
-    originals = [layer.name for layer in layers]
-    originals += [masked.get(id(function), function).name for function in functions]
+    originals = [part.name for part in (*layers, *functions)]
     try:
         for number, layer in enumerate(layers):
             layer.name = f"k{number}k"
@@ -356,21 +354,26 @@ def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
 
 
 def _functions(layers: Sequence[keras.layers.Layer]) -> list[Any]:
-    """Return the functions of `keras.ops` that Functional models among `layers` call, each once."""
+    """Return the functions of `keras.ops` that Functional models among `layers` call, each once.
+
+    Those that compute masks are left out: the user knows only the layer whose mask it is.
+    """
+    masks = _of_masks(layers)
     operations = (op for layer in layers for op in getattr(layer, "operations", ()))
-    return list({id(op): op for op in operations if not isinstance(op, keras.Layer)}.values())
+    functions = {id(op): op for op in operations if not isinstance(op, keras.Layer)}
+    return [function for key, function in functions.items() if key not in masks]
 
 
-def _masked(layers: Sequence[keras.layers.Layer]) -> dict[int, keras.layers.Layer]:
-    """Map the id of each function that computes a mask to the layer that reads the mask."""
-    found: dict[int, keras.layers.Layer] = {}
+def _of_masks(layers: Sequence[keras.layers.Layer]) -> set[int]:
+    """Return the ids of the functions that compute masks."""
+    found: set[int] = set()
     for layer in layers:
         waiting = [node.arguments.kwargs.get("mask") for node in layer._inbound_nodes]
         waiting = [mask for mask in keras.tree.flatten(waiting) if mask is not None]
         while waiting:
             function = waiting.pop()._keras_history.operation
             if not isinstance(function, keras.Layer) and id(function) not in found:
-                found[id(function)] = layer
+                found.add(id(function))
                 waiting += [t for node in function._inbound_nodes for t in node.input_tensors]
     return found
 

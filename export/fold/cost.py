@@ -2,7 +2,8 @@
 
 The cost is the number of operations that norms leave, then the number of parameters that they add.
 An affine that remains is a multiplication, an addition or both. A copied layer is one operation;
-its parameters are also limited by a separate budget.
+its parameters are also limited by a separate budget. One addition is preferred to a channel more
+where that channel takes longer (`one_more_is_slow`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,20 @@ class Cost(NamedTuple):
 
 
 FREE = Cost()
+
+# Kernels of CPUs compute the channels of a convolution in blocks of 8 or 16.
+_BLOCK = 8
+# Convolutions with fewer channels take so little time that an addition takes longer.
+_NARROW = 16
+
+
+def one_more_is_slow(channels: int) -> bool:
+    """Return whether an addition takes less time than one more channel in two convolutions.
+
+    A channel more than a multiple of the block is computed as a further block (docs/fold.md has
+    measurements).
+    """
+    return channels >= _NARROW and channels % _BLOCK == 0
 
 
 def cost_of(op: Any) -> Cost:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .affine import LARGEST, Affine
-from .cost import FREE, Cost, cost_of
+from .cost import FREE, Cost, cost_of, one_more_is_slow
 from .graph import AffineOp, Call, Extra, Graph
 from .linear import Linear
 from .plan import REACH, Plan, Refusal, Rule
@@ -197,6 +197,9 @@ def border_plan(
     blocks = _groups_behind(seeds)
     if blocks == affine.size > 1:
         reason = "the layers after it read each channel separately, so none can read a constant"
+        return None, [Refusal(reason)]
+    if one_more_is_slow(affine.size):
+        reason = f"{affine.size + 1} channels would take longer than {affine.size} and an addition"
         return None, [Refusal(reason)]
     refusals = []
     for way in (Way(forward=affine), Way(stays=affine.scale_only, forward=affine.shift_only)):

@@ -80,6 +80,14 @@ def test_shift_reaches_zero_padding_exactly(after, activation, folded):
     assert result.model.layers[1].filters == 5
 
 
+@pytest.mark.parametrize(("channels", "left"), [(8, 0), (12, 0), (16, 1), (17, 0), (24, 1)])
+def test_a_channel_that_starts_a_block_of_8_is_dearer_than_an_addition(channels, left, folded):
+    layers = [kl.Conv2D(channels, 3, activation="relu"), NORM(), kl.Conv2D(3, 3, padding="same")]
+    result = folded(chain((8, 9, 3), *layers))
+    assert result.report.remaining_ops == left
+    assert result.model.layers[1].filters == channels + (1 - left)
+
+
 def test_conv1d_and_conv3d_at_borders(folded):
     one = chain(
         (9, 3), kl.Conv1D(4, 3, activation="relu"), NORM(), kl.Conv1D(3, 3, padding="causal")

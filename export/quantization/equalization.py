@@ -23,19 +23,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from ..fold.affine import Affine
 from ..fold.build import build
-from ..fold.graph import Call, Graph, Value
+from ..fold.graph import AffineOp, Call, Graph, Value
 from ..fold.keras_graph import read_graph
 from ..fold.linear import Linear
 from ..fold.passes import RULES
 from ..fold.plan import Plan, Refusal
 from ..fold.proof import Prover
 from ..fold.recognize import recognize
+from ..fold.rules.merge import Merge
 from ..fold.settle import settle
 from .clipped_relus import ClippedRelu, Limit, clipped_relus, limited
 
@@ -150,6 +152,25 @@ class Equalizer:
         for relu in relus:
             relu.remove()
         return graph, relus
+
+
+class _Shift(Merge):
+    """Scales move through an addition, ``s·x' + t = s·(x' + t/s)``; folding would merge the two."""
+
+    def matches(self, op: Any) -> bool:
+        return isinstance(op, AffineOp) and not op.affine.scales
+
+    def forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
+        mine = plan.op(call).affine
+        here = affine.on_axis(mine.axis, mine.size)
+        if here is None or here.shifts or not here.scale.all():
+            return super().forward(plan, call, slot, affine)
+        moved = Affine.of(1.0, mine.shift / here.scale, mine.axis, mine.size)
+        plan.change(call, dataclasses.replace(plan.op(call), affine=moved))
+        return plan.forward(call.output, here)
+
+
+_RULES = (_Shift(), *RULES)
 
 
 def _read(model: keras.Model) -> Graph:
@@ -301,7 +322,7 @@ def _scale(site: _Site, ranges: Mapping[int, np.ndarray], strength: float) -> np
 
 def _planned(graph: Graph, call: Call, scale: Affine) -> Plan | Refusal:
     """Plan to divide a layer's output by `scale` and to multiply the weights of its readers."""
-    plan = Plan(graph, RULES, copy_budget=0)
+    plan = Plan(graph, _RULES, copy_budget=0)
     inverse = scale.inverse()
     if inverse is None:
         return Refusal("a scale is zero")

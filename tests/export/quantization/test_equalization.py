@@ -62,6 +62,27 @@ def test_a_network_with_one_pair_of_layers(images):
     assert _same(model, equalized, images)
 
 
+def test_scales_move_through_the_addition_that_a_norm_leaves(images):
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(4, 3, activation="relu", name="first")(x)
+    y = layers.BatchNormalization(beta_initializer="ones")(y)
+    y = layers.DepthwiseConv2D(3, padding="same", name="depth")(y)
+    model = fold(keras.Model(x, layers.Conv2D(2, 3, name="scores")(y))).model
+    assert "ChannelAffine" in [type(layer).__name__ for layer in model.layers]
+    spread = np.array([1, 10, 100, 1000], np.float32)
+    model.get_layer("first").kernel.assign(model.get_layer("first").kernel * spread)
+    equalized = Equalizer(model, [images]).equalized(1.0)  # activations alone
+    assert equalized is not None
+    assert _same(model, equalized, images)
+
+    def largest(network: keras.Model) -> np.ndarray:
+        kernel = np.abs(network.get_layer("first").kernel)
+        return kernel.max((0, 1, 2))
+
+    unlike, alike = (np.ptp(np.log(largest(network))) for network in (model, equalized))
+    assert unlike > 6 and alike < 2
+
+
 @pytest.mark.parametrize("activation", ["relu6", "sigmoid", "gelu"])
 def test_scales_are_not_moved_through_functions_that_are_not_homogeneous(activation, images):
     assert not Equalizer(uneven(activation), [images]).possible

@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from keras import layers as kl
+from rows import Row, count_row, write
 
 # The smallest input of a family; 32 where it is not listed.
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
@@ -81,6 +82,15 @@ def measure(name: str, *, positive: bool, prove: bool) -> dict[str, object]:
     }
 
 
+def rows_of(row: dict[str, object], gammas: str) -> list[Row]:
+    """Return the counts of one network."""
+    name, label = str(row["network"]), f"operations left, {gammas} gammas"
+    return [
+        count_row(name, "norms", int(row["norms"])),
+        count_row(name, label, sum(len(left.split()) for left in row["left"])),
+    ]
+
+
 def main() -> None:
     """Run every requested network in a separate process and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,7 +104,7 @@ def main() -> None:
         positive = options.gammas == "positive"
         print(json.dumps(measure(options.one, positive=positive, prove=not options.no_proof)))
         return
-    results = []
+    results: list[Row] = []
     print("| network | norms | folded | ops remaining | float64 difference |")
     print("| --- | ---: | ---: | --- | ---: |")
     for name in options.only or networks():
@@ -103,19 +113,16 @@ def main() -> None:
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             print(f"| {name} | failed: {run.stderr.strip().splitlines()[-1]} |", flush=True)
-            results.append({"network": name, "error": run.stderr})
             continue
         row = json.loads(run.stdout.splitlines()[-1])
-        results.append(row)
+        results += rows_of(row, options.gammas)
         kinds = {kind: row["left"].count(kind) for kind in sorted(set(row["left"]))}
         left = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing"
         proof = "not made" if row["proof"] is None else f"{row['proof']:.1e}"
         if row["tolerance"] is not None and row["tolerance"] > 1e-10:
             proof += f" of {row['tolerance']:.1e}"
         print(f"| {name} | {row['norms']} | {row['folded']} | {left} | {proof} |", flush=True)
-    if options.json:
-        with open(options.json, "w") as stream:
-            json.dump(results, stream, indent=1)
+    write(results, options.json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Row:
     Attributes:
         case: What was measured on: a row of the table.
         subject: What was measured: a column of the table.
-        unit: Unit of the number; "ratio" or "share" without one.
+        unit: Unit of the number; "ratio", "share" or "count" without one.
         value: Median or mean.
         low: Lower end of its spread: the first quartile, or of the 95 % interval of the mean.
         high: Upper end.
@@ -43,6 +43,11 @@ def median_row(case: str, subject: str, unit: str, values: Sequence[float]) -> R
     """Return the median with its quartiles."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
     return _rounded(case, subject, unit, middle, low, high, len(values))
+
+
+def count_row(case: str, subject: str, number: int) -> Row:
+    """Return a number that was counted."""
+    return _rounded(case, subject, "count", number, number, number, 1)
 
 
 def mean_row(case: str, subject: str, unit: str, values: Sequence[float]) -> Row:

@@ -83,10 +83,10 @@ a further channel in a convolution (see the next section). In int8 an addition i
 since int8 convolutions take less time.
 
 The stock ONNX file of EfficientNetB0 asks for two constants of its normalization as inputs, so it
-is not timed. onnxsim and onnxslim change the time of the stock file by a few percent in either direction; neither
-removes such norms. LiteRT aborts on the int8 file of visual wake words with hand-written norms that
-TensorFlow's converter writes, so this cell is empty. Networks of less than a tenth of a millisecond
-and rows with two threads vary much."""
+is not timed. onnxsim and onnxslim change the time of the stock file by a few percent in either
+direction; neither removes such norms. LiteRT aborts on the int8 file of visual wake words with
+hand-written norms that TensorFlow's converter writes, so this cell is empty. Networks of less than
+a tenth of a millisecond and rows with two threads vary much."""
 
 PARTS = {
     "purpose": Part(

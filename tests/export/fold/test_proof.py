@@ -187,7 +187,9 @@ def test_wrong_fold_in_front_of_a_float32_layer_is_found(randomized, monkeypatch
         keras.ops.tanh,
         *("softmax", "log_softmax", "sigmoid", "tanh", "hard_sigmoid", "relu6"),
     ],
-    ids=str,
+    ids=lambda last: (
+        last if isinstance(last, str) else getattr(last, "__name__", type(last).__name__)
+    ),
 )
 def test_wrong_fold_in_front_of_a_saturated_output_is_found(last, randomized, monkeypatch):
     """Its outputs are the same whatever its inputs are, so its inputs are compared."""

@@ -18,11 +18,13 @@ from ...reference.file_weights import file_weight, flattened_maps
 from ...reference.merged_affines import allowed_error, like
 from ...reference.network import evaluate_node
 
-# Operators f with f(s x) = s f(x) for factors s > 0 of channels, or that only move numbers.
+# Operators of single numbers with f(s x) = s f(x) for factors s > 0.
+_OF_ELEMENTS = {"identity", "leaky_relu", "linear", "prelu"}
+
+# Other operators with f(s x) = s f(x) for factors s > 0 of channels, or that only move numbers.
 _HOMOGENEOUS = {
     "average_pool", "concatenate", "crop", "flatten", "global_average_pool", "global_max_pool",
-    "identity", "leaky_relu", "linear", "max_pool", "pad", "permute", "prelu", "reshape", "slice",
-    "upsample_bilinear", "upsample_nearest",
+    "max_pool", "pad", "permute", "reshape", "slice", "upsample_bilinear", "upsample_nearest",
 }  # fmt: skip
 
 # The axes of a kernel for output channels.
@@ -100,10 +102,13 @@ def _scaled(
     relu = node.op == "relu" and not {"max_value", "threshold"} & {
         name for name, value in node.attributes.items() if value
     }
-    if not relu and node.op not in _HOMOGENEOUS:
-        raise _NotEqualizedError
+    if relu or node.op in _OF_ELEMENTS:
+        return node, read[0]
     shapes: dict[str, Sequence[int | None]] = {**network.inputs}
     shapes.update({each.name: each.shape for each in network.nodes})
+    # Values inside a layer may have no shape.
+    if node.op not in _HOMOGENEOUS or not all(shapes[name] for name in node.inputs):
+        raise _NotEqualizedError
     parts = []
     for attribute, missing in (("sizes", 1.0), ("errors", 0.0)):
         arrays = [
@@ -147,9 +152,10 @@ def _linear(
         weights["bias"] = weights["bias"].astype(np.float64) * size
         slack = np.abs(weights["bias"]) * best.error.reshape(-1)
         known["bias"] = np.broadcast_to(known.get("bias", 0.0), size.shape) * size + slack
-    shape = (1, *([1] * (len(node.shape) - 2)), size.size)
+    rank = len(node.shape) or kernel.ndim
+    shape = (1, *([1] * (rank - 2)), size.size)
     if node.attributes.get("data_format") == "channels_first":
-        shape = (1, size.size, *([1] * (len(node.shape) - 2)))
+        shape = (1, size.size, *([1] * (rank - 2)))
     changed = replace(node, weights=weights, errors=known)
     return changed, _Factors(size.reshape(shape), best.error.reshape(shape))
 

@@ -48,7 +48,9 @@ def made_from(
         folded: The network that files are compared with by default.
     """
     filed = as_filed(plain, graph)
-    filed = with_scaled_channels(filed, graph) or filed
+    if any(tensor.quantization is not None for tensor in graph.tensors.values()):
+        # Weights of floats are compared exactly, so scaled ones are recognised where they are read.
+        filed = with_scaled_channels(filed, graph) or filed
     if _agreeing(folded, graph) >= _agreeing(filed, graph):
         return None
     beside = path.with_name(f"{path.name}.network.npz")

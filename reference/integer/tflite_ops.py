@@ -28,6 +28,16 @@ def prepared(op: GraphOp, values: Values) -> Finish:
     return lambda rule: known(op, lambda: finish(rule.of_bits(bits)))
 
 
+def _has_steps(graph: ArtifactGraph, op: GraphOp) -> bool:
+    """Return whether an op reads or writes quantized numbers.
+
+    Others compute in float32. Their inputs as a runtime shows them may be those of another op,
+    since runtimes fuse float operators and reuse their memory.
+    """
+    keys = [*graph.activations(op), *op.outputs]
+    return any(graph.tensors[key].quantization is not None for key in keys)
+
+
 def bits_of(graph: ArtifactGraph, op: GraphOp) -> int:
     """Return the size of the integers that an op reads and writes."""
     keys = [*graph.activations(op), *op.outputs]
@@ -36,8 +46,10 @@ def bits_of(graph: ArtifactGraph, op: GraphOp) -> int:
 
 
 def integer_ops(values: Values) -> Iterator[IntegerOp]:
-    """Yield every op whose results can be computed exactly from its known inputs."""
+    """Yield every op of integers whose results can be computed exactly from its known inputs."""
     for op in values.graph.ops:
+        if not _has_steps(values.graph, op):
+            continue
         try:
             finish = prepared(op, values)
         except NotKnownError:

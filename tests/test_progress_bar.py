@@ -58,7 +58,10 @@ def test_nothing_is_shown_without_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     assert screen.getvalue().strip() == ""
 
 
-def test_a_program_on_a_device_writes_the_share_that_is_done(healthy_export, tmp_path) -> None:
+def test_a_program_on_a_device_writes_the_share_that_is_done(
+    healthy_export, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(process, "_WATCHED_EVERY_S", 0.05)  # the program may end in half a second
     export = read_export(healthy_export)
     files = [entry for entry in export.artifacts if entry.format == "tflite"]
     inputs = export.read_golden().inputs

@@ -318,9 +318,11 @@ class _Builder:
             name=call.op.name,
             dtype="float32",
         )
+        # Keras' resizing assumes training where nothing is said, and all later layers follow it.
         if len(shape) == 4:
-            return BuiltValue(layer(x.tensor), x.grid)
-        rows = layer(ops.reshape(x.tensor, (-1, 1, *(shape[1:-1] or (1,)), shape[-1])))
+            return BuiltValue(layer(x.tensor, training=False), x.grid)
+        maps = ops.reshape(x.tensor, (-1, 1, *(shape[1:-1] or (1,)), shape[-1]))
+        rows = layer(maps, training=False)
         return BuiltValue(ops.reshape(rows, (-1, sizes[1], shape[-1])), x.grid)
 
     def prelu(self, call: Call, layer: kl.PReLU) -> BuiltValue:

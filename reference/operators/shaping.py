@@ -125,6 +125,23 @@ class Constant(Moves):
         return np.zeros_like(at.output)
 
 
+def _slopes(matrix: np.ndarray) -> np.ndarray:
+    """Return the matrix of the image's slopes at the places where a matrix interpolates it.
+
+    Between two neighbours the slope is their difference. Other interpolations have that of the
+    matrix from row to row.
+    """
+    rows, size = matrix.shape
+    if min(rows, size) == 1:
+        return 0 * matrix
+    if (matrix != 0).sum(axis=1).max() > 2:
+        slopes: np.ndarray = np.gradient(matrix, axis=0) * (rows / size)
+        return slopes
+    left = np.minimum(np.argmax(matrix != 0, axis=1), size - 2)
+    differences = np.eye(size, k=1) - np.eye(size)
+    return differences[left].astype(matrix.dtype)
+
+
 class Resize(Operator):
     """A product with one constant matrix for each axis that is resized, (out, in).
 
@@ -168,14 +185,13 @@ class Resize(Operator):
         """Return the variance from rounding positions, in units of the unit roundoff squared.
 
         A position in [k, k + 1) is computed by a product and a difference of numbers up to k + 1,
-        with an error of up to 2 (k + 1). It is multiplied by the slope of the image there, taken
-        from the differences between rows of the matrix.
+        with an error of up to 2 (k + 1). It is multiplied by the slope of the image there.
         """
         found = np.zeros_like(at.output)
         axes = at.attributes["axes"]
         for axis, matrix in self._matrices(at.weights, at.attributes):
             rows, size = matrix.shape
-            slope = np.gradient(matrix, axis=0) * (rows / size) if rows > 1 else 0 * matrix
+            slope = _slopes(matrix)
             error = 2 * np.arange(1, rows + 1) * (size / rows)
             moved = {f"matrix_{a}": at.weights[f"matrix_{a}"] for a in axes}
             moved[f"matrix_{axis}"] = (slope * error[:, None]).astype(matrix.dtype)

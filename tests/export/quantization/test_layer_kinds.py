@@ -168,3 +168,21 @@ def test_one_value_on_several_grids_stays_in_integers(tmp_path: Path) -> None:
     found = outputs_of(tmp_path / "n" / "n.int8.tflite", samples)
     for got, wanted in zip(found, aware(samples), strict=True):
         np.testing.assert_array_equal(got, np.array(wanted))
+
+
+def test_only_training_moves_the_ranges_behind_resizing():
+    """Keras' resizing assumes training where nothing is said, and all later layers follow it."""
+    x = keras.Input((4, 4, 2))
+    y = kl.Dense(3)(kl.Flatten()(kl.UpSampling2D(2)(x)))
+    model = rl.quantize_aware(keras.Model(x, y))
+    samples = np.random.default_rng(0).normal(size=(8, 4, 4, 2)).astype(np.float32)
+
+    def ranges():
+        return [np.array(w) for w in model.weights if w.path.endswith(("low", "high"))]
+
+    before = ranges()
+    model(samples)
+    np.testing.assert_equal(ranges(), before)
+    model.compile("sgd", "mse")
+    model.fit(samples, np.zeros((8, 3)), verbose=0)
+    assert all(not np.array_equal(*pair) for pair in zip(ranges(), before, strict=True))

@@ -251,3 +251,15 @@ def test_ops_that_are_not_evaluated_are_counted_and_named(tmp_path, per_op):
     (note,) = [finding for finding in report.findings if finding.check == "evaluated"]
     assert "2 of 2 operators are not evaluated in float64: 'odd' (no primitive" in note.message
     assert json.loads(report.to_json())["findings"][0]["message"] == note.message
+
+
+def test_resizing_images_whose_neighbours_are_unlike_passes(tmp_path):
+    """A position rounded in float32 counts by the difference of the pixels around it."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = kl.ReLU()(kl.BatchNormalization()(kl.Conv2D(4, 3)(kl.Resizing(6, 6)(image))))
+    model = keras.Model(image, kl.Dense(3)(kl.GlobalAveragePooling2D()(x)))
+    samples = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
+    export_model(model, tmp_path / "net", inputs=samples)
+    report = check_parity(tmp_path / "net", TARGETS)
+    assert report.passed, [result.reason for result in report.results]

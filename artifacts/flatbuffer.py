@@ -113,6 +113,11 @@ def operator_name(code: Any) -> str:
     return _OPERATOR_NAMES[number]
 
 
+def operator_kind(model: Any, operator: Any) -> str:
+    """Return the name of an operator of a parsed file."""
+    return operator_name(model.operatorCodes[operator.opcodeIndex])
+
+
 def _number(code: Any) -> int:
     # Files written for old runtimes carry the code in the deprecated 8-bit field.
     return max(code.builtinCode, code.deprecatedBuiltinCode)

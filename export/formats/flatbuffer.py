@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import names_of, operator_name, pack, parse, sign, text
+from ...artifacts.flatbuffer import names_of, operator_kind, pack, parse, sign, text
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..signature import unique_names
@@ -108,7 +108,7 @@ def content_of(model: Any) -> Content:
     """Return operators, interface and signature of the main subgraph of a parsed file."""
     graph = model.subgraphs[0]
     ops = Counter(
-        operator_name(model.operatorCodes[operator.opcodeIndex])
+        operator_kind(model, operator)
         for subgraph in model.subgraphs
         for operator in subgraph.operators or []
     )
@@ -146,7 +146,6 @@ __all__ = [
     "Content",
     "content_of",
     "get_metadata",
-    "operator_name",
     "pack",
     "parse",
     "schema",

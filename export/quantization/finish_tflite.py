@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_code, operator_name, text
+from ...artifacts.flatbuffer import operator_code, operator_kind, text
 from ...errors import UserError
 from .pack import pack
 from .trained import IntegerModel, Weights
@@ -41,7 +41,7 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
     by_mark = {weights.mark: weights for weights in integers.weights}
     for graph in model.subgraphs:
         for operator in graph.operators:
-            kind = operator_name(model.operatorCodes[operator.opcodeIndex])
+            kind = operator_kind(model, operator)
             if kind in _LINEAR:
                 weights = _set_steps(model, graph, operator, _LINEAR[kind], by_mark)
                 if weights is not None and weights.bits <= 4:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_name, text
+from ...artifacts.flatbuffer import operator_kind, text
 from .shared_ranges import SELECTIONS, range_of
 
 _EQUALITIES = ("EQUAL", "NOT_EQUAL")
@@ -36,7 +36,7 @@ def float_operators(model: Any) -> set[str]:
 
 
 def _fails(model: Any, operator: Any) -> bool:
-    kind = _kind(model, operator)
+    kind = operator_kind(model, operator)
     ranges = [range_of(model.subgraphs[0].tensors[i]) for i in operator.inputs if i >= 0]
     if kind in _COMPARISONS:
         return any(ends and ends[1] - ends[0] >= _LARGEST_STEPS for ends in ranges)
@@ -48,17 +48,13 @@ def _between_integers(model: Any) -> Iterator[Any]:
     graph = model.subgraphs[0]
     made = {int(i): op for op in graph.operators for i in op.outputs}
     for cast in graph.operators:
-        if _kind(model, cast) != "CAST":
+        if operator_kind(model, cast) != "CAST":
             continue
         if graph.tensors[int(cast.outputs[0])].type == schema.TensorType.FLOAT32:
             continue
         moves, before = [], made.get(int(cast.inputs[0]))
-        while before is not None and _kind(model, before) in SELECTIONS:
+        while before is not None and operator_kind(model, before) in SELECTIONS:
             moves.append(before)
             before = made.get(int(before.inputs[0]))
-        if before is not None and _kind(model, before) == "CAST":
+        if before is not None and operator_kind(model, before) == "CAST":
             yield from moves
-
-
-def _kind(model: Any, operator: Any) -> str:
-    return operator_name(model.operatorCodes[operator.opcodeIndex])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_code, operator_name
+from ...artifacts.flatbuffer import operator_code, operator_kind
 
 # The version of each operator from which on its weights may be INT4. Source: TensorFlow,
 # `compiler/mlir/lite/tools/versioning/op_version.cc`; there DEPTHWISE_CONV_2D has 7, but LiteRT 2.3
@@ -32,7 +32,7 @@ def pack(model: Any, operator: Any, graph: Any, rounding: str) -> None:
         graph: The subgraph that contains it.
         rounding: Arithmetic of the target.
     """
-    kind = operator_name(model.operatorCodes[operator.opcodeIndex])
+    kind = operator_kind(model, operator)
     x, kernel, y = (graph.tensors[i] for i in (*operator.inputs[:2], operator.outputs[0]))
     grouped = kind == "CONV_2D" and kernel.shape[-1] != x.shape[-1]
     if kind not in _EXACT[rounding] or grouped or y.type != schema.TensorType.INT8:

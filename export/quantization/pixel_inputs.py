@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...artifacts.flatbuffer import operator_name, parse, text
+from ...artifacts.flatbuffer import operator_kind, parse, text
 from ...errors import UserError
 from ...reference.pixel_inputs import MEAN_TOLERANCE
 
@@ -71,7 +71,7 @@ def tflite_pixels(model: Any) -> Pixels | None:
         found = [op for op in graph.operators if tensor in list(op.inputs)]
         if len(found) != 1 or tensor in list(graph.outputs):
             return None
-        return found[0] if _kind(model, found[0]) in kinds else None
+        return found[0] if operator_kind(model, found[0]) in kinds else None
 
     cast = only_reader(index, ("CAST",))
     if cast is None:
@@ -113,11 +113,7 @@ def demand_tflite_steps(data: bytes, pixels: Pixels) -> None:
 
 
 def _sign(model: Any, operator: Any) -> float:
-    return -1.0 if _kind(model, operator) == "SUB" else 1.0
-
-
-def _kind(model: Any, operator: Any) -> str:
-    return operator_name(model.operatorCodes[operator.opcodeIndex])
+    return -1.0 if operator_kind(model, operator) == "SUB" else 1.0
 
 
 def _constant(model: Any, indices: Sequence[int]) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_name
+from ...artifacts.flatbuffer import operator_kind
 
 # fmt: off
 SELECTIONS = frozenset((
@@ -77,16 +77,16 @@ def _groups(model: Any) -> list[set[int]]:
 def _needed(model: Any) -> set[int]:
     """Return the tensors whose whole range is needed."""
     graph = model.subgraphs[0]
-    selections = [op for op in graph.operators if _kind(model, op) in SELECTIONS]
+    selections = [op for op in graph.operators if operator_kind(model, op) in SELECTIONS]
     only_selected = {int(i) for op in selections for i in op.inputs}
-    others = [op for op in graph.operators if _kind(model, op) not in SELECTIONS]
+    others = [op for op in graph.operators if operator_kind(model, op) not in SELECTIONS]
     read = {int(i) for op in others for i in op.inputs} | {int(i) for i in graph.outputs}
     return set(range(len(graph.tensors))) - (only_selected - read)
 
 
 def _sharing(model: Any) -> Iterator[Any]:
     for operator in model.subgraphs[0].operators:
-        if _kind(model, operator) in SELECTIONS | _AVERAGES:
+        if operator_kind(model, operator) in SELECTIONS | _AVERAGES:
             yield operator
 
 
@@ -100,7 +100,7 @@ def _values(model: Any, operator: Any) -> Iterator[int]:
 
 def _reads_table(model: Any, operator: Any) -> bool:
     """Return whether an operator takes rows of a constant table of floats."""
-    if _kind(model, operator) not in ("GATHER", "GATHER_ND"):
+    if operator_kind(model, operator) not in ("GATHER", "GATHER_ND"):
         return False
     table = model.subgraphs[0].tensors[int(operator.inputs[0])]
     return bool(
@@ -121,7 +121,3 @@ def range_of(tensor: Any) -> tuple[float, float] | None:
     if steps is None or steps.min is None or len(steps.min) != 1:
         return None
     return float(steps.min[0]), float(steps.max[0])
-
-
-def _kind(model: Any, operator: Any) -> str:
-    return operator_name(model.operatorCodes[operator.opcodeIndex])

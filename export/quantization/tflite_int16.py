@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_code, operator_name, pack, parse, text
+from ...artifacts.flatbuffer import operator_code, operator_kind, pack, parse, text
 from ...errors import UserError
 
 _FLOAT, _INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -102,8 +102,7 @@ class _Editor:
 
     def widen(self, operator: Any) -> None:
         """Convert one operator to 16-bit activations."""
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        kind = operator_name(code)
+        kind = operator_kind(self._model, operator)
         name = text(self.tensor(operator.outputs[0]).name)
         form = _FORMS.get(kind)
         if form is None and self._has_weights(operator):
@@ -115,7 +114,8 @@ class _Editor:
         if form is None or not self._can_widen(operator, form):
             return
         number = getattr(schema.BuiltinOperator, kind)
-        operator.opcodeIndex = operator_code(self._model, number, max(form.version, code.version))
+        version = max(form.version, self._model.operatorCodes[operator.opcodeIndex].version)
+        operator.opcodeIndex = operator_code(self._model, number, version)
         inputs = [int(index) for index in operator.inputs]
         for place in form.data:
             inputs[place] = self._input(inputs[place], operator)
@@ -155,7 +155,11 @@ class _Editor:
         if form.kernel is not None:
             return self._is_constant(self.tensor(int(operator.inputs[form.kernel])))
         makers = [self._producer(int(operator.inputs[place])) for place in form.data]
-        known = [self._kind(maker) == "DEQUANTIZE" for maker in makers if maker is not None]
+        known = [
+            operator_kind(self._model, maker) == "DEQUANTIZE"
+            for maker in makers
+            if maker is not None
+        ]
         return bool(known) and all(known)
 
     def _input(self, index: int, reader: Any) -> int:
@@ -169,7 +173,7 @@ class _Editor:
             return self._constant(index)
         source = index
         producer = self._producer(index)
-        if producer is not None and self._kind(producer) == "DEQUANTIZE":
+        if producer is not None and operator_kind(self._model, producer) == "DEQUANTIZE":
             source = int(producer.inputs[0])
             if self.tensor(source).type == _INT16:
                 return source
@@ -193,7 +197,7 @@ class _Editor:
         for reader in self._graph.operators:
             if index not in reader.inputs:
                 continue
-            if self._kind(reader) == "QUANTIZE":
+            if operator_kind(self._model, reader) == "QUANTIZE":
                 reader.inputs = np.array([wide], np.int32)
             else:
                 as_float = True
@@ -279,9 +283,6 @@ class _Editor:
 
     def _producer(self, index: int) -> Any:
         return next((op for op in self._graph.operators if index in op.outputs), None)
-
-    def _kind(self, operator: Any) -> str:
-        return operator_name(self._model.operatorCodes[operator.opcodeIndex])
 
     def sort(self) -> None:
         """Sort the operators topologically and remove unused ones."""

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter
+from renormlite.artifacts.flatbuffer import operator_name
 from renormlite.export.formats import flatbuffer
 from renormlite.export.formats.format_table import FORMAT_NAMES, precisions_of
 from renormlite.models import mlperf_tiny
@@ -118,7 +119,7 @@ def test_operator_versions_are_those_of_tflite_runtime_2_14(precision, images, e
     model = settled(mlperf_tiny.anomaly_detection(rl.BatchRenormalization))
     _, folder = export(model, formats=("tflite",), precisions=(precision,), calibration="random")
     parsed = flatbuffer.parse((folder / f"net.{precision}.tflite").read_bytes())
-    versions = {flatbuffer.operator_name(c): c.version for c in parsed.operatorCodes}
+    versions = {operator_name(c): c.version for c in parsed.operatorCodes}
     assert "FULLY_CONNECTED" in versions
     for operator, version in versions.items():
         assert version <= OLD_RUNTIME[operator], operator

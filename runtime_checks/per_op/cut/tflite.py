@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ....artifacts.flatbuffer import names_of, operator_name, pack, parse, sign, text
+from ....artifacts.flatbuffer import names_of, operator_kind, pack, parse, sign, text
 from ....artifacts.manifest import TensorSpec
 from ....errors import UserError
 from .base import Cut
@@ -205,7 +205,7 @@ class _Cutter:
         return next((p for t, p in _HELD.items() if t in held), "float32")
 
     def _kind(self, op: Any) -> str:
-        return operator_name(self.model.operatorCodes[op.opcodeIndex])
+        return operator_kind(self.model, op)
 
     def _size(self, tensor: int) -> int:
         shape = self.tensors[tensor].shape

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import renormlite as rl
-from renormlite.artifacts.flatbuffer import operator_name, parse
+from renormlite.artifacts.flatbuffer import operator_kind, parse
 from renormlite.export.quantization.layer_selection import belongs, select
 
 LAYERS = ("stem", "down", "down_relu", "depth", "point", "flat", "scores", "block/conv", "conv#2")
@@ -43,10 +43,7 @@ def _types(folder) -> list[tuple[str, int]]:
     """Return kind and type of the data input of every op of the TFLite file."""
     model = parse((folder / "tiny.int8.tflite").read_bytes())
     graph = model.subgraphs[0]
-    return [
-        (operator_name(model.operatorCodes[op.opcodeIndex]), graph.tensors[op.inputs[0]].type)
-        for op in graph.operators
-    ]
+    return [(operator_kind(model, op), graph.tensors[op.inputs[0]].type) for op in graph.operators]
 
 
 FLOAT32, INT16, INT8 = 0, 7, 9

@@ -9,7 +9,7 @@ import renormlite as rl
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from keras import layers as kl
-from renormlite.artifacts.flatbuffer import operator_name
+from renormlite.artifacts.flatbuffer import operator_kind
 from renormlite.models.data import handwritten_digits
 
 
@@ -133,7 +133,7 @@ def packed(path: Path) -> set[str]:
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
     (graph,) = model.subgraphs
     return {
-        operator_name(model.operatorCodes[op.opcodeIndex])
+        operator_kind(model, op)
         for op in graph.operators
         if any(graph.tensors[i].type == schema.TensorType.INT4 for i in op.inputs)
     }

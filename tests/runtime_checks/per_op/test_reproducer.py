@@ -17,7 +17,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from renormlite import UserError, check_parity, export_model
 from renormlite.artifacts.directory import read_export
-from renormlite.artifacts.flatbuffer import operator_name, pack, parse
+from renormlite.artifacts.flatbuffer import operator_kind, pack, parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.models.data import handwritten_digits
 from renormlite.reference.file_weights import file_weight
@@ -81,11 +81,7 @@ def spoil(directory: Path, change: Callable[[Any], None]) -> Path:
 
 
 def ops_of(model: Any, kind: str) -> list[Any]:
-    return [
-        op
-        for op in model.subgraphs[0].operators
-        if operator_name(model.operatorCodes[op.opcodeIndex]) == kind
-    ]
+    return [op for op in model.subgraphs[0].operators if operator_kind(model, op) == kind]
 
 
 def swap_channels(model: Any) -> None:

@@ -18,14 +18,13 @@ from unittest import mock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from inference import Identity, ours, settled, timed, with_norms
+from inference import TARGETS, Identity, ours, settled, timed, with_norms
 from keras import layers
 from renormlite.export.fold import passes
 from rows import Row, median_row, write
 
 # Channels and pixels on each side.
 WIDTHS = ((8, 32), (12, 32), (16, 32), (24, 32), (32, 32), (64, 28), (128, 28), (256, 14))
-RUNTIMES = {"tflite": ("litert", "tflite-runtime"), "onnx": ("onnxruntime",)}
 
 
 def built(channels: int, pixels: int) -> keras.Model:
@@ -49,7 +48,7 @@ def measured(channels: int, pixels: int, precision: str, rounds: int) -> list[Ro
                 found[way] = ours(model, Path(folder) / way.replace(" ", "_"), precision)
         for suffix in found["twin"]:
             files = {way: paths[suffix] for way, paths in found.items()}
-            for runtime in RUNTIMES[suffix]:
+            for runtime in [name for name, threads in TARGETS[suffix] if threads == 1]:
                 seconds = timed(runtime, 1, files, rounds)
                 twin = seconds.pop("twin", [])
                 for way, values in seconds.items():

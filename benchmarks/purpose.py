@@ -15,7 +15,6 @@ trained weights, as `purpose_int8.py` reads them.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
@@ -30,7 +29,7 @@ import jax
 import keras
 import numpy as np
 from keras import ops
-from purpose_networks import CASES, DATA, NORMS, Case, Data, batches_of, network
+from purpose_networks import DATA, NORMS, Case, Data, batches_of, cases_parser, network
 from rows import Row, mean_row, write
 
 
@@ -100,17 +99,13 @@ def measured(case: Case, norms: list[str], seeds: int, keep: Path | None) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser = cases_parser(__doc__.splitlines()[0])
     parser.add_argument("--norms", default="/".join(NORMS), help="separated by slashes")
     parser.add_argument("--weights", type=Path, help="folder for the trained weights")
-    parser.add_argument("--json")
     options = parser.parse_args()
     norms = options.norms.split("/")
-    cases = [case for case in CASES if options.only in str(case)]
-    rows = [r for case in cases for r in measured(case, norms, options.seeds, options.weights)]
-    write(rows, options.json)
+    found = (measured(case, norms, options.seeds, options.weights) for case in options.only)
+    write([row for rows in found for row in rows], options.json)
 
 
 if __name__ == "__main__":

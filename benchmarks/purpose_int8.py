@@ -8,7 +8,6 @@ be compared with those of `purpose.py` with stored statistics, which the files h
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import keras
 import numpy as np
 import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter
-from purpose_networks import CASES, DATA, Case, Data, network
+from purpose_networks import CASES, DATA, Case, Data, cases_parser, network
 from rows import Row, mean_row, write
 
 CHOSEN = [
@@ -84,15 +83,9 @@ def measured(case: Case, seeds: int) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
-    parser.add_argument("--json")
-    options = parser.parse_args()
-    rows = [
-        r for case in CHOSEN if options.only in str(case) for r in measured(case, options.seeds)
-    ]
-    write(rows, options.json)
+    options = cases_parser(__doc__.splitlines()[0]).parse_args()
+    cases = [case for case in options.only if case in CHOSEN]
+    write([row for case in cases for row in measured(case, options.seeds)], options.json)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ outlines of sktime (the series OSULeaf). Wheels are downloaded by name and unpac
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,21 @@ CASES = [
     Case("OSULeaf", "series", 4, True, 800),
     Case("OSULeaf", "series", 32, False, 300),
 ]
+
+
+def cases_parser(says: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of both benchmarks of these cases; ``only`` holds cases."""
+
+    def named(text: str) -> list[Case]:
+        return [case for case in CASES if text in str(case)]
+
+    parser = argparse.ArgumentParser(description=says)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--only", type=named, default=CASES, help="cases whose name contains this text"
+    )
+    parser.add_argument("--json")
+    return parser
 
 
 def network(case: Case, data: Data, norm: str, *, anew: bool = False) -> keras.Model:

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 from renormlite.locks import run_folder
+from stock_converter import converter_of
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,15 +88,7 @@ def write_export(directory: Path) -> None:
     kind = np.array(["random"] * 12 + ["border"] + ["extreme"] * 3)
 
     directory.mkdir(parents=True, exist_ok=True)
-    function = tf.function(
-        lambda image: model(image, training=False),
-        input_signature=[tf.TensorSpec((1, 8, 8, 1), tf.float32, name="image")],
-    )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function()], model
-    )
-    converter.experimental_lower_to_saved_model = False
-    (directory / "tiny.float32.tflite").write_bytes(converter.convert())
+    (directory / "tiny.float32.tflite").write_bytes(converter_of(model).convert())
     tf2onnx.convert.from_keras(
         model,
         input_signature=[tf.TensorSpec((1, 8, 8, 1), tf.float32, name="image")],

@@ -13,6 +13,7 @@ from renormlite.reference.file_networks import network_of_file
 from renormlite.reference.file_weights import match_weights
 from renormlite.reference.network import evaluate_network
 from renormlite.runtime_checks.foreign.equalized import with_scaled_channels
+from stock_converter import converter_of
 
 FACTORS = np.array([0.3, 0.5, 1, 2, 4, 7], np.float32)
 
@@ -21,14 +22,7 @@ def converted(model, samples, *, per_tensor=False) -> bytes:
     """Return an int8 .tflite file made by the stock converter."""
     import tensorflow as tf
 
-    function = tf.function(
-        lambda image: model(image, training=False),
-        input_signature=[tf.TensorSpec((1, 8, 8, 1), tf.float32, name="image")],
-    )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function()], model
-    )
-    converter.experimental_lower_to_saved_model = False
+    converter = converter_of(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([sample[None]] for sample in samples)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

@@ -135,14 +135,12 @@ class ArtifactWriter:
         if not recipe.fold:
             variant = self.variants.original or folded
         if variant is None:
+            across, other = "", ""
+            if recipe.across_relu6:
+                across, other = " across relus that clip", ", or across_relu6 to false"
             raise UserError(
                 "The recipe equalizes channels, but this network has no layers that can be "
-                "equalized"
-                + (
-                    " across relus that clip. Set equalize to null, or across_relu6 to false."
-                    if recipe.across_relu6
-                    else ". Set equalize to null."
-                )
+                f"equalized{across}. Set equalize to null{other}."
             )
         artifact = self._convert(format_name, precision, variant, folder)
         return variant, self._with_network(artifact, variant, ("made by a recipe",), folder)

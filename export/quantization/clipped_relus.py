@@ -42,7 +42,7 @@ class ClippedRelu:
 
     @property
     def value(self) -> Value:
-        """What it reads."""
+        """Its input."""
         return self.call.inputs[0]
 
     def remove(self) -> None:
@@ -67,7 +67,7 @@ def clipped_relus(graph: Graph) -> list[ClippedRelu]:
 
 @dataclass(frozen=True, eq=False)
 class Limit:
-    """What a clipped relu demands of the scales that move through it.
+    """The condition of a clipped relu on the scales that move through it.
 
     Attributes:
         number: Index of the relu among those of the graph.

@@ -1,4 +1,4 @@
-"""What a certificate says, and how rounding rules are compared on all inputs of an operator.
+"""The records of a certificate, and the comparison of rounding rules on all inputs of an operator.
 
 A rule is an `Arithmetic`; the first of several is the one that the others are compared with.
 """
@@ -29,7 +29,7 @@ _GREATEST_FLOAT = 0x7F7FFFFF  # bits of float32's greatest finite number
 
 @dataclass(frozen=True)
 class Difference:
-    """Where one rule differs from the first in one operator.
+    """The difference between one rule and the first in one operator.
 
     Attributes:
         kernels: The kernels that follow the other rule.

@@ -55,6 +55,8 @@ def command(
     console = console_beside(json_path)
     print_report(console, inspection.report)
     print_notes(console, inspection.notes)
+    if picture is not None:
+        console.print(f"wrote {picture}", highlight=False, markup=False, soft_wrap=True)
     if json_path is not None:
         payload = {**inspection.report.to_json(), "notes": list(inspection.notes)}
         write_json(json_path, payload)

@@ -35,7 +35,6 @@ class WebRunner(Runner):
 
     Attributes:
         load_ms: Load time, set on entering.
-        elapsed_ms: Time of each inference, in order.
     """
 
     packages: ClassVar[Component] = PACKAGES
@@ -51,7 +50,7 @@ class WebRunner(Runner):
     ) -> None:
         super().__init__(artifact, threads=threads, variant=variant)
         self.load_ms = 0.0
-        self.elapsed_ms: list[float] = []
+        self._elapsed_ms = 0.0
         self.peak_memory_bytes: int | None = None
         self._own = browser is None
         self._browser = browser or Browser(DeviceOptions())
@@ -129,7 +128,7 @@ class WebRunner(Runner):
             for info in self.inputs
         ]
         answer = self._browser.ask(lambda: self._evaluate(_RUN, tensors, "run", []))
-        self.elapsed_ms.append(answer["elapsed_ms"])
+        self._elapsed_ms = answer["elapsed_ms"]
         return {
             tensor["name"]: np.frombuffer(
                 base64.b64decode(tensor["data"]), np.dtype(tensor["dtype"])
@@ -137,15 +136,15 @@ class WebRunner(Runner):
             for tensor in answer["outputs"]
         }
 
+    @property
+    def seconds(self) -> float:
+        """Time of the last inference, as the page measured it."""
+        return self._elapsed_ms / 1e3
+
     def measured(self) -> dict[str, Any]:
-        """Return load time, latency and peak memory of the page's process, as the page saw them."""
-        elapsed = np.array(self.elapsed_ms)
+        """Return load time and peak memory of the page's process, as the page saw them."""
         return {
             "load_ms": self.load_ms,
-            "latency_ms": {
-                "median": float(np.median(elapsed)),
-                "p90": float(np.percentile(elapsed, 90)),
-            },
             "peak_memory_bytes": self._browser.ask(self._browser.peak_memory_bytes),
         }
 

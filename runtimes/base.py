@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ class Runner(Managed):
         self.artifact = Path(artifact)
         self.threads = threads
         self.variant = variant
+        self._seconds = 0.0
         self._inputs: tuple[TensorInfo, ...] = ()
         self._outputs: tuple[TensorInfo, ...] = ()
 
@@ -115,7 +117,15 @@ class Runner(Managed):
         """
         self._require_inputs(inputs)
         with self._at_fault("fails to run"):
-            return self._infer(inputs)
+            begin = time.perf_counter()
+            outputs = self._infer(inputs)
+            self._seconds = time.perf_counter() - begin
+        return outputs
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the last inference, without the transfer to and from another process."""
+        return self._seconds
 
     def _require_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Refuse arrays that are not the file's inputs."""

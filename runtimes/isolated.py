@@ -67,6 +67,7 @@ class IsolatedRunner(Runner):
         super().__init__(artifact, threads=threads, variant=variant)
         self._python = python
         self._process: subprocess.Popen[bytes] | None = None
+        self._load_seconds = self._seconds_there = 0.0
         self._stack = contextlib.ExitStack()
 
     def _open(self) -> None:
@@ -82,7 +83,7 @@ class IsolatedRunner(Runner):
             stderr=subprocess.DEVNULL,
             env=outer,
         )
-        self._ask(
+        opened, _ = self._ask(
             {
                 "verb": "open",
                 "runtime": self.runtime,
@@ -91,6 +92,7 @@ class IsolatedRunner(Runner):
                 "variant": self.variant,
             }
         )
+        self._load_seconds = opened["seconds"]
 
     def _close(self) -> None:
         if self._process is not None:
@@ -121,7 +123,18 @@ class IsolatedRunner(Runner):
         return infos(record["inputs"]), infos(record["outputs"])
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._ask({"verb": "infer"}, inputs)[1]
+        answer, outputs = self._ask({"verb": "infer"}, inputs)
+        self._seconds_there = answer["seconds"]
+        return outputs
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the last inference in the other process."""
+        return self._seconds_there
+
+    def measured(self) -> dict[str, Any]:
+        """Return the load time without the start of the process."""
+        return {"load_ms": 1e3 * self._load_seconds}
 
     def describe(self) -> dict[str, object]:
         """Return the description of the runner in the other environment, and the environment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,8 +34,9 @@ def main(program: str) -> int:
             return 0
         try:
             if request["verb"] == "open":
+                begin = time.perf_counter()
                 runner = _opened(request)
-                send(answers, {}, {})
+                send(answers, {"seconds": time.perf_counter() - begin}, {})
             else:
                 assert runner is not None
                 send(answers, *_answer(runner, request["verb"], arrays))
@@ -59,7 +61,8 @@ def _answer(
         }, {}
     if verb == "describe":
         return dict(runner.describe()), {}
-    return {}, runner.infer(arrays)
+    outputs = runner.infer(arrays)
+    return {"seconds": runner.seconds}, outputs
 
 
 def _record(info: TensorInfo) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Protects the other runtimes: each agrees with float64, reports what ran, refuses bad files."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,3 +248,23 @@ def test_onnxruntime_shows_the_integers_of_its_integer_kernels(tmp_path):
     ratio = constants["sx"] * constants["sw"] / constants["sy"]
     expected = np.rint(sums.astype(np.float32) * ratio).clip(-128, 127)
     assert np.array_equal(seen["yq"][0], expected)
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnxruntime"])
+def test_the_time_in_another_process_is_that_of_the_inference(
+    runtime: str, exported: Path
+) -> None:
+    """Without packing, pipes and the start of the process, which take far longer."""
+    target = Target(runtime)
+    path = exported / f"digits.float32.{target.formats[0]}"
+    with make_runner(target, path, fenced=True) as runner:
+        inputs = {info.name: np.zeros(info.shape, info.dtype) for info in runner.inputs}
+        inside, outside = [], []
+        for _ in range(20):
+            begin = time.perf_counter()
+            runner.infer(inputs)
+            outside.append(time.perf_counter() - begin)
+            inside.append(runner.seconds)
+        load_ms = runner.measured()["load_ms"]
+    assert 0 < np.median(inside) < np.median(outside) / 2
+    assert load_ms > 0

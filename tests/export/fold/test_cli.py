@@ -48,6 +48,7 @@ def test_inspect_as_json_and_picture(saved, tmp_path):
     report = json.loads(result.stdout)
     assert [r["outcome"] for r in report["records"]] == ["folded", "kept", "kept"]
     assert "softmax" in report["records"][1]["reason"]
+    assert f"wrote {picture}" in result.stderr
     drawing = xml.etree.ElementTree.parse(picture)
     texts = [e.text for e in drawing.iter() if e.text and not e.tag.endswith(("style", "title"))]
     assert "before: 7 layers" in texts

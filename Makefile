@@ -78,7 +78,7 @@ typecheck: $(INSTALLED) ## mypy over the package, independent of the folder's na
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p renormlite
 
 docs: $(INSTALLED) ## Write the documentation as a site to build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED) ## Run the benchmarks (PARTS="purpose layer" for some) and write docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py $(PARTS)

@@ -102,7 +102,7 @@ def to_renorm(
             epsilon 0, or has a ``renorm_clipping`` other than ``[1 / rmax, rmax]`` when no
             ``bounds`` are given.
 
-    Example:
+    Examples:
         >>> model = to_renorm(keras.applications.MobileNetV2(), momentum=0.99)
     """
     if step is not None and step < 0:

@@ -73,7 +73,7 @@ class RenormDiagnostics(keras.callbacks.Callback):
     Raises:
         UserError: When training starts, for a model without a norm that can be observed.
 
-    Example:
+    Examples:
         >>> watch = RenormDiagnostics()
         >>> model.fit(x, y, callbacks=[watch])
         >>> plot_diagnostics(watch.readings, "diagnostics.png")

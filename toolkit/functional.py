@@ -94,7 +94,7 @@ def batch_renorm(
     Returns:
         ``(outputs, state)``; the outputs have the dtype of ``x``.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import renormlite as rl
         >>> state = None

@@ -83,7 +83,7 @@ class BatchRenormalization(MovingNorm):
         mask: Optional, over the leading axes of the inputs; masked elements are excluded from the
             statistics.
 
-    Example:
+    Examples:
         >>> import renormlite as rl
         >>> layer = rl.BatchRenormalization()
         >>> r_max, d_max = rl.paper_schedule(total_steps=2_000)

@@ -80,7 +80,7 @@ class LinearRamp:
         start_step: Last step of the first value.
         end_step: First step of the second value, above ``start_step``.
 
-    Example:
+    Examples:
         >>> import renormlite as rl
         >>> ramp = rl.LinearRamp(1.0, 3.0, start_step=5_000, end_step=40_000)
         >>> float(ramp(22_500))
@@ -158,7 +158,7 @@ class Settling:
     Args:
         start_value: Bound in the first step: 1 for r_max, 0 for d_max.
 
-    Example:
+    Examples:
         >>> import renormlite as rl
         >>> r_max = rl.Settling(1.0)
         >>> [float(r_max(step)) for step in (0, 1, 100)]

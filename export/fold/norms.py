@@ -118,7 +118,7 @@ def register_affine(layer_type: type[keras.Layer]) -> Callable[[_AnyReading], _A
         layer computes at inference. It must compute in float64, since the proof detects a rounding
         to float32.
 
-    Example:
+    Examples:
     ```python
     @register_affine(LayerScale)
     def _(layer):

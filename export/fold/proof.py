@@ -112,7 +112,7 @@ def float64_twin(model: keras.Model) -> keras.Model:
     Raises:
         UserError: The model is not built or cannot be read, or a layer cannot be rebuilt.
 
-    Example:
+    Examples:
     ```python
     truth = rl.float64_twin(model)(images.astype("float64"))
     ```

@@ -74,7 +74,7 @@ def quantize_aware(
         UserError: An option is out of range, or a layer has no integer operator; the message names
             the layer, which can be added to `float_layers`.
 
-    Example:
+    Examples:
         >>> quantized = rl.quantize_aware(model)
         >>> quantized.compile("adam", "sparse_categorical_crossentropy")
         >>> quantized.fit(x, y, batch_size=32, epochs=5)

@@ -25,7 +25,7 @@ class FreezeQuantization(keras.callbacks.Callback):
         UserError: An epoch is not a whole number from 0 on; or, when training starts, the model was
             not made by `quantize_aware`.
 
-    Example:
+    Examples:
         >>> freeze = rl.FreezeQuantization(ranges=3, statistics=4)
         >>> quantized.fit(x, y, epochs=5, callbacks=[freeze])
     """

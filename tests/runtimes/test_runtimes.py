@@ -251,9 +251,7 @@ def test_onnxruntime_shows_the_integers_of_its_integer_kernels(tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["litert", "onnxruntime"])
-def test_the_time_in_another_process_is_that_of_the_inference(
-    runtime: str, exported: Path
-) -> None:
+def test_the_time_in_another_process_is_that_of_the_inference(runtime: str, exported: Path) -> None:
     """Without packing, pipes and the start of the process, which take far longer."""
     target = Target(runtime)
     path = exported / f"digits.float32.{target.formats[0]}"

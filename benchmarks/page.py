@@ -122,6 +122,7 @@ PARTS = {
         "`fit`.",
         (
             ("layer.py", "--rounds", "40", "--clock", "cpu"),
+            ("layer.py", "--xla", "--rounds", "20", "--clock", "cpu"),
             ("layer.py", "--small", "--rounds", "200", "--clock", "cpu"),
             ("layer.py", "--model", "--rounds", "15", "--clock", "cpu"),
         ),

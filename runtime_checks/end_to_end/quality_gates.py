@@ -157,7 +157,7 @@ def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:
 
 def _slices(quality: OutputQuality) -> Finding | None:
     """Judge whether parts of an output are smaller than its quantization steps."""
-    if not quality.slice_db:
+    if quality.slices is None:
         return None
     if not quality.dead:
         return Finding(

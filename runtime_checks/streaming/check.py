@@ -16,7 +16,6 @@ from typing import Any
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import FILE
-from ...artifacts.sample_kinds import REAL
 from ...artifacts.sample_stream import Part as StreamPart
 from ...artifacts.sample_stream import SampleStream, part_size
 from ...artifacts.samples import SampleSet, gathered
@@ -24,7 +23,6 @@ from ...errors import UserError
 from ...files import sha256
 from ...runtimes import LOCAL, RUNTIMES
 from ..end_to_end.findings import Finding, TargetResult
-from ..end_to_end.quality import OutputQuality
 from ..end_to_end.quality_gates import QualityLimits, misfit_findings, quality_findings
 from ..options import CheckOptions
 from ..selection import Selection
@@ -187,11 +185,7 @@ def streamed_findings(
                 failure.subject,
             )
         )
-    qualities = [
-        OutputQuality(entry.output, REAL, entry.real, entry.snr_db, (), (), 0.0, 0.0)
-        for entry in totals.outputs
-        if entry.real
-    ]
+    qualities = [entry.quality for entry in totals.outputs if entry.real]
     tasks = [
         entry.task.agreement(entry.output) for entry in totals.outputs if entry.task is not None
     ]

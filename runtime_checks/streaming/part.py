@@ -137,13 +137,17 @@ def _output(
     entry: OutputVerdict, result: TargetResult, golden: GoldenSet, part: Part
 ) -> OutputTotals:
     metrics, bound = entry.metrics, entry.bound
+    quality = next(known for known in result.qualities if known.output == metrics.output)
     real = golden.kind == REAL
     return OutputTotals(
         output=metrics.output,
         samples=part.count,
         elements=metrics.elements,
         real=int(real.sum()),
-        signal=float(np.sum(np.square(metrics.rms_truth[real]))),
+        # Without a signal-to-noise ratio, as of class numbers, there is no signal to add either.
+        signal=float(np.sum(np.square(metrics.rms_truth[real])))
+        if quality.snr_db is not None
+        else 0.0,
         error=float(np.sum(np.square(metrics.rms_error[real]))),
         ratios=float(np.sum(np.square(entry.ratios[real]))),
         max_abs=metrics.max_abs,
@@ -155,6 +159,8 @@ def _output(
         pooled_limit=bound.pooled,
         reason=bound.reason,
         against=bound.against,
+        slices=quality.slices if quality.kind == REAL else None,
+        step=quality.step,
         task=_task(metrics.output, result, golden),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from ...artifacts.ranges import Clipped, Misfits, Overflow
 from ...artifacts.sample_kinds import REAL
 from ..end_to_end.chance import mcnemar
-from ..end_to_end.quality import power_decibels
+from ..end_to_end.quality import OutputQuality, Slices, power_decibels
 from ..end_to_end.task_agreement import TaskAgreement, beyond_guessing
 
 # Bins of a classifier's odds, in powers of two; the median is the lower end of its bin.
@@ -134,6 +134,8 @@ class OutputTotals:
         pooled_limit: The limit on all samples together.
         reason: Origin of the expected noise.
         against: What the output was compared with.
+        slices: Totals of each slice of the last axis; None for an output without one.
+        step: The least distance between two different values in one part; 0 if there is none.
         task: Its decisions; None for an output without decisions.
     """
 
@@ -153,6 +155,8 @@ class OutputTotals:
     pooled_limit: float
     reason: str
     against: str
+    slices: Slices | None
+    step: float
     task: TaskTotals | None = None
 
     @property
@@ -164,6 +168,18 @@ class OutputTotals:
     def snr_db(self) -> float | None:
         """Signal-to-noise ratio in decibels; None without a signal."""
         return power_decibels(self.signal, self.error)
+
+    @property
+    def quality(self) -> OutputQuality:
+        """The quality of the output on all samples."""
+        return OutputQuality(
+            output=self.output,
+            kind=REAL,
+            samples=self.real,
+            snr_db=self.snr_db,
+            slices=self.slices,
+            step=self.step,
+        )
 
     @property
     def within(self) -> bool:
@@ -179,11 +195,16 @@ class OutputTotals:
         task = self.task if other.task is None else other.task
         if self.task is not None and other.task is not None:
             task = self.task.plus(other.task)
+        slices = self.slices if other.slices is None else other.slices
+        if self.slices is not None and other.slices is not None:
+            slices = self.slices.plus(other.slices)
         return dataclasses.replace(
             worst,
             **sums,
             max_abs=largest.max_abs,
             max_abs_sample=largest.max_abs_sample,
+            slices=slices,
+            step=min(filter(None, (self.step, other.step)), default=0.0),
             task=task,
         )
 
@@ -193,9 +214,10 @@ class OutputTotals:
         if self.task is not None:
             task = self.task.agreement(self.output).to_json()
             del task["changes"]
-        values = {**vars(self), "pooled": self.pooled, "snr_db": self.snr_db, "task": task}
-        del values["output"]
-        return values
+        own = {key: value for key, value in vars(self).items() if key not in ("output", "slices")}
+        quality = self.quality.to_json()
+        sliced = {key: quality[key] for key in ("snr_db", "slice_db", "dead", "dead_span")}
+        return {**own, **sliced, "pooled": self.pooled, "task": task}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from renormlite import UserError, check_parity
 from renormlite.cli.main import cli
+from renormlite.runtime_checks.end_to_end.quality import Slices
 from renormlite.runtime_checks.parity import ParityReport
 from renormlite.runtime_checks.streaming import check, on_ray, part, workers
 from renormlite.runtime_checks.streaming.check import Streamed
@@ -126,6 +127,55 @@ def test_one_wrong_sample_among_the_streamed_fails(healthy_export, data, monkeyp
     assert not report.passed
     assert f"worst sample {2 * SIZE + 5} " in report.results[0].reason
     assert "1 sample exceeds the limit" in report.results[0].reason
+
+
+@pytest.mark.usefixtures("few")
+def test_a_slice_that_is_constant_in_all_parts_fails(healthy_export, data, monkeypatch):
+    run = part.run_target
+
+    def spoiled(*arguments, **options):
+        found = run(*arguments, **options)
+        for array in found.outputs.values():
+            array[:, slice_] = 0.0
+        return found
+
+    healthy = check_parity(healthy_export, ("litert",), data)
+    assert healthy.passed
+    slices = streamed(healthy).files[0].outputs[0].slices
+    assert slices is not None
+    slice_ = int(np.argmax(slices.spans))
+    monkeypatch.setattr(part, "run_target", spoiled)
+    report = check_parity(healthy_export, ("litert",), data)
+    (message,) = [
+        f.message for f in report.results[0].findings if f.check == "slices" and not f.passed
+    ]
+    assert message.startswith(f"of {COUNT} streamed samples: slices {slice_} of the last axis")
+    (output,) = json.loads(report.to_json())["streamed"]["files"][0]["outputs"].values()
+    assert output["dead"] == [slice_]
+    assert output["slice_db"][slice_] == pytest.approx(0, abs=1e-9)
+
+
+def test_slices_of_parts_are_those_of_all_samples():
+    """Values at random: those of a part resemble those of all. Slice 0 is dead, slice 1 is not."""
+    truth = np.random.default_rng(0).normal(3, 1, (60, 4))
+    found = truth + 0.1 * np.arange(4)
+    found[:, 0], found[:20, 1] = 2.0, 2.0
+    whole = Slices.of(truth, found)
+    first, *rest = [Slices.of(truth[i : i + 20], found[i : i + 20]) for i in (0, 20, 40)]
+    for part_ in rest:
+        first = first.plus(part_)
+    assert first.dead == whole.dead == (0,)
+    assert first.spans == whole.spans
+    np.testing.assert_allclose(first.decibels[:3], whole.decibels[:3], rtol=1e-12)
+    assert first.parts == 3
+
+
+def test_a_feature_that_few_samples_have_is_not_dead():
+    truth, found = np.zeros((60, 2)), np.zeros((60, 2))
+    truth[::30], truth[:, 1] = 50.0, np.arange(60)
+    first, second = [Slices.of(truth[i : i + 30], found[i : i + 30]) for i in (0, 30)]
+    assert first.dead == first.plus(second).dead == (1,)
+    assert Slices.of(truth, np.where(truth == 50, np.nan, found)).dead == ()
 
 
 @pytest.mark.usefixtures("few")

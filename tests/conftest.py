@@ -11,8 +11,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from renormlite.locks import run_folder
 from stock_converter import converter_of
+
+# On a busy machine any test may be slow.
+settings.register_profile("any_load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_load")
 
 
 def pytest_configure(config: pytest.Config) -> None:

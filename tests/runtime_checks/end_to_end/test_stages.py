@@ -185,7 +185,7 @@ def test_fault_that_shows_only_on_border_samples_is_measured_on_them(golden):
     assert found.stages[-1].share > 0.999
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.floats(1e-12, 1e3), min_size=4, max_size=4),

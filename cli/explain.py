@@ -16,6 +16,8 @@ from .option_groups import GroupedCommand
 from .output_file import console_beside, json_option, write_json
 from .progress_bar import progress_bar
 
+_SHOWN_DB = 0.05  # a layer of less gets no sentence; it is rounded to 0.0 in one
+
 
 @click.command("explain", cls=GroupedCommand)
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
@@ -45,7 +47,7 @@ def command(
 
 
 def print_explanation(console: Console, found: Explanation, most: int) -> None:
-    """Print a table for each file, and a sentence for each of the three most expensive layers."""
+    """Print a table for each file, and a sentence for each of up to three expensive layers."""
     for file in found.files:
         if file.reason:
             console.print(
@@ -76,7 +78,7 @@ def _print_file(console: Console, file: FileExplanation, most: int) -> None:
         style="dim",
         highlight=False,
     )
-    for layer in file.layers[: min(most, 3)]:
+    for layer in [entry for entry in file.layers[: min(most, 3)] if entry.cost_db >= _SHOWN_DB]:
         text = f"{layer.layer} costs {layer.cost_db:.1f} dB: {layer.why}. Remedy: {layer.remedy}."
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     for sentence in file.advice:

@@ -41,6 +41,9 @@ _BEFORE_INTEGERS = (
     "Unsqueeze",
 )
 
+# Operators between the last quantized value of a file and an output.
+_AFTER_INTEGERS = ("DEQUANTIZE", "DequantizeLinear", *_BEFORE_INTEGERS, "SQUEEZE", "Squeeze")
+
 # Operators between the sums of a linear operator and the integers to which they are rounded.
 _BEHIND_SUMS = (*_BEFORE_INTEGERS, "Add", "Clip", "Max", "Min", "Relu", "Squeeze", "SQUEEZE")
 
@@ -197,6 +200,31 @@ def input_steps(
         while steps is None and key in readers and readers[key][0].kind in _BEFORE_INTEGERS:
             key = readers[key][0].outputs[0]
             steps = graph.tensors[key].quantization
+        if steps is not None and steps.scales.size == 1:
+            found[name] = _step(steps)
+    return found
+
+
+def output_steps(graph: ArtifactGraph, network: Network) -> dict[str, Step]:
+    """Return the steps to which a file rounds its outputs.
+
+    Args:
+        graph: The file.
+        network: The network that the file was made from, with its outputs in the file's order.
+
+    Returns:
+        Steps by the name of the node that computes the output. Outputs in float are absent.
+    """
+    makers = {key: op for op in graph.ops for key in op.outputs}
+    nodes = {node.name: node for node in network.nodes}
+    found = {}
+    for key, name in zip(graph.outputs, network.outputs.values()):
+        steps = graph.tensors[key].quantization
+        while steps is None and key in makers and makers[key].kind in _AFTER_INTEGERS:
+            key = makers[key].inputs[0]
+            steps = graph.tensors[key].quantization
+        while name in nodes and nodes[name].op in _SAME_NUMBERS:
+            name = nodes[name].inputs[0]
         if steps is not None and steps.scales.size == 1:
             found[name] = _step(steps)
     return found

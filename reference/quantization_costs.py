@@ -1,7 +1,8 @@
 """Measures the quantization error that each layer of an integer file causes.
 
 There are three causes in each layer: rounding the weights as the file does, rounding the results to
-the file's steps (results outside the range stay unchanged), and clipping the results to the range.
+the file's steps (also those up to one step outside the range, such as 1 in the 256 steps from 0 to
+255/256 of a softmax; results further outside stay unchanged), and clipping the latter to the range.
 One cause in one layer is introduced at a time; everything else stays exact, and the network is
 evaluated from that layer on. To first order the powers of these errors add up. A cause with power
 p, of the total power P of all causes, therefore costs
@@ -22,7 +23,7 @@ import numpy as np
 from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.network import Network, Node
 from .file_weights import match_weights
-from .integer_noise import Step, input_steps, rounded_values, rounding_steps
+from .integer_noise import Step, input_steps, output_steps, rounded_values, rounding_steps
 from .merged_affines import with_merged_affines
 from .network import evaluate_node, node_values
 from .rounded_weights import RoundedWeights
@@ -34,6 +35,25 @@ CAUSES = ("weights", "steps", "clipping")
 # narrower range clips little and has a step a third as wide.
 UNLIKE_CHANNELS = 10.0
 OUTLIERS = 3.0
+
+# Operators whose channels can be scaled, since a factor passes through them or their weights.
+_SCALED = (
+    "affine",
+    "average_pool",
+    "clip",
+    "conv",
+    "conv_transpose",
+    "dense",
+    "depthwise_conv",
+    "global_average_pool",
+    "global_max_pool",
+    "leaky_relu",
+    "max_pool",
+    "prelu",
+    "reduce_max",
+    "reduce_mean",
+    "relu",
+)
 
 # Limit on the number of multiplications, about thirty seconds on one core.
 _WORK = 20_000_000_000
@@ -62,11 +82,12 @@ class LayerCost:
         layer: The Keras layer; `input 'NAME'` for an input of the file.
         causes: The effect of each cause alone, by name: `weights`, `steps` and `clipping`.
         channels: Maximum of the layer's largest channel divided by that of the median channel; 1
-            without channels.
+            without channels, and if they cannot be scaled, as those of an output.
         outliers: Greatest absolute result of the layer divided by the 99.9th percentile.
         clipped: Percentage of its results outside its range.
         low: Lower end of its range.
         high: Upper end of its range.
+        steps: Number of steps in its range; 0 if its results are not rounded.
     """
 
     layer: str
@@ -76,6 +97,7 @@ class LayerCost:
     clipped: float = 0.0
     low: float = -math.inf
     high: float = math.inf
+    steps: int = 0
 
     @property
     def power(self) -> float:
@@ -136,6 +158,7 @@ def measure_costs(
     experiment = _Experiment(network, inputs, deciding)
     steps = rounding_steps(network, graph, matches, inputs)
     steps = {place: steps[name] for name, place in rounded_values(network, steps).items()}
+    steps.update({name: s for name, s in output_steps(graph, network).items() if name in steps})
     found = [
         _layer_cost(experiment, f"input '{name}'", {name: step}, {})
         for name, step in input_rounding.items()
@@ -178,14 +201,23 @@ def _rounding_to(step: Step) -> Callable[[np.ndarray], np.ndarray]:
     def apply(value: np.ndarray) -> np.ndarray:
         if not step.size > 0:
             return value
-        inside = (value >= step.low) & (value <= step.high)
-        return np.where(inside, np.rint(value / step.size) * step.size, value).astype(value.dtype)
+        rounded = np.clip(np.rint(value / step.size) * step.size, step.low, step.high)
+        return np.where(_is_beyond(value, step), value, rounded).astype(value.dtype)
 
     return apply
 
 
 def _clipping_to(step: Step) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda value: np.clip(value, step.low, step.high).astype(value.dtype)
+    def apply(value: np.ndarray) -> np.ndarray:
+        clipped = np.clip(value, step.low, step.high)
+        return np.where(_is_beyond(value, step), clipped, value).astype(value.dtype)
+
+    return apply
+
+
+def _is_beyond(value: np.ndarray, step: Step) -> np.ndarray:
+    """Return which values are outside a range by more than one step."""
+    return (value < step.low - step.size) | (value > step.high + step.size)
 
 
 def _rounding_and_clipping(step: Step) -> Callable[[np.ndarray], np.ndarray]:
@@ -208,18 +240,29 @@ def _layer_cost(
     name, step = list(steps.items())[-1]
     value = experiment.exact[name]
     size = np.abs(value)
-    channels = size.reshape(-1, value.shape[-1]).max(axis=0) if value.ndim > 1 else size
-    alive = channels[channels > 0]
     usual = float(np.quantile(size, 0.999)) if size.size else 0.0
     return LayerCost(
         layer,
         causes,
-        channels=float(alive.max() / np.median(alive)) if alive.size else 1.0,
+        channels=_unlikeness(size) if experiment.can_be_scaled(name) else 1.0,
         outliers=float(size.max() / usual) if usual > 0 else 1.0,
-        clipped=100 * float(np.mean((value < step.low) | (value > step.high))),
+        clipped=100 * float(np.mean(_is_beyond(value, step))),
         low=step.low,
         high=step.high,
+        steps=_count(step),
     )
+
+
+def _unlikeness(size: np.ndarray) -> float:
+    """Return the maximum of the largest channel divided by that of the median channel."""
+    channels = size.reshape(-1, size.shape[-1]).max(axis=0) if size.ndim > 1 else size
+    alive = channels[channels > 0]
+    return float(alive.max() / np.median(alive)) if alive.size else 1.0
+
+
+def _count(step: Step) -> int:
+    span = step.high - step.low
+    return round(span / step.size) if step.size > 0 and math.isfinite(span) else 0
 
 
 class _Experiment:
@@ -230,6 +273,12 @@ class _Experiment:
         with np.errstate(all="ignore"):
             self.exact = dict(node_values(network, inputs))
         self.samples = len(next(iter(inputs.values())))
+
+    def can_be_scaled(self, name: str) -> bool:
+        """Return whether factors of a value's channels can be undone in its readers."""
+        nodes = {node.name: node for node in self._network.nodes}
+        is_output = name in self._network.outputs.values()
+        return name in nodes and nodes[name].op in _SCALED and not is_output
 
     def effect(
         self,

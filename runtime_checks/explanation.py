@@ -27,6 +27,8 @@ from ..reference.quantization_costs import (
 from ..reference.unequal_parts import unequal_parts
 from .end_to_end.task_agreement import deciding_outputs
 
+_HALF_DB = 3.0  # half of the power
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerExplanation:
@@ -61,7 +63,7 @@ class FileExplanation:
         kind: Kind of these samples.
         decisions: Decisions that all causes together change.
         layers: The layers, greatest loss first.
-        advice: What else would help: outputs to split.
+        advice: What else costs decibels: the runtime's kernels, and outputs to split.
         reason: Why nothing could be measured; else empty.
     """
 
@@ -146,26 +148,38 @@ def _explained(export: ExportDirectory, artifact: Artifact) -> FileExplanation:
     deciding = deciding_outputs(network, golden, classes)
     costs = measure_costs(network, graph, inputs, sorted(deciding))
     ratios = [ratio for ratio in artifact.snr_db.values() if ratio is not None]
+    explained, measured = _ratio(costs.together), min(ratios, default=None)
     return FileExplanation(
         artifact.file,
-        snr_db=_ratio(costs.together),
-        measured_db=min(ratios) if ratios else None,
+        snr_db=explained,
+        measured_db=measured,
         samples=costs.samples,
         kind=kind,
         decisions=costs.together.decisions,
-        layers=tuple(_layer(costs, entry) for entry in costs.layers),
-        advice=tuple(
-            unequal_parts(network, {name: truth[index] for name, truth in golden.truth.items()})
+        layers=tuple(_layer(costs, entry, artifact.precision) for entry in costs.layers),
+        advice=(
+            *_of_kernels(explained, measured),
+            *unequal_parts(network, {name: truth[index] for name, truth in golden.truth.items()}),
         ),
     )
+
+
+def _of_kernels(explained: float, measured: float | None) -> list[str]:
+    """Say so if the causes explain less than half of the error's power."""
+    if measured is None or explained - measured < _HALF_DB:
+        return []
+    return [
+        f"These causes explain {explained:.1f} dB, the file has {measured:.1f} dB: the rest is the "
+        "rounding inside the runtime's kernels, such as the tables of their softmax."
+    ]
 
 
 def _ratio(effect: Effect) -> float:
     return math.inf if effect.power == 0 else -10 * math.log10(effect.power)
 
 
-def _layer(costs: Costs, entry: LayerCost) -> LayerExplanation:
-    why, remedy = _diagnosed(entry)
+def _layer(costs: Costs, entry: LayerCost, precision: str) -> LayerExplanation:
+    why, remedy = _diagnosed(entry, _Remedies.of(entry, precision))
     return LayerExplanation(
         layer=entry.layer,
         cost_db=costs.decibels(entry.power),
@@ -176,10 +190,46 @@ def _layer(costs: Costs, entry: LayerCost) -> LayerExplanation:
     )
 
 
-def _diagnosed(entry: LayerCost) -> tuple[str, str]:
+@dataclasses.dataclass(frozen=True)
+class _Remedies:
+    """The remedies that a file's precision has for a layer.
+
+    Attributes:
+        weights: For rounded weights.
+        steps: For results with too few steps.
+        channels: For channels of different magnitude.
+        outliers: For a range that few values need.
+    """
+
+    weights: str
+    steps: str
+    channels: str
+    outliers: str
+
+    @classmethod
+    def of(cls, entry: LayerCost, precision: str) -> _Remedies:
+        if precision == "int16x8":
+            other = "export float16"
+            return cls(
+                f"train with this rounding (rl.quantize_aware(…, activation_bits=16)), or {other}",
+                other,
+                f"equalize them (--equalize always), or {other}",
+                other,
+            )
+        in_float = f"--keep-float {entry.layer}"
+        options = in_float if entry.steps > 255 else f"--keep-int16 {entry.layer} or {in_float}"
+        kept = f"keep it apart ({options})"
+        return cls(
+            f"round them adaptively (--precision auto), or keep it apart ({in_float})",
+            kept,
+            f"equalize them (--equalize always, --precision auto), or {kept}",
+            f"choose the range by least squared error (--precision auto), or {kept}",
+        )
+
+
+def _diagnosed(entry: LayerCost, remedies: _Remedies) -> tuple[str, str]:
     """Return the cause of a layer's loss, and the remedy."""
     is_input = entry.layer.startswith("input ")
-    kept = f"keep it apart (--keep-int16 {entry.layer} or --keep-float {entry.layer})"
     if entry.worst == "clipping":
         return (
             f"{entry.clipped:.3g} % of its values lie beyond {entry.low:.4g} to {entry.high:.4g}",
@@ -188,22 +238,23 @@ def _diagnosed(entry: LayerCost) -> tuple[str, str]:
     if entry.worst == "weights":
         return (
             "8 bits round its weights by more than the rest of the file can hide",
-            f"round them adaptively (--precision auto), or {kept}",
+            remedies.weights,
         )
     if is_input:
         return (
-            "the input itself has 255 steps",
-            "only int16x8 gives it more; scale the data so that it fills the range",
+            f"the input itself has {entry.steps:,} steps",
+            ("" if entry.steps > 255 else "only int16x8 gives it more; ")
+            + "scale the data so that it fills the range",
         )
     if entry.channels > UNLIKE_CHANNELS:
         return (
             f"its channels differ by {entry.channels:.0f}x (largest over median), and one step "
             "serves all of them",
-            f"equalize them (--equalize always, --precision auto), or {kept}",
+            remedies.channels,
         )
     if entry.outliers > OUTLIERS:
         return (
             f"its greatest value is {entry.outliers:.1f} times what one in a thousand exceeds",
-            f"choose the range by least squared error (--precision auto), or {kept}",
+            remedies.outliers,
         )
-    return "its values need more than 255 steps", kept
+    return f"its values need more than {entry.steps:,} steps", remedies.steps

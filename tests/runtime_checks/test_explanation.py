@@ -92,6 +92,62 @@ def test_the_range_of_one_sum_of_an_unrolled_loop_is_not_taken_for_that_of_its_r
     assert not any("are clipped" in note for artifact in artifacts for note in artifact.notes)
 
 
+def _classifier() -> keras.Model:
+    """A network that is sure of its classes: softmax gives 1, its integers reach 255/256."""
+    keras.utils.set_random_seed(1)
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(8, 3, activation="relu", name="first")(x)
+    y = layers.Dense(5, activation="softmax", name="scores")(layers.GlobalAveragePooling2D()(y))
+    model = keras.Model(x, y)
+    model.get_layer("scores").kernel.assign(40 * model.get_layer("scores").kernel)
+    return model
+
+
+@pytest.fixture(scope="module")
+def sure(folder):
+    images = np.random.default_rng(0).normal(0, 0.2, (24, 12, 12, 3)).cumsum(2).astype(np.float32)
+    rl.export_model(
+        _classifier(),
+        folder / "sure",
+        formats=("tflite",),
+        precisions=("int8", "int16x8"),
+        calibration=images,
+        inputs=images,
+        equalize="never",
+    )
+    return {file.file.split(".")[1]: file for file in rl.explain(folder / "sure").files}
+
+
+def test_the_fixed_range_of_a_softmax_is_a_matter_of_its_steps(sure):
+    found = sure["int8"]
+    (scores,) = [layer for layer in found.layers if layer.layer == "scores"]
+    assert scores.causes_db["clipping"] < 0.1
+    assert "255 steps" in scores.why
+    assert found.measured_db == pytest.approx(found.snr_db, abs=1.0)
+
+
+def test_remedies_are_options_that_the_precision_has(sure):
+    remedies = {
+        name: " ".join(layer.remedy for layer in file.layers) for name, file in sure.items()
+    }
+    assert "--keep-float" in remedies["int8"]
+    assert "--keep" not in remedies["int16x8"]
+    assert "export float16" in remedies["int16x8"]
+    for layer in sure["int8"].layers:
+        if max(layer.causes_db, key=layer.causes_db.get) == "weights":
+            assert "--keep-int16" not in layer.remedy  # its weights would still have 8 bits
+
+
+def test_an_error_that_the_layers_do_not_explain_is_the_kernels(sure):
+    from renormlite.runtime_checks.explanation import _of_kernels
+
+    for file in sure.values():
+        told = any("kernels" in sentence for sentence in file.advice)
+        assert told == (file.snr_db - file.measured_db >= 3)
+    assert _of_kernels(60.0, 50.0)[0].startswith("These causes explain 60.0 dB, the file has 50.0")
+    assert not _of_kernels(60.0, None)
+
+
 def test_the_command_prints_and_writes_json(folder, images):
     target = folder / "command"
     _export(_network(200.0), target, images, images)

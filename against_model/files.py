@@ -25,7 +25,7 @@ from ..export.run import Truth
 from ..files import sha256
 from ..locks import temporary_folder
 from ..reference.network import opaque_layers
-from ..runtime_checks.foreign.interface import match_interface
+from ..runtime_checks.foreign.interface import match_interface, other_signatures
 from ..runtime_checks.foreign.networks import made_from
 from ..runtime_checks.foreign.precision import precision_of
 from ..runtime_checks.options import CheckOptions
@@ -150,8 +150,10 @@ class _Describer:
             outputs=truth.outputs,
             foreign=True,
         )
+        others: tuple[str, ...] = ()
         try:
             graph = read_graph(path, plain.format)
+            others = other_signatures(graph)
             artifact = dataclasses.replace(
                 plain,
                 precision=precision_of(graph),
@@ -167,15 +169,15 @@ class _Describer:
                 self._wanted,
             )
         except ArtifactError as error:
-            return dataclasses.replace(plain, notes=(str(error),))
+            return dataclasses.replace(plain, notes=(str(error), *others))
         except UserError as error:
             if self._wanted:
                 raise
-            return dataclasses.replace(plain, notes=(str(error),))
+            return dataclasses.replace(plain, notes=(str(error), *others))
         return dataclasses.replace(
             artifact,
             inputs=tuple(pair.filed for pair in interface.inputs),
             outputs=tuple(pair.filed for pair in interface.outputs),
-            notes=interface.sentences,
+            notes=(*interface.sentences, *others),
             network=made_from(path, graph, truth.trained, truth.folded),
         )

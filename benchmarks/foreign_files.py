@@ -3,9 +3,10 @@
     pip install onnxsim onnxslim       # optional
     python benchmarks/foreign_files.py [--networks two_heads ...] [--seeds 3] [--faults 15]
 
-Prints, for each converter, the number of healthy files and of false alarms; then, for each kind of
-fault, how many were planted, detected, and located in a layer that the changed op computes. Faults
-are planted in files of TensorFlow's converter and of tf2onnx.
+Prints, for each converter, the number of healthy files and of false alarms, and of files with a
+great quantization loss and how many of these fail. The loss is measured on the outputs, apart from
+the checks. Then, for each kind of fault, how many were planted, detected, and located in a layer
+that the changed op computes. Faults are planted in files of TensorFlow's converter and of tf2onnx.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ from keras import layers
 from renormlite.artifacts.graphs import read_graph
 
 Maker = Callable[[keras.Model, np.ndarray, Path], None]
-NETWORKS = ("two_heads", "image_classification", "keyword_spotting", "visual_wake_words")
+NETWORKS = (
+    "two_heads",
+    "time_series",
+    "keyword_spotting",
+    "image_classification",
+    "visual_wake_words",
+)
+
+# A file has a great loss if the error of an output is 10 dB below the signal or more, or if more
+# than 5 % of the model's values lie outside the range of the file's.
+MIN_SNR, MAX_CLIPPED = 10.0, 0.05
 
 
 def two_heads(seed: int) -> tuple[keras.Model, np.ndarray]:
@@ -53,9 +64,27 @@ def two_heads(seed: int) -> tuple[keras.Model, np.ndarray]:
     return model, samples
 
 
+def time_series(seed: int) -> tuple[keras.Model, np.ndarray]:
+    """Build a classifier of series with a residual block."""
+    keras.utils.set_random_seed(seed)
+    series = keras.Input((64, 3), name="image")
+    x = layers.Conv1D(16, 5, strides=2, padding="same", activation="relu")(series)
+    y = layers.Conv1D(16, 3, padding="same", use_bias=False)(x)
+    y = layers.BatchNormalization(momentum=0.8)(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.MaxPooling1D()(x)
+    x = layers.Dense(12, activation="relu")(layers.GlobalAveragePooling1D()(x))
+    model = keras.Model(series, layers.Dense(5, name="kind")(x))
+    samples = smooth_inputs((64, 3), np.random.default_rng(seed), 32)
+    for _ in range(40):
+        model(samples, training=True)
+    return model, samples
+
+
 def built(name: str, seed: int) -> tuple[keras.Model, np.ndarray]:
     """Build a network and samples for it."""
-    return two_heads(seed) if name == "two_heads" else trained_like(name, seed)
+    own = {"two_heads": two_heads, "time_series": time_series}
+    return own[name](seed) if name in own else trained_like(name, seed)
 
 
 def _tensorflow(*types: tf.DType, quantize: bool = True) -> Maker:
@@ -86,15 +115,13 @@ def _tf2onnx(model: keras.Model, samples: np.ndarray, path: Path, first: bool = 
 def _simplified(model: keras.Model, samples: np.ndarray, path: Path) -> None:
     import onnxsim
 
-    _tf2onnx(model, samples, path)
-    onnx.save(onnxsim.simplify(onnx.load(path))[0], path)
+    onnx.save(onnxsim.simplify(onnx.load(path.with_name("tf2onnx.onnx")))[0], path)
 
 
 def _slimmed(model: keras.Model, samples: np.ndarray, path: Path) -> None:
     import onnxslim
 
-    _tf2onnx(model, samples, path)
-    onnx.save(onnxslim.slim(str(path)), path)
+    onnx.save(onnxslim.slim(str(path.with_name("tf2onnx.onnx"))), path)
 
 
 def _litert_quantizer(recipe: str) -> Maker:
@@ -102,8 +129,7 @@ def _litert_quantizer(recipe: str) -> Maker:
         from ai_edge_quantizer import quantizer
         from ai_edge_quantizer import recipe as recipes
 
-        source = path.with_suffix(".float.tflite")
-        _tensorflow(quantize=False)(model, samples, source)
+        source = path.with_name("tensorflow.tflite")
         tool = quantizer.Quantizer(str(source), getattr(recipes, recipe)())
         found = None
         if tool.need_calibration:
@@ -112,7 +138,6 @@ def _litert_quantizer(recipe: str) -> Maker:
             (name,) = runner.get_input_details()
             found = tool.calibrate({key: [{name: x[None]} for x in samples]})
         path.write_bytes(tool.quantize(found).quantized_model)
-        source.unlink()
 
     return make
 
@@ -128,17 +153,16 @@ def _onnxruntime(static: bool) -> Maker:
             def get_next(self) -> Any:
                 return next(self._left, None)
 
-        source = path.with_suffix(".float.onnx")
-        _tf2onnx(model, samples, source)
+        source = path.with_name("tf2onnx.onnx")
         if static:
             quantization.quantize_static(source, path, Reader(), per_channel=True)
         else:
             quantization.quantize_dynamic(source, path)
-        source.unlink()
 
     return make
 
 
+# In this order: later ones read the files of TensorFlow's converter and of tf2onnx.
 MAKERS: dict[str, Maker] = {
     "tensorflow.tflite": _tensorflow(quantize=False),
     "tensorflow-float16.tflite": _tensorflow(tf.float16),
@@ -151,6 +175,7 @@ MAKERS: dict[str, Maker] = {
     "onnxsim.onnx": _simplified,
     "onnxslim.onnx": _slimmed,
     "litert-quantizer-dynamic.tflite": _litert_quantizer("dynamic_wi8_afp32"),
+    "litert-quantizer-weights.tflite": _litert_quantizer("weight_only_wi8_afp32"),
     "litert-quantizer-static.tflite": _litert_quantizer("static_wi8_ai8"),
     "onnxruntime-dynamic.onnx": _onnxruntime(static=False),
     "onnxruntime-static.onnx": _onnxruntime(static=True),
@@ -262,8 +287,8 @@ def faults(name: str, seed: int, count: int, rows: list[dict[str, Any]]) -> None
         with quiet():
             for source in SPOILED:
                 MAKERS[source](model, samples, folder / source)
-        healthy = rl.check_files(model, [folder / n for n in SPOILED], samples[:8], per_op=True)
-        known = owners(healthy, folder)
+        sound = rl.check_files(model, [folder / n for n in SPOILED], samples[:8], per_op=True)
+        known = owners(sound, folder)
         planted = {}
         for number in range(count):
             kind = PLANTED[number % len(PLANTED)]
@@ -289,6 +314,35 @@ def faults(name: str, seed: int, count: int, rows: list[dict[str, Any]]) -> None
             print(rows[-1], flush=True)
 
 
+def lossy(model: keras.Model, samples: np.ndarray, given: dict[str, np.ndarray]) -> bool:
+    """Return whether outputs of a file have a great loss."""
+    truth = model.predict(samples, verbose=0)
+    truths = [truth] if isinstance(truth, np.ndarray) else truth
+    for name, exact in zip(model.output_names, truths, strict=True):
+        got = given[name][: len(exact)].astype(np.float64)
+        snr = 10 * np.log10(np.square(exact).sum() / (np.square(got - exact).sum() + 1e-300))
+        low, high = got.min(), got.max()
+        step = (high - low) / 128
+        outside = float(np.mean((exact < low - step) | (exact > high + step)))
+        if snr < MIN_SNR or outside > MAX_CLIPPED:
+            return True
+    return False
+
+
+def healthy(name: str, seed: int) -> Iterator[tuple[str, bool, bool]]:
+    """Check the files of every converter; yield name, whether it is lossy, whether it passed."""
+    model, samples = built(name, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make(model, samples, Path(folder))
+        report = rl.check_files(model, paths, samples[:16])
+    for result in report.results:
+        loss = bool(result.given) and lossy(model, samples[:16], dict(result.given))
+        if not result.passed or loss:
+            print(f"{name}, seed {seed}: {result.artifact}, loss {loss}: {result.reason}")
+        yield result.artifact, loss, result.passed
+    print(f"{name}, seed {seed}: {len(report.results)} files", flush=True)
+
+
 def main() -> None:
     """Run the requested parts and print two tables."""
     warnings.simplefilter("ignore")
@@ -297,25 +351,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds for healthy networks")
     parser.add_argument("--faults", type=int, default=15, help="number for each network")
     options = parser.parse_args()
-    verdicts: list[tuple[str, bool]] = []
+    verdicts: list[tuple[str, bool, bool]] = []
     rows: list[dict[str, Any]] = []
     for name in options.networks:
         for seed in range(options.seeds):
-            model, samples = built(name, seed)
-            with tempfile.TemporaryDirectory() as folder:
-                paths = make(model, samples, Path(folder))
-                report = rl.check_files(model, paths, samples[:16])
-            verdicts += [(result.artifact, result.passed) for result in report.results]
-            alarms = {r.artifact: r.reason for r in report.results if not r.passed}
-            count = len(report.results)
-            print(f"{name}, seed {seed}: {count} files, false alarms: {alarms}", flush=True)
+            verdicts += healthy(name, seed)
         if options.faults:
             faults(name, 100, options.faults, rows)
-    failed = sum(not passed for _, passed in verdicts)
-    print(f"{len(verdicts)} correct files, {failed} false alarms")
-    for maker in MAKERS:
-        found = [passed for artifact, passed in verdicts if artifact == maker]
-        print(f"  {maker}: {len(found)} files, {found.count(False)} false alarms")
+    print("converter: healthy files / false alarms; with a great loss / failed")
+    for maker in (*MAKERS, "all"):
+        chosen = [v for v in verdicts if maker in (v[0], "all")]
+        sound, lost = (
+            [passed for _, loss, passed in chosen if loss is side] for side in (False, True)
+        )
+        counts = len(sound), sound.count(False), len(lost), lost.count(False)
+        print("  {}: {} / {}; {} / {}".format(maker, *counts))
     print("fault: planted / detected / named")
     for kind in PLANTED:
         chosen = [row for row in rows if row["kind"] == kind]

@@ -197,11 +197,16 @@ def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
     follow another order of a flattened feature map.
     """
     assert constant.data is not None
-    assert constant.quantization is not None
     kernel = node.weights["kernel"].astype(np.float64)
     stored = constant.real(constant.data)
-    # Half a step of its own, and as much where the expected kernel was read from an integer file.
-    allowed = 1.5 * float(np.max(constant.quantization.scales))
+    if constant.quantization is not None:
+        # Half a step of its own, and as much if the expected kernel was read from an integer file.
+        allowed = 1.5 * float(np.max(constant.quantization.scales))
+    else:
+        greatest = np.abs(stored).max(initial=0.0)
+        rounding = half_rounding(greatest) if stored.dtype == np.float16 else 0.0
+        error = np.max(node.errors.get("kernel", 0.0))
+        allowed = float(2 * _FOLDED_ELSEWHERE * greatest + rounding + error)
     if node.op == "dense" and np.allclose(np.sort(stored, None), np.sort(kernel, None), 0, allowed):
         return True
     last = (kernel.ndim - 2, kernel.ndim - 1)
@@ -212,6 +217,22 @@ def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
         if _scaled(kernel, real, channels, allowed):
             return True
     return False
+
+
+def changed_in_places(match: WeightMatch, node: Node) -> bool:
+    """Return whether a kernel of floats differs in a way that no other layer can compensate.
+
+    Most of its numbers other than zero agree, and factors of channels do not explain the rest.
+
+    Args:
+        match: The state of the kernel.
+        node: Its node.
+    """
+    if match.role != "kernel" or match.state != "altered" or match.remark or match.tensor is None:
+        return False
+    few = 2 * match.differing < np.count_nonzero(node.weights["kernel"])
+    floats = match.tensor.dtype.kind == "f" and match.tensor.quantization is None
+    return few and floats and not _may_compute_the_same(match.tensor, node)
 
 
 def _scaled(

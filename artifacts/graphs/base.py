@@ -114,6 +114,7 @@ class ArtifactGraph:
         read_ops: Function that reads the operators on first use.
         metadata: Metadata of the file, by key.
         signature: Names in the file's signature of inputs and outputs, by key.
+        signatures: Keys of the file's signatures, that of the main graph first.
         inner_constants: Constants of the graphs inside loops and branches.
         read_inner: Function that reads the graphs that loops and branches run: of an op's index,
             the role of each graph and the graph.
@@ -126,6 +127,7 @@ class ArtifactGraph:
     read_ops: Callable[[], tuple[GraphOp, ...]] = field(repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     signature: Mapping[str, str] = field(default_factory=dict, repr=False)
+    signatures: tuple[str, ...] = field(default=(), repr=False)
     inner_constants: tuple[GraphTensor, ...] = field(default=(), repr=False)
     read_inner: Callable[[], Mapping[int, Sequence[tuple[str, ArtifactGraph]]]] = field(
         default=dict, repr=False

@@ -19,10 +19,11 @@ from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 
 _MARK = b"TFL3"
-_INT4 = 17
+# Bits of each number of a packed type, by TensorType: INT4, INT2.
+_PACKED = {17: 4, 19: 2}
 # End of the names of options that refer to a subgraph.
 _SUBGRAPH = "SubgraphIndex"
-# TensorType; four-bit numbers are unpacked to eight.
+# TensorType; packed numbers are unpacked to eight bits.
 _DTYPES = {
     0: "float32",
     1: "float16",
@@ -36,7 +37,7 @@ _DTYPES = {
     12: "uint64",
     15: "uint32",
     16: "uint16",
-    _INT4: "int8",
+    **dict.fromkeys(_PACKED, "int8"),
 }
 
 
@@ -57,6 +58,7 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         _graph(model, 0),
         metadata=_metadata(model),
         signature=_signature(model),
+        signatures=tuple(_text(signature.SignatureKey()) for signature in _signatures(model)),
         inner_constants=tuple(_inner_constants(model)),
     )
 
@@ -100,15 +102,21 @@ def _schema() -> Any:
 
 
 def _signature(model: Any) -> dict[str, str]:
-    """Return the names of inputs and outputs in the first signature, by their keys."""
-    if not model.SignatureDefsLength():
-        return {}
-    first = model.SignatureDefs(0)
-    entries = [
-        *(first.Inputs(place) for place in range(first.InputsLength())),
-        *(first.Outputs(place) for place in range(first.OutputsLength())),
-    ]
-    return {str(entry.TensorIndex()): _text(entry.Name()) for entry in entries}
+    """Return the names of inputs and outputs in the main subgraph's signature, by their keys."""
+    for signature in _signatures(model):
+        if signature.SubgraphIndex() == 0:
+            entries = [
+                *(signature.Inputs(place) for place in range(signature.InputsLength())),
+                *(signature.Outputs(place) for place in range(signature.OutputsLength())),
+            ]
+            return {str(entry.TensorIndex()): _text(entry.Name()) for entry in entries}
+    return {}
+
+
+def _signatures(model: Any) -> list[Any]:
+    """Return the signatures, that of the main subgraph first."""
+    found = [model.SignatureDefs(place) for place in range(model.SignatureDefsLength())]
+    return sorted(found, key=lambda signature: int(signature.SubgraphIndex()))
 
 
 def _inner_constants(model: Any) -> Iterator[GraphTensor]:
@@ -199,7 +207,8 @@ def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:
     raw = _vector(model.Buffers(tensor.Buffer()).DataAsNumpy(), "u1")
     data: np.ndarray | None = None
     if raw.size and number in _DTYPES:
-        data = _unpacked_int4(raw, shape) if number == _INT4 else raw.view(dtype)
+        bits = _PACKED.get(number)
+        data = raw.view(dtype) if bits is None else _unpacked(raw, shape, bits)
         sparsity = tensor.Sparsity()
         data = data.reshape(shape) if sparsity is None else _dense(data, sparsity, shape)
     return GraphTensor(
@@ -247,7 +256,9 @@ def _dense(values: np.ndarray, sparsity: Any, shape: tuple[int, ...]) -> np.ndar
     return found
 
 
-def _unpacked_int4(raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return four-bit numbers, low half first, as int8."""
-    halves = np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1)[: int(np.prod(shape))]
-    return np.asarray(((halves.astype(np.int8) ^ 8) - 8), np.int8)
+def _unpacked(raw: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    """Return signed numbers of a few bits each, the lowest bits first, as int8."""
+    parts = [(raw >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    numbers = np.stack(parts, axis=-1).reshape(-1)[: int(np.prod(shape))].astype(np.int8)
+    sign = 2 ** (bits - 1)
+    return np.asarray((numbers ^ sign) - sign, np.int8)

@@ -104,6 +104,11 @@ def _numbers(constant: GraphTensor, rounding: float) -> np.ndarray:
     return found if error is None or not rounding else found.astype(np.float64) + rounding * error
 
 
+def _unscaled(tensors: Mapping[str, GraphTensor]) -> dict[str, GraphTensor]:
+    """Return tensors without their quantization."""
+    return {key: replace(tensor, quantization=None) for key, tensor in tensors.items()}
+
+
 class Writer:
     """Writes nodes, named by the tensors that they compute.
 
@@ -127,14 +132,9 @@ class Writer:
         sizes: Mapping[str, Shape] | None = None,
         rounding: float = 0.0,
     ) -> None:
-        self.graph, self._compute = graph, compute
-        plain = {key: replace(t, quantization=None) for key, t in graph.tensors.items()}
-        self._plain = replace(graph, tensors=plain)
-        self.constants = {
-            key: _numbers(tensor, rounding)
-            for key, tensor in graph.tensors.items()
-            if tensor.data is not None and key not in graph.inputs
-        }
+        self.graph, self._compute, self._rounding = graph, compute, rounding
+        self._plain = replace(graph, tensors=_unscaled(graph.tensors))
+        self.constants = self._constants_of(graph, graph.tensors)
         self.scales: dict[str, np.ndarray] = {}
         self._inputs: dict[str, Shape] = {}
         self._values: dict[str, Value] = {}
@@ -146,6 +146,41 @@ class Writer:
         self._nodes: list[Node] = []
         self._shapes = dict(self._inputs)
         self._reshaped: dict[tuple[str, Shape], str] = {}
+
+    def _constants_of(
+        self, graph: ArtifactGraph, tensors: Mapping[str, GraphTensor]
+    ) -> dict[str, np.ndarray]:
+        return {
+            key: _numbers(tensor, self._rounding)
+            for key, tensor in tensors.items()
+            if tensor.data is not None and key not in graph.inputs
+        }
+
+    def enter(self, graph: ArtifactGraph) -> None:
+        """Prepare to write the ops of a graph inside a loop or a branch, possibly once more."""
+        new = {key: t for key, t in graph.tensors.items() if key not in self.graph.tensors}
+        if new:
+            self.graph = replace(self.graph, tensors={**self.graph.tensors, **new})
+            tensors = {**self._plain.tensors, **_unscaled(new)}
+            self._plain = replace(self._plain, tensors=tensors)
+            self.constants.update(self._constants_of(graph, new))
+        for op in graph.ops:
+            for key in op.outputs:
+                self.constants.pop(key, None)
+                self._values.pop(key, None)
+
+    def item(self, key: str) -> np.ndarray | Value:
+        """Return any tensor: its numbers, or the value of the network that it is."""
+        return self.constants[key] if key in self.constants else self.value(key)
+
+    def put(self, key: str, item: np.ndarray | Value) -> None:
+        """Set a tensor to constant numbers or to a value of the network."""
+        if isinstance(item, np.ndarray):
+            self._values.pop(key, None)
+            self.constants[key] = item
+        else:
+            self.constants.pop(key, None)
+            self._values[key] = item
 
     def constant(self, key: str) -> np.ndarray:
         """Return the numbers of a constant.
@@ -307,10 +342,13 @@ class Writer:
         self._values[output] = Value(value.name, value.shape, filed)
 
     def computed(self, op: GraphOp) -> bool:
-        """Compute an op if all its inputs are constant; return whether they are."""
+        """Compute an op if all its inputs are constant and it can be; return whether that is so."""
         if not op.inputs or any(key and key not in self.constants for key in op.inputs):
             return False
-        self._settle(op, self._results(op, {}))
+        try:
+            self._settle(op, self._results(op, {}))
+        except UnknownFormError:
+            return False
         return True
 
     def known(self, op: GraphOp, results: Sequence[np.ndarray]) -> None:
@@ -319,7 +357,7 @@ class Writer:
 
     def _settle(self, op: GraphOp, results: Sequence[np.ndarray]) -> None:
         for key, array in zip(op.outputs, results):
-            self.constants[key] = array[0]
+            self.constants[key] = np.asarray(array[0])
 
     def moved(self, op: GraphOp, key: str) -> None:
         """Append an op that copies each element from one position of an input.
@@ -330,6 +368,9 @@ class Writer:
         places = np.arange(1, math.prod(value.filed) + 1, dtype=np.int64).reshape(value.filed)
         for output, array in zip(op.outputs, self._results(op, {key: places})):
             found = array[0]
+            if not found.size:
+                self.constants[output] = np.zeros(found.shape)
+                continue
             if found.size == places.size and np.array_equal(found.ravel(), places.ravel()):
                 self.same(key, output, found.shape)
                 continue
@@ -380,8 +421,10 @@ class Writer:
         """Append the nodes of an op by a function, or an opaque node if it is not supported."""
         try:
             write(self, op)
-        except (UnknownFormError, *_UNFORESEEN) as error:
+        except UnknownFormError as error:
             self._opaque(op, str(error))
+        except _UNFORESEEN:
+            self._opaque(op, "an unexpected form")
 
     def _opaque(self, op: GraphOp, why: str) -> None:
         known = tuple(self._values[key].name for key in op.inputs if key in self._values)

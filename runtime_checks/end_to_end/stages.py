@@ -121,8 +121,14 @@ def _rungs(
 ) -> list[_Rung]:
     """Return the stages whose output is known; others are merged with the next one."""
     known: list[tuple[str, str, np.ndarray | None]] = [("folded", "", golden.folded64.get(output))]
+    # The files that a foreign file was made from are not known.
     plain = next(
-        (a for a in siblings if a.format == artifact.format and a.precision == "float32"), None
+        (
+            a
+            for a in ([artifact] if artifact.foreign else siblings)
+            if a.format == artifact.format and a.precision == "float32"
+        ),
+        None,
     )
     file = plain.file if plain else ""
     known.append(("exported", file, golden.artifacts.get(file, {}).get(output)))

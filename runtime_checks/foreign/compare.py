@@ -45,7 +45,7 @@ from ..end_to_end.comparison import compare_output
 from ..end_to_end.findings import Finding
 from ..options import CheckOptions
 from ..parity import ParityReport, run_check
-from .interface import match_interface
+from .interface import match_interface, other_signatures
 from .networks import made_from
 from .precision import precision_of
 
@@ -232,13 +232,19 @@ def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
         opaque = [node for node in network.nodes if node.op == "opaque"]
         if not opaque:
             return _Meaning(file, network, samples, kind)
-        kinds = ", ".join(dict.fromkeys(str(node.attributes["kind"]) for node in opaque))
+        kinds = ", ".join(dict.fromkeys(_unknown(node.attributes) for node in opaque))
         refusals.append(f"{file.path.name} has {kinds}")
     raise UserError(
         "A comparison needs one file of ops that can be evaluated in float64; "
         f"{'; '.join(refusals)}. Check them against their Keras model: renormlite check FILE… "
         "--model MODEL.keras."
     )
+
+
+def _unknown(attributes: Mapping[str, Any]) -> str:
+    """Return the kind of an op that cannot be evaluated, with the reason if it has one."""
+    kind, why = str(attributes["kind"]), str(attributes["why"])
+    return kind if why == kind else f"{kind} ({why})"
 
 
 def _write(
@@ -335,13 +341,14 @@ def _described(
     try:
         interface = match_interface(file.path, artifact, file.graph, samples, truth, mapped)
     except ArtifactError as error:
-        says = str(error).replace("the model's", f"{reference}'s")
-        raise UserError(f"{says}. The files must have the same inputs and outputs.") from error
+        says = str(error).rstrip(".").replace("the model's", f"{reference}'s")
+        why = "; ".join([says, *other_signatures(file.graph)])
+        raise UserError(f"{why}. The files must have the same inputs and outputs.") from error
     return dataclasses.replace(
         artifact,
         inputs=tuple(pair.filed for pair in interface.inputs),
         outputs=tuple(pair.filed for pair in interface.outputs),
-        notes=interface.sentences,
+        notes=(*interface.sentences, *other_signatures(file.graph)),
     )
 
 

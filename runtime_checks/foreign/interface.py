@@ -165,6 +165,18 @@ def _public_names(graph: ArtifactGraph) -> dict[str, str]:
     return {graph.tensors[key].name: name for key, name in graph.signature.items()}
 
 
+def other_signatures(graph: ArtifactGraph) -> tuple[str, ...]:
+    """Return a sentence if a file has signatures besides the one that is run."""
+    if len(graph.signatures) < 2:
+        return ()
+    first, *others = graph.signatures
+    listed = ", ".join(f"'{name}'" for name in others)
+    return (
+        f"signature '{first}' is run, the first of the file, and not {listed}: to check another "
+        f"one, convert it alone (from_saved_model(…, signature_keys=['{others[0]}']))",
+    )
+
+
 def _plain(name: str) -> str:
     """Return a name without the additions of converters."""
     name = re.sub(r"^(serving_default_|StatefulPartitionedCall/)", "", name)

@@ -1,7 +1,7 @@
 """Finds the first node at fault, after a pass over the network has matched tensors to nodes.
 
-A node is *accounted for* if it has a tensor or all nodes that read it are accounted for. The first
-node that is not, although everything it reads is right, is the culprit.
+A node is *accounted for* if it has a tensor, is a constant, or all nodes that read it are accounted
+for. The first node that is not, although everything it reads is right, is the culprit.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
         # No op computes two linear layers: a bound propagated through both proves nothing.
         if (
             node.name in mapped
+            or node.op == "constant"
             or node.name not in evaluation.exact
             or (behind and (node.op not in LINEAR or node.name in fused))
         ):

@@ -19,7 +19,7 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network, Node
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...reference.file_noise import shares_ranges
-from ...reference.file_weights import WeightMatch, match_weights
+from ...reference.file_weights import WeightMatch, changed_in_places, match_weights
 from ...reference.merged_affines import with_merged_affines
 from ...reference.operators.activations import STEEP
 from ...reference.operators.contractions import CONTRACTIONS
@@ -94,6 +94,12 @@ class FileContents:
         """
         kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
         return len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
+
+    @property
+    def changed_in_places(self) -> bool:
+        """Whether a kernel of floats differs in a way that no other layer can compensate."""
+        nodes = {node.name: node for node in self.network.nodes}
+        return any(changed_in_places(match, nodes[match.node]) for match in self.weights)
 
     @property
     def recognised(self) -> bool:

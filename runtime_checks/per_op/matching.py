@@ -35,6 +35,9 @@ LINEAR_KINDS = {
     "MatMul",
 }
 
+# Ops that read a shape, which depends on no number.
+_SIZES = {"RANK", "SHAPE", "Shape", "Size"}
+
 # Ops that contain a subgraph, and recurrent layers in one op. The former read values of the
 # surrounding graph that are not among their inputs.
 LOOPS = {
@@ -61,7 +64,7 @@ class Tensors:
         samples: P.
 
     Attributes:
-        arrays: Those that depend on the inputs; a dequantized constant does not.
+        arrays: Those that depend on the inputs' numbers; dequantized constants and shapes do not.
     """
 
     def __init__(
@@ -74,7 +77,8 @@ class Tensors:
         for op in graph.ops:
             for key in op.inputs:
                 self._consumers.setdefault(key, []).append(op)
-            if op.kind in LOOPS or any(key in dependent for key in op.inputs):
+            reads = op.kind not in _SIZES and any(key in dependent for key in op.inputs)
+            if op.kind in LOOPS or reads:
                 dependent.update(op.outputs)
         self._dependent = dependent
         computed = dependent - set(graph.inputs)

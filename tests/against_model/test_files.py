@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from renormlite import UserError, check_files, check_parity
 
 HEALTHY = {
@@ -129,6 +130,63 @@ def test_equivalent_weights_pass(mixed, foreign, images, tmp_path):
     assert result.passed, result.reason
     (finding,) = (f for f in result.findings if f.check == "weights")
     assert "scaled otherwise" in finding.message
+
+
+def test_a_changed_weight_without_effect_is_found(tmp_path):
+    """It reads a unit that is always 0. No other layer can compensate the change of one number."""
+    import keras
+
+    layers = [keras.layers.Dense(8, "relu", name="first"), keras.layers.Dense(3, name="second")]
+    model = keras.Sequential([keras.Input((4,), name="x"), *layers])
+    layers[0].bias.assign([-1e3, 1, 1, 1, 1, 1, 1, 1])
+    weights = dict(zip(("a", "b", "c", "d"), map(np.array, model.get_weights()), strict=True))
+    weights["c"][0, 1] += 0.25
+    nodes = [
+        helper.make_node("Gemm", ["x", "a", "b"], ["before"]),
+        helper.make_node("Relu", ["before"], ["after"]),
+        helper.make_node("Gemm", ["after", "c", "d"], ["second"]),
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (None, size))]
+        for name, size in (("x", 4), ("second", 3))
+    ]
+    held = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "net", *ends, held)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "net.onnx")
+    (result,) = check_files(model, [tmp_path / "net.onnx"]).results
+    failed = {f.check: f.subject for f in result.findings if not f.passed}
+    assert failed == {"weights": "second", "ops": "second"}
+    assert [fault.layer for fault in result.faults] == ["second"]
+    assert "all of it" not in result.reason
+
+
+def test_a_wrong_file_does_not_blame_another(mixed, foreign, images, tmp_path):
+    """Which file a foreign file was made from is not known."""
+    model = onnx.load(foreign / "float32.onnx")
+    change(initializer(model.graph, (8, 3, 3, 3)), lambda w: w * np.nan)
+    onnx.save(model, tmp_path / "a.onnx")
+    files = [tmp_path / "a.onnx", foreign / "float32.onnx", foreign / "dynamic.onnx"]
+    wrong, *right = check_files(mixed, files, images).results
+    assert not wrong.passed
+    for result in right:
+        assert result.passed
+        assert all("a.onnx" not in budget.sentence for budget in result.stages)
+        assert {budget.cause for budget in result.stages} <= {"rounding", "quantization"}
+
+
+def test_other_signatures_are_named(mixed, foreign, images, tmp_path):
+    from renormlite.artifacts.flatbuffer import pack, parse
+
+    model = parse((foreign / "float32.tflite").read_bytes())
+    model.subgraphs.append(model.subgraphs[0])
+    other = copy.copy(model.signatureDefs[0])
+    other.signatureKey, other.subgraphIndex = b"embed", 1
+    model.signatureDefs.insert(0, other)
+    (tmp_path / "net.tflite").write_bytes(pack(model))
+    report = check_files(mixed, [tmp_path / "net.tflite"], images)
+    assert report.passed
+    assert "and not 'embed'" in notes(report, "net.tflite")[-1]
 
 
 def change_tflite(source, path):

@@ -9,7 +9,7 @@ import pytest
 from renormlite import UserError
 from renormlite.artifacts.flatbuffer import operator_name, parse
 from renormlite.artifacts.graphs import read_graph
-from renormlite.artifacts.graphs.tflite_graph import _DTYPES
+from renormlite.artifacts.graphs.tflite_graph import _DTYPES, _unpacked
 
 
 @pytest.fixture(scope="module", params=["float32", "int8", "float16"])
@@ -104,3 +104,9 @@ def test_sparse_weights_are_read_with_their_zeros():
     model.buffers = [schema.BufferT(), buffer]
     graph = read_graph(None, "tflite", pack(model))
     np.testing.assert_array_equal(graph.tensors["0"].data, expected)
+
+
+def test_numbers_of_two_and_four_bits_are_unpacked():
+    raw = np.array([0b11_10_01_00, 0b1111_0111], np.uint8)
+    assert _unpacked(raw, (7,), 2).tolist() == [0, 1, -2, -1, -1, 1, -1]
+    assert _unpacked(raw, (4,), 4).tolist() == [4, -2, 7, -1]

@@ -230,7 +230,7 @@ def changed_in_places(match: WeightMatch, node: Node) -> bool:
     """
     if match.role != "kernel" or match.state != "altered" or match.remark or match.tensor is None:
         return False
-    few = 2 * match.differing < np.count_nonzero(node.weights["kernel"])
+    few = 2 * match.differing < int(np.count_nonzero(node.weights["kernel"]))
     floats = match.tensor.dtype.kind == "f" and match.tensor.quantization is None
     return few and floats and not _may_compute_the_same(match.tensor, node)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.network import Network, Node
 from . import onnx, tflite
-from .control_flow import ControlFlow
+from .control_flow import GraphWriter
 from .writer import Writer, rounding_error
 
 # The functions of a format that append the nodes of an op, and that compute it.
@@ -39,18 +39,7 @@ def network_of_file(
     def written(rounding: float) -> Network:
         write, compute = _FORMATS[file_format]
         writer = Writer(graph, compute, sizes, rounding)
-
-        def write_ops(graph: ArtifactGraph) -> None:
-            inner = graph.read_inner()
-            for op in graph.ops:
-                if control_flow.handles(op):
-                    graphs = dict(inner[op.index])
-                    writer.write(op, lambda _, op, graphs=graphs: control_flow.write(op, graphs))
-                else:
-                    writer.write(op, write)
-
-        control_flow = ControlFlow(writer, write_ops)
-        write_ops(graph)
+        GraphWriter(writer, write).write(graph)
         return writer.network()
 
     network = written(0.0)

@@ -5,13 +5,14 @@ A network is a list of operators, so the number of steps must not depend on the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from .forms import joined
+from .forms import Write, joined
 from .writer import UnknownFormError, Value, Writer
 
 # Constant numbers, or a value that depends on the inputs.
@@ -24,16 +25,16 @@ _MOST_STEPS = 512
 _ON_INPUTS = "a number of steps that depends on the inputs"
 
 
-class ControlFlow:
-    """Writes the graphs that the loops and branches of a file run.
+class GraphWriter:
+    """Writes the ops of a graph, and those of the graphs that its loops and branches run.
 
     Args:
         writer: The writer of the file.
-        write_ops: Appends the nodes of a graph's ops.
+        write: Appends the nodes of any other op.
     """
 
-    def __init__(self, writer: Writer, write_ops: Callable[[ArtifactGraph], None]) -> None:
-        self._writer, self._write_ops = writer, write_ops
+    def __init__(self, writer: Writer, write: Write) -> None:
+        self._writer, self._write = writer, write
         self._forms: Mapping[str, Callable[[GraphOp, Graphs], None]] = {
             "WHILE": self._while,
             "IF": self._if,
@@ -41,21 +42,20 @@ class ControlFlow:
             "Loop": self._loop,
         }
 
-    def handles(self, op: GraphOp) -> bool:
-        """Return whether an op is a loop or a branch."""
-        return op.kind in self._forms
+    def write(self, graph: ArtifactGraph) -> None:
+        """Append the nodes of a graph. An op is opaque if it has no counterpart.
 
-    def write(self, op: GraphOp, graphs: Graphs) -> None:
-        """Append the nodes of a loop or a branch.
-
-        Args:
-            op: The op.
-            graphs: The graphs that it runs, by their roles.
-
-        Raises:
-            UnknownFormError: The number of steps depends on the inputs or is too large, or the
-                alternatives have different shapes.
+        So is a loop whose number of steps depends on the inputs or is too large, and a branch
+        whose alternatives have different shapes.
         """
+        inner = graph.read_inner()
+        for op in graph.ops:
+            write = self._write
+            if op.kind in self._forms:
+                write = functools.partial(self._write_inner, dict(inner[op.index]))
+            self._writer.write(op, write)
+
+    def _write_inner(self, graphs: Graphs, _: Writer, op: GraphOp) -> None:
         self._forms[op.kind](op, graphs)
 
     def _run(self, graph: ArtifactGraph, given: Sequence[Item]) -> list[Item]:
@@ -63,7 +63,7 @@ class ControlFlow:
         self._writer.enter(graph)
         for key, item in zip(graph.inputs, given, strict=True):
             self._writer.put(key, item)
-        self._write_ops(graph)
+        self.write(graph)
         return [self._writer.item(key) for key in graph.outputs]
 
     def _items(self, keys: Sequence[str]) -> list[Item]:

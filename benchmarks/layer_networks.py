@@ -190,7 +190,8 @@ def export_layers(name: str, directory: Path, precisions: Sequence[str]) -> None
             return
         except rl.UserError as refusal:
             print(name, "is refused:", refusal, flush=True)
-            named = [one for one in wanted if str(refusal).startswith(one)]
+            rule = str(refusal).split(". ")[0]  # what follows may offer other precisions
+            named = [one for one in wanted if one in rule]
             if not named:
                 raise
             wanted.remove(named[0])

@@ -394,7 +394,7 @@ def _nearest(
         compare = compare_in(form)
         for constant in rest:
             wrong, real = compare(ordered, constant)
-            share = 1 - float(wrong.mean())
+            share = _agreeing(wrong, ordered, real)
             off = float(np.abs(real - ordered).sum()) if share == 1 else np.inf
             if (share, -off) > rank:
                 best, rank = (share, constant, form, wrong, real), (share, -off)
@@ -454,8 +454,18 @@ def _explained(
             remark = explain(ordered, constant, form[1], role, compare)
             if remark:
                 wrong, real = compare(ordered.reshape(-1), constant)
-                return (1 - float(wrong.mean()), constant, form, wrong, real), remark
+                share = _agreeing(wrong, ordered.reshape(-1), real)
+                return (share, constant, form, wrong, real), remark
     return best, ""
+
+
+def _agreeing(wrong: np.ndarray, expected: np.ndarray, real: np.ndarray) -> float:
+    """Return the share of elements that agree; 1 only for all.
+
+    A zero that stands for a number below half a step says nothing about the rest.
+    """
+    telling = wrong | (real != 0) | (expected == 0)
+    return 1 - float(wrong.sum()) / max(int(telling.sum()), 1)
 
 
 def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:

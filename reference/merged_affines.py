@@ -52,7 +52,14 @@ def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
         for part in parts:
             result += [inserted[part.name]] if part.name in inserted else []
             result.append(replaced.get(part.name, part))
-    return replace(network, nodes=tuple(result))
+    return _without_unread(replace(network, nodes=tuple(result)), network)
+
+
+def _without_unread(network: Network, before: Network) -> Network:
+    """Return a network without the nodes whose last readers now read another value."""
+    kept = {*network.readers(), *network.outputs.values()}
+    gone = before.readers().keys() - kept
+    return replace(network, nodes=tuple(node for node in network.nodes if node.name not in gone))
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
@@ -210,8 +217,20 @@ def _in_front(
         break
     else:
         if before is not None and not absorbed:
-            found.append(_with_shared_bias(node, before))
+            found += [_with_shared_bias(node, before), _with_shared_affine(node, before)]
     return [each for each in found[::-1] if each is not None]
+
+
+def _with_shared_affine(node: Node, before: Node) -> _Composed | None:
+    """Return a linear node merged with the affine before it, which has other readers too."""
+    affine = _affine(before, _read_channels(node, node.arrays["kernel"]))
+    if affine is None or len(node.inputs) != 1:
+        return None
+    scale, shift = affine
+    composed = _with_front(node, scale, shift, np.abs(shift), [])
+    if composed is None:
+        return None
+    return replace(composed, node=replace(composed.node, inputs=before.inputs))
 
 
 def _with_shared_bias(node: Node, before: Node) -> _Composed | None:

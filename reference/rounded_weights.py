@@ -46,13 +46,14 @@ class RoundedWeights:
             data = None if match.tensor is None else match.tensor.data
             if data is not None and data.dtype.kind in "iu":
                 integer.setdefault(match.node, set()).add(match.role)
-            if (
-                match.state == "equal"
-                and data is not None
-                and (match.rounded or data.dtype != np.float32)
-            ):
-                weight = nodes[match.node].weights[match.role]
+            if data is None or not (match.rounded or data.dtype != np.float32):
+                continue
+            weight = nodes[match.node].weights[match.role]
+            if match.state == "equal":
                 arrays.setdefault(match.node, {})[match.role] = file_weight(match, weight.shape)
+            elif match.state == "altered" and not match.remark and data.dtype.kind in "iu":
+                found = _unaltered(match, weight)
+                arrays.setdefault(match.node, {})[match.role] = found
         replaced = {
             name: replace(nodes[name], weights={**nodes[name].weights, **rounded})
             for name, rounded in arrays.items()
@@ -73,6 +74,18 @@ class RoundedWeights:
         """Return the network with these weights."""
         nodes = tuple(self.nodes.get(node.name, node) for node in network.nodes)
         return replace(network, nodes=nodes)
+
+
+def _unaltered(match: WeightMatch, weight: np.ndarray) -> np.ndarray:
+    """Return the integers of a file, with the network's numbers where they are not near these."""
+    assert match.tensor is not None
+    assert match.tensor.data is not None
+    assert match.tensor.quantization is not None
+    steps = match.tensor.quantization.step(match.tensor.data.ndim)
+    data = np.broadcast_to(steps, match.tensor.data.shape)
+    sizes = replace(match, tensor=replace(match.tensor, data=data, quantization=None), offset=0.0)
+    held, step = file_weight(match, weight.shape), np.abs(file_weight(sizes, weight.shape))
+    return np.where(np.abs(held - weight) <= step, held, weight)
 
 
 def _with_half_constants(node: Node) -> Node:

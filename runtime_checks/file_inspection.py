@@ -205,13 +205,17 @@ class FileInspection:
         kinds = {op.kind for op in contents.graph.ops}
         if "READ_VARIABLE" in kinds and not kinds & _SETS_VARIABLES:
             return Finding("weights", False, _UNFROZEN.format(file=artifact.file))
-        if contents.of_another_training:
-            return Finding("training", False, self._of_another_training(artifact, contents))
-        if any(match.state == "altered" for match in contents.weights):
+        other = contents.of_another_training
+        if not other and any(match.state == "altered" for match in contents.weights):
             return None
+        # Kernels with scaled channels, as in an equalized file, may belong to this training.
         path = self._export.path / artifact.file
         says = interface_suspect(path, artifact, golden, target, result)
-        return Finding("interface", False, says) if says else None
+        if says:
+            return Finding("interface", False, says)
+        if other:
+            return Finding("training", False, self._of_another_training(artifact, contents))
+        return None
 
     def _read(self, artifact: Artifact) -> FileContents | Finding | None:
         if not readable(artifact):

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..artifacts.golden_set import Arrays, GoldenSet
 from ..artifacts.manifest import Artifact, TensorSpec
+from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import TYPICAL
 from ..runtimes import HOSTS, LOCAL, Target, make_runner
 from ..runtimes.base import ArtifactError
@@ -27,7 +28,9 @@ from .end_to_end.findings import TargetResult, judge_outputs
 # An error below this share of the signal comes from arithmetic, not from the interface.
 _DIFFERENT = 0.05
 # An explanation must reduce the error by this factor: a wide bound alone admits too much.
-_BETTER = 3.0
+_BETTER = 2.0
+# Another calibration of the same model may err this many times as much as the exported file.
+_OTHER_STEPS = 3.0
 _SAMPLES = 6
 # With more tensors or channels there are too many orders to try.
 _MOST_EXCHANGED, _MOST_CHANNELS, _MOST_AXES = 4, 4, 3
@@ -82,7 +85,7 @@ def interface_suspect(
         return ""
     part = golden.select(index)
     given = {name: array[index] for name, array in result.given.items()}
-    least = _error(given, part, artifact) / _BETTER
+    least = _error(given, part, artifact)[0] / _BETTER
     for hypothesis in _of_outputs(given, part, artifact.outputs):
         if hypothesis.read is not None and _fits(hypothesis.read(given), part, artifact, least):
             return hypothesis.says
@@ -110,20 +113,43 @@ def _differs(result: TargetResult, golden: GoldenSet, index: np.ndarray) -> bool
     return False
 
 
-def _error(given: Arrays, golden: GoldenSet, artifact: Artifact) -> float:
-    """Return the greatest error over noise of a sample; infinite where an output is missing."""
+def _error(given: Arrays, golden: GoldenSet, artifact: Artifact) -> tuple[float, bool]:
+    """Return the greatest error over the expected one, and whether arithmetic explains it.
+
+    Floats are judged by their noise. The integers of a file with another interface have other
+    steps, so their error against truth is compared with that of the exported file.
+    """
+    if any(given[name].shape != golden.truth[name].shape for name in given):
+        return np.inf, False
+    exported = golden.artifacts.get(artifact.file, {})
+    if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER and exported:
+        least = np.finfo(np.float32).tiny
+        if given.keys() != golden.truth.keys():
+            return np.inf, False
+        errors = {name: _rms(given[name] - truth) for name, truth in golden.truth.items()}
+        ratios = {
+            name: errors[name] / max(_rms(exported[name] - truth), least)
+            for name, truth in golden.truth.items()
+        }
+        explained = all(
+            ratios[name] <= _OTHER_STEPS or errors[name] <= _DIFFERENT * _rms(truth)
+            for name, truth in golden.truth.items()
+        )
+        return max(ratios.values()), explained
     _, verdicts = judge_outputs(given, golden, artifact)
     if len(verdicts) < len(artifact.outputs):
-        return float("inf")
-    return max(entry.worst_ratio for entry in verdicts)
+        return np.inf, False
+    return max(entry.worst_ratio for entry in verdicts), all(entry.sound for entry in verdicts)
+
+
+def _rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def _fits(given: Arrays, golden: GoldenSet, artifact: Artifact, least: float) -> bool:
     """Return whether outputs are the trained model's."""
-    _, verdicts = judge_outputs(given, golden, artifact)
-    return len(verdicts) == len(artifact.outputs) and all(
-        entry.sound and entry.worst_ratio <= least for entry in verdicts
-    )
+    error, explained = _error(given, golden, artifact)
+    return explained and error <= least
 
 
 def _of_outputs(
@@ -132,7 +158,11 @@ def _of_outputs(
     """Yield possible faults of the outputs."""
     shapes = {name: array.shape for name, array in given.items()}
     yield from (
-        _Hypothesis(f"{_exchange('output', order)} in the file", read=_renamed(order))
+        _Hypothesis(
+            f"{_exchange('output', order)} in the file: read them in that order, or convert the "
+            "model again",
+            read=_renamed(order),
+        )
         for order in _orders(shapes)
     )
     for spec in specs:
@@ -151,7 +181,7 @@ def _of_outputs(
         if places is not None:
             yield _Hypothesis(
                 f"{_entries(places)} of output '{name}' (last axis): labels or rows of its layer "
-                "are in another order than in training",
+                "are in another order than in training: use the order of the file, or convert again",
                 read=_changed(name, functools.partial(np.take, indices=places, axis=-1)),
             )
         yield from _scaled(given[name], truth, spec)
@@ -161,7 +191,11 @@ def _of_inputs(inputs: Arrays, specs: Sequence[TensorSpec]) -> Iterator[_Hypothe
     """Yield possible faults of the inputs."""
     kinds = {name: (array.shape, array.dtype) for name, array in inputs.items()}
     for order in _orders(kinds):
-        yield _Hypothesis(f"{_exchange('input', order)} in the file", feed=_renamed(order))
+        yield _Hypothesis(
+            f"{_exchange('input', order)} in the file: feed them in that order, or convert the "
+            "model again",
+            feed=_renamed(order),
+        )
     for spec in specs:
         name = spec.keras_name
         shape = inputs[name].shape
@@ -277,7 +311,10 @@ def _scaled(given: np.ndarray, truth: np.ndarray, spec: TensorSpec) -> Iterator[
     if factor == 0:
         return
     name = spec.keras_name
-    says = f"output '{name}' is {factor:.4g} times the trained model's plus {offset:.4g}"
+    says = (
+        f"output '{name}' is {factor:.4g} times the trained model's plus {offset:.4g}: undo that "
+        "where it is read, or convert again"
+    )
     if spec.scale is not None and round(abs(offset) / spec.scale) == 128 and abs(factor - 1) < 0.01:
         says = f"the bytes of output '{name}' have the wrong sign: its zero point is off by 128"
     yield _Hypothesis(says, read=_changed(name, lambda y: (y - offset) / factor))

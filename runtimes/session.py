@@ -32,7 +32,8 @@ class Session:
         seconds: Wall time of every inference that `run` made, in order.
 
     Raises:
-        ArtifactError: The file's inputs are not those of the manifest, so it cannot be run.
+        ArtifactError: The file's inputs are not those of the manifest, so it cannot be run, or it
+            has more outputs.
     """
 
     def __init__(self, runner: Runner, artifact: Artifact) -> None:
@@ -52,6 +53,13 @@ class Session:
                     if artifact.foreign
                     else "Put the exported file back, or export again."
                 )
+            )
+
+        if not artifact.foreign and len(runner.outputs) > len(artifact.outputs):
+            raise ArtifactError(
+                f"{artifact.file} has another interface than manifest.json lists: it returns "
+                f"{_described(runner.outputs)}, expected {_described(artifact.outputs)}. "
+                "Put the exported file back, or export again."
             )
 
     def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
@@ -148,7 +156,7 @@ def _same_inputs(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -
 
 
 def _described(tensors: Sequence[TensorInfo | TensorSpec]) -> str:
-    """Return the names, types and shapes of inputs: `'image' float32 (1, 8, 8, 1)`."""
+    """Return the names, types and shapes of tensors: `'image' float32 (1, 8, 8, 1)`."""
     shapes = [[-1 if size is None else size for size in tensor.shape] for tensor in tensors]
     return ", ".join(
         f"'{tensor.name}' {tensor.dtype} ({', '.join('N' if s == -1 else str(s) for s in shape)})"

@@ -197,4 +197,7 @@ def _operation(operation: Any, call: Call) -> list[Op] | None:
         return [Op(_BINARY[kind])]
     constant = np.asarray(keras.ops.convert_to_numpy(constants[0]), np.float64)
     first = not isinstance(call.args[0], Slot)
-    return [Op(_BINARY[kind], {"constant_first": first}, {"constant": constant})]
+    finite = constant[np.isfinite(constant)]
+    error = float(np.abs(finite.astype(np.float32) - finite).max(initial=0.0))
+    attributes = {"constant_first": first, **({"constant_error": error} if error else {})}
+    return [Op(_BINARY[kind], attributes, {"constant": constant})]

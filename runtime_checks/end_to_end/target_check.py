@@ -9,7 +9,7 @@ import numpy as np
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
-from ...artifacts.sample_kinds import BORDER, EXTREME, without_undefined
+from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
 from .bounds import end_to_end_bound, float32_bound
@@ -128,10 +128,10 @@ def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.
     if artifact.precision not in RUNTIMES[target.runtime].unsaturated:
         return np.zeros(golden.samples, bool)
     predictions = golden.predictions.get(artifact.file)
+    infinite = golden.kind == NONFINITE
     if predictions is None or predictions.reason:
-        return np.isin(golden.kind, _BEYOND)
-    saturated = predictions.saturated
-    return np.zeros(golden.samples, bool) if saturated is None else saturated
+        return np.isin(golden.kind, _BEYOND) | infinite
+    return infinite if predictions.saturated is None else predictions.saturated | infinite
 
 
 def _judged(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...artifacts.network import Node
 from ...reference.operators.linear import LINEAR
 from .evaluation import Evaluation
-from .matching import LINEAR_KINDS, LOOPS, distance, within
+from .matching import LINEAR_KINDS, LOOPS, MEANINGFUL, distance, meaningful, within
 from .op_results import Culprit
 from .storage import Wide
 
@@ -103,8 +103,12 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
             behind = depths.get(key, 0) > 0 or (op is not None and op.kind in LINEAR_KINDS)
             if key in depths and (linear or not behind):
                 view = tensors.closest(key, expected)
-                off = not within(view, *tensors.held(key, node, expected, allowed))
-                found = (off, depths[key], distance(view, expected), place, key)
+                target, limit = tensors.held(key, node, expected, allowed)
+                gap, depth = distance(view, expected), depths[key]
+                off = not within(view, target, limit)
+                if not meaningful(target.reshape(-1), limit.reshape(-1)):  # any tensor is within it
+                    off, depth = (True, depth) if gap > MEANINGFUL else (False, 0)
+                found = (off, depth, gap, place, key)
                 best = found if best is None else min(best, found)
     place, key = (best[3], best[4]) if best else (0, "")
     parts = chain[: place + 1]

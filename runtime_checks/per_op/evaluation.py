@@ -34,6 +34,7 @@ class Evaluation:
         forced: Node to tensor: the tensor used as a node's value, however large the error.
         in_pieces: Layers that the file may split into other operations, each of them rounded: a
             missing tensor there is not a fault, and nodes that read it are not evaluated.
+        whole: Nodes that no tensor of one sign may stand for, if their values have both.
 
     Attributes:
         value: Network value to the float64 array that its readers use.
@@ -41,6 +42,8 @@ class Evaluation:
         allowed: Node to the bound on its error.
         mapped: Node to its tensor.
         checks: Every node that has a tensor within its bound.
+        halved: Nodes whose tensor holds only their positive or only their negative values. The file
+            may compute the others in another tensor, as for the two sides of a selu.
         unchecked: Layers that could not be evaluated.
     """
 
@@ -53,8 +56,10 @@ class Evaluation:
         true: Mapping[str, np.ndarray],
         forced: Mapping[str, str],
         in_pieces: frozenset[str] = frozenset(),
+        whole: frozenset[str] = frozenset(),
     ) -> None:
         self.network, self.tensors = network, tensors
+        self._whole, self.halved = whole, set[str]()
         self._in_pieces, self._results = in_pieces, _results(network)
         self._rounded, self._true = rounded, true
         self.value: dict[str, np.ndarray] = dict(inputs)
@@ -98,6 +103,9 @@ class Evaluation:
             self._take(node, forced, got)
             return
         found = self.tensors.find(node, expected, allowed, set(self.mapped.values()))
+        if found is not None and self.tensors.halves(found[0], expected, allowed):
+            self.halved.add(node.name)
+            found = None if node.name in self._whole else found
         if found is None:
             if node.layer in self._in_pieces:
                 del self.exact[node.name], self.allowed[node.name]

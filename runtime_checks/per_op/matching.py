@@ -17,7 +17,7 @@ _PROBE = 64
 
 # A match is meaningful only if the bound is small relative to the values: propagated through
 # several ops it may grow until everything matches.
-_MEANINGFUL = 0.25
+MEANINGFUL = 0.25
 
 _QUANTIZING = ("QUANTIZE", "QuantizeLinear")
 _MOVING = REORDERING | {"TRANSPOSE", "RESHAPE"}
@@ -125,6 +125,14 @@ class Tensors:
             self._storages[key] = storage_of(tensor, dtype, rounding)
         return self._storages[key]
 
+    def halves(self, key: str, expected: np.ndarray, allowed: np.ndarray) -> bool:
+        """Return whether the integers of a tensor have one sign and an expected value has two."""
+        storage = self.storage(key)
+        if not isinstance(storage, Steps) or storage.low * storage.high < 0:
+            return False
+        lost = np.abs(expected - np.clip(expected, storage.low, storage.high))
+        return bool(np.any(lost > allowed + storage.step))
+
     @property
     def sources(self) -> frozenset[str]:
         """Tensors that later ops are known to read, so that their errors count only once."""
@@ -132,7 +140,16 @@ class Tensors:
 
     @sources.setter
     def sources(self, keys: frozenset[str]) -> None:
-        self._sources, self._storages = keys, {}
+        self._sources, self._storages = keys | self._integers_of(keys), {}
+
+    def _integers_of(self, keys: frozenset[str]) -> frozenset[str]:
+        """Return the integers of dequantized tensors, which other ops may read."""
+        makers = [self._producers.get(key) for key in keys]
+        return frozenset(
+            op.inputs[0]
+            for op in makers
+            if op is not None and op.kind in ("DEQUANTIZE", "DequantizeLinear")
+        )
 
     def of_size(self, size: int) -> list[str]:
         """Return the tensors with that number of elements."""
@@ -172,7 +189,7 @@ class Tensors:
 
     def _agrees(self, view: np.ndarray, target: np.ndarray, limit: np.ndarray) -> bool:
         """Return whether a tensor agrees with a value, and whether that is meaningful."""
-        return within(view, target, limit) and _meaningful(target.reshape(-1), limit.reshape(-1))
+        return within(view, target, limit) and meaningful(target.reshape(-1), limit.reshape(-1))
 
     def _real(self, key: str, values: np.ndarray) -> np.ndarray:
         return self.graph.tensors[key].real(values)
@@ -299,7 +316,7 @@ def _orders(rank: int) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys(orders))
 
 
-def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
+def meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
     """Return whether a bound is small enough to distinguish the expected values from others."""
     if not np.isfinite(expected).any():
         return True
@@ -312,7 +329,7 @@ def _meaningful(expected: np.ndarray, limit: np.ndarray) -> bool:
         return peak == 0
     # Scaled by the peak, so that no square overflows.
     squares = [float(np.mean(np.square(side / peak))) for side in (size, allowed)]
-    return not size.any() or squares[1] <= _MEANINGFUL**2 * squares[0]
+    return not size.any() or squares[1] <= MEANINGFUL**2 * squares[0]
 
 
 def within(got: np.ndarray, expected: np.ndarray, limit: np.ndarray) -> bool:

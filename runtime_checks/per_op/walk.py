@@ -50,19 +50,29 @@ def walk(
     shown = Tensors(graph, tensors, len(next(iter(inputs.values()))))
     rounded = RoundedWeights.of(network, weights)
     true = _evaluated(network, inputs)
-    forced: dict[str, str] = {}
-    culprits: list[Culprit] = []
-    while True:
-        evaluation = Evaluation(network, shown, inputs, rounded, true, forced, in_pieces)
-        culprit = first_culprit(evaluation)
-        if culprit is None:
-            break
-        # A bound too wide to identify a tensor still holds: a tensor within it is not a fault.
-        if culprit.got is None or not within(culprit.got, culprit.expected, culprit.allowed):
-            culprits.append(culprit)
-        if culprit.got is None or len(culprits) == _MAX_FAULTS:
-            break
-        forced[culprit.segment[-1].name] = culprit.key
+    places = {node.name: place for place, node in enumerate(network.nodes)}
+
+    def followed(whole: frozenset[str]) -> tuple[Evaluation, list[Culprit]]:
+        forced: dict[str, str] = {}
+        culprits: list[Culprit] = []
+        while True:
+            found = Evaluation(network, shown, inputs, rounded, true, forced, in_pieces, whole)
+            culprit = first_culprit(found)
+            if culprit is None:
+                break
+            # A bound too wide to identify a tensor still holds: a tensor within it is not a fault.
+            if culprit.got is None or not within(culprit.got, culprit.expected, culprit.allowed):
+                culprits.append(culprit)
+            if culprit.got is None or len(culprits) == _MAX_FAULTS:
+                break
+            forced[culprit.segment[-1].name] = culprit.key
+        return found, culprits
+
+    evaluation, culprits = followed(frozenset())
+    if culprits and evaluation.halved:
+        other, later = followed(frozenset(evaluation.halved))
+        if not later or places[later[0].node.name] > places[culprits[0].node.name]:
+            evaluation, culprits = other, later
     checks, unchecked = tuple(evaluation.checks), tuple(dict.fromkeys(evaluation.unchecked))
     return Walk(checks, tuple(culprits), unchecked)
 

@@ -52,6 +52,12 @@ def test_the_nearest_of_several_constants_is_the_weight():
     assert (found.state, found.tensor.key) == ("equal", "bias")
 
 
+def test_steps_far_above_a_weight_say_nothing():
+    """The zeros of the constant stand for any small number, and its other number differs."""
+    found = match(file_with(other=(np.array([0, 0, 127], np.int8), 20.0)))
+    assert found.state == "absent"
+
+
 def test_zeros_are_not_another_weight():
     """Steps of 1 round every number of the bias to 0; still an altered bias is no zero."""
     altered = np.rint(BIAS / 1e-3).astype(np.int32)

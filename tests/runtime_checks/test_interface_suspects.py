@@ -181,11 +181,11 @@ def checked(pair, tmp_path, plant):
     return result
 
 
-def trust(folder):
+def trust(folder, file=FILE):
     """Let the manifest take the file for the exported one."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    size = (folder / FILE).stat().st_size
-    manifest["artifacts"][0] |= {"sha256": sha256(folder / FILE), "bytes": size}
+    size = (folder / file).stat().st_size
+    manifest["artifacts"][0] |= {"sha256": sha256(folder / file), "bytes": size}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -196,6 +196,38 @@ def test_a_wrong_interface_is_named_instead_of_a_layer(pair, tmp_path, fault):
     (finding,) = (f for f in result.findings if f.check == "interface")
     assert sentence in finding.message
     assert result.faults == ()
+
+
+def test_integers_of_another_calibration_are_no_obstacle(tmp_path):
+    """The steps of such a file are others, and so is every integer."""
+    import keras
+    from keras import layers
+
+    def exported(name, backwards):
+        image = keras.Input((6, 6, 3), name="image")
+        x = layers.Conv2D(4, 3, activation="relu")(image[..., ::-1] if backwards else image)
+        model = keras.Model(image, layers.Dense(3, name="scores")(layers.Flatten()(x)), name="net")
+        rng = np.random.default_rng(0)
+        for variable in model.weights:
+            variable.assign(rng.normal(0, 0.5, variable.shape))
+        images = np.linspace(0, 1, 6)[:, None] * rng.uniform(0.2, 1, (16, 6, 6, 3))
+        images = images[..., ::-1] if backwards else images
+        export_model(
+            model,
+            tmp_path / name / "net",
+            formats=("tflite",),
+            precisions=("int8",),
+            calibration=images.astype("f4"),
+            inputs=images.astype("f4"),
+        )
+        return tmp_path / name / "net"
+
+    right, wrong = exported("right", False), exported("wrong", True)
+    shutil.copy(wrong / "net.int8.tflite", right / "net.int8.tflite")
+    trust(right, "net.int8.tflite")
+    (result,) = check_parity(right).results
+    (finding,) = (f for f in result.findings if f.check == "interface")
+    assert "channels in the order (2, 1, 0) (BGR for RGB)" in finding.message
 
 
 @pytest.mark.parametrize("fault", WEIGHTS)

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from renormlite import check_parity
@@ -31,7 +32,15 @@ def alien(tmp_path_factory):
     return {"shape": export("image", (1, 8, 8)), "name": export("picture", (8, 8, 1))}
 
 
+def with_another_output(path, alien):
+    model = onnx.load(path)
+    inner = onnx.ValueInfoProto(name=model.graph.node[0].output[0])
+    model.graph.output.append(inner)
+    onnx.save(model, path)
+
+
 DAMAGES = {
+    "another output": (with_another_output, "than manifest.json lists: it returns"),
     "another shape": (lambda path, alien: shutil.copy(alien["shape"], path), "(1, 1, 8, 8)"),
     "another name": (lambda path, alien: shutil.copy(alien["name"], path), "'picture'"),
     "missing": (lambda path, alien: path.unlink(), "is missing, though manifest.json lists it"),

@@ -128,6 +128,54 @@ def test_an_affine_merged_into_the_next_layer_passes(tmp_path, name):
     assert report.passed, [result.reason for result in report.results]
 
 
+def test_a_factor_merged_into_several_readers_passes(tmp_path):
+    x = keras.Input((6,), name="x")
+    scaled = kl.RMSNormalization(name="scaled")(x)
+    heads = [kl.Dense(size, name=f"head{size}")(scaled) for size in (3, 2)]
+    model = keras.Model(x, heads)
+    model.get_layer("scaled").scale.assign([0.5, 1.5, -2, 3, 0, 1])
+    export_model(model, tmp_path / "net", precisions=("float32", "int8"), calibration="random")
+    contents = [contents_of(tmp_path / "net", place) for place in range(4)]
+    kernels = [m for c in contents for m in c.weights if m.role == "kernel"]
+    assert len(kernels) == 8
+    assert all(match.state == "equal" for match in kernels)
+    report = check_parity(tmp_path / "net", TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_both_sides_of_a_selu_in_tensors_of_their_own_pass(tmp_path):
+    """In int8 .tflite files the values before it are rounded twice: the negative ones, the rest."""
+    x = keras.Input((8, 4), name="x")
+    y = kl.AveragePooling1D(2)(kl.Dense(8, activation="selu", name="selu")(x))
+    y = kl.Dense(3, activation="softplus")(y)
+    export_model(
+        keras.Model(x, y),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=("int8",),
+        calibration="random",
+    )
+    report = check_parity(tmp_path / "net", ("litert", "litert+reference"), per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def contents_of(folder: Path, place: int) -> FileContents:
+    """Return what the checks know about one file of an export."""
+    export = read_export(folder)
+    artifact = export.artifacts[place]
+    return FileContents.of(export.path / artifact.file, artifact, export.read_network(artifact))
+
+
+def test_a_constant_that_float32_does_not_hold_passes(tmp_path):
+    """Where the constant is the result, its own error is all there is."""
+    x = keras.Input((8,), name="x")
+    y = kl.Dense(6, name="y")(x)
+    model = keras.Model(x, [y, keras.ops.maximum(y, 0.3), keras.ops.add(y, 1e-9) - 0.1])
+    export_model(model, tmp_path / "net", precisions=("float16", "int8"), calibration="random")
+    report = check_parity(tmp_path / "net", TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
 def test_a_bias_moved_to_one_of_several_readers_passes(tmp_path):
     """Nor is the 3 of a hard sigmoid in a bias, or the range of the relu6 that is left of it."""
     x = keras.Input((8,), name="x")

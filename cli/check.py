@@ -235,14 +235,16 @@ def _refuse(names: Sequence[str], why: str) -> None:
 def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -> Path:
     """Return the path of the HTML report.
 
-    A check of only a part of what the existing report covers does not overwrite it.
+    A check of only a part of what the existing report covers, or of single layers, does not
+    overwrite it.
     """
     if directory is None:
         return paths[0].with_name(f"{paths[0].stem}.report.html")
     page = directory / "report.html"
     known = covered(page.read_text("utf-8", errors="replace") if page.is_file() else "")
     checked = {(result.artifact, result.target) for result in report.results}
-    return directory / "report.part.html" if known - checked else page
+    partial = known - checked or (known and report.layers)
+    return directory / "report.part.html" if partial else page
 
 
 def _reproduce(report: ParityReport, folder: Path) -> str:

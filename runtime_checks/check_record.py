@@ -38,6 +38,7 @@ class CheckRecord:
             an earlier check. Those that passed are notes.
         limits: How much quality a file may lose.
         streamed: The totals of own samples that do not fit into memory; None if all do.
+        layers: The only Keras layers that were judged; empty for whole files.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CheckRecord:
     findings: tuple[Finding, ...] = ()
     limits: QualityLimits = field(default_factory=QualityLimits)
     streamed: Streamed | None = None
+    layers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return the verdict in one line."""

@@ -123,12 +123,12 @@ def _error(given: Arrays, golden: GoldenSet, artifact: Artifact) -> tuple[float,
         return np.inf, False
     exported = golden.artifacts.get(artifact.file, {})
     if precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER and exported:
-        least = np.finfo(np.float32).tiny
+        tiny = float(np.finfo(np.float32).tiny)
         if given.keys() != golden.truth.keys():
             return np.inf, False
         errors = {name: _rms(given[name] - truth) for name, truth in golden.truth.items()}
         ratios = {
-            name: errors[name] / max(_rms(exported[name] - truth), least)
+            name: errors[name] / max(_rms(exported[name] - truth), tiny)
             for name, truth in golden.truth.items()
         }
         explained = all(
@@ -181,7 +181,7 @@ def _of_outputs(
         if places is not None:
             yield _Hypothesis(
                 f"{_entries(places)} of output '{name}' (last axis): labels or rows of its layer "
-                "are in another order than in training: use the order of the file, or convert again",
+                "are in another order than in training: use that order, or convert again",
                 read=_changed(name, functools.partial(np.take, indices=places, axis=-1)),
             )
         yield from _scaled(given[name], truth, spec)

@@ -206,6 +206,7 @@ def run_check(
         findings=tuple(findings),
         limits=options.limits,
         streamed=streamed,
+        layers=options.layers,
     )
 
 

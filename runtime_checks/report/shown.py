@@ -16,8 +16,15 @@ def what_was_shown(report: CheckRecord) -> str:
     """Return one sentence on the files that passed.
 
     Files of float32 compute what the trained model computes, up to rounding. For files of lower
-    precision it gives the loss: the least signal-to-noise ratio, and the changed decisions.
+    precision it gives the loss: the least signal-to-noise ratio, and the changed decisions. Of
+    single layers nothing is said about the outputs, which were not judged.
     """
+    if report.layers:
+        names = ", ".join(f"'{name}'" for name in report.layers)
+        return report.in_its_terms(
+            f"the weights and ops of {names} compute what the trained model computes; the outputs "
+            "and other layers were not judged"
+        )
     passed = [result for result in report.results if result.passed]
     exact = [r for r in passed if PRECISIONS[r.precision].arithmetic is Arithmetic.FLOAT32]
     parts = []

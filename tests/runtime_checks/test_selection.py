@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from renormlite import UserError, check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.cli.check import command
+from renormlite.runtime_checks.report.shown import what_was_shown
 from renormlite.runtime_checks.selection import select
 
 from .test_parity import corrupt
@@ -87,6 +88,8 @@ def test_the_verdict_on_a_layer_is_about_that_layer(export):
     assert (good.passed, bad.passed) == (True, False)
     assert {check.layer for check in good.results[0].ops} == {"stem"}
     assert {fault.layer for fault in bad.results[0].faults} == {"point"}
+    says = "the weights and ops of 'stem' compute what the trained model computes; the outputs"
+    assert what_was_shown(good).startswith(says)
 
 
 def read_sha(path):
@@ -103,6 +106,8 @@ def test_a_part_does_not_replace_the_page_of_the_whole(export):
 
     assert "report:" + str(export / "report.html") in run()
     whole = (export / "report.html").read_text()
+    assert "report.part.html" in run("--artifact", "tiny.float32.onnx")
+    assert "report.part.html" in run("--layer", "stem")
     assert "report.part.html" in run("--artifact", "tiny.float32.onnx")
     assert (export / "report.html").read_text() == whole
     assert "tiny.float32.tflite" not in (export / "report.part.html").read_text()

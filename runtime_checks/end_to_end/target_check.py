@@ -12,7 +12,8 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
-from .bounds import end_to_end_bound, float32_bound
+from .bounds import WORST_SAMPLE_LIMIT, end_to_end_bound, float32_bound
+from .comparison import sample_errors
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
 from .integer_agreement import must_agree
@@ -65,8 +66,8 @@ def judge_run(
     if beyond.any():
         message = (
             f"{target.runtime} computes {artifact.precision} files in floats, which do not "
-            f"saturate: nothing is expected of the {beyond.sum()} samples with values beyond the "
-            "calibrated ranges"
+            f"saturate: the {beyond.sum()} samples with values beyond the calibrated ranges may "
+            f"err {WORST_SAMPLE_LIMIT:g} times as much as the file did at export"
         )
         findings.append(Finding("noise", True, message))
     decides = deciding_outputs(
@@ -143,13 +144,20 @@ def _judged(
         run: The run.
         artifact: The file that was run.
         golden: The samples.
-        beyond: (N,) samples to replace by the file's outputs on the exporting host.
+        beyond: (N,) samples to replace by the file's outputs on the exporting host, unless they
+            are much further from the truth.
     """
-    outputs = without_undefined(run.outputs, golden.kind, golden.reference, artifact.precision)
-    exported = golden.artifacts.get(artifact.file, {}) if beyond.any() else {}
-    for name, known in exported.items():
+    outputs, exported = (
+        without_undefined(arrays, golden.kind, golden.reference, artifact.precision)
+        for arrays in (run.outputs, golden.artifacts.get(artifact.file, {}))
+    )
+    for name, known in exported.items() if beyond.any() else ():
         if name in outputs and outputs[name].shape == known.shape:
-            mask = beyond.reshape(-1, *[1] * (known.ndim - 1))
+            truth = golden.truth[name]
+            got, own = (sample_errors(a, truth).rms_error for a in (outputs[name], known))
+            near = got <= WORST_SAMPLE_LIMIT * np.maximum(own, np.median(own))
+            finite = np.isfinite(outputs[name]).reshape(len(near), -1).all(axis=1)
+            mask = (beyond & near & finite).reshape(-1, *[1] * (known.ndim - 1))
             outputs[name] = np.where(mask, known, outputs[name])
     return outputs
 

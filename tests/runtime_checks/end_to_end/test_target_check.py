@@ -1,0 +1,40 @@
+"""Protects what is expected of a runtime of floats on samples that saturate the file's integers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from renormlite.runtime_checks.end_to_end.target_check import _judged
+
+TRUTH = np.linspace(-1, 1, 8).reshape(4, 2)
+EXPORTED = TRUTH + np.array([0.0, 0.01])
+
+
+def judged(outputs: np.ndarray, beyond: list[bool]) -> np.ndarray:
+    golden = SimpleNamespace(
+        kind=np.array(["real", "real", "extreme", "nonfinite"]),
+        reference={"y": TRUTH},
+        truth={"y": TRUTH},
+        artifacts={"net.int16x8.tflite": {"y": EXPORTED}},
+    )
+    artifact = SimpleNamespace(file="net.int16x8.tflite", precision="int16x8")
+    run = SimpleNamespace(outputs={"y": outputs})
+    return _judged(run, artifact, golden, np.array(beyond))["y"]
+
+
+def test_errors_like_those_of_the_file_are_accepted_where_it_saturates():
+    found = judged(TRUTH + 0.02, [True, False, True, True])
+    np.testing.assert_array_equal(found[[0, 2]], EXPORTED[[0, 2]])
+    np.testing.assert_array_equal(found[1], TRUTH[1] + 0.02)
+
+
+def test_other_errors_are_not():
+    wrong = TRUTH + 0.2
+    np.testing.assert_array_equal(judged(wrong, [True] * 4)[:3], wrong[:3])
+    missing = np.where(np.arange(4)[:, None] == 2, np.nan, TRUTH)
+    assert np.isnan(judged(missing, [True] * 4)[2]).all()
+
+
+def test_an_infinite_sample_is_the_trained_models():
+    np.testing.assert_array_equal(judged(TRUTH + 5, [True] * 4)[3], TRUTH[3])

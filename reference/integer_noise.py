@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
+from ..artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from ..artifacts.network import Network, Node
 from .file_weights import WeightMatch
 from .network import node_values
@@ -234,13 +234,18 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
     """Return the steps of the operators whose kernels were found in the file, by node.
 
     Several ops may read one kernel, such as the time steps of a recurrent layer. Their nodes get
-    the greatest step and the widest range of these ops.
+    the greatest step and the widest range of these ops. Nodes whose bias is added later, as behind
+    a dilated convolution in TFLite, are absent.
     """
     readers = _readers(graph)
+    biased = {m.node for m in weights if m.role == "bias" and _holds_numbers(m.tensor)}
     found = {}
     for match in weights:
         if match.role == "kernel" and match.tensor is not None:
-            steps = list(_written(graph, readers, match.tensor.key))
+            key = match.tensor.key
+            if match.node in biased and _all_without_bias(graph, readers.get(key, ())):
+                continue
+            steps = list(_written(graph, readers, key))
             if steps:
                 found[match.node] = Step(
                     max(step.size for step in steps),
@@ -248,6 +253,18 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
                     max(step.high for step in steps),
                 )
     return found
+
+
+def _holds_numbers(tensor: GraphTensor | None) -> bool:
+    """Return whether a constant holds numbers other than zeros."""
+    return tensor is not None and tensor.data is not None and bool(tensor.data.any())
+
+
+def _all_without_bias(graph: ArtifactGraph, ops: Sequence[GraphOp]) -> bool:
+    """Return whether each of some linear ops has a bias of zeros."""
+    biases = [graph.tensors.get(key) for op in ops for key in op.inputs[2:3]]
+    zeros = [b for b in biases if b is not None and b.data is not None and not b.data.any()]
+    return bool(ops) and len(zeros) == len(ops)
 
 
 _Readers = Mapping[str, Sequence[GraphOp]]

@@ -9,6 +9,7 @@ network's, but the composition does not. Such a layer is identified by its compo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,20 +29,21 @@ _COMPUTED = 16 * 2.0**-24
 _LINEAR = ("conv", "depthwise_conv", "dense", "conv_transpose")
 
 
-def with_merged_affines(network: Network, graph: ArtifactGraph) -> Network:
+def with_merged_affines(network: Network, graph: ArtifactGraph, *, rounded: bool = True) -> Network:
     """Return the network with the same affines merged as in the file.
 
     Args:
         network: The folded network.
         graph: The file.
+        rounded: Whether merged layers get the weights of the file, which may be rounded to
+            integers; otherwise they get the exact ones.
 
     Returns:
-        The network. A merged layer has the weights of the file; the nodes of its affine become
-        identities. A hard sigmoid, relu6(x + 3) / 6, and an average become several nodes if one of
-        them is merged.
+        The network, with merged layers; the nodes of their affines become identities. A hard
+        sigmoid, relu6(x + 3) / 6, and an average become several nodes if one of them is merged.
     """
     divided = replace(network, nodes=tuple(p for n in network.nodes for p in _parts(n)))
-    replaced, inserted = _found(divided, graph)
+    replaced, inserted = _found(divided, graph, rounded)
     if not replaced:
         return network
     result: list[Node] = []
@@ -81,7 +83,9 @@ def _parts(node: Node) -> tuple[Node, ...]:
     )
 
 
-def _found(network: Network, graph: ArtifactGraph) -> tuple[dict[str, Node], dict[str, Node]]:
+def _found(
+    network: Network, graph: ArtifactGraph, rounded: bool
+) -> tuple[dict[str, Node], dict[str, Node]]:
     """Return the nodes to replace and those to insert, by the name of the node they precede."""
     readers = network.readers()
     outputs = set(network.outputs.values())
@@ -105,11 +109,49 @@ def _found(network: Network, graph: ArtifactGraph) -> tuple[dict[str, Node], dic
                 continue
             found = _in_file(composed, graph, together=bool(equal.get(name)))
             if found is not None:
-                replaced[name] = found
+                replaced[name] = found if rounded else composed.node
                 replaced |= {n.name: n for n in composed.rest}
                 inserted |= dict(composed.inserted)
                 break
+    for node in network.nodes:
+        if node.op in _LINEAR and node.name not in replaced:
+            replaced |= _with_moved_bias(node, readers, outputs, graph)
     return replaced, inserted
+
+
+def _with_moved_bias(
+    node: Node, readers: dict[str, list[Node]], outputs: set[str], graph: ArtifactGraph
+) -> dict[str, Node]:
+    """Return replacements where the file adds a bias together with a larger constant behind it.
+
+    An example are the positions that are added to projected patches.
+    """
+    bias = node.arrays.get("bias")
+    current = node
+    while current.name not in outputs and len(readers.get(current.name, [])) == 1:
+        current = readers[current.name][0]
+        if current.op not in ("reshape", "identity"):
+            break
+    constant = current.arrays.get("constant")
+    if bias is None or constant is None or current.op != "add" or len(current.inputs) != 1:
+        return {}
+    if constant.size <= bias.size or constant.shape[-1:] != bias.shape:
+        return {}
+    total = constant.astype(np.float64) + bias.astype(np.float64)
+    size = np.abs(constant).astype(np.float64) + np.abs(bias)
+    others = {role: array for role, array in current.constants.items() if role != "constant"}
+    summed = replace(
+        current, weights={**current.weights, "constant": total}, constants=others, errors={}
+    )
+    found = _equal_constants(summed, "constant", size, graph)
+    if not found:
+        return {}
+    bare = {role: array for role, array in node.weights.items() if role != "bias"}
+    weights = {**summed.weights, "constant": found[0][1]}
+    return {
+        node.name: replace(node, weights=bare),
+        current.name: replace(summed, weights=weights),
+    }
 
 
 def _merged(
@@ -160,12 +202,14 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
     size = np.abs(bias).astype(np.float64)
     found: list[_Composed] = []
     absorbed: list[Node] = []
-    current = node
+    current: Node = node
+    axes: tuple[int, ...] = (channels,)
     while current.name not in outputs and len(readers.get(current.name, [])) == 1:
         current = readers[current.name][0]
-        if current.op in ("reshape", "identity") and _last(current) in (channels, None):
+        if current.op in ("reshape", "identity") and (after := _channel_axes(current, channels)):
+            axes = after
             continue
-        affine = _affine(current, channels)
+        affine = _affine(current, channels, axes)
         if affine is None:
             break
         scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
@@ -358,19 +402,38 @@ def _scaled(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return kernel * (scale[:, None] if node.op == "conv_transpose" else scale)
 
 
-def _last(node: Node) -> int | None:
-    return node.shape[-1] if node.shape else None
+def _channel_axes(node: Node, channels: int) -> tuple[int, ...]:
+    """Return the sizes of the last axes that together hold the channels; () if none do.
+
+    A reshape may split the channels into several axes, such as the heads of an attention.
+    """
+    if not node.shape or node.shape[-1] is None:
+        return (channels,)
+    for count in range(1, len(node.shape)):
+        sizes = tuple(size or 0 for size in node.shape[-count:])
+        if math.prod(sizes) == channels:
+            return sizes
+    return ()
 
 
-def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return scale and shift if a node is an affine along the last axis, else None."""
-    arrays = node.arrays
-    if node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
+def _affine(
+    node: Node, channels: int, axes: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return scale and shift if a node is an affine of the channels, else None.
+
+    Args:
+        node: The node.
+        channels: The number of channels.
+        axes: The sizes of the last axes, if they hold the channels together.
+    """
+    arrays, axes = node.arrays, axes or (channels,)
+    whole = len(axes) == 1
+    if whole and node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
         return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
     constant = arrays.get("constant")
     if constant is None or len(node.inputs) != 1 or constant.size not in (1, channels):
         return None
-    if constant.size > 1 and constant.shape[-1] != channels:
+    if constant.size > 1 and constant.shape[-len(axes) :] != axes:
         return None
     vector = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
     first = node.attributes.get("constant_first", False)
@@ -395,24 +458,41 @@ def _in_file(merged: _Composed, graph: ArtifactGraph, *, together: bool) -> Node
         together: Whether one operator must read both weights.
     """
     node = merged.node
-    weights: dict[str, np.ndarray] = {}
-    keys: list[str] = []
-    for role, size in (("kernel", np.abs(node.weights["kernel"])), ("bias", merged.size)):
-        wanted = node.weights[role]
-        for match in like(node, role, graph.constants):
-            got = file_weight(match, wanted.shape)
-            assert match.tensor is not None
-            allowed = allowed_error(match.tensor, match, wanted, size) + node.errors.get(role, 0.0)
-            if np.all(np.abs(got - wanted) <= allowed):
-                weights[role] = got.astype(np.float32)
-                keys.append(match.tensor.key)
-                break
-        else:
-            if role == "kernel" or merged.shifted:
-                return None
-    if together and not _read_together(graph, keys):
+    kernels = _equal_constants(node, "kernel", np.abs(node.weights["kernel"]), graph)
+    biases = _equal_constants(node, "bias", merged.size, graph)
+    if not kernels or (merged.shifted and not biases):
         return None
+    # Several layers may have equal weights.
+    pairs = [{"kernel": kernel, "bias": bias} for kernel in kernels for bias in biases]
+    joined = (p for p in pairs if _read_together(graph, [key for key, _ in p.values()]))
+    found = next(joined, None)
+    if found is None:
+        if together:
+            return None
+        found = (pairs or [{"kernel": kernels[0]}])[0]
+    weights = {role: array for role, (_, array) in found.items()}
     return replace(node, weights={**node.weights, **weights}, errors={})
+
+
+def _equal_constants(
+    node: Node, role: str, size: np.ndarray, graph: ArtifactGraph
+) -> list[tuple[str, np.ndarray]]:
+    """Return the key and the numbers of each constant of a file that equals a composed weight.
+
+    Args:
+        node: The composed node.
+        role: Which weight.
+        size: Sum of the absolute values that were added to each of its elements.
+        graph: The file.
+    """
+    wanted, found = node.weights[role], []
+    for match in like(node, role, graph.constants):
+        got = file_weight(match, wanted.shape)
+        assert match.tensor is not None
+        allowed = allowed_error(match.tensor, match, wanted, size) + node.errors.get(role, 0.0)
+        if np.all(np.abs(got - wanted) <= allowed):
+            found.append((match.tensor.key, got.astype(np.float32)))
+    return found
 
 
 def _read_together(graph: ArtifactGraph, keys: Sequence[str]) -> bool:

@@ -47,7 +47,7 @@ def misfits(
     arithmetic = precision_named(artifact.precision).arithmetic
     known = not opaque_layers(network)
     if arithmetic is Arithmetic.INTEGER:
-        network = with_merged_affines(network, graph) if known else network
+        network = with_merged_affines(network, graph, rounded=False) if known else network
         steps = steps_with_weights(graph, match_weights(network, graph)) if known else {}
         layers = sorted(_clipped(network, steps, inputs), key=lambda entry: -entry.share)
         # Values clipped in the input cause the clipping after it.

@@ -102,6 +102,7 @@ def fold(
     rolled_back: tuple[str, ...] = ()
     if verify:
         prover = Prover(read_graph(model), inputs)
+        prover.require_faithful(model)
         worst = prover.worst(graph)
         if not prover.problem and not prover.accepts(worst):
             graph, norms, outcome, rolled_back, worst = _roll_back(

@@ -368,8 +368,8 @@ def _rerun(op: tf.Operation, known: list[Any]) -> list[Any]:
     if op.type == "Cast":
         return [known[0]]
     if op.type == "SelectV2":  # such as x where x >= 0 else x + size
-        chosen = next(ids for ids in (known[2], known[1]) if ids is not None)
-        return [np.broadcast_to(chosen, shape)]
+        chosen = [ids for ids in (known[2], known[1]) if ids is not None]
+        return [np.broadcast_to(chosen[0], shape)] if chosen else []  # [] if only the test is known
     if op.type in ("Reshape", "ExpandDims", "Squeeze") and shape.is_fully_defined():
         return [np.reshape(known[0], shape)]
     if op.type == "BroadcastTo" and shape.is_fully_defined():

@@ -6,6 +6,9 @@ attributes of a ``Node`` and ``Layer._flatten_layers``.
 
 Nested models are expanded, and so are subclassed models and composite layers: their ``call`` is
 traced on symbolic inputs, and the nodes that this adds to the user's layers are removed again.
+
+Keras attaches masks to the values of a run, where layers such as MultiHeadAttention look for them.
+A composite layer that attaches one to its result is not expanded in a model that has masks.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def read_graph(
     graph = Graph(model.name)
     if _is_functional(model):
         inputs, outputs = _structures(model)
-        _read_into(graph, inputs, outputs, time_in_batch)
+        _read_into(graph, inputs, outputs, _Reader(graph, time_in_batch, _makes_masks(model)))
         return graph
     inputs = _subclassed_inputs(model)
     with _traced(model, (inputs,), {}) as (outputs, problem):
@@ -63,7 +66,7 @@ def read_graph(
                 f"The layers of {model.name!r} could not be read: {problem}. Use only Keras layers "
                 "and keras.ops in `call`, or build the model with the functional API."
             )
-        _read_into(graph, inputs, outputs, time_in_batch)
+        _read_into(graph, inputs, outputs, _Reader(graph, time_in_batch, _makes_masks(model)))
     return graph
 
 
@@ -137,9 +140,7 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(d is None or isinstance(d, int) for d in value)
 
 
-def _read_into(
-    graph: Graph, inputs: Any, outputs: Any, time_in_batch: Callable[[keras.Layer], bool]
-) -> None:
+def _read_into(graph: Graph, inputs: Any, outputs: Any, reader: _Reader) -> None:
     """Fill an empty graph from symbolic inputs and outputs."""
     env: Env = {}
     for tensor in tree.flatten(inputs):
@@ -147,7 +148,6 @@ def _read_into(
         source = graph.add(Call(Source(tensor, name), []), [(tensor.shape, tensor.dtype)])
         env[id(tensor)] = source.output
         graph.inputs.append(source.output)
-    reader = _Reader(graph, time_in_batch)
     graph.outputs = reader.expand(tree.flatten(outputs), env, "")
     for value in graph.outputs:
         value.is_output = True
@@ -165,9 +165,12 @@ def _with_slots(structure: Any) -> Any:
 class _Reader:
     """Converts Keras nodes to calls, with one op for each operation however often it is called."""
 
-    def __init__(self, graph: Graph, time_in_batch: Callable[[keras.Layer], bool]) -> None:
+    def __init__(
+        self, graph: Graph, time_in_batch: Callable[[keras.Layer], bool], masks: bool
+    ) -> None:
         self.graph = graph
         self.time_in_batch = time_in_batch
+        self.masks = masks
         self.ops: dict[int, Kept] = {}
 
     def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
@@ -200,7 +203,7 @@ class _Reader:
             return self.inline(operation.inputs, operation.outputs, inputs, operation.name)
         if type(operation) is kl.TimeDistributed and self.time_in_batch(operation):
             return self.merged_time(operation, inputs[0])
-        if _is_composite(operation):
+        if _is_composite(operation) and not (self.masks and operation.supports_masking):
             values = self.trace(node, inputs)
             if values is not None:
                 return values
@@ -301,6 +304,16 @@ def _is_composite(operation: Any) -> bool:
     if isinstance(operation, Quantized):  # one operator of an integer file
         return False
     return len(layers_inside(operation)) > 1
+
+
+def _makes_masks(model: keras.Model) -> bool:
+    """Return whether a layer of a model computes a mask."""
+    return any(
+        isinstance(layer, kl.Masking)
+        or (isinstance(layer, kl.Embedding) and layer.mask_zero)
+        or (not kind_of(layer) and layer.supports_masking)
+        for layer in layers_inside(model)
+    )
 
 
 def layers_inside(layer: keras.Layer) -> list[keras.Layer]:

@@ -51,7 +51,8 @@ def probes(
 ) -> Iterator[tuple[str, Arrays]]:
     """Yield the inputs for the comparison, one batch at a time.
 
-    - random: normal numbers; integers for inputs of lookups, words for text inputs;
+    - random: normal numbers; integers for inputs of lookups, padded at the end in every other
+      sample; words for text inputs;
     - border: ones, and impulses at corners and edges, which show wrong borders;
     - extreme: magnitudes of 1e-3 and 1e3;
     - real: the samples of the user.
@@ -151,6 +152,9 @@ def _fitted(
 ) -> NDArray[Any]:
     """Return samples that respect the allowed values of an input."""
     fitted = values.random(rng, len(samples)) if kind == "random" else values.fit(samples)
+    if kind == "random" and fitted.ndim > 1 and values.whole.all() and not values.choices:
+        padding = max(fitted.shape[1] // 2, 1)
+        fitted[1::2, -padding:] = values.low[-padding:]  # as at the end of a short sequence
     return fitted.astype("float64" if is_float(value.dtype) else value.dtype)
 
 

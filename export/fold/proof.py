@@ -11,6 +11,7 @@ import numpy as np
 
 from .build import build
 from .evaluation import Evaluation, NotComputableError, relative_error
+from .faithful import require_faithful
 from .graph import Graph, Kept
 from .keras_graph import read_graph
 from .original import Original, saturates, watched
@@ -155,6 +156,15 @@ class Prover:
             self.problem = str(error)
         else:
             self.problem = self._original.nothing_finite()
+
+    def require_faithful(self, model: keras.Model) -> None:
+        """Refuse a model that was read as a network that computes something else.
+
+        Raises:
+            UserError: The original network and the model return different outputs.
+        """
+        if not self.problem:
+            require_faithful(model, self._graph.output_names, self._original)
 
     def samples(self) -> dict[str, int]:
         """Return the number of samples of each kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,61 @@ def _is_constant(node: tf.compat.v1.NodeDef, nodes: Mapping[str, tf.compat.v1.No
     while node.op in VIEWS:
         node = nodes[_producer(node.input[0])]
     return bool(node.op == "Const")
+
+
+def with_separate_biases(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """Return the graph with a constant of its own for every sum with a vector.
+
+    TFLite's converter shares equal constants. With 16-bit activations, it quantizes a shared bias
+    once, with the steps of its first reader, and the other readers add wrong numbers. Therefore
+    some elements of every further copy are moved to the next float32.
+
+    Args:
+        graph_def: A frozen graph; not changed.
+    """
+    import tensorflow as tf
+
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph_def)
+    nodes = {node.name: node for node in result.node}
+    copies: Counter[bytes] = Counter()
+    for node in list(result.node):
+        if node.op not in (*_MERGED_SUMS, "BiasAdd"):
+            continue
+        for index, name in enumerate(node.input):
+            views, constant = [], nodes[_producer(name)]
+            while constant.op in VIEWS:
+                views.append(constant)
+                constant = nodes[_producer(constant.input[0])]
+            if constant.op != "Const" or constant.attr["dtype"].type != tf.float32:
+                continue
+            value = tf.make_ndarray(constant.attr["value"].tensor)
+            if value.ndim == 0 or not value.any():
+                continue
+            number = copies[value.tobytes()]
+            copies[value.tobytes()] += 1
+            if number:
+                own = result.node.add(name=f"{node.name}/constant_{number}")
+                _put_constant(own, _moved(value, number))
+                for view in reversed(views):
+                    copy = result.node.add()
+                    copy.CopyFrom(view)
+                    copy.name, copy.input[0] = f"{own.name}/{view.op}", own.name
+                    own = copy
+                node.input[index] = own.name
+    return result
+
+
+def _moved(value: np.ndarray, number: int) -> np.ndarray:
+    """Return numbers that differ from those of every other copy by few units in the last place."""
+    flat = value.reshape(-1)
+    places = np.flatnonzero(flat)
+    digits = np.arange(len(places))
+    up = np.nextafter(flat[places], np.float32(np.inf))
+    moved = flat.copy()
+    bits = (number >> np.minimum(digits, 62)) & 1
+    moved[places] = np.where(bits == 1, up, flat[places])
+    return moved.reshape(value.shape)
 
 
 # Ops through which TFLite's converter merges a sum into the transposed convolution before it.

@@ -5,6 +5,7 @@
   NaN.
 - A sum is the mean times the number of summands: the sums of 16-bit integers, and those of TFLite's
   reference kernels, ignore the steps of their input and output.
+- Negation, squares and squared differences are products, which have 16-bit kernels.
 - The converter computes selu from exp(x) for positive x too, whose range is much larger than that
   of the result.
 """
@@ -99,6 +100,23 @@ def _selu(op: tf.Operation) -> tf.Tensor:
     return tf.nn.relu(x) * _SELU_SCALE + below
 
 
+def _negative(op: tf.Operation) -> tf.Tensor | None:
+    """Return -x as a product, except in a GELU, which the converter recognizes."""
+    scaled = [x for reader in op.outputs[0].consumers() for x in reader.outputs]
+    in_gelu = any(reader.type == "Erfc" for x in scaled for reader in x.consumers())
+    return op.inputs[0] * -1.0 if op.inputs[0].dtype.is_floating and not in_gelu else None
+
+
+def _square(op: tf.Operation) -> tf.Tensor | None:
+    (x,) = op.inputs
+    return x * x if x.dtype.is_floating else None
+
+
+def _squared_difference(op: tf.Operation) -> tf.Tensor | None:
+    difference = op.inputs[0] - op.inputs[1]
+    return difference * difference if difference.dtype.is_floating else None
+
+
 def _mean_of_kept(op: tf.Operation) -> tf.Tensor | None:
     """Return a quotient by a number of true values, with the divisor 1 instead of 0."""
     import tensorflow as tf
@@ -121,13 +139,17 @@ def _is_of_booleans(op: tf.Operation) -> bool:
 
 _REWRITES: Mapping[str, Callable[[tf.Operation], tf.Tensor | None]] = {
     "Equal": _always_finite,
+    "Neg": _negative,
     "RealDiv": _mean_of_kept,
     "Select": _finite,
     "SelectV2": _finite,
     "Selu": _selu,
+    "Square": _square,
+    "SquaredDifference": _squared_difference,
     "Sum": _scaled_mean,
 }
 
-EIGHT_BITS = tuple(_REWRITES)
+_ONLY_SIXTEEN_BITS = ("Neg", "Square", "SquaredDifference")
+EIGHT_BITS = tuple(kind for kind in _REWRITES if kind not in _ONLY_SIXTEEN_BITS)
 # With 16 bits, the quantizer requantizes the operand of the minimum in selu.
 SIXTEEN_BITS = tuple(kind for kind in _REWRITES if kind != "Selu")

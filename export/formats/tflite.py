@@ -24,7 +24,7 @@ from .base import Contents, Job, check_interface
 from .distinct_outputs import separate_outputs
 from .fence import UnnamedRefusalError, fenced, needs_child
 from .freeze import FrozenGraph
-from .rewrites import with_vector_sums
+from .rewrites import with_separate_biases, with_vector_sums
 from .rewrites_3d import for_tflite
 from .rewrites_integers import EIGHT_BITS, SIXTEEN_BITS, for_integers
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
@@ -33,8 +33,6 @@ _FLEX_ADVICE = (
     "replace the layer, or allow it (allow_flex=True, --allow-flex) and ship a runtime with "
     "TensorFlow's operators linked in."
 )
-# Operators that occur in the computation of masks.
-_COMPARISONS = {"NotEqual", "Equal", "Greater", "GreaterEqual", "Less", "LessEqual"}
 _DESCRIPTION = "made by renormlite"
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
@@ -104,8 +102,11 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     ends = (*graph.inputs, *graph.outputs)
     if precision_named(job.precision).arithmetic is Arithmetic.INTEGER and not job.trained:
         graph = for_integers(graph, EIGHT_BITS if job.precision in MIXED else SIXTEEN_BITS)
+    plain = with_vector_sums(graph.graph_def)
+    if job.precision == "int16x8" and not job.trained:
+        plain = with_separate_biases(plain)
     graph_def = for_tflite(
-        with_vector_sums(graph.graph_def),
+        plain,
         [tensor.op.name for tensor in ends],
         quantized=precision_named(job.precision).quantized,
     )
@@ -154,27 +155,12 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
             raise UserError(f"{path.name}: its signature names other {kind}s: {named}.")
 
 
-def _same(tensorflow: str, tflite: str) -> bool:
-    """Return whether names of TensorFlow and TFLite mean the same operator: NotEqual, NOT_EQUAL."""
-    return tensorflow.lower() == tflite.replace("_", "").lower()
-
-
 def _refusal(error: Exception, graph: FrozenGraph) -> UserError:
     """Summarize the message of the converter in one sentence that names the layers, if it can."""
     text = str(error)
     ops = sorted(set(re.findall(r"Flex(\w+)", text)) | set(re.findall(r"'tf\.(\w+)' op", text)))
     if ops:
         return UserError(f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}")
-    unsupported = re.search(r"not yet supported for op: '(\w+)'", text)
-    if unsupported:
-        kinds = {node.op for node in graph.graph_def.node if _same(node.op, unsupported[1])}
-        if not kinds:
-            return UnnamedRefusalError(f"int16x8 has no operator for {unsupported[1]}")
-        op = graph.with_layers(sorted(kinds))
-        mask = " A mask needs it: feed whole sequences instead." if kinds & _COMPARISONS else ""
-        return UserError(
-            f"int16x8 has no operator for {op}. Export int8, or leave the layer out.{mask}"
-        )
     unranged = re.search(r"Failed for tensor (\S+)", text)
     if unranged:
         names = {

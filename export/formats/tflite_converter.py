@@ -177,30 +177,44 @@ def _int8(converter: Any, request: Request) -> bytes:
     choices = request.choices or QuantizerChoices()
     if choices.only_int16 and not request.integer_io:
         try:
-            return _int16x8(converter, request)
+            return _calibrated(converter, request, (_sixteen_bits(),), tf.int16)
         except Exception:  # it lacks a 16-bit form of some operator; its error types are not public
             converter.inference_input_type = converter.inference_output_type = tf.float32
     converter._experimental_calibrate_only = True
-    data = _calibrated(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.float32)
+    data = _calibrated(converter, request, (tf.lite.OpsSet.TFLITE_BUILTINS_INT8,), tf.float32)
     return quantized(data, choices, request.samples, integer_io=request.integer_io)
 
 
 def _int16x8(converter: Any, request: Request) -> bytes:
     import tensorflow as tf
 
-    ops = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    # Operators without a 16-bit form, such as comparisons, compute in float.
+    ops = (_sixteen_bits(), tf.lite.OpsSet.TFLITE_BUILTINS)
     return _calibrated(converter, request, ops, tf.int16)
 
 
-def _calibrated(converter: Any, request: Request, ops: Any, integer: Any) -> bytes:
-    """Quantize weights and activations, with the ranges of the samples."""
+def _sixteen_bits() -> Any:
+    import tensorflow as tf
+
+    return tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+
+
+def _calibrated(converter: Any, request: Request, ops: Sequence[Any], integer: Any) -> bytes:
+    """Quantize weights and activations, with the ranges of the samples.
+
+    Args:
+        converter: The converter.
+        request: The parameters.
+        ops: The sets of operators that the file may use.
+        integer: The type of integer inputs and outputs.
+    """
     import tensorflow as tf
 
     if not request.samples:
         raise ValueError(f"{request.precision} needs calibration samples")
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: map(list, request.samples)
-    converter.target_spec.supported_ops = [ops]
+    converter.target_spec.supported_ops = list(ops)
     if request.integer_io:
         converter.inference_input_type = converter.inference_output_type = integer
     return _float32(converter, request)

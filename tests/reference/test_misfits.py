@@ -155,3 +155,22 @@ def test_ops_that_share_a_kernel_have_the_widest_of_their_ranges():
     graph = ArtifactGraph(tensors, ("x",), ("second",), lambda: ops)
     match = WeightMatch("cell", "gru", "kernel", "equal", tensors["kernel"])
     assert steps_with_weights(graph, [match]) == {"cell": Step(2.0, -256.0, 254.0)}
+
+
+def test_biases_outside_the_operator_that_rounds_are_not_taken_for_clipping(tmp_path):
+    """The heads of an attention split the channels; a dilated convolution gets its bias later."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 4), name="x")
+    h = layers.Conv1D(4, 2, dilation_rate=2, padding="causal")(x)
+    h = layers.Activation("tanh")(h)
+    h = layers.MultiHeadAttention(2, 2)(h, h)
+    model = keras.Model(x, layers.Dense(3)(h))
+    for weight in model.weights:
+        if weight.path.endswith("bias"):
+            weight.assign(np.full(weight.shape, 1.5))
+    data = np.random.default_rng(0).normal(size=(32, 6, 4)).astype(np.float32)
+    manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=data)
+    assert [artifact.misfits for artifact in manifest.artifacts] == [Misfits(), Misfits()]

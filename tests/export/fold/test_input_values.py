@@ -95,3 +95,9 @@ def test_unlimited_integers_take_the_range_of_real_samples():
     floats = values([-np.inf], [np.inf], [False])
     assert floats.within(real) is floats
     assert floats.refusal("x", real) is None
+
+
+def test_a_selection_by_an_input_moves_none_of_its_elements():
+    x, mask = keras.Input((4,)), keras.Input((4,), dtype="bool")
+    model = keras.Model([x, mask], kl.Softmax()(x, mask=mask))
+    assert [found.whole.all() for found in values_of_inputs(model)] == [False, True]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _INK, _GREY, _ACCENT = "#1f2933", "#9aa5b1", "#c2410c"
 _MOST_NAMES = 64
+_FARTHEST_BOUND = 1.5  # of the height of the curves: a bound above is drawn as far as this
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,11 @@ def _curves(axes: Axes, column: _Column, readings: _Table) -> None:
                 steps, np.nanmax(bound, 0), color=_ACCENT, linewidth=1.5, linestyle="--",
                 label="bound",
             )  # fmt: skip
+            # A bound that is far away, such as one that has opened, would flatten the curves.
+            highest = np.nanmax(table, initial=column.least)
+            far = column.least + _FARTHEST_BOUND * (highest - column.least)
+            if highest > column.least and np.nanmax(bound) > far:
+                axes.set_ylim(top=far)
     _dress(axes, column.label, column.unit)
     axes.set_ylim(bottom=column.least)
 

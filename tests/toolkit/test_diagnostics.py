@@ -325,6 +325,24 @@ def test_the_plot_shows_the_readings(readings):
     np.testing.assert_allclose(gap_curves.lines[1].get_ydata(), [r.gap for r in readings[1::3]])
 
 
+def test_a_bound_that_has_opened_does_not_flatten_the_curves(readings):
+    """The default bounds grow by one with each batch, and r stays near 1."""
+    opened = [dataclasses.replace(r, r_max=1.0 + r.step, d_max=1e3 * r.step) for r in readings]
+    curves = rl.plot_diagnostics(opened).axes[:2]
+    for axes, largest, least in zip(
+        curves,
+        (max(r.r_99 for r in readings), max(r.d_99 for r in readings)),
+        (1.0, 0.0),
+        strict=True,
+    ):
+        low, high = axes.get_ylim()
+        assert low == least
+        assert largest < high < least + 2 * (largest - least)
+    near = [dataclasses.replace(r, d_max=1.2 * max(r.d_99 for r in readings)) for r in readings]
+    axes = rl.plot_diagnostics(near).axes[1]
+    assert axes.get_ylim()[1] > near[0].d_max
+
+
 def test_the_plot_shows_the_loss_and_labels_its_axes(readings):
     figure = rl.plot_diagnostics(readings)
     loss = next(axes for axes in figure.axes if axes.get_title("left") == "Training loss")

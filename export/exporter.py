@@ -355,8 +355,9 @@ def _require_samples(needed: list[str], source: Source | None) -> None:
     """Require that the user names calibration samples, or asks for random ones."""
     if needed and source is None:
         raise UserError(
-            f"{', '.join(needed)} takes the ranges of activations from real samples. Give some "
-            f"(calibration=…, --calibration DATA), or {RANDOM!r} for random numbers: {RANDOM_COST}."
+            f"{' and '.join(needed)} files take the ranges of activations from real samples. "
+            f"Give some (calibration=…, --calibration DATA), or {RANDOM!r} for random numbers: "
+            f"{RANDOM_COST}."
         )
 
 

@@ -25,6 +25,7 @@ from .quantize_aware import operators as _operators  # noqa: F401
 
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 
+_SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 # How Keras names custom code that is not registered, in .keras and in .h5 files.
 _UNREGISTERED = re.compile(
@@ -58,10 +59,10 @@ def load_model(
     path = Path(path)
     kind = _kind_of(path)
     try:
-        if kind == "keras" or path.suffix in (".h5", ".hdf5"):
+        if path.suffix in _SUFFIXES[kind]:
             return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
         with tempfile.TemporaryDirectory() as folder:  # Keras goes by the name
-            link = Path(folder) / "model.h5"
+            link = Path(folder) / f"model.{kind}"
             link.symlink_to(path.resolve())
             return keras.models.load_model(link, compile=False, safe_mode=not unsafe)
     except Exception as error:  # a file, and the code it names, can raise anything
@@ -83,7 +84,7 @@ def _kind_of(path: Path) -> str:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"Expected a model file. Received: {path}, which {what}. {HOW_TO_SAVE}")
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path) and _has_config(path):
         return "keras"
     with open(path, "rb") as stream:
         if stream.read(len(_HDF5)) != _HDF5:
@@ -94,6 +95,15 @@ def _kind_of(path: Path) -> str:
             f"model.load_weights('{path}'); model.save('NAME.keras')."
         )
     return "h5"
+
+
+def _has_config(path: Path) -> bool:
+    """Whether a zip file holds the configuration of a model, or is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except Exception:  # a damaged file can raise any type; Keras' error says what is wrong
+        return True
 
 
 def _has_network(path: Path) -> bool:

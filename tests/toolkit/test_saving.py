@@ -1,6 +1,7 @@
 """Protects loading: a saved model loads in a new process, and a bad file gives one clear line."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,12 @@ def test_a_damaged_file_is_refused_in_one_sentence(
         assert re.search(rf"{path} (is damaged|is no Keras model, or was cut short)", message)
 
 
+def test_a_keras_file_loads_with_any_suffix(saved: Path, tmp_path: Path) -> None:
+    path = shutil.copy(saved, tmp_path / "model.zip")
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(rl.load_model(path)(x), rl.load_model(saved)(x))
+
+
 @pytest.mark.parametrize("name", ["old.h5", "old.hdf5", "old.keras", "old"])
 def test_an_hdf5_file_loads_with_any_suffix(name: str, saved: Path, tmp_path: Path) -> None:
     model = rl.load_model(saved)
@@ -116,6 +123,9 @@ def test_the_message_for_another_kind_of_file_says_how_to_save_a_model(
     (tmp_path / "text.keras").write_text("no model")
     with pytest.raises(rl.UserError, match="no Keras model, or was cut short"):
         rl.load_model(tmp_path / "text.keras")
+    np.savez(tmp_path / "samples.npz", image=np.ones(3))  # a zip file, as .keras files are
+    with pytest.raises(rl.UserError, match=r"samples\.npz is no Keras model, or was cut short"):
+        rl.load_model(tmp_path / "samples.npz")
 
 
 OWN_LAYER = """

@@ -168,12 +168,11 @@ class _Describer:
                 {name: array[usual] for name, array in truth.truth.items()},
                 self._wanted,
             )
-        except ArtifactError as error:
-            return dataclasses.replace(plain, notes=(str(error), *others))
-        except UserError as error:
-            if self._wanted:
+        except (ArtifactError, UserError) as error:
+            if self._wanted and isinstance(error, UserError):
                 raise
-            return dataclasses.replace(plain, notes=(str(error), *others))
+            says = str(error).replace(f"{path.parent}{os.sep}", "")  # of the copy
+            return dataclasses.replace(plain, notes=(says, *others))
         return dataclasses.replace(
             artifact,
             inputs=tuple(pair.filed for pair in interface.inputs),

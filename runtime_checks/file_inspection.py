@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -123,6 +124,10 @@ class FileInspection:
                 f"manifest.json lists it as {artifact.precision}, whose limits do not fit it"
             )
             result = replace(result, findings=(Finding("file", False, says), *result.findings))
+        more = [name for name in contents.output_names if name not in artifact.names[1]]
+        if more and not artifact.foreign:
+            says = f"{artifact.file} has an output that manifest.json does not list: '{more[0]}'"
+            result = replace(result, findings=(Finding("file", False, says), *result.findings))
         if (
             artifact.foreign
             and result.passed
@@ -227,7 +232,8 @@ class FileInspection:
             path, data = self._export.path / artifact.file, self._export.content(artifact)
             return FileContents.of(path, artifact, network, data)
         except UserError as error:
-            return Finding("weights", False, str(error))
+            says = str(error).replace(f"{self._export.path}{os.sep}", "")
+            return Finding("weights", False, says)
 
     def _of_another_training(self, artifact: Artifact, contents: FileContents) -> str:
         """Report that all weights of a file differ, and which model its metadata names."""

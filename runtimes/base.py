@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ class Runner(Managed):
             raise
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
+            reason = reason.replace(f"{self.artifact.parent}{os.sep}", "")
             raise ArtifactError(f"{self.runtime} {what} {self.artifact.name}: {reason}") from error
 
     @abc.abstractmethod

@@ -19,6 +19,14 @@ from .soundness import reading as reading
 READERS = {"tflite": "tflite_graph", "onnx": "onnx_graph"}
 _NAMES = {"tflite": "a TFLite file", "onnx": "an ONNX file"}
 
+# First bytes of files that are neither, and what these are.
+_OTHERS = {
+    b"PK": "a ZIP archive, such as a .keras or .npz file",
+    b"\x89HDF": "an HDF5 file, such as an .h5 model",
+    b"version https://git-lfs": "a pointer of Git LFS, which `git lfs pull` replaces by the file",
+    b"<": "a web page or another text with tags",
+}
+
 
 def read_graph(path: Path, format_name: str, data: bytes | None = None) -> ArtifactGraph:
     """Read an exported file.
@@ -43,6 +51,7 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
     reader = importlib.import_module(f".{READERS[format_name]}", __package__)
     what = _NAMES[format_name]
     content = regular(path).read_bytes() if data is None else data
+    _demand_format(path, content, format_name)
     with reading(path, what):
         graph: ArtifactGraph = reader.read(path, content)
         demand_sound_tensors(graph)
@@ -54,6 +63,23 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
         return ops
 
     return replace(graph, read_ops=sound_ops)
+
+
+def _demand_format(path: Path, content: bytes, format_name: str) -> None:
+    """Refuse a file whose first bytes are those of another format."""
+    marked = content[4:8] == b"TFL3"
+    # The first field of an ONNX file is its version.
+    other = "tflite" if marked else "onnx" if content[:1] == b"\x08" else ""
+    if other and other != format_name:
+        says = f"it seems to be {_NAMES[other]}. Rename it to {path.stem}.{other}"
+    else:
+        found = [kind for start, kind in _OTHERS.items() if content.startswith(start)]
+        if not content:
+            found = ["empty"]
+        if not found:
+            return
+        says = f"it is {found[0]}"
+    raise UserError(f"{path} cannot be read as {_NAMES[format_name]}: {says}.")
 
 
 def format_of(path: Path) -> str:

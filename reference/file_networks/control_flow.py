@@ -19,8 +19,10 @@ from .writer import UnknownFormError, Value, Writer
 Item = np.ndarray | Value
 Graphs = Mapping[str, ArtifactGraph]
 
-# Steps of a loop. Every step adds the operators of its body.
-_MOST_STEPS = 512
+# Graphs that are run, by all loops and branches of a file together. Each adds its operators.
+_MOST_RUNS = 1024
+# Graphs inside of each other. A graph of a damaged file may contain itself.
+_DEEPEST = 16
 
 _ON_INPUTS = "a number of steps that depends on the inputs"
 
@@ -35,6 +37,7 @@ class GraphWriter:
 
     def __init__(self, writer: Writer, write: Write) -> None:
         self._writer, self._write = writer, write
+        self._runs = self._depth = 0
         self._forms: Mapping[str, Callable[[GraphOp, Graphs], None]] = {
             "WHILE": self._while,
             "IF": self._if,
@@ -52,7 +55,7 @@ class GraphWriter:
         for op in graph.ops:
             write = self._write
             if op.kind in self._forms:
-                write = functools.partial(self._write_inner, dict(inner[op.index]))
+                write = functools.partial(self._write_inner, dict(inner.get(op.index, ())))
             self._writer.write(op, write)
 
     def _write_inner(self, graphs: Graphs, _: Writer, op: GraphOp) -> None:
@@ -60,10 +63,15 @@ class GraphWriter:
 
     def _run(self, graph: ArtifactGraph, given: Sequence[Item]) -> list[Item]:
         """Append the nodes of a graph for given inputs, and return its outputs."""
+        self._runs += 1
+        if self._runs > _MOST_RUNS or self._depth == _DEEPEST:
+            raise UnknownFormError("too many steps")
         self._writer.enter(graph)
         for key, item in zip(graph.inputs, given, strict=True):
             self._writer.put(key, item)
+        self._depth += 1
         self.write(graph)
+        self._depth -= 1
         return [self._writer.item(key) for key in graph.outputs]
 
     def _items(self, keys: Sequence[str]) -> list[Item]:
@@ -76,13 +84,9 @@ class GraphWriter:
 
     def _while(self, op: GraphOp, graphs: Graphs) -> None:
         state = self._items(op.inputs)
-        for _ in range(_MOST_STEPS):
-            (more,) = self._run(graphs["cond"], state)
-            if not _known(more):
-                self._give(op.outputs, state)
-                return
+        while _known(*self._run(graphs["cond"], state)):
             state = self._run(graphs["body"], state)
-        raise UnknownFormError(f"more than {_MOST_STEPS} steps")
+        self._give(op.outputs, state)
 
     def _loop(self, op: GraphOp, graphs: Graphs) -> None:
         count, going, *rest = op.inputs
@@ -91,8 +95,6 @@ class GraphWriter:
         state, kept = self._items(rest), len(rest)
         rows: list[list[Item]] = []
         while _known(more) and (most is None or len(rows) < most):
-            if len(rows) == _MOST_STEPS:
-                raise UnknownFormError(f"more than {_MOST_STEPS} steps")
             step = np.array(len(rows), np.int64)
             more, *found = self._run(graphs["body"], [step, more, *state])
             state = found[:kept]

@@ -87,6 +87,11 @@ class FileContents:
         return found and not precision_named(artifact.precision).quantized
 
     @property
+    def output_names(self) -> list[str]:
+        """Names of the file's outputs."""
+        return [self.graph.tensors[key].name for key in self.graph.outputs]
+
+    @property
     def of_another_training(self) -> bool:
         """Whether none of several kernels is the network's or derived from it.
 

@@ -110,3 +110,21 @@ def test_numbers_of_two_and_four_bits_are_unpacked():
     raw = np.array([0b11_10_01_00, 0b1111_0111], np.uint8)
     assert _unpacked(raw, (7,), 2).tolist() == [0, 1, -2, -1, -1, 1, -1]
     assert _unpacked(raw, (4,), 4).tolist() == [4, -2, 7, -1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("net.onnx", b"\x1c\0\0\0TFL3" + bytes(40), "a TFLite file. Rename it to net.tflite"),
+        ("net.tflite", b"\x08\x08\x12\x07tf2onnx", "an ONNX file. Rename it to net.onnx"),
+        ("net.onnx", b"PK\x03\x04", "a ZIP archive, such as a .keras"),
+        ("net.tflite", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("net.tflite", b"<!DOCTYPE html>", "a web page"),
+        ("net.onnx", b"", "it is empty"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as") as error:
+        read_graph(tmp_path / name, name.rpartition(".")[2])
+    assert says in str(error.value)

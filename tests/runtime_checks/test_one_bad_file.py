@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from renormlite import check_parity
 from renormlite.cli.check import command
+from renormlite.files import sha256
 from renormlite.runtimes.onnxruntime import OnnxRuntimeRunner
 
 BAD, GOOD = "tiny.float32.onnx", "tiny.float32.tflite"
@@ -119,3 +120,22 @@ def test_a_float_file_that_the_manifest_calls_int8_fails(coarse_export, tmp_path
     (folder / "manifest.json").write_text(json.dumps(manifest))
     report = check_parity(folder, artifacts=((eight if renamed else plain)["file"],))
     assert "says that it was exported in float32" in report.results[0].reason
+
+
+def test_an_output_that_is_not_listed_fails(coarse_export, tmp_path):
+    """Applications may read outputs by their place; the hash is updated."""
+    import onnx
+
+    folder = shutil.copytree(coarse_export, tmp_path / "tiny")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = next(e for e in manifest["artifacts"] if e["file"] == BAD)
+    model = onnx.load(folder / BAD)
+    model.graph.output.append(
+        onnx.helper.make_empty_tensor_value_info(model.graph.node[0].output[0])
+    )
+    onnx.save(model, folder / BAD)
+    entry |= {"sha256": sha256(folder / BAD), "bytes": (folder / BAD).stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (result,) = check_parity(folder, artifacts=(BAD,)).results
+    assert not result.passed
+    assert "has an output that manifest.json does not list" in result.reason

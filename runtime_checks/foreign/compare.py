@@ -222,9 +222,9 @@ class _Meaning:
 
 
 def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
-    """Return the reference: the first file, or the second if only that one computes in float."""
+    """Return the reference: the first file, or the second if only its weights are not rounded."""
     refusals = []
-    for file in sorted(files, key=lambda file: precision_named(file.precision).quantized):
+    for file in sorted(files, key=_coarseness):
         samples, kind = _samples(file.inputs, inputs)
         sizes = {name: array.shape[1:] for name, array in samples.items()}
         with reading(file.path, "a network"):
@@ -239,6 +239,12 @@ def _meaning(files: Sequence[_File], inputs: Source | None) -> _Meaning:
         f"{'; '.join(refusals)}. Check them against their Keras model: renormlite check FILE… "
         "--model MODEL.keras."
     )
+
+
+def _coarseness(file: _File) -> tuple[bool, float]:
+    """Return a key that sorts files by the rounding of their weights."""
+    precision = precision_named(file.precision)
+    return precision.quantized, precision.unit_roundoff
 
 
 def _unknown(attributes: Mapping[str, Any]) -> str:

@@ -113,7 +113,12 @@ def match_weights(
     Returns:
         One entry for each weight of each node. Nodes that share a weight share the constant.
     """
-    constants = [c for c in graph.constants if c.data is not None and c.data.size > 0]
+    # Truth values, such as those of a mask, are no weights.
+    constants = [
+        c
+        for c in graph.constants
+        if c.data is not None and c.data.size and c.data.dtype.kind != "b"
+    ]
     floats: dict[_Ends, list[GraphTensor]] = {}
     by_size: dict[int, list[GraphTensor]] = {}
     for constant in constants:

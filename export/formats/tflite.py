@@ -27,6 +27,7 @@ from .freeze import FrozenGraph
 from .rewrites import with_separate_biases, with_vector_sums
 from .rewrites_3d import for_tflite
 from .rewrites_integers import EIGHT_BITS, SIXTEEN_BITS, for_integers
+from .rewrites_masks import with_near_masks
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
 _FLEX_ADVICE = (
@@ -101,7 +102,10 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     """
     ends = (*graph.inputs, *graph.outputs)
     if precision_named(job.precision).arithmetic is Arithmetic.INTEGER and not job.trained:
-        graph = for_integers(graph, EIGHT_BITS if job.precision in MIXED else SIXTEEN_BITS)
+        wide = job.precision not in MIXED
+        graph = for_integers(graph, SIXTEEN_BITS if wide else EIGHT_BITS)
+        batches = job.calibration.batches(graph.signature.inputs) if job.calibration else ()
+        graph = with_near_masks(graph, (list(batch.values()) for batch in batches), wide=wide)
     plain = with_vector_sums(graph.graph_def)
     if job.precision == "int16x8" and not job.trained:
         plain = with_separate_biases(plain)

@@ -71,7 +71,9 @@ def limits_in_words(report: CheckRecord) -> str:
     """Return the limits of the numbers in the table."""
     limits = report.limits
     bounds = {(e.bound.pooled, e.bound.worst) for r in report.results for e in r.outputs}
-    pooled, worst = max(bounds, default=(math.nan, math.nan))
+    if not bounds:
+        return "no output was compared"
+    pooled, worst = max(bounds)
     return (
         f"noise: error over the expected noise, all samples (limit {pooled:g}x); worst: "
         f"one sample (limit {worst:g}x); SNR: on typical samples (at "

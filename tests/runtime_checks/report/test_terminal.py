@@ -84,3 +84,10 @@ def test_accuracy_is_shown_if_labels_are_known(healthy):
     ]  # fmt: skip
     assert lines[place + 2].split() == ["litert", "16/16", "0", "100.00", "100.00", "0", "0"]
     assert lines[place + 3].startswith("same: decisions of the trained model; flips: ")
+
+
+def test_no_limits_where_nothing_was_compared(healthy):
+    results = tuple(dataclasses.replace(result, outputs=()) for result in healthy.results)
+    text = printed(dataclasses.replace(healthy, results=results))
+    assert "no output was compared" in text
+    assert "limit nan" not in text

@@ -38,6 +38,16 @@ class TargetRun:
         return int(self.ran.get("threads", 1))
 
 
+def load(runtime: str, path: Path) -> None:
+    """Load a file on a runtime of this machine.
+
+    Raises:
+        ArtifactError: The runtime refuses the file.
+    """
+    with make_runner(Target(runtime), path):
+        pass
+
+
 def run_target(
     path: Path,
     artifact: Artifact,

@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.litert import LiteRTRunner
+from ...runtimes.run import load
 from ..options import MIXED
 from ..quantization.finish_tflite import finish
 from ..quantization.portable import make_portable
@@ -84,6 +85,8 @@ class TFLite:
         check_interface(path, contents, _expected(job))
         _check_signature(path, content)
         if not flex:  # flex files load only in a runtime with TensorFlow linked in
+            if precision_named(job.precision).quantized:
+                _load_in_child(path)
             with self.runner(path):
                 pass
         return contents
@@ -132,6 +135,22 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         raise
     except Exception as error:  # the error types of the converter are not public
         raise _refusal(error, graph) from error
+
+
+def _load_in_child(path: Path) -> None:
+    """Load a file where it can end no more than the child process.
+
+    Raises:
+        UserError: LiteRT crashes.
+    """
+    try:
+        shared.call(load, "litert", path)
+    except DiedError as died:
+        raise UserError(
+            f"LiteRT crashes ({died.cause}) when it loads {path.name}. Numbers of very different "
+            "sizes can cause this, such as a mask that adds -1e9 outside a softmax: use a smaller "
+            "number there, or export another precision."
+        ) from died
 
 
 def _expected(job: Job) -> Signature:

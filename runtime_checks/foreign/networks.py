@@ -23,17 +23,20 @@ _OUTPUTS = {"conv": -1, "dense": -1, "conv_transpose": -2}
 def as_filed(network: Network, graph: ArtifactGraph) -> Network:
     """Return a network with the norms merged that the file's converter merged.
 
-    Stock converters fold a norm backward or do not fold it.
+    Stock converters fold a norm backward or do not fold it. The file holds more numbers of the
+    kernel that it was made from, also where some of them were altered.
 
     Args:
         network: The trained network, with its norms.
         graph: The file.
     """
     everything = with_norms_merged(network, lambda norm: True)
-    merged = equal_kernels(everything, graph)
-    plain = equal_kernels(network, graph)
+    merged = _held_numbers(everything, graph)
+    plain = _held_numbers(network, graph)
     before = {node.name: node.inputs[0] for node in network.nodes if node.op == "affine"}
-    return with_norms_merged(network, lambda norm: norm in merged or before[norm] not in plain)
+    return with_norms_merged(
+        network, lambda norm: merged.get(norm, 0) >= plain.get(before[norm], 0)
+    )
 
 
 def made_from(
@@ -65,12 +68,12 @@ def _agreeing(network: Network, graph: ArtifactGraph) -> float:
     return held / max(sum(m.size for m in kernels), 1)
 
 
-def equal_kernels(network: Network, graph: ArtifactGraph) -> set[str]:
-    """Return the nodes whose kernels a file holds."""
+def _held_numbers(network: Network, graph: ArtifactGraph) -> dict[str, int]:
+    """Return how many numbers of each node's kernel a file holds."""
     return {
-        match.node
+        match.node: match.size - match.differing
         for match in match_weights(network, graph, foreign=True)
-        if match.role == "kernel" and match.state == "equal"
+        if match.role == "kernel" and match.tensor is not None
     }
 
 

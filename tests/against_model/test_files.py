@@ -92,6 +92,10 @@ def exchange_output_names(graph):
 FAULTS = {
     "weight": (lambda g: change(initializer(g, (12, 8, 3, 3)), one_value_changed), "second"),
     "first weight": (lambda g: change(initializer(g, (8, 3, 3, 3)), one_value_changed), "first"),
+    "weight before a norm": (
+        lambda g: change(initializer(g, (8, 1, 3, 3)), one_value_changed),
+        "depth",
+    ),
     "blue first": (
         lambda g: change(initializer(g, (8, 3, 3, 3)), lambda w: w[:, ::-1]),
         "input channels 0 and 2 are exchanged",
@@ -114,6 +118,17 @@ def test_faults_are_found_and_named(mixed, foreign, images, tmp_path, fault):
     assert named in {fault.layer for fault in result.faults} or any(
         named in text for text in messages
     )
+
+
+def test_a_changed_weight_does_not_hide_that_its_norm_was_not_folded(
+    mixed, foreign, images, tmp_path
+):
+    model = onnx.load(foreign / "float32.onnx")
+    change(initializer(model.graph, (8, 1, 3, 3)), one_value_changed)
+    onnx.save(model, tmp_path / "net.onnx")
+    (result,) = check_files(mixed, [tmp_path / "net.onnx"], images).results
+    (message,) = [f.message for f in result.findings if f.check == "weights" and not f.passed]
+    assert message.startswith("kernel of layer 'depth': 1 / 72 weights (1.39 %) differ")
 
 
 def test_equivalent_weights_pass(mixed, foreign, images, tmp_path):

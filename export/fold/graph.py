@@ -202,6 +202,7 @@ class Graph:
         self.opaque: dict[int, str] = {}
         self._calls_added = 0
         self._names: set[str] = set()
+        self._owners: dict[str, Call | None] = {}
 
     def add(self, call: Call, shapes: list[tuple[Shape, str]]) -> Call:
         """Add a call that computes values of the given shapes and dtypes."""
@@ -225,6 +226,14 @@ class Graph:
             candidate = f"{candidates[-1]}_{number}"
         self._names.add(candidate)
         return candidate
+
+    def own_name(self, call: Call | None, name: str) -> str:
+        """Return a name for one call alone: of several calls of a layer, the first gets its name.
+
+        With None instead of a call, no call gets it.
+        """
+        self._names.add(name)
+        return name if self._owners.setdefault(name, call) is call else self.unique_name(name)
 
     def calls(self) -> list[Call]:
         """Return the inputs and all calls that the outputs depend on, producers first."""

@@ -176,27 +176,27 @@ def read_norm(call: Call) -> Affine:
     return _fitted(affine, call)
 
 
-def read_constant(call: Call) -> Affine | None:
+def read_constant(call: Call, *, scalars: bool = False) -> Affine | None:
     """Return the affine of an addition of, or multiplication by, a constant vector; else None.
 
-    Scalars are not read: they occur in activations written as expressions (``x + 3`` in a hard
-    swish), which converters recognise only if they are not modified.
+    Scalars are read on request only: they occur in activations written as expressions (``x + 3``
+    in a hard swish), which converters recognise only if they are not modified.
     """
     kind = kind_of(call.op.operation)
     if kind not in {"Add", "Subtract", "Multiply", "Divide", "TrueDivide"} or not call.args:
         return None
     if len(call.args) != 2 or len(call.inputs) != 1:
         return None
-    position = 1 if not isinstance(call.args[1], (int, float)) and _is_slot(call.args[0]) else 0
+    position = 0 if _is_slot(call.args[1]) else 1
     if not _is_slot(call.args[1 - position]):
         return None
     constant = np.asarray(call.args[position], np.float64)
-    if constant.size < 2 or max(constant.shape) != constant.size:
+    if constant.size != max(constant.shape, default=1) or (constant.size < 2 and not scalars):
         return None
     if position == 0 and kind in {"Divide", "TrueDivide"}:
         return None
     flat = constant.reshape(-1)
-    axis = int(np.argmax(constant.shape)) - constant.ndim
+    axis = int(np.argmax(constant.shape)) - constant.ndim if constant.ndim else -1
     with np.errstate(divide="ignore"):
         inverse = 1 / flat
     forms: dict[str, tuple[ArrayLike, ArrayLike]] = {

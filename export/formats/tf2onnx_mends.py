@@ -15,6 +15,8 @@ def mended_optimizer() -> Iterator[None]:
       tf2onnx compares only the number of elements, and fails on a scalar.
     - No Transpose becomes a Reshape: tf2onnx uses shapes that its own passes have made outdated.
       `onnx_rewrites` does this with inferred shapes.
+    - A constant that one node reads twice, such as the equal starts and axes of a Slice, is not
+      changed in place when a Transpose is moved: tf2onnx counts the nodes that read it.
     - The first of several equal nodes, in order of name, is kept: tf2onnx keeps an arbitrary one,
       so that names in the file would differ between processes.
     """
@@ -22,6 +24,7 @@ def mended_optimizer() -> Iterator[None]:
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
     add_handler = TransposeOptimizer._add_handler
+    has_single_consumer = TransposeOptimizer._nodes_has_single_consumer_node
     merge = MergeDuplicatedNodesOptimizer._merge_nodes_that_are_duplicated
 
     def add_along_channels(self: Any, trans: Any, node: Any) -> Any:
@@ -32,11 +35,20 @@ def mended_optimizer() -> Iterator[None]:
                 return self._handle_node_having_branches(trans, node)
         return add_handler(self, trans, node)
 
+    def are_read_once(self: Any, nodes: list[Any]) -> bool:
+        return has_single_consumer(self, nodes) and not any(
+            reader.input.count(node.output[0]) > 1
+            for node in nodes
+            if node.is_const()
+            for reader in self._g.find_output_consumers(node.output[0])
+        )
+
     def merge_by_name(self: Any, nodes: list[Any], graph: Any) -> None:
         merge(self, sorted(nodes, key=lambda node: node.name), graph)
 
     mends = (
         (TransposeOptimizer, "_add_handler", add_along_channels),
+        (TransposeOptimizer, "_nodes_has_single_consumer_node", are_read_once),
         (TransposeOptimizer, "post_optimize_action", lambda self: None),
         (MergeDuplicatedNodesOptimizer, "_merge_nodes_that_are_duplicated", merge_by_name),
     )

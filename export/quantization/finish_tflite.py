@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ...artifacts.flatbuffer import operator_code, operator_kind, text
 from ...errors import UserError
 from .pack import pack
-from .trained import IntegerModel, Weights
+from .trained import FENCE, IntegerModel, Weights
 
 # Kernel, bias and input among an operator's inputs, and the axis of the kernel's channels.
 _LINEAR = {
@@ -46,8 +46,25 @@ def finish(model: Any, integers: IntegerModel, readable: Callable[[str], str]) -
                 weights = _set_steps(model, graph, operator, _LINEAR[kind], by_mark)
                 if weights is not None and weights.bits <= 4:
                     pack(model, operator, graph, integers.rounding)
-            if not _is_border(graph, operator, kind):
+            if not (_is_border(graph, operator, kind) or _is_fence(operator, integers.markers)):
                 _refuse_float(graph, operator, kind, integers.float_layers, readable)
+        _remove_fences(graph, integers.markers)
+
+
+def _is_fence(operator: Any, markers: dict[np.float32, str]) -> bool:
+    return _marked_by(operator, markers) == FENCE
+
+
+def _remove_fences(graph: Any, markers: dict[np.float32, str]) -> None:
+    """Remove the marks of borders; their operands become outputs of the file where they are."""
+    kept = [operator for operator in graph.operators if not _is_fence(operator, markers)]
+    for fence in (operator for operator in graph.operators if _is_fence(operator, markers)):
+        before, after = fence.inputs[0], fence.outputs[0]
+        old, new = (before, after) if after in graph.outputs else (after, before)
+        for operator in graph.operators:
+            operator.inputs = [new if i == old else i for i in operator.inputs]
+            operator.outputs = [new if i == old else i for i in operator.outputs]
+    graph.operators = kept
 
 
 def _is_border(graph: Any, operator: Any, kind: str) -> bool:
@@ -59,15 +76,20 @@ def _is_border(graph: Any, operator: Any, kind: str) -> bool:
 def _replace_markers(model: Any, markers: dict[np.float32, str]) -> None:
     """Replace each LEAKY_RELU that marks another operator."""
     for operator in model.subgraphs[0].operators:
-        options = operator.builtinOptions
-        if not isinstance(options, schema.LeakyReluOptionsT):
-            continue
-        kind = markers.get(np.float32(options.alpha))
-        if kind is not None:
+        kind = _marked_by(operator, markers)
+        if kind in _MARKED:
             operator.opcodeIndex = operator_code(model, *_MARKED[kind])
             # No marked operator needs options.
             operator.builtinOptions = None
             operator.builtinOptionsType = schema.BuiltinOptions.NONE
+
+
+def _marked_by(operator: Any, markers: dict[np.float32, str]) -> str | None:
+    """Return the operator that a LEAKY_RELU marks; None for other operators."""
+    options = operator.builtinOptions
+    if not isinstance(options, schema.LeakyReluOptionsT):
+        return None
+    return markers.get(np.float32(options.alpha))
 
 
 # Each marked operator, and its version for integer inputs.

@@ -35,7 +35,9 @@ _MOVES = (
     kl.ActivityRegularization,
 )
 # The same of keras.ops.
-_MOVING_OPERATIONS = ("Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem")
+_MOVING_OPERATIONS = (
+    "Reshape", "Transpose", "Squeeze", "ExpandDims", "GetItem", "Split", "Max", "Min",
+)  # fmt: skip
 _NAMED = {
     keras.activations.sigmoid: "sigmoid",
     keras.activations.tanh: "tanh",
@@ -69,15 +71,17 @@ _CLIPPING_OPERATIONS = {"Relu": "relu", "Relu6": "relu6", "HardTanh": "hard_tanh
 def function_named(op: Any) -> tuple[str, float]:
     """Return the name of an activation (empty for an unknown one) and its slope."""
     layer: Any = getattr(op, "operation", None)
-    if isinstance(layer, kl.Softmax):
+    if kind_of(layer) == "Softmax":
         return ("softmax" if layer.axis == -1 else ""), 0.0
-    if isinstance(layer, kl.LeakyReLU):
+    if kind_of(layer) in ("LeakyReLU", "LeakyRelu"):
         return "leaky_relu", float(layer.negative_slope)
-    if isinstance(layer, kl.ELU):
+    if kind_of(layer) in ("ELU", "Elu"):
         return ("elu" if layer.alpha == 1.0 else ""), 0.0
     if type(layer) is kl.ReLU:
         plain = layer.max_value is None and not layer.threshold
         return ("leaky_relu" if plain else ""), float(layer.negative_slope)
+    if kind_of(layer) == "Gelu":
+        return ("" if layer.approximate else "gelu"), 0.0
     if kind_of(layer) in _OPERATIONS:
         return _OPERATIONS[kind_of(layer)], 0.0
     return _NAMED.get(_function_of(op), ""), 0.2  # Keras' default slope

@@ -24,7 +24,7 @@ import onnx
 from onnx import numpy_helper
 
 from .layer_selection import belongs
-from .trained import IntegerModel
+from .trained import FENCE, IntegerModel
 
 # Products v n / 256 lie 1/256 of a step apart: this moves a half up, and nothing else across it.
 _UP = 2.0**-10
@@ -72,6 +72,9 @@ class _Rewriter:
             if kind == "ELU":
                 node.op_type = "Elu"
                 del node.attribute[:]
+            if kind == FENCE:
+                self._remove(node)
+                continue
             if marked:
                 self._rename(node.output[0], node.input[0])
             known = exact and node.op_type in ("LeakyRelu", "AveragePool")
@@ -158,13 +161,26 @@ class _Rewriter:
     def _add(self, kind: str, inputs: list[str], output: str) -> None:
         self.nodes.append(onnx.helper.make_node(kind, inputs, [output], output))
 
+    def _remove(self, node: onnx.NodeProto) -> None:
+        """Remove a node of one operand, which becomes an output of the graph if the node is one."""
+        before, after = node.input[0], node.output[0]
+        if any(output.name == after for output in self.graph.output):
+            maker = self.makers[before]
+            maker.output[:] = [after if name == before else name for name in maker.output]
+            before, after = after, before
+        self._rename(after, before)
+        self.readers.setdefault(before, []).extend(self.readers.get(after, []))
+
     def _rename(self, old: str, new: str) -> None:
         for reader in self.readers.get(old, []):
             reader.input[:] = [new if name == old else name for name in reader.input]
 
 
 # Operators whose output has the grid of their input.
-_KEEP = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "MaxPool", "Relu", "Clip", "Pad", "Slice")
+_KEEP = (
+    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "MaxPool", "GlobalMaxPool", "ReduceMax",
+    "ReduceMin", "Relu", "Clip", "Pad", "Slice", "Split",
+)  # fmt: skip
 
 
 def _parts(node: onnx.NodeProto, marked: bool) -> tuple[np.float32, np.float32]:

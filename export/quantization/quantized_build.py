@@ -38,6 +38,7 @@ from ..fold.affine import Affine
 from ..fold.graph import ActivationOp, AffineOp, Call, Graph, Kept, Slot, Source, Value
 from ..fold.keras_graph import kind_of
 from ..fold.linear import Linear
+from ..fold.norms import NotAffineError, read_constant
 from .dense_form import dense_form
 from .integer_operations import function_named, fusable, keeps_grid, why_none
 
@@ -62,9 +63,9 @@ class Choices:
     freeze_statistics_after: int | None
     float_layers: frozenset[str]
 
-    def options(self) -> dict[str, Any]:
-        """Return the options of a quantized layer, with a new range."""
-        config = self.output_range.get_config()
+    def options(self, calls: int = 1) -> dict[str, Any]:
+        """Return the options of a quantized layer with a number of calls, with a new range."""
+        config = {**self.output_range.get_config(), "calls": calls}
         del config["name"]
         return {"rounding": self.rounding, "output_range": Range.from_config(config)}
 
@@ -107,6 +108,8 @@ class _Builder:
         self.fused: set[Call] = set()
         self.fills: list[Any] = []
         self.renamed: dict[int, str] = {}
+        for name in _repeated_names(graph):
+            graph.own_name(None, name)
 
     def model(self) -> keras.Model:
         for call in self.graph.calls():
@@ -159,7 +162,7 @@ class _Builder:
                 return [self.added(call)]
             if kind in ("Maximum", "Minimum") and len(call.inputs) >= 2:
                 return [self.extreme(call, greatest=kind == "Maximum")]
-            if kind in ("GlobalAveragePooling1D", "GlobalAveragePooling2D"):
+            if kind in ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "Mean"):
                 return [self.averaged(call, layer)]
             if kind in _PAIRS and len(call.inputs) == 2:
                 return [self.pair(call, _PAIRS[kind])]
@@ -170,12 +173,15 @@ class _Builder:
                 return [self.prelu(call, layer)]
             if type(layer) in (kl.AveragePooling1D, kl.AveragePooling2D):
                 return [self.pooled(call, layer)]
+            constant = _constant(call)
+            if constant is not None:
+                return [self.by_constant(call, constant)]
         name, _ = function_named(op)
         if name in _GATES:
             return [self.gated(call, _GATES[name])]
         if name == "hard_sigmoid":
-            return [self.hard_sigmoid(call, self.renamed.get(id(op), op.name))]
-        made = self.function(op)
+            return [self.hard_sigmoid(call, self.name_of(call))]
+        made = self.function(call)
         if made is not None:
             x = self.on_grid(call.inputs[0])
             return [BuiltValue(*made(x.tensor, x.grid))]
@@ -187,7 +193,7 @@ class _Builder:
         """Build a linear layer with the norm and the activation after it."""
         known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE or dense_form(op)
         if not known or getattr(op.layer, "data_format", "") == _FIRST:
-            raise _refused(op)
+            raise _refused(op, _CHANNELS_LAST if known else "")
         x = self.on_grid(call.inputs[0])
         layers = self.linear_layers.get(id(op))
         if layers is None:
@@ -201,7 +207,7 @@ class _Builder:
 
     def made_linear(self, call: Call, op: Linear) -> list[QuantizedLinear]:
         """Return the layers of a linear call: two for a separable convolution, else one."""
-        norm = self.live.get(call)
+        norm, calls = self.live.get(call), len(self.calls_of(op))
         plain = op if norm is None else dataclasses.replace(op, after=None)
         config = _float32(op.kind.config(plain, activation=False))
         arrays = op.kind.arrays(plain)
@@ -215,7 +221,7 @@ class _Builder:
                 depthwise,
                 weight_bits=self.choices.weight_bits,
                 name=self.graph.unique_name(f"{call.name}_depthwise"),
-                **self.choices.options(),
+                **self.choices.options(calls),
             )
             layers.append(first)
             kernel, *arrays = arrays
@@ -225,12 +231,12 @@ class _Builder:
         last = QuantizedLinear(
             inner.from_config(config),
             None if norm is None else _like(norm, op.after),
-            activation=self.fuse(call),
+            activation=self.fuse_all(call.op),
             opened=self.opens(call),
             weight_bits=self.choices.weight_bits,
             freeze_statistics_after=self.choices.freeze_statistics_after,
             name=self.name_before_own_activation(call),
-            **self.choices.options(),
+            **self.choices.options(calls),
         )
         self.fills.append(lambda: _fill(arrays, op.after, norm, last))
         return [*layers, last]
@@ -244,7 +250,7 @@ class _Builder:
             )
         x = self.on_grid(call.inputs[0])
         scale, shift = op.affine.scale, op.affine.shift
-        return self.scaled(x, scale, shift, name=op.name, activation=self.fuse(call))
+        return self.scaled(x, scale, shift, name=self.name_of(call), activation=self.fuse(call))
 
     def scaled(
         self, x: BuiltValue, scale: Any, shift: Any, *, name: str, activation: str | None = None
@@ -268,12 +274,17 @@ class _Builder:
         tensor, grid = layer(places, x.grid)
         return BuiltValue(ops.reshape(tensor, (-1, *shape[1:])), grid)
 
+    def by_constant(self, call: Call, affine: Affine) -> BuiltValue:
+        """Build a sum or a product with a number."""
+        x, name = self.on_grid(call.inputs[0]), self.name_of(call)
+        return self.scaled(x, affine.scale, affine.shift, name=name, activation=self.fuse(call))
+
     def activation(self, call: Call, name: str) -> BuiltValue:
         """Build an activation that is not fused."""
         x = self.on_grid(call.inputs[0])
         if name not in FUSED:  # its ends are those of a grid
-            return self.scaled(x, 1.0, 0.0, name=call.op.name, activation=name)
-        layer = kl.ReLU(6.0 if name == "relu6" else None, name=call.op.name, dtype="float32")
+            return self.scaled(x, 1.0, 0.0, name=self.name_of(call), activation=name)
+        layer = kl.ReLU(6.0 if name == "relu6" else None, name=self.name_of(call), dtype="float32")
         return BuiltValue(layer(x.tensor), x.grid)
 
     def added(self, call: Call) -> BuiltValue:
@@ -284,25 +295,25 @@ class _Builder:
             last = index == len(others) - 1 and not mean
             layer = QuantizedAdd(
                 activation=activation if last else None,
-                name=call.op.name if last else self.graph.unique_name(f"{call.op.name}_sum"),
+                name=self.name_of(call) if last else self.graph.unique_name(f"{call.op.name}_sum"),
                 **self.choices.options(),
             )
             first = BuiltValue(*layer(first.tensor, first.grid, other.tensor, other.grid))
         if not mean:
             return first
         part = 1.0 / len(call.inputs)
-        return self.scaled(first, part, 0.0, name=call.op.name, activation=activation)
+        return self.scaled(first, part, 0.0, name=self.name_of(call), activation=activation)
 
     def extreme(self, call: Call, *, greatest: bool) -> BuiltValue:
         """Build the greatest or the least of several values."""
         values = [self.on_grid(value) for value in call.inputs]
-        layer = QuantizedExtreme(greatest, name=call.op.name, **self.choices.options())
+        layer = QuantizedExtreme(greatest, name=self.name_of(call), **self.choices.options())
         return BuiltValue(*layer([v.tensor for v in values], [v.grid for v in values]))
 
     def resized(self, call: Call, sizes: tuple[int, int]) -> BuiltValue:
         """Build bilinear resizing, whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
-        layer = QuantizedResizing(*sizes, name=call.op.name, **self.choices.options())
+        layer = QuantizedResizing(*sizes, name=self.name_of(call), **self.choices.options())
         return BuiltValue(*layer(x.tensor, x.grid))
 
     def enlarged(self, call: Call, sizes: tuple[int, int]) -> BuiltValue:
@@ -315,7 +326,7 @@ class _Builder:
             *sizes,
             interpolation="nearest",
             data_format="channels_last",
-            name=call.op.name,
+            name=self.name_of(call),
             dtype="float32",
         )
         # Keras' resizing assumes training where nothing is said, and all later layers follow it.
@@ -334,8 +345,8 @@ class _Builder:
             made = self.layers[id(call.op)] = QuantizedPReLU(
                 slopes,
                 self.choices.weight_bits,
-                name=call.op.name,
-                **self.choices.options(),
+                name=self.name_of(call),
+                **self.choices.options(len(self.calls_of(call.op))),
             )
             self.fills.append(lambda: slopes.set_weights(layer.get_weights()))
         return BuiltValue(*made(x.tensor, x.grid))
@@ -343,13 +354,12 @@ class _Builder:
     def pair(self, call: Call, made: type[Quantized]) -> BuiltValue:
         """Build an operator with two operands."""
         a, b = (self.on_grid(value) for value in call.inputs)
-        layer = made(activation=self.fuse(call), name=call.op.name, **self.choices.options())
+        layer = made(activation=self.fuse(call), name=self.name_of(call), **self.choices.options())
         return BuiltValue(*layer(a.tensor, a.grid, b.tensor, b.grid))
 
     def gated(self, call: Call, gate: str) -> BuiltValue:
         """Build SiLU or its hard form from two operators: a gate, and a product."""
-        x, op = self.on_grid(call.inputs[0]), call.op
-        name = self.renamed.get(id(op), op.name)
+        x, name = self.on_grid(call.inputs[0]), self.name_of(call)
         gate_name = self.graph.unique_name(f"{name}_gate")
         if gate == "sigmoid":
             layer = QuantizedFunction("sigmoid", name=gate_name, **self.choices.options())
@@ -367,19 +377,23 @@ class _Builder:
     def pooled(self, call: Call, layer: Any) -> BuiltValue:
         """Build average pooling, whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
+        if layer.data_format == _FIRST:
+            raise _refused(call.op, _CHANNELS_LAST)
         pool = type(layer).from_config(_float32(layer.get_config()))
-        made = QuantizedAveragePooling(pool, name=call.op.name, **self.choices.options())
+        made = QuantizedAveragePooling(pool, name=self.name_of(call), **self.choices.options())
         return BuiltValue(*made(x.tensor, x.grid))
 
-    def function(self, op: Any) -> Any:
+    def function(self, call: Call) -> Any:
         """Build the layer of an elementwise function or softmax; return None for an unknown one."""
-        options = {"name": self.renamed.get(id(op), op.name), **self.choices.options()}
-        name, slope = function_named(op)
+        name, slope = function_named(call.op)
+        if name not in ("softmax", "leaky_relu", *FUNCTIONS):
+            return None
+        options = {"name": self.name_of(call), **self.choices.options()}
         if name == "softmax":
             return QuantizedSoftmax(**options)
         if name == "leaky_relu":
             return QuantizedLeakyReLU(slope, **options)
-        return QuantizedFunction(name, **options) if name in FUNCTIONS else None
+        return QuantizedFunction(name, **options)
 
     def joined(self, call: Call) -> BuiltValue:
         """Build a concatenation, whose operands share one grid."""
@@ -387,20 +401,27 @@ class _Builder:
         layer = QuantizedConcatenate(
             call.op.operation.axis,
             tuple(value.opened for value in values),
-            name=call.op.name,
+            name=self.name_of(call),
             **self.choices.options(),
         )
         return BuiltValue(*layer([v.tensor for v in values], [v.grid for v in values]))
 
     def averaged(self, call: Call, layer: Any) -> BuiltValue:
         """Build a global average pooling."""
-        x = self.on_grid(call.inputs[0])
-        if layer.data_format == _FIRST:
-            raise UserError(f"{_what(call.op)} must have its channels last.")
+        x, axes = self.on_grid(call.inputs[0]), tuple(range(1, call.inputs[0].rank - 1))
+        if getattr(layer, "data_format", "") == _FIRST:
+            raise _refused(call.op, _CHANNELS_LAST)
+        if kind_of(layer) == "Mean" and _axes(layer.axis, call.inputs[0].rank) != axes:
+            raise _refused(call.op, "XNNPACK has integer means over height and width only")
+        if None in [call.inputs[0].shape[axis] for axis in axes]:
+            raise _refused(
+                call.op,
+                "its step depends on the number of places, and the size of its input is free",
+            )
         mean = QuantizedMean(
-            tuple(range(1, call.inputs[0].rank - 1)),
+            axes,
             layer.keepdims,
-            name=call.op.name,
+            name=self.name_of(call),
             **self.choices.options(),
         )
         return BuiltValue(*mean(x.tensor, x.grid))
@@ -438,6 +459,16 @@ class _Builder:
             self.quantized[id(value)] = BuiltValue(*layer(carried.tensor))
         return self.quantized[id(value)]
 
+    def fuse_all(self, op: Any) -> str | None:
+        """Fuse the activation after all calls of a layer, if it is the same; return its name."""
+        calls = self.calls_of(op)
+        uses = [call.output.uses for call in calls]
+        after = {fusable(used[0][0].op) if len(used) == 1 else None for used in uses}
+        if len(after) > 1:
+            return None
+        first, *_ = [self.fuse(call) for call in calls]
+        return first
+
     def fuse(self, call: Call) -> str | None:
         """Fuse the activation after a call, if possible; return its name or None."""
         value = call.output
@@ -449,6 +480,10 @@ class _Builder:
             self.fused.add(after)
         return activation
 
+    def name_of(self, call: Call) -> str:
+        """Return the name of the layer of a call."""
+        return self.graph.own_name(call, self.renamed.get(id(call.op), call.name))
+
     def name_before_own_activation(self, call: Call) -> str:
         """Return the name of a linear layer.
 
@@ -459,7 +494,7 @@ class _Builder:
         after = uses[0][0] if uses else None
         own = after is not None and isinstance(after.op, ActivationOp) and after not in self.fused
         if not own or len(self.calls_of(call.op)) > 1:
-            return call.name
+            return self.name_of(call)
         assert after is not None
         self.renamed[id(after.op)] = call.name
         return self.graph.unique_name(f"{call.name}_linear")
@@ -483,7 +518,7 @@ class _Builder:
 
     def replayed(self, call: Call, tensors: list[Any]) -> list[Any]:
         """Return the outputs of a call of an unquantized layer."""
-        layer = self.same(call.op)
+        layer = self.same(call)
         if call.args is None:
             return tree.flatten(layer(tensors[0]))
         args, kwargs = tree.map_structure(
@@ -491,14 +526,14 @@ class _Builder:
         )
         return tree.flatten(layer(*args, **kwargs))
 
-    def same(self, op: Any) -> Any:
+    def same(self, call: Call) -> Any:
         """Return the unquantized copy of a layer, built once."""
+        op = call.op
         layer = self.layers.get(id(op))
         if layer is None and isinstance(op, ActivationOp):
-            name = self.renamed.get(id(op), op.name)
-            layer = kl.Activation(op.function, name=name, dtype="float32")
+            layer = kl.Activation(op.function, name=self.name_of(call), dtype="float32")
         elif layer is None:
-            config = {**_float32(op.operation.get_config()), "name": op.name}
+            config = {**_float32(op.operation.get_config()), "name": self.name_of(call)}
             made = layer = type(op.operation).from_config(config)
             if isinstance(made, keras.layers.Layer):
                 self.fills.append(lambda: made.set_weights(op.operation.get_weights()))
@@ -508,19 +543,23 @@ class _Builder:
     def outputs(self) -> list[Any]:
         """Return the outputs, each computed by a layer with the original name."""
         made: dict[tuple[int, str], Any] = {}
+        identities: dict[str, Any] = {}
         tensors = []
         for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
             tensor = self.values[id(value)].tensor
             if tensor._keras_history.operation.name != name:
                 key = (id(value), name)
+                if name not in identities:
+                    identities[name] = kl.Identity(name=name, dtype="float32")
                 if key not in made:
-                    made[key] = kl.Identity(name=name, dtype="float32")(tensor)
+                    made[key] = identities[name](tensor)
                 tensor = made[key]
             tensors.append(tensor)
         return tensors
 
 
 _FIRST = "channels_first"
+_CHANNELS_LAST = "its channels come first, and integer operators have them last"
 _PAIRS: dict[str, type[Quantized]] = {
     "Multiply": QuantizedMultiply,
     "Subtract": QuantizedSubtract,
@@ -530,6 +569,14 @@ _SEPARABLE: dict[Any, tuple[Any, Any]] = {
     kl.SeparableConv1D: (kl.DepthwiseConv1D, kl.Conv1D),
     kl.SeparableConv2D: (kl.DepthwiseConv2D, kl.Conv2D),
 }
+
+
+def _repeated_names(graph: Graph) -> list[str]:
+    """Return the names that several outputs have, since one layer computes them."""
+    named: dict[str, set[int]] = {}
+    for value, name in zip(graph.outputs, graph.output_names, strict=True):
+        named.setdefault(name, set()).add(id(value))
+    return [name for name, values in named.items() if len(values) > 1]
 
 
 def _what(op: Any) -> str:
@@ -568,6 +615,21 @@ def _sizes(call: Call, interpolation: str) -> tuple[int, int] | None:
         return None
     height, width = call.output.shape[1:3]
     return None if height is None or width is None else (height, width)
+
+
+def _constant(call: Call) -> Affine | None:
+    """Return the affine of an operation with a number; None for any other layer."""
+    if kind_of(call.op.operation) == "Negative":
+        return Affine(np.array([-1.0]), np.zeros(1), -1)
+    try:
+        return read_constant(call, scalars=True) if kind_of(call.op.operation) else None
+    except NotAffineError:
+        return None
+
+
+def _axes(axis: Any, rank: int) -> tuple[int, ...]:
+    chosen = range(rank) if axis is None else np.atleast_1d(axis)
+    return tuple(sorted(int(one) % rank for one in chosen))
 
 
 def _packed(structure: Any, tensors: list[Any]) -> Any:

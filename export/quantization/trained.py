@@ -46,6 +46,7 @@ _MARKS = 1024
 # some functions of 16-bit numbers. Each marker has a slope of its own, since converters merge equal
 # operators. No network has such slopes.
 _MARKER = 0.7071067690849304
+FENCE = "IDENTITY"  # marks an operator that is removed from the file
 _MARKED = {8: {"elu": "ELU"}, 16: {"sigmoid": "LOGISTIC", "tanh": "TANH"}}
 
 
@@ -126,7 +127,7 @@ class IntegerModel:
         model: The network, for tracing with TensorFlow only.
         weights: The integer weights of its linear layers.
         markers: Slope of each LEAKY_RELU that marks another operator, to that operator's name in
-            TFLite.
+            TFLite, or to `FENCE`.
         float_layers: Names of the layers that stay in floating point.
         rounding: Arithmetic of the target that it was trained for.
     """
@@ -194,7 +195,7 @@ class _Network(abc.ABC):
         if isinstance(op, Source):
             shape, dtype = op.tensor.shape, op.tensor.dtype
             return [keras.Input(batch_shape=shape, dtype=dtype, name=op.name)]
-        inputs = [self.values[id(value)] for value in call.inputs]
+        inputs = self.operands(call)
         if isinstance(op.operation, Quantized):
             return self.quantized(op.operation, call, inputs)
         layer = self.plain(op)
@@ -204,6 +205,10 @@ class _Network(abc.ABC):
             lambda x: inputs[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
         )
         return tree.flatten(layer(*args, **kwargs))
+
+    def operands(self, call: Call) -> list[Any]:
+        """Return the values that a call reads."""
+        return [self.values[id(value)] for value in call.inputs]
 
     def plain(self, op: Kept) -> Any:
         """Return the copy of a plain Keras layer, made once."""
@@ -224,11 +229,12 @@ class _FloatNetwork(_Network):
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__(model)
-        self.linear: dict[int, tuple[Any, QuantizedLinear]] = {}
+        self.plain_layers: dict[int, list[Any]] = {}
+        self.linear: list[tuple[Any, QuantizedLinear]] = []
 
     def build(self) -> keras.Model:
         model = super().build()
-        for made, layer in self.linear.values():
+        for made, layer in self.linear:
             _fill(made, layer)
         return model
 
@@ -236,18 +242,23 @@ class _FloatNetwork(_Network):
         values = layer.operands(inputs)
         if isinstance(layer, Quantize):
             return [values[0], None]
+        if id(layer) not in self.plain_layers:
+            self.plain_layers[id(layer)] = self.made(layer)
+        result = _one_or_all(values)
+        for made in self.plain_layers[id(layer)]:
+            result = made(result)
+        return [result, None]
+
+    def made(self, layer: Quantized) -> list[Any]:
+        """Return the plain Keras layers that compute one quantized layer."""
         if isinstance(layer, QuantizedLinear):
-            if id(layer) not in self.linear:
-                self.linear[id(layer)] = _folded(layer), layer
-            made = self.linear[id(layer)][0]
-            if layer.activation in FUSED:
-                return [made(values[0]), None]
+            first, fused = _folded(layer), layer.activation in FUSED
+            self.linear.append((first, layer))
         else:
-            made = layer.plain()
-            if layer.activation is None:
-                return [made(_one_or_all(values)), None]
-            made.name = f"{layer.name}_before"
-        return [_activation(layer)(made(_one_or_all(values))), None]
+            first, fused = layer.plain(), layer.activation is None
+            if not fused:
+                first.name = f"{layer.name}_before"
+        return [first] if fused else [first, _activation(layer)]
 
 
 def _activation(layer: Quantized) -> Any:
@@ -307,15 +318,45 @@ class _IntegerNetwork(_Network):
             grid = self._grids.get(id(call.inputs[0]))
             if grid is None or not keeps_grid(layer):
                 self.left_float.add(call.name)
-                return results
+                # The converter names the last operator after the output.
+                outputs = [value.is_output for value in call.outputs]
+                return [
+                    self.apart(call, result) if last else result
+                    for result, last in zip(results, outputs, strict=True)
+                ]
             # Converters need the grid of a ReLU repeated, and pass no grid on to several users.
-            if type(layer) is kl.ReLU or len(call.output.uses) > 1:
-                put = FakeQuantized(grid, name=f"{call.name}_grid")
-                results = [put(results[0])]
+            if type(layer) is kl.ReLU or any(len(value.uses) > 1 for value in call.outputs):
+                results = [
+                    FakeQuantized(grid, name=self.graph.unique_name(f"{call.name}_grid"))(result)
+                    for result in results
+                ]
         self._grids.update((id(value), grid) for value in call.outputs)
         return results
 
+    def operands(self, call: Call) -> list[Any]:
+        """Return the values that a call reads, apart from grids where it computes with floats.
+
+        TensorFlow's converter gives the mean, the pool and the resized form of a quantized value
+        its grid, and the operand of such an operator that of its result.
+        """
+        values, layer = super().operands(call), call.op.operation
+        if isinstance(layer, Quantize):
+            computed = not isinstance(call.inputs[0].producer.op, Source)
+            return [self.apart(call, values[0])] if computed else values
+        if isinstance(layer, Quantized) or keeps_grid(layer):
+            return values
+        return [
+            self.apart(call, value) if id(read) in self._grids else value
+            for read, value in zip(call.inputs, values, strict=True)
+        ]
+
+    def apart(self, call: Call, value: Any) -> Any:
+        """Return a value that converters cannot give the grid of another one."""
+        name = self.graph.unique_name(f"{call.name}_apart")
+        return FakeQuantized(None, before=functools.partial(self.marked, FENCE), name=name)(value)
+
     def quantized(self, layer: Quantized, call: Call, inputs: list[Any]) -> list[Any]:
+        name = self.graph.own_name(call, layer.name)
         if isinstance(layer, QuantizedLinear):
             grid = None if layer.opened else layer_grid(layer)
             weights = self._weights(layer, inputs[1])
@@ -331,7 +372,7 @@ class _IntegerNetwork(_Network):
                 layer.activation,
                 grid,
                 repeated,
-                name=layer.name,
+                name=name,
             )
             return [made(inputs[0]), grid]
         keeps = isinstance(layer, (QuantizedAveragePooling, QuantizedResizing))
@@ -345,7 +386,7 @@ class _IntegerNetwork(_Network):
             marked = _MARKED[self.bits].get(layer.function)
             if marked is not None:
                 before = functools.partial(self.marked, marked)
-        made = FakeQuantized(grid, layer.activation, before, name=layer.name)
+        made = FakeQuantized(grid, layer.activation, before, name=name)
         return [made(_one_or_all(layer.operands(inputs))), grid]
 
     def joined(self, layer: QuantizedConcatenate, grid: Grid, values: list[Any]) -> Any:
@@ -409,7 +450,7 @@ class FakeQuantized(keras.layers.Layer):
     """An operation, an activation and TensorFlow's fake quantization; never saved."""
 
     def __init__(
-        self, grid: Grid, activation: str | None = None, before: Any = None, **options: Any
+        self, grid: Grid | None, activation: str | None = None, before: Any = None, **options: Any
     ) -> None:
         super().__init__(dtype="float32", **options)
         self._grid, self._activation, self._before = grid, activation, before

@@ -28,7 +28,11 @@ class Range(keras.layers.Layer):
 
     Before the first training batch, the range is that of the values it is called with.
 
-    Weights, in this order: low, high, step, frozen_at.
+    A layer that is called several times in a step has one range for all its results. The ends of a
+    batch are then the least and greatest number of all calls.
+
+    Weights, in this order: low, high, step, frozen_at; with several calls also the ends of the
+    calls so far and their number.
 
     Args:
         bits: Number of bits of the integers.
@@ -36,6 +40,7 @@ class Range(keras.layers.Layer):
         momentum: Of the moving averages.
         percentile: Share of the numbers below the upper end, in percent, for ``"percentile"``.
         freeze_after: Number of training steps after which the range is frozen; None for never.
+        calls: Number of calls in each step.
         name: Name of the layer.
         dtype: Passed to Keras only: ranges are float32.
     """
@@ -47,6 +52,7 @@ class Range(keras.layers.Layer):
         momentum: float = 0.99,
         percentile: float = 99.99,
         freeze_after: int | None = None,
+        calls: int = 1,
         *,
         name: str | None = None,
         dtype: Any = None,
@@ -64,6 +70,7 @@ class Range(keras.layers.Layer):
         self.momentum = checked_momentum(momentum)
         self.percentile = float(percentile)
         self.freeze_after = freeze_after
+        self.calls = calls
         self.observing = False  # whether calls outside training are observed too
 
     def build(self, input_shape: Any = None) -> None:
@@ -86,6 +93,10 @@ class Range(keras.layers.Layer):
         self.step = add("step", 0, "int32")
         never = NEVER if self.freeze_after is None else self.freeze_after
         self.frozen_at = add("frozen_at", never, "int32")
+        if self.calls > 1:
+            self.least = add("least", 0.0, "float32")
+            self.greatest = add("greatest", 0.0, "float32")
+            self.call_number = add("call_number", 0, "int32")
         self.built = True
 
     def call(self, values: Tensor, training: bool | None = None) -> Tensor:
@@ -94,20 +105,37 @@ class Range(keras.layers.Layer):
         seen = self.step.value
         active = seen < self.frozen_at.value
         low, high = self.low.value, self.high.value
-        if self.observing or (training and self.trainable and not learned):
-            low, high = self._moved(self._ends(data), (low, high), seen, active)
+        counts = self.observing or training
+        observes = self.observing or (training and self.trainable and not learned)
+        ends = self._ends(data) if observes else (ops.min(data), ops.max(data))
+        known, moves, passed = seen > 0, active, 1
+        if self.calls > 1 and counts:
+            ends, is_last = self._gathered(ends)
+            known, moves = ops.logical_or(known, is_last), ops.logical_and(active, is_last)
+            passed = ops.cast(is_last, "int32")
+        if observes:
+            low, high = self._moved(ends, (low, high), seen, moves)
             self.low.assign(low)
             self.high.assign(high)
-        else:
-            own = ops.min(data), ops.max(data)
-            low, high = (ops.where(seen > 0, *pair) for pair in zip((low, high), own, strict=True))
-        if self.observing or training:
-            self.step.assign_add(1)
+        low, high = (ops.where(known, *pair) for pair in zip((low, high), ends, strict=True))
+        if counts:
+            self.step.assign_add(passed)
         if learned:
             low, high = (self._slowed(end, data, active) for end in (low, high))
         else:
             low, high = ops.stop_gradient(low), ops.stop_gradient(high)
         return grid_of(low, high, self.bits, symmetric=self.bits > 8)
+
+    def _gathered(self, ends: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Return the ends of this step's calls so far, and whether this is the last call."""
+        number = self.call_number.value
+        low = ops.where(number == 0, ends[0], ops.minimum(self.least.value, ends[0]))
+        high = ops.where(number == 0, ends[1], ops.maximum(self.greatest.value, ends[1]))
+        is_last = number == self.calls - 1
+        self.least.assign(low)
+        self.greatest.assign(high)
+        self.call_number.assign(ops.where(is_last, 0, number + 1))
+        return (low, high), is_last
 
     def _ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ends of the range of a batch."""
@@ -148,4 +176,5 @@ class Range(keras.layers.Layer):
             "momentum": self.momentum,
             "percentile": self.percentile,
             "freeze_after": self.freeze_after,
+            "calls": self.calls,
         }

@@ -238,8 +238,8 @@ def accuracies(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {"data": data.name, "norm": norm, "batch": batch, **row}
 
 
-def resized(data: Dataset, shape: tuple[int, ...]) -> Dataset:
-    """Return the images resized to another shape, or flattened for a network of vectors."""
+def resized(data: Dataset, shape: tuple[int, ...], classes: int) -> Dataset:
+    """Return the images resized or flattened to a network's inputs, with at most its classes."""
 
     def put(x: np.ndarray) -> np.ndarray:
         if len(shape) == 1:
@@ -247,7 +247,8 @@ def resized(data: Dataset, shape: tuple[int, ...]) -> Dataset:
         image = keras.ops.image.resize(x, shape[:2])
         return np.repeat(np.asarray(image), shape[2], axis=-1)
 
-    return Dataset(data.name, *(Split(put(part.x), part.y) for part in (data.train, data.test)))
+    parts = (Split(put(part.x), part.y % classes) for part in (data.train, data.test))
+    return Dataset(data.name, *parts)
 
 
 def cases(data: Dataset) -> Iterator[tuple[str, keras.Model, Dataset]]:
@@ -262,7 +263,7 @@ def cases(data: Dataset) -> Iterator[tuple[str, keras.Model, Dataset]]:
     )
     for name, build in mlperf_tiny.NETWORKS.items():
         model = build(NORMS["renorm"])
-        yield name, model, resized(few, model.input_shape[1:])
+        yield name, model, resized(few, model.input_shape[1:], model.output_shape[-1])
 
 
 TARGETS: dict[str, tuple[tuple[str, str, Callable[[Path, np.ndarray], np.ndarray]], ...]] = {
@@ -309,7 +310,7 @@ def steps(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     networks = [("residual", residual(NORMS["renorm"], size), data)]
     for name in ("image_classification", "keyword_spotting"):
         model = mlperf_tiny.NETWORKS[name](NORMS["renorm"])
-        networks.append((name, model, resized(data, model.input_shape[1:])))
+        networks.append((name, model, resized(data, model.input_shape[1:], model.output_shape[-1])))
     for name, model, own in networks:
         both = {"float": model, "quantized": rl.quantize_aware(model, samples=own.train.x[:64])}
         x, y = own.train.x[:32], own.train.y[:32]

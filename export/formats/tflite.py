@@ -87,8 +87,9 @@ class TFLite:
         if not flex:  # flex files load only in a runtime with TensorFlow linked in
             if precision_named(job.precision).quantized:
                 _load_in_child(path)
-            with self.runner(path):
-                pass
+            else:
+                with self.runner(path):
+                    pass
         return contents
 
     def runner(self, path: Path) -> Runner:

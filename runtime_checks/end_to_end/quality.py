@@ -179,14 +179,16 @@ def output_quality(
     sliced = not orders and truth.ndim > 1 and 1 < truth.shape[-1] <= _MOST_SLICES and truth.size
     width = truth.shape[-1] if sliced else 1
     rows, found = truth.reshape(-1, width), given.reshape(-1, width)
-    signal, noise = _powers(rows, found)
+    slices = Slices.of(rows, found) if sliced else None
+    powers = _powers(rows, found) if slices is None else (slices.signal, slices.noise)
+    signal, noise = (float(np.sum(power)) for power in powers)
     values = np.unique(given[np.isfinite(given)])
     return OutputQuality(
         output=output,
         kind=kind,
         samples=len(index),
-        snr_db=None if orders else power_decibels(float(signal.sum()), float(noise.sum())),
-        slices=Slices.of(rows, found) if sliced else None,
+        snr_db=None if orders else power_decibels(signal, noise),
+        slices=slices,
         step=float(np.diff(values).min()) if len(values) > 1 else 0.0,
     )
 

@@ -11,7 +11,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ..end_to_end.task_agreement import TaskAgreement, beyond_guessing
 _PER_OCTAVE, _OCTAVES = 4, 16
 
 Counts = tuple[tuple[Any, int], ...]
+_Totals = TypeVar("_Totals", "TaskTotals", Slices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,20 +193,14 @@ class OutputTotals:
         sums = {name: getattr(self, name) + getattr(other, name) for name in added}
         largest = self if self.max_abs >= other.max_abs else other
         worst = self if self.worst >= other.worst else other
-        task = self.task if other.task is None else other.task
-        if self.task is not None and other.task is not None:
-            task = self.task.plus(other.task)
-        slices = self.slices if other.slices is None else other.slices
-        if self.slices is not None and other.slices is not None:
-            slices = self.slices.plus(other.slices)
         return dataclasses.replace(
             worst,
             **sums,
             max_abs=largest.max_abs,
             max_abs_sample=largest.max_abs_sample,
-            slices=slices,
+            slices=_sum(self.slices, other.slices),
             step=min(filter(None, (self.step, other.step)), default=0.0),
-            task=task,
+            task=_sum(self.task, other.task),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -278,6 +273,13 @@ def added(parts: Iterable[Sequence[FileTotals]]) -> tuple[FileTotals, ...]:
 
     total: Sequence[FileTotals] = functools.reduce(plus, parts)
     return tuple(total)
+
+
+def _sum(first: _Totals | None, second: _Totals | None) -> _Totals | None:
+    """Add the totals of two parts, each of which may have none."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first.plus(second)
 
 
 def _joined(first: Counts, second: Counts) -> Counts:

@@ -167,7 +167,7 @@ def contents_of(folder: Path, place: int) -> FileContents:
 
 
 def test_a_constant_that_float32_does_not_hold_passes(tmp_path):
-    """Where the constant is the result, its own error is all there is."""
+    """If the constant is the result, the error of the result is that of the constant."""
     x = keras.Input((8,), name="x")
     y = kl.Dense(6, name="y")(x)
     model = keras.Model(x, [y, keras.ops.maximum(y, 0.3), keras.ops.add(y, 1e-9) - 0.1])

@@ -49,6 +49,19 @@ def streamed(report: ParityReport) -> Streamed:
     return report.streamed
 
 
+def spoil(monkeypatch, place, number: float) -> None:
+    """Set a place of every output of every part to a number."""
+    run = part.run_target
+
+    def spoiled(*arguments, **options):
+        found = run(*arguments, **options)
+        for array in found.outputs.values():
+            array[place] = number
+        return found
+
+    monkeypatch.setattr(part, "run_target", spoiled)
+
+
 def lasting(report: ParityReport) -> str:
     """Return the report as JSON without what took how long."""
     record = json.loads(report.to_json())
@@ -131,20 +144,12 @@ def test_one_wrong_sample_among_the_streamed_fails(healthy_export, data, monkeyp
 
 @pytest.mark.usefixtures("few")
 def test_a_slice_that_is_constant_in_all_parts_fails(healthy_export, data, monkeypatch):
-    run = part.run_target
-
-    def spoiled(*arguments, **options):
-        found = run(*arguments, **options)
-        for array in found.outputs.values():
-            array[:, slice_] = 0.0
-        return found
-
     healthy = check_parity(healthy_export, ("litert",), data)
     assert healthy.passed
     slices = streamed(healthy).files[0].outputs[0].slices
     assert slices is not None
     slice_ = int(np.argmax(slices.spans))
-    monkeypatch.setattr(part, "run_target", spoiled)
+    spoil(monkeypatch, (slice(None), slice_), 0.0)
     report = check_parity(healthy_export, ("litert",), data)
     (message,) = [
         f.message for f in report.results[0].findings if f.check == "slices" and not f.passed
@@ -180,15 +185,7 @@ def test_a_feature_that_few_samples_have_is_not_dead():
 
 @pytest.mark.usefixtures("few")
 def test_nan_that_only_the_file_gives_fails(healthy_export, data, monkeypatch):
-    run = part.run_target
-
-    def spoiled(*arguments, **options):
-        found = run(*arguments, **options)
-        for array in found.outputs.values():
-            array[3, 0] = np.nan
-        return found
-
-    monkeypatch.setattr(part, "run_target", spoiled)
+    spoil(monkeypatch, (3, 0), np.nan)
     reason = check_parity(healthy_export, ("litert",), data).results[0].reason
     assert "nan" in reason
     assert "in 5 parts, the first of which starts at sample 0" in reason

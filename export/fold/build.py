@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from ...toolkit.bias_map import BiasMap
 from ...toolkit.channel_affine import ChannelAffine
 from .float64_layers import ChannelsLast, OwnPrecision, channels_last, replacement
-from .graph import ActivationOp, AffineOp, Call, Graph, Kept, MapOp, Slot, Source, Value
+from .graph import (
+    ActivationOp,
+    AffineOp,
+    Call,
+    Function,
+    Graph,
+    Kept,
+    MapOp,
+    Slot,
+    Source,
+    Value,
+)
 from .linear import Linear
 from .rebuild import copy_state, copy_weights, from_config, in_dtype, is_float, remake
 
@@ -51,7 +62,7 @@ def build_layers(graph: Graph, given: Container[int] = ()) -> Iterator[tuple[Cal
         as an input.
     """
     calls = graph.calls()
-    builder = _Builder(graph, "float64", calls, set(), set())
+    builder = _Builder(graph, "float64", calls, set(), {})
     builder.build(given)
     return ((call, builder.layers.get(id(call.op))) for call in calls)
 
@@ -63,7 +74,7 @@ def response(op: Linear, sample: NDArray[np.float64]) -> NDArray[np.float64]:
         op: The layer with the affines that it absorbed.
         sample: The sample, without a batch axis.
     """
-    layer = _linear(op, op.name, "float64", activation=False)
+    layer = _linear(op, op.name, "float64", None)
     given = keras.ops.convert_to_tensor(sample[None], dtype="float64")
     layer.build(tuple(given.shape))
     _fill(op, layer)
@@ -76,13 +87,18 @@ class _Builder:
     """Builds the layers of one network; holds the layers and symbolic tensors built so far."""
 
     def __init__(
-        self, graph: Graph, dtype: str, calls: list[Call], fused: set[int], owners: set[int]
+        self,
+        graph: Graph,
+        dtype: str,
+        calls: list[Call],
+        fused: set[int],
+        functions: dict[int, Function],
     ) -> None:
         self.graph = graph
         self.dtype = dtype
         self.calls = calls
         self.fused = fused
-        self.with_activation = owners
+        self.functions = functions
         self.names = _names(graph, calls, fused)
         self.layers: dict[int, Any] = {}
         self.tensors: dict[int, Any] = {}
@@ -214,26 +230,30 @@ def _names(graph: Graph, calls: list[Call], fused: set[int]) -> dict[int, str]:
     return names
 
 
-def _fused_activations(calls: list[Call], watched: set[Value]) -> tuple[set[int], set[int]]:
+def _fused_activations(
+    calls: list[Call], watched: set[Value]
+) -> tuple[set[int], dict[int, Function]]:
     """Find the activations that can be merged back into their layer.
 
-    Nothing may lie between layer and activation, in any call of the layer.
+    Nothing may lie between layer and activation, in any call of the layer, and all calls must have
+    the same function.
 
     Returns:
-        The ids of the calls of those activations, and of the ops of their layers.
+        The ids of the calls of those activations; the functions, by id of the op of their layer.
     """
     by_op: dict[int, list[Call]] = {}
     for call in calls:
         if isinstance(call.op, Linear) and call.op.kind.activation(call.op.layer) is not None:
             by_op.setdefault(id(call.op), []).append(call)
     fused: set[int] = set()
-    owners: set[int] = set()
+    functions: dict[int, Function] = {}
     for op, group in by_op.items():
         after = [None if call.output in watched else _own_activation(call) for call in group]
-        if all(after):
+        found = [activation.op.function for activation in after if activation is not None]
+        if len(found) == len(group) and all(function is found[0] for function in found):
             fused.update(id(activation) for activation in after)
-            owners.add(op)
-    return fused, owners
+            functions[op] = found[0]
+    return fused, functions
 
 
 def _own_activation(call: Call) -> Call | None:
@@ -269,8 +289,7 @@ def _(op: Kept, builder: _Builder) -> Any:
 
 @_make.register
 def _(op: Linear, builder: _Builder) -> Any:
-    has_activation = id(op) in builder.with_activation
-    return _linear(op, builder.names[id(op)], builder.dtype, has_activation)
+    return _linear(op, builder.names[id(op)], builder.dtype, builder.functions.get(id(op)))
 
 
 @_make.register
@@ -295,7 +314,7 @@ def _(op: MapOp, builder: _Builder) -> Any:
     return BiasMap(name=builder.names[id(op)], dtype=builder.dtype)
 
 
-def _linear(op: Linear, name: str, dtype: str, activation: bool) -> Any:
+def _linear(op: Linear, name: str, dtype: str, activation: Function | None) -> Any:
     """Create the layer of a linear op, without its weights."""
     config = {**in_dtype(op.kind.config(op, activation), dtype), "name": name}
     layer = from_config(op.layer, config)

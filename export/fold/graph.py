@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .affine import Affine
 
 Shape = tuple[int | None, ...]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ActivationOp:
         name: Name of the layer that it becomes if it cannot be merged back.
     """
 
-    function: Callable[..., Any]
+    function: Function
     owner: str
     name: str
 

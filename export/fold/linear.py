@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .affine import Affine, Vector
-from .graph import Shape
+from .graph import Function, Shape
 
 Array = NDArray[np.float64]
 
@@ -119,21 +119,18 @@ class Kind(abc.ABC):
         """Return the activation function of the layer; None if it is linear."""
         return None if layer.activation is keras.activations.linear else layer.activation
 
-    def config(self, op: Linear, activation: bool) -> dict[str, Any]:
-        """Return the config of the layer to build, with or without its activation."""
+    def config(self, op: Linear, activation: Function | None) -> dict[str, Any]:
+        """Return the config of the layer to build, with an activation function or none."""
         config: dict[str, Any] = op.layer.get_config()
         config["name"] = op.name
         self.adapt(config, op, activation)
         return config
 
-    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+    def adapt(self, config: dict[str, Any], op: Linear, activation: Function | None) -> None:
         """Apply the changes due to absorbed affines to a config."""
         config["use_bias"] = config["use_bias"] or needs_bias(op)
-        if not activation:
-            config["activation"] = "linear"
-        elif not isinstance(op.layer.activation, keras.Layer):
-            # The function itself, since a config cannot represent every function, such as a lambda.
-            config["activation"] = op.layer.activation
+        # The function itself, since a config cannot represent every function, such as a lambda.
+        config["activation"] = activation or "linear"
         # Low-rank updates are already in `layer.kernel`; the layer built has plain weights.
         for key in ("lora_rank", "lora_alpha"):
             config.pop(key, None)

@@ -15,14 +15,15 @@ larger value is clipped at ``c·s_i`` instead of c, or not at all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers as kl
 
 from ...toolkit.quantize_aware.quantized import ends_of
-from ..fold.graph import Call, Graph, Kept, Value
+from ..fold.graph import ActivationOp, Call, Graph, Kept, Value
 from .integer_operations import fusable
 
 
@@ -46,8 +47,11 @@ class ClippedRelu:
         return self.call.inputs[0]
 
     def remove(self) -> None:
-        """Replace it by a relu without a limit."""
-        self.call.op = Kept(kl.ReLU(), self.op.name)
+        """Replace it by a relu without a limit, which stays part of a layer if it was one."""
+        if isinstance(self.op, ActivationOp):
+            self.call.op = replace(self.op, function=keras.activations.relu)
+        else:
+            self.call.op = Kept(kl.ReLU(), self.op.name)
 
     def restore(self) -> None:
         """Undo `remove`."""

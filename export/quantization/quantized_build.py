@@ -209,7 +209,7 @@ class _Builder:
         """Return the layers of a linear call: two for a separable convolution, else one."""
         norm, calls = self.live.get(call), len(self.calls_of(op))
         plain = op if norm is None else dataclasses.replace(op, after=None)
-        config = _float32(op.kind.config(plain, activation=False))
+        config = _float32(op.kind.config(plain, None))
         arrays = op.kind.arrays(plain)
         form = dense_form(op)
         if form is not None:
@@ -438,7 +438,7 @@ class _Builder:
         if isinstance(op, Linear):
             layer = self.layers.get(id(op))
             if layer is None:
-                config = op.kind.config(op, activation=False)
+                config = op.kind.config(op, None)
                 layer = self.layers[id(op)] = type(op.layer).from_config(_float32(config))
                 self.fills.append(lambda: _assign(op.kind.variables(layer), op.kind.arrays(op)))
             return [BuiltValue(layer(tensors[0]))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Shape
+from ..graph import Function, Shape
 from ..linear import Array, Linear, needs_bias
 from .base import ChannelKind, finish, kernel_of, wide_bias
 
@@ -25,7 +25,7 @@ class ConvKind(ChannelKind):
     def groups(self, layer: Any) -> int:
         return int(layer.groups)
 
-    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+    def adapt(self, config: dict[str, Any], op: Linear, activation: Function | None) -> None:
         super().adapt(config, op, activation)
         config["filters"] += op.gives.blocks if op.gives else 0
 
@@ -58,7 +58,7 @@ class ConvTransposeKind(ChannelKind):
     def groups(self, layer: Any) -> int:
         return 1
 
-    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+    def adapt(self, config: dict[str, Any], op: Linear, activation: Function | None) -> None:
         super().adapt(config, op, activation)
         config["filters"] += op.gives.blocks if op.gives else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..graph import Function
 from ..linear import Array, Linear, needs_bias
 from .base import ChannelKind, finish, kernel_of, wide_bias
 
@@ -22,7 +23,7 @@ class DenseKind(ChannelKind):
     def groups(self, layer: Any) -> int:
         return 1
 
-    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+    def adapt(self, config: dict[str, Any], op: Linear, activation: Function | None) -> None:
         super().adapt(config, op, activation)
         config["units"] += op.gives.blocks if op.gives else 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..graph import Shape
+from ..graph import Function, Shape
 from ..linear import Array, Kind, Linear
 from .base import along, kernel_of, read
 
@@ -51,7 +51,7 @@ class EinsumKind(Kind):
     def variables(self, layer: Any) -> list[keras.Variable]:
         return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
-    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+    def adapt(self, config: dict[str, Any], op: Linear, activation: Function | None) -> None:
         config["use_bias"] = False  # not an option of this layer, which has `bias_axes` instead
         super().adapt(config, op, activation)
         del config["use_bias"]

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from ..affine import Affine
-from ..graph import Shape
+from ..graph import Function, Shape
 from ..linear import Array, Kind, Linear
 
 
@@ -44,7 +44,7 @@ class TimeDistributedKind(Kind):
         inner = self._inner(op)
         return inner.kind.arrays(inner)
 
-    def adapt(self, config: dict[str, Any], op: Linear, activation: bool) -> None:
+    def adapt(self, config: dict[str, Any], op: Linear, activation: Function | None) -> None:
         inner = self._inner(op)
         inner.kind.adapt(config["layer"]["config"], inner, activation)
 

@@ -228,6 +228,20 @@ def test_a_relu6_that_clips_no_sample_is_replaced_by_relu(images):
     assert not _same(model, equalized, 30 * images)
 
 
+def test_a_removed_limit_of_an_activation_stays_in_its_layer(images):
+    """A layer of its own would have a name that recipes for the trained network do not know."""
+    x = keras.Input((12, 12, 3), name="image")
+    y = layers.Conv2D(8, 3, activation="relu6", name="first")(x)
+    model = keras.Model(x, layers.Conv2D(4, 1, name="scores")(y))
+    data = 0.1 * images
+    equalized = Equalizer(model, [data], clipped=True).equalized(0.5)
+    assert equalized is not None
+    assert [layer.name for layer in equalized.layers] == [layer.name for layer in model.layers]
+    assert equalized.get_layer("first").activation is keras.activations.relu
+    assert _same(model, equalized, data)
+    assert not _same(model, equalized, 1000 * images)
+
+
 def test_nothing_is_offered_for_clipped_relus_where_there_are_none(images):
     assert not Equalizer(uneven(), [images], clipped=True).possible
 

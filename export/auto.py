@@ -282,7 +282,7 @@ def _why(entry: LayerCost) -> tuple[str, str]:
         return f"its channels differ by {entry.channels:.0f}x", "channels"
     if entry.outliers > OUTLIERS:
         return f"its greatest value is {entry.outliers:.1f} times the usual ones", "ranges"
-    return f"its values need more than {entry.steps:,} steps", ""
+    return entry.too_coarse, ""
 
 
 def _chosen(samples: SampleSet, index: np.ndarray) -> SampleSet:

@@ -87,7 +87,7 @@ class LayerCost:
         clipped: Percentage of its results outside its range.
         low: Lower end of its range.
         high: Upper end of its range.
-        steps: Number of steps in its range; 0 if its results are not rounded.
+        steps: Number of steps in its range; 0 if its results are not rounded, or it has no range.
     """
 
     layer: str
@@ -108,6 +108,12 @@ class LayerCost:
     def worst(self) -> str:
         """The cause with the greatest power."""
         return max(self.causes, key=lambda cause: self.causes[cause].power)
+
+    @property
+    def too_coarse(self) -> str:
+        """What its values need if the steps cost most, as a clause."""
+        needed = f"more than {self.steps:,} steps" if self.steps else "smaller steps"
+        return f"its values need {needed}"
 
 
 @dataclass(frozen=True)

@@ -257,4 +257,4 @@ def _diagnosed(entry: LayerCost, remedies: _Remedies) -> tuple[str, str]:
             f"its greatest value is {entry.outliers:.1f} times what one in a thousand exceeds",
             remedies.outliers,
         )
-    return f"its values need more than {entry.steps:,} steps", remedies.steps
+    return entry.too_coarse, remedies.steps

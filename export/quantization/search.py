@@ -125,8 +125,14 @@ _STEPS = (
     _Step("weights", ({"bias_correction": True},), "bias correction"),
 )
 
-# What limits the file changes once activations have 16 bits: equalization costs the weights.
+# Weights limit the file once activations have 16 bits: equalization serves them alone, or is left
+# out, since for the activations it costs the weights.
 _STEPS_OF_16_BITS = (
+    _Step(
+        "",
+        ({"equalize": 0.0, "across_relu6": False}, {"equalize": 0.0, "across_relu6": True}),
+        "equalizing channels for the weights alone",
+    ),
     *(step for step in _STEPS if step.cause == "weights"),
     _Step(
         "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,12 +16,10 @@ from ...artifacts.graphs.base import GraphOp, Quantization
 from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.quantized import Ints, NotKnownError, Output
 from ..rounding.thresholds import differing_sums, thresholds
-from .linear_sums import LinearSums
 
 Rules = Sequence[Arithmetic]
 Found = tuple[list[list[str]], list["Difference"]]
 Groups = list[list[Arithmetic]]
-_MOST_MEANS = 1 << 24  # integers that the sums of a mean are made of
 _TRIED = 1 << 16  # number of random inputs in the search for a difference between two functions
 _TOGETHER = 64  # products that are factorized at a time
 _GREATEST_FLOAT = 0x7F7FFFFF  # bits of float32's greatest finite number
@@ -122,8 +120,26 @@ def certified(op: GraphOp, name: str, method: str, found: Found, channels: int =
     return CertifiedOp(op.index, op.kind, name, method, channels, tuple(groups), tuple(found[1]))
 
 
-def by_thresholds(sums: LinearSums, rules: Rules) -> Found:
-    """Compare rules on every sum that a linear operator can have, by their thresholds."""
+class Sums(Protocol):
+    """The exact sums (L, C) of an operator, and their rounding."""
+
+    @property
+    def output(self) -> Output:
+        """Steps of the output."""
+
+    @property
+    def ends(self) -> Ints:
+        """(2, C) least and greatest sum of each channel."""
+
+    def rounded(self, rule: Arithmetic, sums: Ints) -> Ints:
+        """Round sums by a rule."""
+
+    def thresholds(self, rule: Arithmetic) -> Ints:
+        """Return a rule's thresholds."""
+
+
+def by_thresholds(sums: Sums, rules: Rules) -> Found:
+    """Compare rules on every sum that an operator can have, by their thresholds."""
     known = {rule: sums.thresholds(rule) for rule in rules}
     first, *others = rules
     differences = []
@@ -346,21 +362,6 @@ def every_integer(operands: Sequence[Quantization]) -> list[Ints]:
         rows = len(integers) if len(operands) == 2 else 1
         every.append(np.broadcast_to(integers.reshape(shape), [1, 1, rows, len(integers)]))
     return every
-
-
-def sums_of_means(steps: Quantization, count: int) -> tuple[Ints, Ints]:
-    """Return every sum of ``count`` integers, and integers (sums, count) that have it.
-
-    Raises:
-        NotKnownError: There are too many.
-    """
-    limits = np.iinfo(steps.dtype)
-    totals = np.arange(int(limits.min) * count, int(limits.max) * count + 1)
-    if totals.size * count > _MOST_MEANS:
-        raise NotKnownError(f"a mean of {count} integers has {totals.size} sums")
-    base, rest = np.divmod(totals, count)
-    parts = base[:, None] + (np.arange(count)[None] < rest[:, None])
-    return totals, parts.astype(steps.dtype)
 
 
 def compared(finish: Finish, inputs: Sequence[np.ndarray], rules: Rules) -> Found:

@@ -4,7 +4,9 @@ ONNX Runtime's rounding in float32, with and without fused multiply-add, is comp
 fixed-point rules of integer runtimes, for every operator that ONNX Runtime computes in integers
 (`onnx_ops`), in the same ways as for a .tflite file (`tflite_certificate`).
 
-An operator that is computed in float32 between integers is undecided unless it only moves them.
+An operator that is computed in float32 between integers is undecided unless it only moves them, or
+is a function of one integer such as a sigmoid: then no result of any input may be near a tie, where
+the last bits of the function would decide.
 ONNX Runtime with its fusions turned off is not compared: its sums of floats depend on their order.
 """
 
@@ -18,6 +20,7 @@ from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..rounding.arithmetic import Arithmetic, AwayFromZero, Finish, SingleRounding
 from ..rounding.onnx_rules import OnnxRuntime, OnnxRuntimeApart
 from ..rounding.quantized import NotKnownError, Quantized, quantized, same_steps
+from .base import known
 from .certificate import (
     Certificate,
     CertifiedOp,
@@ -29,10 +32,11 @@ from .certificate import (
     certified,
     compared,
     every_integer,
+    names,
     random_rows,
-    sums_of_means,
 )
-from .onnx_floats import MOVING
+from .linear_sums import LinearSums, MeanSums
+from .onnx_floats import FLOATS, MOVING
 from .onnx_ops import OnnxValues, fused, group, linear_sums, prepared
 
 RULES: tuple[Arithmetic, ...] = (
@@ -43,6 +47,13 @@ RULES: tuple[Arithmetic, ...] = (
 )
 Shapes = dict[str, tuple[int, ...]]
 _MOST_INPUTS = 1 << 24  # integers that an operator with a constant operand is fed
+# Functions of one number that runtimes compute in float32, or by a table of such results.
+_FUNCTIONS = {
+    "Elu", "Erf", "Exp", "Log", "Mish", "Reciprocal", "Selu", "Sigmoid", "Softplus", "Softsign",
+    "Sqrt", "Tanh",
+}  # fmt: skip
+# Of the range of a result: sixteen units in the last place of a float32 number of that size.
+_NEAR_TIE = 2.0**-20
 
 
 def certify_onnx(graph: ArtifactGraph) -> Certificate:
@@ -113,6 +124,13 @@ def _fused(core: GraphOp, op: GraphOp, values: OnnxValues, shapes: Shapes) -> Ce
         sums = linear_sums(core, op, values)
         found = by_thresholds(sums, RULES)
         return certified(op, name, "thresholds", found, sums.ends.shape[1])
+    if core.kind == "MatMul" and len(keys) == 2:
+        count = shapes.get(keys[0], ())[-1:]
+        if not count:
+            raise NotKnownError("a product of matrices of unknown sizes")
+        factors = values.steps(keys[0]), values.steps(keys[1])
+        sums = LinearSums.of_matrices(factors, count[0], values.output(op))
+        return certified(op, name, "thresholds", by_thresholds(sums, RULES), 1)
     if core.kind in ("Add", "Mul"):
         return certified(op, name, "all inputs", _of_pairs(op, keys, read, values))
     steps, shape = values.steps(read[0]), shapes.get(read[0], ())
@@ -124,10 +142,8 @@ def _fused(core: GraphOp, op: GraphOp, values: OnnxValues, shapes: Shapes) -> Ce
             op, name, "functions", by_examples(groups, _finish(op, {read[0]: rows}, values), [rows])
         )
     if core.kind == "GlobalAveragePool" and len(shape) > 2:
-        totals, fed = sums_of_means(steps, int(np.prod(shape[2:])))
-        finish = _finish(op, {read[0]: fed.reshape(-1, 1, 1, *shape[2:])}, values)
-        found = compared(lambda rule: np.asarray(finish(rule)).reshape(-1), [totals], RULES)
-        return certified(op, name, "all sums", found)
+        means = MeanSums(int(np.prod(shape[2:])), steps, values.output(op), places=False)
+        return certified(op, name, "all sums", by_thresholds(means, RULES))
     raise NotKnownError("not a sum and no function of one or two integers")
 
 
@@ -153,6 +169,8 @@ def _not_fused(op: GraphOp, kind: str, values: OnnxValues) -> CertifiedOp:
     even. Fixed-point rules quantize and requantize in their own ways.
     """
     name, output = op.outputs[0], values.output(op)
+    if kind in _FUNCTIONS:
+        return _of_one_integer(op, kind, values)
     sources = _sources(op.inputs[0], values)
     steps = [None if source is None else values.steps(source) for source in sources]
     if all(entry is not None and same_steps(entry, output.steps) for entry in steps):
@@ -176,6 +194,27 @@ def _not_fused(op: GraphOp, kind: str, values: OnnxValues) -> CertifiedOp:
         return output.saturated(rule.requantized(given.centred, given.scale, output.scale))
 
     return certified(op, name, "all inputs", compared(requantized, [every], RULES))
+
+
+def _of_one_integer(op: GraphOp, kind: str, values: OnnxValues) -> CertifiedOp:
+    """Show that no result of a function is near a tie, so that all runtimes round it alike."""
+    core = values.producer(op.inputs[0])
+    assert core is not None
+    (source,) = _sources(core.inputs[0], values)
+    if source is None:
+        raise NotKnownError(f"{kind} of floats")
+    output, (every,) = values.output(op), every_integer([values.steps(source)])
+    fed = OnnxValues(values.graph, {source: every})
+    results = known(core, lambda: FLOATS[kind](core, fed)).astype(np.float64) / output.scale
+    within = (results > output.levels[0] - 1) & (results < output.levels[-1])
+    apart = np.abs(results - np.floor(results) - 0.5)
+    near = np.isnan(results) | within & (apart < _NEAR_TIE * (len(output.levels) + 1))
+    if near.any():
+        raise NotKnownError(
+            f"{kind} is computed in floats, and {int(near.sum())} of its {results.size:,} results "
+            "are too near a tie to be equal on all runtimes"
+        )
+    return certified(op, op.outputs[0], "all inputs", (names([list(RULES)]), []))
 
 
 def _sources(key: str, values: OnnxValues) -> list[str | None]:

@@ -5,7 +5,7 @@ Every operator is compared under every known rounding rule, for all possible inp
 - sums (convolutions, dense layers): by the thresholds of each channel (`rounding.thresholds`);
 - functions of one integer, or of two 8-bit integers: all inputs, at most 65,536;
 - products of two 16-bit integers: by the thresholds of the exact product;
-- means: every possible sum of the integers;
+- means and products of two computed matrices: by thresholds of the exact sum;
 - conversions of floats to integers: by thresholds among all finite float32 numbers;
 - operators that several rules compute by the same function: equal for all inputs.
 
@@ -15,20 +15,23 @@ equal outputs. Any other operator is listed as undecided.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from ..rounding.arithmetic import Arithmetic
 from ..rounding.quantized import NotKnownError
-from ..rounding.xnnpack import tflite_rules
+from ..rounding.xnnpack import TFLITE_RULES, tflite_rules
 from .base import Values
 from .certificate import (
     Certificate,
     CertifiedOp,
     Found,
+    Groups,
     Rules,
+    Sums,
     by_examples,
     by_floats,
     by_function,
@@ -39,23 +42,32 @@ from .certificate import (
     every_integer,
     names,
     random_rows,
-    sums_of_means,
 )
-from .linear_sums import LINEAR, LinearSums
+from .linear_sums import LINEAR, LinearSums, MeanSums
 from .tflite_arithmetic import output_of
+from .tflite_moving import MOVING_OPS
 from .tflite_ops import TFLITE_OPS, bits_of, prepared
 
 _ELEMENTWISE = {
-    "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "RELU", "RELU6",
-    "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "GELU", "EXP", "HARD_SWISH",
-    "ABS", "QUANTIZE",
+    "ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1",
+    "LEAKY_RELU", "PRELU", "LOGISTIC", "TANH", "GELU", "EXP", "LOG", "RSQRT", "ABS", "QUANTIZE",
+    "EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL",
 }  # fmt: skip
-# Operators that all runtimes compute by one rule, as measured. AVERAGE_POOL_2D takes a half away
-# from zero: for every sum of 4 to 64 integers of 8 bits, and 40,000 sums of integers of 16 bits, on
-# LiteRT (XNNPACK, built-in and reference kernels) and TFLite Micro.
-_ONE_RULE = {"AVERAGE_POOL_2D", "HARD_SWISH", "MAXIMUM", "MINIMUM"}
+# Operators that choose among the integers they read; others without a rule compute by one function
+# on all runtimes, as measured. AVERAGE_POOL_2D takes a half away from zero: for every sum of 4 to
+# 64 integers of 8 bits, and 40,000 sums of integers of 16 bits, on LiteRT (XNNPACK, built-in and
+# reference kernels) and TFLite Micro.
+_CHOOSING = {
+    "MAX_POOL_2D", "MAXIMUM", "MINIMUM", "REDUCE_MAX", "REDUCE_MIN", "SELECT", "SELECT_V2",
+    "ARG_MAX", "ARG_MIN", "TOPK_V2", *MOVING_OPS,
+}  # fmt: skip
+# Relations that compare 16-bit integers as they are.
+_ORDERED = {"GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"}
+# Operators of 16 bits that depend on a rule's product with a multiplier of their own.
+_OF_TIMES = {"SQUARED_DIFFERENCE", "EQUAL", "NOT_EQUAL"}
 _MOST_THRESHOLDS = 1 << 23
 _MOST_INPUTS = 1 << 24  # integers that an operator with a constant operand is fed
+_MOST_RANDOM = 1 << 20  # random integers that an operator is fed
 
 
 def certify_tflite(graph: ArtifactGraph) -> Certificate:
@@ -83,10 +95,13 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str, rules: Rules) -> Cert
         return certified(op, name, "thresholds", _from_floats(graph, op, rules))
     bits = bits_of(graph, op)
     if op.kind in TFLITE_OPS and not TFLITE_OPS[op.kind].ruled:
-        method = "one rule" if op.kind in _ONE_RULE else "moves integers"
+        _require_known(graph, op)
+        method = "moves integers" if op.kind in _CHOOSING else "one rule"
         return CertifiedOp(op.index, op.kind, name, method)
-    if op.kind in LINEAR and bits in (8, 16):
-        sums = LinearSums.of(graph, op)
+    if op.kind in _ORDERED and bits == 16:
+        return CertifiedOp(op.index, op.kind, name, "one rule")
+    sums = _sums(graph, op)
+    if isinstance(sums, LinearSums):
         channels = sums.ends.shape[1]
         groups = by_function(sums.rescaling, rules)
         if len(groups) == 1:
@@ -94,8 +109,11 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str, rules: Rules) -> Cert
         if channels << bits > _MOST_THRESHOLDS:
             raise NotKnownError(f"{channels} channels of {bits} bits have too many thresholds")
         return certified(op, name, "thresholds", by_thresholds(sums, rules), channels)
-    if op.kind == "SOFTMAX" or (bits == 16 and op.kind in ("ADD", "SUB")):
-        return certified(op, name, "functions", _by_examples(graph, op, rules))
+    if sums is not None:
+        return certified(op, name, "all sums", by_thresholds(sums, rules))
+    if (function := _function(op.kind, bits)) is not None:
+        found = _by_examples(graph, op, by_function(function, rules))
+        return certified(op, name, "functions", found)
     if op.kind == "MUL" and bits == 16 and len(activations) == 2:
         values = Values(graph, {})
         factors = values.steps(activations[0]), values.steps(activations[1])
@@ -103,33 +121,87 @@ def _decided(graph: ArtifactGraph, op: GraphOp, name: str, rules: Rules) -> Cert
         return certified(op, name, "thresholds", found)
     if op.kind in _ELEMENTWISE:
         return certified(op, name, "all inputs", _exhaustive(graph, op, rules))
-    if bits != 8:
-        raise NotKnownError(f"integers of {bits} bits")
-    if op.kind == "MEAN":
-        return certified(op, name, "all sums", _means(graph, op, rules))
     raise NotKnownError("not a sum and no function of one or two integers")
 
 
-def _by_examples(graph: ArtifactGraph, op: GraphOp, rules: Rules) -> Found:
-    """Group the rules by their functions, and find inputs on which these differ."""
-    wide = bits_of(graph, op) == 16
-    groups = by_function(lambda rule: _functions(rule, op.kind, wide), rules)
+def _require_known(graph: ArtifactGraph, op: GraphOp) -> None:
+    """Raise `NotKnownError` if an operator has a form that is not known, such as other steps."""
+    fed = {key: _filled(graph.tensors[key]) for key in graph.activations(op)}
+    prepared(op, Values(graph, fed))(TFLITE_RULES[0])
+
+
+def _filled(tensor: GraphTensor) -> np.ndarray:
+    """Return one sample of a tensor, of ones."""
+    steps = tensor.quantization
+    point = 0 if steps is None or steps.zero_points.size != 1 else int(steps.zero_points[0])
+    limits = np.iinfo(tensor.dtype) if np.dtype(tensor.dtype).kind in "iu" else None
+    one = 1 if limits is None else min(point + 1, limits.max)
+    return np.full((1, *(max(size, 1) for size in tensor.shape)), one, tensor.dtype)
+
+
+def _sums(graph: ArtifactGraph, op: GraphOp) -> Sums | None:
+    """Return the exact sums of an operator; None if it is no sum of all integers it reads."""
+    values = Values(graph, {})
+    if op.kind in LINEAR:
+        return LinearSums.of(graph, op)
+    if op.kind == "BATCH_MATMUL":
+        keys = op.inputs[:2]
+        if any(graph.tensors[key].data is not None for key in keys):
+            raise NotKnownError("a product with a constant matrix")
+        first = graph.tensors[keys[0]].shape
+        count = first[-2 if op.attributes.get("adjX") else -1]
+        factors = values.steps(keys[0]), values.steps(keys[1])
+        return LinearSums.of_matrices(factors, count, output_of(op, values))
+    if op.kind == "MEAN":
+        shape, steps = graph.tensors[op.inputs[0]].shape, values.steps(op.inputs[0])
+        axes = {int(axis) % len(shape) for axis in values.constant(op.inputs[1]).reshape(-1)}
+        count = int(np.prod([shape[axis] for axis in axes]))
+        if count < 1:
+            raise NotKnownError("a mean of an unknown number of integers")
+        places = len(shape) == 4 and axes == {1, 2} and bool(op.attributes.get("keepDims"))
+        return MeanSums(count, steps, output_of(op, values), places)
+    return None
+
+
+def _function(kind: str, bits: int) -> Callable[[Arithmetic], Any] | None:
+    """Return the functions of a rule that a kind of operator depends on; None if it is unknown."""
+    if kind == "SOFTMAX":  # one table for all where it is wide
+        return lambda rule: None if bits == 16 else type(rule).shares
+    if kind == "RESIZE_BILINEAR":
+        return lambda rule: type(rule.of_bits(bits)).resized
+    if kind in ("ADD", "SUB") and bits == 16:
+        return lambda rule: (_served(rule).added, getattr(_served(rule), "times", None))
+    if kind == "L2_NORMALIZATION" or (bits == 16 and kind in _OF_TIMES):
+        return lambda rule: _served(rule).times
+    return None
+
+
+def _served(rule: Arithmetic) -> type[Arithmetic]:
+    """Return the kernels that compute what XNNPACK leaves to TFLite."""
+    return type(rule.of_bits(16))
+
+
+def _by_examples(graph: ArtifactGraph, op: GraphOp, groups: Groups) -> Found:
+    """Find inputs on which rules with different functions differ."""
     if len(groups) == 1:
         return names(groups), []
     values, keys = Values(graph, {}), list(dict.fromkeys(graph.activations(op)))
-    fed = {
-        key: random_rows(values.steps(key), graph.tensors[key].shape[-1], seed)
-        for seed, key in enumerate(keys)
-    }
+    fed = {}
+    for seed, key in enumerate(keys):
+        steps, shape = values.steps(key), graph.tensors[key].shape
+        if op.kind == "SOFTMAX":
+            fed[key] = random_rows(steps, shape[-1], seed)
+        else:
+            size = (*shape[1:3], 1) if op.kind == "RESIZE_BILINEAR" else shape[-1:]
+            fed[key] = _random(steps, size, seed)
     return by_examples(groups, prepared(op, Values(graph, fed)), list(fed.values()))
 
 
-def _functions(rule: Arithmetic, kind: str, wide: bool) -> Any:
-    """Return the functions by which a rule computes a softmax or a sum of 16-bit integers."""
-    if kind == "SOFTMAX":
-        return None if wide else type(rule).shares  # one table for all where it is wide
-    served = type(rule.of_bits(16))
-    return served.added, getattr(served, "times", None)
+def _random(steps: Quantization, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return random integers (P, 1, *shape)."""
+    limits, generator = np.iinfo(steps.dtype), np.random.default_rng(seed)
+    count = min(1 << 16, max(1, _MOST_RANDOM // int(np.prod(shape))))
+    return generator.integers(limits.min, limits.max + 1, (count, 1, *shape), steps.dtype)
 
 
 def _from_floats(graph: ArtifactGraph, op: GraphOp, rules: Rules) -> Found:
@@ -147,9 +219,9 @@ def _from_floats(graph: ArtifactGraph, op: GraphOp, rules: Rules) -> Found:
 def _exhaustive(graph: ArtifactGraph, op: GraphOp, rules: Rules) -> Found:
     """Compare the rules on every combination of the integers that an operator reads."""
     keys = list(dict.fromkeys(graph.activations(op)))
-    wide = bits_of(graph, op) > 8
-    if not 1 <= len(keys) <= (1 if wide else 2):
-        raise NotKnownError(f"{len(keys)} inputs{' of 16 bits' if wide else ''}")
+    bits = bits_of(graph, op)
+    if bits > 16 or not 1 <= len(keys) <= (1 if bits == 16 else 2):
+        raise NotKnownError(f"{len(keys)} inputs of {bits} bits")
     values = Values(graph, {})
     constants = [values.constant(key) for key in op.inputs if key and key not in keys]
     every = every_integer([values.steps(key) for key in keys])
@@ -159,18 +231,3 @@ def _exhaustive(graph: ArtifactGraph, op: GraphOp, rules: Rules) -> Found:
             raise NotKnownError("a constant operand of several numbers")
         every = [every[0].reshape(-1, *[1] * several[0].ndim)]
     return compared(prepared(op, Values(graph, dict(zip(keys, every)))), every, rules)
-
-
-def _means(graph: ArtifactGraph, op: GraphOp, rules: Rules) -> Found:
-    """Compare the rules on inputs that have every sum there can be."""
-    key = op.inputs[0]
-    shape, values = graph.tensors[key].shape, Values(graph, {})
-    if len(shape) != 4 or -1 in shape:
-        raise NotKnownError("a mean of another form")
-    axes = values.constant(op.inputs[1]).reshape(-1)
-    if sorted(int(axis) % 4 for axis in axes) != [1, 2]:
-        raise NotKnownError("a mean over other axes")
-    totals, fed = sums_of_means(values.steps(key), shape[1] * shape[2])
-    fed = fed.reshape(len(totals), 1, shape[1], shape[2], 1)
-    finish = prepared(op, Values(graph, {key: fed}))
-    return compared(lambda rule: np.asarray(finish(rule)).reshape(-1), [totals], rules)

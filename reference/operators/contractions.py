@@ -25,6 +25,7 @@ from .base import (
     summed,
     with_constant,
 )
+from .linear import Rescaling
 
 
 class Bilinear(Operator):
@@ -122,10 +123,14 @@ class MatMul(Bilinear):
         sums = self.apply(first, second, at.attributes).astype(np.int64)
 
         def finish(rule: Arithmetic) -> Ints:
-            rescaled = rule.matrices if at.output.bits == 8 else rule.rounded_wide
+            rescaled = self.rescaling(rule, at.output.bits)
             return at.output.saturated(rescaled(sums, x.scale, y.scale, at.output.scale))
 
         return finish
+
+    def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
+        """Return the function of a rule that rescales exact sums, see `linear.Linear`."""
+        return rule.matrices if bits == 8 else rule.rounded_wide
 
 
 class Contraction(Bilinear):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.quantized import Ints, NotKnownError
+from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
 from .base import (
     ROUNDING,
     Arrays,
@@ -98,15 +98,25 @@ class SumOver(Reduction):
         count = self._terms(x.integers, at.attributes)
         # Kernels treat the mean of (P, B, H, W, C) over both spatial axes separately.
         places = (x.integers.ndim, axes) == (5, (2, 3)) and at.attributes.get("keepdims", False)
+        return lambda rule: at.output.saturated(averaged(rule, sums, count, x, at.output, places))
 
-        def finish(rule: Arithmetic) -> Ints:
-            if places and at.output.bits == 8:
-                mean = rule.averaged_places(sums, count, x.point, x.scale[0], at.output.scale[0])
-            else:
-                mean = rule.averaged(sums, count, x.scale[0], at.output.scale[0])
-            return at.output.saturated(mean)
 
-        return finish
+def averaged(
+    rule: Arithmetic, sums: Ints, count: int, x: Quantized, output: Output, places: bool
+) -> Ints:
+    """Return means in the steps of the output, before they are saturated.
+
+    Args:
+        rule: The rule.
+        sums: Sums of integers minus the zero point.
+        count: Number of integers in each sum.
+        x: The integers; only their steps are used.
+        output: The steps of the output.
+        places: Whether the mean is over both spatial axes and keeps them.
+    """
+    if places and output.bits == 8:
+        return rule.averaged_places(sums, count, x.point, x.scale[0], output.scale[0])
+    return rule.averaged(sums, count, x.scale[0], output.scale[0])
 
 
 class ExtremeOver(Reduction):

@@ -209,12 +209,22 @@ def test_all_layers_get_16_bits_and_weights_are_rounded_again_if_they_limit_the_
 
 def test_the_equalization_is_reconsidered_once_activations_have_16_bits():
     def attempt(recipe: Recipe) -> Trial:
-        wide, equalized = recipe.keep_int16 == ("*",), recipe.equalize == 0.5
+        wide, equalized = recipe.keep_int16 == ("*",), recipe.equalize is not None
         return Trial(recipe, 1000, 1.0, 20.0 + 12 * wide + (-5 if wide else 4) * equalized)
 
     found = Search(attempt, list, Budget(), wide=True, base=Recipe()).run()
     assert found.chosen.recipe == Recipe(keep_int16=("*",))
     assert "leaving out the equalization of channels again gained 5.0 dB" in found.sentence
+
+
+def test_channels_are_equalized_for_the_weights_once_activations_have_16_bits():
+    def attempt(recipe: Recipe) -> Trial:
+        wide, weights = recipe.keep_int16 == ("*",), recipe.equalize == 0.0
+        return Trial(recipe, 1000, 1.0, 20.0 + 5 * wide + (8 if wide else -3) * weights)
+
+    found = Search(attempt, list, Budget(), wide=True, base=Recipe()).run()
+    assert found.chosen.recipe == Recipe(keep_int16=("*",), equalize=0.0)
+    assert "equalizing channels for the weights alone gained 8.0 dB" in found.sentence
 
 
 def test_the_network_before_folding_is_used_where_it_is_better():

@@ -172,13 +172,22 @@ def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
     """
     version = npy.read_magic(stream)
     if version not in _HEADERS:
-        raise ValueError(f"'{name}' has the unknown .npy version {version}")
+        raise ValueError(f"{_array_named(name)} has the unknown .npy version {version}")
     shape, fortran_order, dtype = _HEADERS[version](stream)
-    if dtype.hasobject or dtype.names:
-        raise ValueError(f"'{name}' is not an array of numbers or text")
-    if any(size < 0 for size in shape):
-        raise ValueError(f"'{name}' is truncated")
+    if dtype.hasobject or dtype.names or dtype.subdtype:
+        raise ValueError(f"{_array_named(name)} is not an array of numbers or text")
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"{_array_named(name)} has the impossible shape {shape}")
     return shape, fortran_order, dtype
+
+
+def truncated(name: str) -> DamageError:
+    """Return the error for an array that claims more data than its file has."""
+    return DamageError(f"{_array_named(name)} is truncated")
+
+
+def _array_named(name: str) -> str:
+    return f"'{name}'" if name else "the array"
 
 
 def _array(data: bytes | memoryview, name: str) -> np.ndarray:
@@ -187,6 +196,6 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     shape, fortran_order, dtype = read_header(stream, name)
     count = math.prod(shape)  # Python's integers do not overflow
     if stream.tell() + count * dtype.itemsize > len(data):
-        raise ValueError(f"'{name}' is truncated")
+        raise truncated(name)
     flat = np.frombuffer(data, dtype, count, stream.tell())
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

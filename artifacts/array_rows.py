@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..files import regular
-from .archive import Archive, DamageError, damage, load_array, members, read_header, refuse_bomb
+from .archive import Archive, damage, load_array, members, read_header, refuse_bomb, truncated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ArrayRows:
                 count = min(size, self.shape[0] - start)
                 data = bytearray(stream.read(count * row))
                 if len(data) < count * row:
-                    raise DamageError(f"'{self.name}' is truncated")
+                    raise truncated(self.name)
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
 
@@ -85,7 +85,7 @@ def _rows(
     with damage(), opener() as stream:
         shape, fortran, dtype = read_header(stream, name)
         if stream.tell() + math.prod(shape) * dtype.itemsize > size:
-            raise DamageError(f"'{name}' is truncated")
+            raise truncated(name)
     scattered = not shape or not math.prod(shape) or (fortran and len(shape) > 1)
     return ArrayRows(name, shape, dtype, opener, whole if scattered else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,21 @@ from .manifest import TensorSpec
 from .sample_stream import LABEL
 
 _LAST_CLASS = 2**31 - 1  # no output is longer
+_MOST_NUMBERS = 2**28  # of one sample; 1 GB in float32, and every stage holds several samples
+
+
+def refuse_large_samples(name: str, shape: Sequence[int | None]) -> None:
+    """Refuse an input of which one sample, of a shape without the batch, fills the memory.
+
+    Raises:
+        UserError: It does.
+    """
+    count = math.prod(size or 1 for size in shape)
+    if count > _MOST_NUMBERS:
+        raise UserError(
+            f"One sample of the input {name!r} has {count:.3g} numbers, and at most "
+            f"{_MOST_NUMBERS:.1e} are supported. Check its shape, {tuple(shape)}."
+        )
 
 
 def check_samples(

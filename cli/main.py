@@ -14,6 +14,7 @@ import platform
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -103,6 +104,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    warnings.showwarning = _show_warning
     try:
         with ended_by_signals(), run_folder():
             cli(prog_name="renormlite")
@@ -115,12 +117,20 @@ def main() -> None:
             _report_bug(error)
         _say(str(missing))
         sys.exit(2)
+    except MemoryError as error:
+        _say(f"there is too little memory ({error}). Use smaller inputs, or fewer samples.")
+        sys.exit(2)
     except OSError as error:
         _discard_output()
         _say(f"{describe_os_error(error)}. No file was left incomplete.")
         sys.exit(2)
     except Exception as error:
         _report_bug(error)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning of Python or a library as one line; it may quote names of a file."""
+    _say(f"warning: {' '.join(str(message).split())}")
 
 
 def _discard_output() -> None:

@@ -39,7 +39,13 @@ from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_cal
 from .quantization.recipe import Recipe
 from .quantization.trained import TrainedModel, trained_model
 from .run import ExportRun, Truth
-from .signature import Signature, built_for, is_symbolic, signature_of
+from .signature import (
+    Signature,
+    built_for,
+    is_symbolic,
+    refuse_unprintable_names,
+    signature_of,
+)
 from .staging import moved_in_when_done
 from .stream import Stream
 from .variants import Variants
@@ -255,6 +261,7 @@ def _prepare(
             split=options.split_outputs,
         )
         model = prepared.model
+    refuse_unprintable_names(model)
     refuse_size(model, options.files)
     with step("model", "fold"):
         folded = fold(model, keep_input_norms=options.input_norms == "keep")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 
 from ..artifacts.manifest import TensorSpec
-from ..errors import UserError
+from ..errors import UserError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,23 @@ def signature_of(model: keras.Model) -> Signature:
         _describe(model.inputs, input_names),
         _describe(model.outputs, _keys(model.output) or list(model.output_names)),
     )
+
+
+def refuse_unprintable_names(model: keras.Model) -> None:
+    """Refuse names with control characters, which no reader of the files accepts.
+
+    Raises:
+        UserError: A layer, an input or an output has one.
+    """
+    names = [layer.name for layer in model._flatten_layers()]
+    if is_symbolic(model):
+        signature = signature_of(model)
+        names += [tensor.name for tensor in (*signature.inputs, *signature.outputs)]
+    wrong = next((name for name in names if printable(name) != name), None)
+    if wrong is not None:
+        raise UserError(
+            f"Expected names of layers without control characters. Received: {wrong!r}. Rename it."
+        )
 
 
 def is_symbolic(model: keras.Model) -> bool:

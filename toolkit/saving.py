@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -26,6 +29,8 @@ from .quantize_aware import operators as _operators  # noqa: F401
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 
 _SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
+# Weights may take as many bytes, or as many times the size of their file, which may be compressed.
+_SMALL_MODEL, _MOST_TIMES = 1 << 29, 16
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 # How Keras names custom code that is not registered, in .keras and in .h5 files.
 _UNREGISTERED = re.compile(
@@ -59,14 +64,50 @@ def load_model(
     path = Path(path)
     kind = _kind_of(path)
     try:
-        if path.suffix in _SUFFIXES[kind]:
-            return keras.models.load_model(path, compile=False, safe_mode=not unsafe)
-        with tempfile.TemporaryDirectory() as folder:  # Keras goes by the name
-            link = Path(folder) / f"model.{kind}"
-            link.symlink_to(path.resolve())
-            return keras.models.load_model(link, compile=False, safe_mode=not unsafe)
+        with tempfile.TemporaryDirectory() as folder, _bounded_weights(path):
+            named = path
+            if path.suffix not in _SUFFIXES[kind]:  # Keras goes by the name
+                named = Path(folder) / f"model.{kind}"
+                named.symlink_to(path.resolve())
+            return keras.models.load_model(named, compile=False, safe_mode=not unsafe)
+    except UserError:
+        raise
     except Exception as error:  # a file, and the code it names, can raise anything
         raise UserError(_reason(path, error)) from error
+
+
+@contextlib.contextmanager
+def _bounded_weights(path: Path) -> Iterator[None]:
+    """Refuse weights far larger than the file that should hold them, before they are allocated.
+
+    Keras allocates what the configuration of the layers asks for, and reads the weights afterwards.
+
+    Raises:
+        UserError: The layers ask for too much.
+    """
+    limit = max(_SMALL_MODEL, _MOST_TIMES * path.stat().st_size)
+    add_weight, claimed = keras.Layer.add_weight, 0
+
+    def counted(layer: keras.Layer, *args: Any, shape: Any = None, **options: Any) -> Any:
+        nonlocal claimed
+        sizes = shape if isinstance(shape, (tuple, list)) else (shape or 1,)
+        claimed += 4 * math.prod(sizes)
+        if claimed > limit:
+            raise MemoryError
+        return add_weight(layer, *args, shape=shape, **options)
+
+    keras.Layer.add_weight = counted
+    try:
+        yield
+    except Exception as error:
+        if claimed <= limit:
+            raise
+        raise UserError(
+            f"{path} has {path.stat().st_size / 1e6:.1f} MB, and its layers ask for "
+            f"{claimed / 1e9:.3g} GB of weights: it is damaged. {HOW_TO_SAVE}"
+        ) from error
+    finally:
+        keras.Layer.add_weight = add_weight
 
 
 def _kind_of(path: Path) -> str:
@@ -160,6 +201,9 @@ def _is_damage(error: BaseException | None) -> bool:
 
 
 def _first_line(text: str) -> str:
-    line = next(iter(text.strip().splitlines()), "no reason given")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = lines[0] if lines else "no reason given"
+    if line.endswith(":") and len(lines) > 1:
+        line = f"{line} {lines[1]}"
     quoted = len(line) > 1 and line[0] == line[-1] and line[0] in "\"'"
     return line[1:-1] if quoted else line

@@ -11,6 +11,7 @@ unchanged, so that a network that begins with a convolution costs the trace of o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import numpy as np
 from keras import tree
 from numpy.typing import NDArray
 
+from ...artifacts.sample_checks import refuse_large_samples
 from ...errors import UserError
 from .graph import Call, Graph, Kept, Slot, Value
 from .keras_graph import read_graph
@@ -194,7 +196,8 @@ class _Tracker:
         count = 0
         for value in graph.inputs:
             shape = _one_sample(value)
-            size = int(np.prod(shape))
+            refuse_large_samples(value.producer.name, shape[1:])
+            size = math.prod(shape)
             self.numbers[id(value)] = np.arange(count, count + size).reshape(shape)
             count += size
         self.limits = _Limits(np.full(count, -np.inf), np.full(count, np.inf))

@@ -35,9 +35,24 @@ def _read(variable: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
 
 
+def _deviation(layer: Any, variance: np.ndarray) -> np.ndarray:
+    """Return the square root of a norm's variances.
+
+    Raises:
+        UserError: One is negative.
+    """
+    if np.any(variance < 0):
+        raise UserError(
+            f"Expected a variance of at least 0. Received: {variance.min():.3g} in the norm "
+            f"{layer.name!r}, whose outputs are NaN. Use a model from before its training diverged."
+        )
+    deviation: np.ndarray = np.sqrt(variance)
+    return deviation
+
+
 def _batch_norm(layer: Any) -> Affine:
     """Read a Keras BatchNormalization (with or without renorm) or a BatchRenormalization."""
-    scale = 1 / np.sqrt(_read(layer.moving_variance) + layer.epsilon)
+    scale = 1 / _deviation(layer, _read(layer.moving_variance) + layer.epsilon)
     if layer.scale:
         scale = scale * _read(layer.gamma)
     shift = -_read(layer.moving_mean) * scale
@@ -50,7 +65,7 @@ def _learned_renormalization(layer: LearnedRenormalization) -> Affine:
     """``y = r * (x - mean) / sqrt(variance + epsilon) + d`` with r and d within their bounds."""
     r = np.clip(_read(layer.r), 0.0, layer.r_max)
     d = np.clip(_read(layer.d), -layer.d_max, layer.d_max)
-    scale = r / np.sqrt(_read(layer.moving_variance) + layer.epsilon)
+    scale = r / _deviation(layer, _read(layer.moving_variance) + layer.epsilon)
     shift = d - _read(layer.moving_mean) * scale
     return Affine(scale, shift, layer.axis, _magnitude(layer))
 
@@ -71,7 +86,7 @@ def _rescaling(layer: kl.Rescaling) -> Affine:
 
 
 def _normalization(layer: Any) -> Affine:
-    mean, deviation = _read(layer.mean), np.sqrt(_read(layer.variance))
+    mean, deviation = _read(layer.mean), _deviation(layer, _read(layer.variance))
     deviation = np.maximum(deviation, keras.config.epsilon())
     long = [axis for axis, size in enumerate(mean.shape) if size > 1]
     if len(long) > 1:

@@ -27,6 +27,7 @@ from ...artifacts.graphs.onnx_weights import copy_weights
 from ...artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ...artifacts.network import Network, network_arrays
 from ...artifacts.precisions import Arithmetic, precision_named
+from ...artifacts.sample_checks import refuse_large_samples
 from ...artifacts.sample_kinds import RANDOM, REAL, file_inputs
 from ...artifacts.samples import Source, load_samples
 from ...errors import UserError
@@ -307,6 +308,8 @@ def _samples(
     """Return the samples, and what kind they are."""
     if inputs is not None:
         return load_samples(inputs, specs).arrays, REAL
+    for spec in specs:
+        refuse_large_samples(spec.name, spec.shape[1:])
     rng = np.random.default_rng(0)
     free = [spec.name for spec in specs if any((size or 0) < 1 for size in spec.shape[1:])]
     if free:

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -176,7 +177,8 @@ def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
     shape, fortran_order, dtype = _HEADERS[version](stream)
     if dtype.hasobject or dtype.names or dtype.subdtype:
         raise ValueError(f"{_array_named(name)} is not an array of numbers or text")
-    if any(type(size) is not int or size < 0 for size in shape):
+    known = all(type(size) is int and size >= 0 for size in shape)  # NumPy allows True and -1
+    if not known or math.prod(filter(None, shape)) * dtype.itemsize > sys.maxsize:
         raise ValueError(f"{_array_named(name)} has the impossible shape {shape}")
     return shape, fortran_order, dtype
 

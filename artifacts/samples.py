@@ -266,7 +266,8 @@ def _names(
     if not set(names) <= set(arrays):
         raise UserError(
             f"{source} must hold one array for each input: {', '.join(names)}. Received: "
-            f"{', '.join(sorted(arrays)) or 'none'}. Write it with numpy.savez(path, **arrays_by_input_name)."
+            f"{', '.join(sorted(arrays)) or 'none'}. Write it with numpy.savez(path, "
+            "**arrays_by_input_name)."
         )
     return (*names, LABEL) if LABEL in arrays and LABEL not in names else names
 

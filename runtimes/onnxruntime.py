@@ -70,7 +70,7 @@ class OnnxRuntimeRunner(TensorReader):
         )
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and their text may quote the file
         if isinstance(model, bytes):
             options.add_session_config_entry(_FOLDER, str(self.artifact.parent))
             # On x86, int8 activations become uint8, except those that are outputs. Their ops would

@@ -102,6 +102,11 @@ class Session:
                 self._first = results
             for name, (info, axes) in self._outputs.items():
                 real = dequantize(results[info.name], info)
+                if not real.ndim:
+                    raise ArtifactError(
+                        f"{self.runner.artifact.name} returns one number for a whole batch as "
+                        f"{name!r}; an output needs a batch axis to be compared per sample"
+                    )
                 parts[name].append(real if axes is None else np.transpose(real, np.argsort(axes)))
             partly_done(min(start + size, samples) / samples)
         return {name: np.concatenate(part)[:samples] for name, part in parts.items()}

@@ -37,6 +37,12 @@ from renormlite.runtimes.verification import verified_contents
 VALUES = (
     *(None, True, 0, -1, 1e308, 10**400, "", "..", "../x", "a/b", "C:\\x", "\x1b[31m", "\x00"),
     *([], [[]], [None], {}, {"": {}}, {"a": [1]}, "x" * 300, "NaN", "int8", "float99", [2**70]),
+    *(10**9, [10**9, 10**9], [None, 10**9, 10**9, 3]),
+)
+_SIZES = ("4", "12", "3", "0", "-1", "True", "2.0", "'4'", "None", "2**9", "9" * 12, "9" * 40)
+_TYPES = (
+    *("'<f4'", "'>f8'", "'<f2'", "'<f16'", "'|O'", "'<U5'", "'|S0'", "'|V4'", "'<M8[s]'", "'<c8'"),
+    *("[('a','<f4')]", "('<f4',(12,3))", "'|b1'", "'<i9'", "'x'", "None", "[]", "'<f4,<f4'"),
 )
 _NUMBERS = (0, 1, -1, 127, -128, 2**15, 2**31 - 1, -(2**31), 2**32 - 1)
 
@@ -132,6 +138,20 @@ def altered_json(data: bytes, rng: random.Random) -> bytes:
     return json.dumps(changed(record, path, rng.choice((*VALUES, places)))).encode()
 
 
+def altered_npy(data: bytes, rng: random.Random) -> bytes:
+    """Return an array under a header of any shape and type."""
+    shape = ", ".join(rng.choice(_SIZES) for _ in range(rng.choice((0, 1, 2, 4, 4, 4, 40))))
+    order = rng.choice(("False", "False", "True", "0", "'no'"))
+    header = f"{{'descr': {rng.choice(_TYPES)}, 'fortran_order': {order}, 'shape': ({shape},)}}\n"
+    start = 10 + int.from_bytes(data[8:10], "little")
+    version, length = rng.choice((b"\1\0", b"\1\0", b"\2\0", b"\3\0")), len(header)
+    size = length.to_bytes(2 if version == b"\1\0" else 4, "little")
+    return data[:6] + version + size + header.encode() + data[start:] * rng.choice((0, 1, 1, 9))
+
+
+_STRUCTURED = {".json": altered_json, ".npy": altered_npy}
+
+
 def altered_members(data: bytes, rng: random.Random) -> bytes:
     """Return a zip archive in which one member has faults, with a matching checksum."""
     stream = io.BytesIO()
@@ -143,8 +163,8 @@ def altered_members(data: bytes, rng: random.Random) -> bytes:
             if name == victim and rng.random() < 0.1:
                 continue
             if name == victim:
-                is_json = name.endswith(".json") and rng.random() < 0.8
-                content = (altered_json if is_json else altered)(content, rng)
+                known = _STRUCTURED.get(os.path.splitext(name)[1])
+                content = (known if known and rng.random() < 0.8 else altered)(content, rng)
             new.writestr(name, content)
     return stream.getvalue()
 
@@ -162,6 +182,8 @@ def altered_npz(data: bytes, rng: random.Random) -> bytes:
     """Return an archive with one array, or one value of a network's graph, replaced."""
     import numpy as np
 
+    if rng.random() < 0.3:
+        return altered_members(data, rng)
     with np.load(io.BytesIO(data)) as archive:
         arrays = dict(archive)
     if "graph" in arrays and rng.random() < 0.7:
@@ -251,7 +273,7 @@ PARSERS = {
     "samples .npz": Parser(".npz", lambda path: load_samples(path, _INPUTS), altered_npz),
     "samples .tar": Parser(".tar", lambda path: load_samples(path, _INPUTS)),
     "samples .parquet": Parser(".parquet", lambda path: load_samples(path, _INPUTS)),
-    "samples .npy": Parser(".npy", lambda path: load_samples(path, _INPUTS)),
+    "samples .npy": Parser(".npy", lambda path: load_samples(path, _INPUTS), altered_npy),
     "tflite": Parser(".tflite", _graph),
     "onnx": Parser(".onnx", _graph, altered_onnx),
     "bundle": Parser(".pyz", verify_bundle, altered_bundle),

@@ -168,6 +168,36 @@ def test_errors_of_the_system_are_one_line() -> None:
     assert len(stderr.splitlines()) == 1
 
 
+def test_warnings_are_one_line_without_control_characters() -> None:
+    _, stderr = ran("import warnings; warnings.warn('a\\x1b[31m\\n b')").communicate()
+    assert stderr == "renormlite: warning: a\\x1b[31m b\n"
+
+
+def test_too_little_memory_is_one_line() -> None:
+    run = ran("raise MemoryError('Unable to allocate 9 TiB')")
+    _, stderr = run.communicate()
+    assert run.returncode == 2
+    assert stderr.startswith("renormlite: there is too little memory (Unable to allocate 9 TiB)")
+    assert len(stderr.splitlines()) == 1
+
+
+def test_an_interrupt_ends_native_code_that_does_not_return() -> None:
+    body = """
+    import ctypes
+    lock, lib = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    print("ready", file=sys.stderr, flush=True)
+    for _ in range(2):  # a mutex that is locked twice is never free
+        lib.pthread_mutex_lock(lock)"""
+    run = ran(body)
+    assert run.stderr is not None
+    assert run.stderr.readline() == "ready\n"
+    time.sleep(0.5)
+    run.send_signal(signal.SIGTERM)
+    _, stderr = run.communicate(timeout=20)
+    assert run.returncode == 143
+    assert stderr == "renormlite: ended by a request to terminate.\n"
+
+
 def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
     body = """
     import time

@@ -102,10 +102,13 @@ def value_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
         folder: The folder of its model.
 
     Raises:
-        ValueError: The other file is missing or too short.
+        ValueError: A size is negative, or the other file is missing or too short.
     """
     import onnx
 
+    shape = tuple(tensor.dims)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"tensor {tensor.name!a} has the shape {shape}")
     if not is_outside(tensor):
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     name, offset, length = _place(tensor)
@@ -114,9 +117,8 @@ def value_of(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
         raise ValueError(f"{name}, which holds its weights, is missing in its folder")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     size = file.stat().st_size
-    shape = tuple(tensor.dims)
     length = size - offset if length is None else length
-    if min(offset, length, *shape, 0) < 0 or offset + length > size:
+    if min(offset, length) < 0 or offset + length > size:
         raise ValueError(f"tensor {tensor.name!a} lies beyond the end of {name}")
     if dtype.kind in "fiub":
         if math.prod(shape) * dtype.itemsize != length:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except (UserError, NameError, ImportError):  # the last two are not caused by a file
         raise
     except Exception as error:
-        reason = printable(str(error))[:200] or type(error).__name__
+        text = f"unknown {error}" if isinstance(error, KeyError) else str(error)
+        reason = printable(text)[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as {what}: {reason}. Copy it again.") from error
 
 
@@ -64,6 +66,21 @@ def demand_sound_ops(graph: ArtifactGraph, ops: Sequence[GraphOp]) -> None:
         if twice:
             raise ValueError(f"op {op.index} ({op.kind}) computes {min(twice)!a} once more")
         made.update(filter(None, op.outputs))
+    _demand_no_cycle(ops)
+
+
+def _demand_no_cycle(ops: Sequence[GraphOp]) -> None:
+    """Check that no op reads what is computed from its own outputs; their order does not matter."""
+    makers = {key: number for number, op in enumerate(ops) for key in op.outputs}
+    read = {
+        number: [makers[key] for key in op.inputs if key and key in makers]
+        for number, op in enumerate(ops)
+    }
+    try:
+        TopologicalSorter(read).prepare()
+    except CycleError as error:
+        op = ops[min(error.args[1])]
+        raise ValueError(f"op {op.index} ({op.kind}) reads what is computed from it") from error
 
 
 def _demand_printable(what: str, texts: Iterator[str]) -> None:

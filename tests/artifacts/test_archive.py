@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -45,6 +46,21 @@ def saved(**arrays) -> bytes:
     return stream.getvalue()
 
 
+def headed(shape: str, dtype: str = "'<f4'") -> bytes:
+    """Return an archive with one array of 8 bytes under a header."""
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+        archive.writestr("x.npy", start + header.encode() + bytes(8))
+    return stream.getvalue()
+
+
+def read_by_rows(path):
+    for rows in open_arrays(path).values():
+        list(rows.parts(2))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -56,13 +72,22 @@ def saved(**arrays) -> bytes:
         saved(x=np.zeros(2, [("a", "f4"), ("b", "i4")])),
         saved(x=np.arange(4)).replace(b"(4,)", b"(5,)"),
         saved(x=np.arange(4)).replace(b"(4,)", b"(9,)"),
+        headed("(True,)"),
+        headed("(-1,)"),
+        headed("(0, 9999999999999999999)"),
+        headed("(1,)", "('<f4', 2)"),
     ],
-    ids=["empty", "text", "cut", "mark", "objects", "records", "one too many", "beyond the end"],
+    ids=[
+        *("empty", "text", "cut", "mark", "objects", "records", "one too many", "beyond the end"),
+        *("a size of True", "a negative size", "an impossible size", "arrays as elements"),
+    ],
 )
 def test_damage_is_an_error(data, tmp_path):
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(DamageError):
         dict(Archive(tmp_path / "a.npz"))
+    with pytest.raises(DamageError):
+        read_by_rows(tmp_path / "a.npz")
 
 
 def test_an_archive_that_expands_to_a_multiple_of_its_size_is_refused(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 from renormlite import UserError
 from renormlite.artifacts.flatbuffer import operator_name, parse
@@ -128,3 +129,33 @@ def test_a_file_of_another_kind_is_named(tmp_path, name, content, says):
     with pytest.raises(UserError, match="cannot be read as") as error:
         read_graph(tmp_path / name, name.rpartition(".")[2])
     assert says in str(error.value)
+
+
+def onnx_file(path, *nodes, sizes=(2,)):
+    """Write nodes that may read the input x and the constant c of two numbers."""
+    value = onnx.helper.make_tensor_value_info
+    constant = onnx.TensorProto(name="c", data_type=1, dims=sizes, raw_data=bytes(8))
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", 1, [2])], [value("y", 1, [2])], [constant]
+    )
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    return path
+
+
+ADD = onnx.helper.make_node("Add", ["x", "c"], ["y"])
+
+
+def test_a_cycle_is_damage_and_an_odd_order_is_not(tmp_path):
+    late = onnx.helper.make_node("Add", ["c", "z"], ["y"])
+    early = onnx.helper.make_node("Add", ["x", "c"], ["z"])
+    graph = read_graph(onnx_file(tmp_path / "late.onnx", late, early), "onnx")
+    assert [op.outputs for op in graph.ops] == [("y",), ("z",)]
+    early.input[1] = "y"
+    with pytest.raises(UserError, match=r"op 0 \(Add\) reads what is computed from it"):
+        _ = read_graph(onnx_file(tmp_path / "cycle.onnx", late, early), "onnx").ops
+
+
+def test_a_negative_size_of_a_constant_is_damage(tmp_path):
+    assert read_graph(onnx_file(tmp_path / "a.onnx", ADD), "onnx").tensors["c"].shape == (2,)
+    with pytest.raises(UserError, match=r"'c' has the shape \(-2,\)"):
+        read_graph(onnx_file(tmp_path / "b.onnx", ADD, sizes=[-2]), "onnx")

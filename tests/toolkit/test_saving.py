@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -75,6 +76,19 @@ def test_a_damaged_file_is_refused_in_one_sentence(
     assert "\n" not in message
     if how == "cut" or suffix == ".keras":
         assert re.search(rf"{path} (is damaged|is no Keras model, or was cut short)", message)
+
+
+def test_weights_that_the_file_cannot_hold_are_not_allocated(saved: Path, tmp_path: Path) -> None:
+    """Two Dense layers of 1,000 units whose configuration is changed to 200,000 units."""
+    layers = [keras.layers.Dense(1000, name=f"d{number}") for number in range(2)]
+    keras.Sequential([keras.Input((4,)), *layers]).save(saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "large.keras", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(b'"units": 1000', b'"units": 200000'))
+    with pytest.raises(rl.UserError, match=r"ask for 0.804 GB of weights: it is damaged"):
+        rl.load_model(tmp_path / "large.keras")
+    assert "counted" not in keras.Layer.add_weight.__qualname__
 
 
 def test_a_keras_file_loads_with_any_suffix(saved: Path, tmp_path: Path) -> None:

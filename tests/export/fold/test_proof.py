@@ -249,3 +249,21 @@ def test_two_outputs_of_one_shared_layer(randomized):
     result = proved(model, randomized)
     assert result.report.folded == 1
     assert result.model.output_names == model.output_names == ["embedding", "embedding"]
+
+
+@pytest.mark.parametrize("kind", [keras.layers.BatchNormalization, rl.BatchRenormalization])
+def test_a_negative_variance_is_named(kind) -> None:
+    norm = kind(name="norm")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), norm])
+    norm.moving_variance.assign([1.0, -5.0])
+    with pytest.raises(rl.UserError, match=r"at least 0\. Received: -5 in the norm 'norm'"):
+        rl.fold(model)
+    norm.moving_variance.assign([1.0, -1e-6])  # epsilon makes it positive
+    assert rl.fold(model).report.folded
+
+
+def test_an_input_that_no_memory_holds_is_refused() -> None:
+    image = keras.Input((2**20, 2**20, 2), name="image")
+    model = keras.Model(image, keras.layers.Conv2D(3, 1)(image))
+    with pytest.raises(rl.UserError, match=r"'image' has 2\.2e\+12 numbers, and at most 2\.7e\+08"):
+        rl.fold(model)

@@ -44,23 +44,13 @@ class Session:
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
         if not _same_inputs(artifact.inputs, runner.inputs):
-            listed = "the model" if artifact.foreign else "manifest.json lists"
-            raise ArtifactError(
-                f"{artifact.file} has another interface than {listed}: it takes "
-                f"{_described(runner.inputs)}, expected {_described(artifact.inputs)}. "
-                + (
-                    "Say which is which with --map-input."
-                    if artifact.foreign
-                    else "Put the exported file back, or export again."
-                )
-            )
-
+            takes = f"takes {_described(runner.inputs)}, expected {_described(artifact.inputs)}"
+            raise _other_interface(artifact, takes)
         if not artifact.foreign and len(runner.outputs) > len(artifact.outputs):
-            raise ArtifactError(
-                f"{artifact.file} has another interface than manifest.json lists: it returns "
-                f"{_described(runner.outputs)}, expected {_described(artifact.outputs)}. "
-                "Put the exported file back, or export again."
+            returns = (
+                f"returns {_described(runner.outputs)}, expected {_described(artifact.outputs)}"
             )
+            raise _other_interface(artifact, returns)
 
     def batch(self, inputs: Mapping[str, np.ndarray], start: int) -> dict[str, np.ndarray]:
         """Return the file's inputs for the samples from ``start``, padded to the file's batch."""
@@ -157,6 +147,16 @@ def _same_inputs(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -
         )
         and by_name[spec.name].dtype == np.dtype(spec.dtype)
         for spec in specs
+    )
+
+
+def _other_interface(artifact: Artifact, difference: str) -> ArtifactError:
+    """Return the error of a file whose inputs or outputs are not those that are expected."""
+    listed, remedy = "manifest.json lists", "Put the exported file back, or export again."
+    if artifact.foreign:
+        listed, remedy = "the model", "Say which is which with --map-input."
+    return ArtifactError(
+        f"{artifact.file} has another interface than {listed}: it {difference}. {remedy}"
     )
 
 

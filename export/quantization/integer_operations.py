@@ -1,15 +1,23 @@
-"""Recognizes activations, and layers that keep the grid of their input, in integer networks."""
+"""Recognizes which integer operator, if any, computes a layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers as kl
 
+from ...errors import UserError
 from ...toolkit.quantize_aware.quantized import FUSED
-from ..fold.graph import ActivationOp, Kept
+from ..fold.affine import Affine
+from ..fold.graph import ActivationOp, Call, Kept
 from ..fold.keras_graph import kind_of
+from ..fold.linear import Linear
+from ..fold.norms import NotAffineError, read_constant
+
+CHANNELS_FIRST = "channels_first"
+ADVICE = "Replace it, or leave it in floating point: float_layers=({name!r},)."
 
 # Layers that only move or select integers, so that their output has the grid of their input.
 _MOVES = (
@@ -145,3 +153,58 @@ def keeps_grid(layer: Any) -> bool:
     moves = nearest or type(layer) in _MOVES or kind_of(layer) in _MOVING_OPERATIONS
     activation = fusable(Kept(layer, ""))
     return moves or (activation is not None and activation in FUSED)
+
+
+def resized_to(call: Call, interpolation: str) -> tuple[int, int] | None:
+    """Return height and width of the result of a resizing of maps; None for another layer."""
+    layer = call.op.operation
+    if interpolation == "nearest" and type(layer) in (kl.UpSampling1D, kl.RepeatVector):
+        length = call.output.shape[1]
+        return None if length is None else (1, length)
+    plain = type(layer) is kl.Resizing and not (
+        layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias
+    )
+    if not plain and type(layer) is not kl.UpSampling2D:
+        return None
+    if layer.interpolation != interpolation or layer.data_format == CHANNELS_FIRST:
+        return None
+    height, width = call.output.shape[1:3]
+    return None if height is None or width is None else (height, width)
+
+
+def constant_of(call: Call) -> Affine | None:
+    """Return the affine of an operation with a number; None for any other layer."""
+    if kind_of(call.op.operation) == "Negative":
+        return Affine(np.array([-1.0]), np.zeros(1), -1)
+    try:
+        return read_constant(call, scalars=True) if kind_of(call.op.operation) else None
+    except NotAffineError:
+        return None
+
+
+def axes_of(axis: Any, rank: int) -> tuple[int, ...]:
+    """Return the axes of a reduction, all of them for None, in order and counted from 0."""
+    chosen = range(rank) if axis is None else np.atleast_1d(axis)
+    return tuple(sorted(int(one) % rank for one in chosen))
+
+
+def only_8_bits(op: Any) -> bool:
+    """Return whether TFLite's converter cannot write a layer with 16-bit activations."""
+    layers = kind_of(getattr(op, "operation", None)) in ("Concatenate", "PReLU")
+    return layers or function_named(op)[0] in ("softmax", "gelu", "elu")
+
+
+def refused(op: Any, why: str = "") -> UserError:
+    """Return the error of a layer that has no integer operator, with the reason and a remedy."""
+    why = why or why_none(op.layer if isinstance(op, Linear) else getattr(op, "operation", None))
+    return UserError(
+        f"{_what(op)} has no integer operator here{why and f', since {why}'}. "
+        f"{ADVICE.format(name=op.name)}"
+    )
+
+
+def _what(op: Any) -> str:
+    if isinstance(op, ActivationOp):
+        return f"{op.owner} ends in {getattr(op.function, '__name__', op.function)}, which"
+    layer = op.layer if isinstance(op, Linear) else getattr(op, "operation", op)
+    return f"{op.name} ({type(layer).__name__})"

@@ -22,7 +22,8 @@ from ..fold.passes import run
 from ..fold.recognize import recognize
 from ..fold.settle import settle
 from .dense_form import dense_form
-from .quantized_build import Choices, build_quantized
+from .quantized_build import build_quantized
+from .quantized_graph import Choices
 
 
 def quantize_aware(

@@ -1,4 +1,4 @@
-"""Builds a quantization-aware model from a folded graph, with one layer for each operator."""
+"""Builds the layers of a quantization-aware model, one for each operator of a folded graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers as kl
-from keras import ops, tree
+from keras import ops
 
 from ...errors import UserError
 from ...toolkit.quantize_aware.functions import (
@@ -23,7 +23,6 @@ from ...toolkit.quantize_aware.functions import (
 from ...toolkit.quantize_aware.kernels import KERNELS
 from ...toolkit.quantize_aware.linear import QuantizedLinear
 from ...toolkit.quantize_aware.operators import (
-    Quantize,
     QuantizedAdd,
     QuantizedAveragePooling,
     QuantizedConcatenate,
@@ -33,56 +32,24 @@ from ...toolkit.quantize_aware.operators import (
     QuantizedSubtract,
 )
 from ...toolkit.quantize_aware.quantized import FUSED, Quantized
-from ...toolkit.quantize_aware.ranges import Range
 from ..fold.affine import Affine
-from ..fold.graph import ActivationOp, AffineOp, Call, Graph, Kept, Slot, Source, Value
+from ..fold.graph import ActivationOp, AffineOp, Call, Graph, Kept, Source
 from ..fold.keras_graph import kind_of
 from ..fold.linear import Linear
-from ..fold.norms import NotAffineError, read_constant
 from .dense_form import dense_form
-from .integer_operations import function_named, fusable, keeps_grid, why_none
-
-_ADVICE = "Replace it, or leave it in floating point: float_layers=({name!r},)."
-
-
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """The options of `quantize_aware`.
-
-    Attributes:
-        weight_bits: Number of bits of the weights.
-        rounding: Arithmetic of the target.
-        output_range: Template of the range of each quantized value.
-        freeze_statistics_after: Training steps after which norms run in inference mode.
-        float_layers: Names of layers that stay in floating point.
-    """
-
-    weight_bits: int
-    rounding: str
-    output_range: Range
-    freeze_statistics_after: int | None
-    float_layers: frozenset[str]
-
-    def options(self, calls: int = 1) -> dict[str, Any]:
-        """Return the options of a quantized layer with a number of calls, with a new range."""
-        config = {**self.output_range.get_config(), "calls": calls}
-        del config["name"]
-        return {"rounding": self.rounding, "output_range": Range.from_config(config)}
-
-
-@dataclasses.dataclass(frozen=True)
-class BuiltValue:
-    """A value of the new network.
-
-    Attributes:
-        tensor: Its tensor.
-        grid: Its grid; None if it is not quantized.
-        opened: Whether it is an accumulator that is not yet rounded; the grid holds its steps.
-    """
-
-    tensor: Any
-    grid: Any = None
-    opened: bool = False
+from .integer_operations import (
+    ADVICE,
+    CHANNELS_FIRST,
+    axes_of,
+    constant_of,
+    function_named,
+    fusable,
+    keeps_grid,
+    only_8_bits,
+    refused,
+    resized_to,
+)
+from .quantized_graph import BuiltValue, Choices, QuantizedGraph, in_float32
 
 
 def build_quantized(graph: Graph, live: dict[Call, Any], choices: Choices) -> keras.Model:
@@ -96,45 +63,15 @@ def build_quantized(graph: Graph, live: dict[Call, Any], choices: Choices) -> ke
     return _Builder(graph, live, choices).model()
 
 
-class _Builder:
-    """Builds one model; holds the layers and values built so far."""
-
-    def __init__(self, graph: Graph, live: dict[Call, Any], choices: Choices) -> None:
-        self.graph, self.live, self.choices = graph, live, choices
-        self.values: dict[int, BuiltValue] = {}
-        self.layers: dict[int, keras.layers.Layer] = {}
-        self.linear_layers: dict[int, list[QuantizedLinear]] = {}
-        self.quantized: dict[int, BuiltValue] = {}
-        self.fused: set[Call] = set()
-        self.fills: list[Any] = []
-        self.renamed: dict[int, str] = {}
-        for name in _repeated_names(graph):
-            graph.own_name(None, name)
-
-    def model(self) -> keras.Model:
-        for call in self.graph.calls():
-            if call in self.fused:
-                self.values[id(call.output)] = self.values[id(call.inputs[0])]
-                continue
-            results = self.call(call)
-            for value, result in zip(call.outputs, results, strict=True):
-                self.values[id(value)] = result
-        inputs = [self.values[id(value)].tensor for value in self.graph.inputs]
-        model = keras.Model(
-            _packed(self.graph.input_structure, inputs),
-            _packed(self.graph.output_structure, self.outputs()),
-            name=self.graph.name,
-        )
-        for fill in self.fills:
-            fill()
-        return model
+class _Builder(QuantizedGraph):
+    """Builds the operators, one method for each kind."""
 
     def call(self, call: Call) -> list[BuiltValue]:
         """Build the layer of a call and return its output values."""
         op = call.op
         wide = self.choices.output_range.bits > 8 and op.name not in self.choices.float_layers
-        if wide and _only_8_bits(op):
-            raise _refused(op, "TFLite's converter does not write it with 16-bit activations")
+        if wide and only_8_bits(op):
+            raise refused(op, "TFLite's converter does not write it with 16-bit activations")
         if isinstance(op, Source):
             tensor = op.tensor
             return [
@@ -153,7 +90,7 @@ class _Builder:
             layer, kind = op.operation, kind_of(op.operation)
             if kind == "Concatenate":
                 return [self.joined(call)]
-            sizes = _sizes(call, "nearest")
+            sizes = resized_to(call, "nearest")
             if sizes is not None:
                 return [self.enlarged(call, sizes)]
             if keeps_grid(layer):
@@ -166,14 +103,14 @@ class _Builder:
                 return [self.averaged(call, layer)]
             if kind in _PAIRS and len(call.inputs) == 2:
                 return [self.pair(call, _PAIRS[kind])]
-            sizes = _sizes(call, "bilinear")
+            sizes = resized_to(call, "bilinear")
             if sizes is not None:
                 return [self.resized(call, sizes)]
             if type(layer) is kl.PReLU:
                 return [self.prelu(call, layer)]
             if type(layer) in (kl.AveragePooling1D, kl.AveragePooling2D):
                 return [self.pooled(call, layer)]
-            constant = _constant(call)
+            constant = constant_of(call)
             if constant is not None:
                 return [self.by_constant(call, constant)]
         name, _ = function_named(op)
@@ -185,15 +122,13 @@ class _Builder:
         if made is not None:
             x = self.on_grid(call.inputs[0])
             return [BuiltValue(*made(x.tensor, x.grid))]
-        raise _refused(op)
-
-    # The operators.
+        raise refused(op)
 
     def linear(self, call: Call, op: Linear) -> BuiltValue:
         """Build a linear layer with the norm and the activation after it."""
         known = type(op.layer) in KERNELS or type(op.layer) in _SEPARABLE or dense_form(op)
-        if not known or getattr(op.layer, "data_format", "") == _FIRST:
-            raise _refused(op, _CHANNELS_LAST if known else "")
+        if not known or getattr(op.layer, "data_format", "") == CHANNELS_FIRST:
+            raise refused(op, _CHANNELS_LAST if known else "")
         x = self.on_grid(call.inputs[0])
         layers = self.linear_layers.get(id(op))
         if layers is None:
@@ -209,7 +144,7 @@ class _Builder:
         """Return the layers of a linear call: two for a separable convolution, else one."""
         norm, calls = self.live.get(call), len(self.calls_of(op))
         plain = op if norm is None else dataclasses.replace(op, after=None)
-        config = _float32(op.kind.config(plain, None))
+        config = in_float32(op.kind.config(plain, None))
         arrays = op.kind.arrays(plain)
         form = dense_form(op)
         if form is not None:
@@ -246,7 +181,7 @@ class _Builder:
         if op.affine.axis != call.output.rank - 1:
             raise UserError(
                 f"{op.name} cannot be folded, and for axis {op.affine.axis} it has no integer "
-                f"operator. {_ADVICE.format(name=op.name)}"
+                f"operator. {ADVICE.format(name=op.name)}"
             )
         x = self.on_grid(call.inputs[0])
         scale, shift = op.affine.scale, op.affine.shift
@@ -377,9 +312,9 @@ class _Builder:
     def pooled(self, call: Call, layer: Any) -> BuiltValue:
         """Build average pooling, whose output has the grid of its input."""
         x = self.on_grid(call.inputs[0])
-        if layer.data_format == _FIRST:
-            raise _refused(call.op, _CHANNELS_LAST)
-        pool = type(layer).from_config(_float32(layer.get_config()))
+        if layer.data_format == CHANNELS_FIRST:
+            raise refused(call.op, _CHANNELS_LAST)
+        pool = type(layer).from_config(in_float32(layer.get_config()))
         made = QuantizedAveragePooling(pool, name=self.name_of(call), **self.choices.options())
         return BuiltValue(*made(x.tensor, x.grid))
 
@@ -409,12 +344,12 @@ class _Builder:
     def averaged(self, call: Call, layer: Any) -> BuiltValue:
         """Build a global average pooling."""
         x, axes = self.on_grid(call.inputs[0]), tuple(range(1, call.inputs[0].rank - 1))
-        if getattr(layer, "data_format", "") == _FIRST:
-            raise _refused(call.op, _CHANNELS_LAST)
-        if kind_of(layer) == "Mean" and _axes(layer.axis, call.inputs[0].rank) != axes:
-            raise _refused(call.op, "XNNPACK has integer means over height and width only")
+        if getattr(layer, "data_format", "") == CHANNELS_FIRST:
+            raise refused(call.op, _CHANNELS_LAST)
+        if kind_of(layer) == "Mean" and axes_of(layer.axis, call.inputs[0].rank) != axes:
+            raise refused(call.op, "XNNPACK has integer means over height and width only")
         if None in [call.inputs[0].shape[axis] for axis in axes]:
-            raise _refused(
+            raise refused(
                 call.op,
                 "its step depends on the number of places, and the size of its input is free",
             )
@@ -439,126 +374,14 @@ class _Builder:
             layer = self.layers.get(id(op))
             if layer is None:
                 config = op.kind.config(op, None)
-                layer = self.layers[id(op)] = type(op.layer).from_config(_float32(config))
+                layer = self.layers[id(op)] = type(op.layer).from_config(in_float32(config))
                 self.fills.append(lambda: _assign(op.kind.variables(layer), op.kind.arrays(op)))
             return [BuiltValue(layer(tensors[0]))]
         if not isinstance(op, (Kept, ActivationOp)):
             raise UserError(f"{op.name} is a norm, which cannot stay in floating point alone.")
         return [BuiltValue(tensor) for tensor in self.replayed(call, tensors)]
 
-    # What they share.
 
-    def on_grid(self, value: Value) -> BuiltValue:
-        """Return a value in quantized form; a float value gets a quantizer, once."""
-        carried = self.values[id(value)]
-        if carried.grid is not None:
-            return carried
-        if id(value) not in self.quantized:
-            name = self.graph.unique_name(f"{value.producer.name}_quantizer")
-            layer = Quantize(name=name, **self.choices.options())
-            self.quantized[id(value)] = BuiltValue(*layer(carried.tensor))
-        return self.quantized[id(value)]
-
-    def fuse_all(self, op: Any) -> str | None:
-        """Fuse the activation after all calls of a layer, if it is the same; return its name."""
-        calls = self.calls_of(op)
-        uses = [call.output.uses for call in calls]
-        after = {fusable(used[0][0].op) if len(used) == 1 else None for used in uses}
-        if len(after) > 1:
-            return None
-        first, *_ = [self.fuse(call) for call in calls]
-        return first
-
-    def fuse(self, call: Call) -> str | None:
-        """Fuse the activation after a call, if possible; return its name or None."""
-        value = call.output
-        if len(value.uses) != 1 or value.is_output:
-            return None
-        (after, _) = value.uses[0]
-        activation = fusable(after.op)
-        if activation is not None and after.op.name not in self.choices.float_layers:
-            self.fused.add(after)
-        return activation
-
-    def name_of(self, call: Call) -> str:
-        """Return the name of the layer of a call."""
-        return self.graph.own_name(call, self.renamed.get(id(call.op), call.name))
-
-    def name_before_own_activation(self, call: Call) -> str:
-        """Return the name of a linear layer.
-
-        If its own activation becomes a separate operator, that operator gets the layer's name,
-        since its output is the layer's output.
-        """
-        uses = call.output.uses
-        after = uses[0][0] if uses else None
-        own = after is not None and isinstance(after.op, ActivationOp) and after not in self.fused
-        if not own or len(self.calls_of(call.op)) > 1:
-            return self.name_of(call)
-        assert after is not None
-        self.renamed[id(after.op)] = call.name
-        return self.graph.unique_name(f"{call.name}_linear")
-
-    def opens(self, call: Call) -> bool:
-        """Return whether the accumulators of a linear layer are rounded by a concatenation."""
-        value = call.output
-        if self.choices.output_range.bits > 8:
-            return False  # exact sums do not fit one float32 number
-        if len(value.uses) == 1 and value.uses[0][0] in self.fused:
-            value = value.uses[0][0].output
-        if len(value.uses) != 1 or value.is_output or len(self.calls_of(call.op)) > 1:
-            return False
-        after = value.uses[0][0].op
-        joins = isinstance(after, Kept) and kind_of(after.operation) == "Concatenate"
-        return joins and after.name not in self.choices.float_layers
-
-    def calls_of(self, op: Any) -> list[Call]:
-        """Return the calls of one op."""
-        return [call for call in self.graph.calls() if call.op is op]
-
-    def replayed(self, call: Call, tensors: list[Any]) -> list[Any]:
-        """Return the outputs of a call of an unquantized layer."""
-        layer = self.same(call)
-        if call.args is None:
-            return tree.flatten(layer(tensors[0]))
-        args, kwargs = tree.map_structure(
-            lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
-        )
-        return tree.flatten(layer(*args, **kwargs))
-
-    def same(self, call: Call) -> Any:
-        """Return the unquantized copy of a layer, built once."""
-        op = call.op
-        layer = self.layers.get(id(op))
-        if layer is None and isinstance(op, ActivationOp):
-            layer = kl.Activation(op.function, name=self.name_of(call), dtype="float32")
-        elif layer is None:
-            config = {**_float32(op.operation.get_config()), "name": self.name_of(call)}
-            made = layer = type(op.operation).from_config(config)
-            if isinstance(made, keras.layers.Layer):
-                self.fills.append(lambda: made.set_weights(op.operation.get_weights()))
-        self.layers[id(op)] = layer
-        return layer
-
-    def outputs(self) -> list[Any]:
-        """Return the outputs, each computed by a layer with the original name."""
-        made: dict[tuple[int, str], Any] = {}
-        identities: dict[str, Any] = {}
-        tensors = []
-        for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
-            tensor = self.values[id(value)].tensor
-            if tensor._keras_history.operation.name != name:
-                key = (id(value), name)
-                if name not in identities:
-                    identities[name] = kl.Identity(name=name, dtype="float32")
-                if key not in made:
-                    made[key] = identities[name](tensor)
-                tensor = made[key]
-            tensors.append(tensor)
-        return tensors
-
-
-_FIRST = "channels_first"
 _CHANNELS_LAST = "its channels come first, and integer operators have them last"
 _PAIRS: dict[str, type[Quantized]] = {
     "Multiply": QuantizedMultiply,
@@ -571,78 +394,9 @@ _SEPARABLE: dict[Any, tuple[Any, Any]] = {
 }
 
 
-def _repeated_names(graph: Graph) -> list[str]:
-    """Return the names that several outputs have, since one layer computes them."""
-    named: dict[str, set[int]] = {}
-    for value, name in zip(graph.outputs, graph.output_names, strict=True):
-        named.setdefault(name, set()).add(id(value))
-    return [name for name, values in named.items() if len(values) > 1]
-
-
-def _what(op: Any) -> str:
-    if isinstance(op, ActivationOp):
-        return f"{op.owner} ends in {getattr(op.function, '__name__', op.function)}, which"
-    layer = op.layer if isinstance(op, Linear) else getattr(op, "operation", op)
-    return f"{op.name} ({type(layer).__name__})"
-
-
-def _only_8_bits(op: Any) -> bool:
-    """Return whether TFLite's converter cannot write a layer with 16-bit activations."""
-    layers = kind_of(getattr(op, "operation", None)) in ("Concatenate", "PReLU")
-    return layers or function_named(op)[0] in ("softmax", "gelu", "elu")
-
-
-def _refused(op: Any, why: str = "") -> UserError:
-    why = why or why_none(op.layer if isinstance(op, Linear) else getattr(op, "operation", None))
-    return UserError(
-        f"{_what(op)} has no integer operator here{why and f', since {why}'}. "
-        f"{_ADVICE.format(name=op.name)}"
-    )
-
-
-def _sizes(call: Call, interpolation: str) -> tuple[int, int] | None:
-    """Return height and width of the result of a resizing of maps; None for another layer."""
-    layer = call.op.operation
-    if interpolation == "nearest" and type(layer) in (kl.UpSampling1D, kl.RepeatVector):
-        length = call.output.shape[1]
-        return None if length is None else (1, length)
-    plain = type(layer) is kl.Resizing and not (
-        layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias
-    )
-    if not plain and type(layer) is not kl.UpSampling2D:
-        return None
-    if layer.interpolation != interpolation or layer.data_format == _FIRST:
-        return None
-    height, width = call.output.shape[1:3]
-    return None if height is None or width is None else (height, width)
-
-
-def _constant(call: Call) -> Affine | None:
-    """Return the affine of an operation with a number; None for any other layer."""
-    if kind_of(call.op.operation) == "Negative":
-        return Affine(np.array([-1.0]), np.zeros(1), -1)
-    try:
-        return read_constant(call, scalars=True) if kind_of(call.op.operation) else None
-    except NotAffineError:
-        return None
-
-
-def _axes(axis: Any, rank: int) -> tuple[int, ...]:
-    chosen = range(rank) if axis is None else np.atleast_1d(axis)
-    return tuple(sorted(int(one) % rank for one in chosen))
-
-
-def _packed(structure: Any, tensors: list[Any]) -> Any:
-    return tree.map_structure(lambda slot: tensors[slot.index], structure)
-
-
-def _float32(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "dtype": "float32"} if "dtype" in config else config
-
-
 def _like(norm: Any, rest: Affine | None) -> Any:
     """Return a new norm of the same type, with gamma and beta if it must absorb an affine."""
-    config = _float32(norm.get_config())
+    config = in_float32(norm.get_config())
     if rest is not None:
         config.update(scale=True, center=True)
     return type(norm).from_config(config)

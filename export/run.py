@@ -11,10 +11,12 @@ import keras
 import numpy as np
 
 from ..artifacts.graphs import READERS, read_graph
+from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ..artifacts.network import Network, read_network
 from ..artifacts.precisions import Arithmetic, precision_named
-from ..artifacts.sample_kinds import file_inputs, typical_samples, without
+from ..artifacts.sample_kinds import REAL, file_inputs, typical_samples, without
+from ..reference.calibrated_inputs import miscalibrated_inputs
 from ..reference.file_noise import file_noise, shares_ranges
 from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
@@ -228,8 +230,18 @@ class ExportRun:
         graph = read_graph(folder / artifact.file, artifact.format)
         found = misfits(artifact, graph, self._network(artifact, folder, folded), usual)
         own = unequal if _is_integer(artifact) and not artifact.foreign else ()
-        notes = (*artifact.notes, *own, *found.sentences[:_MOST_NOTES])
+        notes = (*artifact.notes, *own, *self._calibration(artifact, graph))
+        notes = (*notes, *found.sentences[:_MOST_NOTES])
         return dataclasses.replace(artifact, misfits=found, notes=notes)
+
+    def _calibration(self, artifact: Artifact, graph: ArtifactGraph) -> list[str]:
+        """Return notes on inputs that were calibrated on samples unlike the real ones."""
+        real = np.array(self.samples.kind) == REAL
+        if not _is_integer(artifact) or not real.any():
+            return []
+        inputs = {name: values[real] for name, values in self.samples.inputs.items()}
+        found = miscalibrated_inputs(artifact, graph, inputs)
+        return [entry.sentence for entry in found if entry.change]
 
     def _measured(
         self,

@@ -10,7 +10,10 @@ from dataclasses import replace
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.manifest import METADATA_KEY, Artifact
+from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.sample_kinds import REAL
 from ..errors import UserError
+from ..reference.calibrated_inputs import miscalibrated_inputs
 from ..reference.network import can_evaluate, unevaluated_nodes
 from ..runtimes import Target
 from .end_to_end.findings import Finding, TargetResult
@@ -18,7 +21,7 @@ from .interface_suspects import interface_suspect
 from .per_op.inspection import FileContents, inspect, readable
 
 # Findings that are kept whichever layers are selected.
-_OF_THE_FILE = ("file", "load", "interface", "training", "kernels")
+_OF_THE_FILE = ("file", "load", "interface", "training", "calibration", "kernels")
 
 # TFLite's ops that give variables their values.
 _SETS_VARIABLES = {"ASSIGN_VARIABLE", "CALL_ONCE"}
@@ -26,6 +29,14 @@ _UNFROZEN = (
     "{file} reads variables that it never sets (READ_VARIABLE): its converter left the weights "
     "out. Convert with TFLiteConverter.from_keras_model, or with model.export"
 )
+_OTHER_CALIBRATION = (
+    "the kernels in {file} are those of the trained model with other factors for their channels: "
+    "the file is of another export, with other calibration samples or options. Put the exported "
+    "file back, or export again"
+)
+
+# Checks whose failure a wrong calibration explains.
+_OF_QUALITY = {"snr", "slices", "decisions", "accuracy", "clipped", "noise"}
 
 
 class FileInspection:
@@ -90,6 +101,9 @@ class FileInspection:
     ) -> TargetResult:
         """Return a result with the verdict on weights and, where needed, on every operator."""
         whole = self._whole(artifact, golden, target, result)
+        contents = self.read(artifact)
+        if isinstance(contents, FileContents):
+            whole = _with_calibration(artifact, golden, contents, whole)
         return self._of_layers(whole) if self._layers and whole.given else whole
 
     def _of_layers(self, result: TargetResult) -> TargetResult:
@@ -210,16 +224,16 @@ class FileInspection:
         kinds = {op.kind for op in contents.graph.ops}
         if "READ_VARIABLE" in kinds and not kinds & _SETS_VARIABLES:
             return Finding("weights", False, _UNFROZEN.format(file=artifact.file))
-        other = contents.of_another_training
-        if not other and any(match.state == "altered" for match in contents.weights):
-            return None
-        # Kernels with scaled channels, as in an equalized file, may belong to this training.
         path = self._export.path / artifact.file
-        says = interface_suspect(path, artifact, golden, target, result)
+        known = self._export.manifest.metadata.get("preprocessing")
+        unexplained = any(m.state == "altered" and not m.remark for m in contents.weights)
+        says = interface_suspect(path, artifact, golden, target, result, known, altered=unexplained)
         if says:
             return Finding("interface", False, says)
-        if other:
+        if contents.of_another_training:
             return Finding("training", False, self._of_another_training(artifact, contents))
+        if contents.of_another_calibration and not artifact.foreign:
+            return Finding("calibration", False, _OTHER_CALIBRATION.format(file=artifact.file))
         return None
 
     def _read(self, artifact: Artifact) -> FileContents | Finding | None:
@@ -245,6 +259,29 @@ class FileInspection:
         if expected and found and expected != found:
             text += f" (its metadata names the model {found[:12]}…, manifest.json {expected[:12]}…)"
         return text
+
+
+def _with_calibration(
+    artifact: Artifact, golden: GoldenSet, contents: FileContents, result: TargetResult
+) -> TargetResult:
+    """Return a result with the inputs that were calibrated on values unlike the real samples.
+
+    If the outputs are good enough, a range that is merely wider is no failure. A file that takes
+    other inputs was calibrated on those.
+    """
+    real = golden.kind == REAL
+    if any(finding.check == "interface" for finding in result.findings):
+        return result
+    if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER or not real.any():
+        return result
+    failed = any(not f.passed and f.check in _OF_QUALITY for f in result.findings)
+    inputs = {name: array[real] for name, array in golden.inputs.items()}
+    found = [
+        Finding("calibration", False, f"{artifact.file}: {entry.sentence}", entry.name)
+        for entry in miscalibrated_inputs(artifact, contents.graph, inputs)
+        if failed or entry.certain
+    ]
+    return replace(result, findings=(*found, *result.findings))
 
 
 def _of_integers(artifact: Artifact) -> bool:

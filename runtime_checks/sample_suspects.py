@@ -19,11 +19,11 @@ from ..artifacts.network import Network
 from ..artifacts.sample_kinds import REAL
 from ..artifacts.samples import SampleSet
 from ..reference.network import evaluate_network
+from ..reference.value_changes import value_changes
 from .end_to_end.chance import at_least
 from .end_to_end.comparison import as_scores
 from .end_to_end.findings import Finding
 from .end_to_end.task_agreement import deciding_outputs
-from .interface_suspects import RANGES
 
 CHECK = "inputs"
 
@@ -196,7 +196,7 @@ def _changed(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "exchanging channels 0 and 2", array[..., order]
     if array.ndim > 2 and array.shape[1] == array.shape[2]:
         yield "exchanging rows and columns", np.swapaxes(array, 1, 2)
-    for says, change in RANGES:
+    for says, change in value_changes(array):
         yield f"values {says}", change(array)
 
 

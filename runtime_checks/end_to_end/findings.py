@@ -32,9 +32,9 @@ class Finding:
     """One check and its result.
 
     Attributes:
-        check: Which check: file, load, interface, training, kernels, outputs, finite, integers,
-            noise, snr, slices, decisions, accuracy, clipped, headroom, weights, ops,
-            evaluated, rounding, determinism, threads, samples.
+        check: Which check: file, load, interface, training, calibration, kernels, outputs,
+            finite, integers, noise, snr, slices, decisions, accuracy, clipped, headroom,
+            weights, ops, evaluated, rounding, determinism, threads, samples.
         passed: Whether it passed.
         message: One sentence with the numbers.
         subject: The output or layer concerned; empty for the whole file.

@@ -5,6 +5,7 @@ Runs on the host, where the file's format can be parsed.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +19,16 @@ from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network, Node
 from ...artifacts.precisions import Arithmetic, precision_named
+from ...reference.channel_factors import differ_by_channels
 from ...reference.file_noise import shares_ranges
-from ...reference.file_weights import WeightMatch, changed_in_places, match_weights
-from ...reference.merged_affines import with_merged_affines
+from ...reference.file_weights import (
+    WeightMatch,
+    changed_in_places,
+    file_weight,
+    flattened_maps,
+    match_weights,
+)
+from ...reference.merged_affines import like, with_merged_affines
 from ...reference.operators.activations import STEEP
 from ...reference.operators.contractions import CONTRACTIONS
 from ...reference.operators.indexing import INDEXING
@@ -95,10 +103,28 @@ class FileContents:
     def of_another_training(self) -> bool:
         """Whether none of several kernels is the network's or derived from it.
 
-        A converter merges or reorders some kernels, never all.
+        A converter merges or reorders some kernels, never all. In a file of integers, another
+        calibration may have multiplied the channels of all.
         """
         kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
-        return len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
+        unlike = len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
+        return unlike and not self.of_another_calibration
+
+    @functools.cached_property
+    def of_another_calibration(self) -> bool:
+        """Whether no kernel of integers is the network's, but some are with scaled channels."""
+        nodes = {node.name: node for node in self.network.nodes}
+        maps = flattened_maps(self.network)
+        kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
+        if any(match.state == "equal" for match in kernels):
+            return False
+        integers = [tensor for tensor in self.graph.constants if tensor.quantization is not None]
+        return any(
+            differ_by_channels(kernel, file_weight(candidate, kernel.shape))
+            for match in kernels
+            for kernel in [nodes[match.node].weights["kernel"]]
+            for candidate in like(nodes[match.node], "kernel", integers, maps.get(match.node, ()))
+        )
 
     @property
     def changed_in_places(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 from renormlite import check_parity, export_model
 from renormlite.files import sha256
+from renormlite.runtimes.base import Runner
 
 FILE = "pair.float32.onnx"
 
@@ -115,6 +116,23 @@ def cut(value):
     return value
 
 
+def both_inputs(graph, factor):
+    for name in ("left", "right"):
+        behind(graph, name, "Mul", [np.float32(factor)])
+
+
+def normalized(graph):
+    mean, deviation = (np.array(v, "f4") for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    behind(graph, "left", "Add", [mean])
+    graph.node[0].input[0] = "left/scaled"
+    insert(graph, 0, "Mul", "left", "left/scaled", [deviation], {})
+
+
+def two_outputs(graph):
+    before(graph, "age", "Mul", [np.float32(100)])
+    before(graph, "weight", "Add", [np.float32(3)])
+
+
 INTERFACES = {
     "inputs": (
         lambda g: renamed(g, {"left": "right", "right": "left"}),
@@ -131,7 +149,7 @@ INTERFACES = {
     ),
     "blue first": (
         lambda g: behind(g, "right", "Gather", [np.array([2, 1, 0])], axis=3),
-        "input 'right' has its channels in the order (2, 1, 0) (BGR for RGB)",
+        "the channels of input 'right' are in the order (2, 1, 0) (BGR for RGB)",
     ),
     "two labels": (
         lambda g: before(g, "age", "Gather", [np.array([0, 3, 2, 1])], axis=1),
@@ -148,6 +166,16 @@ INTERFACES = {
     "range": (
         lambda g: before(g, "weight", "Mul", [np.float32(100)]),
         "output 'weight' is 100 times the trained model's",
+    ),
+    "all pixels": (
+        lambda g: both_inputs(g, 1 / 255),
+        "the file takes inputs 'left' and 'right' multiplied by 255",
+    ),
+    "normalized": (normalized, "'left' of 0..1 normalized by ImageNet's mean and deviation"),
+    "several": (
+        two_outputs,
+        "output 'age' is 100 times the trained model's: undo that where it is read, or convert "
+        "again; output 'weight' is the trained model's plus 3",
     ),
 }
 WEIGHTS = {
@@ -198,36 +226,81 @@ def test_a_wrong_interface_is_named_instead_of_a_layer(pair, tmp_path, fault):
     assert result.faults == ()
 
 
-def test_integers_of_another_calibration_are_no_obstacle(tmp_path):
-    """The steps of such a file are others, and so is every integer."""
+IMAGES = np.linspace(0, 1, 6)[:, None] * np.random.default_rng(0).uniform(0.2, 1, (16, 6, 6, 3))
+
+
+def export_integers(folder, *, backwards=False, factor=1.0, **options):
+    """Export a network as int8, calibrated on its inputs times a factor."""
     import keras
     from keras import layers
 
-    def exported(name, backwards):
-        image = keras.Input((6, 6, 3), name="image")
-        x = layers.Conv2D(4, 3, activation="relu")(image[..., ::-1] if backwards else image)
-        model = keras.Model(image, layers.Dense(3, name="scores")(layers.Flatten()(x)), name="net")
-        rng = np.random.default_rng(0)
-        for variable in model.weights:
-            variable.assign(rng.normal(0, 0.5, variable.shape))
-        images = np.linspace(0, 1, 6)[:, None] * rng.uniform(0.2, 1, (16, 6, 6, 3))
-        images = images[..., ::-1] if backwards else images
-        export_model(
-            model,
-            tmp_path / name / "net",
-            formats=("tflite",),
-            precisions=("int8",),
-            calibration=images.astype("f4"),
-            inputs=images.astype("f4"),
-        )
-        return tmp_path / name / "net"
+    image = keras.Input((6, 6, 3), name="image")
+    x = layers.Conv2D(4, 3, activation="relu")(image[..., ::-1] if backwards else image)
+    x = layers.Dense(8, activation="relu")(layers.Flatten()(x))
+    model = keras.Model(image, layers.Dense(3, name="scores")(x), name="net")
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign(rng.normal(0, 0.5, variable.shape))
+    images = (IMAGES[..., ::-1] if backwards else IMAGES).astype("f4")
+    export_model(
+        model,
+        folder,
+        formats=("tflite",),
+        precisions=("int8",),
+        calibration=images * np.float32(factor),
+        inputs=images,
+        **options,
+    )
+    return folder
 
-    right, wrong = exported("right", False), exported("wrong", True)
-    shutil.copy(wrong / "net.int8.tflite", right / "net.int8.tflite")
-    trust(right, "net.int8.tflite")
-    (result,) = check_parity(right).results
+
+@pytest.fixture(scope="module")
+def integers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("integers") / "net"
+    return export_integers(folder, quantized_io="integer")
+
+
+def test_integers_of_another_calibration_are_no_obstacle(integers, tmp_path):
+    """The steps of such a file are others, and so is every integer."""
+    wrong = export_integers(tmp_path / "wrong" / "net", backwards=True, quantized_io="integer")
+    shutil.copytree(integers, tmp_path / "net")
+    shutil.copy(wrong / "net.int8.tflite", tmp_path / "net")
+    trust(tmp_path / "net", "net.int8.tflite")
+    (result,) = check_parity(tmp_path / "net").results
     (finding,) = (f for f in result.findings if f.check == "interface")
-    assert "channels in the order (2, 1, 0) (BGR for RGB)" in finding.message
+    assert "the channels of input 'image' are in the order (2, 1, 0)" in finding.message
+
+
+def test_a_file_calibrated_on_other_pixels(integers, tmp_path):
+    """Both where it was exported so, and where it is put into a right export."""
+    wrong = export_integers(tmp_path / "wrong" / "net", factor=255, quantized_io="integer")
+    shutil.copytree(integers, tmp_path / "net")
+    shutil.copy(wrong / "net.int8.tflite", tmp_path / "net")
+    trust(tmp_path / "net", "net.int8.tflite")
+    for folder in (wrong, tmp_path / "net"):
+        (result,) = check_parity(folder).results
+        assert "were calibrated on values multiplied by 255" in result.reason
+    _, finding = (f for f in result.findings if f.check == "calibration")
+    assert "are those of the trained model with other factors" in finding.message
+    notes = json.loads((wrong / "manifest.json").read_text())["artifacts"][0]["notes"]
+    assert any("were calibrated on values multiplied by 255" in note for note in notes)
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_bytes_of_the_wrong_sign(integers, monkeypatch, side):
+    def turned(arrays):
+        return {name: (a.view(np.uint8) ^ 128).view(a.dtype) for name, a in arrays.items()}
+
+    def infer(self, inputs):
+        given = right(self, turned(inputs) if side == "input" else inputs)
+        return turned(given) if side == "output" else given
+
+    right = Runner.infer
+    monkeypatch.setattr(Runner, "infer", infer)
+    (result,) = check_parity(integers).results
+    (finding,) = (f for f in result.findings if f.check == "interface")
+    assert f"the bytes of {side} '" in finding.message
+    assert "the wrong sign" in finding.message
 
 
 @pytest.mark.parametrize("fault", WEIGHTS)
@@ -235,7 +308,10 @@ def test_the_alteration_of_a_weight_is_named(pair, tmp_path, fault):
     plant, sentence = WEIGHTS[fault]
     result = checked(pair, tmp_path, plant)
     assert any(sentence in finding.message for finding in result.findings)
-    assert not any(finding.check == "interface" for finding in result.findings)
+    named = [finding.message for finding in result.findings if finding.check == "interface"]
+    # A kernel with its input channels exchanged computes what exchanged channels of the input do.
+    same = [message for message in named if "the channels of input 'left'" in message]
+    assert named == (same if fault == "blue first" else [])
 
 
 def test_a_wrong_op_is_not_reported_as_a_wrong_interface(pair, tmp_path):

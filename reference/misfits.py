@@ -21,6 +21,7 @@ from .file_weights import match_weights
 from .integer_noise import Step, input_steps, rounded_values, steps_with_weights
 from .merged_affines import with_merged_affines
 from .network import node_values, opaque_layers
+from .saturation import ROUNDED_TO_INFINITY, overflows_harmlessly, with_saturated_constants
 
 # Shares below this, in percent, are not reported: some value is always the greatest.
 _LEAST_SHARE = 0.1
@@ -51,10 +52,14 @@ def misfits(
         steps = steps_with_weights(graph, match_weights(network, graph)) if known else {}
         layers = sorted(_clipped(network, steps, inputs), key=lambda entry: -entry.share)
         # Values clipped in the input cause the clipping after it.
-        found = [*_clipped_inputs(artifact, graph, inputs), *layers]
-        return Misfits(clipped=tuple(entry for entry in found if entry.share >= _LEAST_SHARE))
+        clipped = [*_clipped_inputs(artifact, graph, inputs), *layers]
+        return Misfits(clipped=tuple(entry for entry in clipped if entry.share >= _LEAST_SHARE))
     if arithmetic is Arithmetic.FLOAT16 and known:
-        return Misfits(overflows=tuple(_overflows(network, inputs)))
+        network = with_saturated_constants(network, graph, artifact.precision, lambda: inputs)
+        found = list(_overflows(network, inputs))
+        if any(entry.what == "value" for entry in found) and overflows_harmlessly(network, inputs):
+            found = [entry for entry in found if entry.what != "value"]
+        return Misfits(overflows=tuple(found))
     return Misfits()
 
 
@@ -125,7 +130,7 @@ def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[O
             total = _greatest_sum(node, value, sizes)
             sums[name] = max(sums.get(name, 0.0), total)
     for node in network.nodes:
-        if values.get(node.name, 0.0) > GREATEST_HALF:
+        if values.get(node.name, 0.0) >= ROUNDED_TO_INFINITY:
             yield Overflow(node.layer, "value", values[node.name])
         elif sums.get(node.name, 0.0) > GREATEST_HALF:
             yield Overflow(node.layer, "sum", sums[node.name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,12 @@ def unevaluated_nodes(network: Network) -> list[Node]:
 
 
 def evaluate_network(
-    network: Network, inputs: Mapping[str, np.ndarray], *, dtype: Any = np.float64, batch: int = 8
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    dtype: Any = np.float64,
+    batch: int = 8,
+    stored: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Evaluate the network.
 
@@ -158,6 +163,7 @@ def evaluate_network(
         inputs: Keras input name to (N, …).
         dtype: The arithmetic: float64 for the truth, float32 for a plain reference.
         batch: Samples at a time, to bound memory.
+        stored: Returns a value as it is stored; None if it is stored as computed.
 
     Returns:
         Keras output name to (N, …) in ``dtype``.
@@ -170,14 +176,17 @@ def evaluate_network(
     for start in range(0, samples, batch):
         fed = {k: v[start : start + batch].astype(dtype) for k, v in inputs.items()}
         wanted = set(network.outputs.values())
-        found = {name: value for name, value in node_values(network, fed) if name in wanted}
+        values = node_values(network, fed, stored)
+        found = {name: value for name, value in values if name in wanted}
         for name, value in network.outputs.items():
             parts[name].append(found[value])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def node_values(
-    network: Network, inputs: Mapping[str, np.ndarray]
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    stored: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each value, the inputs first; a value is freed after its last use."""
     last = {name: node.name for node in network.nodes for name in node.inputs}
@@ -185,6 +194,8 @@ def node_values(
     yield from held.items()
     for node in network.nodes:
         value = evaluate_node(node, [held[name] for name in node.inputs])
+        if stored is not None:
+            value = stored(value)
         for name in set(node.inputs):
             if last[name] == node.name:
                 del held[name]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import GoldenSet
 from ..artifacts.manifest import METADATA_KEY, Artifact
 from ..artifacts.precisions import Arithmetic, precision_named
-from ..artifacts.sample_kinds import REAL
+from ..artifacts.sample_kinds import REAL, typical_samples
 from ..errors import UserError
 from ..reference.calibrated_inputs import miscalibrated_inputs
 from ..reference.network import can_evaluate, unevaluated_nodes
@@ -244,10 +246,16 @@ class FileInspection:
             if network is None:
                 return None
             path, data = self._export.path / artifact.file, self._export.content(artifact)
-            return FileContents.of(path, artifact, network, data)
+            return FileContents.of(path, artifact, network, data, self._typical)
         except UserError as error:
             says = str(error).replace(f"{self._export.path}{os.sep}", "")
             return Finding("weights", False, says)
+
+    def _typical(self) -> Mapping[str, np.ndarray]:
+        """Return the typical samples of the export by input."""
+        golden = self._export.read_golden()
+        _, typical = typical_samples(golden.kind)
+        return {name: array[typical] for name, array in golden.inputs.items()}
 
     def _of_another_training(self, artifact: Artifact, contents: FileContents) -> str:
         """Report that all weights of a file differ, and which model its metadata names."""

@@ -19,6 +19,9 @@ from .base import (
     steepest_secant,
 )
 
+# exp(-x) of a greater number is below the smallest normal number of float32.
+_NOTHING = 88.0
+
 
 def sigmoid(x: np.ndarray, _: Attributes) -> np.ndarray:
     """Return 1 / (1 + exp(-x)), taking exp of negative numbers only to avoid overflow."""
@@ -53,10 +56,14 @@ class Softmax(Operator):
         """
         x, axis = at.inputs[0], _axis(at.attributes)
         away = np.abs(x - x.max(axis=axis, keepdims=True))
+        # Masked elements, however small, are zero and change no other one.
+        kept = away <= _NOTHING + 2 * errors[0]
+        away = np.where(kept, away, 0.0)
+        count = np.maximum(kept.sum(axis=axis, keepdims=True), 1)
         # exp(-x) below u affects only its own output, whose relative error is that of x.
-        relative = unit * (away + away.mean(axis=axis, keepdims=True) + x.shape[axis])
+        relative = unit * (away + away.sum(axis=axis, keepdims=True) / count + x.shape[axis])
         relative = relative + unit * 2 * self._ulps
-        moved = 2 * errors[0].max(axis=axis, keepdims=True)
+        moved = 2 * np.where(kept, errors[0], 0.0).max(axis=axis, keepdims=True)
         return np.asarray(at.output * np.expm1(np.minimum(relative + moved, 700.0)) + 2.0**-126)
 
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
@@ -81,7 +88,7 @@ class Softmax(Operator):
         tangent = np.square(y * others / raised.sum(axis=-1, keepdims=True))
         reached = steepest_secant(sigmoid, odds, sigmoid(odds, {}), unit * np.sqrt(squares), {})
         slope = np.maximum(tangent, np.where(np.isfinite(odds), reached, 0.0))
-        away = np.square(x - x.max(axis=-1, keepdims=True))
+        away = np.where(y > 0, np.square(x - x.max(axis=-1, keepdims=True)), 0.0)
         own = np.square(y) * ROUNDING * (away + 4 + x.shape[-1] / 2)
         return np.moveaxis(slope * squares + own, -1, axis).astype(at.output.dtype)
 

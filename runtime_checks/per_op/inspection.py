@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from ...reference.operators.contractions import CONTRACTIONS
 from ...reference.operators.indexing import INDEXING
 from ...reference.operators.reductions import REDUCTIONS
 from ...reference.pixel_inputs import numbers_of, with_pixels
+from ...reference.saturation import with_saturated_constants
 from ...runtimes import Target
 from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
@@ -66,7 +67,12 @@ class FileContents:
 
     @classmethod
     def of(
-        cls, path: Path, artifact: Artifact, network: Network, data: bytes | None = None
+        cls,
+        path: Path,
+        artifact: Artifact,
+        network: Network,
+        data: bytes | None = None,
+        typical: Callable[[], Mapping[str, np.ndarray]] | None = None,
     ) -> FileContents:
         """Read a file.
 
@@ -75,12 +81,15 @@ class FileContents:
             artifact: The manifest's entry of the file.
             network: The network it was made from.
             data: Its contents, if they have been read already.
+            typical: Returns the typical samples of the export by input; None if there are none.
 
         Raises:
             UserError: It cannot be parsed.
         """
         graph = read_graph(path, artifact.format, data)
         graph = graph.in_order(*artifact.names)
+        if typical is not None:
+            network = with_saturated_constants(network, graph, artifact.precision, typical)
         network = with_pixels(with_merged_affines(network, graph), graph)
         weights = match_weights(network, graph, foreign=artifact.foreign)
         return cls(network, graph, tuple(weights))

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..user_code import import_user_module
 
 # Importing these modules registers renormlite's classes with Keras.
@@ -73,7 +73,7 @@ def load_model(
     except UserError:
         raise
     except Exception as error:  # a file, and the code it names, can raise anything
-        raise UserError(_reason(path, error)) from error
+        raise UserError(printable(_reason(path, error))) from error
 
 
 @contextlib.contextmanager

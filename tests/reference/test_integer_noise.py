@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
-from renormlite.reference.integer_noise import Step, input_steps
+from renormlite.reference.file_weights import WeightMatch
+from renormlite.reference.integer_noise import Step, input_steps, steps_with_weights
 
 # Integers from -128 to 127 with zero point -128 and step 1/2 stand for 0 to 127.5.
 HALVES = Quantization(np.array([0.5]), np.array([-128]), np.dtype(np.int8))
@@ -54,3 +55,24 @@ def test_integers_that_an_input_takes_unchanged_are_not_rounded():
 def test_an_input_of_another_name_is_found_by_its_place():
     found = input_steps(graph(a=None, b=HALVES), ["x", "y"], [FLOATS, FLOATS])
     assert found == {"y": Step(0.5, 0.0, 127.5)}
+
+
+def test_a_kernel_has_the_greatest_step_of_its_readers():
+    """One op reads it twice, another one through a conversion."""
+    wide = Quantization(np.array([2.0]), np.array([0]), np.dtype(np.int8))
+    tensors = {
+        key: GraphTensor(key, key, (1, 4), np.dtype(np.int8), known, data)
+        for key, known, data in (
+            *(("k", None, np.ones((1, 4), np.int8)), ("x", HALVES, None)),
+            *(("e", None, None), ("d", None, None), ("narrow", HALVES, None), ("wide", wide, None)),
+        )
+    }
+    ops = (
+        GraphOp(0, "DEQUANTIZE", "", ("k",), ("e",)),
+        GraphOp(1, "ADD", "", ("k", "k"), ("d",)),
+        GraphOp(2, "CONV_2D", "", ("x", "d"), ("narrow",)),
+        GraphOp(3, "CONV_2D", "", ("x", "e"), ("wide",)),
+    )
+    match = WeightMatch("conv", "conv", "kernel", "equal", tensors["k"])
+    found = steps_with_weights(ArtifactGraph(tensors, ("x",), (), lambda: ops), [match])
+    assert found == {"conv": Step(2.0, -256.0, 254.0)}

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from renormlite import UserError, compare_files
 from renormlite.cli.main import cli
-from renormlite.runtime_checks.foreign.compare import _apart
+from renormlite.runtime_checks.foreign.compare import _apart, _real_type
 
 FILES = [f"float32.{suffix}" for suffix in ("tflite", "onnx")]
 FILES += ["float16.onnx", "dynamic.onnx", "int8.tflite", "int8.onnx"]
@@ -155,3 +155,15 @@ def test_no_framework_is_loaded(coarse_export):
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("filed", "real"),
+    [
+        *(("int8", "float32"), ("uint8", "float32"), ("int16", "float32"), ("float16", "float32")),
+        *(("int32", "int32"), ("int64", "int64"), ("uint32", "uint32"), ("float32", "float32")),
+    ],
+)
+def test_samples_are_real_numbers_but_for_indices(filed, real):
+    """Integers of at most 16 bits are quantized numbers, wider ones are tokens and counts."""
+    assert _real_type(np.dtype(filed)) == real

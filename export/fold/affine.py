@@ -166,9 +166,11 @@ class Affine:
         return replace(self, axis=axis)
 
     def on_axis(self, axis: int, size: int | None) -> Affine | None:
-        """Return the same map expressed on another axis, or None if that is not possible."""
-        if axis == self.axis and size == self.size:
-            return self
+        """Return the same map on another axis of the tensor, or None if that is not possible."""
+        return self if (axis, size) == (self.axis, self.size) else self.as_uniform(axis, size)
+
+    def as_uniform(self, axis: int, size: int | None) -> Affine | None:
+        """Return the same map on an axis of any other tensor, or None if it is not uniform."""
         if not self.is_uniform or size is None:
             return None
         return Affine.of(self.scale[0], self.shift[0], axis, size, self._magnitude.min())

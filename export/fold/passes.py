@@ -11,7 +11,7 @@ import numpy as np
 
 from .affine import LARGEST, Affine
 from .cost import FREE, Cost, cost_of, one_more_is_slow
-from .graph import AffineOp, Call, Extra, Graph
+from .graph import AffineOp, Call, Extra, Graph, Value
 from .linear import Linear
 from .plan import REACH, Plan, Refusal, Rule
 from .rules import absorb, activations, branch, commute, merge, opaque
@@ -215,6 +215,8 @@ def border_plan(
 def _take_from_ones(plan: Plan, seeds: list[Call], way: Way, blocks: int) -> Refusal | None:
     assert way.forward is not None
     for call in seeds:
+        if call in plan.ops:
+            return Refusal(f"the calls of {call.op.name!r} follow one another")
         affine: Affine = call.op.affine
         left = way.stays or Affine.identity(affine.axis, affine.size)
         plan.change(call, dataclasses.replace(call.op, affine=left))
@@ -297,13 +299,22 @@ def _take(plan: Plan, seeds: list[Call], way: Way) -> Refusal | None:
         plan.change(call, dataclasses.replace(call.op, affine=way.stays or identity))
     for call in seeds:
         refusal = None
+        # A call's own affine is not the one that the fold of another call asks of it.
         if way.backward is not None:
-            refusal = plan.backward(call.inputs[0], way.backward, call)
+            refusal = _met(plan, call.inputs[0])
+            refusal = refusal or plan.backward(call.inputs[0], way.backward, call)
         if refusal is None and way.forward is not None:
-            refusal = plan.forward(call.output, way.forward)
+            refusal = _met(plan, call.output) or plan.forward(call.output, way.forward)
         if refusal is not None:
             return refusal
     return None
+
+
+def _met(plan: Plan, value: Value) -> Refusal | None:
+    """Refuse a value that the fold of another call of the same norm has recoded."""
+    if value not in plan.recoded:
+        return None
+    return Refusal(f"the calls of the norm meet at the output of {value.producer.name!r}")
 
 
 def plan_cost(plan: Plan) -> Cost:

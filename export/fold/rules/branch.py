@@ -204,6 +204,8 @@ class Multiply(_Join):
     def join_forward(self, plan: Plan, call: Call, slot: int, affine: Affine) -> Refusal | None:
         if affine.shifts:
             return Refusal(f"a shift cannot be moved through the product {call.name!r}")
+        if call.output in plan.recoded:  # two scales would multiply
+            return Refusal(f"another factor of {call.name!r} is scaled, too")
         value = call.inputs[slot]
         wide = call.output.shape[affine.axis] if value.rank == call.output.rank else None
         there = affine.on_axis(affine.axis, wide)

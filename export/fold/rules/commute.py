@@ -256,7 +256,7 @@ class Repeat(_Passing):
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
         if affine.axis == 2:
             return affine.moved(1)
-        uniform = affine.on_axis(1, call.inputs[0].shape[1])
+        uniform = affine.as_uniform(1, call.inputs[0].shape[1])
         return uniform or Refusal(f"{call.name!r} repeats along axis {affine.axis}")
 
     def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
@@ -308,7 +308,7 @@ def through_reshape(affine: Affine, source: Shape, target: Shape) -> Affine | No
     if affine.axis == len(source) - 1 and source[-1] == target[-1]:
         return affine.moved(len(target) - 1)
     if None in source[1:] or None in target[1:]:
-        return affine.on_axis(len(target) - 1, target[-1])
+        return affine.as_uniform(len(target) - 1, target[-1])
     if math.prod(source[1:]) != math.prod(target[1:]):  # type: ignore[arg-type]
         return None  # the batch is reshaped too
     before = math.prod(source[1 : affine.axis])  # type: ignore[arg-type]
@@ -336,7 +336,7 @@ def _on_channels(
     axis = channel_axis(call)
     if affine.axis == (axis if seen_on is None else seen_on):
         return affine.moved(axis)
-    there = affine.on_axis(axis, shape[axis])
+    there = affine.as_uniform(axis, shape[axis])
     return there or Refusal(
         f"{call.name!r} mixes the entries of axis {affine.axis}, the axis of the norm"
     )

@@ -330,3 +330,26 @@ def test_axis_of_a_time_distributed_norm(depth, folded):
     (record,) = folded(keras.Model(x, norm(kl.Dense(5, activation="relu")(x)))).report.records
     assert record.outcome == "kept"
     assert record.remaining_ops == ("MUL", "ADD")
+
+
+def one_norm_twice(layout: str, kind: type, activation: str) -> keras.Model:
+    """A norm that is called on two values, on one value twice, or on its own output."""
+    x, norm = keras.Input((3,)), kl.BatchNormalization()
+    first = kl.Dense(3, activation=activation)(x)
+    a = norm(first)
+    if layout == "two values":
+        b = norm(kl.Dense(3, activation=activation)(x))
+    else:
+        b = norm(first if layout == "one value" else kl.Activation("linear")(a))
+        a = kl.Activation("tanh")(a) if layout == "one value" else a
+    return keras.Model(x, kl.Dense(2)(kl.BatchNormalization()(kind()([a, b]))))
+
+
+@pytest.mark.parametrize("layout", ["two values", "one value", "its own output"])
+@pytest.mark.parametrize("kind", [kl.Add, kl.Subtract, kl.Average, kl.Multiply, kl.Concatenate])
+@pytest.mark.parametrize("activation", ["linear", "elu"])
+def test_a_norm_whose_calls_meet_is_right_without_the_proof(layout, kind, activation, randomized):
+    model = randomized(one_norm_twice(layout, kind, activation))
+    folded = fold(model, verify=False).model
+    samples = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    np.testing.assert_allclose(folded(samples), model(samples), rtol=2e-4, atol=2e-4)

@@ -255,3 +255,28 @@ def test_a_shift_along_another_axis_than_the_channels(padding, behind):
     result = fold(model, verify=False)
     np.testing.assert_allclose(result.model(x), model(x), atol=1e-5)
     assert fold(model).proof.rolled_back == ()
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 4), (4, 5, 5), (5, 3)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_vector_is_added_on_the_axis_that_keras_chooses(shape, axis, randomized):
+    """On TensorFlow, a vector of the size of axis 1 or of the last axis is added on that axis."""
+    vector = np.arange(1.0, shape[axis] + 1, dtype=np.float32)
+    vector = vector.reshape([-1] + [1] * (len(shape) - axis - 1))
+    x = keras.Input(shape)
+    y = kl.BatchNormalization()(kl.Dense(shape[-1])(x) + vector)
+    model = randomized(keras.Model(x, kl.Dense(2)(y)))
+    folded = fold(model, verify=False).model
+    samples = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    np.testing.assert_allclose(folded(samples), model(samples), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("axis", "folds"), [(1, 0), (2, 1)])
+def test_repeated_features_have_another_axis(axis, folds, randomized):
+    """Two features repeated twice: the sizes of the axes do not tell them apart."""
+    x = keras.Input((2,))
+    model = keras.Model(x, kl.BatchNormalization(axis=axis)(kl.RepeatVector(2)(kl.Dense(2)(x))))
+    result = fold(randomized(model), verify=False)
+    samples = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    np.testing.assert_allclose(result.model(samples), model(samples), rtol=1e-4, atol=1e-4)
+    assert result.report.folded == folds

@@ -71,6 +71,7 @@ GROUPS = {
             "tests/runtime_checks/foreign/test_*.py",
             "tests/runtime_checks/test_parity.py",
             "tests/runtime_checks/test_own_samples.py",
+            "tests/runtime_checks/test_one_bad_file.py",
             "tests/reference/test_*.py",
         ),
     ),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from renormlite.artifacts.network import Network, Node
 from renormlite.reference.file_weights import WeightMatch
-from renormlite.reference.integer_noise import Step, input_steps, steps_with_weights
+from renormlite.reference.integer_noise import (
+    Step,
+    input_steps,
+    output_steps,
+    steps_with_weights,
+)
 
 # Integers from -128 to 127 with zero point -128 and step 1/2 stand for 0 to 127.5.
 HALVES = Quantization(np.array([0.5]), np.array([-128]), np.dtype(np.int8))
@@ -76,3 +84,26 @@ def test_a_kernel_has_the_greatest_step_of_its_readers():
     match = WeightMatch("conv", "conv", "kernel", "equal", tensors["k"])
     found = steps_with_weights(ArtifactGraph(tensors, ("x",), (), lambda: ops), [match])
     assert found == {"conv": Step(2.0, -256.0, 254.0)}
+
+
+def network(*nodes: tuple[str, str, str], output: str) -> Network:
+    """Return a network of nodes (name, operator, input)."""
+    made = (Node(name, op, name, (read,), (None, 4), {}, {}) for name, op, read in nodes)
+    return Network({"a": (None, 4)}, {"scores": output}, tuple(made))
+
+
+def test_the_steps_of_a_float_output_are_those_before_it():
+    """They belong to the node that computes the numbers, not to one that reshapes them."""
+    kernel = ("dense", "dense", "a")
+    filed = graph(("FULLY_CONNECTED", "a", "q"), ("DEQUANTIZE", "q", "y"), a=None, q=HALVES, y=None)
+    filed = dataclasses.replace(filed, outputs=("y",))
+    step = Step(0.5, 0.0, 127.5)
+    assert output_steps(filed, network(kernel, output="dense")) == {"dense": step}
+    reshaped = network(kernel, ("flat", "reshape", "dense"), output="flat")
+    assert output_steps(filed, reshaped) == {"dense": step}
+
+
+def test_outputs_computed_in_floats_have_no_steps():
+    filed = graph(("FULLY_CONNECTED", "a", "q"), ("TANH", "q", "y"), a=None, q=HALVES, y=None)
+    filed = dataclasses.replace(filed, outputs=("y",))
+    assert output_steps(filed, network(("dense", "dense", "a"), output="dense")) == {}

@@ -33,6 +33,7 @@ from ..fold.build import build
 from ..fold.keras_graph import read_graph
 from ..fold.linear_layers.einsum import EinsumKind
 
+_RECURRENT = (kl.LSTM, kl.GRU, kl.SimpleRNN)
 _SAMPLES = 32
 _ROWS = 4096  # of a layer's input, evenly spaced
 _MOST_TERMS = 2400  # of a sum; the cost is cubic
@@ -105,6 +106,8 @@ def _recorded(
 
 
 def _known(layer: Any) -> bool:
+    if type(layer) in _RECURRENT:
+        return bool(getattr(layer, "reset_after", True))  # otherwise a gate multiplies the state
     if type(layer) is kl.EinsumDense:
         return bool(_contracted(layer))
     if type(layer) not in (kl.Conv2D, kl.Conv1D, kl.DepthwiseConv2D, kl.Dense):
@@ -129,15 +132,12 @@ def _round(
     layer: Any, value: np.ndarray, adaptive: bool, correct_bias: bool, statistics: bool
 ) -> None:
     """Round the weights of one layer, given its input."""
+    if type(layer) in _RECURRENT:
+        _round_recurrent(layer, value, adaptive)
+        return
     kernel = np.asarray(layer.kernel, np.float64)
     rows, weights = _as_sums(layer, value, kernel)  # (G, N, K), (G, K, O)
-    steps = np.abs(weights).max(axis=1, keepdims=True) / 127
-    steps = np.where(steps > 0, steps, 1.0)
-    if adaptive and rows.shape[2] <= _MOST_TERMS:
-        integers = _adapted(weights, steps, rows)
-    else:
-        integers = np.rint(weights / steps)
-    rounded = steps * integers
+    rounded = _rounded(weights, rows, adaptive)
     if statistics:
         before, after = (
             np.std(rows @ array, axis=1, keepdims=True) for array in (weights, rounded)
@@ -150,6 +150,31 @@ def _round(
         if bias.size < error.size:  # an EinsumDense may have one bias for several outputs
             return
         layer.bias.assign(bias + error.reshape(bias.shape).astype(np.float32))
+
+
+def _round_recurrent(layer: Any, sequences: np.ndarray, adaptive: bool) -> None:
+    """Round the weights of a recurrent layer: one sum of the inputs, and one of the states."""
+    config = {**layer.get_config(), "return_sequences": True, "return_state": False}
+    twin = type(layer).from_config({**config, "stateful": False, "unroll": False})
+    twin.build(sequences.shape)
+    twin.set_weights(layer.get_weights())
+    states = keras.ops.convert_to_numpy(twin(sequences))
+    given = sequences[:, ::-1] if layer.go_backwards else sequences
+    before = np.concatenate([np.zeros_like(states[:, :1]), states[:, :-1]], axis=1)
+    cell = layer.cell
+    for variable, values in ((cell.kernel, given), (cell.recurrent_kernel, before)):
+        rows = _spread(values.reshape(-1, values.shape[-1])).astype(np.float64)
+        weights = np.asarray(variable, np.float64)
+        variable.assign(_rounded(weights[None], rows[None], adaptive)[0].astype(np.float32))
+
+
+def _rounded(weights: np.ndarray, rows: np.ndarray, adaptive: bool) -> np.ndarray:
+    """Return weights (G, K, O) rounded to 8 bits, for rows (G, N, K) of the input."""
+    steps = np.abs(weights).max(axis=1, keepdims=True) / 127
+    steps = np.where(steps > 0, steps, 1.0)
+    if adaptive and rows.shape[2] <= _MOST_TERMS:
+        return np.asarray(steps * _adapted(weights, steps, rows))
+    return np.asarray(steps * np.rint(weights / steps))
 
 
 def _adapted(weights: np.ndarray, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:

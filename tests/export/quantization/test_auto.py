@@ -52,6 +52,25 @@ def test_adaptive_rounding_helps_on_held_out_samples(images):
     assert gain > 3
 
 
+def test_recurrent_layers_are_rounded_adaptively_in_both_directions():
+    keras.utils.set_random_seed(0)
+    data = np.random.default_rng(0).normal(size=(64, 8, 12)).cumsum(2).astype(np.float32)
+    x = keras.Input((8, 12), name="steps")
+    for layer in (
+        layers.LSTM(12, return_sequences=True),
+        layers.GRU(12, go_backwards=True),
+        layers.Bidirectional(layers.SimpleRNN(12)),
+    ):
+        model = keras.Model(x, layer(x))
+        nearest, adaptive = (
+            with_rounded_weights(model, [data[:32]], adaptive=chosen, correct_bias=False)
+            for chosen in (False, True)
+        )
+        assert not np.array_equal(nearest.get_weights()[1], model.get_weights()[1])
+        gain = _ratio(model, adaptive, data[32:]) - _ratio(model, nearest, data[32:])
+        assert gain > 2, (layer.name, gain)
+
+
 def test_projections_of_attention_are_rounded_adaptively():
     keras.utils.set_random_seed(0)
     x = keras.Input((8, 16), name="tokens")

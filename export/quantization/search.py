@@ -3,9 +3,10 @@
 Equalization, ranges, rounding of weights and their statistics cost neither bytes nor time and are
 tried first, those for the cause of the most expensive layers before the others. Each is kept only
 if it measures better on held-out samples. Then the most expensive layers get 16-bit activations:
-one, two, four, … all layers. The rounding of weights is tried again, since it may be what limits
-such a file. If all that does not suffice, the most expensive layers compute in float. The search
-ends as soon as a file reaches the wanted signal-to-noise ratio, or the limit of its budget.
+one, two, four, … all layers. Equalization and the rounding of weights are tried again, since the
+weights limit such a file. If all that does not suffice, the most expensive layers compute in float.
+The search ends as soon as a file reaches the wanted signal-to-noise ratio, or the limit of its
+budget.
 """
 
 from __future__ import annotations
@@ -182,9 +183,7 @@ class Search:
         best = self._cheap(plain, culprits, plain)
         if self._wide and not self._sufficient(best, plain):
             best = self._mixed("keep_int16", best, plain, self._costly_layers())
-            for step in _STEPS_OF_16_BITS if best.recipe.keep_int16 else ():
-                if not self._sufficient(best, plain):
-                    best = self._step(best, step)
+            best = self._weights_of_16_bits(best, plain)
         if not self._sufficient(best, plain):
             best = self._mixed("keep_float", best, plain, self._costly_layers())
         if unfolded is not None and self._better(unfolded, best):
@@ -263,6 +262,29 @@ class Search:
             self._gains.append(f"{how} for {named} gained {best.snr_db - start.snr_db:.1f} dB")
         return best
 
+    def _weights_of_16_bits(self, best: Trial, plain: Trial) -> Trial:
+        """Treat the weights of the file with 16-bit activations in the most layers.
+
+        That file need not be the best one, since its weights may hide what the activations gained.
+        """
+        wide = [t for t in self._trials if t.recipe.keep_int16 and self._affordable(t)]
+        most = max(wide, key=_width, default=best)
+        for start in dict.fromkeys([most, *([best] if best in wide else [])]):
+            before, found = list(self._gains), start
+            if start is not best:
+                layers = (
+                    "all layers" if "*" in start.recipe.keep_int16 else f"{_width(start)} layers"
+                )
+                gain = start.snr_db - best.snr_db
+                self._gains.append(f"16-bit activations for {layers} ({gain:+.1f} dB)")
+            for step in _STEPS_OF_16_BITS if wide else ():
+                if not self._sufficient(found, plain):
+                    found = self._step(found, step)
+            if self._better(found, best):
+                return found
+            self._gains = before
+        return best
+
     def _sufficient(self, trial: Trial, plain: Trial) -> bool:
         wanted = self._budget.decibels
         if wanted is None:
@@ -293,3 +315,8 @@ class Search:
             short.append(f"{self._budget.decibels:g} dB")
         parts += [f"{' and '.join(short)} was not reached"] if short else []
         return f"{text}: {'; '.join(parts)}" if parts else text
+
+
+def _width(trial: Trial) -> float:
+    """Return the number of layers with 16-bit activations."""
+    return math.inf if "*" in trial.recipe.keep_int16 else len(trial.recipe.keep_int16)

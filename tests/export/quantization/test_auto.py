@@ -246,6 +246,28 @@ def test_channels_are_equalized_for_the_weights_once_activations_have_16_bits():
     assert "equalizing channels for the weights alone gained 8.0 dB" in found.sentence
 
 
+def test_weights_may_hide_what_16_bit_activations_gain():
+    def attempt(recipe: Recipe) -> Trial:
+        wide, adaptive = recipe.keep_int16 == ("*",), recipe.rounding == "adaptive"
+        return Trial(recipe, 1000, 1.0, 20.0 - 2 * wide + 9 * (wide and adaptive))
+
+    found = Search(attempt, list, Budget(), wide=True, base=Recipe()).run()
+    assert found.chosen.recipe == Recipe(keep_int16=("*",), rounding="adaptive")
+    assert "16-bit activations for all layers (-2.0 dB); adaptive rounding" in found.sentence
+    # If the file with the most layers gains nothing, the best one is tried.
+    found = _search(lambda r: 20 + (len(r.keep_int16) > 1) * (5 + 4 * (r.rounding != "nearest")))
+    assert found.chosen.recipe == Recipe(keep_int16=("a", "b"), rounding="adaptive")
+    found = Search(
+        lambda r: Trial(r, 1000, 1.0, 20.0 - 2 * bool(r.keep_int16)),
+        list,
+        Budget(),
+        wide=True,
+        base=Recipe(),
+    ).run()
+    assert found.chosen.recipe == Recipe()
+    assert "16-bit" not in found.sentence
+
+
 def test_the_network_before_folding_is_used_where_it_is_better():
     def attempt(recipe: Recipe) -> Trial:
         return Trial(recipe, 1000, 1.0, 20.0 + 5 * (not recipe.fold))

@@ -18,6 +18,9 @@ from .range_choice import Histogram
 _FUSED = ("Relu", "Clip")
 _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
+# Nodes whose constant operands are values like activations, not weights of sums.
+_OF_VALUES = ("Add", "Sub", "Mul", "Div", "PRelu", "Max", "Min", "Pow")
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -115,6 +118,9 @@ def _widened(
             _convert(found, name, QuantType.QUInt16, QuantType.QUInt8, set())
         else:
             _convert(found, name, QuantType.QUInt8, QuantType.QUInt16, wide)
+    for name in {name for node in nodes if node.op_type in _OF_VALUES for name in node.input}:
+        if name in constants and all(node.name in names for node in readers[name]):
+            _convert(found, name, QuantType.QUInt16, QuantType.QUInt8, set())
     return found
 
 

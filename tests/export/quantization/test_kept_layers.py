@@ -140,3 +140,34 @@ def test_operators_belong_to_the_layers_that_they_were_fused_from():
     assert belongs("block/conv#2/convolution", ("block/conv",))
     assert belongs("block/conv/Relu", ("block",))
     assert not belongs("down_relu/Relu", ("down",))
+
+
+def test_constants_of_16_bit_nodes_have_16_bits_in_onnx(tmp_path, data):
+    """What a norm leaves may differ by orders of magnitude between channels."""
+    x = keras.Input((8, 8, 1), name="x")
+    y = keras.layers.Conv2D(4, 3, activation="tanh", name="stem")(x)
+    model = keras.Model(x, rl.ChannelAffine(name="left")(y))
+    model.get_layer("left").scale.assign([1.0, 0.1, 0.02, 0.005])
+    model.get_layer("left").shift.assign([0.0, 0.1, -0.03, 8.0])
+    manifest = rl.export_model(
+        model,
+        tmp_path / "n",
+        formats=("onnx",),
+        precisions=("int8",),
+        calibration=data,
+        equalize="never",
+        keep_int16=("left",),
+        opset=21,
+    )
+    graph = onnx.load(tmp_path / "n" / manifest.artifacts[0].file).graph
+    types = {weight.name: weight.data_type for weight in graph.initializer}
+    scaled = {node.output[0]: node.input[0] for node in graph.node if len(node.input) == 3}
+    operands = [
+        types[scaled[name]]
+        for node in graph.node
+        if node.op_type in ("Add", "Mul")
+        for name in node.input
+        if scaled.get(name) in types
+    ]
+    assert operands
+    assert set(operands) == {onnx.TensorProto.UINT16}

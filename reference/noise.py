@@ -100,9 +100,7 @@ def expected_noise(
         chosen = index[start : start + batch]
         fed = {name: array[chosen] for name, array in inputs.items()}
         for name, (value, variance) in _variances(network, fed, used).items():
-            # An output that is an input has one variance, zero, for all samples.
-            each = np.broadcast_to(variance, (len(chosen), *variance.shape[1:]))
-            squares = used.unit**2 * _mean(each)
+            squares = used.unit**2 * _mean(variance)
             if truth is not None:
                 squares = squares + _mean(np.square(value - truth[name][chosen]))
             noise[name].append(np.sqrt(squares))
@@ -175,8 +173,12 @@ def _variances(
     last = {name: node.name for node in network.nodes for name in node.inputs}
     # The model is an estimate to a few per cent: float32 does, and is twice as fast.
     values = {name: array.astype(np.float32) for name, array in inputs.items()}
-    variances = {name: np.zeros_like(array) for name, array in values.items()}
-    kept = {name: (value, np.zeros(1)) for name, value in values.items()}
+    half = arithmetic.unit == UNIT_ROUNDOFF["float16"]
+    variances = {
+        name: _input_rounding(array) if half and inputs[name].dtype.kind == "f" else np.zeros_like(array)
+        for name, array in values.items()
+    }
+    kept = {name: (value, variances[name]) for name, value in values.items()}
     wanted = set(network.outputs.values())
     # What overflows float32 overflows on the target too; the checks compare that by itself.
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -190,6 +192,8 @@ def _variances(
                 read[0] = in_input_steps(read[0])
             value = evaluate_node(node, read)
             variance = rounding_variance(node, read, value, errors, arithmetic.unit)
+            if half:
+                variance = variance + _underflow(value)
             if node.name in arithmetic.steps:
                 rounding = arithmetic.steps[node.name]
                 value, variance = _stepped(value, variance, rounding, arithmetic.unit)
@@ -200,6 +204,22 @@ def _variances(
                 if last[name] == node.name:
                     del values[name], variances[name]
     return {name: kept[value] for name, value in network.outputs.items()}
+
+
+def _input_rounding(value: np.ndarray) -> np.ndarray:
+    """Return the square of the error of inputs in half precision, in units of u squared."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.square((value - value.astype(np.float16)) / UNIT_ROUNDOFF["float16"])
+    return np.where(np.isfinite(error), error, 0).astype(value.dtype)
+
+
+def _underflow(value: np.ndarray) -> np.ndarray:
+    """Return the variance of rounding numbers below the least normal half, in units of u squared.
+
+    Such numbers are multiples of 2^-24.
+    """
+    own = np.square(2.0**-24 / UNIT_ROUNDOFF["float16"]) / 12
+    return np.where((np.abs(value) < 2.0**-14) & (value != 0), own, 0).astype(value.dtype)
 
 
 def _stepped(

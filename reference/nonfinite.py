@@ -61,7 +61,8 @@ def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
     """Return every value, with NaN wherever a NaN or infinity may lead.
 
     NumPy propagates NaN in arithmetic. The result of a comparison, a sort or an index depends on
-    the runtime: there a sample with NaN becomes NaN everywhere.
+    the runtime: there a sample with NaN becomes NaN everywhere. The product of infinity and a
+    weight is NaN in a file that rounds the weight to zero.
     """
     values = {name: array.astype(np.float32) for name, array in inputs.items()}
     with np.errstate(all="ignore"):
@@ -72,5 +73,7 @@ def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
                 lost = [~np.isfinite(x.reshape(len(x), -1)).all(axis=1) for x in read]
                 value = np.array(value)
                 value[np.any(lost, axis=0)] = np.nan
+            elif node.arrays:
+                value = np.where(np.isfinite(value), value, np.nan)
             values[node.name] = value
     return values

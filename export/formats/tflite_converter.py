@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...artifacts.flatbuffer import pack
 from ...errors import UserError
 from ...extras import missing_package
 from ...quiet import LOGGED, stderr_without
+from ..quantization.measured_ranges import with_measured_ranges
 from ..quantization.quantizer_choices import QuantizerChoices
-from ..quantization.tflite_choices import quantized
+from ..quantization.tflite_choices import quantized, wherever_possible
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -169,54 +171,74 @@ def _dynamic(converter: Any, request: Request) -> bytes:
 def _int8(converter: Any, request: Request) -> bytes:
     import tensorflow as tf
 
-    if not hasattr(converter, _CALIBRATE_ONLY):
-        raise UserError(
-            "This TensorFlow's converter cannot calibrate without quantizing "
-            f"({_CALIBRATE_ONLY}). Install the version of constraints.txt."
-        )
     choices = request.choices or QuantizerChoices()
     if choices.only_int16 and not request.integer_io:
         try:
-            return _calibrated(converter, request, (_sixteen_bits(),), tf.int16)
+            return _sixteen_bits(converter, request, allow_float=False)
         except Exception:  # it lacks a 16-bit form of some operator; its error types are not public
-            converter.inference_input_type = converter.inference_output_type = tf.float32
-    converter._experimental_calibrate_only = True
-    data = _calibrated(converter, request, (tf.lite.OpsSet.TFLITE_BUILTINS_INT8,), tf.float32)
+            pass
+    data = _with_ranges(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
     return quantized(data, choices, request.samples, integer_io=request.integer_io)
 
 
 def _int16x8(converter: Any, request: Request) -> bytes:
     import tensorflow as tf
 
-    # Operators without a 16-bit form, such as comparisons, compute in float.
-    ops = (_sixteen_bits(), tf.lite.OpsSet.TFLITE_BUILTINS)
-    return _calibrated(converter, request, ops, tf.int16)
+    try:
+        # Operators without a 16-bit form, such as comparisons, compute in float.
+        return _sixteen_bits(converter, request, allow_float=True)
+    except Exception:  # its error types are not public
+        if request.integer_io:
+            raise
+        try:
+            data = _with_ranges(converter, request, tf.lite.OpsSet.TFLITE_BUILTINS)
+            return wherever_possible(data, request.samples)
+        except Exception:
+            pass
+        raise
 
 
-def _sixteen_bits() -> Any:
+def _sixteen_bits(converter: Any, request: Request, *, allow_float: bool) -> bytes:
+    """Quantize activations to 16 bits with TensorFlow's older quantizer.
+
+    It calibrates unless it gets no samples; it then uses the ranges of the file.
+    """
     import tensorflow as tf
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
+    from tensorflow.lite.python.util import modify_model_io_type
 
-    return tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    sets = tf.lite.OpsSet
+    ops = [sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
+    ops += [sets.TFLITE_BUILTINS] if allow_float else []
+    data = _with_ranges(converter, request, *ops)
+    model = with_measured_ranges(data, request.samples)
+    io = tf.int16 if request.integer_io else tf.float32
+    quantizer = Calibrator(pack(model))
+    data = quantizer.calibrate_and_quantize(tuple, io, io, allow_float, tf.int16, tf.int64)
+    return bytes(modify_model_io_type(data, io, io))
 
 
-def _calibrated(converter: Any, request: Request, ops: Sequence[Any], integer: Any) -> bytes:
-    """Quantize weights and activations, with the ranges of the samples.
+def _with_ranges(converter: Any, request: Request, *ops: Any) -> bytes:
+    """Convert to a float file with ranges of its tensors, those of the first sample.
 
     Args:
         converter: The converter.
         request: The parameters.
         ops: The sets of operators that the file may use.
-        integer: The type of integer inputs and outputs.
     """
     import tensorflow as tf
 
+    if not hasattr(converter, _CALIBRATE_ONLY):
+        raise UserError(
+            "This TensorFlow's converter cannot calibrate without quantizing "
+            f"({_CALIBRATE_ONLY}). Install the version of constraints.txt."
+        )
     if not request.samples:
         raise ValueError(f"{request.precision} needs calibration samples")
+    converter._experimental_calibrate_only = True
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: map(list, request.samples)
+    converter.representative_dataset = lambda: map(list, request.samples[:1])
     converter.target_spec.supported_ops = list(ops)
-    if request.integer_io:
-        converter.inference_input_type = converter.inference_output_type = integer
     return _float32(converter, request)
 
 

@@ -33,20 +33,16 @@ SELECTIONS = frozenset((
 _AVERAGES = frozenset(("AVERAGE_POOL_2D", "RESIZE_BILINEAR"))
 
 
-def share_ranges(model: Any) -> bool:
+def share_ranges(model: Any) -> None:
     """Give values that must share a step and zero point the same range.
 
     Args:
         model: A float file with the ranges of its tensors, as objects; changed in place.
-
-    Returns:
-        Whether any range changed.
     """
     graph = model.subgraphs[0]
     groups = _groups(model)
     needed = _needed(model)
     tables = [op for op in graph.operators if _reads_table(model, op)]
-    changed = False
     for members in groups:
         ranges = {index: range_of(graph.tensors[index]) for index in members}
         ends = [ends for index, ends in ranges.items() if ends is not None and index in needed]
@@ -55,12 +51,7 @@ def share_ranges(model: Any) -> bool:
             continue
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
         for index in members:
-            tensor = graph.tensors[index]
-            if range_of(tensor) != (low, high):
-                tensor.quantization.min = np.array([low], np.float32)
-                tensor.quantization.max = np.array([high], np.float32)
-                changed = True
-    return changed
+            set_range(graph.tensors[index], low, high)
 
 
 def _groups(model: Any) -> list[set[int]]:
@@ -121,3 +112,9 @@ def range_of(tensor: Any) -> tuple[float, float] | None:
     if steps is None or steps.min is None or len(steps.min) != 1:
         return None
     return float(steps.min[0]), float(steps.max[0])
+
+
+def set_range(tensor: Any, low: float, high: float) -> None:
+    """Set the range of a tensor that has one."""
+    tensor.quantization.min = np.array([low], np.float32)
+    tensor.quantization.max = np.array([high], np.float32)

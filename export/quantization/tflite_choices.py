@@ -1,13 +1,13 @@
 """Int8 TFLite files with chosen ranges and with layers in float or 16 bits.
 
 TensorFlow quantizes in two steps: calibration writes the range of every tensor into a float file,
-and the quantizer converts that to an int8 file. In between, the ranges can be changed. The
-quantizer takes a list of operators to leave in float.
+and the quantizer converts that to an int8 file. In between, the ranges are measured, and can be
+changed. The quantizer takes a list of operators to leave in float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import numpy as np
 from ...artifacts.flatbuffer import operator_name, pack, parse, text
 from ...errors import UserError
 from .float_operators import float_operators
+from .measured_ranges import values_of, with_measured_ranges
 from .pixel_inputs import demand_tflite_steps, tflite_pixels
 from .quantizer_choices import QuantizerChoices
 from .range_choice import Histogram
-from .shared_ranges import share_ranges
+from .shared_ranges import set_range, share_ranges
 from .tflite_int16 import with_int16
 
 
@@ -32,9 +33,9 @@ def quantized(
     """Quantize a calibrated file to int8.
 
     Args:
-        calibrated: A float file with the ranges of its tensors.
+        calibrated: A float file with a range for each of its tensors.
         choices: Settings of layers and ranges that differ from the converter's defaults.
-        samples: The calibration samples, for choosing ranges.
+        samples: The calibration samples, which determine the ranges.
         integer_io: Whether inputs and outputs of the file are integers.
 
     Raises:
@@ -47,28 +48,41 @@ def quantized(
     # networks.
     from tensorflow.lite.python.convert import mlir_quantize
 
-    model = parse(calibrated)
-    model.subgraphs[0].operators = model.subgraphs[0].operators or []  # all outputs are constants
+    model = with_measured_ranges(calibrated, samples)
     floats, wide = _operators(model, choices)
     ranges = _ranges(model.subgraphs[0])
     if choices.ranges != "min-max":
         # `ranges` keeps the full ranges for 16-bit tensors, which need no clipping.
         _choose(calibrated, model, choices.ranges, samples, ranges)
     pixels = tflite_pixels(model) if choices.pixels else None
-    shared = share_ranges(model)
+    share_ranges(model)
     floats |= float_operators(model)
-    if shared or pixels is not None or choices.ranges != "min-max":
-        calibrated = pack(model)
     io = tf.int8 if integer_io else tf.float32
     data: bytes = mlir_quantize(
-        calibrated,
+        pack(model),
         input_data_type=io if pixels is None else tf.uint8,
         output_data_type=io,
         denylisted_nodes=sorted(floats | wide),
     )
     if pixels is not None:
         demand_tflite_steps(data, pixels)
-    return with_int16(data, wide, ranges) if wide else data
+    return with_int16(parse(data), wide, ranges) if wide else data
+
+
+def wherever_possible(calibrated: bytes, samples: Sequence[Sequence[np.ndarray]]) -> bytes:
+    """Quantize a calibrated file to int16x8; operators without such a form stay in float.
+
+    Args:
+        calibrated: A float file with a range for each of its tensors.
+        samples: The calibration samples, which determine the ranges.
+    """
+    model = with_measured_ranges(calibrated, samples)
+    graph = model.subgraphs[0]
+    ranges = _ranges(graph)
+    for tensor in graph.tensors:
+        tensor.quantization = None
+    names = {text(graph.tensors[operator.outputs[0]].name) for operator in graph.operators}
+    return with_int16(model, names, ranges, required=False)
 
 
 def _operators(model: Any, choices: QuantizerChoices) -> tuple[set[str], set[str]]:
@@ -114,39 +128,10 @@ def _choose(
     graph = model.subgraphs[0]
     ranged = [i for i, tensor in enumerate(graph.tensors) if text(tensor.name) in ranges]
     histograms = {index: Histogram(*ranges[text(graph.tensors[index].name)]) for index in ranged}
-    for values in _values(calibrated, samples, ranged):
+    for values in values_of(calibrated, samples, ranged):
         for index, array in values.items():
             histograms[index].add(array)
     fixed = {int(index) for index in graph.inputs}  # clipping an input would affect every layer
     for index in ranged:
-        if index in fixed:
-            continue
-        tensor = graph.tensors[index]
-        low, high = histograms[index].range(method)
-        tensor.quantization.min, tensor.quantization.max = [low], [high]
-
-
-def _values(
-    data: bytes, samples: Sequence[Sequence[np.ndarray]], indices: Sequence[int]
-) -> Iterator[dict[int, np.ndarray]]:
-    """Yield the values of tensors of a float file, one dictionary per batch."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    interpreter = Interpreter(
-        model_content=data,
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    details = interpreter.get_input_details()
-
-    def run(batch: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-        for detail, array in zip(details, batch, strict=True):
-            if tuple(detail["shape"]) != array.shape:
-                interpreter.resize_tensor_input(detail["index"], array.shape)
-        interpreter.allocate_tensors()
-        for detail, array in zip(details, batch, strict=True):
-            interpreter.set_tensor(detail["index"], array)
-        interpreter.invoke()
-        return {index: np.array(interpreter.get_tensor(index)) for index in indices}
-
-    return map(run, samples)
+        if index not in fixed:
+            set_range(graph.tensors[index], *histograms[index].range(method))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_code, operator_kind, pack, parse, text
+from ...artifacts.flatbuffer import operator_code, operator_kind, pack, text
 from ...errors import UserError
 
 _FLOAT, _INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -67,22 +67,28 @@ _FORMS = {
 }
 
 
-def with_int16(data: bytes, names: set[str], ranges: Mapping[str, tuple[float, float]]) -> bytes:
+def with_int16(
+    model: Any,
+    names: set[str],
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    required: bool = True,
+) -> bytes:
     """Convert float operators of a file to integer ones with 16-bit activations.
 
     Args:
-        data: An int8 file in which these operators were left in float.
+        model: A parsed file in which these operators compute in float; changed.
         names: Names of their output tensors.
         ranges: Range of every computed tensor, by name.
+        required: Whether operators with weights must have such a form; others stay in float.
 
     Raises:
-        UserError: The type of an operator is not supported.
+        UserError: An operator has no such form, and it is required.
     """
-    model = parse(data)
     editor = _Editor(model, ranges)
     for operator in list(model.subgraphs[0].operators):
         if text(editor.tensor(operator.outputs[0]).name) in names:
-            editor.widen(operator)
+            editor.widen(operator, required=required)
     editor.sort()
     return pack(model)
 
@@ -100,12 +106,12 @@ class _Editor:
     def tensor(self, index: int) -> Any:
         return self._graph.tensors[index]
 
-    def widen(self, operator: Any) -> None:
-        """Convert one operator to 16-bit activations."""
+    def widen(self, operator: Any, *, required: bool) -> None:
+        """Convert one operator to 16-bit activations, or leave it in float."""
         kind = operator_kind(self._model, operator)
         name = text(self.tensor(operator.outputs[0]).name)
         form = _FORMS.get(kind)
-        if form is None and self._has_weights(operator):
+        if form is None and required and self._has_weights(operator):
             raise UserError(
                 f"keep_int16 does not support {kind} ({name}); of the operators with weights it "
                 f"supports {', '.join(k for k, f in _FORMS.items() if f.kernel is not None)}. "
@@ -237,8 +243,11 @@ class _Editor:
         return steps
 
     def _bias(self, index: int, steps: np.ndarray) -> int:
-        integers = np.rint(self._floats(index).astype(np.float64) / steps).astype(np.int64)
-        return self._stored(index, integers, _INT64, _steps(steps, 0))
+        """Quantize the bias; the converter may have given it leading axes of size 1."""
+        integers = np.rint(self._floats(index).ravel().astype(np.float64) / steps).astype(np.int64)
+        stored = self._stored(index, integers, _INT64, _steps(steps, 0))
+        self.tensor(stored).shape = np.array(integers.shape, np.int32)
+        return stored
 
     def _floats(self, index: int) -> np.ndarray:
         tensor = self.tensor(index)

@@ -1,0 +1,65 @@
+"""Measures the ranges of the tensors of a float TFLite file on samples.
+
+TensorFlow's calibrator reads the result of an operator after the next one has run, which may have
+overwritten it in place: a relu that is added to another value gets the range of the sum. Here, no
+value is overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...artifacts.flatbuffer import parse
+from .shared_ranges import range_of, set_range
+
+
+def with_measured_ranges(calibrated: bytes, samples: Sequence[Sequence[np.ndarray]]) -> Any:
+    """Return a parsed file in which every computed tensor has its range on the samples.
+
+    Args:
+        calibrated: A float file with some range for each of its computed tensors.
+        samples: Batches of samples, one array per input each.
+    """
+    model = parse(calibrated)
+    graph = model.subgraphs[0]
+    graph.operators = graph.operators or []  # all outputs are constants
+    ranged = [i for i, tensor in enumerate(graph.tensors) if range_of(tensor) is not None]
+    ends: dict[int, tuple[float, float]] = {}
+    for values in values_of(calibrated, samples, ranged):
+        for index, array in values.items():
+            finite = array[np.isfinite(array)]
+            low, high = ends.get(index, (np.inf, -np.inf))
+            ends[index] = finite.min(initial=low), finite.max(initial=high)
+    for index, (low, high) in ends.items():
+        if low <= high:  # otherwise, no value is finite
+            set_range(graph.tensors[index], low, high)
+    return model
+
+
+def values_of(
+    data: bytes, samples: Sequence[Sequence[np.ndarray]], indices: Sequence[int]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Yield the values of tensors of a float file, one dictionary per batch."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=data,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    details = interpreter.get_input_details()
+
+    def run(batch: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+        for detail, array in zip(details, batch, strict=True):
+            if tuple(detail["shape"]) != array.shape:
+                interpreter.resize_tensor_input(detail["index"], array.shape)
+        interpreter.allocate_tensors()
+        for detail, array in zip(details, batch, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+        return {index: np.array(interpreter.get_tensor(index)) for index in indices}
+
+    return map(run, samples)

@@ -25,7 +25,7 @@ from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
 from .onnx_external import move_weights
 from .onnx_rewrites import simplify
-from .rewrites_integers import for_integers
+from .rewrites_integers import rewritten
 from .rewrites_masks import with_near_masks
 from .tf2onnx_handlers import HANDLERS
 from .tf2onnx_mends import mended_optimizer
@@ -97,7 +97,7 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
 
     integers = precision_named(job.precision).arithmetic is Arithmetic.INTEGER
     if integers and job.trained is None:
-        graph = for_integers(graph, ("RealDiv",))
+        graph = rewritten(graph, ("RealDiv",))
         batches = job.calibration.batches(graph.signature.inputs) if job.calibration else ()
         graph = with_near_masks(graph, (list(batch.values()) for batch in batches), wide=False)
     try:

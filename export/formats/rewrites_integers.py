@@ -1,4 +1,6 @@
-"""Rewrites for files of integers, of operations that are wrong or imprecise in integers.
+"""Rewrites for TFLite, of operations that the converter makes wrong or imprecise.
+
+In files of integers:
 
 - All integers are finite. The test x - x = 0 is wrong after rounding.
 - A mean over the steps that a mask keeps divides by 1 if it keeps none, since integers represent no
@@ -8,6 +10,11 @@
 - Negation, squares and squared differences are products, which have 16-bit kernels.
 - The converter computes selu from exp(x) for positive x too, whose range is much larger than that
   of the result.
+
+In all files:
+
+- The converter computes softplus as log(exp(x) + 1), which overflows beyond 88. The range of exp(x)
+  is too large for integers.
 """
 
 from __future__ import annotations
@@ -28,8 +35,8 @@ if TYPE_CHECKING:
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-def for_integers(graph: FrozenGraph, kinds: Container[str]) -> FrozenGraph:
-    """Return a network with some operations in a form that is right in integers.
+def rewritten(graph: FrozenGraph, kinds: Container[str]) -> FrozenGraph:
+    """Return a network with some operations in a form that is converted correctly.
 
     Args:
         graph: The network; not changed.
@@ -39,16 +46,16 @@ def for_integers(graph: FrozenGraph, kinds: Container[str]) -> FrozenGraph:
 
     if not any(node.op in kinds for node in graph.graph_def.node):
         return graph
-    with tf.Graph().as_default() as rewritten:
+    with tf.Graph().as_default() as changed:
         tf.import_graph_def(graph.graph_def, name="")
         replaced = {}
-        for op in rewritten.get_operations():
+        for op in changed.get_operations():
             if op.type in kinds:
                 with tf.name_scope(f"{op.name}/"):
                     result = _REWRITES[op.type](op)
                 if result is not None:
                     replaced[op.name] = result.op.name
-        graph_def = rewritten.as_graph_def()
+        graph_def = changed.as_graph_def()
     redirect(graph_def, replaced, [tensor.op.name for tensor in (*graph.inputs, *graph.outputs)])
     return dataclasses.replace(graph, graph_def=graph_def)
 
@@ -100,6 +107,14 @@ def _selu(op: tf.Operation) -> tf.Tensor:
     return tf.nn.relu(x) * _SELU_SCALE + below
 
 
+def _softplus(op: tf.Operation) -> tf.Tensor:
+    """Return softplus(x) = max(x, 0) - log(sigmoid(|x|))."""
+    import tensorflow as tf
+
+    x = op.inputs[0]
+    return tf.nn.relu(x) - tf.math.log(tf.sigmoid(tf.abs(x)))
+
+
 def _negative(op: tf.Operation) -> tf.Tensor | None:
     """Return -x as a product, except in a GELU, which the converter recognizes."""
     scaled = [x for reader in op.outputs[0].consumers() for x in reader.outputs]
@@ -144,11 +159,13 @@ _REWRITES: Mapping[str, Callable[[tf.Operation], tf.Tensor | None]] = {
     "Select": _finite,
     "SelectV2": _finite,
     "Selu": _selu,
+    "Softplus": _softplus,
     "Square": _square,
     "SquaredDifference": _squared_difference,
     "Sum": _scaled_mean,
 }
 
+FLOATS = ("Softplus",)
 _ONLY_SIXTEEN_BITS = ("Neg", "Square", "SquaredDifference")
 EIGHT_BITS = tuple(kind for kind in _REWRITES if kind not in _ONLY_SIXTEEN_BITS)
 # With 16 bits, the quantizer requantizes the operand of the minimum in selu.

@@ -27,7 +27,7 @@ from .fence import UnnamedRefusalError, fenced, needs_child
 from .freeze import FrozenGraph
 from .rewrites import with_separate_biases, with_vector_sums
 from .rewrites_3d import for_tflite
-from .rewrites_integers import EIGHT_BITS, SIXTEEN_BITS, for_integers
+from .rewrites_integers import EIGHT_BITS, FLOATS, SIXTEEN_BITS, rewritten
 from .rewrites_masks import with_near_masks
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
@@ -107,9 +107,11 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
     ends = (*graph.inputs, *graph.outputs)
     if precision_named(job.precision).arithmetic is Arithmetic.INTEGER and not job.trained:
         wide = job.precision not in MIXED
-        graph = for_integers(graph, SIXTEEN_BITS if wide else EIGHT_BITS)
+        graph = rewritten(graph, SIXTEEN_BITS if wide else EIGHT_BITS)
         batches = job.calibration.batches(graph.signature.inputs) if job.calibration else ()
         graph = with_near_masks(graph, (list(batch.values()) for batch in batches), wide=wide)
+    elif not job.trained:
+        graph = rewritten(graph, FLOATS)
     plain = with_vector_sums(graph.graph_def)
     if job.precision == "int16x8" and not job.trained:
         plain = with_separate_biases(plain)
@@ -191,7 +193,10 @@ def _refusal(error: Exception, graph: FrozenGraph) -> UserError:
             t.op.name: s.name for t, s in zip(graph.inputs, graph.signature.inputs, strict=True)
         }
         name = names.get(unranged[1]) or graph.readable_name(unranged[1])
-        return UserError(f"int16x8 takes floats only, and {name!r} holds none. Export int8.")
+        return UserError(
+            f"int16x8 files with integer inputs take floats only, and {name!r} holds none. Leave "
+            "out quantized_io='integer' (--quantized-io integer), or export int8."
+        )
     lines = [line for line in text.splitlines() if line.strip()]
     reason = re.sub(r'loc\([^"]*(?:"[^"]*:", )?"([^"]*)"[^)]*\)+', r"\1", lines[0] if lines else "")
     reason = graph.readable_name(reason or repr(error)).removeprefix("<unknown>:0: ")

@@ -201,7 +201,10 @@ def _int16x8(converter: Any, request: Request) -> bytes:
 def _sixteen_bits(converter: Any, request: Request, *, allow_float: bool) -> bytes:
     """Quantize activations to 16 bits with TensorFlow's older quantizer.
 
-    It calibrates unless it gets no samples; it then uses the ranges of the file.
+    Without samples, it uses the ranges of the file.
+
+    Raises:
+        Exception: It cannot quantize the file, or gives an operator integers and floats.
     """
     import tensorflow as tf
     from tensorflow.lite.python.optimize.calibrator import Calibrator
@@ -211,11 +214,13 @@ def _sixteen_bits(converter: Any, request: Request, *, allow_float: bool) -> byt
     ops = [sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
     ops += [sets.TFLITE_BUILTINS] if allow_float else []
     data = _with_ranges(converter, request, *ops)
-    model = with_measured_ranges(data, request.samples)
+    model = with_measured_ranges(data, request.samples, wide=True)
     io = tf.int16 if request.integer_io else tf.float32
     quantizer = Calibrator(pack(model))
     data = quantizer.calibrate_and_quantize(tuple, io, io, allow_float, tf.int16, tf.int64)
-    return bytes(modify_model_io_type(data, io, io))
+    data = bytes(modify_model_io_type(data, io, io))
+    tf.lite.Interpreter(model_content=data).allocate_tensors()
+    return data
 
 
 def _with_ranges(converter: Any, request: Request, *ops: Any) -> bytes:

@@ -5,6 +5,7 @@
 - Other comparisons: the kernels support only steps below 1.
 - DIV by a computed number: the kernel fails where it is 0, as the number of steps in a sequence of
   padding.
+- LOG_SOFTMAX of less than -16: the kernels' results are between -16 and 0.
 - Operators that only move numbers on the way from an integer to an integer, such as an index.
 """
 
@@ -20,6 +21,7 @@ from .shared_ranges import SELECTIONS, range_of
 
 _EQUALITIES = ("EQUAL", "NOT_EQUAL")
 _COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
+_LEAST_LOG_SOFTMAX = -16.0
 _LARGEST_STEPS = 255  # of 1 in the range of a tensor
 
 
@@ -40,6 +42,9 @@ def _fails(model: Any, operator: Any) -> bool:
     ranges = [range_of(model.subgraphs[0].tensors[i]) for i in operator.inputs if i >= 0]
     if kind in _COMPARISONS:
         return any(ends and ends[1] - ends[0] >= _LARGEST_STEPS for ends in ranges)
+    if kind == "LOG_SOFTMAX":
+        ends = range_of(model.subgraphs[0].tensors[operator.outputs[0]])
+        return ends is not None and ends[0] < _LEAST_LOG_SOFTMAX
     return kind in ("ONE_HOT", *_EQUALITIES) or (kind == "DIV" and ranges[1] is not None)
 
 

@@ -3,25 +3,46 @@
 TensorFlow's calibrator reads the result of an operator after the next one has run, which may have
 overwritten it in place: a relu that is added to another value gets the range of the sum. Here, no
 value is overwritten.
+
+Integers represent zero even if no sample is zero. Some functions of such an integer are beyond
+those of the samples, and their ranges are extended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...artifacts.flatbuffer import parse
+from ...artifacts.flatbuffer import operator_kind, parse
 from .shared_ranges import range_of, set_range
 
+# Values that the range of a function's result includes, for the range of its operand.
+Ends = Mapping[str, Callable[[float, float], tuple[float, ...]]]
+_ENDS: Ends = {
+    "ABS": lambda low, high: (0.0,),
+    "LOGISTIC": lambda low, high: (_sigmoid(min(low, 0.0)), _sigmoid(max(high, 0.0))),
+    "LOG": lambda low, high: (math.log(low), math.log(high)) if low > 0 else (),
+}
+# Ranges of 16 bits are symmetric. The kernel interpolates between the results for the whole range.
+_WIDE_ENDS: Ends = {**_ENDS, "GELU": lambda low, high: (max(-low, high),)}
 
-def with_measured_ranges(calibrated: bytes, samples: Sequence[Sequence[np.ndarray]]) -> Any:
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-max(x, -700.0)))
+
+
+def with_measured_ranges(
+    calibrated: bytes, samples: Sequence[Sequence[np.ndarray]], *, wide: bool = False
+) -> Any:
     """Return a parsed file in which every computed tensor has its range on the samples.
 
     Args:
         calibrated: A float file with some range for each of its computed tensors.
         samples: Batches of samples, one array per input each.
+        wide: Whether all tensors will be integers of 16 bits.
     """
     model = parse(calibrated)
     graph = model.subgraphs[0]
@@ -36,6 +57,13 @@ def with_measured_ranges(calibrated: bytes, samples: Sequence[Sequence[np.ndarra
     for index, (low, high) in ends.items():
         if low <= high:  # otherwise, no value is finite
             set_range(graph.tensors[index], low, high)
+    for operator in graph.operators:
+        include = (_WIDE_ENDS if wide else _ENDS).get(operator_kind(model, operator))
+        operand, result = (graph.tensors[i[0]] for i in (operator.inputs, operator.outputs))
+        read, made = range_of(operand), range_of(result)
+        if include is not None and read is not None and made is not None:
+            further = include(*read)
+            set_range(result, min(*made, *further), max(*made, *further))
     return model
 
 

@@ -76,7 +76,7 @@ def wherever_possible(calibrated: bytes, samples: Sequence[Sequence[np.ndarray]]
         calibrated: A float file with a range for each of its tensors.
         samples: The calibration samples, which determine the ranges.
     """
-    model = with_measured_ranges(calibrated, samples)
+    model = with_measured_ranges(calibrated, samples, wide=True)
     graph = model.subgraphs[0]
     ranges = _ranges(graph)
     for tensor in graph.tensors:

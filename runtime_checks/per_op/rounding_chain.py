@@ -34,8 +34,10 @@ _WIDE = _NEAREST + 1
 # Tables of 16 bits, as `reference.rounding.tables` has them. The logistic function: a line
 # between points 1/24 apart, h²/8 · max|f''| = 0.68 steps; the argument's truncated multiplier, up
 # to 2^-14 of it, 0.45; its own rounding 0.33; the points 0.5. The tangent has twice the slope and
-# four times the curvature at half the distance.
-_WIDE_TABLE = {"LOGISTIC": 2.5, "TANH": 5.0, "SOFTMAX": 8.0}
+# four times the curvature at half the distance. GELU: the points, their shift and the result are
+# rounded, besides the line between points 128 integers apart, h²/8 · max|f''|.
+_WIDE_TABLE = {"LOGISTIC": 2.5, "TANH": 5.0, "SOFTMAX": 8.0, "GELU": 2.0}
+_OF_GELU = 128**2 / 8 * 0.8
 
 # The table of exponentials of a 16-bit softmax ends at -10, with this number, which all lesser
 # differences have too; each number is rounded to steps of 2/65535.
@@ -341,6 +343,9 @@ class RoundingChain:
         own = _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
         if kind == "SOFTMAX" and steps.dtype.itemsize > 1:
             own += _of_exponentials(self._numbers(read))
+        argument = self._graph.tensors[read].quantization
+        if kind == "GELU" and steps.dtype.itemsize > 1 and argument is not None:
+            own += _OF_GELU * float(argument.scales.max()) ** 2
         return own
 
     def _keeps_steps(self, op: GraphOp, steps: Quantization) -> bool:

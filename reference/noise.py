@@ -175,7 +175,9 @@ def _variances(
     values = {name: array.astype(np.float32) for name, array in inputs.items()}
     half = arithmetic.unit == UNIT_ROUNDOFF["float16"]
     variances = {
-        name: _input_rounding(array) if half and inputs[name].dtype.kind == "f" else np.zeros_like(array)
+        name: _input_rounding(array)
+        if half and inputs[name].dtype.kind == "f"
+        else np.zeros_like(array)
         for name, array in values.items()
     }
     kept = {name: (value, variances[name]) for name, value in values.items()}

@@ -22,6 +22,7 @@ from ...extras import missing_package
 from ...quiet import LOGGED, stderr_without
 from ..quantization.measured_ranges import with_measured_ranges
 from ..quantization.quantizer_choices import QuantizerChoices
+from ..quantization.shared_ranges import share_ranges
 from ..quantization.tflite_choices import quantized, wherever_possible
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def _sixteen_bits(converter: Any, request: Request, *, allow_float: bool) -> byt
     ops += [sets.TFLITE_BUILTINS] if allow_float else []
     data = _with_ranges(converter, request, *ops)
     model = with_measured_ranges(data, request.samples, wide=True)
+    share_ranges(model)
     io = tf.int16 if request.integer_io else tf.float32
     quantizer = Calibrator(pack(model))
     data = quantizer.calibrate_and_quantize(tuple, io, io, allow_float, tf.int16, tf.int64)

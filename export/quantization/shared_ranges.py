@@ -1,4 +1,4 @@
-"""Ranges of values that operators of an int8 TFLite file only move or select.
+"""Ranges of values that operators of an int8 or int16x8 TFLite file only move or select.
 
 The kernels of such operators require operands and results with one step and zero point. Where their
 ranges differ, TensorFlow's quantizer takes the range of the result. An operand that is also read

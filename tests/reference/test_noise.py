@@ -214,3 +214,27 @@ def test_mean_summed_sequentially_is_as_noisy_as_the_model_says(even):
     found = ratios(got, evaluate_network(network, {"x": x})["y"], noise)
     assert 0.3 < pooled(found) < POOLED_LIMIT
     assert found.max() < WORST_SAMPLE_LIMIT
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_inputs_that_are_only_moved_are_rounded_to_half_precision(scale):
+    """Below the least normal half, the error is absolute."""
+    x = (scale * np.random.default_rng(0).normal(size=(50, 6))).astype(np.float32)
+    node = Node("m", "reshape", "m", ("x",), (None, 2, 3), {"target_shape": [2, 3]}, {})
+    network = Network({"x": (None, 6)}, {"y": "m"}, (node,))
+    noise = expected_noise(network, {"x": x}, arithmetic=NoiseSource(HALF))["y"]
+    found = ratios(x.astype(np.float16), x, noise)
+    assert 0.5 < pooled(found) <= POOLED_LIMIT
+    assert found.max() <= WORST_SAMPLE_LIMIT
+
+
+def test_products_below_the_least_normal_half_are_as_noisy_as_the_model_says():
+    x = (1e-3 * np.random.default_rng(0).normal(size=(50, 24))).astype(np.float16)
+    node = Node("m", "multiply", "m", ("x", "x"), (None, 24), {}, {})
+    network = Network({"x": (None, 24)}, {"y": "m"}, (node,))
+    given = {"x": x.astype(np.float32)}
+    truth = evaluate_network(network, {"x": x.astype(np.float64)})["y"]
+    noise = expected_noise(network, given, arithmetic=NoiseSource(HALF))["y"]
+    found = ratios(x * x, truth, noise)
+    assert 0.5 < pooled(found) <= POOLED_LIMIT
+    assert found.max() <= WORST_SAMPLE_LIMIT

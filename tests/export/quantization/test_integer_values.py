@@ -42,6 +42,9 @@ EIGHT_BITS = {
     "maximum with a constant": (of_floats, lambda h: [h, ops.maximum(h, 0.3)], 35),
     "logsumexp": (of_floats, lambda h: ops.logsumexp(h, -1), 35),
     "selu": (of_floats, ops.selu, 35),
+    "softplus": (of_floats, ops.softplus, 35),
+    "mish": (of_floats, lambda h: ops.multiply(h, ops.tanh(ops.softplus(h))), 30),
+    "log-softmax of large numbers": (of_floats, lambda h: ops.log_softmax(50 * h), 35),
     "counted categories": (of_integers, encoded("count"), 35),
     "categories": (of_integers, encoded("multi_hot"), 35),
     "one category": (lambda f: of_integers(f, 1), encoded("one_hot"), 35),
@@ -66,6 +69,11 @@ EIGHT_BITS = {
 SIXTEEN_BITS = {
     "sum": (of_floats, lambda h: ops.sum(h, -1), 40),
     "logsumexp": (of_floats, lambda h: ops.logsumexp(h, -1), 40),
+    "softplus": (of_floats, ops.softplus, 45),
+    "gelu": (of_floats, lambda h: ops.gelu(h, approximate=False), 45),
+    "selu": (of_floats, ops.selu, 45),
+    "rows of a table": (of_integers, lambda x: kl.Dense(3)(kl.Embedding(6, 4)(x)), 40),
+    "categories": (of_integers, encoded("multi_hot"), 40),
 }
 
 
@@ -114,6 +122,31 @@ def test_int16x8(name: str, tmp_path: Path) -> None:
     build, function, least = SIXTEEN_BITS[name]
     keras.utils.set_random_seed(1)
     assert min(ratios(build(function), "int16x8", tmp_path / "file")) > least
+
+
+def test_values_that_are_overwritten_in_place_have_their_own_ranges(tmp_path: Path) -> None:
+    # TensorFlow's calibrator gave a relu the range of the sum that is computed in its place.
+    model = of_floats(lambda h: ops.relu(h) + 3 * kl.Dense(5)(h))
+    rl.export_model(
+        model, tmp_path, formats=("tflite",), precisions=("int8",), calibration=samples(model)
+    )
+    (file,) = tmp_path.glob("*.tflite")
+    details = Interpreter(str(file)).get_tensor_details()
+    (relu,) = (tensor for tensor in details if "relu" in tensor["name"])
+    hidden = keras.Model(model.inputs, model.get_layer("h").output)
+    greatest = float(np.max(hidden.predict(samples(model), verbose=0)))
+    assert relu["quantization"][1] == -128
+    assert relu["quantization"][0] == pytest.approx(greatest / 255, rel=1e-4)
+
+
+def test_softplus_does_not_overflow_in_float32(tmp_path: Path) -> None:
+    x = keras.Input((3,), name="x")
+    data = np.array([[-200.0, 0.5, 200.0], [89.0, -89.0, -5.0]], np.float32)
+    model = keras.Model(x, [ops.softplus(x), ops.log_sigmoid(x)])
+    manifest = rl.export_model(
+        model, tmp_path, formats=("tflite",), precisions=("float32",), inputs=data
+    )
+    assert min(manifest.artifacts[0].snr_db.values()) > 130
 
 
 def test_rows_of_a_table_that_no_sample_reads_are_kept(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .export.fold import float64_twin as float64_twin
     from .export.fold import fold as fold
     from .export.fold import register_affine as register_affine
+    from .export.partial import PartialExportError as PartialExportError
     from .export.quantization.quantize_aware import quantize_aware as quantize_aware
     from .export.quantization.recipe import Recipe as Recipe
     from .runtime_checks.certification import FileCertificate as FileCertificate
@@ -66,6 +67,7 @@ _HOME = {
     "LinearRamp": ".toolkit.schedules",
     "Manifest": ".artifacts.manifest",
     "ParityReport": ".runtime_checks.parity",
+    "PartialExportError": ".export.partial",
     "Preprocessing": ".artifacts.images",
     "FreezeQuantization": ".toolkit.quantize_aware.freezing",
     "QuantizationDiagnostics": ".toolkit.quantize_aware.diagnostics",

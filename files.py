@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,3 +120,11 @@ def hash_folder(folder: Path) -> dict[str, str]:
     """Return relative path to hash of every file in a folder, in the order of the paths."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
+def remove(path: Path) -> None:
+    """Remove a file, which may be missing, or a folder with its content."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

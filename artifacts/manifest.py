@@ -257,6 +257,7 @@ class Manifest:
         calibration: Origin of the calibration samples, or None.
         notes: Sentences about changes that were made before the export.
         states: Name of each state input to the name of the output to feed back.
+        refused: Name of each file that could not be written to the reason.
     """
 
     name: str
@@ -274,6 +275,7 @@ class Manifest:
     calibration: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return name and files in one line."""
@@ -303,6 +305,7 @@ class Manifest:
             "calibration": self.calibration,
             "notes": list(self.notes),
             **({"states": dict(self.states)} if self.states else {}),
+            **({"refused": dict(self.refused)} if self.refused else {}),
             "inputs": [tensor.to_json() for tensor in self.inputs],
             "outputs": [tensor.to_json() for tensor in self.outputs],
             "fold": self.fold,
@@ -331,7 +334,8 @@ class Manifest:
             metadata=_metadata(record),
             calibration=record.mapping("calibration") if "calibration" in record else None,
             notes=record.texts("notes"),
-            states=_states(record),
+            states=_names(record, "states", "the name of an output for each input"),
+            refused=_names(record, "refused", "a reason for each file"),
         )
 
     def write(self, directory: Path) -> Path:
@@ -361,12 +365,12 @@ class Manifest:
             raise UserError(f"{file}: {error}. {AGAIN}") from error
 
 
-def _states(record: Record) -> dict[str, str]:
-    """Return the name of each state input to the name of its output."""
-    states = record.mapping("states") if "states" in record else {}
-    if not all(isinstance(output, str) for output in states.values()):
-        raise record.wrong("states", "the name of an output for each input")
-    return dict(states)
+def _names(record: Record, key: str, meaning: str) -> dict[str, str]:
+    """Return an entry that maps texts to texts; empty if it is absent."""
+    entries = record.mapping(key) if key in record else {}
+    if not all(isinstance(value, str) for value in entries.values()):
+        raise record.wrong(key, meaning)
+    return dict(entries)
 
 
 def _dtype(record: Record) -> str:

@@ -105,6 +105,7 @@ def command(
     """
     from ..artifacts.class_names import read_lines
     from ..export.exporter import export_model
+    from ..export.partial import PartialExportError
 
     console = console_beside(json_path)
     trained = read_model(model, imports, unsafe)
@@ -123,19 +124,23 @@ def command(
                 line = f"{progress.subject}: {progress.stage} {progress.seconds:.1f} s"
                 console.print(line, style="dim", highlight=False, markup=False)
 
-        manifest = export_model(
-            trained,
-            directory,
-            calibration=calibration,
-            inputs=inputs,
-            labels=read_lines(labels) if labels else (),
-            preprocessing=preprocessing(mean, scale),
-            source=model,
-            shapes=dict(shapes),
-            listener=show,
-            recipe=None if recipe_path is None else read_recipe(recipe_path),
-            **options,
-        )
+        refusal = None
+        try:
+            manifest = export_model(
+                trained,
+                directory,
+                calibration=calibration,
+                inputs=inputs,
+                labels=read_lines(labels) if labels else (),
+                preprocessing=preprocessing(mean, scale),
+                source=model,
+                shapes=dict(shapes),
+                listener=show,
+                recipe=None if recipe_path is None else read_recipe(recipe_path),
+                **options,
+            )
+        except PartialExportError as partial:
+            manifest, refusal = partial.manifest, partial
     _print(console, manifest, directory)
     for name, precision in written.left_out:
         console.print(f"{name} does not support {precision}: not written", style="yellow")
@@ -143,6 +148,8 @@ def command(
         console.print("--calibration was not used: no file needs calibration", style="yellow")
     if json_path is not None:
         write_json(json_path, manifest.to_json())
+    if refusal is not None:
+        raise refusal
 
 
 def _print(console: Console, manifest: Manifest, directory: Path) -> None:

@@ -33,6 +33,7 @@ from .network.write import build_network
 from .notes import notes_on_model
 from .number_limits import refuse_size, refuse_weights
 from .options import ExportOptions
+from .partial import PartialExportError
 from .progress import Listener, Steps
 from .provenance import Provenance
 from .quantization.calibration import RANDOM, RANDOM_COST, Calibration, load_calibration
@@ -143,6 +144,8 @@ def export_model(
     Raises:
         UserError: The model cannot be exported or an option is invalid; the message says how to fix
             it.
+        PartialExportError: Some files were refused, and the others are written. It is a UserError
+            with the manifest of the others.
     """
     options = ExportOptions(
         formats=tuple(formats),
@@ -168,7 +171,10 @@ def export_model(
     )
     run = _prepare(model, directory, options, calibration, inputs, source, shapes, listener)
     with moved_in_when_done(Path(directory)) as staging:
-        return run.export(staging)
+        manifest = run.export(staging)
+    if manifest.refused:
+        raise PartialExportError(manifest)
+    return manifest
 
 
 def describe_files(

@@ -79,6 +79,10 @@ class ArtifactWriter:
             artifact = dataclasses.replace(artifact, notes=(*artifact.notes, note))
         return dataclasses.replace(artifact, seconds=time.perf_counter() - started)
 
+    def file_name(self, format_name: str, precision: str) -> str:
+        """Return the name of a file."""
+        return f"{self.provenance.name}.{precision}{format_named(format_name).suffix}"
+
     @property
     def _options(self) -> ExportOptions:
         return self.provenance.options
@@ -241,7 +245,7 @@ class ArtifactWriter:
     ) -> Artifact:
         """Convert, write and validate one file; the recipe is that of the options by default."""
         file_format = format_named(format_name)
-        path = folder / f"{self.provenance.name}.{precision}{file_format.suffix}"
+        path = folder / self.file_name(format_name, precision)
         loops = loops_for(variant.model, format_name, precision)
         with self.step(path.name, "trace" if loops is Loops.KEPT else "unroll and trace"):
             job = self.job(format_name, precision, variant, recipe)

@@ -16,6 +16,8 @@ from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ..artifacts.network import Network, read_network
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import REAL, file_inputs, typical_samples, without
+from ..errors import UserError
+from ..files import remove
 from ..reference.calibrated_inputs import miscalibrated_inputs
 from ..reference.file_noise import file_noise, shares_ranges
 from ..reference.integer.file_outputs import predicted_outputs
@@ -79,10 +81,23 @@ class ExportRun:
     samples: golden.Samples
 
     def export(self, folder: Path) -> Manifest:
-        """Write every file into `folder`, the manifest last."""
-        files = self.writer.provenance.options.files
-        written = {file: self.writer.write(*file, folder) for file in sorted(files, key=_formats)}
-        artifacts = [written[file] for file in files]
+        """Write every file into `folder`, the manifest last.
+
+        Files that are refused are left out and listed in the manifest.
+
+        Raises:
+            UserError: All files are refused.
+        """
+        artifacts: list[Artifact] = []
+        refusals: dict[str, UserError] = {}
+        for file in self.writer.provenance.options.files:
+            before = set(folder.iterdir())
+            try:
+                artifacts.append(self.writer.write(*file, folder))
+            except UserError as refusal:
+                refusals[self.writer.file_name(*file)] = refusal
+                for path in set(folder.iterdir()) - before:
+                    remove(path)
         network_of = self.writer.variants.of
         beyond_half = functools.cache(self._beyond_half)  # files share a network
         noted = [
@@ -91,11 +106,27 @@ class ExportRun:
             else a
             for a in artifacts
         ]
-        return self.complete(folder, lambda _: noted)
+        if not noted:
+            raise next(iter(refusals.values()))
+        return self.complete(folder, lambda _: noted, refusals)
 
-    def complete(self, folder: Path, describe: Callable[[Truth], Sequence[Artifact]]) -> Manifest:
-        """Write everything but the files into `folder`, the manifest last."""
-        step = self.writer.step
+    def complete(
+        self,
+        folder: Path,
+        describe: Callable[[Truth], Sequence[Artifact]],
+        refusals: Mapping[str, UserError] | None = None,
+    ) -> Manifest:
+        """Write everything but the files into `folder`, the manifest last.
+
+        Args:
+            folder: The folder.
+            describe: Returns the descriptions of the files.
+            refusals: Name of each file that was refused to the reason.
+
+        Raises:
+            UserError: All files are refused.
+        """
+        step, refused = self.writer.step, dict(refusals or {})
         with step(NETWORK_FILE, "write"):
             network = write_network(
                 self.folded.model,
@@ -117,8 +148,12 @@ class ExportRun:
         outputs, of_files, predictions = {}, {}, {}
         for artifact in artifacts:
             inputs = file_inputs(self.samples.inputs, artifact.precision)
-            with step(artifact.file, "run"):
-                given = self._run_file(artifact, folder, inputs, truth)
+            try:
+                with step(artifact.file, "run"):
+                    given = self._run_file(artifact, folder, inputs, truth)
+            except ArtifactError as refusal:
+                refused[artifact.file] = refusal
+                continue
             if given is None:
                 continue
             outputs[artifact.file] = given
@@ -139,32 +174,42 @@ class ExportRun:
                         inputs,
                         truth,
                     )
+        unequal = tuple(unequal_parts(network, self._typical(truth)))
+        judged = []
+        for artifact in artifacts:
+            if artifact.file in refused:
+                continue
+            if artifact.file in outputs:
+                artifact = self._with_misfits(artifact, folder, network, unequal)
+                try:
+                    artifact = self._measured(artifact, outputs[artifact.file], truth, reference)
+                except UserError as refusal:
+                    refused[artifact.file] = refusal
+                    continue
+            judged.append(artifact)
+        if refused and not judged:
+            raise next(iter(refused.values()))
+        for artifact in artifacts:
+            if artifact.file in refused:
+                for name in artifact.all_files:
+                    remove(folder / name)
         wanted = expected(network, self.samples.inputs, truth, folded64, reference)
+        kept = {artifact.file for artifact in judged}
         golden.write_golden(
             folder / golden.FILE_NAME,
             self.samples,
             truth=without(truth, wanted),
             folded64=without(folded64, wanted),
             reference=without(reference, wanted),
-            artifacts={file: without(given, wanted) for file, given in outputs.items()},
+            artifacts={
+                file: without(given, wanted) for file, given in outputs.items() if file in kept
+            },
             noise=noise,
-            file_noise=of_files,
+            file_noise={file: values for file, values in of_files.items() if file in kept},
             trained_integers=without(self._trained_integers(), wanted),
-            predictions=predictions,
+            predictions={file: values for file, values in predictions.items() if file in kept},
         )
-        unequal = tuple(unequal_parts(network, self._typical(truth)))
-        judged = [
-            self._measured(
-                self._with_misfits(artifact, folder, network, unequal),
-                outputs[artifact.file],
-                truth,
-                reference,
-            )
-            if artifact.file in outputs
-            else artifact
-            for artifact in artifacts
-        ]
-        manifest = self._manifest(folder, judged)
+        manifest = self._manifest(folder, judged, refused)
         manifest.write(folder)
         return manifest
 
@@ -283,7 +328,9 @@ class ExportRun:
             [tensor.name for tensor in self.signature.outputs],
         )
 
-    def _manifest(self, folder: Path, artifacts: Sequence[Artifact]) -> Manifest:
+    def _manifest(
+        self, folder: Path, artifacts: Sequence[Artifact], refused: Mapping[str, UserError]
+    ) -> Manifest:
         provenance, calibration = self.writer.provenance, self.writer.calibration
         return Manifest(
             name=provenance.name,
@@ -304,15 +351,8 @@ class ExportRun:
             notes=self.notes,
             states=self.states,
             artifacts=tuple(artifacts),
+            refused={file: str(refusal) for file, refusal in refused.items()},
         )
-
-
-def _formats(file: tuple[str, str]) -> int:
-    """Return the number of formats that support the precision of a file.
-
-    The fewer formats, the fewer operators: files that are likely to be refused are written first.
-    """
-    return len(precision_named(file[1]).formats)
 
 
 def _exact(values: np.ndarray) -> np.ndarray:

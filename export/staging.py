@@ -24,6 +24,7 @@ from pathlib import Path
 from ..artifacts.manifest import FILE as MANIFEST_FILE
 from ..artifacts.manifest import Manifest
 from ..errors import UserError
+from ..files import remove
 from ..locks import LockedError, locked
 
 _PARTIAL = ".export-"  # prefix of the folders that an export writes to
@@ -137,19 +138,12 @@ def _finish_move(directory: Path) -> None:
     if MANIFEST_FILE in new:
         kept = _files_of_export(arriving) | {MANIFEST_FILE}
         for name in sorted(_files_of_export(directory) - kept):
-            _remove(directory / name)
+            remove(directory / name)
     for name in sorted(new, key=lambda name: name == MANIFEST_FILE):
         if (directory / name).is_dir():
-            _remove(directory / name)  # os.replace cannot replace a folder
+            remove(directory / name)  # os.replace cannot replace a folder
         os.replace(arriving / name, directory / name)
     arriving.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _files_of_export(directory: Path) -> set[str]:

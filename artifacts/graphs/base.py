@@ -49,8 +49,8 @@ class Quantization:
     def saturated(self, integers: np.ndarray) -> np.ndarray:
         """Return (N,) whether one of (N, …) integers is at a limit that does not represent zero."""
         limits, rows = np.iinfo(self.dtype), integers.reshape(len(integers), -1)
-        low = (rows == limits.min).any(axis=1) & (self.zero_points[0] != limits.min)
-        return np.asarray(low | (rows == limits.max).any(axis=1))
+        ends = [end for end in (limits.min, limits.max) if self.zero_points[0] != end]
+        return np.isin(rows, ends).any(axis=1)
 
 
 @dataclass(frozen=True)

@@ -205,3 +205,22 @@ def test_a_model_beyond_a_formats_limit_is_refused_before_any_work(
             listener=lambda progress: stages.append(progress.stage),
         )
     assert set(stages) == {"prepare"}
+
+
+def test_files_that_are_possible_are_written_beside_refused_ones(tmp_path):
+    x = keras.Input((258, 1), name="x")
+    model = keras.Model(x, keras.layers.SimpleRNN(2)(x))
+    (tmp_path / "net").mkdir()
+    with pytest.raises(rl.PartialExportError, match=r"net\.int8\.tflite was not written: .* 256"):
+        rl.export_model(
+            model,
+            tmp_path / "net",
+            formats=("tflite",),
+            precisions=("int8", "float32"),
+            calibration="random",
+        )
+    manifest = rl.Manifest.load(tmp_path / "net")
+    assert list(manifest.refused) == ["net.int8.tflite"]
+    assert [artifact.file for artifact in manifest.artifacts] == ["net.float32.tflite"]
+    assert not (tmp_path / "net" / "net.int8.tflite").exists()
+    assert rl.check_parity(tmp_path / "net").passed

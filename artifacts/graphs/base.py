@@ -50,7 +50,7 @@ class Quantization:
         """Return (N,) whether one of (N, …) integers is at a limit that does not represent zero."""
         limits, rows = np.iinfo(self.dtype), integers.reshape(len(integers), -1)
         ends = [end for end in (limits.min, limits.max) if self.zero_points[0] != end]
-        return np.isin(rows, ends).any(axis=1)
+        return np.asarray(np.isin(rows, ends).any(axis=1))
 
 
 @dataclass(frozen=True)

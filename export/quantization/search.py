@@ -211,11 +211,12 @@ class Search:
         return trial
 
     def _step(self, best: Trial, step: _Step) -> Trial:
-        """Try changes of the best recipe so far; keep the best change if it is an improvement."""
+        """Try changes of the best recipe so far; keep the best affordable one that improves it."""
         found = [
             trial
             for change in step.changes
             if (trial := self._tried(dataclasses.replace(best.recipe, **change))) is not None
+            and self._affordable(trial)
         ]
         better = max(found, key=lambda trial: trial.snr_db, default=best)
         if not self._better(better, best):

@@ -31,8 +31,8 @@ class Predictions:
     Attributes:
         by_rule: Name of the rule (the kernels that follow it) to Keras output name to (N, …)
             float32: the dequantized integers. Rules that agree on all samples share their arrays.
-        steps: Keras output name to its quantization step.
-        reason: Reason why there is no prediction, a clause; empty if there is one.
+        steps: Keras output name to its quantization step, for each predicted output.
+        reason: Reason why an output, or all of them, is not predicted, a clause; else empty.
         saturated: (N,) whether a sum of a sample is beyond the range of its integers; None if that
             is the case in no sample.
     """
@@ -42,10 +42,16 @@ class Predictions:
     reason: str = ""
     saturated: np.ndarray | None = None
 
+    @property
+    def none(self) -> bool:
+        """Whether no output is predicted."""
+        return not self.by_rule
+
     def joined(self, other: Predictions) -> Predictions:
-        """Return the predictions for the samples of both; empty unless both have predictions."""
-        if self.reason or other.reason:
-            return Predictions({}, {}, self.reason or other.reason)
+        """Return the predictions for the samples of both, of the outputs that both predict."""
+        reason = self.reason or other.reason
+        if self.none or other.none:
+            return Predictions({}, {}, reason)
         both = {
             rule: joined(outputs, other.by_rule[rule])
             for rule, outputs in self.by_rule.items()
@@ -54,7 +60,8 @@ class Predictions:
         saturated = None
         if self.saturated is not None or other.saturated is not None:
             saturated = np.concatenate([self._flags(), other._flags()])
-        return Predictions(both, self.steps, saturated=saturated)
+        steps = {name: step for name, step in self.steps.items() if name in other.steps}
+        return Predictions(both if steps else {}, steps, reason, saturated)
 
     def select(self, index: np.ndarray) -> Predictions:
         """Return the predictions for some samples."""
@@ -242,9 +249,8 @@ def _predictions(by_file: Mapping[str, Mapping[str, Arrays]]) -> dict[str, Predi
     Args:
         by_file: First part of the arrays' names to the file's name to the rest to the array.
     """
-    found = {
-        file: Predictions({}, {}, next(iter(why))) for file, why in by_file["unpredicted"].items()
-    }
+    reasons = {file: next(iter(why)) for file, why in by_file["unpredicted"].items()}
+    found = {file: Predictions({}, {}, reason) for file, reason in reasons.items()}
     for file, arrays in by_file["predicted"].items():
         sharing: dict[str, dict[str, np.ndarray]] = {}
         for key, array in arrays.items():
@@ -255,5 +261,5 @@ def _predictions(by_file: Mapping[str, Mapping[str, Arrays]]) -> dict[str, Predi
         }
         own = {name: float(array[0]) for name, array in by_file["step"].get(file, {}).items()}
         saturated = by_file["saturated"].get(file, {}).get("")
-        found[file] = Predictions(by_rule, own, saturated=saturated)
+        found[file] = Predictions(by_rule, own, reasons.get(file, ""), saturated)
     return found

@@ -47,24 +47,43 @@ def predicted_outputs(
         return Predictions({}, {}, f"the ops of .{artifact.format} files cannot be read")
     graph = read_graph(path, artifact.format, data).in_order(*artifact.names)
     count = len(next(iter(inputs.values())))
+    steps, reason = _steps(graph, artifact)
     try:
-        steps = {
-            spec.keras_name: _step(graph, key) for key, spec in zip(graph.outputs, artifact.outputs)
-        }
+        if not steps:
+            raise NotKnownError(reason)
         found = predict(graph, artifact.format, _batches(graph, artifact, inputs))
-        by_rule = {
-            kernels: {
-                spec.keras_name: _as_keras(graph, key, one.outputs[key], spec)[:count]
-                for key, spec in zip(graph.outputs, artifact.outputs)
-            }
-            for one in found
-            for kernels in [one.kernels]
+    except NotKnownError as why:
+        return Predictions({}, {}, _NO_NAME.sub(" ", str(why)))
+    known = {
+        spec.keras_name: (key, spec)
+        for key, spec in zip(graph.outputs, artifact.outputs)
+        if spec.keras_name in steps and key in found[0].outputs
+    }
+    reason = _NO_NAME.sub(" ", reason or found[0].reason)
+    if not known:
+        return Predictions({}, {}, reason)
+    steps = {name: steps[name] for name in known}
+    by_rule = {
+        one.kernels: {
+            name: _as_keras(graph, key, one.outputs[key], spec)[:count]
+            for name, (key, spec) in known.items()
         }
-    except NotKnownError as reason:
-        return Predictions({}, {}, _NO_NAME.sub(" ", str(reason)))
+        for one in found
+    }
     shared = {rule: outputs for kernels, outputs in by_rule.items() for rule in kernels}
     saturated = found[0].saturated[:count]
-    return Predictions(shared, steps, saturated=saturated if saturated.any() else None)
+    return Predictions(shared, steps, reason, saturated if saturated.any() else None)
+
+
+def _steps(graph: ArtifactGraph, artifact: Artifact) -> tuple[dict[str, float], str]:
+    """Return the steps of the outputs made of integers, and why another has none."""
+    steps, reason = {}, ""
+    for key, spec in zip(graph.outputs, artifact.outputs):
+        try:
+            steps[spec.keras_name] = _step(graph, key)
+        except NotKnownError as why:
+            reason = reason or str(why)
+    return steps, reason
 
 
 def _batches(

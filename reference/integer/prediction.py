@@ -55,13 +55,15 @@ class Prediction:
 
     Attributes:
         kernels: The kernels that follow these rules.
-        outputs: The file's output by its key to (N, …).
+        outputs: The file's output by its key to (N, …), for the outputs that are known.
         saturated: (N,) whether a sum of a sample is at a limit of its integers.
+        reason: Why an output is not known; else empty.
     """
 
     kernels: tuple[str, ...]
     outputs: Arrays
     saturated: np.ndarray
+    reason: str = ""
 
 
 def predict(
@@ -78,7 +80,7 @@ def predict(
         Every distinct result, with the rules that lead to it.
 
     Raises:
-        NotKnownError: The graph holds an op that is not known; the message names it.
+        NotKnownError: All outputs depend on ops that are not known; the message names one.
     """
     if file_format not in _FORMATS:
         raise NotKnownError(f"the ops of .{file_format} files")
@@ -88,20 +90,26 @@ def predict(
     rules = form.rules(graph)
     parts: list[list[Arrays]] = [[] for _ in rules]
     saturated: list[np.ndarray] = []
+    reasons: list[str] = []
     for start in range(0, len(batches), chunk):
         runs = batches[start : start + chunk]
         inputs = {key: np.stack([run[key] for run in runs]) for key in runs[0]}
-        results, beyond = _evaluated(graph, form, rules, inputs)
+        results, beyond, reason = _evaluated(graph, form, rules, inputs)
         saturated.append(beyond)
+        reasons.append(reason)
         for part, outputs in zip(parts, results):
             part.append(outputs)
     size = len(next(iter(batches[0].values())))  # samples of a run saturate together
     beyond = np.repeat(np.concatenate(saturated), size)
+    known = [key for key in graph.outputs if all(key in p for part in parts for p in part)]
+    reason = next(filter(None, reasons), "")
+    if not known:
+        raise NotKnownError(reason)
     found: list[Prediction] = []
     for rule, part in zip(rules, parts):
-        outputs = {key: np.concatenate([p[key] for p in part]) for key in graph.outputs}
+        outputs = {key: np.concatenate([p[key] for p in part]) for key in known}
         outputs = {key: array.reshape(-1, *array.shape[2:]) for key, array in outputs.items()}
-        _enter(found, Prediction((rule.kernels,), outputs, beyond))
+        _enter(found, Prediction((rule.kernels,), outputs, beyond, reason))
     return found
 
 
@@ -116,8 +124,12 @@ def _enter(found: list[Prediction], new: Prediction) -> None:
 
 def _evaluated(
     graph: ArtifactGraph, form: _Format, rules: Sequence[Arithmetic], inputs: Arrays
-) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
-    """Return the outputs under each rule for some runs, (runs, *shape), and which runs saturate."""
+) -> tuple[list[dict[str, np.ndarray]], np.ndarray, str]:
+    """Evaluate some runs under each rule.
+
+    Returns:
+        The known outputs, (runs, *shape), which runs saturate, and why an output is not known.
+    """
     held: list[dict[str, np.ndarray]] = [dict(inputs) for _ in rules]
     saturated = np.zeros(len(next(iter(inputs.values()))), bool)
     reasons: list[str] = []
@@ -133,9 +145,11 @@ def _evaluated(
                 for arrays in held:
                     arrays.pop(key, None)
     missing = [key for key in graph.outputs if any(key not in arrays for arrays in held)]
+    reason = ""
     if missing:
-        raise NotKnownError(reasons[0] if reasons else f"output '{missing[0]}' is not known")
-    return [{key: arrays[key] for key in graph.outputs} for arrays in held], saturated
+        reason = reasons[0] if reasons else f"output '{missing[0]}' is not known"
+    known = [key for key in graph.outputs if key not in missing]
+    return [{key: arrays[key] for key in known} for arrays in held], saturated, reason
 
 
 def _saturated(graph: ArtifactGraph, op: GraphOp, arrays: Arrays) -> np.ndarray | bool:

@@ -168,7 +168,7 @@ def _spread(
 ) -> np.ndarray | None:
     """Return (N,) differences between known rounding rules in an output; None without rules."""
     predictions = golden.predictions.get(artifact.file)
-    if predictions is None or not predictions.by_rule:
+    if predictions is None or output not in predictions.steps:
         return None
     distances = [
         sample_errors(outputs[output], exported).rms_error

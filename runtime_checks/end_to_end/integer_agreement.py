@@ -63,6 +63,7 @@ class IntegerAgreement:
         allowed: How many of them an unknown rule may have.
         function: Description of the function of a known rule's integers that these are; else empty.
         reason: Why nothing was predicted; else empty.
+        rest: Which outputs were not predicted, and why, a clause; else empty.
     """
 
     kernels: tuple[str, ...]
@@ -76,6 +77,7 @@ class IntegerAgreement:
     allowed: int = 0
     function: str = ""
     reason: str = ""
+    rest: str = ""
 
     def instead_of(self, expected: np.ndarray, output: str, kind: np.ndarray) -> np.ndarray:
         """Return the prediction; in excluded samples, the values expected without it."""
@@ -90,12 +92,12 @@ class IntegerAgreement:
         what = f"{self.elements:,} integers of {self.samples} samples"
         if self.kernels:
             others = f" (and of {', '.join(self.kernels[1:])})" if self.kernels[1:] else ""
-            return f"equal to the bit: the rounding of {self.kernels[0]}{others}, {what}"
+            return f"equal to the bit: the rounding of {self.kernels[0]}{others}, {what}{self.rest}"
         name, index = self.first
         return (
             f"no known rounding rule gives these integers: {self.differing:,} of {what} differ "
             f"from the nearest, the rounding of {self.nearest}; first output '{name}' at "
-            f"{list(index)}{self._range}"
+            f"{list(index)}{self._range}{self.rest}"
         )
 
     @property
@@ -133,7 +135,7 @@ def integer_agreement(
     predictions = golden.predictions.get(artifact.file)
     if predictions is None:
         return None
-    if predictions.reason:
+    if predictions.none:
         return IntegerAgreement((), "", {}, 0, 0, 0, reason=predictions.reason)
     finite = np.flatnonzero(golden.kind != NONFINITE)
     differing: dict[str, dict[str, np.ndarray]] = {}
@@ -157,10 +159,18 @@ def integer_agreement(
         elements=sum(array.size for array in differing[nearest].values()),
         differing=counts[nearest],
         first=_first(differing[nearest], finite),
+        rest=_rest(predictions, artifact),
         outside=outside,
         allowed=allowed,
         function=function,
     )
+
+
+def _rest(predictions: Predictions, artifact: Artifact) -> str:
+    """Return a clause on the outputs without a prediction."""
+    names = [s.keras_name for s in artifact.outputs if s.keras_name not in predictions.steps]
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"; not predicted: {listed} ({predictions.reason})" if names else ""
 
 
 def must_agree(

@@ -130,7 +130,7 @@ def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.
         return np.zeros(golden.samples, bool)
     predictions = golden.predictions.get(artifact.file)
     infinite = golden.kind == NONFINITE
-    if predictions is None or predictions.reason:
+    if predictions is None or predictions.none:
         return np.isin(golden.kind, _BEYOND) | infinite
     return infinite if predictions.saturated is None else predictions.saturated | infinite
 

@@ -240,3 +240,30 @@ def test_samples_beyond_the_calibrated_ranges_are_known(directory):
     chosen = golden.select(np.flatnonzero(saturated)[:2])
     both = chosen.predictions[artifact.file].joined(golden.predictions[artifact.file])
     np.testing.assert_array_equal(both.saturated, [True, True, *saturated])
+
+
+def test_an_output_in_floats_does_not_cost_the_others_their_prediction(tmp_path):
+    """A device with wrong integers in the other output is still found."""
+    keras.utils.set_random_seed(2)
+    x = keras.Input((6,), name="x")
+    y = layers.Dense(8, activation="relu")(x)
+    wave = layers.Activation(keras.ops.sin, name="wave")(layers.Dense(3)(y))
+    model = keras.Model(x, [layers.Dense(4, name="scores")(y), wave])
+    samples = np.random.default_rng(0).normal(0, 1, (16, 6)).astype("f4")
+    rl.export_model(
+        model, tmp_path / "net", formats=("tflite",), precisions=("int8",), calibration=samples
+    )
+    report = rl.check_parity(tmp_path / "net", ("litert", "litert+reference"))
+    assert report.passed, [result.reason for result in report.results]
+    for result in report.results:
+        (finding,) = (f for f in result.findings if f.check == "integers")
+        assert "equal to the bit" in finding.message
+        assert "; not predicted: 'wave' (" in finding.message
+    export = read_export(tmp_path / "net")
+    golden, (artifact,) = export.read_golden(), export.artifacts
+    outputs = {name: array.copy() for name, array in golden.artifacts[artifact.file].items()}
+    outputs["scores"][3, 1] += np.float32(golden.predictions[artifact.file].steps["scores"])
+    agreed = integer_agreement(artifact, outputs, golden)
+    assert agreed is not None
+    assert not agreed.kernels
+    assert agreed.differing == 1

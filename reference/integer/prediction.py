@@ -137,8 +137,8 @@ def _evaluated(
     for place, op in enumerate(graph.ops):
         try:
             _step(graph, form, rules, op, held)
-        except NotKnownError as reason:
-            reasons.append(str(reason))
+        except NotKnownError as error:
+            reasons.append(str(error))
         saturated |= _saturated(graph, op, held[0])
         for key in op.inputs:
             if last[key] == place:

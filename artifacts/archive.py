@@ -181,10 +181,19 @@ def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
     shape, fortran_order, dtype = _HEADERS[version](stream)
     if dtype.hasobject or dtype.names or dtype.subdtype:
         raise ValueError(f"{_array_named(name)} is not an array of numbers or text")
-    known = all(type(size) is int and size >= 0 for size in shape)  # NumPy allows True and -1
-    if not known or math.prod(filter(None, shape)) * dtype.itemsize > sys.maxsize:
-        raise ValueError(f"{_array_named(name)} has the impossible shape {shape}")
+    _require_possible(shape, dtype, name)
     return shape, fortran_order, dtype
+
+
+def _require_possible(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+    """Refuse a shape that no array can have.
+
+    Raises:
+        ValueError: It is such a shape.
+    """
+    known = all(type(size) is int and size >= 0 for size in shape)  # NumPy allows True and -1
+    if not known or math.prod(filter(None, shape)) * max(dtype.itemsize, 1) > sys.maxsize:
+        raise ValueError(f"{_array_named(name)} has the impossible shape {shape}")
 
 
 def truncated(name: str) -> DamageError:
@@ -199,7 +208,7 @@ def _array_named(name: str) -> str:
 # The header of `.npy` files as NumPy writes it, for numbers and at most four axes.
 _USUAL = re.compile(
     rb"\x93NUMPY\x01\x00(..){'descr': '([<|][bfiu]\d)', 'fortran_order': False, "
-    rb"'shape': \(((?:\d{1,9}(?:, )?){0,4}),?\), } *\n",
+    rb"'shape': \(((?:\d{1,9}, ){0,3}\d{1,9}|\d{1,9},|)\), } *\n",
     re.DOTALL,
 )
 _USUAL_LENGTH = 128
@@ -210,8 +219,9 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     usual = _USUAL.fullmatch(data[:_USUAL_LENGTH])
     if usual is not None and int.from_bytes(usual[1], "little") == _USUAL_LENGTH - 10:
         # NumPy's own parser takes ten times as long.
-        shape = tuple(int(size) for size in usual[3].split(b", ") if size)
+        shape = tuple(int(size) for size in usual[3].split(b",") if size)
         fortran_order, dtype, start = False, np.dtype(usual[2].decode()), _USUAL_LENGTH
+        _require_possible(shape, dtype, name)
     else:
         stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
         shape, fortran_order, dtype = read_header(stream, name)

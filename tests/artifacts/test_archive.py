@@ -100,3 +100,26 @@ def test_an_archive_that_expands_to_a_multiple_of_its_size_is_refused(tmp_path, 
         open_arrays(path)
     np.savez_compressed(path, x=np.random.default_rng(0).integers(0, 9, 1 << 18, np.uint8))
     assert len(Archive(path)["x"]) == open_arrays(path)["x"].shape[0]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (0, 3), (2, 3, 4, 5), (2, 1, 3, 1, 2)])
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "|i1", ">i2", "|b1", "<U3"])
+def test_headers_of_every_form_are_read(tmp_path, shape, kind):
+    """The usual form is read without NumPy's parser."""
+    numbers = np.arange(int(np.prod(shape))).reshape(shape).astype(kind)
+    np.savez(tmp_path / "a.npz", plain=numbers, turned=np.asfortranarray(numbers))
+    archive = Archive(tmp_path / "a.npz")
+    for name in ("plain", "turned"):
+        assert archive[name].dtype == numbers.dtype
+        np.testing.assert_array_equal(archive[name], numbers)
+
+
+def test_an_impossible_shape_is_refused(tmp_path):
+    header = (
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 999999999, 999999999, 999999999), }"
+    )
+    data = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", data)
+    with pytest.raises(DamageError, match="impossible shape"):
+        Archive(tmp_path / "a.npz")["x"]

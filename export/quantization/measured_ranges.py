@@ -51,9 +51,12 @@ def with_measured_ranges(
     ends: dict[int, tuple[float, float]] = {}
     for values in values_of(calibrated, samples, ranged):
         for index, array in values.items():
-            finite = array[np.isfinite(array)]
-            low, high = ends.get(index, (np.inf, -np.inf))
-            ends[index] = finite.min(initial=low), finite.max(initial=high)
+            least, greatest = ends.get(index, (np.inf, -np.inf))
+            low, high = array.min(initial=least), array.max(initial=greatest)
+            if not np.isfinite(low) or not np.isfinite(high):
+                finite = array[np.isfinite(array)]
+                low, high = finite.min(initial=least), finite.max(initial=greatest)
+            ends[index] = low, high
     for index, (low, high) in ends.items():
         if low <= high:  # otherwise, no value is finite
             set_range(graph.tensors[index], low, high)
@@ -88,6 +91,6 @@ def values_of(
         for detail, array in zip(details, batch, strict=True):
             interpreter.set_tensor(detail["index"], array)
         interpreter.invoke()
-        return {index: np.array(interpreter.get_tensor(index)) for index in indices}
+        return {index: interpreter.get_tensor(index) for index in indices}
 
     return map(run, samples)

@@ -328,7 +328,9 @@ def _prepare(
         + notes_on_model(model, folded.report)
         + ((classes.note,) if classes.note else ()),
         writer=ArtifactWriter(provenance, variants, samples, step),
-        samples=golden.choose_samples(signature.inputs, values, real.arrays if real else None),
+        samples=stream.typical(
+            golden.choose_samples(signature.inputs, values, real.arrays if real else None)
+        ),
     )
 
 

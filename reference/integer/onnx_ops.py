@@ -17,7 +17,7 @@ from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..operators import OPERATORS
 from ..operators.base import Integers
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.onnx_rules import OnnxRuntimePlain
+from ..rounding.onnx_rules import OnnxRuntime, OnnxRuntimePlain
 from ..rounding.quantized import Ints, NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
 from .linear_sums import LinearSums
@@ -164,6 +164,8 @@ def integer_ops(values: Values) -> Iterator[IntegerOp]:
                 core, finish, ruled = group(op, shown)
                 if core is not op and not ruled:
                     floats = shown.array(op.inputs[0])
+                elif core.kind == "Softmax":
+                    floats = _fused_shares(core, op, shown)
         except NotKnownError:
             continue
         got = values.array(op.outputs[0])
@@ -278,6 +280,12 @@ def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     x, axis = values.quantized(values.behind(core.inputs[0])), core.attributes.get("axis", -1)
     attributes = {"axis": axis if axis < 0 else axis + 1}
     return OPERATORS["softmax"].integer(Integers([x], values.output(op), {}, attributes))
+
+
+def _fused_shares(core: GraphOp, op: GraphOp, values: OnnxValues) -> np.ndarray:
+    """Return the numbers that a fused Softmax rounds; its sum in float32 may err."""
+    x, y = values.quantized(values.behind(core.inputs[0])), values.output(op).scale
+    return OnnxRuntime.unrounded_shares(x.centred, x.scale[0], y) * y
 
 
 def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:

@@ -48,18 +48,25 @@ class OnnxRuntime(Float32):
         return total
 
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
+        """Round the shares of a fused softmax."""
+        return np.rint(self.unrounded_shares(x, scale, y)).astype(np.int64)
+
+    @staticmethod
+    def unrounded_shares(x: Ints, scale: Any, y: Scales) -> np.ndarray:
         """Use a table of float32 exponentials, and scale by floor(1/y) instead of 1/y.
 
         If y is the float32 number nearest to 1/255, results are 254/255 of the exact ones. The
-        exponentials are scaled up by a factor that cancels but affects their rounding. Source: ONNX
-        Runtime, `qlinear_softmax.cc`.
+        exponentials are scaled up by a factor that cancels but affects their rounding. Their
+        product with floor(1/y) could exceed float32 where all shares are small; the kernel does
+        not overflow there. Source: ONNX Runtime, `qlinear_softmax.cc`; the overflow measured of
+        version 1.32.
         """
         scale = float(scale)
         room = max(0.0, math.log(float(np.finfo(np.float32).max) / x.shape[-1]) - 5) / scale
         table = np.exp((np.arange(256) - 255 + room) * scale).astype(np.float32)
-        raised = table[x + 255 - x.max(axis=-1, keepdims=True)]
-        sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
-        return np.rint(raised * np.floor(np.float32(1) / y) / sums).astype(np.int64)
+        raised = table[x + 255 - x.max(axis=-1, keepdims=True)].astype(np.float64)
+        sums = raised.sum(axis=-1, keepdims=True)
+        return np.asarray(raised * np.floor(np.float32(1) / y) / sums)
 
     def joined(self, product: np.ndarray, total: np.ndarray) -> np.ndarray:
         """Return product + total in float32."""

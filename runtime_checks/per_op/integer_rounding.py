@@ -173,7 +173,7 @@ def _unequal(op: IntegerOp, expected: np.ndarray, graph: ArtifactGraph) -> np.nd
     scale · q - scale · zero_point, in float32: two results of three roundings each.
     """
     if op.core.kind != "DEQUANTIZE":
-        return np.asarray(expected != op.got) & ~_next_to_ties(op, graph)
+        return np.asarray(expected != op.got) & ~_next_to_ties(op, expected, graph)
     steps = graph.tensors[op.core.inputs[0]].quantization
     if steps is None:
         return np.asarray(expected != op.got)
@@ -183,14 +183,15 @@ def _unequal(op: IntegerOp, expected: np.ndarray, graph: ArtifactGraph) -> np.nd
     return ~((np.abs(expected - op.got) <= slack) | (expected == op.got))
 
 
-def _next_to_ties(op: IntegerOp, graph: ArtifactGraph) -> np.ndarray | bool:
-    """Return where an integer is the nearest to a number within the error of a float kernel."""
+def _next_to_ties(op: IntegerOp, expected: np.ndarray, graph: ArtifactGraph) -> np.ndarray | bool:
+    """Return where both integers are nearest to a number within the error of a float kernel."""
     steps = graph.tensors[op.op.outputs[0]].quantization
     if op.floats is None or steps is None or op.floats.shape != op.got.shape:
         return False
     scale, size = float(steps.scales[0]), float(np.abs(op.floats).max(initial=0.0))
     real = op.floats.astype(np.float64) / scale + int(steps.zero_points[0])
-    return np.abs(real - op.got) <= 0.5 + ULPS * UNIT_ROUNDOFF["float32"] * size / scale
+    farther = np.maximum(np.abs(real - op.got), np.abs(real - expected))
+    return np.asarray(farther <= 0.5 + ULPS * UNIT_ROUNDOFF["float32"] * size / scale)
 
 
 def _check(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from renormlite import check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
@@ -227,3 +229,36 @@ def test_an_ignored_zero_point_is_named():
         shown = {"a": a, "b": b, "product": integers.astype(np.int8)}
         report = recognise(graph, "tflite", shown)
         assert [check.ignored for check in report.wrong] == ignored
+
+
+def softmax_of_integers(x: np.ndarray, scale: np.float32, step: np.float32) -> bytes:
+    scalar = {"scale": (TensorProto.FLOAT, scale), "step": (TensorProto.FLOAT, step)}
+    scalar |= {"zero": (TensorProto.INT8, 0), "least": (TensorProto.INT8, -128)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["real"]),
+        helper.make_node("Softmax", ["real"], ["shares"], axis=-1),
+        helper.make_node("QuantizeLinear", ["shares", "step", "least"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.INT8, x.shape) for name in "xy"]
+    constants = [helper.make_tensor(name, t, [], [value]) for name, (t, value) in scalar.items()]
+    graph = helper.make_graph(nodes, "softmax", ends[:1], ends[1:], constants)
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 40])
+def test_softmax_of_nearly_equal_scores_on_onnx_runtime(count, tmp_path):
+    """Times 1 / step, its exponentials would exceed float32; many results are next to ties."""
+    x = np.random.default_rng(0).integers(-128, 128, (300, count)).astype(np.int8)
+    x[:, count // 2 :] //= 2
+    contents = softmax_of_integers(x, np.float32(0.001), np.float32(1.2 / count / 255))
+    path = tmp_path / "softmax.onnx"
+    path.write_bytes(contents)
+    (got,) = onnxruntime.InferenceSession(contents).run(None, {"x": x})
+    graph = read_graph(path, "onnx")
+    report = recognise(graph, "onnx", {"x": x[None], "y": got[None]})
+    assert [check.core.kind for check in report.checks] == ["Softmax"]
+    assert report.wrong == []
+    got[7, 0] += 1 if got[7, 0] < 127 else -1
+    (wrong,) = recognise(graph, "onnx", {"x": x[None], "y": got[None]}).wrong
+    assert (wrong.differing, wrong.at) == (1, (0, 7, 0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -286,17 +287,18 @@ def _prepare(
         classes = find_class_names(inputs, class_counts(signature.outputs), beside)
         options = dataclasses.replace(options, labels=classes.names)
     stream = Stream(model, signature, prepared.states)
-    samples = _calibration(options, calibration, stream, values) if needing else None
     real = None
-    if inputs is not None:
-        real = stream.completed(
-            load_samples(
+    with _said_with_errors(prepared.cut):
+        samples = _calibration(options, calibration, stream, values) if needing else None
+        if inputs is not None:
+            real = load_samples(
                 inputs,
                 stream.inputs,
                 limit=golden.MOST_REAL,
                 preprocessing=options.samples_preprocessing,
             )
-        )
+    if real is not None:
+        real = stream.completed(real)
     elif samples is not None and not samples.random:
         real = samples.samples.take(golden.MOST_REAL)
     provenance = Provenance(
@@ -374,6 +376,17 @@ def _require_samples(needed: list[str], source: Source | None) -> None:
             f"Give some (calibration=…, --calibration DATA), or {RANDOM!r} for random numbers: "
             f"{RANDOM_COST}."
         )
+
+
+@contextlib.contextmanager
+def _said_with_errors(notes: Sequence[str]) -> Iterator[None]:
+    """Add the notes on inputs that the app must compute to errors in samples."""
+    try:
+        yield
+    except UserError as error:
+        if not notes:
+            raise
+        raise UserError(f"{error} The {'; the '.join(notes)}.") from error
 
 
 def _calibration(

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import renormlite as rl
 import tensorflow as tf
+from any_models import crossed_numbers
 from keras import layers
 from renormlite import UserError
 from renormlite.export import number_limits
@@ -224,3 +225,9 @@ def test_files_that_are_possible_are_written_beside_refused_ones(tmp_path):
     assert [artifact.file for artifact in manifest.artifacts] == ["net.float32.tflite"]
     assert not (tmp_path / "net" / "net.int8.tflite").exists()
     assert rl.check_parity(tmp_path / "net").passed
+
+
+def test_samples_for_a_network_that_is_cut_at_its_text_are_explained(export, tmp_path):
+    np.savez(tmp_path / "codes.npz", **{name: np.zeros((4, 1), np.int64) for name in "ab"})
+    with pytest.raises(UserError, match=r"cross\. Received: a, b\..*app must compute.*'cross'"):
+        export(crossed_numbers(), formats=("tflite",), inputs=tmp_path / "codes.npz")

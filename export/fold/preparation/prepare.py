@@ -32,11 +32,13 @@ class Prepared:
         model: The model itself, or one that was built from it.
         notes: The changes, one sentence each.
         states: Name of each state input to the name of the output with its next value.
+        cut: The notes among them on inputs that the app must compute.
     """
 
     model: keras.Model
     notes: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
+    cut: tuple[str, ...] = ()
 
 
 def prepare(
@@ -67,8 +69,9 @@ def prepare(
     """
     graph = read_graph(model)
     # Text first: sizes are required only for the remaining inputs.
+    cut = cut_text(graph) if for_files else None
     steps = [
-        cut_text(graph) if for_files else None,
+        cut,
         set_sizes(graph, shapes or {}),
         dequantize(graph),
         channels_last(graph) if for_files else None,
@@ -86,7 +89,7 @@ def prepare(
         return Prepared(model)
     notes = tuple(note for step in steps if step for note in step)
     try:
-        return Prepared(build(graph, "float32"), notes, states)
+        return Prepared(build(graph, "float32"), notes, states, tuple(cut or ()))
     except (ValueError, TypeError) as error:
         given = ", ".join(f"{name}={tuple(sizes)}" for name, sizes in (shapes or {}).items())
         raise UserError(

@@ -87,9 +87,11 @@ def _note(graph: Graph, call: Call, value: Value) -> str:
     layer = type(call.op.operation).__name__
     sources = [repr(call.name) for call in graph.calls_before(call.inputs) if not call.inputs]
     what = "text" if any(map(_is_text, call.inputs)) else "numbers that are hashed as text"
+    several = len(sources) > 1
     shape = ", ".join(["N", *("?" if s is None else str(s) for s in value.shape[1:])])
     return (
-        f"input {', '.join(sources)} takes {what}, which neither TFLite nor ONNX can process: the "
+        f"{'inputs' if several else 'input'} {' and '.join(sources)} "
+        f"{'take' if several else 'takes'} {what}, which neither TFLite nor ONNX can process: the "
         f"app must compute the output of the layer {call.name!r} ({layer}) and feed it to the "
         f"input {value.producer.name!r}, {value.dtype} of shape ({shape})"
     )

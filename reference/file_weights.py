@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,6 +126,7 @@ def match_weights(
         by_size.setdefault(constant.data.size, []).append(constant)
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
+    tables = _tables(network, graph)
     factors = {key for op in graph.ops if op.kind in ("MUL", "Mul") for key in op.inputs}
     readers = network.readers()
     shifted = {name for name, after in readers.items() if [n.op for n in after] == ["hard_sigmoid"]}
@@ -138,7 +139,8 @@ def match_weights(
     ]
     for node, role, weight, key in wanted:
         if key not in known:
-            known[key] = _exactly(node, role, weight, maps.get(node.name, ()), floats)
+            others = set() if node.op == "gather" else tables
+            known[key] = _exactly(node, role, weight, maps.get(node.name, ()), floats, others)
     claimed = {match.tensor.key for match in known.values() if match and match.tensor}
     found = []
     for node, role, weight, key in wanted:
@@ -331,19 +333,40 @@ def _ordered(weight: np.ndarray, form: Form) -> np.ndarray:
     return np.transpose(weight.reshape(form[0]), form[1])
 
 
+def _tables(network: Network, graph: ArtifactGraph) -> set[str]:
+    """Return the constants that only the lookups of an embedding read.
+
+    A dense layer with the same numbers, such as the output layer of a language model, may have a
+    constant of its own, of integers.
+    """
+    if not any(node.op == "gather" and node.weights for node in network.nodes):
+        return set()
+    lookups = {op.inputs[0] for op in graph.ops if op.kind in ("GATHER", "Gather")}
+    elsewhere = {
+        key
+        for op in graph.ops
+        for key in (op.inputs[1:] if op.kind in ("GATHER", "Gather") else op.inputs)
+    }
+    return lookups - elsewhere
+
+
 def _exactly(
     node: Node,
     role: str,
     weight: np.ndarray,
     features: tuple[int, ...],
     floats: Mapping[_Ends, Sequence[GraphTensor]],
+    others: Collection[str],
 ) -> WeightMatch | None:
-    """Return the match with the constant that is equal bit for bit, as float32 or float16."""
+    """Return the match with the constant that is equal bit for bit, as float32 or float16.
+
+    Constants of the keys `others` belong to other nodes.
+    """
     for dtype in (np.float32, np.float16):
         with np.errstate(over="ignore"):
             alike = floats.get(_ends(weight, dtype))
             rounded = weight.astype(dtype, copy=False) if alike else weight
-        for constant in alike or ():
+        for constant in (c for c in alike or () if c.key not in others):
             for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
                 if _equal(_ordered(rounded, form), constant):
                     return WeightMatch(

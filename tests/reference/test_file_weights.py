@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-from renormlite.artifacts.graphs.base import ArtifactGraph, GraphTensor, Quantization
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
 from renormlite.reference.file_weights import match_weights
 
@@ -106,3 +107,21 @@ def test_scaled_channels_may_compute_the_same():
     rows, columns = np.exp(np.random.default_rng(1).normal(size=(2, 12)))
     found = kernels_found(lambda kernel: kernel * rows[:, None] * columns)
     assert found == {"a": "equal", "b": "absent", "c": "equal"}
+
+
+def test_the_table_of_an_embedding_is_no_kernel_of_the_output_layer_that_shares_it():
+    """The lookup reads floats, the dense layer integers: the ranges after it are its own."""
+    table = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    output = dense("y", "table", table.T.copy())
+    embedding = dataclasses.replace(dense("table", "x", table), op="gather")
+    network = Network(inputs={"x": (None,)}, outputs={"y": "y"}, nodes=(embedding, output))
+    scale = float(np.abs(table).max() / 127)
+    graph = file_with(integers=(np.rint(table / scale).astype(np.int8), scale))
+    floats = GraphTensor("floats", "floats", table.shape, table.dtype, None, table)
+    lookup = GraphOp(0, "GATHER", "lookup", ("floats", "x"), ("found",), {})
+    product = GraphOp(1, "FULLY_CONNECTED", "product", ("found", "integers"), ("y",), {})
+    graph = dataclasses.replace(
+        graph, tensors={"floats": floats, **graph.tensors}, read_ops=lambda: (lookup, product)
+    )
+    found = {entry.node: entry.tensor.key for entry in match_weights(network, graph)}
+    assert found == {"table": "floats", "y": "integers"}

@@ -236,12 +236,13 @@ def _page(report: ParityReport, directory: Path | None, paths: Sequence[Path]) -
     """Return the path of the HTML report.
 
     A check of only a part of what the existing report covers, or of single layers, does not
-    overwrite it.
+    overwrite it, unless the other files it covers are gone, as after a new export.
     """
     if directory is None:
         return paths[0].with_name(f"{paths[0].stem}.report.html")
     page = directory / "report.html"
-    known = covered(page.read_text("utf-8", errors="replace") if page.is_file() else "")
+    text = page.read_text("utf-8", errors="replace") if page.is_file() else ""
+    known = {pair for pair in covered(text) if (directory / pair[0]).is_file()}
     checked = {(result.artifact, result.target) for result in report.results}
     partial = known - checked or (known and report.layers)
     return directory / "report.part.html" if partial else page

@@ -112,3 +112,6 @@ def test_a_part_does_not_replace_the_page_of_the_whole(export):
     assert (export / "report.html").read_text() == whole
     assert "tiny.float32.tflite" not in (export / "report.part.html").read_text()
     assert "report.part.html" not in run()
+    (export / "tiny.float32.tflite").rename(export / "old")
+    assert "report.part.html" in run("--artifact", "tiny.float32.onnx", "--layer", "stem")
+    assert "report.part.html" not in run("--artifact", "tiny.float32.onnx")

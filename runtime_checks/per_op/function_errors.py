@@ -34,13 +34,15 @@ def carried_errors(op: GraphOp, operands: Sequence[Array], errors: Sequence[Arra
         errors: Bound on the error of each, of shapes that broadcast with them.
 
     Returns:
-        Bounds; infinite where the function may leave its domain.
+        Bounds; infinite where the function may leave its domain, or an operand's bound is infinite.
     """
     if op.kind in _MONOTONE:
         (x,), (error,), middle = operands, errors, _value(op, operands)
         with np.errstate(all="ignore"):
             sides = [np.abs(_value(op, [x + shift]) - middle) for shift in (error, -error)]
-        return np.where(np.isnan(found := np.maximum(*sides)), np.inf, found)
+        found = np.maximum(*sides)
+        # Behind a saturated number, the range of a function is no useful bound.
+        return np.where(np.isnan(found) | np.isinf(error), np.inf, found)
     (a, b), (of_a, of_b) = operands, errors
     if op.kind == "MUL":
         return np.asarray(np.abs(b) * of_a + np.abs(a) * of_b + of_a * of_b)

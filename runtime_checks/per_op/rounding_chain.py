@@ -87,6 +87,10 @@ class RoundingChain:
         self._graph, self._shown, self._samples = graph, shown, samples
         self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
         self._inputs = frozenset(graph.inputs)
+        self._sums: dict[tuple[str, ...], list[GraphOp]] = {}
+        for op in graph.ops:
+            if op.kind in _SUMS:
+                self._sums.setdefault((op.kind, *op.inputs), []).append(op)
         self._sources: frozenset[str] = frozenset()
         self._known: dict[str, np.ndarray] = {}
         self._depth: dict[str, int] = {}
@@ -157,7 +161,7 @@ class RoundingChain:
         op = self._producers.get(key)
         if op is None or not self._graph.activations(op):
             return np.zeros(self._samples)
-        own: np.ndarray | float = self._own(op, key)
+        own: np.ndarray | float = self._own(op, key) + self._of_twin(op)
         by_element = op.kind in POINTWISE and self._seen(op)
         with np.errstate(invalid="ignore"):
             carried = self._of_elements(op) if by_element else self._carried(op)
@@ -347,6 +351,17 @@ class RoundingChain:
         if kind == "GELU" and steps.dtype.itemsize > 1 and argument is not None:
             own += _OF_GELU * float(argument.scales.max()) ** 2
         return own
+
+    def _of_twin(self, op: GraphOp) -> float:
+        """Return the rounding error of a source that holds the same sums in other steps.
+
+        A converter may compute a convolution twice, with a relu and without. The network's function
+        reads the numbers of one of them, the file's parts of it those of both.
+        """
+        twins = self._sums.get((op.kind, *op.inputs), [])
+        keys = [twin.outputs[0] for twin in twins if twin.index != op.index]
+        errors = [self._own(self._producers[k], k) for k in keys if k in self._sources]
+        return max(errors, default=0.0)
 
     def _keeps_steps(self, op: GraphOp, steps: Quantization) -> bool:
         """Return whether an op only moves numbers that are already in these steps."""

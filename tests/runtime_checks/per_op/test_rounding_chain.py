@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.reference.rounding.tables import wide_softmax
+from renormlite.runtime_checks.per_op.function_errors import carried_errors
 from renormlite.runtime_checks.per_op.rounding_chain import RoundingChain
 
 
@@ -167,3 +168,30 @@ def test_softmax_of_16_bits_beyond_its_table_of_exponentials():
     error = np.abs(y * 2.0**-15 - raised / raised.sum()).max()
     bound = RoundingChain(graph, {"x": x, "y": y.astype(np.int16)}, 1).error("y", frozenset({"x"}))
     assert 8.5 * 2.0**-15 < error <= bound[0] < 2 * error
+
+
+def test_sums_computed_twice_differ_by_both_roundings():
+    """A softplus in parts reads its sums with a relu and without, each in steps of its own."""
+    dtype, scales = np.dtype(np.int8), {"x": 0.1, "plain": 0.04, "relu": 0.02}
+    tensors = {
+        k: GraphTensor(k, k, (1, 2), dtype, Quantization(np.array([s]), np.array([0]), dtype))
+        for k, s in scales.items()
+    }
+    kernel = Quantization(np.array([1e-3]), np.array([0]), dtype)
+    tensors["kernel"] = GraphTensor("kernel", "kernel", (2, 2), dtype, kernel, np.ones((2, 2)))
+    ops = (
+        GraphOp(0, "FULLY_CONNECTED", "", ("x", "kernel"), ("plain",)),
+        GraphOp(1, "FULLY_CONNECTED", "", ("x", "kernel"), ("relu",)),
+    )
+    chain = RoundingChain(ArtifactGraph(tensors, ("x",), ("relu",), lambda: ops), {}, 1)
+    alone, both = (chain.error("relu", frozenset(keys)) for keys in ({"x"}, {"x", "plain"}))
+    assert alone < 0.52 * 0.02
+    assert 0.5 * (0.02 + 0.04) < both < 0.52 * (0.02 + 0.04)
+
+
+def test_behind_a_saturated_number_no_function_has_a_bound():
+    """The greatest error of a bounded function does not identify its tensor."""
+    x = np.array([[0.5, 1.0]])
+    op = GraphOp(0, "TANH", "", ("x",), ("y",))
+    bounds = carried_errors(op, [x], [np.array([[0.01, np.inf]])])
+    assert np.isfinite(bounds).tolist() == [[True, False]]

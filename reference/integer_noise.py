@@ -13,14 +13,15 @@ kernels, TFLite Micro, ONNX Runtime and OpenVINO are 0.1 to 0.8 of what this pre
 The quantization error itself is not included, since it is the same on all runtimes.
 
 The steps and ranges of operators with weights are read from the file, where the weights identify
-them. Other operators get steps that cover the ranges of their values. A value outside its range
+them. Other operators get steps that cover the ranges of their values; a softplus gets no less than
+the steps of the functions in the file that it consists of. A value outside its range
 saturates on every runtime and propagates no difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -132,7 +133,9 @@ def rounding_steps(
         for name, value in node_values(network, some):
             node = nodes.get(name)
             if node and name not in found and value.dtype.kind == "f" and _rounds(node, nodes):
-                found[name] = _from_range(value, bits)
+                step = _from_range(value, bits)
+                least = _softplus_step(graph) if node.op == "softplus" else 0.0
+                found[name] = replace(step, size=max(step.size, least))
     return found
 
 
@@ -317,6 +320,17 @@ def _step(steps: Quantization) -> Step:
     limits = np.iinfo(steps.dtype)
     low, high = steps.real(np.array([limits.min, limits.max]))
     return Step(float(steps.scales[0]), float(low), float(high))
+
+
+def _softplus_step(graph: ArtifactGraph) -> float:
+    """Return what one step of the logistic function inside a softplus can make of its result.
+
+    The file computes max(x, 0) - log(sigmoid(|x|)), where the slope of the logarithm is at most 2.
+    """
+    makers = {key: op.kind for op in graph.ops for key in op.outputs}
+    read = [op.inputs[0] for op in graph.ops if op.kind == "LOG"]
+    inner = [graph.tensors[key].quantization for key in read if makers.get(key) == "LOGISTIC"]
+    return max((2 * float(steps.scales.max()) for steps in inner if steps), default=0.0)
 
 
 def _activation_types(graph: ArtifactGraph) -> list[np.dtype]:

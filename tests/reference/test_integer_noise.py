@@ -13,6 +13,7 @@ from renormlite.reference.integer_noise import (
     Step,
     input_steps,
     output_steps,
+    rounding_steps,
     steps_with_weights,
 )
 
@@ -107,3 +108,15 @@ def test_outputs_computed_in_floats_have_no_steps():
     filed = graph(("FULLY_CONNECTED", "a", "q"), ("TANH", "q", "y"), a=None, q=HALVES, y=None)
     filed = dataclasses.replace(filed, outputs=("y",))
     assert output_steps(filed, network(("dense", "dense", "a"), output="dense")) == {}
+
+
+@pytest.mark.parametrize(("kind", "size"), [("LOGISTIC", 2 * 2.0**-8), ("ABS", 0.5 / 2**8)])
+def test_a_softplus_is_no_finer_than_the_logistic_function_inside_of_it(kind, size):
+    """log(sigmoid(|x|)) doubles a step of the logistic function."""
+    fine = Quantization(np.array([1e-3]), np.array([0]), np.dtype(np.int8))
+    inner = Quantization(np.array([2.0**-8]), np.array([0]), np.dtype(np.int8))
+    file = graph((kind, "a", "s"), ("LOG", "s", "l"), a=fine, s=inner, l=fine)
+    node = Node("y", "softplus", "y", ("a",), (None, 1), {}, {})
+    network = Network({"a": (None, 1)}, {"y": "y"}, (node,))
+    flat = np.full((2, 1), np.log(np.expm1(0.5)), np.float32)  # softplus gives 0.5
+    assert rounding_steps(network, file, [], {"a": flat})["y"].size == pytest.approx(size)

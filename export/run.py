@@ -31,6 +31,7 @@ from .faulty_layer import faulty_layer
 from .files import ArtifactWriter
 from .fold import (
     FoldResult,
+    float32_twin,
     float64_twin,
 )
 from .host import run_artifact
@@ -141,7 +142,8 @@ class ExportRun:
             golden.require_independence(twin, self.signature, exact, truth)
             folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
         with step(golden.FILE_NAME, "reference in float32"):
-            reference = golden.evaluate(self.model, self.signature, self.samples.inputs)
+            model = float32_twin(self.model)
+            reference = golden.evaluate(model, self.signature, self.samples.inputs)
         with step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
         artifacts = describe(self._truth(network, truth))

@@ -21,6 +21,7 @@ from .preparation import Prepared as Prepared
 from .preparation import Shapes as Shapes
 from .preparation import prepare as prepare
 from .proof import Proof as Proof
+from .proof import float32_twin as float32_twin
 from .proof import float64_twin as float64_twin
 from .report import FoldReport as FoldReport
 from .report import NormRecord as NormRecord

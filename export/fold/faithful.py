@@ -20,6 +20,11 @@ _NEAR = 0.001  # relative to the greatest output
 _LARGEST_SHARE = 0.1
 
 
+def in_half_precision(model: keras.Model) -> bool:
+    """Return whether a layer computes in half precision, as under mixed_float16."""
+    return any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers_inside(model))
+
+
 def require_faithful(model: keras.Model, names: list[str], original: Original) -> None:
     """Refuse a model that was read as a network that computes something else.
 
@@ -33,7 +38,7 @@ def require_faithful(model: keras.Model, names: list[str], original: Original) -
     Raises:
         UserError: The outputs differ by more than rounding.
     """
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers_inside(model)):
+    if in_half_precision(model):
         return
     rebuilt: keras.Model | None = None
     for (kind, inputs), truth in zip(original.batches, original.truth, strict=True):

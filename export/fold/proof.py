@@ -11,7 +11,7 @@ import numpy as np
 
 from .build import build
 from .evaluation import Evaluation, NotComputableError, relative_error
-from .faithful import require_faithful
+from .faithful import in_half_precision, require_faithful
 from .graph import Graph, Kept
 from .keras_graph import read_graph
 from .original import Original, saturates, watched
@@ -119,6 +119,18 @@ def float64_twin(model: keras.Model) -> keras.Model:
     ```
     """
     return build(read_graph(model), "float64")
+
+
+def float32_twin(model: keras.Model) -> keras.Model:
+    """Return a network that computes in float32: the model itself, unless it has half precision.
+
+    Args:
+        model: Any built Keras model; not changed.
+
+    Raises:
+        UserError: A layer cannot be rebuilt.
+    """
+    return build(read_graph(model), "float32") if in_half_precision(model) else model
 
 
 class Prover:

@@ -73,3 +73,15 @@ def test_a_whole_export_with_a_nan_that_stays_local(export):
     failed = [f.message for r in report.results for f in r.findings if not f.passed]
     assert report.passed, failed
     assert "nonfinite (2)" in report.to_html()
+
+
+def test_the_reference_of_a_model_in_half_precision_is_computed_in_float32(export):
+    """Its error is a part of the noise that float32 files may have."""
+    x = keras.Input((4,), name="x")
+    hidden = keras.layers.Dense(8, activation="relu", dtype="mixed_float16")(x)
+    model = keras.Model(x, keras.layers.Dense(3, dtype="mixed_float16", name="y")(hidden))
+    _, folder = export(model, formats=("tflite",))
+    with np.load(folder / "golden.npz") as golden:
+        usual = golden["kind"] == "random"
+        truth, reference = golden["truth:y"][usual], golden["reference:y"][usual]
+    assert 0 < np.abs(reference - truth).max() < 1e-5 * np.abs(truth).max()

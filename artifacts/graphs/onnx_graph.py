@@ -241,7 +241,9 @@ def _integer_products(
                 keys = [
                     k for other in others if other and other.kind == "Mul" for k in other.inputs
                 ]
-                scale = next((tensors[k].data for k in keys if tensors[k].data is not None), None)
+                # The scale of the activation comes first; behind an embedding it is constant, too.
+                known = [tensors[k].data for k in keys if tensors[k].data is not None]
+                scale = known[-1] if known else None
                 break
             if after.kind != "Cast":
                 break

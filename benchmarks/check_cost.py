@@ -1,13 +1,14 @@
-"""Time that a check adds to plain inference of the same samples, without per-op checks.
+"""Time of a check, without per-op checks, relative to plain inference of the same samples.
 
     python benchmarks/check_cost.py [--pairs 15] [--networks NAME,…] [--clock wall|cpu]
+        [--json FILE]
 
 Plain inference uses only the runtime: load the file, run every golden sample on one thread. The
 samples are in memory. The check is `check_parity` on that file and runtime: hash and read
-everything, compare weights, load, run, run the first sample again, measure and judge. Both run in
-one process, interleaved; the share is the median of (check - plain) / plain. The last columns are
-the bytes that a check hashes and the time of SHA-256 alone for them. `--clock cpu` counts the
-processor time of all threads instead of wall time, for machines that are not idle.
+everything, compare weights, load, run, run the first sample again, measure and judge. `SHA-256`
+hashes the same bytes as a check, and nothing else. All run in one process, in turn; the ratio is
+the median of those within a round. `--clock cpu` counts the processor time of all threads instead
+of wall time, for machines that are not idle.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,7 +28,8 @@ from check_networks import export, smooth_inputs
 from renormlite.artifacts.directory import read_export
 from renormlite.models import digits
 from renormlite.models.mlperf_tiny import NETWORKS
-from timing import CLOCKS, Clock
+from rows import Row, write
+from timing import CLOCKS, paired, ratio_rows, time_row
 
 Feeds = Sequence[dict[str, np.ndarray]]
 
@@ -90,21 +91,15 @@ EXPORTS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def seconds(action: Callable[[], object], clock: Clock) -> float:
-    begin = clock()
-    action()
-    return clock() - begin
-
-
-def hash_seconds(paths: Sequence[Path], clock: Clock) -> float:
-    """Return the seconds that SHA-256 alone takes for files in memory."""
+def hashing(paths: Sequence[Path]) -> Callable[[], None]:
+    """Return an action that computes the SHA-256 of files in memory."""
     contents = [path.read_bytes() for path in paths]
 
     def run() -> None:
         for content in contents:
             hashlib.sha256(content).digest()
 
-    return statistics.median(seconds(run, clock) for _ in range(9))
+    return run
 
 
 def artifact_of(directory: Path, suffix: str) -> Path:
@@ -114,8 +109,8 @@ def artifact_of(directory: Path, suffix: str) -> Path:
     return directory / record["file"]
 
 
-def measure(directory: Path, runtime: str, pairs: int, clock: Clock) -> str:
-    """Return the cells of one row of the table."""
+def measure(name: str, directory: Path, runtime: str, pairs: int, clock: str) -> list[Row]:
+    """Return the rows of one network on one runtime."""
     suffix, plain = PLAIN[runtime]
     exported = read_export(directory)
     golden, path = exported.read_golden(), artifact_of(directory, suffix)
@@ -123,36 +118,38 @@ def measure(directory: Path, runtime: str, pairs: int, clock: Clock) -> str:
         {name: np.array(array[i : i + 1]) for name, array in golden.inputs.items()}
         for i in range(golden.samples)
     ]
-    alone, check, share = [], [], []
-    for _ in range(pairs):
-        alone.append(seconds(lambda: plain(path, feeds), clock))
-        check.append(seconds(lambda: rl.check_parity(directory, (runtime,)), clock))
-        share.append((check[-1] - alone[-1]) / alone[-1])
     assert exported.network is not None
-    hashed = (path, exported.golden, exported.network)
-    size = sum(file.stat().st_size for file in hashed) / 1e6
-    return (
-        f"{1e3 * statistics.median(alone):.1f} | {1e3 * statistics.median(check):.1f} | "
-        f"{statistics.median(share):.2f} | {size:.1f} | {1e3 * hash_seconds(hashed, clock):.1f}"
-    )
+    actions = {
+        "check": lambda: rl.check_parity(directory, (runtime,)),
+        "plain inference": lambda: plain(path, feeds),
+        "SHA-256": hashing((path, exported.golden, exported.network)),
+    }
+    seconds = paired(actions, pairs, clock)
+    case = f"{name}, {runtime}"
+    rows = ratio_rows(case, "check", seconds)[:1]
+    return rows + [time_row(case, action, seconds[action]) for action in actions]
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--networks", default=",".join(EXPORTS))
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--json")
     options = parser.parse_args()
-    print("| network | runtime | plain ms | check ms | share added | MB hashed | hashing ms |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name in options.networks.split(","):
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / name
             EXPORTS[name](directory)
             for runtime in PLAIN:
-                cells = measure(directory, runtime, options.pairs, CLOCKS[options.clock])
-                print(f"| {name} | {runtime} | {cells} |", flush=True)
+                found = measure(name, directory, runtime, options.pairs, options.clock)
+                print(*found, sep="\n", flush=True)
+                rows += found
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Compares the search for the worst inputs with random inputs, with the same number of runs.
 
-    python benchmarks/check_search.py [DIR …] [--units 16] [--runs 200] [--seed 0]
+    python benchmarks/check_search.py [--networks NAME,…] [--units 16] [--runs 200] [--seed 0]
+        [--json FILE]
 
-DIR is an export; without any, the networks of the benchmarks of checks are exported, which is slow.
-
-Prints two tables. *Hidden faults*: one random unit after a relu of the folded network is clipped
+Measures two things. *Hidden faults*: one random unit after a relu of the folded network is clipped
 1 % above the largest value that it has for any golden sample, so that no golden sample shows the
 fault. The table counts the faults that each kind of search reveals (error above the limit of one
 sample). Not every unit can reach such values within the range of the data. *Healthy files*: the
@@ -23,11 +22,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import renormlite as rl
 from check_networks import NAMES, export
-from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.directory import ExportDirectory, read_export
 from renormlite.artifacts.golden_set import GoldenSet, read_golden
 from renormlite.artifacts.network import Network
 from renormlite.artifacts.sample_kinds import representative
+from renormlite.models import digits
 from renormlite.reference.gradients import evaluated
 from renormlite.reference.network import evaluate_network
 from renormlite.runtime_checks.end_to_end.bounds import WORST_SAMPLE_LIMIT
@@ -36,8 +37,7 @@ from renormlite.runtime_checks.search.probe import Objective, Run
 from renormlite.runtime_checks.search.search import usual_error
 from renormlite.runtimes import Target, make_runner
 from renormlite.runtimes.session import Session
-from rich.console import Console
-from rich.table import Table
+from rows import Row, count_row, median_row, write
 
 # Kind of search to the share of runs that maximize single units.
 WAYS = {"reach": 1.0, "climb": 0.0, "both": 0.5}
@@ -89,46 +89,72 @@ def in_float32(network: Network) -> Run:
     return lambda inputs: evaluate_network(network, inputs, dtype=np.float32)
 
 
+def exported(name: str, seed: int, folder: Path) -> Path:
+    """Export a network as float32 and int8 and return the directory."""
+    precisions = ("float32", "int8")
+    if name != "digits":
+        return export(name, seed, folder / name, precisions)
+    trained = digits.train(epochs=2)
+    images = trained.test.x
+    rl.export_model(
+        trained.model, folder / name, precisions=precisions, calibration=images, inputs=images[:16]
+    )
+    return folder / name
+
+
+def hidden_faults(
+    name: str, network: Network, golden: GoldenSet, options: argparse.Namespace
+) -> list[Row]:
+    """Plant faults in the network and count those that each kind of search reveals."""
+    rng = np.random.default_rng(options.seed)
+    counts = dict.fromkeys(("random", *WAYS), 0)
+    for _ in range(options.units):
+        bad = Objective(network, in_float32(clipped(network, golden, rng)), {})
+        for way, ratio in compared(bad, golden, options.runs, options.seed).items():
+            counts[way] += ratio > WORST_SAMPLE_LIMIT
+    case = f"{name}: of {options.units} hidden faults, found"
+    return [count_row(case, way, counts[way]) for way in counts]
+
+
+def largest_errors(
+    one: ExportDirectory, network: Network, golden: GoldenSet, options: argparse.Namespace
+) -> list[Row]:
+    """Return the largest error of each file for its golden samples and in each kind of search."""
+    rows = []
+    for artifact in one.artifacts:
+        target = Target("litert" if artifact.format == "tflite" else "onnxruntime")
+        with make_runner(target, one.path / artifact.file) as runner:
+            run = Session(runner, artifact).run
+            objective = Objective(network, run, usual_error(artifact, golden))
+            usual = golden.select(np.flatnonzero(golden.kind == "real"))
+            ratios = {"golden samples": float(objective(usual.inputs).ratio.max())}
+            ratios |= compared(objective, golden, options.runs, options.seed)
+        case = f"{artifact.file}: largest error"
+        rows += [median_row(case, way, "ratio", [ratio]) for way, ratio in ratios.items()]
+    return rows
+
+
 def main() -> None:
-    """Run all searches and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directories", nargs="*", type=Path, metavar="DIR")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", default="digits", help=f"digits, {', '.join(NAMES)}")
     parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
     options = parser.parse_args()
-    ways = ("random", *WAYS)
-    faults = Table("network", "planted", *ways, title=f"hidden faults found, {options.runs} runs")
-    healthy = Table("file", "golden", *ways, title=f"healthy: worst ratio, {options.runs} runs")
-    rng = np.random.default_rng(options.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        directories = options.directories or [
-            export(name, options.seed, Path(folder) / name, ("float32", "int8")) for name in NAMES
-        ]
-        for directory in directories:
-            one = read_export(directory)
+    rows: list[Row] = []
+    for name in options.networks.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            one = read_export(exported(name, options.seed, Path(folder)))
             golden = read_golden(one.golden, [spec.name for spec in one.outputs])
             network = one.read_network(one.artifacts[0])
             assert network is not None
-            counts = dict.fromkeys(ways, 0)
-            for _ in range(options.units):
-                bad = Objective(network, in_float32(clipped(network, golden, rng)), {})
-                for way, ratio in compared(bad, golden, options.runs, options.seed).items():
-                    counts[way] += ratio > WORST_SAMPLE_LIMIT
-            faults.add_row(one.name, str(options.units), *(str(counts[way]) for way in ways))
-            for artifact in one.artifacts:
-                target = Target("litert" if artifact.format == "tflite" else "onnxruntime")
-                with make_runner(target, one.path / artifact.file) as runner:
-                    run = Session(runner, artifact).run
-                    objective = Objective(network, run, usual_error(artifact, golden))
-                    usual = golden.select(np.flatnonzero(golden.kind == "real"))
-                    start = objective(usual.inputs).ratio.max()
-                    found = compared(objective, golden, options.runs, options.seed)
-                    row = (f"{found[way]:.3g}" for way in ways)
-                    healthy.add_row(artifact.file, f"{start:.3g}", *row)
-    console = Console()
-    console.print(faults)
-    console.print(healthy)
+            rows += hidden_faults(name, network, golden, options)
+            rows += largest_errors(one, network, golden, options)
+    print(*rows, sep="\n")
+    write(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,16 @@ direction; neither removes such norms. LiteRT aborts on the int8 file of visual 
 hand-written norms that TensorFlow's converter writes, so this cell is empty. Networks of less than
 a tenth of a millisecond and rows with two threads vary much."""
 
+_CHECK = """A check reads and hashes the file, the golden set and the network, in which each weight
+is stored a second time, and compares weights and samples. For small networks this is fixed work of
+about ten milliseconds, many times that of plain inference. From about 5 ms an inference on, a check
+costs less than half as much again."""
+
+_SEARCH = """The search finds the largest errors of int8 files, which grow along the paths that
+saturate; random inputs do not. Rounding errors of float32 files do not grow in this way, and all
+searches end at similar values, below the limit of 5 for one sample. Most of the hidden faults that
+were not found cannot be reached within the range of the data, or no way to reach them is known."""
+
 PARTS = {
     "purpose": Part(
         "What renormalization is for",
@@ -191,6 +201,25 @@ PARTS = {
         (("export_time.py", "--pairs", "3"),),
         ("files / stock", "all / stock"),
         1.0,
+    ),
+    "check": Part(
+        "Cost of a check",
+        "CPU time of `check_parity` on a float32 file, without per-op checks, divided by that of "
+        "plain inference: load the file and run its golden samples on one thread. Nothing is "
+        "cached between checks. `SHA-256` is the time of hashing the file, the golden set and the "
+        "network alone. Median of the ratios within a round, and quartiles.",
+        (("check_cost.py", "--clock", "cpu"),),
+        reading=_CHECK,
+    ),
+    "search": Part(
+        "Search for the largest error",
+        "200 runs of `check --search` (`both`), of its two halves (`reach` maximizes single units, "
+        "`climb` follows gradients of the error), and of random inputs. *Hidden faults* are units "
+        "of the network clipped 1 % above their largest value for any golden sample; a search "
+        "finds one if a sample exceeds the limit. *Largest error* is that of a correct file, in "
+        "multiples of the noise (float32) or of the usual error of the file (int8).",
+        (("check_search.py", "--units", "24"),),
+        reading=_SEARCH,
     ),
     "diagnostics": Part(
         "Cost of RenormDiagnostics",

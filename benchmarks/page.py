@@ -249,7 +249,8 @@ def cell(row: dict[str, Any]) -> str:
 
 def page(results: Results) -> str:
     """Return the text of the page."""
-    text = [_HEAD]
+    minutes = sum(found["cpu_seconds"] for found in results.values()) / 60
+    text = [_HEAD, f"All parts together take {minutes:.0f} minutes of processor time.", ""]
     for name, part in PARTS.items():
         if name not in results:
             continue
@@ -285,8 +286,8 @@ def _provenance(name: str, found: dict[str, Any]) -> str:
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     return (
-        f"`make bench PARTS={name}`, {found['date']}, {found['seconds']} s, {many} "
-        f"measurements a number; {machine['processor']}, {machine['cores']} cores, load "
+        f"`make bench PARTS={name}`, {found['date']}, {found['seconds']} s "
+        f"({found['cpu_seconds']} s of processor time), {many} measurements a number; {machine['processor']}, {machine['cores']} cores, load "
         f"{found['load_before']} at the start; Python {machine['python']}, {versions}."
     )
 

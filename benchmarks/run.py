@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -46,10 +47,16 @@ def machine() -> dict[str, object]:
     }
 
 
+def _cpu_seconds() -> float:
+    """Return the processor time of all threads of the processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def measured(name: str) -> dict[str, object]:
     """Run one part, which may be several commands, and return its record."""
     rows: list[dict[str, object]] = []
-    load, start = os.getloadavg()[0], time.perf_counter()
+    load, start, used = os.getloadavg()[0], time.perf_counter(), _cpu_seconds()
     for script, *arguments in PARTS[name].commands:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "rows.json"
@@ -59,6 +66,7 @@ def measured(name: str) -> dict[str, object]:
     return {
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.perf_counter() - start),
+        "cpu_seconds": round(_cpu_seconds() - used),
         "load_before": round(load, 1),
         "machine": machine(),
         "rows": rows,

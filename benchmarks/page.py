@@ -68,9 +68,11 @@ _PEERS = (
 
 _LAYER = """In graph mode the layer uses the fused kernels of TensorFlow on large tensors, which
 Keras' layers do not, and takes up to 15 % longer than the raw fused operation: the target of 5 % is
-missed there. Under XLA, which has no such kernel, all layers take the same time. On small tensors
-about two dozen scalar operations for r and d show: 11 to 14 % above Keras' BatchNormalization,
-where the target was 10 %. Fewer operations did not change that."""
+missed there. The fused operation computes statistics and outputs in one call; r and d depend on the
+statistics, so the outputs need a second pass over the tensor. Under XLA, which has no such kernel,
+all layers take the same time. On small tensors about two dozen scalar operations for r and d show:
+11 to 14 % above Keras' BatchNormalization, where the target was 10 %. Fewer operations did not
+change that."""
 
 _COVERAGE = """The norms of ConvNeXt are layer normalizations, whose statistics are those of each
 sample. In DenseNet and ResNetV2 a norm is in front of a relu and behind a concatenation or a sum
@@ -287,8 +289,9 @@ def _provenance(name: str, found: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     return (
         f"`make bench PARTS={name}`, {found['date']}, {found['seconds']} s "
-        f"({found['cpu_seconds']} s of processor time), {many} measurements a number; {machine['processor']}, {machine['cores']} cores, load "
-        f"{found['load_before']} at the start; Python {machine['python']}, {versions}."
+        f"({found['cpu_seconds']} s of processor time), {many} measurements a number; "
+        f"{machine['processor']}, {machine['cores']} cores, load {found['load_before']} at the "
+        f"start; Python {machine['python']}, {versions}."
     )
 
 

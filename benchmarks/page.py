@@ -107,8 +107,8 @@ a tenth of a millisecond and rows with two threads vary much."""
 
 _CHECK = """A check reads and hashes the file, the golden set and the network, in which each weight
 is stored a second time, and compares weights and samples. For small networks this is fixed work of
-about ten milliseconds, many times that of plain inference. From about 5 ms an inference on, a check
-costs less than half as much again."""
+10 to 20 ms, up to fifteen times plain inference. Where an inference takes 8 ms or more, a check
+costs half as much again."""
 
 _SEARCH = """The search finds the largest errors of int8 files, which grow along the paths that
 saturate; random inputs do not. Rounding errors of float32 files do not grow in this way, and all

@@ -3,8 +3,8 @@
     python benchmarks/diagnostics.py [--rounds N] [--json FILE]
 
 Both train the same model in one process, in alternating rounds. The result is the median of the
-ratios within a round, with quartiles. `every = 50` is the callback's default; `every = 1` observes
-each step, which is the largest cost. "off" is a second run without the callback, which shows the
+ratios of CPU time within a round, with quartiles. `every = 50` is the callback's default;
+`every = 1` observes each step, which is the largest cost. "off" is a second run without the callback, which shows the
 noise.
 """
 
@@ -41,11 +41,11 @@ def _images(batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def seconds(model: keras.Model, x: np.ndarray, callbacks: list[keras.callbacks.Callback]) -> float:
-    """Return the seconds of one epoch of STEPS steps."""
+    """Return the CPU seconds of one epoch of STEPS steps."""
     y = np.arange(len(x)) % 10
-    start = time.perf_counter()
+    start = time.process_time()
     model.fit(x, y, batch_size=len(x) // STEPS, verbose=0, callbacks=callbacks)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def compare(name: str, model: keras.Model, x: np.ndarray, rounds: int) -> list[Row]:

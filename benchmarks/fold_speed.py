@@ -1,4 +1,4 @@
-"""Time of a fold without proof relative to `clone_model` with a copy of the weights, and by depth.
+"""CPU time of a fold without proof relative to `clone_model` and a copy of the weights, by depth.
 
     python benchmarks/fold_speed.py [--rounds N] [--json FILE]
 
@@ -37,11 +37,11 @@ def clone(model: keras.Model) -> keras.Model:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the seconds of one call, after collecting the garbage of the previous one."""
+    """Return the CPU seconds of one call, after collecting the garbage of the previous one."""
     gc.collect()
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def paired(name: str, model: keras.Model, rounds: int) -> list[Row]:

@@ -191,7 +191,7 @@ PARTS = {
     ),
     "fold": Part(
         "Speed of the fold",
-        "Time of the fold without proof divided by that of `clone_model` and a copy of the "
+        "CPU time of the fold without proof divided by that of `clone_model` and a copy of the "
         "weights, which every fold needs.",
         (("fold_speed.py",),),
     ),
@@ -225,8 +225,8 @@ PARTS = {
     ),
     "diagnostics": Part(
         "Cost of RenormDiagnostics",
-        "Time of a training step with `RenormDiagnostics` divided by that of one without; `off` is "
-        "a second run without it, which shows the noise.",
+        "CPU time of a training step with `RenormDiagnostics` divided by that of one without; "
+        "`off` is a second run without it, which shows the noise.",
         (("diagnostics.py",),),
     ),
 }

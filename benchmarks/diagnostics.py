@@ -4,8 +4,8 @@
 
 Both train the same model in one process, in alternating rounds. The result is the median of the
 ratios of CPU time within a round, with quartiles. `every = 50` is the callback's default;
-`every = 1` observes each step, which is the largest cost. "off" is a second run without the callback, which shows the
-noise.
+`every = 1` observes each step, which is the largest cost. "off" is a second run without the
+callback, which shows the noise.
 """
 
 from __future__ import annotations

@@ -59,8 +59,14 @@ def _print(console: Console, found: FileCertificate) -> None:
         style="dim",
         highlight=False,
     )
+    alike: dict[tuple[str, str], list[str]] = {}
     for op in found.certificate.undecided:
+        alike.setdefault((op.kind, op.why), []).append(str(op.index))
+    for (kind, why), indices in alike.items():
+        noun, verb = ("op", "is") if len(indices) == 1 else ("ops", "are")
         console.print(
-            f"op {op.index} ({op.kind}) is undecided: {op.why}", highlight=False, markup=False
+            f"{noun} {', '.join(indices)} ({kind}) {verb} undecided: {why}",
+            highlight=False,
+            markup=False,
         )
     console.print(found.sentence, highlight=False, markup=False)

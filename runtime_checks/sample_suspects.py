@@ -87,6 +87,15 @@ def _ranges(inputs: Arrays, known: GoldenSet) -> Iterator[Finding]:
     real = known.kind == REAL
     for name, array in inputs.items():
         usual = known.inputs[name][real]
+        if usual.size and np.isfinite(usual).all() and not _finite_samples(array).any():
+            yield Finding(
+                CHECK,
+                False,
+                f"every own sample of '{name}' contains NaN or infinity, and no real one of the "
+                "export does: preprocess them as in training",
+                name,
+            )
+            continue
         usual, values = (a[np.isfinite(a)] for a in (usual, array))
         if array.dtype.kind != "f" or not usual.size or not values.size or np.ptp(usual) == 0:
             continue
@@ -103,6 +112,11 @@ def _ranges(inputs: Arrays, known: GoldenSet) -> Iterator[Finding]:
                 "are outside: preprocess them as in training",
                 name,
             )
+
+
+def _finite_samples(array: np.ndarray) -> np.ndarray:
+    """Return (N,) which samples contain neither NaN nor infinity."""
+    return np.asarray(np.isfinite(array).reshape(len(array), -1).all(axis=1))
 
 
 def _labels(own: SampleSet, joint: GoldenSet, export: ExportDirectory) -> list[Finding]:

@@ -244,3 +244,19 @@ def test_an_interrupt_at_any_moment_is_one_line(after_s: float, tmp_path: Path) 
     assert stderr.splitlines()[-1:] == ["renormlite: ended by Ctrl-C."]
     assert "Traceback" not in stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_certify_names_operators_that_are_undecided_for_one_reason_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from renormlite.reference.integer.certificate import Certificate, CertifiedOp
+    from renormlite.runtime_checks.certification import FileCertificate
+
+    ops = [CertifiedOp(index, "Sub", "x", "", why="a difference") for index in (3, 5)]
+    ops.append(CertifiedOp(7, "Div", "y", "", why="a quotient"))
+    found = FileCertificate("a.onnx", Certificate(tuple(ops), ("LiteRT", "ONNX Runtime")))
+    monkeypatch.setattr("renormlite.cli.certify.certify", lambda path: found)
+    (tmp_path / "a.onnx").touch()
+    shown = CliRunner().invoke(cli, ["certify", str(tmp_path / "a.onnx")]).output
+    assert "ops 3, 5 (Sub) are undecided: a difference" in shown
+    assert "op 7 (Div) is undecided: a quotient" in shown

@@ -314,7 +314,10 @@ class Search:
         short = [] if self._affordable(best) else ["the budget"]
         if self._budget.decibels is not None and best.snr_db < self._budget.decibels:
             short.append(f"{self._budget.decibels:g} dB")
-        parts += [f"{' and '.join(short)} was not reached"] if short else []
+        if short:
+            parts.append(
+                f"{' and '.join(short)} {'was' if len(short) == 1 else 'were'} not reached"
+            )
         return f"{text}: {'; '.join(parts)}" if parts else text
 
 

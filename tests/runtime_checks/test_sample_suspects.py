@@ -57,6 +57,10 @@ WRONG = {
         lambda x, y: (x, (y + 1) % CLASSES),
         "labels in another order (0 is 2, 1 is 0, 2 is 1) would make it right on 100 %",
     ),
+    "nothing finite": (
+        lambda x, y: (np.where(x == x[:, :1, :1], np.nan, x), y),
+        "every own sample of 'image' contains NaN or infinity",
+    ),
     "inverted": (lambda x, y: (0.9 - x, y), "values subtracted from 1 of 'image' or"),
 }
 

@@ -83,8 +83,20 @@ def in_dtype(config: Any, dtype: str) -> Any:
 
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:
-    """Copy the weights, constants and assets of a layer to its rebuilt version."""
+    """Copy the weights, constants and assets of a layer to its rebuilt version.
+
+    Raises:
+        UserError: Its weights have other shapes than those of the rebuilt layer.
+    """
+    shapes, rebuilt = ([tuple(w.shape) for w in layer.weights] for layer in (source, target))
     if source.weights:  # a layer used as an activation may never have been called
+        if shapes != rebuilt:
+            raise UserError(
+                f"The layer {source.name!r} ({type(source).__name__}) cannot be rebuilt: its "
+                f"weights have the shapes {shapes}, and {rebuilt} for the input that Keras infers. "
+                "Put it behind a layer whose output shape Keras infers rightly, such as Dense in "
+                "place of EinsumDense."
+            )
         copy_weights(source.weights, target.weights)
     copy_constants(source, target)
     if isinstance(target, kl.Normalization) and target.input_mean is None:

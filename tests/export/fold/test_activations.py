@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from renormlite import fold
+from renormlite import UserError, fold
+from renormlite.export.fold.rebuild import copy_state
 
 # Float32 on both sides: a few roundings of numbers below 30. A scale that passed an activation it
 # should not pass differs in the first digit.
@@ -141,3 +142,12 @@ def test_constant_channel_of_a_norm_behind_an_activation(activation, constant, r
     np.testing.assert_allclose(result.model(inputs), model(inputs), rtol=0, atol=TOLERANCE)
     possible = activation == "relu" and constant > 0
     assert (result.report.remaining_ops == 0) is possible
+
+
+def test_a_layer_whose_weights_get_another_shape_is_named():
+    # Keras infers the shape (2, 6, 4) behind EinsumDense("...d,dz->...z"), and computes (6, 2, 4).
+    source, target = kl.PReLU(name="slopes"), kl.PReLU()
+    source.build((None, 6, 2, 4))
+    target.build((None, 2, 6, 4))
+    with pytest.raises(UserError, match=r"'slopes' \(PReLU\) cannot be rebuilt: its weights"):
+        copy_state(source, target)

@@ -15,10 +15,11 @@ class Part(NamedTuple):
     Attributes:
         title: Heading of its section.
         text: Description of the measurement.
-        commands: Scripts of this folder with their arguments, run one after another.
+        commands: Scripts of this folder with their arguments.
         plotted: Subjects in the picture; without any there is no picture.
         line: Value at which the picture has a line: equality.
         reading: Conclusions from the table.
+        timed: Whether it measures time, so that its commands run one after another.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Part(NamedTuple):
     plotted: tuple[str, ...] = ()
     line: float | None = None
     reading: str = ""
+    timed: bool = True
 
 
 _PURPOSE = """Renormalization is more accurate than batch normalization, and the intervals do not
@@ -140,6 +142,7 @@ PARTS = {
             "none",
         ),
         reading=_PURPOSE,
+        timed=False,
     ),
     "layer": Part(
         "Training step of the layer",
@@ -188,6 +191,7 @@ PARTS = {
             for gammas in ("positive", "mixed")
         ),
         reading=_COVERAGE,
+        timed=False,
     ),
     "fold": Part(
         "Speed of the fold",
@@ -252,7 +256,12 @@ def cell(row: dict[str, Any]) -> str:
 def page(results: Results) -> str:
     """Return the text of the page."""
     minutes = sum(found["cpu_seconds"] for found in results.values()) / 60
-    text = [_HEAD, f"All parts together take {minutes:.0f} minutes of processor time.", ""]
+    text = [
+        _HEAD,
+        f"All parts together take {minutes:.0f} minutes of processor time. Those that measure no "
+        "time use all cores at once.",
+        "",
+    ]
     for name, part in PARTS.items():
         if name not in results:
             continue

@@ -4,9 +4,9 @@
     python benchmarks/run.py purpose layer     these parts; the others keep their last numbers
     python benchmarks/run.py --document        the page alone
 
-Each part is a script in this folder that can also be run alone. It runs in a separate process, and
-its results replace its numbers in docs/benchmarks.json, with the machine, the versions and the
-time.
+Each part consists of scripts in this folder that can also be run alone, in separate processes.
+Where nothing is timed, one runs on each core. The results replace those in docs/benchmarks.json,
+with the machine, the versions and the time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from page import PARTS, write_page
@@ -53,16 +55,23 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _rows(command: Sequence[str]) -> list[dict[str, object]]:
+    """Run one command of a part and return its rows."""
+    script, *arguments = command
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        line = [sys.executable, str(HERE / script), *arguments, "--json", str(out)]
+        subprocess.run(line, check=True)
+        rows: list[dict[str, object]] = json.loads(out.read_text())
+    return rows
+
+
 def measured(name: str) -> dict[str, object]:
     """Run one part, which may be several commands, and return its record."""
-    rows: list[dict[str, object]] = []
+    part = PARTS[name]
     load, start, used = os.getloadavg()[0], time.perf_counter(), _cpu_seconds()
-    for script, *arguments in PARTS[name].commands:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "rows.json"
-            command = [sys.executable, str(HERE / script), *arguments, "--json", str(out)]
-            subprocess.run(command, check=True)
-            rows += json.loads(out.read_text())
+    with ThreadPoolExecutor(1 if part.timed else os.cpu_count()) as together:
+        rows = [row for found in together.map(_rows, part.commands) for row in found]
     return {
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.perf_counter() - start),

@@ -157,7 +157,9 @@ class FileInspection:
             return result
         suspect = self._suspect(artifact, golden, target, contents, result)
         if suspect is not None:
-            return replace(result, findings=(*result.findings, suspect))
+            result = replace(result, findings=(*result.findings, suspect))
+            if not _altered(contents):
+                return result
         try:
             walked, faults, findings = inspect(
                 self._export.path / artifact.file,
@@ -228,8 +230,8 @@ class FileInspection:
             return Finding("weights", False, _UNFROZEN.format(file=artifact.file))
         path = self._export.path / artifact.file
         known = self._export.manifest.metadata.get("preprocessing")
-        unexplained = any(m.state == "altered" and not m.remark for m in contents.weights)
-        says = interface_suspect(path, artifact, golden, target, result, known, altered=unexplained)
+        altered = _altered(contents)
+        says = interface_suspect(path, artifact, golden, target, result, known, altered=altered)
         if says:
             return Finding("interface", False, says)
         if contents.of_another_training:
@@ -290,6 +292,11 @@ def _with_calibration(
         if failed or entry.certain
     ]
     return replace(result, findings=(*found, *result.findings))
+
+
+def _altered(contents: FileContents) -> bool:
+    """Return whether weights of a file are altered for an unknown reason."""
+    return any(match.state == "altered" and not match.remark for match in contents.weights)
 
 
 def _of_integers(artifact: Artifact) -> bool:

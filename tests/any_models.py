@@ -573,14 +573,13 @@ def sums_that_look_like_biases() -> keras.Model:
     return keras.Model([square, column], [square + column, layers.Add()([column, row])])
 
 
-@case(note=r"norm 'add[_0-9]*' leaves 1 operation")
+@case()
 def constants_behind_convolutions() -> keras.Model:
     image = Input((4, 5, 3), name="image")
     x = layers.Conv2D(4, 1, use_bias=False, activation="hard_sigmoid")(image)
     x = layers.Conv2DTranspose(4, 1, use_bias=False)(x)
-    x = x + np.arange(4, dtype="float32").reshape(
-        1, 4, 1, 1
-    )  # along the rows, which are as many as the channels
+    # Along the rows, which are as many as the channels, so that TensorFlow may add it to these.
+    x = x + np.arange(4, dtype="float32").reshape(1, 4, 1, 1)
     return keras.Model(image, layers.Conv2D(2, 1, name="y", activation="tanh")(x))
 
 

@@ -116,8 +116,9 @@ def test_a_file_calibrated_on_another_range_fails(badly_calibrated):
     assert task.chance < 0.05
     assert "% of the values of input 'image' are clipped" in wrong["clipped"]
     assert "the samples reach 0 to 16" in wrong["clipped"]
+    assert "represents 0 to 1 in the file" in wrong["calibration"]
     # The runtime computes what the file says: nothing else is wrong.
-    assert set(wrong) <= {"accuracy", "decisions", "clipped", "snr"}
+    assert set(wrong) <= {"accuracy", "calibration", "decisions", "clipped", "snr"}
 
 
 @pytest.mark.parametrize(

@@ -255,13 +255,7 @@ def cell(row: dict[str, Any]) -> str:
 
 def page(results: Results) -> str:
     """Return the text of the page."""
-    minutes = sum(found["cpu_seconds"] for found in results.values()) / 60
-    text = [
-        _HEAD,
-        f"All parts together take {minutes:.0f} minutes of processor time. Those that measure no "
-        "time use all cores at once.",
-        "",
-    ]
+    text = [_HEAD, *_total(results)]
     for name, part in PARTS.items():
         if name not in results:
             continue
@@ -282,6 +276,18 @@ def write_page(results: Results, folder: Path) -> None:
             _plot(part, results[name]["rows"], folder / f"benchmarks_{name}.png")
 
 
+def _total(results: Results) -> list[str]:
+    """Return the time of all parts, once all have been run."""
+    seconds = [results.get(name, {}).get("cpu_seconds") for name in PARTS]
+    if None in seconds:
+        return []
+    return [
+        f"All parts together take {sum(seconds) / 60:.0f} minutes of processor time. Those that "
+        "measure no time use all cores at once.",
+        "",
+    ]
+
+
 def _table(rows: Rows) -> list[str]:
     subjects = list(dict.fromkeys(row["subject"] for row in rows))
     cells = {(row["case"], row["subject"]): cell(row) for row in rows}
@@ -296,9 +302,11 @@ def _provenance(name: str, found: dict[str, Any]) -> str:
     counts = sorted({row["count"] for row in found["rows"]})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
+    used = found.get("cpu_seconds")
+    processor = "" if used is None else f" ({used} s of processor time)"
     return (
-        f"`make bench PARTS={name}`, {found['date']}, {found['seconds']} s "
-        f"({found['cpu_seconds']} s of processor time), {many} measurements a number; "
+        f"`make bench PARTS={name}`, {found['date']}, {found['seconds']} s{processor}, "
+        f"{many} measurements a number; "
         f"{machine['processor']}, {machine['cores']} cores, load {found['load_before']} at the "
         f"start; Python {machine['python']}, {versions}."
     )

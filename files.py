@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UserError
-from .locks import own_folder
+from .locks import own_folder, temporary_folder
 
 # Above this size, hashing takes longer than starting a thread.
 _WORTH_A_THREAD = 1 << 18
@@ -26,7 +26,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps the suffixes of ``path``, since writers such as ``keras.Model.save``
     use them to choose a format. If the block raises or the process is interrupted, ``path`` is not
     changed. Temporary files of killed processes are removed by the next process that writes to the
-    folder.
+    folder. A device or a pipe, such as /dev/null, is not replaced but written to.
 
     Args:
         path: Final path of the file. Its folder is created if missing.
@@ -41,10 +41,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with own_folder(".partial-", final.parent) as folder:
+        special = final.exists() and not (final.is_file() or final.is_dir())
+        with temporary_folder() if special else own_folder(".partial-", final.parent) as folder:
             partial = folder / final.name
             yield partial
-            os.replace(partial, final)
+            if special:
+                with open(partial, "rb") as source, open(final, "wb") as target:
+                    shutil.copyfileobj(source, target)
+            else:
+                os.replace(partial, final)
     except OSError as error:
         raise UserError(
             f"{final} cannot be written ({error.strerror or error}). Name another file, or provide "

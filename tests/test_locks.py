@@ -1,10 +1,11 @@
-"""Protects locks: two runs never write to one folder, and files of killed runs are removed."""
+"""Protects what writes files: one run at a time, nothing left of killed runs, devices kept."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,3 +125,15 @@ assert not folder.exists()
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_fork_does_not_remove_the_folder_of_its_parent(tmp_path):
     subprocess.run([sys.executable, "-c", FORK, str(tmp_path)], check=True)
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
+    pipe, read = tmp_path / "report.json", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "{}\n")
+    reader.join(10)
+    assert read == ["{}\n"]
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == [pipe.name]

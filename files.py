@@ -41,7 +41,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        special = final.exists() and not (final.is_file() or final.is_dir())
+        special = _is_special(final)
         with temporary_folder() if special else own_folder(".partial-", final.parent) as folder:
             partial = folder / final.name
             yield partial
@@ -77,9 +77,14 @@ def regular(path: str | os.PathLike[str]) -> Path:
             raises when it is opened.
     """
     found = Path(path)
-    if found.exists() and not (found.is_file() or found.is_dir()):
+    if _is_special(found):
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
     return found
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a pipe, a device or the like, or a link to one."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

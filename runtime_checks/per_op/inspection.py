@@ -108,6 +108,11 @@ class FileContents:
         """Names of the file's outputs."""
         return [self.graph.tensors[key].name for key in self.graph.outputs]
 
+    @functools.cached_property
+    def _kernels(self) -> list[WeightMatch]:
+        """The kernels of more than one number."""
+        return [match for match in self.weights if match.role == "kernel" and match.size > 1]
+
     @property
     def of_another_training(self) -> bool:
         """Whether none of several kernels is the network's or derived from it.
@@ -115,22 +120,20 @@ class FileContents:
         A converter merges or reorders some kernels, never all. In a file of integers, another
         calibration may have multiplied the channels of all.
         """
-        kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
-        unlike = len(kernels) > 1 and all(k.state != "equal" and not k.remark for k in kernels)
-        return unlike and not self.of_another_calibration
+        unlike = all(kernel.state != "equal" and not kernel.remark for kernel in self._kernels)
+        return len(self._kernels) > 1 and unlike and not self.of_another_calibration
 
     @functools.cached_property
     def of_another_calibration(self) -> bool:
         """Whether no kernel of integers is the network's, but some are with scaled channels."""
         nodes = {node.name: node for node in self.network.nodes}
         maps = flattened_maps(self.network)
-        kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
-        if any(match.state == "equal" for match in kernels):
+        if any(match.state == "equal" for match in self._kernels):
             return False
         integers = [tensor for tensor in self.graph.constants if tensor.quantization is not None]
         return any(
             differ_by_channels(kernel, file_weight(candidate, kernel.shape))
-            for match in kernels
+            for match in self._kernels
             for kernel in [nodes[match.node].weights["kernel"]]
             for candidate in like(nodes[match.node], "kernel", integers, maps.get(match.node, ()))
         )
@@ -144,9 +147,8 @@ class FileContents:
     @property
     def recognised(self) -> bool:
         """Whether every kernel is the network's, possibly altered."""
-        kernels = [match for match in self.weights if match.role == "kernel" and match.size > 1]
-        found = any(match.state == "equal" for match in kernels)
-        return found and all(match.state != "absent" for match in kernels)
+        found = any(match.state == "equal" for match in self._kernels)
+        return found and all(match.state != "absent" for match in self._kernels)
 
     def summary(self) -> Finding:
         """Describe how many weights are the network's, for a file whose outputs are right."""

@@ -147,7 +147,8 @@ class ExportRun:
         with step(golden.FILE_NAME, "noise of float32"):
             noise = expected_noise(network, self.samples.inputs)
         artifacts = describe(self._truth(network, truth))
-        outputs, of_files, predictions = {}, {}, {}
+        unequal = tuple(unequal_parts(network, self._typical(truth)))
+        judged, outputs, of_files, predictions = [], {}, {}, {}
         for artifact in artifacts:
             inputs = file_inputs(self.samples.inputs, artifact.precision)
             try:
@@ -157,6 +158,13 @@ class ExportRun:
                 refused[artifact.file] = refusal
                 continue
             if given is None:
+                judged.append(artifact)
+                continue
+            artifact = self._with_misfits(artifact, folder, network, unequal)
+            try:
+                judged.append(self._measured(artifact, given, truth, reference))
+            except UserError as refusal:
+                refused[artifact.file] = refusal
                 continue
             outputs[artifact.file] = given
             if _is_integer(artifact):
@@ -176,19 +184,6 @@ class ExportRun:
                         inputs,
                         truth,
                     )
-        unequal = tuple(unequal_parts(network, self._typical(truth)))
-        judged = []
-        for artifact in artifacts:
-            if artifact.file in refused:
-                continue
-            if artifact.file in outputs:
-                artifact = self._with_misfits(artifact, folder, network, unequal)
-                try:
-                    artifact = self._measured(artifact, outputs[artifact.file], truth, reference)
-                except UserError as refusal:
-                    refused[artifact.file] = refusal
-                    continue
-            judged.append(artifact)
         if refused and not judged:
             raise next(iter(refused.values()))
         for artifact in artifacts:
@@ -196,20 +191,17 @@ class ExportRun:
                 for name in artifact.all_files:
                     remove(folder / name)
         wanted = expected(network, self.samples.inputs, truth, folded64, reference)
-        kept = {artifact.file for artifact in judged}
         golden.write_golden(
             folder / golden.FILE_NAME,
             self.samples,
             truth=without(truth, wanted),
             folded64=without(folded64, wanted),
             reference=without(reference, wanted),
-            artifacts={
-                file: without(given, wanted) for file, given in outputs.items() if file in kept
-            },
+            artifacts={file: without(given, wanted) for file, given in outputs.items()},
             noise=noise,
-            file_noise={file: values for file, values in of_files.items() if file in kept},
+            file_noise=of_files,
             trained_integers=without(self._trained_integers(), wanted),
-            predictions={file: values for file, values in predictions.items() if file in kept},
+            predictions=predictions,
         )
         manifest = self._manifest(folder, judged, refused)
         manifest.write(folder)

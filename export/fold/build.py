@@ -22,7 +22,6 @@ from .graph import (
     Graph,
     Kept,
     MapOp,
-    Slot,
     Source,
     Value,
 )
@@ -138,7 +137,7 @@ class _Builder:
             return self.source(op)
         if isinstance(op, ActivationOp) and id(call) in self.fused:
             return inputs[0]
-        args, kwargs = arguments(call, inputs)
+        args, kwargs = call.arguments(inputs)
         if id(op) in self.layers:
             return self.layers[id(op)](*args, **kwargs)
         layer = self.layers[id(op)] = _make(op, self)
@@ -188,16 +187,6 @@ class _Builder:
                 tensor = made[id(value), name]
             tensors.append(tensor)
         return tensors
-
-
-def arguments(call: Call, inputs: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with the given tensors in place of its inputs."""
-    if call.args is None:
-        return (inputs[0],), {}
-    args, kwargs = tree.map_structure(
-        lambda x: inputs[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
-    )
-    return args, kwargs
 
 
 def own_precision(op: Kept) -> keras.Layer:

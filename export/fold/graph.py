@@ -7,12 +7,13 @@ share the op, and a rewrite replaces the op of a call instead of changing it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 from numpy.typing import NDArray
 
 from .affine import Affine
@@ -178,6 +179,15 @@ class Call:
         """Name of the layer."""
         name: str = self.op.name
         return name
+
+    def arguments(self, given: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return positional and keyword arguments with given tensors in place of the inputs."""
+        if self.args is None:
+            return (given[0],), {}
+        args, kwargs = tree.map_structure(
+            lambda x: given[x.index] if isinstance(x, Slot) else x, (self.args, self.kwargs)
+        )
+        return args, kwargs
 
 
 class Graph:

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras import tree
 from numpy.typing import NDArray
 
 from ...artifacts.sample_checks import refuse_large_samples
 from ...errors import UserError
-from .graph import Call, Graph, Kept, Slot, Value
+from .graph import Call, Graph, Kept, Value
 from .keras_graph import read_graph
 from .scope_names import accepted_names
 from .traced_functions import bincount_size, captured, inlined_functions, run_eagerly, table_of
@@ -346,11 +345,7 @@ def _traced(call: Call, shapes: Sequence[tuple[int, ...]]) -> Any:
     import tensorflow as tf
 
     def run(*tensors: tf.Tensor) -> Any:
-        if call.args is None:
-            return call.op.operation(tensors[0])
-        args, kwargs = tree.map_structure(
-            lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
-        )
+        args, kwargs = call.arguments(tensors)
         return call.op.operation(*args, **kwargs)
 
     specs = [

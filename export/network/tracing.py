@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from ..fold.graph import Call, Slot
+from ..fold.graph import Call
 from ..fold.scope_names import accepted_names
 from ..fold.traced_functions import inlined_functions
 from ..formats.expansions import expand
@@ -120,13 +120,7 @@ def _masked(values: Sequence[Any], masks: Sequence[Shape | None]) -> tuple[Any, 
 def _called(call: Call, values: tuple[Any, ...]) -> Any:
     """Call the layer in inference mode on the given inputs."""
     operation = call.op.operation
-    if call.args is None:
-        args: Any = (values[0],)
-        kwargs: Any = {}
-    else:
-        args, kwargs = keras.tree.map_structure(
-            lambda x: values[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs or {})
-        )
+    args, kwargs = call.arguments(values)
     if getattr(operation, "_call_has_training_arg", False):
         # `predict` and exporters override the recorded value of `training`.
         kwargs = {**kwargs, "training": False}

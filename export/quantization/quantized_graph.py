@@ -13,7 +13,7 @@ from keras import tree
 from ...toolkit.quantize_aware.linear import QuantizedLinear
 from ...toolkit.quantize_aware.operators import Quantize
 from ...toolkit.quantize_aware.ranges import Range
-from ..fold.graph import ActivationOp, Call, Graph, Kept, Slot, Value
+from ..fold.graph import ActivationOp, Call, Graph, Kept, Value
 from ..fold.keras_graph import kind_of
 from .integer_operations import fusable
 
@@ -180,11 +180,7 @@ class QuantizedGraph(abc.ABC):
     def replayed(self, call: Call, tensors: list[Any]) -> list[Any]:
         """Return the outputs of a call of an unquantized layer."""
         layer = self.same(call)
-        if call.args is None:
-            return tree.flatten(layer(tensors[0]))
-        args, kwargs = tree.map_structure(
-            lambda x: tensors[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
-        )
+        args, kwargs = call.arguments(tensors)
         return tree.flatten(layer(*args, **kwargs))
 
     def same(self, call: Call) -> Any:

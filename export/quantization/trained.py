@@ -35,7 +35,7 @@ from ...toolkit.quantize_aware.operators import (
 )
 from ...toolkit.quantize_aware.quantized import FUSED, Quantized, ends_of
 from ...toolkit.quantize_aware.steps import grid_of, limits
-from ..fold.graph import Call, Kept, Slot, Source
+from ..fold.graph import Call, Kept, Source
 from ..fold.keras_graph import read_graph
 from .integer_operations import keeps_grid
 
@@ -199,11 +199,7 @@ class _Network(abc.ABC):
         if isinstance(op.operation, Quantized):
             return self.quantized(op.operation, call, inputs)
         layer = self.plain(op)
-        if call.args is None:
-            return tree.flatten(layer(inputs[0]))
-        args, kwargs = tree.map_structure(
-            lambda x: inputs[x.index] if isinstance(x, Slot) else x, (call.args, call.kwargs)
-        )
+        args, kwargs = call.arguments(inputs)
         return tree.flatten(layer(*args, **kwargs))
 
     def operands(self, call: Call) -> list[Any]:

@@ -28,7 +28,7 @@ _MOST_MB = 0.1  # growth per cycle
 
 
 class Use(NamedTuple):
-    """What the process uses after a cycle."""
+    """The resources that the process uses after a cycle."""
 
     own_mb: float
     children_mb: float

@@ -111,7 +111,7 @@ class LayerCost:
 
     @property
     def too_coarse(self) -> str:
-        """What its values need if the steps cost most, as a clause."""
+        """A clause that says how many steps its values need, if rounding to steps costs most."""
         needed = f"more than {self.steps:,} steps" if self.steps else "smaller steps"
         return f"its values need {needed}"
 

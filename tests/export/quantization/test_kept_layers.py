@@ -143,7 +143,7 @@ def test_operators_belong_to_the_layers_that_they_were_fused_from():
 
 
 def test_constants_of_16_bit_nodes_have_16_bits_in_onnx(tmp_path, data):
-    """What a norm leaves may differ by orders of magnitude between channels."""
+    """The operations that remain of a norm may have channels of very different magnitude."""
     x = keras.Input((8, 8, 1), name="x")
     y = keras.layers.Conv2D(4, 3, activation="tanh", name="stem")(x)
     model = keras.Model(x, rl.ChannelAffine(name="left")(y))

@@ -11,7 +11,7 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from ..operators import OPERATORS
 from ..rounding.arithmetic import Arithmetic, Finish
-from ..rounding.quantized import Ints, NotKnownError, Output, Quantized
+from ..rounding.quantized import FloatsError, Ints, NotKnownError, Output, Quantized
 
 # Exceptions of NumPy for files of an unexpected form.
 _UNFORESEEN = (ValueError, IndexError, KeyError, TypeError, ArithmeticError, MemoryError)
@@ -142,11 +142,12 @@ class Values:
         """Return a tensor's integers.
 
         Raises:
-            NotKnownError: It is not known, or holds floats.
+            NotKnownError: It is not known.
+            FloatsError: It holds floats.
         """
         array = self.array(key)
         if array.dtype.kind not in "iu":
-            raise NotKnownError(f"tensor '{key}' holds no integers")
+            raise FloatsError(f"tensor '{key}' holds no integers")
         return array.astype(np.int64)
 
     def floats(self, key: str) -> np.ndarray:

@@ -213,6 +213,7 @@ ARITHMETIC_OPS = {
     "HARD_SWISH": _applied("hard_silu", ruled=False),
     "ABS": _applied("absolute"),
     "SOFTMAX": _applied("softmax", _softmax),
+    "LOG_SOFTMAX": _applied("log_softmax"),
     "MEAN": _applied("reduce_mean", reduction),
     "REDUCE_MAX": _applied("reduce_max", reduction, ruled=False),
     "REDUCE_MIN": _applied("reduce_min", reduction, ruled=False),

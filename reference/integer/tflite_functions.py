@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
-from ..rounding.arithmetic import Arithmetic, Finish
+from ..rounding.arithmetic import Arithmetic, Finish, times_wide
 from ..rounding.fixed_point import away_from_zero, inverse_root, multiplier, quotient
 from ..rounding.quantized import Ints, NotKnownError, Quantized, aligned
 from ..rounding.tables import tabled
-from .base import IntegerOperator, Values
+from .base import IntegerOperator, Values, moved
 from .tflite_arithmetic import output_of, reduction
 
 _Relation = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -26,6 +26,9 @@ _COMPARED_BITS, _ROOT_BITS = 8, 20
 
 # The greatest shift of a 32-bit integer.
 _MOST_SHIFT = 31
+
+# The greatest exponent of a multiplier of 64-bit integers.
+_MOST_LEFT = 14
 
 
 def _logarithm(op: GraphOp, values: Values) -> Finish:
@@ -170,6 +173,51 @@ def _total(op: GraphOp, values: Values) -> Finish:
     return lambda rule: found
 
 
+def _product(op: GraphOp, values: Values) -> Finish:
+    """Read a REDUCE_PROD: each factor multiplies the rounded product of those before it.
+
+    Source: TFLite, `reference/reduce.h`, `QuantizedReduceProd`; `kernels/reduce.cc`.
+    """
+    x, output, places = values.quantized(op.inputs[0]), values.output(op), reduction(op, values)
+    factors, axes = x.centred, places["axes"]
+    kept = [axis for axis in range(factors.ndim) if axis not in axes]
+    rows = np.transpose(factors, (*kept, *axes)).reshape(*(factors.shape[i] for i in kept), -1)
+    m, e = multiplier(float(x.scale[0]) / float(output.scale[0]) ** (1 / rows.shape[-1]))
+    if e > _MOST_LEFT:
+        raise NotKnownError("a REDUCE_PROD with a shift beyond 15 bits")
+
+    def scaled(product: Ints) -> Ints:
+        return times_wide(product, m, e).astype(np.int32).astype(np.int64)
+
+    product = rows[..., 0]
+    for place in range(1, rows.shape[-1]):
+        product = scaled(product * rows[..., place])
+    found = output.saturated(scaled(product))
+    if places["keepdims"]:
+        found = np.expand_dims(found, axes)
+    return lambda rule: found
+
+
+def _one_hot(op: GraphOp, values: Values) -> Finish:
+    """Read a ONE_HOT of numbers or integers."""
+    index = values.integers(op.inputs[0])
+    depth, on, off = (values.constant(key).reshape(-1)[0] for key in op.inputs[1:4])
+    axis = int(op.attributes.get("axis", -1))
+    hit = np.expand_dims(index, axis + 1 if axis >= 0 else -1)
+    counted = np.arange(int(depth)).reshape(-1, *[1] * (0 if axis < 0 else index.ndim - axis - 1))
+    found = np.where(hit == counted, on, off)
+    return lambda rule: found
+
+
+def _partial_sums(op: GraphOp, values: Values) -> Finish:
+    """Read a CUMSUM, which has no kernel for 8 or 16 bits: of float32 in order, or of integers."""
+    axis = int(values.constant(op.inputs[1]).reshape(-1)[0])
+    flags = {name: bool(op.attributes.get(name)) for name in ("exclusive", "reverse")}
+    x = values.array(op.inputs[0])
+    found = moved("cumsum", x, axis=axis + 1 if axis >= 0 else axis, **flags)
+    return lambda rule: found
+
+
 def _divided(op: GraphOp, values: Values) -> Finish:
     """Read a DIV in fixed point. Source: TFLite, `reference/div.h`, `kernels/div.cc`.
 
@@ -216,9 +264,11 @@ def _no_integers(op: GraphOp, values: Values) -> Finish:
 
 _NONE = IntegerOperator(_no_integers, ruled=False)
 
-# Functions of float32 numbers that are rounded once. XNNPACK's square root is not.
+# Functions of float32 numbers that are rounded once, and sums, in order. XNNPACK's square root is
+# not rounded once.
 _FLOATS: Mapping[str, Callable[..., np.ndarray]] = {
-    "ABS": np.abs, "ADD": np.add, "CEIL": np.ceil, "DIV": np.divide, "FLOOR": np.floor,
+    "ABS": np.abs, "ADD": np.add, "ADD_N": lambda *x: functools.reduce(np.add, x),
+    "CEIL": np.ceil, "DIV": np.divide, "FLOOR": np.floor,
     "FLOOR_DIV": lambda a, b: np.floor(np.divide(a, b)),
     "MAXIMUM": np.maximum, "MINIMUM": np.minimum, "MUL": np.multiply, "NEG": np.negative,
     "RELU": functools.partial(np.maximum, np.float32(0)), "ROUND": np.rint, "SIGN": np.sign,
@@ -236,6 +286,9 @@ FUNCTION_OPS = {
     "TOPK_V2": IntegerOperator(_greatest, ruled=False),
     "CAST": IntegerOperator(_cast, ruled=False),
     "SUM": IntegerOperator(_total, ruled=False),
+    "REDUCE_PROD": IntegerOperator(_product, ruled=False),
+    "CUMSUM": IntegerOperator(_partial_sums, ruled=False),
+    "ONE_HOT": IntegerOperator(_one_hot, ruled=False),
     "EQUAL": _relation(np.equal, scaled=True),
     "NOT_EQUAL": _relation(np.not_equal, scaled=True),
     "GREATER": _relation(np.greater),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ..rounding.arithmetic import Finish
-from ..rounding.quantized import NotKnownError
+from ..rounding.quantized import FloatsError, NotKnownError
 from .base import IntegerOp, Values, known, one_of
 from .tflite_arithmetic import ARITHMETIC_OPS
 from .tflite_functions import FUNCTION_OPS, with_floats
@@ -23,7 +23,10 @@ def prepared(op: GraphOp, values: Values) -> Finish:
     """
     if op.kind not in TFLITE_OPS:
         raise NotKnownError(f"{op.kind} is not known")
-    finish = known(op, lambda: TFLITE_OPS[op.kind].prepare(op, values))
+    try:
+        finish = known(op, lambda: TFLITE_OPS[op.kind].prepare(op, values))
+    except FloatsError as error:
+        raise NotKnownError(f"{op.kind} in float32") from error
     bits = bits_of(values.graph, op)
     return lambda rule: known(op, lambda: finish(rule.of_bits(bits)))
 

@@ -228,9 +228,10 @@ class CumulativeSum(Operator):
         axis, x = attributes["axis"], inputs[0]
         if attributes.get("reverse"):
             x = np.flip(x, axis)
-        total = np.cumsum(x, axis=axis)
+        total = np.cumsum(x, axis=axis, dtype=x.dtype)
         if attributes.get("exclusive"):
-            total = total - x
+            none = np.zeros_like(np.take(total, [0], axis))
+            total = np.concatenate([none, np.delete(total, -1, axis)], axis)
         return np.flip(total, axis) if attributes.get("reverse") else total
 
     def error_bound(self, at: Evaluated, errors: Arrays, unit: float) -> np.ndarray:

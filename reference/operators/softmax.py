@@ -147,6 +147,13 @@ class LogSoftmax(Operator):
         total = np.sum(gradient, axis=_axis(at.attributes), keepdims=True)
         return [gradient - np.exp(at.output) * total]
 
+    def integer(self, at: Integers) -> Finish:
+        """See the base class; only for 8 bits and the last axis, in steps of 1/16 from 127 down."""
+        x = at.operands[0]
+        if x.steps.dtype != np.int8:
+            raise NotKnownError("a logarithm of a softmax of another type")
+        return lambda rule: at.output.saturated(rule.log_shares(x.integers, x.scale[0]))
+
 
 def _sum_of_others(values: np.ndarray) -> np.ndarray:
     """Return for each element the sum of all others on the last axis, without cancellation."""

@@ -17,7 +17,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .fixed_point import away_from_zero, divided, high_product, multiplier, softmax_of_8_bits
+from .fixed_point import (
+    away_from_zero,
+    divided,
+    high_product,
+    log_softmax_of_8_bits,
+    multiplier,
+    softmax_of_8_bits,
+)
 from .quantized import Ints, NotKnownError, Output, Quantized, Scales
 
 
@@ -75,10 +82,7 @@ class Arithmetic(abc.ABC):
         The multiplier has 15 bits; the result is rounded once, half up. Source: TFLite,
         `kernels/internal/common.cc`, `MultiplyByQuantizedMultiplier` for int64_t.
         """
-        m, e = _multiplier(x, w, y)
-        reduced = np.where(m < 0x7FFF0000, (m + (1 << 15)) >> 16, 0x7FFF)
-        shift = 15 - e
-        return np.asarray((sums * reduced + (np.int64(1) << (shift - 1))) >> shift)
+        return times_wide(sums, *_multiplier(x, w, y))
 
     def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """Return the same for a dense layer: in double precision, half away from zero.
@@ -158,11 +162,19 @@ class Arithmetic(abc.ABC):
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `Softmax` for 8 bits.
         """
-        table = np.exp(-scale * beta * np.arange(256, dtype=np.float32))
-        raised = table[x.max(axis=-1, keepdims=True) - x]
-        sums = np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
+        raised, sums = _exponentials(x, scale * beta)
         shares = raised * (np.float32(1) / (sums * y))
         return np.floor(shares + np.float32(0.5)).astype(np.int64)
+
+    def log_shares(self, x: Ints, scale: Any) -> Ints:
+        """Return the logarithm of the softmax of 8-bit integers in steps of 1/16, by that table.
+
+        Source: TFLite, `internal/optimized/optimized_ops.h`, `LogSoftmax` for 8 bits.
+        """
+        step = np.float32(1 / 16)
+        log = np.log(_exponentials(x, scale)[1].astype(np.float64)).astype(np.float32)
+        top = x.max(axis=-1, keepdims=True).astype(np.float32)
+        return nearest(scale / step * x.astype(np.float32) - (scale * top + log) / step)
 
     def resized(self, x: Ints, sizes: list[int], corners: bool, centres: bool) -> Ints:
         """Return (P, B, H, W, C) resized bilinearly, with positions and weights in 1/1024.
@@ -256,6 +268,10 @@ class AwayFromZero(FixedPoint):
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
         """Entirely in fixed point (TFLite, `reference/softmax.h`)."""
         return softmax_of_8_bits(x, float(scale) * float(beta))
+
+    def log_shares(self, x: Ints, scale: Any) -> Ints:
+        """Entirely in fixed point (TFLite, `reference/integer_ops/log_softmax.h`)."""
+        return log_softmax_of_8_bits(x, float(scale))
 
 
 class Micro(AwayFromZero):
@@ -351,7 +367,8 @@ class Upward(AwayFromZero):
         found[:, :eights] = flat[:, :eights].astype(np.float32) * x - np.float32(point) * x
         return found.reshape(values.shape)
 
-    shares = Arithmetic.shares  # by a table of float32 exponentials
+    # By a table of float32 exponentials.
+    shares, log_shares = Arithmetic.shares, Arithmetic.log_shares
 
     def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
         """Rescale the zero point to the steps of the result separately.
@@ -378,6 +395,20 @@ class SingleRounding(FixedPoint):
         """See above."""
         shift = 31 - e
         return np.asarray((values * m + (np.int64(1) << (shift - 1))) >> shift)
+
+
+def times_wide(values: Ints, m: Ints, e: Ints) -> Ints:
+    """Return values · m 2^(e-31) for 64-bit integers: m reduced to 15 bits, rounded half up."""
+    reduced = np.where(m < 0x7FFF0000, (m + (1 << 15)) >> 16, 0x7FFF)
+    shift = 15 - e
+    return np.asarray((values * reduced + (np.int64(1) << (shift - 1))) >> shift)
+
+
+def _exponentials(x: Ints, scale: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return exp(scale (x - max x)) of 8-bit integers by a float32 table, and its sums in order."""
+    table = np.exp(-scale * np.arange(256, dtype=np.float32))
+    raised = table[x.max(axis=-1, keepdims=True) - x]
+    return raised, np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
 
 
 def _joint(x: Scales, w: Scales) -> tuple[Scales, Scales]:

@@ -94,15 +94,88 @@ def softmax_of_8_bits(x: np.ndarray, scale: float) -> np.ndarray:
         x: 8-bit integers.
         scale: Their scale times beta.
     """
-    m, left = multiplier(min(scale * 2.0**26, 2.0**31 - 1))
+    m, left = _argument_scale(scale)
     difference = x - x.max(axis=-1, keepdims=True)
-    counted = difference >= -int(np.floor(31 * 2.0**26 / 2.0 ** int(left)))
+    counted = difference >= _least_difference(left)
     scaled = high_product(np.where(counted, difference, 0) << left, m)
     raised = np.where(counted, _exp(scaled), 0)
     sums = divided(raised, 12).sum(axis=-1, keepdims=True)
-    headroom = 32 - np.frexp(sums.astype(np.float64))[1].astype(np.int64)
+    headroom = _leading_zeros(sums)
     reciprocal = _one_over_one_plus((sums << headroom) - (1 << 31))
     return np.where(counted, divided(high_product(reciprocal, raised), 35 - headroom), 0)
+
+
+def log_softmax_of_8_bits(x: np.ndarray, scale: float) -> np.ndarray:
+    """Return the logarithm of the softmax over the last axis in steps of 1/16.
+
+    Source: TFLite, `reference/integer_ops/log_softmax.h`.
+
+    Args:
+        x: 8-bit integers.
+        scale: Their scale.
+    """
+    m, left = _argument_scale(scale)
+    difference = x - x.max(axis=-1, keepdims=True)
+    least = _least_difference(left)
+    counted = difference >= least
+    scaled = high_product(np.where(counted, difference, 0) << left, m)
+    sums = divided(np.where(counted, _exp(scaled), 0), 12).sum(axis=-1, keepdims=True)
+    log = _log(sums)
+    # Less than the least number of 2^-26 that holds x - log would overflow.
+    inverse, right = multiplier(2.0 ** (31 - int(left)) / float(m))
+    reached = divided(high_product(log - (1 << 31), inverse), -right)
+    results = divided(high_product(np.maximum(difference, least) << left, m) - log, 22)
+    return np.where(difference > np.maximum(least - 1, reached), results, -255)
+
+
+def _argument_scale(scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the multiplier and the left shift of differences in units of 2^-26."""
+    return multiplier(min(scale * 2.0**26, 2.0**31 - 1))
+
+
+def _least_difference(left: np.ndarray) -> int:
+    """Return the least difference that an exponential is computed of; of lesser ones it is 0."""
+    return -int(np.floor(31 * 2.0**26 / 2.0 ** int(left)))
+
+
+def _leading_zeros(x: np.ndarray) -> np.ndarray:
+    """Return how many leading zeros positive integers have in 32 bits."""
+    return 32 - np.frexp(x.astype(np.float64))[1].astype(np.int64)
+
+
+# 4th root of 1/2, and the coefficients of a rational approximation, in 31 bits.
+_ROOT_OF_ROOT, _NUMERATOR, _SQUARE, _ONE, _LINEAR = (
+    *(1805811301, 117049297, 127690142, 1057819769, 638450708),
+)  # fmt: skip
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    """Return 2^26 log(x / 2^19) for x from 2^19 on.
+
+    Source: TFLite, `internal/common.h`, `log_x_for_x_greater_than_or_equal_to_1_impl`.
+    """
+    root, quarter = 1518500250, 1 << 23
+    zeros = _leading_zeros(x)
+    first = _shifted(high_product(_shifted(x, zeros - 1), root), 1)
+    other = _leading_zeros(high_product(x, root)) - 1
+    second = _shifted(x, other)
+    r = np.minimum(first, second)
+    power = np.maximum(
+        _saturated(_shifted(12 - zeros, 25) + quarter),
+        _saturated(_shifted(12 - other, 25) - quarter),
+    )
+    p, q = (r + _ROOT_OF_ROOT + 1) >> 1, 2 * (r - _ROOT_OF_ROOT)
+    square = high_product(q, q)
+    numerator = high_product(q, r) + high_product(high_product(q, square), _NUMERATOR)
+    denominator = high_product(p, _ONE + q + high_product(_SQUARE, square))
+    inverse = _one_over_one_plus(denominator + high_product(_LINEAR, q))
+    total = high_product(power, 1488522236) + high_product(divided(numerator, 6), inverse)
+    return _shifted(total, 1)
+
+
+def _shifted(x: np.ndarray, left: Any) -> np.ndarray:
+    """Return x shifted to the left, saturated."""
+    return _saturated(np.asarray(x) << left)
 
 
 # exp(-2^k) in 31 bits, for k from -2 on.

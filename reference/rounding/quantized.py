@@ -19,6 +19,10 @@ class NotKnownError(Exception):
     """The integers of an operator cannot be computed here; the message says why."""
 
 
+class FloatsError(NotKnownError):
+    """The operator reads floats where its integer form is computed."""
+
+
 def same_steps(first: Quantization, other: Quantization) -> bool:
     """Return whether two tensors have the same scale and zero point."""
     return bool(first.scales[0] == other.scales[0] and first.zero_points[0] == other.zero_points[0])

@@ -242,6 +242,33 @@ def test_samples_beyond_the_calibrated_ranges_are_known(directory):
     np.testing.assert_array_equal(both.saturated, [True, True, *saturated])
 
 
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+def test_rare_operators_equal_the_prediction_of_one_rule(tmp_path, precision):
+    keras.utils.set_random_seed(5)
+    x = keras.Input((6, 4), name="x")
+    y = layers.Dense(8)(x)
+    product = keras.ops.prod(layers.Activation("tanh")(y), axis=1)
+    sums = keras.ops.cumsum(y, axis=1)
+    chosen = sums * keras.ops.one_hot(keras.ops.argmax(y, axis=-1), 8)
+    outputs = [layers.Dense(3, name="product")(product), layers.Dense(3, name="chosen")(chosen)]
+    if precision == "int8":  # there is no kernel for 16 bits
+        outputs.append(layers.Activation("log_softmax", name="logs")(y))
+    samples = np.random.default_rng(0).normal(0, 1, (16, 6, 4)).astype("f4")
+    rl.export_model(
+        keras.Model(x, outputs),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=(precision,),
+        calibration=samples,
+    )
+    report = rl.check_parity(tmp_path / "net", RUNTIMES["tflite"][:4], per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+    for result in report.results:
+        (finding,) = (f for f in result.findings if f.check == "integers")
+        assert finding.message.startswith("equal to the bit"), finding.message
+        assert "not predicted" not in finding.message
+
+
 def test_an_output_in_floats_does_not_cost_the_others_their_prediction(tmp_path):
     """A device with wrong integers in the other output is still found."""
     keras.utils.set_random_seed(2)

@@ -1,4 +1,4 @@
-"""Protects the rules of TFLite's roots, relations, sums and quotients: those of its kernels."""
+"""Protects the rules of TFLite's functions, relations, sums and quotients: those of its kernels."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ FUNCTIONS = {
     "parts": lambda x: tf.split(x, 2, -1)[1],
     "top": lambda x: tf.math.top_k(x, 5)[0],
     "place": lambda x: tf.cast(tf.argmax(x, -1), tf.float32),
+    "product": lambda x: tf.reduce_prod(tf.reshape(x, (1, 32, 8)), -1),
+    "product_of_two_axes": lambda x: tf.reduce_prod(tf.reshape(x, (1, 4, 16, 4)), (1, 3)),
+    "chosen": lambda x: tf.one_hot(tf.argmax(tf.reshape(x, (1, 16, 16)), -1), 16),
+    "sums": lambda x: tf.cumsum(tf.reshape(x, (1, 16, 16)), 1),
+    "sums_before": lambda x: tf.cumsum(tf.abs(x), -1, exclusive=True, reverse=True),
+    "sum_of_four": lambda x: tf.add_n([x, 2 * x, tf.tanh(x), tf.nn.relu(x)]),
 }
 POSITIVE = {"log", "sqrt", "rsqrt"}
 
@@ -126,9 +132,54 @@ def test_function_of_8_bits(name, tmp_path):
     check_function(name, 8, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["log", "rsqrt", "absolute", "largest"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("log", "rsqrt", "absolute", "largest", "product", "product_of_two_axes"),
+        *("chosen", "sums", "sums_before", "sum_of_four"),
+    ],
+)
 def test_function_of_16_bits(name, tmp_path):
     check_function(name, 16, tmp_path)
+
+
+@pytest.mark.parametrize("size", [2, 8, 256])
+@pytest.mark.parametrize(
+    "ends", [(-3.0, 5.0), (-0.02, 0.01), (-9.0, 1.0), (-8.0, 8.0), (-3e3, 2e3)]
+)
+def test_logarithm_of_softmax(size, ends, tmp_path):
+    """Tables in the optimized kernels, fixed point in the portable ones."""
+
+    def function(x):
+        rows = tf.nn.log_softmax(tf.reshape(x, (1, SIZE // size, size)))
+        return tf.reshape(rows, (1, SIZE))
+
+    path = converted(function, [ends], 8, tmp_path)
+    assert_predicted(path, [ends])
+    # The last integers of the type, and numbers beyond the range.
+    assert_predicted(path, [(2 * ends[0], 3 * ends[1])])
+
+
+def test_kernels_differ_in_the_logarithm_of_softmax(tmp_path):
+    """A prediction that is equal for all rules would prove little."""
+
+    def function(x):
+        return tf.nn.log_softmax(tf.reshape(x, (1, 32, 8)))
+
+    path = converted(function, [(-9.0, 1.0)], 8, tmp_path)
+    assert len(predicted(path, [(-9.0, 1.0)])) > 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_product_beyond_32_bits(bits, tmp_path):
+    """The kernels keep the lower 32 bits of each product, as for samples that were not expected."""
+
+    def function(a, b):
+        rows = [tf.reshape(a, (1, 16, 16)), tf.reshape(b[:, :16], (1, 1, 16))]
+        return tf.reduce_prod(tf.concat(rows, 1), 1)
+
+    path = converted(function, [(5.0, 10.0), (1e-9, 1e-8)], bits, tmp_path)
+    assert_predicted(path, [(5.0, 10.0), (0.0, 3.0)])
 
 
 @pytest.mark.parametrize("name", RELATIONS)

@@ -15,7 +15,9 @@ from .fold.keras_graph import read_graph as read_keras
 from .fold.report import FoldReport
 from .formats.base import Job
 from .options import MIXED
+from .quantization.float_operators import JUMPS
 from .quantization.portable import portability_note
+from .quantization.shared_ranges import SELECTIONS
 
 _QUANTIZERS = {"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"}
 
@@ -124,9 +126,29 @@ def _float_left(graph: ArtifactGraph) -> list[str]:
     return [f"computed in float: {listed}"]
 
 
+def _rounded_inputs(graph: ArtifactGraph) -> list[str]:
+    """Return a note on integer inputs of a TFLite file that are rounded or compared."""
+    step_of = {
+        key: (graph.tensors[key].name, graph.tensors[key].quantization) for key in graph.inputs
+    }
+    found: dict[str, float] = {}
+    for op in graph.ops:
+        read = [step_of[key] for key in op.inputs if key in step_of]
+        for name, quantization in read if op.kind in JUMPS else ():
+            if quantization is not None:
+                found[name] = float(quantization.scales[0])
+        if read and (op.kind in SELECTIONS or op.kind in _QUANTIZERS):
+            step_of |= dict.fromkeys(op.outputs, read[0])
+    return [
+        f"input {name!r} is rounded or compared in the file, and has steps of {step:.3g}: a number "
+        "near the edge of a bin may fall in the next one; use float inputs to avoid that"
+        for name, step in found.items()
+    ]
+
+
 _NOTES: dict[Arithmetic, tuple[Callable[[ArtifactGraph], list[str]], ...]] = {
     Arithmetic.HYBRID: (_nothing_quantized,),
-    Arithmetic.INTEGER: (_float_left,),
+    Arithmetic.INTEGER: (_float_left, _rounded_inputs),
 }
 
 

@@ -137,7 +137,7 @@ class _Builder:
             return self.source(op)
         if isinstance(op, ActivationOp) and id(call) in self.fused:
             return inputs[0]
-        args, kwargs = call.arguments(inputs)
+        args, kwargs = arguments_in(self.dtype, call, inputs)
         if id(op) in self.layers:
             return self.layers[id(op)](*args, **kwargs)
         layer = self.layers[id(op)] = _make(op, self)
@@ -187,6 +187,27 @@ class _Builder:
                 tensor = made[id(value), name]
             tensors.append(tensor)
         return tensors
+
+
+def arguments_in(
+    dtype: str, call: Call, inputs: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call; constant tensors in float64 if it computes in float64.
+
+    Not every function of `keras.ops` converts its arguments to one dtype.
+    """
+    given = call.arguments(inputs)
+    if dtype != "float64" or isinstance(getattr(call.op, "operation", None), keras.Layer):
+        return given
+
+    def raised(x: Any) -> Any:
+        constant = keras.ops.is_tensor(x) and not isinstance(x, keras.KerasTensor)
+        if not constant or not is_float(keras.backend.standardize_dtype(x.dtype)):
+            return x
+        return keras.ops.cast(x, "float64")
+
+    args, kwargs = tree.map_structure(raised, given)
+    return args, kwargs
 
 
 def own_precision(op: Kept) -> keras.Layer:

@@ -11,7 +11,7 @@ from keras import tree
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from .build import build_layers
+from .build import arguments_in, build_layers
 from .graph import ActivationOp, Call, Graph, Source, Value
 from .rebuild import is_float
 
@@ -99,7 +99,7 @@ def compute_call(call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
     Raises:
         NotComputableError: The layer raised an exception.
     """
-    args, kwargs = call.arguments(inputs)
+    args, kwargs = arguments_in("float64", call, inputs)
     if "training" in kwargs:
         kwargs = {**kwargs, "training": False}
     try:

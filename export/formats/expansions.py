@@ -8,6 +8,7 @@
 | relu(-x) of five axes, as in PReLU | -min(x, 0) |
 | expm1, log1p, sinh, cosh | exponentials and logarithms, without cancellation near 0 |
 | Bucketize (digitize, Discretization) | number of boundaries ≤ x |
+| LowerBound, UpperBound (searchsorted) | number of sorted numbers < x, or ≤ x |
 | DenseBincount (CategoryEncoding, multi-hot and count) | a comparison with every class, summed |
 | a table of integers (IntegerLookup) | a comparison with every key, and its value |
 | resizing with nonlinear kernels, or antialiased | a product with one matrix per axis |
@@ -227,6 +228,15 @@ def _bucketize(op: tf.Operation, function: Any) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(above, tf.int32), axis=-1)
 
 
+def _bound(op: tf.Operation, function: Any) -> tf.Tensor:
+    """Return how many numbers of a sorted row are below each number, or not above it."""
+    import tensorflow as tf
+
+    compare = tf.less if op.type == "LowerBound" else tf.less_equal
+    below = compare(op.inputs[0][:, None, :], op.inputs[1][:, :, None])
+    return tf.reduce_sum(tf.cast(below, op.outputs[0].dtype), axis=-1)
+
+
 def _bincount(op: tf.Operation, function: Any) -> tf.Tensor | None:
     import tensorflow as tf
 
@@ -381,6 +391,8 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "Cosh": _cosh,
     "Einsum": _einsum,
     "Bucketize": _bucketize,
+    "LowerBound": _bound,
+    "UpperBound": _bound,
     "DenseBincount": _bincount,
     "LookupTableFindV2": _lookup,
     "ResizeBicubic": _resize,

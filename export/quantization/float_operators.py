@@ -7,6 +7,13 @@
   padding.
 - LOG_SOFTMAX of less than -16: the kernels' results are between -16 and 0.
 - Operators that only move numbers on the way from an integer to an integer, such as an index.
+
+Operators that read inputs of the file stay in float too (`of_inputs`), since inputs are floats:
+
+- those that round an input or compare it with constants, such as the edges of bins, and those that
+  move it there: in steps, a number may lie on the other side of an edge;
+- those that take columns with a narrow range from an input with a wide one, so that the columns
+  get steps of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +30,12 @@ _EQUALITIES = ("EQUAL", "NOT_EQUAL")
 _COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
 _LEAST_LOG_SOFTMAX = -16.0
 _LARGEST_STEPS = 255  # of 1 in the range of a tensor
+#: Operators whose results jump where a number passes another one.
+JUMPS = (*_COMPARISONS, *_EQUALITIES, "CAST", "CEIL", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "ROUND",
+          "SIGN")  # fmt: skip
+_NARROW = 2.0  # Ratio of ranges that costs one bit.
+
+Range = tuple[float, float]
 
 
 def float_operators(model: Any) -> set[str]:
@@ -63,3 +76,39 @@ def _between_integers(model: Any) -> Iterator[Any]:
             before = made.get(int(before.inputs[0]))
         if before is not None and operator_kind(model, before) == "CAST":
             yield from moves
+
+
+def of_inputs(model: Any) -> set[str]:
+    """Return the names of the operators that read inputs of the file unquantized.
+
+    Args:
+        model: A float file with the ranges of its tensors, as objects.
+    """
+    graph = model.subgraphs[0]
+    # Each input and each part of one, with the operators that took it and the input's range.
+    parts: dict[int, tuple[list[Any], Range]] = {}
+    for i in map(int, graph.inputs):
+        ends = range_of(graph.tensors[i])
+        if ends is not None:
+            parts[i] = [], ends
+    found: list[Any] = []
+    for operator in graph.operators:
+        read = [int(i) for i in operator.inputs if i >= 0 and range_of(graph.tensors[i])]
+        if not read or any(i not in parts for i in read):
+            continue
+        kind = operator_kind(model, operator)
+        path = [*(before for i in read for before in parts[i][0]), operator]
+        if kind in JUMPS:
+            found += path
+        elif kind in SELECTIONS:
+            whole = max((parts[i][1] for i in read), key=_width)
+            for i in map(int, operator.outputs):
+                own = range_of(graph.tensors[i])
+                if own is not None:
+                    parts[i] = path, whole
+                    found += path if _NARROW * _width(own) <= _width(whole) else []
+    return {text(graph.tensors[op.outputs[0]].name) for op in found}
+
+
+def _width(ends: Range) -> float:
+    return ends[1] - ends[0]

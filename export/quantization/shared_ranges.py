@@ -13,13 +13,13 @@ nothing is clipped that another operator or the user reads:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import operator_kind
+from ...artifacts.flatbuffer import operator_kind, text
 
 # fmt: off
 SELECTIONS = frozenset((
@@ -33,14 +33,15 @@ SELECTIONS = frozenset((
 _AVERAGES = frozenset(("AVERAGE_POOL_2D", "RESIZE_BILINEAR"))
 
 
-def share_ranges(model: Any) -> None:
+def share_ranges(model: Any, floats: Container[str] = ()) -> None:
     """Give values that must share a step and zero point the same range.
 
     Args:
         model: A float file with the ranges of its tensors, as objects; changed in place.
+        floats: Names of the operators that compute in float, whose values share nothing.
     """
     graph = model.subgraphs[0]
-    groups = _groups(model)
+    groups = _groups(model, floats)
     needed = _needed(model)
     tables = [op for op in graph.operators if _reads_table(model, op)]
     for members in groups:
@@ -54,10 +55,10 @@ def share_ranges(model: Any) -> None:
             set_range(graph.tensors[index], low, high)
 
 
-def _groups(model: Any) -> list[set[int]]:
+def _groups(model: Any, floats: Container[str]) -> list[set[int]]:
     """Return the sets of tensors that must have one step and zero point."""
     group_of: dict[int, set[int]] = {}
-    for operator in _sharing(model):
+    for operator in _sharing(model, floats):
         values = list(_values(model, operator))
         joined = set(values).union(*(group_of.get(index, ()) for index in values))
         for index in joined:
@@ -75,8 +76,11 @@ def _needed(model: Any) -> set[int]:
     return set(range(len(graph.tensors))) - (only_selected - read)
 
 
-def _sharing(model: Any) -> Iterator[Any]:
-    for operator in model.subgraphs[0].operators:
+def _sharing(model: Any, floats: Container[str]) -> Iterator[Any]:
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if text(graph.tensors[operator.outputs[0]].name) in floats:
+            continue
         if operator_kind(model, operator) in SELECTIONS | _AVERAGES:
             yield operator
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...artifacts.flatbuffer import operator_name, pack, parse, text
 from ...errors import UserError
-from .float_operators import float_operators
+from .float_operators import float_operators, of_inputs
 from .measured_ranges import values_of, with_measured_ranges
 from .pixel_inputs import demand_tflite_steps, tflite_pixels
 from .quantizer_choices import QuantizerChoices
@@ -55,7 +55,9 @@ def quantized(
         # `ranges` keeps the full ranges for 16-bit tensors, which need no clipping.
         _choose(calibrated, model, choices.ranges, samples, ranges)
     pixels = tflite_pixels(model) if choices.pixels else None
-    share_ranges(model)
+    if pixels is None and not integer_io:
+        floats |= of_inputs(model)
+    share_ranges(model, floats)
     floats |= float_operators(model)
     io = tf.int8 if integer_io else tf.float32
     data: bytes = mlir_quantize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -189,3 +189,69 @@ def test_equal_biases_of_int16x8_get_the_steps_of_their_own_layers(tmp_path) -> 
         model, tmp_path, formats=("tflite",), precisions=("int16x8",), calibration=data
     )
     assert min(manifest.artifacts[0].snr_db.values()) > 45
+
+
+def searched(x: keras.KerasTensor, side: str, edges: Sequence[float] = ()) -> keras.KerasTensor:
+    # TensorFlow's searchsorted takes one row.
+    places = ops.searchsorted(ops.convert_to_tensor(edges or EDGES), ops.reshape(x, (-1,)), side)
+    return ops.reshape(places, (-1, 1))
+
+
+EDGES = [18.0, 25.0, 40.0, 65.0]
+AGES = np.arange(10.0, 90.0, dtype=np.float32)[:, None]
+
+
+def bins(read: Function) -> keras.Model:
+    age = keras.Input((1,), name="age")
+    return keras.Model(age, ops.cast(read(age), "float32"))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: kl.Discretization(EDGES)(x),
+        lambda x: ops.digitize(x, np.array(EDGES, np.float32)),
+        lambda x: searched(x, side="right"),
+        lambda x: len(EDGES) - searched(-x, side="left", edges=[-e for e in EDGES[::-1]]),
+        lambda x: ops.sum(ops.cast(x >= np.array(EDGES, np.float32), "int32"), -1, keepdims=True),
+    ],
+)
+def test_numbers_on_the_edge_of_a_bin_stay_in_it(read: Function, tmp_path: Path) -> None:
+    manifest = rl.export_model(
+        bins(read), tmp_path, precisions=("int8",), calibration=AGES, inputs=AGES
+    )
+    golden = np.load(tmp_path / "golden.npz")
+    real = golden["kind"] == "real"
+    (ages,) = (golden[name][real] for name in golden if name.startswith("input:"))
+    for artifact in manifest.artifacts:
+        (output,) = artifact.outputs
+        got = golden[f"artifact:{artifact.file}:{output.keras_name}"][real]
+        wanted = sum((ages >= edge).astype(int) for edge in EDGES)
+        np.testing.assert_allclose(got, wanted, atol=4 / 255)
+
+
+def test_integer_inputs_that_are_compared_are_named(tmp_path: Path) -> None:
+    manifest = rl.export_model(
+        bins(lambda x: kl.Discretization(EDGES)(x)),
+        tmp_path,
+        formats=("tflite",),
+        precisions=("int8",),
+        calibration=AGES,
+        quantized_io="integer",
+    )
+    assert any(
+        "'age' is rounded or compared" in note and "steps of 0.349" in note
+        for note in manifest.artifacts[0].notes
+    )
+
+
+def test_narrow_columns_of_a_wide_input_have_their_own_steps(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    ids, numbers = generator.integers(0, 1000, (64, 2)), generator.normal(size=(64, 3))
+    data = np.concatenate([ids, numbers], 1).astype(np.float32)
+    x = keras.Input((5,), name="x")
+    rows = kl.Flatten()(kl.Embedding(1000, 4, embeddings_initializer="normal")(x[:, :2]))
+    model = keras.Model(x, kl.Dense(3)(kl.Concatenate()([rows, x[:, 2:]])))
+    manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=data)
+    for artifact in manifest.artifacts:
+        assert min(artifact.snr_db.values()) > 30, artifact.file

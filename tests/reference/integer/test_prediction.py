@@ -211,10 +211,10 @@ def test_unknown_op_is_named(directory):
     graph = read_graph(export.path / artifact.file, "tflite")
     place = next(op.index for op in graph.ops if op.kind == "LOGISTIC")
     ops = tuple(
-        dataclasses.replace(op, kind="CUMSUM") if op.index == place else op for op in graph.ops
+        dataclasses.replace(op, kind="SVDF") if op.index == place else op for op in graph.ops
     )
     altered = ArtifactGraph(graph.tensors, graph.inputs, graph.outputs, lambda: ops)
-    with pytest.raises(NotKnownError, match="CUMSUM is not known"):
+    with pytest.raises(NotKnownError, match="SVDF is not known"):
         predict(altered, "tflite", [{graph.inputs[0]: np.zeros((1, 8, 8, 3), np.float32)}])
 
 

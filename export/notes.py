@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -34,9 +36,15 @@ def notes_on_model(model: keras.Model, fold: FoldReport) -> tuple[str, ...]:
         for record in fold.records
         if record.outcome != "folded"
     ]
-    calls = read_keras(model).calls()
-    trained = {call.op.name: None for call in calls if (call.kwargs or {}).get("training") is True}
+    calls = [c for c in read_keras(model).calls() if (c.kwargs or {}).get("training") is True]
+    trained = {call.op.name: None for call in calls if not _trains_by_default(call.op.operation)}
     return (*norms, *map(_at_inference, trained))
+
+
+def _trains_by_default(layer: Any) -> bool:
+    """Return whether Keras records `training=True` without the user, as for augmentation."""
+    given = inspect.signature(layer.call).parameters.get("training")
+    return given is not None and given.default is True
 
 
 def _at_inference(name: str) -> str:

@@ -150,6 +150,14 @@ def truth_values() -> keras.Model:
     return keras.Model([x, flags], head(ops.where(flags, x, -x)))
 
 
+@case(refusal=r"layer 'shear' \(RandomShear\) .*Keras cannot load such a layer either: change its")
+def layer_that_keras_cannot_load() -> keras.Model:
+    image = Input((8, 8, 3), name="image")
+    return keras.Model(
+        image, layers.Conv2D(2, 3)(layers.RandomShear(0.1, 0.1, name="shear")(image))
+    )
+
+
 @case()
 def one_number() -> keras.Model:
     x = Input((), name="x")

@@ -62,12 +62,22 @@ def from_config(layer: Any, config: dict[str, Any]) -> Any:
     try:
         return type(layer).from_config(config)
     except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).partition(" Full object config")[0].rstrip(". ")
+        reason = str(error).partition(" Full object config")[0]
+        # Keras puts the whole config before the reason.
+        reason = " ".join(reason.rpartition("Exception encountered: ")[2].split()).rstrip(". ")
         raise UserError(
             f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
-            f"config: {reason}. Give it a `get_config` that returns every argument of `__init__`, "
-            "and register its functions with keras.saving.register_keras_serializable."
+            f"config: {reason}. {_advice(layer)}"
         ) from error
+
+
+def _advice(layer: Any) -> str:
+    if type(layer).__module__.startswith("keras."):
+        return "Keras cannot load such a layer either: change its arguments, or remove the layer."
+    return (
+        "Give it a `get_config` that returns every argument of `__init__`, and register its "
+        "functions with keras.saving.register_keras_serializable."
+    )
 
 
 def in_dtype(config: Any, dtype: str) -> Any:

@@ -28,6 +28,17 @@ def test_notes_name_a_residual_norm_and_training_true(export):
     assert "leaves" in norm
 
 
+def test_augmentation_leaves_no_note(export):
+    image = keras.Input((8, 8, 3), name="image")
+    augment = keras.Sequential([kl.RandomFlip(), kl.RandomRotation(0.1)])
+    x = kl.Pipeline([kl.RandomFlip(), kl.RandomZoom(0.1)])(kl.RandomContrast(0.1)(augment(image)))
+    x = kl.GaussianNoise(0.1)(kl.Dropout(0.1)(x))
+    model = keras.Model(image, kl.Conv2D(2, 3)(x))
+    manifest, _ = export(model, formats=("tflite",))
+    assert not manifest.notes
+    assert manifest.artifacts[0].ops == {"CONV_2D": 1}
+
+
 def test_a_note_names_a_dynamic_file_without_quantized_weights(export):
     manifest, _ = export(_dense(kl.Dense(3)), formats=("tflite",), precisions=("dynamic",))
     assert "nothing is quantized" in manifest.artifacts[0].notes[0]

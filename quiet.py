@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import IO
 
 # Prefixes of the lines that TensorFlow's native code logs before its log level takes effect.
 START_UP = (
@@ -63,20 +64,18 @@ def quiet_import(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def held_back_stderr() -> Iterator[Callable[[], str]]:
-    """Redirect file descriptor 2 to a temporary file within the block.
+    """Redirect file descriptor 2 to a temporary file, in memory if possible, within the block.
 
     Yields:
         A function that returns the output so far, also after the block has ended.
     """
-    import tempfile  # takes longer than `import renormlite` without it
-
     if sys.stderr is None:  # there is no standard error, as under pythonw
         yield str
         return
     sys.stderr.flush()
     saved = os.dup(2)
     text = ""
-    with tempfile.TemporaryFile() as held:
+    with _temporary() as held:
 
         def printed() -> str:
             if held.closed:
@@ -94,6 +93,15 @@ def held_back_stderr() -> Iterator[Callable[[], str]]:
             text = printed()
             if not _held_back:
                 sys.stderr.write(text)
+
+
+def _temporary() -> IO[bytes]:
+    """Open a file without a name."""
+    if hasattr(os, "memfd_create"):  # Linux
+        return open(os.memfd_create("stderr"), "w+b")
+    import tempfile  # takes longer than `import renormlite` without it
+
+    return tempfile.TemporaryFile()
 
 
 @contextlib.contextmanager

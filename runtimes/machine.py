@@ -38,6 +38,8 @@ def cpu() -> dict[str, Any]:
                 name = value
             if key.lower() in ("flags", "features"):
                 flags = set(value.split())
+            if name and flags:  # that of one processor; a server lists more than a hundred
+                break
     return {
         "machine": platform.machine(),
         "name": name or platform.processor(),

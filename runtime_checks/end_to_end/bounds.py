@@ -53,20 +53,28 @@ class NoiseBound:
     reason: str
     against: str = "float64 truth"
 
-    def ratios(self, actual: np.ndarray) -> np.ndarray:
-        """Return (N,) ratios of error to noise; infinite for an error without expected noise."""
-        error = sample_errors(actual, self.expected).rms_error
+    @property
+    def greatest(self) -> np.ndarray:
+        """(N,) greatest root mean square error that a sample may have."""
+        return self.worst * self.noise
+
+    def ratios(self, error: np.ndarray) -> np.ndarray:
+        """Return (N,) ratios of root mean square errors to the noise.
+
+        Args:
+            error: (N,) errors against `expected`; those without expected noise become infinite.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(error == 0, 0.0, error / self.noise)
 
-    def holds(self, actual: np.ndarray, kind: np.ndarray) -> bool:
-        """Return whether an output is within the limits; ``kind`` holds the kinds of samples."""
-        ratios = self.ratios(actual)
+    def holds(self, error: np.ndarray, kind: np.ndarray) -> bool:
+        """Return whether errors are within the limits; ``kind`` holds the kinds of samples."""
+        ratios = self.ratios(error)
         return float(ratios.max()) <= self.worst and pooled(ratios, kind) <= self.pooled
 
 
 def end_to_end_bound(
-    golden: GoldenSet, artifact: Artifact, output: str, *, follows_rules: bool = True
+    golden: GoldenSet, artifact: Artifact, output: str, plain: NoiseBound, *, follows_rules: bool
 ) -> NoiseBound:
     """Return the bound for one output of one artifact.
 
@@ -74,10 +82,10 @@ def end_to_end_bound(
         golden: The samples, the outputs of the export's stages, and the expected noise.
         artifact: The manifest's entry of the file.
         output: Keras output name.
+        plain: The bound of float32 arithmetic (`float32_bound`), which is never undercut.
         follows_rules: Whether the runtime rounds by one rule, known or not.
     """
     precision = precision_named(artifact.precision)
-    plain = float32_bound(golden, output)
     model = golden.file_noise.get(artifact.file, {}).get(output)
     exported = golden.artifacts.get(artifact.file, {}).get(output)
     if precision.arithmetic is Arithmetic.FLOAT32 or (model is None and exported is None):

@@ -15,7 +15,7 @@ from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import pooled
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
-from .comparison import OutputMetrics, compare_output
+from .comparison import OutputMetrics, compare_output, sample_errors
 from .error_budget import ErrorBudget
 from .integer_agreement import integer_agreement
 from .quality import OutputQuality
@@ -53,6 +53,7 @@ class OutputVerdict:
     Attributes:
         metrics: Metrics against float64 truth.
         bound: The bound applied.
+        rounding: The bound of float32 arithmetic, whatever the precision of the file.
         ratios: (N,) error of each sample over its expected noise.
         pooled_ratio: Root mean square of the ratios of all samples that were not selected by
             their error.
@@ -60,6 +61,7 @@ class OutputVerdict:
 
     metrics: OutputMetrics
     bound: NoiseBound
+    rounding: NoiseBound
     ratios: np.ndarray
     pooled_ratio: float
 
@@ -184,23 +186,20 @@ def judge_outputs(
             )
             continue
         findings.append(_finite(name, actual, golden))
-        bound = end_to_end_bound(golden, artifact, name, follows_rules=follows_rules)
+        rounding = float32_bound(golden, name)
+        bound = end_to_end_bound(golden, artifact, name, rounding, follows_rules=follows_rules)
         if agreed is not None and agreed.kernels and name in agreed.expected:
             bound = replace(
                 bound,
                 expected=agreed.instead_of(bound.expected, name, golden.kind),
                 against=f"the rounding of {agreed.kernels[0]}",
             )
-        rounding = float32_bound(golden, name)
         metrics = compare_output(
-            name,
-            actual,
-            truth,
-            allowed=rounding.worst * rounding.noise,
-            decides=name in decides,
+            name, actual, truth, allowed=rounding.greatest, decides=name in decides
         )
-        ratios = bound.ratios(actual)
-        verdict = OutputVerdict(metrics, bound, ratios, pooled(ratios, golden.kind))
+        errors = metrics if bound.expected is truth else sample_errors(actual, bound.expected)
+        ratios = bound.ratios(errors.rms_error)
+        verdict = OutputVerdict(metrics, bound, rounding, ratios, pooled(ratios, golden.kind))
         findings.append(_noise(verdict, golden))
         if metrics.elements:
             verdicts.append(verdict)

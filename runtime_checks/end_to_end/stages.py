@@ -31,7 +31,7 @@ from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import precision_named
 from ...artifacts.sample_kinds import typical_samples
-from .bounds import NoiseBound, float32_bound
+from .bounds import NoiseBound
 from .comparison import sample_errors
 from .error_budget import (
     EXACT,
@@ -63,6 +63,7 @@ def error_budget(
     siblings: Sequence[Artifact],
     *,
     limit: NoiseBound,
+    rounding: NoiseBound,
     sound: bool,
     worst_sample: int,
 ) -> ErrorBudget:
@@ -76,6 +77,7 @@ def error_budget(
         siblings: All artifacts of the export; the float32 file of the same format separates
             conversion from quantization.
         limit: The bound that the target's output was held to.
+        rounding: The bound of float32 arithmetic.
         sound: Whether the target's output was within its bound, and finite where the truth is.
         worst_sample: The sample with the greatest error relative to its bound.
 
@@ -85,9 +87,8 @@ def error_budget(
     """
     truth = golden.truth[output].astype(np.float64)
     kind, index = _basis(golden, None if sound else worst_sample)
-    bound = float32_bound(golden, output)
     rungs = _rungs(output, actual, golden, artifact, siblings)
-    causes = _causes(truth, rungs, bound, golden.kind, sound=sound)
+    causes = _causes(truth, rungs, rounding, golden.kind, sound=sound)
     stages = _measure(truth[index], rungs, causes, index)
     signal, reference = _yardstick(truth[index], golden.reference[output][index])
     cause = main_cause(stages)
@@ -153,12 +154,12 @@ def _rungs(
 def _causes(
     truth: np.ndarray,
     rungs: Sequence[_Rung],
-    bound: NoiseBound,
+    rounding: NoiseBound,
     kind: np.ndarray,
     *,
     sound: bool,
 ) -> list[str]:
-    """Return the class of each stage's difference; ``bound`` is that of float32 arithmetic."""
+    """Return the class of each stage's difference."""
     causes = []
     before = truth
     for rung in rungs:
@@ -172,7 +173,7 @@ def _causes(
         else:
             # The folded weights are float32 as well, rounded once after the algebra in float64.
             # Errors of earlier stages do not count.
-            right = any(_explained(rung.output, other, bound, kind) for other in (truth, before))
+            right = any(_explained(rung.output, other, rounding, kind) for other in (truth, before))
             causes.append(ROUNDING if right else FAULT)
         before = rung.output
     return causes
@@ -180,8 +181,8 @@ def _causes(
 
 def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray) -> bool:
     """Return whether an error is no more than float32 arithmetic explains."""
-    against = dataclasses.replace(bound, expected=truth)
-    return sample_errors(actual, truth).nonfinite == 0 and against.holds(actual, kind)
+    errors = sample_errors(actual, truth)
+    return errors.nonfinite == 0 and bound.holds(errors.rms_error, kind)
 
 
 def _measure(

@@ -12,7 +12,7 @@ from ...artifacts.manifest import Artifact
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
-from .bounds import WORST_SAMPLE_LIMIT, end_to_end_bound, float32_bound
+from .bounds import WORST_SAMPLE_LIMIT, float32_bound
 from .comparison import sample_errors
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
@@ -211,13 +211,15 @@ def _budgets(
             continue
         # An output without a finite element has no verdict: all samples are equally bad.
         entry = judged.get(name)
+        rounding = entry.rounding if entry else float32_bound(golden, name)
         yield error_budget(
             name,
             outputs[name],
             golden,
             artifact,
             export.artifacts,
-            limit=entry.bound if entry else end_to_end_bound(golden, artifact, name),
+            limit=entry.bound if entry else rounding,
+            rounding=rounding,
             sound=entry is not None and entry.sound,
             worst_sample=entry.worst_sample if entry else 0,
         )
@@ -236,8 +238,7 @@ def _quality(
         name = entry.metrics.output
         qualities.append(output_quality(name, outputs[name], golden, orders=name in orders))
         if name in decides or name in orders:
-            rounding = float32_bound(golden, name)
-            allowed = rounding.worst * rounding.noise
+            allowed = entry.rounding.greatest
             task = task_agreement(name, outputs[name], golden, allowed, orders=name in orders)
             tasks.extend([] if task is None else [task])
     return tasks, qualities

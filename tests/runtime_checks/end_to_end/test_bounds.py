@@ -15,7 +15,7 @@ from renormlite.runtime_checks.end_to_end.bounds import (
     float32_bound,
     float_noise,
 )
-from renormlite.runtime_checks.end_to_end.comparison import SampleErrors
+from renormlite.runtime_checks.end_to_end.comparison import SampleErrors, sample_errors
 from renormlite.runtime_checks.end_to_end.findings import judge_outputs
 from renormlite.runtime_checks.parity import check_parity
 from renormlite.runtimes import Target
@@ -30,6 +30,15 @@ def coarse(coarse_export):
 
 def artifact_named(export, name):
     return next(entry for entry in export.artifacts if entry.file.endswith(name))
+
+
+def bound_of(golden, artifact):
+    rounding = float32_bound(golden, "scores")
+    return end_to_end_bound(golden, artifact, "scores", rounding, follows_rules=True)
+
+
+def errors_of(actual, bound):
+    return sample_errors(actual, bound.expected).rms_error
 
 
 def noise_finding(export, golden, artifact, actual):
@@ -72,8 +81,8 @@ def test_float32_without_a_model_uses_the_limit_of_its_kind():
     bound = float32_bound(golden, "y")
     wrong = truth.copy()
     wrong[:8] *= 1 + 1e-4 * rng.normal(size=(8, 4))
-    assert bound.holds(reference, golden.kind)
-    assert not bound.holds(wrong, golden.kind)
+    assert bound.holds(errors_of(reference, bound), golden.kind)
+    assert not bound.holds(errors_of(wrong, bound), golden.kind)
 
 
 @pytest.mark.parametrize("target", ["litert", "litert+reference", "onnxruntime"])
@@ -90,12 +99,12 @@ def test_other_integer_kernels_differ_by_steps(coarse):
     """The noise of integers is what other kernels differ by, and not the file's own error."""
     export, golden = coarse
     artifact = artifact_named(export, "int8.tflite")
-    bound = end_to_end_bound(golden, artifact, "scores")
+    bound = bound_of(golden, artifact)
     given = run_target(
         export.path / artifact.file, artifact, golden.inputs, Target.parse("litert+reference")
     ).outputs["scores"]
     usual = golden.kind != "nonfinite"
-    ratios = bound.ratios(given)[usual]
+    ratios = bound.ratios(errors_of(given, bound))[usual]
     assert 0 < np.sqrt(np.mean(ratios**2)) < 1
     assert ratios.max() < WORST_SAMPLE_LIMIT
 
@@ -119,23 +128,23 @@ def test_an_error_on_real_samples_alone_is_found(coarse, file):
 def test_a_difference_of_the_expected_size_has_the_ratio_one(coarse):
     export, golden = coarse
     artifact = artifact_named(export, "int8.tflite")
-    bound = end_to_end_bound(golden, artifact, "scores")
+    bound = bound_of(golden, artifact)
     rng = np.random.default_rng(0)
     shape = bound.expected.shape
     moved = bound.expected + bound.noise[:, None] * np.sign(rng.normal(size=shape))
     usual = golden.kind != "nonfinite"
-    np.testing.assert_allclose(bound.ratios(moved)[usual], 1, rtol=1e-6)
-    assert bound.holds(moved, golden.kind)
+    np.testing.assert_allclose(bound.ratios(errors_of(moved, bound))[usual], 1, rtol=1e-6)
+    assert bound.holds(errors_of(moved, bound), golden.kind)
     twice = bound.expected + 1.01 * POOLED_LIMIT * (moved - bound.expected)
-    assert not bound.holds(twice, golden.kind)
+    assert not bound.holds(errors_of(twice, bound), golden.kind)
 
 
 def test_integer_files_without_a_model_are_limited_by_their_quantization(coarse):
     export, golden = coarse
     artifact = artifact_named(export, "int8.tflite")
     bare = dataclasses.replace(golden, file_noise={})
-    bound = end_to_end_bound(bare, artifact, "scores")
+    bound = bound_of(bare, artifact)
     assert bound.reason == "the file's own quantization"
     given = golden.artifacts[artifact.file]["scores"]
-    assert bound.holds(given, golden.kind)
-    assert not bound.holds(np.roll(given, 1, axis=-1), golden.kind)
+    assert bound.holds(errors_of(given, bound), golden.kind)
+    assert not bound.holds(errors_of(np.roll(given, 1, axis=-1), bound), golden.kind)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.artifacts.manifest import Artifact
-from renormlite.runtime_checks.end_to_end.bounds import end_to_end_bound
+from renormlite.runtime_checks.end_to_end.bounds import end_to_end_bound, float32_bound
 from renormlite.runtime_checks.end_to_end.stages import error_budget
 
 UNIT = 2.0**-24
@@ -57,7 +57,8 @@ def golden() -> GoldenSet:
 
 
 def budget(golden, actual, of=FLOAT, *, sound=True, worst_sample=0):
-    limit = end_to_end_bound(golden, of, "y")
+    rounding = float32_bound(golden, "y")
+    limit = end_to_end_bound(golden, of, "y", rounding, follows_rules=True)
     return error_budget(
         "y",
         actual,
@@ -65,6 +66,7 @@ def budget(golden, actual, of=FLOAT, *, sound=True, worst_sample=0):
         of,
         [FLOAT, INT8],
         limit=limit,
+        rounding=rounding,
         sound=sound,
         worst_sample=worst_sample,
     )

@@ -1,8 +1,8 @@
 """The Interpreter interface that LiteRT, tf.lite and tflite-runtime share.
 
-Which nodes a delegate took is read from the native wrapper inside `Interpreter`. No public interface
-reports it, and `Interpreter._get_ops_details` also looks up every tensor of every node, which takes
-longer than running a small network.
+Which nodes a delegate took is read from the native wrapper inside `Interpreter`. No public
+interface reports it, and `Interpreter._get_ops_details` also looks up every tensor of every node,
+which takes longer than running a small network.
 """
 
 from __future__ import annotations

@@ -32,6 +32,13 @@ def at_least(hits: int, trials: int, rate: float) -> float:
     return min(1.0, total)
 
 
+def all_within(share: float, count: int) -> float:
+    """Return the probability that uniform random numbers span at most a share of their interval."""
+    if share >= 1:
+        return 1.0
+    return float(count * share ** (count - 1) - (count - 1) * share**count)
+
+
 def mcnemar(lost: int, gained: int) -> float:
     """Return the two-sided exact probability of a split of fair coins at least this uneven."""
     total, least = lost + gained, min(lost, gained)

@@ -6,9 +6,10 @@ whole output hides a part of it that is lost, so each slice of the last axis has
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,11 @@ import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.sample_kinds import typical_samples
+from .chance import CHANCE, all_within
 
 # Allowed variation in the trained model of a slice that is constant in a file: a tenth for scores
-# from 0 to 1, a thousandth of their size for other numbers. Features that few samples have are
-# excluded: the middle half of the samples must span a twentieth of the range.
-_SMALL_SCORE, _SMALL_PART, _MIDDLE = 0.1, 1e-3, 0.05
+# from 0 to 1, a thousandth of their size for other numbers.
+_SMALL_SCORE, _SMALL_PART = 0.1, 1e-3
 
 # Greatest number of slices of the last axis that are judged separately.
 _MOST_SLICES = 4096
@@ -39,8 +40,10 @@ class Slices:
         most: Greatest values of the truth.
         file_least: Least values in the file.
         file_most: Greatest values in the file.
-        varied: Number of parts in which not only a few samples of the truth differ.
-        parts: Number of parts.
+        alike: Logarithms of the probability that values distributed like the truth's, rounded to
+            the steps of the file, are all the same; 0 where the file's values are not.
+        samples: Number of samples.
+        step: The least distance between two values of the file; 0 if it is not known.
         finite: Whether all values are finite.
     """
 
@@ -50,32 +53,42 @@ class Slices:
     most: tuple[float, ...]
     file_least: tuple[float, ...]
     file_most: tuple[float, ...]
-    varied: tuple[int, ...]
-    parts: int
+    alike: tuple[float, ...]
+    samples: int
+    step: float
     finite: bool
 
     @classmethod
-    def of(cls, truth: np.ndarray, found: np.ndarray) -> Slices:
+    def of(
+        cls, truth: np.ndarray, found: np.ndarray, *, samples: int = 0, step: float = 0.0
+    ) -> Slices:
         """Return the totals of one part.
 
         Args:
             truth: (N, C) float64 truth.
             found: (N, C) outputs of the file, as float64.
+            samples: Number of samples, if they have several rows each.
+            step: The least distance between two values of the file; 0 if it is not known.
         """
         signal, noise = _powers(truth, found)
         usable = np.isfinite(truth) & np.isfinite(found)
         known, given = np.where(usable, truth, 0.0), np.where(usable, found, 0.0)
         least, most = known.min(axis=0), known.max(axis=0)
-        low, high = np.quantile(known, [0.25, 0.75], axis=0)
+        lows, highs = given.min(axis=0), given.max(axis=0)
+        alike = np.zeros(len(lows))
+        for place in np.flatnonzero(lows == highs):
+            values = known[:, place]
+            alike[place] = _log_alike(np.rint(values / step) if step else values)
         return cls(
             signal=tuple(signal.tolist()),
             noise=tuple(noise.tolist()),
             least=tuple(least.tolist()),
             most=tuple(most.tolist()),
-            file_least=tuple(given.min(axis=0).tolist()),
-            file_most=tuple(given.max(axis=0).tolist()),
-            varied=tuple((high - low > _MIDDLE * (most - least)).astype(int).tolist()),
-            parts=1,
+            file_least=tuple(lows.tolist()),
+            file_most=tuple(highs.tolist()),
+            alike=tuple(alike.tolist()),
+            samples=samples or len(truth),
+            step=step,
             finite=bool(usable.all()),
         )
 
@@ -86,10 +99,11 @@ class Slices:
             return tuple(map(join, getattr(self, name), getattr(other, name)))
 
         return Slices(
-            **{name: joined(operator.add, name) for name in ("signal", "noise", "varied")},
+            **{name: joined(operator.add, name) for name in ("signal", "noise", "alike")},
             **{name: joined(min, name) for name in ("least", "file_least")},
             **{name: joined(max, name) for name in ("most", "file_most")},
-            parts=self.parts + other.parts,
+            samples=self.samples + other.samples,
+            step=min(filter(None, (self.step, other.step)), default=0.0),
             finite=self.finite and other.finite,
         )
 
@@ -105,16 +119,38 @@ class Slices:
 
     @property
     def dead(self) -> tuple[int, ...]:
-        """The slices that are constant in the file and vary in the trained model."""
+        """The slices that are constant in the file and vary in the trained model, beyond chance."""
+        return self._constant[0]
+
+    @property
+    def unresolved(self) -> tuple[int, ...]:
+        """Other slices that are constant in the file and vary in the trained model."""
+        return self._constant[1]
+
+    @functools.cached_property
+    def _constant(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The slices that are constant in the file alone: beyond chance, and within.
+
+        A right file rounds the values of the trained model, and may give one value for a few of
+        them. Where they span less than a step, it is tested whether other samples would span one.
+        """
         if not self.finite:
-            return ()
+            return (), ()
         least, most, spans = map(np.array, (self.least, self.most, self.spans))
         sizes = np.maximum(np.abs(least), np.abs(most))
         scores = (least >= 0) & (sizes <= 1)
-        usual = (spans > _SMALL_PART * sizes) & (2 * np.array(self.varied) >= self.parts)
-        varies = np.where(scores, spans > _SMALL_SCORE, usual)
+        varies = spans > np.where(scores, _SMALL_SCORE, _SMALL_PART * sizes)
         constant = np.array(self.file_least) == np.array(self.file_most)
-        return tuple(np.flatnonzero(varies & constant).tolist())
+        tested = int(varies.sum())
+        dead: list[int] = []
+        unresolved: list[int] = []
+        for place in np.flatnonzero(varies & constant).tolist():
+            if spans[place] < self.step:
+                chance = all_within(spans[place] / self.step, self.samples)
+            else:
+                chance = math.exp(self.alike[place])
+            (dead if tested * chance < CHANCE else unresolved).append(place)
+        return tuple(dead), tuple(unresolved)
 
 
 @dataclass(frozen=True)
@@ -128,7 +164,8 @@ class OutputQuality:
         snr_db: The truth's power over the error's, in decibels; None if the truth is zero, or if
             the output consists of class numbers.
         slices: Totals of each slice of the last axis; None for an output without one.
-        step: The least distance between two different values of the output; 0 if there is none.
+        step: The least distance between two values of the output, as far as it is known; 0 if
+            there is none.
     """
 
     output: str
@@ -146,8 +183,17 @@ class OutputQuality:
     @property
     def dead_span(self) -> float:
         """Their greatest variation in the trained model."""
+        return self.span_of(self.dead)
+
+    @property
+    def unresolved(self) -> tuple[int, ...]:
+        """Slices that are as constant, on too few samples or with too little variation to tell."""
+        return () if self.slices is None else self.slices.unresolved
+
+    def span_of(self, places: Sequence[int]) -> float:
+        """Return the greatest variation of some slices in the trained model."""
         spans = () if self.slices is None else self.slices.spans
-        return max((spans[index] for index in self.dead), default=0.0)
+        return max((spans[place] for place in places), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Return nested dictionaries for JSON, without the output's name."""
@@ -163,7 +209,12 @@ class OutputQuality:
 
 
 def output_quality(
-    output: str, actual: np.ndarray, golden: GoldenSet, *, orders: bool = False
+    output: str,
+    actual: np.ndarray,
+    golden: GoldenSet,
+    *,
+    orders: bool = False,
+    step: float | None = None,
 ) -> OutputQuality:
     """Measure one output on typical samples.
 
@@ -172,6 +223,7 @@ def output_quality(
         actual: (N, …) outputs of the target.
         golden: The samples and their truth.
         orders: Whether the output is class numbers in an order (`task_agreement`).
+        step: The step of the file's integers; None if it is not known.
     """
     kind, index = typical_samples(golden.kind)
     truth = np.asarray(golden.truth[output], np.float64)[index]
@@ -179,18 +231,27 @@ def output_quality(
     sliced = not orders and truth.ndim > 1 and 1 < truth.shape[-1] <= _MOST_SLICES and truth.size
     width = truth.shape[-1] if sliced else 1
     rows, found = truth.reshape(-1, width), given.reshape(-1, width)
-    slices = Slices.of(rows, found) if sliced else None
+    if step is None:
+        values = np.unique(given[np.isfinite(given)])
+        step = float(np.diff(values).min()) if len(values) > 1 else 0.0
+    slices = Slices.of(rows, found, samples=len(index), step=step) if sliced else None
     powers = _powers(rows, found) if slices is None else (slices.signal, slices.noise)
     signal, noise = (float(np.sum(power)) for power in powers)
-    values = np.unique(given[np.isfinite(given)])
     return OutputQuality(
         output=output,
         kind=kind,
         samples=len(index),
         snr_db=None if orders else power_decibels(signal, noise),
         slices=slices,
-        step=float(np.diff(values).min()) if len(values) > 1 else 0.0,
+        step=step,
     )
+
+
+def _log_alike(levels: np.ndarray) -> float:
+    """Return the logarithm of the probability that N draws with the shares of N levels are one."""
+    _, counts = np.unique(levels, return_counts=True)
+    logarithms = len(levels) * np.log(counts / len(levels))
+    return float(np.logaddexp.reduce(logarithms))
 
 
 def _powers(truth: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -159,21 +159,25 @@ def _slices(quality: OutputQuality) -> Finding | None:
     """Judge whether parts of an output are smaller than its quantization steps."""
     if quality.slices is None:
         return None
+    name, unresolved = quality.output, quality.unresolved
     if not quality.dead:
-        return Finding(
-            "slices",
-            True,
-            f"no slice of the last axis of output '{quality.output}' is constant in the file alone",
-            quality.output,
-        )
+        text = f"no slice of the last axis of output '{name}' is constant in the file alone"
+        if unresolved:
+            text = (
+                f"slices {_ranges(unresolved)} of the last axis of output '{name}' are constant in "
+                f"the file, which {quality.samples} samples do not show to be a fault: in the "
+                f"trained model they vary by up to {quality.span_of(unresolved):.3g}, and the "
+                f"values of the output are {quality.step:.3g} apart. Check more samples (--inputs)"
+            )
+        return Finding("slices", True, text, name)
     return Finding(
         "slices",
         False,
-        f"slices {_ranges(quality.dead)} of the last axis of output '{quality.output}' are "
+        f"slices {_ranges(quality.dead)} of the last axis of output '{name}' are "
         f"constant in the file; in the trained model they vary by up to {quality.dead_span:.3g}. "
         f"The values of the output are {quality.step:.3g} apart: make these slices an output of "
-        f"their own (export --split-outputs {quality.output}), or scale all slices to one range",
-        quality.output,
+        f"their own (export --split-outputs {name}), or scale all slices to one range",
+        name,
     )
 
 

@@ -95,7 +95,9 @@ def judge_run(
         )
         findings.extend(judged)
         orders = ordering_outputs(export.folded_network)
-        tasks, qualities = _quality(outputs, verdicts, golden, decides, orders)
+        predictions = golden.predictions.get(artifact.file)
+        steps = {} if predictions is None else predictions.steps
+        tasks, qualities = _quality(outputs, verdicts, golden, decides, orders, steps)
         if "reproducer" not in export.manifest.metadata:
             findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
             findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
@@ -231,15 +233,19 @@ def _quality(
     golden: GoldenSet,
     decides: Container[str],
     orders: Container[str],
+    steps: Mapping[str, float],
 ) -> tuple[list[TaskAgreement], list[OutputQuality]]:
     """Return the agreement of the decisions, and the quality of each output."""
     tasks, qualities = [], []
     for entry in verdicts:
         name = entry.metrics.output
-        qualities.append(output_quality(name, outputs[name], golden, orders=name in orders))
-        if name in decides or name in orders:
+        ordered = name in orders
+        qualities.append(
+            output_quality(name, outputs[name], golden, orders=ordered, step=steps.get(name))
+        )
+        if name in decides or ordered:
             allowed = entry.rounding.greatest
-            task = task_agreement(name, outputs[name], golden, allowed, orders=name in orders)
+            task = task_agreement(name, outputs[name], golden, allowed, orders=ordered)
             tasks.extend([] if task is None else [task])
     return tasks, qualities
 

@@ -13,7 +13,7 @@ from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.artifacts.manifest import Manifest
 from renormlite.cli.check import command
 from renormlite.errors import UserError
-from renormlite.runtime_checks.end_to_end.chance import at_least, mcnemar
+from renormlite.runtime_checks.end_to_end.chance import all_within, at_least, mcnemar
 from renormlite.runtime_checks.end_to_end.quality import output_quality
 from renormlite.runtime_checks.end_to_end.quality_gates import QualityLimits, quality_findings
 from renormlite.runtime_checks.end_to_end.task_agreement import TaskAgreement, task_agreement
@@ -232,6 +232,57 @@ def test_slices_that_may_be_constant():
     quality = output_quality("y", given, golden_of(truth))
     assert quality.dead == (4,)
     assert output_quality("y", truth, golden_of(truth)).snr_db == math.inf
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 6, 16])
+@pytest.mark.parametrize("slices", [2, 10, 100])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 8.0])
+def test_a_right_file_of_few_samples_has_no_dead_slices(samples, slices, spread):
+    """Values of one slice are alike by chance, more often the fewer samples there are."""
+    rng = np.random.default_rng(samples)
+    trials, dead, constant = 200, 0, 0
+    for _ in range(trials):
+        centres = rng.normal(size=slices) * 30
+        truth = centres + spread * rng.uniform(-1, 1, size=(samples, slices))
+        given = np.rint(truth + rng.normal(0, 0.5, truth.shape))
+        quality = output_quality("y", given, golden_of(truth), step=1.0)
+        constant += bool((np.ptp(given, axis=0) == 0).any())
+        if 2 * spread >= 1:  # a slice that never spans a step is lost in this file
+            dead += bool(quality.dead)
+    assert dead <= 0.05 * trials
+    if samples == 2 and spread > 0.1:
+        assert constant > 0.05 * trials  # each of these was a failure
+
+
+@pytest.mark.parametrize("samples", [2, 16])
+def test_scores_below_a_step_are_dead_if_enough_samples_show_it(samples):
+    share = np.linspace(0.05, 0.95, samples)[:, None]
+    truth = np.c_[share * [640.0, 500.0, 320.0, 90.0], share + np.zeros(6)]
+    quality = output_quality("y", np.rint(truth / 2.5) * 2.5, golden_of(truth), step=2.5)
+    found = quality_findings([quality], [], QualityLimits())
+    (finding,) = (f for f in found if f.check == "slices")
+    assert finding.passed is (samples == 2)
+    says = finding.message
+    assert "slices 4 to 9 of the last axis of output 'y' are constant in the file" in says
+    assert ("2 samples do not show to be a fault" in says) is (samples == 2)
+
+
+def test_a_score_that_is_always_the_same_is_dead_whatever_the_step():
+    """A constant where the model gives scores far apart; two samples may be alike by chance."""
+    truth = np.linspace(0.1, 0.9, 16)[[0, 15, *range(1, 15)], None] + np.zeros(10)
+    given = np.rint(truth * 256) / 256
+    given[:, 3] = given[0, 3]
+    assert output_quality("y", given, golden_of(truth), step=1 / 256).dead == (3,)
+    few = golden_of(truth[:2])
+    assert output_quality("y", given[:2], few, step=1 / 256).unresolved == (3,)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_the_range_of_uniform_numbers(count):
+    rng = np.random.default_rng(0)
+    ranges = np.ptp(rng.uniform(size=(20_000, count)), axis=1)
+    for share in (0.2, 0.6, 0.9, 1.0):
+        assert all_within(share, count) == pytest.approx(np.mean(ranges <= share), abs=0.01)
 
 
 def test_quality_is_judged_on_real_samples():

@@ -172,7 +172,7 @@ def test_slices_of_parts_are_those_of_all_samples():
     assert first.dead == whole.dead == (0,)
     assert first.spans == whole.spans
     np.testing.assert_allclose(first.decibels[:3], whole.decibels[:3], rtol=1e-12)
-    assert first.parts == 3
+    assert first.samples == whole.samples == 60
 
 
 def test_a_feature_that_few_samples_have_is_not_dead():

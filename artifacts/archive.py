@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from ..files import regular, write_bytes
+from ..files import atomic_path, regular
 
 # PKWARE's APPNOTE, 4.3.7: a local header is 30 bytes, then a name and an extra field so long.
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, struct.Struct("<26xHH")
@@ -42,14 +42,19 @@ class DamageError(ValueError):
 def packed_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Return arrays as the bytes of an `.npz` file."""
     buffer = io.BytesIO()
-    # NumPy 1, which devices have, would treat `allow_pickle` as the name of an array.
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    _save(buffer, arrays)
     return buffer.getvalue()
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Write an `.npz` file, whole or not at all."""
-    write_bytes(path, packed_arrays(arrays))
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        _save(file, arrays)
+
+
+def _save(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    # NumPy 1, which devices have, would treat `allow_pickle` as the name of an array.
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

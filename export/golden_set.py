@@ -26,8 +26,9 @@ wherever no value is expected.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -48,16 +49,22 @@ from ..artifacts.sample_kinds import (
 )
 from ..errors import UserError
 from ..files import atomic_path
-from .fold import InputValues, call_structure, check_values
+from .fold import InputValues, call_structure, check_values, float64_twin
+from .fold.evaluation import NotComputableError
+from .fold.evaluation import evaluate as run_float64
+from .fold.keras_graph import read_graph
 from .not_running import not_running
 from .signature import Signature, built_for
 
 FILE_NAME = "golden.npz"
 Arrays = Mapping[str, np.ndarray]
+Function = Callable[[Arrays], dict[str, np.ndarray]]
 
 _UNLIKE_CHANNELS = 10.0  # ratio of ranges above which channels are treated as separate features
 MOST_REAL, _RANDOM = 16, 8  # samples; border adds four, extreme, denormal and nonfinite two each
 _BATCH = 8  # samples evaluated at a time, which bounds the memory
+_LARGE = 1 << 26  # bytes of float32 weights from which a model is run layer by layer
+_LIVE_VALUES = 3  # greatest number of large activations in memory, about
 _TOLERANCE = 1e-4  # relative; rounding stays below, also in layers that compute in float32 only
 
 
@@ -132,13 +139,8 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
     Returns:
         Output name to (N, …) array in the dtype of the model's output.
     """
-    flat = [np.asarray(inputs[tensor.name]) for tensor in signature.inputs]
-    count, size = len(flat[0]), built_for(model) or _BATCH
     parts: list[list[np.ndarray]] = [[] for _ in signature.outputs]
-    for start in range(0, count, size):
-        # A model built for one batch size gets full batches; samples are repeated in the last one.
-        chosen = np.arange(start, start + size if built_for(model) else min(start + size, count))
-        chunk = [values[chosen % count] for values in flat]
+    for chunk in _chunks(model, signature, inputs, _BATCH):
         packed = keras.tree.pack_sequence_as(call_structure(model), chunk)
         try:
             result = model(packed, training=False)
@@ -146,6 +148,60 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
             raise not_running(error) from error
         for part, value in zip(parts, keras.tree.flatten(result), strict=True):
             part.append(keras.ops.convert_to_numpy(value))
+    return _joined(signature, parts, inputs)
+
+
+def float64_function(model: keras.Model, signature: Signature) -> Function:
+    """Return a function that runs a Keras model in float64 over all samples.
+
+    A large model is run layer by layer, so that no second copy of its weights is in memory.
+
+    Args:
+        model: A built model with the inputs and outputs of the signature, in the same order.
+        signature: Names of the inputs and outputs.
+
+    Returns:
+        A function from input name to (N, …) array to output name to (N, …) array. It raises
+        UserError if a layer cannot be computed.
+    """
+    weights = 4 * model.count_params()
+    if weights < _LARGE:
+        return functools.partial(evaluate, float64_twin(model), signature)
+    graph = read_graph(model)
+    values = [value for call in graph.calls() for value in call.outputs]
+    largest = max(math.prod(size or 1 for size in value.shape[1:]) for value in values)
+    # As many samples at a time as keep the activations smaller than the weights.
+    size = max(_BATCH, weights // (_LIVE_VALUES * 8 * largest))
+
+    def run(inputs: Arrays) -> dict[str, np.ndarray]:
+        chunks = list(_chunks(model, signature, inputs, size))
+        try:
+            found = [run_float64(graph, [chunk], graph.outputs)[0] for chunk in chunks]
+        except NotComputableError as error:
+            raise not_running(error) from error
+        return _joined(signature, list(zip(*found, strict=True)), inputs)
+
+    return run
+
+
+def _chunks(
+    model: keras.Model, signature: Signature, inputs: Arrays, size: int
+) -> Iterator[list[np.ndarray]]:
+    """Yield the samples in batches of at most `size`, one array per input."""
+    flat = [np.asarray(inputs[tensor.name]) for tensor in signature.inputs]
+    count, fixed = len(flat[0]), built_for(model)
+    size = fixed or size
+    for start in range(0, count, size):
+        # A model built for one batch size gets full batches; samples are repeated in the last one.
+        chosen = np.arange(start, start + size if fixed else min(start + size, count))
+        yield [values[chosen % count] for values in flat]
+
+
+def _joined(
+    signature: Signature, parts: Sequence[Sequence[np.ndarray]], inputs: Arrays
+) -> dict[str, np.ndarray]:
+    """Return output name to the outputs of all batches, without repeated samples."""
+    count = len(inputs[signature.inputs[0].name])
     return {
         tensor.name: np.concatenate(part)[:count]
         for tensor, part in zip(signature.outputs, parts, strict=True)
@@ -153,15 +209,15 @@ def evaluate(model: keras.Model, signature: Signature, inputs: Arrays) -> dict[s
 
 
 def require_independence(
-    model: keras.Model, signature: Signature, inputs: Arrays, outputs: Arrays
+    model: keras.Model, run: Function, inputs: Arrays, outputs: Arrays
 ) -> None:
     """Refuse a model whose output for a sample depends on the other samples of the batch.
 
     Args:
-        model: A float64 model.
-        signature: Names of the inputs and outputs.
+        model: A built model.
+        run: Runs it in float64.
         inputs: Input name to (N, …) array, ordinary samples first.
-        outputs: The outputs of the model for these inputs, evaluated in full batches.
+        outputs: Its outputs for these inputs, evaluated in full batches.
 
     Raises:
         UserError: Half a batch has different outputs.
@@ -169,7 +225,7 @@ def require_independence(
     if built_for(model) is not None:
         return
     some = _BATCH // 2  # half of the first batch
-    fewer = evaluate(model, signature, {name: values[:some] for name, values in inputs.items()})
+    fewer = run({name: values[:some] for name, values in inputs.items()})
     for name, values in outputs.items():
         if values.dtype.kind != "f":
             continue

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..artifacts.precisions import precision_named
 from ..errors import UserError
+from .fold.backend import view_of
 
 #: The greatest finite number of half precision.
 LARGEST_HALF = 65504.0
@@ -63,7 +64,7 @@ def refuse_weights(
     """
     quantized = [p for p in precisions if precision_named(p).quantized]
     for weight in model.weights:
-        values = keras.ops.convert_to_numpy(weight)
+        values = view_of(weight)
         if values.dtype.kind != "f" or not values.size:
             continue
         wrong = int(np.count_nonzero(~np.isfinite(values)))

@@ -29,11 +29,7 @@ from ..runtimes.base import ArtifactError
 from . import golden_set as golden
 from .faulty_layer import faulty_layer
 from .files import ArtifactWriter
-from .fold import (
-    FoldResult,
-    float32_twin,
-    float64_twin,
-)
+from .fold import FoldResult, float32_twin
 from .host import run_artifact
 from .network.write import build_network, write_network
 from .number_limits import activations_beyond_half
@@ -137,10 +133,11 @@ class ExportRun:
             )
         with step(golden.FILE_NAME, "truth in float64"):
             exact = {name: _exact(value) for name, value in self.samples.inputs.items()}
-            twin = float64_twin(self.model)
-            truth = golden.evaluate(twin, self.signature, exact)
-            golden.require_independence(twin, self.signature, exact, truth)
-            folded64 = golden.evaluate(float64_twin(self.folded.model), self.signature, exact)
+            run = golden.float64_function(self.model, self.signature)
+            truth = run(exact)
+            golden.require_independence(self.model, run, exact, truth)
+            folded64 = golden.float64_function(self.folded.model, self.signature)(exact)
+            del run  # and with it the float64 weights
         with step(golden.FILE_NAME, "reference in float32"):
             model = float32_twin(self.model)
             reference = golden.evaluate(model, self.signature, self.samples.inputs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import keras
+import numpy as np
 
 from ...errors import UserError
 
@@ -27,3 +29,13 @@ def require_tensorflow(what: str) -> None:
         f"model.save(...){'' if installed else ', install tensorflow'}, and load it in a process "
         "with KERAS_BACKEND=tensorflow."
     )
+
+
+def view_of(variable: Any) -> np.ndarray:
+    """Return a Keras variable as a read-only array, without a copy.
+
+    It keeps its values if the variable changes later.
+    """
+    import tensorflow as tf
+
+    return np.asarray(tf.convert_to_tensor(variable.value))

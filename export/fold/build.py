@@ -25,6 +25,7 @@ from .graph import (
     Source,
     Value,
 )
+from .keras_graph import kind_of
 from .linear import Linear
 from .rebuild import copy_state, copy_weights, from_config, in_dtype, is_float, remake
 
@@ -52,18 +53,23 @@ def build(graph: Graph, dtype: str, watch: Sequence[Value] = ()) -> keras.Model:
 def build_layers(graph: Graph, given: Container[int] = ()) -> Iterator[tuple[Call, Any]]:
     """Build the layers of a network in float64, with every activation as a separate layer.
 
+    A layer is built at its first call and freed after its last one.
+
     Args:
         graph: The graph; not changed.
         given: Numbers of the calls that need no layer, because their outputs are known.
 
-    Returns:
+    Yields:
         Every call with its layer, producers first; the layer is None if the call needs none, such
         as an input.
     """
     calls = graph.calls()
+    last = {id(call.op): call for call in calls}
     builder = _Builder(graph, "float64", calls, set(), {})
-    builder.build(given)
-    return ((call, builder.layers.get(id(call.op))) for call in calls)
+    for call in calls:
+        yield call, builder.layer(call, given)
+        if last[id(call.op)] is call:
+            builder.free(call.op)
 
 
 def response(op: Linear, sample: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,22 +107,46 @@ class _Builder:
         self.names = _names(graph, calls, fused)
         self.layers: dict[int, Any] = {}
         self.tensors: dict[int, Any] = {}
+        self.filled: set[int] = set()
 
-    def build(self, given: Container[int] = ()) -> None:
+    def build(self) -> None:
         """Create every layer, call it on symbolic tensors and set its weights."""
         for call in self.calls:
-            if call.number in given:
-                result: Any = [keras.KerasTensor(v.shape, self.dtype_of(v)) for v in call.outputs]
-            else:
-                result = self.call(call)
-            for value, tensor in zip(call.outputs, tree.flatten(result), strict=True):
-                self.tensors[id(value)] = tensor
-        filled: set[int] = set()
-        for call in self.calls:
-            layer = self.layers.get(id(call.op))
-            if layer is not None and id(call.op) not in filled:
-                filled.add(id(call.op))
-                _fill(call.op, layer)
+            self.layer(call)
+
+    def layer(self, call: Call, given: Container[int] = ()) -> Any:
+        """Return the layer of a call with its weights, None if it needs none.
+
+        Args:
+            call: A call whose producers have been built.
+            given: Numbers of the calls that need no layer.
+        """
+        if call.number in given:
+            result: Any = [keras.KerasTensor(v.shape, self.dtype_of(v)) for v in call.outputs]
+        else:
+            result = self.call(call)
+        for value, tensor in zip(call.outputs, tree.flatten(result), strict=True):
+            self.tensors[id(value)] = tensor
+        layer = self.layers.get(id(call.op))
+        if layer is not None and id(call.op) not in self.filled:
+            self.filled.add(id(call.op))
+            _fill(call.op, layer)
+        return layer
+
+    def free(self, op: Any) -> None:
+        """Free the weights of a layer that is not used any more.
+
+        Layers refer to themselves, so Python would free them at some later time. A layer of the
+        user may share its variables with the original.
+        """
+        layer, original = self.layers.get(id(op)), getattr(op, "layer", None)
+        original = getattr(op, "operation", original)
+        if not isinstance(layer, keras.Layer) or not kind_of(original):
+            return
+        shared = {id(variable) for variable in getattr(original, "variables", ())}
+        for variable in layer.variables:
+            if id(variable) not in shared:
+                variable._value = None
 
     def model(self, watch: Sequence[Value]) -> keras.Model:
         """Return the network as a model that returns its outputs, or the values to watch."""

@@ -1,8 +1,8 @@
-"""Runs a network in float64, call by call, so that values and errors belong to a layer."""
+"""Runs a network in float64, layer by layer, so that values and errors belong to a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,85 +15,97 @@ from .build import arguments_in, build_layers
 from .graph import ActivationOp, Call, Graph, Source, Value
 from .rebuild import is_float
 
-Compute = Callable[[Call, Any, list[Any]], list[Any]]
+Compute = Callable[[Call, Any, list[Any], int], list[Any]]
 
 
 class NotComputableError(Exception):
     """A layer cannot be computed; the message names it."""
 
 
-class Evaluation:
-    """A network with layers built in float64, which can be run repeatedly.
+def evaluate(
+    graph: Graph,
+    batches: Sequence[Sequence[NDArray[Any]]],
+    watch: Sequence[Value],
+    *,
+    given: Mapping[int, Sequence[list[Any]]] | None = None,
+    compute: Compute | None = None,
+    change: Callable[[Any], None] | None = None,
+) -> list[list[NDArray[Any]]]:
+    """Run a network in float64.
+
+    Each layer is built, computes every batch, and is freed, so that no second copy of all weights
+    is in memory.
 
     Args:
         graph: The network.
-        given: Numbers of the calls whose outputs are given in every run.
+        batches: One array per input, for every batch.
+        watch: The values to return.
+        given: Number of a call to its outputs for every batch; such calls are not computed.
+        compute: Function that computes a call from its layer, its inputs and the number of the
+            batch; `compute_call` by default.
+        change: Called once with every layer, to change its weights.
+
+    Returns:
+        The arrays of the watched values for every batch.
+
+    Raises:
+        NotComputableError: A layer cannot be built or raised an exception.
+        UserError: A layer cannot be rebuilt from its config.
+    """
+    given, compute = given or {}, compute or compute_call
+    values: list[dict[Value, Any]] = [
+        {
+            value: tensor_of(array, value.dtype)
+            for value, array in zip(graph.inputs, batch, strict=True)
+        }
+        for batch in batches
+    ]
+    waiting = {value: len(value.uses) for call in graph.calls() for value in call.outputs}
+    kept = set(watch)
+    changed: set[int] = set()
+    for call, layer in _layers(graph, frozenset(given)):
+        if change is not None and layer is not None and id(layer) not in changed:
+            changed.add(id(layer))
+            change(layer)
+        if isinstance(call.op, Source) and call.number not in given:
+            continue
+        for number, known in enumerate(values):
+            if call.number in given:
+                results = given[call.number][number]
+            else:
+                results = compute(call, layer, [known[value] for value in call.inputs], number)
+            known.update(zip(call.outputs, results, strict=True))
+        for value in call.inputs:
+            waiting[value] -= 1
+            if not waiting[value] and value not in kept:
+                for known in values:
+                    known.pop(value, None)
+    return [[to_array(known[value]) for value in watch] for known in values]
+
+
+def _layers(graph: Graph, given: frozenset[int]) -> Iterator[tuple[Call, Any]]:
+    """Yield the calls of a network with their layers; see `build_layers`.
 
     Raises:
         NotComputableError: A layer cannot be called.
         UserError: A layer cannot be rebuilt from its config.
     """
-
-    def __init__(self, graph: Graph, given: Iterable[int] = ()) -> None:
-        self._graph = graph
+    layers = build_layers(graph, given)
+    while True:
         try:
-            self._steps = list(build_layers(graph, frozenset(given)))
+            step = next(layers, None)
         except UserError:
             raise
         except Exception as error:  # whatever TensorFlow or the user's own code raises
             raise NotComputableError(
                 f"the network cannot be built in float64 ({first_line(error)})"
             ) from error
-
-    def layers(self) -> list[Any]:
-        """Return every layer once."""
-        return list({id(layer): layer for _, layer in self._steps if layer is not None}.values())
-
-    def run(
-        self,
-        inputs: list[NDArray[Any]],
-        watch: Sequence[Value],
-        given: Mapping[int, list[Any]] | None = None,
-        compute: Compute | None = None,
-    ) -> list[NDArray[Any]]:
-        """Run the network on one batch.
-
-        Args:
-            inputs: One array per input.
-            watch: The values to return.
-            given: Number of a call to its outputs; such calls are not computed.
-            compute: Function that computes a call from its layer and inputs; `compute_call` by
-                default.
-
-        Returns:
-            The arrays of the watched values.
-
-        Raises:
-            NotComputableError: A layer raised an exception.
-        """
-        given, compute = given or {}, compute or compute_call
-        values: dict[Value, Any] = {
-            value: tensor_of(array, value.dtype)
-            for value, array in zip(self._graph.inputs, inputs, strict=True)
-        }
-        waiting = {value: len(value.uses) for call, _ in self._steps for value in call.outputs}
-        kept = set(watch)
-        for call, layer in self._steps:
-            if call.number in given:
-                results = given[call.number]
-            elif isinstance(call.op, Source):
-                continue
-            else:
-                results = compute(call, layer, [values[value] for value in call.inputs])
-            values.update(zip(call.outputs, results, strict=True))
-            for value in call.inputs:
-                waiting[value] -= 1
-                if not waiting[value] and value not in kept:
-                    values.pop(value, None)
-        return [to_array(values[value]) for value in watch]
+        if step is None:
+            return
+        yield step
 
 
-def compute_call(call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
+def compute_call(call: Call, layer: Any, inputs: list[Any], batch: int = 0) -> list[Any]:
     """Compute one call in inference mode (``training=False``).
 
     Raises:

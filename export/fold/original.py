@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from .build import own_precision
 from .evaluation import (
-    Evaluation,
     NotComputableError,
     compute_call,
     describe,
+    evaluate,
     relative_error,
     to_array,
 )
@@ -88,21 +88,20 @@ class Original:
         )
 
     def _run(self) -> None:
-        evaluation = Evaluation(self._graph)
         watch = watched(self._graph, self._hidden)
-        for _, inputs in self.batches:
-            self.call_inputs.append({})
-            self.truth.append(evaluation.run(inputs, watch, compute=self._compute))
+        self.call_inputs = [{} for _ in self.batches]
+        batches = [inputs for _, inputs in self.batches]
+        self.truth = evaluate(self._graph, batches, watch, compute=self._compute)
 
-    def _compute(self, call: Call, layer: Any, inputs: list[Any]) -> list[Any]:
+    def _compute(self, call: Call, layer: Any, inputs: list[Any], batch: int) -> list[Any]:
         """Compute a call; on the first batch, decide whether its outputs are handed over."""
-        if self.truth or not _is_left_alone(call):
+        if batch or not _is_left_alone(call):
             outputs = compute_call(call, self._own.get(call.op, layer), inputs)
         else:
             outputs = self._judged(call, layer, inputs)
         if call.number in self.handed_over:
             self.given.setdefault(call.number, []).append(outputs)
-            self.call_inputs[-1][call.number] = [to_array(tensor) for tensor in inputs]
+            self.call_inputs[batch][call.number] = [to_array(tensor) for tensor in inputs]
         return outputs
 
     def _judged(self, call: Call, layer: Any, inputs: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from .build import build
-from .evaluation import Evaluation, NotComputableError, relative_error
+from .evaluation import NotComputableError, evaluate, relative_error
 from .faithful import in_half_precision, require_faithful
 from .graph import Graph, Kept
 from .keras_graph import read_graph
@@ -193,7 +193,7 @@ class Prover:
         """
         if self.problem:
             return float("inf")
-        return self._worst(graph, Evaluation(graph, self._original.handed_over))
+        return self._worst(graph)
 
     def accepts(self, error: float) -> bool:
         """Return whether rounding explains a difference.
@@ -219,30 +219,31 @@ class Prover:
 
         It is infinite if finite numbers become NaN; then nothing can be proved.
         """
-        evaluation = Evaluation(self._graph, self._original.handed_over)
         rng = np.random.default_rng(0)
-        for layer in evaluation.layers():
+
+        def move(layer: Any) -> None:
             for variable in getattr(layer, "weights", ()):
                 if variable.dtype == "float64":
                     weight = keras.ops.convert_to_numpy(variable)
                     towards = weight * rng.choice([0.5, 2.0], weight.shape)
                     variable.assign(np.nextafter(weight, towards))
-        return self._worst(self._graph, evaluation)
 
-    def _worst(self, graph: Graph, evaluation: Evaluation) -> float:
+        return self._worst(self._graph, move)
+
+    def _worst(self, graph: Graph, change: Callable[[Any], None] | None = None) -> float:
         original, worst = self._original, 0.0
         readers = {call.number: call.inputs for call in graph.calls()}
         outputs = watched(graph, self.hidden)
-        for i, (_, inputs) in enumerate(original.batches):
-            given = {number: results[i] for number, results in original.given.items()}
-            # A call may no longer exist, such as the mask of a folded norm.
-            kept = {n: arrays for n, arrays in original.call_inputs[i].items() if n in readers}
-            expected = [*original.truth[i], *(a for arrays in kept.values() for a in arrays)]
-            watch = [*outputs, *(value for number in kept for value in readers[number])]
-            try:
-                values = evaluation.run(inputs, watch, given)
-            except NotComputableError:
-                return float("inf")
+        # A call may no longer exist, such as the mask of a folded norm.
+        kept = [number for number in original.given if number in readers]
+        watch = [*outputs, *(value for number in kept for value in readers[number])]
+        batches = [inputs for _, inputs in original.batches]
+        try:
+            found = evaluate(graph, batches, watch, given=original.given, change=change)
+        except NotComputableError:
+            return float("inf")
+        for truth, known, values in zip(original.truth, original.call_inputs, found, strict=True):
+            expected = [*truth, *(array for number in kept for array in known[number])]
             errors = [relative_error(a, b) for a, b in zip(expected, values, strict=True)]
             worst = max(worst, *errors)
         return worst

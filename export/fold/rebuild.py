@@ -119,9 +119,12 @@ def copy_state(source: keras.Layer, target: keras.Layer) -> None:
 
 
 def copy_weights(source: list[keras.Variable], target: list[keras.Variable]) -> None:
-    """Assign weights in order."""
+    """Assign weights in order.
+
+    TensorFlow's variables share the memory of equal types until one of them changes.
+    """
     for old, new in zip(source, target, strict=True):
-        new.assign(np.asarray(keras.ops.convert_to_numpy(old)))
+        new.assign(old.value)
 
 
 def copy_constants(source: Any, target: Any) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
-from ..fold.backend import require_tensorflow
+from ..fold.backend import require_tensorflow, view_of
 from ..fold.scope_names import refused_layers
 from ..fold.traced_functions import inlined_functions
 from ..layer_codes import CODED_LAYER, readable_name
@@ -217,7 +217,7 @@ def _trace(
         raise
     except Exception as error:  # whatever the code of a layer raises
         raise not_running(error, readable) from error
-    constants = {f"weight_{i}": weight.numpy() for i, weight in enumerate(weights)}
+    constants = {f"weight_{i}": view_of(weight) for i, weight in enumerate(weights)}
     replaced = expand(function)
     captured = _captured(function, len(inputs) + len(weights), set(replaced), names)
     return _Trace(function.graph, constants | captured, tuple(described), replaced)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
+from ..fold.backend import view_of
 from ..fold.graph import Call
 
 Attributes = dict[str, Any]
@@ -29,15 +30,10 @@ class Op:
 Writer = Callable[[Any, Call], "list[Op] | None"]
 
 
-def array_of(variable: Any) -> np.ndarray:
-    """Return a Keras variable as a NumPy array."""
-    return np.asarray(keras.ops.convert_to_numpy(variable))
-
-
 def _kernel(layer: Any) -> Weights:
-    weights = {"kernel": array_of(layer.kernel)}
+    weights = {"kernel": view_of(layer.kernel)}
     if layer.use_bias:
-        weights["bias"] = array_of(layer.bias)
+        weights["bias"] = view_of(layer.bias)
     return weights
 
 
@@ -104,7 +100,7 @@ def _depthwise(layer: Any, call: Call) -> list[Op] | None:
 
 
 def _separable(layer: Any, call: Call) -> list[Op] | None:
-    depth = Op("depthwise_conv", _framing(layer), {"kernel": array_of(layer.depthwise_kernel)})
+    depth = Op("depthwise_conv", _framing(layer), {"kernel": view_of(layer.depthwise_kernel)})
     ones = [1] * layer.rank
     attributes = {
         "strides": ones,
@@ -113,9 +109,9 @@ def _separable(layer: Any, call: Call) -> list[Op] | None:
         "groups": 1,
         "data_format": layer.data_format,
     }
-    weights = {"kernel": array_of(layer.pointwise_kernel)}
+    weights = {"kernel": view_of(layer.pointwise_kernel)}
     if layer.use_bias:
-        weights["bias"] = array_of(layer.bias)
+        weights["bias"] = view_of(layer.bias)
     rest = _activated(Op("conv", attributes, weights), layer.activation)
     return None if rest is None else [depth, *rest]
 
@@ -135,9 +131,9 @@ def _dense(layer: Any, call: Call) -> list[Op] | None:
 
 
 def _einsum(layer: Any, call: Call) -> list[Op] | None:
-    weights = {"kernel": array_of(layer.kernel)}
+    weights = {"kernel": view_of(layer.kernel)}
     if layer.bias is not None:
-        weights["bias"] = array_of(layer.bias)
+        weights["bias"] = view_of(layer.bias)
     if _is_dense(layer.equation) and weights.get("bias", np.zeros(1)).ndim == 1:
         return _activated(Op("dense", {}, weights), layer.activation)
     return _activated(Op("einsum", {"equation": layer.equation}, weights), layer.activation)

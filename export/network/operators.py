@@ -13,10 +13,11 @@ import keras
 import numpy as np
 from keras import layers as kl
 
+from ..fold.backend import view_of
 from ..fold.graph import Call, Slot
 from ..fold.keras_graph import kind_of
 from ..fold.norms import NotAffineError, is_norm, read_norm
-from .linear import ACTIVATIONS, LINEAR, Attributes, Op, Writer, array_of, function_of, ints
+from .linear import ACTIVATIONS, LINEAR, Attributes, Op, Writer, function_of, ints
 
 
 def ops_of(operation: Any, call: Call) -> list[Op] | None:
@@ -123,7 +124,7 @@ _WRITERS: dict[type, Writer] = {
         Op("leaky_relu", {"negative_slope": float(layer.negative_slope)})
     ],
     kl.ELU: lambda layer, call: [Op("elu", {"alpha": float(layer.alpha)})],
-    kl.PReLU: lambda layer, call: [Op("prelu", {}, {"alpha": array_of(layer.alpha)})],
+    kl.PReLU: lambda layer, call: [Op("prelu", {}, {"alpha": view_of(layer.alpha)})],
     kl.Softmax: lambda layer, call: (
         [Op("softmax", {"axis": int(layer.axis)})] if isinstance(layer.axis, int) else None
     ),

@@ -167,7 +167,7 @@ class _Writer:
         self.nodes.append(replace(node, weights=weights, constants=constants))
 
     def _shared(self, array: np.ndarray) -> np.ndarray:
-        digest = hashlib.blake2b(array.tobytes(), digest_size=16).digest()
+        digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
         return self._arrays.setdefault((array.shape, array.dtype.str, digest), array)
 
     def _unique(self, base: str) -> str:

@@ -26,6 +26,7 @@ class Clipped:
         high: The greatest.
         least: The least value there.
         most: The greatest.
+        values: How many values there are; 0 if that is not known.
     """
 
     place: str
@@ -34,6 +35,7 @@ class Clipped:
     high: float
     least: float
     most: float
+    values: int = 0
 
     @property
     def sentence(self) -> str:
@@ -105,8 +107,13 @@ class Misfits:
         """Read the JSON form."""
         clipped = [
             Clipped(
-                entry.text("place"),
-                *(_number(entry, key) for key in ("share", "low", "high", "least", "most")),
+                place=entry.text("place"),
+                share=_number(entry, "share"),
+                low=_number(entry, "low"),
+                high=_number(entry, "high"),
+                least=_number(entry, "least"),
+                most=_number(entry, "most"),
+                values=int(entry.number("values") or 0),
             )
             for entry in record.records("clipped")
         ]

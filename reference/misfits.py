@@ -113,7 +113,8 @@ class _Tally:
         """Return the counted values."""
         share = 100 * self._beyond / max(self._count, 1)
         least, most = (self._least, self._most) if self._count else (0.0, 0.0)
-        return Clipped(place, share, self._step.low, self._step.high, least, most)
+        low, high = self._step.low, self._step.high
+        return Clipped(place, share, low, high, least, most, self._count)
 
 
 def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[Overflow]:

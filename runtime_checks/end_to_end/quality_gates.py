@@ -61,7 +61,8 @@ class QualityLimits:
         5.0,
         "--max-clipped",
         "Percentage of the values of real inputs, or of a layer's activations on them, that may "
-        "exceed the range of a file's integers.",
+        "exceed the range of a file's integers. More fail only if the excess is significant (exact "
+        "binomial test, 5 %).",
         group=_GROUP,
         least=0,
         most=100,
@@ -128,7 +129,7 @@ def _clipped(entries: Sequence[Clipped], limits: QualityLimits, *, trained: bool
     if not entries:
         return [Finding("clipped", True, "no value of typical samples is clipped")]
     findings = []
-    demand = f"at most {limits.max_clipped:g} % allowed (--max-clipped)"
+    demand = f"at most {limits.max_clipped:g} % allowed beyond chance (--max-clipped)"
     layers = [entry for entry in entries if trained and entry.place.startswith("layer ")]
     if layers:
         worst = max(layers, key=lambda entry: entry.share)
@@ -136,10 +137,18 @@ def _clipped(entries: Sequence[Clipped], limits: QualityLimits, *, trained: bool
         findings.append(Finding("clipped", True, text, worst.place))
     judged = [entry for entry in entries if entry not in layers]
     if judged:
-        worst = max(judged, key=lambda entry: entry.share)
-        passed = worst.share <= limits.max_clipped
-        findings.append(Finding("clipped", passed, f"{worst.sentence}; {demand}", worst.place))
+        excess = [entry for entry in judged if _too_often(entry, limits.max_clipped)]
+        worst = max(excess or judged, key=lambda entry: entry.share)
+        findings.append(Finding("clipped", not excess, f"{worst.sentence}; {demand}", worst.place))
     return findings
+
+
+def _too_often(entry: Clipped, percent: float) -> bool:
+    """Return whether more values are clipped than a percentage, beyond chance."""
+    if entry.share <= percent or not entry.values:
+        return entry.share > percent
+    hits = round(entry.share / 100 * entry.values)
+    return at_least(hits, entry.values, percent / 100) < CHANCE
 
 
 def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:

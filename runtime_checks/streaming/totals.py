@@ -321,6 +321,7 @@ def _misfits(first: FileTotals, second: FileTotals) -> Misfits:
                 else dataclasses.replace(
                     known,
                     share=known.share + share,
+                    values=known.values + entry.values,
                     least=min(known.least, entry.least),
                     most=max(known.most, entry.most),
                 )

@@ -93,7 +93,7 @@ def test_own_samples_beyond_the_calibration_are_clipped(tmp_path):
 
 def test_records_are_stored_in_the_manifest():
     found = Misfits(
-        (Clipped("input 'x'", 12.5, 0.0, 1.0, -1.0, 16.0),), (Overflow("gap", "sum", 2e5),)
+        (Clipped("input 'x'", 12.5, 0.0, 1.0, -1.0, 16.0, 64),), (Overflow("gap", "sum", 2e5),)
     )
     assert Misfits.from_json(Record(found.to_json())) == found
     assert not Misfits()

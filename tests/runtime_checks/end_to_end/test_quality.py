@@ -10,12 +10,17 @@ import pytest
 import renormlite as rl
 from click.testing import CliRunner
 from renormlite.artifacts.golden_set import GoldenSet
-from renormlite.artifacts.manifest import Manifest
+from renormlite.artifacts.manifest import Artifact, Manifest
+from renormlite.artifacts.ranges import Clipped, Misfits
 from renormlite.cli.check import command
 from renormlite.errors import UserError
 from renormlite.runtime_checks.end_to_end.chance import all_within, at_least, mcnemar
 from renormlite.runtime_checks.end_to_end.quality import output_quality
-from renormlite.runtime_checks.end_to_end.quality_gates import QualityLimits, quality_findings
+from renormlite.runtime_checks.end_to_end.quality_gates import (
+    QualityLimits,
+    misfit_findings,
+    quality_findings,
+)
 from renormlite.runtime_checks.end_to_end.task_agreement import TaskAgreement, task_agreement
 from renormlite.runtime_checks.parity import check_parity
 
@@ -232,6 +237,23 @@ def test_slices_that_may_be_constant():
     quality = output_quality("y", given, golden_of(truth))
     assert quality.dead == (4,)
     assert output_quality("y", truth, golden_of(truth)).snr_db == math.inf
+
+
+@pytest.mark.parametrize(
+    ("beyond", "values", "passed"),
+    [(1, 10, True), (2, 10, True), (3, 10, False), (3, 1000, True), (63, 1000, False)],
+)
+def test_a_few_values_may_be_clipped_by_chance(beyond, values, passed):
+    """One of the ten scores of one sample is 10 % of them."""
+    from scipy.stats import binom
+
+    assert passed == (beyond <= 0.05 * values or binom.sf(beyond - 1, values, 0.05) >= 0.05)
+    share = 100 * beyond / values
+    clipped = Clipped("layer 'scores'", share, 0.0, 1.0, 0.0, 2.0, values)
+    later = dataclasses.replace(golden_of(np.zeros((1, 2))), misfits={"f": Misfits((clipped,))})
+    artifact = Artifact("f", "tflite", "int8", "", 1, {}, (), ())
+    (finding,) = misfit_findings(artifact, later, QualityLimits())
+    assert finding.passed is passed
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 4, 6, 16])

@@ -1,21 +1,22 @@
 """Simulates wrong kernels on a device without access to tensors; counts how many are detected.
 
-    python benchmarks/check_device_faults.py [--networks 5] [--precisions float32,int8] [--json OUT]
+    python benchmarks/check_device_faults.py [--networks mixed,attention] [--seed 0]
+        [--precisions float32,int8] [--json OUT]
 
 The exported file does not change. The "device" runs a copy of it in which one operator computes
-another function. Only its outputs are judged: there are no per-op checks, and the runtime is
-unknown. A wrong kernel that changes no output of any sample is not counted. The healthy file is
-judged in the same way on every kernel set of LiteRT, and must pass.
+another function. It shows no tensors, and its runtime is unknown. A wrong kernel that changes no
+output of any sample is not counted. Healthy devices, with every kernel set of LiteRT and with a
+rounding rule that is not known, must pass. Seed 0 replaces the first operator that can have the
+fault, and other seeds one at random.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from ai_edge_litert import schema_py_generated as schema
 from check_faults import TFLiteFile
 from check_networks import smooth_inputs, trained_like
 from keras import layers
-from renormlite.artifacts.directory import ExportDirectory, open_export
-from renormlite.artifacts.golden_set import GoldenSet
+from layer_networks import LAYER_NETWORKS, export_layers
+from renormlite.artifacts.directory import open_export
 from renormlite.artifacts.manifest import Artifact
 from renormlite.models.mlperf_tiny import NETWORKS
 from renormlite.runtime_checks.end_to_end.target_check import judge_run
 from renormlite.runtimes import Target
+from renormlite.runtimes.base import Runner, TensorInfo
+from renormlite.runtimes.litert import LiteRTRunner
 from renormlite.runtimes.run import run_target
 from rich.console import Console
 from rich.table import Table
@@ -48,12 +51,27 @@ class NotThereError(Exception):
 class Device(TFLiteFile):
     """A file in which one operator can be replaced by another."""
 
-    def first(self, *kinds: str, where: Callable[[Any], bool] = lambda op: True) -> Any:
-        """Return the first operator of some kinds."""
-        for op in self.graph.operators:
-            if self.kind(op) in kinds and where(op):
-                return op
-        raise NotThereError
+    def __init__(self, path: Path, seed: int = 0) -> None:
+        super().__init__(path)
+        self.rng = np.random.default_rng(seed) if seed else None
+
+    def one(self, *kinds: str, where: Callable[[Any], bool] = lambda op: True) -> Any:
+        """Return the first operator of some kinds, or one at random."""
+        fitting = [op for op in self.graph.operators if self.kind(op) in kinds and where(op)]
+        if not fitting:
+            raise NotThereError
+        return fitting[0 if self.rng is None else self.rng.integers(len(fitting))]
+
+    def constants(self, op: Any) -> list[int]:
+        """Return the slots of the inputs of an operator that are constants."""
+        found = []
+        for slot in range(len(op.inputs)):
+            try:
+                self.constant_of(op, slot)
+            except NotThereError:
+                continue
+            found.append(slot)
+        return found
 
     def constant_of(self, op: Any, slot: int) -> tuple[Any, np.ndarray]:
         """Return a constant input, or that of its DEQUANTIZE for half-precision weights."""
@@ -88,7 +106,18 @@ def _option(kinds: str, name: str, value: Any, before: Any = None) -> Callable[[
             held = getattr(op.builtinOptions, name, value)
             return held != value and (before is None or held == before)
 
-        setattr(file.first(*kinds.split(), where=fits).builtinOptions, name, value)
+        setattr(file.one(*kinds.split(), where=fits).builtinOptions, name, value)
+
+    return apply
+
+
+def _constant(kinds: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Device], None]:
+    """Return a fault that changes the first constant of an operator."""
+
+    def apply(file: Device) -> None:
+        op = file.one(*kinds.split(), where=file.constants)
+        tensor, values = file.constant_of(op, file.constants(op)[0])
+        file.put(tensor, np.ascontiguousarray(change(values)))
 
     return apply
 
@@ -97,7 +126,8 @@ def _kernel(kinds: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[
     """Return a fault that changes a kernel."""
 
     def apply(file: Device) -> None:
-        tensor, values = file.constant_of(file.first(*kinds.split()), 1)
+        op = file.one(*kinds.split(), where=lambda op: 1 in file.constants(op))
+        tensor, values = file.constant_of(op, 1)
         file.put(tensor, np.ascontiguousarray(change(values)))
 
     return apply
@@ -105,7 +135,7 @@ def _kernel(kinds: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[
 
 def _bias(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Device], None]:
     def apply(file: Device) -> None:
-        tensor, values = file.constant_of(file.first(_CONV, _DENSE), 2)
+        tensor, values = file.constant_of(file.one(_CONV, _DENSE), 2)
         file.put(tensor, np.ascontiguousarray(change(values).astype(values.dtype)))
 
     return apply
@@ -115,7 +145,7 @@ def _weight_scale(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Devic
     """Return a fault in requantization: an operator multiplies by other scales."""
 
     def apply(file: Device) -> None:
-        tensor, values = file.constant_of(file.first(_CONV, _DENSE), 1)
+        tensor, values = file.constant_of(file.one(_CONV, _DENSE), 1)
         if values.dtype != np.int8:
             raise NotThereError
         scales = np.asarray(tensor.quantization.scale, np.float32)
@@ -124,14 +154,55 @@ def _weight_scale(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Devic
     return apply
 
 
-def _swapped(file: Device) -> None:
-    op = file.first("CONCATENATION")
-    op.inputs = op.inputs[::-1]
+def _with_bits(bits: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that rounds numbers to so many bits."""
+
+    def change(values: np.ndarray) -> np.ndarray:
+        mantissa, exponent = np.frexp(values)
+        return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent)
+
+    return change
+
+
+def _swapped(kind: str, field: str) -> Callable[[Device], None]:
+    """Return a fault that reverses the order of inputs or outputs."""
+
+    def apply(file: Device) -> None:
+        op = file.one(kind)
+        setattr(op, field, getattr(op, field)[::-1])
+
+    return apply
+
+
+def _corners(file: Device) -> None:
+    options = file.one("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR").builtinOptions
+    options.halfPixelCenters, options.alignCorners = False, True
+
+
+def _earlier(file: Device) -> None:
+    """Begin and end a slice one place earlier."""
+    op = file.one("STRIDED_SLICE", where=lambda op: np.any(file.constant_of(op, 1)[1] > 0))
+    later = file.constant_of(op, 1)[1] > 0
+    for slot in (1, 2):
+        tensor, places = file.constant_of(op, slot)
+        file.put(tensor, places - later.astype(places.dtype))
+
+
+def _without_zero_point(file: Device) -> None:
+    """Sum products of the integers of the input, without subtracting its zero point."""
+    op = file.one(_CONV, _DENSE)
+    (bias, sums), (_, kernel) = file.constant_of(op, 2), file.constant_of(op, 1)
+    quantization = file.graph.tensors[op.inputs[0]].quantization
+    zero = quantization.zeroPoint if quantization is not None else None
+    if kernel.dtype != np.int8 or zero is None or not np.any(zero):
+        raise NotThereError
+    moved = int(zero[0]) * kernel.astype(np.int64).reshape(len(kernel), -1).sum(1)
+    file.put(bias, (sums + moved).astype(sums.dtype))
 
 
 def _kind(before: str, after: int) -> Callable[[Device], None]:
     def apply(file: Device) -> None:
-        file.becomes(file.first(before), after)
+        file.becomes(file.one(before), after)
 
     return apply
 
@@ -152,7 +223,9 @@ FAULTS: dict[str, Callable[[Device], None]] = {
     "relu6 for relu": _option(f"{_CONV} {_DEPTHWISE} {_DENSE}", "fusedActivationFunction", 3, 1),
     "relu6 dropped": _option(f"{_CONV} {_DEPTHWISE}", "fusedActivationFunction", 0, 3),
     "resize without half pixels": _option("RESIZE_BILINEAR", "halfPixelCenters", False),
-    "concat in another order": _swapped,
+    "resize with aligned corners": _corners,
+    "concat in another order": _swapped("CONCATENATION", "inputs"),
+    "parts in another order": _swapped("SPLIT", "outputs"),
     "softmax beta 2": _option("SOFTMAX", "beta", 2.0),
     "softmax beta 0.5": _option("SOFTMAX", "beta", 0.5),
     "transposed kernel flipped": _kernel("TRANSPOSE_CONV", _flip(1)),
@@ -167,7 +240,86 @@ FAULTS: dict[str, Callable[[Device], None]] = {
     "scale 2 % too large": _weight_scale(lambda s: s * 1.02),
     "first scale for all": _weight_scale(lambda s: np.full_like(s, s[0])),
     "scales in reverse order": _weight_scale(lambda s: s[::-1]),
+    "scales of 6 bits": _weight_scale(_with_bits(6)),
+    "input zero point ignored": _without_zero_point,
+    "last input left out": _kernel(
+        f"{_CONV} {_DENSE}",
+        lambda w: w * (np.arange(w.shape[-1]) < w.shape[-1] - 1).astype(w.dtype),
+    ),
+    "last filter zero": _kernel(
+        f"{_CONV} {_DENSE}", lambda w: np.concatenate([w[:-1], 0 * w[-1:]])
+    ),
+    "subtraction for addition": _kind("ADD", _OPS.SUB),
+    "addition for subtraction": _kind("SUB", _OPS.ADD),
+    "addition for multiplication": _kind("MUL", _OPS.ADD),
+    "minimum for maximum": _kind("MAXIMUM", _OPS.MINIMUM),
+    "sum for mean": _kind("MEAN", _OPS.SUM),
+    "relu for elu": _kind("ELU", _OPS.RELU),
+    "relu for absolute value": _kind("ABS", _OPS.RELU),
+    "square root for its inverse": _kind("RSQRT", _OPS.SQRT),
+    "tanh for logistic": _kind("LOGISTIC", _OPS.TANH),
+    "other form of gelu": _option("GELU", "approximate", True),
+    "constants in reverse order": _constant("ADD SUB MUL PRELU", np.flip),
+    "padding on the other side": _constant("PAD PADV2 MIRROR_PAD", np.fliplr),
+    "axes in reverse order": _constant("TRANSPOSE", np.flip),
+    "table in reverse order": _constant("GATHER", np.flipud),
+    "slice one place earlier": _earlier,
+    "dilation left out": _option(_CONV, "dilationWFactor", 1, 2),
+    "matrix not transposed": _option("BATCH_MATMUL", "adjY", False, True),
+    "matrix transposed": _option("BATCH_MATMUL", "adjY", True, False),
 }
+
+
+def _of_unknown_rule(file: Device) -> None:
+    """Multiply by scales of fewer bits, which changes results by less than a step."""
+    op = file.one(_CONV, _DENSE)
+    wide = file.graph.tensors[op.outputs[0]].type == schema.TensorType.INT16
+    _weight_scale(_with_bits(18 if wide else 11))(file)
+
+
+# Changes of the file and kernels of LiteRT that compute correctly.
+HEALTHY: tuple[tuple[Callable[[Device], None], str], ...] = (
+    (lambda file: None, ""),
+    (lambda file: None, "builtin"),
+    (lambda file: None, "reference"),
+    (_of_unknown_rule, ""),
+)
+
+
+class SimulatedDevice(Runner):
+    """LiteRT without access to tensors, in which one operator computes another function."""
+
+    runtime = "simulated-device"
+    change: Callable[[Device], None]
+    seed: int
+    kernels: str
+
+    _folder: Any = None
+    _inside: LiteRTRunner
+
+    def _open(self) -> None:
+        file = Device(self.artifact, self.seed)
+        type(self).change(file)
+        self._folder = tempfile.TemporaryDirectory()
+        file.path = Path(self._folder.name) / self.artifact.name
+        file.save()
+        self._inside = LiteRTRunner(file.path, variant=self.kernels)
+        self._inside.__enter__()
+
+    def _close(self) -> None:
+        if self._folder is not None:
+            self._inside.__exit__(None, None, None)
+            self._folder.cleanup()
+
+    def _signature(self) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+        return self._inside.inputs, self._inside.outputs
+
+    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._inside.infer(inputs)
+
+    def describe(self) -> dict[str, object]:
+        """Return the name alone: nothing is known of the device's kernels."""
+        return {"runtime": self.runtime}
 
 
 def mixed(seed: int) -> tuple[keras.Model, np.ndarray]:
@@ -195,73 +347,81 @@ def mixed(seed: int) -> tuple[keras.Model, np.ndarray]:
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=1 + len(NETWORKS))
+    parser.add_argument("--networks", default=",".join(["mixed", *NETWORKS, *LAYER_NETWORKS]))
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     precisions = tuple(options.precisions.split(","))
+    rl.register_runtime(SimulatedDevice.runtime, SimulatedDevice, formats=("tflite",))
     rows: list[dict[str, Any]] = []
-    for name in ["mixed", *NETWORKS][: options.networks]:
-        model, x = mixed(0) if name == "mixed" else trained_like(name, 0)
+    for name in options.networks.split(","):
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / name
-            rl.export_model(
-                model,
-                directory,
-                formats=("tflite",),
-                precisions=precisions,
-                calibration=x,
-                inputs=x[:16],
-            )
-            rows += _apply_faults(name, directory, Path(folder) / "device.tflite")
+            _export(name, directory, precisions, options.seed)
+            rows += _apply_faults(name, directory, options.seed)
         print(name, sum(row["network"] == name for row in rows), flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
     _print(rows)
 
 
-def _apply_faults(name: str, directory: Path, changed: Path) -> list[dict[str, Any]]:
-    """Apply every fault to every file of one export."""
-    export = open_export(directory)
-    export.verify()
-    golden = export.read_golden()
+def _export(name: str, directory: Path, precisions: tuple[str, ...], seed: int) -> None:
+    """Export a network as TFLite."""
+    if name in LAYER_NETWORKS:
+        export_layers(name, directory, precisions, ("tflite",))
+        return
+    model, x = mixed(seed) if name == "mixed" else trained_like(name, seed)
+    rl.export_model(
+        model,
+        directory,
+        formats=("tflite",),
+        precisions=precisions,
+        calibration=x,
+        inputs=x[:16],
+    )
+
+
+def _apply_faults(name: str, directory: Path, seed: int) -> list[dict[str, Any]]:
+    """Check every file of one export on devices with each fault, and on healthy ones."""
     rows = []
-    for artifact in export.artifacts:
-        path = export.path / artifact.file
-        tried = [("", path, target) for target in ("litert", "litert+builtin", "litert+reference")]
-        for kind, apply in FAULTS.items():
-            file = Device(path)
-            try:
-                apply(file)
-            except NotThereError:
-                continue
-            file.path = changed.with_name(f"{len(tried)}.{artifact.file}")
-            file.save()
-            tried.append((kind, file.path, "litert"))
-        for kind, place, target in tried:
-            row = _judge_outputs(export, artifact, golden, place, target)
+    for artifact in open_export(directory).artifacts:
+        healthy = [("", change, kernels) for change, kernels in HEALTHY]
+        for kind, change, kernels in [*healthy, *((k, c, "") for k, c in FAULTS.items())]:
+            SimulatedDevice.change = staticmethod(change)
+            SimulatedDevice.seed, SimulatedDevice.kernels = seed, kernels
+            row = _checked(directory, artifact)
             if row is not None and not (kind and row["same"]):
                 rows.append({"network": name, "fault": kind, **row})
     return rows
 
 
-def _judge_outputs(
-    export: ExportDirectory, artifact: Artifact, golden: GoldenSet, path: Path, target: str
-) -> dict[str, Any] | None:
-    """Judge the outputs of an unknown device; None if the file does not run."""
-    run = run_target(path, artifact, golden.inputs, Target.parse(target))
+def _checked(directory: Path, artifact: Artifact) -> dict[str, Any] | None:
+    """Check a file on the simulated device; None if it cannot have the fault."""
+    export = open_export(directory)
+    export.verify()
+    golden = export.read_golden()
+    path, target = export.path / artifact.file, Target(SimulatedDevice.runtime)
+    try:
+        run = run_target(path, artifact, golden.inputs, target)
+    except NotThereError:
+        return None
     if run.problem:
         return None
     usual = golden.kind != "nonfinite"
     known = golden.artifacts[artifact.file]
     same = all(np.array_equal(a[usual], known[key][usual]) for key, a in run.outputs.items())
-    device = dataclasses.replace(run, ran={"runtime": "device"})
-    result = judge_run(export, artifact, golden, Target("litert"), device)
+    result = judge_run(export, artifact, golden, target, run)
+    if result.passed:  # then the whole check looks at the operators as well
+        [result] = rl.check_parity(
+            directory, targets=[str(target)], artifacts=[artifact.file]
+        ).results
     return {
         "precision": artifact.precision,
         "same": same,
         "found": not result.passed,
         "checks": sorted({f.check for f in result.findings if not f.passed}),
+        "says": [f.message for f in result.findings if not f.passed][:3],
         "pooled": max(entry.pooled_ratio for entry in result.outputs),
         "worst": max(entry.worst_ratio for entry in result.outputs),
     }

@@ -11,6 +11,9 @@ import renormlite as rl
 from check_networks import smooth_inputs
 from keras import layers, ops
 
+# Standard deviation of the logits.
+_LOGITS = 2.0
+
 LAYER_NETWORKS: dict[str, Callable[[], keras.Model]] = {}
 
 
@@ -156,9 +159,15 @@ def _settle(model: keras.Model, rng: np.random.Generator) -> None:
             variable.assign(rng.normal(0, 0.2, variable.shape))
         elif name in ("gamma", "moving_variance", "factor", "alpha", "scale"):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+
+
+def _soften(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
+    """Scale the last layer so that its probabilities are neither all equal nor all 0 and 1."""
     last = model.layers[-1]
     if isinstance(last, layers.Dense) and last.name == "scores":
-        last.kernel.assign(4 * last.kernel)
+        features = keras.Model(model.inputs, last.input)(samples)
+        logits = ops.matmul(features, last.kernel)
+        last.kernel.assign(last.kernel * (_LOGITS / ops.std(logits)))
 
 
 def _samples(model: keras.Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -170,19 +179,26 @@ def _samples(model: keras.Model, rng: np.random.Generator) -> dict[str, np.ndarr
     }
 
 
-def export_layers(name: str, directory: Path, precisions: Sequence[str]) -> None:
+def export_layers(
+    name: str,
+    directory: Path,
+    precisions: Sequence[str],
+    formats: tuple[str, ...] = ("tflite", "onnx"),
+) -> None:
     """Export one of these networks, in the precisions that its operators have."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     model = LAYER_NETWORKS[name]()
     _settle(model, rng)
     samples = _samples(model, rng)
+    _soften(model, samples)
     wanted = list(precisions)
     while True:
         try:
             rl.export_model(
                 model,
                 directory,
+                formats=formats,
                 precisions=tuple(wanted),
                 calibration=samples,
                 inputs={name: x[:16] for name, x in samples.items()},

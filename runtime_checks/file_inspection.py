@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +15,14 @@ from ..artifacts.golden_set import GoldenSet
 from ..artifacts.manifest import METADATA_KEY, Artifact
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import REAL, typical_samples
+from ..devices.base import DeviceOptions
 from ..errors import UserError
 from ..reference.calibrated_inputs import miscalibrated_inputs
 from ..reference.network import can_evaluate, unevaluated_nodes
-from ..runtimes import Target
-from .end_to_end.findings import Finding, TargetResult
+from ..runtimes import LOCAL, Target
+from ..runtimes.run import TargetRun, run_target
+from .end_to_end.findings import Finding, TargetResult, judge_unknown_rule
+from .end_to_end.integer_agreement import must_agree
 from .interface_suspects import interface_suspect
 from .per_op.inspection import FileContents, inspect, readable
 
@@ -49,6 +53,7 @@ class FileInspection:
         threads: Threads that the runtimes may use.
         per_op: Whether every operator is checked even if all outputs are right.
         layers: Keras layers to judge; empty for the whole file.
+        devices: Options of devices other than this machine.
 
     Raises:
         UserError: The network has no such layer.
@@ -60,8 +65,9 @@ class FileInspection:
         threads: int,
         per_op: bool,
         layers: Sequence[str] = (),
+        devices: DeviceOptions | None = None,
     ) -> None:
-        self._export, self._threads = export, threads
+        self._export, self._threads, self._devices = export, threads, devices
         self._per_op, self._layers = per_op or bool(layers), layers
         self._contents: dict[str, FileContents | Finding | None] = {}
         network = export.folded_network
@@ -161,13 +167,14 @@ class FileInspection:
             if not _altered(contents):
                 return result
         try:
-            walked, faults, findings = inspect(
+            inspected = inspect(
                 self._export.path / artifact.file,
                 artifact,
                 golden,
                 target,
                 contents,
                 result,
+                self._run,
                 threads=self._threads,
             )
         except Exception as error:
@@ -177,11 +184,16 @@ class FileInspection:
             says = f"the operators of {artifact.file} cannot be inspected: {error}"
             finding = Finding("ops", artifact.foreign, says)
             return replace(result, findings=(*result.findings, finding))
+        versions = self._export.manifest.versions
+        if inspected.unknown_rule and not must_agree(
+            artifact, golden, result.ran, target.variant, versions
+        ):
+            result = judge_unknown_rule(result, golden, artifact)
         return replace(
             result,
-            findings=(*result.findings, *findings),
-            ops=walked.checks if walked else (),
-            faults=tuple(faults),
+            findings=(*result.findings, *inspected.findings),
+            ops=inspected.walk.checks if inspected.walk else (),
+            faults=tuple(inspected.faults),
         )
 
     def _foreign(
@@ -203,8 +215,8 @@ class FileInspection:
         if not self._per_op:
             return result
         path = self._export.path / artifact.file
-        walked, faults, _ = inspect(
-            path, artifact, golden, target, contents, result, threads=self._threads
+        walked, faults, *_ = inspect(
+            path, artifact, golden, target, contents, result, self._run, threads=self._threads
         )
         if walked is None:
             return result
@@ -239,6 +251,21 @@ class FileInspection:
         if contents.of_another_calibration and not artifact.foreign:
             return Finding("calibration", False, _OTHER_CALIBRATION.format(file=artifact.file))
         return None
+
+    def _run(
+        self, path: Path, artifact: Artifact, inputs: Mapping[str, np.ndarray], target: Target
+    ) -> TargetRun:
+        """Run a file that is not of the export on a target."""
+        if target.device == LOCAL:
+            return run_target(path, artifact, inputs, target, threads=self._threads)
+        from ..devices import run_on_device
+
+        manifest = replace(self._export.manifest, artifacts=(artifact,))
+        alone = replace(self._export, path=path.parent, manifest=manifest)
+        runs = run_on_device(
+            alone, [artifact], inputs, target, threads=self._threads, options=self._devices
+        )
+        return next(run for _, run in runs)
 
     def _read(self, artifact: Artifact) -> FileContents | Finding | None:
         if not readable(artifact):

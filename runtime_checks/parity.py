@@ -152,7 +152,7 @@ def run_check(
     selection = select(
         export, options.targets, artifacts=options.artifacts, precisions=options.precisions
     )
-    inside = FileInspection(export, counts[0], options.per_op, options.layers)
+    inside = FileInspection(export, counts[0], options.per_op, options.layers, options.devices)
     with _verified(export, [entry for _, entry in selection.pairs]) as run:
         golden = export.read_golden()
         for artifact in run:

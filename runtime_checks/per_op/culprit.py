@@ -109,6 +109,11 @@ def weight_faults(
     return list({fault.message: fault for fault in faults}.values())
 
 
+def _scope(op: GraphOp) -> str:
+    """Return the layer that an op's name starts with: `conv/BiasAdd;conv/convolution` is conv."""
+    return op.name.split(";")[0].split("/")[0]
+
+
 def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[Fault]:
     """Return a fault for each integer op whose result matches no rounding rule.
 
@@ -122,7 +127,7 @@ def rounding_faults(integers: IntegerReport, checks: Sequence[OpCheck]) -> list[
     layers = {check.op.index: check.layer for check in checks if check.op is not None}
     faults = []
     for check in integers.wrong:
-        layer = layers.get(check.core.index) or layers.get(check.op.index) or check.op.name
+        layer = layers.get(check.core.index) or layers.get(check.op.index) or _scope(check.op)
         rule = f"; nearest rule: {check.rule.says}" if check.rule else ""
         if check.ignored:
             rule = f"; it ignores the zero point of its input '{check.ignored}'"

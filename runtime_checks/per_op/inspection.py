@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,14 +41,31 @@ from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
 from .culprit import Fault, name_fault, rounding_faults, static_faults, weight_faults
 from .integer_rounding import IntegerReport, recognise
-from .observation import Observation, observe
+from .observation import Observation, RunFile, observe
 from .op_results import Walk
+from .rounding_chain import UNKNOWN_RULE
 from .walk import walk
 
 _SHARED = (
     "operators were not checked: dynamic quantization uses one range for all {size} samples of a "
     "batch, so samples are not independent; with batch size 1 operators are checked"
 )
+
+
+class Inspected(NamedTuple):
+    """The operators of a file.
+
+    Attributes:
+        walk: Every operator's error; None when the file could not be run.
+        faults: The faults by layer.
+        findings: The findings.
+        unknown_rule: Whether all operators are right, some by a rounding rule that is not known.
+    """
+
+    walk: Walk | None
+    faults: list[Fault]
+    findings: list[Finding]
+    unknown_rule: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,9 +228,10 @@ def inspect(
     target: Target,
     contents: FileContents,
     result: TargetResult,
+    run: RunFile,
     *,
     threads: int = 1,
-) -> tuple[Walk | None, list[Fault], list[Finding]]:
+) -> Inspected:
     """Check a file op by op and name the faults.
 
     Args:
@@ -222,18 +241,30 @@ def inspect(
         target: Where it was run.
         contents: The file's graph, network and weights.
         result: The end-to-end verdict, whose worst samples are used first.
+        run: Runs another file on the target.
         threads: Threads that the runtime may use.
 
     Returns:
-        The walk (None when the file could not be run), the faults, and the findings.
+        The walk, the faults, and the findings.
     """
     if shares_ranges(artifact):
-        return None, [], [Finding("ops", True, _SHARED.format(size=artifact.inputs[0].shape[0]))]
+        says = _SHARED.format(size=artifact.inputs[0].shape[0])
+        return Inspected(None, [], [Finding("ops", True, says)])
     worst = [*_odd(result, golden), *(entry.worst_sample for entry in result.outputs)]
     try:
-        seen = observe(path, artifact, golden, target, result.given, threads=threads, first=worst)
+        seen = observe(
+            path,
+            artifact,
+            contents.graph,
+            golden,
+            target,
+            result.given,
+            run,
+            threads=threads,
+            first=worst,
+        )
     except ArtifactError as error:
-        return None, [], [Finding("ops", False, str(error))]
+        return Inspected(None, [], [Finding("ops", False, str(error))])
     exact = numbers_of(seen.inputs, contents.network, contents.graph)
     network = _in_one_piece(contents.network, artifact)
     walked = walk(
@@ -243,8 +274,11 @@ def inspect(
         exact,
         contents.weights,
         in_pieces=_in_pieces(network, artifact),
+        further=UNKNOWN_RULE if seen.own_rule else 0.0,
     )
     integers = recognise(contents.graph, artifact.format, seen.tensors)
+    if seen.own_rule and integers is not None:
+        integers = integers.with_unknown_rule()
     faults = _faults(contents, walked, integers)
     if not faults and not result.passed:
         # Every op is within its worst-case bound, but the output is too noisy.
@@ -255,7 +289,7 @@ def inspect(
         findings.append(Finding("rounding", True, integers.sentence + where))
     if not faults:
         findings.append(_all_right(walked, seen))
-    return walked, faults, findings
+    return Inspected(walked, faults, findings, seen.own_rule and not faults)
 
 
 def _odd(result: TargetResult, golden: GoldenSet) -> list[int]:

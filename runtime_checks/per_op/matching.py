@@ -62,13 +62,18 @@ class Tensors:
         graph: The file.
         tensors: Key to (P, …): what the runtime computed for each of P samples.
         samples: P.
+        further: Steps that each op of integers may err more than by the known rules.
 
     Attributes:
         arrays: Those that depend on the inputs' numbers; dequantized constants and shapes do not.
     """
 
     def __init__(
-        self, graph: ArtifactGraph, tensors: Mapping[str, np.ndarray], samples: int
+        self,
+        graph: ArtifactGraph,
+        tensors: Mapping[str, np.ndarray],
+        samples: int,
+        further: float = 0.0,
     ) -> None:
         self.graph, self._samples = graph, samples
         self._producers = {key: op for op in graph.ops for key in op.outputs}
@@ -85,7 +90,7 @@ class Tensors:
         self.arrays = {k: a for k, a in tensors.items() if k in graph.tensors and k in computed}
         self._storages: dict[str, Storage] = {}
         self._sources: frozenset[str] = frozenset()
-        self._chain = RoundingChain(graph, tensors, samples)
+        self._chain = RoundingChain(graph, tensors, samples, further)
         self._by_size: dict[int, list[str]] = {}
         for key, array in self.arrays.items():
             self._by_size.setdefault(array.size, []).append(key)

@@ -2,25 +2,33 @@
 
 Some runtimes expose no tensors, and devices return only outputs. Another runtime of this machine is
 then used instead. For integer files the rounding matters, so the substitute is one whose outputs
-equal the target's to the bit, if there is one.
+equal the target's to the bit. If there is none, the target runs a copy of a .tflite file that
+returns all tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
+from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, RANDOM, REAL, SEARCH
+from ...errors import UserError
+from ...locks import temporary_folder
 from ...runtimes import LOCAL, RUNTIMES, Target, make_runner, runner_class, usable_here
 from ...runtimes.base import TensorReader
-from ...runtimes.run import run_target
+from ...runtimes.run import TargetRun, run_target
 from ...runtimes.session import Session
+from .exposed_copy import exposed_tensors, write_exposed
+
+# Runs a file on a target. Args: the file, its entry, the inputs, the target.
+RunFile = Callable[[Path, Artifact, Mapping[str, np.ndarray], Target], TargetRun]
 
 # Substitutes that expose the tensors of a file, the preferred one first.
 _STAND_INS = {
@@ -44,20 +52,25 @@ class Observation:
         remark: Ends a statement: why another target was used; else empty.
         inputs: Keras input name to (P, …) floats.
         tensors: The file's key to (P, …).
+        own_rule: Whether the target's integers follow no known rule, so that it had to be the one
+            that ran, and its operators may round by another rule.
     """
 
     on: Target
     remark: str
     inputs: Mapping[str, np.ndarray] = field(repr=False)
     tensors: Mapping[str, np.ndarray] = field(repr=False)
+    own_rule: bool = False
 
 
 def observe(
     path: Path,
     artifact: Artifact,
+    graph: ArtifactGraph,
     golden: GoldenSet,
     target: Target,
     given: Mapping[str, np.ndarray],
+    run: RunFile,
     *,
     threads: int = 1,
     first: Sequence[int] = (),
@@ -67,9 +80,11 @@ def observe(
     Args:
         path: The file.
         artifact: The manifest's entry of the file.
+        graph: The file's graph.
         golden: The golden set to take samples from.
         target: The target to run it on.
         given: Keras output name to (N, …) outputs of the target for the golden inputs.
+        run: Runs another file on the target.
         threads: Threads that the runtime may use.
         first: Samples to use before others: those that failed.
 
@@ -80,7 +95,19 @@ def observe(
     inputs = {name: array[index] for name, array in golden.inputs.items()}
     on, remark = target, ""
     if not _shows_tensors(target):
-        on, remark = _stand_in(path, artifact, golden, target, given)
+        stand_in = _stand_in(path, artifact, golden, target, given)
+        if stand_in is None:
+            known = {name: array[index] for name, array in given.items()}
+            copied = _by_copy(path, artifact, graph, target, inputs, known, run)
+            if copied is not None:
+                return copied
+            on = next(_candidates(artifact, target))
+            remark = (
+                f"on {on}, {_why(target)}; its outputs differ, so the rounding of {target} is not "
+                "known"
+            )
+        else:
+            on, remark = stand_in
     runner = make_runner(on, path, threads=threads)
     assert isinstance(runner, TensorReader)
     with runner:
@@ -111,19 +138,26 @@ def _shows_tensors(target: Target) -> bool:
     return target.device == LOCAL and issubclass(runner_class(target.runtime), TensorReader)
 
 
+def _why(target: Target) -> str:
+    """Return a clause: why another target is used."""
+    missing = "" if target.device == LOCAL and not _shows_tensors(target) else " here"
+    return f"since {target} exposes no tensors{missing}"
+
+
 def _stand_in(
     path: Path,
     artifact: Artifact,
     golden: GoldenSet,
     target: Target,
     given: Mapping[str, np.ndarray],
-) -> tuple[Target, str]:
-    """Return the substitute for a target, and a remark on it."""
+) -> tuple[Target, str] | None:
+    """Return the substitute for a target, and a remark on it.
+
+    None for a file of integers if no substitute has the same outputs.
+    """
     candidates = list(dict.fromkeys(_candidates(artifact, target)))
-    missing = "" if target.device == LOCAL and not _shows_tensors(target) else " here"
-    why = f"since {target} exposes no tensors{missing}"
     if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER:
-        return candidates[0], f"on {candidates[0]}, {why}"
+        return candidates[0], f"on {candidates[0]}, {_why(target)}"
     finite = golden.kind != NONFINITE  # of the others integers say nothing
     inputs = {name: array[finite] for name, array in golden.inputs.items()}
     for candidate in candidates:
@@ -132,10 +166,42 @@ def _stand_in(
             np.array_equal(outputs[name], given[name][finite]) for name in given
         ):
             same = f"whose outputs on {int(finite.sum())} samples are the same bits"
-            return candidate, f"on {candidate}, {same}, {why}"
-    return candidates[0], (
-        f"on {candidates[0]}, {why}; its outputs differ, so the rounding of {target} is not known"
-    )
+            return candidate, f"on {candidate}, {same}, {_why(target)}"
+    return None
+
+
+def _by_copy(
+    path: Path,
+    artifact: Artifact,
+    graph: ArtifactGraph,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    given: Mapping[str, np.ndarray],
+    run: RunFile,
+) -> Observation | None:
+    """Run a copy that returns all tensors on the target itself.
+
+    Returns:
+        The tensors; None if the target cannot run the copy, computes in floats, or gives the
+        outputs of the file other bits then.
+    """
+    if artifact.format != "tflite" or not RUNTIMES[target.runtime].follows_rules:
+        return None
+    batch = artifact.inputs[0].shape[0] or 1
+    with temporary_folder() as folder:
+        copied = write_exposed(path, artifact, graph, batch, folder)
+        try:
+            found = run(folder / copied.file, copied, inputs, target)
+        except UserError:
+            return None
+    if found.problem or any(
+        name not in found.outputs or not np.array_equal(found.outputs[name], known, equal_nan=True)
+        for name, known in given.items()
+    ):
+        return None
+    tensors = exposed_tensors(found.outputs, copied, artifact, graph)
+    remark = f"on {target}, from a copy of the file that returns all tensors"
+    return Observation(target, remark, inputs, tensors, own_rule=True)
 
 
 def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:

@@ -20,6 +20,8 @@ from .function_errors import POINTWISE, carried_errors, own_errors
 # An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
 # multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
 _NEAREST = 0.51
+# An unknown rule may truncate where a known one rounds.
+UNKNOWN_RULE = 0.5
 # Look-up tables and integer approximations of activations and means: within one step. So are
 # requantizations: XNNPACK's factors are off by up to 1/512, which is half a step of 255. An ONNX
 # file that follows it adds a float to move ties before it rounds.
@@ -81,10 +83,18 @@ class RoundingChain:
         graph: The file.
         shown: Key to (P, …): what the runtime computed for each of P samples.
         samples: P.
+        further: Steps that each op may err more than by the known rules.
     """
 
-    def __init__(self, graph: ArtifactGraph, shown: Mapping[str, np.ndarray], samples: int) -> None:
+    def __init__(
+        self,
+        graph: ArtifactGraph,
+        shown: Mapping[str, np.ndarray],
+        samples: int,
+        further: float = 0.0,
+    ) -> None:
         self._graph, self._shown, self._samples = graph, shown, samples
+        self._further = further
         self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
         self._inputs = frozenset(graph.inputs)
         self._sums: dict[tuple[str, ...], list[GraphOp]] = {}
@@ -113,7 +123,8 @@ class RoundingChain:
         if self._depth.get(key, 0) > _MOST_OPS:
             return np.full(self._samples, np.inf)
         steps = self._graph.tensors[key].quantization
-        least = 0.0 if steps is None else _NEAREST * float(steps.scales.max())
+        nearest = _NEAREST + self._further
+        least = 0.0 if steps is None else nearest * float(steps.scales.max())
         return np.maximum(least, self._through_op(key))
 
     def _depths(self, sources: frozenset[str]) -> dict[str, int]:
@@ -257,7 +268,8 @@ class RoundingChain:
         if floats is None or integers is None or steps is None:
             return self._saturated(key)
         errors = np.abs(floats - self._numbers(key)).reshape(self._samples, -1)
-        return np.asarray((errors > _NEAREST * steps.scales.max()).any(axis=1))
+        nearest = _NEAREST + self._further
+        return np.asarray((errors > nearest * steps.scales.max()).any(axis=1))
 
     def _carried(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of an op's inputs."""
@@ -344,7 +356,7 @@ class RoundingChain:
         if kind == "QUANTIZE" and not floats:
             kind = _REGRIDS
         size = float(steps.scales.max())
-        own = _steps(kind, steps.dtype.itemsize) * size + self._first_rounding(op)
+        own = (_steps(kind, steps.dtype.itemsize) + self._further) * size + self._first_rounding(op)
         if kind == "SOFTMAX" and steps.dtype.itemsize > 1:
             own += _of_exponentials(self._numbers(read))
         argument = self._graph.tensors[read].quantization

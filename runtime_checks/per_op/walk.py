@@ -32,6 +32,7 @@ def walk(
     weights: Sequence[WeightMatch],
     *,
     in_pieces: frozenset[str] = frozenset(),
+    further: float = 0.0,
 ) -> Walk:
     """Check a file op by op.
 
@@ -43,11 +44,12 @@ def walk(
         weights: The state of each weight: quantized ones within half a step are taken from the
             file, so that their rounding is not attributed to the op.
         in_pieces: Layers that the file may split into other operations; see `Evaluation`.
+        further: Steps that each op of integers may err more than by the known rules.
 
     Returns:
         Every op's error relative to its bound, and the culprits.
     """
-    shown = Tensors(graph, tensors, len(next(iter(inputs.values()))))
+    shown = Tensors(graph, tensors, len(next(iter(inputs.values()))), further)
     rounded = RoundedWeights.of(network, weights)
     true = _evaluated(network, inputs)
     places = {node.name: place for place, node in enumerate(network.nodes)}

@@ -18,6 +18,7 @@ from renormlite.runtime_checks.per_op.integer_rounding import recognise
 from renormlite.runtime_checks.per_op.observation import observe
 from renormlite.runtimes import Target
 from renormlite.runtimes.litert import LiteRTRunner
+from renormlite.runtimes.run import run_target
 
 
 def shown(directory, suffix: str, target: str, first=()):
@@ -26,8 +27,9 @@ def shown(directory, suffix: str, target: str, first=()):
     artifact = next(a for a in export.artifacts if a.file.endswith(f"int8.{suffix}"))
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     path = export.path / artifact.file
-    seen = observe(path, artifact, golden, Target.parse(target), {}, first=first)
-    return read_graph(path, suffix), seen.tensors
+    graph, on = read_graph(path, suffix), Target.parse(target)
+    seen = observe(path, artifact, graph, golden, on, {}, run_target, first=first)
+    return graph, seen.tensors
 
 
 @pytest.mark.parametrize(

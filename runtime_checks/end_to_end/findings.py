@@ -224,9 +224,10 @@ def judge_unknown_rule(result: TargetResult, golden: GoldenSet, artifact: Artifa
     verdicts = []
     for entry in result.outputs:
         name = entry.metrics.output
-        bound = end_to_end_bound(golden, artifact, name, follows_rules=False)
+        bound = end_to_end_bound(golden, artifact, name, entry.rounding, follows_rules=False)
         ratios = bound.ratios(result.given[name])
-        verdicts.append(OutputVerdict(entry.metrics, bound, ratios, pooled(ratios, golden.kind)))
+        whole = pooled(ratios, golden.kind)
+        verdicts.append(replace(entry, bound=bound, ratios=ratios, pooled_ratio=whole))
     noise = {entry.metrics.output: _noise(entry, golden) for entry in verdicts}
     findings = [
         replace(finding, passed=True, message=finding.message + _WITHIN_A_STEP)

@@ -28,6 +28,7 @@ from .fold import (
     values_of_inputs,
 )
 from .fold.backend import require_tensorflow
+from .fold.keras_graph import read_graph
 from .formats.format_table import needs_calibration
 from .input_norms import with_input_norms
 from .network.write import build_network
@@ -260,6 +261,7 @@ def _prepare(
     step = Steps(listener) if listener else Steps()
     if trained is not None:
         model = trained.float_model
+    nested = read_graph(model).paths if _selects_layers(options) else {}
     with step("model", "prepare"):
         prepared = prepare(
             model,
@@ -318,6 +320,7 @@ def _prepare(
         trained=trained,
         with_norms=with_norms,
         original=model,
+        nested=nested,
         pixels=options.preprocessing_in_model,
     )
     return ExportRun(
@@ -334,6 +337,10 @@ def _prepare(
             golden.choose_samples(signature.inputs, values, real.arrays if real else None)
         ),
     )
+
+
+def _selects_layers(options: ExportOptions) -> bool:
+    return bool(options.keep_float or options.keep_int16 or options.recipe)
 
 
 def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -> list[str]:

@@ -292,6 +292,7 @@ class ArtifactWriter:
             graph.layer_names,
             graph.output_layers,
             variant.float_layers,
+            nested=self.variants.nested,
             pixels=self._options.preprocessing_in_model,
         )
 

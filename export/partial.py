@@ -16,8 +16,12 @@ class PartialExportError(UserError):
     def __init__(self, manifest: Manifest) -> None:
         """Name the refused files and the reasons, and the files that are written."""
         self.manifest = manifest
+        files: dict[str, list[str]] = {}
+        for file, reason in manifest.refused.items():
+            files.setdefault(reason, []).append(file)
         reasons = " ".join(
-            f"{file} was not written: {reason}" for file, reason in manifest.refused.items()
+            f"{', '.join(names)} {'were' if len(names) > 1 else 'was'} not written: {reason}"
+            for reason, names in files.items()
         )
         written = ", ".join(artifact.file for artifact in manifest.artifacts)
         super().__init__(f"{reasons} Written: {written}.")

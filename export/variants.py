@@ -70,6 +70,7 @@ class Variants:
         trained: TrainedModel | None = None,
         with_norms: InputNorms | None = None,
         original: keras.Model | None = None,
+        nested: Mapping[str, str] | None = None,
         pixels: bool = False,
     ) -> None:
         """Create the variants.
@@ -84,9 +85,11 @@ class Variants:
             with_norms: The network that keeps the norms of its inputs; None if there are none, or
                 if the user has chosen.
             original: The trained network.
+            nested: Name of a layer in the folded network to its path in the user's model.
             pixels: Whether the network takes raw pixels.
         """
         self.trained = trained
+        self.nested = nested or {}
         self._has_norms = bool(folded.report.records)
         self.plain = Variant("", folded.model, folded.report.input_norms)
         self.samples = samples.take(_SAMPLES) if samples else None

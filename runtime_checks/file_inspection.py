@@ -12,6 +12,7 @@ import numpy as np
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import GoldenSet
+from ..artifacts.layer_names import is_named
 from ..artifacts.manifest import METADATA_KEY, Artifact
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import REAL, typical_samples
@@ -52,7 +53,7 @@ class FileInspection:
         export: The export.
         threads: Threads that the runtimes may use.
         per_op: Whether every operator is checked even if all outputs are right.
-        layers: Keras layers to judge; empty for the whole file.
+        layers: Keras layers to judge, by name or pattern; empty for the whole file.
         devices: Options of devices other than this machine.
 
     Raises:
@@ -68,16 +69,19 @@ class FileInspection:
         devices: DeviceOptions | None = None,
     ) -> None:
         self._export, self._threads, self._devices = export, threads, devices
-        self._per_op, self._layers = per_op or bool(layers), layers
+        self._per_op = per_op or bool(layers)
         self._contents: dict[str, FileContents | Finding | None] = {}
         network = export.folded_network
         known = dict.fromkeys(node.layer for node in network.nodes) if network else {}
-        unknown = [name for name in layers if name not in known]
-        if unknown:
-            raise UserError(
-                f"{export.path} has no layer '{unknown[0]}' with weights or ops of its own. "
-                f"It has {', '.join(known) or 'no network'}."
-            )
+        self._layers: dict[str, None] = {}
+        for pattern in layers:
+            found = [name for name in known if is_named(name, pattern)]
+            if not found:
+                raise UserError(
+                    f"{export.path} has no layer {pattern!r} with weights or ops of its own. "
+                    f"It has {', '.join(map(repr, known)) or 'no network'}."
+                )
+            self._layers |= dict.fromkeys(found)
 
     def read(self, artifact: Artifact) -> FileContents | Finding | None:
         """Return a file's contents, the failure to read it, or None if there is no network."""

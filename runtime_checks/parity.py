@@ -110,7 +110,8 @@ def check_parity(
         devices: Options for devices other than this machine, such as time limits.
         artifacts: Check these files only.
         precisions: Check files of these precisions only.
-        layers: Check the weights and operators of these Keras layers only.
+        layers: Check the weights and operators of these Keras layers only: names or patterns
+            (`head*`).
         baseline: JSON report of an earlier check; anything that got worse is a failure.
 
     Returns:

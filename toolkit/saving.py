@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from . import bias_map as _bias_map  # noqa: F401
 from . import channel_affine as _channel_affine  # noqa: F401
 from . import layers as _layers  # noqa: F401
 from . import learned as _learned  # noqa: F401
+from .keras_2 import upgraded
 from .quantize_aware import functions as _functions  # noqa: F401
 from .quantize_aware import linear as _linear  # noqa: F401
 from .quantize_aware import operators as _operators  # noqa: F401
@@ -36,6 +39,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 _UNREGISTERED = re.compile(
     r"(?:Could not locate|Unknown) (?P<kind>[a-z ]+):? '(?:[^'>]+>)?(?P<name>[^']+)'"
 )
+
+# Layers of Keras 2 that call a function of TensorFlow.
+_TENSORFLOW_FUNCTION = re.compile(r"(TFOpLambda|SlicingOpLambda|ClassMethod|InstanceMethod)\b")
 
 
 def load_model(
@@ -65,8 +71,8 @@ def load_model(
     kind = _kind_of(path)
     try:
         with tempfile.TemporaryDirectory() as folder, _bounded_weights(path):
-            named = path
-            if path.suffix not in _SUFFIXES[kind]:  # Keras goes by the name
+            named = _upgraded(path, Path(folder)) if kind == "h5" else path
+            if named.suffix not in _SUFFIXES[kind]:  # Keras goes by the name
                 named = Path(folder) / f"model.{kind}"
                 named.symlink_to(path.resolve())
             return keras.models.load_model(named, compile=False, safe_mode=not unsafe)
@@ -74,6 +80,25 @@ def load_model(
         raise
     except Exception as error:  # a file, and the code it names, can raise anything
         raise UserError(printable(_reason(path, error))) from error
+
+
+def _upgraded(path: Path, folder: Path) -> Path:
+    """Return a copy of an HDF5 file of Keras 2 that Keras 3 reads; `path` if it needs no change."""
+    import h5py
+
+    with h5py.File(path) as file:
+        version = file.attrs.get("keras_version", "2")
+        version = version.decode() if isinstance(version, bytes) else str(version)
+        config = json.loads(file.attrs["model_config"])
+    if not version.startswith("2"):
+        return path
+    changed = upgraded(config)
+    if changed == config:
+        return path
+    copy = Path(shutil.copyfile(path, folder / "upgraded.h5"))
+    with h5py.File(copy, "r+") as file:
+        file.attrs["model_config"] = json.dumps(changed)
+    return copy
 
 
 @contextlib.contextmanager
@@ -126,6 +151,11 @@ def _kind_of(path: Path) -> str:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"Expected a model file. Received: {path}, which {what}. {HOW_TO_SAVE}")
     if zipfile.is_zipfile(path) and _has_config(path):
+        if _is_of_keras_2(path):
+            raise UserError(
+                f"{path} was saved by Keras 2 in a format that Keras 3 cannot read. Save it as "
+                f"HDF5: tf_keras.models.load_model('{path}').save('NAME.h5')."
+            )
         return "keras"
     with open(path, "rb") as stream:
         if stream.read(len(_HDF5)) != _HDF5:
@@ -145,6 +175,15 @@ def _has_config(path: Path) -> bool:
             return "config.json" in archive.namelist()
     except Exception:  # a damaged file can raise any type; Keras' error says what is wrong
         return True
+
+
+def _is_of_keras_2(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read("metadata.json"))
+            return str(metadata["keras_version"]).startswith("2.")
+    except Exception:  # a damaged file can raise any type; Keras' error says what is wrong
+        return False
 
 
 def _has_network(path: Path) -> bool:
@@ -170,6 +209,12 @@ def _reason(path: Path, error: Exception) -> str:
             f"{path} holds a Lambda layer: Python code that would run as the file is read. If you "
             "trust where the file comes from, allow it: --unsafe (Python: unsafe=True). A layer "
             "class of your own instead of the Lambda needs no permission."
+        )
+    if functions := sorted(set(_TENSORFLOW_FUNCTION.findall(text))):
+        return (
+            f"{path} calls functions of TensorFlow as layers ({', '.join(functions)}), which only "
+            "Keras 2 can load. Build the model in Keras 3 with keras.ops in their place, then: "
+            f"model.load_weights('{path}')."
         )
     if unknown := _UNREGISTERED.search(text):
         return (

@@ -201,6 +201,7 @@ class Graph:
         output_structure: The structure of the outputs, with a `Slot` at each leaf.
         output_names: The Keras names of the outputs.
         opaque: For each layer whose inner layers could not be read, by id, the reason.
+        paths: Name of each layer that was read to its path in the model, such as `block/conv`.
     """
 
     def __init__(self, name: str) -> None:
@@ -211,6 +212,7 @@ class Graph:
         self.output_structure: Any = None
         self.output_names: list[str] = []
         self.opaque: dict[int, str] = {}
+        self.paths: dict[str, str] = {}
         self._calls_added = 0
         self._names: set[str] = set()
         self._owners: dict[str, Call | None] = {}

@@ -172,6 +172,7 @@ class _Reader:
         self.time_in_batch = time_in_batch
         self.masks = masks
         self.ops: dict[int, Kept] = {}
+        self.inside: list[str] = []  # names of the nested models that are being read
 
     def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
         """Add all calls between the tensors in ``env`` and ``outputs``, without recursion."""
@@ -221,7 +222,10 @@ class _Reader:
             id(tensor): self.adapted(value, tensor, value.dtype, prefix)
             for tensor, value in zip(inner_inputs, inputs, strict=False)
         }
-        return self.expand(list(inner_outputs), env, prefix)
+        self.inside.append(prefix)
+        values = self.expand(list(inner_outputs), env, prefix)
+        self.inside.pop()
+        return values
 
     def adapted(self, value: Value, wanted: Any, dtype: str, prefix: str) -> Value:
         """Convert a value to a dtype and a rank, as Keras does at the input of a nested model.
@@ -276,6 +280,7 @@ class _Reader:
         if op is None:
             op = Kept(operation, self.graph.unique_name(operation.name, prefix))
             self.ops[id(operation)] = op
+            self.graph.paths[op.name] = "/".join((*self.inside, operation.name))
         arguments = node.arguments
         args = kwargs = None
         simple = len(arguments.args) == 1 and not arguments.kwargs

@@ -54,6 +54,7 @@ def choices_for(
     outputs: Mapping[str, str],
     norms: tuple[str, ...] = (),
     *,
+    nested: Mapping[str, str] | None = None,
     pixels: bool = False,
 ) -> QuantizerChoices | None:
     """Return the settings of a recipe; None if they are the quantizer's defaults.
@@ -63,6 +64,7 @@ def choices_for(
         layer_names: Code of a layer in the converter's names to the path of the layer.
         outputs: Name of an output in the converter's names to the path of its layer.
         norms: Norms of inputs that compute in float32.
+        nested: Name of a layer in the folded network to its path in the model.
         pixels: Whether the network takes pixels.
 
     Raises:
@@ -71,8 +73,8 @@ def choices_for(
     if not recipe.changes_file and not norms and not pixels:
         return None
     paths = layer_names.values()
-    floats = select(recipe.keep_float, paths, "keep_float")
-    wide = select(recipe.keep_int16, paths, "keep_int16")
+    floats = select(recipe.keep_float, paths, "keep_float", nested)
+    wide = select(recipe.keep_int16, paths, "keep_int16", nested)
     wide = tuple(path for path in wide if path not in floats)
     only_wide = bool(wide) and not norms and not pixels and wide == select(("*",), paths, "")
     names = {**layer_names, **outputs}

@@ -65,7 +65,7 @@ def test_parts(coarse_export):
         ({"artifacts": ["none.tflite"]}, "has no artifact 'none.tflite'. It has tiny"),
         ({"precisions": ["int4"]}, "has no precision 'int4'. It has float32"),
         ({"artifacts": ["tiny.int8.onnx"], "precisions": ["float32"]}, "None of tiny.int8.onnx"),
-        ({"layers": ["no"]}, "has no layer 'no' .* It has stem"),
+        ({"layers": ["no"]}, "has no layer 'no' .* It has 'stem'"),
     ],
 )
 def test_an_unknown_part_is_refused(coarse_export, options, sentence):
@@ -115,3 +115,10 @@ def test_a_part_does_not_replace_the_page_of_the_whole(export):
     (export / "tiny.float32.tflite").rename(export / "old")
     assert "report.part.html" in run("--artifact", "tiny.float32.onnx", "--layer", "stem")
     assert "report.part.html" not in run("--artifact", "tiny.float32.onnx")
+
+
+def test_layers_are_selected_by_patterns(export):
+    report = check_parity(export, layers=["st*"])
+    assert {op.layer for result in report.results for op in result.ops} == {"stem"}
+    with pytest.raises(UserError, match=r"no layer 'xy\*' with weights .* It has 'stem', "):
+        check_parity(export, layers=["xy*"])

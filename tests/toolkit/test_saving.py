@@ -123,6 +123,91 @@ def test_a_file_of_keras_2_loads(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, np.load(tmp_path / "y.npy"), rtol=1e-5)
 
 
+KERAS_2 = """
+import sys, numpy as np, tf_keras as k
+L = k.layers
+k.utils.set_random_seed(0)
+i = k.Input((6, 6, 2))
+
+def base(name, frozen=False, sequential=False):
+    layers = [L.Conv2D(2, 3, padding="same", name=name + "conv"), L.BatchNormalization(), L.ReLU()]
+    n = x = k.Input((6, 6, 2))
+    for layer in layers:
+        x = layer(x)
+    model = k.Sequential(layers, name=name + "s") if sequential else k.Model(n, x, name=name + "m")
+    model.build((None, 6, 6, 2))
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(len(weight.name)).uniform(0.5, 1, weight.shape))
+    model.trainable = not frozen
+    return model
+
+def head(x):
+    return L.Dense(2)(L.GlobalAveragePooling2D()(x))
+
+kind = sys.argv[1]
+if kind == "slashes":  # as in DenseNet; one of the new names is taken
+    x = base("in/ner")(L.ReLU(name="conv1_bn")(L.Conv2D(2, 1, name="conv1/bn")(i)))
+    m = k.Model(i, L.Dense(2, name="f/c")(L.GlobalAveragePooling2D(name="a/b")(x)))
+elif kind == "called twice":
+    b = base("b")
+    m = k.Model(i, head(L.Add()([b(i), b(b(i))])))
+elif kind == "frozen":
+    m = k.Model(i, head(base("b", frozen=True)(i)))
+elif kind == "sequential in functional":
+    m = k.Model(i, head(base("b", sequential=True)(i)))
+elif kind == "functional in sequential":
+    m = k.Sequential([base("b", frozen=True), L.GlobalAveragePooling2D(), L.Dense(2)])
+    m.build((None, 6, 6, 2))
+elif kind == "model as output":
+    m = k.Model(i, base("b", sequential=True)(base("c")(i)))
+else:
+    n = k.Input((6, 6, 2))
+    two = k.Model(n, [L.Conv2D(2, 1)(n), L.Conv2D(2, 1)(n)], name="two")
+    u, v = two(i)
+    m = k.Model(i, {"u": head(u), "v": head(v)})
+m.save("two.h5")
+m.save("two.keras")
+x = np.random.default_rng(1).normal(size=(3, 6, 6, 2)).astype("float32")
+y = m(x)
+y = list(y.values()) if isinstance(y, dict) else [y]
+np.savez("y.npz", x=x, y=np.concatenate([np.ravel(a) for a in y]))
+"""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("slashes", "called twice", "frozen", "sequential in functional"),
+        *("functional in sequential", "model as output", "two outputs"),
+    ],
+)
+def test_nested_models_and_names_of_keras_2_load(kind: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", KERAS_2, kind], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    wanted = np.load(tmp_path / "y.npz")
+    model = rl.load_model(tmp_path / "two.h5")
+    x = wanted["x"] if isinstance(model, keras.Sequential) else [wanted["x"]]
+    got = [np.ravel(y) for y in keras.tree.flatten(model(x, training=False))]
+    np.testing.assert_allclose(np.concatenate(got), wanted["y"], rtol=1e-5, atol=1e-6)
+    if kind == "slashes":
+        names = {layer.name for layer in model.layers}
+        assert {"conv1_bn", "conv1_bn_", "in_nerm", "a_b", "f_c"} < names
+        with pytest.raises(rl.UserError, match=r"saved by Keras 2 .*save\('NAME\.h5'\)"):
+            rl.load_model(tmp_path / "two.keras")
+
+
+def test_functions_of_tensorflow_in_a_keras_2_file_are_named(tmp_path: Path) -> None:
+    program = (
+        "import tensorflow as tf, tf_keras as k; i = k.Input((3,));"
+        "k.Model(i, k.layers.Dense(2)(tf.abs(i) + 1)).save('two.h5')"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=True)
+    with pytest.raises(rl.UserError, match=r"functions of TensorFlow as layers \(TFOpLambda\)"):
+        rl.load_model(tmp_path / "two.h5")
+
+
 def test_the_message_for_another_kind_of_file_says_how_to_save_a_model(
     saved: Path, tmp_path: Path
 ) -> None:

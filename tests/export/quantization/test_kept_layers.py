@@ -11,7 +11,8 @@ import renormlite as rl
 from renormlite.artifacts.flatbuffer import operator_kind, parse
 from renormlite.export.quantization.layer_selection import belongs, select
 
-LAYERS = ("stem", "down", "down_relu", "depth", "point", "flat", "scores", "block/conv", "conv#2")
+LAYERS = ("stem", "down", "down_relu", "depth", "point", "flat", "scores", "block/conv", "conv")
+LAYERS += ("conv#2",)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,56 @@ def test_operators_belong_to_the_layers_that_they_were_fused_from():
     assert belongs("block/conv#2/convolution", ("block/conv",))
     assert belongs("block/conv/Relu", ("block",))
     assert not belongs("down_relu/Relu", ("down",))
+
+
+ODD = ("conv#1", "a;b,c", "star*[1]?", "größe 2.0")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_layers_with_any_name_can_be_selected(name, tmp_path, data):
+    x = y = keras.Input((8, 8, 1), name="x")
+    for other in ODD:
+        y = keras.layers.Conv2D(2, 1, name=other)(y)
+    rl.export_model(
+        keras.Model(x, y),
+        tmp_path / "tiny",
+        precisions=("int8",),
+        calibration=data,
+        equalize="never",
+        keep_float=(name,),
+    )
+    kinds = _types(tmp_path / "tiny")
+    assert kinds.count(("CONV_2D", FLOAT32)) == 1
+    assert kinds.count(("CONV_2D", INT8)) == len(ODD) - 1
+    graph = onnx.load(tmp_path / "tiny" / "tiny.int8.onnx").graph
+    makers = {out: node for node in graph.node for out in node.output}
+    read = [makers.get(n.input[1]) for n in graph.node if n.op_type == "Conv"]
+    assert sum(maker is None for maker in read) == 1  # the others read DequantizeLinear
+
+
+def test_second_calls_are_not_layers():
+    assert select(["*"], ["conv", "conv#2", "other#1"], "keep_float") == ("conv", "other#1")
+
+
+def test_a_layer_of_a_nested_model_is_proposed():
+    with pytest.raises(rl.UserError, match=r"'model/stem'; .* Name one of: 'stem'"):
+        select(["model/stem"], ["conv", "stem"], "keep_float")
+
+
+def test_layers_of_nested_models_are_selected_by_path(tmp_path, data):
+    def block(name):
+        x = keras.Input((8, 8, 1))
+        y = keras.layers.Conv2D(1, 3, padding="same", name="conv")(x)
+        return keras.Model(x, keras.layers.Conv2D(1, 1, name="last")(y), name=name)
+
+    x = keras.Input((8, 8, 1), name="x")
+    model = keras.Model(x, block("two")(block("one")(x)))
+    for selected, count in {"two/conv": 1, "one": 2, "t*": 2, "*/last": 2, "conv": 1}.items():
+        rl.export_model(
+            model, tmp_path / "tiny", formats=("tflite",), precisions=("int8",), calibration=data,
+            equalize="never", keep_float=(selected,),
+        )  # fmt: skip
+        assert _types(tmp_path / "tiny").count(("CONV_2D", FLOAT32)) == count, selected
 
 
 def test_constants_of_16_bit_nodes_have_16_bits_in_onnx(tmp_path, data):

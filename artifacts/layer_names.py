@@ -1,0 +1,17 @@
+"""Names of layers that users give, exact or as patterns."""
+
+from __future__ import annotations
+
+import fnmatch
+
+
+def is_named(path: str, pattern: str) -> bool:
+    """Return whether a layer has a name or matches a pattern.
+
+    Args:
+        path: The layer's path, such as `block/conv`.
+        pattern: A path, a name (`conv`) or a pattern of either (`conv*`). Since names may contain
+            `*`, `?` and `[`, an exact name comes first.
+    """
+    names = (path, path.rpartition("/")[2])
+    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)

@@ -225,7 +225,7 @@ def judge_unknown_rule(result: TargetResult, golden: GoldenSet, artifact: Artifa
     for entry in result.outputs:
         name = entry.metrics.output
         bound = end_to_end_bound(golden, artifact, name, entry.rounding, follows_rules=False)
-        ratios = bound.ratios(result.given[name])
+        ratios = bound.ratios(sample_errors(result.given[name], bound.expected).rms_error)
         whole = pooled(ratios, golden.kind)
         verdicts.append(replace(entry, bound=bound, ratios=ratios, pooled_ratio=whole))
     noise = {entry.metrics.output: _noise(entry, golden) for entry in verdicts}

@@ -15,15 +15,15 @@ import numpy as np
 
 from ..artifacts.graphs import format_of, read_graph, reading, with_shapes
 from ..artifacts.graphs.base import ArtifactGraph, GraphOp
-from ..reference.integer.onnx_floats import MOVING
+from ..reference.integer.onnx_moving import MOVING
 from ..reference.integer.onnx_ops import FUSED
 from ..reference.integer.tflite_moving import MOVING_OPS
-from ..reference.integer.tflite_ops import TFLITE_OPS
+from ..reference.integer.tflite_ops import INTEGER_OPS
 from .loop_steps import LOOPS, loop_steps
 
 # Activations that runtimes compute as a limit of the integers before them.
 _LIMITS = ("Relu", "Clip")
-_INTEGER_KINDS = frozenset({*TFLITE_OPS, *FUSED, *MOVING})
+_INTEGER_KINDS = frozenset({*INTEGER_OPS, *FUSED, *MOVING})
 _MOVING = frozenset({*MOVING, *MOVING_OPS})
 _SHAPES = ("SHAPE", "Shape")
 _MOST_NAMED = 6

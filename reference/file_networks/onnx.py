@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
-from ..integer.onnx_floats import FLOATS, MOVING
+from ..integer.onnx_floats import FLOATS
+from ..integer.onnx_moving import MOVING
 from . import forms
 from .forms import Write
 from .onnx_constants import CONSTANTS

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
-from ..integer.onnx_floats import Evaluate, Reader
+from ..integer.onnx_moving import Evaluate, Reader
 
 
 def _relation(compute: Any) -> Evaluate:
@@ -38,13 +38,6 @@ def _cast_constant(op: GraphOp, values: Reader) -> np.ndarray:
     return values.array(op.inputs[0]).astype(types[int(op.attributes["to"])])
 
 
-def _space_to_depth(op: GraphOp, values: Reader) -> np.ndarray:
-    x, size = values.array(op.inputs[0]), int(op.attributes["blocksize"])
-    p, b, c, h, w = x.shape
-    cut = x.reshape(p, b, c, h // size, size, w // size, size).transpose(0, 1, 4, 6, 2, 3, 5)
-    return cut.reshape(p, b, -1, h // size, w // size)
-
-
 CONSTANTS: dict[str, Evaluate] = {
     "Cast": _cast_constant,
     "ConstantOfShape": _filled,
@@ -63,6 +56,5 @@ CONSTANTS: dict[str, Evaluate] = {
     "Or": _relation(np.logical_or),
     "Range": _relation(lambda a, b, step: np.arange(a, b, step)),
     "ReduceProd": _relation(lambda x, *axes: np.prod(x, keepdims=True)),
-    "SpaceToDepth": _space_to_depth,
     "Where": _relation(np.where),
 }

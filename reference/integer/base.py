@@ -46,6 +46,32 @@ def moved(operator: str, *arrays: np.ndarray, **attributes: Any) -> np.ndarray:
     return OPERATORS[operator].evaluate(list(arrays), {}, attributes)
 
 
+def picked(
+    x: np.ndarray,
+    index: np.ndarray,
+    rows: int,
+    choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Return ``choose`` of each part of x and its places, along the axes that both have first.
+
+    Args:
+        x: (P, …).
+        index: (P, …); for either, the number of samples may be one.
+        rows: How many axes both have first, that of the samples included.
+        choose: Returns the chosen numbers of a part.
+    """
+    count = max(len(x), len(index))
+    x, index = (np.broadcast_to(side, (count, *side.shape[1:])) for side in (x, index))
+    parts = zip(x.reshape(-1, *x.shape[rows:]), index.reshape(-1, *index.shape[rows:]))
+    found = np.stack([choose(part, places) for part, places in parts])
+    return found.reshape(*x.shape[:rows], *found.shape[1:])
+
+
+def at_places(x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the parts of x at places whose coordinates are on the last axis."""
+    return np.asarray(x[tuple(np.moveaxis(places, -1, 0))])
+
+
 @dataclass(frozen=True)
 class IntegerOperator:
     """How one kind of operator of a file is read.

@@ -14,7 +14,7 @@ from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, TensorSpec
 from ...artifacts.sample_kinds import file_inputs
 from ..rounding.quantized import NotKnownError
-from .onnx_floats import MOVING
+from .onnx_moving import MOVING
 from .prediction import predict
 from .tflite_moving import MOVING_OPS
 

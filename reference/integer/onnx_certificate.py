@@ -36,7 +36,8 @@ from .certificate import (
     random_rows,
 )
 from .linear_sums import LinearSums, MeanSums
-from .onnx_floats import FLOATS, MOVING
+from .onnx_floats import FLOATS
+from .onnx_moving import MOVING
 from .onnx_ops import OnnxValues, fused, group, linear_sums, prepared
 
 RULES: tuple[Arithmetic, ...] = (

@@ -1,153 +1,24 @@
 """Operators of .onnx files that a runtime computes in float32, between integers and integers.
 
-Most only move numbers or are elementwise: then the result is known except for the last bit of a
-function, which rounding to 8 bits hides unless it is next to a tie.
+Sums are exact, and functions are rounded once. A runtime's result may differ in its last bits,
+which rounding to 8 bits hides unless it is next to a tie.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
 from ..operators import OPERATORS
-from ..operators.linear import same_padding
 from ..operators.pooling import pooled_sums
 from ..rounding.quantized import NotKnownError
-from ..special_functions import erf
+from ..special_functions import erf, softmax
 from .base import moved
-
-
-class Reader(Protocol):
-    """Returns the numbers of tensors."""
-
-    def array(self, key: str) -> np.ndarray:
-        """Return (P, …)."""
-        ...
-
-
-Evaluate = Callable[[GraphOp, Reader], "np.ndarray | list[np.ndarray]"]
-
-
-def parameters(op: GraphOp, values: Reader, place: int, name: str = "") -> list[int] | None:
-    """Return integers that an op has as an input or, in older files, as an attribute."""
-    if len(op.inputs) > place and op.inputs[place]:
-        array = values.array(op.inputs[place])
-        return [int(value) for value in array[0].reshape(-1)]
-    found = op.attributes.get(name) if name else None
-    return None if found is None else [int(value) for value in found]
-
-
-def pads(op: GraphOp, sizes: Any, kernel: Any, strides: Any) -> list[tuple[int, int]]:
-    """Return the padding of every spatial axis, as an ONNX node has it."""
-    automatic = op.attributes.get("auto_pad", "NOTSET")
-    if automatic == "SAME_UPPER":
-        return [same_padding(*axis) for axis in zip(sizes, kernel, strides)]
-    if automatic not in ("NOTSET", "VALID"):
-        raise NotKnownError(f"auto_pad {automatic}")
-    given = op.attributes.get("pads", [0] * 2 * len(sizes))
-    return list(zip(given[: len(sizes)], given[len(sizes) :]))
-
-
-def _axis(axis: int, rank: int) -> int:
-    """Return an axis of the file's tensor, counted with the added axis of samples."""
-    return axis + 1 if axis >= 0 else axis + rank
-
-
-def _transposed(op: GraphOp, values: Reader) -> np.ndarray:
-    x = values.array(op.inputs[0])
-    order = op.attributes.get("perm") or list(range(x.ndim - 1))[::-1]
-    return moved("permute", x, axes=(0, *(axis + 1 for axis in order)))
-
-
-def _reshaped(op: GraphOp, values: Reader) -> np.ndarray:
-    x, shape = values.array(op.inputs[0]), parameters(op, values, 1, "shape") or []
-    kept = [x.shape[i + 1] if size == 0 else size for i, size in enumerate(shape)]
-    return moved("reshape", x, target_shape=kept)
-
-
-def _flattened(op: GraphOp, values: Reader) -> np.ndarray:
-    x, axis = values.array(op.inputs[0]), int(op.attributes.get("axis", 1))
-    return x.reshape(len(x), int(np.prod(x.shape[1 : axis + 1])), -1)
-
-
-def _squeezed(op: GraphOp, values: Reader) -> np.ndarray:
-    x, axes = values.array(op.inputs[0]), parameters(op, values, 1, "axes")
-    if axes is None:
-        axes = [i for i, size in enumerate(x.shape[1:]) if size == 1]
-    return np.squeeze(x, tuple(_axis(axis, x.ndim) for axis in axes))
-
-
-def _unsqueezed(op: GraphOp, values: Reader) -> np.ndarray:
-    x, axes = values.array(op.inputs[0]), parameters(op, values, 1, "axes") or []
-    rank = x.ndim + len(axes)
-    return np.expand_dims(x, tuple(_axis(axis, rank) for axis in axes))
-
-
-def _joined(op: GraphOp, values: Reader) -> np.ndarray:
-    parts = [values.array(key) for key in op.inputs]
-    count = max(len(part) for part in parts)
-    parts = [np.broadcast_to(part, (count, *part.shape[1:])) for part in parts]
-    return moved("concatenate", *parts, axis=_axis(int(op.attributes["axis"]), parts[0].ndim))
-
-
-def _sliced(op: GraphOp, values: Reader) -> np.ndarray:
-    x = values.array(op.inputs[0])
-    starts, ends = (parameters(op, values, i, n) or [] for i, n in ((1, "starts"), (2, "ends")))
-    axes = parameters(op, values, 3, "axes") or list(range(len(starts)))
-    strides = parameters(op, values, 4) or [1] * len(starts)
-    cut: list[Any] = [(None,)] * (x.ndim - 1)
-    for axis, start, end, stride in zip(axes, starts, ends, strides):
-        cut[_axis(axis, x.ndim) - 1] = (start, end, stride)
-    return moved("slice", x, slices=cut)
-
-
-def _padded(op: GraphOp, values: Reader) -> np.ndarray:
-    x, amounts = values.array(op.inputs[0]), parameters(op, values, 1, "pads") or []
-    if len(op.inputs) > 3 and op.inputs[3]:
-        raise NotKnownError("a Pad of chosen axes")
-    half = len(amounts) // 2
-    widths = list(zip(amounts[:half], amounts[half:]))
-    mode = op.attributes.get("mode", "constant")
-    if mode != "constant":
-        return moved("pad", x, padding=widths, mode={"reflect": "reflect", "edge": "edge"}[mode])
-    filled = len(op.inputs) > 2 and op.inputs[2]
-    fill = values.array(op.inputs[2]).reshape(-1)[0] if filled else 0
-    return moved("pad", x, padding=widths, value=fill)
-
-
-def _tiled(op: GraphOp, values: Reader) -> np.ndarray:
-    return moved("tile", values.array(op.inputs[0]), multiples=parameters(op, values, 1) or [])
-
-
-def _split(op: GraphOp, values: Reader) -> list[np.ndarray]:
-    x, sizes = values.array(op.inputs[0]), parameters(op, values, 1, "split")
-    axis, count = _axis(int(op.attributes.get("axis", 0)), x.ndim), len(op.outputs)
-    cuts: Any = count if sizes is None else np.cumsum(sizes)[:-1]
-    return np.split(x, cuts, axis=axis)
-
-
-def _gathered(op: GraphOp, values: Reader) -> np.ndarray:
-    x, index = values.array(op.inputs[0]), values.array(op.inputs[1])
-    if len(index) != 1:
-        raise NotKnownError("a Gather by computed places")
-    axis = _axis(int(op.attributes.get("axis", 0)), x.ndim)
-    return moved("take", x, indices=index[0].astype(int), axis=axis)
-
-
-def _max_pooled(op: GraphOp, values: Reader) -> np.ndarray:
-    x = values.array(op.inputs[0])
-    if op.attributes.get("ceil_mode") or set(op.attributes.get("dilations", [1])) != {1}:
-        raise NotKnownError("a MaxPool with dilation or ceil_mode")
-    merged = np.moveaxis(x.reshape(-1, *x.shape[2:]), 1, -1)
-    size = op.attributes["kernel_shape"]
-    strides = op.attributes.get("strides", [1] * len(size))
-    framing = {"pool_size": size, "strides": strides}
-    framing["padding"] = pads(op, merged.shape[1:-1], size, strides)
-    found = np.moveaxis(moved("max_pool", merged, **framing), -1, 1)
-    return found.reshape(*x.shape[:2], *found.shape[1:]).astype(x.dtype)
+from .onnx_moving import Evaluate, Reader, axis_of, pads, parameters
 
 
 def average_pooled(op: GraphOp, values: Reader) -> np.ndarray:
@@ -168,45 +39,6 @@ def average_pooled(op: GraphOp, values: Reader) -> np.ndarray:
     return np.asarray(means.reshape(*x.shape[:2], *means.shape[1:]))
 
 
-def _shape(op: GraphOp, values: Reader) -> np.ndarray:
-    return np.array([values.array(op.inputs[0]).shape[1:]], np.int64)
-
-
-def _cast(op: GraphOp, values: Reader) -> np.ndarray:
-    types = {1: np.float32, 6: np.int32, 7: np.int64}
-    return values.array(op.inputs[0]).astype(types[int(op.attributes["to"])])
-
-
-def _spread(op: GraphOp, values: Reader) -> np.ndarray:
-    x, size = values.array(op.inputs[0]), int(op.attributes["blocksize"])
-    p, b, c, h, w = x.shape
-    cut = x.reshape(p, b, size, size, c // size**2, h, w).transpose(0, 1, 4, 5, 2, 6, 3)
-    if op.attributes.get("mode", "DCR") != "DCR":
-        cut = x.reshape(p, b, c // size**2, size, size, h, w).transpose(0, 1, 2, 5, 3, 6, 4)
-    return cut.reshape(p, b, -1, h * size, w * size)
-
-
-MOVING: dict[str, Evaluate] = {
-    "Identity": lambda op, values: values.array(op.inputs[0]),
-    "Transpose": _transposed,
-    "Reshape": _reshaped,
-    "Flatten": _flattened,
-    "Squeeze": _squeezed,
-    "Unsqueeze": _unsqueezed,
-    "Concat": _joined,
-    "Slice": _sliced,
-    "Pad": _padded,
-    "Tile": _tiled,
-    "Split": _split,
-    "Gather": _gathered,
-    "MaxPool": _max_pooled,
-    "DepthToSpace": _spread,
-    "Shape": _shape,
-    "Cast": _cast,
-}
-"""Ops that do not change numbers."""
-
-
 def _function(compute: Callable[[np.ndarray, Any], Any]) -> Evaluate:
     """Return an op of one number, in float32."""
 
@@ -216,30 +48,112 @@ def _function(compute: Callable[[np.ndarray, Any], Any]) -> Evaluate:
     return evaluate
 
 
+def _rounded(compute: Callable[[np.ndarray], Any]) -> Evaluate:
+    """Return a function of one number, computed in float64 and rounded to float32."""
+    return _function(lambda x, get: compute(x.astype(np.float64)))
+
+
+def _together(op: GraphOp, values: Reader) -> list[np.ndarray]:
+    """Return an op's inputs in equal rank, with axes of size one after that of the samples."""
+    arrays = [values.array(key) for key in op.inputs]
+    rank = max(array.ndim for array in arrays)
+    return [a.reshape(a.shape[0], *[1] * (rank - a.ndim), *a.shape[1:]) for a in arrays]
+
+
 def _operation(compute: Any) -> Evaluate:
-    """Return an op of several numbers, in float32."""
+    """Return an op of several numbers, one after the other, in float32; a relation gives bool."""
+    return lambda op, values: np.asarray(functools.reduce(compute, _together(op, values)))
 
-    def evaluate(op: GraphOp, values: Reader) -> np.ndarray:
-        arrays = [values.array(key) for key in op.inputs]
-        rank = max(array.ndim for array in arrays)
-        found, *others = (
-            a.reshape(a.shape[0], *[1] * (rank - a.ndim), *a.shape[1:]) for a in arrays
-        )
-        for other in others:
-            found = compute(found, other)
-        return np.asarray(found)
 
-    return evaluate
+def _chosen(op: GraphOp, values: Reader) -> np.ndarray:
+    return np.where(*_together(op, values))
+
+
+def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Divide; integers toward zero."""
+    return np.trunc(x / y).astype(x.dtype) if x.dtype.kind in "iu" else np.divide(x, y)
+
+
+def _remainder(op: GraphOp, values: Reader) -> np.ndarray:
+    compute = np.fmod if op.attributes.get("fmod") else np.mod
+    return np.asarray(compute(*_together(op, values)))
 
 
 def _reduced(combine: Any) -> Evaluate:
+    """Return a reduction of numbers of float64, rounded to their own type."""
+
     def evaluate(op: GraphOp, values: Reader) -> np.ndarray:
         x, axes = values.array(op.inputs[0]), parameters(op, values, 1, "axes")
-        chosen = tuple(_axis(a, x.ndim) for a in axes) if axes else tuple(range(1, x.ndim))
-        found = combine(x, axis=chosen, keepdims=bool(op.attributes.get("keepdims", 1)))
+        chosen = tuple(axis_of(a, x.ndim) for a in axes) if axes else tuple(range(1, x.ndim))
+        fine = x.astype(np.float64) if x.dtype.kind == "f" else x
+        found = combine(fine, axis=chosen, keepdims=bool(op.attributes.get("keepdims", 1)))
         return np.asarray(found, x.dtype)
 
     return evaluate
+
+
+def _norm(x: np.ndarray, **how: Any) -> np.ndarray:
+    return np.sqrt(np.sum(np.square(x), **how))
+
+
+def _log_of_sum(x: np.ndarray, **how: Any) -> np.ndarray:
+    top = np.max(x, axis=how["axis"], keepdims=True)
+    sums = np.log(np.sum(np.exp(x - top), **how))
+    return np.asarray(sums + top.reshape(sums.shape))
+
+
+def _along(compute: Callable[[np.ndarray, int], np.ndarray]) -> Evaluate:
+    """Return a function along one axis, computed in float64 and rounded to float32."""
+
+    def evaluate(op: GraphOp, values: Reader) -> np.ndarray:
+        x = values.array(op.inputs[0])
+        axis = axis_of(int(op.attributes.get("axis", -1)), x.ndim)
+        return compute(x.astype(np.float64), axis).astype(np.float32)
+
+    return evaluate
+
+
+def _log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    return OPERATORS["log_softmax"].evaluate([x], {}, {"axis": axis})
+
+
+def _place(extreme: Callable[..., np.ndarray]) -> Evaluate:
+    """Return the reader of an ArgMax or ArgMin: the first of equal numbers."""
+
+    def evaluate(op: GraphOp, values: Reader) -> np.ndarray:
+        x, get = values.array(op.inputs[0]), op.attributes.get
+        if get("select_last_index"):
+            raise NotKnownError(f"an {op.kind} of the last of equal numbers")
+        axis = axis_of(int(get("axis", 0)), x.ndim)
+        return extreme(x, axis=axis, keepdims=bool(get("keepdims", 1))).astype(np.int64)
+
+    return evaluate
+
+
+def _top(op: GraphOp, values: Reader) -> list[np.ndarray]:
+    """Return the greatest or least numbers in order, the first of equal ones first, with places."""
+    x, counts = values.array(op.inputs[0]), parameters(op, values, 1, "k") or [1]
+    axis = axis_of(int(op.attributes.get("axis", -1)), x.ndim)
+    if not op.attributes.get("sorted", 1):
+        raise NotKnownError("a TopK in any order")
+    signed = -x if op.attributes.get("largest", 1) else x
+    places = np.argsort(signed, axis=axis, kind="stable")
+    places = np.take(places, np.arange(counts[0]), axis)
+    return [np.take_along_axis(x, places, axis), places]
+
+
+def _partial_sums(op: GraphOp, values: Reader) -> np.ndarray:
+    x, axes = values.array(op.inputs[0]), parameters(op, values, 1) or [0]
+    flags = {name: bool(op.attributes.get(name)) for name in ("exclusive", "reverse")}
+    return moved("cumsum", x, axis=axis_of(axes[0], x.ndim), **flags)
+
+
+def _one_hot(op: GraphOp, values: Reader) -> np.ndarray:
+    index, (depth,) = values.array(op.inputs[0]), parameters(op, values, 1) or [0]
+    off, on = values.array(op.inputs[2]).reshape(-1)
+    axis = axis_of(int(op.attributes.get("axis", -1)), index.ndim + 1)
+    counted = np.arange(depth).reshape(-1, *[1] * (index.ndim - axis))
+    return np.where(np.expand_dims(index % depth, axis) == counted, on, off)
 
 
 def _clipped(op: GraphOp, values: Reader) -> np.ndarray:
@@ -253,10 +167,6 @@ def _clipped(op: GraphOp, values: Reader) -> np.ndarray:
 
 def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, x.astype(np.float64))
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x.astype(np.float64)))
 
 
 def _selu(x: np.ndarray, get: Any) -> np.ndarray:
@@ -351,32 +261,46 @@ def _nearest(x: np.ndarray, axis: int, at: np.ndarray, mode: str) -> np.ndarray:
     return np.take(x, np.clip(rounded, 0, x.shape[axis] - 1).astype(int), axis)
 
 
+_TRIGONOMETRY: dict[str, Callable[[np.ndarray], Any]] = {
+    "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Asin": np.arcsin, "Acos": np.arccos,
+    "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh, "Asinh": np.arcsinh,
+    "Acosh": np.arccosh, "Atanh": np.arctanh,
+}  # fmt: skip
+
 FLOATS: dict[str, Evaluate] = {
     "AveragePool": average_pooled,
     "ConvTranspose": _transposed_convolution,
     "Resize": _resized,
     "Relu": _function(lambda x, get: np.maximum(x, 0)),
     "LeakyRelu": _function(lambda x, get: np.where(x >= 0, x, np.float32(get("alpha", 0.01)) * x)),
+    "ThresholdedRelu": _function(lambda x, get: np.where(x > get("alpha", 1.0), x, 0)),
     "Elu": _function(
         lambda x, get: np.where(x > 0, x, get("alpha", 1.0) * np.expm1(np.minimum(x, 0)))
     ),
     "Selu": _function(_selu),
-    "Sigmoid": _function(lambda x, get: _sigmoid(x)),
+    "Sigmoid": _rounded(lambda x: 1 / (1 + np.exp(-x))),
     "HardSigmoid": _function(
         lambda x, get: np.clip(
             np.float32(get("alpha", 0.2)) * x + np.float32(get("beta", 0.5)), 0, 1
         )
     ),
     "HardSwish": _function(lambda x, get: x * np.clip(x / np.float32(6) + np.float32(0.5), 0, 1)),
-    "Tanh": _function(lambda x, get: np.tanh(x.astype(np.float64))),
-    "Erf": _function(lambda x, get: erf(x.astype(np.float64))),
-    "Exp": _function(lambda x, get: np.exp(x.astype(np.float64))),
-    "Log": _function(lambda x, get: np.log(x.astype(np.float64))),
+    "Tanh": _rounded(np.tanh),
+    "Erf": _rounded(erf),
+    "Exp": _rounded(np.exp),
+    "Log": _rounded(np.log),
+    **{name: _rounded(function) for name, function in _TRIGONOMETRY.items()},
     "Sqrt": _function(lambda x, get: np.sqrt(x)),
     "Reciprocal": _function(lambda x, get: np.float32(1) / x),
     "Abs": _function(lambda x, get: np.abs(x)),
     "Sign": _function(lambda x, get: np.sign(x)),
     "Neg": _function(lambda x, get: -x),
+    "Ceil": _function(lambda x, get: np.ceil(x)),
+    "Floor": _function(lambda x, get: np.floor(x)),
+    "Round": _function(lambda x, get: np.rint(x)),
+    "IsNaN": lambda op, values: np.isnan(values.array(op.inputs[0])),
+    "IsInf": lambda op, values: np.isinf(values.array(op.inputs[0])),
+    "Not": lambda op, values: ~values.array(op.inputs[0]),
     "Softplus": _function(lambda x, get: _softplus(x)),
     "Softsign": _function(lambda x, get: x / (1 + np.abs(x))),
     "Mish": _function(lambda x, get: x * np.tanh(_softplus(x))),
@@ -384,14 +308,36 @@ FLOATS: dict[str, Evaluate] = {
     "Add": _operation(np.add),
     "Sub": _operation(np.subtract),
     "Mul": _operation(np.multiply),
-    "Div": _operation(np.divide),
+    "Div": _operation(_quotient),
     "Pow": _operation(np.power),
+    "Mod": _remainder,
+    "Sum": _operation(np.add),
     "Max": _operation(np.maximum),
     "Min": _operation(np.minimum),
+    "Less": _operation(np.less),
+    "LessOrEqual": _operation(np.less_equal),
+    "Greater": _operation(np.greater),
+    "GreaterOrEqual": _operation(np.greater_equal),
+    "Equal": _operation(np.equal),
+    "And": _operation(np.logical_and),
+    "Or": _operation(np.logical_or),
+    "Xor": _operation(np.logical_xor),
+    "Where": _chosen,
     "PRelu": _operation(lambda x, slope: np.where(x >= 0, x, x * slope)),
     "ReduceMax": _reduced(np.max),
     "ReduceMin": _reduced(np.min),
-    "ReduceMean": _reduced(lambda x, **how: np.mean(x.astype(np.float64), **how)),
-    "ReduceSum": _reduced(lambda x, **how: np.sum(x.astype(np.float64), **how)),
+    "ReduceMean": _reduced(np.mean),
+    "ReduceSum": _reduced(np.sum),
+    "ReduceProd": _reduced(np.prod),
+    "ReduceL1": _reduced(lambda x, **how: np.sum(np.abs(x), **how)),
+    "ReduceL2": _reduced(_norm),
+    "ReduceSumSquare": _reduced(lambda x, **how: np.sum(np.square(x), **how)),
+    "ReduceLogSumExp": _reduced(_log_of_sum),
+    "Softmax": _along(softmax),
+    "LogSoftmax": _along(_log_softmax),
+    "ArgMax": _place(np.argmax),
+    "ArgMin": _place(np.argmin),
+    "TopK": _top,
+    "CumSum": _partial_sums,
+    "OneHot": _one_hot,
 }
-"""Ops that compute numbers."""

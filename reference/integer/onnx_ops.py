@@ -21,7 +21,8 @@ from ..rounding.onnx_rules import OnnxRuntime, OnnxRuntimePlain
 from ..rounding.quantized import Ints, NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
 from .linear_sums import LinearSums
-from .onnx_floats import FLOATS, MOVING, average_pooled, pads
+from .onnx_floats import FLOATS, average_pooled
+from .onnx_moving import MOVING, axis_of, pads
 
 Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
 
@@ -277,15 +278,22 @@ def _binary(operator: str) -> Prepare:
 
 def _softmax(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:
     """Read a Softmax."""
-    x, axis = values.quantized(values.behind(core.inputs[0])), core.attributes.get("axis", -1)
-    attributes = {"axis": axis if axis < 0 else axis + 1}
-    return OPERATORS["softmax"].integer(Integers([x], values.output(op), {}, attributes))
+    x, axis = _with_axis_last(core, values)
+    finish = OPERATORS["softmax"].integer(Integers([x], values.output(op), {}, {}))
+    return lambda rule: np.moveaxis(finish(rule), -1, axis)
 
 
 def _fused_shares(core: GraphOp, op: GraphOp, values: OnnxValues) -> np.ndarray:
     """Return the numbers that a fused Softmax rounds; its sum in float32 may err."""
-    x, y = values.quantized(values.behind(core.inputs[0])), values.output(op).scale
-    return OnnxRuntime.unrounded_shares(x.centred, x.scale[0], y) * y
+    (x, axis), y = _with_axis_last(core, values), values.output(op).scale
+    return np.moveaxis(OnnxRuntime.unrounded_shares(x.centred, x.scale[0], y) * y, -1, axis)
+
+
+def _with_axis_last(core: GraphOp, values: OnnxValues) -> tuple[Quantized, int]:
+    """Return the integers that a Softmax reads, with its axis moved to the end, and that axis."""
+    x = values.quantized(values.behind(core.inputs[0]))
+    axis = axis_of(int(core.attributes.get("axis", -1)), x.integers.ndim)
+    return Quantized(np.moveaxis(x.integers, axis, -1), x.steps), axis
 
 
 def _average_pooled(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:

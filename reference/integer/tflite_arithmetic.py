@@ -138,11 +138,13 @@ def _slope(op: GraphOp, values: Values) -> Attributes:
     return {"negative_slope": op.attributes.get("alpha", 0.0)}
 
 
-def _gelu(op: GraphOp, values: Values) -> Attributes:
+def gelu(op: GraphOp, values: Values) -> Attributes:
+    """Return the form of a GELU."""
     return {"approximate": bool(op.attributes.get("approximate"))}
 
 
-def _softmax(op: GraphOp, values: Values) -> Attributes:
+def scaled_softmax(op: GraphOp, values: Values) -> Attributes:
+    """Return the factor of the numbers of a SOFTMAX."""
     return {"beta": op.attributes.get("beta", 1.0)}
 
 
@@ -208,11 +210,11 @@ ARITHMETIC_OPS = {
     "PRELU": IntegerOperator(_prelu),
     "LOGISTIC": _applied("sigmoid"),
     "TANH": _applied("tanh"),
-    "GELU": _applied("gelu", _gelu),
+    "GELU": _applied("gelu", gelu),
     "EXP": _applied("exp"),
     "HARD_SWISH": _applied("hard_silu", ruled=False),
     "ABS": _applied("absolute"),
-    "SOFTMAX": _applied("softmax", _softmax),
+    "SOFTMAX": _applied("softmax", scaled_softmax),
     "LOG_SOFTMAX": _applied("log_softmax"),
     "MEAN": _applied("reduce_mean", reduction),
     "REDUCE_MAX": _applied("reduce_max", reduction, ruled=False),

@@ -1,13 +1,8 @@
-"""Operators of .tflite files with kernels of their own: roots, relations, quotients, sums.
-
-Operators that the converter leaves in float32 are computed too if they are rounded once, which
-makes their results equal on all runtimes.
-"""
+"""Operators of .tflite files with kernels of their own: roots, relations, quotients, sums."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,7 +11,7 @@ from ..rounding.arithmetic import Arithmetic, Finish, times_wide
 from ..rounding.fixed_point import away_from_zero, inverse_root, multiplier, quotient
 from ..rounding.quantized import Ints, NotKnownError, Quantized, aligned
 from ..rounding.tables import tabled
-from .base import IntegerOperator, Values, moved
+from .base import IntegerOperator, Values
 from .tflite_arithmetic import output_of, reduction
 
 _Relation = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -101,9 +96,6 @@ def _relation(relation: _Relation, *, scaled: bool = False) -> IntegerOperator:
     """
 
     def prepare(op: GraphOp, values: Values) -> Finish:
-        if values.array(op.inputs[0]).dtype.kind == "f":
-            floats = _together([values.floats(key) for key in op.inputs])
-            return lambda rule: relation(*floats)
         operands = aligned(*(values.quantized(key) for key in op.inputs))
         if operands[0].bits == 16 and not scaled:
             return lambda rule: relation(*(side.integers for side in operands))
@@ -118,44 +110,6 @@ def _relation(relation: _Relation, *, scaled: bool = False) -> IntegerOperator:
 
 def _in_common_steps(x: Quantized, rule: Arithmetic) -> Ints:
     return rule.times(x.centred << _COMPARED_BITS, *multiplier(float(x.scale[0])))
-
-
-def _select(op: GraphOp, values: Values) -> Finish:
-    """Read a SELECT: integers as they are, whatever their steps."""
-    condition, *sides = (values.array(key) for key in op.inputs)
-    if op.kind == "SELECT" and condition.ndim == 2:  # a vector selects rows
-        rank = max(side.ndim for side in sides)
-        condition = condition.reshape(*condition.shape, *[1] * (rank - 2))
-    found = np.where(*_together([condition, *sides]))
-    return lambda rule: found
-
-
-def _place(extreme: Callable[..., np.ndarray]) -> IntegerOperator:
-    """Return the reader of an ARG_MAX or ARG_MIN: the first of equal numbers."""
-
-    def prepare(op: GraphOp, values: Values) -> Finish:
-        x, axis = values.array(op.inputs[0]), int(values.constant(op.inputs[1]).reshape(-1)[0])
-        found = extreme(x, axis=axis + 1 if axis >= 0 else axis)
-        found = found.astype(values.graph.tensors[op.outputs[0]].dtype)
-        return lambda rule: found
-
-    return IntegerOperator(prepare, ruled=False)
-
-
-def _greatest(op: GraphOp, values: Values) -> Finish:
-    """Read a TOPK_V2: the greatest numbers, the first of equal ones first, and their places."""
-    x, count = values.array(op.inputs[0]), int(values.constant(op.inputs[1]).reshape(-1)[0])
-    signed = x.astype(np.int64) if x.dtype.kind in "iu" else x
-    places = np.argsort(-signed, axis=-1, kind="stable")[..., :count]
-    found = [np.take_along_axis(x, places, -1), places.astype(np.int32)]
-    return lambda rule: found
-
-
-def _cast(op: GraphOp, values: Values) -> Finish:
-    """Read a CAST; one of floats to integers cuts the fraction off."""
-    x, dtype = values.array(op.inputs[0]), values.graph.tensors[op.outputs[0]].dtype
-    found = x.astype(dtype)
-    return lambda rule: found
 
 
 def _total(op: GraphOp, values: Values) -> Finish:
@@ -198,26 +152,6 @@ def _product(op: GraphOp, values: Values) -> Finish:
     return lambda rule: found
 
 
-def _one_hot(op: GraphOp, values: Values) -> Finish:
-    """Read a ONE_HOT of numbers or integers."""
-    index = values.integers(op.inputs[0])
-    depth, on, off = (values.constant(key).reshape(-1)[0] for key in op.inputs[1:4])
-    axis = int(op.attributes.get("axis", -1))
-    hit = np.expand_dims(index, axis + 1 if axis >= 0 else -1)
-    counted = np.arange(int(depth)).reshape(-1, *[1] * (0 if axis < 0 else index.ndim - axis - 1))
-    found = np.where(hit == counted, on, off)
-    return lambda rule: found
-
-
-def _partial_sums(op: GraphOp, values: Values) -> Finish:
-    """Read a CUMSUM, which has no kernel for 8 or 16 bits: of float32 in order, or of integers."""
-    axis = int(values.constant(op.inputs[1]).reshape(-1)[0])
-    flags = {name: bool(op.attributes.get(name)) for name in ("exclusive", "reverse")}
-    x = values.array(op.inputs[0])
-    found = moved("cumsum", x, axis=axis + 1 if axis >= 0 else axis, **flags)
-    return lambda rule: found
-
-
 def _divided(op: GraphOp, values: Values) -> Finish:
     """Read a DIV in fixed point. Source: TFLite, `reference/div.h`, `kernels/div.cc`.
 
@@ -237,72 +171,18 @@ def _divided(op: GraphOp, values: Values) -> Finish:
     return lambda rule: results
 
 
-def _together(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Return arrays of equal rank, with axes of size one inserted after that of the samples."""
-    rank = max(array.ndim for array in arrays)
-    return [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in arrays]
-
-
-def _in_floats(function: Callable[..., np.ndarray], integers: IntegerOperator) -> IntegerOperator:
-    """Return the reader of an op that is rounded once if it is computed in float32."""
-
-    def prepare(op: GraphOp, values: Values) -> Finish:
-        if any(values.array(key).dtype.kind != "f" for key in op.inputs):
-            return integers.prepare(op, values)
-        if op.attributes.get("fusedActivationFunction"):
-            raise NotKnownError("a fused activation in float32")
-        with np.errstate(all="ignore"):
-            found = function(*_together([values.floats(key) for key in op.inputs]))
-        return lambda rule: found
-
-    return IntegerOperator(prepare, integers.ruled)
-
-
-def _no_integers(op: GraphOp, values: Values) -> Finish:
-    raise NotKnownError(f"{op.kind} of integers")
-
-
-_NONE = IntegerOperator(_no_integers, ruled=False)
-
-# Functions of float32 numbers that are rounded once, and sums, in order. XNNPACK's square root is
-# not rounded once.
-_FLOATS: Mapping[str, Callable[..., np.ndarray]] = {
-    "ABS": np.abs, "ADD": np.add, "ADD_N": lambda *x: functools.reduce(np.add, x),
-    "CEIL": np.ceil, "DIV": np.divide, "FLOOR": np.floor,
-    "FLOOR_DIV": lambda a, b: np.floor(np.divide(a, b)),
-    "MAXIMUM": np.maximum, "MINIMUM": np.minimum, "MUL": np.multiply, "NEG": np.negative,
-    "RELU": functools.partial(np.maximum, np.float32(0)), "ROUND": np.rint, "SIGN": np.sign,
-    "SQUARE": np.square, "SUB": np.subtract,
-}  # fmt: skip
-
 FUNCTION_OPS = {
     "LOG": IntegerOperator(_logarithm),
     "SQRT": IntegerOperator(_root, ruled=False),
     "RSQRT": IntegerOperator(_inverse_root),
     "L2_NORMALIZATION": IntegerOperator(_unit_length),
     "DIV": IntegerOperator(_divided, ruled=False),
-    "ARG_MAX": _place(np.argmax),
-    "ARG_MIN": _place(np.argmin),
-    "TOPK_V2": IntegerOperator(_greatest, ruled=False),
-    "CAST": IntegerOperator(_cast, ruled=False),
     "SUM": IntegerOperator(_total, ruled=False),
     "REDUCE_PROD": IntegerOperator(_product, ruled=False),
-    "CUMSUM": IntegerOperator(_partial_sums, ruled=False),
-    "ONE_HOT": IntegerOperator(_one_hot, ruled=False),
     "EQUAL": _relation(np.equal, scaled=True),
     "NOT_EQUAL": _relation(np.not_equal, scaled=True),
     "GREATER": _relation(np.greater),
     "GREATER_EQUAL": _relation(np.greater_equal),
     "LESS": _relation(np.less),
     "LESS_EQUAL": _relation(np.less_equal),
-    "SELECT": IntegerOperator(_select, ruled=False),
-    "SELECT_V2": IntegerOperator(_select, ruled=False),
 }
-
-
-def with_floats(readers: Mapping[str, IntegerOperator]) -> dict[str, IntegerOperator]:
-    """Return readers of operators that may also be computed in float32."""
-    found = dict(readers)
-    for kind, function in _FLOATS.items():
-        found[kind] = _in_floats(function, readers.get(kind, _NONE))
-    return found

@@ -10,8 +10,8 @@ import numpy as np
 from ...artifacts.graphs.base import GraphOp
 from ..rounding.arithmetic import Finish
 from ..rounding.fixed_point import away_from_zero
-from ..rounding.quantized import NotKnownError, require_same_steps
-from .base import IntegerOperator, Values, moved
+from ..rounding.quantized import require_same_steps
+from .base import IntegerOperator, Values, at_places, moved, picked
 
 Move = Callable[[GraphOp, Values, np.ndarray], np.ndarray]
 
@@ -101,11 +101,17 @@ def _broadcast(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
 
 
 def _gathered(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
-    if op.attributes.get("batchDims"):
-        raise NotKnownError("GATHER with axes of batches")
-    index = values.constant(op.inputs[1]).astype(np.int64)
-    axis = int(op.attributes.get("axis", 0))
-    return moved("take", x, indices=index, axis=axis + 1 if axis >= 0 else axis)
+    index, axis = values.integers(op.inputs[1]), int(op.attributes.get("axis", 0))
+    rows, axis = int(op.attributes.get("batchDims", 0)) + 1, axis + 1 if axis >= 0 else axis
+    if rows == 1 and len(index) == 1:
+        return moved("take", x, indices=index[0], axis=axis)
+    return picked(
+        x, index, rows, lambda part, at: np.take(part, at, axis - rows if axis >= 0 else axis)
+    )
+
+
+def _gathered_parts(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
+    return picked(x, values.integers(op.inputs[1]), 1, at_places)
 
 
 def _nearest(op: GraphOp, values: Values, x: np.ndarray) -> np.ndarray:
@@ -192,6 +198,7 @@ MOVING_OPS = {
     "TILE": _moving(_tiled),
     "BROADCAST_TO": _moving(_broadcast),
     "GATHER": _moving(_gathered),
+    "GATHER_ND": _moving(_gathered_parts),
     "RESIZE_NEAREST_NEIGHBOR": _moving(_nearest),
     "DEPTH_TO_SPACE": _moving(_spread),
     "SPACE_TO_DEPTH": _moving(_spread),

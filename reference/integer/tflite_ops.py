@@ -9,10 +9,13 @@ from ..rounding.arithmetic import Finish
 from ..rounding.quantized import FloatsError, NotKnownError
 from .base import IntegerOp, Values, known, one_of
 from .tflite_arithmetic import ARITHMETIC_OPS
-from .tflite_functions import FUNCTION_OPS, with_floats
+from .tflite_functions import FUNCTION_OPS
 from .tflite_moving import MOVING_OPS
+from .tflite_plain import CHOOSING_OPS, with_plain
 
-TFLITE_OPS = {**with_floats({**ARITHMETIC_OPS, **FUNCTION_OPS}), **MOVING_OPS}
+# Operators with kernels of integers; all that are predicted.
+INTEGER_OPS = {**ARITHMETIC_OPS, **FUNCTION_OPS, **CHOOSING_OPS, **MOVING_OPS}
+TFLITE_OPS = with_plain(INTEGER_OPS)
 
 
 def prepared(op: GraphOp, values: Values) -> Finish:

@@ -17,7 +17,7 @@ from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.precisions import UNIT_ROUNDOFF
 from ...reference.integer import onnx_ops, tflite_ops
 from ...reference.integer.base import IntegerOp, Values
-from ...reference.integer.onnx_floats import MOVING
+from ...reference.integer.onnx_moving import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
 from ...reference.operators.activations import ULPS
 from ...reference.rounding.arithmetic import Arithmetic

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
-from ...reference.integer.onnx_floats import MOVING
+from ...reference.integer.onnx_moving import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
 from .function_errors import POINTWISE, carried_errors, own_errors
 

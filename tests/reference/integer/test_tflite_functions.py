@@ -41,7 +41,27 @@ FUNCTIONS = {
     "chosen": lambda x: tf.one_hot(tf.argmax(tf.reshape(x, (1, 16, 16)), -1), 16),
     "sums": lambda x: tf.cumsum(tf.reshape(x, (1, 16, 16)), 1),
     "sums_before": lambda x: tf.cumsum(tf.abs(x), -1, exclusive=True, reverse=True),
+    "any": lambda x: tf.cast(tf.reduce_any(tf.reshape(x, (1, 64, 4)) > 4.0, -1), tf.float32),
+    "all": lambda x: tf.cast(tf.reduce_all(tf.reshape(x, (1, 64, 4)) < 4.0, -1), tf.float32),
+    "logic": lambda x: tf.where((x > 1.0) & ~(x > 2.0) | (x < -1.0), x, 0.5 * x),
+    "count": lambda x: tf.cast(tf.reduce_sum(tf.cast(x > 0.0, tf.int32), -1), tf.float32),
+    "triangle": lambda x: tf.linalg.band_part(tf.reshape(x, (1, 16, 16)), -1, 0),
+    "taken_by_rows": lambda x: tf.gather(
+        tf.reshape(x, (16, 16)), tf.argsort(tf.reshape(x, (16, 16))), batch_dims=1
+    ),
+    "taken_parts": lambda x: tf.gather_nd(
+        tf.reshape(x, (16, 16)), tf.argmax(tf.reshape(x, (1, 16, 16)), 1)[..., None]
+    ),
+    "remainder": lambda x: tf.nn.relu(tf.math.floormod(x, 0.7)),
+    "whole_parts": lambda x: tf.nn.relu(tf.math.floordiv(x, 0.7)),
     "sum_of_four": lambda x: tf.add_n([x, 2 * x, tf.tanh(x), tf.nn.relu(x)]),
+}
+# Functions that runtimes compute by polynomials in float32; rounding to 8 bits hides how.
+POLYNOMIALS = {
+    "sine": lambda x: tf.nn.relu(tf.sin(x)),
+    "cosine": lambda x: tf.nn.relu(tf.cos(x)),
+    "power": lambda x: tf.nn.relu(tf.pow(tf.abs(x), 1.3)),
+    "angle": lambda x: tf.nn.relu(tf.atan2(x, x[:, ::-1])),
 }
 POSITIVE = {"log", "sqrt", "rsqrt"}
 
@@ -132,9 +152,30 @@ def test_function_of_8_bits(name, tmp_path):
     check_function(name, 8, tmp_path)
 
 
+@pytest.mark.parametrize("name", POLYNOMIALS)
+def test_polynomials_between_integers(name, tmp_path):
+    path = converted(POLYNOMIALS[name], [(-3.0, 5.0)], 8, tmp_path)
+    assert_predicted(path, [(-3.0, 5.0)])
+
+
+def test_exponential_linear_units(tmp_path):
+    """LiteRT has no reference kernel of the version that the converter writes."""
+    path = converted(lambda x: tf.nn.relu(tf.nn.elu(x) + 1), [(-3.0, 5.0)], 8, tmp_path)
+    assert_predicted(path, [(-3.0, 5.0)], ["xnnpack", "builtin"])
+
+
+def test_polynomials_between_integers_of_16_bits_are_not_predicted(tmp_path):
+    """Their last bits are a share of a step."""
+    path = converted(POLYNOMIALS["sine"], [(-3.0, 5.0)], 16, tmp_path)
+    with pytest.raises(NotKnownError, match="SIN in float32"):
+        predicted(path, [(-3.0, 5.0)])
+
+
 @pytest.mark.parametrize(
     "name",
     [
+        *("any", "all", "count", "taken_by_rows", "taken_parts"),
+        *("remainder", "whole_parts"),
         *("log", "rsqrt", "absolute", "largest", "product", "product_of_two_axes"),
         *("chosen", "sums", "sums_before", "sum_of_four"),
     ],

@@ -95,7 +95,7 @@ def _exchanged(
             constant, data=np.take(data, places, axis).reshape(constant.shape), quantization=steps
         )
         if not compare(expected.reshape(-1), put_right)[0].any():
-            return _say(moved, places, axes[axis], len(axes), role)
+            return exchanged_slices(moved, places, axes[axis], len(axes), role)
     return ""
 
 
@@ -111,8 +111,16 @@ def _order(expected: np.ndarray, found: np.ndarray) -> np.ndarray | None:
     return order if len(set(order.tolist())) == len(order) else None
 
 
-def _say(moved: np.ndarray, places: np.ndarray, axis: int, rank: int, role: str) -> str:
-    """Describe which slices of the network's weight are exchanged."""
+def exchanged_slices(moved: np.ndarray, places: np.ndarray, axis: int, rank: int, role: str) -> str:
+    """Describe which slices of the network's weight are exchanged.
+
+    Args:
+        moved: The slices that are elsewhere in the file.
+        places: Where each slice of the network is in the file.
+        axis: The axis of the network's weight.
+        rank: How many it has.
+        role: "kernel", "bias", …
+    """
     kind = "entries"
     if role == "kernel" and rank >= 2 and axis >= rank - 2:
         kind = "rows (outputs)" if axis == rank - 1 else "input channels"

@@ -18,6 +18,46 @@ _FEWEST, _RIGHT_SIGNS = 16, 0.98
 _CLOSE, _ROUNDS = 0.1, 4
 
 
+def exchanged_channels(kernel: np.ndarray, found: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """Return how the channels of a kernel were exchanged before factors were applied.
+
+    Args:
+        kernel: (…, inputs, outputs) weights.
+        found: Weights of the same shape, rounded to 8 bits.
+
+    Returns:
+        The axis, and where each of its channels is in `found`; None if no exchange of one axis and
+        positive factors of the channels explain `found`.
+    """
+    if kernel.ndim < 2:
+        return None
+    for axis in (kernel.ndim - 1, kernel.ndim - 2):
+        places = _places(_without_factors(kernel), _without_factors(found), axis)
+        if places is not None and differ_by_channels(kernel, np.take(found, places, axis)):
+            return axis, places
+    return None
+
+
+def _without_factors(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel divided by the median sizes of its channels, which factors do not change."""
+    for _ in range(_ROUNDS):
+        for axis in (-1, -2):
+            rest = tuple(a for a in range(kernel.ndim) if a != kernel.ndim + axis)
+            middle = np.median(np.abs(kernel), axis=rest, keepdims=True)
+            kernel = np.divide(kernel, middle, out=np.zeros_like(kernel), where=middle > 0)
+    return kernel
+
+
+def _places(expected: np.ndarray, found: np.ndarray, axis: int) -> np.ndarray | None:
+    """Return where each slice is found, by the closest direction; None if unclear or in place."""
+    rows = [np.moveaxis(side, axis, 0).reshape(side.shape[axis], -1) for side in (expected, found)]
+    unit = [side / (np.linalg.norm(side, axis=1, keepdims=True) + 1e-300) for side in rows]
+    places = np.argmax(unit[0] @ unit[1].T, axis=1)
+    in_order = np.arange(len(places))
+    exchanged = np.array_equal(np.sort(places), in_order) and not np.array_equal(places, in_order)
+    return places if exchanged else None
+
+
 def differ_by_channels(kernel: np.ndarray, found: np.ndarray) -> bool:
     """Return whether a kernel is another one with its channels multiplied by positive factors.
 

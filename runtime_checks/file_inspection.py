@@ -38,8 +38,8 @@ _UNFROZEN = (
 )
 _OTHER_CALIBRATION = (
     "the kernels in {file} are those of the trained model with other factors for their channels: "
-    "the file is of another export, with other calibration samples or options. Put the exported "
-    "file back, or export again"
+    "the file is of another export, with other calibration samples or options{beside}. Put the "
+    "exported file back, or export again"
 )
 
 # Checks whose failure a wrong calibration explains.
@@ -168,7 +168,7 @@ class FileInspection:
         suspect = self._suspect(artifact, golden, target, contents, result)
         if suspect is not None:
             result = replace(result, findings=(*result.findings, suspect))
-            if not _altered(contents):
+            if suspect.check != "interface" or not _altered(contents):
                 return result
         try:
             inspected = inspect(
@@ -253,7 +253,9 @@ class FileInspection:
         if contents.of_another_training:
             return Finding("training", False, self._of_another_training(artifact, contents))
         if contents.of_another_calibration and not artifact.foreign:
-            return Finding("calibration", False, _OTHER_CALIBRATION.format(file=artifact.file))
+            beside = "".join(f"; {says}" for says in contents.beside_calibration)
+            says = _OTHER_CALIBRATION.format(file=artifact.file, beside=beside)
+            return Finding("calibration", False, says)
         return None
 
     def _run(
@@ -327,7 +329,8 @@ def _with_calibration(
 
 def _altered(contents: FileContents) -> bool:
     """Return whether weights of a file are altered for an unknown reason."""
-    return any(match.state == "altered" and not match.remark for match in contents.weights)
+    unknown = any(match.state == "altered" and not match.remark for match in contents.weights)
+    return unknown and not contents.of_another_calibration
 
 
 def _of_integers(artifact: Artifact) -> bool:

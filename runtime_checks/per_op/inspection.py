@@ -20,7 +20,8 @@ from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact
 from ...artifacts.network import Network, Node
 from ...artifacts.precisions import Arithmetic, precision_named
-from ...reference.channel_factors import differ_by_channels
+from ...reference.altered_weights import exchanged_slices
+from ...reference.channel_factors import differ_by_channels, exchanged_channels
 from ...reference.file_noise import shares_ranges
 from ...reference.file_weights import (
     WeightMatch,
@@ -141,20 +142,45 @@ class FileContents:
         unlike = all(kernel.state != "equal" and not kernel.remark for kernel in self._kernels)
         return len(self._kernels) > 1 and unlike and not self.of_another_calibration
 
-    @functools.cached_property
+    @property
     def of_another_calibration(self) -> bool:
         """Whether no kernel of integers is the network's, but some are with scaled channels."""
+        return any(state is not None for state in self._scaled_kernels.values())
+
+    @property
+    def beside_calibration(self) -> tuple[str, ...]:
+        """How kernels differ that are not just those of the network with scaled channels."""
+        return tuple(
+            f"the kernel of layer '{layer}' is another one"
+            if state is None
+            else f"in layer '{layer}' {state}"
+            for layer, state in self._scaled_kernels.items()
+            if state != ""
+        )
+
+    @functools.cached_property
+    def _scaled_kernels(self) -> dict[str, str | None]:
+        """How each layer's kernel of integers differs from the network's with scaled channels.
+
+        It is "" for no difference, a clause for exchanged channels, and None for another kernel. If
+        a kernel is the network's own, there are none.
+        """
         nodes = {node.name: node for node in self.network.nodes}
         maps = flattened_maps(self.network)
         if any(match.state == "equal" for match in self._kernels):
-            return False
+            return {}
         integers = [tensor for tensor in self.graph.constants if tensor.quantization is not None]
-        return any(
-            differ_by_channels(kernel, file_weight(candidate, kernel.shape))
-            for match in self._kernels
-            for kernel in [nodes[match.node].weights["kernel"]]
-            for candidate in like(nodes[match.node], "kernel", integers, maps.get(match.node, ()))
-        )
+        found = {}
+        for match in self._kernels:
+            node = nodes[match.node]
+            kernel = node.weights["kernel"].astype(np.float64)
+            features = maps.get(match.node, ())
+            alike = [
+                file_weight(candidate, kernel.shape)
+                for candidate in like(node, "kernel", integers, features)
+            ]
+            found[match.layer] = _with_scaled_channels(kernel, alike)
+        return found
 
     @property
     def changed_in_places(self) -> bool:
@@ -185,7 +211,11 @@ class FileContents:
     def findings(self) -> list[Finding]:
         """Return the verdict on the weights: one failure for each altered one."""
         weights = _distinct(self.weights)
-        altered = [match for match in weights if match.state == "altered"]
+        altered = [
+            match
+            for match in weights
+            if match.state == "altered" and (match.remark or not self.of_another_calibration)
+        ]
         if altered:
             return [Finding("weights", False, match.sentence, match.layer) for match in altered]
         equal = sum(match.state == "equal" for match in weights)
@@ -203,6 +233,22 @@ class FileContents:
                 f"bit where they are floats, within half a step where quantized{merged}",
             )
         ]
+
+
+def _with_scaled_channels(kernel: np.ndarray, candidates: Sequence[np.ndarray]) -> str | None:
+    """Return "" if a candidate is a kernel with scaled channels, and which of them are exchanged.
+
+    None if all are other kernels.
+    """
+    if any(differ_by_channels(kernel, candidate) for candidate in candidates):
+        return ""
+    for candidate in candidates:
+        exchanged = exchanged_channels(kernel, candidate)
+        if exchanged is not None:
+            axis, places = exchanged
+            moved = np.flatnonzero(places != np.arange(len(places)))
+            return exchanged_slices(moved, places, axis, kernel.ndim, "kernel")
+    return None
 
 
 def _distinct(weights: Sequence[WeightMatch]) -> list[WeightMatch]:

@@ -229,18 +229,20 @@ def test_a_wrong_interface_is_named_instead_of_a_layer(pair, tmp_path, fault):
 IMAGES = np.linspace(0, 1, 6)[:, None] * np.random.default_rng(0).uniform(0.2, 1, (16, 6, 6, 3))
 
 
-def export_integers(folder, *, backwards=False, factor=1.0, **options):
+def export_integers(folder, *, backwards=False, factor=1.0, change=None, **options):
     """Export a network as int8, calibrated on its inputs times a factor."""
     import keras
     from keras import layers
 
     image = keras.Input((6, 6, 3), name="image")
     x = layers.Conv2D(4, 3, activation="relu")(image[..., ::-1] if backwards else image)
-    x = layers.Dense(8, activation="relu")(layers.Flatten()(x))
+    x = layers.Dense(8, activation="relu", name="hidden")(layers.Flatten()(x))
     model = keras.Model(image, layers.Dense(3, name="scores")(x), name="net")
     rng = np.random.default_rng(0)
     for variable in model.weights:
         variable.assign(rng.normal(0, 0.5, variable.shape))
+    if change is not None:
+        change(model)
     images = (IMAGES[..., ::-1] if backwards else IMAGES).astype("f4")
     export_model(
         model,
@@ -284,6 +286,48 @@ def test_a_file_calibrated_on_other_pixels(integers, tmp_path):
     assert "are those of the trained model with other factors" in finding.message
     notes = json.loads((wrong / "manifest.json").read_text())["artifacts"][0]["notes"]
     assert any("were calibrated on values multiplied by 255" in note for note in notes)
+
+
+def exchanged_in(layer, axis, first, second):
+    """Return a change that exchanges channels of a layer's kernel, and their biases."""
+
+    def change(model):
+        kernel, bias = model.get_layer(layer).get_weights()
+        order = np.arange(kernel.shape[axis])
+        order[[first, second]] = second, first
+        kernel = np.take(kernel, order, axis)
+        model.get_layer(layer).set_weights([kernel, bias[order] if axis == -1 else bias])
+
+    return change
+
+
+EXCHANGES = {
+    "labels": (exchanged_in("scores", -1, 0, 2), "in layer 'scores' rows (outputs) 0 and 2"),
+    "rows": (exchanged_in("hidden", -1, 1, 5), "in layer 'hidden' rows (outputs) 1 and 5"),
+    "channels": (exchanged_in("scores", -2, 3, 4), "in layer 'scores' input channels 3 and 4"),
+}
+
+
+@pytest.mark.parametrize("fault", [*EXCHANGES, "none"])
+def test_exchanged_channels_of_an_equalized_file_are_named(tmp_path, fault):
+    """Its channels have other factors than those of the export, and so have its numbers."""
+    change, sentence = EXCHANGES.get(fault, (None, ""))
+    right = export_integers(tmp_path / "right" / "net", equalize="always")
+    wrong = export_integers(
+        tmp_path / "wrong" / "net", equalize="always", factor=1.05, change=change
+    )
+    shutil.copy(wrong / "net.int8.tflite", right)
+    trust(right, "net.int8.tflite")
+    (result,) = check_parity(right).results
+    failed = {finding.check: finding.message for finding in result.findings if not finding.passed}
+    if fault == "labels":
+        assert "entries 0 and 2 are exchanged of output 'scores'" in failed["interface"]
+    else:
+        assert "with other factors for their channels" in failed["calibration"]
+        assert sentence in failed["calibration"]
+        assert ("in layer" in failed["calibration"]) is (fault != "none")
+    assert "training" not in failed
+    assert result.faults == ()
 
 
 @pytest.mark.parametrize("side", ["input", "output"])

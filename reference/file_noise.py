@@ -74,7 +74,7 @@ def file_noise(
     if known.arithmetic is Arithmetic.INTEGER:
         steps = rounding_steps(network, graph, weights, inputs)
         return expected_noise(network, inputs, arithmetic=NoiseSource(steps=steps))
-    rounded = RoundedWeights.of(network, weights)
+    rounded = RoundedWeights.of(network, weights, graph)
     if not rounded.complete:
         return {}
     return expected_noise(

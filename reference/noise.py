@@ -55,12 +55,13 @@ class NoiseSource:
 
     Attributes:
         unit: Unit roundoff.
-        hybrid: Names of the nodes that quantize their input to 8 bits at run time.
+        hybrid: The nodes that quantize their input to 8 bits at run time, and for each whether that
+            may be symmetric about zero.
         steps: Node name to the steps of integers that the node's result is rounded to.
     """
 
     unit: float = UNIT_ROUNDOFF["float32"]
-    hybrid: frozenset[str] = frozenset()
+    hybrid: Mapping[str, bool] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
 
 
@@ -188,10 +189,10 @@ def _variances(
             read = [values[name] for name in node.inputs]
             errors = [variances[name] for name in node.inputs]
             if node.name in arithmetic.hybrid:
-                step = input_step(read[0])
+                step = input_step(read[0], symmetric=arithmetic.hybrid[node.name])
                 # Zero is on a step.
                 errors[0] = errors[0] + np.square(step / arithmetic.unit) / 12 * (read[0] != 0)
-                read[0] = in_input_steps(read[0])
+                read[0] = in_steps(read[0], step)
             value = evaluate_node(node, read)
             variance = rounding_variance(node, read, value, errors, arithmetic.unit)
             if half:
@@ -235,25 +236,29 @@ def _stepped(
     return bounded, np.where(beyond, 0.0, variance + own).astype(value.dtype)
 
 
-def in_input_steps(x: np.ndarray) -> np.ndarray:
+def in_steps(x: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Return (N, …) numbers in the steps of `input_step`."""
-    step = input_step(x)
     return np.asarray(np.rint(x / np.maximum(step, SMALLEST_NORMAL)) * step)
 
 
-def input_step(x: np.ndarray) -> np.ndarray:
+def input_step(x: np.ndarray, *, symmetric: bool = False) -> np.ndarray:
     """Return the step of 8 bits that a dynamic-range op gives each sample of its input.
 
     Measured of LiteRT 2.3: XNNPACK by row, builtin and reference kernels by sample, each equal to
     float64 with such an input up to the rounding of float32. ONNX's DynamicQuantizeLinear is
-    defined so.
+    defined so. If the file does not ask for asymmetric inputs, the builtin and reference kernels
+    take symmetric ones; XNNPACK's steps stay as they are, which are smaller.
 
     Args:
         x: (N, …).
+        symmetric: Whether kernels may use 127 steps on each side of zero.
 
     Returns:
-        (N, 1, …), the range from the least to the greatest number, zero included, over 255.
+        (N, 1, …), the range from the least to the greatest number, zero included, over 255; or the
+        greatest magnitude over 127.
     """
     axes = tuple(range(1, x.ndim))
+    if symmetric:
+        return np.asarray(np.abs(x).max(axis=axes, keepdims=True) / 127)
     high = np.maximum(x.max(axis=axes, keepdims=True), 0)
     return np.asarray((high - np.minimum(x.min(axis=axes, keepdims=True), 0)) / 255)

@@ -156,7 +156,7 @@ def measure_costs(
     """
     network = with_merged_affines(network, graph)
     matches = match_weights(network, graph)
-    rounded = RoundedWeights.of(network, matches)
+    rounded = RoundedWeights.of(network, matches, graph)
     input_rounding = input_steps(
         graph, list(network.inputs), [inputs[name] for name in network.inputs]
     )

@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import half_rounding
 from ..artifacts.ranges import GREATEST_HALF
 from .file_weights import WeightMatch, file_weight
 from .operators.base import constant_error
+
+# TFLite's option of operators with integer weights and float inputs.
+_ASYMMETRIC = "asymmetricQuantizeInputs"
 
 # Functions that are written with constants of their formula, such as 1/6.
 _FORMULAS = ("elu", "gelu", "hard_sigmoid", "hard_silu", "selu")
@@ -27,17 +31,19 @@ class RoundedWeights:
 
     Attributes:
         nodes: Node name to the node with the file's weights; nodes with float32 weights are absent.
-        hybrid: Names of the nodes with integer weights and float inputs, which they quantize at run
-            time (dynamic range).
+        hybrid: The nodes with integer weights and float inputs, which they quantize at run time
+            (dynamic range), and for each whether that may be symmetric about zero.
         complete: Whether every weight of the network was found in the file.
     """
 
     nodes: Mapping[str, Node]
-    hybrid: frozenset[str]
+    hybrid: Mapping[str, bool]
     complete: bool
 
     @classmethod
-    def of(cls, network: Network, weights: Sequence[WeightMatch]) -> RoundedWeights:
+    def of(
+        cls, network: Network, weights: Sequence[WeightMatch], graph: ArtifactGraph
+    ) -> RoundedWeights:
         """Collect the file's weights that are within half a step of the network's."""
         nodes = {node.name: node for node in network.nodes}
         arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -63,17 +69,29 @@ class RoundedWeights:
                 if node.constants or node.op in _FORMULAS:
                     replaced[node.name] = _with_half_constants(replaced.get(node.name, node))
         # An integer bias belongs to an op that computes in integers only.
-        hybrid = frozenset(
-            name
+        symmetric = _symmetric_nodes(weights, graph)
+        hybrid = {
+            name: name in symmetric
             for name, roles in integer.items()
             if "kernel" in roles and "bias" not in roles and "kernel" in arrays.get(name, {})
-        )
+        }
         return cls(replaced, hybrid, all(match.state == "equal" for match in weights))
 
     def applied(self, network: Network) -> Network:
         """Return the network with these weights."""
         nodes = tuple(self.nodes.get(node.name, node) for node in network.nodes)
         return replace(network, nodes=nodes)
+
+
+def _symmetric_nodes(weights: Sequence[WeightMatch], graph: ArtifactGraph) -> set[str]:
+    """Return the nodes whose inputs TFLite's own kernels quantize symmetrically.
+
+    XNNPACK ignores the option, and its steps are smaller.
+    """
+    keys = {key for op in graph.ops if op.attributes.get(_ASYMMETRIC) is False for key in op.inputs}
+    return {
+        match.node for match in weights if match.tensor is not None and match.tensor.key in keys
+    }
 
 
 def _unaltered(match: WeightMatch, weight: np.ndarray) -> np.ndarray:

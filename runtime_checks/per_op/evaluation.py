@@ -88,7 +88,7 @@ class Evaluation:
             self.as_filed(node),
             [self.value[name] for name in node.inputs],
             [self._bound[name] for name in node.inputs],
-            hybrid=node.name in self._rounded.hybrid,
+            symmetric=self._rounded.hybrid.get(node.name),
             halves=halves,
         )
         self.exact[node.name], self.allowed[node.name] = expected, allowed

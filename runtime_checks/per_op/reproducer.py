@@ -20,7 +20,7 @@ from ...artifacts.precisions import Arithmetic, precision_named
 from ...errors import UserError
 from ...files import sha256, write_bytes
 from ...reference.network import evaluate_network
-from ...reference.noise import expected_noise, in_input_steps
+from ...reference.noise import expected_noise, in_steps, input_step
 from ...version import __version__
 from .culprit import Fault
 from .cut import cut_op
@@ -105,7 +105,7 @@ def _right(
     """
     expected = culprit.expected
     if precision_named(cut.precision).arithmetic is Arithmetic.HYBRID:
-        stepped = {key: in_input_steps(array) for key, array in inputs.items()}
+        stepped = {key: in_steps(array, input_step(array)) for key, array in inputs.items()}
         # To first order, rounded inputs have the same effect with rounded and exact weights.
         expected = expected + evaluate_network(network, stepped)["got"] - truth
     spec = cut.output

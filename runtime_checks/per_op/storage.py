@@ -117,7 +117,7 @@ def expected_result(
     inputs: list[np.ndarray],
     errors: list[np.ndarray],
     *,
-    hybrid: bool,
+    symmetric: bool | None,
     halves: Sequence[bool],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a node's exact value and its bound, before it is stored.
@@ -126,13 +126,15 @@ def expected_result(
         node: With the weights of the file.
         inputs: float64 values that it reads.
         errors: Bound on the error of each.
-        hybrid: Whether the op quantizes its input to 8 bits at run time.
+        symmetric: Whether the op may quantize its input to 8 bits symmetrically about zero; None if
+            it does not quantize it at run time.
         halves: For each input, whether it is stored in half precision: a runtime that computes in
             float32 may skip the rounding in between.
     """
     unit, output = UNIT_ROUNDOFF["float32"], evaluate_node(node, inputs)
-    if hybrid:
-        read = [np.broadcast_to(input_step(inputs[0]) / 2, inputs[0].shape)]
+    if symmetric is not None:
+        step = input_step(inputs[0], symmetric=symmetric)
+        read = [np.broadcast_to(step / 2, inputs[0].shape)]
     elif any(halves):
         half = UNIT_ROUNDOFF["float16"]
         read = [half * stored * np.abs(x) for stored, x in zip(halves, inputs)]

@@ -50,7 +50,7 @@ def walk(
         Every op's error relative to its bound, and the culprits.
     """
     shown = Tensors(graph, tensors, len(next(iter(inputs.values()))), further)
-    rounded = RoundedWeights.of(network, weights)
+    rounded = RoundedWeights.of(network, weights, graph)
     true = _evaluated(network, inputs)
     places = {node.name: place for place, node in enumerate(network.nodes)}
 

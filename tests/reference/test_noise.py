@@ -130,7 +130,7 @@ def test_dynamic_range_is_no_noisier_than_the_model_says(rows):
     network = network_of(rng, bias=0.3)
     x = rng.normal(size=(24, 6, 6, 8)).astype(np.float32)
     (truth,) = evaluate_network(network, {"x": x}).values()
-    hybrid = frozenset(node.name for node in network.nodes if node.op in ("conv", "dense"))
+    hybrid = {node.name: False for node in network.nodes if node.op in ("conv", "dense")}
     arithmetic = NoiseSource(hybrid=hybrid)
     (noise,) = expected_noise(network, {"x": x}, arithmetic=arithmetic, truth={"y": truth}).values()
     found = ratios(eight_bits(network, x, rows=rows), truth, noise)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -51,6 +52,7 @@ from .signature import (
 )
 from .staging import moved_in_when_done
 from .stream import Stream
+from .text_samples import TextSamples
 from .variants import Variants
 
 
@@ -261,6 +263,7 @@ def _prepare(
     step = Steps(listener) if listener else Steps()
     if trained is not None:
         model = trained.float_model
+    original = model
     nested = read_graph(model).paths if _selects_layers(options) else {}
     with step("model", "prepare"):
         prepared = prepare(
@@ -290,7 +293,10 @@ def _prepare(
         options = dataclasses.replace(options, labels=classes.names)
     stream = Stream(model, signature, prepared.states)
     real = None
-    with _said_with_errors(prepared.cut):
+    with tempfile.TemporaryDirectory() as folder, _said_with_errors(prepared.cut):
+        if prepared.cut:
+            text = TextSamples(original, [t.name for t in stream.inputs], Path(folder))
+            calibration, inputs = text.computed(calibration), text.computed(inputs)
         samples = _calibration(options, calibration, stream, values) if needing else None
         if inputs is not None:
             real = load_samples(

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..artifacts.precisions import Arithmetic, precision_named
 from .fold import Affine, FoldResult, InputValues, affines_of_inputs, fold
+from .fold.keras_graph import read_graph
 from .signature import Signature
 
 _SAMPLES = 32
@@ -30,12 +31,15 @@ class InputNorms:
         model: The network.
         names: Names of the norms.
         range_growth: Growth of the integer range when they are folded, see `NormRecord`.
+        joined: Whether another value shares the range of the input, before the first layer with
+            weights, when they are folded.
         inputs: Samples drawn from the norms' statistics, by input name.
     """
 
     model: keras.Model
     names: tuple[str, ...]
     range_growth: float
+    joined: bool
     inputs: Mapping[str, np.ndarray]
 
     def may_help(self, precision: str) -> bool:
@@ -43,6 +47,8 @@ class InputNorms:
         arithmetic = precision_named(precision).arithmetic
         if arithmetic is Arithmetic.FLOAT32:
             return False
+        if arithmetic is Arithmetic.INTEGER and self.joined:
+            return True
         return arithmetic is Arithmetic.FLOAT16 or self.range_growth >= _ONE_BIT
 
 
@@ -67,7 +73,24 @@ def with_input_norms(
         return None
     growth = max(record.range_growth for record in records)
     names = tuple(record.name for record in records)
-    return InputNorms(kept.model, names, growth, _samples(affines, signature, values))
+    samples = _samples(affines, signature, values)
+    return InputNorms(kept.model, names, growth, _are_joined(kept.model, names), samples)
+
+
+def _are_joined(model: keras.Model, names: Sequence[str]) -> bool:
+    """Return whether one of the norms is joined with another value before a layer with weights.
+
+    A Concatenate in integers has one step for all its values: for ages of 80 years, and for the
+    ones of a category.
+    """
+    waiting = [c.output for c in read_graph(model).calls() if c.op.name in names]
+    while waiting:
+        for call, _ in waiting.pop().uses:
+            if len(call.inputs) > 1:
+                return True
+            if not getattr(call.op.operation, "weights", ()):
+                waiting += call.outputs
+    return False
 
 
 def _samples(

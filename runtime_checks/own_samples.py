@@ -37,6 +37,9 @@ from ..reference.nonfinite import expected
 from ..runtimes import HOSTS, Target, usable_here
 from ..runtimes.run import run_target
 
+# Part of the notes on inputs in the place of layers that process text.
+_BY_THE_APP = "the app must compute the output of the layer"
+
 
 def open_own(
     source: Source,
@@ -73,14 +76,20 @@ def open_own(
     classes = ClassNames(tuple(metadata.get("labels", ())))
     if not classes.names:
         classes = find_class_names(source, class_counts(export.outputs))
-    stream = open_samples(
-        source,
-        export.inputs,
-        limit=limit,
-        preprocessing=preprocessing or Preprocessing.before(metadata),
-        classes=classes.names,
-        finite=False,
-    )
+    try:
+        stream = open_samples(
+            source,
+            export.inputs,
+            limit=limit,
+            preprocessing=preprocessing or Preprocessing.before(metadata),
+            classes=classes.names,
+            finite=False,
+        )
+    except UserError as error:
+        removed = [note for note in export.manifest.notes if _BY_THE_APP in note]
+        if not removed:
+            raise
+        raise UserError(f"{error} The {'; the '.join(removed)}.") from error
     return replace(stream, notes=(*filter(None, [classes.note]), *stream.notes))
 
 

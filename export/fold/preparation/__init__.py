@@ -11,3 +11,4 @@ a sentence; a model that needs none of them is returned unchanged.
 from .prepare import Prepared as Prepared
 from .prepare import Shapes as Shapes
 from .prepare import prepare as prepare
+from .text import text_processing as text_processing

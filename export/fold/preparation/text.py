@@ -10,7 +10,9 @@ from __future__ import annotations
 import keras
 
 from ....errors import UserError
+from ..build import build
 from ..graph import Call, Graph, Slot, Source, Value
+from ..keras_graph import read_graph
 
 # Keras hashes numbers by their decimal digits, as text.
 _HASHES = (keras.layers.Hashing, keras.layers.HashedCrossing)
@@ -58,6 +60,26 @@ def cut_text(graph: Graph) -> list[str] | None:
     return notes
 
 
+def text_processing(model: keras.Model) -> keras.Model:
+    """Return the removed part of a model that has text: from all its inputs to the new inputs.
+
+    Its outputs have the names of the new inputs.
+    """
+    graph = read_graph(model)
+    calls = [call for call in graph.calls() if _makes_numbers(call)]
+    named = [
+        (value, _name(graph, call, position))
+        for call in calls
+        for position, value in enumerate(call.outputs)
+        if value.uses or value.is_output
+    ]
+    layers = build(graph, "float32", [value for value, _ in named])
+    inputs = keras.tree.flatten(layers.input)
+    flat = keras.Model(inputs, layers.outputs)
+    flat.output_names = [name for _, name in named]
+    return flat
+
+
 def _is_text(value: Value) -> bool:
     layer = getattr(value.producer.op, "operation", None)
     if isinstance(layer, keras.layers.StringLookup) and layer.invert:
@@ -76,11 +98,16 @@ def _makes_numbers(call: Call) -> bool:
 
 def _make_input(graph: Graph, call: Call, value: Value, position: int) -> Value:
     """Replace a value that is computed from text by an input."""
-    name = call.name if position == 0 else graph.unique_name(f"{call.name}_{position}")
+    name = _name(graph, call, position)
     tensor = keras.KerasTensor(value.shape, value.dtype, name=name)
     source = graph.add(Call(Source(tensor, name), []), [(value.shape, value.dtype)])
     graph.replace_value(value, source.output)
     return source.output
+
+
+def _name(graph: Graph, call: Call, position: int) -> str:
+    """Return the name of the input in the place of an output of a call."""
+    return call.name if position == 0 else graph.unique_name(f"{call.name}_{position}")
 
 
 def _note(graph: Graph, call: Call, value: Value) -> str:

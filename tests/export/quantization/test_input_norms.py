@@ -91,3 +91,21 @@ def test_every_call_of_a_norm_that_stays_computes_in_float32(tmp_path):
     numbers = {weight.name: weight.data_type for weight in file.graph.initializer}
     added = [numbers[node.input[1]] for node in file.graph.node if node.op_type == "Add"]
     assert added == [onnx.TensorProto.FLOAT] * 2
+
+
+def test_the_norm_of_one_column_is_kept_beside_categories(tmp_path):
+    # Folded, a Concatenate in integers holds ages up to 80 beside the ones of a category.
+    generator = np.random.default_rng(0)
+    age, city = keras.Input((1,), name="age"), keras.Input((1,), dtype="int32", name="city")
+    scaled = keras.layers.Normalization(mean=40.0, variance=400.0)(age)
+    encoded = keras.layers.CategoryEncoding(4, output_mode="one_hot")(city)
+    keras.utils.set_random_seed(0)
+    joined = keras.layers.Concatenate()([scaled, encoded])
+    model = keras.Model([age, city], keras.layers.Dense(2)(joined))
+    data = {
+        "age": generator.integers(18, 80, (64, 1)).astype(np.float32),
+        "city": generator.integers(0, 4, (64, 1)).astype(np.int32),
+    }
+    manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=data, inputs=data)
+    for artifact in manifest.artifacts:
+        assert min(artifact.snr_db.values()) > 35, artifact.file

@@ -1,0 +1,57 @@
+"""Protects text as samples: the layers that a file lacks compute its inputs at export."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import layers as kl
+
+TEXTS = np.array([["a good film"], ["a bad film"], ["good"], ["unknown words here and there"]] * 6)
+CITIES = np.array([["Rome"], ["Oslo"], ["Bern"], ["Rome"]] * 6)
+
+
+def reviews() -> keras.Model:
+    text = keras.Input((1,), dtype="string", name="text")
+    vocabulary = ["a", "good", "bad", "film"]
+    words = kl.TextVectorization(vocabulary=vocabulary, output_sequence_length=4, name="words")
+    x = kl.Embedding(6, 3, embeddings_initializer="normal")(words(text))
+    return keras.Model(text, kl.Dense(2, name="y")(kl.GlobalAveragePooling1D()(x)))
+
+
+def table() -> keras.Model:
+    age, city = keras.Input((1,), name="age"), keras.Input((1,), dtype="string", name="city")
+    ids = kl.StringLookup(vocabulary=["Rome", "Oslo"], output_mode="one_hot", name="id")(city)
+    return keras.Model({"age": age, "city": city}, kl.Dense(2)(kl.Concatenate()([age, ids])))
+
+
+@pytest.mark.parametrize("form", ["npz", "bytes", "rows", "arrays"])
+def test_text_is_processed_by_the_removed_layers(form, tmp_path):
+    samples = {"npz": TEXTS, "bytes": TEXTS.astype("S"), "rows": TEXTS[:, 0], "arrays": TEXTS}[form]
+    source = {"text": samples}
+    if form != "arrays":
+        source = tmp_path / "samples.npz"
+        np.savez(source, text=samples)
+    manifest = rl.export_model(reviews(), tmp_path / "net", precisions=("int8",), inputs=source)
+    golden = np.load(tmp_path / "net" / "golden.npz")
+    real = golden["input:words"][golden["kind"] == "real"]
+    rows = {tuple(row) for row in real}
+    # 0 is padding, 1 an unknown word; the vocabulary begins at 2.
+    assert rows == {(2, 3, 5, 0), (2, 4, 5, 0), (3, 0, 0, 0), (1, 1, 1, 1)}
+    assert manifest.calibration["source"] == ("arrays" if form == "arrays" else "samples.npz")
+    assert rl.check_parity(tmp_path / "net").passed
+
+
+def test_text_beside_numbers(tmp_path):
+    ages = np.linspace(20, 60, 24, dtype=np.float32)[:, None]
+    np.savez(tmp_path / "s.npz", age=ages, city=CITIES)
+    rl.export_model(table(), tmp_path / "net", inputs=tmp_path / "s.npz")
+    golden = np.load(tmp_path / "net" / "golden.npz")
+    real = golden["kind"] == "real"
+    assert {tuple(row) for row in golden["input:id"][real]} == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+    assert set(golden["input:age"][real].ravel()) <= set(ages.ravel())
+    with pytest.raises(
+        rl.UserError, match=r"age, id\. .* the app must compute the output of the layer"
+    ):
+        rl.check_parity(tmp_path / "net", inputs=tmp_path / "s.npz")

@@ -34,6 +34,8 @@ _DIFFERENT = 0.05
 _BETTER, _MUCH_BETTER = 2.0, 5.0
 # Floats that were mapped and mapped back err by less than this share of the signal.
 _MAPPED = 1e-4
+# The outputs of a device, of one sample, for inputs changed as the device may change them.
+_SIMILAR = 0.5
 # Another calibration of the same model may err this many times as much as the exported file.
 _OTHER_STEPS = 3.0
 _SAMPLES = 6
@@ -108,16 +110,55 @@ def interface_suspect(
     if not local:
         # The file itself computes the right outputs; the device may have fed it otherwise.
         errors = _Errors(lambda arrays: _distance(arrays, given), _DIFFERENT)
+    alone = [part.select(np.array([place])) for place in range(part.samples)]
+    wrong = [
+        _greatest(_errors(_sample(given, i), alone[i], artifact))[0] for i in range(len(alone))
+    ]
+    worst = int(np.argmax(np.nan_to_num(wrong, nan=np.inf)))
+
+    def likely(outputs: Arrays) -> bool:
+        """Return whether an explanation may fit, by the outputs for the worst sample alone."""
+        if not local:
+            return _distance(outputs, _sample(given, worst))[0] <= _SIMILAR
+        error, explained = _greatest(_errors(outputs, alone[worst], artifact))
+        return explained or error <= wrong[worst] / _BETTER
+
     try:
         with make_runner(target if local else Target(HOSTS[artifact.format]), path) as runner:
             session = Session(runner, artifact)
-            for hypothesis in _of_inputs(part.inputs, artifact.inputs, preprocessing):
+            tried = _of_inputs(part.inputs, artifact.inputs, preprocessing)
+            for hypothesis in _likely(tried, session, alone[worst].inputs, likely):
                 says = hypothesis.says if local else hypothesis.device
                 if errors.settled(says, session.run(hypothesis.change(part.inputs))):
                     break
     except ArtifactError:
         return ""
     return errors.best
+
+
+def _likely(
+    hypotheses: Iterator[_Hypothesis],
+    session: Session,
+    inputs: Arrays,
+    likely: Callable[[Arrays], bool],
+) -> Iterator[_Hypothesis]:
+    """Yield the hypotheses that may be right, by a run on one sample.
+
+    They share the batches of a file that takes several samples at once.
+    """
+    size = session.batch_size
+    while batch := list(itertools.islice(hypotheses, size)):
+        changed = [hypothesis.change(inputs) for hypothesis in batch]
+        together = {name: np.concatenate([one[name] for one in changed]) for name in inputs}
+        outputs = session.run(together)
+        for place, hypothesis in enumerate(batch):
+            if likely(_sample(outputs, place)):
+                yield hypothesis
+
+
+def _sample(arrays: Arrays, place: int) -> dict[str, np.ndarray]:
+    """Return one sample of some arrays, with its axis."""
+    return {name: array[place : place + 1] for name, array in arrays.items()}
 
 
 class _Errors:

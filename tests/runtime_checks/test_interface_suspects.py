@@ -10,8 +10,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from renormlite import check_parity, export_model
+from renormlite.artifacts.directory import read_export
 from renormlite.files import sha256
+from renormlite.runtime_checks import interface_suspects
+from renormlite.runtime_checks.end_to_end.target_check import judge_run
+from renormlite.runtimes import Target
 from renormlite.runtimes.base import Runner
+from renormlite.runtimes.run import run_target
+from renormlite.runtimes.session import Session
 
 FILE = "pair.float32.onnx"
 
@@ -365,6 +371,58 @@ def test_a_wrong_op_is_not_reported_as_a_wrong_interface(pair, tmp_path):
     result = checked(pair, tmp_path, other_activation)
     assert not any(finding.check == "interface" for finding in result.findings)
     assert result.faults[0].layer == "of_left"
+
+
+def test_an_unlikely_change_of_the_interface_is_run_on_one_sample(pair, tmp_path, monkeypatch):
+    """A large model would be run for minutes if each of a hundred changes took all samples."""
+
+    def other_activation(graph):
+        next(node for node in graph.node if node.op_type == "Relu").op_type = "Tanh"
+
+    changes, batches = [], []
+
+    def counted_changes(*arguments):
+        for hypothesis in of_inputs(*arguments):
+            changes.append(hypothesis.says)
+            yield hypothesis
+
+    def counted_runs(self, inputs):
+        batches.append(len(next(iter(inputs.values()))))
+        return run(self, inputs)
+
+    of_inputs, run = interface_suspects._of_inputs, Session.run
+    monkeypatch.setattr(interface_suspects, "_of_inputs", counted_changes)
+    monkeypatch.setattr(interface_suspects.Session, "run", counted_runs)
+    checked(pair, tmp_path, other_activation)
+    assert len(changes) > 50
+    golden, *tried = batches[: 1 + len(changes)]
+    assert golden > 20
+    assert sum(tried) < 1.5 * len(changes)
+
+
+ON_DEVICE = {
+    "inputs 'left' and 'right' are exchanged on the device": lambda a: {
+        "left": a["right"], "right": a["left"]
+    },
+    "the device takes the channels of input 'left' in the order (2, 1, 0)": lambda a: {
+        **a, "left": a["left"][..., ::-1]
+    },
+    "the device takes inputs 'left' and 'right' multiplied by 255": lambda a: {
+        name: array * np.float32(255) for name, array in a.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", ON_DEVICE)
+def test_a_device_that_changes_its_inputs(pair, sentence):
+    export = read_export(pair)
+    golden, (artifact, *_) = export.read_golden(), export.artifacts
+    changed = {k: np.ascontiguousarray(a) for k, a in ON_DEVICE[sentence](golden.inputs).items()}
+    run = run_target(pair / FILE, artifact, changed, Target("onnxruntime"))
+    board = Target.parse("onnxruntime@ssh:board")
+    result = judge_run(export, artifact, golden, board, run)
+    says = interface_suspects.interface_suspect(pair / FILE, artifact, golden, board, result)
+    assert sentence in says
 
 
 def test_a_file_of_another_training(pair, retrained, tmp_path):

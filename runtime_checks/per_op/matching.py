@@ -228,9 +228,12 @@ class Tensors:
     def read_after(self, key: str, value: np.ndarray) -> np.ndarray:
         """Return the numbers that the readers of a tensor see: rounded, if an op rounds them.
 
-        After a reshape no layout may restore their order; then the unrounded numbers are used.
+        After a reshape no layout may restore their order, and an op that repeats them has more;
+        then the unrounded numbers are used.
         """
         rounded = self._rounded_copy(key)
+        if rounded is not None and self.arrays[rounded].size != value.size:
+            return value
         # A requantized copy is for one reader; the others read the original integers.
         shown = self.arrays.get(key)
         if rounded is None or (shown is not None and shown.dtype.kind != "f"):

@@ -311,3 +311,22 @@ def test_resizing_images_whose_neighbours_are_unlike_passes(tmp_path):
     export_model(model, tmp_path / "net", inputs=samples)
     report = check_parity(tmp_path / "net", TARGETS)
     assert report.passed, [result.reason for result in report.results]
+
+
+def test_parts_of_a_layer_with_names_of_one_scope_are_told_apart(tmp_path):
+    """An op "…/add_2" adds a map to the statistics "…/add_1", which is no rounding of them."""
+    layers = [kl.Conv2D(4, 3), kl.GroupNormalization(2), kl.Flatten(), kl.Dense(5)]
+    x = keras.Input((8, 8, 3), name="x")
+    y = x
+    for layer in layers:
+        y = layer(y)
+    samples = np.random.default_rng(0).uniform(size=(16, 8, 8, 3)).astype("f4").cumsum(1)
+    export_model(
+        keras.Model(x, y),
+        tmp_path / "net",
+        formats=("onnx",),
+        precisions=("int8",),
+        calibration=samples,
+    )
+    report = check_parity(tmp_path / "net", ("onnxruntime+disabled",), per_op=True)
+    assert report.passed, [result.reason for result in report.results]

@@ -31,6 +31,10 @@ _RULES: dict[str, Callable[[ArtifactGraph], tuple[Arithmetic, ...]]] = {
     "onnx": lambda graph: ONNX_RULES,
 }
 
+# Steps by which two correct rules may differ, by the bytes of an integer. A known rule of 16 bits
+# is up to a step and a half from the exact result: its multiplier has 15 bits.
+_MOST_APART = {1: 1, 2: 2}
+
 # Ops whose results do not depend on rounding: they are compared but not listed.
 _MOVING = frozenset({*MOVING_OPS, *MOVING})
 
@@ -49,6 +53,7 @@ class IntegerCheck:
         got: The runtime's number there.
         expected: The rule's.
         farthest: Greatest difference from the rule's.
+        most_apart: Greatest difference of two correct rules, in steps.
         ignored: Name of the input whose zero point the op ignores; empty if that is not the reason.
     """
 
@@ -61,6 +66,7 @@ class IntegerCheck:
     got: float = 0.0
     expected: float = 0.0
     farthest: float = 0.0
+    most_apart: int = 1
     ignored: str = ""
 
 
@@ -71,19 +77,19 @@ class IntegerReport:
     Attributes:
         checks: The ops, in the order they run.
         bounded: Kinds of ops without a known rule, or computed in floats between integers.
-        within_a_step: Ops that match no rule, but differ from one by a single step at most, if the
-            runtime may follow an unknown rule.
+        by_unknown_rule: Ops that match no rule, but differ from one by no more than correct rules
+            differ from each other, if the runtime may follow an unknown rule.
     """
 
     checks: tuple[IntegerCheck, ...]
     bounded: tuple[str, ...] = ()
-    within_a_step: tuple[IntegerCheck, ...] = ()
+    by_unknown_rule: tuple[IntegerCheck, ...] = ()
 
     def with_unknown_rule(self) -> IntegerReport:
         """Return the report on a runtime that may round by a rule that is not known."""
-        near = tuple(check for check in self.wrong if check.farthest <= 1)
+        near = tuple(check for check in self.wrong if check.farthest <= check.most_apart)
         rest = tuple(check for check in self.checks if check not in near)
-        return replace(self, checks=rest, within_a_step=near)
+        return replace(self, checks=rest, by_unknown_rule=near)
 
     @property
     def wrong(self) -> list[IntegerCheck]:
@@ -104,13 +110,13 @@ class IntegerReport:
             parts.append(
                 f"{says}: 0 differences in {len(chosen)} {ops} ({kinds}), {elements:,} elements"
             )
-        if self.within_a_step:
-            kinds = ", ".join(dict.fromkeys(check.core.kind for check in self.within_a_step))
-            count = len(self.within_a_step)
-            parts.append(
-                f"no known rule, but at most one step from one: {count} ops ({kinds}), so that an "
-                "unknown rule explains them"
-            )
+        if self.by_unknown_rule:
+            kinds = ", ".join(dict.fromkeys(check.core.kind for check in self.by_unknown_rule))
+            count = len(self.by_unknown_rule)
+            ops = "1 op" if count == 1 else f"{count} ops"
+            farthest = max(check.farthest for check in self.by_unknown_rule)
+            steps = "a step" if farthest <= 1 else f"{farthest:.0f} steps"
+            parts.append(f"no known rule, but within {steps} of one: {ops} ({kinds})")
         if self.bounded:
             parts.append(f"held to their bounds instead: {', '.join(self.bounded)}")
         return f"integer arithmetic: {'; '.join(parts)}"
@@ -236,6 +242,7 @@ def _check(
         float(op.got[place]),
         float(expected[place]),
         float(np.abs(expected.astype(np.float64) - op.got).max()),
+        _MOST_APART.get(op.got.dtype.itemsize, 1),
         _ignored(op, values, file_format),
     )
 

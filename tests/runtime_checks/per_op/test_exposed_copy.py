@@ -95,7 +95,7 @@ def test_unknown_rounding_within_a_step_passes(coarse_export, accelerator):
     assert result.passed, result.reason
     assert any("no known rounding rule" in f.message for f in result.findings)
     (finding,) = [f for f in result.findings if f.check == "rounding"]
-    assert "at most one step from one: 1 op" in finding.message
+    assert "no known rule, but within a step of one: 1 op (CONV_2D)" in finding.message
     assert "from a copy of the file that returns all tensors" in finding.message
     (noise,) = [f for f in result.findings if f.check == "noise"]
     assert "noise of the difference between known rounding rules" not in noise.message

@@ -32,7 +32,7 @@ largest noise of those, as do samples with NaN or infinity, for which errors are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -110,9 +110,9 @@ def expected_noise(
         known = np.concatenate(parts)
         found[name] = np.full(samples, np.max(known, where=np.isfinite(known), initial=0.0))
         found[name][index] = known
-    tiny = denormal(inputs)
+    tiny = denormal(inputs) | _has_denormal_weights(network)
     if tiny.any():
-        flushed = _flushing(network, {name: array[tiny] for name, array in inputs.items()})
+        flushed = flushing_effect(network, {name: array[tiny] for name, array in inputs.items()})
         for name, moved in flushed.items():
             found[name][tiny] = np.hypot(found[name][tiny], moved)
     return found
@@ -135,8 +135,24 @@ def denormal(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.any(found, axis=0)
 
 
-def _flushing(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the root mean square of what flushing to zero, wherever it can, does to outputs."""
+def _has_denormal_weights(network: Network) -> bool:
+    return any(
+        bool(np.any((weight != 0) & (np.abs(weight) < SMALLEST_NORMAL)))
+        for node in network.nodes
+        for weight in node.weights.values()
+    )
+
+
+def flushing_effect(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the effect of replacing denormal numbers by zero, wherever a runtime can.
+
+    Args:
+        network: Every layer can be evaluated.
+        inputs: Its input names to (N, …).
+
+    Returns:
+        Output name to the (N,) root mean squares of the change.
+    """
 
     def flushed(array: np.ndarray) -> np.ndarray:
         return np.where(np.abs(array) < SMALLEST_NORMAL, 0.0, array)
@@ -144,7 +160,9 @@ def _flushing(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
     exact = evaluate_network(network, inputs)
     values = {name: flushed(array.astype(np.float64)) for name, array in inputs.items()}
     for node in network.nodes:
-        values[node.name] = flushed(evaluate_node(node, [values[name] for name in node.inputs]))
+        weights = {role: flushed(weight) for role, weight in node.weights.items()}
+        read = [values[name] for name in node.inputs]
+        values[node.name] = flushed(evaluate_node(replace(node, weights=weights), read))
     return {
         name: np.sqrt(_mean(np.square(values[value] - exact[name])))
         for name, value in network.outputs.items()

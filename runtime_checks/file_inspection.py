@@ -19,7 +19,8 @@ from ..artifacts.sample_kinds import REAL, typical_samples
 from ..devices.base import DeviceOptions
 from ..errors import UserError
 from ..reference.calibrated_inputs import miscalibrated_inputs
-from ..reference.network import can_evaluate, unevaluated_nodes
+from ..reference.network import can_evaluate, opaque_layers, unevaluated_nodes
+from ..reference.noise import flushing_effect
 from ..runtimes import LOCAL, Target
 from ..runtimes.run import TargetRun, run_target
 from .end_to_end.findings import Finding, TargetResult, judge_unknown_rule
@@ -40,6 +41,12 @@ _OTHER_CALIBRATION = (
     "the kernels in {file} are those of the trained model with other factors for their channels: "
     "the file is of another export, with other calibration samples or options{beside}. Put the "
     "exported file back, or export again"
+)
+
+# Follows the sentence on a poor ratio.
+_DENORMAL = (
+    "; denormal numbers (below 1.2e-38), which runtimes may replace by zero, explain it: scale the "
+    "model's inputs or weights up"
 )
 
 # Checks whose failure a wrong calibration explains.
@@ -116,7 +123,31 @@ class FileInspection:
         contents = self.read(artifact)
         if isinstance(contents, FileContents):
             whole = _with_calibration(artifact, golden, contents, whole)
+            whole = self._with_denormals(golden, whole)
         return self._of_layers(whole) if self._layers and whole.given else whole
+
+    def _with_denormals(self, golden: GoldenSet, result: TargetResult) -> TargetResult:
+        """Return a result that names denormal numbers where a poor ratio is due to them."""
+        network = self._export.folded_network
+        poor = {f.subject for f in result.findings if f.check == "snr" and not f.passed}
+        if not poor or network is None or opaque_layers(network):
+            return result
+        _, typical = typical_samples(golden.kind)
+        effect = flushing_effect(network, {n: a[typical] for n, a in golden.inputs.items()})
+        explained = {
+            entry.metrics.output
+            for entry in result.outputs
+            for power in [np.square(entry.metrics.rms_error[typical]).sum()]
+            if np.square(effect[entry.metrics.output]).sum() >= power / 2
+        }
+        kept = [
+            replace(f, message=f.message + _DENORMAL)
+            if f.check == "snr" and f.subject in poor & explained
+            else f
+            for f in result.findings
+            if f.passed or f.check != "slices" or f.subject not in poor & explained
+        ]
+        return replace(result, findings=tuple(kept))
 
     def _of_layers(self, result: TargetResult) -> TargetResult:
         """Return a result restricted to the selected layers."""

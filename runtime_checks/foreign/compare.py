@@ -39,14 +39,13 @@ from ...reference.integer.file_outputs import predicted_outputs
 from ...reference.network import evaluate_network, opaque_layers
 from ...reference.noise import expected_noise
 from ...runtimes import HOSTS, Target
-from ...runtimes.base import ArtifactError
 from ...runtimes.run import run_target
 from ...version import __version__
 from ..end_to_end.comparison import compare_output
 from ..end_to_end.findings import Finding
 from ..options import CheckOptions
 from ..parity import ParityReport, run_check
-from .interface import match_interface, other_signatures
+from .interface import UnlikeInterfaceError, match_interface, other_signatures
 from .networks import made_from
 from .precision import precision_of
 
@@ -349,7 +348,7 @@ def _described(
     mapped = {name: other for name, other in wanted.items() if other in known}
     try:
         interface = match_interface(file.path, artifact, file.graph, samples, truth, mapped)
-    except ArtifactError as error:
+    except UnlikeInterfaceError as error:
         says = str(error).rstrip(".").replace("the model's", f"{reference}'s")
         why = "; ".join([says, *other_signatures(file.graph)])
         raise UserError(f"{why}. The files must have the same inputs and outputs.") from error

@@ -33,6 +33,10 @@ Axes = tuple[int, ...] | None
 BY_NAME = "by name"
 
 
+class UnlikeInterfaceError(ArtifactError):
+    """The tensors of a file do not fit the model's."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A tensor of the model and the matching one of the file.
@@ -116,7 +120,8 @@ def match_interface(
 
     Raises:
         UserError: A name given by the user is not in the file.
-        ArtifactError: The file cannot be run, or no tensor of it fits one of the model.
+        UnlikeInterfaceError: No tensor of the file fits one of the model.
+        ArtifactError: The file cannot be run.
     """
     few = min(_SAMPLES, len(next(iter(inputs.values()))))
     samples = {name: array[:few] for name, array in inputs.items()}
@@ -196,7 +201,7 @@ def _assignments(
     rest = [spec for spec in specs if spec.name not in fixed]
     free = [info for info in infos if info.name not in taken]
     if len(specs) != len(infos) and len(rest) > len(free):
-        raise ArtifactError(_unlike(path, specs, infos))
+        raise UnlikeInterfaceError(_unlike(path, specs, infos))
     found = 0
     for order in itertools.permutations(free, len(rest)):
         chosen = {**fixed, **{s.name: (i, "by order") for s, i in zip(rest, order, strict=True)}}
@@ -211,7 +216,7 @@ def _assignments(
             if found == _MOST_TRIED:
                 return
     if not found:
-        raise ArtifactError(_unlike(path, specs, infos))
+        raise UnlikeInterfaceError(_unlike(path, specs, infos))
 
 
 def _by_name(

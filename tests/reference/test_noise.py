@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from renormlite import check_parity
@@ -238,3 +240,21 @@ def test_products_below_the_least_normal_half_are_as_noisy_as_the_model_says():
     found = ratios(x * x, truth, noise)
     assert 0.5 < pooled(found) <= POOLED_LIMIT
     assert found.max() <= WORST_SAMPLE_LIMIT
+
+
+def test_denormal_weights_may_be_replaced_by_zero():
+    rng = np.random.default_rng(0)
+    network = network_of(rng, bias=0.0)
+    first = next(node for node in network.nodes if "kernel" in node.weights)
+    small = first.weights["kernel"] * np.float32(1e-39 / np.abs(first.weights["kernel"]).max())
+    nodes = [
+        replace(n, weights={**n.weights, "kernel": small}) if n is first else n
+        for n in network.nodes
+    ]
+    x = {"x": rng.normal(size=(4, 6, 6, 8)).astype(np.float32)}
+    changed = replace(network, nodes=tuple(nodes))
+    (truth,), (noise,) = (
+        found.values() for found in (evaluate_network(changed, x), expected_noise(changed, x))
+    )
+    size = np.sqrt(np.mean(np.square(truth.reshape(4, -1)), axis=1))
+    np.testing.assert_allclose(noise, size, rtol=1e-3)

@@ -107,6 +107,25 @@ def test_scores_lost_next_to_pixel_coordinates_fail(detector, target):
     assert quality.step > 1
 
 
+@pytest.mark.parametrize("weights", [1e-20, 1.0])
+def test_denormal_numbers_explain_a_poor_ratio(tmp_path, weights):
+    """XNNPACK replaces them by zero, so that nothing is left of these outputs."""
+    import keras
+
+    x = keras.Input((8,), name="x")
+    hidden = keras.layers.Dense(6, use_bias=False)(x)
+    model = keras.Model(x, keras.layers.Dense(3, use_bias=False, name="y")(hidden))
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, weights, v.shape) for v in model.weights])
+    inputs = rng.uniform(0.5, 1, (16, 8)).astype("f4") * np.float32(1e-40 / weights**2)
+    options = {"formats": ("tflite",), "precisions": ("float32",), "inputs": inputs}
+    rl.export_model(model, tmp_path / "net", **options)
+    (result,) = check_parity(tmp_path / "net", ("litert",)).results
+    (message,) = failed(result.findings).values()
+    assert "output 'y' is 0.0 dB from truth" in message
+    assert "denormal numbers (below 1.2e-38), which runtimes may replace by zero" in message
+
+
 def test_a_file_calibrated_on_another_range_fails(badly_calibrated):
     directory, samples = badly_calibrated
     report = check_parity(directory, ("litert",), samples)

@@ -131,6 +131,28 @@ def test_files_that_cannot_be_compared(coarse_export, b, options, sentence):
         compare_files(coarse_export / "tiny.float32.tflite", coarse_export / b, **options)
 
 
+def test_only_other_inputs_or_outputs_are_called_so(coarse_export, tmp_path):
+    """A file that no runtime loads may have the same inputs and outputs."""
+    right = coarse_export / "tiny.float32.tflite"
+    model = onnx.load(coarse_export / "tiny.float32.onnx")
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "NoSuchOp"
+    onnx.save(model, tmp_path / "unknown.onnx")
+    with pytest.raises(UserError, match="NoSuchOp") as refused:
+        compare_files(right, tmp_path / "unknown.onnx")
+    assert "same inputs and outputs" not in str(refused.value)
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["y"])],
+        "other",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 20])],
+    )
+    other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    other.ir_version = 8
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="The files must have the same inputs and outputs"):
+        compare_files(right, tmp_path / "other.onnx")
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [

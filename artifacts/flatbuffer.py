@@ -51,7 +51,7 @@ def parse(data: bytes) -> Any:
     """
     if data[4:8] != MARK:
         raise UserError("Expected a TFLite file. Received: a file without the mark 'TFL3'.")
-    model = schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
     for buffer in model.buffers or ():
         _bring_in(buffer, data)
     return model
@@ -77,10 +77,15 @@ def _bring_in(buffer: Any, data: bytes) -> None:
 
 def pack(model: Any) -> bytes:
     """Return the bytes of the file that holds `model`, buffers aligned to 16 bytes."""
+    return bytes(packed(model))
+
+
+def packed(model: Any) -> memoryview:
+    """Return the bytes of the file that holds `model` without a copy; see `pack`."""
     size = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
     builder = _AlignedBuilder(size + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=MARK)
-    return bytes(builder.Output())
+    return memoryview(builder.Bytes)[builder.Head() :]
 
 
 def sign(model: Any, inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> None:

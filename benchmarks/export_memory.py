@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rows import median_row, write
 
-_EVERY = 0.005  # seconds
+_EVERY = 0.01  # seconds
 _SIZE = "bytes of the weights: "
 _LIBRARIES = 0.01  # million parameters, whose own memory is below the noise
 
@@ -121,11 +121,12 @@ def _family(process: int) -> Iterator[int]:
 
 
 def _resident_mb(process: int) -> float:
+    """Return the memory of a process; what several share is divided among them."""
     try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    except (OSError, IndexError):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
         return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1.024e-3
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def _graph_output(graph: FrozenGraph, inputs: Mapping[str, np.ndarray]) -> np.nd
     size = graph.signature.inputs[0].shape[0] or 1
     count = min(len(values) for values in inputs.values())
     with tf.Graph().as_default() as imported:
-        tf.import_graph_def(graph.graph_def, name="")
+        tf.import_graph_def(graph.with_weights().graph_def, name="")
     runs = []
     with tf.compat.v1.Session(graph=imported) as session:
         for start in range(0, count, size):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import names_of, operator_kind, pack, parse, sign, text
+from ...artifacts.flatbuffer import names_of, operator_kind, pack, packed, parse, sign, text
 from ...artifacts.manifest import TensorSpec
 from ...errors import UserError
 from ..signature import unique_names
@@ -147,6 +147,7 @@ __all__ = [
     "content_of",
     "get_metadata",
     "pack",
+    "packed",
     "parse",
     "schema",
     "set_interface",

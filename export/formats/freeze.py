@@ -29,6 +29,7 @@ from ..signature import Signature, as_functional, unique_names
 from .expansions import expand
 from .rewrites import keep_needed, plain_sums, put_constants, redirect
 from .rewrites_3d import split_grouped_conv3d
+from .stand_ins import put_stand_in, stand_ins
 from .unroll import Loops, unrolled
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class FrozenGraph:
             free.
         layer_names: Code of a layer in op names to the layer's path, see `layer_codes`.
         steps: Name of each recurrent layer that is unrolled to the number of its steps.
+        weights: Name of each constant that is a stand-in for a large weight to the weight, see
+            `stand_ins`.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -56,6 +59,18 @@ class FrozenGraph:
     signature: Signature
     layer_names: dict[str, str]
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def with_weights(self) -> FrozenGraph:
+        """Return the network with its large weights as constants of the graph."""
+        import tensorflow as tf
+
+        if not self.weights:
+            return self
+        graph_def = tf.compat.v1.GraphDef()
+        graph_def.CopyFrom(self.graph_def)
+        put_constants(graph_def, self.weights)
+        return dataclasses.replace(self, graph_def=graph_def, weights={})
 
     def readable_name(self, name: str) -> str:
         """Return the name of an op or tensor with codes replaced by the names of Keras layers."""
@@ -149,7 +164,11 @@ def freeze(
     outs = [f"output_{i}" for i in range(len(trace.outputs))]
     graph_def = trace.graph.as_graph_def()
     redirect(graph_def, replaced, [*ins, *outs])
-    put_constants(graph_def, constants)
+    numbers = stand_ins(constants)
+    for node in graph_def.node:
+        if node.name in numbers:
+            put_stand_in(node, numbers[node.name], constants[node.name].shape)
+    put_constants(graph_def, {n: value for n, value in constants.items() if n not in numbers})
     plain_sums(graph_def, trace.graph)
     return FrozenGraph(
         graph_def,
@@ -158,6 +177,7 @@ def freeze(
         Signature(inputs, trace.outputs),
         _decode_calls(graph_def, names),
         steps,
+        {name: constants[name] for name in numbers},
     )
 
 

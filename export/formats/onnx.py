@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from ...artifacts.manifest import METADATA_KEY, TensorSpec
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...child import DiedError, shared
 from ...errors import UserError
-from ...files import write_bytes
 from ...runtimes.base import Runner
 from ...runtimes.onnxruntime import OnnxRuntimeRunner
 from ..quantization.finish_onnx import finish
@@ -23,16 +22,21 @@ from .base import Contents, Job, check_interface
 from .fence import UnnamedRefusalError, fenced, first_line
 from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
-from .onnx_external import move_weights
+from .onnx_external import Held, write_model
 from .onnx_rewrites import simplify
+from .rewrites import put_constants, put_placeholder
 from .rewrites_integers import rewritten
 from .rewrites_masks import with_near_masks
+from .stand_ins import LARGE, only_readers
 from .tf2onnx_handlers import HANDLERS
 from .tf2onnx_mends import mended_optimizer
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
+# tf2onnx multiplies these into a constant kernel of the convolution before them.
+_MULTIPLIED = ("Mul", "BatchNormalization")
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
 
@@ -46,28 +50,23 @@ class Onnx:
         """Convert and quantize a graph, bring it to canonical form, and write the file."""
         import onnx
 
-        model = fenced(
-            lambda part: _made(part, job), job.graph, f"onnxruntime's quantizer ({job.precision})"
-        )
+        what = f"onnxruntime's quantizer ({job.precision})"
+        model, held = fenced(lambda part: _made(part, job), job.graph, what)
         model.metadata_props.append(
             onnx.StringStringEntryProto(key=METADATA_KEY, value=job.metadata)
         )
-        move_weights(model, path)
-        write_bytes(path, model.SerializeToString(deterministic=True))
+        write_model(model, path, held)
 
     def validate(self, path: Path, job: Job) -> Contents:
         """Run ONNX's checker with full shape inference and compare the interface."""
-        import onnx
-
         try:
-            onnx.checker.check_model(str(path), full_check=True)
+            model = _checked(path)
         except Exception as error:  # errors of the checker and of its shape inference
             reason = job.graph.readable_name(" ".join(str(error).split()))
             raise UserError(
                 f"{path.name} would be no valid ONNX file: {reason.rstrip('.')}. Replace the layer "
                 "that it names, or export another format."
             ) from error
-        model = onnx.load(path, load_external_data=False)
         foreign = sorted({n.op_type for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
         if foreign:
             raise UserError(f"{path.name}: {', '.join(foreign)} is no standard ONNX operator.")
@@ -86,8 +85,35 @@ class Onnx:
         return OnnxRuntimeRunner(path)
 
 
-def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
-    """Convert a graph to a model in the precision of the job.
+def _checked(path: Path) -> onnx.ModelProto:
+    """Return the model in a file, without large weights, after ONNX's checker has accepted it.
+
+    Its inference of shapes copies weights several times, so it gets large ones as inputs.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    graph, large = model.graph, [t for t in model.graph.initializer if len(t.raw_data) >= LARGE]
+    if not large:
+        onnx.checker.check_model(str(path), full_check=True)
+        return model
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = graph.name
+    light.graph.node.extend(graph.node)
+    light.graph.input.extend(graph.input)
+    light.graph.output.extend(graph.output)
+    light.graph.initializer.extend(t for t in graph.initializer if len(t.raw_data) < LARGE)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(light)
+    whole.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large
+    )
+    onnx.checker.check_model(whole, full_check=True)
+    return light
+
+
+def _made(graph: FrozenGraph, job: Job) -> tuple[onnx.ModelProto, Held]:
+    """Convert a graph to a model in the precision of the job, and the weights that it lacks.
 
     Raises:
         UserError: A converter refuses the graph.
@@ -95,13 +121,16 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
     """
     import onnx
 
+    if job.precision != "float32":
+        graph = graph.with_weights()
     integers = precision_named(job.precision).arithmetic is Arithmetic.INTEGER
     if integers and job.trained is None:
         graph = rewritten(graph, ("RealDiv",))
         batches = job.calibration.batches(graph.signature.inputs) if job.calibration else ()
         graph = with_near_masks(graph, (list(batch.values()) for batch in batches), wide=False)
     try:
-        simple = simplify(convert(graph, job.options.opset))
+        converted, held = convert(graph, job.options.opset)
+        simple = simplify(converted, held)
     except UserError:
         raise
     except Exception as error:  # optimizer, shape inference and version converter have many types
@@ -110,10 +139,11 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
             f"{graph.readable_name(first_line(error))} Choose opset 17 or replace the layer."
         ) from error
     if job.trained is not None:
-        return canonical(finish(simple, job.trained, graph.readable_name), graph.readable_name)
+        finished = finish(simple, job.trained, graph.readable_name)
+        return canonical(finished, graph.readable_name), held
     model = canonical(simple, graph.readable_name)
     if job.precision == "float32":
-        return model
+        return model, held
     samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
     try:
         converter = precision_named(job.precision).converter
@@ -125,36 +155,62 @@ def _made(graph: FrozenGraph, job: Job) -> onnx.ModelProto:
         raise
     except Exception as error:  # onnxruntime's tools raise whatever their internals raise
         raise UnnamedRefusalError(graph.readable_name(first_line(error))) from error
-    return canonical(onnx.ModelProto.FromString(data), str)
+    return canonical(onnx.ModelProto.FromString(data), str), held
 
 
-def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
+def convert(graph: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, Held]:
     """Convert a frozen graph with the parts of tf2onnx.
 
     `tf2onnx.convert` copies every weight twice in each of its two dozen optimizer passes: for a
     graph to fall back to, and to rewrite a protobuf that is not read until the end. This function
-    does neither, and a failing pass is an error instead of a log line.
+    does neither, and a failing pass is an error instead of a log line. Large weights are inputs
+    during the conversion.
 
     Args:
         graph: The network.
         opset: Version of the default ONNX operator set.
 
     Returns:
-        The model with the order and names of tf2onnx; inputs and outputs have the names of the
-        signature.
+        The model with the order and names of tf2onnx, and its large weights; inputs and outputs
+        have the names of the signature.
 
     Raises:
         UserError: An operation has no counterpart in this opset of ONNX.
     """
     import onnx
+
+    held = Held()
+    if _native(opset) != opset:  # the version converter needs the weights
+        model = _converted(graph.with_weights(), opset, ())
+        return onnx.version_converter.convert_version(model, opset), held
+    model = _converted(graph, opset, only_readers(graph.graph_def, graph.weights))
+    if not _with_held(model, graph.weights, held):
+        model = _converted(graph.with_weights(), opset, ())
+    return model, held
+
+
+def _native(opset: int) -> int:
+    """Return the opset that tf2onnx writes for a given one."""
+    from tf2onnx import constants
+
+    return int(min(opset, max(constants.OPSET_TO_IR_VERSION)))
+
+
+def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> onnx.ModelProto:
+    """Convert a frozen graph, with some weights as inputs; see `convert`."""
     import tensorflow as tf
-    from tf2onnx import constants, optimizer, tfonnx
+    from tf2onnx import optimizer, tfonnx
     from tf2onnx.tf_utils import compress_graph_def
 
     graph_def = tf.compat.v1.GraphDef()
     graph_def.CopyFrom(graph.graph_def)
+    others = {n: value for n, value in graph.weights.items() if n not in as_inputs}
+    put_constants(graph_def, others)
+    for node in graph_def.node:
+        if node.name in as_inputs:
+            put_placeholder(node, graph.weights[node.name])
     weights = compress_graph_def(graph_def)  # takes them out of graph_def
-    native = min(opset, max(constants.OPSET_TO_IR_VERSION))
+    native = _native(opset)
     rename = {
         symbolic.name: tensor.name
         for symbolic, tensor in zip(
@@ -170,7 +226,7 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
                 tf_graph,
                 continue_on_error=False,
                 opset=native,
-                input_names=[tensor.name for tensor in graph.inputs],
+                input_names=[*(t.name for t in graph.inputs), *(f"{n}:0" for n in as_inputs)],
                 output_names=[tensor.name for tensor in graph.outputs],
                 const_node_values=weights,
                 tensors_to_rename=rename,
@@ -189,7 +245,53 @@ def convert(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
             ) from error
     model: onnx.ModelProto = converted.make_model("")
     _refuse_unknown(model, graph, native)
-    return model if native == opset else onnx.version_converter.convert_version(model, opset)
+    return model
+
+
+def _with_held(model: onnx.ModelProto, weights: Mapping[str, np.ndarray], held: Held) -> bool:
+    """Turn the inputs that stand for weights into initializers whose values are held.
+
+    Args:
+        model: The converted model; changed in place.
+        weights: Name of each weight to its value.
+        held: Where to put them.
+
+    Returns:
+        Whether tf2onnx does the same with inputs as with constants.
+    """
+    graph = model.graph
+    values = {f"{name}:0": value for name, value in weights.items()}
+    inputs = [value for value in graph.input if value.name not in values]
+    waiting = {value.name: values[value.name] for value in graph.input if value.name in values}
+    nodes, products = [], set[str]()
+    for node in graph.node:
+        if node.op_type in _MULTIPLIED and not products.isdisjoint(node.input):
+            return False
+        if node.op_type == "Transpose" and node.input[0] in waiting:
+            perm = _attributes(node)["perm"]
+            waiting[node.output[0]] = waiting[node.input[0]].transpose(perm)
+            continue
+        read = {index for index, name in enumerate(node.input) if name in waiting}
+        if read and (read != {1} or node.op_type not in ("MatMul", "Gemm", "Conv")):
+            return False
+        products.update(node.output if read else ())
+        nodes.append(node)
+    if any(value.name in waiting for value in graph.output):
+        return False
+    used = {name for node in nodes for name in node.input}
+    graph.initializer.extend(held.tensor(v, n) for n, v in waiting.items() if n in used)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return True
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the attributes of a node by name."""
+    import onnx
+
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _refuse_unknown(model: onnx.ModelProto, graph: FrozenGraph, opset: int) -> None:

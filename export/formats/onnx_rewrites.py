@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from .onnx_external import Held
+
 _SMALL = 1024  # numbers; constants for shapes and axes are small
 
 
@@ -26,6 +28,7 @@ class _View:
         makers: Value to the node that computes it.
         readers: Value to the nodes that read it, with repetitions.
         weights: Name to initializer.
+        held: The large weights, which the initializers do not contain.
     """
 
     graph: onnx.GraphProto
@@ -33,9 +36,10 @@ class _View:
     makers: dict[str, onnx.NodeProto]
     readers: dict[str, list[onnx.NodeProto]]
     weights: dict[str, onnx.TensorProto]
+    held: Held
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> _View:
+    def of(cls, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], held: Held) -> _View:
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
@@ -46,6 +50,7 @@ class _View:
             {output: node for node in model.graph.node for output in node.output},
             readers,
             {tensor.name: tensor for tensor in model.graph.initializer},
+            held,
         )
 
     def only_reader(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
@@ -58,15 +63,20 @@ class _View:
         return readers[0] if len(readers) == 1 and not returned else None
 
 
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Apply every rewrite until none applies; `model` is changed and returned."""
+def simplify(model: onnx.ModelProto, held: Held) -> onnx.ModelProto:
+    """Apply every rewrite until none applies.
+
+    Args:
+        model: The model; changed and returned.
+        held: Large weights of matrix products and convolutions; changed with the model.
+    """
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
             _without_negative_pads(node)
     shapes = _shapes(model)  # the rewrites remove values, but do not change the shapes of others
     _without_idle_transposes(model, shapes)
     static = {name: shape for name, shape in shapes.items() if -1 not in shape}
-    while any(rewrite(_View.of(model, static)) for rewrite in _REWRITES):
+    while any(rewrite(_View.of(model, static, held)) for rewrite in _REWRITES):
         pass
     return model
 
@@ -190,7 +200,7 @@ def _permute_rows(view: _View) -> bool:
         rows_axis = 1 if _int(dense, "transB") else 0
         # Row r of the kernel multiplies the r-th number of the transposed tensor.
         order = np.arange(flat[1]).reshape(shape[1:]).transpose([i - 1 for i in perm[1:]]).ravel()
-        weights = np.take(numpy_helper.to_array(kernel), np.argsort(order), axis=rows_axis)
+        weights = np.take(view.held.array(kernel), np.argsort(order), axis=rows_axis)
         _set_weight(view, dense, kernel, weights)
         flatten.input[0] = node.input[0]
         view.graph.node.remove(node)
@@ -446,7 +456,9 @@ def _set_weight(
     view: _View, node: onnx.NodeProto, old: onnx.TensorProto, values: np.ndarray
 ) -> None:
     """Replace the weights of a node; others may read the old ones."""
-    new = numpy_helper.from_array(np.ascontiguousarray(values), f"{old.name}/arranged")
+    name, values = f"{old.name}/arranged", np.ascontiguousarray(values)
+    held = view.held.holds(old)
+    new = view.held.tensor(values, name) if held else numpy_helper.from_array(values, name)
     view.graph.initializer.append(new)
     _replace_input(node, old.name, new.name)
     if len(view.readers[old.name]) == 1:

@@ -35,7 +35,7 @@ def redirect(
 
 def keep_needed(graph_def: tf.compat.v1.GraphDef, ends: Sequence[str]) -> None:
     """Remove all ops that `ends` do not depend on, in place."""
-    inputs = {node.name: [_producer(name) for name in node.input] for node in graph_def.node}
+    inputs = {node.name: [producer(name) for name in node.input] for node in graph_def.node}
     pending, needed = list(ends), set(ends)
     while pending:
         new = set(inputs[pending.pop()]) - needed
@@ -46,7 +46,7 @@ def keep_needed(graph_def: tf.compat.v1.GraphDef, ends: Sequence[str]) -> None:
     graph_def.node.extend(kept)
 
 
-def _producer(name: str) -> str:
+def producer(name: str) -> str:
     """Return the name of the op that an input such as `^op` or `op:1` refers to."""
     return name.removeprefix("^").partition(":")[0]
 
@@ -69,6 +69,17 @@ def _put_constant(node: tf.compat.v1.NodeDef, value: np.ndarray) -> None:
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
 
 
+def put_placeholder(node: tf.compat.v1.NodeDef, value: np.ndarray) -> None:
+    """Replace an op by a placeholder for a value, in place."""
+    import tensorflow as tf
+
+    node.op = "Placeholder"
+    del node.input[:]
+    node.attr.clear()
+    node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    node.attr["shape"].shape.CopyFrom(tf.TensorShape(value.shape).as_proto())
+
+
 def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
     """Replace each BiasAdd of a computed bias by an AddV2, in place.
 
@@ -83,7 +94,7 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
     for node in graph_def.node:
         if node.op != "BiasAdd" or node.attr["data_format"].s == b"NCHW":
             continue
-        bias = nodes[_producer(node.input[1])]
+        bias = nodes[producer(node.input[1])]
         if _is_constant(bias, nodes):
             continue
         node.op = "AddV2"
@@ -98,7 +109,7 @@ def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
 def _is_constant(node: tf.compat.v1.NodeDef, nodes: Mapping[str, tf.compat.v1.NodeDef]) -> bool:
     """Return whether a value is a constant, possibly reshaped, as the bias of a Keras layer is."""
     while node.op in VIEWS:
-        node = nodes[_producer(node.input[0])]
+        node = nodes[producer(node.input[0])]
     return bool(node.op == "Const")
 
 
@@ -122,10 +133,10 @@ def with_separate_biases(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
         if node.op not in (*_MERGED_SUMS, "BiasAdd"):
             continue
         for index, name in enumerate(node.input):
-            views, constant = [], nodes[_producer(name)]
+            views, constant = [], nodes[producer(name)]
             while constant.op in VIEWS:
                 views.append(constant)
-                constant = nodes[_producer(constant.input[0])]
+                constant = nodes[producer(constant.input[0])]
             if constant.op != "Const" or constant.attr["dtype"].type != tf.float32:
                 continue
             value = tf.make_ndarray(constant.attr["value"].tensor)

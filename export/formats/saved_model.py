@@ -96,7 +96,7 @@ def _readable(graph: FrozenGraph) -> tf.compat.v1.GraphDef:
     import tensorflow as tf
 
     graph_def = tf.compat.v1.GraphDef()
-    graph_def.CopyFrom(graph.graph_def)
+    graph_def.CopyFrom(graph.with_weights().graph_def)
     old = [node.name for node in graph_def.node]
     new = unique_names([_ILLEGAL.sub("_", graph.readable_name(name)).lstrip("_/") for name in old])
     names = dict(zip(old, new, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from .rewrites import with_separate_biases, with_vector_sums
 from .rewrites_3d import for_tflite
 from .rewrites_integers import EIGHT_BITS, FLOATS, SIXTEEN_BITS, rewritten
 from .rewrites_masks import with_near_masks
+from .stand_ins import put_weights, replacements, share_buffers
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
 _FLEX_ADVICE = (
@@ -48,10 +50,10 @@ class TFLite:
     def write(self, job: Job, path: Path) -> None:
         """Convert a graph, name its tensors and write the file."""
         graph = job.graph
-        data = fenced(
-            lambda part: _converted(part, job), graph, f"The TFLite converter ({job.precision})"
-        )
-        model = flatbuffer.parse(data)
+        what = f"The TFLite converter ({job.precision})"
+        model = fenced(lambda part: _converted(part, job), graph, what)
+        if model is None:  # it computes something from the stand-ins
+            model = fenced(lambda part: _converted(part, job), graph.with_weights(), what)
         if job.trained is not None:
             finish(model, job.trained, graph.readable_name)
         if job.options.portable and job.precision in MIXED:
@@ -64,7 +66,7 @@ class TFLite:
             graph.readable_name,
         )
         flatbuffer.set_metadata(model, {METADATA_KEY: job.metadata.encode()}, _DESCRIPTION)
-        write_bytes(path, flatbuffer.pack(model))
+        write_bytes(path, flatbuffer.packed(model))
 
     def validate(self, path: Path, job: Job) -> Contents:
         """Check operators, variables, interface and signature, then load the file once."""
@@ -97,14 +99,19 @@ class TFLite:
         return LiteRTRunner(path)
 
 
-def _converted(graph: FrozenGraph, job: Job) -> bytes:
+def _converted(graph: FrozenGraph, job: Job) -> Any:
     """Convert a graph with TensorFlow's converter.
+
+    Returns:
+        The parsed file; None if it cannot be made with stand-ins for the weights.
 
     Raises:
         UserError: The converter refuses the graph.
         DiedError: It crashed in the child process.
     """
     ends = (*graph.inputs, *graph.outputs)
+    if job.precision != "float32":
+        graph = graph.with_weights()
     if precision_named(job.precision).arithmetic is Arithmetic.INTEGER and not job.trained:
         wide = job.precision not in MIXED
         graph = rewritten(graph, SIXTEEN_BITS if wide else EIGHT_BITS)
@@ -120,6 +127,7 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         [tensor.op.name for tensor in ends],
         quantized=precision_named(job.precision).quantized,
     )
+    weights = replacements(graph_def, graph.weights)
     samples = job.calibration.batches(graph.signature.inputs) if job.calibration else ()
     request = Request(
         tuple(map(End.of, graph.inputs)),
@@ -129,15 +137,21 @@ def _converted(graph: FrozenGraph, job: Job) -> bytes:
         job.options.quantized_io == "integer",
         [list(batch.values()) for batch in samples],
         job.choices,
+        light=bool(weights),
     )
     try:
         if needs_child(graph, job.precision):
-            return shared.call(convert_serialized, graph_def.SerializeToString(), request)
-        return convert(graph_def, request)
+            data = shared.call(convert_serialized, graph_def.SerializeToString(), request)
+        else:
+            data = convert(graph_def, request)
     except (UserError, ImportError, DiedError):
         raise
     except Exception as error:  # the error types of the converter are not public
         raise _refusal(error, graph) from error
+    model = flatbuffer.parse(data)
+    if weights:
+        share_buffers(model)
+    return model if put_weights(model, weights) else None
 
 
 def _load_in_child(path: Path) -> None:

@@ -33,6 +33,7 @@ _CHATTER = ("fully_quantize:", *LOGGED)
 # The precision of a graph with fake quantizations, which determine the integers.
 TRAINED = "trained"
 _CALIBRATE_ONLY = "_experimental_calibrate_only"
+_LAST_STEP = "_optimize_tflite_model"  # quantizes, which float32 files are not, and shares buffers
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -69,6 +70,8 @@ class Request:
         samples: Calibration batches, one array per input; empty if none are needed.
         choices: Settings of single layers and ranges in an int8 file; None for the converter's
             defaults.
+        light: Whether constants of equal bytes may have separate buffers in the file. To let them
+            share one, the converter needs three times the size of the file.
     """
 
     inputs: tuple[End, ...]
@@ -78,6 +81,7 @@ class Request:
     integer_io: bool = False
     samples: Sequence[Sequence[np.ndarray]] = ()
     choices: QuantizerChoices | None = None
+    light: bool = False
 
 
 def convert_serialized(graph_def: bytes, request: Request) -> bytes:
@@ -109,6 +113,8 @@ def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
         return _trained(graph_def, request)
     converter = tf.compat.v1.lite.TFLiteConverter(graph_def, inputs, outputs)
     converter.exclude_conversion_metadata = True
+    if request.light and hasattr(converter, _LAST_STEP):
+        converter._optimize_tflite_model = lambda model, *_, **__: model
     if request.allow_flex:
         converter.target_spec.supported_ops = [
             tf.lite.OpsSet.TFLITE_BUILTINS,

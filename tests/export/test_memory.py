@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import onnx
 import pytest
-from renormlite import BatchRenormalization
+from keras import layers
+from renormlite import BatchRenormalization, export_model
 from renormlite.export import golden_set
 from renormlite.export.fold import build, fold
 from renormlite.export.fold.backend import view_of
 from renormlite.export.fold.keras_graph import read_graph
+from renormlite.export.formats import onnx as onnx_format
+from renormlite.export.formats import onnx_external, stand_ins
+from renormlite.export.formats import tflite as tflite_format
+from renormlite.export.formats.freeze import freeze
 from renormlite.export.signature import signature_of
 
 
@@ -17,10 +23,10 @@ from renormlite.export.signature import signature_of
 def model():
     keras.utils.set_random_seed(1)
     x = data = keras.Input((6, 6, 3))
-    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
-    x = keras.layers.ReLU()(BatchRenormalization()(x))
-    x = keras.layers.Flatten()(x)
-    return keras.Model(data, keras.layers.Dense(5, activation="softmax", name="head")(x))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
+    x = layers.ReLU()(BatchRenormalization()(x))
+    x = layers.Flatten()(x)
+    return keras.Model(data, layers.Dense(5, activation="softmax", name="head")(x))
 
 
 def test_untouched_weights_share_memory(model):
@@ -60,3 +66,119 @@ def test_layer_by_layer_equals_the_whole_network(model, monkeypatch):
     for name, values in whole.items():
         assert values.dtype == parts[name].dtype == np.float64
         np.testing.assert_allclose(parts[name], values, rtol=1e-13)
+
+
+def images() -> keras.Model:
+    x = data = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, padding="same")(x)
+    x = layers.ReLU()(BatchRenormalization()(x))
+    x = layers.DepthwiseConv2D(3)(x)
+    x = layers.Conv2D(16, 1, groups=4)(x)
+    x = layers.SeparableConv2D(8, 3, padding="same")(x)
+    x = layers.Conv2DTranspose(8, 3, strides=2)(x)
+    x = layers.Flatten()(layers.Conv2D(8, 3, dilation_rate=2)(x))
+    x = layers.Dense(20)(layers.Dense(20, activation="relu")(x))
+    return keras.Model(data, layers.Dense(10, activation="softmax")(x))
+
+
+def sequences() -> keras.Model:
+    data = keras.Input((6,), dtype="int32")
+    x = layers.LSTM(16, return_sequences=True)(layers.Embedding(50, 16)(data))
+    x = layers.Dense(16)(layers.Conv1D(16, 3, padding="causal")(x))
+    x = layers.LayerNormalization()(layers.MultiHeadAttention(2, 8)(x, x))
+    return keras.Model(data, layers.Dense(16)(layers.GRU(8)(x)))
+
+
+def products() -> keras.Model:
+    data = keras.Input((16,))
+    shared = layers.Dense(16)
+    x = shared(shared(data))
+    x = layers.Dense(16, kernel_initializer="zeros")(layers.Multiply()([x, x]))
+    x = layers.EinsumDense("ab,bc->ac", 16)(layers.Add()([x, data]))
+    x = layers.Dense(16, kernel_initializer="ones")(x)
+    return keras.Model(data, layers.Rescaling(2.0)(x))
+
+
+class ScaledConv(layers.Layer):
+    """The fold does not look into it; the converter multiplies the numbers into the kernel."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(3, 3, shape[-1], 16))
+
+    def call(self, x):
+        return keras.ops.conv(x, self.kernel) * keras.ops.arange(1.0, 17.0)
+
+
+def scaled() -> keras.Model:
+    data = keras.Input((8, 8, 4))
+    return keras.Model(data, ScaledConv()(data))
+
+
+def volumes() -> keras.Model:
+    data = keras.Input((6, 6, 6, 2))
+    return keras.Model(data, layers.Conv3D(4, 2, groups=2)(layers.Conv3D(4, 3)(data)))
+
+
+@pytest.mark.parametrize("make", [images, sequences, products, scaled, volumes])
+def test_files_are_those_that_converters_make_from_the_weights(make, monkeypatch, tmp_path):
+    """Stand-ins for weights change no byte of a file; here all but the smallest weights have them.
+
+    The expected bytes are those of the whole converters, which get every weight.
+    """
+    made = []
+    for large in (1 << 40, 100):
+        for module in (stand_ins, onnx_format):
+            monkeypatch.setattr(module, "LARGE", large)
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        manifest = export_model(make(), tmp_path / str(large) / "net")
+        made.append({artifact.file: artifact.sha256 for artifact in manifest.artifacts})
+    assert len(made[0]) == 2
+    assert made[0] == made[1]
+
+
+def test_large_weights_are_not_in_the_graph(model, monkeypatch):
+    monkeypatch.setattr(stand_ins, "LARGE", 100)
+    folded = fold(model).model
+    graph = freeze(folded, signature_of(model))
+    sizes = [len(node.attr["value"].tensor.tensor_content) for node in graph.graph_def.node]
+    assert max(sizes) < 100
+    kernels = {folded.get_layer(name).kernel.shape for name in ("conv2d", "head")}
+    assert {value.shape for value in graph.weights.values()} == kernels
+    whole = graph.with_weights().graph_def
+    sizes = sorted(len(node.attr["value"].tensor.tensor_content) for node in whole.node)
+    assert sizes[-2:] == sorted(4 * int(np.prod(shape)) for shape in kernels)
+
+
+def test_a_changed_stand_in_is_noticed(monkeypatch, tmp_path):
+    """If the converter computes something from a weight, it gets the weight."""
+    monkeypatch.setattr(stand_ins, "LARGE", 100)
+    found = []
+
+    def put(*args):
+        found.append(stand_ins.put_weights(*args))
+        return found[-1]
+
+    monkeypatch.setattr(tflite_format, "put_weights", put)
+    manifest = export_model(scaled(), tmp_path / "net", formats=("tflite",))
+    assert found == [False, True]
+    assert "MUL" not in manifest.artifacts[0].ops
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**31, 2**40 + 5])
+def test_a_model_is_written_as_protobuf_writes_it(number, tmp_path):
+    values = np.arange(300, dtype=np.float32).reshape(20, 15)
+    held = onnx_external.Held()
+    model = onnx.ModelProto(ir_version=8, producer_name="n" * (number % 1000))
+    model.opset_import.add(version=17)
+    model.graph.name = "main"
+    model.graph.node.add(op_type="MatMul", input=["x", "w"], output=["y"])
+    model.graph.value_info.add(name="z")
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for proto, tensor in ((whole, onnx.numpy_helper.from_array), (model, held.tensor)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(number), "n"))
+        proto.graph.initializer.append(tensor(values.T, "w"))
+        proto.metadata_props.add(key="k", value="v")
+    onnx_external.write_model(model, tmp_path / "m.onnx", held)
+    assert (tmp_path / "m.onnx").read_bytes() == whole.SerializeToString(deterministic=True)

@@ -14,6 +14,7 @@ from renormlite import check_parity, devices
 from renormlite.devices.base import Device, DeviceError, ProgramRun, read_run
 from renormlite.devices.process import run
 from renormlite.devices.survey import survey
+from renormlite.runtime_checks.per_op import observation
 
 
 class SubprocessDevice(Device):
@@ -70,3 +71,14 @@ def test_messages_and_the_list_of_targets_name_the_device(healthy_export: Path) 
     with pytest.raises(DeviceError, match="Did you mean 'subprocess'"):
         check_parity(healthy_export, ["litert@subproces"])
     assert [s.target for s in survey() if "subprocess" in s.target] == ["RUNTIME@subprocess"]
+
+
+def test_operators_are_checked_on_the_device_where_nothing_here_computes_the_same(
+    coarse_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observation, "_stand_in", lambda *arguments: None)
+    report = check_parity(coarse_export, ["litert@subprocess"], precisions=["int8"])
+    (result,) = report.results
+    assert result.passed, result.reason
+    (finding,) = [f for f in result.findings if f.check == "rounding"]
+    assert "seen on litert@subprocess, from a copy of the file" in finding.message

@@ -95,19 +95,15 @@ def observe(
     inputs = {name: array[index] for name, array in golden.inputs.items()}
     on, remark = target, ""
     if not _shows_tensors(target):
-        stand_in = _stand_in(path, artifact, golden, target, given)
+        stand_in, remark = _stand_in(path, artifact, golden, target, given)
         if stand_in is None:
             known = {name: array[index] for name, array in given.items()}
             copied = _by_copy(path, artifact, graph, target, inputs, known, run)
             if copied is not None:
                 return copied
-            on = next(_candidates(artifact, target))
-            remark = (
-                f"on {on}, {_why(target)}; its outputs differ, so the rounding of {target} is not "
-                "known"
-            )
-        else:
-            on, remark = stand_in
+            stand_in = next(_candidates(artifact, target))
+            remark = f"on {stand_in}, {_why(target)}; its outputs differ from those of {target}"
+        on = stand_in
     runner = make_runner(on, path, threads=threads)
     assert isinstance(runner, TensorReader)
     with runner:
@@ -150,13 +146,13 @@ def _stand_in(
     golden: GoldenSet,
     target: Target,
     given: Mapping[str, np.ndarray],
-) -> tuple[Target, str] | None:
+) -> tuple[Target | None, str]:
     """Return the substitute for a target, and a remark on it.
 
-    None for a file of integers if no substitute has the same outputs.
+    None if the target itself had better run a copy: no substitute has the same outputs.
     """
     candidates = list(dict.fromkeys(_candidates(artifact, target)))
-    if precision_named(artifact.precision).arithmetic is not Arithmetic.INTEGER:
+    if not _may_run_copy(artifact, target):
         return candidates[0], f"on {candidates[0]}, {_why(target)}"
     finite = golden.kind != NONFINITE  # of the others integers say nothing
     inputs = {name: array[finite] for name, array in golden.inputs.items()}
@@ -167,7 +163,18 @@ def _stand_in(
         ):
             same = f"whose outputs on {int(finite.sum())} samples are the same bits"
             return candidate, f"on {candidate}, {same}, {_why(target)}"
-    return None
+    return None, ""
+
+
+def _may_run_copy(artifact: Artifact, target: Target) -> bool:
+    """Return whether outputs with other bits than a substitute's say that it computes otherwise.
+
+    Not where a target may compute in half precision or quantizes at run time: the bounds of
+    operators do not hold there.
+    """
+    arithmetic = precision_named(artifact.precision).arithmetic
+    integers = arithmetic is Arithmetic.INTEGER
+    return integers or (arithmetic is Arithmetic.FLOAT32 and artifact.format == "tflite")
 
 
 def _by_copy(
@@ -185,7 +192,8 @@ def _by_copy(
         The tensors; None if the target cannot run the copy, computes in floats, or gives the
         outputs of the file other bits then.
     """
-    if artifact.format != "tflite" or not RUNTIMES[target.runtime].follows_rules:
+    integers = precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER
+    if artifact.format != "tflite" or (integers and not RUNTIMES[target.runtime].follows_rules):
         return None
     batch = artifact.inputs[0].shape[0] or 1
     with temporary_folder() as folder:
@@ -201,7 +209,7 @@ def _by_copy(
         return None
     tensors = exposed_tensors(found.outputs, copied, artifact, graph)
     remark = f"on {target}, from a copy of the file that returns all tensors"
-    return Observation(target, remark, inputs, tensors, own_rule=True)
+    return Observation(target, remark, inputs, tensors, own_rule=integers)
 
 
 def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:

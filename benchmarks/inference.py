@@ -33,6 +33,7 @@ import keras
 import numpy as np
 import renormlite as rl
 import tensorflow as tf
+from export_time import files as files_of
 from renormlite.models import mlperf_tiny
 from renormlite.runtimes.isolated import environment
 from rows import Row, write
@@ -120,10 +121,16 @@ def samples(model: keras.Model) -> np.ndarray:
 
 def ours(model: keras.Model, folder: Path, precision: str) -> Files:
     """Export with this library and return the file of each format."""
-    formats = ("tflite", "onnx") if precision == "float32" else ("tflite",)
-    quantized = {} if precision == "float32" else {"calibration": "random"}
+    if precision == "float32":
+        folder.mkdir()
+        return files_of(model, folder)
     manifest = rl.export_model(
-        model, folder, formats=formats, precisions=(precision,), equalize="never", **quantized
+        model,
+        folder,
+        formats=("tflite",),
+        precisions=(precision,),
+        equalize="never",
+        calibration="random",
     )
     return {entry.format: folder / entry.file for entry in manifest.artifacts}
 

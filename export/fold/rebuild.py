@@ -67,11 +67,13 @@ def from_config(layer: Any, config: dict[str, Any]) -> Any:
         reason = " ".join(reason.rpartition("Exception encountered: ")[2].split()).rstrip(". ")
         raise UserError(
             f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
-            f"config: {reason}. {_advice(layer)}"
+            f"config: {reason}. {_advice(layer, reason)}"
         ) from error
 
 
-def _advice(layer: Any) -> str:
+def _advice(layer: Any, reason: str) -> str:
+    if "register_keras_serializable" in reason:  # a custom class inside, such as a cell
+        return "Register it."
     if type(layer).__module__.startswith("keras."):
         return "Keras cannot load such a layer either: change its arguments, or remove the layer."
     return (

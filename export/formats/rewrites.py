@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,6 +129,7 @@ def with_separate_biases(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
     result = tf.compat.v1.GraphDef()
     result.CopyFrom(graph_def)
     nodes = {node.name: node for node in result.node}
+    values = _constants_of(graph_def)
     copies: Counter[bytes] = Counter()
     for node in list(result.node):
         if node.op not in (*_MERGED_SUMS, "BiasAdd"):
@@ -137,10 +139,13 @@ def with_separate_biases(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
             while constant.op in VIEWS:
                 views.append(constant)
                 constant = nodes[producer(constant.input[0])]
-            if constant.op != "Const" or constant.attr["dtype"].type != tf.float32:
+            if constant.op == "Const":
+                value = tf.make_ndarray(constant.attr["value"].tensor)
+            elif (known := values(name)) is not None:  # the part of a weight, as in a GRU
+                views, value = [], known
+            else:
                 continue
-            value = tf.make_ndarray(constant.attr["value"].tensor)
-            if value.ndim == 0 or not value.any():
+            if value.dtype != np.float32 or value.ndim == 0 or not value.any():
                 continue
             number = copies[value.tobytes()]
             copies[value.tobytes()] += 1
@@ -154,6 +159,30 @@ def with_separate_biases(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
                     own = copy
                 node.input[index] = own.name
     return result
+
+
+def _constants_of(
+    graph_def: tf.compat.v1.GraphDef,
+) -> Callable[[str], np.ndarray | None]:
+    """Return a function from an input of a node to its value; None if it is not constant."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+    constant: set[str] = set()
+    for op in graph.get_operations():  # producers first
+        plain = op.type == "Const" or (op.inputs and not op.op_def.is_stateful)
+        if plain and all(tensor.op.name in constant for tensor in op.inputs):
+            constant.add(op.name)
+    session = tf.compat.v1.Session(graph=graph)
+
+    @functools.cache
+    def value(name: str) -> np.ndarray | None:
+        if name.startswith("^") or producer(name) not in constant:
+            return None
+        return np.asarray(session.run(name if ":" in name else f"{name}:0"))
+
+    return value
 
 
 def _moved(value: np.ndarray, number: int) -> np.ndarray:

@@ -207,9 +207,10 @@ def _convolved_by_planes(found: _Convolution) -> tuple[tf.Operation, tf.Tensor]:
     last = (sizes[0] - reach) // stride * stride + 1
     planes = [data[:, i : i + last : stride] for i in range(0, reach, dilation)]
     beside = tf.reshape(tf.concat(planes, axis=-1), (-1, *sizes[1:], filters[0] * filters[3]))
-    weights = tf.make_ndarray(found.kernel.op.get_attr("value")).transpose(1, 2, 0, 3, 4)
-    weights = weights.reshape(*weights.shape[:2], -1, weights.shape[4])
-    result = tf.nn.conv2d(beside, tf.constant(weights), strides, padding, dilations=dilations)
+    # The kernel is a constant, or a part of one, as in ConvLSTM3D.
+    weights = tf.transpose(found.kernel, (1, 2, 0, 3, 4))
+    weights = tf.reshape(weights, (*filters[1:3], filters[0] * filters[3], filters[4]))
+    result = tf.nn.conv2d(beside, weights, strides, padding, dilations=dilations)
     op = found.last
     fused = {"BiasAdd": tf.nn.bias_add, "Relu": tf.nn.relu, "Relu6": tf.nn.relu6}
     while (reader := _only_reader(op)) is not None and reader.type in fused:

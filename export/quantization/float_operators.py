@@ -106,8 +106,15 @@ def of_inputs(model: Any) -> set[str]:
                 own = range_of(graph.tensors[i])
                 if own is not None:
                     parts[i] = path, whole
-                    found += path if _NARROW * _width(own) <= _width(whole) else []
+                    if _takes_columns(graph, operator) and _NARROW * _width(own) <= _width(whole):
+                        found += path
     return {text(graph.tensors[op.outputs[0]].name) for op in found}
+
+
+def _takes_columns(graph: Any, operator: Any) -> bool:
+    """Return whether an operator takes a part of the last axis."""
+    before, after = (graph.tensors[i[0]].shape for i in (operator.inputs, operator.outputs))
+    return len(before) == len(after) > 0 and after[-1] < before[-1]
 
 
 def _width(ends: Range) -> float:

@@ -25,6 +25,7 @@ from .end_to_end.findings import Finding, TargetResult
 from .end_to_end.quality_gates import QualityLimits
 from .end_to_end.target_check import judge_run
 from .end_to_end.thread_counts import Threads
+from .end_to_end.ties import with_ties_turned
 from .file_inspection import FileInspection
 from .options import CheckOptions
 from .own_samples import open_own, with_samples
@@ -183,7 +184,14 @@ def run_check(
             export, files, golden, target, counts, options.devices, place
         ):
             result = judge_run(
-                export, artifact, golden, target, runs[0], runs[1:], limits=options.limits
+                export,
+                artifact,
+                golden,
+                target,
+                runs[0],
+                runs[1:],
+                limits=options.limits,
+                with_ties=with_ties_turned,
             )
             if streamed is not None:
                 totals = streamed.of(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,17 @@ from ...artifacts.graphs import READERS, read_graph
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.manifest import Artifact, TensorSpec
 from ...artifacts.sample_kinds import file_inputs
+from ..operators.activations import ULPS
 from ..rounding.quantized import NotKnownError
 from .onnx_moving import MOVING
-from .prediction import predict
+from .prediction import Prediction, predict, rules_of
 from .tflite_moving import MOVING_OPS
 
 _TURNS_TO_FLOATS = frozenset({"DEQUANTIZE", "DequantizeLinear", *MOVING, *MOVING_OPS})
+
+# Distances of ties that are turned, in units in the last place of a tensor's largest number. The
+# last one is the bound on the error of a float kernel.
+_TURNS = (1.0, 2.0, 4.0, 8.0, ULPS)
 
 # Characters removed from a reason, which becomes part of an array's name.
 _NO_NAME = re.compile(r"[^\w ,.()'-]+")
@@ -54,25 +59,52 @@ def predicted_outputs(
         found = predict(graph, artifact.format, _batches(graph, artifact, inputs))
     except NotKnownError as why:
         return Predictions({}, {}, _NO_NAME.sub(" ", str(why)))
-    known = {
-        spec.keras_name: (key, spec)
-        for key, spec in zip(graph.outputs, artifact.outputs)
-        if spec.keras_name in steps and key in found[0].outputs
-    }
     reason = _NO_NAME.sub(" ", reason or found[0].reason)
+    by_rule = {one.kernels: _named(graph, artifact, one, count, steps) for one in found}
+    known = next(iter(by_rule.values()))
     if not known:
         return Predictions({}, {}, reason)
     steps = {name: steps[name] for name in known}
-    by_rule = {
-        one.kernels: {
-            name: _as_keras(graph, key, one.outputs[key], spec)[:count]
-            for name, (key, spec) in known.items()
-        }
-        for one in found
-    }
     shared = {rule: outputs for kernels, outputs in by_rule.items() for rule in kernels}
     saturated = found[0].saturated[:count]
     return Predictions(shared, steps, reason, saturated if saturated.any() else None)
+
+
+def turned_outputs(path: Path, artifact: Artifact, inputs: Arrays, rule: str) -> list[Arrays]:
+    """Predict the outputs of a file with ties turned, the nearest first.
+
+    Args:
+        path: The file.
+        artifact: The manifest's entry of the file.
+        inputs: Keras input name to (N, …) samples.
+        rule: Name of the rule that is followed otherwise.
+
+    Returns:
+        Every distinct result: Keras output name to (N, …).
+    """
+    graph = read_graph(path, artifact.format).in_order(*artifact.names)
+    rules = [
+        one.turned(side * turn)
+        for one in rules_of(graph, artifact.format)
+        if one.kernels == rule
+        for turn in _TURNS
+        for side in (1, -1)
+    ]
+    found = predict(graph, artifact.format, _batches(graph, artifact, inputs), rules)
+    count = len(next(iter(inputs.values())))
+    steps, _ = _steps(graph, artifact)
+    return [_named(graph, artifact, one, count, steps) for one in found]
+
+
+def _named(
+    graph: ArtifactGraph, artifact: Artifact, found: Prediction, count: int, steps: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Return the first samples of the outputs with steps by Keras name, in the model's axes."""
+    return {
+        spec.keras_name: _as_keras(graph, key, found.outputs[key], spec)[:count]
+        for key, spec in zip(graph.outputs, artifact.outputs)
+        if spec.keras_name in steps and key in found.outputs
+    }
 
 
 def _steps(graph: ArtifactGraph, artifact: Artifact) -> tuple[dict[str, float], str]:

@@ -18,7 +18,7 @@ from ..operators.pooling import pooled_sums
 from ..rounding.quantized import NotKnownError
 from ..special_functions import erf, softmax
 from .base import moved
-from .onnx_moving import Evaluate, Reader, axis_of, pads, parameters
+from .onnx_moving import MOVING, Evaluate, Reader, axis_of, pads, parameters
 
 
 def average_pooled(op: GraphOp, values: Reader) -> np.ndarray:
@@ -341,3 +341,14 @@ FLOATS: dict[str, Evaluate] = {
     "CumSum": _partial_sums,
     "OneHot": _one_hot,
 }
+
+# Ops whose results are the same on every runtime: one rounding, or none, or a few in a known order.
+EXACT = frozenset(
+    {
+        *("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Clip", "Abs", "Sign", "Neg", "Sqrt"),
+        *("Reciprocal", "Ceil", "Floor", "Round", "IsNaN", "IsInf", "Not", "And", "Or", "Xor"),
+        *("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Where", "Max", "Min"),
+        *("Add", "Sub", "Mul", "Div", "Mod", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK"),
+        *("OneHot", "Resize", "AveragePool", *MOVING),
+    }
+)

@@ -21,7 +21,7 @@ from ..rounding.onnx_rules import OnnxRuntime, OnnxRuntimePlain
 from ..rounding.quantized import Ints, NotKnownError, Quantized, quantized
 from .base import IntegerOp, Values, known, one_of
 from .linear_sums import LinearSums
-from .onnx_floats import FLOATS, average_pooled
+from .onnx_floats import EXACT, FLOATS, average_pooled
 from .onnx_moving import MOVING, axis_of, pads
 
 Prepare = Callable[[GraphOp, GraphOp, "OnnxValues"], Finish]
@@ -57,6 +57,13 @@ class OnnxValues(Values):
     def has(self, key: str) -> bool:
         """See the base class."""
         return key in self._computed or super().has(key)
+
+    def exact(self, key: str) -> bool:
+        """Return whether a float is computed from integers with the same result everywhere."""
+        op = self._producers.get(key)
+        if op is None or op.kind == "DequantizeLinear":
+            return True
+        return op.kind in EXACT and all(self.exact(before) for before in op.inputs if before)
 
     def shown(self, key: str) -> bool:
         """Return whether a tensor was given, and not computed here."""
@@ -103,12 +110,19 @@ def group(op: GraphOp, values: OnnxValues) -> tuple[GraphOp, Finish, bool]:
         finish = _prepared(found, op, values)
         return found, lambda rule: known(op, lambda: finish(rule)), True
     core = values.producer(op.inputs[0])
-    result = known(op, lambda: quantized(values.array(op.inputs[0]), values.steps(op.outputs[0])))
-    return (
-        core if core is not None and not values.shown(op.inputs[0]) else op,
-        _fixed(result),
-        False,
-    )
+    finish = known(op, lambda: _quantized(op, values))
+    return core if core is not None and not values.shown(op.inputs[0]) else op, finish, False
+
+
+def _quantized(op: GraphOp, values: OnnxValues) -> Finish:
+    """Read a QuantizeLinear of floats, which are rounded in the same way by all rules."""
+    floats, steps = values.array(op.inputs[0]), values.steps(op.outputs[0])
+    result, exact = quantized(floats, steps), values.exact(op.inputs[0])
+
+    def finish(rule: Arithmetic) -> Ints:
+        return result if exact or not rule.turn else quantized(rule.moved(floats), steps)
+
+    return finish
 
 
 def _prepared(core: GraphOp, op: GraphOp, values: OnnxValues) -> Finish:

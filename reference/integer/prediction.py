@@ -67,7 +67,10 @@ class Prediction:
 
 
 def predict(
-    graph: ArtifactGraph, file_format: str, batches: Sequence[Mapping[str, np.ndarray]]
+    graph: ArtifactGraph,
+    file_format: str,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    rules: Sequence[Arithmetic] = (),
 ) -> list[Prediction]:
     """Evaluate an integer file under every known rule.
 
@@ -75,6 +78,7 @@ def predict(
         graph: The file.
         file_format: "tflite" or "onnx".
         batches: The inputs of each run: key of an input to the array.
+        rules: The rules; all known ones if there are none.
 
     Returns:
         Every distinct result, with the rules that lead to it.
@@ -87,7 +91,7 @@ def predict(
     size = sum(max(int(np.prod(np.abs(t.shape or (1,)))), 1) for t in graph.tensors.values())
     chunk = max(1, _AT_A_TIME // size)
     form = _FORMATS[file_format]
-    rules = form.rules(graph)
+    rules = rules or form.rules(graph)
     parts: list[list[Arrays]] = [[] for _ in rules]
     saturated: list[np.ndarray] = []
     reasons: list[str] = []
@@ -111,6 +115,11 @@ def predict(
         outputs = {key: array.reshape(-1, *array.shape[2:]) for key, array in outputs.items()}
         _enter(found, Prediction((rule.kernels,), outputs, beyond, reason))
     return found
+
+
+def rules_of(graph: ArtifactGraph, file_format: str) -> tuple[Arithmetic, ...]:
+    """Return the rules that may differ on a file."""
+    return _FORMATS[file_format].rules(graph)
 
 
 def _enter(found: list[Prediction], new: Prediction) -> None:

@@ -12,6 +12,7 @@ where m is the nearest integer in [2^30, 2^31) (TFLite, `QuantizeMultiplier`).
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -35,11 +36,28 @@ class Arithmetic(abc.ABC):
         name: Its name in reports.
         kernels: The kernels that follow it, as reports print them after "equal to the bit:".
         says: Description of the rule, as reports print it after "integer arithmetic:".
+        turn: Units in the last place of a tensor's largest number by which inexact floats are moved
+            before they are rounded, which turns ties within this distance to one side.
     """
 
     name: ClassVar[str]
     kernels: ClassVar[str]
     says: ClassVar[str]
+    turn: float = 0.0
+
+    def turned(self, turn: float) -> Arithmetic:
+        """Return the same rule with other ties."""
+        other = copy.copy(self)
+        other.turn = turn
+        return other
+
+    def moved(self, values: np.ndarray) -> np.ndarray:
+        """Return (P, …) inexact floats, moved by `turn`."""
+        if not self.turn:
+            return values
+        places = tuple(range(1, values.ndim))
+        size = np.abs(values).max(axis=places, keepdims=True).astype(np.float64)
+        return np.asarray(values + self.turn * 2.0**-24 * size)
 
     def of_bits(self, bits: int) -> Arithmetic:
         """Return the rule of the same runtime for integers of ``bits`` bits."""

@@ -49,7 +49,7 @@ class OnnxRuntime(Float32):
 
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
         """Round the shares of a fused softmax."""
-        return np.rint(self.unrounded_shares(x, scale, y)).astype(np.int64)
+        return np.rint(self.moved(self.unrounded_shares(x, scale, y))).astype(np.int64)
 
     @staticmethod
     def unrounded_shares(x: Ints, scale: Any, y: Scales) -> np.ndarray:
@@ -99,25 +99,25 @@ class OnnxRuntimePlain(OnnxRuntime):
 
     def scaled(self, values: Ints, ratio: float) -> Ints:
         """Round once."""
-        return np.rint(values * ratio).astype(np.int64)
+        return np.rint(self.moved(values * ratio)).astype(np.int64)
 
     def averaged(self, sums: Ints, count: int, x: Scales, y: Scales) -> Ints:
         """Divide by the scale of the result."""
         return self._divided((sums * np.float64(x) / count).astype(np.float32), y)
 
     def _divided(self, real: np.ndarray, y: Scales) -> Ints:
-        return nearest(real / y)
+        return nearest(self.moved(real / y))
 
     def unrounded(self, operands: Sequence[Quantized], y: Scales, point: int) -> np.ndarray:
         """Return the exact sum of the real numbers, in steps of the output."""
         terms = [o.centred * (o.scale / y).astype(np.float64) for o in operands]
-        return np.asarray(sum(terms) + float(point))
+        return self.moved(np.asarray(sum(terms))) + float(point)
 
     def shares(self, x: Ints, scale: Any, beta: Any, y: Scales) -> Ints:
         """Return the softmax of the real numbers, rounded to float32 and then to steps."""
         real = x.astype(np.float32) * np.float32(scale)
         exact = softmax(real.astype(np.float64), axis=-1).astype(np.float32)
-        return np.rint(exact / y).astype(np.int64)
+        return np.rint(self.moved(exact / y)).astype(np.int64)
 
 
 ONNX_RULES: tuple[Arithmetic, ...] = (OnnxRuntime(), OnnxRuntimeApart(), OnnxRuntimePlain())

@@ -166,6 +166,17 @@ def integer_agreement(
     )
 
 
+def differing_samples(
+    outputs: Arrays, predictions: Predictions, rule: str, kind: np.ndarray
+) -> np.ndarray:
+    """Return the samples in which an output differs from a rule; those with NaN are excluded."""
+    differing = np.zeros(len(kind), bool)
+    for name, array in predictions.by_rule[rule].items():
+        found = _differing(outputs.get(name), array, predictions.steps[name])
+        differing = differing | found.reshape(len(found), -1).any(axis=1)
+    return np.flatnonzero(differing & (kind != NONFINITE))
+
+
 def _rest(predictions: Predictions, artifact: Artifact) -> str:
     """Return a clause on the outputs without a prediction."""
     names = [s.keras_name for s in artifact.outputs if s.keras_name not in predictions.steps]

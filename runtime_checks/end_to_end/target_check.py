@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from .task_agreement import (
 )
 from .thread_counts import ThreadComparison, compare_bits
 
+WithTies = Callable[[ExportDirectory, Artifact, GoldenSet, Mapping[str, np.ndarray]], GoldenSet]
+
 # Kinds of samples whose values may lie beyond the ranges of a calibration, where no prediction says
 # which do.
 _BEYOND = (BORDER, EXTREME)
@@ -42,6 +44,7 @@ def judge_run(
     others: Sequence[TargetRun] = (),
     *,
     limits: QualityLimits | None = None,
+    with_ties: WithTies | None = None,
 ) -> TargetResult:
     """Judge the outputs of a target for the golden inputs.
 
@@ -53,11 +56,20 @@ def judge_run(
         run: The result.
         others: The results with other numbers of threads.
         limits: How much quality the file may lose; the defaults where None is given.
+        with_ties: Gives the nearest rounding rule the ties of a target (`ties.with_ties_turned`);
+            None where operators cannot be computed, as in a bundle.
 
     Returns:
         The findings and the verdict on each output.
     """
     damage = export.damaged(artifact)
+
+    def as_rounded(outputs: Mapping[str, np.ndarray]) -> GoldenSet:
+        """Return the golden set with the ties of a target that rounds by a rule."""
+        if with_ties is None or damage or not RUNTIMES[target.runtime].follows_rules:
+            return golden
+        return with_ties(export, artifact, golden, outputs)
+
     beyond = _beyond_ranges(artifact, golden, target)
     outputs = _judged(run, artifact, golden, beyond)
     findings = [
@@ -85,7 +97,7 @@ def judge_run(
         findings.extend(_determinism(run))
         judged, verdicts = judge_outputs(
             outputs,
-            golden,
+            as_rounded(outputs),
             artifact,
             decides=decides,
             bound_to_rules=must_agree(
@@ -102,7 +114,9 @@ def judge_run(
             findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
             findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
         for other in others:
-            failures, compared = _other_threads(target, artifact, golden, run, other, beyond)
+            failures, compared = _other_threads(
+                target, artifact, golden, run, other, beyond, as_rounded
+            )
             comparisons.extend(compared)
             findings.extend(failures)
             findings.extend(
@@ -171,6 +185,7 @@ def _other_threads(
     run: TargetRun,
     other: TargetRun,
     beyond: np.ndarray,
+    as_rounded: Callable[[Mapping[str, np.ndarray]], GoldenSet],
 ) -> tuple[list[Finding], list[ThreadComparison]]:
     """Judge a run with another number of threads.
 
@@ -179,9 +194,10 @@ def _other_threads(
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
+    outputs = _judged(other, artifact, golden, beyond)
     judged, _ = judge_outputs(
-        _judged(other, artifact, golden, beyond),
-        golden,
+        outputs,
+        as_rounded(outputs),
         artifact,
         follows_rules=RUNTIMES[target.runtime].follows_rules,
     )

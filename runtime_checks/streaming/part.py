@@ -21,6 +21,7 @@ from ...user_code import import_user_module
 from ..end_to_end.findings import OutputVerdict, TargetResult
 from ..end_to_end.target_check import judge_run
 from ..end_to_end.task_agreement import odds_of
+from ..end_to_end.ties import with_ties_turned
 from ..options import CheckOptions
 from ..own_samples import extended, known_network
 from ..selection import Selection, select
@@ -113,7 +114,15 @@ def judge_part(job: Job, part: Part) -> tuple[FileTotals, ...]:
         for artifact in files:
             path = opened.export.path / artifact.file
             run = run_target(path, artifact, golden.inputs, target, threads=threads)
-            result = judge_run(opened.export, artifact, golden, target, run, limits=options.limits)
+            result = judge_run(
+                opened.export,
+                artifact,
+                golden,
+                target,
+                run,
+                limits=options.limits,
+                with_ties=with_ties_turned,
+            )
             totals.append(_totals(result, golden, part))
     return tuple(totals)
 

@@ -40,6 +40,14 @@ _OF_COLOURS: tuple[tuple[str, Change], ...] = (
     ),
     ("in the order BGR and lowered by ImageNet's mean", lambda x: x[..., ::-1] - _MEAN_PIXEL),
     ("raised by ImageNet's mean and in the order RGB", lambda x: (x + _MEAN_PIXEL)[..., ::-1]),
+    (
+        "multiplied by 255, in the order BGR and lowered by ImageNet's mean",
+        lambda x: 255 * x[..., ::-1] - _MEAN_PIXEL,
+    ),
+    (
+        "raised by ImageNet's mean, in the order RGB and divided by 255",
+        lambda x: (x + _MEAN_PIXEL)[..., ::-1] / 255,
+    ),
 )
 
 

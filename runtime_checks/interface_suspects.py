@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,18 @@ from ..artifacts.golden_set import Arrays, GoldenSet
 from ..artifacts.manifest import Artifact, TensorSpec
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import typical_samples
-from ..reference.value_changes import Change, value_changes
 from ..runtimes import HOSTS, LOCAL, Target, make_runner
-from ..runtimes.base import ArtifactError, TensorInfo
-from ..runtimes.session import Session, dequantize, quantize
+from ..runtimes.base import ArtifactError
+from ..runtimes.session import Session
 from .end_to_end.findings import TargetResult, judge_outputs
+from .interface_changes import (
+    InterfaceChange,
+    axes_orders,
+    changes_of_inputs,
+    orders_of_outputs,
+    other_order,
+    other_sign,
+)
 
 # An error below this share of the signal comes from arithmetic, not from the interface.
 _DIFFERENT = 0.05
@@ -41,25 +48,9 @@ _OTHER_STEPS = 3.0
 _SAMPLES = 6
 # No better explanation is sought for an error that is at most this many times the expected one.
 _CLOSE = 1.5
-# With more tensors or channels there are too many orders to try.
-_MOST_EXCHANGED, _MOST_CHANNELS, _MOST_AXES = 4, 4, 3
 
-
-@dataclass(frozen=True)
-class _Hypothesis:
-    """A possible fault of the inputs or of the order of the outputs.
-
-    Attributes:
-        says: What is wrong and how to mend it.
-        change: Converts the model's inputs to those that the file needs, or the file's outputs to
-            those of the model.
-        device: What is wrong if a device gives the outputs for changed inputs.
-    """
-
-    says: str
-    change: Callable[[Arrays], Arrays]
-    device: str = ""
-
+# After this time no further changes of the inputs are tried.
+_MOST_SECONDS = 60.0
 
 # An error over the expected one, and whether arithmetic explains it.
 _Error = tuple[float, bool]
@@ -101,9 +92,14 @@ def interface_suspect(
         lambda arrays: _greatest(_errors(arrays, part, artifact)),
         _greatest(_errors(given, part, artifact))[0] / better,
     )
-    for hypothesis in _other_outputs(given):
-        errors.settled(hypothesis.says, hypothesis.change(given))
-    says = errors.best or _of_outputs(given, part, artifact, better)
+    for order in orders_of_outputs(given):
+        errors.settled(order.says, order.change(given))
+    says = (
+        errors.best
+        or _of_outputs(given, part, artifact, better)
+        or _of_ordered_outputs(given, part, artifact, better)
+        or _of_rows(result.given, golden, artifact, index, errors.least)
+    )
     if says:
         return says
     local = target.device == LOCAL
@@ -121,39 +117,56 @@ def interface_suspect(
         if not local:
             return _distance(outputs, _sample(given, worst))[0] <= _SIMILAR
         error, explained = _greatest(_errors(outputs, alone[worst], artifact))
-        return explained or error <= wrong[worst] / _BETTER
+        return explained or error <= wrong[worst] / _BETTER or _rearranged(outputs, alone[worst])
 
+    both = ""
     try:
         with make_runner(target if local else Target(HOSTS[artifact.format]), path) as runner:
             session = Session(runner, artifact)
-            tried = _of_inputs(part.inputs, artifact.inputs, preprocessing)
-            for hypothesis in _likely(tried, session, alone[worst].inputs, likely):
-                says = hypothesis.says if local else hypothesis.device
-                if errors.settled(says, session.run(hypothesis.change(part.inputs))):
+            tried = changes_of_inputs(part.inputs, artifact.inputs, preprocessing)
+            for change in _likely(tried, session, alone[worst].inputs, likely):
+                outputs = session.run(change.change(part.inputs))
+                if errors.settled(change.says if local else change.device, outputs):
                     break
+                if local and not errors.best and not both:
+                    rest = _of_outputs(outputs, part, artifact, better)
+                    rest = rest or _of_ordered_outputs(outputs, part, artifact, better)
+                    both = rest and f"{change.says}; and {rest}"
     except ArtifactError:
         return ""
-    return errors.best
+    return errors.best or both
 
 
 def _likely(
-    hypotheses: Iterator[_Hypothesis],
+    changes: Iterator[InterfaceChange],
     session: Session,
     inputs: Arrays,
     likely: Callable[[Arrays], bool],
-) -> Iterator[_Hypothesis]:
-    """Yield the hypotheses that may be right, by a run on one sample.
+) -> Iterator[InterfaceChange]:
+    """Yield the changes that may be right, by a run on one sample.
 
     They share the batches of a file that takes several samples at once.
     """
-    size = session.batch_size
-    while batch := list(itertools.islice(hypotheses, size)):
-        changed = [hypothesis.change(inputs) for hypothesis in batch]
+    size, end = session.batch_size, time.monotonic() + _MOST_SECONDS
+    while (batch := list(itertools.islice(changes, size))) and time.monotonic() < end:
+        changed = [change.change(inputs) for change in batch]
         together = {name: np.concatenate([one[name] for one in changed]) for name in inputs}
         outputs = session.run(together)
-        for place, hypothesis in enumerate(batch):
+        for place, change in enumerate(batch):
             if likely(_sample(outputs, place)):
-                yield hypothesis
+                yield change
+
+
+def _rearranged(outputs: Arrays, golden: GoldenSet) -> bool:
+    """Return whether outputs of one sample have the numbers of the model's, in any order."""
+
+    def far(name: str, other: str) -> bool:
+        given, truth = (np.sort(a[key], -1) for a, key in ((outputs, other), (golden.truth, name)))
+        return given.shape != truth.shape or not (
+            _rms(given - truth) <= 2 * _DIFFERENT * _rms(truth)
+        )
+
+    return not any(all(far(name, other) for other in outputs) for name in golden.truth)
 
 
 def _sample(arrays: Arrays, place: int) -> dict[str, np.ndarray]:
@@ -169,19 +182,20 @@ class _Errors:
         least: The error that an explanation must not exceed.
 
     Attributes:
+        least: The same, or the error of the best explanation.
         best: The explanation; empty if none was found.
     """
 
     def __init__(self, measure: Callable[[Arrays], _Error], least: float) -> None:
-        self._measure, self._least = measure, least
+        self._measure, self.least = measure, least
         self.best = ""
 
     def settled(self, says: str, given: Arrays) -> bool:
         """Enter an explanation; return whether its error is so small that no other is needed."""
         error, explained = self._measure(given)
-        if explained and error <= self._least:
-            self.best, self._least = says, error
-        return bool(self.best) and self._least <= _CLOSE
+        if explained and error <= self.least:
+            self.best, self.least = says, error
+        return bool(self.best) and self.least <= _CLOSE
 
 
 def _distance(given: Arrays, others: Arrays) -> _Error:
@@ -246,16 +260,6 @@ def _rms(errors: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
-def _other_outputs(given: Arrays) -> Iterator[_Hypothesis]:
-    """Yield the other orders of the outputs."""
-    for order in _orders({name: array.shape for name, array in given.items()}):
-        yield _Hypothesis(
-            f"{_exchange('output', order)} in the file: read them in that order, or convert the "
-            "model again",
-            _renamed(order),
-        )
-
-
 def _of_outputs(given: Arrays, golden: GoldenSet, artifact: Artifact, better: float) -> str:
     """Return what is wrong with each output that differs; empty unless all are explained."""
     exported = golden.artifacts.get(artifact.file, {})
@@ -278,10 +282,55 @@ def _of_outputs(given: Arrays, golden: GoldenSet, artifact: Artifact, better: fl
     return "; ".join(explanations)
 
 
+def _of_ordered_outputs(given: Arrays, golden: GoldenSet, artifact: Artifact, better: float) -> str:
+    """Return the order of the outputs, and what else is wrong with them; empty if unexplained."""
+    for order in orders_of_outputs(given):
+        changed = order.change(given)
+        if _greatest(_errors(changed, golden, artifact))[1]:
+            return order.says
+        rest = _of_outputs(changed, golden, artifact, better)
+        if rest:
+            return f"{order.says}; and {rest}"
+    return ""
+
+
+def _of_rows(
+    given: Arrays, golden: GoldenSet, artifact: Artifact, index: np.ndarray, least: float
+) -> str:
+    """Return how the outputs belong to other samples than those of their rows; empty if not."""
+    for says, source in _row_orders(golden.samples, artifact.inputs[0].shape[0] or 1):
+        known = index[source[index] >= 0]
+        if len(known) < 2:
+            continue
+        moved = {name: array[source[known]] for name, array in given.items()}
+        error, explained = _greatest(_errors(moved, golden.select(known), artifact))
+        if explained and error <= least:
+            return f"{says}: read each output after the run that computes it, or move the rows back"
+    return ""
+
+
+def _row_orders(count: int, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield other orders of rows, and the row of each sample's output; -1 where it is lost."""
+    place = np.arange(count)
+    for step, which in ((1, "before"), (-1, "after")):
+        source = place + step
+        source[(source < 0) | (source >= count)] = -1
+        yield f"the outputs of each sample are those of the one {which} (shifted by one)", source
+    start, whole = place // size * size, place // size * size + size <= count
+    for step, which in ((1, "before"), (-1, "after")) if size > 1 else ():
+        source = np.where(whole, start + (place - start + step) % size, -1)
+        yield f"the rows of each batch of {size} are those of the sample {which}", source
+    if size > 1:
+        yield (
+            f"the rows of each batch of {size} are in reversed order",
+            np.where(whole, start + size - 1 - (place - start), -1),
+        )
+
+
 def _readings(given: np.ndarray, expected: np.ndarray, spec: TensorSpec) -> Iterator[_Reading]:
     """Yield possible faults of one output."""
     name = spec.keras_name
-    for axes in _axes(given.shape, expected.shape):
+    for axes in axes_orders(given.shape, expected.shape):
         says = f"the axes of output '{name}' are in another order: transpose it by {axes}"
         yield says, functools.partial(np.transpose, axes=axes)
     if given.shape != expected.shape:
@@ -296,180 +345,56 @@ def _readings(given: np.ndarray, expected: np.ndarray, spec: TensorSpec) -> Iter
     yield (
         f"the bytes of output '{name}' are in the other order (big-endian for little-endian): "
         "exchange them where it is read",
-        functools.partial(_other_order, spec=spec),
+        functools.partial(other_order, spec=spec),
     )
     if spec.scale is not None and np.dtype(spec.dtype).itemsize == 1:
         says = f"the bytes of output '{name}' have the wrong sign: its zero point is off by 128"
-        yield says, functools.partial(_other_sign, spec=spec)
+        yield says, functools.partial(other_sign, spec=spec)
     yield from _scaled(given, expected, spec)
+    yield from _of_scores(expected, spec)
 
 
-def _of_inputs(
-    inputs: Arrays, specs: Sequence[TensorSpec], preprocessing: Mapping[str, Any] | None
-) -> Iterator[_Hypothesis]:
-    """Yield possible faults of the inputs: of one alone, and of all that are alike."""
-    kinds = {name: (array.shape, array.dtype) for name, array in inputs.items()}
-    for order in _orders(kinds):
-        what = f"{_exchange('input', order)}"
-        yield _Hypothesis(
-            f"{what} in the file: feed them in that order, or convert the model again",
-            _renamed(order),
-            device=f"{what} on the device: feed them in that order",
+def _of_scores(expected: np.ndarray, spec: TensorSpec) -> Iterator[_Reading]:
+    """Yield a softmax or sigmoid that is missing or one too many."""
+    name = spec.keras_name
+    for function, forward, inverse in (
+        ("softmax", _softmax, np.log),
+        ("sigmoid", _sigmoid, _logit),
+    ):
+        yield (
+            f"output '{name}' lacks the {function} of the trained model: apply it where the output "
+            "is read, or convert the whole model",
+            forward,
         )
-    groups: dict[object, list[TensorSpec]] = {}
-    for spec in specs:
-        groups.setdefault(kinds[spec.keras_name], []).append(spec)
-    for alike in groups.values():
-        yield from _of_alike(alike, inputs, preprocessing)
-        for spec in alike if len(alike) > 1 else ():
-            yield from _of_alike([spec], inputs, preprocessing)
 
+        def back(
+            y: np.ndarray,
+            of: Callable[[np.ndarray], np.ndarray] = inverse,
+            centred: bool = function == "softmax",
+        ) -> np.ndarray:
+            x = of(y.astype(np.float64))
+            # A softmax loses what all classes have in common.
+            common = expected.mean(-1, keepdims=True) - x.mean(-1, keepdims=True)
+            return x + common if centred else x
 
-def _of_alike(
-    specs: Sequence[TensorSpec], inputs: Arrays, preprocessing: Mapping[str, Any] | None
-) -> Iterator[_Hypothesis]:
-    """Yield possible faults that some inputs of one shape and type share."""
-    names = [spec.keras_name for spec in specs]
-    listed = " and ".join(f"'{name}'" for name in names)
-    the = f"input{'s' * (len(names) > 1)} {listed}"
-    array = inputs[names[0]]
-    shape = array.shape
-    if len(shape) > 2 and shape[-1] in range(2, _MOST_CHANNELS + 1):
-        for places in _channel_orders(shape[-1]):
-            known = " (BGR for RGB)" if places == (2, 1, 0) else ""
-            yield _Hypothesis(
-                f"the channels of {the} are in the order {places}{known} in the file: use that "
-                "order, or convert the model again",
-                _changed(names, functools.partial(np.take, indices=places, axis=-1)),
-                device=f"the device takes the channels of {the} in the order {places}{known}",
-            )
-    for axes in _axes(shape, shape):
-        yield _Hypothesis(
-            f"the axes of {the} are in another order in the file: transpose what it is fed by "
-            f"{axes}",
-            _changed(names, functools.partial(np.transpose, axes=axes)),
-            device=f"the device takes the axes of {the} in the order {axes}",
+        yield (
+            f"output '{name}' has a {function} that the trained model lacks: read it as such, or "
+            "convert again without",
+            back,
         )
-    (spec, *_) = specs
-    if spec.scale is not None and np.dtype(spec.dtype).itemsize == 1:
-        yield _Hypothesis(
-            f"the bytes of {the} have the wrong sign: the zero point is off by 128",
-            _each(specs, _other_sign),
-            device=f"the device takes the bytes of {the} with the wrong sign",
-        )
-    if np.dtype(spec.dtype).itemsize > 1:
-        order = f"the bytes of {the} are taken in the other order (big-endian for little-endian)"
-        yield _Hypothesis(
-            f"{order}: exchange them before",
-            _each(specs, _other_order),
-            device=f"on the device {order}",
-        )
-    if array.dtype.kind == "f":
-        for says, change in (*_unprocessed(preprocessing), *value_changes(array)):
-            yield _Hypothesis(
-                f"the file takes {the} {says}: use that range, or convert again",
-                _changed(names, change),
-                device=f"the device takes {the} {says}",
-            )
 
 
-def _unprocessed(preprocessing: Mapping[str, Any] | None) -> Iterator[tuple[str, Change]]:
-    """Yield the changes of a file that has the preprocessing, or that needs it twice."""
-    if preprocessing is None:
-        return
-    mean, scale = (np.asarray(preprocessing[key], np.float64) for key in ("mean", "scale"))
-    yield "before the preprocessing of the export (raw pixels)", lambda x: x / scale + mean
-    yield "after a second preprocessing like that of the export", lambda x: (x - mean) * scale
+def _softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
-def _other_order(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """Return numbers whose bytes in a file are in the other order."""
-    if spec.scale is None or np.dtype(spec.dtype).kind == "f":
-        return array.byteswap() if array.dtype.itemsize > 1 else array
-    steps = _steps(spec)
-    return dequantize(quantize(array, steps).byteswap(), steps)
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))))
 
 
-def _other_sign(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """Return numbers whose bytes in a file are signed where they were unsigned, or reversed."""
-    steps = _steps(spec)
-    turned = quantize(array, steps).view(np.uint8) ^ np.uint8(128)
-    return dequantize(turned.view(steps.dtype), steps)
-
-
-def _steps(spec: TensorSpec) -> TensorInfo:
-    """Return the integers of an input or output."""
-    return TensorInfo(spec.name, (), np.dtype(spec.dtype), spec.scale, spec.zero_point)
-
-
-def _orders(kinds: Mapping[str, object]) -> Iterator[dict[str, str]]:
-    """Yield every permutation of tensors of one kind, as name to name."""
-    groups: dict[object, list[str]] = {}
-    for name, kind in kinds.items():
-        groups.setdefault(kind, []).append(name)
-    for names in groups.values():
-        if len(names) <= _MOST_EXCHANGED:
-            for order in itertools.permutations(names):
-                if order != tuple(names):
-                    yield dict(zip(names, order))
-
-
-def _exchange(what: str, order: Mapping[str, str]) -> str:
-    """Describe which tensors are exchanged."""
-    moved = {name: other for name, other in order.items() if name != other}
-    if len(moved) == 2:
-        first, second = moved
-        return f"{what}s '{first}' and '{second}' are exchanged"
-    pairs = ", ".join(f"'{name}' is '{other}'" for name, other in moved.items())
-    return f"{what}s are in another order ({pairs})"
-
-
-def _renamed(order: Mapping[str, str]) -> Callable[[Arrays], Arrays]:
-    return lambda arrays: {name: arrays[order.get(name, name)] for name in arrays}
-
-
-def _changed(names: Sequence[str], change: Change) -> Callable[[Arrays], Arrays]:
-    """Return a change of some tensors."""
-
-    def apply(arrays: Arrays) -> Arrays:
-        changed = {name: change(arrays[name]) for name in names}
-        return {
-            name: changed[name].astype(array.dtype, copy=False) if name in changed else array
-            for name, array in arrays.items()
-        }
-
-    return apply
-
-
-def _each(
-    specs: Sequence[TensorSpec], change: Callable[..., np.ndarray]
-) -> Callable[[Arrays], Arrays]:
-    """Return a change of some tensors that depends on their numbers in the file."""
-
-    def apply(arrays: Arrays) -> Arrays:
-        for spec in specs:
-            arrays = _changed([spec.keras_name], functools.partial(change, spec=spec))(arrays)
-        return arrays
-
-    return apply
-
-
-def _axes(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yield orders of the axes after the samples that turn one shape into another."""
-    count = len(shape) - 1
-    if len(shape) != len(wanted) or not 2 <= count <= _MOST_AXES:
-        return
-    for order in itertools.permutations(range(1, count + 1)):
-        axes = (0, *order)
-        if axes != tuple(range(count + 1)) and tuple(shape[a] for a in axes) == wanted:
-            yield axes
-
-
-def _channel_orders(count: int) -> list[tuple[int, ...]]:
-    """Return the orders of channels, the reversed one first."""
-    backwards = tuple(reversed(range(count)))
-    rest = set(itertools.permutations(range(count))) - {backwards, tuple(range(count))}
-    return [backwards, *sorted(rest)]
+def _logit(y: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(y) - np.log1p(-y))
 
 
 def _columns(given: np.ndarray, truth: np.ndarray) -> list[int] | None:

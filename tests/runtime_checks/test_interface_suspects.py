@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -139,6 +140,100 @@ def two_outputs(graph):
     before(graph, "weight", "Add", [np.float32(3)])
 
 
+def chained(graph, name, op, constants=(), **attributes):
+    """Put another op between an input and the one that `behind` has put there."""
+    graph.node[0].input[0] = f"{name}/first"
+    insert(graph, 0, op, name, f"{name}/first", constants, attributes)
+
+
+def blue_first_pixels(graph):
+    behind(graph, "left", "Gather", [np.array([2, 1, 0])], axis=3)
+    chained(graph, "left", "Mul", [np.float32(1 / 255)])
+
+
+def blue_first_normalized(graph):
+    behind(graph, "left", "Gather", [np.array([2, 1, 0])], axis=3)
+    mean, deviation = (np.array(v, "f4") for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    chained(graph, "left", "Add", [mean])
+    graph.node[0].input[0] = "left/scaled"
+    insert(graph, 0, "Mul", "left", "left/scaled", [deviation], {})
+
+
+def channels_first_memory(graph):
+    behind(graph, "left", "Transpose", perm=[0, 2, 3, 1])
+    chained(graph, "left", "Reshape", [np.array([-1, 3, 6, 6])])
+
+
+def inputs_and_outputs(graph):
+    renamed(graph, {"left": "right", "right": "left", "age": "weight", "weight": "age"})
+
+
+def exchanged_and_scaled_outputs(graph):
+    before(graph, "age", "Mul", [np.float32(100)])
+    renamed(graph, {"age": "weight", "weight": "age"})
+
+
+def blue_first_and_labels(graph):
+    behind(graph, "left", "Gather", [np.array([2, 1, 0])], axis=3)
+    before(graph, "age", "Gather", [np.array([3, 2, 1, 0])], axis=1)
+
+
+def exchanged_pixels(graph):
+    both_inputs(graph, 1 / 255)
+    renamed(graph, {"left": "right", "right": "left"})
+
+
+BACKWARDS = np.arange(5, -1, -1)
+BLUE_FIRST = "the channels of input 'left' are in the order (2, 1, 0) (BGR for RGB)"
+EXCHANGED_INPUTS = "inputs 'left' and 'right' are exchanged"
+
+# Parts of the sentence, all of which must be in it.
+COMBINED = {
+    "mirrored": (
+        lambda g: behind(g, "left", "Gather", [BACKWARDS], axis=2),
+        ["the file takes input 'left' reversed along axis 2: reverse what it is fed"],
+    ),
+    "upside down": (
+        lambda g: behind(g, "left", "Gather", [BACKWARDS], axis=1),
+        ["the file takes input 'left' reversed along axis 1"],
+    ),
+    "memory": (
+        channels_first_memory,
+        ["the file reads the numbers of input 'left' with channels first, in memory of the same"],
+    ),
+    "blue first, pixels": (
+        blue_first_pixels,
+        [BLUE_FIRST, "; and the file takes input 'left' multiplied by 255"],
+    ),
+    "blue first, normalized": (
+        blue_first_normalized,
+        [BLUE_FIRST, "of 0..1 normalized by ImageNet's mean and deviation"],
+    ),
+    "blue first, labels": (
+        blue_first_and_labels,
+        [BLUE_FIRST, "corrected by (3, 2, 1, 0), of output 'age'"],
+    ),
+    "inputs, pixels": (
+        exchanged_pixels,
+        [EXCHANGED_INPUTS, "the file takes inputs 'left' and 'right' multiplied by 255"],
+    ),
+    "inputs, outputs": (
+        inputs_and_outputs,
+        [EXCHANGED_INPUTS, "outputs 'age' and 'weight' are exchanged"],
+    ),
+    "outputs, range": (
+        exchanged_and_scaled_outputs,
+        ["outputs 'age' and 'weight' are exchanged", "is 100 times the trained model's"],
+    ),
+    "softmax": (
+        lambda g: before(g, "age", "Softmax"),
+        ["output 'age' has a softmax that the trained model lacks"],
+    ),
+    "sigmoid": (
+        lambda g: before(g, "age", "Sigmoid"),
+        ["output 'age' has a sigmoid that the trained model lacks"],
+    ),
+}
 INTERFACES = {
     "inputs": (
         lambda g: renamed(g, {"left": "right", "right": "left"}),
@@ -230,6 +325,34 @@ def test_a_wrong_interface_is_named_instead_of_a_layer(pair, tmp_path, fault):
     (finding,) = (f for f in result.findings if f.check == "interface")
     assert sentence in finding.message
     assert result.faults == ()
+
+
+@pytest.mark.parametrize("fault", COMBINED)
+def test_several_faults_of_an_interface_are_named_together(pair, tmp_path, fault):
+    plant, sentences = COMBINED[fault]
+    result = checked(pair, tmp_path, plant)
+    (finding,) = (f for f in result.findings if f.check == "interface")
+    for sentence in sentences:
+        assert sentence in finding.message
+    assert result.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("shift", "sentence"),
+    [
+        (1, "the outputs of each sample are those of the one before (shifted by one)"),
+        (-1, "the outputs of each sample are those of the one after (shifted by one)"),
+    ],
+)
+def test_outputs_that_are_read_one_run_too_late(pair, shift, sentence):
+    export = read_export(pair)
+    golden, (artifact, *_) = export.read_golden(), export.artifacts
+    run = run_target(pair / FILE, artifact, golden.inputs, Target("onnxruntime"))
+    late = replace(run, outputs={k: np.roll(a, shift, 0) for k, a in run.outputs.items()})
+    target = Target("onnxruntime")
+    result = judge_run(export, artifact, golden, target, late)
+    says = interface_suspects.interface_suspect(pair / FILE, artifact, golden, target, result)
+    assert sentence in says
 
 
 IMAGES = np.linspace(0, 1, 6)[:, None] * np.random.default_rng(0).uniform(0.2, 1, (16, 6, 6, 3))
@@ -379,25 +502,26 @@ def test_an_unlikely_change_of_the_interface_is_run_on_one_sample(pair, tmp_path
     def other_activation(graph):
         next(node for node in graph.node if node.op_type == "Relu").op_type = "Tanh"
 
-    changes, batches = [], []
+    tried_changes, batches = [], []
 
     def counted_changes(*arguments):
-        for hypothesis in of_inputs(*arguments):
-            changes.append(hypothesis.says)
+        for hypothesis in changes_of_inputs(*arguments):
+            tried_changes.append(hypothesis.says)
             yield hypothesis
 
     def counted_runs(self, inputs):
         batches.append(len(next(iter(inputs.values()))))
         return run(self, inputs)
 
-    of_inputs, run = interface_suspects._of_inputs, Session.run
-    monkeypatch.setattr(interface_suspects, "_of_inputs", counted_changes)
+    changes_of_inputs, run = interface_suspects.changes_of_inputs, Session.run
+    monkeypatch.setattr(interface_suspects, "changes_of_inputs", counted_changes)
     monkeypatch.setattr(interface_suspects.Session, "run", counted_runs)
     checked(pair, tmp_path, other_activation)
-    assert len(changes) > 50
-    golden, *tried = batches[: 1 + len(changes)]
+    count = len(tried_changes)
+    assert count > 50
+    golden, *tried = batches[: 1 + count]
     assert golden > 20
-    assert sum(tried) < 1.5 * len(changes)
+    assert sum(tried) < 1.5 * count
 
 
 ON_DEVICE = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,11 @@ def integer_agreement(
     predictions = golden.predictions.get(artifact.file)
     if predictions is None:
         return None
+    outputs = _comparable(outputs, golden)
+    predictions = replace(
+        predictions,
+        by_rule={rule: _comparable(arrays, golden) for rule, arrays in predictions.by_rule.items()},
+    )
     if predictions.none:
         return IntegerAgreement((), "", {}, 0, 0, 0, reason=predictions.reason)
     finite = np.flatnonzero(golden.kind != NONFINITE)
@@ -154,9 +159,12 @@ def integer_agreement(
     return IntegerAgreement(
         kernels=tuple(rule for rule, count in counts.items() if not count),
         nearest=nearest,
-        expected=predictions.by_rule[nearest],
+        expected=golden.predictions[artifact.file].by_rule[nearest],
         samples=len(finite),
-        elements=sum(array.size for array in differing[nearest].values()),
+        elements=sum(
+            int(_expected(golden, name, array)[finite].sum())
+            for name, array in predictions.by_rule[nearest].items()
+        ),
         differing=counts[nearest],
         first=_first(differing[nearest], finite),
         rest=_rest(predictions, artifact),
@@ -166,15 +174,32 @@ def integer_agreement(
     )
 
 
+def _comparable(arrays: Arrays, golden: GoldenSet) -> dict[str, np.ndarray]:
+    """Return outputs with 0 where no number is expected."""
+    return {
+        name: np.where(_expected(golden, name, array), array, 0.0).astype(array.dtype)
+        for name, array in arrays.items()
+    }
+
+
+def _expected(golden: GoldenSet, name: str, array: np.ndarray) -> np.ndarray:
+    """Return where the trained model gives a number, so that one is expected of an output."""
+    known = golden.reference.get(name)
+    if known is None or known.shape != array.shape:
+        return np.ones(array.shape, bool)
+    return np.isfinite(known)
+
+
 def differing_samples(
-    outputs: Arrays, predictions: Predictions, rule: str, kind: np.ndarray
+    outputs: Arrays, expected: Arrays, steps: Mapping[str, float], golden: GoldenSet
 ) -> np.ndarray:
-    """Return the samples in which an output differs from a rule; those with NaN are excluded."""
-    differing = np.zeros(len(kind), bool)
-    for name, array in predictions.by_rule[rule].items():
-        found = _differing(outputs.get(name), array, predictions.steps[name])
-        differing = differing | found.reshape(len(found), -1).any(axis=1)
-    return np.flatnonzero(differing & (kind != NONFINITE))
+    """Return the samples in which an output differs; those with NaN are excluded."""
+    given = _comparable(outputs, golden)
+    differing = np.zeros(golden.samples, bool)
+    for name, array in _comparable(expected, golden).items():
+        found = _differing(given.get(name), array, steps[name])
+        differing |= found.reshape(len(found), -1).any(axis=1)
+    return np.flatnonzero(differing & (golden.kind != NONFINITE))
 
 
 def _rest(predictions: Predictions, artifact: Artifact) -> str:

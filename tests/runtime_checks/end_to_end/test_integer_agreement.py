@@ -31,14 +31,14 @@ def with_ones(first: int, count: int, value: float = 1.0) -> np.ndarray:
     return STEP * array
 
 
-def agreement(got, rules, of=None, **options) -> IntegerAgreement:
+def agreement(got, rules, of=None, reference=None, **options) -> IntegerAgreement:
     by_rule = {name: {"y": array} for name, array in rules.items()}
     golden = GoldenSet(
         kind=KIND,
         inputs={"x": np.zeros((len(KIND), 1), np.float32)},
         truth={"y": zeros()},
         folded64={},
-        reference={"y": zeros()},
+        reference={"y": zeros() if reference is None else reference},
         artifacts={},
         predictions={"net.tflite": Predictions(by_rule, {"y": STEP})},
     )
@@ -58,6 +58,19 @@ def test_rules_with_equal_integers_are_named():
     assert found.sentence == (
         "equal to the bit: the rounding of b (and of d), 400 integers of 4 samples"
     )
+
+
+def test_numbers_without_an_expected_value_are_not_compared():
+    """The trained model gives no number there, such as the logarithm of a negative one."""
+    reference = zeros()
+    reference[2, 5:8] = [np.nan, np.inf, np.nan]
+    got = with_ones(0, 10)
+    got[2, 5:8] = 7.0
+    found = agreement(got, {"a": with_ones(0, 10)}, reference=reference)
+    assert (found.kernels, found.elements) == (("a",), 397)
+    got[2, 8] = np.nan  # the model gives a number here
+    found = agreement(got, {"a": with_ones(0, 10)}, reference=reference)
+    assert (found.kernels, found.differing, found.first) == ((), 1, ("y", (2, 8)))
 
 
 def test_first_difference_has_the_number_of_its_sample():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import numpy as np
 import onnx
@@ -12,6 +10,7 @@ import renormlite as rl
 from keras import layers
 from onnx import numpy_helper
 from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.reference.integer.file_outputs import predicted_outputs
 from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement
 from renormlite.runtime_checks.end_to_end.ties import with_ties_turned
@@ -31,13 +30,16 @@ def dense(tmp_path_factory):
         model, folder, formats=("onnx",), precisions=("int8",), calibration=samples[:64]
     )
     export = read_export(folder)
-    golden, (artifact,) = export.read_golden(), export.artifacts
-    path = export.path / artifact.file
-    golden = dataclasses.replace(
-        golden,
-        inputs={"x": samples},
+    (artifact,) = export.artifacts
+    predictions = predicted_outputs(export.path / artifact.file, artifact, {"x": samples})
+    golden = GoldenSet(
         kind=np.full(COUNT, "real"),
-        predictions={artifact.file: predicted_outputs(path, artifact, {"x": samples})},
+        inputs={"x": samples},
+        truth={},
+        folded64={},
+        reference={},
+        artifacts={},
+        predictions={artifact.file: predictions},
     )
     return export, golden, artifact
 

@@ -260,7 +260,8 @@ class ExportRun:
             folded: The folded network.
             unequal: Notes on outputs that join parts of unequal ranges.
         """
-        if artifact.format not in READERS:
+        is_float32 = precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT32
+        if artifact.format not in READERS or is_float32:
             return artifact
         usual = self._typical(self.samples.inputs)
         graph = read_graph(folder / artifact.file, artifact.format)

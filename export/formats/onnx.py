@@ -76,8 +76,9 @@ class Onnx:
             tuple(map(_tensor_info, model.graph.output)),
         )
         check_interface(path, contents, job.graph.signature)
-        with self.runner(path):
-            pass
+        if not job.graph.weights:  # a large file is loaded once, when the export runs it
+            with self.runner(path):
+                pass
         return contents
 
     def runner(self, path: Path) -> Runner:

@@ -57,10 +57,14 @@ class RecipeNetworks:
         self._folded, self._original = folded, original
         self._inputs = [samples.arrays[tensor.name] for tensor in signature.inputs]
         self._made: dict[Recipe, Variant | None] = {}
+        self._equalizers: dict[bool, Equalizer] = {}
+        self._models: dict[tuple[float, bool], keras.Model | None] = {}
 
-    @functools.cache  # noqa: B019 - lives as long as one export
     def _equalizer(self, clipped: bool) -> Equalizer:
-        return Equalizer(self._folded.model, self._inputs, clipped=clipped)
+        if clipped not in self._equalizers:
+            equalizer = Equalizer(self._folded.model, self._inputs, clipped=clipped)
+            self._equalizers[clipped] = equalizer
+        return self._equalizers[clipped]
 
     def get(self, recipe: Recipe, name: str) -> Variant | None:
         """Return the network of a recipe; None if it cannot be built."""
@@ -69,12 +73,14 @@ class RecipeNetworks:
             self._made[key] = self._variant(key, name)
         return self._made[key]
 
-    @functools.cache  # noqa: B019 - lives as long as one export
     def _equalized(self, strength: float | None, clipped: bool) -> keras.Model | None:
         if strength is None:
             return self._folded.model
-        equalizer = self._equalizer(clipped)
-        return equalizer.equalized(strength) if equalizer.possible else None
+        key = strength, clipped
+        if key not in self._models:
+            equalizer = self._equalizer(clipped)
+            self._models[key] = equalizer.equalized(strength) if equalizer.possible else None
+        return self._models[key]
 
     def _variant(self, recipe: Recipe, name: str) -> Variant | None:
         if not recipe.fold:

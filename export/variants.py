@@ -99,6 +99,9 @@ class Variants:
         self._batch_size = batch_size
         self._equalize = equalize
         self._pixels = pixels
+        # A cache of the class would hold the models and graphs of every export.
+        self._graphs: dict[tuple[Variant, bool, Loops], FrozenGraph] = {}
+        self._equalized: dict[Variant, tuple[Variant, ...]] = {}
 
     def integers(self, precision: str) -> IntegerModel | None:
         """Return the integer network of a quantization-aware model; None for other models."""
@@ -154,8 +157,12 @@ class Variants:
             return ()
         return self._equalizations(base)
 
-    @functools.cache  # noqa: B019 - lives as long as one export
     def _equalizations(self, base: Variant) -> tuple[Variant, ...]:
+        if base not in self._equalized:
+            self._equalized[base] = self._equalize_each(base)
+        return self._equalized[base]
+
+    def _equalize_each(self, base: Variant) -> tuple[Variant, ...]:
         assert self.samples is not None
         inputs = [self.samples.arrays[t.name] for t in self.signature.inputs]
         equalizer = Equalizer(base.model, inputs)
@@ -171,16 +178,18 @@ class Variants:
         """Whether an equalized network is used even if it does not measure better."""
         return self._equalize == "always"
 
-    @functools.cache  # noqa: B019 - lives as long as one export
     def graph(self, variant: Variant, channels_first: bool, loops: Loops) -> FrozenGraph:
         """Return the frozen graph of a variant, traced once."""
-        return freeze(
-            variant.model,
-            self.signature,
-            batch_size=self._batch_size,
-            channels_first=channels_first,
-            loops=loops,
-        )
+        key = variant, channels_first, loops
+        if key not in self._graphs:
+            self._graphs[key] = freeze(
+                variant.model,
+                self.signature,
+                batch_size=self._batch_size,
+                channels_first=channels_first,
+                loops=loops,
+            )
+        return self._graphs[key]
 
     def judge(self, artifact: Artifact, folder: Path) -> float:
         """Return the signal-to-noise ratio of a file against the folded network, in decibels.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import keras
 import numpy as np
 import onnx
@@ -9,14 +11,16 @@ import pytest
 from keras import layers
 from renormlite import BatchRenormalization, export_model
 from renormlite.export import golden_set
+from renormlite.export.auto import RecipeNetworks
 from renormlite.export.fold import build, fold
 from renormlite.export.fold.backend import view_of
 from renormlite.export.fold.keras_graph import read_graph
 from renormlite.export.formats import onnx as onnx_format
 from renormlite.export.formats import onnx_external, stand_ins
 from renormlite.export.formats import tflite as tflite_format
-from renormlite.export.formats.freeze import freeze
+from renormlite.export.formats.freeze import FrozenGraph, freeze
 from renormlite.export.signature import signature_of
+from renormlite.export.variants import Variants
 
 
 @pytest.fixture
@@ -182,3 +186,12 @@ def test_a_model_is_written_as_protobuf_writes_it(number, tmp_path):
         proto.metadata_props.add(key="k", value="v")
     onnx_external.write_model(model, tmp_path / "m.onnx", held)
     assert (tmp_path / "m.onnx").read_bytes() == whole.SerializeToString(deterministic=True)
+
+
+def test_nothing_of_an_export_is_left(model, tmp_path):
+    """An export of a large model in a service must not keep its networks and graphs."""
+    kinds = (Variants, RecipeNetworks, FrozenGraph)
+    x = np.random.default_rng(0).random((20, 6, 6, 3), np.float32)
+    export_model(model, tmp_path / "net", precisions=("float32", "int8", "auto"), calibration=x)
+    gc.collect()
+    assert [type(found).__name__ for found in gc.get_objects() if isinstance(found, kinds)] == []

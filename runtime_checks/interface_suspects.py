@@ -1,9 +1,9 @@
 """Tests whether only the interface of a file is wrong, when all outputs differ.
 
 Exchanged inputs or outputs, axes in another order, BGR for RGB, labels in another order, bytes
-taken as signed, values in another range: each is tried on a few samples. If the file then gives the
-trained model's outputs, that is the fault, and the sentence says how to mend it. Otherwise a layer
-that computes correctly would be blamed.
+taken as signed, values in another range: each is tried on one sample, and what may be right on a
+few more. If the file then gives the trained model's outputs, that is the fault, and the sentence
+says how to mend it. Otherwise a layer that computes correctly would be blamed.
 """
 
 from __future__ import annotations

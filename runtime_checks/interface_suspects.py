@@ -98,7 +98,7 @@ def interface_suspect(
         errors.best
         or _of_outputs(given, part, artifact, better)
         or _of_ordered_outputs(given, part, artifact, better)
-        or _of_rows(result.given, golden, artifact, index, errors.least)
+        or _of_rows(result.given, golden, artifact, typical, better)
     )
     if says:
         return says
@@ -295,18 +295,24 @@ def _of_ordered_outputs(given: Arrays, golden: GoldenSet, artifact: Artifact, be
 
 
 def _of_rows(
-    given: Arrays, golden: GoldenSet, artifact: Artifact, index: np.ndarray, least: float
+    given: Arrays, golden: GoldenSet, artifact: Artifact, index: np.ndarray, better: float
 ) -> str:
     """Return how the outputs belong to other samples than those of their rows; empty if not."""
+    best = "", np.inf
     for says, source in _row_orders(golden.samples, artifact.inputs[0].shape[0] or 1):
         known = index[source[index] >= 0]
         if len(known) < 2:
             continue
-        moved = {name: array[source[known]] for name, array in given.items()}
-        error, explained = _greatest(_errors(moved, golden.select(known), artifact))
-        if explained and error <= least:
-            return f"{says}: read each output after the run that computes it, or move the rows back"
-    return ""
+        before, (error, explained) = (
+            _greatest(_errors({n: a[rows] for n, a in given.items()}, part, artifact))
+            for part in [golden.select(known)]
+            for rows in (known, source[known])
+        )
+        if explained and error <= before[0] / better and error < best[1]:
+            best = says, error
+    return best[0] and (
+        f"{best[0]}: read each output after the run that computes it, or move the rows back"
+    )
 
 
 def _row_orders(count: int, size: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -39,6 +39,8 @@ _FEWEST, _TRIED = 20, 32
 _CHANCE = 0.01
 # Above this accuracy no explanation is sought; explanations this close are equally likely.
 _GOOD, _AS_GOOD = 0.9, 0.05
+# More explanations that are equally likely say nothing.
+_MOST_NAMED = 3
 
 # Share of right decisions, and the change that leads to it.
 _Cure = tuple[float, str]
@@ -78,7 +80,7 @@ def sample_suspects(
             for key in differing
         ]
     if own.labels is not None:
-        findings += _labels(own, joint, export)
+        findings += _labels(own, known, joint, export)
     return findings
 
 
@@ -96,25 +98,35 @@ def _ranges(inputs: Arrays, known: GoldenSet) -> Iterator[Finding]:
                 name,
             )
             continue
-        usual, values = (a[np.isfinite(a)] for a in (usual, array))
-        if array.dtype.kind != "f" or not usual.size or not values.size or np.ptp(usual) == 0:
-            continue
-        low, high, span = float(usual.min()), float(usual.max()), float(np.ptp(usual))
-        margin = _MARGIN * span
-        outside = float(np.mean((values < low - margin) | (values > high + margin)))
-        narrow = 0 < np.ptp(values) < _NARROW * span
-        if outside > _OUTSIDE or narrow:
-            yield Finding(
-                CHECK,
-                False,
-                f"own samples of '{name}' lie in {values.min():.4g}..{values.max():.4g}, the "
-                f"export's real ones in {low:.4g}..{high:.4g}; {100 * outside:.0f} % of the values "
-                "are outside: preprocess them as in training",
-                name,
-            )
+        says = _unlike(array, known, name)
+        if says:
+            yield Finding(CHECK, False, f"own samples of {says}", name)
 
 
-def _labels(own: SampleSet, joint: GoldenSet, export: ExportDirectory) -> list[Finding]:
+def _unlike(array: np.ndarray, known: GoldenSet, name: str) -> str:
+    """Describe how the range of an input's values differs from that of the export's real samples.
+
+    Empty if it does not, or if that is not known.
+    """
+    usual, values = (a[np.isfinite(a)] for a in (known.inputs[name][known.kind == REAL], array))
+    if array.dtype.kind != "f" or not usual.size or not values.size or np.ptp(usual) == 0:
+        return ""
+    low, high, span = float(usual.min()), float(usual.max()), float(np.ptp(usual))
+    margin = _MARGIN * span
+    outside = float(np.mean((values < low - margin) | (values > high + margin)))
+    narrow = 0 < np.ptp(values) < _NARROW * span
+    if outside <= _OUTSIDE and not narrow:
+        return ""
+    return (
+        f"'{name}' lie in {values.min():.4g}..{values.max():.4g}, the export's real ones in "
+        f"{low:.4g}..{high:.4g}; {100 * outside:.0f} % of the values are outside: preprocess them "
+        "as in training"
+    )
+
+
+def _labels(
+    own: SampleSet, known: GoldenSet, joint: GoldenSet, export: ExportDirectory
+) -> list[Finding]:
     """Measure the trained model's accuracy on the samples; if poor, find what raises it."""
     assert own.labels is not None
     classes = export.manifest.metadata.get("labels", ())
@@ -123,26 +135,28 @@ def _labels(own: SampleSet, joint: GoldenSet, export: ExportDirectory) -> list[F
     findings = []
     for output in deciding_outputs(network, joint, classes):
         scores = joint.truth[output][-own.count :]
-        known = np.flatnonzero((own.labels >= 0) & np.isfinite(scores).all(axis=1))
-        labels, count = own.labels[known], as_scores(scores).shape[1]
-        if len(known) < _FEWEST or labels.max() >= count:
+        index = np.flatnonzero((own.labels >= 0) & np.isfinite(scores).all(axis=1))
+        labels, count = own.labels[index], as_scores(scores).shape[1]
+        if len(index) < _FEWEST or labels.max() >= count:
             continue
-        decided = as_scores(scores)[known].argmax(axis=1)
+        decided = as_scores(scores)[index].argmax(axis=1)
         right = int(np.sum(decided == labels))
         cures = [
             *_label_cures(decided, labels, count),
-            *_input_cures(own, output, known, network),
+            *_input_cures(own, output, index, network, known),
         ]
         best = max((share for share, _ in cures), default=0.0)
-        likely = " or ".join(says for share, says in cures if share > best - _AS_GOOD)
-        near = at_least(right, len(known), 1 / count) > _CHANCE
+        # The simplest ones come first.
+        close = [says for share, says in cures if share > best - _AS_GOOD]
+        likely = " or ".join(close[:_MOST_NAMED])
+        near = at_least(right, len(index), 1 / count) > _CHANCE
         if cures or near:
             findings.append(
                 Finding(
                     CHECK,
                     not cures,
-                    f"the trained model itself is right on {100 * right / len(known):.0f} % of "
-                    f"{len(known)} own samples (output '{output}'), chance is {100 / count:.0f} %: "
+                    f"the trained model itself is right on {100 * right / len(index):.0f} % of "
+                    f"{len(index)} own samples (output '{output}'), chance is {100 / count:.0f} %: "
                     + (
                         f"{likely} would make it right on {100 * best:.0f} %"
                         if cures
@@ -166,14 +180,21 @@ def _label_cures(decided: np.ndarray, labels: np.ndarray, count: int) -> Iterato
     if one_to_one and _clearly(before, after, len(labels)):
         pairs = ", ".join(f"{a} is {b}" for a, b in zip(present, meant) if a != b)
         yield after / len(labels), f"labels in another order ({pairs})"
+    for step, which in ((1, "before"), (-1, "after")):
+        after = int(np.sum(decided == np.roll(labels, -step)))
+        if _clearly(before, after, len(labels)):
+            yield after / len(labels), f"labels of the sample {which} (shifted by one)"
 
 
 def _input_cures(
-    own: SampleSet, output: str, known: np.ndarray, network: Network
+    own: SampleSet, output: str, index: np.ndarray, network: Network, known: GoldenSet
 ) -> Iterator[_Cure]:
-    """Yield the changes of the inputs under which the model is right."""
+    """Yield the changes of the inputs under which the model is right.
+
+    Changed values must lie in the range of the export's real samples.
+    """
     assert own.labels is not None
-    index = known[np.linspace(0, len(known) - 1, min(_TRIED, len(known))).astype(int)]
+    index = index[np.linspace(0, len(index) - 1, min(_TRIED, len(index))).astype(int)]
     part, labels = {name: a[index] for name, a in own.arrays.items()}, own.labels[index]
 
     def right(inputs: Arrays) -> int:
@@ -184,29 +205,48 @@ def _input_cures(
     before = right(part)
     if before > _GOOD * len(labels):
         return
-    for says, changed in _changes(part):
-        after = right(changed)
-        if _clearly(before, after, len(labels)):
-            yield after / len(labels), says
+    for changes in (_single_changes, _double_changes):
+        best = 0.0
+        for name, array in part.items():
+            for says, values in changes(array) if array.dtype.kind == "f" else ():
+                changed = values.astype(np.float32)
+                if _unlike(changed, known, name):
+                    continue
+                after = right({**part, name: changed})
+                if _clearly(before, after, len(labels)):
+                    best = max(best, after / len(labels))
+                    yield after / len(labels), f"{says} of '{name}'"
+        if best > _GOOD:
+            return
 
 
-def _changes(inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
-    """Yield possible corrections of the inputs, and the corrected inputs."""
-    for name, array in inputs.items():
-        if array.dtype.kind == "f":
-            for says, changed in _changed(array):
-                yield f"{says} of '{name}'", {**inputs, name: changed.astype(np.float32)}
-
-
-def _changed(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the changes of one input."""
-    if array.ndim > 2 and array.shape[-1] in (3, 4):
-        order = [2, 1, 0, *range(3, array.shape[-1])]
-        yield "exchanging channels 0 and 2", array[..., order]
-    if array.ndim > 2 and array.shape[1] == array.shape[2]:
-        yield "exchanging rows and columns", np.swapaxes(array, 1, 2)
+def _single_changes(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the changes of one input: of the order of its numbers, or of the numbers."""
+    yield from _reordered(array)
     for says, change in value_changes(array):
         yield f"values {says}", change(array)
+
+
+def _double_changes(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the changes of both."""
+    for order, changed in _reordered(array):
+        for says, change in value_changes(array):
+            yield f"{order} and values {says}", change(changed)
+
+
+def _reordered(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield other orders of the numbers of one input."""
+    rank, shape = array.ndim, array.shape
+    if rank > 2 and shape[-1] in (3, 4):
+        order = [2, 1, 0, *range(3, shape[-1])]
+        yield "exchanging channels 0 and 2", array[..., order]
+    if rank > 2 and shape[1] == shape[2]:
+        yield "exchanging rows and columns", np.swapaxes(array, 1, 2)
+    for axis in range(1, rank - 1):
+        yield f"reversing axis {axis}", np.flip(array, axis)
+    if rank > 2 and shape[-1] > 1:
+        first = array.reshape(len(array), shape[-1], *shape[1:-1])
+        yield "reading the memory with channels first (NCHW)", np.moveaxis(first, 1, -1)
 
 
 def _clearly(before: int, after: int, count: int) -> bool:

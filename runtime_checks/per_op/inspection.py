@@ -140,12 +140,13 @@ class FileContents:
         calibration may have multiplied the channels of all.
         """
         unlike = all(kernel.state != "equal" and not kernel.remark for kernel in self._kernels)
-        return len(self._kernels) > 1 and unlike and not self.of_another_calibration
+        known = any(state is not None for state in self._scaled_kernels.values())
+        return len(self._kernels) > 1 and unlike and not known
 
     @property
     def of_another_calibration(self) -> bool:
         """Whether no kernel of integers is the network's, but some are with scaled channels."""
-        return any(state is not None for state in self._scaled_kernels.values())
+        return "" in self._scaled_kernels.values()
 
     @property
     def beside_calibration(self) -> tuple[str, ...]:
@@ -163,11 +164,11 @@ class FileContents:
         """How each layer's kernel of integers differs from the network's with scaled channels.
 
         It is "" for no difference, a clause for exchanged channels, and None for another kernel. If
-        a kernel is the network's own, there are none.
+        a kernel is the network's own, possibly altered in a known way, there are none.
         """
         nodes = {node.name: node for node in self.network.nodes}
         maps = flattened_maps(self.network)
-        if any(match.state == "equal" for match in self._kernels):
+        if any(match.state == "equal" or match.remark for match in self._kernels):
             return {}
         integers = [tensor for tensor in self.graph.constants if tensor.quantization is not None]
         found = {}

@@ -192,10 +192,7 @@ class FileInspection:
             and not contents.changed_in_places
         ):
             return self._foreign(artifact, golden, target, contents, result)
-        steps = [] if artifact.foreign else _other_steps(artifact, contents)
-        result = replace(result, findings=(*steps, *result.findings, *contents.findings()))
-        if steps:
-            return result
+        result = replace(result, findings=(*result.findings, *contents.findings()))
         wanted = self._per_op or not (result.passed and contents.conclusive(artifact))
         if not result.given or not wanted:
             return result
@@ -359,31 +356,6 @@ def _with_calibration(
         if failed or entry.certain
     ]
     return replace(result, findings=(*found, *result.findings))
-
-
-def _other_steps(artifact: Artifact, contents: FileContents) -> list[Finding]:
-    """Return the inputs and outputs whose integers stand for other numbers than the manifest's."""
-    graph, found = contents.graph, []
-    for what, keys, specs in (
-        ("input", graph.inputs, artifact.inputs),
-        ("output", graph.outputs, artifact.outputs),
-    ):
-        tensors = {graph.tensors[key].name: graph.tensors[key] for key in keys}
-        for spec in specs:
-            steps = tensors[spec.name].quantization if spec.name in tensors else None
-            if steps is None or spec.scale is None:
-                continue
-            known = np.float32(spec.scale), spec.zero_point or 0
-            filed = np.float32(steps.scales[0]), int(steps.zero_points[0])
-            if filed != known:
-                says = (
-                    f"{what} '{spec.keras_name}' of {artifact.file} has the scale {filed[0]:.6g} "
-                    f"and zero point {filed[1]}, manifest.json lists {known[0]:.6g} and {known[1]}:"
-                    " its integers stand for other numbers. Put the exported file back, or export "
-                    "again"
-                )
-                found.append(Finding("interface", False, says, spec.keras_name))
-    return found
 
 
 def _altered(contents: FileContents) -> bool:

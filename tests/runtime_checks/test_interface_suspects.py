@@ -430,33 +430,6 @@ def exchanged_in(layer, axis, first, second):
     return change
 
 
-@pytest.mark.parametrize("side", ["inputs", "outputs"])
-@pytest.mark.parametrize(("factor", "shift"), [(2.0, 0), (1.0, 3)])
-def test_integers_that_stand_for_other_numbers(integers, tmp_path, side, factor, shift):
-    """A file with other steps of its inputs or outputs than the manifest lists."""
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.schema_py_generated import flatbuffers
-
-    folder, file = tmp_path / "net", "net.int8.tflite"
-    shutil.copytree(integers, folder)
-    data = (folder / file).read_bytes()
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    graph = model.subgraphs[0]
-    steps = graph.tensors[getattr(graph, side)[0]].quantization
-    steps.scale = [float(steps.scale[0]) * factor]
-    steps.zeroPoint = [int(steps.zeroPoint[0]) + shift]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    (folder / file).write_bytes(bytes(builder.Output()))
-    trust(folder, file)
-    (result,) = check_parity(folder).results
-    (finding,) = (f for f in result.findings if f.check == "interface")
-    name = {"inputs": "input 'image'", "outputs": "output 'scores'"}[side]
-    assert f"{name} of {file} has the scale {steps.scale[0]:.6g}" in finding.message
-    assert f"zero point {steps.zeroPoint[0]}, manifest.json lists" in finding.message
-    assert result.faults == ()
-
-
 @pytest.mark.parametrize("order", ["before", "after", "reversed"])
 def test_the_rows_of_a_batch_in_another_order(tmp_path, monkeypatch, order):
     """Every fourth sample is that of the other end of its batch."""

@@ -73,7 +73,10 @@ WRONG = {
         lambda x, y: (np.where(x == x[:, :1, :1], np.nan, x), y),
         "every own sample of 'image' contains NaN or infinity",
     ),
-    "inverted": (lambda x, y: (0.9 - x, y), "values subtracted from 1 of 'image' would make it right on 100 %"),
+    "inverted": (
+        lambda x, y: (0.9 - x, y),
+        "values subtracted from 1 of 'image' would make it right on 100 %",
+    ),
 }
 
 

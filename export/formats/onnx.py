@@ -126,7 +126,7 @@ def _made(graph: FrozenGraph, job: Job) -> tuple[onnx.ModelProto, Held]:
         graph = graph.with_weights()
     integers = precision_named(job.precision).arithmetic is Arithmetic.INTEGER
     if integers and job.trained is None:
-        graph = rewritten(graph, ("RealDiv",))
+        graph = rewritten(graph, ("AddV2", "RealDiv"))
         batches = job.calibration.batches(graph.signature.inputs) if job.calibration else ()
         graph = with_near_masks(graph, (list(batch.values()) for batch in batches), wide=False)
     try:

@@ -4,7 +4,9 @@ In files of integers:
 
 - All integers are finite. The test x - x = 0 is wrong after rounding.
 - A mean over the steps that a mask keeps divides by 1 if it keeps none, since integers represent no
-  NaN.
+  NaN, nor the small number that is added to a count, or is its least value.
+- A value replaced by another without changing gradients, x + (q - x), is q: in integers, the
+  difference has the steps of x.
 - A sum is the mean times the number of summands: the sums of 16-bit integers, and those of TFLite's
   reference kernels, ignore the steps of their input and output.
 - Negation, squares and squared differences are products, which have 16-bit kernels.
@@ -15,6 +17,8 @@ In all files:
 
 - The converter computes softplus as log(exp(x) + 1), which overflows beyond 88. The range of exp(x)
   is too large for integers.
+- It moves a reshape, or a transposition that is one, from x in c - x to the result, and computes
+  x - c.
 """
 
 from __future__ import annotations
@@ -115,6 +119,15 @@ def _softplus(op: tf.Operation) -> tf.Tensor:
     return tf.nn.relu(x) - tf.math.log(tf.sigmoid(tf.abs(x)))
 
 
+def _reversed_difference(op: tf.Operation) -> tf.Tensor | None:
+    """Return c - x as c + (-1) x if x is reshaped or transposed, and c constant."""
+    import tensorflow as tf
+
+    c, x = op.inputs
+    moved = x.op.type in (*VIEWS, "Transpose") and x.dtype == tf.float32
+    return x * -1.0 + c if moved and tf.get_static_value(c) is not None else None
+
+
 def _negative(op: tf.Operation) -> tf.Tensor | None:
     """Return -x as a product, except in a GELU, which the converter recognizes."""
     scaled = [x for reader in op.outputs[0].consumers() for x in reader.outputs]
@@ -137,15 +150,36 @@ def _mean_of_kept(op: tf.Operation) -> tf.Tensor | None:
     import tensorflow as tf
 
     count = op.inputs[1].op
-    while count.type in VIEWS:
+    while count.type in VIEWS or _has_small_term(count):
         count = count.inputs[0].op
     if count.type != "Sum" or not _is_of_booleans(count.inputs[0].op):
         return None
     return op.inputs[0] / tf.maximum(op.inputs[1], 1.0)
 
 
+def _has_small_term(op: tf.Operation) -> bool:
+    """Return whether an operation adds a number below 1, or takes it as the least value."""
+    import tensorflow as tf
+
+    if op.type not in ("AddV2", "Maximum"):
+        return False
+    number = tf.get_static_value(op.inputs[1])
+    return number is not None and bool(np.all((number > 0) & (number < 1e-2)))
+
+
+def _straight_through(op: tf.Operation) -> tf.Tensor | None:
+    """Return q for a sum x + (q - x)."""
+    for x, other in (op.inputs, op.inputs[::-1]):
+        difference = other.op
+        while difference.type in ("StopGradient", "Identity"):
+            difference = difference.inputs[0].op
+        if difference.type == "Sub" and difference.inputs[1] is x:
+            return difference.inputs[0]
+    return None
+
+
 def _is_of_booleans(op: tf.Operation) -> bool:
-    while op.type in (*VIEWS, "Cast"):
+    while op.type in (*VIEWS, "Cast", "StridedSlice", "Transpose"):
         op = op.inputs[0].op
         if op.outputs[0].dtype.name == "bool":
             return True
@@ -153,6 +187,7 @@ def _is_of_booleans(op: tf.Operation) -> bool:
 
 
 _REWRITES: Mapping[str, Callable[[tf.Operation], tf.Tensor | None]] = {
+    "AddV2": _straight_through,
     "Equal": _always_finite,
     "Neg": _negative,
     "RealDiv": _mean_of_kept,
@@ -162,10 +197,11 @@ _REWRITES: Mapping[str, Callable[[tf.Operation], tf.Tensor | None]] = {
     "Softplus": _softplus,
     "Square": _square,
     "SquaredDifference": _squared_difference,
+    "Sub": _reversed_difference,
     "Sum": _scaled_mean,
 }
 
-FLOATS = ("Softplus",)
+FLOATS = ("Softplus", "Sub")
 _ONLY_SIXTEEN_BITS = ("Neg", "Square", "SquaredDifference")
 EIGHT_BITS = tuple(kind for kind in _REWRITES if kind not in _ONLY_SIXTEEN_BITS)
 # With 16 bits, the quantizer requantizes the operand of the minimum in selu.

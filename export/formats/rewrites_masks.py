@@ -4,6 +4,10 @@ Masked scores are replaced by numbers such as -1e9 or the least float, or these 
 With them in its range, a tensor of integers has one step for all real scores. A number that is a
 little below the least score has the same effect: the softmax of N scores gives it no weight if it
 is lower by log(N) and by the logarithm of the softmax's step.
+
+A mask that is computed and added, `h + (1 - m) * -1e9`, gets a smaller number in the same way: the
+range of h, and the difference above if a softmax follows. If a maximum follows, it is the same,
+unless all values are masked: a masked value is at most the least value of h.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ _LEAST_SCORE = -1e4  # lower numbers are masks
 _BELOW = 8.0  # exp(-8) is less than a tenth of the step of a softmax in 8 bits
 _BELOW_WIDE = 13.0  # and exp(-13) of one in 16 bits
 _THROUGH = (*VIEWS, "Transpose")
+_READERS = ("Softmax", "Max", "MaxPool")
 
 
 def with_near_masks(
@@ -39,21 +44,32 @@ def with_near_masks(
     """
     import tensorflow as tf
 
-    if not any(node.op == "Softmax" for node in graph.graph_def.node):
+    if not any(node.op in _READERS for node in graph.graph_def.node):
         return graph
     with tf.Graph().as_default() as rewritten:
         tf.import_graph_def(graph.graph_def, name="")
         softmaxes = [op for op in rewritten.get_operations() if op.type == "Softmax"]
         masked = [m for op in softmaxes if (m := _masked_scores(op)) is not None]
-    if not masked:
+        # With 16 bits, maxima and the sums before them are computed in float.
+        kinds = ("Softmax",) if wide else _READERS
+        readers = [op for op in rewritten.get_operations() if op.type in kinds]
+        added = [a for op in readers if (a := _added_mask(op)) is not None]
+    if not masked and not added:
         return graph
-    least = _least(graph, [scores.name for _, scores, _ in masked], samples)
+    names = [scores.name for _, scores, _ in masked] + [a.values.name for a in added]
+    ends = _ends(graph, names, samples)
     replaced = {}
     with rewritten.as_default():
-        for (op, scores, rule), lowest in zip(masked, least, strict=True):
+        for (op, scores, rule), (lowest, _) in zip(masked, ends, strict=False):
             below = (_BELOW_WIDE if wide else _BELOW) + math.log(scores.shape[-1] or 1)
             with tf.name_scope(f"{op.name}/"):
                 replaced[op.name] = _selected(op, scores, rule, lowest - below).op.name
+        for mask, (lowest, highest) in zip(added, ends[len(masked) :], strict=True):
+            below = highest - lowest
+            if mask.in_softmax:
+                below += (_BELOW_WIDE if wide else _BELOW) + math.log(mask.values.shape[-1] or 1)
+            with tf.name_scope(f"{mask.op.name}/"):
+                replaced[mask.op.name] = mask.lowered(below).op.name
         graph_def = rewritten.as_graph_def()
     redirect(graph_def, replaced, [tensor.op.name for tensor in (*graph.inputs, *graph.outputs)])
     return dataclasses.replace(graph, graph_def=graph_def)
@@ -119,18 +135,98 @@ def _selected(
     return tf.where(tf.constant(rule), number, scores)
 
 
-def _least(
+@dataclasses.dataclass(frozen=True)
+class _AddedMask:
+    """A mask that is added to values.
+
+    Attributes:
+        op: The operation that computes the mask: 0, or a number far below all values.
+        values: The values.
+        in_softmax: Whether a softmax reads the sum, not a maximum.
+    """
+
+    op: tf.Operation
+    values: tf.Tensor
+    in_softmax: bool
+
+    def lowered(self, below: float) -> tf.Tensor:
+        """Return the mask with another number, which lowers masked values by `below`."""
+        import tensorflow as tf
+
+        number = tf.constant(-below, tf.float32)
+        inputs = [number if _is_mask(tensor) else tensor for tensor in self.op.inputs]
+        return tf.where(*inputs) if len(inputs) == 3 else tf.multiply(*inputs)
+
+
+def _added_mask(reader: tf.Operation) -> _AddedMask | None:
+    """Return the mask in the input of a softmax or maximum; None if nothing is masked."""
+    op = reader.inputs[0].op
+    while op.type in _THROUGH and _has_one_reader(op):
+        op = op.inputs[0].op
+    if op.type not in ("Add", "AddV2") or not _has_one_reader(op):
+        return None
+    for values, added in (op.inputs, op.inputs[::-1]):
+        mask = added.op
+        while mask.type in _THROUGH and _has_one_reader(mask):
+            mask = mask.inputs[0].op
+        known = values.shape.is_fully_defined() and _has_one_reader(mask)
+        if known and _is_zero_or_mask(mask):
+            return _AddedMask(mask, values, reader.type == "Softmax")
+    return None
+
+
+def _has_one_reader(op: tf.Operation) -> bool:
+    return len(op.outputs[0].consumers()) == 1
+
+
+def _is_zero_or_mask(op: tf.Operation) -> bool:
+    """Return whether an operation computes 0 or a number far below all values."""
+    if op.type in ("Select", "SelectV2"):
+        constants = [_static(tensor) for tensor in op.inputs[1:]]
+        zeros = [c is not None and not np.any(c) for c in constants]
+        return sorted(zeros) == [False, True] and any(map(_is_mask, op.inputs[1:]))
+    if op.type != "Mul":
+        return False
+    return any(
+        _is_mask(number) and number.shape.num_elements() == 1 and _is_zero_or_one(other.op)
+        for number, other in (op.inputs, op.inputs[::-1])
+    )
+
+
+def _is_zero_or_one(op: tf.Operation) -> bool:
+    """Return whether an operation computes truth values as numbers."""
+    if op.type == "Cast":
+        return bool(op.inputs[0].dtype.name == "bool")
+    if op.type in (*_THROUGH, "StridedSlice", "BroadcastTo", "Tile"):
+        return _is_zero_or_one(op.inputs[0].op)
+    if op.type == "Sub":  # 1 - m
+        one = _static(op.inputs[0])
+        return one is not None and bool(np.all(one == 1)) and _is_zero_or_one(op.inputs[1].op)
+    if op.type == "AddV2":  # (-1) m + 1
+        negative, one = op.inputs[0].op, _static(op.inputs[1])
+        if negative.type != "Mul" or one is None or not np.all(one == 1):
+            return False
+        factor = _static(negative.inputs[1])
+        reversed_sign = factor is not None and bool(np.all(factor == -1))
+        return reversed_sign and _is_zero_or_one(negative.inputs[0].op)
+    if op.type == "Mul":
+        return all(_is_zero_or_one(tensor.op) for tensor in op.inputs)
+    return False
+
+
+def _ends(
     graph: FrozenGraph, names: Sequence[str], samples: Iterable[Sequence[np.ndarray]]
-) -> list[float]:
-    """Return the least value of some tensors over the samples."""
+) -> list[tuple[float, float]]:
+    """Return the least and the greatest value of some tensors over the samples, and 0."""
     import tensorflow as tf
 
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph.graph_def, name=""), [])
     inputs = [wrapped.graph.get_tensor_by_name(tensor.name) for tensor in graph.inputs]
     outputs = [wrapped.graph.get_tensor_by_name(name) for name in names]
     run = wrapped.prune(inputs, outputs)
-    least = np.zeros(len(names))
+    least, greatest = np.zeros(len(names)), np.zeros(len(names))
     for batch in samples:
         values = run(*map(tf.constant, batch))
         least = np.minimum(least, [float(np.min(value)) for value in values])
-    return [float(value) for value in least]
+        greatest = np.maximum(greatest, [float(np.max(value)) for value in values])
+    return list(zip(least.tolist(), greatest.tolist(), strict=True))

@@ -255,3 +255,16 @@ def test_narrow_columns_of_a_wide_input_have_their_own_steps(tmp_path: Path) -> 
     manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=data)
     for artifact in manifest.artifacts:
         assert min(artifact.snr_db.values()) > 30, artifact.file
+
+
+def test_a_value_that_replaces_another_without_its_gradient_keeps_its_steps(tmp_path: Path) -> None:
+    # A vector-quantized code: x + stop_gradient(q - x), with q far smaller than x. In steps of x,
+    # nothing of q would be left.
+    x = keras.Input((6,), name="x")
+    h = 50 * kl.Dense(5, name="h")(x)
+    q = ops.sigmoid(h) * 0.05
+    keras.utils.set_random_seed(0)
+    model = keras.Model(x, kl.Dense(2)(h + ops.stop_gradient(q - h)))
+    manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=samples(model))
+    for artifact in manifest.artifacts:
+        assert min(artifact.snr_db.values()) > 27, artifact.file

@@ -286,7 +286,8 @@ def _total(results: Results) -> list[str]:
     return [
         f"On two cores that do nothing else, all parts together take about "
         f"{alone + shared / 2:.0f} minutes: those that measure time run one after another "
-        f"({alone:.0f} minutes of processor time), the others use all cores ({shared:.0f} minutes).",
+        f"({alone:.0f} minutes of processor time), the others share all cores "
+        f"({shared:.0f} minutes).",
         "",
     ]
 

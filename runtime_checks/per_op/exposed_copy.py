@@ -43,7 +43,8 @@ def write_exposed(
     for op in graph.as_filed.ops:
         for key in op.outputs:
             tensor = graph.tensors[key]
-            shape = tuple(int(size) for size in subgraph.tensors[int(key)].shape)
+            sizes = subgraph.tensors[int(key)].shape  # None for a single number
+            shape = () if sizes is None else tuple(int(size) for size in sizes)
             if key in graph.outputs or tensor.dtype.name not in _RETURNED or shape[:1] != (batch,):
                 continue
             name = f"tensor {key}"

@@ -105,3 +105,17 @@ def test_known_rounding_needs_no_copy(coarse_export, accelerator):
     result = accelerator(coarse_export, 1.0)
     assert result.passed
     assert not any("from a copy" in f.message for f in result.findings)
+
+
+def test_tensors_without_an_axis_of_samples_are_left_out(coarse_export, tmp_path):
+    export = open_export(coarse_export)
+    artifact = next(a for a in export.artifacts if a.file.endswith("int8.tflite"))
+    path = export.path / artifact.file
+    model, graph = parse(path.read_bytes()), read_graph(path, "tflite")
+    first = next(key for op in graph.ops for key in op.outputs)
+    model.subgraphs[0].tensors[int(first)].shape = None
+    (tmp_path / artifact.file).write_bytes(pack(model))
+    copied = write_exposed(tmp_path / artifact.file, artifact, graph, 1, tmp_path)
+    names = [spec.keras_name for spec in copied.outputs]
+    assert first not in names
+    assert len(names) > len(artifact.outputs)

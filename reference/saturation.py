@@ -1,8 +1,8 @@
 """Recognizes numbers beyond the range of a type of floats that change no output.
 
 A mask adds -1e9 or minus infinity to scores, which a softmax turns into zero. A file of half
-precision holds -65504 instead, and a .tflite file the least number of its type, with the same
-outputs.
+precision holds -65504 instead, a .tflite file the least number of its type, and a file of integers
+the end of their range, with the same outputs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ _EQUAL = 1e-6
 
 _SAMPLES = 8
 
+# In files of integers, constants from the first number on are taken for masks, and replaced by so
+# many times the range of all integers, plus scores that a softmax turns into zero.
+_LEAST_MASK, _ABOVE, _NO_WEIGHT = 1e4, 4.0, 100.0
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -40,10 +44,8 @@ def with_saturated_constants(
         precision: The precision of the file.
         inputs: Returns Keras input name to (N, …) typical samples.
     """
-    arithmetic = precision_named(precision).arithmetic
-    half = arithmetic is Arithmetic.FLOAT16
-    limit = GREATEST_HALF if half else float(np.finfo(np.float32).max)
-    if arithmetic is Arithmetic.INTEGER or not _beyond(network, limit) or opaque_layers(network):
+    limit = _limit(graph, precision_named(precision).arithmetic)
+    if not _beyond(network, max(limit, _LEAST_MASK)) or opaque_layers(network):
         return network
     infinite = any(
         c.data is not None and c.data.dtype.kind == "f" and bool(np.isinf(c.data).any())
@@ -62,6 +64,25 @@ def with_saturated_constants(
     saturated = replace(network, nodes=tuple(nodes))
     samples = {name: array[:_SAMPLES] for name, array in inputs().items()}
     return saturated if _same(network, saturated, samples) else network
+
+
+def _limit(graph: ArtifactGraph, arithmetic: Arithmetic) -> float:
+    """Return the greatest constant that a file of some arithmetic can hold, or may hold instead.
+
+    Integers saturate. So a mask is as good as any that is well below all scores and that a softmax
+    turns into zero, and rounding errors relative to it stay small.
+    """
+    if arithmetic is Arithmetic.FLOAT16:
+        return GREATEST_HALF
+    if arithmetic is not Arithmetic.INTEGER:
+        return float(np.finfo(np.float32).max)
+    ranges = [
+        float(np.abs(tensor.real(np.array([limits.min, limits.max], tensor.dtype))).max())
+        for tensor in graph.tensors.values()
+        if tensor.data is None and tensor.quantization is not None and tensor.dtype.kind in "iu"
+        for limits in [np.iinfo(tensor.dtype)]
+    ]
+    return _ABOVE * max(ranges, default=0.0) + _NO_WEIGHT
 
 
 def _limited(array: np.ndarray, limit: float, infinite: bool) -> np.ndarray:

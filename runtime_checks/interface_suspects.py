@@ -41,11 +41,13 @@ _DIFFERENT = 0.05
 _BETTER, _MUCH_BETTER = 2.0, 5.0
 # Floats that were mapped and mapped back err by less than this share of the signal.
 _MAPPED = 1e-4
-# The outputs of a device, of one sample, for inputs changed as the device may change them.
+# Outputs that differ by less than this share of their variation may be explained: those of a device
+# for one sample, and those of integers, where a large error of quantization would explain any.
 _SIMILAR = 0.5
 # Another calibration of the same model may err this many times as much as the exported file.
 _OTHER_STEPS = 3.0
-_SAMPLES = 6
+# Samples, and numbers of outputs: among hundreds of changes, one fits a few numbers by chance.
+_SAMPLES, _NUMBERS = 6, 64
 # No better explanation is sought for an error that is at most this many times the expected one.
 _CLOSE = 1.5
 
@@ -82,7 +84,9 @@ def interface_suspect(
         altered: Whether weights of the file are altered for an unknown reason.
     """
     _, typical = typical_samples(golden.kind)
-    index = typical[np.linspace(0, len(typical) - 1, min(_SAMPLES, len(typical))).astype(int)]
+    numbers = sum(array[:1].size for array in golden.truth.values())
+    count = min(max(_SAMPLES, -(-_NUMBERS // numbers)), len(typical))
+    index = typical[np.linspace(0, len(typical) - 1, count).astype(int)]
     if not len(index) or not result.given or not _differs(result, golden, index):
         return ""
     part = golden.select(index)
@@ -226,7 +230,7 @@ def _errors(given: Arrays, golden: GoldenSet, artifact: Artifact) -> dict[str, _
 
     Floats are judged by their noise. The integers of a file with another interface may have other
     steps, so their distance from the truth, or from the exported file's outputs if that is smaller,
-    is compared with the error of the exported file.
+    is compared with the error of the exported file and with the variation between the samples.
     """
     exported = golden.artifacts.get(artifact.file, {})
     found: dict[str, _Error] = dict.fromkeys(golden.truth, (np.inf, False))
@@ -241,7 +245,9 @@ def _errors(given: Arrays, golden: GoldenSet, artifact: Artifact) -> dict[str, _
             truth = golden.truth[name]
             error = min(_rms(array - expected) for expected in (truth, exported[name]))
             ratio = error / max(_rms(exported[name] - truth), tiny)
-            close = ratio <= _OTHER_STEPS or error <= _DIFFERENT * _rms(truth)
+            varies = _rms(truth - truth.mean(axis=0)) if len(truth) > 1 else _rms(truth)
+            usual = ratio <= _OTHER_STEPS and error <= _SIMILAR * varies
+            close = usual or error <= _DIFFERENT * varies
             found[name] = ratio, close
         return found
     for entry in judge_outputs(same, golden, artifact)[1]:
@@ -363,10 +369,8 @@ def _readings(given: np.ndarray, expected: np.ndarray, spec: TensorSpec) -> Iter
 def _of_scores(expected: np.ndarray, spec: TensorSpec) -> Iterator[_Reading]:
     """Yield a softmax or sigmoid that is missing or one too many."""
     name = spec.keras_name
-    for function, forward, inverse in (
-        ("softmax", _softmax, np.log),
-        ("sigmoid", _sigmoid, _logit),
-    ):
+    softmax = (("softmax", _softmax, np.log),) if expected.shape[-1] > 1 else ()
+    for function, forward, inverse in (*softmax, ("sigmoid", _sigmoid, _logit)):
         yield (
             f"output '{name}' lacks the {function} of the trained model: apply it where the output "
             "is read, or convert the whole model",

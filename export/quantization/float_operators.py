@@ -106,15 +106,18 @@ def of_inputs(model: Any) -> set[str]:
                 own = range_of(graph.tensors[i])
                 if own is not None:
                     parts[i] = path, whole
-                    if _takes_columns(graph, operator) and _NARROW * _width(own) <= _width(whole):
+                    columns = _takes_columns(graph.tensors[read[0]], graph.tensors[i])
+                    if columns and _NARROW * _width(own) <= _width(whole):
                         found += path
     return {text(graph.tensors[op.outputs[0]].name) for op in found}
 
 
-def _takes_columns(graph: Any, operator: Any) -> bool:
-    """Return whether an operator takes a part of the last axis."""
-    before, after = (graph.tensors[i[0]].shape for i in (operator.inputs, operator.outputs))
-    return len(before) == len(after) > 0 and after[-1] < before[-1]
+def _takes_columns(read: Any, written: Any) -> bool:
+    """Return whether a tensor is a part of the last axis of another one."""
+    before, after = (tensor.shape for tensor in (read, written))
+    if before is None or after is None:  # single numbers
+        return False
+    return bool(len(before) == len(after) > 0 and after[-1] < before[-1])
 
 
 def _width(ends: Range) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..artifacts.archive import save_arrays
 from ..artifacts.samples import Source
 from ..errors import UserError
 from .fold.preparation import text_processing
@@ -58,7 +59,7 @@ class TextSamples:
         if path is None:
             return computed
         copy = self._folder / path.name
-        np.savez(copy, allow_pickle=False, **computed)
+        save_arrays(copy, computed)
         return copy
 
     def _arrays(self, source: Any) -> dict[str, np.ndarray] | None:

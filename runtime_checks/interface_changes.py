@@ -84,7 +84,7 @@ def _single_changes(
 ) -> Iterator[InterfaceChange]:
     kinds = {name: (array.shape, array.dtype) for name, array in inputs.items()}
     for order in _orders(kinds):
-        what = f"{_exchange('input', order)}"
+        what = _exchange("input", order)
         yield InterfaceChange(
             f"{what} in the file: feed them in that order, or convert the model again",
             _renamed(order),

@@ -160,7 +160,7 @@ def put_weights(model: Any, weights: Mapping[int, Replacement]) -> bool:
     for graph in model.subgraphs:
         for operator in graph.operators or ():
             kind = operator_kind(model, operator)
-            for index, tensor in enumerate(operator.inputs if operator.inputs is not None else ()):
+            for index, tensor in enumerate(_listed(operator.inputs)):
                 if tensor >= 0:
                     reader = kind if index == _WEIGHT else ""
                     readers.setdefault(graph.tensors[tensor].buffer, set()).add(reader)
@@ -209,6 +209,11 @@ def _splat(data: np.ndarray) -> int | None:
     return int(words[0]) if (words == words[0]).all() else None
 
 
+def _listed(indices: Any) -> list[int]:
+    """Return the tensors that a field of a parsed file lists; the parser has None for none."""
+    return [] if indices is None else [int(index) for index in indices]
+
+
 def _bits(number: np.float32) -> int:
     return int(number.view(np.uint32))
 
@@ -231,7 +236,7 @@ def share_buffers(model: Any) -> None:
                 merged[index] = first
     for graph in model.subgraphs:
         for operator in graph.operators or ():
-            for tensor in operator.inputs if operator.inputs is not None else ():
+            for tensor in _listed(operator.inputs):
                 buffer = graph.tensors[tensor].buffer
                 graph.tensors[tensor].buffer = merged.get(buffer, buffer)
     for index in merged:
@@ -245,14 +250,14 @@ def _read_only(model: Any) -> set[int]:
         tensors: set[int] = set()
         for operator in graph.operators or ():
             mutable = operator.mutatingVariableInputs
-            for place, tensor in enumerate(operator.inputs if operator.inputs is not None else ()):
+            for place, tensor in enumerate(_listed(operator.inputs)):
                 changes = mutable is not None and place < len(mutable) and mutable[place]
                 if not changes and not graph.tensors[tensor].isVariable:
-                    tensors.add(int(tensor))
+                    tensors.add(tensor)
         for operator in graph.operators or ():
             for group in (operator.outputs, operator.intermediates):
-                tensors -= set(map(int, group if group is not None else ()))
+                tensors -= set(_listed(group))
         for group in (graph.inputs, graph.outputs):
-            tensors -= set(map(int, group if group is not None else ()))
+            tensors -= set(_listed(group))
         found |= {graph.tensors[tensor].buffer for tensor in tensors}
     return found

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
+from ..integer.base import quotient
 from ..integer.onnx_moving import Evaluate, Reader
 
 
@@ -16,11 +17,6 @@ def _relation(compute: Any) -> Evaluate:
         return np.asarray(compute(*arrays))[None]
 
     return evaluate
-
-
-def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Divide; integers toward zero."""
-    return np.trunc(x / y).astype(x.dtype) if x.dtype.kind in "iu" else x / y
 
 
 def _expanded(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
@@ -41,7 +37,7 @@ def _cast_constant(op: GraphOp, values: Reader) -> np.ndarray:
 CONSTANTS: dict[str, Evaluate] = {
     "Cast": _cast_constant,
     "ConstantOfShape": _filled,
-    "Div": _relation(_quotient),
+    "Div": _relation(quotient),
     "Equal": _relation(np.equal),
     "Expand": _relation(_expanded),
     "Floor": _relation(np.floor),

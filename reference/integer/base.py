@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,17 @@ def picked(
     parts = zip(x.reshape(-1, *x.shape[rows:]), index.reshape(-1, *index.shape[rows:]))
     found = np.stack([choose(part, places) for part, places in parts])
     return found.reshape(*x.shape[:rows], *found.shape[1:])
+
+
+def together(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return arrays of equal rank, with axes of size one inserted after that of the samples."""
+    rank = max(array.ndim for array in arrays)
+    return [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in arrays]
+
+
+def quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Divide; integers toward zero."""
+    return np.trunc(x / y).astype(x.dtype) if x.dtype.kind in "iu" else np.divide(x, y)
 
 
 def at_places(x: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..operators import OPERATORS
 from ..operators.pooling import pooled_sums
 from ..rounding.quantized import NotKnownError
 from ..special_functions import erf, softmax
-from .base import moved
+from .base import moved, quotient, together
 from .onnx_moving import MOVING, Evaluate, Reader, axis_of, pads, parameters
 
 
@@ -53,30 +53,23 @@ def _rounded(compute: Callable[[np.ndarray], Any]) -> Evaluate:
     return _function(lambda x, get: compute(x.astype(np.float64)))
 
 
-def _together(op: GraphOp, values: Reader) -> list[np.ndarray]:
-    """Return an op's inputs in equal rank, with axes of size one after that of the samples."""
-    arrays = [values.array(key) for key in op.inputs]
-    rank = max(array.ndim for array in arrays)
-    return [a.reshape(a.shape[0], *[1] * (rank - a.ndim), *a.shape[1:]) for a in arrays]
+def _inputs(op: GraphOp, values: Reader) -> list[np.ndarray]:
+    """Return an op's inputs in equal rank."""
+    return together([values.array(key) for key in op.inputs])
 
 
 def _operation(compute: Any) -> Evaluate:
     """Return an op of several numbers, one after the other, in float32; a relation gives bool."""
-    return lambda op, values: np.asarray(functools.reduce(compute, _together(op, values)))
+    return lambda op, values: np.asarray(functools.reduce(compute, _inputs(op, values)))
 
 
 def _chosen(op: GraphOp, values: Reader) -> np.ndarray:
-    return np.where(*_together(op, values))
-
-
-def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Divide; integers toward zero."""
-    return np.trunc(x / y).astype(x.dtype) if x.dtype.kind in "iu" else np.divide(x, y)
+    return np.where(*_inputs(op, values))
 
 
 def _remainder(op: GraphOp, values: Reader) -> np.ndarray:
     compute = np.fmod if op.attributes.get("fmod") else np.mod
-    return np.asarray(compute(*_together(op, values)))
+    return np.asarray(compute(*_inputs(op, values)))
 
 
 def _reduced(combine: Any) -> Evaluate:
@@ -308,7 +301,7 @@ FLOATS: dict[str, Evaluate] = {
     "Add": _operation(np.add),
     "Sub": _operation(np.subtract),
     "Mul": _operation(np.multiply),
-    "Div": _operation(_quotient),
+    "Div": _operation(quotient),
     "Pow": _operation(np.power),
     "Mod": _remainder,
     "Sum": _operation(np.add),

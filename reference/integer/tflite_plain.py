@@ -18,7 +18,7 @@ from ...artifacts.graphs.base import GraphOp
 from ..operators import OPERATORS
 from ..rounding.arithmetic import Finish
 from ..rounding.quantized import NotKnownError
-from .base import IntegerOperator, Values, moved
+from .base import IntegerOperator, Values, moved, quotient, together
 from .tflite_arithmetic import gelu, reduction, scaled_softmax
 
 _Evaluate = Callable[[GraphOp, Values], np.ndarray]
@@ -30,7 +30,7 @@ def _select(op: GraphOp, values: Values) -> Finish:
     if op.kind == "SELECT" and condition.ndim == 2:  # a vector selects rows
         rank = max(side.ndim for side in sides)
         condition = condition.reshape(*condition.shape, *[1] * (rank - 2))
-    found = np.where(*_together([condition, *sides]))
+    found = np.where(*together([condition, *sides]))
     return lambda rule: found
 
 
@@ -84,19 +84,13 @@ CHOOSING_OPS = {
 }
 
 
-def _together(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Return arrays of equal rank, with axes of size one inserted after that of the samples."""
-    rank = max(array.ndim for array in arrays)
-    return [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in arrays]
-
-
 def _exact(function: Callable[..., Any]) -> _Evaluate:
     """Return an elementwise op, rounded once in the type of its numbers."""
 
     def evaluate(op: GraphOp, values: Values) -> np.ndarray:
         if op.attributes.get("fusedActivationFunction"):
             raise NotKnownError("a fused activation in float32")
-        return np.asarray(function(*_together([values.array(key) for key in op.inputs])))
+        return np.asarray(function(*together([values.array(key) for key in op.inputs])))
 
     return evaluate
 
@@ -124,7 +118,7 @@ def _rounded(operator: str, read: Callable[..., Mapping[str, Any]] | None = None
         if _has_wide_steps(values):
             raise NotKnownError(f"{op.kind} in float32")
         keys = op.inputs if operator in ("power", "atan2") else op.inputs[:1]
-        floats = _together([values.floats(key).astype(np.float64) for key in keys])
+        floats = together([values.floats(key).astype(np.float64) for key in keys])
         attributes = {} if read is None else read(op, values)
         return OPERATORS[operator].evaluate(floats, {}, attributes).astype(np.float32)
 
@@ -134,11 +128,6 @@ def _rounded(operator: str, read: Callable[..., Mapping[str, Any]] | None = None
 def _has_wide_steps(values: Values) -> bool:
     steps = [tensor.quantization for tensor in values.graph.tensors.values()]
     return any(entry is not None and entry.dtype.itemsize == 2 for entry in steps)
-
-
-def _quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Divide; integers toward zero."""
-    return np.trunc(x / y).astype(x.dtype) if x.dtype.kind in "iu" else np.divide(x, y)
 
 
 def _total(op: GraphOp, values: Values) -> np.ndarray:
@@ -158,7 +147,7 @@ def _partial_sums(op: GraphOp, values: Values) -> np.ndarray:
 # Elementwise functions that are rounded once in the type of their numbers, and sums, in order.
 _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "ABS": np.abs, "ADD": np.add, "ADD_N": lambda *x: functools.reduce(np.add, x),
-    "CEIL": np.ceil, "DIV": _quotient, "FLOOR": np.floor,
+    "CEIL": np.ceil, "DIV": quotient, "FLOOR": np.floor,
     "FLOOR_DIV": lambda a, b: np.floor(np.divide(a, b)).astype(a.dtype),
     "FLOOR_MOD": np.mod, "MAXIMUM": np.maximum, "MINIMUM": np.minimum, "MUL": np.multiply,
     "NEG": np.negative, "RELU": lambda x: np.maximum(x, np.float32(0)), "ROUND": np.rint,

@@ -65,6 +65,29 @@ class OutputVerdict:
     ratios: np.ndarray
     pooled_ratio: float
 
+    @classmethod
+    def of(
+        cls,
+        metrics: OutputMetrics,
+        bound: NoiseBound,
+        rounding: NoiseBound,
+        actual: np.ndarray,
+        golden: GoldenSet,
+    ) -> OutputVerdict:
+        """Hold an output to a bound.
+
+        Args:
+            metrics: Its metrics against float64 truth.
+            bound: The bound.
+            rounding: The bound of float32 arithmetic.
+            actual: (N, …) the output.
+            golden: The golden set that was run.
+        """
+        known = bound.expected is golden.truth[metrics.output]
+        errors = metrics if known else sample_errors(actual, bound.expected)
+        ratios = bound.ratios(errors.rms_error)
+        return cls(metrics, bound, rounding, ratios, pooled(ratios, golden.kind))
+
     @property
     def worst_sample(self) -> int:
         """The sample with the greatest error over its expected noise."""
@@ -198,9 +221,7 @@ def judge_outputs(
         metrics = compare_output(
             name, actual, truth, allowed=rounding.greatest, decides=name in decides
         )
-        errors = metrics if bound.expected is truth else sample_errors(actual, bound.expected)
-        ratios = bound.ratios(errors.rms_error)
-        verdict = OutputVerdict(metrics, bound, rounding, ratios, pooled(ratios, golden.kind))
+        verdict = OutputVerdict.of(metrics, bound, rounding, actual, golden)
         findings.append(_noise(verdict, golden))
         if metrics.elements:
             verdicts.append(verdict)
@@ -225,18 +246,16 @@ def judge_unknown_rule(result: TargetResult, golden: GoldenSet, artifact: Artifa
     for entry in result.outputs:
         name = entry.metrics.output
         bound = end_to_end_bound(golden, artifact, name, entry.rounding, follows_rules=False)
-        ratios = bound.ratios(sample_errors(result.given[name], bound.expected).rms_error)
-        whole = pooled(ratios, golden.kind)
-        verdicts.append(replace(entry, bound=bound, ratios=ratios, pooled_ratio=whole))
+        given = result.given[name]
+        verdicts.append(OutputVerdict.of(entry.metrics, bound, entry.rounding, given, golden))
     noise = {entry.metrics.output: _noise(entry, golden) for entry in verdicts}
-    findings = [
-        replace(finding, passed=True, message=finding.message + _WITHIN_A_STEP)
-        if finding.check == "integers"
-        else noise.get(finding.subject, finding)
-        if finding.check == "noise"
-        else finding
-        for finding in result.findings
-    ]
+    findings = []
+    for finding in result.findings:
+        if finding.check == "integers":
+            finding = replace(finding, passed=True, message=finding.message + _WITHIN_A_STEP)
+        elif finding.check == "noise":
+            finding = noise.get(finding.subject, finding)
+        findings.append(finding)
     return replace(result, findings=tuple(findings), outputs=tuple(verdicts))
 
 

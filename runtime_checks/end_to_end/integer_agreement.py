@@ -135,13 +135,12 @@ def integer_agreement(
     predictions = golden.predictions.get(artifact.file)
     if predictions is None:
         return None
-    outputs = _comparable(outputs, golden)
-    predictions = replace(
-        predictions,
-        by_rule={rule: _comparable(arrays, golden) for rule, arrays in predictions.by_rule.items()},
-    )
     if predictions.none:
         return IntegerAgreement((), "", {}, 0, 0, 0, reason=predictions.reason)
+    outputs, filed = _comparable(outputs, golden), predictions.by_rule
+    predictions = replace(
+        predictions, by_rule={rule: _comparable(arrays, golden) for rule, arrays in filed.items()}
+    )
     finite = np.flatnonzero(golden.kind != NONFINITE)
     differing: dict[str, dict[str, np.ndarray]] = {}
     for rule, expected in predictions.by_rule.items():
@@ -159,11 +158,11 @@ def integer_agreement(
     return IntegerAgreement(
         kernels=tuple(rule for rule, count in counts.items() if not count),
         nearest=nearest,
-        expected=golden.predictions[artifact.file].by_rule[nearest],
+        expected=filed[nearest],
         samples=len(finite),
         elements=sum(
             int(_expected(golden, name, array)[finite].sum())
-            for name, array in predictions.by_rule[nearest].items()
+            for name, array in filed[nearest].items()
         ),
         differing=counts[nearest],
         first=_first(differing[nearest], finite),
@@ -176,10 +175,12 @@ def integer_agreement(
 
 def _comparable(arrays: Arrays, golden: GoldenSet) -> dict[str, np.ndarray]:
     """Return outputs with 0 where no number is expected."""
-    return {
-        name: np.where(_expected(golden, name, array), array, 0.0).astype(array.dtype)
-        for name, array in arrays.items()
-    }
+    found = {}
+    for name, array in arrays.items():
+        expected = _expected(golden, name, array)
+        whole = expected.all()
+        found[name] = array if whole else np.where(expected, array, 0.0).astype(array.dtype)
+    return found
 
 
 def _expected(golden: GoldenSet, name: str, array: np.ndarray) -> np.ndarray:

@@ -39,8 +39,10 @@ def with_ties_turned(
     Returns:
         The same one if a rule fits, or if ties do not explain any sample.
     """
+    if artifact.format != _FORMAT:
+        return golden
     agreed = integer_agreement(artifact, outputs, golden)
-    if agreed is None or agreed.kernels or not agreed.nearest or artifact.format != _FORMAT:
+    if agreed is None or agreed.kernels or not agreed.nearest:
         return golden
     predictions = golden.predictions[artifact.file]
     steps = predictions.steps

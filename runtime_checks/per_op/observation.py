@@ -152,7 +152,7 @@ def _stand_in(
     None if the target itself had better run a copy: no substitute has the same outputs.
     """
     candidates = list(dict.fromkeys(_candidates(artifact, target)))
-    if not _may_run_copy(artifact, target):
+    if not _bits_matter(artifact):
         return candidates[0], f"on {candidates[0]}, {_why(target)}"
     finite = golden.kind != NONFINITE  # of the others integers say nothing
     inputs = {name: array[finite] for name, array in golden.inputs.items()}
@@ -166,15 +166,20 @@ def _stand_in(
     return None, ""
 
 
-def _may_run_copy(artifact: Artifact, target: Target) -> bool:
+def _bits_matter(artifact: Artifact) -> bool:
     """Return whether outputs with other bits than a substitute's say that it computes otherwise.
 
     Not where a target may compute in half precision or quantizes at run time: the bounds of
     operators do not hold there.
     """
+    if _of_integers(artifact):
+        return True
     arithmetic = precision_named(artifact.precision).arithmetic
-    integers = arithmetic is Arithmetic.INTEGER
-    return integers or (arithmetic is Arithmetic.FLOAT32 and artifact.format == "tflite")
+    return arithmetic is Arithmetic.FLOAT32 and artifact.format == "tflite"
+
+
+def _of_integers(artifact: Artifact) -> bool:
+    return precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER
 
 
 def _by_copy(
@@ -192,7 +197,7 @@ def _by_copy(
         The tensors; None if the target cannot run the copy, computes in floats, or gives the
         outputs of the file other bits then.
     """
-    integers = precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER
+    integers = _of_integers(artifact)
     if artifact.format != "tflite" or (integers and not RUNTIMES[target.runtime].follows_rules):
         return None
     batch = artifact.inputs[0].shape[0] or 1

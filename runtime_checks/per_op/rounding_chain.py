@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
+from ...reference.integer.base import together
 from ...reference.integer.onnx_moving import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
 from .function_errors import POINTWISE, carried_errors, own_errors
@@ -194,8 +195,7 @@ class RoundingChain:
         found = [
             self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)
         ]
-        rank = max(array.ndim for array in found)
-        return [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in found]
+        return together(found)
 
     def _of_elements(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of a function, element by element."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,6 +19,15 @@ def erf(x: np.ndarray) -> np.ndarray:
 def erfc(x: np.ndarray) -> np.ndarray:
     """Return 1 - erf(x) without cancellation, computed in float64, in the type of `x`."""
     return np.asarray(_erfc(x), np.float64).astype(x.dtype)
+
+
+def rounded_once(function: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
+    """Return a function computed in float64 and rounded to the type of its argument.
+
+    That is what C libraries give for nearly all float32 numbers. NumPy's own functions of float32
+    err by a few units in the last place, and by other ones on other processors.
+    """
+    return lambda x: np.asarray(function(x.astype(np.float64))).astype(x.dtype)
 
 
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -174,16 +174,6 @@ def _squared_difference(op: GraphOp, values: Values) -> Finish:
     return finish
 
 
-def _quantize(op: GraphOp, values: Values) -> Finish:
-    """Read a QUANTIZE, from floats or from integers of other steps."""
-    output = output_of(op, values)
-    if values.array(op.inputs[0]).dtype.kind == "f":
-        floats = values.floats(op.inputs[0])
-        return lambda rule: output.saturated(rule.quantized(floats, output.scale))
-    x = values.quantized(op.inputs[0])
-    return lambda rule: output.saturated(rule.requantized(x.centred, x.scale, output.scale))
-
-
 def _dequantize(op: GraphOp, values: Values) -> Finish:
     """Read a DEQUANTIZE."""
     x = values.quantized(op.inputs[0])
@@ -222,6 +212,5 @@ ARITHMETIC_OPS = {
     "AVERAGE_POOL_2D": _applied("average_pool", _framing, ruled=False),
     "MAX_POOL_2D": _applied("max_pool", _framing, ruled=False),
     "RESIZE_BILINEAR": _applied("resize", _resizing),
-    "QUANTIZE": IntegerOperator(_quantize),
     "DEQUANTIZE": IntegerOperator(_dequantize),
 }

@@ -11,6 +11,7 @@ from ..rounding.arithmetic import Arithmetic, Finish, times_wide
 from ..rounding.fixed_point import away_from_zero, inverse_root, multiplier, quotient
 from ..rounding.quantized import Ints, NotKnownError, Quantized, aligned
 from ..rounding.tables import tabled
+from ..special_functions import rounded_once
 from .base import IntegerOperator, Values
 from .tflite_arithmetic import output_of, reduction
 
@@ -36,7 +37,7 @@ def _logarithm(op: GraphOp, values: Values) -> Finish:
 
     def logarithm(x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return np.where(x > 0, np.log(x), least)
+            return np.where(x > 0, rounded_once(np.log)(x), least)
 
     return tabled(logarithm, values.quantized(op.inputs[0]), output)
 

@@ -24,7 +24,7 @@ from ..rounding.tables import (
     wide_sigmoid,
     wide_tanh,
 )
-from ..special_functions import erf, erfc
+from ..special_functions import erf, erfc, rounded_once
 from .base import (
     ROUNDING,
     Arrays,
@@ -321,13 +321,13 @@ def _integer_sigmoid(x: Quantized, output: Output, attributes: Attributes) -> Fi
 
 def _integer_tanh(x: Quantized, output: Output, attributes: Attributes) -> Finish:
     if x.bits == 8:
-        return tabled(np.tanh, x, output)
+        return tabled(rounded_once(np.tanh), x, output)
     found = wide_tanh(x.integers, x.scale[0])
     return lambda rule: found
 
 
 def _integer_exp(x: Quantized, output: Output, attributes: Attributes) -> Finish:
-    return tabled(np.exp, x, output)
+    return tabled(rounded_once(np.exp), x, output)
 
 
 def _integer_hard_silu(x: Quantized, output: Output, attributes: Attributes) -> Finish:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..special_functions import rounded_once
 from .fixed_point import (
     away_from_zero,
     divided,
@@ -424,7 +425,7 @@ def times_wide(values: Ints, m: Ints, e: Ints) -> Ints:
 
 def _exponentials(x: Ints, scale: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return exp(scale (x - max x)) of 8-bit integers by a float32 table, and its sums in order."""
-    table = np.exp(-scale * np.arange(256, dtype=np.float32))
+    table = rounded_once(np.exp)(-scale * np.arange(256, dtype=np.float32))
     raised = table[x.max(axis=-1, keepdims=True) - x]
     return raised, np.cumsum(raised, axis=-1, dtype=np.float32)[..., -1:]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..special_functions import erf
+from ..special_functions import erfc, rounded_once
 from .arithmetic import Arithmetic, Finish
 from .fixed_point import away_from_zero, divided, high_product, multiplier
 from .quantized import Ints, Output, Quantized
@@ -22,19 +22,18 @@ _ONE = np.float32(1)
 
 def float32_sigmoid(x: np.ndarray) -> np.ndarray:
     """Return the logistic function in float32."""
-    return np.asarray(_ONE / (_ONE + np.exp(-x)))
+    return np.asarray(_ONE / (_ONE + rounded_once(np.exp)(-x)))
 
 
 def float32_gelu(x: np.ndarray) -> np.ndarray:
-    """Return the exact GELU in float32."""
-    half = np.float32(0.5)
-    return np.asarray(half * x * (_ONE + erf(x * np.float32(np.sqrt(0.5)))).astype(np.float32))
+    """Return the exact GELU in float32. Source: TFLite, `reference/gelu.h`."""
+    return np.asarray(np.float32(0.5) * x * erfc(x * np.float32(-np.sqrt(0.5))))
 
 
 def float32_gelu_tanh(x: np.ndarray) -> np.ndarray:
     """Return the tanh approximation of GELU. Source: TFLite, `reference/gelu.h`."""
     inner = np.float32(2 / np.sqrt(np.pi) * np.sqrt(0.5)) * (x + np.float32(0.044715) * x * x * x)
-    return np.asarray(np.float32(0.5) * x * (_ONE + np.tanh(inner)))
+    return np.asarray(np.float32(0.5) * x * (_ONE + rounded_once(np.tanh)(inner)))
 
 
 def tabled(function: Function, x: Quantized, output: Output) -> Finish:
@@ -192,7 +191,7 @@ def wide_softmax(x: Ints, scale: Any, beta: Any) -> Ints:
 
     Source: TFLite, `reference/softmax.h`, `SoftmaxInt16`.
     """
-    m, e = multiplier(float(np.float32(scale * beta) / (10.0 / 65535.0)))
+    m, e = multiplier(float(np.float32(scale * beta)) / (10.0 / 65535.0))
     difference = x - x.max(axis=-1, keepdims=True)
     scaled = divided(high_product(difference << max(e, 0), m), max(-e, 0)) + 32767
     raised = looked_up(_saturated16(scaled), _EXP)

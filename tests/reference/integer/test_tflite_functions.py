@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from renormlite.artifacts.graphs import read_graph
-from renormlite.reference.integer.prediction import predict
+from renormlite.reference.integer.prediction import predict, rules_of
+from renormlite.reference.operators.activations import ULPS
 from renormlite.reference.rounding.fixed_point import inverse_root, quotient
 from renormlite.reference.rounding.quantized import NotKnownError
 
@@ -62,6 +63,14 @@ POLYNOMIALS = {
     "cosine": lambda x: tf.nn.relu(tf.cos(x)),
     "power": lambda x: tf.nn.relu(tf.pow(tf.abs(x), 1.3)),
     "angle": lambda x: tf.nn.relu(tf.atan2(x, x[:, ::-1])),
+}
+# Functions that stay in float32 in files of 16-bit integers.
+SMOOTH = {
+    "root": lambda x: tf.nn.relu(tf.sqrt(tf.abs(x))),
+    "hard_swish": lambda x: tf.nn.relu(x * tf.nn.relu6(x + 3) / 6),
+    "log_shares": lambda x: tf.nn.relu(
+        6 + tf.nn.log_softmax(tf.reshape(x, (1, 32, 8)))  # from -8 to 0
+    ),
 }
 POSITIVE = {"log", "sqrt", "rsqrt"}
 
@@ -164,11 +173,20 @@ def test_exponential_linear_units(tmp_path):
     assert_predicted(path, [(-3.0, 5.0)], ["xnnpack", "builtin"])
 
 
-def test_polynomials_between_integers_of_16_bits_are_not_predicted(tmp_path):
-    """Their last bits are a share of a step."""
-    path = converted(POLYNOMIALS["sine"], [(-3.0, 5.0)], 16, tmp_path)
-    with pytest.raises(NotKnownError, match="SIN in float32"):
-        predicted(path, [(-3.0, 5.0)])
+@pytest.mark.parametrize("name", [*POLYNOMIALS, *SMOOTH])
+def test_polynomials_between_integers_of_16_bits(name, tmp_path):
+    """Their last bits are a share of a step, so that ties may fall either way, and nothing else."""
+    ranges = [(-3.0, 5.0)]
+    path = converted({**POLYNOMIALS, **SMOOTH}[name], ranges, 16, tmp_path)
+    graph = read_graph(path, "tflite")
+    keyed = [{k: s[graph.tensors[k].name] for k in graph.inputs} for s in sampled(ranges)]
+    rules = [rule.turned(turn) for rule in rules_of(graph, "tflite") for turn in (-ULPS, ULPS)]
+    ends = [p.outputs[graph.outputs[0]] for p in predict(graph, "tflite", keyed, rules)]
+    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+    for kernels in KERNELS:
+        got = run(path, kernels, sampled(ranges)).reshape(low.shape)
+        assert np.all((low <= got) & (got <= high)), kernels
+    assert np.mean(low != high) < 0.5  # most integers are certain
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,6 @@ def match_weights(
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
     tables = _tables(network, graph)
-    factors = {key for op in graph.ops if op.kind in ("MUL", "Mul") for key in op.inputs}
     readers = network.readers()
     shifted = {name for name, after in readers.items() if [n.op for n in after] == ["hard_sigmoid"]}
     maps = flattened_maps(network)
@@ -151,6 +150,8 @@ def match_weights(
             match = _nearest(node, role, weight, features, rest, foreign)
             if role == "alpha" and match.state != "equal":
                 # A PReLU as separate operators: relu(x) + (-alpha) · relu(-x).
+                products = (op for op in graph.ops if op.kind in ("MUL", "Mul"))
+                factors = {key for op in products for key in op.inputs}
                 beside = [c for c in rest if c.key in factors]
                 other = _nearest(node, role, -weight, features, beside, foreign)
                 match = replace(other, negated=True) if other.state == "equal" else match

@@ -196,6 +196,10 @@ class FileInspection:
         wanted = self._per_op or not (result.passed and contents.conclusive(artifact))
         if not result.given or not wanted:
             return result
+        try:
+            contents.graph.demand_ops()
+        except UserError as error:
+            return replace(result, findings=(*result.findings, self._unreadable(error)))
         suspect = self._suspect(artifact, golden, target, contents, result)
         if suspect is not None:
             result = replace(result, findings=(*result.findings, suspect))
@@ -312,10 +316,16 @@ class FileInspection:
             if network is None:
                 return None
             path, data = self._export.path / artifact.file, self._export.content(artifact)
-            return FileContents.of(path, artifact, network, data, self._typical)
+            contents = FileContents.of(path, artifact, network, data, self._typical)
+            if not contents.conclusive(artifact):
+                contents.graph.demand_ops()
+            return contents
         except UserError as error:
-            says = str(error).replace(f"{self._export.path}{os.sep}", "")
-            return Finding("weights", False, says)
+            return self._unreadable(error)
+
+    def _unreadable(self, error: UserError) -> Finding:
+        """Return the failure to read a file."""
+        return Finding("weights", False, str(error).replace(f"{self._export.path}{os.sep}", ""))
 
     def _typical(self) -> Mapping[str, np.ndarray]:
         """Return the typical samples of the export by input."""

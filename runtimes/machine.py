@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def host() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def cpu() -> dict[str, Any]:
     """Return the processor's architecture, name and the features that determine kernels."""
     name, flags = "", set()

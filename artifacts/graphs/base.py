@@ -139,6 +139,14 @@ class ArtifactGraph:
         """The operators in execution order; read on first use."""
         return self.read_ops()
 
+    def demand_ops(self) -> None:
+        """Read the operators, for an error where a damaged file is expected.
+
+        Raises:
+            UserError: They are not well-formed.
+        """
+        _ = self.ops
+
     @property
     def as_filed(self) -> ArtifactGraph:
         """The graph with the operators of the file, where others replace some of them."""

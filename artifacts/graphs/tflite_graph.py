@@ -192,11 +192,23 @@ def _options(union: int, table: Any) -> dict[str, Any]:
     """Return an operator's options that are plain values, by the names of the schema."""
     if table is None:
         return {}
+    options = _option_classes()[union].InitFromBuf(table.Bytes, table.Pos)
     return {
         key: value
-        for key, value in vars(_schema().BuiltinOptionsCreator(union, table)).items()
+        for key, value in vars(options).items()
         if isinstance(value, (int, float, bool, str))
     }
+
+
+@functools.cache
+def _option_classes() -> dict[int, Any]:
+    """Return the class of each kind of options, by its number in the union.
+
+    The schema's `BuiltinOptionsCreator` compares the number with each of 126 kinds in turn.
+    """
+    schema = _schema()
+    kinds = vars(schema.BuiltinOptions).items()
+    return {n: getattr(schema, f"{name}T") for name, n in kinds if hasattr(schema, f"{name}T")}
 
 
 def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:

@@ -199,19 +199,19 @@ def _measure(
     before = truth
     for rung, cause, after in zip(rungs, causes, outputs):
         added = _change(after, before, usable)
-        error = _change(after, truth, usable)
+        added_rms, error_rms = _rms(added), _rms(_change(after, truth, usable))
         if math.isfinite(power):
             share = float(np.sum(added * final)) / power if power else 0.0
         else:  # all of the error is the first stage's that is not finite
-            share = float(_rms(added) == math.inf and all(s.share == 0 for s in stages))
+            share = float(added_rms == math.inf and all(s.share == 0 for s in stages))
         stages.append(
             Stage(
                 name=" + ".join(rung.names),
                 file=rung.file,
-                added_rms=_rms(added),
-                added_db=_decibel(signal, _rms(added)),
-                error_rms=_rms(error),
-                snr_db=_decibel(signal, _rms(error)),
+                added_rms=added_rms,
+                added_db=_decibel(signal, added_rms),
+                error_rms=error_rms,
+                snr_db=_decibel(signal, error_rms),
                 share=share,
                 cause=cause,
             )

@@ -122,20 +122,38 @@ def test_a_float_file_that_the_manifest_calls_int8_fails(coarse_export, tmp_path
     assert "says that it was exported in float32" in report.results[0].reason
 
 
+def rewritten(folder, file, change):
+    """Change an ONNX file of an export, and its hash in the manifest."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = next(e for e in manifest["artifacts"] if e["file"] == file)
+    model = onnx.load(folder / file)
+    change(model.graph)
+    onnx.save(model, folder / file)
+    entry |= {"sha256": sha256(folder / file), "bytes": (folder / file).stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_operators_that_are_not_well_formed_fail_alone(coarse_export, tmp_path):
+    """ONNX Runtime accepts names that would move a terminal's cursor; nothing prints them."""
+    folder = shutil.copytree(coarse_export, tmp_path / "tiny")
+    rewritten(folder, BAD, lambda graph: setattr(graph.node[0], "name", "\x1b[2J"))
+    report = check_parity(folder, artifacts=(BAD, GOOD), per_op=True)
+    by_file = {result.artifact: result for result in report.results}
+    assert not by_file[BAD].passed
+    assert "control characters" in by_file[BAD].reason
+    assert "\x1b" not in by_file[BAD].reason
+    assert by_file[GOOD].passed
+
+
 def test_an_output_that_is_not_listed_fails(coarse_export, tmp_path):
     """Applications may read outputs by their place; the hash is updated."""
-    import onnx
+
+    def list_inner(graph):
+        inner = onnx.helper.make_empty_tensor_value_info(graph.node[0].output[0])
+        graph.output.append(inner)
 
     folder = shutil.copytree(coarse_export, tmp_path / "tiny")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    entry = next(e for e in manifest["artifacts"] if e["file"] == BAD)
-    model = onnx.load(folder / BAD)
-    model.graph.output.append(
-        onnx.helper.make_empty_tensor_value_info(model.graph.node[0].output[0])
-    )
-    onnx.save(model, folder / BAD)
-    entry |= {"sha256": sha256(folder / BAD), "bytes": (folder / BAD).stat().st_size}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    rewritten(folder, BAD, list_inner)
     (result,) = check_parity(folder, artifacts=(BAD,)).results
     assert not result.passed
     assert "has an output that manifest.json does not list" in result.reason

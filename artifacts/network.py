@@ -92,6 +92,17 @@ class Network:
                 found.setdefault(name, []).append(node)
         return found
 
+    def users(self) -> dict[str, list[Node]]:
+        """Return the nodes that compute with each value; values that no node uses are absent.
+
+        A constant reads a value for its number of samples only.
+        """
+        users = {
+            name: [node for node in nodes if node.op != "constant"]
+            for name, nodes in self.readers().items()
+        }
+        return {name: nodes for name, nodes in users.items() if nodes}
+
     def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Network:
         """Return the network with other names of its inputs and outputs, given in order.
 

@@ -205,7 +205,7 @@ def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
     follow another order of a flattened feature map.
     """
     assert constant.data is not None
-    kernel = node.weights["kernel"].astype(np.float64)
+    kernel = node.arrays["kernel"].astype(np.float64)
     stored = constant.real(constant.data)
     if constant.quantization is not None:
         # Half a step of its own, and as much if the expected kernel was read from an integer file.

@@ -146,7 +146,7 @@ def rounded_values(network: Network, steps: Mapping[str, Step]) -> dict[str, str
     may also be the value of a maximum, which drops values that the integers need not represent.
     Nodes before a hard_sigmoid are absent.
     """
-    readers = network.readers()
+    readers = network.users()
     for output in network.outputs.values():
         readers.pop(output, None)  # outputs of the network are measured as they are
     found = {name: _shown(name, readers, steps) for name in steps}

@@ -87,7 +87,7 @@ def _found(
     network: Network, graph: ArtifactGraph, rounded: bool
 ) -> tuple[dict[str, Node], dict[str, Node]]:
     """Return the nodes to replace and those to insert, by the name of the node they precede."""
-    readers = network.readers()
+    readers = network.users()
     outputs = set(network.outputs.values())
     nodes = {node.name: node for node in network.nodes}
     followed = {

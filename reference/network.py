@@ -76,7 +76,7 @@ def carried_variance(node: Node, variance: np.ndarray) -> np.ndarray:
         node: A linear node.
         variance: float64, the shape of the node's first input.
     """
-    weights = {"kernel": np.square(node.weights["kernel"].astype(np.float64))}
+    weights = {"kernel": np.square(node.arrays["kernel"].astype(np.float64))}
     return OPERATORS[node.op].evaluate([variance], weights, node.attributes)
 
 

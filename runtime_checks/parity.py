@@ -16,6 +16,7 @@ from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
 from ..artifacts.samples import Source
 from ..devices.base import DeviceOptions
+from ..errors import UserError
 from ..runtimes import LOCAL, Target
 from ..runtimes.machine import host
 from ..runtimes.run import TargetRun, run_target
@@ -177,12 +178,16 @@ def run_check(
             golden, export, selection.pairs, runs=options.search, threads=counts[0]
         )
     results: list[TargetResult] = []
+    left_out = list(selection.left_out)
     for target, files in selection.files.items():
         advanced(f"{files[0].file} on {target}", len(results), len(selection.pairs))
         place = len(results), len(selection.pairs)
         for artifact, runs in _on_target(
             export, files, golden, target, counts, options.devices, place
         ):
+            if lacking := target.no_kernel(runs[0].problem):
+                left_out.append(f"{artifact.file} was not run on {target}: {lacking}")
+                continue
             result = judge_run(
                 export,
                 artifact,
@@ -199,6 +204,8 @@ def run_check(
                 result = replace(result, findings=(*result.findings, *added))
             results.append(inside.add(artifact, golden, target, result))
             advanced(f"{artifact.file} on {target}", len(results), len(selection.pairs))
+    if not results:
+        raise UserError(f"{'. '.join(left_out)}. Check on another target.")
     if before is not None:
         findings += changes(before, results, whole=not (options.artifacts or options.precisions))
     return ParityReport(
@@ -211,7 +218,7 @@ def run_check(
         manifest=export.record,
         golden=golden,
         searched=searched,
-        left_out=selection.left_out,
+        left_out=tuple(left_out),
         findings=tuple(findings),
         limits=options.limits,
         streamed=streamed,

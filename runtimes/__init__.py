@@ -106,6 +106,8 @@ RUNTIMES = {
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+_NO_KERNEL = re.compile(r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'")
+
 
 def register_runtime(
     name: str,
@@ -187,6 +189,21 @@ class Target:
     def cannot_run(self, precision: str) -> str:
         """Return why the runtime cannot run a precision; empty if it can."""
         return RUNTIMES[self.runtime].unable.get(precision_named(precision).arithmetic, "")
+
+    def no_kernel(self, problem: str) -> str:
+        """Return which operator the kernels of a variant lack; empty if none.
+
+        Reference kernels serve to compare others with. That they lack an operator is no fault of a
+        file, unlike an operator that the kernels of the runtime itself lack.
+
+        Args:
+            problem: Why a file could not be loaded.
+        """
+        found = _NO_KERNEL.search(problem) if self.variant == "reference" else None
+        if not found:
+            return ""
+        kind, version = found.groups()
+        return f"{self.runtime} has no reference kernel for {kind} of version {version}"
 
     def __str__(self) -> str:
         """Return the target as the user writes it."""

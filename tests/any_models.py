@@ -838,6 +838,41 @@ def never_built() -> keras.Model:
 
 
 @case()
+def scaled_before_a_layer_with_constants() -> keras.Model:
+    x = Input((6,), name="x")
+    scaled = layers.ReLU()(x) * 0.5 - 1.0
+    return keras.Model(x, layers.Dense(3, use_bias=False, activation="sparse_plus")(scaled))
+
+
+@case()
+def dilated_in_a_custom_layer() -> keras.Model:
+    class Atrous(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(4, 3, padding="same", dilation_rate=2)
+
+        def call(self, inputs: Any) -> Any:
+            return ops.relu(self.conv(inputs))
+
+    image = Input((7, 6, 3), name="image")
+    return keras.Model(image, head(layers.GlobalMaxPooling2D()(Atrous()(image))))
+
+
+@case()
+def patches() -> keras.Model:
+    image = Input((8, 8, 3), name="image")
+    x = ops.reshape(ops.image.extract_patches(image, size=4), (-1, 4, 48))
+    return keras.Model(image, head(layers.Dense(6)(x)))
+
+
+@case()
+def overlapping_patches() -> keras.Model:
+    image = Input((6, 6, 2), name="image")
+    x = ops.image.extract_patches(image, size=3, strides=1, padding="same")
+    return keras.Model(image, head(layers.GlobalMaxPooling2D()(x)))
+
+
+@case()
 def python_function() -> keras.Model:
     x = Input((4,), name="x")
     return keras.Model(x, head(layers.Lambda(lambda t: t * 2 + 1)(x)))

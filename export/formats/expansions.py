@@ -14,6 +14,8 @@
 | resizing with nonlinear kernels, or antialiased | a product with one matrix per axis |
 | x + y computed as BiasAdd for a single sample | x + y |
 | min(1/√x, c), as in UnitNormalization | 1/√max(x, 1/c²) |
+| a matrix with a constant diagonal (eye) | the matrix, which TFLite would compute in each run |
+| patches of an image side by side (extract_patches) | a permutation of the pixels |
 | real and imaginary part, absolute value of a real Fourier transform | products with sines |
 
 Resizing is exact: each pixel of the result is a fixed weighted mean of pixels, with weights read
@@ -37,8 +39,16 @@ if TYPE_CHECKING:
 # A transform of n numbers becomes matrices of n²/2 numbers each.
 _LONGEST_TRANSFORM = 2048
 
-# Replaced everywhere, since Keras' own form, or a runtime's, gives wrong values.
-_ALWAYS = ("BiasAdd", "Minimum")
+# Replaced everywhere: Keras' own form, or a runtime's, gives wrong values, or it is a convolution
+# with zeros and ones that only moves numbers.
+_ALWAYS = ("BiasAdd", "Conv2D", "Minimum")
+
+# Operations whose constant results TensorFlow's converter does not compute.
+_DIAGONALS = ("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3", "MatrixSetDiag", "MatrixSetDiagV2",
+              "MatrixSetDiagV3")  # fmt: skip
+
+# Operations that are computed from constants before the conversion.
+_COMPUTED = ("Cast", "Fill", "Identity", "Pack", "RealDiv", "Reshape", "StridedSlice", *_DIAGONALS)
 
 # TFLite's PRELU supports no more axes.
 _MOST_PRELU_AXES = 4
@@ -299,7 +309,7 @@ def _constant(tensor: tf.Tensor) -> Any:
     if op.type == "Shape":
         shape = op.inputs[0].shape
         return None if shape.rank is None else np.array([-1 if s is None else s for s in shape])
-    if op.type not in ("Cast", "Identity", "Pack", "RealDiv", "StridedSlice"):
+    if op.type not in _COMPUTED:
         return None
     operands = [_constant(operand) for operand in op.inputs]
     if any(operand is None for operand in operands):
@@ -309,6 +319,34 @@ def _constant(tensor: tf.Tensor) -> Any:
     result = run_eagerly(op, arrays)[tensor.value_index].numpy()
     sizes = op.type == "StridedSlice" and op.inputs[0].op.type == "Shape"
     return None if sizes and (result < 0).any() else result
+
+
+def _diagonal(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    import tensorflow as tf
+
+    value = _constant(op.outputs[0])
+    return None if value is None else tf.constant(value)
+
+
+def _patches(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return the patches of an image, without overlap, for a convolution that copies them."""
+    import tensorflow as tf
+
+    images, kernel = op.inputs
+    strides, plain = op.get_attr("strides"), op.get_attr("data_format") == b"NHWC"
+    rows, columns, channels, patch = kernel.shape
+    places = images.shape[1:]
+    if not plain or None in (*kernel.shape, *places) or patch != rows * columns * channels:
+        return None
+    whole = places[0] % rows == places[1] % columns == 0 and places[2] == channels
+    if not whole or op.get_attr("dilations") != [1] * 4 or strides[1:3] != [rows, columns]:
+        return None
+    values = _constant(kernel)
+    if values is None or not np.array_equal(values.reshape(patch, patch), np.eye(patch)):
+        return None
+    down, across = places[0] // rows, places[1] // columns
+    apart = tf.reshape(images, (-1, down, rows, across, columns, channels))
+    return tf.reshape(tf.transpose(apart, (0, 1, 3, 2, 4, 5)), (-1, down, across, patch))
 
 
 def _resize_matrix(
@@ -380,6 +418,8 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "BiasAdd": _sum,
     "Minimum": _bounded_rsqrt,
     "Relu": _mirrored_relu,
+    "Conv2D": _patches,
+    **dict.fromkeys(_DIAGONALS, _diagonal),
     "Select": _without_negative_zero,
     "SelectV2": _without_negative_zero,
     "Less": _negative,

@@ -103,12 +103,29 @@ def _inner_loop(
     """Run a layer's loop, unrolled if the treatment and the number of steps allow it."""
     length = sequences.shape[1]
     refusal = _refusal(name, length, sum(steps.values()))
-    layer.unroll = not refusal
+    was_unrolled, layer.unroll = layer.unroll, not refusal
+    run = type(layer).inner_loop
     if refusal:
         refusals.append(refusal)
     else:
         steps[name] = steps.get(name, 0) + length
-    return type(layer).inner_loop(layer, sequences, *args, **kwargs)
+        if layer.go_backwards and kwargs["mask"] is not None and not was_unrolled:
+            run = _forward_on_flipped
+    return run(layer, sequences, *args, **kwargs)
+
+
+def _forward_on_flipped(layer: Any, sequences: Any, *, mask: Any, **kwargs: Any) -> Any:
+    """Run the steps of a layer that goes backwards on a flipped sequence.
+
+    Keras' own unrolled steps set masked outputs to zero in the order of the sequence, and its loop
+    does so in the order of the outputs, which is the reverse.
+    """
+    sequences, *masks = (keras.ops.flip(x, axis=1) for x in (sequences, *keras.tree.flatten(mask)))
+    layer.go_backwards = False
+    try:
+        return type(layer).inner_loop(layer, sequences, mask=masks[0], **kwargs)
+    finally:
+        layer.go_backwards = True
 
 
 def _refusal(name: str, length: int | None, before: int) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from ...artifacts.flatbuffer import operator_kind, text
-from .shared_ranges import SELECTIONS, range_of
+from .shared_ranges import SELECTIONS, constant_range, range_of
 
 _EQUALITIES = ("EQUAL", "NOT_EQUAL")
 _COMPARISONS = ("GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
@@ -52,9 +52,13 @@ def float_operators(model: Any) -> set[str]:
 
 def _fails(model: Any, operator: Any) -> bool:
     kind = operator_kind(model, operator)
-    ranges = [range_of(model.subgraphs[0].tensors[i]) for i in operator.inputs if i >= 0]
+    tensors = [model.subgraphs[0].tensors[i] for i in operator.inputs if i >= 0]
+    ranges = [range_of(tensor) for tensor in tensors]
     if kind in _COMPARISONS:
-        return any(ends and ends[1] - ends[0] >= _LARGEST_STEPS for ends in ranges)
+        compared = [range_of(tensor) or constant_range(model, tensor) for tensor in tensors]
+        # The range of steps includes zero.
+        widths = (max(ends[1], 0.0) - min(ends[0], 0.0) for ends in compared if ends)
+        return any(width >= _LARGEST_STEPS for width in widths)
     if kind == "LOG_SOFTMAX":
         ends = range_of(model.subgraphs[0].tensors[operator.outputs[0]])
         return ends is not None and ends[0] < _LEAST_LOG_SOFTMAX

@@ -104,9 +104,17 @@ def _reads_table(model: Any, operator: Any) -> bool:
 
 
 def _table_range(model: Any, operator: Any) -> tuple[float, float]:
-    table = model.subgraphs[0].tensors[int(operator.inputs[0])]
-    data = np.asarray(model.buffers[table.buffer].data, np.uint8).tobytes()
-    values = np.frombuffer(data, np.float32)
+    table = constant_range(model, model.subgraphs[0].tensors[int(operator.inputs[0])])
+    assert table is not None
+    return table
+
+
+def constant_range(model: Any, tensor: Any) -> tuple[float, float] | None:
+    """Return the range of a constant of floats; None for any other tensor."""
+    data = model.buffers[tensor.buffer].data
+    if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+        return None
+    values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32)
     return float(values.min()), float(values.max())
 
 

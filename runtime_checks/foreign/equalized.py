@@ -126,7 +126,7 @@ def _linear(
     node: Node, read: _Factors | None, graph: ArtifactGraph, features: tuple[int, ...]
 ) -> tuple[Node, _Factors | None]:
     """Return a linear node with the file's kernel, and the factors of its outputs."""
-    kernel = node.weights["kernel"].astype(np.float64)
+    kernel = node.arrays["kernel"].astype(np.float64)
     error = np.broadcast_to(node.errors.get("kernel", 0.0), kernel.shape)
     if read is not None:
         first = node.attributes.get("data_format") == "channels_first"

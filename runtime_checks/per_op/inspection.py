@@ -174,7 +174,7 @@ class FileContents:
         found = {}
         for match in self._kernels:
             node = nodes[match.node]
-            kernel = node.weights["kernel"].astype(np.float64)
+            kernel = node.arrays["kernel"].astype(np.float64)
             features = maps.get(match.node, ())
             alike = [
                 file_weight(candidate, kernel.shape)
@@ -389,7 +389,7 @@ def _in_pieces(network: Network, artifact: Artifact) -> frozenset[str]:
 
 
 def _pieces(node: Node) -> int:
-    return int(node.attributes.get("groups", 1)) if node.weights["kernel"].ndim == 5 else 1
+    return int(node.attributes.get("groups", 1)) if node.arrays["kernel"].ndim == 5 else 1
 
 
 def _faults(contents: FileContents, walked: Walk, integers: IntegerReport | None) -> list[Fault]:

@@ -269,7 +269,7 @@ def _halved(network: Network) -> set[str]:
     """Return the values whose readers all drop the negative half (relu)."""
     return {
         name
-        for name, found in network.readers().items()
+        for name, found in network.users().items()
         if all(node.op == "relu" and not node.attributes.get("negative_slope") for node in found)
     }
 

@@ -78,6 +78,9 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "initial states": _with_states,
     "encoder and decoder": _encoder_decoder,
     "Masking": lambda: _stack(kl.Masking(), kl.LSTM(4, return_sequences=True), kl.GRU(3)),
+    "masked, in both directions": lambda: _stack(
+        kl.Masking(), kl.Bidirectional(kl.GRU(3, return_sequences=True))
+    ),
     "masked embedding": _words,
 }
 FILES = [("tflite", p) for p in ("float32", "dynamic", "int8", "int16x8")]

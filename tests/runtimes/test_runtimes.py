@@ -1,5 +1,6 @@
 """Protects the other runtimes: each agrees with float64, reports what ran, refuses bad files."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -99,6 +100,21 @@ def test_a_file_that_a_runtime_cannot_run_is_left_out_with_the_reason(exported: 
     assert [result.precision for result in report.results] == ["float32"]
     (sentence,) = report.left_out
     assert sentence.startswith("digits.int8.onnx was not run on onnx-reference: onnx has no")
+
+
+def test_a_file_that_reference_kernels_cannot_run_is_left_out(tmp_path: Path) -> None:
+    # LiteRT's reference kernels have no ELU.
+    x = keras.Input((4,), name="x")
+    rl.export_model(
+        keras.Model(x, keras.layers.Dense(3, activation="elu")(x)), tmp_path, formats=("tflite",)
+    )
+    sentence = "was not run on litert+reference: litert has no reference kernel for ELU"
+    with pytest.raises(rl.UserError, match=rf"{re.escape(sentence)} of version 1\. Check on"):
+        rl.check_parity(tmp_path, ("litert+reference",))
+    report = rl.check_parity(tmp_path, ("litert+reference", "litert"))
+    assert report.passed
+    assert len(report.results) == 1
+    assert sentence in report.left_out[0]
 
 
 def test_every_runtime_in_the_table_has_formats_and_an_installation() -> None:

@@ -192,6 +192,50 @@ def _pad(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     return [builder.emit("pad", [name], after[drop:], attributes)]
 
 
+def _space_to_batch(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    """Translate the first of three operations that compute a dilated convolution."""
+    blocks = known_ints(inputs[1], op)
+    pairs = np.reshape(known_ints(inputs[2], op), (-1, 2)).tolist()
+    shape, count, value = shape_of(op.inputs[0]), len(blocks), inputs[0]
+    if shape[0] != 1:
+        raise UntranslatableError("a dilated convolution of stacked samples")
+    spatial, rest = shape[1 : count + 1], shape[count + 1 :]
+    if np.any(pairs):
+        name = builder.named(value, shape[1:])
+        spatial = tuple(n + sum(pair) for n, pair in zip(spatial, pairs, strict=True))
+        padding = [*pairs, *([0, 0] for _ in rest)]
+        value = builder.emit("pad", [name], (*spatial, *rest), {"padding": padding})
+    apart = [1]
+    for size, block in zip(spatial, blocks, strict=True):
+        apart += [size // block, block]
+    order = [*range(2, 2 * count + 1, 2), 0, *range(1, 2 * count, 2)]
+    order += range(2 * count + 1, 2 * count + 1 + len(rest))
+    return [transposed(builder, value, (*apart, *rest), order)]
+
+
+def _batch_to_space(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
+    """Translate the last of three operations that compute a dilated convolution."""
+    blocks = known_ints(inputs[1], op)
+    crops = np.reshape(known_ints(inputs[2], op), (-1, 2)).tolist()
+    shape, count = shape_of(op.inputs[0]), len(blocks)
+    if shape[0] != math.prod(blocks):
+        raise UntranslatableError("a dilated convolution of stacked samples")
+    spatial, rest = shape[1 : count + 1], shape[count + 1 :]
+    order = [count]
+    for axis in range(count):
+        order += [count + 1 + axis, axis]
+    order += range(2 * count + 1, 2 * count + 1 + len(rest))
+    value = transposed(builder, inputs[0], (*blocks, 1, *shape[1:]), order)
+    whole = tuple(n * block for n, block in zip(spatial, blocks, strict=True))
+    ends = [(start, n - end) for (start, end), n in zip(crops, whole, strict=True)]
+    sizes = tuple(stop - start for start, stop in ends)
+    if sizes == whole:
+        return [value]
+    slices = [*([start, stop, 1] for start, stop in ends), *([None, None, 1] for _ in rest)]
+    name = builder.named(value, (*whole, *rest))
+    return [builder.emit("slice", [name], (*sizes, *rest), {"slices": slices})]
+
+
 def _tile(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     times = known_ints(inputs[1], op)
     axes = [axis for axis, count in enumerate(times) if count != 1]
@@ -228,13 +272,12 @@ def taken(
 
 
 def _roll(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    shifts, axes = known_ints(inputs[1], op), known_ints(inputs[2], op)
-    if len(axes) != 1:
-        raise UntranslatableError("Roll of several axes")
-    shape = shape_of(op.inputs[0])
-    axis = axis_of(axes[0], len(shape))
-    indices = np.roll(np.arange(shape[axis]), shifts[0]).tolist()
-    return [taken(builder, inputs[0], op.inputs[0], axis, indices)]
+    shape, value = shape_of(op.inputs[0]), inputs[0]
+    for shift, each in zip(known_ints(inputs[1], op), known_ints(inputs[2], op), strict=True):
+        axis = axis_of(each, len(shape))
+        indices = np.roll(np.arange(shape[axis]), shift).tolist()
+        value = taken(builder, value, op.inputs[0], axis, indices)
+    return [value]
 
 
 def _band(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
@@ -293,6 +336,8 @@ MOVES: dict[str, Translation] = {
     "Pad": _pad,
     "PadV2": _pad,
     "MirrorPad": _pad,
+    "SpaceToBatchND": _space_to_batch,
+    "BatchToSpaceND": _batch_to_space,
     "Tile": _tile,
     "BroadcastTo": _broadcast_to,
     "ReverseV2": _reverse,

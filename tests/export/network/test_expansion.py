@@ -77,6 +77,19 @@ LAYERS = {
     "activation of one's own": (LINE, lambda: kl.Conv1D(3, 3, activation=squared)),
     "grouped, own activation": (LINE, lambda: kl.Conv1D(4, 3, groups=2, activation=ops.celu)),
     "transposed, own activation": (IMAGE, lambda: kl.Conv2DTranspose(3, 3, 2, activation=squared)),
+    "dilated, own activation": (
+        LINE,
+        lambda: kl.Conv1D(4, 2, dilation_rate=2, padding="same", activation=squared),
+    ),
+    "dilated in two dimensions, own activation": (
+        IMAGE,
+        lambda: kl.Conv2D(3, 2, dilation_rate=(2, 3), activation=squared),
+    ),
+    "dilated causally, own activation": (
+        LINE,
+        lambda: kl.Conv1D(4, 2, dilation_rate=3, padding="causal", activation=squared),
+    ),
+    "roll of two axes": (IMAGE, lambda: lambda x: ops.roll(x, (1, -2), (1, 2))),
     "depthwise, own activation": (LINE, lambda: kl.DepthwiseConv1D(3, activation=squared)),
     "custom layer": (IMAGE, Scale),
     "slice": (IMAGE, lambda: lambda x: x[:, ::2, -1, 1:]),

@@ -35,6 +35,15 @@ def encoded(mode: str) -> Function:
     return lambda x: kl.Dense(3)(kl.CategoryEncoding(6, output_mode=mode)(x))
 
 
+def of_images(function: Function) -> keras.Model:
+    x = keras.Input((6, 6, 2), name="x")
+    return keras.Model(x, kl.Dense(3)(function(x)))
+
+
+def patches(size: int, strides: int) -> Function:
+    return lambda x: ops.image.extract_patches(x, size=size, strides=strides)
+
+
 # Name to the model and the least ratio of signal to noise, in decibels: eight bits give 38 to 48 of
 # such networks, and the faults that these models once had gave -5 to 20.
 EIGHT_BITS = {
@@ -58,12 +67,19 @@ EIGHT_BITS = {
         lambda h: ops.cast(ops.greater(400 * h, 100.0), "float32"),
         35,
     ),
+    "comparison with a large number": (
+        of_floats,
+        lambda h: ops.cast(ops.less(h, 1000.0), "float32"),
+        35,
+    ),
     "equal whole numbers": (
         of_floats,
         lambda h: ops.cast(ops.equal(ops.round(h), 1), "float32"),
         35,
     ),
     "finite numbers": (of_floats, lambda h: ops.cast(ops.isfinite(h), "float32"), 35),
+    "patches": (of_images, patches(3, 3), 35),
+    "overlapping patches": (of_images, patches(3, 1), 35),
     "masked mean": (of_masked, lambda x: kl.GlobalAveragePooling1D()(x), 25),
 }
 SIXTEEN_BITS = {
@@ -74,6 +90,8 @@ SIXTEEN_BITS = {
     "selu": (of_floats, ops.selu, 45),
     "rows of a table": (of_integers, lambda x: kl.Dense(3)(kl.Embedding(6, 4)(x)), 40),
     "categories": (of_integers, encoded("multi_hot"), 40),
+    "patches": (of_images, patches(3, 3), 45),
+    "overlapping patches": (of_images, patches(3, 1), 40),
 }
 
 
@@ -83,6 +101,8 @@ def samples(model: keras.Model) -> np.ndarray:
     if tensor.dtype == "int32":
         return generator.integers(0, 6, (60, *tensor.shape[1:])).astype(np.int32)
     values = generator.normal(size=(60, *tensor.shape[1:])).astype(np.float32)
+    if values.ndim == 4:  # images are smooth
+        return np.cumsum(np.cumsum(values, 1), 2) / 3
     if values.ndim == 3:  # sequences with padding, one of them all padding
         values[::2, -2:] = 0
         values[0] = 0

@@ -33,6 +33,8 @@ _KEEPS_INTEGERS = (
     *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate),
     *(kl.IntegerLookup, kl.StringLookup, kl.Hashing, kl.CategoryEncoding, kl.Discretization),
 )
+# Layers that normalize integers in integers; others convert them.
+_NORMALIZES_INTEGERS = (kl.LayerNormalization, kl.GroupNormalization)
 
 
 def read_graph(
@@ -172,6 +174,8 @@ class _Reader:
         self.time_in_batch = time_in_batch
         self.masks = masks
         self.ops: dict[int, Kept] = {}
+        # Integers that Keras declares as floats, by the float that other calls get in their place.
+        self.integers: dict[int, Value] = {}
         self.inside: list[str] = []  # names of the nested models that are being read
 
     def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
@@ -276,6 +280,10 @@ class _Reader:
     def keep(self, node: Any, inputs: list[Value], prefix: str) -> list[Value]:
         """Add one node as one call."""
         operation = node.operation
+        if isinstance(operation, kl.RandomCrop):
+            _require_same_size(operation, inputs[0], node.outputs[0])
+        if isinstance(operation, _NORMALIZES_INTEGERS):
+            inputs = [self.integers.get(id(value), value) for value in inputs]
         op = self.ops.get(id(operation))
         if op is None:
             op = Kept(operation, self.graph.unique_name(operation.name, prefix))
@@ -294,10 +302,27 @@ class _Reader:
         values = self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
         keeps_integers = isinstance(operation, _KEEPS_INTEGERS)
         if keeps_integers and inputs and not any("float" in value.dtype for value in inputs):
-            values = [
+            adapted = [
                 self.adapted(v, v, "int64", prefix) if "float" in v.dtype else v for v in values
             ]
+            self.integers.update((id(new), old) for new, old in zip(adapted, values, strict=True))
+            return adapted
         return values
+
+
+def _require_same_size(crop: kl.RandomCrop, given: Value, declared: Any) -> None:
+    """Refuse a random crop to another size, which Keras declares but does not do at inference.
+
+    Raises:
+        UserError: The sizes differ.
+    """
+    if tuple(given.shape) != tuple(declared.shape):
+        size = " x ".join(str(n) for n in (crop.height, crop.width))
+        raise UserError(
+            f"RandomCrop {crop.name!r} crops to {size} in training only: at inference Keras "
+            "returns its input, so that the layers after it get another size than they were built "
+            "for. Crop in the data pipeline instead, or use CenterCrop."
+        )
 
 
 def _is_composite(operation: Any) -> bool:

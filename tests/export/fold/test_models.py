@@ -415,3 +415,26 @@ def test_3d_pooling_is_computed_in_float64(pooling, padding, strides):
         np.testing.assert_array_equal(twin, expected)
     # Twelve numbers of at most 4 are added and divided in float32: 13 roundings.
     np.testing.assert_allclose(twin, expected, rtol=0, atol=13 * 2**-24 * 4)
+
+
+@pytest.mark.parametrize("norm", [kl.LayerNormalization, lambda: kl.GroupNormalization(2)])
+def test_norms_of_integers_normalize_in_integers(norm):
+    """Keras declares the concatenation as floats, and divides integers by an integer deviation."""
+    x = keras.Input((3,), dtype="int32")
+    model = keras.Model(x, norm()(kl.Concatenate()([x, x])))
+    given = np.array([[0, 7, 2], [5, 1, 1]], np.int32)
+    expected = np.asarray(model(given))
+    assert np.array_equal(expected, np.round(expected))
+    for verify in (False, True):
+        result = fold(model, verify=verify)
+        assert np.array_equal(np.asarray(result.model(given)), expected)
+
+
+def test_random_crop_to_another_size_is_refused():
+    """At inference, Keras returns the input of a RandomCrop, whose declared size is another."""
+    x = keras.Input((6, 4, 3))
+    with pytest.raises(UserError, match="RandomCrop 'crop' crops to 3 x 3 in training only"):
+        fold(keras.Model(x, kl.RandomCrop(3, 3, name="crop")(x)))
+    same = keras.Model(x, kl.RandomCrop(6, 4)(x))
+    given = np.ones((2, 6, 4, 3), np.float32)
+    assert np.array_equal(np.asarray(fold(same).model(given, training=False)), given)

@@ -201,6 +201,24 @@ def _require_possible(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -
         raise ValueError(f"{_array_named(name)} has the impossible shape {shape}")
 
 
+def require_text(array: np.ndarray, name: str) -> None:
+    """Refuse an array of text with numbers that are no characters; accept any other array.
+
+    Python raises a SystemError when it reads a number above 0x10FFFF as text, and cannot print half
+    of a surrogate pair.
+
+    Raises:
+        DamageError: It contains such a number.
+    """
+    if array.dtype.kind != "U" or not array.itemsize:
+        return
+    codes = np.ascontiguousarray(array).view(
+        np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+    )
+    if np.any((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))):
+        raise DamageError(f"{_array_named(name)} contains numbers that are no characters")
+
+
 def truncated(name: str) -> DamageError:
     """Return the error for an array that claims more data than its file has."""
     return DamageError(f"{_array_named(name)} is truncated")
@@ -235,4 +253,5 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     if start + count * dtype.itemsize > len(data):
         raise truncated(name)
     flat = np.frombuffer(data, dtype, count, start)
+    require_text(flat, name)
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)

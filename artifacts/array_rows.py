@@ -14,7 +14,16 @@ from typing import IO, Any
 import numpy as np
 
 from ..files import regular
-from .archive import Archive, damage, load_array, members, read_header, refuse_bomb, truncated
+from .archive import (
+    Archive,
+    damage,
+    load_array,
+    members,
+    read_header,
+    refuse_bomb,
+    require_text,
+    truncated,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +63,9 @@ class ArrayRows:
                 data = bytearray(stream.read(count * row))
                 if len(data) < count * row:
                     raise truncated(self.name)
-                yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+                rows = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+                require_text(rows, self.name)
+                yield rows
 
 
 def open_arrays(path: Path) -> dict[str, ArrayRows]:

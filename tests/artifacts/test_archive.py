@@ -123,3 +123,21 @@ def test_an_impossible_shape_is_refused(tmp_path):
         archive.writestr("x.npy", data)
     with pytest.raises(DamageError, match="impossible shape"):
         Archive(tmp_path / "a.npz")["x"]
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", [0x110000, 0xFFFFFFFF, 0xD800, 0xDFFF])
+def test_text_of_numbers_that_are_no_characters_is_refused(tmp_path, order, code):
+    """Python raises a SystemError when such an array is read."""
+    text = np.array(["abc", "de\U0010ffff"], f"{order}U3")
+    for number in (0x10FFFF, 0xD7FF, code):
+        changed = text.copy()
+        changed.view(f"{order}u4")[4] = number
+        np.savez(tmp_path / "a.npz", text=changed)
+        if number == code:
+            for read in (lambda path: dict(Archive(path)), read_by_rows):
+                with pytest.raises(DamageError, match="numbers that are no characters"):
+                    read(tmp_path / "a.npz")
+        else:
+            read_by_rows(tmp_path / "a.npz")
+            assert Archive(tmp_path / "a.npz")["text"][1] == changed[1]

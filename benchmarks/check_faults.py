@@ -228,6 +228,16 @@ class OnnxFile:
         self.path.write_bytes(self.model.SerializeToString())
 
 
+def _layer_of_weights(report: Any) -> str:
+    """Return the layer whose weights differ; empty if none does.
+
+    Exchanged rows of the last layer are reported with the interface, as exchanged labels.
+    """
+    findings = [finding for result in report.results for finding in result.findings]
+    wrong = [entry.subject for entry in findings if entry.check == "weights" and not entry.passed]
+    return wrong[0] if wrong else ""
+
+
 File = TFLiteFile | OnnxFile
 Plant = Callable[[File, int, np.random.Generator], str]
 
@@ -406,7 +416,7 @@ def main() -> None:
                     if not finding.passed
                 }
                 faults = [fault for result in report.results for fault in result.faults]
-                blamed = faults[0].layer if faults else ""
+                blamed = faults[0].layer if faults else _layer_of_weights(report)
                 truth = owners.get((planted.file, planted.op), set())
                 rows.append(
                     {

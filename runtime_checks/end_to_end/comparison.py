@@ -7,6 +7,7 @@ are mismatches.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,7 +173,7 @@ def compare_output(
     inside = np.unravel_index(place, truth.shape)
     nonzero = where & (t != 0)
     relative = np.divide(size, np.abs(t), where=nonzero, out=np.zeros_like(size))
-    power, noise = float(np.sum(rms_truth**2)), float(np.sum(rms_error**2))
+    size_of_truth, size_of_error = math.hypot(*rms_truth), math.hypot(*rms_error)
     span = float(np.ptp(t[where])) if where.any() else 0.0
     return OutputMetrics(
         output=output,
@@ -184,8 +185,8 @@ def compare_output(
         max_abs_at=tuple(int(index) for index in inside),
         max_rel=float(relative.max()),
         max_ulp=_ulp(size, t, where),
-        snr_db=_decibel(power, noise),
-        psnr_db=_decibel(span**2, noise / samples),
+        snr_db=_decibel(size_of_truth, size_of_error),
+        psnr_db=_decibel(span, size_of_error / math.sqrt(samples)),
         cosine=_cosine(y, t, where, rms_truth),
         kl=_divergence(y, t, truth.shape, where),
         agreement=_agreement(y, t, where, allowed, topk) if decides else None,
@@ -195,10 +196,10 @@ def compare_output(
 
 
 def _decibel(signal: float, noise: float) -> float:
-    """Return the ratio of two powers in decibels."""
+    """Return the ratio of two amplitudes in decibels; their squares could overflow."""
     if noise == 0:
         return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+    return 20 * (math.log10(signal) - math.log10(noise)) if signal > 0 else float("-inf")
 
 
 def _ulp(size: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
@@ -212,12 +213,12 @@ def _ulp(size: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
 def _cosine(y: np.ndarray, t: np.ndarray, where: np.ndarray, rms_truth: np.ndarray) -> float:
     """Return the least cosine of a sample; 1 for a sample that is zero on both sides."""
     rms_y = rms(y, where)
-    norm = rms_y * rms_truth
     unit_y = np.where(where, y, 0.0) / np.where(rms_y > 0, rms_y, 1.0)[:, None]
     unit_t = np.where(where, t, 0.0) / np.where(rms_truth > 0, rms_truth, 1.0)[:, None]
     dot = np.sum(unit_y * unit_t, axis=1) / np.maximum(where.sum(axis=1), 1)
     both_zero = (rms_y == 0) & (rms_truth == 0)
-    return float(np.min(np.where(both_zero, 1.0, np.where(norm > 0, dot, 0.0))))
+    neither = (rms_y > 0) & (rms_truth > 0)
+    return float(np.min(np.where(both_zero, 1.0, np.where(neither, dot, 0.0))))
 
 
 def _divergence(

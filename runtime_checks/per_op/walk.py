@@ -13,6 +13,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.network import Network
+from ...artifacts.ranges import GREATEST_HALF
 from ...reference.file_weights import WeightMatch
 from ...reference.network import can_evaluate, evaluate_node
 from ...reference.rounded_weights import RoundedWeights
@@ -49,9 +50,12 @@ def walk(
     Returns:
         Every op's error relative to its bound, and the culprits.
     """
+    true = _evaluated(network, inputs)
+    kept = _held(true, tensors)
+    if not kept.all():
+        tensors, inputs, true = (_of_samples(part, kept) for part in (tensors, inputs, true))
     shown = Tensors(graph, tensors, len(next(iter(inputs.values()))), further)
     rounded = RoundedWeights.of(network, weights, graph)
-    true = _evaluated(network, inputs)
     places = {node.name: place for place, node in enumerate(network.nodes)}
 
     def followed(whole: frozenset[str]) -> tuple[Evaluation, list[Culprit]]:
@@ -77,6 +81,24 @@ def walk(
             evaluation, culprits = other, later
     checks, unchecked = tuple(evaluation.checks), tuple(dict.fromkeys(evaluation.unchecked))
     return Walk(checks, tuple(culprits), unchecked)
+
+
+def _held(values: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return (P,) which samples a file's floats can hold all values of; all if they can hold none.
+
+    Infinite results are right in the others, so nothing distinguishes their tensors.
+    """
+    half = any(array.dtype == np.float16 for array in tensors.values())
+    limit = GREATEST_HALF if half else float(np.finfo(np.float32).max)
+    largest = [
+        np.abs(array).reshape(len(array), -1).max(axis=1, initial=0.0) for array in values.values()
+    ]
+    held = ~(np.max(largest, axis=0) > limit)
+    return held if held.any() else np.ones_like(held)
+
+
+def _of_samples(arrays: Mapping[str, np.ndarray], chosen: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: array[chosen] for name, array in arrays.items()}
 
 
 def _evaluated(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ class Predictions:
         steps: Keras output name to its quantization step, for each predicted output.
         reason: Reason why an output, or all of them, is not predicted, a clause; else empty.
         saturated: (N,) whether a sum of a sample is beyond the range of its integers; None if that
-            is the case in no sample.
+            is the case in no sample, or if no output is predicted and it is not known.
     """
 
     by_rule: Mapping[str, Arrays]
@@ -50,16 +50,16 @@ class Predictions:
     def joined(self, other: Predictions) -> Predictions:
         """Return the predictions for the samples of both, of the outputs that both predict."""
         reason = self.reason or other.reason
+        saturated, first, second = None, self._flags(), other._flags()
+        if first is not None and second is not None:
+            saturated = np.concatenate([first, second])
         if self.none or other.none:
-            return Predictions({}, {}, reason)
+            return Predictions({}, {}, reason, saturated)
         both = {
             rule: joined(outputs, other.by_rule[rule])
             for rule, outputs in self.by_rule.items()
             if rule in other.by_rule
         }
-        saturated = None
-        if self.saturated is not None or other.saturated is not None:
-            saturated = np.concatenate([self._flags(), other._flags()])
         steps = {name: step for name, step in self.steps.items() if name in other.steps}
         return Predictions(both if steps else {}, steps, reason, saturated)
 
@@ -69,11 +69,12 @@ class Predictions:
         saturated = None if self.saturated is None else self.saturated[index]
         return replace(self, by_rule=by_rule, saturated=saturated)
 
-    def _flags(self) -> np.ndarray:
-        """Return (N,) which samples are saturated."""
+    def _flags(self) -> np.ndarray | None:
+        """Return (N,) which samples are saturated; None if it is not known."""
+        if self.none or self.saturated is not None:
+            return self.saturated
         outputs = next(iter(self.by_rule.values()))
-        count = len(next(iter(outputs.values())))
-        return np.zeros(count, bool) if self.saturated is None else self.saturated
+        return np.zeros(len(next(iter(outputs.values()))), bool)
 
 
 def pick(arrays: Arrays, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -260,6 +261,8 @@ def _predictions(by_file: Mapping[str, Mapping[str, Arrays]]) -> dict[str, Predi
             rule: outputs for rules, outputs in sharing.items() for rule in rules.split(_AND)
         }
         own = {name: float(array[0]) for name, array in by_file["step"].get(file, {}).items()}
-        saturated = by_file["saturated"].get(file, {}).get("")
-        found[file] = Predictions(by_rule, own, reasons.get(file, ""), saturated)
+        found[file] = Predictions(by_rule, own, reasons.get(file, ""))
+    for file, flags in by_file["saturated"].items():
+        if file in found:
+            found[file] = replace(found[file], saturated=flags[""])
     return found

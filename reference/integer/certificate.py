@@ -297,13 +297,13 @@ def by_products(factors: tuple[Quantization, Quantization], output: Output, rule
         rules: The rules.
     """
     one, other, y = (np.float32(steps.scales[0]) for steps in (*factors, output.steps))
-    ratio = float(one * other / y)
+    ratio = float(one * other / y)  # near enough to begin a search with
     ranges = [_range(steps) for steps in factors]
     corners = [int(a) * int(b) for a in ranges[0][[0, -1]] for b in ranges[1][[0, -1]]]
     ends = np.array([[min(corners)], [max(corners)]], np.int64)
 
     def rounded(rule: Arithmetic, products: Ints) -> Ints:
-        return rule.of_bits(output.bits).scaled(products, ratio)
+        return rule.of_bits(output.bits).multiplied(products, one, other, y)
 
     known = {
         rule: thresholds(functools.partial(rounded, rule), np.array([ratio]), ends, output.levels)

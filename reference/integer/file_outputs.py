@@ -16,7 +16,7 @@ from ...artifacts.sample_kinds import file_inputs
 from ..operators.activations import ULPS
 from ..rounding.quantized import NotKnownError
 from .onnx_moving import MOVING
-from .prediction import Prediction, predict, rules_of
+from .prediction import Prediction, evaluated, predict, rules_of
 from .tflite_moving import MOVING_OPS
 
 _TURNS_TO_FLOATS = frozenset({"DEQUANTIZE", "DequantizeLinear", *MOVING, *MOVING_OPS})
@@ -54,19 +54,17 @@ def predicted_outputs(
     count = len(next(iter(inputs.values())))
     steps, reason = _steps(graph, artifact)
     try:
-        if not steps:
-            raise NotKnownError(reason)
-        found = predict(graph, artifact.format, _batches(graph, artifact, inputs))
+        found = evaluated(graph, artifact.format, _batches(graph, artifact, inputs))
     except NotKnownError as why:
         return Predictions({}, {}, _NO_NAME.sub(" ", str(why)))
     reason = _NO_NAME.sub(" ", reason or found[0].reason)
+    saturated = found[0].saturated[:count]
     by_rule = {one.kernels: _named(graph, artifact, one, count, steps) for one in found}
     known = next(iter(by_rule.values()))
     if not known:
-        return Predictions({}, {}, reason)
+        return Predictions({}, {}, reason, saturated)
     steps = {name: steps[name] for name in known}
     shared = {rule: outputs for kernels, outputs in by_rule.items() for rule in kernels}
-    saturated = found[0].saturated[:count]
     return Predictions(shared, steps, reason, saturated if saturated.any() else None)
 
 

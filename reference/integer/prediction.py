@@ -56,7 +56,7 @@ class Prediction:
     Attributes:
         kernels: The kernels that follow these rules.
         outputs: The file's output by its key to (N, …), for the outputs that are known.
-        saturated: (N,) whether a sum of a sample is at a limit of its integers.
+        saturated: (N,) whether a sum of a sample is at a limit of its integers, of those known.
         reason: Why an output is not known; else empty.
     """
 
@@ -86,6 +86,23 @@ def predict(
     Raises:
         NotKnownError: All outputs depend on ops that are not known; the message names one.
     """
+    found = evaluated(graph, file_format, batches, rules)
+    if not found[0].outputs:
+        raise NotKnownError(found[0].reason)
+    return found
+
+
+def evaluated(
+    graph: ArtifactGraph,
+    file_format: str,
+    batches: Sequence[Mapping[str, np.ndarray]],
+    rules: Sequence[Arithmetic] = (),
+) -> list[Prediction]:
+    """Return the same as `predict`; if no output is known, one prediction of none.
+
+    Raises:
+        NotKnownError: The ops of this format are not known.
+    """
     if file_format not in _FORMATS:
         raise NotKnownError(f"the ops of .{file_format} files")
     size = sum(max(int(np.prod(np.abs(t.shape or (1,)))), 1) for t in graph.tensors.values())
@@ -107,8 +124,6 @@ def predict(
     beyond = np.repeat(np.concatenate(saturated), size)
     known = [key for key in graph.outputs if all(key in p for part in parts for p in part)]
     reason = next(filter(None, reasons), "")
-    if not known:
-        raise NotKnownError(reason)
     found: list[Prediction] = []
     for rule, part in zip(rules, parts):
         outputs = {key: np.concatenate([p[key] for p in part]) for key in known}

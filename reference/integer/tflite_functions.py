@@ -51,9 +51,12 @@ def _root(op: GraphOp, values: Values) -> Finish:
 
 
 def _inverse_root(op: GraphOp, values: Values) -> Finish:
-    """Read an RSQRT: in fixed point, or for 16 bits by a table (`kernels/elementwise.cc`)."""
+    """Read an RSQRT: in fixed point, or for 16 bits by a table.
+
+    Source: TFLite, `kernels/elementwise.cc`; TFLite Micro's file of that name has no table.
+    """
     x, output = values.quantized(op.inputs[0]), values.output(op)
-    limit = np.iinfo(output.steps.dtype).max
+    limit, tabled_root = np.iinfo(output.steps.dtype).max, None
     if x.bits == 16:
         most = np.float32(limit) * output.scale[0]
 
@@ -61,12 +64,14 @@ def _inverse_root(op: GraphOp, values: Values) -> Finish:
             with np.errstate(all="ignore"):
                 return np.where(at > 0, np.float32(1) / np.sqrt(at), most)
 
-        return tabled(function, x, output)
+        tabled_root = tabled(function, x, output)
     m, e = inverse_root(x.centred)
     ratio = 1 / (np.sqrt(x.scale[0]) * output.scale[0]).astype(np.float64)
     of_steps, shift = multiplier(ratio)
 
     def finish(rule: Arithmetic) -> Ints:
+        if tabled_root is not None and rule.tables_roots:
+            return np.asarray(tabled_root(rule))
         fine = rule.times(np.ones_like(m), m, e + _ROOT_BITS)
         found = output.saturated(rule.times(fine, of_steps, shift - _ROOT_BITS))
         return np.where(x.centred == 0, limit, found)

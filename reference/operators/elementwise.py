@@ -181,7 +181,7 @@ class Product(Elementwise):
         """See the base class; the ratio of scales is a float32 number (TFLite, `mul.cc`)."""
         left, right = (operand.centred for operand in aligned(*at.operands))
         a, b, y = at.operands[0].scale[0], at.operands[1].scale[0], at.output.scale[0]
-        return lambda rule: at.output.saturated(rule.scaled(left * right, float(a * b / y)))
+        return lambda rule: at.output.saturated(rule.multiplied(left * right, a, b, y))
 
 
 class Extreme(Elementwise):

@@ -37,6 +37,8 @@ class Arithmetic(abc.ABC):
         name: Its name in reports.
         kernels: The kernels that follow it, as reports print them after "equal to the bit:".
         says: Description of the rule, as reports print it after "integer arithmetic:".
+        tables_roots: Whether an inverse root of 16 bits is interpolated in a table; if not, it is
+            computed in fixed point, as one of 8 bits.
         turn: Units in the last place of a tensor's largest number by which inexact floats are moved
             before they are rounded, which turns ties within this distance to one side.
     """
@@ -45,6 +47,7 @@ class Arithmetic(abc.ABC):
     kernels: ClassVar[str]
     says: ClassVar[str]
     turn: float = 0.0
+    tables_roots: ClassVar[bool] = True
 
     def turned(self, turn: float) -> Arithmetic:
         """Return the same rule with other ties."""
@@ -122,6 +125,13 @@ class Arithmetic(abc.ABC):
     @abc.abstractmethod
     def scaled(self, values: Ints, ratio: float) -> Ints:
         """Return round(values · ratio) for a ratio in double precision."""
+
+    def multiplied(self, products: Ints, a: Any, b: Any, y: Any) -> Ints:
+        """Return products of two integers of the scales a and b in steps of y.
+
+        The ratio is computed in float32. Source: TFLite, `kernels/mul.cc`.
+        """
+        return self.scaled(products, float(a * b / y))
 
     @abc.abstractmethod
     def added(self, a: Ints, b: Ints, scales: tuple[Scales, Scales, Scales], bits: int = 8) -> Ints:
@@ -303,6 +313,7 @@ class Micro(AwayFromZero):
     name = "double, micro"
     kernels = "TFLite Micro"
     says = "two roundings of a fixed-point product, half away from zero (as TFLite Micro's kernels)"
+    tables_roots = False
 
     def dense(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """In fixed point, as for a convolution."""
@@ -311,6 +322,10 @@ class Micro(AwayFromZero):
     def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """As for a convolution."""
         return self.rounded_wide(sums, x, w, y)
+
+    def multiplied(self, products: Ints, a: Any, b: Any, y: Any) -> Ints:
+        """The ratio is computed in double precision (`micro/kernels/mul_common.cc`)."""
+        return self.scaled(products, float(a) * float(b) / float(y))
 
 
 class Upward(AwayFromZero):

@@ -17,7 +17,7 @@ from ...artifacts.sample_kinds import pooled
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import OutputMetrics, compare_output, sample_errors
 from .error_budget import ErrorBudget
-from .integer_agreement import integer_agreement
+from .integer_agreement import IntegerAgreement, integer_agreement
 from .quality import OutputQuality
 from .task_agreement import TaskAgreement
 from .thread_counts import ThreadComparison
@@ -123,6 +123,7 @@ class TargetResult:
         tasks: For each output that decides between classes, the agreement of its decisions.
         qualities: For each output, how close it is to the trained model on typical samples.
         threads: How the outputs with other numbers of threads differ; empty if none were requested.
+        integers: How its integers agree with their predictions; None if there are none.
         given: Keras output name to (N, …) outputs of the target for the golden inputs, replaced by
             the trained model's where nothing is expected (`without_undefined`).
     """
@@ -140,6 +141,7 @@ class TargetResult:
     tasks: tuple[TaskAgreement, ...] = ()
     qualities: tuple[OutputQuality, ...] = ()
     threads: tuple[ThreadComparison, ...] = ()
+    integers: IntegerAgreement | None = field(default=None, repr=False)
     given: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
@@ -169,6 +171,7 @@ def judge_outputs(
     decides: Container[str] = (),
     bound_to_rules: bool = False,
     follows_rules: bool = True,
+    agreed: IntegerAgreement | None = None,
 ) -> tuple[list[Finding], list[OutputVerdict]]:
     """Judge a target's outputs for the golden inputs.
 
@@ -179,13 +182,15 @@ def judge_outputs(
         decides: Keras names of the outputs that decide between classes.
         bound_to_rules: Whether integers that match no known rounding rule are a failure.
         follows_rules: Whether the runtime rounds by one rule, known or not.
+        agreed: How integers agree with their predictions, if that is known already.
 
     Returns:
         The findings, and a verdict for each output that was compared.
     """
     findings: list[Finding] = []
     verdicts: list[OutputVerdict] = []
-    agreed = integer_agreement(artifact, results, golden, follows_rules=follows_rules)
+    if agreed is None:
+        agreed = integer_agreement(artifact, results, golden, follows_rules=follows_rules)
     if agreed is not None:
         known = bool(agreed.kernels) or bool(agreed.reason)
         right = known or (agreed.plausible and not bound_to_rules)

@@ -16,7 +16,7 @@ from .bounds import WORST_SAMPLE_LIMIT, float32_bound
 from .comparison import sample_errors
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
-from .integer_agreement import must_agree
+from .integer_agreement import IntegerAgreement, integer_agreement, must_agree
 from .quality import OutputQuality, output_quality
 from .quality_gates import QualityLimits, misfit_findings, quality_findings
 from .stages import error_budget
@@ -28,7 +28,10 @@ from .task_agreement import (
 )
 from .thread_counts import ThreadComparison, compare_bits
 
-WithTies = Callable[[ExportDirectory, Artifact, GoldenSet, Mapping[str, np.ndarray]], GoldenSet]
+Outputs = Mapping[str, np.ndarray]
+WithTies = Callable[
+    [ExportDirectory, Artifact, GoldenSet, IntegerAgreement | None, Outputs], GoldenSet
+]
 
 # Kinds of samples whose values may lie beyond the ranges of a calibration, where no prediction says
 # which do.
@@ -64,11 +67,18 @@ def judge_run(
     """
     damage = export.damaged(artifact)
 
-    def as_rounded(outputs: Mapping[str, np.ndarray]) -> GoldenSet:
-        """Return the golden set with the ties of a target that rounds by a rule."""
-        if with_ties is None or damage or not RUNTIMES[target.runtime].follows_rules:
-            return golden
-        return with_ties(export, artifact, golden, outputs)
+    follows_rules = RUNTIMES[target.runtime].follows_rules
+
+    def as_rounded(outputs: Outputs) -> tuple[GoldenSet, IntegerAgreement | None]:
+        """Return the golden set with the ties of a target that rounds by a rule.
+
+        And how its outputs agree with the predictions.
+        """
+        agreed = integer_agreement(artifact, outputs, golden, follows_rules=follows_rules)
+        if with_ties is None or damage or not follows_rules:
+            return golden, agreed
+        turned = with_ties(export, artifact, golden, agreed, outputs)
+        return turned, agreed if turned is golden else integer_agreement(artifact, outputs, turned)
 
     beyond = _beyond_ranges(artifact, golden, target)
     outputs = _judged(run, artifact, golden, beyond)
@@ -79,7 +89,7 @@ def judge_run(
         message = (
             f"{target.runtime} computes {artifact.precision} files in floats, which do not "
             f"saturate: the {beyond.sum()} samples with values beyond the calibrated ranges may "
-            f"err {WORST_SAMPLE_LIMIT:g} times as much as the file did at export"
+            f"err {WORST_SAMPLE_LIMIT:g} times as much as the file does on such samples"
         )
         findings.append(Finding("noise", True, message))
     decides = deciding_outputs(
@@ -89,21 +99,24 @@ def judge_run(
     comparisons: list[ThreadComparison] = []
     tasks: list[TaskAgreement] = []
     qualities: list[OutputQuality] = []
+    agreed: IntegerAgreement | None = None
     if run.problem:
         findings.append(Finding("load", False, run.problem))
     else:
         if run.ran.get("fallback"):
             findings.append(Finding("kernels", False, str(run.ran["fallback"])))
         findings.extend(_determinism(run))
+        expected, agreed = as_rounded(outputs)
         judged, verdicts = judge_outputs(
             outputs,
-            as_rounded(outputs),
+            expected,
             artifact,
             decides=decides,
             bound_to_rules=must_agree(
                 artifact, golden, run.ran, target.variant, export.manifest.versions
             ),
-            follows_rules=RUNTIMES[target.runtime].follows_rules,
+            follows_rules=follows_rules,
+            agreed=agreed,
         )
         findings.extend(judged)
         orders = ordering_outputs(export.folded_network)
@@ -136,6 +149,7 @@ def judge_run(
         tasks=tuple(tasks),
         qualities=tuple(qualities),
         threads=tuple(comparisons),
+        integers=agreed,
         given=outputs,
     )
 
@@ -145,10 +159,12 @@ def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.
     if artifact.precision not in RUNTIMES[target.runtime].unsaturated:
         return np.zeros(golden.samples, bool)
     predictions = golden.predictions.get(artifact.file)
-    infinite = golden.kind == NONFINITE
+    beyond = np.asarray(golden.kind == NONFINITE)
     if predictions is None or predictions.none:
-        return np.isin(golden.kind, _BEYOND) | infinite
-    return infinite if predictions.saturated is None else predictions.saturated | infinite
+        beyond = beyond | np.isin(golden.kind, _BEYOND)
+    if predictions is not None and predictions.saturated is not None:
+        beyond = beyond | predictions.saturated
+    return beyond
 
 
 def _judged(
@@ -171,7 +187,10 @@ def _judged(
         if name in outputs and outputs[name].shape == known.shape:
             truth = golden.truth[name]
             got, own = (sample_errors(a, truth).rms_error for a in (outputs[name], known))
-            near = got <= WORST_SAMPLE_LIMIT * np.maximum(own, np.median(own))
+            # A single sample may lose little by chance.
+            cut = own[beyond & (golden.kind != NONFINITE)]
+            usual = max(np.median(own), np.median(cut) if cut.size else 0.0)
+            near = got <= WORST_SAMPLE_LIMIT * np.maximum(own, usual)
             finite = np.isfinite(outputs[name]).reshape(len(near), -1).all(axis=1)
             mask = (beyond & near & finite).reshape(-1, *[1] * (known.ndim - 1))
             outputs[name] = np.where(mask, known, outputs[name])
@@ -185,7 +204,7 @@ def _other_threads(
     run: TargetRun,
     other: TargetRun,
     beyond: np.ndarray,
-    as_rounded: Callable[[Mapping[str, np.ndarray]], GoldenSet],
+    as_rounded: Callable[[Outputs], tuple[GoldenSet, IntegerAgreement | None]],
 ) -> tuple[list[Finding], list[ThreadComparison]]:
     """Judge a run with another number of threads.
 
@@ -195,11 +214,13 @@ def _other_threads(
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
     outputs = _judged(other, artifact, golden, beyond)
+    expected, agreed = as_rounded(outputs)
     judged, _ = judge_outputs(
         outputs,
-        as_rounded(outputs),
+        expected,
         artifact,
         follows_rules=RUNTIMES[target.runtime].follows_rules,
+        agreed=agreed,
     )
     failures = [
         Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)

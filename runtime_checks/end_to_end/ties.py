@@ -16,14 +16,18 @@ from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import Arrays, GoldenSet
 from ...artifacts.manifest import Artifact
 from ...reference.integer.file_outputs import turned_outputs
-from .integer_agreement import differing_samples, integer_agreement
+from .integer_agreement import IntegerAgreement, differing_samples
 
 # Samples that are predicted anew; another rule differs in more.
 _MOST = 16
 
 
 def with_ties_turned(
-    export: ExportDirectory, artifact: Artifact, golden: GoldenSet, outputs: Arrays
+    export: ExportDirectory,
+    artifact: Artifact,
+    golden: GoldenSet,
+    agreed: IntegerAgreement | None,
+    outputs: Arrays,
 ) -> GoldenSet:
     """Return a golden set in which the nearest rule has a target's ties.
 
@@ -31,12 +35,12 @@ def with_ties_turned(
         export: The export that the artifact belongs to.
         artifact: The file that gave the outputs.
         golden: The samples, with the predictions for the file.
+        agreed: How the outputs agree with these predictions; None for a file without any.
         outputs: Keras output name to (N, …).
 
     Returns:
         The same one if a rule fits, or if ties do not explain any sample.
     """
-    agreed = integer_agreement(artifact, outputs, golden)
     if agreed is None or agreed.kernels or not agreed.nearest:
         return golden
     predictions = golden.predictions[artifact.file]

@@ -19,6 +19,7 @@ from renormlite.reference.integer.base import Values
 from renormlite.reference.integer.prediction import predict
 from renormlite.reference.integer.tflite_ops import TFLITE_OPS, prepared
 from renormlite.reference.rounding.quantized import NotKnownError
+from renormlite.runtime_checks.end_to_end import findings, target_check, ties
 from renormlite.runtime_checks.end_to_end.findings import judge_outputs
 from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement, must_agree
 from renormlite.runtimes import Target
@@ -294,3 +295,66 @@ def test_an_output_in_floats_does_not_cost_the_others_their_prediction(tmp_path)
     assert agreed is not None
     assert not agreed.kernels
     assert agreed.differing == 1
+
+
+def test_integers_are_compared_with_their_predictions_once(directory, monkeypatch):
+    export, golden, artifact = loaded(directory, "int8", "onnx")
+    run = run_target(export.path / artifact.file, artifact, golden.inputs, Target.parse("openvino"))
+    seen = []
+
+    def counted(artifact, outputs, *rest, **options):
+        seen.append(outputs)
+        return integer_agreement(artifact, outputs, *rest, **options)
+
+    for module in (target_check, findings, ties):
+        monkeypatch.setattr(module, "integer_agreement", counted, raising=False)
+    options = {"with_ties": ties.with_ties_turned}
+    result = target_check.judge_run(
+        export, artifact, golden, Target.parse("onnxruntime"), run, **options
+    )
+    assert len(seen) == 1
+    assert result.integers.elements == 5 * (golden.samples - 2)
+
+
+def test_saturation_is_known_where_an_output_is_computed_in_floats(tmp_path):
+    """A runtime of floats is held to no range there."""
+    keras.utils.set_random_seed(2)
+    x = keras.Input((6,), name="x")
+    wave = layers.Activation(keras.ops.sin, name="wave")(layers.Dense(3, use_bias=False)(x))
+    samples = np.random.default_rng(0).uniform(-1, 1, (16, 6)).astype("f4")
+    rl.export_model(
+        keras.Model(x, wave),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=("int16x8",),
+        calibration=samples,
+    )
+    golden = read_export(tmp_path / "net").read_golden()
+    (found,) = golden.predictions.values()
+    assert found.none
+    # The first integers are those of the input, whose range is that of the calibration.
+    size = np.abs(golden.inputs["x"]).max(axis=1)
+    beyond = np.isfinite(size) & (size > 1.1 * np.abs(samples).max())
+    assert beyond.any()
+    assert found.saturated[beyond].all()
+    assert not found.saturated.all()
+    both = found.joined(found)
+    np.testing.assert_array_equal(both.saturated, np.tile(found.saturated, 2))
+
+
+def test_micro_computes_roots_of_16_bits_in_fixed_point(tmp_path):
+    keras.utils.set_random_seed(3)
+    x = keras.Input((6, 4), name="x")
+    y = layers.LayerNormalization()(layers.Dense(8)(x))
+    samples = np.random.default_rng(0).normal(0, 1, (16, 6, 4)).astype("f4")
+    rl.export_model(
+        keras.Model(x, layers.Dense(3)(y)),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=("int16x8",),
+        calibration=samples,
+    )
+    report = rl.check_parity(tmp_path / "net", ("litert", "tflite-micro"))
+    kernels = [result.integers.kernels for result in report.results]
+    assert kernels[1] == ("TFLite Micro",)
+    assert "XNNPACK" in kernels[0]

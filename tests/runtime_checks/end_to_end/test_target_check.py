@@ -11,12 +11,12 @@ TRUTH = np.linspace(-1, 1, 8).reshape(4, 2)
 EXPORTED = TRUTH + np.array([0.0, 0.01])
 
 
-def judged(outputs: np.ndarray, beyond: list[bool]) -> np.ndarray:
+def judged(outputs: np.ndarray, beyond: list[bool], exported: np.ndarray = EXPORTED) -> np.ndarray:
     golden = SimpleNamespace(
         kind=np.array(["real", "real", "extreme", "nonfinite"]),
         reference={"y": TRUTH},
         truth={"y": TRUTH},
-        artifacts={"net.int16x8.tflite": {"y": EXPORTED}},
+        artifacts={"net.int16x8.tflite": {"y": exported}},
     )
     artifact = SimpleNamespace(file="net.int16x8.tflite", precision="int16x8")
     run = SimpleNamespace(outputs={"y": outputs})
@@ -38,3 +38,13 @@ def test_other_errors_are_not():
 
 def test_an_infinite_sample_is_the_trained_models():
     np.testing.assert_array_equal(judged(TRUTH + 5, [True] * 4)[3], TRUTH[3])
+
+
+def test_a_sample_that_loses_little_by_chance_has_the_usual_limit_of_its_like():
+    """The file errs by 0.01 in the saturated samples, and in one of them by nothing."""
+    exported = EXPORTED.copy()
+    exported[0] = TRUTH[0]
+    found = judged(TRUTH + 0.02, [True, False, True, False], exported)
+    np.testing.assert_array_equal(found[0], TRUTH[0])
+    found = judged(TRUTH + 0.2, [True, False, True, False], exported)
+    np.testing.assert_array_equal(found[0], TRUTH[0] + 0.2)

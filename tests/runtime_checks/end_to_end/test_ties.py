@@ -71,7 +71,9 @@ def judged(dense, changes):
     outputs = {"y": predictions.by_rule["ONNX Runtime with nothing fused"]["y"].copy()}
     for place, step in changes.items():
         outputs["y"][place] += np.float32(step * predictions.steps["y"])
-    return integer_agreement(artifact, outputs, with_ties_turned(export, artifact, golden, outputs))
+    agreed = integer_agreement(artifact, outputs, golden)
+    turned = with_ties_turned(export, artifact, golden, agreed, outputs)
+    return integer_agreement(artifact, outputs, turned)
 
 
 def next_to_ties(dense):

@@ -57,14 +57,14 @@ def _at_inference(name: str) -> str:
 def notes_on_file(job: Job, path: Path, format_name: str) -> tuple[str, ...]:
     """Return notes on one file."""
     notes = [*_unrolled(job), *_kept(job)]
-    if format_name in READERS:
+    arithmetic = precision_named(job.precision).arithmetic
+    if format_name in READERS and arithmetic in _NOTES:
         graph = read_graph(path, format_name)
-        arithmetic = precision_named(job.precision).arithmetic
         if job.options.portable and format_name == "tflite" and job.precision in MIXED:
             notes.append(portability_note(graph))
         if job.trained is not None and job.trained.rounding == "double":
             notes += _not_in_micro(graph)
-        notes += [sentence for note in _NOTES.get(arithmetic, ()) for sentence in note(graph)]
+        notes += [sentence for note in _NOTES[arithmetic] for sentence in note(graph)]
     return tuple(notes)
 
 

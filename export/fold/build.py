@@ -27,7 +27,15 @@ from .graph import (
 )
 from .keras_graph import kind_of
 from .linear import Linear
-from .rebuild import copy_state, copy_weights, from_config, in_dtype, is_float, remake
+from .rebuild import (
+    copy_state,
+    copy_weights,
+    from_config,
+    in_dtype,
+    is_float,
+    remake,
+    uninitialized,
+)
 
 
 def build(graph: Graph, dtype: str, watch: Sequence[Value] = ()) -> keras.Model:
@@ -357,8 +365,9 @@ def _(op: MapOp, builder: _Builder) -> Any:
 def _linear(op: Linear, name: str, dtype: str, activation: Function | None) -> Any:
     """Create the layer of a linear op, without its weights."""
     config = {**in_dtype(op.kind.config(op, activation), dtype), "name": name}
-    layer = from_config(op.layer, config)
-    return channels_last(layer, name) if dtype == "float64" else layer
+    if dtype != "float64":
+        return from_config(op.layer, config)
+    return channels_last(from_config(op.layer, uninitialized(config)), name)
 
 
 def _fill(op: Any, layer: Any) -> None:

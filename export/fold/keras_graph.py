@@ -33,8 +33,11 @@ _KEEPS_INTEGERS = (
     *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate),
     *(kl.IntegerLookup, kl.StringLookup, kl.Hashing, kl.CategoryEncoding, kl.Discretization),
 )
-# Layers that normalize integers in integers; others convert them.
-_NORMALIZES_INTEGERS = (kl.LayerNormalization, kl.GroupNormalization)
+# Layers that convert the norm to the type of their input; some norms compute in that type.
+_TRUNCATES = (
+    *(kl.LayerNormalization, kl.GroupNormalization, kl.RMSNormalization),
+    kl.SpectralNormalization,
+)
 
 
 def read_graph(
@@ -174,8 +177,6 @@ class _Reader:
         self.time_in_batch = time_in_batch
         self.masks = masks
         self.ops: dict[int, Kept] = {}
-        # Integers that Keras declares as floats, by the float that other calls get in their place.
-        self.integers: dict[int, Value] = {}
         self.inside: list[str] = []  # names of the nested models that are being read
 
     def expand(self, outputs: list[keras.KerasTensor], env: Env, prefix: str) -> list[Value]:
@@ -282,13 +283,16 @@ class _Reader:
         operation = node.operation
         if isinstance(operation, kl.RandomCrop):
             _require_same_size(operation, inputs[0], node.outputs[0])
-        if isinstance(operation, _NORMALIZES_INTEGERS):
-            inputs = [self.integers.get(id(value), value) for value in inputs]
         op = self.ops.get(id(operation))
         if op is None:
             op = Kept(operation, self.graph.unique_name(operation.name, prefix))
             self.ops[id(operation)] = op
             self.graph.paths[op.name] = "/".join((*self.inside, operation.name))
+        if isinstance(operation, _TRUNCATES):
+            inputs = [
+                self.adapted(value, _as_computed(tensor), value.dtype, prefix)
+                for value, tensor in zip(inputs, node.input_tensors, strict=True)
+            ]
         arguments = node.arguments
         args = kwargs = None
         simple = len(arguments.args) == 1 and not arguments.kwargs
@@ -302,11 +306,9 @@ class _Reader:
         values = self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
         keeps_integers = isinstance(operation, _KEEPS_INTEGERS)
         if keeps_integers and inputs and not any("float" in value.dtype for value in inputs):
-            adapted = [
+            values = [
                 self.adapted(v, v, "int64", prefix) if "float" in v.dtype else v for v in values
             ]
-            self.integers.update((id(new), old) for new, old in zip(adapted, values, strict=True))
-            return adapted
         return values
 
 
@@ -323,6 +325,35 @@ def _require_same_size(crop: kl.RandomCrop, given: Value, declared: Any) -> None
             "returns its input, so that the layers after it get another size than they were built "
             "for. Crop in the data pipeline instead, or use CenterCrop."
         )
+
+
+def _as_computed(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """Return a symbolic tensor with the dtype that Keras computes, which may not be the declared.
+
+    Integers that pass through layers without weights can stay integers where Keras declares floats.
+    """
+    import tensorflow as tf
+
+    if "float" not in tensor.dtype:
+        return tensor
+    sources: dict[int, keras.KerasTensor] = {}
+    waiting, seen = [tensor], set[int]()
+    while waiting:
+        history = (reached := waiting.pop())._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        if node.is_input:
+            sources[id(reached)] = reached
+        elif getattr(history.operation, "weights", ()):
+            return tensor
+        elif id(node) not in seen:
+            seen.add(id(node))
+            waiting += node.input_tensors
+    given = list(sources.values())
+    if not given or any("float" in source.dtype for source in given):
+        return tensor
+    specs = [tf.TensorSpec(source.shape, source.dtype) for source in given]
+    traced = tf.function(keras.Function(given, tensor)).get_concrete_function(specs)
+    return keras.KerasTensor(tensor.shape, traced.structured_outputs.dtype.name)
 
 
 def _is_composite(operation: Any) -> bool:

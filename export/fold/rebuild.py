@@ -48,6 +48,8 @@ def remake(layer: Any, name: str, dtype: str | None) -> Any:
             dtype=dtype or layer.dtype_policy,
         )
     config = layer.get_config() if dtype is None else in_dtype(layer.get_config(), dtype)
+    if dtype == "float64" and kind_of(layer):
+        config = uninitialized(config)
     new = from_config(layer, {**config, **_functions(layer, config), "name": name})
     copy_constants(layer, new)
     return new
@@ -92,6 +94,14 @@ def in_dtype(config: Any, dtype: str) -> Any:
     if isinstance(config, list):
         return [in_dtype(item, dtype) for item in config]
     return config
+
+
+def uninitialized(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a layer of Keras without random numbers for its first weights.
+
+    Weights that are copied into it replace them; drawing them takes several times their memory.
+    """
+    return {key: "zeros" if key.endswith("_initializer") else item for key, item in config.items()}
 
 
 def copy_state(source: keras.Layer, target: keras.Layer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from .base import Contents, Job, check_interface
 from .fence import UnnamedRefusalError, fenced, first_line
 from .freeze import FrozenGraph
 from .onnx_canonical import bodies, canonical
-from .onnx_external import Held, write_model
+from .onnx_external import Held, read_light, write_model
 from .onnx_rewrites import simplify
 from .rewrites import put_constants, put_placeholder
 from .rewrites_integers import rewritten
@@ -93,24 +94,27 @@ def _checked(path: Path) -> onnx.ModelProto:
     """
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
-    graph, large = model.graph, [t for t in model.graph.initializer if len(t.raw_data) >= LARGE]
+    model = read_light(path, LARGE)
+    large = [tensor for tensor in model.graph.initializer if _is_left_out(tensor)]
     if not large:
         onnx.checker.check_model(str(path), full_check=True)
         return model
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
-    light.graph.input.extend(graph.input)
-    light.graph.output.extend(graph.output)
-    light.graph.initializer.extend(t for t in graph.initializer if len(t.raw_data) < LARGE)
+    kept = [tensor for tensor in model.graph.initializer if not _is_left_out(tensor)]
+    model.graph.ClearField("initializer")
+    model.graph.initializer.extend(kept)
     whole = onnx.ModelProto()
-    whole.CopyFrom(light)
+    whole.CopyFrom(model)
     whole.graph.input.extend(
         onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large
     )
     onnx.checker.check_model(whole, full_check=True)
-    return light
+    return model
+
+
+def _is_left_out(tensor: onnx.TensorProto) -> bool:
+    """Return whether an initializer was read without its weight, which is in the file."""
+    fields = {field.name for field, _ in tensor.ListFields()}
+    return math.prod(tensor.dims) > 0 and not any(name.endswith("_data") for name in fields)
 
 
 def _made(graph: FrozenGraph, job: Job) -> tuple[onnx.ModelProto, Held]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +30,9 @@ _PAGE = 4096
 
 # Numbers of fields in onnx.proto.
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+_WEIGHT = (_GRAPH, _INITIALIZER, _RAW_DATA)
+# Kinds of fields of a fixed length to that length.
+_FIXED = {1: 8, 5: 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,3 +175,57 @@ def _varint(number: int) -> bytes:
             return bytes([*groups, group])
         groups.append(group & 0x7F | 0x80)
     raise AssertionError
+
+
+def read_light(path: Path, large: int) -> onnx.ModelProto:
+    """Read a model; the large weights in the file are left out and never in memory.
+
+    Args:
+        path: An .onnx file that `write_model` wrote.
+        large: Least number of bytes of a weight that is left out.
+    """
+    import onnx
+
+    with open(path, "rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        return onnx.ModelProto.FromString(_light(file, end, _WEIGHT, large))
+
+
+def _light(file: IO[bytes], end: int, place: Sequence[int], large: int) -> bytes:
+    """Return the bytes of a message without the large fields at a place.
+
+    Args:
+        file: The file at the beginning of the message.
+        end: Position of its end.
+        place: Numbers of the fields that lead to the one to leave out.
+        large: Least length of a field that is left out.
+    """
+    pieces = []
+    while file.tell() < end:
+        key = _number(file)
+        number, kind = key >> 3, key & 7
+        if kind in _FIXED:
+            pieces += _varint(key), file.read(_FIXED[kind])
+            continue
+        value = _number(file)
+        if kind == 0:
+            pieces += _varint(key), _varint(value)
+        elif number != place[0] or value < large:
+            pieces += _head(number, value), file.read(value)
+        elif place[1:]:
+            inner = _light(file, file.tell() + value, place[1:], large)
+            pieces += _head(number, len(inner)), inner
+        else:
+            file.seek(value, os.SEEK_CUR)
+    return b"".join(pieces)
+
+
+def _number(file: IO[bytes]) -> int:
+    """Read a number in groups of seven bits; the inverse of `_varint`."""
+    number = 0
+    for place in itertools.count():
+        group = file.read(1)[0]
+        number |= (group & 0x7F) << 7 * place
+        if group < 0x80:
+            break
+    return number

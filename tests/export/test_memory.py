@@ -195,3 +195,44 @@ def test_nothing_of_an_export_is_left(model, tmp_path):
     export_model(model, tmp_path / "net", precisions=("float32", "int8", "auto"), calibration=x)
     gc.collect()
     assert [type(found).__name__ for found in gc.get_objects() if isinstance(found, kinds)] == []
+
+
+def test_a_model_is_read_without_its_large_weights(tmp_path):
+    """The rest is equal to what protobuf reads, whichever fields and sizes it has."""
+    model = onnx.ModelProto(ir_version=8, producer_name="n" * 300, model_version=2**40 + 5)
+    model.opset_import.add(version=17)
+    model.graph.name = "main"
+    node = model.graph.node.add(op_type="MatMul", input=["x", "w"], output=["y"])
+    node.attribute.append(onnx.helper.make_attribute("f", 1.5))
+    big = np.arange(300, dtype=np.float32)
+    for name, value in (("a", big[:3]), ("w", big), ("empty", big[:0]), ("v", big[:250])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    model.graph.initializer.append(onnx.TensorProto(name="f", data_type=1, dims=[2]))
+    model.graph.initializer[-1].float_data.extend([1.0, -2.0])
+    model.graph.initializer[-1].double_data.extend([0.5])
+    model.metadata_props.add(key="k", value="v" * 2000)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert onnx_external.read_light(path, 1 << 20) == model
+    light = onnx_external.read_light(path, 1000)
+    assert len(light.SerializeToString()) < len(path.read_bytes()) - 2200 + 20
+    for tensor in model.graph.initializer:
+        if tensor.name in "wv":
+            tensor.ClearField("raw_data")
+    assert light == model
+
+
+def test_float64_layers_of_keras_are_not_drawn_at_random(model, monkeypatch):
+    """Random numbers for weights that are copied anyway take several times their memory."""
+    drawn = []
+
+    def draw(self, shape, *_, **__):
+        drawn.append(shape)
+        return np.zeros(shape)
+
+    graph = read_graph(model)
+    monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", draw)
+    for call, layer in build.build_layers(graph):
+        if call.name == "head":
+            np.testing.assert_array_equal(layer.kernel, model.get_layer("head").kernel)
+    assert drawn == []

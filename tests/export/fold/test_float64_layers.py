@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from renormlite import fold
 from renormlite.export.fold.float64_layers import OwnPrecision, channels_last, replacement
 
 
@@ -65,3 +66,25 @@ def test_layers_with_float64_kernels_are_not_replaced():
     assert channels_last(last, "conv") is last
     dense = kl.Dense(2)
     assert channels_last(dense, "dense") is dense
+
+
+@pytest.mark.parametrize("norm", [kl.LayerNormalization, kl.RMSNormalization])
+def test_a_norm_of_integers_truncates_as_in_keras(norm):
+    """Keras declares the joined integers as floats, and converts the norm of them to integers."""
+    a, b = keras.Input((3,), dtype="int32"), keras.Input((1,), dtype="int32")
+    made = norm(epsilon=0)
+    model = keras.Model([a, b], made(kl.Reshape((4,))(kl.Concatenate()([a, b]))))
+    shift = [np.array([0.1, 0.9, -0.5, 0.3])]
+    made.set_weights([np.array([2, 3, 5, 7.0])] + shift[: len(made.weights) - 1])
+    x = np.array([[1, 5, -3], [1, 2, 8]], np.int32), np.array([[9], [-4]], np.int32)
+    whole = np.concatenate(x, 1).astype(np.float64)
+    if norm is kl.LayerNormalization:
+        centred = whole - whole.mean(1, keepdims=True)
+        real = centred / whole.std(1, keepdims=True) * [2, 3, 5, 7] + [0.1, 0.9, -0.5, 0.3]
+    else:
+        real = whole / np.sqrt((whole**2).mean(1, keepdims=True)) * [2, 3, 5, 7]
+    assert np.abs(real - np.round(real)).min() > 1e-3  # no rounding error can matter
+    result = fold(model)
+    assert result.proof.passed
+    np.testing.assert_array_equal(np.asarray(result.model(list(x))), np.trunc(real))
+    np.testing.assert_array_equal(np.asarray(model(list(x))), np.trunc(real))

@@ -75,7 +75,7 @@ def test_a_norm_of_integers_truncates_as_in_keras(norm):
     made = norm(epsilon=0)
     model = keras.Model([a, b], made(kl.Reshape((4,))(kl.Concatenate()([a, b]))))
     shift = [np.array([0.1, 0.9, -0.5, 0.3])]
-    made.set_weights([np.array([2, 3, 5, 7.0])] + shift[: len(made.weights) - 1])
+    made.set_weights([np.array([2, 3, 5, 7.0]), *shift[: len(made.weights) - 1]])
     x = np.array([[1, 5, -3], [1, 2, 8]], np.int32), np.array([[9], [-4]], np.int32)
     whole = np.concatenate(x, 1).astype(np.float64)
     if norm is kl.LayerNormalization:

@@ -200,7 +200,7 @@ def _light(file: IO[bytes], end: int, place: Sequence[int], large: int) -> bytes
         place: Numbers of the fields that lead to the one to leave out.
         large: Least length of a field that is left out.
     """
-    pieces = []
+    pieces: list[bytes] = []
     while file.tell() < end:
         key = _number(file)
         number, kind = key >> 3, key & 7

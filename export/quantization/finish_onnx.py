@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from .fake_quantized import Weights
 from .onnx_integers import compute_in_integers
-from .trained import IntegerModel, Weights
+from .trained import IntegerModel
 
 # Axis of a kernel's output channels, for grouped and depthwise convolutions too.
 _CHANNELS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}

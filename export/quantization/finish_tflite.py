@@ -14,8 +14,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ...artifacts.flatbuffer import operator_code, operator_kind, text
 from ...errors import UserError
+from .fake_quantized import Weights
 from .pack import pack
-from .trained import FENCE, IntegerModel, Weights
+from .trained import FENCE, IntegerModel
 
 # Kernel, bias and input among an operator's inputs, and the axis of the kernel's channels.
 _LINEAR = {

@@ -14,6 +14,7 @@ from ...artifacts.manifest import METADATA_KEY, TensorSpec
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...child import DiedError, shared
 from ...errors import UserError
+from ...locks import temporary_folder
 from ...runtimes.base import Runner
 from ...runtimes.onnxruntime import OnnxRuntimeRunner
 from ..quantization.finish_onnx import finish
@@ -126,7 +127,7 @@ def _made(graph: FrozenGraph, job: Job) -> tuple[onnx.ModelProto, Held]:
     """
     import onnx
 
-    if job.precision != "float32":
+    if job.trained is not None:
         graph = graph.with_weights()
     integers = precision_named(job.precision).arithmetic is Arithmetic.INTEGER
     if integers and job.trained is None:
@@ -150,17 +151,18 @@ def _made(graph: FrozenGraph, job: Job) -> tuple[onnx.ModelProto, Held]:
     if job.precision == "float32":
         return model, held
     samples = list(job.calibration.batches(graph.signature.inputs)) if job.calibration else None
-    try:
-        converter = precision_named(job.precision).converter
-        exact = [n.name for n in model.graph.node if belongs(n.name, job.float_layers)]
-        data = shared.call(
-            quantize, model.SerializeToString(), converter, samples, job.choices, exact
-        )
-    except (UserError, ImportError, DiedError):
-        raise
-    except Exception as error:  # onnxruntime's tools raise whatever their internals raise
-        raise UnnamedRefusalError(graph.readable_name(first_line(error))) from error
-    return canonical(onnx.ModelProto.FromString(data), str), held
+    exact = [n.name for n in model.graph.node if belongs(n.name, job.float_layers)]
+    with temporary_folder() as folder:
+        path = folder / "float32.onnx"
+        write_model(model, path, held)
+        try:
+            converter = precision_named(job.precision).converter
+            data = shared.call(quantize, path, converter, samples, job.choices, exact)
+        except (UserError, ImportError, DiedError):
+            raise
+        except Exception as error:  # onnxruntime's tools raise whatever their internals raise
+            raise UnnamedRefusalError(graph.readable_name(first_line(error))) from error
+    return canonical(onnx.ModelProto.FromString(data), str), Held()
 
 
 def convert(graph: FrozenGraph, opset: int) -> tuple[onnx.ModelProto, Held]:

@@ -46,6 +46,8 @@ def with_near_masks(
 
     if not any(node.op in _READERS for node in graph.graph_def.node):
         return graph
+    if any(value.min() < _LEAST_SCORE for value in graph.weights.values()):
+        graph = graph.with_weights()  # it may be a mask
     with tf.Graph().as_default() as rewritten:
         tf.import_graph_def(graph.graph_def, name="")
         softmaxes = [op for op in rewritten.get_operations() if op.type == "Softmax"]
@@ -220,7 +222,8 @@ def _ends(
     """Return the least and the greatest value of some tensors over the samples, and 0."""
     import tensorflow as tf
 
-    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph.graph_def, name=""), [])
+    graph_def = graph.with_weights().graph_def
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
     inputs = [wrapped.graph.get_tensor_by_name(tensor.name) for tensor in graph.inputs]
     outputs = [wrapped.graph.get_tensor_by_name(name) for name in names]
     run = wrapped.prune(inputs, outputs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,7 +37,7 @@ _HALF_OF_LEAST = 2.0**-25  # half precision's smallest positive number is 2^-24
 
 
 def quantize(
-    model: bytes,
+    model: Path,
     precision: str,
     samples: Sequence[Batch] | None,
     choices: QuantizerChoices | None = None,
@@ -49,7 +48,7 @@ def quantize(
     It does not need Keras and takes and returns plain data, so that it can run in a child process.
 
     Args:
-        model: The serialized model, in canonical form.
+        model: The file of the model, in canonical form.
         precision: `float16`, `dynamic` or `int8`.
         samples: Calibration batches by input name, for `int8`.
         choices: Settings of single layers and ranges in an `int8` file; None for the defaults of
@@ -60,18 +59,15 @@ def quantize(
         A new serialized model, whose inputs and outputs have the names, shapes and types of
         `model`.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with _no_advice():
         # onnxruntime's tools modify a model in memory; they do not modify a file.
-        path = Path(folder) / "float32.onnx"
-        path.write_bytes(model)
-        with _no_advice():
-            if precision == "float16":
-                result = _float16(path, exact)
-            elif precision == "dynamic":
-                result = _dynamic(path)
-            else:
-                result = _int8(path, samples, choices or QuantizerChoices())
-        return result.SerializeToString()
+        if precision == "float16":
+            result = _float16(model, exact)
+        elif precision == "dynamic":
+            result = _dynamic(model)
+        else:
+            result = _int8(model, samples, choices or QuantizerChoices())
+    return result.SerializeToString()
 
 
 @contextlib.contextmanager

@@ -118,6 +118,22 @@ def scaled() -> keras.Model:
     return keras.Model(data, ScaledConv()(data))
 
 
+class Masked(layers.Layer):
+    """Adds a mask that is a weight; in integers it gets numbers near the scores."""
+
+    def build(self, shape):
+        self.mask = self.add_weight(shape=shape[1:], trainable=False)
+        self.mask.assign(np.where(np.tri(*shape[1:]), 0, -5e4))
+
+    def call(self, x):
+        return keras.ops.softmax(x + self.mask)
+
+
+def attention() -> keras.Model:
+    data = keras.Input((16, 16))
+    return keras.Model(data, layers.Dense(16)(Masked()(layers.Dense(16)(data))))
+
+
 def volumes() -> keras.Model:
     data = keras.Input((6, 6, 6, 2))
     return keras.Model(data, layers.Conv3D(4, 2, groups=2)(layers.Conv3D(4, 3)(data)))
@@ -138,6 +154,27 @@ def test_files_are_those_that_converters_make_from_the_weights(make, monkeypatch
         manifest = export_model(make(), tmp_path / str(large) / "net")
         made.append({artifact.file: artifact.sha256 for artifact in manifest.artifacts})
     assert len(made[0]) == 2
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("make", [images, sequences, attention])
+def test_lower_precisions_in_onnx_are_made_from_all_weights(make, monkeypatch, tmp_path):
+    """As above; onnxruntime's quantizers read a file with the weights."""
+    made = []
+    for large in (1 << 40, 100):
+        for module in (stand_ins, onnx_format):
+            monkeypatch.setattr(module, "LARGE", large)
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        manifest = export_model(
+            make(),
+            tmp_path / str(large) / "net",
+            formats=("onnx",),
+            precisions=("float16", "dynamic", "int8"),
+            calibration="random",
+        )
+        made.append({artifact.file: artifact.sha256 for artifact in manifest.artifacts})
+    assert len(made[0]) == 3
     assert made[0] == made[1]
 
 

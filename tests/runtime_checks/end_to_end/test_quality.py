@@ -355,3 +355,44 @@ def test_chance_is_exact():
         assert at_least(hits, trials, rate) == pytest.approx(expected, rel=1e-8)
     assert mcnemar(15, 1) == pytest.approx(2 * 17 / 2**16)
     assert at_least(1, 5, 0) == 0
+
+
+def test_one_number_a_sample_has_no_slices():
+    truth = np.linspace(0, 1, 12)[:, None]
+    quality = output_quality("y", np.zeros_like(truth), golden_of(truth))
+    assert quality.slices is None
+    assert quality.dead == ()
+    assert quality.snr_db == 0  # the error is the signal
+
+
+def test_a_constant_output_has_no_step():
+    truth = np.stack([np.linspace(0, 1, 12), np.linspace(1, 0, 12)], axis=1)
+    quality = output_quality("y", np.full_like(truth, 0.5), golden_of(truth))
+    assert quality.step == 0
+    assert quality.dead == (0, 1)
+
+
+def test_the_step_is_the_least_distance_of_two_values():
+    truth = np.stack([np.linspace(0, 1, 12), np.linspace(1, 0, 12)], axis=1)
+    given = np.where(np.arange(24).reshape(12, 2) % 3 == 0, 0.25, 1.0)
+    given[3, 1] = 1.125
+    assert output_quality("y", given, golden_of(truth)).step == 0.125
+
+
+def test_values_that_a_trained_range_clips_pass():
+    """The layer's range was chosen in training, and its input's range was not."""
+    layer = Clipped("layer 'relu'", 40.0, 0, 1, -3, 9, 10_000)
+    image = Clipped("input 'image'", 30.0, 0, 1, -3, 9, 10_000)
+    artifact = Artifact(
+        "n.int8.tflite", "tflite", "int8", "", 0, {}, (), (), misfits=Misfits(clipped=(layer,))
+    )
+    plain = golden_of(np.zeros((4, 2)))
+    trained = dataclasses.replace(plain, trained_integers={"y": np.zeros((4, 2))})
+    (found,) = misfit_findings(artifact, trained, QualityLimits())
+    assert found.passed
+    assert found.message.endswith("the model was trained with this range and clips them as well")
+    (found,) = misfit_findings(artifact, plain, QualityLimits())
+    assert not found.passed
+    artifact = dataclasses.replace(artifact, misfits=Misfits(clipped=(layer, image)))
+    found = list(misfit_findings(artifact, trained, QualityLimits()))
+    assert [(f.passed, f.subject) for f in found] == [(True, layer.place), (False, image.place)]

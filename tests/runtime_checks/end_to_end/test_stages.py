@@ -244,3 +244,44 @@ def test_an_output_without_signal(golden):
     assert (found.signal_rms, found.reference_rms, found.reference_db) == (0.0, 0.0, math.inf)
     assert found.stages[-1].error_rms == pytest.approx(1e-3)
     assert found.stages[-1].snr_db == -math.inf
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_training_with_quantization_is_a_stage_of_integer_files_only(golden, exported):
+    """The file computes the trained integers, so that all of the loss is training's."""
+    integers = golden.artifacts[INT8.file]["y"]
+    files = dict(golden.artifacts) if exported else {INT8.file: {"y": integers}}
+    trained = dataclasses.replace(
+        golden, artifacts=files, trained_integers={"y": integers.astype(np.float32)}
+    )
+    given = dataclasses.replace(
+        trained, artifacts={**files, INT8.file: {"y": trained.trained_integers["y"]}}
+    )
+    found = budget(given, trained.trained_integers["y"], INT8)
+    before = ["folded", "exported"] if exported else ["folded"]
+    merged = "" if exported else "exported + "
+    assert [stage.name for stage in found.stages] == [
+        *before,
+        f"{merged}quantized in training",
+        "quantized",
+        "target",
+    ]
+    assert causes(found)[f"{merged}quantized in training"] == "quantization"
+    assert causes(found)["quantized"] == "exact"
+    assert "the file computes the trained integers; the target adds nothing" in found.sentence
+    plain = budget(trained, golden.artifacts[FLOAT.file]["y"])
+    assert not any("training" in stage.name for stage in plain.stages)
+
+
+def test_what_a_file_adds_to_training_is_told(golden):
+    """The file moves the trained integers by as much as training moved the truth, elsewhere."""
+    truth = golden.truth["y"]
+    first, second = np.zeros((2, *truth.shape))
+    first[:, :5], second[:, 5:] = 0.03, 0.03
+    given = dataclasses.replace(
+        golden,
+        artifacts={**golden.artifacts, INT8.file: {"y": truth + first + second}},
+        trained_integers={"y": truth + first},
+    )
+    found = budget(given, truth + first + second, INT8)
+    assert "the file adds 50.0 % to the trained quantization; " in found.sentence

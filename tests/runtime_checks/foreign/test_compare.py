@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from renormlite import UserError, compare_files
 from renormlite.cli.main import cli
+from renormlite.reference.file_noise import file_noise
+from renormlite.runtime_checks.foreign import compare
 from renormlite.runtime_checks.foreign.compare import _apart, _real_type
 
 FILES = [f"float32.{suffix}" for suffix in ("tflite", "onnx")]
@@ -35,6 +37,23 @@ def test_files_of_one_network(coarse_export, samples, a, b):
     assert report.passed, [result.reason for result in report.results]
     assert len(report.results) == 2
     assert len(report.differences) == 1
+
+
+def test_noise_is_expected_of_each_file_of_lower_float_precision(
+    coarse_export, samples, monkeypatch
+):
+    """The noise of a sample cannot be told where a batch of several shares its range."""
+    asked = []
+
+    def noise(path, *args):
+        asked.append(path.name)
+        return file_noise(path, *args)
+
+    monkeypatch.setattr(compare, "file_noise", noise)
+    names = ("float32.onnx", "float16.onnx", "dynamic.onnx")
+    for a, b in itertools.pairwise(names):
+        compare_files(coarse_export / f"tiny.{a}", coarse_export / f"tiny.{b}", samples)
+    assert asked == ["tiny.float16.onnx", "tiny.float16.onnx", "tiny.dynamic.onnx"]
 
 
 def test_one_file_on_two_targets(coarse_export, samples):

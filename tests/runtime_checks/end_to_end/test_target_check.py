@@ -41,10 +41,10 @@ def test_an_infinite_sample_is_the_trained_models():
 
 
 def test_a_sample_that_loses_little_by_chance_has_the_usual_limit_of_its_like():
-    """The file errs by 0.01 in the saturated samples, and in one of them by nothing."""
-    exported = EXPORTED.copy()
-    exported[0] = TRUTH[0]
-    found = judged(TRUTH + 0.02, [True, False, True, False], exported)
-    np.testing.assert_array_equal(found[0], TRUTH[0])
+    """Of two saturated samples the file errs by 1 in one, and by nothing in the other."""
+    exported = TRUTH + np.array([0.0, 0.0, 1.0, 0.0])[:, None]
     found = judged(TRUTH + 0.2, [True, False, True, False], exported)
-    np.testing.assert_array_equal(found[0], TRUTH[0] + 0.2)
+    np.testing.assert_array_equal(found[0], TRUTH[0])
+    np.testing.assert_array_equal(found[1], TRUTH[1] + 0.2)
+    found = judged(TRUTH + 3.0, [True, False, True, False], exported)
+    np.testing.assert_array_equal(found[0], TRUTH[0] + 3.0)

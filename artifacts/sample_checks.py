@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import UserError
+from .axes import transposition
 from .manifest import TensorSpec
 from .sample_stream import LABEL
 
@@ -50,9 +51,11 @@ def check_samples(
             want in (None, have) for want, have in zip(shape, array.shape[1:])
         )
         if not fits or not len(array) or array.dtype.kind not in "fiub":
+            axes = transposition(array.shape, (None, *shape))
             raise UserError(
                 f"Expected numbers of shape (N, {', '.join(map(str, shape))}) with N at least 1 "
                 f"for input {name!r}. Received: {array.dtype} of shape {array.shape}."
+                + (f" Their axes are in another order: transpose them by {axes}." if axes else "")
             )
         if finite and not np.all(np.isfinite(array)):
             raise UserError(f"The samples for input {name!r} hold NaN or infinity. Remove those.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,8 @@ def _of_alike(
             f"the device takes the bytes of {the} with the wrong sign",
             _BYTES,
         )
+    if spec.scale is not None and np.dtype(spec.dtype).kind in "iu":
+        yield from _of_steps(the, specs)
     if np.dtype(spec.dtype).itemsize > 1:
         order = f"the bytes of {the} are taken in the other order (big-endian for little-endian)"
         yield InterfaceChange(
@@ -135,13 +137,48 @@ def _of_alike(
             _BYTES,
         )  # fmt: skip
     if array.dtype.kind == "f":
-        for says, change in (*_unprocessed(preprocessing), *value_changes(array)):
+        for says, change in (*_unprocessed(preprocessing), *value_changes(array, rare=True)):
             yield InterfaceChange(
                 f"the file takes {the} {says}: use that range, or convert again",
                 _changed(names, change),
                 f"the device takes {the} {says}",
                 _VALUES,
             )
+
+
+def _of_steps(the: str, specs: Sequence[TensorSpec]) -> Iterator[InterfaceChange]:
+    """Yield changes of inputs of integers that are made with another scale or zero point."""
+    (spec, *_) = specs
+    own = spec.scale, spec.zero_point or 0
+    for scale, point in _other_steps(spec):
+        other = replace(_steps(spec), scale=scale, zero_point=point)
+        says = (
+            f"the integers of {the} are made with the scale {scale:.6g} and zero point {point}; "
+            f"manifest.json has {own[0]:.6g} and {own[1]}"
+        )
+        yield InterfaceChange(
+            f"{says}: use these",
+            _each(specs, functools.partial(_made_with, other=other)),
+            f"on the device {says}",
+            _BYTES,
+        )
+
+
+def _other_steps(spec: TensorSpec) -> Iterator[tuple[float, int]]:
+    """Yield scales and zero points that are used instead of a file's own."""
+    assert spec.scale is not None
+    scale, point, limits = spec.scale, spec.zero_point or 0, np.iinfo(spec.dtype)
+    points = dict.fromkeys((point, 0, -point, int(limits.min), 128))
+    scales = (scale, 1.0, 1 / 255, 1 / 127.5, 1 / 127, 1 / 128, 1 / 256, 2 / 255, 1 / scale)
+    for other in dict.fromkeys(scales):
+        for zero in points:
+            if (other, zero) != (scale, point) and limits.min <= zero <= limits.max:
+                yield other, zero
+
+
+def _made_with(array: np.ndarray, spec: TensorSpec, other: TensorInfo) -> np.ndarray:
+    """Return the numbers that a file reads in integers made with other steps."""
+    return dequantize(quantize(array, other), _steps(spec))
 
 
 # What is wrong in a file and on a device, the change, and whether it is likely.

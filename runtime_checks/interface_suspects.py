@@ -39,7 +39,8 @@ _DIFFERENT = 0.05
 # An explanation must reduce the error by this factor: a wide bound alone admits too much. The error
 # must become much smaller if weights are altered for an unknown reason.
 _BETTER, _MUCH_BETTER = 2.0, 5.0
-# Floats that were mapped and mapped back err by less than this share of the signal.
+# Floats that were mapped and mapped back, or computed elsewhere, err by less than this share of the
+# signal.
 _MAPPED = 1e-4
 # Outputs that differ by less than this share of their variation may be explained: those of a device
 # for one sample, and those of integers, where a large error of quantization would explain any.
@@ -109,7 +110,7 @@ def interface_suspect(
     local = target.device == LOCAL
     if not local:
         # The file itself computes the right outputs; the device may have fed it otherwise.
-        errors = _Errors(lambda arrays: _distance(arrays, given), _DIFFERENT)
+        errors = _Errors(lambda arrays: _distance(arrays, given), _DIFFERENT, _MAPPED)
     alone = [part.select(np.array([place])) for place in range(part.samples)]
     wrong = [
         _greatest(_errors(_sample(given, i), alone[i], artifact))[0] for i in range(len(alone))
@@ -184,14 +185,17 @@ class _Errors:
     Args:
         measure: Returns the error of outputs, and whether it is small enough.
         least: The error that an explanation must not exceed.
+        enough: The error below which no better explanation is sought.
 
     Attributes:
         least: The same, or the error of the best explanation.
         best: The explanation; empty if none was found.
     """
 
-    def __init__(self, measure: Callable[[Arrays], _Error], least: float) -> None:
-        self._measure, self.least = measure, least
+    def __init__(
+        self, measure: Callable[[Arrays], _Error], least: float, enough: float = _CLOSE
+    ) -> None:
+        self._measure, self.least, self._enough = measure, least, enough
         self.best = ""
 
     def settled(self, says: str, given: Arrays) -> bool:
@@ -199,7 +203,7 @@ class _Errors:
         error, explained = self._measure(given)
         if explained and error <= self.least:
             self.best, self.least = says, error
-        return bool(self.best) and self.least <= _CLOSE
+        return bool(self.best) and self.least <= self._enough
 
 
 def _distance(given: Arrays, others: Arrays) -> _Error:
@@ -434,15 +438,29 @@ def _scaled(given: np.ndarray, expected: np.ndarray, spec: TensorSpec) -> Iterat
     y, t = y[usable], t[usable]
     if not usable.any() or np.ptp(t) == 0:
         return
-    name, undo = spec.keras_name, "undo that where it is read, or convert again"
     factor, offset = float(y @ t) / float(t @ t), float(np.median(y - t))
     if offset:
-        says = f"output '{name}' is the trained model's plus {offset:.4g}: {undo}"
-        yield says, lambda y: y - offset
+        says = f"the trained model's plus {offset:.4g}"
+        yield _mapped(says, spec, 1.0, offset), lambda y: y - offset
     if factor:
-        says = f"output '{name}' is {factor:.4g} times the trained model's: {undo}"
-        yield says, lambda y: y / factor
+        yield _mapped(f"{factor:.4g} times the trained model's", spec, factor), lambda y: y / factor
     slope, start = (float(v) for v in np.polyfit(t, y, 1))
     if slope:
-        says = f"output '{name}' is {slope:.4g} times the trained model's plus {start:.4g}: {undo}"
-        yield says, lambda y: (y - start) / slope
+        says = f"{slope:.4g} times the trained model's plus {start:.4g}"
+        yield _mapped(says, spec, slope, start), lambda y: (y - start) / slope
+
+
+def _mapped(says: str, spec: TensorSpec, slope: float, start: float = 0.0) -> str:
+    """Describe an output that is mapped linearly, and how to mend it.
+
+    Integers are read with the scale s' = slope s and the zero point z' = z - start / s' then.
+    """
+    undo = "undo that where it is read, or convert again"
+    if spec.scale is not None and np.dtype(spec.dtype).kind in "iu":
+        scale, point = slope * spec.scale, spec.zero_point or 0
+        undo = (
+            f"its integers are read with the scale {scale:.4g} and zero point "
+            f"{point - start / scale:.0f}, manifest.json has {spec.scale:.4g} and {point}: use "
+            "these, or convert again"
+        )
+    return f"output '{spec.keras_name}' is {says}: {undo}"

@@ -38,6 +38,7 @@ _CODE = (
     "quiet.py",
     "version.py",
     "artifacts/archive.py",
+    "artifacts/axes.py",
     "artifacts/directory.py",
     "artifacts/golden_set.py",
     "artifacts/html_table.py",

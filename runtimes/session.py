@@ -9,6 +9,7 @@ from typing import Optional
 import numpy as np
 
 from ..advance import partly_done
+from ..artifacts.axes import transposition
 from ..artifacts.manifest import Artifact, TensorSpec
 from ..artifacts.sample_kinds import file_inputs
 from .base import ArtifactError, Runner, TensorInfo
@@ -45,7 +46,8 @@ class Session:
         self._outputs = _bind(artifact.outputs, runner.outputs)
         if not _same_inputs(artifact.inputs, runner.inputs):
             takes = f"takes {_described(runner.inputs)}, expected {_described(artifact.inputs)}"
-            raise _other_interface(artifact, takes)
+            orders = _other_axes(artifact.inputs, runner.inputs)
+            raise _other_interface(artifact, takes, orders)
         if not artifact.foreign and len(runner.outputs) > len(artifact.outputs):
             returns = (
                 f"returns {_described(runner.outputs)}, expected {_described(artifact.outputs)}"
@@ -150,9 +152,26 @@ def _same_inputs(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -
     )
 
 
-def _other_interface(artifact: Artifact, difference: str) -> ArtifactError:
+def _other_axes(specs: tuple[TensorSpec, ...], infos: tuple[TensorInfo, ...]) -> str:
+    """Describe inputs whose axes are in another order; empty if none are."""
+    by_name = {info.name: info for info in infos}
+    found = []
+    for spec, info in zip(specs, infos):
+        shape = by_name.get(spec.name, info).shape
+        axes = transposition(spec.shape, shape)
+        if axes is not None:
+            found.append(
+                f"The axes of input '{spec.name}' are in another order: transpose what the file is "
+                f"fed by {axes}."
+            )
+    return " ".join(found)
+
+
+def _other_interface(artifact: Artifact, difference: str, mend: str = "") -> ArtifactError:
     """Return the error of a file whose inputs or outputs are not those that are expected."""
     listed, remedy = "manifest.json lists", "Put the exported file back, or export again."
+    if mend:
+        remedy = f"{mend} {remedy}"
     if artifact.foreign:
         listed, remedy = "the model", "Say which is which with --map-input."
     return ArtifactError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Optional
 
 import numpy as np
 
@@ -29,9 +30,8 @@ from .task_agreement import (
 from .thread_counts import ThreadComparison, compare_bits
 
 Outputs = Mapping[str, np.ndarray]
-WithTies = Callable[
-    [ExportDirectory, Artifact, GoldenSet, IntegerAgreement | None, Outputs], GoldenSet
-]
+_Agreement = Optional[IntegerAgreement]  # noqa: UP045 (Python 3.9 evaluates it)
+WithTies = Callable[[ExportDirectory, Artifact, GoldenSet, _Agreement, Outputs], GoldenSet]
 
 # Kinds of samples whose values may lie beyond the ranges of a calibration, where no prediction says
 # which do.

@@ -74,7 +74,10 @@ class Pair:
 
     def sentence(self, what: str) -> str:
         """Describe the assumption."""
-        axes = "" if self.axes is None else f", axes {self.axes}"
+        axes = ""
+        if self.axes is not None:
+            fed = "what it is fed" if what == "input" else "the model's to compare them"
+            axes = f", with axes in another order: transpose {fed} by {self.axes}"
         steps = "" if self.info.scale is None else f", in steps of {self.info.scale:.4g}"
         return f"{what} '{self.spec.name}' is '{self.info.name}', {self.how}{axes}{steps}"
 

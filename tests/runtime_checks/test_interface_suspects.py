@@ -502,9 +502,13 @@ def test_the_alteration_of_a_weight_is_named(pair, tmp_path, fault):
     result = checked(pair, tmp_path, plant)
     assert any(sentence in finding.message for finding in result.findings)
     named = [finding.message for finding in result.findings if finding.check == "interface"]
-    # A kernel with its input channels exchanged computes what exchanged channels of the input do.
-    same = [message for message in named if "the channels of input 'left'" in message]
-    assert named == (same if fault == "blue first" else [])
+    # A kernel with its input channels exchanged, or with a factor, computes what such inputs do.
+    alike = {
+        "blue first": "the channels of input 'left'",
+        "scaled": "takes input 'left' multiplied by 2",
+    }
+    same = [message for message in named if fault in alike and alike[fault] in message]
+    assert named == same
 
 
 def test_a_wrong_op_is_not_reported_as_a_wrong_interface(pair, tmp_path):
@@ -567,6 +571,95 @@ def test_a_device_that_changes_its_inputs(pair, sentence):
     result = judge_run(export, artifact, golden, board, run)
     says = interface_suspects.interface_suspect(pair / FILE, artifact, golden, board, result)
     assert sentence in says
+
+
+def integers_made_with(scale, point):
+    """Return what an app does that quantizes with a scale and zero point of its own."""
+
+    def change(array, spec):
+        made = np.clip(np.rint(array / scale) + point, -128, 127)
+        return ((made - spec.zero_point) * spec.scale).astype("f4")
+
+    return change
+
+
+FED = {
+    "made with the scale 0.00392157 and zero point -128; manifest.json has": integers_made_with(
+        1 / 255, -128
+    ),
+    "made with the scale 1 and zero point 0; manifest.json has": integers_made_with(1.0, 0),
+    "multiplied by 10": lambda array, spec: array * np.float32(10),
+    "multiplied by 2": lambda array, spec: array * np.float32(2),
+    "divided by 255": lambda array, spec: array / np.float32(255),
+    "multiplied by 127.5": lambda array, spec: array * np.float32(127.5),
+    "cut to whole numbers": lambda array, spec: np.trunc(array),
+    "of mean 0 and deviation 1 in each sample": lambda array, spec: np.stack(
+        [(one - one.mean()) / one.std() for one in array]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def wide_images(tmp_path_factory):
+    """A network in every precision, with inputs of -4 to 4."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 3), name="image")
+    x = layers.Conv2D(4, 3, activation="relu")(image)
+    x = layers.Dense(8, activation="tanh")(layers.Flatten()(x))
+    images = (8 * IMAGES - 4).astype("f4")
+    folder = tmp_path_factory.mktemp("wide") / "net"
+    export_model(
+        keras.Model(image, layers.Dense(3, name="scores")(x), name="net"),
+        folder,
+        formats=("tflite",),
+        precisions=("float32", "float16", "dynamic", "int8", "int16x8"),
+        calibration=images,
+        inputs=images,
+        quantized_io="integer",
+    )
+    return folder
+
+
+@pytest.mark.parametrize("sentence", FED)
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8", "int16x8"])
+def test_an_app_that_feeds_other_values(wide_images, precision, sentence):
+    export = read_export(wide_images)
+    golden = export.read_golden()
+    (artifact,) = (a for a in export.artifacts if a.precision == precision)
+    (spec,) = artifact.inputs
+    if "zero point" in sentence and spec.dtype != "int8":
+        pytest.skip("the inputs are no bytes")
+    if precision in ("int8", "int16x8") and sentence in ("divided by 255", "multiplied by 127.5"):
+        pytest.skip("few integers are left, or all are at the ends, as with other factors")
+    with np.errstate(all="ignore"):
+        changed = {"image": FED[sentence](golden.inputs["image"], spec).astype("f4")}
+    path = wide_images / artifact.file
+    run = run_target(path, artifact, changed, Target("litert"))
+    board = Target.parse("litert@ssh:board")
+    result = judge_run(export, artifact, golden, board, run)
+    says = interface_suspects.interface_suspect(path, artifact, golden, board, result)
+    assert sentence in says
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(2.0, 0), (1.0, 5), (0.5, -3)])
+def test_an_app_that_reads_integers_with_other_steps(wide_images, factor, shift):
+    export = read_export(wide_images)
+    golden = export.read_golden()
+    (artifact,) = (a for a in export.artifacts if a.precision == "int8")
+    (spec,) = artifact.outputs
+    run = run_target(wide_images / artifact.file, artifact, golden.inputs, Target("litert"))
+    integers = np.rint(run.outputs["scores"] / spec.scale) + spec.zero_point
+    scale, point = factor * spec.scale, spec.zero_point + shift
+    outputs = {"scores": ((integers - point) * scale).astype("f4")}
+    board = Target.parse("litert@ssh:board")
+    result = judge_run(export, artifact, golden, board, replace(run, outputs=outputs))
+    path = wide_images / artifact.file
+    says = interface_suspects.interface_suspect(path, artifact, golden, board, result)
+    assert f"its integers are read with the scale {scale:.4g} and zero point {point}" in says
+    assert f"manifest.json has {spec.scale:.4g} and {spec.zero_point}: use these" in says
 
 
 def test_a_file_of_another_training(pair, retrained, tmp_path):

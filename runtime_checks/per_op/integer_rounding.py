@@ -194,10 +194,13 @@ def _unequal(op: IntegerOp, expected: np.ndarray, graph: ArtifactGraph) -> np.nd
 
     A function or a sum computed in float32 may be rounded to either side next to a tie. Kernels
     compute the real number of an integer as scale · (q - zero_point) or as
-    scale · q - scale · zero_point, in float32: two results of three roundings each.
+    scale · q - scale · zero_point, in float32: two results of three roundings each. Any integer may
+    stand for NaN, such as 0 / 0.
     """
     if op.core.kind != "DEQUANTIZE":
-        return np.asarray(expected != op.got) & ~_next_to_ties(op, expected, graph)
+        unequal = np.asarray(expected != op.got) & ~_next_to_ties(op, expected, graph)
+        same = op.floats is not None and op.floats.shape == op.got.shape
+        return unequal & ~np.isnan(op.floats) if same else unequal
     steps = graph.tensors[op.core.inputs[0]].quantization
     if steps is None:
         return np.asarray(expected != op.got)

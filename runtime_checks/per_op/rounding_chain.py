@@ -54,7 +54,10 @@ _CHANNEL = {
     "CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": -1, "Conv": 0,
     "ConvTranspose": 1,
 }  # fmt: skip
-_AFFINE = frozenset({"MUL", "ADD", "SUB", "Mul", "Add", "Sub"})
+_AFFINE = {
+    "MUL": np.multiply, "ADD": np.add, "SUB": np.subtract,
+    "Mul": np.multiply, "Add": np.add, "Sub": np.subtract,
+}  # fmt: skip
 _PRODUCTS = frozenset({"MUL", "Mul", "Div", "DIV"})
 _NEAR = _SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
 
@@ -149,7 +152,7 @@ class RoundingChain:
             if op is not None and self._cuts_part(op):
                 cut = self._clipped(op.inputs[0], key)
             elif op is not None and self._cuts(self._computing(op)):
-                cut = self._saturated(key)
+                cut = self._saturated(key) & self._beyond(self._computing(op), key)
             found = np.where(cut.reshape(-1, *[1] * (found.ndim - 1)), np.inf, found)
             self._known[key] = found
         return self._known[key]
@@ -260,6 +263,22 @@ class RoundingChain:
         if array is None or steps is None or array.dtype != steps.dtype:
             return np.zeros(self._samples, bool)
         return steps.saturated(array)
+
+    def _beyond(self, op: GraphOp, key: str) -> np.ndarray:
+        """Return (P,) whether the exact result of a factor or a shift is beyond a tensor's range.
+
+        A function may end at the range's limit, as GELU at -0.17. True for other ops.
+        """
+        steps, function = self._graph.tensors[key].quantization, _AFFINE.get(op.kind)
+        if function is None or steps is None:
+            return np.ones(self._samples, bool)
+        constant = [self._constant(read) is not None for read in op.inputs]
+        read = [self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)]
+        if any(len(x) != self._samples for x, c in zip(read, constant) if not c):
+            return np.ones(self._samples, bool)  # unknown
+        errors = np.abs(function(*together(read)) - self._numbers(key))
+        nearest = _NEAREST + self._further
+        return np.asarray((errors > nearest * steps.scales.max()).reshape(self._samples, -1).any(1))
 
     def _clipped(self, read: str, key: str) -> np.ndarray:
         """Return (P,) whether floats that are quantized are beyond the range of the integers."""

@@ -34,6 +34,19 @@ def test_a_truncated_factor_gives_no_bound():
     assert np.isfinite(RoundingChain(one, shown, 2).error("sum", frozenset({"x"}))).all()
 
 
+def test_a_factor_whose_results_end_at_the_limit_truncates_nothing():
+    """An activation with a least number, such as GELU, gives many results at the range's end."""
+    product = np.array([[[30, 60, 127]]], np.int8)
+    graph = affine(np.array([10, 20, 127], np.int8))
+
+    def bound(third: int) -> np.ndarray:
+        shown = {"x": np.array([[[30, 30, third]]], np.int8), "product": product}
+        return RoundingChain(graph, shown, 1).error("sum", frozenset({"x"}))
+
+    assert np.isfinite(bound(10)).all()  # 1.0 · 12.7
+    assert np.isinf(bound(11)).all()  # 1.1 · 12.7, beyond the range
+
+
 def test_quantizing_a_float_input_is_not_an_error():
     """Nodes are evaluated on the numbers that the file reads, rounded to its input's steps."""
     steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))

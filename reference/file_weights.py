@@ -9,6 +9,7 @@ elements is the altered one.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -290,7 +291,8 @@ def forms(
     """Yield the shapes and axis orders in which files store a weight.
 
     Keras stores (*K, in, out) for convolutions, (*K, channel, multiplier) for depthwise ones,
-    (*K, out, in) for transposed ones and (in, out) for dense layers.
+    (*K, out, in) for transposed ones and (in, out) for dense layers. The kernel of an einsum may
+    have any order.
 
     Args:
         op: The node's operation.
@@ -306,6 +308,9 @@ def forms(
     if role != "kernel" or len(shape) < 2:
         return
     spatial, last = axes[:-2], axes[-2:]
+    if op == "einsum":
+        yield from ((shape, order) for order in itertools.permutations(axes))
+        return
     if op == "depthwise_conv":
         yield shape, (*last, *spatial)
         return

@@ -238,15 +238,20 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
 
     Several ops may read one kernel, such as the time steps of a recurrent layer. Their nodes get
     the greatest step and the widest range of these ops. Nodes whose bias is added later, as behind
-    a dilated convolution in TFLite, are absent.
+    a dilated convolution in TFLite, are absent, and so are nodes without one whose operators add
+    that of another node.
     """
     readers = _readers(graph)
+    makers = {key: op for op in graph.ops for key in op.outputs}
     biased = {m.node for m in weights if m.role == "bias" and _holds_numbers(m.tensor)}
     found = {}
     for match in weights:
-        if match.role == "kernel" and match.tensor is not None:
+        if match.role == "kernel" and match.tensor is not None and match.state != "absent":
             key = match.tensor.key
             if match.node in biased and _all_without_bias(graph, readers.get(key, ())):
+                continue
+            ops = list(_computing(graph, readers, key))
+            if match.node not in biased and ops and all(_biased(graph, op, makers) for op in ops):
                 continue
             steps = list(_written(graph, readers, key))
             if steps:
@@ -273,8 +278,24 @@ def _all_without_bias(graph: ArtifactGraph, ops: Sequence[GraphOp]) -> bool:
 _Readers = Mapping[str, Sequence[GraphOp]]
 
 
+def _biased(graph: ArtifactGraph, op: GraphOp, makers: Mapping[str, GraphOp]) -> bool:
+    """Return whether a linear op adds a constant, possibly dequantized, other than zero."""
+    for key in op.inputs[2:3]:
+        source = makers[key].inputs[0] if key in makers else key
+        tensor = graph.tensors.get(source)
+        return _holds_numbers(tensor)
+    return False
+
+
 def _written(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator[Step]:
     """Yield the steps of the first quantized value behind each op that computes with a constant."""
+    for op in _computing(graph, readers, constant):
+        if (step := _behind(graph, readers, op)) is not None:
+            yield step
+
+
+def _computing(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator[GraphOp]:
+    """Yield the ops that compute with a constant, possibly after it was dequantized."""
     waiting, passed = [constant], set()
     while waiting:
         key = waiting.pop()
@@ -284,8 +305,8 @@ def _written(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator
         for op in readers.get(key, ()):
             if not graph.activations(op):
                 waiting.extend(op.outputs)
-            elif (step := _behind(graph, readers, op)) is not None:
-                yield step
+            else:
+                yield op
 
 
 def _behind(graph: ArtifactGraph, readers: _Readers, op: GraphOp) -> Step | None:

@@ -2,9 +2,10 @@
 
 Examples are a norm that could not be folded and a custom layer that scales its input. Once merged,
 y = s (W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t,
-unless padding inserts zeros instead of t. A bias before a linear layer is such a t, so a converter
-may move the biases of two consecutive linear layers to the second one. The weights differ from the
-network's, but the composition does not. Such a layer is identified by its composed weights.
+unless padding inserts zeros instead of t. Likewise (x + a) + b is x + (a + b). A bias before a
+linear layer is such a t, so a converter may move the biases of two consecutive linear layers to the
+second one. The weights differ from the network's, but the composition does not. Such a layer is
+identified by its composed weights.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def with_merged_affines(network: Network, graph: ArtifactGraph, *, rounded: bool
         The network, with merged layers; the nodes of their affines become identities. A hard
         sigmoid, relu6(x + 3) / 6, and an average become several nodes if one of them is merged.
     """
+    network = _with_joined_constants(network, graph, rounded)
     divided = replace(network, nodes=tuple(p for n in network.nodes for p in _parts(n)))
     replaced, inserted = _found(divided, graph, rounded)
     if not replaced:
@@ -55,6 +57,73 @@ def with_merged_affines(network: Network, graph: ArtifactGraph, *, rounded: bool
             result += [inserted[part.name]] if part.name in inserted else []
             result.append(replaced.get(part.name, part))
     return _without_unread(replace(network, nodes=tuple(result)), network)
+
+
+def _with_joined_constants(network: Network, graph: ArtifactGraph, rounded: bool) -> Network:
+    """Return the network with consecutive sums, or products, with constants as in the file."""
+    users, outputs = network.users(), set(network.outputs.values())
+    replaced: dict[str, Node] = {}
+    for first in network.nodes:
+        joined = _of_constant_alone(first)
+        if first.name in replaced or joined is None:
+            continue
+        operator, total = joined
+        size, chain = np.abs(total), [first]
+        while chain[-1].name not in outputs and len(users.get(chain[-1].name, [])) == 1:
+            last = users[chain[-1].name][0]
+            joined = _of_constant_alone(last)
+            if joined is None or joined[0] != operator:
+                break
+            chain.append(last)
+            combine = np.add if operator == "add" else np.multiply
+            total, size = combine(total, joined[1]), combine(size, np.abs(joined[1]))
+        if len(chain) > 1:
+            found = _joined(chain, operator, total, size, graph, network)
+            if found and not rounded:
+                exact = {"constant": total}
+                found[chain[-1].name] = replace(found[chain[-1].name], weights=exact)
+            replaced |= found
+    nodes = tuple(replaced.get(node.name, node) for node in network.nodes)
+    return replace(network, nodes=nodes) if replaced else network
+
+
+def _of_constant_alone(node: Node) -> tuple[str, np.ndarray] | None:
+    """Return the constant that a node adds or multiplies by, and which of the two it does."""
+    constant = node.arrays.get("constant")
+    if constant is None or len(node.inputs) != 1:
+        return None
+    value = constant.astype(np.float64)
+    if node.op in ("add", "multiply"):
+        return node.op, value
+    if node.attributes.get("constant_first") or not np.all(value):
+        return None
+    return {"subtract": ("add", -value), "divide": ("multiply", 1 / value)}.get(node.op)
+
+
+def _joined(
+    chain: Sequence[Node],
+    operator: str,
+    total: np.ndarray,
+    size: np.ndarray,
+    graph: ArtifactGraph,
+    network: Network,
+) -> dict[str, Node]:
+    """Return replacements of a chain of sums or products if the file has one for all of them."""
+    alone = replace(
+        network,
+        nodes=tuple(replace(n, weights={"constant": n.arrays["constant"]}) for n in chain),
+    )
+    if all(match.state == "equal" for match in match_weights(alone, graph)):
+        return {}
+    last = replace(
+        chain[-1], op=operator, weights={"constant": total}, constants={}, attributes={}, errors={}
+    )
+    found = _equal_constants(last, "constant", size, graph)
+    if not found:
+        return {}
+    nearest = min((array for _, array in found), key=lambda array: np.abs(array - total).sum())
+    identities = {node.name: node.as_identity() for node in chain[:-1]}
+    return {**identities, last.name: replace(last, weights={"constant": nearest})}
 
 
 def _without_unread(network: Network, before: Network) -> Network:

@@ -15,7 +15,7 @@ from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import half_rounding
 from ..artifacts.ranges import GREATEST_HALF
-from .file_weights import WeightMatch, file_weight
+from .file_weights import WeightMatch, file_weight, match_weights
 from .operators.base import constant_error
 
 # TFLite's option of operators with integer weights and float inputs.
@@ -45,6 +45,7 @@ class RoundedWeights:
         cls, network: Network, weights: Sequence[WeightMatch], graph: ArtifactGraph
     ) -> RoundedWeights:
         """Collect the file's weights that are within half a step of the network's."""
+        network, weights = _with_kernels(network, weights, graph)
         nodes = {node.name: node for node in network.nodes}
         arrays: dict[str, dict[str, np.ndarray]] = {}
         integer: dict[str, set[str]] = {}
@@ -81,6 +82,36 @@ class RoundedWeights:
         """Return the network with these weights."""
         nodes = tuple(self.nodes.get(node.name, node) for node in network.nodes)
         return replace(network, nodes=nodes)
+
+
+def _with_kernels(
+    network: Network, weights: Sequence[WeightMatch], graph: ArtifactGraph
+) -> tuple[Network, Sequence[WeightMatch]]:
+    """Return a network whose constant kernels are weights where a file rounds them.
+
+    Examples are the adjacency matrix of a graph and the waves of a Fourier transform.
+    """
+    constant = [node for node in network.nodes if "kernel" in node.constants]
+    if not constant:
+        return network, weights
+    as_weights = {node.name: _as_weight(node) for node in constant}
+    alone = replace(network, nodes=tuple(as_weights.values()))
+    found = [
+        match
+        for match in match_weights(alone, graph)
+        if match.role == "kernel" and match.state == "equal" and match.tensor is not None
+    ]
+    rounded = {m.node for m in found if m.tensor is not None and m.tensor.dtype != np.float32}
+    nodes = tuple(as_weights[n.name] if n.name in rounded else n for n in network.nodes)
+    more = [match for match in found if match.node in rounded]
+    return replace(network, nodes=nodes), [*weights, *more]
+
+
+def _as_weight(node: Node) -> Node:
+    """Return a node whose constant kernel is a weight, computed in float32 as in a file."""
+    constants = {role: array for role, array in node.constants.items() if role != "kernel"}
+    kernel = node.constants["kernel"].astype(np.float32)
+    return replace(node, weights={**node.weights, "kernel": kernel}, constants=constants)
 
 
 def _symmetric_nodes(weights: Sequence[WeightMatch], graph: ArtifactGraph) -> set[str]:

@@ -859,6 +859,12 @@ def dilated_in_a_custom_layer() -> keras.Model:
 
 
 @case()
+def constants_in_a_row() -> keras.Model:
+    x = Input((4,), name="x")
+    return keras.Model(x, ops.elu(layers.Dense(3)(x)) + 1 + 1e-6)
+
+
+@case()
 def patches() -> keras.Model:
     image = Input((8, 8, 3), name="image")
     x = ops.reshape(ops.image.extract_patches(image, size=4), (-1, 4, 48))

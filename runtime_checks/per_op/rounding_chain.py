@@ -273,7 +273,9 @@ class RoundingChain:
         if function is None or steps is None:
             return np.ones(self._samples, bool)
         constant = [self._constant(read) is not None for read in op.inputs]
-        read = [self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)]
+        read = [
+            self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)
+        ]
         if any(len(x) != self._samples for x, c in zip(read, constant) if not c):
             return np.ones(self._samples, bool)  # unknown
         errors = np.abs(function(*together(read)) - self._numbers(key))

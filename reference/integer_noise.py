@@ -20,6 +20,7 @@ saturates on every runtime and propagates no difference.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -236,24 +237,28 @@ def output_steps(graph: ArtifactGraph, network: Network) -> dict[str, Step]:
 def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> dict[str, Step]:
     """Return the steps of the operators whose kernels were found in the file, by node.
 
-    Several ops may read one kernel, such as the time steps of a recurrent layer. Their nodes get
-    the greatest step and the widest range of these ops. Nodes whose bias is added later, as behind
-    a dilated convolution in TFLite, are absent, and so are nodes without one whose operators add
-    that of another node.
+    Several ops may read one kernel, or copies of it, such as the time steps of a recurrent layer.
+    Their nodes get the greatest step and the widest range of these ops. Nodes whose bias is added
+    later, as behind a dilated convolution in TFLite, are absent, and so are nodes without one whose
+    operators add that of another node.
     """
     readers = _readers(graph)
     makers = {key: op for op in graph.ops for key in op.outputs}
     biased = {m.node for m in weights if m.role == "bias" and _holds_numbers(m.tensor)}
+    kernels = [match for match in weights if match.role == "kernel" and match.tensor is not None]
+    nodes_of = Counter(match.tensor.key for match in kernels if match.tensor is not None)
     found = {}
     for match in weights:
         if match.role == "kernel" and match.tensor is not None and match.state != "absent":
             key = match.tensor.key
             if match.node in biased and _all_without_bias(graph, readers.get(key, ())):
                 continue
-            ops = list(_computing(graph, readers, key))
+            shared = nodes_of[key] > 1
+            keys = _copies(graph, match.tensor) if shared else [key]
+            ops = [op for copy in keys for op in _computing(graph, readers, copy)]
             if match.node not in biased and ops and all(_biased(graph, op, makers) for op in ops):
                 continue
-            steps = list(_written(graph, readers, key))
+            steps = [step for op in ops if (step := _behind(graph, readers, op)) is not None]
             if steps:
                 found[match.node] = Step(
                     max(step.size for step in steps),
@@ -287,11 +292,12 @@ def _biased(graph: ArtifactGraph, op: GraphOp, makers: Mapping[str, GraphOp]) ->
     return False
 
 
-def _written(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator[Step]:
-    """Yield the steps of the first quantized value behind each op that computes with a constant."""
-    for op in _computing(graph, readers, constant):
-        if (step := _behind(graph, readers, op)) is not None:
-            yield step
+def _copies(graph: ArtifactGraph, tensor: GraphTensor) -> list[str]:
+    """Return the constants that equal a constant, such as one for each step of a recurrence."""
+    data = tensor.data
+    assert data is not None
+    alike = (c for c in graph.constants if c.shape == tensor.shape and c.dtype == tensor.dtype)
+    return [c.key for c in alike if c.data is not None and np.array_equal(c.data, data)]
 
 
 def _computing(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator[GraphOp]:

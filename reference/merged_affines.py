@@ -213,6 +213,9 @@ def _with_moved_bias(
         current, weights={**current.weights, "constant": total}, constants=others, errors={}
     )
     found = _equal_constants(summed, "constant", size, graph)
+    alone = replace(current, weights={**current.weights, "constant": constant}, errors={})
+    separate = {key for key, _ in _equal_constants(alone, "constant", np.abs(constant), graph)}
+    found = [(key, array) for key, array in found if key not in separate]
     if not found:
         return {}
     bare = {role: array for role, array in node.weights.items() if role != "bias"}

@@ -199,8 +199,9 @@ def _unequal(op: IntegerOp, expected: np.ndarray, graph: ArtifactGraph) -> np.nd
     """
     if op.core.kind != "DEQUANTIZE":
         unequal = np.asarray(expected != op.got) & ~_next_to_ties(op, expected, graph)
-        same = op.floats is not None and op.floats.shape == op.got.shape
-        return unequal & ~np.isnan(op.floats) if same else unequal
+        if op.floats is not None and op.floats.shape == op.got.shape:
+            unequal &= ~np.isnan(op.floats)
+        return unequal
     steps = graph.tensors[op.core.inputs[0]].quantization
     if steps is None:
         return np.asarray(expected != op.got)

@@ -1,0 +1,63 @@
+"""Protects that affines are merged into neighbours only where a file shows it."""
+
+from __future__ import annotations
+
+import numpy as np
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from renormlite.artifacts.network import Network, Node
+from renormlite.reference.merged_affines import with_merged_affines
+
+FLOATS, BYTES = np.dtype(np.float32), np.dtype(np.int8)
+
+
+def graph(**constants: tuple[np.ndarray, Quantization | None]) -> ArtifactGraph:
+    """A file of one ADD for each constant."""
+    steps = dict.fromkeys("xy") | {key: q for key, (_, q) in constants.items()}
+    tensors = {k: GraphTensor(k, k, (1, 2, 3), FLOATS, steps[k]) for k in "xy"}
+    for key, (data, quantization) in constants.items():
+        tensors[key] = GraphTensor(key, key, data.shape, data.dtype, quantization, data)
+    ops = tuple(
+        GraphOp(place, "ADD", "", ("x", key), ("y",)) for place, key in enumerate(constants)
+    )
+    return ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+
+
+def sums(first: object, second: object, dense: bool = False) -> Network:
+    """A sum with a constant, or a dense layer with a bias, and a sum with another constant."""
+    first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
+    kernel = np.eye(3, dtype=np.float32)
+    before = (
+        Node("a", "dense", "a", ("x",), (None, 2, 3), {}, {"kernel": kernel, "bias": first})
+        if dense
+        else Node("a", "add", "a", ("x",), (None, 2, 3), {}, {"constant": first})
+    )
+    after = Node("b", "add", "b", ("a",), (None, 2, 3), {}, {}, {"constant": second})
+    return Network({"x": (None, 2, 3)}, {"b": "b"}, (before, after))
+
+
+def test_two_constants_of_which_a_file_has_the_sum_are_one():
+    found = with_merged_affines(sums(1, 1e-6), graph(c=(np.float32(1 + 1e-6), None)))
+    assert [node.op for node in found.nodes] == ["identity", "add"]
+    assert found.nodes[1].weights["constant"] == np.float32(1 + 1e-6)
+
+
+def test_two_constants_that_a_file_has_stay_apart():
+    network = sums(1, 2)
+    file = graph(c=(np.float32(1), None), d=(np.float32(2), None), e=(np.float32(3), None))
+    assert with_merged_affines(network, file) is network
+
+
+def test_a_constant_in_wide_steps_is_no_sum_with_a_bias():
+    # Zeros in steps of 4 are within half a step of the bias.
+    network = sums([0.5, 1, 1.5], np.zeros((2, 3)), dense=True)
+    wide = Quantization(np.array([4.0]), np.array([0]), BYTES)
+    file = graph(c=(np.zeros((2, 3), np.int8), wide))
+    assert with_merged_affines(network, file) is network
+
+
+def test_a_constant_may_be_a_sum_with_a_bias():
+    network = sums([0.5, 1, 1.5], np.arange(6).reshape(2, 3), dense=True)
+    total = (np.arange(6).reshape(2, 3) + np.array([0.5, 1, 1.5])).astype(np.float32)
+    found = with_merged_affines(network, graph(c=(total, None)))
+    assert "bias" not in found.nodes[0].weights
+    np.testing.assert_array_equal(found.nodes[1].weights["constant"], total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 
@@ -15,6 +16,9 @@ def _end_at_once(number: int, _frame: object) -> None:
 def main() -> None:
     """Run the command line; Ctrl-C ends it also while its modules are imported."""
     signal.signal(signal.SIGINT, _end_at_once)
+    # Python then resets signals and unloads libraries: the command has ended, and its code stands.
+    # Registered first, this runs last.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     from .cli.main import main as run
 
     run()

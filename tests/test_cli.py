@@ -246,6 +246,25 @@ def test_an_interrupt_at_any_moment_is_one_line(after_s: float, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupt_after_the_end_changes_nothing() -> None:
+    """Libraries take a second to unload, when Python has no handler of signals any more."""
+    program = (
+        "import sys, time; from renormlite.__main__ import main\n"
+        "class Library:\n"
+        "    def __del__(self, sleep=time.sleep, err=sys.stderr):\n"
+        "        print('unloading', file=err, flush=True); sleep(2)\n"
+        "library = Library(); sys.argv = ['renormlite', '--version']; main()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stderr is not None
+    assert run.stderr.readline() == "unloading\n"
+    run.send_signal(signal.SIGINT)
+    _, stderr = run.communicate(timeout=20)
+    assert (run.returncode, stderr) == (0, "")
+
+
 def test_certify_names_operators_that_are_undecided_for_one_reason_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@ class Plan:
             None if it is possible, else the refusal; the plan is then invalid, see `attempt`.
         """
         if affine.is_identity:
-            return None
+            return self._as_it_was(value)
         known = self._enter(value, "backward", affine)
         if known is not None:
             return None if known is _DONE else known
@@ -123,7 +123,7 @@ class Plan:
             None if it is possible, else the refusal.
         """
         if affine.is_identity:
-            return None
+            return self._as_it_was(value)
         known = self._enter(value, "forward", affine)
         if known is not None:
             return None if known is _DONE else known
@@ -248,11 +248,14 @@ class Plan:
         if refusal:
             return refusal
         if value in self.recoded:
-            if _agree(self.recoded[value], (direction, affine)):
-                return _DONE
-            return Refusal(f"the output of {value.producer.name!r} would need two different maps")
+            agrees = _agree(self.recoded[value], (direction, affine))
+            return _DONE if agrees else _two_maps(value)
         self.recoded[value] = (direction, affine)
         return None
+
+    def _as_it_was(self, value: Value) -> Refusal | None:
+        """Refuse if a value that must stay as it was is recoded already."""
+        return _two_maps(value) if value in self.recoded else None
 
     def _step(self, value: Value) -> Refusal | None:
         """Count a step; refuse to change an output of the network."""
@@ -309,6 +312,10 @@ class Plan:
 
 
 _DONE = Refusal("")
+
+
+def _two_maps(value: Value) -> Refusal:
+    return Refusal(f"the output of {value.producer.name!r} would need two different maps")
 
 
 def _agree(known: tuple[str, Affine], asked: tuple[str, Affine]) -> bool:

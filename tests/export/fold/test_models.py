@@ -433,8 +433,62 @@ def test_norms_of_integers_normalize_in_integers(norm):
 def test_random_crop_to_another_size_is_refused():
     """At inference, Keras returns the input of a RandomCrop, whose declared size is another."""
     x = keras.Input((6, 4, 3))
-    with pytest.raises(UserError, match="RandomCrop 'crop' crops to 3 x 3 in training only"):
+    with pytest.raises(UserError, match=r"returns the shape \(None, 6, 4, 3\) .* CenterCrop"):
         fold(keras.Model(x, kl.RandomCrop(3, 3, name="crop")(x)))
     same = keras.Model(x, kl.RandomCrop(6, 4)(x))
     given = np.ones((2, 6, 4, 3), np.float32)
     assert np.array_equal(np.asarray(fold(same).model(given, training=False)), given)
+
+
+def test_einsum_whose_axes_keras_reverses_is_refused():
+    """Keras declares (None, 2, 4, 7) for this equation, and returns (None, 4, 2, 7)."""
+    x = keras.Input((4, 2, 3))
+    dense = kl.EinsumDense("...d,dz->...z", output_shape=(7,))
+    model = keras.Model(x, dense(x))
+    assert model(np.ones((1, 4, 2, 3))).shape == (1, 4, 2, 7)
+    with pytest.raises(UserError, match=r"returns the shape \(None, 4, 2, 7\) .* Write out"):
+        fold(model)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "output"),
+    [
+        ("...d,dz->...z", (4, 4, 3), (7,)),
+        ("...d,dz->...z", (4, 3), (7,)),
+        ("...d,dz->...z", (3,), (7,)),
+        ("abcd,dz->abcz", (4, 2, 3), (4, 2, 7)),
+        ("ab...,bz->az...", (3, 4, 2), (7,)),
+    ],
+)
+def test_einsum_as_declared_folds(equation, shape, output):
+    x = keras.Input(shape)
+    model = keras.Model(x, kl.EinsumDense(equation, output_shape=output)(x))
+    given = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    assert np.array_equal(np.asarray(fold(model).model(given)), np.asarray(model(given)))
+
+
+def joined_twice(kind):
+    """A norm whose readers are joined: both calls of a shared one, or two branches behind it."""
+    x = keras.Input((6,))
+    h = kl.Activation("tanh")(x)
+    norm = kl.BatchNormalization()
+    if kind == "shared":
+        one, other = norm(h), norm(h)
+        affine = kl.BatchNormalization()(kl.BatchNormalization()(other))
+        joined = kl.Add()([kl.Add()([one, affine]), other, h])
+    else:
+        n = norm(h)
+        branches = [kl.Dropout(0.1)(n), kl.Dropout(0.2)(n), h]
+        joined = {"add": kl.Add(), "average": kl.Average(), "maximum": kl.Maximum()}[kind](branches)
+    return keras.Model(x, kl.Dense(3)(joined))
+
+
+@pytest.mark.parametrize("kind", ["shared", "add", "average", "maximum"])
+def test_branches_of_one_norm_that_are_joined(kind, randomized):
+    """The sum of two branches has twice the shift of one; the proof must not be needed for that."""
+    model = randomized(joined_twice(kind))
+    given = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    expected = np.asarray(model(given))
+    result = fold(model, verify=False)
+    np.testing.assert_allclose(np.asarray(result.model(given)), expected, rtol=1e-4, atol=1e-5)
+    assert not fold(model).proof.rolled_back

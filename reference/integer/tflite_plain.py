@@ -96,7 +96,22 @@ def _exact_floats(graph: ArtifactGraph, key: str) -> bool:
     return op.kind not in _INEXACT and all(_exact_floats(graph, before) for before in op.inputs)
 
 
+def _scattered(op: GraphOp, values: Values) -> Finish:
+    """Read a SCATTER_ND: numbers, integers as they are, are added to zeros.
+
+    Source: TFLite, `reference/reference_ops.h`, `ScatterNd`; sums of integers overflow.
+    """
+    places, x = values.integers(op.inputs[0]), values.array(op.inputs[1])
+    sizes = [int(size) for size in values.constant(op.inputs[2]).reshape(-1)]
+    found = np.zeros((len(x), *sizes), x.dtype)
+    for sample, part in enumerate(x):
+        index = places[sample % len(places)]
+        np.add.at(found[sample], tuple(np.moveaxis(index, -1, 0)), part)
+    return lambda rule: found
+
+
 CHOOSING_OPS = {
+    "SCATTER_ND": IntegerOperator(_scattered, ruled=False),
     "QUANTIZE": IntegerOperator(_quantize),
     "SELECT": IntegerOperator(_select, ruled=False),
     "SELECT_V2": IntegerOperator(_select, ruled=False),
@@ -161,6 +176,42 @@ def _partial_sums(op: GraphOp, values: Values) -> np.ndarray:
     return moved("cumsum", x, axis=axis + 1 if axis >= 0 else axis, **flags)
 
 
+def _by_segment(combine: np.ufunc, start: Callable[[np.dtype[Any]], float]) -> _Evaluate:
+    """Return a reduction of rows by segment, in order; a row of a negative segment is left out."""
+
+    def evaluate(op: GraphOp, values: Values) -> np.ndarray:
+        x, segments = values.array(op.inputs[0]), values.integers(op.inputs[1])
+        count, rank = int(values.constant(op.inputs[2]).reshape(-1)[0]), segments.ndim - 1
+        found = np.full((len(x), count, *x.shape[1 + rank :]), start(x.dtype), x.dtype)
+        for sample, part in enumerate(x):
+            index = segments[sample % len(segments)].reshape(-1)
+            rows = part.reshape(len(index), *x.shape[1 + rank :])
+            combine.at(found[sample], index[index >= 0], rows[index >= 0])
+        return found
+
+    return evaluate
+
+
+def _convolved(op: GraphOp, values: Values) -> np.ndarray:
+    """Read a CONV_3D, which has no kernel of integers."""
+    x, kernel = (values.floats(key).astype(np.float64) for key in op.inputs[:2])
+    weights, options = {"kernel": kernel[0]}, op.attributes
+    if len(op.inputs) > 2 and op.inputs[2]:
+        weights["bias"] = values.floats(op.inputs[2])[0].astype(np.float64)
+    activation = options.get("fusedActivationFunction", 0)
+    if activation not in (0, 1):
+        raise NotKnownError(f"fused activation {activation}")
+    framing = {
+        "strides": [options.get(f"stride{axis}", 1) for axis in "DHW"],
+        "dilation": [options.get(f"dilation{axis}Factor", 1) for axis in "DHW"],
+        "padding": "valid" if options.get("padding") else "same",
+        "groups": x.shape[-1] // kernel.shape[-2],
+    }
+    y = OPERATORS["conv"].evaluate([x.reshape(-1, *x.shape[2:])], weights, framing)
+    y = y.reshape(*x.shape[:2], *y.shape[1:]).astype(np.float32)
+    return np.maximum(y, np.float32(0)) if activation else y
+
+
 # Elementwise functions that are rounded once in the type of their numbers, and sums, in order.
 _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "ABS": np.abs, "ADD": np.add, "ADD_N": lambda *x: functools.reduce(np.add, x),
@@ -181,10 +232,15 @@ _PLAIN: Mapping[str, _Evaluate] = {
     "REDUCE_MAX": _reduced(np.maximum),
     "REDUCE_MIN": _reduced(np.minimum),
     "CUMSUM": _partial_sums,
+    "UNSORTED_SEGMENT_SUM": _by_segment(np.add, lambda dtype: 0),
+    "UNSORTED_SEGMENT_PROD": _by_segment(np.multiply, lambda dtype: 1),
+    "UNSORTED_SEGMENT_MAX": _by_segment(np.maximum, lambda dtype: float(np.finfo(dtype).min)),
+    "UNSORTED_SEGMENT_MIN": _by_segment(np.minimum, lambda dtype: float(np.finfo(dtype).max)),
 }
 
 # Functions computed by polynomials, and sums in any order.
 _ROUNDED: Mapping[str, _Evaluate] = {
+    "CONV_3D": _convolved,
     "SUM": _total,
     "ELU": _rounded("elu"),
     "SIN": _rounded("sin"),
@@ -222,8 +278,9 @@ def _either(plain: _Evaluate, integers: IntegerOperator) -> IntegerOperator:
     """Return the reader of an op whose numbers may have steps."""
 
     def prepare(op: GraphOp, values: Values) -> Finish:
-        steps = [values.graph.tensors[key].quantization for key in op.inputs]
-        types = [values.array(key).dtype.kind for key in op.inputs]
+        keys = [key for key in op.inputs if key]
+        steps = [values.graph.tensors[key].quantization for key in keys]
+        types = [values.array(key).dtype.kind for key in keys]
         # The file may have steps for the floats of an op that stayed in float32.
         if any(kind in "iu" and entry is not None for kind, entry in zip(types, steps)):
             return integers.prepare(op, values)

@@ -57,6 +57,30 @@ FUNCTIONS = {
     "whole_parts": lambda x: tf.nn.relu(tf.math.floordiv(x, 0.7)),
     "sum_of_four": lambda x: tf.add_n([x, 2 * x, tf.tanh(x), tf.nn.relu(x)]),
 }
+PLACES = np.random.default_rng(1).integers(0, 5, 16)
+KERNEL = np.random.default_rng(0).normal(size=(2, 2, 2, 4, 3)).astype("f4")
+
+
+def volumes(x, strides, padding):
+    return tf.nn.relu(tf.nn.conv3d(tf.reshape(x, (1, 4, 4, 4, 4)), KERNEL, strides, padding))
+
+
+def by_segment(reduce):
+    """Return a reduction of 16 rows to 5 by segment, of which one row has none."""
+    return lambda x: tf.nn.relu(reduce(tf.reshape(x, (16, 16)), [-1, *PLACES[1:]], 5))
+
+
+FUNCTIONS |= {
+    "scattered": lambda x: tf.nn.relu(
+        tf.scatter_nd(PLACES[:, None], tf.reshape(x, (16, 16)), (6, 16))
+    ),
+    "sums_of_segments": by_segment(tf.math.unsorted_segment_sum),
+    "products_of_segments": by_segment(tf.math.unsorted_segment_prod),
+    "largest_of_segments": by_segment(tf.math.unsorted_segment_max),
+    "least_of_segments": by_segment(tf.math.unsorted_segment_min),
+    "volumes": lambda x: volumes(x, [1, 1, 1, 1, 1], "SAME"),
+    "volumes_in_steps": lambda x: volumes(x, [1, 2, 2, 2, 1], "VALID"),
+}
 # Functions that runtimes compute by polynomials in float32; rounding to 8 bits hides how.
 POLYNOMIALS = {
     "sine": lambda x: tf.nn.relu(tf.sin(x)),

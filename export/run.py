@@ -14,7 +14,7 @@ from ..artifacts.graphs import READERS, read_graph
 from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.manifest import Artifact, FileRecord, Manifest, TensorSpec
 from ..artifacts.network import Network, read_network
-from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.precisions import SMALLEST_NORMAL, Arithmetic, precision_named
 from ..artifacts.sample_kinds import REAL, file_inputs, typical_samples, without
 from ..errors import UserError
 from ..files import remove
@@ -301,8 +301,17 @@ class ExportRun:
             self._typical(truth),
             self._typical(reference),
             lambda: self._faulty_layer(artifact),
+            self._denormal_layer,
         )
         return dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
+
+    def _denormal_layer(self) -> str | None:
+        """Return a layer with a weight of which no number but 0 is a normal one in float32."""
+        for variable in self.folded.model.weights:
+            size = np.abs(np.asarray(variable)).max(initial=0.0)
+            if 0 < size < SMALLEST_NORMAL:
+                return str(variable.path).rpartition("/")[0]
+        return None
 
     def _faulty_layer(self, artifact: Artifact) -> str | None:
         """Return the layer that the converter of a file converts wrongly, if it can be found."""

@@ -11,7 +11,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ..artifacts.manifest import Artifact
-from ..artifacts.precisions import LEAST_SNR, Arithmetic, precision_named
+from ..artifacts.precisions import (
+    LEAST_SNR,
+    SMALLEST_NORMAL,
+    Arithmetic,
+    precision_named,
+)
 from ..errors import UserError
 
 Arrays = Mapping[str, np.ndarray]
@@ -31,6 +36,7 @@ def notes_on_outputs(
     truth: Arrays,
     reference: Arrays,
     layer: Callable[[], str | None] = lambda: None,
+    denormal: Callable[[], str | None] = lambda: None,
 ) -> tuple[str, ...]:
     """Return notes on outputs of a file that are far from the trained model's.
 
@@ -40,6 +46,7 @@ def notes_on_outputs(
         truth: The same of the trained model in float64.
         reference: The same of the trained model in float32.
         layer: Finds the layer that the converter converts wrongly, for the message of an error.
+        denormal: Finds a layer with denormal weights that matter, for the same.
 
     Raises:
         UserError: The file computes in float32, and more than rounding is wrong.
@@ -55,7 +62,7 @@ def notes_on_outputs(
                 f"{artifact.file} would be wrong: {100 * wrong.mean():.3g} % of output {name!r} "
                 f"differ from the trained model by more than rounding, such as {list(place)}: "
                 f"{given[name][place]:.6g} instead of {truth[name][place]:.6g}. "
-                + _at_fault(layer())
+                + (_denormal(denormal()) or _at_fault(layer()))
             )
         if exact and wrong.any():
             notes.append(
@@ -70,6 +77,16 @@ def notes_on_outputs(
                 f"(below {LEAST_SNR:g} dB): export another precision, or calibrate on real samples"
             )
     return tuple(notes)
+
+
+def _denormal(layer: str | None) -> str:
+    if layer is None:
+        return ""
+    return (
+        f"Weights of layer {layer!r} are denormal numbers (below 1.2e-38), which some runtimes and "
+        "processors replace by zero and others do not. Scale them up and the next layer's down, or "
+        "set them to 0."
+    )
 
 
 def _at_fault(layer: str | None) -> str:
@@ -91,6 +108,7 @@ def unlike(given: np.ndarray, truth: np.ndarray, reference: np.ndarray) -> np.nd
         np.where(finite, values, 0).astype(np.float64) for values in (truth, reference, given)
     )
     usual = np.abs(own - exact).max(initial=0.0)
-    allowed = max(_OF_GREATEST * np.abs(exact).max(initial=0.0), _OF_KERAS * usual)
+    greatest = max(_OF_GREATEST * np.abs(exact).max(initial=0.0), _OF_KERAS * usual)
+    allowed = max(greatest, SMALLEST_NORMAL)  # smaller numbers may be replaced by zero
     with np.errstate(invalid="ignore"):
         return ~(np.abs(got - exact) <= allowed)

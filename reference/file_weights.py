@@ -18,7 +18,7 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
-from ..artifacts.precisions import half_rounding
+from ..artifacts.precisions import SMALLEST_NORMAL, half_rounding
 from .altered_weights import Compare, explain
 
 # The error of a quantized weight is at most half a step. Converters compute w / scale in float32
@@ -513,8 +513,8 @@ def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.
         return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
     if constant.quantization is None:
         return np.ones(expected.shape, bool), real
-    if not real.any():  # zeros represent 0 only, whatever their step
-        return expected != 0, real
+    if not real.any():  # whatever their step, zeros represent 0 and what runtimes replace by it
+        return np.abs(expected) >= SMALLEST_NORMAL, real
     step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
     return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
 

@@ -23,7 +23,7 @@ from ..reference.network import can_evaluate, opaque_layers, unevaluated_nodes
 from ..reference.noise import flushing_effect
 from ..runtimes import LOCAL, Target
 from ..runtimes.run import TargetRun, run_target
-from .end_to_end.findings import Finding, TargetResult, judge_unknown_rule
+from .end_to_end.findings import Finding, TargetResult, judge_proven, judge_unknown_rule
 from .end_to_end.integer_agreement import must_agree
 from .interface_suspects import interface_suspect
 from .per_op.inspection import FileContents, inspect, readable
@@ -231,6 +231,8 @@ class FileInspection:
             and not must_agree(artifact, golden, result.ran, target.variant, versions)
         ):
             result = judge_unknown_rule(result, golden, artifact)
+        if inspected.proven:
+            result = judge_proven(result, golden, inspected.proven)
         return replace(
             result,
             findings=(*result.findings, *inspected.findings),

@@ -61,12 +61,15 @@ class Inspected(NamedTuple):
         faults: The faults by layer.
         findings: The findings.
         unknown_rule: Whether all operators are right, some by a rounding rule that is not known.
+        proven: Samples of the golden set for which every operator of the target itself is right,
+            those of integers by known rules to the bit.
     """
 
     walk: Walk | None
     faults: list[Fault]
     findings: list[Finding]
     unknown_rule: bool = False
+    proven: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -336,7 +339,39 @@ def inspect(
         findings.append(Finding("rounding", True, integers.sentence + where))
     if not faults:
         findings.append(_all_right(walked, seen))
-    return Inspected(walked, faults, findings, seen.own_rule and not faults)
+    proven = _proven(contents.graph, artifact, seen, walked, integers, result) and not faults
+    samples = tuple(int(place) for place in seen.index) if proven else ()
+    return Inspected(walked, faults, findings, seen.own_rule and not faults, samples)
+
+
+def _proven(
+    graph: ArtifactGraph,
+    artifact: Artifact,
+    seen: Observation,
+    walked: Walk,
+    integers: IntegerReport | None,
+    result: TargetResult,
+) -> bool:
+    """Return whether the outputs of integers follow from operators that were all compared.
+
+    Each operator must have run on the target itself, with the outputs of the check.
+    """
+    if integers is None or integers.wrong or integers.by_unknown_rule or walked.unchecked:
+        return False
+    if seen.remark or not walked.checks:
+        return False
+    for key, spec in zip(graph.outputs, artifact.outputs):
+        array, given = seen.tensors.get(key), result.given.get(spec.keras_name)
+        if array is None or given is None:
+            return False
+        real = array if array.dtype.kind == "f" else graph.tensors[key].real(array)
+        known = given[seen.index]
+        known = known if spec.axes is None else np.transpose(known, spec.axes)
+        if real.size != known.size or not np.array_equal(
+            real.astype(known.dtype).reshape(known.shape), known
+        ):
+            return False
+    return True
 
 
 def _odd(result: TargetResult, golden: GoldenSet) -> list[int]:

@@ -9,7 +9,7 @@ returns all tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ class Observation:
     Attributes:
         on: The target that ran it.
         remark: Ends a statement: why another target was used; else empty.
+        index: (P,) places of the samples in the golden set.
         inputs: Keras input name to (P, …) floats.
         tensors: The file's key to (P, …).
         own_rule: Whether the target's integers follow no known rule, so that it had to be the one
@@ -58,6 +59,7 @@ class Observation:
 
     on: Target
     remark: str
+    index: np.ndarray
     inputs: Mapping[str, np.ndarray] = field(repr=False)
     tensors: Mapping[str, np.ndarray] = field(repr=False)
     own_rule: bool = False
@@ -100,7 +102,7 @@ def observe(
             known = {name: array[index] for name, array in given.items()}
             copied = _by_copy(path, artifact, graph, target, inputs, known, run)
             if copied is not None:
-                return copied
+                return replace(copied, index=index)
             stand_in = next(_candidates(artifact, target))
             remark = f"on {stand_in}, {_why(target)}; its outputs differ from those of {target}"
         on = stand_in
@@ -119,7 +121,7 @@ def observe(
         for key in runs[0]
         if all(key in run and run[key].shape == runs[0][key].shape for run in runs)
     }
-    return Observation(on, remark, inputs, tensors)
+    return Observation(on, remark, index, inputs, tensors)
 
 
 def _by_sample(tensors: Mapping[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:
@@ -214,7 +216,7 @@ def _by_copy(
         return None
     tensors = exposed_tensors(found.outputs, copied, artifact, graph)
     remark = f"on {target}, from a copy of the file that returns all tensors"
-    return Observation(target, remark, inputs, tensors, own_rule=integers)
+    return Observation(target, remark, np.arange(0), inputs, tensors, own_rule=integers)
 
 
 def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:

@@ -858,6 +858,20 @@ def dilated_in_a_custom_layer() -> keras.Model:
     return keras.Model(image, head(layers.GlobalMaxPooling2D()(Atrous()(image))))
 
 
+@case(refusal=r"draws random numbers .*\(layer 'sampling'\).*draw the numbers in the app")
+def sampling() -> keras.Model:
+    class Sampling(layers.Layer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.seed = keras.random.SeedGenerator(1)
+
+        def call(self, mean: Any) -> Any:
+            return mean + keras.random.normal(ops.shape(mean), seed=self.seed)
+
+    x = Input((4,), name="x")
+    return keras.Model(x, Sampling(name="sampling")(layers.Dense(2)(x)))
+
+
 @case()
 def constants_in_a_row() -> keras.Model:
     x = Input((4,), name="x")

@@ -101,6 +101,15 @@ class FrozenGraph:
         }
         return ", ".join(f"{kind} ({place})" for kind, place in places.items())
 
+    def draws_random_numbers(self, ops: Sequence[str]) -> str:
+        """Return the refusal of a model that draws random numbers with some types of ops."""
+        random = [op for op in ops if "Random" in op]
+        return (
+            f"The model draws random numbers when it predicts ({self.with_layers(random)}), which "
+            "no file repeats. Let it return what that layer reads, such as a mean and a variance, "
+            "and draw the numbers in the app."
+        )
+
     def until(self, ops: Sequence[str]) -> FrozenGraph:
         """Return the part of the network that ends in the given ops, which are its outputs."""
         import tensorflow as tf

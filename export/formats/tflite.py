@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,7 @@ class TFLite:
         flex = sorted(op for op in content.ops if op.startswith("Flex"))
         if flex and not job.options.allow_flex:
             ops = [op.removeprefix("Flex") for op in flex]
-            raise UserError(
-                f"TFLite has no operator for {job.graph.with_layers(ops)}: {_FLEX_ADVICE}"
-            )
+            raise _without_operators(job.graph, ops)
         variables = sorted(_VARIABLE_OPS & set(content.ops))
         if variables:
             raise UserError(
@@ -195,12 +194,19 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
             raise UserError(f"{path.name}: its signature names other {kind}s: {named}.")
 
 
+def _without_operators(graph: FrozenGraph, ops: Sequence[str]) -> UserError:
+    """Return the refusal of operators that TFLite lacks."""
+    if any("Random" in op for op in ops):
+        return UserError(graph.draws_random_numbers(ops))
+    return UserError(f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}")
+
+
 def _refusal(error: Exception, graph: FrozenGraph) -> UserError:
     """Summarize the message of the converter in one sentence that names the layers, if it can."""
     text = str(error)
     ops = sorted(set(re.findall(r"Flex(\w+)", text)) | set(re.findall(r"'tf\.(\w+)' op", text)))
     if ops:
-        return UserError(f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}")
+        return _without_operators(graph, ops)
     unranged = re.search(r"Failed for tensor (\S+)", text)
     if unranged:
         names = {

@@ -9,6 +9,9 @@ nothing is clipped that another operator or the user reads:
   from needs no more than the range of the selection.
 - Every other reader needs the whole range of the value. So does an operator that averages, and a
   constant table, whose rows need not all occur in the calibration samples.
+
+A value that was 0 in all samples, such as a relu behind dead units, gets the range from 0 to 1,
+since kernels refuse steps as small as TensorFlow's quantizer gives it.
 """
 
 from __future__ import annotations
@@ -53,6 +56,9 @@ def share_ranges(model: Any, floats: Container[str] = ()) -> None:
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
         for index in members:
             set_range(graph.tensors[index], low, high)
+    for tensor in graph.tensors:
+        if range_of(tensor) == (0.0, 0.0):
+            set_range(tensor, 0.0, 1.0)
 
 
 def _groups(model: Any, floats: Container[str]) -> list[set[int]]:

@@ -272,15 +272,23 @@ class RoundingChain:
         steps, function = self._graph.tensors[key].quantization, _AFFINE.get(op.kind)
         if function is None or steps is None:
             return np.ones(self._samples, bool)
-        constant = [self._constant(read) is not None for read in op.inputs]
-        read = [
-            self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)
-        ]
-        if any(len(x) != self._samples for x, c in zip(read, constant) if not c):
-            return np.ones(self._samples, bool)  # unknown
-        errors = np.abs(function(*together(read)) - self._numbers(key))
+        read = [self._exactly(key) for key in op.inputs]
+        if any(x is None for x in read):
+            return np.ones(self._samples, bool)
+        result = function(*together([x for x in read if x is not None]))
+        errors = np.abs(result - self._numbers(key)).reshape(self._samples, -1)
         nearest = _NEAREST + self._further
-        return np.asarray((errors > nearest * steps.scales.max()).reshape(self._samples, -1).any(1))
+        return np.asarray((errors > nearest * steps.scales.max()).any(axis=1))
+
+    def _exactly(self, key: str) -> np.ndarray | None:
+        """Return the numbers of a tensor, (P, …) or (1, …) of a constant; None if unknown."""
+        op, tensor = self._producers.get(key), self._graph.tensors[key]
+        if tensor.data is not None:
+            return tensor.real(tensor.data)[None]
+        if key in self._shown:
+            return tensor.real(self._shown[key])
+        dequantized = op is not None and op.kind in ("DEQUANTIZE", "DequantizeLinear")
+        return self._exactly(op.inputs[0]) if op is not None and dequantized else None
 
     def _clipped(self, read: str, key: str) -> np.ndarray:
         """Return (P,) whether floats that are quantized are beyond the range of the integers."""

@@ -84,6 +84,7 @@ EIGHT_BITS = {
     ),
     "finite numbers": (of_floats, lambda h: ops.cast(ops.isfinite(h), "float32"), 35),
     "sums over the neighbours in a graph": (of_masked, of_neighbours, 30),
+    "dead units": (of_floats, lambda h: [h, kl.Dense(3)(ops.relu(h - 1000.0)) + h[:, :3]], 35),
     "patches": (of_images, patches(3, 3), 35),
     "overlapping patches": (of_images, patches(3, 1), 35),
     "masked mean": (of_masked, lambda x: kl.GlobalAveragePooling1D()(x), 25),

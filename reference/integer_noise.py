@@ -368,8 +368,12 @@ def _activation_types(graph: ArtifactGraph) -> list[np.dtype]:
 
 
 def _from_range(value: np.ndarray, bits: int) -> Step:
-    """Return the steps that cover the range of a value over most samples."""
+    """Return the steps that cover the range of a value over most samples.
+
+    Integers of 16 bits have the zero point 0, so half of them are negative whatever the range.
+    """
     rows = value.reshape(len(value), -1)
     low, high = float(np.median(rows.min(axis=1))), float(np.median(rows.max(axis=1)))
-    span = max(high, 0.0) - min(low, 0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    span = 2 * max(-low, high) if bits == 16 else high - low
     return Step(span / 2**bits if np.isfinite(span) else 0.0, -np.inf, np.inf)

@@ -120,3 +120,14 @@ def test_a_softplus_is_no_finer_than_the_logistic_function_inside_of_it(kind, si
     network = Network({"a": (None, 1)}, {"y": "y"}, (node,))
     flat = np.full((2, 1), np.log(np.expm1(0.5)), np.float32)  # softplus gives 0.5
     assert rounding_steps(network, file, [], {"a": flat})["y"].size == pytest.approx(size)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 0.5 / 2**8), (16, 2 * 0.5 / 2**16)])
+def test_steps_of_16_bits_cover_both_signs(bits, size):
+    """Their zero point is 0, so that half of the integers are negative."""
+    steps = Quantization(np.array([1e-3]), np.array([0]), np.dtype(f"int{bits}"))
+    file = graph(("ABS", "a", "s"), a=steps, s=steps)
+    node = Node("y", "absolute", "y", ("a",), (None, 1), {}, {})
+    network = Network({"a": (None, 1)}, {"y": "y"}, (node,))
+    values = np.full((2, 1), -0.5, np.float32)
+    assert rounding_steps(network, file, [], {"a": values})["y"].size == pytest.approx(size)

@@ -240,7 +240,8 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
     Several ops may read one kernel, or copies of it, such as the time steps of a recurrent layer.
     Their nodes get the greatest step and the widest range of these ops. Nodes whose bias is added
     later, as behind a dilated convolution in TFLite, are absent, and so are nodes without one whose
-    operators add that of another node.
+    operators add that of another node, and nodes whose negative numbers another operator computes,
+    as for a PReLU of 16 bits.
     """
     readers = _readers(graph)
     makers = {key: op for op in graph.ops for key in op.outputs}
@@ -257,6 +258,8 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
             keys = _copies(graph, match.tensor) if shared else [key]
             ops = [op for copy in keys for op in _computing(graph, readers, copy)]
             if match.node not in biased and ops and all(_biased(graph, op, makers) for op in ops):
+                continue
+            if _computes_a_half(graph, match.tensor, ops):
                 continue
             steps = [step for op in ops if (step := _behind(graph, readers, op)) is not None]
             if steps:
@@ -290,6 +293,15 @@ def _biased(graph: ArtifactGraph, op: GraphOp, makers: Mapping[str, GraphOp]) ->
         tensor = graph.tensors.get(source)
         return _holds_numbers(tensor)
     return False
+
+
+def _computes_a_half(graph: ArtifactGraph, kernel: GraphTensor, ops: Sequence[GraphOp]) -> bool:
+    """Return whether ops with a fused activation share a layer with ops of the negated kernel."""
+    fused = [op for op in ops if op.attributes.get("fusedActivationFunction")]
+    if not ops or len(fused) < len(ops) or kernel.data is None:
+        return False
+    alike = (c for c in graph.constants if c.shape == kernel.shape and c.dtype == kernel.dtype)
+    return any(c.data is not None and np.array_equal(c.data, -kernel.data) for c in alike)
 
 
 def _copies(graph: ArtifactGraph, tensor: GraphTensor) -> list[str]:

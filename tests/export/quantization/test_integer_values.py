@@ -97,6 +97,8 @@ SIXTEEN_BITS = {
     "selu": (of_floats, ops.selu, 45),
     "rows of a table": (of_integers, lambda x: kl.Dense(3)(kl.Embedding(6, 4)(x)), 40),
     "categories": (of_integers, encoded("multi_hot"), 40),
+    "PReLU": (of_floats, kl.PReLU(keras.initializers.RandomUniform(0.1, 0.4, seed=1)), 40),
+    "untrained PReLU": (of_floats, kl.PReLU(), 40),
     "patches": (of_images, patches(3, 3), 45),
     "overlapping patches": (of_images, patches(3, 1), 40),
 }

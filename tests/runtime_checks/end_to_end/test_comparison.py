@@ -93,3 +93,9 @@ def test_a_verdict_needs_both_limits_and_finite_values(nonfinite, worst, pooled,
     metrics = dataclasses.replace(compare_output("y", ACTUAL, TRUTH), nonfinite=nonfinite)
     bound = NoiseBound(TRUTH, np.ones(6), worst=2.0, pooled=2.0, reason="")
     assert OutputVerdict(metrics, bound, bound, np.array([0.1, worst]), pooled).sound is sound
+
+
+def test_a_sample_that_only_one_side_has_as_zero_has_no_direction():
+    truth = np.array([[3.0, 4.0], [1.0, 0.0]])
+    assert compare_output("y", np.array([[3.0, 4.0], [0.0, 0.0]]), truth).cosine == 0
+    assert compare_output("y", truth, np.array([[3.0, 4.0], [0.0, 0.0]])).cosine == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import keras
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ from onnx import numpy_helper
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.reference.integer.file_outputs import predicted_outputs
+from renormlite.runtime_checks import parity
 from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement
 from renormlite.runtime_checks.end_to_end.ties import with_ties_turned
 
@@ -113,3 +116,24 @@ def test_a_rule_that_differs_in_many_samples_is_unknown(dense):
     agreed = judged(dense, {**dict(list(found.items())[:1]), **far})
     assert not agreed.kernels
     assert "ties" not in agreed.nearest
+
+
+def test_ties_are_turned_for_whole_files_on_runtimes_that_round_by_rules(
+    dense, tmp_path, monkeypatch
+):
+    export, _, artifact = dense
+    folder = tmp_path / export.path.name
+    shutil.copytree(export.path, folder)
+    asked = []
+
+    def turned(export, artifact, golden, *others):
+        asked.append(artifact.file)
+        return golden
+
+    monkeypatch.setattr(parity, "with_ties_turned", turned)
+    assert rl.check_parity(folder, ("onnxruntime",)).passed
+    assert asked == [artifact.file]
+    with open(folder / artifact.file, "ab") as file:  # a field that ONNX does not know
+        file.write(b"\xfa\x7f\x00")
+    assert not rl.check_parity(folder, ("onnxruntime",)).passed
+    assert asked == [artifact.file]

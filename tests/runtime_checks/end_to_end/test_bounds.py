@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 from renormlite.artifacts.directory import read_export
-from renormlite.artifacts.golden_set import GoldenSet, read_golden
+from renormlite.artifacts.golden_set import GoldenSet, Predictions, read_golden
+from renormlite.artifacts.manifest import Artifact
 from renormlite.runtime_checks.end_to_end.bounds import (
     POOLED_LIMIT,
     WORST_SAMPLE_LIMIT,
@@ -148,3 +149,27 @@ def test_integer_files_without_a_model_are_limited_by_their_quantization(coarse)
     given = golden.artifacts[artifact.file]["scores"]
     assert bound.holds(errors_of(given, bound), golden.kind)
     assert not bound.holds(errors_of(np.roll(given, 1, axis=-1), bound), golden.kind)
+
+
+def test_a_runtime_of_unknown_rounding_may_differ_as_the_known_rules_do():
+    """Rules differ by 0.1: as much again is allowed, or a quarter of the modelled single steps."""
+    truth = np.linspace(-1, 1, 12).reshape(6, 2)
+    artifact = Artifact("n.int8.tflite", "tflite", "int8", "", 0, {}, (), ())
+    rules = {"single": {"y": truth}, "double": {"y": truth + 0.1}}
+    for step, noise in ((1.0, np.hypot(0.1, 0.1)), (0.2, np.hypot(0.1, 0.05)), (0.1, 0.1)):
+        golden = GoldenSet(
+            kind=np.full(6, "real"),
+            inputs={"x": truth},
+            truth={"y": truth},
+            folded64={"y": truth},
+            reference={"y": truth.astype(np.float32)},
+            artifacts={artifact.file: {"y": truth}},
+            file_noise={artifact.file: {"y": np.full(6, step)}},
+            predictions={artifact.file: Predictions(rules, {"y": 0.1})},
+        )
+        rounding = float32_bound(golden, "y")
+        known = end_to_end_bound(golden, artifact, "y", rounding, follows_rules=True)
+        np.testing.assert_allclose(known.noise, noise)
+        assert known.reason == "the difference between known rounding rules"
+        floats = end_to_end_bound(golden, artifact, "y", rounding, follows_rules=False)
+        np.testing.assert_allclose(floats.noise, step)

@@ -15,7 +15,7 @@ from renormlite.artifacts.ranges import Clipped, Misfits
 from renormlite.cli.check import command
 from renormlite.errors import UserError
 from renormlite.runtime_checks.end_to_end.chance import all_within, at_least, mcnemar
-from renormlite.runtime_checks.end_to_end.quality import output_quality
+from renormlite.runtime_checks.end_to_end.quality import Slices, output_quality
 from renormlite.runtime_checks.end_to_end.quality_gates import (
     QualityLimits,
     misfit_findings,
@@ -396,3 +396,15 @@ def test_values_that_a_trained_range_clips_pass():
     artifact = dataclasses.replace(artifact, misfits=Misfits(clipped=(layer, image)))
     found = list(misfit_findings(artifact, trained, QualityLimits()))
     assert [(f.passed, f.subject) for f in found] == [(True, layer.place), (False, image.place)]
+
+
+def test_totals_of_two_parts_are_those_of_the_whole():
+    rng = np.random.default_rng(0)
+    truth, found = rng.integers(-8, 9, (2, 12, 3)) / 4  # sums without rounding
+    whole = Slices.of(truth, found, step=0.25)
+    parts = Slices.of(truth[:5], found[:5], step=0.25).plus(Slices.of(truth[5:], found[5:]))
+    assert dataclasses.replace(parts, alike=whole.alike) == whole
+    broken = np.where(np.arange(12)[:, None] == 2, np.nan, found)
+    for first, second in ((broken[:5], found[5:]), (found[5:], broken[:5])):
+        pair = [Slices.of(truth[: len(part)], part) for part in (first, second)]
+        assert not pair[0].plus(pair[1]).finite

@@ -171,7 +171,10 @@ def _evaluated(
     missing = [key for key in graph.outputs if any(key not in arrays for arrays in held)]
     reason = ""
     if missing:
-        reason = reasons[0] if reasons else f"output '{missing[0]}' is not known"
+        reason = f"output '{missing[0]}' is not known"
+        if reasons:
+            count = f"{len(reasons)} of {len(graph.ops)} operators"
+            reason = f"{reasons[0]} ({count} of the file are not computed)"
     known = [key for key in graph.outputs if key not in missing]
     return [{key: arrays[key] for key in known} for arrays in held], saturated, reason
 

@@ -1,0 +1,316 @@
+"""Linear layers merged with the affines next to them.
+
+y = s (W x + b) + t has the weights s W and s b + t, and y = W (s x + t) + b has W s and b + W t,
+unless padding inserts zeros instead of t. A bias before a linear layer is such a t, so a converter
+may move the biases of two consecutive linear layers to the second one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..artifacts.network import Node
+from .network import evaluate_node
+from .operators.linear import LINEAR
+
+# A converter computes s, s W and s b + t in float32: a few roundings, relative to the size of the
+# terms.
+COMPUTED = 16 * 2.0**-24
+
+LINEAR_NODES = ("conv", "depthwise_conv", "dense", "conv_transpose")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A linear node merged with the affine after or before it.
+
+    Attributes:
+        node: The linear node, with composed weights.
+        size: Sum of the absolute values that were added to each bias.
+        rest: Replacements of the other nodes: identities, or linear nodes without their bias.
+        shifted: Whether a shift was added to the bias; the file must then contain that bias.
+        inserted: New nodes, each with the name of the node that it is inserted before.
+    """
+
+    node: Node
+    size: np.ndarray
+    rest: tuple[Node, ...]
+    shifted: bool = False
+    inserted: tuple[tuple[str, Node], ...] = ()
+
+
+def compositions_of(
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]], outputs: set[str]
+) -> list[Composed]:
+    """Return a node merged with the affines after it, before it, and on both sides."""
+    behind = _compositions(node, readers, outputs)
+    both = [
+        replace(
+            front,
+            size=front.size + each.size,
+            rest=(*each.rest, *front.rest),
+            inserted=(*each.inserted, *front.inserted),
+        )
+        for each in behind
+        for front in _in_front(each.node, nodes, readers)
+    ]
+    return both + behind + _in_front(node, nodes, readers)
+
+
+def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str]) -> list[Composed]:
+    """Return a node merged with the affine nodes after it, the longest sequence first."""
+    if node.attributes.get("data_format") == "channels_first":
+        return []
+    kernel = node.arrays["kernel"].astype(np.float64)
+    channels = _channels(node, kernel)
+    bias = node.arrays.get("bias", np.zeros(channels))
+    scale, shift = np.ones(channels), np.zeros(channels)
+    size = np.abs(bias).astype(np.float64)
+    found: list[Composed] = []
+    absorbed: list[Node] = []
+    current: Node = node
+    axes: tuple[int, ...] = (channels,)
+    while current.name not in outputs and len(readers.get(current.name, [])) == 1:
+        current = readers[current.name][0]
+        if current.op in ("reshape", "identity") and (after := _channel_axes(current, channels)):
+            axes = after
+            continue
+        affine = _affine(current, channels, axes)
+        if affine is None:
+            break
+        scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
+        size = np.abs(affine[0]) * size + np.abs(affine[1])
+        absorbed.append(current.as_identity())
+        weights = {"kernel": _scaled(node, kernel, scale), "bias": scale * bias + shift}
+        errors = {role: np.abs(scale) * error for role, error in node.errors.items()}
+        if "kernel" in errors:
+            errors["kernel"] = _scaled(node, node.errors["kernel"], np.abs(scale))
+        composed = replace(node, weights=weights, constants={}, errors=errors)
+        only_shifted = bool(np.all(scale == 1))
+        found.append(Composed(composed, size, tuple(absorbed), shifted=only_shifted))
+    return found[::-1]
+
+
+def _in_front(node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]) -> list[Composed]:
+    """Return a node merged with the affine nodes before it, the longest sequence first.
+
+    The sequence ends at a linear node, whose bias counts as a shift.
+    """
+    if node.attributes.get("data_format") == "channels_first":
+        return []
+    arrays = node.arrays
+    channels = _read_channels(node, arrays["kernel"])
+    scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
+    absorbed: list[Node] = []
+    found: list[Composed | None] = []
+    before = nodes.get(node.inputs[0])
+    while before is not None and len(readers[before.name]) == 1:
+        bias = before.weights.get("bias")
+        affine = _affine(before, channels)
+        if before.op == "identity":
+            before = nodes.get(before.inputs[0])
+            continue
+        if affine is not None:
+            # s (a x + b) + t
+            shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
+            scale = scale * affine[0]
+            absorbed.append(before.as_identity())
+            found.append(_with_front(node, scale, shift, size, absorbed))
+            before = nodes.get(before.inputs[0])
+            continue
+        if before.op in LINEAR and bias is not None and bias.shape == (channels,):
+            for more, rest in _biases(before, nodes, readers):
+                moved, grown = scale * more + shift, np.abs(scale * more) + size
+                found.append(_with_front(node, scale, moved, grown, [*absorbed, *rest]))
+        break
+    else:
+        if before is not None and not absorbed:
+            found += [_with_shared_bias(node, before), _with_shared_affine(node, before)]
+    return [each for each in found[::-1] if each is not None]
+
+
+def _with_shared_affine(node: Node, before: Node) -> Composed | None:
+    """Return a linear node merged with the affine before it, which has other readers too."""
+    affine = _affine(before, _read_channels(node, node.arrays["kernel"]))
+    if affine is None or len(node.inputs) != 1:
+        return None
+    scale, shift = affine
+    composed = _with_front(node, scale, shift, np.abs(shift), [])
+    if composed is None:
+        return None
+    return replace(composed, node=replace(composed.node, inputs=before.inputs))
+
+
+def _with_shared_bias(node: Node, before: Node) -> Composed | None:
+    """Return a linear node merged with the bias of the linear node before it.
+
+    That node has other readers too, for which the converter adds the bias in a separate operator.
+    """
+    bias = before.weights.get("bias")
+    channels = _read_channels(node, node.arrays["kernel"])
+    if before.op not in LINEAR or bias is None or bias.shape != (channels,):
+        return None
+    shift = bias.astype(np.float64)
+    composed = _with_front(node, np.ones(channels), shift, np.abs(shift), [])
+    if composed is None or before.name not in node.inputs:
+        return None
+    bare = replace(
+        before,
+        name=f"{before.name} without bias",
+        weights={role: array for role, array in before.weights.items() if role != "bias"},
+    )
+    added = replace(
+        before,
+        op="affine",
+        inputs=(bare.name,),
+        attributes={"axis": -1},
+        weights={"scale": np.ones(channels, np.float32), "shift": bias},
+        constants={},
+    )
+    return replace(
+        composed,
+        node=replace(composed.node, inputs=(bare.name,)),
+        rest=(added,),
+        inserted=((before.name, bare),),
+    )
+
+
+def _biases(
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
+) -> list[tuple[np.ndarray, list[Node]]]:
+    """Return the biases that a converter may move from a linear node to the next one.
+
+    The first is the node's own bias; the others include the shifts before the node.
+    """
+    bare = replace(node, weights={r: w for r, w in node.weights.items() if r != "bias"})
+    found = [(node.weights["bias"].astype(np.float64), [bare])]
+    if node.op in LINEAR_NODES:
+        for composed in _in_front(node, nodes, readers):
+            if np.array_equal(composed.node.weights["kernel"], node.weights["kernel"]):
+                found.append((composed.node.weights["bias"], [bare, *composed.rest]))
+    return found
+
+
+def _with_front(
+    node: Node, scale: np.ndarray, shift: np.ndarray, size: np.ndarray, absorbed: list[Node]
+) -> Composed | None:
+    """Return the linear node whose output for x is `node`'s for scale · x + shift, if any."""
+    arrays = node.arrays
+    kernel = arrays["kernel"].astype(np.float64)
+    scaled = _scaled_in_front(node, kernel, scale)
+    constant, terms = _of_constant(node, kernel, shift), _of_constant(node, np.abs(kernel), size)
+    if scaled is None or constant is None or terms is None:
+        return None
+    bias = arrays.get("bias", np.zeros(constant.shape))
+    weights = {**arrays, "kernel": scaled, "bias": bias + constant}
+    errors = dict(node.errors)
+    if "kernel" in errors:
+        of_kernel = _scaled_in_front(node, node.errors["kernel"], np.abs(scale))
+        errors["kernel"] = node.errors["kernel"] if of_kernel is None else of_kernel
+    return Composed(
+        replace(node, weights=weights, constants={}, errors=errors),
+        np.abs(bias) + terms,
+        tuple(absorbed),
+        shifted=bool(shift.any()),
+    )
+
+
+def _of_constant(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """Return the output of a linear node without bias for an input that is constant per channel.
+
+    None if the output depends on the position, as at the borders of a padded convolution.
+    """
+    channels = _channels(node, kernel)
+    if not values.any():
+        return np.zeros(channels)
+    # Large enough that the kernel is applied at every border and in the interior.
+    reach = [3 * size for size in kernel.shape[: kernel.ndim - 2]]
+    dilation = node.attributes.get("dilation", [1] * len(reach))
+    sizes = [n * d for n, d in zip(reach, dilation)]
+    image = np.broadcast_to(values, (1, *sizes, len(values)))
+    plain = replace(
+        node,
+        weights={"kernel": kernel},
+        constants={},
+        attributes={**node.attributes, "time_distributed": False},
+    )
+    y = evaluate_node(plain, [image]).reshape(-1, channels)
+    near = np.abs(y - y[0]) <= COMPUTED * np.abs(y).max(initial=0.0)
+    return y[0] if np.all(near) else None
+
+
+def _read_channels(node: Node, kernel: np.ndarray) -> int:
+    axis = -1 if node.op == "conv_transpose" else -2
+    return int(kernel.shape[axis]) * int(node.attributes.get("groups", 1))
+
+
+def _scaled_in_front(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+    """Return a kernel multiplied by a factor for each input channel."""
+    if np.all(scale == scale[0]):
+        return kernel * scale[0]
+    if node.attributes.get("groups", 1) != 1:
+        return None
+    return kernel * (scale if node.op == "conv_transpose" else scale[:, None])
+
+
+def _channels(node: Node, kernel: np.ndarray) -> int:
+    if node.op == "depthwise_conv":
+        return int(np.prod(kernel.shape[-2:]))
+    return int(kernel.shape[-2 if node.op == "conv_transpose" else -1])
+
+
+def _scaled(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return a kernel multiplied by a factor for each output channel."""
+    if node.op == "depthwise_conv":
+        return kernel * scale.reshape(kernel.shape[-2:])
+    return kernel * (scale[:, None] if node.op == "conv_transpose" else scale)
+
+
+def _channel_axes(node: Node, channels: int) -> tuple[int, ...]:
+    """Return the sizes of the last axes that together hold the channels; () if none do.
+
+    A reshape may split the channels into several axes, such as the heads of an attention.
+    """
+    if not node.shape or node.shape[-1] is None:
+        return (channels,)
+    for count in range(1, len(node.shape)):
+        sizes = tuple(size or 0 for size in node.shape[-count:])
+        if math.prod(sizes) == channels:
+            return sizes
+    return ()
+
+
+def _affine(
+    node: Node, channels: int, axes: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return scale and shift if a node is an affine of the channels, else None.
+
+    Args:
+        node: The node.
+        channels: The number of channels.
+        axes: The sizes of the last axes, if they hold the channels together.
+    """
+    arrays, axes = node.arrays, axes or (channels,)
+    whole = len(axes) == 1
+    if whole and node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
+        return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
+    constant = arrays.get("constant")
+    if constant is None or len(node.inputs) != 1 or constant.size not in (1, channels):
+        return None
+    if constant.size > 1 and constant.shape[-len(axes) :] != axes:
+        return None
+    vector = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+    first = node.attributes.get("constant_first", False)
+    one, none = np.ones(channels), np.zeros(channels)
+    with np.errstate(divide="ignore"):
+        inverse = 1 / vector
+    affines = {
+        "multiply": (vector, none),
+        "divide": None if first or not np.isfinite(inverse).all() else (inverse, none),
+        "add": (one, vector),
+        "subtract": (-one, vector) if first else (one, -vector),
+    }
+    return affines.get(node.op)

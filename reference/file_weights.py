@@ -9,30 +9,18 @@ elements is the altered one.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
-from ..artifacts.precisions import SMALLEST_NORMAL, half_rounding
+from ..artifacts.precisions import half_rounding
 from .altered_weights import Compare, explain
-
-# The error of a quantized weight is at most half a step. Converters compute w / scale in float32
-# with a scale rounded to float32, so a number near the middle of two steps may go to either. The
-# quotient has three roundings, which matter where it is large, as in 32-bit biases.
-_HALF_STEP = 0.5
-_QUOTIENT = 3 * 2.0**-24
-
-# Folding needs a few float32 operations, each with a relative error of 2^-24, on numbers as large
-# as the tensor's.
-_FOLDED_ELSEWHERE = 16 * 2.0**-24
-
-# Two converters compute a step from the same range by a few operations in float32.
-_SAME_STEPS = 8 * 2.0**-24
+from .weight_differences import FOLDED_ELSEWHERE, agreeing, wrong_in_foreign, wrong_numbers
+from .weight_forms import Form, flattened_maps, forms, in_form
 
 # A constant that agrees with a weight in half of its elements or more, but not in all, was altered.
 # A constant that a converter merged with another operator agrees only where numbers are 0.
@@ -41,11 +29,13 @@ _ALTERED_SHARE = 0.5
 # Steps of the fit of factors to the channels of a kernel, which alternates between the axes.
 _FITS = 20
 
-# Operators between a flattened map and the dense layer that reads it; a file clips where it rounds.
-_IN_PLACE = ("clip", "identity", "relu")
-
 # Numbers that are compared first, to distinguish most arrays quickly.
 _PROBES = 8
+
+# Element type, number of elements, the first and the last one.
+_Ends = tuple[np.dtype, int, float, float]
+
+_Candidate = tuple[float, GraphTensor, Form, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -193,13 +183,13 @@ def _by_elimination(
         alike = left.get(match.size, [])
         if sizes[match.size] == 1 and len(alike) == 1:
             node = nodes[match.node]
-            if not _may_compute_the_same(alike[0], node):
+            if not may_compute_the_same(alike[0], node):
                 near = _nearest(node, "kernel", node.weights["kernel"], (), alike, foreign=True)
                 changed[match.node] = replace(near, state="altered")
     return [changed.get(m.node, m) if m.role == "kernel" else m for m in found]
 
 
-def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
+def may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
     """Return whether a constant is a node's kernel with scaled channels or exchanged rows.
 
     Scaled channels are compensated in a neighbouring layer, and the rows of a dense kernel may
@@ -215,7 +205,7 @@ def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
         greatest = np.abs(stored).max(initial=0.0)
         rounding = half_rounding(greatest) if stored.dtype == np.float16 else 0.0
         error = np.max(node.errors.get("kernel", 0.0))
-        allowed = float(2 * _FOLDED_ELSEWHERE * greatest + rounding + error)
+        allowed = float(2 * FOLDED_ELSEWHERE * greatest + rounding + error)
     if node.op == "dense" and np.allclose(np.sort(stored, None), np.sort(kernel, None), 0, allowed):
         return True
     last = (kernel.ndim - 2, kernel.ndim - 1)
@@ -241,7 +231,7 @@ def changed_in_places(match: WeightMatch, node: Node) -> bool:
         return False
     few = 2 * match.differing < int(np.count_nonzero(node.weights["kernel"]))
     floats = match.tensor.dtype.kind == "f" and match.tensor.quantization is None
-    return few and floats and not _may_compute_the_same(match.tensor, node)
+    return few and floats and not may_compute_the_same(match.tensor, node)
 
 
 def _scaled(
@@ -259,84 +249,6 @@ def _scaled(
             return off <= allowed
         before = off
     return False
-
-
-def flattened_maps(network: Network) -> dict[str, tuple[int, ...]]:
-    """Return, by node, the shape of the feature map that each dense node reads flattened."""
-    nodes = {node.name: node for node in network.nodes}
-    shapes: dict[str, Sequence[int | None]] = {**network.inputs}
-    shapes.update({node.name: node.shape for node in network.nodes})
-    found = {}
-    for node in network.nodes:
-        name = node.inputs[0]
-        while name in nodes and nodes[name].op in _IN_PLACE:
-            name = nodes[name].inputs[0]
-        if node.op != "dense" or name not in nodes or nodes[name].op not in ("flatten", "reshape"):
-            continue
-        sizes = shapes[nodes[name].inputs[0]][1:]
-        if all(size is not None for size in sizes):
-            found[node.name] = tuple(int(size) for size in sizes if size is not None)
-    return found
-
-
-# Element type, number of elements, the first and the last one.
-_Ends = tuple[np.dtype, int, float, float]
-
-Form = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def forms(
-    op: str, role: str, shape: tuple[int, ...], features: tuple[int, ...] = ()
-) -> Iterator[Form]:
-    """Yield the shapes and axis orders in which files store a weight.
-
-    Keras stores (*K, in, out) for convolutions, (*K, channel, multiplier) for depthwise ones,
-    (*K, out, in) for transposed ones and (in, out) for dense layers. The kernel of an einsum may
-    have any order.
-
-    Args:
-        op: The node's operation.
-        role: Which weight.
-        shape: The weight's shape.
-        features: Shape of the feature map that a dense layer reads flattened; empty for none.
-
-    Yields:
-        A shape with the weight's number of elements, and the order of its axes in a file.
-    """
-    axes = tuple(range(len(shape)))
-    yield shape, axes
-    if role != "kernel" or len(shape) < 2:
-        return
-    spatial, last = axes[:-2], axes[-2:]
-    if op == "einsum":
-        yield from ((shape, order) for order in itertools.permutations(axes))
-        return
-    if op == "depthwise_conv":
-        yield shape, (*last, *spatial)
-        return
-    yield shape, (last[1], *spatial, last[0])  # TFLite: out, K, in
-    yield shape, (last[1], last[0], *spatial)  # ONNX: out, in, K; in, out, K when transposed
-    yield shape, (last[0], *spatial, last[1])  # TFLite, transposed: out, K, in
-    if len(spatial) == 3:  # TFLite, in two dimensions: out, H, W, planes side by side
-        yield shape, (last[1], *spatial[1:], spatial[0], last[0])
-    if op == "dense" and len(features) > 1 and int(np.prod(features)) == shape[0]:
-        # Channels first: the rows of a dense layer after a flattened map follow its order.
-        view = (*features, shape[1])
-        places, channel, out = axes_of(len(features))
-        yield view, (channel, *places, out)
-        yield view, (out, channel, *places)
-        # Conversely, if the network has channels first and the file does not.
-        yield view, (*range(1, len(features)), 0, out)
-        yield view, (out, *range(1, len(features)), 0)
-
-
-def axes_of(rank: int) -> tuple[tuple[int, ...], int, int]:
-    """Return the axes of positions, channels and outputs for a feature map of ``rank`` axes."""
-    return tuple(range(rank - 1)), rank - 1, rank
-
-
-def _ordered(weight: np.ndarray, form: Form) -> np.ndarray:
-    return np.transpose(weight.reshape(form[0]), form[1])
 
 
 def _tables(network: Network, graph: ArtifactGraph) -> set[str]:
@@ -374,7 +286,7 @@ def _exactly(
             rounded = weight.astype(dtype, copy=False) if alike else weight
         for constant in (c for c in alike or () if c.key not in others):
             for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
-                if _equal(_ordered(rounded, form), constant):
+                if _equal(in_form(rounded, form), constant):
                     return WeightMatch(
                         node.name,
                         node.layer,
@@ -418,17 +330,17 @@ def _nearest(
 
     def compare_in(form: Form) -> Compare:
         if not foreign:
-            return _wrong
-        return functools.partial(_wrong_foreign, error=_ordered(error, form).reshape(-1))
+            return wrong_numbers
+        return functools.partial(wrong_in_foreign, error=in_form(error, form).reshape(-1))
 
     best: _Candidate | None = None
     rank = (-1.0, 0.0)
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
-        ordered = _ordered(weight, form).astype(np.float64).reshape(-1)
+        ordered = in_form(weight, form).astype(np.float64).reshape(-1)
         compare = compare_in(form)
         for constant in rest:
             wrong, real = compare(ordered, constant)
-            share = _agreeing(wrong, ordered, real)
+            share = agreeing(wrong, ordered, real)
             off = float(np.abs(real - ordered).sum()) if share == 1 else np.inf
             if (share, -off) > rank:
                 best, rank = (share, constant, form, wrong, real), (share, -off)
@@ -467,9 +379,6 @@ def _does_nothing(node: Node, role: str, weight: np.ndarray) -> bool:
     return not weight.any() or (factor and bool(np.all(weight == 1)))
 
 
-_Candidate = tuple[float, GraphTensor, Form, np.ndarray, np.ndarray]
-
-
 def _explained(
     node: Node,
     role: str,
@@ -483,65 +392,14 @@ def _explained(
     if weight.size < 2 or not weight.any():
         return best, ""
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
-        ordered, compare = _ordered(weight, form).astype(np.float64), compare_in(form)
+        ordered, compare = in_form(weight, form).astype(np.float64), compare_in(form)
         for constant in [best[1], *(c for c in rest if c is not best[1])]:
             remark = explain(ordered, constant, form[1], role, compare)
             if remark:
                 wrong, real = compare(ordered.reshape(-1), constant)
-                share = _agreeing(wrong, ordered.reshape(-1), real)
+                share = agreeing(wrong, ordered.reshape(-1), real)
                 return (share, constant, form, wrong, real), remark
     return best, ""
-
-
-def _agreeing(wrong: np.ndarray, expected: np.ndarray, real: np.ndarray) -> float:
-    """Return the share of elements that agree; 1 only for all.
-
-    A zero that stands for a number below half a step says nothing about the rest.
-    """
-    telling = wrong | (real != 0) | (expected == 0)
-    return 1 - float(wrong.sum()) / max(int(telling.sum()), 1)
-
-
-def _wrong(expected: np.ndarray, constant: GraphTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a constant differs from the expected numbers, and its real numbers."""
-    data = constant.data
-    assert data is not None
-    real = constant.real(data).reshape(-1)
-    if data.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # weights beyond half precision become infinite
-            rounded = expected.astype(data.dtype).astype(np.float64)
-        return ~((real == rounded) | (np.isnan(real) & np.isnan(rounded))), real
-    if constant.quantization is None:
-        return np.ones(expected.shape, bool), real
-    if not real.any():  # whatever their step, zeros represent 0 and what runtimes replace by it
-        return np.abs(expected) >= SMALLEST_NORMAL, real
-    step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1)
-    return ~(np.abs(real - expected) <= _HALF_STEP * step + _QUOTIENT * np.abs(expected)), real
-
-
-def _wrong_foreign(
-    expected: np.ndarray, constant: GraphTensor, error: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same with a tolerance for a fold that computes in float32 in another order.
-
-    The tolerance is relative to the largest element too, since a bias is a difference of numbers
-    that may be larger than the bias. Expected numbers that are themselves rounded add their error,
-    unless both are rounded to the same steps: then they are the same number.
-    """
-    wrong, real = _wrong(expected, constant)
-    size = np.abs(expected) + np.abs(expected).max(initial=0.0)
-    data, step = constant.data, np.zeros(1)
-    assert data is not None
-    if data.dtype.kind != "f":
-        if constant.quantization is None:
-            return wrong, real
-        step = np.broadcast_to(constant.quantization.step(data.ndim), data.shape).reshape(-1) / 2
-    elif data.dtype == np.float16:
-        step = half_rounding(np.abs(expected))
-    same = np.isclose(step, error, rtol=_SAME_STEPS, atol=0.0)
-    allowed = np.where(same, step, step + error) + _FOLDED_ELSEWHERE * size
-    with np.errstate(invalid="ignore"):
-        return ~(np.abs(real - expected) <= allowed), real
 
 
 def file_weight(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,7 +16,8 @@ from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import half_rounding
 from .composed_layers import COMPUTED, LINEAR_NODES, Composed, compositions_of
-from .file_weights import WeightMatch, file_weight, forms, match_weights
+from .file_weights import WeightMatch, file_weight, match_weights
+from .weight_forms import forms
 
 
 def with_merged_affines(network: Network, graph: ArtifactGraph, *, rounded: bool = True) -> Network:

@@ -324,7 +324,8 @@ def _require_declared_shape(layer: keras.Layer, given: Value, declared: Any) -> 
         UserError: The shapes differ.
     """
     shape = _computed_shape(layer, tuple(given.shape))
-    if shape != tuple(declared.shape):
+    sizes = zip(shape, declared.shape, strict=True)
+    if any(None not in pair and len(set(pair)) > 1 for pair in sizes):
         raise UserError(
             f"{type(layer).__name__} {layer.name!r} returns the shape {shape} at inference, but "
             f"Keras declares {tuple(declared.shape)}, for which the layers after it were built. "

@@ -14,9 +14,10 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph
 from ...artifacts.network import Network, Node
-from ...reference.file_weights import file_weight, flattened_maps
+from ...reference.file_weights import file_weight
 from ...reference.merged_affines import allowed_error, like
 from ...reference.network import evaluate_node
+from ...reference.weight_forms import flattened_maps
 
 # Operators of single numbers with f(s x) = s f(x) for factors s > 0.
 _OF_ELEMENTS = {"identity", "leaky_relu", "linear", "prelu"}

@@ -27,7 +27,6 @@ from ...reference.file_weights import (
     WeightMatch,
     changed_in_places,
     file_weight,
-    flattened_maps,
     match_weights,
 )
 from ...reference.merged_affines import like, with_merged_affines
@@ -37,6 +36,7 @@ from ...reference.operators.indexing import INDEXING
 from ...reference.operators.reductions import REDUCTIONS
 from ...reference.pixel_inputs import numbers_of, with_pixels
 from ...reference.saturation import with_saturated_constants
+from ...reference.weight_forms import flattened_maps
 from ...runtimes import Target
 from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult

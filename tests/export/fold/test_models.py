@@ -456,6 +456,7 @@ def test_einsum_whose_axes_keras_reverses_is_refused():
         ("...d,dz->...z", (4, 4, 3), (7,)),
         ("...d,dz->...z", (4, 3), (7,)),
         ("...d,dz->...z", (3,), (7,)),
+        ("abc,cde->abde", (9, 4), (None, 2, 3)),
         ("abcd,dz->abcz", (4, 2, 3), (4, 2, 7)),
         ("ab...,bz->az...", (3, 4, 2), (7,)),
     ],

@@ -478,6 +478,66 @@ def decisions() -> keras.Model:
     return keras.Model(x, ops.logical_and(ops.greater(scores, -0.5), ops.less(scores, 0.5)))
 
 
+class Learned(layers.Layer):
+    """A weight, called on the input for its batch size only, or not even that."""
+
+    def __init__(
+        self, size: Any, declared: bool = True, batched: bool = False, **options: Any
+    ) -> None:
+        super().__init__(**{"name": "learned", **options})
+        self.size, self.declared, self.batched = size, declared, batched
+
+    def build(self, input_shape: Any) -> None:
+        self.rows = self.add_weight(shape=(1, *self.size), initializer="normal", name="rows")
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (None if self.declared and self.batched else 1, *self.size)
+
+    def call(self, x: Any) -> Any:
+        if not self.batched:
+            return self.rows * 1.0
+        return ops.broadcast_to(self.rows, (ops.shape(x)[0], *self.size))
+
+
+class Spread(layers.Layer):
+    """Repeats the first input for each sample of the second."""
+
+    def call(self, rows: Any, x: Any) -> Any:
+        return ops.repeat(rows, ops.shape(x)[0], axis=0)
+
+
+def perceiver(build: Callable[[Any], Any]) -> keras.Model:
+    """Return a network in which latents that are weights attend to the input."""
+    x = Input((10, 6), name="x")
+    latents = build(x)
+    latents = latents + layers.MultiHeadAttention(2, 4, name="cross")(latents, x)
+    latents = latents + layers.MultiHeadAttention(2, 4, name="self")(latents, latents)
+    return keras.Model(x, head(ops.mean(latents, axis=1)))
+
+
+@case()
+def latents_in_another_layer() -> keras.Model:
+    return perceiver(lambda x: Spread()(Learned((4, 8))(x), x))
+
+
+@case()
+def latents_of_a_wrongly_declared_shape() -> keras.Model:
+    return perceiver(lambda x: Learned((4, 8), declared=False, batched=True)(x))
+
+
+@case()
+def learned_positions() -> keras.Model:
+    x = Input((10, 6), name="x")
+    y = layers.Dense(6)(layers.Add()([x, Learned((10, 6))(x)]))
+    return keras.Model(x, head(layers.Flatten()(Norm()(y))))
+
+
+@case(refusal=r"output 'learned' is a constant without a batch axis")
+def constant_output() -> keras.Model:
+    x = Input((10, 6), name="x")
+    return keras.Model(x, [layers.Dense(2)(x), Learned((10, 6))(x)])
+
+
 @case(refusal=r"layer 'mean[_0-9]*' combines all samples of a batch")
 def mean_over_the_batch() -> keras.Model:
     x, scores = dense()
@@ -653,6 +713,27 @@ def transformed() -> keras.Model:
     padded, cut = ops.rfft(sound, 64), ops.rfft(sound, 32)
     y = layers.Concatenate()([*padded, *cut])
     return keras.Model(sound, head(y))
+
+
+def mixed(tokens: Any) -> Any:
+    """Return the real part of the Fourier transform of tokens, as FNet mixes them."""
+    return tokens + ops.fft2((tokens, ops.zeros_like(tokens)))[0]
+
+
+@case()
+def fourier_mixing() -> keras.Model:
+    tokens = Input((8, 6), name="tokens")
+    x = mixed(layers.Dense(6)(mixed(tokens)))
+    return keras.Model(tokens, head(layers.GlobalAveragePooling1D()(x)))
+
+
+@case()
+def transformed_complex_numbers() -> keras.Model:
+    real, imaginary = Input((3, 5, 7), name="real"), Input((3, 5, 7), name="imaginary")
+    forth, back = ops.fft2((real, imaginary)), ops.ifft2((real, imaginary))
+    rows = ops.fft((imaginary, real))
+    y = layers.Concatenate()([layers.Flatten()(part) for part in (*forth, *back, *rows)])
+    return keras.Model([real, imaginary], y)
 
 
 @case()

@@ -16,7 +16,7 @@
 | min(1/√x, c), as in UnitNormalization | 1/√max(x, 1/c²) |
 | a matrix with a constant diagonal (eye) | the matrix, which TFLite would compute in each run |
 | patches of an image side by side (extract_patches) | a permutation of the pixels |
-| real and imaginary part, absolute value of a real Fourier transform | products with sines |
+| real and imaginary part, absolute value of a Fourier transform | products with sines |
 
 Resizing is exact: each pixel of the result is a fixed weighted mean of pixels, with weights read
 from TensorFlow's operation.
@@ -32,12 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..fold.traced_functions import bincount_size, run_eagerly, table_of
+from .fourier import part_of_transform
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-# A transform of n numbers becomes matrices of n²/2 numbers each.
-_LONGEST_TRANSFORM = 2048
 
 # Replaced everywhere: Keras' own form, or a runtime's, gives wrong values, or it is a convolution
 # with zeros and ones that only moves numbers.
@@ -377,43 +375,6 @@ def _resize_matrix(
         return np.asarray(resized.numpy()[:, :, 0, 0].T, np.float32)
 
 
-def _part_of_transform(op: tf.Operation, function: Any) -> tf.Tensor | None:
-    """Return the real or imaginary part, or the absolute value, of a real Fourier transform."""
-    import tensorflow as tf
-
-    transform = op.inputs[0].op
-    while transform.type == "Identity":
-        transform = transform.inputs[0].op
-    if transform.type != "RFFT":
-        return None
-    signal, length = transform.inputs[0], tf.get_static_value(transform.inputs[1])
-    size = signal.shape[-1]
-    if size is None or length is None or length[0] > _LONGEST_TRANSFORM:
-        return None
-    # Shorter signals are padded with zeros, longer ones truncated.
-    times, length = np.arange(min(size, length[0])), int(length[0])
-    angles = 2 * np.pi * np.outer(times, np.arange(length // 2 + 1)) / length
-    # Where a sine is 0, NumPy returns about 1e-13, since π is not exact in float64.
-    sines, cosines = (np.where(np.abs(f) < 1e-9, 0, f) for f in (-np.sin(angles), np.cos(angles)))
-    signal = signal[..., : len(times)]
-    if op.type == "Imag":
-        return _product(signal, sines)
-    real = _product(signal, cosines)
-    if op.type == "Real":
-        return real
-    return tf.sqrt(tf.square(real) + tf.square(_product(signal, sines)))
-
-
-def _product(signal: tf.Tensor, matrix: NDArray[np.float64]) -> tf.Tensor:
-    """Return the product of the last axis of a tensor and a matrix."""
-    import tensorflow as tf
-
-    flat = tf.reshape(signal, (-1, matrix.shape[0]))
-    result = tf.matmul(flat, tf.constant(matrix.astype(np.float32)))
-    sizes = [-1 if size is None else size for size in signal.shape[:-1]]
-    return tf.reshape(result, (*sizes, matrix.shape[1]))
-
-
 _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "BiasAdd": _sum,
     "Minimum": _bounded_rsqrt,
@@ -437,7 +398,7 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "LookupTableFindV2": _lookup,
     "ResizeBicubic": _resize,
     "ScaleAndTranslate": _resize,
-    "Real": _part_of_transform,
-    "Imag": _part_of_transform,
-    "ComplexAbs": _part_of_transform,
+    "Real": part_of_transform,
+    "Imag": part_of_transform,
+    "ComplexAbs": part_of_transform,
 }

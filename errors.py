@@ -14,6 +14,9 @@ class UserError(ValueError):
     paragraph without a traceback: ``Expected a .keras file. Received: 'a.h5'. Save with …``.
     """
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_code(message))
+
 
 # The C0 and C1 control characters, which can move a terminal's cursor or forge lines of a log.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -22,6 +25,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def printable(text: str) -> str:
     """Return an untrusted text with its control characters escaped, as `\\x1b`."""
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+# A Python lambda as Keras writes it into a config, and its code alone: marshalled (type 0xe3, then
+# the number of arguments in 4 bytes), in base64.
+_LAMBDA = re.compile(r"\{'class_name': '__lambda__', 'config': .*?\)\}\}")
+_CODE = re.compile(r"b?(['\"])4[w-z0-9+/][AEIMQUYcgkosw048]AAAA(?:[\w+/=]|\\n)+\1")
+
+
+def without_code(text: str) -> str:
+    """Return a text in which no serialized Python code is printed."""
+    return _CODE.sub("(code)", _LAMBDA.sub("a lambda", text))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

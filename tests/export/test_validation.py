@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import marshal
 from pathlib import Path
 
 import keras
@@ -235,3 +237,28 @@ def test_samples_for_a_network_that_is_cut_at_its_text_are_computed(export, tmp_
     golden = np.load(next(tmp_path.rglob("golden.npz")))
     real = golden["input:cross"][golden["kind"] == "real"]
     assert real.tolist() == np.asarray(model.get_layer("cross")(tuple(codes.values()))).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
+@pytest.mark.parametrize("default", [None, 0.5])
+def test_a_refusal_shows_no_serialized_code(default, tmp_path):
+    x = keras.Input((4,), name="x")
+    initializer = lambda shape, dtype=default: keras.ops.ones(shape)  # noqa: E731
+    model = keras.Model(x, keras.layers.Dense(3, kernel_initializer=initializer, name="y")(x))
+    with pytest.raises(
+        rl.UserError, match=r"layer 'y'.* initializer identifier: a lambda\."
+    ) as told:
+        rl.export_model(model, tmp_path)
+    assert "AAAA" not in str(told.value)
+
+
+def test_code_is_removed_from_any_message_and_nothing_else():
+    def function(first, second=2):
+        return first + second
+
+    code = codecs.encode(marshal.dumps(function.__code__), "base64").decode()
+    in_one_line = code.replace("\n", "")
+    told = rl.UserError(f"Cannot read {code!r}, of {in_one_line!r}.")
+    assert str(told) == "Cannot read (code), of (code)."
+    path = f"'4wEAAA/{'models/' * 20}net'"
+    assert str(rl.UserError(path)) == path

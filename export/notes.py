@@ -32,7 +32,8 @@ def notes_on_model(model: keras.Model, fold: FoldReport) -> tuple[str, ...]:
         fold: The report of the fold.
     """
     norms = [
-        f"norm {record.name!r} leaves {_operations(len(record.remaining_ops))}: {record.reason}"
+        f"norm {record.name!r} leaves {_operations(len(record.remaining_ops))}"
+        + (f": {record.reason}" if record.reason else "")
         for record in fold.records
         if record.outcome != "folded"
     ]

@@ -162,7 +162,7 @@ class _Passes:
                 # A fold since the calls were grouped may have changed one of them.
                 if all(call.op is seeds[0].op for call in seeds):
                     self.fold(planner, seeds)
-        _drop_identities(self.graph)
+        _drop_identities(self.graph, self.graph.calls())
         return len(self.outcome.steps) > before
 
     def fold(self, planner: Planner, seeds: list[Call]) -> None:
@@ -182,6 +182,8 @@ class _Passes:
         steps.append(Step(op.norms, plan.absorbers(seeds)))
         self.copy_budget -= sum(copy.op.size for copy in plan.copies)
         plan.commit()
+        # At once: an affine that comes next could move to this place, which would be no progress.
+        _drop_identities(self.graph, seeds)
 
 
 def border_plan(
@@ -286,7 +288,9 @@ def best_plan(
             refusals.append(refusal)
             continue
         cost = plan_cost(plan)
-        if cost < best_cost:
+        if cost >= FREE:
+            refusals.append(Refusal("that would leave no fewer operations"))
+        elif cost < best_cost:
             best, best_cost = plan, cost
         if best is not None and not any(cost_of(best.op(call)).ops for call in seeds):
             break
@@ -338,7 +342,7 @@ def _groups(graph: Graph) -> list[list[Call]]:
     return list(groups.values())
 
 
-def _drop_identities(graph: Graph) -> None:
-    for call in graph.calls():
+def _drop_identities(graph: Graph, calls: list[Call]) -> None:
+    for call in calls:
         if isinstance(call.op, AffineOp) and call.op.affine.is_identity:
             graph.remove(call)

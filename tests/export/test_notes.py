@@ -109,3 +109,30 @@ def test_buffers_after_the_flatbuffer_are_kept(export):
     assert any(b.data is not None and bytes(bytearray(b.data)) == content for b in kept)
     with pytest.raises(rl.UserError, match="whole TFLite file"):
         flatbuffer.parse(data[:-1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_the_norm_that_stays_of_a_chain_has_the_reasons_of_its_neighbours(count):
+    x = keras.Input((4,), name="x")
+    y = kl.Softmax(name="before")(x)
+    for number in range(count):
+        y = kl.BatchNormalization(name=f"norm{number}")(y)
+    model = keras.Model(x, kl.Softmax(name="behind")(y))
+    for weight in model.weights:
+        weight.assign(np.linspace(0.5, 2, 4))
+    kept = [record for record in rl.fold(model).report.records if record.outcome == "kept"]
+    assert [record.reason for record in kept] == [
+        "not into what comes before: 'before' (Softmax) is not linear; "
+        "not into what follows: 'behind' (Softmax) is not linear"
+    ]
+
+
+def test_a_norm_that_could_only_be_replaced_by_a_copy_has_a_reason():
+    x = keras.Input((4,), name="x")
+    dense = kl.Dense(4, name="dense")(x)
+    norm = kl.BatchNormalization(name="norm", scale=False, epsilon=0)(dense)
+    model = keras.Model(x, [kl.Softmax()(norm), kl.Softmax()(dense)])
+    model.get_layer("norm").moving_mean.assign(np.linspace(0.5, 2, 4))
+    (record,) = rl.fold(model, copy_budget=10**6).report.records
+    assert record.outcome == "kept"
+    assert "not into what comes before: that would leave no fewer operations" in record.reason

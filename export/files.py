@@ -223,7 +223,8 @@ class ArtifactWriter:
     def _cost_of_random(self, artifact: Artifact, variant: Variant, folder: Path) -> str:
         """Return a note on the loss from random calibration, measured if there are real samples."""
         samples = self.variants.samples
-        if samples is None:
+        integers = all("float" not in str(t.dtype) for t in self.variants.signature.outputs)
+        if samples is None or integers:
             return f"calibrated with random numbers; {RANDOM_COST}"
         real = dataclasses.replace(self, calibration=Calibration(samples))
         with tempfile.TemporaryDirectory(dir=folder) as place, self.step(artifact.file, "compare"):

@@ -274,10 +274,16 @@ def snr_db(samples: Samples, truth: Arrays, outputs: Arrays) -> dict[str, float 
     """Return the signal-to-noise ratio of each output against float64 truth, in decibels.
 
     It is taken over the real samples or, without any, over the random ones. It is None if the truth
-    is zero everywhere or the output has no error, where the ratio is not a finite number.
+    is zero everywhere or the output has no error, where the ratio is not a finite number, and for
+    integers, such as indices of classes: the distance of two of them means nothing.
     """
     _, chosen = typical_samples(np.array(samples.kind))
-    return {name: decibels(truth[name][chosen], outputs[name][chosen]) for name in truth}
+    return {
+        name: decibels(truth[name][chosen], outputs[name][chosen])
+        if outputs[name].dtype.kind == "f"
+        else None
+        for name in truth
+    }
 
 
 def decibels(truth: np.ndarray, output: np.ndarray) -> float | None:

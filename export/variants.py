@@ -215,11 +215,16 @@ class Variants:
 
 
 def mean_ratio(truth: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> float:
-    """Return the mean signal-to-noise ratio over samples and outputs, in decibels."""
+    """Return the mean signal-to-noise ratio over samples and outputs, in decibels.
+
+    Integers, such as indices of classes, count only if all outputs are integers: the ratio then
+    orders files by how many differ, but its value means nothing.
+    """
+    floats = [name for name in truth if outputs[name].dtype.kind == "f"]
     ratios = [
         ratio
-        for name, array in truth.items()
-        for wanted, got in zip(array, outputs[name], strict=True)
+        for name in floats or truth
+        for wanted, got in zip(truth[name], outputs[name], strict=True)
         if (ratio := _ratio(wanted, got)) is not None
     ]
     return float(np.mean(ratios)) if ratios else math.inf

@@ -69,6 +69,10 @@ def notes_on_outputs(
                 f"{int(wrong.sum())} of {wrong.size} elements of output {name!r} differ from the "
                 "trained model by more than rounding: a comparison of close numbers, or a fault"
             )
+        elif not exact and given[name].dtype.kind != "f":
+            equal = float((given[name] == np.rint(truth[name])).mean())
+            if equal < 1:
+                notes.append(f"{100 * equal:.3g} % of output {name!r} equal the trained model's")
         elif not exact and not np.isfinite(given[name][np.isfinite(truth[name])]).all():
             notes.append(f"output {name!r} is NaN or infinite where the trained model is not")
         elif not exact and ratio is not None and ratio < LEAST_SNR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import keras
@@ -47,3 +48,24 @@ def test_notes_say_what_is_far(tmp_path: Path) -> None:
     assert notes("int8", TRUTH + 0.5, 30.0) == ()
     assert "-5.0 dB from the trained model" in notes("int8", TRUTH + 0.5, -5.0)[0]
     assert "NaN or infinite" in notes("float16", TRUTH * np.inf, 30.0)[0]
+
+
+def test_outputs_of_integers_have_no_ratio_but_a_share(tmp_path: Path) -> None:
+    x = keras.Input((8,), name="x")
+    scores = layers.Dense(6, name="scores")
+    model = keras.Model(x, keras.ops.argmax(scores(x), axis=-1))
+    samples = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32) ** 3
+    manifest = rl.export_model(
+        model, tmp_path / "net", precisions=("int8",), calibration="random", inputs=samples
+    )
+    golden = np.load(tmp_path / "net" / "golden.npz")
+    real = golden["kind"] == "real"
+    label = manifest.outputs[0].name
+    wanted = np.asarray(model(golden["input:x"]))[real]
+    for artifact in manifest.artifacts:
+        assert artifact.snr_db == {label: None}
+        text = " ".join(artifact.notes)
+        assert not re.search(r"dB (on the real samples|from)", text)
+        share = float((golden[f"artifact:{artifact.file}:{label}"][real] == wanted).mean())
+        assert 0 < share < 1
+        assert f"{100 * share:.3g} % of output {label!r} equal the trained model's" in text

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ..artifacts.graphs.base import ArtifactGraph
+from ..artifacts.graphs.base import ArtifactGraph, GraphOp
+from ..artifacts.graphs.norms import norms_of
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import Arithmetic, precision_named
@@ -27,6 +28,8 @@ from .saturation import ROUNDED_TO_INFINITY, overflows_harmlessly, with_saturate
 _LEAST_SHARE = 0.1
 
 _BATCH = 8
+
+_FLOAT = 1  # ONNX's number of the element type float32
 
 
 def misfits(
@@ -56,7 +59,8 @@ def misfits(
         return Misfits(clipped=tuple(entry for entry in clipped if entry.share >= _LEAST_SHARE))
     if arithmetic is Arithmetic.FLOAT16 and known:
         network = with_saturated_constants(network, graph, artifact.precision, lambda: inputs)
-        found = list(_overflows(network, inputs))
+        wide = _computed_in_floats(network, graph)
+        found = [entry for name, entry in _overflows(network, inputs) if name not in wide]
         if any(entry.what == "value" for entry in found) and overflows_harmlessly(network, inputs):
             found = [entry for entry in found if entry.what != "value"]
         return Misfits(overflows=tuple(found))
@@ -117,8 +121,26 @@ class _Tally:
         return Clipped(place, share, low, high, least, most, self._count)
 
 
-def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[Overflow]:
-    """Yield the values and sums of layers that exceed half precision."""
+def _computed_in_floats(network: Network, graph: ArtifactGraph) -> set[str]:
+    """Return the nodes inside norms, if a file of half precision computes norms in float32."""
+    casts = (op for op in graph.ops if op.kind == "Cast" and op.attributes.get("to") == _FLOAT)
+    norms = list(norms_of(graph.ops))
+    squares = [op for norm in norms for op in norm.squares]
+    divided = [op for norm in norms for op in norm.divisions]  # a norm may follow another one
+    wide = {*graph.inputs, *(op.outputs[0] for op in (*casts, *divided))}
+    if not squares or not all(op.inputs[0] in wide for op in squares):
+        return set()
+    nodes = [
+        GraphOp(index, node.op, node.name, node.inputs, (node.name,))
+        for index, node in enumerate(network.nodes)
+    ]
+    return {op.name for norm in norms_of(nodes) for op in norm.inside}
+
+
+def _overflows(
+    network: Network, inputs: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, Overflow]]:
+    """Yield the values and sums that exceed half precision, with the name of the node."""
     nodes = {node.name: node for node in network.nodes}
     sizes = {name: array.shape[1:] for name, array in inputs.items()}
     values: dict[str, float] = {}
@@ -132,9 +154,9 @@ def _overflows(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[O
             sums[name] = max(sums.get(name, 0.0), total)
     for node in network.nodes:
         if values.get(node.name, 0.0) >= ROUNDED_TO_INFINITY:
-            yield Overflow(node.layer, "value", values[node.name])
+            yield node.name, Overflow(node.layer, "value", values[node.name])
         elif sums.get(node.name, 0.0) > GREATEST_HALF:
-            yield Overflow(node.layer, "sum", sums[node.name])
+            yield node.name, Overflow(node.layer, "sum", sums[node.name])
 
 
 def _greatest_sum(node: Node, value: np.ndarray, sizes: Mapping[str, tuple[int, ...]]) -> float:

@@ -23,7 +23,10 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from ...artifacts.graphs.base import GraphOp
+from ...artifacts.graphs.norms import norms_of
 from .onnx_choices import arguments_for, prevent_requantizing
 from .onnx_products import keep_activations
 from .pixel_inputs import give_onnx_pixels, onnx_pixels
@@ -83,15 +86,33 @@ def _no_advice() -> Iterator[None]:
 
 
 def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     model = onnx.load(path)
+    exact = [*exact, *_nodes_of_norms(model.graph)]
+    in_floats = _read_in_floats(model.graph, exact)
     for weight in model.graph.initializer:
-        _flush_below_half_precision(weight)
+        if weight.name not in in_floats:
+            _flush_below_half_precision(weight)
     converted: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=list(exact)
     )
     return _without_casts_between(converted, exact)
+
+
+def _nodes_of_norms(graph: onnx.GraphProto) -> list[str]:
+    ops = [
+        GraphOp(index, node.op_type, node.name, tuple(node.input), tuple(node.output))
+        for index, node in enumerate(graph.node)
+    ]
+    found = (op.name for norm in norms_of(ops) for op in (*norm.inside, *norm.divisions))
+    return list(dict.fromkeys(found))
+
+
+def _read_in_floats(graph: onnx.GraphProto, exact: Sequence[str]) -> set[str]:
+    """Return the values that only nodes read which compute in float32."""
+    read: dict[bool, set[str]] = {True: set(), False: set()}
+    for node in graph.node:
+        read[node.name in exact or node.op_type in DEFAULT_OP_BLOCK_LIST].update(node.input)
+    return read[True] - read[False]
 
 
 def _without_casts_between(model: onnx.ModelProto, exact: Sequence[str]) -> onnx.ModelProto:

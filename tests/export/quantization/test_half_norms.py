@@ -1,0 +1,99 @@
+"""Protects that norms of samples in float16 files of ONNX are computed in float32."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import renormlite as rl
+from keras import layers as kl
+from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs.base import GraphOp
+from renormlite.artifacts.graphs.norms import norms_of
+
+NORMS = {
+    "unit": lambda: kl.UnitNormalization(),
+    "layer": lambda: kl.LayerNormalization(epsilon=1e-12),
+    "group": lambda: kl.GroupNormalization(2),
+    "rms": lambda: kl.RMSNormalization(),
+}
+
+
+@pytest.fixture(scope="module", params=NORMS)
+def exported(request, tmp_path_factory):
+    """A network of one norm, its float16 file, and samples whose squares exceed half precision."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 8), name="x")
+    model = keras.Model(x, kl.Dense(3, name="y")(NORMS[request.param]()(x)))
+    samples = 600 * np.random.default_rng(0).normal(size=(16, 4, 8)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("half") / "net"
+    rl.export_model(model, folder, inputs=samples, formats=("onnx",), precisions=("float16",))
+    return model, folder, samples
+
+
+def test_large_and_zero_samples_are_right(exported):
+    model, folder, samples = exported
+    session = onnxruntime.InferenceSession(folder / "net.float16.onnx")
+    for given in (samples[:1], np.zeros_like(samples[:1]), np.full_like(samples[:1], 1e-6)):
+        (found,) = session.run(None, {"x": given})
+        expected = np.asarray(model(given))
+        # Half precision rounds a product of eight numbers of about 1 by less than 2^-8.
+        assert np.abs(found - expected).max() < 2.0**-8 * max(1, np.abs(expected).max())
+
+
+def test_the_check_passes_though_squares_exceed_half_precision(exported):
+    _, folder, samples = exported
+    assert np.square(samples).max() > 65504
+    assert rl.check_parity(folder).passed
+
+
+def test_squares_to_divisions_are_in_float32(exported):
+    _, folder, _ = exported
+    ops = read_graph(folder / "net.float16.onnx", "onnx").ops
+    makers = {key: op for op in ops for key in op.outputs}
+    (norm,) = norms_of(ops)
+    assert {op.kind for op in norm.inside} >= {"Mul", "Sqrt"}
+    for op in norm.squares:  # the input of the file is float32, everything else is cast to it
+        maker = makers.get(op.inputs[0])
+        assert maker is None or (maker.kind, maker.attributes["to"]) == ("Cast", 1)
+
+
+def test_values_outside_norms_still_need_half_precision(tmp_path):
+    """The norm itself may, the sum of its inputs may not, exceed half precision."""
+    x = keras.Input((4,), name="x")
+    wide = kl.Rescaling(1000.0, name="wide")(x)
+    model = keras.Model(x, kl.Dense(2, name="y")(kl.UnitNormalization()(wide)))
+    samples = 200 * np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    model.get_layer("y").kernel.assign(np.ones((4, 2)))
+    activation = keras.Model(x, kl.Activation("relu")(kl.Add()([wide, model.output[:, :1]])))
+    rl.export_model(
+        activation, tmp_path / "net", inputs=samples, formats=("onnx",), precisions=("float16",)
+    )
+    report = rl.check_parity(tmp_path / "net")
+    failed = [f for result in report.results for f in result.findings if not f.passed]
+    assert "headroom" in {finding.check for finding in failed}
+
+
+def ops(*entries):
+    return [GraphOp(i, kind, f"n{i}", ins, (out,)) for i, (kind, ins, out) in enumerate(entries)]
+
+
+def test_a_root_without_squares_is_no_norm():
+    assert not list(norms_of(ops(("Add", ("x", "c"), "a"), ("Sqrt", ("a",), "r"))))
+
+
+def test_the_parts_of_a_norm():
+    graph = ops(
+        ("Sub", ("x", "m"), "d"),
+        ("Mul", ("d", "d"), "s"),
+        ("ReduceMean", ("s",), "v"),
+        ("Add", ("v", "e"), "w"),
+        ("Sqrt", ("w",), "r"),
+        ("Reciprocal", ("r",), "i"),
+        ("Mul", ("d", "i"), "y"),
+        ("Add", ("y", "b"), "z"),
+    )
+    (norm,) = norms_of(graph)
+    assert sorted(op.index for op in norm.inside) == [1, 2, 3, 4, 5]
+    assert [op.index for op in norm.divisions] == [6]

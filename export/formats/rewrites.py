@@ -132,7 +132,7 @@ def with_separate_biases(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.Graph
     values = _constants_of(graph_def)
     copies: Counter[bytes] = Counter()
     for node in list(result.node):
-        if node.op not in (*_MERGED_SUMS, "BiasAdd"):
+        if node.op not in (*_MERGED_SUMS, "BiasAdd") or values(node.name) is not None:
             continue
         for index, name in enumerate(node.input):
             views, constant = [], nodes[producer(name)]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import keras
 import numpy as np
 import onnx
 import pytest
 import renormlite as rl
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from renormlite.artifacts.flatbuffer import operator_name
 from renormlite.export.formats import flatbuffer
 from renormlite.export.formats.format_table import FORMAT_NAMES, precisions_of
+from renormlite.export.formats.rewrites import with_separate_biases
 from renormlite.models import mlperf_tiny
 
 # `auto` searches; test_auto.py is about it.
@@ -198,3 +202,37 @@ def test_weights_are_aligned_for_kernels_that_read_them_in_place(small, export):
     assert weights.size
     for content in buffers:
         assert data.index(bytes(bytearray(content))) % 16 == 0
+
+
+def test_16_bit_files_hold_differences_of_equal_constants(tmp_path: Path) -> None:
+    """As in the filters of a mel spectrogram: a bias must not be shared, but this is none."""
+    sound = keras.Input((512,), name="sound")
+    mel = keras.layers.MelSpectrogram(64, 32, num_mel_bins=8, sampling_rate=8000, name="mel")
+    model = keras.Model(sound, keras.layers.Dense(3)(keras.layers.Flatten()(mel(sound))))
+    samples = np.random.default_rng(0).normal(size=(24, 512)).astype(np.float32)
+    manifest = rl.export_model(
+        model, tmp_path, formats=("tflite",), precisions=("int16x8",), inputs=samples
+    )
+    assert (manifest.artifacts[0].snr_db[manifest.outputs[0].name] or 0) > 6.02 * BITS[
+        "int16x8"
+    ] - LOSS
+    assert rl.check_parity(tmp_path).passed
+
+
+def test_biases_of_16_bit_files_are_constants_of_their_own() -> None:
+    bias, other = np.array([[1, 2, 3], [4, 5, 7]], np.float32)
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (1, 3), name="x")
+        first, second = tf.constant(bias, name="bias"), tf.constant(other)
+        product = (x + first) * (x + second) * (x + first)
+        tf.add(product, first - second, name="y")
+    result = with_separate_biases(graph.as_graph_def())
+    names = [node.name for node in result.node]
+    assert len(names) == len(set(names))
+    assert len([node for node in result.node if node.op == "AddV2" and "bias" in node.input]) == 1
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(result, name="")
+    with tf.compat.v1.Session(graph=graph) as session:
+        got = session.run("y:0", {"x:0": np.ones((1, 3), np.float32)})
+    wanted = np.square(1 + bias) * (1 + other) + bias - other
+    np.testing.assert_allclose(got[0], wanted, rtol=1e-6)

@@ -14,6 +14,7 @@ from ..evaluation import first_line
 from ..keras_graph import read_graph
 from .batches import require_independent_samples
 from .channels_last import channels_last
+from .loudest import clip_each_sample
 from .outputs import split_outputs
 from .pixels import take_pixels
 from .quantized import dequantize
@@ -75,6 +76,7 @@ def prepare(
         set_sizes(graph, shapes or {}),
         dequantize(graph),
         channels_last(graph) if for_files else None,
+        clip_each_sample(graph) if for_files else None,
     ]
     if for_files:
         require_sizes(graph)

@@ -45,7 +45,7 @@ def clip_each_sample(graph: Graph) -> list[str] | None:
     """
     made: dict[int, Kept] = {}
     for call in graph.calls():
-        layer = call.op.operation if isinstance(call.op, Kept) else None
+        layer: Any = call.op.operation if isinstance(call.op, Kept) else None
         if type(layer) is not keras.layers.MelSpectrogram or not layer.power_to_db:
             continue
         if call.inputs[0].shape[0] is None:

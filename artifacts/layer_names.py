@@ -15,3 +15,9 @@ def is_named(path: str, pattern: str) -> bool:
     """
     names = (path, path.rpartition("/")[2])
     return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def is_inside(path: str, pattern: str) -> bool:
+    """Return whether a path, or that of a model around the layer, matches a pattern."""
+    steps = path.split("/")
+    return any(is_named("/".join(steps[: end + 1]), pattern) for end in range(len(steps)))

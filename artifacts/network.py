@@ -78,11 +78,14 @@ class Network:
         inputs: Keras input name to shape; each is a value of that name.
         outputs: Keras output name to the value it returns.
         nodes: The operations, producers first.
+        paths: Layer to its path in the trained model, such as `backbone/conv`, for those that are
+            in a nested model.
     """
 
     inputs: Mapping[str, tuple[int | None, ...]]
     outputs: Mapping[str, str]
     nodes: tuple[Node, ...]
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def readers(self) -> dict[str, list[Node]]:
         """Return the nodes that read each value; values that no node reads are absent."""
@@ -119,6 +122,7 @@ class Network:
             inputs=dict(zip(inputs, self.inputs.values())),
             outputs=dict(zip(outputs, [before.get(v, v) for v in self.outputs.values()])),
             nodes=tuple(nodes),
+            paths=self.paths,
         )
 
 
@@ -180,6 +184,7 @@ def network_arrays(network: Network) -> dict[str, np.ndarray]:
         "inputs": [{"name": k, "shape": list(v)} for k, v in network.inputs.items()],
         "outputs": [{"name": k, "value": v} for k, v in network.outputs.items()],
         "nodes": nodes,
+        "paths": dict(network.paths),
     }
     return {"graph": np.array(json.dumps(graph)), **arrays}
 
@@ -219,7 +224,10 @@ def _network(graph: Record, arrays: _Shared) -> Network:
         if entry.text("value") not in known:
             raise entry.wrong("value", "the name of an input or node")
         outputs[entry.text("name")] = entry.text("value")
-    return Network(inputs, outputs, tuple(nodes))
+    paths = graph.mapping("paths")
+    if not all(isinstance(path, str) for path in paths.values()):
+        raise graph.wrong("paths", "a text for each layer")
+    return Network(inputs, outputs, tuple(nodes), dict(paths))
 
 
 def _node(entry: Record, arrays: _Shared) -> Node:

@@ -29,7 +29,6 @@ from .fold import (
     values_of_inputs,
 )
 from .fold.backend import require_tensorflow
-from .fold.keras_graph import read_graph
 from .formats.format_table import needs_calibration
 from .input_norms import with_input_norms
 from .network.write import build_network
@@ -264,7 +263,6 @@ def _prepare(
     if trained is not None:
         model = trained.float_model
     original = model
-    nested = read_graph(model).paths if _selects_layers(options) else {}
     with step("model", "prepare"):
         prepared = prepare(
             model,
@@ -326,7 +324,7 @@ def _prepare(
         trained=trained,
         with_norms=with_norms,
         original=model,
-        nested=nested,
+        nested=prepared.paths,
         pixels=options.preprocessing_in_model,
     )
     return ExportRun(
@@ -343,10 +341,6 @@ def _prepare(
             golden.choose_samples(signature.inputs, values, real.arrays if real else None)
         ),
     )
-
-
-def _selects_layers(options: ExportOptions) -> bool:
-    return bool(options.keep_float or options.keep_int16 or options.recipe)
 
 
 def _needing_calibration(options: ExportOptions, trained: TrainedModel | None) -> list[str]:

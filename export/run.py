@@ -130,6 +130,7 @@ class ExportRun:
                 folder / NETWORK_FILE,
                 inputs=[tensor.name for tensor in self.signature.inputs],
                 outputs=[tensor.name for tensor in self.signature.outputs],
+                paths=self.writer.variants.nested,
             )
         with step(golden.FILE_NAME, "truth in float64"):
             exact = {name: _exact(value) for name, value in self.samples.inputs.items()}

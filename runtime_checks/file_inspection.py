@@ -12,7 +12,7 @@ import numpy as np
 
 from ..artifacts.directory import ExportDirectory
 from ..artifacts.golden_set import GoldenSet
-from ..artifacts.layer_names import is_named
+from ..artifacts.layer_names import is_inside, is_named
 from ..artifacts.manifest import METADATA_KEY, Artifact
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.sample_kinds import REAL, typical_samples
@@ -27,6 +27,7 @@ from .end_to_end.findings import Finding, TargetResult, judge_proven, judge_unkn
 from .end_to_end.integer_agreement import must_agree
 from .interface_suspects import interface_suspect
 from .per_op.inspection import FileContents, inspect, readable
+from .per_op.op_results import OpCheck
 
 # Findings that are kept whichever layers are selected.
 _OF_THE_FILE = ("file", "load", "interface", "training", "calibration", "kernels")
@@ -80,13 +81,17 @@ class FileInspection:
         self._contents: dict[str, FileContents | Finding | None] = {}
         network = export.folded_network
         known = dict.fromkeys(node.layer for node in network.nodes) if network else {}
+        paths = network.paths if network else {}
         self._layers: dict[str, None] = {}
+        self._layer_of = {node.name: node.layer for node in network.nodes} if network else {}
         for pattern in layers:
             found = [name for name in known if is_named(name, pattern)]
+            found = found or [n for n in known if n in paths and is_inside(paths[n], pattern)]
             if not found:
+                has = ", ".join(repr(paths.get(name, name)) for name in known)
                 raise UserError(
                     f"{export.path} has no layer {pattern!r} with weights or ops of its own. "
-                    f"It has {', '.join(map(repr, known)) or 'no network'}."
+                    f"It has {has or 'no network'}."
                 )
             self._layers |= dict.fromkeys(found)
 
@@ -151,7 +156,7 @@ class FileInspection:
 
     def _of_layers(self, result: TargetResult) -> TargetResult:
         """Return a result restricted to the selected layers."""
-        ops = tuple(check for check in result.ops if check.layer in self._layers)
+        ops = tuple(check for check in result.ops if self._computes_selected(check))
         about = [
             finding
             for finding in result.findings
@@ -164,6 +169,11 @@ class FileInspection:
             about.append(Finding("ops", bool(ops), f"layer {names}: {says}", names))
         faults = tuple(fault for fault in result.faults if fault.layer in self._layers)
         return replace(result, findings=tuple(about), ops=ops, faults=faults)
+
+    def _computes_selected(self, check: OpCheck) -> bool:
+        """Return whether an operator computes a selected layer, alone or with those behind it."""
+        layers = {check.layer, *(self._layer_of.get(name) for name in check.fused)}
+        return not layers.isdisjoint(self._layers)
 
     def _whole(
         self, artifact: Artifact, golden: GoldenSet, target: Target, result: TargetResult

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ def write_network(
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    paths: Mapping[str, str] | None = None,
 ) -> Network:
     """Write `network.npz`.
 
@@ -44,12 +45,16 @@ def write_network(
         inputs: Names of the trained model's inputs; by default those of ``model``.
         outputs: Names of the trained model's outputs; by default those of ``model``, which may
             differ after the fold.
+        paths: Layer to its path in the trained model.
 
     Returns:
         The network.
     """
     network = build_network(model)
     network = network.named(inputs or list(network.inputs), outputs or list(network.outputs))
+    used = {node.layer for node in network.nodes}
+    nested = {name: p for name, p in (paths or {}).items() if name in used and name != p}
+    network = replace(network, paths=nested)
     save_arrays(path, network_arrays(network))
     return network
 

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...artifacts.layer_names import is_named
+from ...artifacts.layer_names import is_inside, is_named
 from ...errors import UserError
 
 _CALL = re.compile(r"#\d+$")
@@ -37,7 +37,8 @@ def select(
     chosen: dict[str, None] = {}
     for pattern in patterns:
         found = [path for path in paths if is_named(path, pattern)]
-        found = found or [path for path in paths if _is_inside((nested or {}).get(path), pattern)]
+        around = nested or {}
+        found = found or [p for p in paths if p in around and is_inside(around[p], pattern)]
         if not found:
             raise UserError(
                 f"{option}: no layer of the folded network is called {pattern!r}; a folded norm is "
@@ -45,12 +46,6 @@ def select(
             )
         chosen.update(dict.fromkeys(found))
     return tuple(chosen)
-
-
-def _is_inside(path: str | None, pattern: str) -> bool:
-    """Return whether a path, or that of a model around it, matches a pattern."""
-    steps = path.split("/") if path else []
-    return any(is_named("/".join(steps[: end + 1]), pattern) for end in range(len(steps)))
 
 
 def _proposed(pattern: str, paths: Sequence[str]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import keras
 import pytest
 from click.testing import CliRunner
-from renormlite import UserError, check_parity
+from renormlite import UserError, check_parity, export_model
 from renormlite.artifacts.directory import read_export
 from renormlite.cli.check import command
 from renormlite.runtime_checks.report.shown import what_was_shown
@@ -122,3 +123,32 @@ def test_layers_are_selected_by_patterns(export):
     assert {op.layer for result in report.results for op in result.ops} == {"stem"}
     with pytest.raises(UserError, match=r"no layer 'xy\*' with weights .* It has 'stem', "):
         check_parity(export, layers=["xy*"])
+
+
+def block(name):
+    image = keras.Input((6, 6, 2))
+    y = keras.layers.Conv2D(2, 3, padding="same", name="conv")(image)
+    return keras.Model(image, keras.layers.ReLU(name="relu")(y), name=name)
+
+
+def test_layers_of_nested_models_are_selected_by_their_paths(tmp_path):
+    image = keras.Input((6, 6, 2), name="image")
+    second = block("second")
+    y = keras.layers.Flatten()(second(block("first")(image)))
+    model = keras.Model(image, keras.layers.Dense(2, name="y")(y))
+    export_model(model, tmp_path)
+    for chosen in ("first/conv", "second/conv", "second", "second/*"):
+        assert check_parity(tmp_path, layers=[chosen]).passed
+    with pytest.raises(UserError, match=r"It has 'first/conv', 'first/relu', 'second/conv', "):
+        check_parity(tmp_path, layers=["third/conv"])
+    weight = float(second.get_layer("conv").kernel[0, 0, 0, 0])
+    for file in ("tflite", "onnx"):
+        corrupt(next(tmp_path.glob(f"*.float32.{file}")), weight, weight + 0.5)
+    record = json.loads((tmp_path / "manifest.json").read_text())
+    for entry in record["artifacts"]:
+        entry["sha256"] = read_sha(tmp_path / entry["file"])
+    (tmp_path / "manifest.json").write_text(json.dumps(record))
+    assert check_parity(tmp_path, layers=["first/conv"]).passed
+    for chosen in ("second/conv", "second"):
+        report = check_parity(tmp_path, layers=[chosen])
+        assert [result.passed for result in report.results] == [False, False]

@@ -34,12 +34,14 @@ class Prepared:
         notes: The changes, one sentence each.
         states: Name of each state input to the name of the output with its next value.
         cut: The notes among them on inputs that the app must compute.
+        paths: Name of each layer of the network to its path in the model.
     """
 
     model: keras.Model
     notes: tuple[str, ...] = ()
     states: Mapping[str, str] = field(default_factory=dict)
     cut: tuple[str, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -88,10 +90,10 @@ def prepare(
     if states:
         steps.append([f"states are inputs and outputs: {', '.join(states)}; feed each output back"])
     if all(step is None for step in steps):
-        return Prepared(model)
+        return Prepared(model, paths=graph.paths)
     notes = tuple(note for step in steps if step for note in step)
     try:
-        return Prepared(build(graph, "float32"), notes, states, tuple(cut or ()))
+        return Prepared(build(graph, "float32"), notes, states, tuple(cut or ()), graph.paths)
     except (ValueError, TypeError) as error:
         given = ", ".join(f"{name}={tuple(sizes)}" for name, sizes in (shapes or {}).items())
         raise UserError(

@@ -356,6 +356,7 @@ def _element(element: Any, inputs: Sequence[TensorSpec]) -> Part:
                 f"{', '.join(t.name for t in inputs)}. Yield dicts by input name."
             )
         values = np.asarray(named[tensor.name])
-        batch[tensor.name] = values[None] if values.ndim == len(tensor.shape) - 1 else values
+        alone = values.ndim in (0, len(tensor.shape) - 1)
+        batch[tensor.name] = values[None] if alone else values
     labels = named.get(LABEL) if LABEL not in batch else None
     return batch, None if labels is None else np.atleast_1d(np.asarray(labels))

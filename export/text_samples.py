@@ -39,14 +39,14 @@ class TextSamples:
         """Return samples in which text is replaced by what the layers make of it.
 
         Args:
-            source: Arrays, or a `.npz` file, with the inputs of the trained model. Other samples
-                are returned unchanged.
+            source: Arrays, a list of texts, or a `.npz` or `.npy` file, with the inputs of the
+                trained model. Other samples are returned unchanged.
 
         Raises:
             UserError: The layers cannot process the samples.
         """
         path = Path(source) if isinstance(source, (str, os.PathLike)) else None
-        if path is not None and (path.suffix != ".npz" or not path.is_file()):
+        if path is not None and (path.suffix not in (".npz", ".npy") or not path.is_file()):
             return source
         arrays = self._arrays(source if path is None else _loaded(path))
         given = [tensor.name for tensor in self._layers.inputs]
@@ -58,11 +58,13 @@ class TextSamples:
         computed = kept | dict(zip(self._layers.output_names, made, strict=True))
         if path is None:
             return computed
-        copy = self._folder / path.name
+        copy = self._folder / path.with_suffix(".npz").name
         save_arrays(copy, computed)
         return copy
 
     def _arrays(self, source: Any) -> dict[str, np.ndarray] | None:
+        if isinstance(source, (list, tuple)) and all(isinstance(x, (str, bytes)) for x in source):
+            source = np.array(source)
         if isinstance(source, np.ndarray) and len(self._layers.inputs) == 1:
             return {self._layers.inputs[0].name: source}
         if not isinstance(source, Mapping):
@@ -90,8 +92,10 @@ class TextSamples:
         return [np.concatenate(results) for results in zip(*parts, strict=True)]
 
 
-def _loaded(path: Path) -> dict[str, np.ndarray]:
+def _loaded(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError):  # the reader of samples says what is wrong

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ..artifacts.network import Network, read_network
 from ..artifacts.ranges import Misfits
 from ..artifacts.sample_kinds import REAL, SEARCH, file_inputs, kinds_of, without
 from ..artifacts.sample_shards import find_shards
-from ..artifacts.sample_stream import SampleStream
+from ..artifacts.sample_stream import Part, SampleStream
 from ..artifacts.samples import SampleSet, Source, open_samples
 from ..errors import UserError
 from ..reference.file_noise import file_noise
@@ -76,7 +77,7 @@ def open_own(
     classes = ClassNames(tuple(metadata.get("labels", ())))
     if not classes.names:
         classes = find_class_names(source, class_counts(export.outputs))
-    try:
+    with _naming_removed_layers(export):
         stream = open_samples(
             source,
             export.inputs,
@@ -85,12 +86,27 @@ def open_own(
             classes=classes.names,
             finite=False,
         )
+
+    def parts(size: int) -> Iterator[Part]:
+        with _naming_removed_layers(export):
+            yield from stream.parts(size)
+
+    return replace(stream, parts=parts, notes=(*filter(None, [classes.note]), *stream.notes))
+
+
+@contextlib.contextmanager
+def _naming_removed_layers(export: ExportDirectory) -> Iterator[None]:
+    """Add to errors in samples which layers the files lack, and what to pass instead."""
+    try:
+        yield
     except UserError as error:
         removed = [note for note in export.manifest.notes if _BY_THE_APP in note]
         if not removed:
             raise
-        raise UserError(f"{error} The {'; the '.join(removed)}.") from error
-    return replace(stream, notes=(*filter(None, [classes.note]), *stream.notes))
+        raise UserError(
+            f"{error} The {'; the '.join(removed)}. Check with these outputs, or give the text to "
+            "the export instead (export --inputs FILE), which computes them with the model."
+        ) from error
 
 
 def with_samples(golden: GoldenSet, export: ExportDirectory, own: SampleSet) -> GoldenSet:

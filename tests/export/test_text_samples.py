@@ -26,11 +26,15 @@ def table() -> keras.Model:
     return keras.Model({"age": age, "city": city}, kl.Dense(2)(kl.Concatenate()([age, ids])))
 
 
-@pytest.mark.parametrize("form", ["npz", "bytes", "rows", "arrays"])
+@pytest.mark.parametrize("form", ["npz", "npy", "bytes", "rows", "list", "arrays"])
 def test_text_is_processed_by_the_removed_layers(form, tmp_path):
-    samples = {"npz": TEXTS, "bytes": TEXTS.astype("S"), "rows": TEXTS[:, 0], "arrays": TEXTS}[form]
-    source = {"text": samples}
-    if form != "arrays":
+    samples = {"bytes": TEXTS.astype("S"), "rows": TEXTS[:, 0]}.get(form, TEXTS)
+    if form in ("arrays", "list"):
+        source = {"text": samples} if form == "arrays" else TEXTS[:, 0].tolist()
+    elif form == "npy":
+        source = tmp_path / "samples.npy"
+        np.save(source, samples)
+    else:
         source = tmp_path / "samples.npz"
         np.savez(source, text=samples)
     manifest = rl.export_model(reviews(), tmp_path / "net", precisions=("int8",), inputs=source)
@@ -39,7 +43,8 @@ def test_text_is_processed_by_the_removed_layers(form, tmp_path):
     rows = {tuple(row) for row in real}
     # 0 is padding, 1 an unknown word; the vocabulary begins at 2.
     assert rows == {(2, 3, 5, 0), (2, 4, 5, 0), (3, 0, 0, 0), (1, 1, 1, 1)}
-    assert manifest.calibration["source"] == ("arrays" if form == "arrays" else "samples.npz")
+    name = "arrays" if form in ("arrays", "list") else "samples.npz"
+    assert manifest.calibration["source"] == name
     assert rl.check_parity(tmp_path / "net").passed
 
 
@@ -55,3 +60,15 @@ def test_text_beside_numbers(tmp_path):
         rl.UserError, match=r"age, id\. .* the app must compute the output of the layer"
     ):
         rl.check_parity(tmp_path / "net", inputs=tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize("source", [TEXTS, {"text": TEXTS}, {"words": TEXTS}, TEXTS[:, 0].tolist()])
+def test_a_check_with_text_says_what_to_pass(source, tmp_path):
+    rl.export_model(reviews(), tmp_path)
+    with pytest.raises(
+        rl.UserError,
+        match=r"input 'words', int64 of shape \(N, 4\)\. Check with these outputs, or give the text ",
+    ):
+        rl.check_parity(tmp_path, inputs=source)
+    ids = np.array([[2, 3, 5, 0], [1, 1, 0, 0]])
+    assert rl.check_parity(tmp_path, inputs={"words": ids}).passed

@@ -728,6 +728,22 @@ def fourier_mixing() -> keras.Model:
 
 
 @case()
+def filtered_frequencies() -> keras.Model:
+    sound = Input((6, 50), name="sound")
+    gate = layers.Dense(26, activation="sigmoid")(sound)
+    real, imaginary = ops.rfft(sound)
+    filtered = [ops.irfft((real * gate, imaginary * gate), n) for n in (None, 49, 20, 60)]
+    return keras.Model(sound, layers.Concatenate()(filtered))
+
+
+@case()
+def sound_from_its_spectrum() -> keras.Model:
+    sound = Input((256,), name="sound")
+    real, imaginary = ops.stft(sound, 64, 32, 64)
+    return keras.Model(sound, ops.istft((real * 0.5, imaginary), 64, 32, 64))
+
+
+@case()
 def transformed_complex_numbers() -> keras.Model:
     real, imaginary = Input((3, 5, 7), name="real"), Input((3, 5, 7), name="imaginary")
     forth, back = ops.fft2((real, imaginary)), ops.ifft2((real, imaginary))

@@ -17,6 +17,7 @@
 | a matrix with a constant diagonal (eye) | the matrix, which TFLite would compute in each run |
 | patches of an image side by side (extract_patches) | a permutation of the pixels |
 | real and imaginary part, absolute value of a Fourier transform | products with sines |
+| the inverse of a real Fourier transform | products with sines |
 
 Resizing is exact: each pixel of the result is a fixed weighted mean of pixels, with weights read
 from TensorFlow's operation.
@@ -32,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..fold.traced_functions import bincount_size, run_eagerly, table_of
-from .fourier import part_of_transform
+from .fourier import inverse_of_real, part_of_transform
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -401,4 +402,5 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "Real": part_of_transform,
     "Imag": part_of_transform,
     "ComplexAbs": part_of_transform,
+    "IRFFT": inverse_of_real,
 }

@@ -42,6 +42,39 @@ def part_of_transform(op: tf.Operation, function: Any) -> tf.Tensor | None:
     return real if op.type == "Real" else imaginary
 
 
+def inverse_of_real(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return the real numbers whose transform is given by its first n/2 + 1 numbers.
+
+    Args:
+        op: An IRFFT of a traced function.
+        function: The concrete function.
+
+    Returns:
+        The replacement; None if the sizes are not static.
+    """
+    import tensorflow as tf
+
+    parts = _transform(op.inputs[0]) or _complex(op.inputs[0])
+    given = tf.get_static_value(op.inputs[1])
+    if parts is None or given is None or given[0] > _LONGEST_TRANSFORM:
+        return None
+    real, imaginary = parts
+    length = int(given[0])
+    if real.shape[-1] is None:
+        return None
+    used = min(real.shape[-1], length // 2 + 1)
+    # All but the first number, and the last one of an even length, stand for two conjugates.
+    share = np.full((used, 1), 2 / length)
+    share[0] = 1 / length
+    if length % 2 == 0 and used == length // 2 + 1:
+        share[-1] = 1 / length
+    cosines, sines = _waves(used, length, length)
+    result = _product(real[..., :used], share * cosines)
+    if imaginary is None:
+        return result
+    return result - _product(imaginary[..., :used], share * sines)
+
+
 def _transform(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor] | None:
     """Return the real and imaginary part of a Fourier transform; None if it is not one."""
     import tensorflow as tf
@@ -74,10 +107,17 @@ def _transform(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor] | None:
 
 
 def _complex(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None] | None:
-    """Return the parts of a complex number that is made of them, None for a part that is zero."""
+    """Return the parts that complex numbers are made of; None for an imaginary part of zero."""
     import tensorflow as tf
 
     op = tensor.op
+    if op.type == "Pad":  # with zeros
+        parts = _transform(op.inputs[0]) or _complex(op.inputs[0])
+        if parts is None:
+            return None
+        real, imaginary = parts
+        sizes = op.inputs[1]
+        return tf.pad(real, sizes), None if imaginary is None else tf.pad(imaginary, sizes)
     if op.type == "Cast" and op.inputs[0].dtype == tf.float32:
         return op.inputs[0], None
     if op.type != "Complex":

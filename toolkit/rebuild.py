@@ -220,13 +220,23 @@ def _made_anew(old: Layer) -> Layer:
     try:
         new: Layer = type(old).from_config(old.get_config())
     except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        # Keras puts the whole config before the reason.
+        reason = str(error).rpartition("Exception encountered: ")[2].strip().partition("\n")[0]
         raise UserError(
-            f"{_told(old)} cannot be recreated from its config ({reason}). Its get_config() must "
-            "return every argument of its constructor, name included."
+            f"{_told(old)} cannot be recreated from its config ({reason.rstrip('.')}). "
+            f"{_remedy(old)}"
         ) from error
     _name_alike(old, new)
     return new
+
+
+def _remedy(layer: Layer) -> str:
+    if type(layer).__module__.partition(".")[0] == "keras":
+        return (
+            "Keras cannot load it from a file either: give it named functions in place of lambdas, "
+            "registered with keras.saving.register_keras_serializable."
+        )
+    return "Its get_config() must return every argument of its constructor, name included."
 
 
 def _name_alike(old: Layer, new: Layer) -> None:

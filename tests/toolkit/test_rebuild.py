@@ -327,3 +327,19 @@ def test_layers_that_cannot_be_replaced_or_recreated_are_refused_by_name():
     grown.others.append(layers.BatchNormalization())
     with pytest.raises(rl.UserError, match=r"bad \(Grown\) holds 2 layers, and 1 when recreated"):
         rl.to_renorm(sequential(grown))
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
+def test_a_lambda_in_a_config_is_refused_without_the_config():
+    x = keras.Input((4,))
+    dense = layers.Dense(
+        3, kernel_initializer=lambda s, dtype=None: keras.ops.ones(s), name="dense"
+    )
+    model = keras.Model(x, layers.BatchNormalization()(dense(x)))
+    with pytest.raises(rl.UserError) as refusal:
+        rl.to_renorm(model)
+    assert str(refusal.value) == (
+        "dense (Dense) cannot be recreated from its config (Could not interpret initializer "
+        "identifier: a lambda). Keras cannot load it from a file either: give it named functions "
+        "in place of lambdas, registered with keras.saving.register_keras_serializable."
+    )

@@ -39,7 +39,8 @@ class CheckOptions:
     layers: tuple[str, ...] = option(
         (),
         "--layer",
-        "Check the weights and operators of these Keras layers only: names, paths or patterns ('head*').",
+        "Check the weights and operators of these Keras layers only: names, paths or patterns "
+        "('head*').",
         group=_SELECTION,
     )
     limit: int | None = option(

@@ -202,6 +202,8 @@ class Graph:
         output_names: The Keras names of the outputs.
         opaque: For each layer whose inner layers could not be read, by id, the reason.
         paths: Name of each layer that was read to its path in the model, such as `block/conv`.
+        misdeclared: Name of a layer that computes another shape than Keras declares, so that the
+            shapes of all values behind it may be wrong; empty for none.
     """
 
     def __init__(self, name: str) -> None:
@@ -213,6 +215,7 @@ class Graph:
         self.output_names: list[str] = []
         self.opaque: dict[int, str] = {}
         self.paths: dict[str, str] = {}
+        self.misdeclared = ""
         self._calls_added = 0
         self._names: set[str] = set()
         self._owners: dict[str, Call | None] = {}

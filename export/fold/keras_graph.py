@@ -33,11 +33,6 @@ _KEEPS_INTEGERS = (
     *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate),
     *(kl.IntegerLookup, kl.StringLookup, kl.Hashing, kl.CategoryEncoding, kl.Discretization),
 )
-# Layers for which Keras can declare another shape than they compute, and what to use instead.
-_DECLARES_WRONGLY = {
-    kl.RandomCrop: "Crop in the data pipeline instead, or use CenterCrop.",
-    kl.EinsumDense: "Write out the axes of its equation in place of '...'.",
-}
 # Layers that convert the norm to the type of their input; some norms compute in that type.
 _TRUNCATES = (
     *(kl.LayerNormalization, kl.GroupNormalization, kl.RMSNormalization),
@@ -286,8 +281,10 @@ class _Reader:
     def keep(self, node: Any, inputs: list[Value], prefix: str) -> list[Value]:
         """Add one node as one call."""
         operation = node.operation
-        if type(operation) in _DECLARES_WRONGLY:
-            _require_declared_shape(operation, inputs[0], node.outputs[0])
+        if isinstance(operation, kl.RandomCrop):
+            _require_same_size(operation, inputs[0], node.outputs[0])
+        if isinstance(operation, kl.EinsumDense) and _reverses_axes(operation, inputs[0]):
+            self.graph.misdeclared = operation.name
         op = self.ops.get(id(operation))
         if op is None:
             op = Kept(operation, self.graph.unique_name(operation.name, prefix))
@@ -317,42 +314,27 @@ class _Reader:
         return values
 
 
-def _require_declared_shape(layer: keras.Layer, given: Value, declared: Any) -> None:
-    """Refuse a layer whose output has another shape than Keras declares for the layers after it.
+def _require_same_size(crop: kl.RandomCrop, given: Value, declared: Any) -> None:
+    """Refuse a random crop to another size, which Keras declares but does not do at inference.
 
     Raises:
-        UserError: The shapes differ.
+        UserError: The sizes differ.
     """
-    shape = _computed_shape(layer, tuple(given.shape))
-    sizes = zip(shape, declared.shape, strict=True)
-    if any(None not in pair and len(set(pair)) > 1 for pair in sizes):
+    if tuple(given.shape) != tuple(declared.shape):
         raise UserError(
-            f"{type(layer).__name__} {layer.name!r} returns the shape {shape} at inference, but "
-            f"Keras declares {tuple(declared.shape)}, for which the layers after it were built. "
-            f"{_DECLARES_WRONGLY[type(layer)]}"
+            f"RandomCrop {crop.name!r} crops to {crop.height} x {crop.width} in training only: at "
+            "inference Keras returns its input, so that the layers after it get another size than "
+            "they were built for. Crop in the data pipeline instead, or use CenterCrop."
         )
 
 
-def _computed_shape(layer: keras.Layer, given: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Return the shape of what a layer of `_DECLARES_WRONGLY` computes at inference.
-
-    Keras crops at random in training only, and reverses the axes that an ellipsis stands for.
-    """
-    if isinstance(layer, kl.RandomCrop):
-        return given
-    left, after = layer.equation.replace("...", "*").split("->")
-    before, weights = left.split(",")
-    axes = list(before)
-    if "*" in axes:
-        place = axes.index("*")
-        # An axis that the ellipsis stands for is named by its number.
-        hidden = [str(axis) for axis in range(len(given) - len(axes) + 1)]
-        axes[place : place + 1] = hidden
-        after = after.replace("*", "".join(hidden))
-    # The kernel of a quantized layer may be packed.
-    kernel = getattr(layer, "original_kernel_shape", layer.kernel.shape)
-    sizes = {**dict(zip(weights, kernel, strict=True)), **dict(zip(axes, given, strict=True))}
-    return tuple(sizes[axis] for axis in after)
+def _reverses_axes(layer: kl.EinsumDense, given: Value) -> bool:
+    """Return whether Keras declares a wrong shape: it reverses the axes of a leading ellipsis."""
+    before = layer.equation.partition(",")[0]
+    if not before.startswith("..."):
+        return False
+    hidden = given.shape[1 : given.rank - len(before) + 3]
+    return hidden != hidden[::-1]
 
 
 def _as_computed(tensor: keras.KerasTensor) -> keras.KerasTensor:

@@ -110,6 +110,11 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
         return Refusal(
             f"{call.name!r} has an output without a fixed size, so no constant can be added to it"
         )
+    if plan.graph.misdeclared:
+        return Refusal(
+            f"Keras declares the output of {plan.graph.misdeclared!r} with axes in another order "
+            "than it computes, so the sizes behind it are not known"
+        )
     if any(known is call for known, _ in plan.maps):
         return Refusal(f"{call.name!r} reads one tensor twice")
     refusal = plan.rule(call).forward(plan, call, slot, seed.affine.scale_only)

@@ -433,39 +433,35 @@ def test_norms_of_integers_normalize_in_integers(norm):
 def test_random_crop_to_another_size_is_refused():
     """At inference, Keras returns the input of a RandomCrop, whose declared size is another."""
     x = keras.Input((6, 4, 3))
-    with pytest.raises(UserError, match=r"returns the shape \(None, 6, 4, 3\) .* CenterCrop"):
+    with pytest.raises(UserError, match="RandomCrop 'crop' crops to 3 x 3 in training only"):
         fold(keras.Model(x, kl.RandomCrop(3, 3, name="crop")(x)))
     same = keras.Model(x, kl.RandomCrop(6, 4)(x))
     given = np.ones((2, 6, 4, 3), np.float32)
     assert np.array_equal(np.asarray(fold(same).model(given, training=False)), given)
 
 
-def test_einsum_whose_axes_keras_reverses_is_refused():
-    """Keras declares (None, 2, 4, 7) for this equation, and returns (None, 4, 2, 7)."""
-    x = keras.Input((4, 2, 3))
-    dense = kl.EinsumDense("...d,dz->...z", output_shape=(7,))
-    model = keras.Model(x, dense(x))
-    assert model(np.ones((1, 4, 2, 3))).shape == (1, 4, 2, 7)
-    with pytest.raises(UserError, match=r"returns the shape \(None, 4, 2, 7\) .* Write out"):
-        fold(model)
-
-
 @pytest.mark.parametrize(
     ("equation", "shape", "output"),
     [
-        ("...d,dz->...z", (4, 4, 3), (7,)),
-        ("...d,dz->...z", (4, 3), (7,)),
-        ("...d,dz->...z", (3,), (7,)),
-        ("abc,cde->abde", (9, 4), (None, 2, 3)),
-        ("abcd,dz->abcz", (4, 2, 3), (4, 2, 7)),
-        ("ab...,bz->az...", (3, 4, 2), (7,)),
+        ("...d,dz->...z", (4, 2, 3), (3,)),  # Keras declares (None, 2, 4, 3)
+        ("...d,dz->...z", (4, 4, 3), (3,)),
+        ("ab...,bz->az...", (3, 4, 2), (3,)),
+        ("abcd,dz->abcz", (4, 2, 3), (None, None, 3)),
     ],
 )
-def test_einsum_as_declared_folds(equation, shape, output):
+def test_einsum_whose_declared_axes_may_be_reversed(equation, shape, output, randomized):
+    """A shift behind zero padding differs at the borders, which depends on the true sizes."""
     x = keras.Input(shape)
-    model = keras.Model(x, kl.EinsumDense(equation, output_shape=output)(x))
+    y = kl.EinsumDense(equation, output_shape=output)(x)
+    norm = kl.BatchNormalization(axis=-1)
+    z = kl.Conv2D(3, 3, padding="same", groups=1)(kl.Activation("tanh")(norm(y)))
+    z = kl.Conv2D(3, 3, padding="same")(kl.BatchNormalization()(kl.Activation("relu")(z)))
+    model = randomized(keras.Model(x, kl.GlobalAveragePooling2D()(z)))
     given = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    assert np.array_equal(np.asarray(fold(model).model(given)), np.asarray(model(given)))
+    expected = np.asarray(model(given))
+    for verify in (False, True):
+        found = np.asarray(fold(model, verify=verify).model(given))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def joined_twice(kind):

@@ -281,9 +281,7 @@ class _Reader:
     def keep(self, node: Any, inputs: list[Value], prefix: str) -> list[Value]:
         """Add one node as one call."""
         operation = node.operation
-        if isinstance(operation, kl.RandomCrop):
-            _require_same_size(operation, inputs[0], node.outputs[0])
-        if isinstance(operation, kl.EinsumDense) and _reverses_axes(operation, inputs[0]):
+        if inputs and _is_misdeclared(operation, inputs[0]):
             self.graph.misdeclared = operation.name
         op = self.ops.get(id(operation))
         if op is None:
@@ -314,25 +312,16 @@ class _Reader:
         return values
 
 
-def _require_same_size(crop: kl.RandomCrop, given: Value, declared: Any) -> None:
-    """Refuse a random crop to another size, which Keras declares but does not do at inference.
+def _is_misdeclared(layer: Any, given: Value) -> bool:
+    """Return whether a layer computes another shape than Keras declares.
 
-    Raises:
-        UserError: The sizes differ.
+    Keras crops at random in training only, and reverses the axes of a leading ellipsis.
     """
-    if tuple(given.shape) != tuple(declared.shape):
-        raise UserError(
-            f"RandomCrop {crop.name!r} crops to {crop.height} x {crop.width} in training only: at "
-            "inference Keras returns its input, so that the layers after it get another size than "
-            "they were built for. Crop in the data pipeline instead, or use CenterCrop."
-        )
-
-
-def _reverses_axes(layer: kl.EinsumDense, given: Value) -> bool:
-    """Return whether Keras declares a wrong shape: it reverses the axes of a leading ellipsis."""
-    before = layer.equation.partition(",")[0]
-    if not before.startswith("..."):
+    if isinstance(layer, kl.RandomCrop):
+        return given.shape != tuple(layer.compute_output_shape(given.shape))
+    if not isinstance(layer, kl.EinsumDense) or not layer.equation.startswith("..."):
         return False
+    before = layer.equation.partition(",")[0]
     hidden = given.shape[1 : given.rank - len(before) + 3]
     return hidden != hidden[::-1]
 

@@ -1,13 +1,15 @@
-"""Sets the free sizes of inputs, which the user must give."""
+"""Sets the free sizes of inputs, which the user must give, and refuses sizes that are not known."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
+from keras import layers as kl
 
 from ....errors import UserError
-from ..graph import Graph, Source, Value
+from ..graph import Graph, Kept, Source, Value
 
 
 def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | None:
@@ -86,3 +88,23 @@ def _filled(name: str, shape: Sequence[int | None], sizes: list[int]) -> tuple[i
 def _text(value: Value) -> str:
     """Return a shape without the batch."""
     return f"({', '.join('free' if s is None else str(s) for s in value.shape[1:])})"
+
+
+def require_no_random_crop(graph: Graph) -> None:
+    """Refuse a random crop to another size, which Keras declares but does not do at inference.
+
+    Raises:
+        UserError: There is one.
+    """
+    for call in graph.calls():
+        layer: Any = call.op.operation if isinstance(call.op, Kept) else None
+        if not isinstance(layer, kl.RandomCrop):
+            continue
+        given = call.inputs[0].shape
+        if given != tuple(layer.compute_output_shape(given)):
+            raise UserError(
+                f"RandomCrop {layer.name!r} crops to {layer.height} x {layer.width} in training "
+                "only: at inference Keras returns its input, so that the layers after it get "
+                "another size than they were built for. Crop in the data pipeline instead, or use "
+                "CenterCrop."
+            )

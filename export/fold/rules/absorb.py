@@ -112,8 +112,8 @@ def take_as_map(plan: Plan, call: Call, slot: int, seed: AffineOp) -> Refusal | 
         )
     if plan.graph.misdeclared:
         return Refusal(
-            f"Keras declares the output of {plan.graph.misdeclared!r} with axes in another order "
-            "than it computes, so the sizes behind it are not known"
+            f"Keras declares another shape for the output of {plan.graph.misdeclared!r} than it "
+            "computes, so the sizes behind it are not known"
         )
     if any(known is call for known, _ in plan.maps):
         return Refusal(f"{call.name!r} reads one tensor twice")

@@ -52,7 +52,10 @@ def notes(report, name):
 
 def test_assumptions_are_noted(report):
     assert notes(report, "float32.onnx") == []
-    assert notes(report, "nchw.onnx")[0] == "input 'image' is 'image', by name, axes (0, 3, 1, 2)"
+    assert notes(report, "nchw.onnx")[0] == (
+        "input 'image' is 'image', by name, with axes in another order: transpose what it is fed "
+        "by (0, 3, 1, 2)"
+    )
     assert "in steps of" in notes(report, "uint8.tflite")[0]
 
 

@@ -183,13 +183,13 @@ def _by_elimination(
         alike = left.get(match.size, [])
         if sizes[match.size] == 1 and len(alike) == 1:
             node = nodes[match.node]
-            if not may_compute_the_same(alike[0], node):
+            if not _may_compute_the_same(alike[0], node):
                 near = _nearest(node, "kernel", node.weights["kernel"], (), alike, foreign=True)
                 changed[match.node] = replace(near, state="altered")
     return [changed.get(m.node, m) if m.role == "kernel" else m for m in found]
 
 
-def may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
+def _may_compute_the_same(constant: GraphTensor, node: Node) -> bool:
     """Return whether a constant is a node's kernel with scaled channels or exchanged rows.
 
     Scaled channels are compensated in a neighbouring layer, and the rows of a dense kernel may
@@ -231,7 +231,7 @@ def changed_in_places(match: WeightMatch, node: Node) -> bool:
         return False
     few = 2 * match.differing < int(np.count_nonzero(node.weights["kernel"]))
     floats = match.tensor.dtype.kind == "f" and match.tensor.quantization is None
-    return few and floats and not may_compute_the_same(match.tensor, node)
+    return few and floats and not _may_compute_the_same(match.tensor, node)
 
 
 def _scaled(

@@ -255,7 +255,8 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
             if match.node in biased and _all_without_bias(graph, readers.get(key, ())):
                 continue
             shared = nodes_of[key] > 1
-            keys = _copies(graph, match.tensor) if shared else [key]
+            data = match.tensor.data
+            keys = [*_equal(graph, data)] if shared and data is not None else [key]
             ops = [op for copy in keys for op in _computing(graph, readers, copy)]
             if match.node not in biased and ops and all(_biased(graph, op, makers) for op in ops):
                 continue
@@ -288,11 +289,10 @@ _Readers = Mapping[str, Sequence[GraphOp]]
 
 def _biased(graph: ArtifactGraph, op: GraphOp, makers: Mapping[str, GraphOp]) -> bool:
     """Return whether a linear op adds a constant, possibly dequantized, other than zero."""
-    for key in op.inputs[2:3]:
-        source = makers[key].inputs[0] if key in makers else key
-        tensor = graph.tensors.get(source)
-        return _holds_numbers(tensor)
-    return False
+    if len(op.inputs) < 3:
+        return False
+    key = op.inputs[2]
+    return _holds_numbers(graph.tensors.get(makers[key].inputs[0] if key in makers else key))
 
 
 def _computes_a_half(graph: ArtifactGraph, kernel: GraphTensor, ops: Sequence[GraphOp]) -> bool:
@@ -300,16 +300,15 @@ def _computes_a_half(graph: ArtifactGraph, kernel: GraphTensor, ops: Sequence[Gr
     fused = [op for op in ops if op.attributes.get("fusedActivationFunction")]
     if not ops or len(fused) < len(ops) or kernel.data is None:
         return False
-    alike = (c for c in graph.constants if c.shape == kernel.shape and c.dtype == kernel.dtype)
-    return any(c.data is not None and np.array_equal(c.data, -kernel.data) for c in alike)
+    return any(_equal(graph, -kernel.data))
 
 
-def _copies(graph: ArtifactGraph, tensor: GraphTensor) -> list[str]:
-    """Return the constants that equal a constant, such as one for each step of a recurrence."""
-    data = tensor.data
-    assert data is not None
-    alike = (c for c in graph.constants if c.shape == tensor.shape and c.dtype == tensor.dtype)
-    return [c.key for c in alike if c.data is not None and np.array_equal(c.data, data)]
+def _equal(graph: ArtifactGraph, data: np.ndarray) -> Iterator[str]:
+    """Yield the constants of some numbers, such as one for each step of a recurrence."""
+    for constant in graph.constants:
+        found = constant.data
+        if found is not None and found.dtype == data.dtype and np.array_equal(found, data):
+            yield constant.key
 
 
 def _computing(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterator[GraphOp]:

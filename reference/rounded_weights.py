@@ -96,15 +96,14 @@ def _with_kernels(
         return network, weights
     as_weights = {node.name: _as_weight(node) for node in constant}
     alone = replace(network, nodes=tuple(as_weights.values()))
-    found = [
-        match
+    rounded = {
+        match.node: match
         for match in match_weights(alone, graph)
-        if match.role == "kernel" and match.state == "equal" and match.tensor is not None
-    ]
-    rounded = {m.node for m in found if m.tensor is not None and m.tensor.dtype != np.float32}
+        if match.role == "kernel" and match.state == "equal"
+        if match.tensor is not None and match.tensor.dtype != np.float32
+    }
     nodes = tuple(as_weights[n.name] if n.name in rounded else n for n in network.nodes)
-    more = [match for match in found if match.node in rounded]
-    return replace(network, nodes=nodes), [*weights, *more]
+    return replace(network, nodes=nodes), [*weights, *rounded.values()]
 
 
 def _as_weight(node: Node) -> Node:

@@ -281,7 +281,7 @@ class _Reader:
     def keep(self, node: Any, inputs: list[Value], prefix: str) -> list[Value]:
         """Add one node as one call."""
         operation = node.operation
-        if inputs and _is_misdeclared(operation, inputs[0]):
+        if inputs and is_misdeclared(operation, inputs[0]):
             self.graph.misdeclared = operation.name
         op = self.ops.get(id(operation))
         if op is None:
@@ -312,10 +312,14 @@ class _Reader:
         return values
 
 
-def _is_misdeclared(layer: Any, given: Value) -> bool:
+def is_misdeclared(layer: Any, given: Value) -> bool:
     """Return whether a layer computes another shape than Keras declares.
 
     Keras crops at random in training only, and reverses the axes of a leading ellipsis.
+
+    Args:
+        layer: A layer or operation.
+        given: Its first input.
     """
     if isinstance(layer, kl.RandomCrop):
         return given.shape != tuple(layer.compute_output_shape(given.shape))

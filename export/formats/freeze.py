@@ -102,8 +102,10 @@ class FrozenGraph:
         return ", ".join(f"{kind} ({place})" for kind, place in places.items())
 
     def draws_random_numbers(self, ops: Sequence[str]) -> str:
-        """Return the refusal of a model that draws random numbers with some types of ops."""
+        """Return the refusal of random numbers if some types of ops draw any; else empty."""
         random = [op for op in ops if "Random" in op]
+        if not random:
+            return ""
         return (
             f"The model draws random numbers when it predicts ({self.with_layers(random)}), which "
             "no file repeats. Let it return what that layer reads, such as a mean and a variance, "

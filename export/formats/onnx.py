@@ -313,12 +313,11 @@ def _refuse_unknown(model: onnx.ModelProto, graph: FrozenGraph, opset: int) -> N
         return node.domain in _STANDARD_DOMAINS and onnx.defs.has(node.op_type, opset, "")
 
     unknown = sorted({node.op_type for node in _nodes(model.graph) if not is_known(node)})
-    if any("Random" in kind for kind in unknown):
-        raise UserError(graph.draws_random_numbers(unknown))
     if unknown:
         raise UserError(
-            f"ONNX has no operator for {graph.with_layers(unknown)}. Replace the layer, or end the "
-            "model before it."
+            graph.draws_random_numbers(unknown)
+            or f"ONNX has no operator for {graph.with_layers(unknown)}. Replace the layer, or end "
+            "the model before it."
         )
 
 

@@ -196,9 +196,8 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
 
 def _without_operators(graph: FrozenGraph, ops: Sequence[str]) -> UserError:
     """Return the refusal of operators that TFLite lacks."""
-    if any("Random" in op for op in ops):
-        return UserError(graph.draws_random_numbers(ops))
-    return UserError(f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}")
+    missing = f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}"
+    return UserError(graph.draws_random_numbers(ops) or missing)
 
 
 def _refusal(error: Exception, graph: FrozenGraph) -> UserError:

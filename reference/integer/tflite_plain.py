@@ -90,10 +90,17 @@ def _quantize(op: GraphOp, values: Values) -> Finish:
 
 def _exact_floats(graph: ArtifactGraph, key: str) -> bool:
     """Return whether floats have the same bits on all runtimes that give them the same inputs."""
-    op = graph.producer(key)
-    if op is None or op.kind == "DEQUANTIZE":
-        return True
-    return op.kind not in _INEXACT and all(_exact_floats(graph, before) for before in op.inputs)
+    waiting, seen = [key], {key}
+    while waiting:
+        op = graph.producer(waiting.pop())
+        if op is None or op.kind == "DEQUANTIZE":
+            continue
+        if op.kind in _INEXACT:
+            return False
+        before = set(op.inputs) - seen
+        seen |= before
+        waiting += before
+    return True
 
 
 def _scattered(op: GraphOp, values: Values) -> Finish:

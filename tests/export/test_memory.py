@@ -139,20 +139,26 @@ def volumes() -> keras.Model:
     return keras.Model(data, layers.Conv3D(4, 2, groups=2)(layers.Conv3D(4, 3)(data)))
 
 
-@pytest.mark.parametrize("make", [images, sequences, products, scaled, volumes])
-def test_files_are_those_that_converters_make_from_the_weights(make, monkeypatch, tmp_path):
-    """Stand-ins for weights change no byte of a file; here all but the smallest weights have them.
-
-    The expected bytes are those of the whole converters, which get every weight.
-    """
+def made_with_and_without_stand_ins(make, folder, monkeypatch, **options):
+    """Return the hashes of files from the whole converters, and from stand-ins for weights."""
     made = []
     for large in (1 << 40, 100):
         for module in (stand_ins, onnx_format):
             monkeypatch.setattr(module, "LARGE", large)
         keras.backend.clear_session()
         keras.utils.set_random_seed(0)
-        manifest = export_model(make(), tmp_path / str(large) / "net")
+        manifest = export_model(make(), folder / str(large) / "net", **options)
         made.append({artifact.file: artifact.sha256 for artifact in manifest.artifacts})
+    return made
+
+
+@pytest.mark.parametrize("make", [images, sequences, products, scaled, volumes])
+def test_files_are_those_that_converters_make_from_the_weights(make, monkeypatch, tmp_path):
+    """Stand-ins for weights change no byte of a file; here all but the smallest weights have them.
+
+    The expected bytes are those of the whole converters, which get every weight.
+    """
+    made = made_with_and_without_stand_ins(make, tmp_path, monkeypatch)
     assert len(made[0]) == 2
     assert made[0] == made[1]
 
@@ -160,20 +166,14 @@ def test_files_are_those_that_converters_make_from_the_weights(make, monkeypatch
 @pytest.mark.parametrize("make", [images, sequences, attention])
 def test_lower_precisions_in_onnx_are_made_from_all_weights(make, monkeypatch, tmp_path):
     """As above; onnxruntime's quantizers read a file with the weights."""
-    made = []
-    for large in (1 << 40, 100):
-        for module in (stand_ins, onnx_format):
-            monkeypatch.setattr(module, "LARGE", large)
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(0)
-        manifest = export_model(
-            make(),
-            tmp_path / str(large) / "net",
-            formats=("onnx",),
-            precisions=("float16", "dynamic", "int8"),
-            calibration="random",
-        )
-        made.append({artifact.file: artifact.sha256 for artifact in manifest.artifacts})
+    made = made_with_and_without_stand_ins(
+        make,
+        tmp_path,
+        monkeypatch,
+        formats=("onnx",),
+        precisions=("float16", "dynamic", "int8"),
+        calibration="random",
+    )
     assert len(made[0]) == 3
     assert made[0] == made[1]
 

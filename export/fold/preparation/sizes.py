@@ -10,6 +10,7 @@ from keras import layers as kl
 
 from ....errors import UserError
 from ..graph import Graph, Kept, Source, Value
+from ..keras_graph import is_misdeclared
 
 
 def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | None:
@@ -98,10 +99,7 @@ def require_no_random_crop(graph: Graph) -> None:
     """
     for call in graph.calls():
         layer: Any = call.op.operation if isinstance(call.op, Kept) else None
-        if not isinstance(layer, kl.RandomCrop):
-            continue
-        given = call.inputs[0].shape
-        if given != tuple(layer.compute_output_shape(given)):
+        if isinstance(layer, kl.RandomCrop) and is_misdeclared(layer, call.inputs[0]):
             raise UserError(
                 f"RandomCrop {layer.name!r} crops to {layer.height} x {layer.width} in training "
                 "only: at inference Keras returns its input, so that the layers after it get "

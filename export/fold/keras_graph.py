@@ -1,8 +1,8 @@
 """Reads a Keras model into a `Graph`.
 
-Keras has no public API to walk a functional graph call by call. This file contains all uses of its
-internals: ``KerasTensor._keras_history``, ``Operation._inbound_nodes`` and ``_outbound_nodes``, the
-attributes of a ``Node`` and ``Layer._flatten_layers``.
+Keras has no public API to walk a functional graph call by call. This file and `declarations`
+contain all uses of its internals: ``KerasTensor._keras_history``, ``Operation._inbound_nodes`` and
+``_outbound_nodes``, the attributes of a ``Node`` and ``Layer._flatten_layers``.
 
 Nested models are expanded, and so are subclassed models and composite layers: their ``call`` is
 traced on symbolic inputs, and the nodes that this adds to the user's layers are removed again.
@@ -24,6 +24,7 @@ from keras import tree
 
 from ...errors import UserError
 from ...toolkit.quantize_aware.quantized import Quantized
+from .declarations import as_computed, is_misdeclared
 from .graph import Call, Graph, Kept, Slot, Source, Value
 
 Env = dict[int, Value]
@@ -290,7 +291,7 @@ class _Reader:
             self.graph.paths[op.name] = "/".join((*self.inside, operation.name))
         if isinstance(operation, _TRUNCATES):
             inputs = [
-                self.adapted(value, _as_computed(tensor), value.dtype, prefix)
+                self.adapted(value, as_computed(tensor), value.dtype, prefix)
                 for value, tensor in zip(inputs, node.input_tensors, strict=True)
             ]
         arguments = node.arguments
@@ -310,53 +311,6 @@ class _Reader:
                 self.adapted(v, v, "int64", prefix) if "float" in v.dtype else v for v in values
             ]
         return values
-
-
-def is_misdeclared(layer: Any, given: Value) -> bool:
-    """Return whether a layer computes another shape than Keras declares.
-
-    Keras crops at random in training only, and reverses the axes of a leading ellipsis.
-
-    Args:
-        layer: A layer or operation.
-        given: Its first input.
-    """
-    if isinstance(layer, kl.RandomCrop):
-        return given.shape != tuple(layer.compute_output_shape(given.shape))
-    if not isinstance(layer, kl.EinsumDense) or not layer.equation.startswith("..."):
-        return False
-    before = layer.equation.partition(",")[0]
-    hidden = given.shape[1 : given.rank - len(before) + 3]
-    return hidden != hidden[::-1]
-
-
-def _as_computed(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """Return a symbolic tensor with the dtype that Keras computes, which may not be the declared.
-
-    Integers that pass through layers without weights can stay integers where Keras declares floats.
-    """
-    import tensorflow as tf
-
-    if "float" not in tensor.dtype:
-        return tensor
-    sources: dict[int, keras.KerasTensor] = {}
-    waiting, seen = [tensor], set[int]()
-    while waiting:
-        history = (reached := waiting.pop())._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
-        if node.is_input:
-            sources[id(reached)] = reached
-        elif getattr(history.operation, "weights", ()):
-            return tensor
-        elif id(node) not in seen:
-            seen.add(id(node))
-            waiting += node.input_tensors
-    given = list(sources.values())
-    if not given or any("float" in source.dtype for source in given):
-        return tensor
-    specs = [tf.TensorSpec(source.shape, source.dtype) for source in given]
-    traced = tf.function(keras.Function(given, tensor)).get_concrete_function(specs)
-    return keras.KerasTensor(tensor.shape, traced.structured_outputs.dtype.name)
 
 
 def _is_composite(operation: Any) -> bool:

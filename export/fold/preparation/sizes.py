@@ -9,8 +9,8 @@ import keras
 from keras import layers as kl
 
 from ....errors import UserError
+from ..declarations import is_misdeclared
 from ..graph import Graph, Kept, Source, Value
-from ..keras_graph import is_misdeclared
 
 
 def set_sizes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> list[str] | None:

@@ -30,7 +30,7 @@ class Record:
 
     def __init__(self, value: Any, where: str = "") -> None:
         self.where = where
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise ValueError(f"{where or 'the file'} must be a JSON object")
         self._entries = value
 
@@ -91,7 +91,10 @@ class Record:
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         """Return an object whose content the caller checks; empty if it is absent."""
-        return Record(self._entries.get(key, {}), self._place(key))._entries
+        value = self._entries.get(key, {})
+        if not isinstance(value, dict):
+            raise self._wrong(key, "a JSON object", value)
+        return value
 
     def sequence(self, key: str, *, optional: bool = False) -> list[Any]:
         """Return a list."""

@@ -24,6 +24,7 @@ from typing import Any
 import renormlite as rl
 from check_networks import export
 from layer_networks import LAYER_NETWORKS, export_layers
+from outcomes import outcome_of
 from renormlite.models.mlperf_tiny import NETWORKS
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +38,6 @@ TARGETS = (
     "onnxruntime",
     "onnxruntime+disabled",
 )
-_QUALITY = ("snr", "slices", "decisions", "accuracy", "clipped")
 MORE_TARGETS = (
     *TARGETS,
     "litert-compiled",
@@ -109,22 +109,13 @@ def _row(name: str, seed: int, result: Any) -> dict[str, Any]:
     }
 
 
-_OUTCOMES = ("alarm", "not run", "lossy")
-
-
-def _outcome(row: dict[str, Any]) -> str:
-    """Return the category of a failed check of a healthy file; empty if it passed."""
-    if row["passed"]:
-        return ""
-    if "load" in row["failed"]:
-        return "not run"
-    return "lossy" if set(row["failed"]) <= set(_QUALITY) else "alarm"
+_OUTCOMES = ("fail", "not run", "lossy")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(title=f"{len(rows)} checks of healthy files", title_justify="left")
     for heading in (
-        *("precision", "target", "checks", "alarms", "not run", "lossy"),
+        *("precision", "target", "checks", "alarms", *_OUTCOMES[1:]),
         *("pooled", "worst", "per op", "ops"),
     ):
         table.add_column(heading)
@@ -138,7 +129,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 precision,
                 target,
                 str(len(chosen)),
-                *(str(sum(_outcome(r) == kind for r in chosen)) for kind in _OUTCOMES),
+                *(str(sum(outcome_of(r["failed"]) == kind for r in chosen)) for kind in _OUTCOMES),
                 f"{max(r['pooled'] for r in chosen):.2f}",
                 f"{max(r['worst'] for r in chosen):.2f}",
                 f"{max(ops):.2f}" if ops else "-",

@@ -1,9 +1,10 @@
 """Random networks of all public Keras layers, each exported to one file and checked on a runtime.
 
 The networks are those of `tests/random_graphs.py`. Format, precision and runtime take turns. The
-log has one line per network with its outcome: `pass`; `refused` with a sentence; `fail` if the
-check found the file wrong; `traceback`; `crash` if the process died; or `slow`. An interrupted run
-continues where its log ends.
+log has one line per network with its outcome: `pass`; `refused` with a sentence; `not run` if the
+runtime cannot load or run the file; `lossy` if its quality is too low, as is that of some integer
+files of untrained networks; `fail` if the check found the file wrong; `traceback`; `crash` if the
+process died; or `slow`. An interrupted run continues where its log ends.
 
     python benchmarks/random_models.py [--first 0] [--count 3000] [--log random_models.log]
     python benchmarks/random_models.py --only 49,169          only these, in every file
@@ -59,6 +60,7 @@ def outcome(seed: int, file_format: str, precision: str, target: str) -> tuple[s
     """Export a network and check the file; return the outcome and a sentence."""
     import keras
     import renormlite as rl
+    from outcomes import outcome_of
     from random_graphs import random_model
 
     warnings.filterwarnings("ignore")
@@ -77,8 +79,8 @@ def outcome(seed: int, file_format: str, precision: str, target: str) -> tuple[s
         return ("refused" if "\n" not in str(error) else "traceback"), str(error)
     except Exception:
         return "traceback", traceback.format_exc()
-    failed = [f.message for result in report.results for f in result.findings if not f.passed]
-    return ("fail", " || ".join(failed)) if failed else ("pass", "")
+    failed = [f for result in report.results for f in result.findings if not f.passed]
+    return outcome_of({f.check for f in failed}), " || ".join(f.message for f in failed)
 
 
 class Worker:

@@ -64,9 +64,10 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
     """Return a node merged with the affine nodes after it, the longest sequence first."""
     if node.attributes.get("data_format") == "channels_first":
         return []
-    kernel = node.arrays["kernel"].astype(np.float64)
+    arrays = node.arrays
+    kernel = arrays["kernel"]
     channels = _channels(node, kernel)
-    bias = node.arrays.get("bias", np.zeros(channels))
+    bias = arrays.get("bias", np.zeros(channels))
     scale, shift = np.ones(channels), np.zeros(channels)
     size = np.abs(bias).astype(np.float64)
     found: list[Composed] = []

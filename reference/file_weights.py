@@ -29,8 +29,9 @@ _ALTERED_SHARE = 0.5
 # Steps of the fit of factors to the channels of a kernel, which alternates between the axes.
 _FITS = 20
 
-# Numbers that are compared first, to distinguish most arrays quickly.
+# Numbers that are compared first, to distinguish most large arrays quickly.
 _PROBES = 8
+_LARGE = 65_536
 
 # Element type, number of elements, the first and the last one.
 _Ends = tuple[np.dtype, int, float, float]
@@ -308,10 +309,10 @@ def _ends(array: np.ndarray, dtype: type | None = None) -> _Ends:
 
 
 def _equal(weight: np.ndarray, constant: GraphTensor) -> bool:
-    """Return whether a weight equals a constant; a few numbers are compared first."""
+    """Return whether a weight equals a constant."""
     assert constant.data is not None
     data = constant.data.reshape(weight.shape)
-    places = range(0, weight.size, max(1, weight.size // _PROBES))
+    places = range(0, weight.size, weight.size // _PROBES) if weight.size > _LARGE else ()
     if any(weight.item(place) != data.item(place) for place in places):
         return False
     return bool(np.array_equal(weight, data))

@@ -45,6 +45,13 @@ class TensorInfo:
     scale: float | None = None
     zero_point: int | None = None
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether an array of a shape can be fed."""
+        return shape == self.shape or (
+            len(shape) == len(self.shape)
+            and all(size in (-1, given) for size, given in zip(self.shape, shape))
+        )
+
 
 class Runner(Managed):
     """One artifact, loaded in one runtime; a context manager.
@@ -130,18 +137,14 @@ class Runner(Managed):
 
     def _require_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Refuse arrays that are not the file's inputs."""
-        wanted = {info.name for info in self._inputs}
-        if set(inputs) != wanted:
+        if len(inputs) != len(self._inputs) or any(i.name not in inputs for i in self._inputs):
+            wanted = sorted(info.name for info in self._inputs)
             raise ArtifactError(
-                f"{self.artifact.name} takes the inputs {sorted(wanted)}. "
-                f"Received: {sorted(inputs)}."
+                f"{self.artifact.name} takes the inputs {wanted}. Received: {sorted(inputs)}."
             )
         for info in self._inputs:
             array = inputs[info.name]
-            fits = len(array.shape) == len(info.shape) and all(
-                size in (-1, given) for size, given in zip(info.shape, array.shape)
-            )
-            if not fits or array.dtype != info.dtype:
+            if not info.fits(array.shape) or array.dtype != info.dtype:
                 raise ArtifactError(
                     f"Input '{info.name}' of {self.artifact.name} must be {info.dtype} of shape "
                     f"{info.shape}. Received: {array.dtype} of shape {array.shape}."

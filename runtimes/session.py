@@ -44,6 +44,9 @@ class Session:
         self._precision = artifact.precision
         self._inputs = _bind(artifact.inputs, runner.inputs)
         self._outputs = _bind(artifact.outputs, runner.outputs)
+        sizes = [info.shape[0] for info, _ in self._inputs.values() if info.shape]
+        # Samples in one run of the file; 1 where the file leaves it free.
+        self.batch_size = min((size for size in sizes if size > 0), default=1)
         if not _same_inputs(artifact.inputs, runner.inputs):
             takes = f"takes {_described(runner.inputs)}, expected {_described(artifact.inputs)}"
             orders = _other_axes(artifact.inputs, runner.inputs)
@@ -65,13 +68,6 @@ class Session:
                 part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             taken[info.name] = quantize(part if axes is None else np.transpose(part, axes), info)
         return taken
-
-    @property
-    def batch_size(self) -> int:
-        """Samples in one run of the file; 1 where the file leaves it free."""
-        sizes = {info.shape[0] for info, _ in self._inputs.values() if info.shape}
-        fixed = sorted(size for size in sizes if size > 0)
-        return fixed[0] if fixed else 1
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run all samples.
@@ -124,7 +120,9 @@ def quantize(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     """
     if info.scale is None or info.dtype.kind == "f" or array.dtype == info.dtype:
         # Runtimes read their inputs in place, and some processors only from aligned addresses.
-        return np.require(array, info.dtype, ["C", "ALIGNED"])
+        if array.dtype == info.dtype and array.flags.c_contiguous and array.flags.aligned:
+            return array
+        return np.array(array, info.dtype, order="C")
     limits = np.iinfo(info.dtype)
     steps = np.rint(np.asarray(array, np.float64) / info.scale) + (info.zero_point or 0)
     return np.clip(steps, limits.min, limits.max).astype(info.dtype)

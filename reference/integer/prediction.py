@@ -176,7 +176,12 @@ def _evaluated(
             count = f"{len(reasons)} of {len(graph.ops)} operators"
             reason = f"{reasons[0]} ({count} of the file are not computed)"
     known = [key for key in graph.outputs if key not in missing]
-    return [{key: arrays[key] for key in known} for arrays in held], saturated, reason
+    results = [
+        # What is computed from constants alone has one run.
+        {k: np.broadcast_to(arrays[k], (len(saturated), *arrays[k].shape[1:])) for k in known}
+        for arrays in held
+    ]
+    return results, saturated, reason
 
 
 def _saturated(graph: ArtifactGraph, op: GraphOp, arrays: Arrays) -> np.ndarray | bool:

@@ -1,12 +1,13 @@
 """Finds the first node at fault, after a pass over the network has matched tensors to nodes.
 
-A node is *accounted for* if it has a tensor, is a constant, or all nodes that read it are accounted
-for. The first node that is not, although everything it reads is right, is the culprit.
+A node is *accounted for* if it has a tensor, does not depend on the inputs, or all nodes that read
+it are accounted for. The first node that is not, although everything it reads is right, is the
+culprit. A converter replaces x · 0 by a constant and drops what only x was computed for.
 """
 
 from __future__ import annotations
 
-from ...artifacts.network import Node
+from ...artifacts.network import Network, Node
 from ...reference.operators.linear import LINEAR
 from .evaluation import Evaluation
 from .matching import LINEAR_KINDS, LOOPS, MEANINGFUL, distance, meaningful, within
@@ -28,7 +29,8 @@ def first_culprit(evaluation: Evaluation) -> Culprit | None:
 def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
     """Return the nodes that are accounted for."""
     outputs, mapped = set(evaluation.network.outputs.values()), evaluation.mapped
-    accounted = _inside_loops(evaluation, readers)
+    constant = constant_nodes(evaluation.network)
+    accounted = _inside_loops(evaluation, readers) | constant
     fused: set[str] = set()  # ends in a tensor with no other linear op in between
     for node in reversed(evaluation.network.nodes):
         after = readers.get(node.name, [])
@@ -38,16 +40,30 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
             for reader in after
         ):
             fused.add(node.name)
+        if node.name not in outputs and after and all(r.name in constant for r in after):
+            constant.add(node.name)  # nothing depends on it
+            accounted.add(node.name)
         behind = node.name not in outputs and after and all(r.name in accounted for r in after)
         # No op computes two linear layers: a bound propagated through both proves nothing.
         if (
             node.name in mapped
-            or node.op == "constant"
             or node.name not in evaluation.exact
             or (behind and (node.op not in LINEAR or node.name in fused))
         ):
             accounted.add(node.name)
     return accounted
+
+
+def constant_nodes(network: Network) -> set[str]:
+    """Return the nodes whose values do not depend on the inputs, as after a product with zeros."""
+    found: set[str] = set()
+    for node in network.nodes:
+        arrays = node.arrays
+        role = {"affine": "scale", "multiply": "constant"}.get(node.op, "kernel")
+        zero = (node.op in ("affine", "multiply") or node.op in LINEAR) and role in arrays
+        if all(name in found for name in node.inputs) or (zero and not arrays[role].any()):
+            found.add(node.name)
+    return found
 
 
 def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:

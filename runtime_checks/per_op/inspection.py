@@ -40,6 +40,7 @@ from ...reference.weight_forms import flattened_maps
 from ...runtimes import Target
 from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
+from .accounting import constant_nodes
 from .culprit import Fault, name_fault, rounding_faults, static_faults, weight_faults
 from .integer_rounding import IntegerReport, recognise
 from .observation import Observation, RunFile, observe
@@ -338,7 +339,7 @@ def inspect(
         where = f"; seen {seen.remark}" if seen.remark else ""
         findings.append(Finding("rounding", True, integers.sentence + where))
     if not faults:
-        findings.append(_all_right(walked, seen))
+        findings.append(_all_right(walked, seen, contents.network))
     proven = _proven(contents.graph, artifact, seen, walked, integers, result) and not faults
     samples = tuple(int(place) for place in seen.index) if proven else ()
     return Inspected(walked, faults, findings, seen.own_rule and not faults, samples)
@@ -441,14 +442,16 @@ def _faults(contents: FileContents, walked: Walk, integers: IntegerReport | None
     return faults + static_faults(walked.checks, contents.graph, contents.network.nodes)
 
 
-def _all_right(walked: Walk, seen: Observation) -> Finding:
+def _all_right(walked: Walk, seen: Observation, network: Network) -> Finding:
     """Return the finding on a file without fault.
 
-    If no op was evaluated although all could be, nothing was checked, which is a failure.
+    If no op was evaluated although some could be, nothing was checked, which is a failure.
     """
     where = f" {seen.remark}" if seen.remark else ""
     blind = f"; not evaluated: {', '.join(walked.unchecked)}" if walked.unchecked else ""
     if not walked.checks:
+        if constant_nodes(network).issuperset(network.outputs.values()):
+            return Finding("ops", True, f"the outputs do not depend on the inputs{blind}")
         return Finding("ops", bool(walked.unchecked), f"no op could be evaluated by itself{blind}")
     count = len(walked.checks)
     ops = "1 op" if count == 1 else f"each of {count} ops"

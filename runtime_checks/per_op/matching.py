@@ -239,8 +239,8 @@ class Tensors:
         if rounded is None or (shown is not None and shown.dtype.kind != "f"):
             return value
         target, limit = self.held(rounded, None, value, np.zeros_like(value))
-        views = self._views(rounded, value.shape)
-        return next((view for view in views if within(view, target, limit)), value)
+        view = self.closest(rounded, value)
+        return view if within(view, target, limit) else value
 
     def read_as_input(self, key: str, value: np.ndarray) -> np.ndarray:
         """Return the numbers that a file's ops read of its inputs."""

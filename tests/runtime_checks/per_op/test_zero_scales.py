@@ -1,0 +1,64 @@
+"""Products with zero, as in residual networks before training: nothing depends on their inputs."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import renormlite as rl
+from keras import layers
+from renormlite.artifacts.network import Network, Node
+from renormlite.runtime_checks.per_op.accounting import constant_nodes
+
+
+def residual() -> keras.Model:
+    """A block whose last norm has the scale 0 and a shift: its branch is constant."""
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(image)
+    y = layers.Conv2D(8, 3, padding="same")(x)
+    y = layers.ReLU()(rl.BatchRenormalization()(y))
+    y = layers.Conv2D(8, 3, padding="same")(y)
+    y = rl.BatchRenormalization(gamma_initializer="zeros", name="zero")(y)
+    x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
+    model = keras.Model(image, layers.Dense(4, name="scores")(x))
+    model.get_layer("zero").beta.assign(np.random.default_rng(0).normal(0, 0.1, 8))
+    return model
+
+
+def constant_output() -> keras.Model:
+    image = keras.Input((6, 5, 2), name="image")
+    x = layers.UpSampling2D(2)(image)
+    x = layers.GlobalAveragePooling2D()(layers.Dense(4, activation="hard_sigmoid")(x))
+    x = layers.BatchNormalization(gamma_initializer="zeros", name="zero")(x)
+    model = keras.Model(image, layers.GroupNormalization(2)(x))
+    model.get_layer("zero").beta.assign([0.1, 0.7, -0.4, 0.2])
+    return model
+
+
+@pytest.mark.parametrize("build", [residual, constant_output])
+def test_files_of_networks_with_zero_scales_pass(build, tmp_path):
+    keras.utils.set_random_seed(0)
+    precisions = ("float32", "dynamic", "int8")
+    rl.export_model(build(), tmp_path / "net", precisions=precisions, calibration="random")
+    targets = ("litert", "litert+reference", "onnxruntime", "onnxruntime+disabled")
+    for result in rl.check_parity(tmp_path / "net", targets, per_op=True).results:
+        assert result.passed, (result.artifact, result.target, result.reason)
+
+
+def test_what_depends_on_the_inputs():
+    def node(name, op, *inputs, **weights):
+        return Node(name, op, name, inputs, (None, 2), {}, weights, {}, {})
+
+    ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
+    network = Network(
+        {"x": (None, 2)},
+        {"y": "sum"},
+        (
+            node("scaled", "affine", "x", scale=ones, shift=zeros),
+            node("shifted", "affine", "scaled", scale=zeros, shift=ones),
+            node("dense", "dense", "shifted", kernel=np.eye(2, dtype=np.float32)),
+            node("product", "multiply", "x", constant=zeros),
+            node("sum", "add", "scaled", "dense"),
+        ),
+    )
+    assert constant_nodes(network) == {"shifted", "dense", "product"}

@@ -7,7 +7,7 @@ At inference a norm computes ``y = gamma * (x - mean) / sqrt(variance + epsilon)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import keras
@@ -20,6 +20,7 @@ from ...toolkit.channel_affine import ChannelAffine
 from ...toolkit.layers import BatchRenormalization
 from ...toolkit.learned import LearnedRenormalization
 from .affine import Affine, Vector
+from .backend import bias_axis
 from .graph import Call, Kept, Slot
 from .keras_graph import kind_of
 
@@ -212,7 +213,7 @@ def read_constant(call: Call, *, scalars: bool = False) -> Affine | None:
         return None
     flat = constant.reshape(-1)
     axis = int(np.argmax(constant.shape)) - constant.ndim if constant.ndim else -1
-    if kind == "Add" and _bias_axis(call.inputs[0].shape, flat.size) not in (None, axis):
+    if kind == "Add" and bias_axis(call.inputs[0].shape, flat.size) not in (None, axis):
         return None
     with np.errstate(divide="ignore"):
         inverse = 1 / flat
@@ -224,16 +225,6 @@ def read_constant(call: Call, *, scalars: bool = False) -> Affine | None:
         "TrueDivide": (inverse, 0.0),
     }
     return _fitted(Affine.of(*forms[kind], axis), call)
-
-
-def _bias_axis(shape: Sequence[int | None], size: int) -> int | None:
-    """Return the axis, from the end, to which Keras adds a vector that looks like a bias.
-
-    On TensorFlow, `keras.ops.add` calls `tf.nn.bias_add` for a vector as long as the last axis or
-    axis 1, whatever the vector's shape: of an addition to another axis, it computes something else.
-    """
-    axes = [axis for axis in (-1, 1 - len(shape)) if size > 1 and shape[axis] == size]
-    return axes[0] if axes and len(shape) > 1 else None
 
 
 def _is_slot(argument: object) -> bool:

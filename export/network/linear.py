@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers as kl
 
-from ..fold.backend import view_of
+from ..fold.backend import bias_axis, view_of
 from ..fold.graph import Call
 
 Attributes = dict[str, Any]
@@ -133,10 +133,16 @@ def _dense(layer: Any, call: Call) -> list[Op] | None:
 def _einsum(layer: Any, call: Call) -> list[Op] | None:
     weights = {"kernel": view_of(layer.kernel)}
     if layer.bias is not None:
-        weights["bias"] = view_of(layer.bias)
+        weights["bias"] = as_added(view_of(layer.bias), call.output.shape)
     if _is_dense(layer.equation) and weights.get("bias", np.zeros(1)).ndim == 1:
         return _activated(Op("dense", {}, weights), layer.activation)
     return _activated(Op("einsum", {"equation": layer.equation}, weights), layer.activation)
+
+
+def as_added(bias: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
+    """Return a bias in the shape in which Keras adds it to a value of a shape."""
+    axis = bias_axis(shape, bias.size) if bias.size == max(bias.shape, default=1) else None
+    return bias if axis is None else bias.reshape(bias.size, *[1] * (-1 - axis))
 
 
 def _is_dense(equation: str) -> bool:

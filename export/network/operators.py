@@ -17,7 +17,7 @@ from ..fold.backend import view_of
 from ..fold.graph import Call, Slot
 from ..fold.keras_graph import kind_of
 from ..fold.norms import NotAffineError, is_norm, read_norm
-from .linear import ACTIVATIONS, LINEAR, Attributes, Op, Writer, function_of, ints
+from .linear import ACTIVATIONS, LINEAR, Attributes, Op, Writer, as_added, function_of, ints
 
 
 def ops_of(operation: Any, call: Call) -> list[Op] | None:
@@ -198,6 +198,8 @@ def _operation(operation: Any, call: Call) -> list[Op] | None:
         return [Op(_BINARY[kind])]
     constant = np.asarray(keras.ops.convert_to_numpy(constants[0]), np.float64)
     first = not isinstance(call.args[0], Slot)
+    if kind == "Add" and not first:
+        constant = as_added(constant, call.inputs[0].shape)
     finite = constant[np.isfinite(constant)]
     error = float(np.abs(finite.astype(np.float32) - finite).max(initial=0.0))
     attributes = {"constant_first": first, **({"constant_error": error} if error else {})}

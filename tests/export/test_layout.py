@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import renormlite as rl
 from keras import layers
+from renormlite.errors import UserError
 from renormlite.models import digits, mlperf_tiny
 
 CONVOLUTIONAL = {
@@ -102,3 +103,35 @@ def test_opset(opset, small, export):
 def test_int8_at_either_end_of_the_opsets(opset, small, images, export):
     manifest, _ = export(small, formats=("onnx",), precisions=("int8",), inputs=images, opset=opset)
     assert manifest.artifacts[0].snr_db["scores"] > 25
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_bias_as_long_as_the_last_axis(width, export, settled):
+    """Keras adds it to that axis, not to the channels, and not in every way of running a model."""
+    x = keras.Input((3, 5, width), name="x")
+    first = {"padding": "same", "data_format": "channels_first"}
+    model = settled(keras.Model(x, layers.Conv2DTranspose(4, 3, name="y", **first)(x)))
+    shift = np.arange(1, 5)
+    model.get_layer("y").bias.assign(shift)
+    zeros = model.predict(np.zeros((1, 3, 5, width)), verbose=0)
+    along = shift if width == 4 else shift[:, None, None]
+    np.testing.assert_array_equal(zeros, np.broadcast_to(along, zeros.shape))
+    if width == 4:
+        with pytest.raises(UserError, match="layer 'y' to its last axis instead of its channels"):
+            export(model, formats=("onnx",))
+    else:
+        manifest, _ = export(model, formats=("onnx",))
+        assert manifest.artifacts[0].snr_db["y"] > 100
+
+
+def test_a_bias_that_tensorflow_adds_to_the_channels_after_all(export, settled):
+    """Its layout optimizer runs this convolution, of the same sizes, with channels last."""
+    x = keras.Input((3, 5, 4), name="x")
+    y = layers.Conv2D(4, 3, padding="same", data_format="channels_first", name="y")(x)
+    model = settled(keras.Model(x, y))
+    model.get_layer("y").bias.assign(np.arange(1, 5))
+    manifest, folder = export(model, formats=("onnx",))
+    image = np.random.default_rng(0).random((1, 3, 5, 4), np.float32)
+    session = onnxruntime.InferenceSession(folder / manifest.artifacts[0].file)
+    (given,) = session.run(None, {"x": image})
+    np.testing.assert_allclose(given, model.predict(image, verbose=0), atol=1e-5)

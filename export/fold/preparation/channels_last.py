@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers as kl
 
 from ....errors import UserError
+from ..backend import bias_axis
 from ..graph import Call, Graph, Kept, Slot, Source, Value
 from ..keras_graph import kind_of
 from ..norms import is_norm
@@ -162,7 +164,33 @@ def _same(call: Call, inputs: list[Value]) -> Any:
 
 
 def _with_data_format(call: Call, inputs: list[Value]) -> Any:
-    return _rebuilt(call, inputs, {"data_format": _LAST})
+    twin = _rebuilt(call, inputs, {"data_format": _LAST})
+    _require_bias_of_channels(call, twin)
+    return twin
+
+
+def _require_bias_of_channels(call: Call, twin: Any) -> None:
+    """Raise an error if TensorFlow adds the bias of a channels-first layer to another axis.
+
+    Where the last axis is as long as the bias, Keras adds the bias to it; only in some graphs does
+    TensorFlow's layout optimizer restore the sum that was meant.
+    """
+    import tensorflow as tf
+
+    layer, shape = call.op.operation, call.output.shape
+    bias = getattr(layer, "bias", None)
+    if bias is None or bias_axis(shape, bias.shape[0]) in (None, 1 - len(shape)):
+        return
+    run = tf.function(lambda op, shape: op(tf.zeros([1, *shape])))
+    sizes = [1 if size is None else size for size in call.inputs[0].shape[1:]]
+    found = run(layer, tuple(sizes))
+    meant = run(twin, (*sizes[1:], sizes[0]))
+    if not np.allclose(found, np.moveaxis(np.asarray(meant), -1, 1), 1e-4, 1e-6):
+        raise UserError(
+            f"Keras adds the bias of the channels-first layer {layer.name!r} to its last axis "
+            f"instead of its channels, because both have the length {shape[-1]}, and not in every "
+            "way of running the model. Build the model with data_format='channels_last'."
+        )
 
 
 def _with_axis(call: Call, inputs: list[Value]) -> Any:

@@ -17,6 +17,7 @@ from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.reference.file_weights import match_weights
+from renormlite.reference.network import evaluate_network
 from renormlite.runtime_checks.per_op.inspection import FileContents
 
 TARGETS = ("litert", "litert+reference", "onnxruntime")
@@ -173,6 +174,29 @@ def test_a_constant_that_float32_does_not_hold_passes(tmp_path):
     model = keras.Model(x, [y, keras.ops.maximum(y, 0.3), keras.ops.add(y, 1e-9) - 0.1])
     export_model(model, tmp_path / "net", precisions=("float16", "int8"), calibration="random")
     report = check_parity(tmp_path / "net", TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_a_vector_that_keras_adds_to_another_axis_passes(tmp_path):
+    """On TensorFlow, a vector as long as the last axis or axis 1 is added there as a bias."""
+    x = keras.Input((8, 4), name="x")
+    y = kl.EinsumDense("abc,bz->azc", (4, 4), bias_axes="z", name="y")(x)
+    z = kl.EinsumDense("abc,bz->azc", (5, 4), bias_axes="z", name="z")(x)
+    shifts = np.arange(4, dtype=np.float32)[:, None]
+    model = keras.Model(x, [y, keras.ops.add(y, shifts), z])
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    export = tmp_path / "net"
+    export_model(model, export, precisions=("float32", "int8"), calibration="random")
+    kernel, bias = (np.asarray(weight) for weight in model.get_layer("y").weights)
+    network = read_export(export).folded_network
+    samples = rng.normal(size=(2, 8, 4))
+    given = evaluate_network(network, {"x": samples})["y"]
+    # This is what Keras computes, not what the shape of its bias, (4, 1), says.
+    np.testing.assert_allclose(given, np.einsum("abc,bz->azc", samples, kernel) + bias[:, 0])
+    np.testing.assert_allclose(given, model.predict(samples, verbose=0)[0], rtol=0, atol=1e-5)
+    report = check_parity(export, ("litert", "onnxruntime"), per_op=True)
     assert report.passed, [result.reason for result in report.results]
 
 

@@ -31,6 +31,7 @@ from .rewrites import with_separate_biases, with_vector_sums
 from .rewrites_3d import for_tflite
 from .rewrites_integers import EIGHT_BITS, FLOATS, SIXTEEN_BITS, rewritten
 from .rewrites_masks import with_near_masks
+from .shared_memory import keep_from_overwriting
 from .stand_ins import put_weights, replacements, share_buffers
 from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
 
@@ -60,6 +61,7 @@ class TFLite:
         if job.options.portable and job.precision in MIXED:
             make_portable(model)
         separate_outputs(model)
+        keep_from_overwriting(model)
         flatbuffer.set_interface(
             model,
             [tensor.name for tensor in graph.signature.inputs],

@@ -21,7 +21,7 @@ saturates on every runtime and propagates no difference.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +47,11 @@ _BEFORE_INTEGERS = (
 _AFTER_INTEGERS = ("DEQUANTIZE", "DequantizeLinear", *_BEFORE_INTEGERS, "SQUEEZE", "Squeeze")
 
 # Operators between the sums of a linear operator and the integers to which they are rounded.
-_BEHIND_SUMS = (*_BEFORE_INTEGERS, "Add", "Clip", "Max", "Min", "Relu", "Squeeze", "SQUEEZE")
+_BEHIND_SUMS = {*_BEFORE_INTEGERS, "Clip", "Max", "Min", "Relu", "Squeeze", "SQUEEZE"}
+_BEHIND_BIASES = _BEHIND_SUMS | {"Add"}
+
+# Linear operators whose first input is the shape of the output.
+_SIZED = ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")
 
 # Samples from which the ranges of operators without weights are taken.
 _FOR_RANGES = 8
@@ -252,7 +256,7 @@ def steps_with_weights(graph: ArtifactGraph, weights: Sequence[WeightMatch]) -> 
     for match in weights:
         if match.role == "kernel" and match.tensor is not None and match.state != "absent":
             key = match.tensor.key
-            if match.node in biased and _all_without_bias(graph, readers.get(key, ())):
+            if match.node in biased and _all_without_bias(graph, readers, makers, key):
                 continue
             shared = nodes_of[key] > 1
             data = match.tensor.data
@@ -277,22 +281,32 @@ def _holds_numbers(tensor: GraphTensor | None) -> bool:
     return tensor is not None and tensor.data is not None and bool(tensor.data.any())
 
 
-def _all_without_bias(graph: ArtifactGraph, ops: Sequence[GraphOp]) -> bool:
-    """Return whether each of some linear ops has a bias of zeros."""
-    biases = [graph.tensors.get(key) for op in ops for key in op.inputs[2:3]]
-    zeros = [b for b in biases if b is not None and b.data is not None and not b.data.any()]
-    return bool(ops) and len(zeros) == len(ops)
-
-
 _Readers = Mapping[str, Sequence[GraphOp]]
+_Makers = Mapping[str, GraphOp]
 
 
-def _biased(graph: ArtifactGraph, op: GraphOp, makers: Mapping[str, GraphOp]) -> bool:
+def _all_without_bias(
+    graph: ArtifactGraph, readers: _Readers, makers: _Makers, kernel: str
+) -> bool:
+    """Return whether every op with a kernel rounds its sums before a bias is added to them."""
+    ops = list(_computing(graph, readers, kernel))
+    return bool(ops) and all(
+        not _biased(graph, op, makers)
+        and (_bias(op) in graph.tensors or _behind(graph, readers, op, _BEHIND_SUMS) is not None)
+        for op in ops
+    )
+
+
+def _biased(graph: ArtifactGraph, op: GraphOp, makers: _Makers) -> bool:
     """Return whether a linear op adds a constant, possibly dequantized, other than zero."""
-    if len(op.inputs) < 3:
-        return False
-    key = op.inputs[2]
+    key = _bias(op)
     return _holds_numbers(graph.tensors.get(makers[key].inputs[0] if key in makers else key))
+
+
+def _bias(op: GraphOp) -> str:
+    """Return the key of a linear op's bias; empty if it has none."""
+    place = 3 if op.kind in _SIZED else 2
+    return op.inputs[place] if len(op.inputs) > place else ""
 
 
 def _computes_a_half(graph: ArtifactGraph, kernel: GraphTensor, ops: Sequence[GraphOp]) -> bool:
@@ -326,8 +340,10 @@ def _computing(graph: ArtifactGraph, readers: _Readers, constant: str) -> Iterat
                 yield op
 
 
-def _behind(graph: ArtifactGraph, readers: _Readers, op: GraphOp) -> Step | None:
-    """Return the steps to which the sums of an op are rounded.
+def _behind(
+    graph: ArtifactGraph, readers: _Readers, op: GraphOp, through: Collection[str] = _BEHIND_BIASES
+) -> Step | None:
+    """Return the steps to which the sums of an op are rounded, with other ops in between.
 
     None if a function follows that is computed in float: the next steps are those of its result.
     """
@@ -337,7 +353,7 @@ def _behind(graph: ArtifactGraph, readers: _Readers, op: GraphOp) -> Step | None
         steps = graph.tensors[key].quantization
         if steps is not None and steps.scales.size == 1:
             return _step(steps)
-        if key not in readers or readers[key][0].kind not in _BEHIND_SUMS:
+        if key not in readers or readers[key][0].kind not in through:
             return None
         passed.add(key)
         op = readers[key][0]

@@ -174,3 +174,39 @@ def test_biases_outside_the_operator_that_rounds_are_not_taken_for_clipping(tmp_
     data = np.random.default_rng(0).normal(size=(32, 6, 4)).astype(np.float32)
     manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=data)
     assert [artifact.misfits for artifact in manifest.artifacts] == [Misfits(), Misfits()]
+
+
+def test_a_bias_added_to_rounded_sums_is_not_taken_for_clipping(tmp_path):
+    """TFLite's transposed convolution of volumes computes in floats, and integers add its bias."""
+    import keras
+    from keras import layers
+
+    x = keras.Input((3, 3, 3, 2), name="x")
+    y = layers.Conv3DTranspose(2, 2, activation="elu", name="y")(x)
+    model = keras.Model(x, y)
+    model.set_weights([np.full((2, 2, 2, 2, 2), 0.01), np.full(2, 2.5)])
+    data = np.random.default_rng(0).normal(size=(32, 3, 3, 3, 2)).astype(np.float32)
+    manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=data)
+    assert [artifact.misfits for artifact in manifest.artifacts] == [Misfits(), Misfits()]
+    report = check_parity(tmp_path, ("litert", "onnxruntime"))
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_own_samples_are_clipped_behind_a_bias(tmp_path):
+    """In both formats; in ONNX, biases are integers that are dequantized."""
+    import keras
+    from keras import layers
+
+    x = keras.Input((4, 4, 2), name="x")
+    model = keras.Model(x, layers.Conv2D(1, 1, name="sum")(x))
+    model.set_weights([np.ones((1, 1, 2, 1)), np.full(1, 0.5)])
+    part = np.random.default_rng(0).uniform(size=(32, 4, 4, 1)).astype(np.float32)
+    data = np.concatenate([part, 1 - part], axis=-1)
+    rl.export_model(model, tmp_path, precisions=("int8",), calibration=data)
+    for result in check_parity(tmp_path, ("litert", "onnxruntime"), np.ones_like(data)).results:
+        (finding,) = [entry for entry in result.findings if entry.check == "clipped"]
+        assert not finding.passed
+        assert "100 % of the values of layer 'sum' are clipped" in finding.message
+        assert "the samples reach 2.5" in finding.message
+    for result in check_parity(tmp_path, ("litert", "onnxruntime"), data).results:
+        assert result.passed, result.reason

@@ -361,10 +361,6 @@ class Upward(AwayFromZero):
         return self.dense(sums, x, w, y)
 
     def depthwise(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
-        """As the portable kernels."""
-        return super().rounded(sums, x, w, y)
-
-    def transposed(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """Groups of eight channels by vector instructions, the rest as in the portable kernels.
 
         Source: TFLite, `internal/optimized/optimized_ops.h`, `Quantize`.
@@ -372,6 +368,10 @@ class Upward(AwayFromZero):
         eights = sums.shape[-1] // 8 * 8
         upward, portable = self.rounded(sums, x, w, y), super().rounded(sums, x, w, y)
         return np.where(np.arange(sums.shape[-1]) < eights, upward, portable)
+
+    def transposed(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """As a depthwise convolution."""
+        return self.depthwise(sums, x, w, y)
 
     def matrices(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """As the portable kernels."""

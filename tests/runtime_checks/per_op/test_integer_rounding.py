@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import onnxruntime
 import pytest
+from keras import layers as kl
 from onnx import TensorProto, helper
-from renormlite import check_parity
+from renormlite import check_parity, export_model
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.graphs import read_graph
@@ -59,6 +61,21 @@ def test_every_linear_op_is_compared(coarse_export, variant):
     linear = [op.kind for op in graph.ops if "CONV" in op.kind or op.kind == "FULLY_CONNECTED"]
     assert [kind for kind in kinds if kind in linear] == linear
     assert len(linear) == 5
+
+
+@pytest.mark.parametrize("layer", [kl.DepthwiseConv2D, kl.Conv2DTranspose])
+def test_kernels_of_eight_channels_at_a_time_round_their_rest_otherwise(layer, tmp_path):
+    """On x86, of 12 channels, 8 are rounded half up and 4 half away from zero."""
+    x = keras.Input((32, 32, 12), name="x")
+    convolution = layer(2, name="y") if layer is kl.DepthwiseConv2D else layer(12, 2, name="y")
+    model = keras.Model(x, convolution(x))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    export = tmp_path / "net"
+    export_model(model, export, formats=("tflite",), precisions=("int8",), calibration="random")
+    report = check_parity(export, ("litert+builtin", "litert+reference"))
+    assert report.passed, [result.reason for result in report.results]
 
 
 def test_without_fusion_every_quantizing_op_is_compared(coarse_export):

@@ -47,6 +47,8 @@ def main() -> int:
     from healthy_files import write_healthy_files
 
     names = options.only or list(hostile.PARSERS)
+    if unknown := set(names) - set(hostile.PARSERS):
+        parser.error(f"no parser {', '.join(unknown)}; known are {', '.join(hostile.PARSERS)}")
     share = max(1, options.count // len(names))
     results, good = {}, True
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:

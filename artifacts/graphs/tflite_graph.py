@@ -228,7 +228,8 @@ def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:
         name=_text(tensor.Name()),
         shape=shape,
         dtype=dtype,
-        quantization=_quantization(tensor.Quantization(), dtype),
+        # Some converters keep the calibrated ranges of floats there.
+        quantization=None if dtype.kind == "f" else _quantization(tensor.Quantization(), dtype),
         data=data,
     )
 

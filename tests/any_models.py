@@ -625,6 +625,46 @@ def sizes_that_do_not_fit() -> keras.Model:
     return keras.Model(image, head(layers.Flatten()(Pool()(image))))
 
 
+@case(refusal=r"Keras cannot run the model: Input 0 with name .* expected axis -1 of input shape")
+def input_that_does_not_fit() -> keras.Model:
+    class Doubled(layers.Layer):
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+        def call(self, inputs: Any) -> Any:
+            return ops.tile(inputs, (1, 2)) if inputs.shape[0] == 1 else inputs
+
+    x = Input((4,), name="x")
+    return keras.Model(x, head(Doubled()(x)))
+
+
+@case(note="norm 'multiply' leaves 1 operation")
+def slopes_and_thresholds_of_channels() -> keras.Model:
+    image = Input((6, 6, 4), name="image")
+    x = layers.Conv2D(4, 3)(image)
+    x = ops.maximum(x, x * np.array([0.1, -0.2, 0.3, 1.4], "float32"))
+    x = x * ops.cast(x > np.array([0.1, 0.2, 0.3, 0.4], "float32"), "float32")
+    x = ops.maximum(x, 0.3 * x)
+    x = ops.maximum(x, ops.multiply(np.array([0.4], "float32"), x))
+    return keras.Model(image, head(layers.Flatten()(x * ops.cast(x > 0.05, "float32"))))
+
+
+@case()
+def pixels_divided_in_float64() -> keras.Model:
+    class Scaled(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return ops.cast(inputs / 255, "float32")
+
+    image = Input((6, 6, 3), dtype="int32", name="image")
+    return keras.Model(image, head(layers.Flatten()(block(Scaled()(image)))))
+
+
+@case()
+def average_of_whole_numbers() -> keras.Model:
+    a, b = (Input((5,), dtype="int32", name=name) for name in "ab")
+    return keras.Model([a, b], head(layers.Average()([a, b])))
+
+
 @case()
 def added_pool() -> keras.Model:
     image = Input((8, 8, 3), name="image")

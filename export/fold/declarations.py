@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers as kl
+from keras import tree
 
 from .graph import Value
 
@@ -26,6 +28,38 @@ def is_misdeclared(layer: Any, given: Value) -> bool:
     before = layer.equation.partition(",")[0]
     hidden = given.shape[1 : given.rank - len(before) + 3]
     return hidden != hidden[::-1]
+
+
+def returns_integers(node: Any, dtypes: Sequence[str]) -> bool:
+    """Return whether a layer returns integers where Keras declares floats.
+
+    Most layers without weights declare their own dtype and do not convert integers.
+
+    Args:
+        node: The Keras node of its call.
+        dtypes: Dtype of each input.
+    """
+    layer = node.operation
+    floats = any("float" in tensor.dtype for tensor in node.outputs)
+    if not floats or any("float" in dtype for dtype in dtypes) or not dtypes:
+        return False
+    if not isinstance(layer, keras.Layer) or layer.weights:
+        return False
+    import tensorflow as tf
+
+    def call(*tensors: tf.Tensor) -> Any:
+        given = {id(t): tensor for t, tensor in zip(node.input_tensors, tensors, strict=True)}
+        args, kwargs = tree.map_structure(
+            lambda x: given.get(id(x), x), (node.arguments.args, node.arguments.kwargs)
+        )
+        return layer(*args, **kwargs)
+
+    specs = [tf.TensorSpec(t.shape, d) for t, d in zip(node.input_tensors, dtypes, strict=True)]
+    try:
+        traced = tf.function(call).get_concrete_function(*specs)
+    except Exception:  # the layer has no kernel for integers, so the model cannot run
+        return False
+    return not any("float" in t.dtype.name for t in tree.flatten(traced.structured_outputs))
 
 
 def as_computed(tensor: keras.KerasTensor) -> keras.KerasTensor:

@@ -24,16 +24,11 @@ from keras import tree
 
 from ...errors import UserError
 from ...toolkit.quantize_aware.quantized import Quantized
-from .declarations import as_computed, is_misdeclared
+from .declarations import as_computed, is_misdeclared, returns_integers
 from .graph import Call, Graph, Kept, Slot, Source, Value
 
 Env = dict[int, Value]
 
-# Layers that declare floating-point outputs, but return integers for integer inputs.
-_KEEPS_INTEGERS = (
-    *(kl.Add, kl.Subtract, kl.Multiply, kl.Average, kl.Maximum, kl.Minimum, kl.Concatenate),
-    *(kl.IntegerLookup, kl.StringLookup, kl.Hashing, kl.CategoryEncoding, kl.Discretization),
-)
 # Layers that convert the norm to the type of their input; some norms compute in that type.
 _TRUNCATES = (
     *(kl.LayerNormalization, kl.GroupNormalization, kl.RMSNormalization),
@@ -305,8 +300,7 @@ class _Reader:
             )
         call = Call(op, inputs, args, kwargs)
         values = self.graph.add(call, [(t.shape, t.dtype) for t in node.outputs]).outputs
-        keeps_integers = isinstance(operation, _KEEPS_INTEGERS)
-        if keeps_integers and inputs and not any("float" in value.dtype for value in inputs):
+        if returns_integers(node, [value.dtype for value in inputs]):
             values = [
                 self.adapted(v, v, "int64", prefix) if "float" in v.dtype else v for v in values
             ]

@@ -27,7 +27,7 @@ from ..layer_codes import CODED_LAYER, readable_name
 from ..not_running import not_running
 from ..signature import Signature, as_functional, unique_names
 from .expansions import expand
-from .rewrites import keep_needed, plain_sums, put_constants, redirect
+from .rewrites import in_single_precision, keep_needed, plain_sums, put_constants, redirect
 from .rewrites_3d import split_grouped_conv3d
 from .stand_ins import put_stand_in, stand_ins
 from .unroll import Loops, unrolled
@@ -181,6 +181,8 @@ def freeze(
             put_stand_in(node, numbers[node.name], constants[node.name].shape)
     put_constants(graph_def, {n: value for n, value in constants.items() if n not in numbers})
     plain_sums(graph_def, trace.graph)
+    if not any(tensor.dtype == "float64" for tensor in (*inputs, *trace.outputs)):
+        in_single_precision(graph_def)
     return FrozenGraph(
         graph_def,
         tuple(trace.graph.get_tensor_by_name(f"{name}:0") for name in ins),

@@ -31,7 +31,7 @@ from .rewrites_integers import rewritten
 from .rewrites_masks import with_near_masks
 from .stand_ins import LARGE, only_readers
 from .tf2onnx_handlers import HANDLERS
-from .tf2onnx_mends import mended_optimizer
+from .tf2onnx_mends import mended_tf2onnx
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,7 +226,7 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
             strict=True,
         )
     }
-    with _quiet_tf2onnx(), tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
+    with _quiet_tf2onnx(), mended_tf2onnx(), tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
         tf.import_graph_def(graph_def, name="")
         try:
             converted = tfonnx.process_tf_graph(
@@ -241,8 +241,7 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
             )
             converted.update_proto = _nothing
             try:
-                with mended_optimizer():
-                    converted = optimizer.optimize_graph(converted, catch_errors=False)
+                converted = optimizer.optimize_graph(converted, catch_errors=False)
             finally:
                 del converted.update_proto
         except Exception as error:  # tf2onnx raises whatever its handlers raise

@@ -81,6 +81,28 @@ def put_placeholder(node: tf.compat.v1.NodeDef, value: np.ndarray) -> None:
     node.attr["shape"].shape.CopyFrom(tf.TensorShape(value.shape).as_proto())
 
 
+def in_single_precision(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Let every op compute in float32 instead of float64, in place.
+
+    TensorFlow divides 32-bit integers in float64, as in `pixels / 255`, for which TFLite has no
+    operator. Keras computes in float32 everywhere else.
+    """
+    import tensorflow as tf
+
+    double, single = tf.float64.as_datatype_enum, tf.float32.as_datatype_enum
+    for body in (graph_def.node, *(f.node_def for f in graph_def.library.function)):
+        for node in body:
+            if node.op == "Const" and node.attr["dtype"].type == double:
+                value = tf.make_ndarray(node.attr["value"].tensor)
+                _put_constant(node, value.astype(np.float32))
+            for attribute in node.attr.values():
+                if attribute.type == double:
+                    attribute.type = single
+                if attribute.HasField("list"):
+                    listed = attribute.list.type
+                    listed[:] = [single if kind == double else kind for kind in listed]
+
+
 def plain_sums(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
     """Replace each BiasAdd of a computed bias by an AddV2, in place.
 

@@ -1,4 +1,4 @@
-"""Corrections of tf2onnx's optimizer, which writes some wrong, invalid or varying models."""
+"""Corrections of tf2onnx, which fails on some models and writes some wrong or varying files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def mended_optimizer() -> Iterator[None]:
-    """Correct tf2onnx's optimizer within the block.
+def mended_tf2onnx() -> Iterator[None]:
+    """Correct tf2onnx's rewriters and optimizer within the block.
 
+    - max(x, a · x) becomes a LeakyRelu, and x · (x > a) a ThresholdedRelu, only if a is one number.
     - A constant added after a convolution becomes its bias only if it varies along the channels:
       tf2onnx compares only the number of elements, and fails on a scalar.
     - No Transpose becomes a Reshape: tf2onnx uses shapes that its own passes have made outdated.
@@ -20,8 +21,10 @@ def mended_optimizer() -> Iterator[None]:
     - The first of several equal nodes, in order of name, is kept: tf2onnx keeps an arbitrary one,
       so that names in the file would differ between processes.
     """
+    from tf2onnx.graph_matcher import GraphMatcher
     from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+    from tf2onnx.rewriter import leakyrelu_rewriter, thresholded_relu_rewriter
 
     add_handler = TransposeOptimizer._add_handler
     has_single_consumer = TransposeOptimizer._nodes_has_single_consumer_node
@@ -46,7 +49,18 @@ def mended_optimizer() -> Iterator[None]:
     def merge_by_name(self: Any, nodes: list[Any], graph: Any) -> None:
         merge(self, sorted(nodes, key=lambda node: node.name), graph)
 
+    class OfNumbers(GraphMatcher):  # type: ignore[misc]
+        """Finds patterns whose constants are single numbers."""
+
+        def match_ops(self, ops: list[Any]) -> Iterator[Any]:
+            for match in super().match_ops(ops):
+                constants = (node for node in match.get_nodes() if node.is_const())
+                if not any(node.get_tensor_value(as_list=False).ndim for node in constants):
+                    yield match
+
     mends = (
+        (leakyrelu_rewriter, "GraphMatcher", OfNumbers),
+        (thresholded_relu_rewriter, "GraphMatcher", OfNumbers),
         (TransposeOptimizer, "_add_handler", add_along_channels),
         (TransposeOptimizer, "_nodes_has_single_consumer_node", are_read_once),
         (TransposeOptimizer, "post_optimize_action", lambda self: None),

@@ -75,7 +75,7 @@ def test_another_export_before_leaves_onnx_files_with_free_sizes_and_tables_the_
 def test_of_equal_nodes_the_same_one_is_kept_in_whatever_order_they_come():
     from types import SimpleNamespace
 
-    from renormlite.export.formats.tf2onnx_mends import mended_optimizer
+    from renormlite.export.formats.tf2onnx_mends import mended_tf2onnx
     from tf2onnx.optimizer.merge_duplicated_nodes_optimizer import MergeDuplicatedNodesOptimizer
 
     nodes = [SimpleNamespace(name=name, output=[f"{name}:0"]) for name in ("a__2", "b__1", "c__3")]
@@ -84,6 +84,6 @@ def test_of_equal_nodes_the_same_one_is_kept_in_whatever_order_they_come():
         graph = SimpleNamespace(
             outputs=[], replace_all_inputs=lambda old, new: None, remove_node=removed.append
         )
-        with mended_optimizer():
+        with mended_tf2onnx():
             MergeDuplicatedNodesOptimizer()._merge_nodes_that_are_duplicated(list(order), graph)
         assert removed == ["b__1", "c__3"]

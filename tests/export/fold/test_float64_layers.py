@@ -68,6 +68,28 @@ def test_layers_with_float64_kernels_are_not_replaced():
     assert channels_last(dense, "dense") is dense
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        kl.Dot(1),
+        kl.Subtract(),
+        lambda x: kl.Permute((2, 1))(kl.Reshape((1, 3))(x[0])),
+        lambda x: kl.MaxPooling1D(2)(kl.RepeatVector(2)(x[0])),
+        lambda x: kl.ZeroPadding1D(1)(kl.Reshape((3, 1))(x[0])),
+    ],
+)
+def test_a_nested_model_reads_integers_as_floats(layer):
+    """Keras declares the integers as floats, and converts them at the input of a nested model."""
+    a, b = keras.Input((3,), dtype="int32"), keras.Input((3,), dtype="int32")
+    read = layer([a, b])
+    inner = keras.Input(read.shape[1:])
+    model = keras.Model([a, b], keras.Model(inner, kl.ELU()(inner))(read))
+    x = [np.array([[1, -2, 3]], np.int32), np.array([[-4, 5, -1]], np.int32)]
+    found = np.asarray(fold(model, verify=False).model(x))
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=1e-6)
+    assert np.any(found < 0) or not isinstance(layer, kl.Dot)
+
+
 @pytest.mark.parametrize("norm", [kl.LayerNormalization, kl.RMSNormalization])
 def test_a_norm_of_integers_truncates_as_in_keras(norm):
     """Keras declares the joined integers as floats, and converts the norm of them to integers."""

@@ -226,7 +226,10 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
             strict=True,
         )
     }
-    with _quiet_tf2onnx(), mended_tf2onnx(), tf.device("/cpu:0"), tf.Graph().as_default() as tf_graph:
+    with contextlib.ExitStack() as stack:
+        for context in (_quiet_tf2onnx(), mended_tf2onnx(), tf.device("/cpu:0")):
+            stack.enter_context(context)
+        tf_graph = stack.enter_context(tf.Graph().as_default())
         tf.import_graph_def(graph_def, name="")
         try:
             converted = tfonnx.process_tf_graph(

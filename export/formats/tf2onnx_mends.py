@@ -49,7 +49,7 @@ def mended_tf2onnx() -> Iterator[None]:
     def merge_by_name(self: Any, nodes: list[Any], graph: Any) -> None:
         merge(self, sorted(nodes, key=lambda node: node.name), graph)
 
-    class OfNumbers(GraphMatcher):  # type: ignore[misc]
+    class OfNumbers(GraphMatcher):
         """Finds patterns whose constants are single numbers."""
 
         def match_ops(self, ops: list[Any]) -> Iterator[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from ..artifacts.network import Network
+from ..artifacts.network import Network, Node
 from ..artifacts.sample_kinds import NONFINITE, kinds_of
 from .network import evaluate_node, opaque_layers
 from .noise import denormal
@@ -57,6 +58,10 @@ def expected(
     return found
 
 
+# Taps for which XNNPACK has a depthwise kernel; larger kernels are computed in several passes.
+_TAPS = (3, 4, 9, 25)
+
+
 def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return every value, with NaN wherever a NaN or infinity may lead.
 
@@ -75,5 +80,29 @@ def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
                 value[np.any(lost, axis=0)] = np.nan
             elif node.arrays:
                 value = np.where(np.isfinite(value), value, np.nan)
+                value = _with_more_taps(node, value)
             values[node.name] = value
     return values
+
+
+def _with_more_taps(node: Node, value: np.ndarray) -> np.ndarray:
+    """Return the output of a node with NaN wherever XNNPACK multiplies a NaN by zero.
+
+    XNNPACK fills a depthwise kernel with weights of zero up to the next of `_TAPS`. The inputs of
+    the taps are listed column by column, so those that are filled in read the following columns.
+    """
+    kernel = node.arrays.get("kernel")
+    alone = node.op == "conv" and node.attributes.get("groups", 1) > 1
+    if kernel is None or not (node.op == "depthwise_conv" or (alone and kernel.shape[-2] == 1)):
+        return value
+    sizes = kernel.shape[:-2]
+    filled = next((taps for taps in _TAPS if taps >= math.prod(sizes)), 0) - math.prod(sizes)
+    axes = tuple(range(value.ndim - 1 - len(sizes), value.ndim - 1))
+    if node.attributes.get("data_format") == "channels_first":
+        axes = tuple(axis + 1 for axis in axes)
+    places = np.moveaxis(value, axes, range(-len(axes), 0))
+    rows = places.reshape(*places.shape[: -len(axes)], -1).copy()
+    lost = np.isnan(rows)
+    for step in range(1, -(-filled // math.prod(sizes[:-1])) + 1):
+        rows[..., :-step][lost[..., step:]] = np.nan
+    return np.moveaxis(rows.reshape(places.shape), range(-len(axes), 0), axes)

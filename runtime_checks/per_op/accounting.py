@@ -67,23 +67,31 @@ def constant_nodes(network: Network) -> set[str]:
 
 
 def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
-    """Return the nodes inside layers that the file computes in a loop, which exposes no tensors.
+    """Return the nodes inside layers that the file computes in a loop, except their outputs.
 
     The network holds the steps of such a layer one by one. Only the layer's output is compared.
     """
+    found: set[str] = set()
+    for nodes in _in_loops(evaluation).values():
+        own = {node.name for node in nodes}
+        inner = (n for n in own if readers.get(n) and all(r.name in own for r in readers[n]))
+        found.update(inner)
+    return found - set(evaluation.network.outputs.values())
+
+
+def _in_loops(evaluation: Evaluation) -> dict[str, list[Node]]:
+    """Return the layers that the file computes in a loop, which exposes no tensors."""
     if not any(op.kind in LOOPS for op in evaluation.tensors.graph.ops):
-        return set()
+        return {}
     layers: dict[str, list[Node]] = {}
     for node in evaluation.network.nodes:
         layers.setdefault(node.layer, []).append(node)
-    found: set[str] = set()
-    for nodes in layers.values():
-        linear = [node.name for node in nodes if node.op in LINEAR]
-        if len(linear) > 1 and not any(name in evaluation.mapped for name in linear):
-            own = {node.name for node in nodes}
-            inner = (n for n in own if readers.get(n) and all(r.name in own for r in readers[n]))
-            found.update(inner)
-    return found - set(evaluation.network.outputs.values())
+    return {
+        layer: nodes
+        for layer, nodes in layers.items()
+        if len(linear := [node.name for node in nodes if node.op in LINEAR]) > 1
+        and not any(name in evaluation.mapped for name in linear)
+    }
 
 
 def _chain(
@@ -109,6 +117,7 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
     """
     tensors = evaluation.tensors
     linear = any(node.op in LINEAR for node in chain)
+    in_loop = chain[0].layer in _in_loops(evaluation)
     best: tuple[bool, int, float, int, str] | None = None
     depths = tensors.depths(set(evaluation.mapped.values()))
     for place, node in enumerate(chain):
@@ -117,7 +126,8 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
             op = tensors.producer(key)
             # A function's own op reads a tensor that is accounted for, and multiplies by no kernel.
             behind = depths.get(key, 0) > 0 or (op is not None and op.kind in LINEAR_KINDS)
-            if key in depths and (linear or not behind):
+            possible = key in tensors.looped if in_loop else linear or not behind
+            if key in depths and possible:
                 view = tensors.closest(key, expected)
                 target, limit = tensors.held(key, node, expected, allowed)
                 gap, depth = distance(view, expected), depths[key]

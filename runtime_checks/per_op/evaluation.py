@@ -9,7 +9,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -71,6 +71,7 @@ class Evaluation:
         self.unchecked: list[str] = []
         self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
         self._half_inputs: set[str] = set()
+        self._others: dict[str, list[str]] = {}  # further tensors that agree with a node
         for name, key in zip(network.inputs, tensors.graph.inputs):
             self.value[name] = tensors.read_as_input(key, inputs[name])
             if tensors.read_in_half(key):
@@ -103,10 +104,10 @@ class Evaluation:
             self._take(node, forced, got)
             return
         found = self.tensors.find(node, expected, allowed, set(self.mapped.values()))
-        if found is not None and self.tensors.halves(found[0], expected, allowed):
+        if found and self.tensors.halves(found[0][0], expected, allowed):
             self.halved.add(node.name)
-            found = None if node.name in self._whole else found
-        if found is None:
+            found = [] if node.name in self._whole else found
+        if not found:
             if node.layer in self._in_pieces:
                 del self.exact[node.name], self.allowed[node.name]
                 if node.name in self._results:
@@ -114,9 +115,24 @@ class Evaluation:
                     return
             self.value[node.name], self._bound[node.name] = expected, allowed
             return
-        key, got = found
+        key, got = found[0]
+        others = [other for other, numbers in found[1:] if not np.array_equal(numbers, got)]
+        if others:
+            self._others[node.name] = others
         self._record(node, key, expected, allowed, got)
         self._take(node, key, got)
+
+    def alternatives(self, node: Node) -> Iterator[tuple[str, str]]:
+        """Yield the nodes that a node depends on, with another tensor that agrees with each.
+
+        An operator that a converter expands may compute a value in two ways and select the result
+        of one: both agree with it, but the following operators read one.
+        """
+        before = set(node.inputs)
+        for other in reversed(self.network.nodes):
+            if other.name in before:
+                before.update(other.inputs)
+                yield from ((other.name, key) for key in self._others.get(other.name, []))
 
     def as_filed(self, node: Node) -> Node:
         """Return a node with the file's weights."""

@@ -66,6 +66,7 @@ class Tensors:
 
     Attributes:
         arrays: Those that depend on the inputs' numbers; dequantized constants and shapes do not.
+        looped: Keys of the results of loops and of all ops behind them.
     """
 
     def __init__(
@@ -79,12 +80,15 @@ class Tensors:
         self._producers = {key: op for op in graph.ops for key in op.outputs}
         self._consumers: dict[str, list[GraphOp]] = {}
         dependent = set(graph.inputs)
+        self.looped: set[str] = set()
         for op in graph.ops:
             for key in op.inputs:
                 self._consumers.setdefault(key, []).append(op)
             reads = op.kind not in _SIZES and any(key in dependent for key in op.inputs)
             if op.kind in LOOPS or reads:
                 dependent.update(op.outputs)
+            if op.kind in LOOPS or any(key in self.looped for key in op.inputs):
+                self.looped.update(op.outputs)
         self._dependent = dependent
         computed = dependent - set(graph.inputs)
         self.arrays = {k: a for k, a in tensors.items() if k in graph.tensors and k in computed}
@@ -162,10 +166,10 @@ class Tensors:
 
     def find(
         self, node: Node, expected: np.ndarray, allowed: np.ndarray, taken: set[str]
-    ) -> tuple[str, np.ndarray] | None:
-        """Return the tensor that holds a node's value within its bound, and its numbers.
+    ) -> list[tuple[str, np.ndarray]]:
+        """Return the tensors that hold a node's value within its bound, and their numbers.
 
-        This is the nearest one, since a wide bound may also admit the tensor before a small bias is
+        The nearest comes first, since a wide bound may also admit the tensor before a small bias is
         added. A tensor may match two nodes (an identity), so those in ``taken`` come last.
         """
         size = expected.size // len(expected)
@@ -190,7 +194,7 @@ class Tensors:
                 if self._agrees(view, *self.held(key, node, expected, allowed)):
                     found.append((key in taken, distance(view, expected), key, view))
                     break
-        return min(found, key=lambda entry: entry[:3])[2:] if found else None
+        return [entry[2:] for entry in sorted(found, key=lambda entry: entry[:3])]
 
     def _agrees(self, view: np.ndarray, target: np.ndarray, limit: np.ndarray) -> bool:
         """Return whether a tensor agrees with a value, and whether that is meaningful."""

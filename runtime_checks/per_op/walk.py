@@ -7,6 +7,7 @@ the file's own tensor.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +24,8 @@ from .matching import Tensors, within
 from .op_results import Culprit, Walk
 
 _MAX_FAULTS = 3
+# Passes over the network that may be spent on one culprit.
+_MOST_ALTERNATIVES = 8
 
 
 def walk(
@@ -58,14 +61,31 @@ def walk(
     rounded = RoundedWeights.of(network, weights, graph)
     places = {node.name: place for place, node in enumerate(network.nodes)}
 
+    def evaluated(forced: Mapping[str, str], whole: frozenset[str]) -> Evaluation:
+        return Evaluation(network, shown, inputs, rounded, true, forced, in_pieces, whole)
+
+    def excused(
+        found: Evaluation, culprit: Culprit, forced: dict[str, str], whole: frozenset[str]
+    ) -> dict[str, str] | None:
+        """Return tensors with which a culprit is right, if others before it agree as well."""
+        for name, key in itertools.islice(found.alternatives(culprit.node), _MOST_ALTERNATIVES):
+            later = first_culprit(evaluated({**forced, name: key}, whole))
+            if later is None or places[later.node.name] > places[culprit.node.name]:
+                return {**forced, name: key}
+        return None
+
     def followed(whole: frozenset[str]) -> tuple[Evaluation, list[Culprit]]:
         forced: dict[str, str] = {}
         culprits: list[Culprit] = []
         while True:
-            found = Evaluation(network, shown, inputs, rounded, true, forced, in_pieces, whole)
+            found = evaluated(forced, whole)
             culprit = first_culprit(found)
             if culprit is None:
                 break
+            others = excused(found, culprit, forced, whole)
+            if others is not None:
+                forced = others
+                continue
             # A bound too wide to identify a tensor still holds: a tensor within it is not a fault.
             if culprit.got is None or not within(culprit.got, culprit.expected, culprit.allowed):
                 culprits.append(culprit)

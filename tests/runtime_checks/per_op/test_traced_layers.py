@@ -354,3 +354,27 @@ def test_parts_of_a_layer_with_names_of_one_scope_are_told_apart(tmp_path):
     )
     report = check_parity(tmp_path / "net", ("onnxruntime+disabled",), per_op=True)
     assert report.passed, [result.reason for result in report.results]
+
+
+def test_two_tensors_that_hold_a_value_pass_if_one_of_them_is_read(tmp_path):
+    """The file has exp(x) - 1 in two forms: both are near, and the result of one is selected."""
+    layers = [kl.Dense(24, "log_sigmoid"), kl.Activation("celu"), kl.GroupNormalization(1)]
+    export = exported(tmp_path / "net", (12,), layers)
+    report = check_parity(export, TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_a_loop_whose_bound_is_wide_passes_by_its_result(tmp_path):
+    """One channel that is 15 times as large as the others makes the steps of the inputs large."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4,), name="x")
+    y = kl.BatchNormalization(name="norm")(x)
+    steps = kl.RepeatVector(2)(y)
+    model = keras.Model(x, [kl.LSTM(4)(steps), steps], name="net")
+    rng = np.random.default_rng(0)
+    shift, mean = rng.normal(size=(2, 4))
+    variance = rng.uniform(0.5, 1.5, 4)
+    model.get_layer("norm").set_weights([np.array([1, 1, -1, 15]), shift, mean, variance])
+    export_model(model, tmp_path, formats=("tflite",), precisions=("int4",))
+    report = check_parity(tmp_path, ("litert+builtin", "litert"), per_op=True)
+    assert report.passed, [result.reason for result in report.results]

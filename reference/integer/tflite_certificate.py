@@ -170,7 +170,8 @@ def _function(kind: str, bits: int) -> Callable[[Arithmetic], Any] | None:
     if kind == "RESIZE_BILINEAR":
         return lambda rule: type(rule.of_bits(bits)).resized
     if kind in ("ADD", "SUB") and bits == 16:
-        return lambda rule: (_served(rule).added, getattr(_served(rule), "times", None))
+        combined = "total" if kind == "ADD" else "added"
+        return lambda rule: (getattr(_served(rule), combined), _served(rule).times)
     if kind == "L2_NORMALIZATION" or (bits == 16 and kind in _OF_TIMES):
         return lambda rule: _served(rule).times
     return None
@@ -192,7 +193,8 @@ def _by_examples(graph: ArtifactGraph, op: GraphOp, groups: Groups) -> Found:
         if op.kind == "SOFTMAX":
             fed[key] = random_rows(steps, shape[-1], seed)
         else:
-            size = (*shape[1:3], 1) if op.kind == "RESIZE_BILINEAR" else shape[-1:]
+            sizes = {"RESIZE_BILINEAR": (*shape[1:3], 1), "ADD": shape[1:]}
+            size = sizes.get(op.kind, shape[-1:])
             fed[key] = _random(steps, size, seed)
     return by_examples(groups, prepared(op, Values(graph, fed)), list(fed.values()))
 

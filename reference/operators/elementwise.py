@@ -114,7 +114,9 @@ class Sum(Elementwise):
     def integer(self, at: Integers) -> Finish:
         """See the base class."""
         a, b = aligned(*at.operands)
-        return lambda rule: rule.total([a, b if self._sign > 0 else -b], at.output)
+        if self._sign < 0:
+            return lambda rule: rule.difference([a, b], at.output)
+        return lambda rule: rule.total([a, b], at.output)
 
 
 class Average(Elementwise):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import keras
 import numpy as np
 import pytest
+import renormlite as rl
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from renormlite.artifacts.flatbuffer import pack, parse
+from renormlite.artifacts.graphs.base import Quantization
 from renormlite.reference.rounding.arithmetic import (
     AwayFromZero,
     SingleRounding,
     Upward,
 )
 from renormlite.reference.rounding.fixed_point import multiplier
+from renormlite.reference.rounding.quantized import Output, Quantized
 from renormlite.reference.rounding.xnnpack import Float32
 
 SCALES = (0.02173, 0.9999999, 1.0, 3.7, 0.5, 2.0**-9, 0.000173)
@@ -119,3 +125,48 @@ def test_float_rule_requantizes_as_xnnpack_does(ratio):
     multiplier_of_256 = round(256 * ratio)
     expected = [(int(value) * multiplier_of_256 + 128) // 256 for value in values]
     np.testing.assert_array_equal(Float32().requantized(values, x, y), expected)
+
+
+def test_sixteen_sums_of_16_bits_are_shifted_at_once(tmp_path):
+    """(4317 · 0.26734849 - 266 · 0.33089292) / 0.402996 = 2645.49997: the 17th is rounded up."""
+    scales = (0.00026734849, 0.00033089292, 0.000402996)
+    given = [np.full((1, 17), number) for number in (4317, -266)]
+    expected = [2645] * 16 + [2646]
+
+    steps = [
+        Quantization(np.float32([s]), np.zeros(1, np.int64), np.dtype(np.int16)) for s in scales
+    ]
+    operands = [Quantized(array, step) for array, step in zip(given, steps[:2], strict=True)]
+    assert Upward().total(operands, Output(steps[2])).tolist() == [expected]
+    assert AwayFromZero().total(operands, Output(steps[2])).tolist() == [[2646] * 17]
+    assert Upward().difference([operands[0], -operands[1]], Output(steps[2])).tolist() == [
+        [2646] * 17
+    ]
+
+    a, b = keras.Input((17,), name="a"), keras.Input((17,), name="b")
+    model = keras.Model([a, b], keras.layers.Add()([a, b]))
+    samples = {name: np.random.default_rng(0).normal(size=(8, 17)) for name in "ab"}
+    rl.export_model(
+        model, tmp_path / "sum", formats=("tflite",), precisions=("int16x8",), calibration=samples
+    )
+    path = tmp_path / "sum" / "sum.int16x8.tflite"
+    file = parse(path.read_bytes())
+    graph = file.subgraphs[0]
+    names = [file.operatorCodes[op.opcodeIndex].builtinCode for op in graph.operators]
+    add = graph.operators[names.index(0)]
+    for tensor, scale in zip((*add.inputs, *add.outputs), scales, strict=True):
+        graph.tensors[tensor].quantization.scale = [scale]
+    path.write_bytes(pack(file))
+    interpreter = Interpreter(
+        model_path=str(path),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        place = "b" in detail["name"]
+        numbers = (given[place] * scales[place]).astype(np.float32)
+        interpreter.set_tensor(detail["index"], numbers)
+    interpreter.invoke()
+    assert [interpreter.get_tensor(i).tolist() for i in add.inputs] == [g.tolist() for g in given]
+    assert interpreter.get_tensor(add.outputs[0]).tolist() == [expected]

@@ -261,7 +261,7 @@ class FixedPoint(Arithmetic):
     ) -> Ints:
         """Return the sum of operands that `times` is to shift left by ``later`` of ``shift``."""
         left, right, out = (float(scale) for scale in scales)
-        twice, total = 2 * max(left, right), np.int64(0)
+        twice, total = 2 * max(left, right), np.zeros((), np.int64)
         for side, scale in ((a, left), (b, right)):
             m, e = multiplier(scale / twice)
             total = total + self.times(side, m, e + later)

@@ -114,26 +114,34 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
     Among the tensors without a node, one within the bound is preferred, then the earliest in the
     file, then the nearest. If an activation is at fault and no op computes it, the op before it
     lacks it.
+
+    A bound as wide as the values, such as the step of integers that are far larger than these, says
+    nothing about a tensor. Then one is within it if it is computed from what the node reads.
     """
     tensors = evaluation.tensors
     linear = any(node.op in LINEAR for node in chain)
     in_loop = chain[0].layer in _in_loops(evaluation)
     best: tuple[bool, int, float, int, str] | None = None
-    depths = tensors.depths(set(evaluation.mapped.values()))
+    mapped = set(evaluation.mapped.values())
+    depths = tensors.depths(mapped | tensors.copies(evaluation.numbers()))
     for place, node in enumerate(chain):
         expected, allowed = evaluation.exact[node.name], evaluation.allowed[node.name]
         for key in tensors.of_size(expected.size):
+            if key not in depths:
+                continue
             op = tensors.producer(key)
             # A function's own op reads a tensor that is accounted for, and multiplies by no kernel.
-            behind = depths.get(key, 0) > 0 or (op is not None and op.kind in LINEAR_KINDS)
+            behind = depths[key] > 0 or (op is not None and op.kind in LINEAR_KINDS)
+            view = tensors.closest(key, expected)
+            target, limit = tensors.held(key, node, expected, allowed)
+            gap, depth = distance(view, expected), depths[key]
+            off = not within(view, target, limit)
             possible = key in tensors.looped if in_loop else linear or not behind
-            if key in depths and possible:
-                view = tensors.closest(key, expected)
-                target, limit = tensors.held(key, node, expected, allowed)
-                gap, depth = distance(view, expected), depths[key]
-                off = not within(view, target, limit)
-                if not meaningful(target.reshape(-1), limit.reshape(-1)):  # any tensor is within it
-                    off, depth = (True, depth) if gap > MEANINGFUL else (False, 0)
+            if not meaningful(target.reshape(-1), limit.reshape(-1)):
+                read = not off and tensors.computed_from(key, evaluation.read_by(node), mapped)
+                off, depth = (False, 0) if read or gap <= MEANINGFUL else (True, depth)
+                possible = possible or (read and not in_loop)
+            if possible:
                 found = (off, depth, gap, place, key)
                 best = found if best is None else min(best, found)
     place, key = (best[3], best[4]) if best else (0, "")

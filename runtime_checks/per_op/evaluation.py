@@ -134,6 +134,26 @@ class Evaluation:
                 before.update(other.inputs)
                 yield from ((other.name, key) for key in self._others.get(other.name, []))
 
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Return the numbers of the inputs and of the nodes' tensors, by the file's keys."""
+        graph, inputs = self.tensors.graph, self.network.inputs
+        found = {key: self.value[name] for name, key in zip(inputs, graph.inputs)}
+        return found | {key: self.tensors.numbers(key) for key in self.mapped.values()}
+
+    def read_by(self, node: Node) -> frozenset[str]:
+        """Return the nearest tensors before a node, inputs of the file among them."""
+        inputs = dict(zip(self.network.inputs, self.tensors.graph.inputs))
+        nodes = {inner.name: inner for inner in self.network.nodes}
+        found: set[str] = set()
+        waiting = list(node.inputs)
+        while waiting:
+            name = waiting.pop()
+            if name in inputs or name in self.mapped:
+                found.add(inputs.get(name) or self.mapped[name])
+            else:
+                waiting.extend(nodes[name].inputs)
+        return frozenset(found)
+
     def as_filed(self, node: Node) -> Node:
         """Return a node with the file's weights."""
         return self._rounded.nodes.get(node.name, node)

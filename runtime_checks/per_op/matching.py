@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ _PROBE = 64
 MEANINGFUL = 0.25
 
 _QUANTIZING = ("QUANTIZE", "QuantizeLinear")
+_CONVERTING = (*_QUANTIZING, "DEQUANTIZE", "DequantizeLinear", "Cast")
 _MOVING = REORDERING | {"TRANSPOSE", "RESHAPE"}
 
 # Ops that multiply by a kernel; an activation may be fused into them.
@@ -200,6 +201,10 @@ class Tensors:
         """Return whether a tensor agrees with a value, and whether that is meaningful."""
         return within(view, target, limit) and meaningful(target.reshape(-1), limit.reshape(-1))
 
+    def numbers(self, key: str) -> np.ndarray:
+        """Return a tensor's numbers, in its own layout."""
+        return self._real(key, self.arrays[key])
+
     def _real(self, key: str, values: np.ndarray) -> np.ndarray:
         return self.graph.tensors[key].real(values)
 
@@ -282,6 +287,46 @@ class Tensors:
                 if self.graph.tensors[out].quantization:
                     return out
         return None
+
+    def copies(self, values: Mapping[str, np.ndarray]) -> set[str]:
+        """Return the tensors that ops only convert from others, with no more error than a rounding.
+
+        Args:
+            values: Key to the numbers of each of the others.
+        """
+        found: dict[str, np.ndarray] = {}
+        waiting = list(values.items())
+        while waiting:
+            key, value = waiting.pop()
+            for op in self._consumers.get(key, []):
+                out = op.outputs[0] if op.kind in _CONVERTING else ""
+                if out in found or out not in self.arrays or self.arrays[out].size != value.size:
+                    continue
+                numbers = self.numbers(out).reshape(value.shape)
+                if within(numbers, *self.held(out, None, value, np.zeros_like(value))):
+                    found[out] = numbers
+                    waiting.append((out, numbers))
+        return set(found)
+
+    def computed_from(self, key: str, sources: frozenset[str], others: Collection[str]) -> bool:
+        """Return whether a tensor depends on the inputs only through some tensors.
+
+        Args:
+            key: The tensor.
+            sources: Those tensors.
+            others: Tensors that it must not depend on, unless through the sources.
+        """
+        sources = sources | self._integers_of(sources)
+        waiting, seen = [*self._producers[key].inputs], {key}
+        while waiting:
+            name = waiting.pop()
+            if name in sources or name in seen or name not in self._dependent:
+                continue
+            if name in others or name in self.graph.inputs:
+                return False
+            seen.add(name)
+            waiting.extend(self._producers[name].inputs)
+        return True
 
     def depths(self, taken: set[str]) -> dict[str, int]:
         """Return the tensors outside ``taken``, with the number of such ops before each."""

@@ -416,12 +416,12 @@ class RoundingChain:
         )
 
     def _first_rounding(self, op: GraphOp) -> float:
-        """Return the error of the first of two roundings of a sum: half a unit of its shift.
+        """Return the error of the first of two roundings of sums or products: half a unit of shift.
 
         With M = m 2^(e-31), that is 2^(e-1) steps of the result, no more than M. The usual bound
         covers an M of 0.01.
         """
-        if op.kind not in _SUMS:
+        if op.kind not in _SUMS and op.kind != "MUL":
             return 0.0
         steps = [self._graph.tensors[key].quantization for key in op.inputs if key]
         scales = [float(s.scales.max()) for s in steps if s is not None and s.dtype.itemsize <= 2]

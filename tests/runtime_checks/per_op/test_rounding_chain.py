@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from renormlite.reference.rounding.arithmetic import AwayFromZero
 from renormlite.reference.rounding.tables import wide_softmax
 from renormlite.runtime_checks.per_op.function_errors import carried_errors
 from renormlite.runtime_checks.per_op.rounding_chain import RoundingChain
@@ -208,3 +209,21 @@ def test_behind_a_saturated_number_no_function_has_a_bound():
     op = GraphOp(0, "TANH", "", ("x",), ("y",))
     bounds = carried_errors(op, [x], [np.array([[0.01, np.inf]])])
     assert np.isfinite(bounds).tolist() == [[True, False]]
+
+
+def test_a_product_of_two_values_is_rounded_twice():
+    """TFLite's kernels round the fixed-point product, then its shift: more than half a step."""
+    scales = {"a": 0.04058144, "b": 0.03757027, "y": 0.092156}
+    tensors = {}
+    for key, scale in scales.items():
+        steps = Quantization(np.array([scale], np.float32), np.array([0]), np.dtype(np.int8))
+        tensors[key] = GraphTensor(key, key, (1, 3), np.dtype(np.int8), steps)
+    ops = (GraphOp(0, "MUL", "", ("a", "b"), ("y",)),)
+    graph = ArtifactGraph(tensors, ("a", "b"), ("y",), lambda: ops)
+    bound = float(np.max(RoundingChain(graph, {}, 1).error("y", frozenset())))
+    a, b, y = (tensors[key].quantization.scales[0] for key in scales)
+    products = np.unique(np.multiply.outer(np.arange(-128, 128), np.arange(-128, 128)))
+    products = products[np.abs(products * a * b / y) < 127]
+    rounded = AwayFromZero().multiplied(products, a, b, y)
+    error = np.abs(rounded * float(y) - products * float(a) * float(b)).max()
+    assert 0.51 * y < error <= bound < 0.53 * y

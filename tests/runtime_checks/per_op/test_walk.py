@@ -310,3 +310,53 @@ def test_a_layer_in_slices_with_steps_of_their_own(tmp_path):
     rehash(directory, file)
     (result,) = check_parity(directory, ("onnxruntime",), per_op=True).results
     assert result.faults[0].layer == "steps"
+
+
+def joined(kind: str) -> keras.Model:
+    """A value that shares the steps of a forty times larger one, and a layer that reads it."""
+    x = keras.Input((6, 5, 3), name="x")
+    if kind == "norms":
+        small = keras.layers.BatchNormalization(name="small")(x)
+        large = keras.layers.BatchNormalization(name="large")(small)
+        both = keras.ops.where(small > 0, small, large)
+    else:
+        small = keras.layers.Dense(3, name="small")(x)
+        both = keras.layers.Concatenate(name="both")([small, 40 * small])
+    model = keras.Model(x, [both, keras.layers.Conv2D(2, 3, name="read")(small)], name="net")
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        positive = "gamma" in weight.path or "variance" in weight.path
+        values = rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(size=weight.shape)
+        weight.assign(40 * values if "large/gamma" in weight.path else values)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["norms", "dense"])
+def test_a_value_in_steps_of_a_larger_one_passes(kind, tmp_path):
+    """It has a few levels, which agree with many tensors: the right one reads what it reads."""
+    export_model(
+        joined(kind), tmp_path / "net", formats=("tflite",), precisions=("int8",),
+        calibration="random",
+    )  # fmt: skip
+    for result in check_parity(tmp_path / "net", ("litert", "litert+reference")).results:
+        # The precision costs quality, but no operator is at fault.
+        wrong = {finding.check for finding in result.findings if not finding.passed}
+        assert wrong <= {"snr", "slices"}, result.reason
+        assert not result.faults
+
+
+def test_a_layer_behind_coarse_steps_is_still_checked(tmp_path):
+    """The convolution of another padding is named, not the value before it."""
+    export, file = tmp_path / "net", "net.int8.onnx"
+    model = joined("dense")
+    export_model(model, export, formats=("onnx",), precisions=("int8",), calibration="random")
+    onnx_model = onnx.load(export / file)
+    (conv,) = [node for node in onnx_model.graph.node if node.op_type == "Conv"]
+    kernel = next(n for n in onnx_model.graph.node if n.output[0] == conv.input[1]).input[0]
+    (stored,) = [entry for entry in onnx_model.graph.initializer if entry.name == kernel]
+    flipped = np.ascontiguousarray(numpy_helper.to_array(stored)[..., ::-1])
+    stored.CopyFrom(numpy_helper.from_array(flipped, kernel))
+    onnx.save(onnx_model, export / file)
+    rehash(export, file)
+    (result,) = check_parity(export, ("onnxruntime",), per_op=True).results
+    assert [fault.layer for fault in result.faults] == ["read"]

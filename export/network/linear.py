@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from keras import layers as kl
 
 from ..fold.backend import bias_axis, view_of
 from ..fold.graph import Call
+from .graph_ops.linear import is_dense
 
 Attributes = dict[str, Any]
 Weights = dict[str, np.ndarray]
@@ -134,7 +134,7 @@ def _einsum(layer: Any, call: Call) -> list[Op] | None:
     weights = {"kernel": view_of(layer.kernel)}
     if layer.bias is not None:
         weights["bias"] = as_added(view_of(layer.bias), call.output.shape)
-    if _is_dense(layer.equation) and weights.get("bias", np.zeros(1)).ndim == 1:
+    if is_dense(layer.equation) and weights.get("bias", np.zeros(1)).ndim == 1:
         return _activated(Op("dense", {}, weights), layer.activation)
     return _activated(Op("einsum", {"equation": layer.equation}, weights), layer.activation)
 
@@ -143,12 +143,6 @@ def as_added(bias: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
     """Return a bias in the shape in which Keras adds it to a value of a shape."""
     axis = bias_axis(shape, bias.size) if bias.size == max(bias.shape, default=1) else None
     return bias if axis is None else bias.reshape(bias.size, *[1] * (-1 - axis))
-
-
-def _is_dense(equation: str) -> bool:
-    """Return whether an equation multiplies the last axis by a matrix: `abc,cd->abd`."""
-    read, kernel, result = re.split(",|->", equation.replace(" ", ""))
-    return len(kernel) == 2 and read[-1:] == kernel[0] and result == read[:-1] + kernel[1]
 
 
 def _time_distributed(layer: Any, call: Call) -> list[Op] | None:

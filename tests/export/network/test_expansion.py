@@ -77,6 +77,18 @@ LAYERS = {
     "activation of one's own": (LINE, lambda: kl.Conv1D(3, 3, activation=squared)),
     "grouped, own activation": (LINE, lambda: kl.Conv1D(4, 3, groups=2, activation=ops.celu)),
     "transposed, own activation": (IMAGE, lambda: kl.Conv2DTranspose(3, 3, 2, activation=squared)),
+    "transposed 3-D, own activation": (
+        CLIP,
+        lambda: kl.Conv3DTranspose(3, 2, 2, padding="same", activation=squared),
+    ),
+    "einsum, own activation": (
+        LINE,
+        lambda: kl.EinsumDense("...b,bz->...z", 3, bias_axes="z", activation=squared),
+    ),
+    "einsum of an inner axis, own activation": (
+        IMAGE,
+        lambda: kl.EinsumDense("...ab,az->...zb", (3, 4), activation=squared),
+    ),
     "dilated, own activation": (
         LINE,
         lambda: kl.Conv1D(4, 2, dilation_rate=2, padding="same", activation=squared),

@@ -604,6 +604,13 @@ def equation_with_an_ellipsis() -> keras.Model:
     return keras.Model(x, head(layers.Flatten()(y)))
 
 
+@case(refusal=r"order than it computes.*EinsumDense\('abce,ef->abcf', \(None, None, 2\), …\)")
+def ellipsis_of_several_axes() -> keras.Model:
+    image = Input((4, 3, 5), name="image")
+    x = layers.EinsumDense("...e,ef->...f", 2)(image)
+    return keras.Model(image, layers.Conv2D(3, 2)(x))
+
+
 @case()
 def strides_beyond_a_transposed_kernel() -> keras.Model:
     image = Input((4, 5, 3), name="image")

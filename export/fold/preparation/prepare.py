@@ -18,7 +18,7 @@ from .loudest import clip_each_sample
 from .outputs import split_outputs
 from .pixels import take_pixels
 from .quantized import dequantize
-from .sizes import require_no_random_crop, require_sizes, set_sizes
+from .sizes import require_declared_sizes, require_sizes, set_sizes
 from .states import states_outside
 from .text import cut_text
 
@@ -82,7 +82,7 @@ def prepare(
     ]
     if for_files:
         require_sizes(graph)
-        require_no_random_crop(graph)
+        require_declared_sizes(graph)
         require_independent_samples(graph)
     steps.append(split_outputs(graph, split))
     if preprocessing is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,18 +94,36 @@ def _text(value: Value) -> str:
     return f"({', '.join('free' if s is None else str(s) for s in value.shape[1:])})"
 
 
-def require_no_random_crop(graph: Graph) -> None:
-    """Refuse a random crop to another size, which Keras declares but does not do at inference.
+def require_declared_sizes(graph: Graph) -> None:
+    """Refuse a layer that computes another shape than Keras declares.
 
     Raises:
         UserError: There is one.
     """
     for call in graph.calls():
         layer: Any = call.op.operation if isinstance(call.op, Kept) else None
-        if isinstance(layer, kl.RandomCrop) and is_misdeclared(layer, call.inputs[0]):
+        if layer is None or not call.inputs or not is_misdeclared(layer, call.inputs[0]):
+            continue
+        if isinstance(layer, kl.EinsumDense):
             raise UserError(
-                f"RandomCrop {layer.name!r} crops to {layer.height} x {layer.width} in training "
-                "only: at inference Keras returns its input, so that the layers after it get "
-                "another size than they were built for. Crop in the data pipeline instead, or use "
-                "CenterCrop."
+                f"EinsumDense {layer.name!r} has the equation {layer.equation!r}, for which Keras "
+                "declares the axes of the output in another order than it computes, so that the "
+                "layers after it can get wrong sizes. Write a letter for each axis instead of "
+                f"'...': {_spelled_out(layer, call.inputs[0])}."
             )
+        raise UserError(
+            f"RandomCrop {layer.name!r} crops to {layer.height} x {layer.width} in training "
+            "only: at inference Keras returns its input, so that the layers after it get "
+            "another size than they were built for. Crop in the data pipeline instead, or use "
+            "CenterCrop."
+        )
+
+
+def _spelled_out(layer: kl.EinsumDense, given: Value) -> str:
+    """Return an EinsumDense with letters for its leading ellipsis."""
+    before, kernel, after = re.split(",|->", layer.equation)
+    free = (letter for letter in string.ascii_lowercase if letter not in layer.equation)
+    axes = "".join(itertools.islice(free, given.rank - len(before) + 3))
+    own = layer.full_output_shape[len(layer.full_output_shape) - len(after) + 3 :]
+    sizes = ", ".join([*["None"] * (len(axes) - 1), *map(str, own)])
+    return f"EinsumDense('{axes}{before[3:]},{kernel}->{axes}{after[3:]}', ({sizes}), …)"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers as kl
 
 from ....errors import UserError
@@ -124,6 +125,7 @@ def _spelled_out(layer: kl.EinsumDense, given: Value) -> str:
     before, kernel, after = re.split(",|->", layer.equation)
     free = (letter for letter in string.ascii_lowercase if letter not in layer.equation)
     axes = "".join(itertools.islice(free, given.rank - len(before) + 3))
-    own = layer.full_output_shape[len(layer.full_output_shape) - len(after) + 3 :]
+    own = np.atleast_1d(layer.get_config()["output_shape"]).tolist()
+    own = own[len(own) - len(after) + 3 :]
     sizes = ", ".join([*["None"] * (len(axes) - 1), *map(str, own)])
     return f"EinsumDense('{axes}{before[3:]},{kernel}->{axes}{after[3:]}', ({sizes}), …)"

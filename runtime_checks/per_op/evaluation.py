@@ -72,8 +72,12 @@ class Evaluation:
         self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
         self._half_inputs: set[str] = set()
         self._others: dict[str, list[str]] = {}  # further tensors that agree with a node
+        # Values that some ops read as they are, where `value` has what others round them to.
+        self._unrounded: dict[str, np.ndarray] = {}
+        self._taken: set[str] = set()  # the tensors of nodes, and their rounded copies
         for name, key in zip(network.inputs, tensors.graph.inputs):
             self.value[name] = tensors.read_as_input(key, inputs[name])
+            self._note_copy(name, key, inputs[name])
             if tensors.read_in_half(key):
                 self._half_inputs.add(name)
         for node in network.nodes:
@@ -84,14 +88,15 @@ class Evaluation:
 
     def _visit(self, node: Node, forced: str | None) -> None:
         """Evaluate a node and find its tensor."""
-        halves = [self._half(name) for name in node.inputs]
-        expected, allowed = expected_result(
-            self.as_filed(node),
-            [self.value[name] for name in node.inputs],
-            [self._bound[name] for name in node.inputs],
-            symmetric=self._rounded.hybrid.get(node.name),
-            halves=halves,
-        )
+        expected, allowed = self._expected(node, self.value)
+        found = [] if forced else self._found(node, expected, allowed)
+        # A tensor that is only a copy of what the node reads proves nothing.
+        proven = found and found[0][0] not in self._taken
+        if not forced and not proven and any(name in self._unrounded for name in node.inputs):
+            other = self._expected(node, {**self.value, **self._unrounded})
+            better = self._found(node, *other)
+            if better and better[0][0] not in self._taken:
+                (expected, allowed), found = other, better
         self.exact[node.name], self.allowed[node.name] = expected, allowed
         if forced is not None:
             got = self.tensors.closest(forced, expected)
@@ -103,10 +108,6 @@ class Evaluation:
                 self._record(node, forced, expected, allowed, got)
             self._take(node, forced, got)
             return
-        found = self.tensors.find(node, expected, allowed, set(self.mapped.values()))
-        if found and self.tensors.halves(found[0][0], expected, allowed):
-            self.halved.add(node.name)
-            found = [] if node.name in self._whole else found
         if not found:
             if node.layer in self._in_pieces:
                 del self.exact[node.name], self.allowed[node.name]
@@ -121,6 +122,28 @@ class Evaluation:
             self._others[node.name] = others
         self._record(node, key, expected, allowed, got)
         self._take(node, key, got)
+
+    def _expected(
+        self, node: Node, values: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the expected value of a node and the bound on its error."""
+        return expected_result(
+            self.as_filed(node),
+            [values[name] for name in node.inputs],
+            [self._bound[name] for name in node.inputs],
+            symmetric=self._rounded.hybrid.get(node.name),
+            halves=[self._half(name) for name in node.inputs],
+        )
+
+    def _found(
+        self, node: Node, expected: np.ndarray, allowed: np.ndarray
+    ) -> list[tuple[str, np.ndarray]]:
+        """Return the tensors that agree with a node's value, and their numbers."""
+        found = self.tensors.find(node, expected, allowed, self._taken)
+        if found and self.tensors.halves(found[0][0], expected, allowed):
+            self.halved.add(node.name)
+            found = [] if node.name in self._whole else found
+        return found
 
     def alternatives(self, node: Node) -> Iterator[tuple[str, str]]:
         """Yield the nodes that a node depends on, with another tensor that agrees with each.
@@ -163,9 +186,19 @@ class Evaluation:
         self.mapped[node.name] = key
         self.tensors.sources |= {key}
         self.value[node.name] = self.tensors.read_after(key, got)
+        self._taken.add(key)
+        self._note_copy(node.name, key, got)
         # Float ops read dequantized integers in float32, which rounds once.
         quantized = self.tensors.graph.tensors[key].quantization is not None
         self._bound[node.name] = UNIT_ROUNDOFF["float32"] * quantized * np.abs(got)
+
+    def _note_copy(self, name: str, key: str, got: np.ndarray) -> None:
+        """Note the rounded copy of a tensor, and its own numbers if these differ."""
+        copy = self.tensors.rounded_copy(key)
+        if copy is not None:
+            self._taken.add(copy)
+            if self.tensors.graph.tensors[key].dtype.kind == "f":
+                self._unrounded[name] = got
 
     def _half(self, name: str) -> bool:
         """Return whether a value is stored in half precision, which a runtime may skip."""

@@ -240,7 +240,7 @@ class Tensors:
         After a reshape no layout may restore their order, and an op that repeats them has more;
         then the unrounded numbers are used.
         """
-        rounded = self._rounded_copy(key)
+        rounded = self.rounded_copy(key)
         if rounded is not None and self.arrays[rounded].size != value.size:
             return value
         # A requantized copy is for one reader; the others read the original integers.
@@ -260,10 +260,10 @@ class Tensors:
 
     def read_in_half(self, key: str) -> bool:
         """Return whether a file's ops read an input in half precision."""
-        rounded = self._rounded_copy(key)
+        rounded = self.rounded_copy(key)
         return rounded is not None and self.half(rounded)
 
-    def _rounded_copy(self, key: str) -> str | None:
+    def rounded_copy(self, key: str) -> str | None:
         """Return the tensor that holds another one's value after a rounding op; None without one.
 
         Ops that only move numbers may lie in between.
@@ -273,7 +273,7 @@ class Tensors:
                 continue
             out = op.outputs[0]
             if op.kind in _MOVING or _moves_ties(op.kind, key, out):
-                found = self._rounded_copy(out)
+                found = self.rounded_copy(out)
                 if found is not None:
                     return found
             if out not in self.arrays:

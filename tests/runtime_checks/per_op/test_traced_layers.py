@@ -378,3 +378,30 @@ def test_a_loop_whose_bound_is_wide_passes_by_its_result(tmp_path):
     export_model(model, tmp_path, formats=("tflite",), precisions=("int4",))
     report = check_parity(tmp_path, ("litert+builtin", "litert"), per_op=True)
     assert report.passed, [result.reason for result in report.results]
+
+
+def read_twice(kind: str) -> keras.Model:
+    """Floats that some ops read as they are, and others rounded to integers."""
+    ops = keras.ops
+    if kind == "embedding":
+        x = keras.Input((4,), dtype="int32", name="x")
+        shared = kl.AveragePooling1D(2, padding="same")(kl.Embedding(6, 5)(x))
+        others = [kl.BatchNormalization()(ops.where(shared > 0.1, shared, shared))]
+    else:
+        x = keras.Input((4, 5), name="x")
+        shared = x if kind == "input" else ops.sin(x)
+        others = [ops.cos(shared), ops.cos(kl.Reshape((5, 4))(shared)), ops.sin(kl.ReLU()(shared))]
+    return keras.Model(x, [kl.Dense(3, name="dense")(shared), *others], name="net")
+
+
+@pytest.mark.parametrize("kind", ["embedding", "input", "function"])
+def test_floats_that_some_ops_read_rounded_and_others_as_they_are_pass(kind, tmp_path):
+    model, rng = read_twice(kind), np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(np.abs(rng.normal(0.5, 0.2, weight.shape)))
+    for precision in ("int8", "int16x8"):
+        export = tmp_path / precision
+        formats = ("tflite", "onnx") if precision == "int8" else ("tflite",)
+        export_model(model, export, formats=formats, precisions=(precision,), calibration="random")
+        report = check_parity(export, TARGETS if precision == "int8" else TARGETS[:2], per_op=True)
+        assert report.passed, [result.reason for result in report.results]

@@ -55,9 +55,9 @@ def compositions_of(
             inserted=(*each.inserted, *front.inserted),
         )
         for each in behind
-        for front in _in_front(each.node, nodes, readers)
+        for front in _in_front(each.node, nodes, readers, outputs)
     ]
-    return both + behind + _in_front(node, nodes, readers)
+    return both + behind + _in_front(node, nodes, readers, outputs)
 
 
 def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str]) -> list[Composed]:
@@ -95,54 +95,51 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
     return found[::-1]
 
 
-def _in_front(node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]) -> list[Composed]:
+def _in_front(
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]], outputs: set[str]
+) -> list[Composed]:
     """Return a node merged with the affine nodes before it, the longest sequence first.
 
-    The sequence ends at a linear node, whose bias counts as a shift.
+    The sequence ends at a linear node, whose bias counts as a shift. Affines that have other
+    readers too stay as they are, and the merged node reads what they read.
     """
     if node.attributes.get("data_format") == "channels_first":
         return []
-    arrays = node.arrays
-    channels = _read_channels(node, arrays["kernel"])
+    channels = _read_channels(node, node.arrays["kernel"])
     scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
     absorbed: list[Node] = []
     found: list[Composed | None] = []
+    shared = False
     before = nodes.get(node.inputs[0])
-    while before is not None and len(readers[before.name]) == 1:
-        bias = before.weights.get("bias")
+    while before is not None:
+        shared = shared or len(readers[before.name]) > 1 or before.name in outputs
         affine = _affine(before, channels)
-        if before.op == "identity":
-            before = nodes.get(before.inputs[0])
-            continue
         if affine is not None:
             # s (a x + b) + t
             shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
             scale = scale * affine[0]
             absorbed.append(before.as_identity())
-            found.append(_with_front(node, scale, shift, size, absorbed))
-            before = nodes.get(before.inputs[0])
-            continue
-        if before.op in LINEAR and bias is not None and bias.shape == (channels,):
-            for more, rest in _biases(before, nodes, readers):
+            composed = _with_front(node, scale, shift, size, [] if shared else absorbed)
+            found.append(_reading(composed, before.inputs) if shared else composed)
+        elif before.op != "identity":
+            break
+        before = nodes.get(before.inputs[0])
+    if before is not None and shared and not absorbed:
+        found.append(_with_shared_bias(node, before))
+    elif before is not None and not shared and before.op in LINEAR:
+        bias = before.weights.get("bias")
+        if bias is not None and bias.shape == (channels,):
+            for more, rest in _biases(before, nodes, readers, outputs):
                 moved, grown = scale * more + shift, np.abs(scale * more) + size
                 found.append(_with_front(node, scale, moved, grown, [*absorbed, *rest]))
-        break
-    else:
-        if before is not None and not absorbed:
-            found += [_with_shared_bias(node, before), _with_shared_affine(node, before)]
     return [each for each in found[::-1] if each is not None]
 
 
-def _with_shared_affine(node: Node, before: Node) -> Composed | None:
-    """Return a linear node merged with the affine before it, which has other readers too."""
-    affine = _affine(before, _read_channels(node, node.arrays["kernel"]))
-    if affine is None or len(node.inputs) != 1:
+def _reading(composed: Composed | None, inputs: tuple[str, ...]) -> Composed | None:
+    """Return a composed node that reads other values."""
+    if composed is None or len(composed.node.inputs) != 1:
         return None
-    scale, shift = affine
-    composed = _with_front(node, scale, shift, np.abs(shift), [])
-    if composed is None:
-        return None
-    return replace(composed, node=replace(composed.node, inputs=before.inputs))
+    return replace(composed, node=replace(composed.node, inputs=inputs))
 
 
 def _with_shared_bias(node: Node, before: Node) -> Composed | None:
@@ -180,7 +177,7 @@ def _with_shared_bias(node: Node, before: Node) -> Composed | None:
 
 
 def _biases(
-    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]]
+    node: Node, nodes: dict[str, Node], readers: dict[str, list[Node]], outputs: set[str]
 ) -> list[tuple[np.ndarray, list[Node]]]:
     """Return the biases that a converter may move from a linear node to the next one.
 
@@ -189,7 +186,9 @@ def _biases(
     bare = replace(node, weights={r: w for r, w in node.weights.items() if r != "bias"})
     found = [(node.weights["bias"].astype(np.float64), [bare])]
     if node.op in LINEAR_NODES:
-        for composed in _in_front(node, nodes, readers):
+        for composed in _in_front(node, nodes, readers, outputs):
+            if composed.node.inputs != node.inputs:  # the shift stays for other readers
+                continue
             if np.array_equal(composed.node.weights["kernel"], node.weights["kernel"]):
                 found.append((composed.node.weights["bias"], [bare, *composed.rest]))
     return found

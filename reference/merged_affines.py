@@ -14,7 +14,7 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
-from ..artifacts.precisions import half_rounding
+from ..artifacts.precisions import UNIT_ROUNDOFF, half_rounding
 from .composed_layers import COMPUTED, LINEAR_NODES, Composed, compositions_of
 from .file_weights import WeightMatch, file_weight, match_weights
 from .weight_forms import forms
@@ -126,19 +126,26 @@ def _without_unread(network: Network, before: Network) -> Network:
 def _parts(node: Node) -> tuple[Node, ...]:
     """Return the operations of a hard sigmoid or an average; any other node as it is."""
     if node.op == "average":
-        total, part = f"{node.name}/sum", np.full((), 1 / len(node.inputs), np.float32)
-        return (
-            replace(node, name=total, op="add"),
-            replace(node, op="multiply", inputs=(total,), constants={"constant": part}),
-        )
+        total = replace(node, name=f"{node.name}/sum", op="add")
+        return (total, _divided(node, total.name, len(node.inputs)))
     if node.op != "hard_sigmoid":
         return (node,)
     shifted, clipped = f"{node.name}/shifted", f"{node.name}/clipped"
-    three, sixth = ({"constant": np.full((), x, np.float32)} for x in (3, 1 / 6))
+    three = {"constant": np.full((), 3, np.float32)}
     return (
         replace(node, name=shifted, op="add", constants=three),
         replace(node, name=clipped, op="relu", inputs=(shifted,), attributes={"max_value": 6.0}),
-        replace(node, op="multiply", inputs=(clipped,), attributes={}, constants=sixth),
+        _divided(node, clipped, 6),
+    )
+
+
+def _divided(node: Node, value: str, by: int) -> Node:
+    """Return a quotient with a node's name, which a file may compute as a product in float32."""
+    part = 1 / by
+    error = {"constant_error": UNIT_ROUNDOFF["float32"] * part}
+    constants = {"constant": np.full((), part)}
+    return replace(
+        node, op="multiply", inputs=(value,), attributes=error, constants=constants, weights={}
     )
 
 

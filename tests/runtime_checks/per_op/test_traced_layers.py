@@ -144,6 +144,17 @@ def test_a_factor_merged_into_several_readers_passes(tmp_path):
     assert report.passed, [result.reason for result in report.results]
 
 
+@pytest.mark.parametrize("returned", [False, True])
+def test_affines_merged_into_one_of_several_readers_pass(tmp_path, returned):
+    x = keras.Input((5,), name="x")
+    y = x * 2.0 - 1.0
+    other = y if returned else kl.RMSNormalization()(y)
+    model = keras.Model(x, [kl.Dense(3, "hard_sigmoid")(y), other], name="net")
+    export_model(model, tmp_path / "net")
+    report = check_parity(tmp_path / "net", TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
 def test_both_sides_of_a_selu_in_tensors_of_their_own_pass(tmp_path):
     """In int8 .tflite files the values before it are rounded twice: the negative ones, the rest."""
     x = keras.Input((8, 4), name="x")

@@ -604,6 +604,13 @@ def equation_with_an_ellipsis() -> keras.Model:
     return keras.Model(x, head(layers.Flatten()(y)))
 
 
+@case(refusal="The output 'buckets' is made from text by a layer that neither TFLite nor ONNX can")
+def hashed_numbers_that_are_returned() -> keras.Model:
+    number = Input((3,), dtype="int32", name="number")
+    hashed = layers.Hashing(5, output_mode="multi_hot", name="buckets")(number)
+    return keras.Model(number, [head(hashed), hashed])
+
+
 @case(refusal=r"order than it computes.*EinsumDense\('abce,ef->abcf', \(None, None, 2\), …\)")
 def ellipsis_of_several_axes() -> keras.Model:
     image = Input((4, 3, 5), name="image")

@@ -8,6 +8,7 @@ samples.)
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -219,10 +220,13 @@ def _tensor(key: str, tensor: Any, model: Any) -> GraphTensor:
     raw = _vector(model.Buffers(tensor.Buffer()).DataAsNumpy(), "u1")
     data: np.ndarray | None = None
     if raw.size and number in _DTYPES:
-        bits = _PACKED.get(number)
+        bits, sparsity = _PACKED.get(number), tensor.Sparsity()
         data = raw.view(dtype) if bits is None else _unpacked(raw, shape, bits)
-        sparsity = tensor.Sparsity()
-        data = data.reshape(shape) if sparsity is None else _dense(data, sparsity, shape)
+        if sparsity is None:
+            # A converter may leave bytes behind the numbers, which runtimes do not read.
+            data = data[: math.prod(shape)].reshape(shape)
+        else:
+            data = _dense(data, sparsity, shape)
     return GraphTensor(
         key=key,
         name=_text(tensor.Name()),

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from renormlite import UserError
-from renormlite.artifacts.flatbuffer import operator_name, parse
+from renormlite.artifacts.flatbuffer import operator_name, pack, parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.artifacts.graphs.tflite_graph import _DTYPES, _unpacked
 
@@ -159,3 +159,16 @@ def test_a_negative_size_of_a_constant_is_damage(tmp_path):
     assert read_graph(onnx_file(tmp_path / "a.onnx", ADD), "onnx").tensors["c"].shape == (2,)
     with pytest.raises(UserError, match=r"'c' has the shape \(-2,\)"):
         read_graph(onnx_file(tmp_path / "b.onnx", ADD, sizes=[-2]), "onnx")
+
+
+def test_bytes_behind_a_constant_are_not_read(file, tmp_path):
+    """TensorFlow's quantizer leaves some behind a single number; runtimes ignore them."""
+    model = parse(file.read_bytes())
+    main = model.subgraphs[0]
+    place = next(i for i, t in enumerate(main.tensors) if model.buffers[t.buffer].data is not None)
+    buffer = model.buffers[main.tensors[place].buffer]
+    before = read_graph(file, "tflite").tensors[str(place)].data
+    buffer.data = np.concatenate([np.asarray(buffer.data, np.uint8), np.ones(16, np.uint8)])
+    (tmp_path / "longer.tflite").write_bytes(pack(model))
+    after = read_graph(tmp_path / "longer.tflite", "tflite").tensors[str(place)].data
+    np.testing.assert_array_equal(after, before)

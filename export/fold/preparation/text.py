@@ -40,10 +40,18 @@ def cut_text(graph: Graph) -> list[str] | None:
                 notes.append(_note(graph, call, new[-1]))
     if not notes:
         return None
-    if any(value.is_output for value in new):
+    alone = [
+        name for name, value in zip(graph.output_names, graph.outputs, strict=True) if value in new
+    ]
+    if alone and len(alone) == len(graph.outputs):
         raise UserError(
             f"The model {graph.name!r} only processes text, which neither TFLite nor ONNX can do. "
             "Export the network after it."
+        )
+    if alone:
+        raise UserError(
+            f"The output {alone[0]!r} is made from text by a layer that neither TFLite nor ONNX "
+            "can compute. Remove it from the outputs of the model; the app must compute it anyway."
         )
     if new:
         needed = {id(call) for call in graph.calls_before(graph.outputs)}

@@ -101,7 +101,8 @@ def _in_front(
     """Return a node merged with the affine nodes before it, the longest sequence first.
 
     The sequence ends at a linear node, whose bias counts as a shift. Affines that have other
-    readers too stay as they are, and the merged node reads what they read.
+    readers too stay as they are, and the merged node reads what they read. Reshapes may lie in
+    between if together they change nothing, as a transposition of axes of size one.
     """
     if node.attributes.get("data_format") == "channels_first":
         return []
@@ -109,11 +110,13 @@ def _in_front(
     scale, shift, size = np.ones(channels), np.zeros(channels), np.zeros(channels)
     absorbed: list[Node] = []
     found: list[Composed | None] = []
-    shared = False
-    before = nodes.get(node.inputs[0])
+    shared = reshaped = False
+    read = before = nodes.get(node.inputs[0])
     while before is not None:
         shared = shared or len(readers[before.name]) > 1 or before.name in outputs
         affine = _affine(before, channels)
+        if reshaped and affine is not None and not (read and read.shape == before.shape != ()):
+            break
         if affine is not None:
             # s (a x + b) + t
             shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size
@@ -121,12 +124,13 @@ def _in_front(
             absorbed.append(before.as_identity())
             composed = _with_front(node, scale, shift, size, [] if shared else absorbed)
             found.append(_reading(composed, before.inputs) if shared else composed)
-        elif before.op != "identity":
+        elif before.op not in ("identity", "reshape"):
             break
+        reshaped = reshaped or before.op == "reshape"
         before = nodes.get(before.inputs[0])
     if before is not None and shared and not absorbed:
         found.append(_with_shared_bias(node, before))
-    elif before is not None and not shared and before.op in LINEAR:
+    elif before is not None and not (shared or reshaped) and before.op in LINEAR:
         bias = before.weights.get("bias")
         if bias is not None and bias.shape == (channels,):
             for more, rest in _biases(before, nodes, readers, outputs):

@@ -144,12 +144,14 @@ def test_a_factor_merged_into_several_readers_passes(tmp_path):
     assert report.passed, [result.reason for result in report.results]
 
 
-@pytest.mark.parametrize("returned", [False, True])
-def test_affines_merged_into_one_of_several_readers_pass(tmp_path, returned):
-    x = keras.Input((5,), name="x")
+@pytest.mark.parametrize("other", ["returned", "norm", "transposed"])
+def test_affines_merged_into_one_of_several_readers_pass(tmp_path, other):
+    size = 1 if other == "transposed" else 5
+    x = keras.Input((size,), name="x")
     y = x * 2.0 - 1.0
-    other = y if returned else kl.RMSNormalization()(y)
-    model = keras.Model(x, [kl.Dense(3, "hard_sigmoid")(y), other], name="net")
+    turned = keras.ops.transpose(y, (0, 1)) if other == "transposed" else y
+    second = y if other == "returned" else kl.RMSNormalization()(y)
+    model = keras.Model(x, [kl.Dense(3, "hard_sigmoid")(turned), second], name="net")
     export_model(model, tmp_path / "net")
     report = check_parity(tmp_path / "net", TARGETS, per_op=True)
     assert report.passed, [result.reason for result in report.results]

@@ -696,6 +696,15 @@ def sums_that_look_like_biases() -> keras.Model:
 
 
 @case()
+def one_number_added_to_products() -> keras.Model:
+    x = Input((6,), name="x")
+    y = layers.Dense(4, use_bias=False, activation="hard_sigmoid")(x)
+    y = layers.Dense(5, use_bias=False)(y) + 0.7
+    y = ops.add(layers.Dense(5, use_bias=False)(y), np.full((1, 1), -0.3, "float32"))
+    return keras.Model(x, head(ops.relu(y)))
+
+
+@case()
 def constants_behind_convolutions() -> keras.Model:
     image = Input((4, 5, 3), name="image")
     x = layers.Conv2D(4, 1, use_bias=False, activation="hard_sigmoid")(image)

@@ -64,9 +64,12 @@ def settle_third_operand(view: View) -> bool:
         if not np.any(values):
             del node.input[2:]
             return True
-        if values.ndim == 2 and len(values) == 1:
-            set_weight(view, node, weight, values[0])
-            return True
+        sizes = view.shapes.get(node.output[0], values.shape)
+        if values.size in (1, *values.shape[-1:]):  # one number, or one row
+            vector = np.broadcast_to(values.reshape(-1), sizes[-1:] or (1,))
+            if vector.shape != values.shape:
+                set_weight(view, node, weight, vector)
+                return True
     return False
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import renormlite as rl
 from keras import layers as kl
 
 SEQUENCE, IMAGE = (10, 4), (8, 8, 3)
@@ -71,3 +72,18 @@ def test_a_computed_summand_is_not_made_a_bias(merge, export):
     for artifact in manifest.artifacts:
         least = 120 if artifact.precision == "float32" else 25
         assert next(iter(artifact.snr_db.values())) > least, artifact.file
+
+
+def test_one_number_becomes_a_vector(tmp_path):
+    """The quantizer of ONNX Runtime indexes every bias by channel."""
+    x = keras.Input((6,), name="x")
+    y = keras.layers.Dense(4, use_bias=False, activation="hard_sigmoid")(x)
+    model = keras.Model(x, keras.layers.Dense(3, use_bias=False)(y) + 0.7)
+    rl.export_model(
+        model, tmp_path / "n", formats=("onnx",), precisions=("int8",), calibration="random"
+    )
+    graph = onnx.load(tmp_path / "n" / "n.int8.onnx").graph
+    sizes = {entry.name: tuple(entry.dims) for entry in graph.initializer}
+    made = {node.output[0]: node for node in graph.node}
+    biases = [made[node.input[2]].input[0] for node in graph.node if node.op_type == "Gemm"]
+    assert [sizes[name] for name in biases] == [(4,), (3,)]

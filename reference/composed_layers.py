@@ -76,7 +76,7 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
     axes: tuple[int, ...] = (channels,)
     while current.name not in outputs and len(readers.get(current.name, [])) == 1:
         current = readers[current.name][0]
-        if current.op in ("reshape", "identity") and (after := _channel_axes(current, channels)):
+        if _keeps_channels(current, axes) and (after := _channel_axes(current, channels)):
             axes = after
             continue
         affine = _affine(current, channels, axes)
@@ -273,6 +273,14 @@ def _scaled(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return kernel * (scale[:, None] if node.op == "conv_transpose" else scale)
 
 
+def _keeps_channels(node: Node, axes: tuple[int, ...]) -> bool:
+    """Return whether a node only moves numbers, each within its channel on the last axes."""
+    if node.op == "permute":
+        order = node.attributes["axes"]
+        return len(axes) == 1 and order[-1] == len(order) - 1
+    return node.op in ("reshape", "identity")
+
+
 def _channel_axes(node: Node, channels: int) -> tuple[int, ...]:
     """Return the sizes of the last axes that together hold the channels; () if none do.
 
@@ -301,6 +309,9 @@ def _affine(
     whole = len(axes) == 1
     if whole and node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
         return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
+    one, none = np.ones(channels), np.zeros(channels)
+    if node.op == "negative":
+        return -one, none
     constant = arrays.get("constant")
     if constant is None or len(node.inputs) != 1 or constant.size not in (1, channels):
         return None
@@ -308,7 +319,6 @@ def _affine(
         return None
     vector = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
     first = node.attributes.get("constant_first", False)
-    one, none = np.ones(channels), np.zeros(channels)
     with np.errstate(divide="ignore"):
         inverse = 1 / vector
     affines = {

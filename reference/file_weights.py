@@ -147,6 +147,11 @@ def match_weights(
                 beside = [c for c in rest if c.key in factors]
                 other = _nearest(node, role, -weight, features, beside, foreign)
                 match = replace(other, negated=True) if other.state == "equal" else match
+            if match.state != "equal" and _is_uniform(role, weight):
+                plain, first = replace(node, errors={}), weight.reshape(-1)[:1]
+                one = _nearest(plain, role, first, (), by_size.get(1, []), foreign)
+                if one.state == "equal":  # the file repeats one number
+                    match = replace(match, state="equal", tensor=None, differing=0, remark="")
             if role == "bias" and match.state != "equal" and node.name in shifted:
                 # relu6(x + 3) / 6, with the 3 in the bias of a node that `merged_affines` leaves as
                 # it is, such as an einsum.
@@ -155,6 +160,11 @@ def match_weights(
             known[key] = match
         found.append(replace(match, node=node.name, layer=node.layer))
     return _by_elimination(found, network, graph) if foreign else found
+
+
+def _is_uniform(role: str, weight: np.ndarray) -> bool:
+    """Return whether a weight other than a kernel repeats one number."""
+    return role != "kernel" and weight.size > 1 and bool(np.all(weight == weight.reshape(-1)[0]))
 
 
 def _by_elimination(

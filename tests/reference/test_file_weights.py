@@ -125,3 +125,15 @@ def test_the_table_of_an_embedding_is_no_kernel_of_the_output_layer_that_shares_
     )
     found = {entry.node: entry.tensor.key for entry in match_weights(network, graph)}
     assert found == {"table": "floats", "y": "integers"}
+
+
+@pytest.mark.parametrize(("factor", "state"), [(16384, "equal"), (8192, "altered")])
+def test_a_factor_for_all_channels_may_be_stored_once(factor, state):
+    """The opposite numbers of another layer are not an altered form of it."""
+    arrays = {"scale": np.full(3, 0.5, np.float32), "shift": np.zeros(3, np.float32)}
+    node = Node("half", "affine", "half", ("x",), (None, 3), {"axis": 1}, arrays)
+    network = Network(inputs={"x": (None, 3)}, outputs={"y": "half"}, nodes=(node,))
+    once = np.array(factor, np.int16)
+    graph = file_with(once=(once, 2.0**-15), other=(np.full(3, -16384, np.int16), 2.0**-15))
+    states = {match.role: match.state for match in match_weights(network, graph)}
+    assert states == {"scale": state, "shift": "equal"}

@@ -47,7 +47,9 @@ def exported(folder: Path, shape, layers, precisions=("float32",)) -> Path:
         positive = any(word in variable.path for word in ("variance", "gamma", "factor"))
         size = rng.uniform(0.5, 1.5, variable.shape) if positive else 0
         variable.assign(size if positive else rng.normal(0, 0.5, variable.shape))
-    export_model(model, folder, precisions=precisions)
+    calibration = None if precisions == ("float32",) else "random"
+    formats = ("tflite",) if "int16x8" in precisions else ("tflite", "onnx")
+    export_model(model, folder, formats=formats, precisions=precisions, calibration=calibration)
     return folder
 
 
@@ -418,3 +420,20 @@ def test_floats_that_some_ops_read_rounded_and_others_as_they_are_pass(kind, tmp
         export_model(model, export, formats=formats, precisions=(precision,), calibration="random")
         report = check_parity(export, TARGETS if precision == "int8" else TARGETS[:2], per_op=True)
         assert report.passed, [result.reason for result in report.results]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        kl.Dense(4, activation="log_sigmoid", name="y"),
+        kl.DepthwiseConv1D(3, activation="log_sigmoid", name="y"),
+        kl.Conv1D(4, 2, dilation_rate=2, activation="log_sigmoid", name="y"),
+        kl.Conv1DTranspose(4, 2, activation="log_sigmoid", name="y"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_sign_merged_into_the_layer_before_it_passes(layer, tmp_path):
+    """-log(1 + exp(-(W x + b))): in 16 bits the file has the weights -W and -b."""
+    export = exported(tmp_path / "net", (6, 3), [layer], ("int16x8",))
+    report = check_parity(export, TARGETS[:2], per_op=True)
+    assert report.passed, [result.reason for result in report.results]

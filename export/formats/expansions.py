@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..fold.traced_functions import bincount_size, run_eagerly, table_of
+from ..quantization.quantizer_choices import IN_FLOATS
 from .fourier import inverse_of_real, part_of_transform
 
 if TYPE_CHECKING:
@@ -288,12 +289,15 @@ def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
     rows = _resize_matrix(op.type, height, 0, parameters, attributes)
     columns = _resize_matrix(op.type, width, 1, parameters, attributes)
     images = tf.cast(images, tf.float32)
-    # Each product acts on the last axis, so that it is a plain matrix product.
+    # Each product acts on the last axis, so that it is a plain matrix product. The converter names
+    # it after the reshape behind it.
     by_rows = tf.reshape(tf.transpose(images, (0, 2, 3, 1)), (-1, height))
-    by_rows = tf.reshape(tf.matmul(by_rows, rows.T), (-1, width, channels, len(rows)))
+    by_rows = tf.matmul(by_rows, rows.T, name=IN_FLOATS)
+    by_rows = tf.reshape(by_rows, (-1, width, channels, len(rows)), name=IN_FLOATS)
     by_columns = tf.reshape(tf.transpose(by_rows, (0, 3, 2, 1)), (-1, width))
-    by_columns = tf.matmul(by_columns, columns.T)
-    by_columns = tf.reshape(by_columns, (-1, len(rows), channels, len(columns)))
+    by_columns = tf.matmul(by_columns, columns.T, name=IN_FLOATS)
+    sizes = (-1, len(rows), channels, len(columns))
+    by_columns = tf.reshape(by_columns, sizes, name=IN_FLOATS)
     return tf.transpose(by_columns, (0, 1, 3, 2))
 
 

@@ -21,7 +21,7 @@ from ...errors import UserError
 from ...extras import missing_package
 from ...quiet import LOGGED, stderr_without
 from ..quantization.measured_ranges import with_measured_ranges
-from ..quantization.quantizer_choices import QuantizerChoices
+from ..quantization.quantizer_choices import IN_FLOATS, QuantizerChoices
 from ..quantization.shared_ranges import share_ranges
 from ..quantization.tflite_choices import quantized, wherever_possible
 
@@ -34,6 +34,7 @@ _CHATTER = ("fully_quantize:", *LOGGED)
 TRAINED = "trained"
 _CALIBRATE_ONLY = "_experimental_calibrate_only"
 _LAST_STEP = "_optimize_tflite_model"  # quantizes, which float32 files are not, and shares buffers
+_NOT = "no_quantize"  # ai-edge-quantizer's algorithm that leaves operators as they are
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -259,9 +260,11 @@ def _int4(converter: Any, request: Request) -> bytes:
     """Quantize weights to four bits per channel; activations are quantized at run time."""
     try:
         from ai_edge_quantizer import quantizer, recipe
+        from ai_edge_quantizer.qtyping import TFLOperationName
     except ImportError as error:
         raise missing_package(error, "The precision int4") or error from error
     run = quantizer.Quantizer(bytearray(_float32(converter, request)), recipe.dynamic_wi4_afp32())
+    run.update_quantization_recipe(IN_FLOATS, TFLOperationName.ALL_SUPPORTED, None, _NOT)
     result = run.quantize(enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 

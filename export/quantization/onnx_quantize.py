@@ -30,7 +30,7 @@ from ...artifacts.graphs.norms import norms_of
 from .onnx_choices import arguments_for, prevent_requantizing
 from .onnx_products import keep_activations
 from .pixel_inputs import give_onnx_pixels, onnx_pixels
-from .quantizer_choices import QuantizerChoices
+from .quantizer_choices import IN_FLOATS, QuantizerChoices
 
 Batch = dict[str, np.ndarray]
 
@@ -159,7 +159,14 @@ def _flush_below_half_precision(weight: onnx.TensorProto) -> None:
 
 def _dynamic(path: Path) -> onnx.ModelProto:
     quantized = path.with_name("dynamic.onnx")
-    quantize_dynamic(path, quantized, per_channel=True, weight_type=QuantType.QInt8)
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    quantize_dynamic(
+        path,
+        quantized,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=[node.name for node in nodes if IN_FLOATS in node.name],
+    )
     return onnx.load(quantized)
 
 

@@ -352,6 +352,22 @@ def test_resizing_images_whose_neighbours_are_unlike_passes(tmp_path):
     assert report.passed, [result.reason for result in report.results]
 
 
+@pytest.mark.parametrize(("file_format", "precision"), [("onnx", "dynamic"), ("tflite", "int4")])
+def test_resizing_stays_in_floats_where_only_weights_are_quantized(
+    tmp_path, file_format, precision
+):
+    x = keras.Input((6, 5, 3), name="x")
+    y = kl.UpSampling2D(2, interpolation="bicubic", name="y")(x)
+    model = keras.Model(x, [y, kl.Conv2D(4, 3)(y)], name="net")
+    (artifact,) = export_model(
+        model, tmp_path, formats=(file_format,), precisions=(precision,)
+    ).artifacts
+    assert artifact.snr_db["y"] > 120  # 40 with a matrix of 8 bits, 21 with one of 4 bits
+    target = {"onnx": "onnxruntime", "tflite": "litert"}[file_format]
+    report = check_parity(tmp_path, (target,), per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
 def test_parts_of_a_layer_with_names_of_one_scope_are_told_apart(tmp_path):
     """An op "…/add_2" adds a map to the statistics "…/add_1", which is no rounding of them."""
     layers = [kl.Conv2D(4, 3), kl.GroupNormalization(2), kl.Flatten(), kl.Dense(5)]

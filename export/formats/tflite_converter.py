@@ -9,14 +9,16 @@ This module does not import Keras, so that a child process can use it quickly.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
-from ...artifacts.flatbuffer import pack
+from ...artifacts.flatbuffer import operator_code, operator_kind, pack, parse, text
 from ...errors import UserError
 from ...extras import missing_package
 from ...quiet import LOGGED, stderr_without
@@ -173,7 +175,43 @@ def _dynamic(converter: Any, request: Request) -> bytes:
             "constraints.txt, or export int8."
         )
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-    return _float32(converter, request)
+    data = _float32(converter, request)
+    if IN_FLOATS.encode() not in data:
+        return data
+    converter.optimizations = []
+    return _with_float_products(parse(data), parse(_float32(converter, request)))
+
+
+def _with_float_products(model: Any, plain: Any) -> bytes:
+    """Return a file in which the products with matrices of formulas have their float weights.
+
+    The converter quantizes every weight of 1,024 numbers and more.
+
+    Args:
+        model: The parsed file; changed in place.
+        plain: The parsed float32 file of the same graph.
+    """
+    graph, source = model.subgraphs[0], plain.subgraphs[0]
+    originals = {text(source.tensors[op.outputs[0]].name): op for op in source.operators}
+    for op in graph.operators:
+        name = text(graph.tensors[op.outputs[0]].name)
+        if IN_FLOATS not in name or name not in originals or len(op.inputs) < 2:
+            continue
+        original = originals[name]
+        weight = source.tensors[original.inputs[1]]
+        data = plain.buffers[weight.buffer].data
+        if operator_kind(model, op) != operator_kind(plain, original) or data is None:
+            continue
+        buffer = schema.BufferT()
+        buffer.data = data
+        model.buffers.append(buffer)
+        tensor = copy.copy(weight)
+        tensor.buffer = len(model.buffers) - 1
+        graph.tensors[op.inputs[1]] = tensor
+        code = plain.operatorCodes[original.opcodeIndex]
+        op.opcodeIndex = operator_code(model, code.builtinCode, code.version)
+        op.builtinOptions = original.builtinOptions
+    return pack(model)
 
 
 def _int8(converter: Any, request: Request) -> bytes:

@@ -11,8 +11,8 @@ from .recipe import Recipe
 
 WIDE_OPSET = 21  # the first with 16-bit QuantizeLinear
 
-# Part of the names of products with the matrix of a formula, such as an interpolation. ONNX files
-# of dynamic range and int4 files keep these in floats: the matrices are small and no weights.
+# Part of the names of products with the matrix of a formula, such as an interpolation, which
+# dynamic-range and int4 files keep in floats.
 IN_FLOATS = "product_in_floats"
 
 

@@ -352,11 +352,14 @@ def test_resizing_images_whose_neighbours_are_unlike_passes(tmp_path):
     assert report.passed, [result.reason for result in report.results]
 
 
-@pytest.mark.parametrize(("file_format", "precision"), [("onnx", "dynamic"), ("tflite", "int4")])
+@pytest.mark.parametrize("size", [(6, 5), (32, 32)])
+@pytest.mark.parametrize(
+    ("file_format", "precision"), [("onnx", "dynamic"), ("tflite", "int4"), ("tflite", "dynamic")]
+)
 def test_resizing_stays_in_floats_where_only_weights_are_quantized(
-    tmp_path, file_format, precision
+    tmp_path, file_format, precision, size
 ):
-    x = keras.Input((6, 5, 3), name="x")
+    x = keras.Input((*size, 3), name="x")
     y = kl.UpSampling2D(2, interpolation="bicubic", name="y")(x)
     model = keras.Model(x, [y, kl.Conv2D(4, 3)(y)], name="net")
     (artifact,) = export_model(

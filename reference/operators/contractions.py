@@ -130,7 +130,7 @@ class MatMul(Bilinear):
 
     def rescaling(self, rule: Arithmetic, bits: int, wide: bool = True) -> Rescaling:
         """Return the function of a rule that rescales exact sums, see `linear.Linear`."""
-        return rule.matrices if bits == 8 else rule.rounded_wide
+        return rule.matrices if bits == 8 else rule.matrices_wide
 
 
 class Contraction(Bilinear):

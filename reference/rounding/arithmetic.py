@@ -106,6 +106,10 @@ class Arithmetic(abc.ABC):
         """
         return times_wide(sums, *_multiplier(x, w, y))
 
+    def matrices_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
+        """Return the same for a product of two matrices, neither of them constant."""
+        return self.rounded_wide(sums, *_joint(x, w), y)
+
     def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """Return the same for a dense layer: in double precision, half away from zero.
 

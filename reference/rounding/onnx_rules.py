@@ -28,7 +28,9 @@ class OnnxRuntime(Float32):
         """Round as any other sum: one kernel computes all matrix products."""
         return self.rounded(sums, x, w, y)
 
-    depthwise = transposed = matrices = rounded_wide = dense_wide = dense_narrow = dense
+    depthwise = transposed = matrices = matrices_wide = rounded_wide = dense_wide = dense_narrow = (
+        dense
+    )
 
     def total(self, operands: Sequence[Quantized], output: Output) -> Ints:
         """Add the zero point before rounding."""

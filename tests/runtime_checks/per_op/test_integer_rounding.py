@@ -78,6 +78,20 @@ def test_kernels_of_eight_channels_at_a_time_round_their_rest_otherwise(layer, t
     assert report.passed, [result.reason for result in report.results]
 
 
+def test_a_product_of_16_bit_matrices_has_one_factor_of_float32(tmp_path):
+    """The product of their scales, 1/32767 each, is next to a tie of the multiplier's 15 bits."""
+    x = keras.Input((3,), name="x")
+    unit = kl.UnitNormalization()(kl.Dense(1)(x))
+    model = keras.Model(x, kl.Dot(axes=1)([unit, unit]))
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    export = tmp_path / "net"
+    export_model(model, export, formats=("tflite",), precisions=("int16x8",), calibration="random")
+    report = check_parity(export, ("litert", "litert+reference"))
+    assert report.passed, [result.reason for result in report.results]
+
+
 def test_without_fusion_every_quantizing_op_is_compared(coarse_export):
     graph, tensors = shown(coarse_export, "onnx", "onnxruntime+disabled")
     report = recognise(graph, "onnx", tensors)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..quantization.quantizer_choices import IN_FLOATS
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -168,6 +170,6 @@ def _product(signal: tf.Tensor, matrix: NDArray[np.float64]) -> tf.Tensor:
     import tensorflow as tf
 
     flat = tf.reshape(signal, (-1, matrix.shape[0]))
-    result = tf.matmul(flat, tf.constant(matrix.astype(np.float32)))
+    result = tf.matmul(flat, tf.constant(matrix.astype(np.float32)), name=IN_FLOATS)
     sizes = [-1 if size is None else size for size in signal.shape[:-1]]
-    return tf.reshape(result, (*sizes, matrix.shape[1]))
+    return tf.reshape(result, (*sizes, matrix.shape[1]), name=IN_FLOATS)

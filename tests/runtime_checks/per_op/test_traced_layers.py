@@ -371,6 +371,28 @@ def test_resizing_stays_in_floats_where_only_weights_are_quantized(
     assert report.passed, [result.reason for result in report.results]
 
 
+@keras.saving.register_keras_serializable("traced")
+class Spectrum(kl.Layer):
+    """Absolute values of a Fourier transform, which files compute as products with sines."""
+
+    def call(self, x):
+        real, imaginary = keras.ops.rfft(x)
+        return keras.ops.sqrt(real * real + imaginary * imaginary + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "precision"), [("onnx", "dynamic"), ("tflite", "int4"), ("tflite", "dynamic")]
+)
+def test_sines_stay_in_floats_where_only_weights_are_quantized(tmp_path, file_format, precision):
+    x = keras.Input((64,), name="x")
+    y = Spectrum(name="y")(x)
+    model = keras.Model(x, [y, kl.Dense(3)(y)], name="net")
+    (artifact,) = export_model(
+        model, tmp_path, formats=(file_format,), precisions=(precision,)
+    ).artifacts
+    assert artifact.snr_db["y"] > 120  # 47 with sines of 8 bits, 28 with sines of 4 bits
+
+
 def test_parts_of_a_layer_with_names_of_one_scope_are_told_apart(tmp_path):
     """An op "…/add_2" adds a map to the statistics "…/add_1", which is no rounding of them."""
     layers = [kl.Conv2D(4, 3), kl.GroupNormalization(2), kl.Flatten(), kl.Dense(5)]

@@ -18,6 +18,7 @@ from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import Arithmetic, precision_named
 from ..artifacts.ranges import GREATEST_HALF, Clipped, Misfits, Overflow
+from .constant_values import needless_nodes
 from .file_weights import match_weights
 from .integer_noise import Step, input_steps, rounded_values, steps_with_weights
 from .merged_affines import with_merged_affines
@@ -53,6 +54,8 @@ def misfits(
     if arithmetic is Arithmetic.INTEGER:
         network = with_merged_affines(network, graph, rounded=False) if known else network
         steps = steps_with_weights(graph, match_weights(network, graph)) if known else {}
+        needless = needless_nodes(network)
+        steps = {name: step for name, step in steps.items() if name not in needless}
         layers = sorted(_clipped(network, steps, inputs), key=lambda entry: -entry.share)
         # Values clipped in the input cause the clipping after it.
         clipped = [*_clipped_inputs(artifact, graph, inputs), *layers]

@@ -1,13 +1,14 @@
 """Finds the first node at fault, after a pass over the network has matched tensors to nodes.
 
-A node is *accounted for* if it has a tensor, does not depend on the inputs, or all nodes that read
-it are accounted for. The first node that is not, although everything it reads is right, is the
-culprit. A converter replaces x · 0 by a constant and drops what only x was computed for.
+A node is *accounted for* if it has a tensor, no output depends on it (`constant_values`), or all
+nodes that read it are accounted for. The first node that is not, although everything it reads is
+right, is the culprit.
 """
 
 from __future__ import annotations
 
-from ...artifacts.network import Network, Node
+from ...artifacts.network import Node
+from ...reference.constant_values import needless_nodes
 from ...reference.operators.linear import LINEAR
 from .evaluation import Evaluation
 from .matching import LINEAR_KINDS, LOOPS, MEANINGFUL, distance, meaningful, within
@@ -29,8 +30,7 @@ def first_culprit(evaluation: Evaluation) -> Culprit | None:
 def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:
     """Return the nodes that are accounted for."""
     outputs, mapped = set(evaluation.network.outputs.values()), evaluation.mapped
-    constant = constant_nodes(evaluation.network)
-    accounted = _inside_loops(evaluation, readers) | constant
+    accounted = _inside_loops(evaluation, readers) | needless_nodes(evaluation.network)
     fused: set[str] = set()  # ends in a tensor with no other linear op in between
     for node in reversed(evaluation.network.nodes):
         after = readers.get(node.name, [])
@@ -40,9 +40,6 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
             for reader in after
         ):
             fused.add(node.name)
-        if node.name not in outputs and after and all(r.name in constant for r in after):
-            constant.add(node.name)  # nothing depends on it
-            accounted.add(node.name)
         behind = node.name not in outputs and after and all(r.name in accounted for r in after)
         # No op computes two linear layers: a bound propagated through both proves nothing.
         if (
@@ -52,18 +49,6 @@ def _accounted(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[st
         ):
             accounted.add(node.name)
     return accounted
-
-
-def constant_nodes(network: Network) -> set[str]:
-    """Return the nodes whose values do not depend on the inputs, as after a product with zeros."""
-    found: set[str] = set()
-    for node in network.nodes:
-        arrays = node.arrays
-        role = {"affine": "scale", "multiply": "constant"}.get(node.op, "kernel")
-        zero = (node.op in ("affine", "multiply") or node.op in LINEAR) and role in arrays
-        if all(name in found for name in node.inputs) or (zero and not arrays[role].any()):
-            found.add(node.name)
-    return found
 
 
 def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set[str]:

@@ -22,6 +22,7 @@ from ...artifacts.network import Network, Node
 from ...artifacts.precisions import Arithmetic, precision_named
 from ...reference.altered_weights import exchanged_slices
 from ...reference.channel_factors import differ_by_channels, exchanged_channels
+from ...reference.constant_values import constant_nodes
 from ...reference.file_noise import shares_ranges
 from ...reference.file_weights import (
     WeightMatch,
@@ -40,7 +41,6 @@ from ...reference.weight_forms import flattened_maps
 from ...runtimes import Target
 from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
-from .accounting import constant_nodes
 from .culprit import Fault, name_fault, rounding_faults, static_faults, weight_faults
 from .integer_rounding import IntegerReport, recognise
 from .observation import Observation, RunFile, observe

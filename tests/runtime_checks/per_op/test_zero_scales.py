@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 import renormlite as rl
-from keras import layers
+from keras import layers, ops
 from renormlite.artifacts.network import Network, Node
-from renormlite.runtime_checks.per_op.accounting import constant_nodes
+from renormlite.reference.constant_values import constant_nodes, needless_nodes
 
 
 def residual() -> keras.Model:
@@ -62,3 +64,27 @@ def test_what_depends_on_the_inputs():
         ),
     )
     assert constant_nodes(network) == {"shifted", "dense", "product"}
+    assert needless_nodes(network) == {"shifted", "dense", "product"}
+    ends = replace(network, outputs={"y": "dense"})
+    assert needless_nodes(ends) == {"shifted", "dense", "product"}
+    alone = replace(ends, nodes=ends.nodes[:3])
+    assert needless_nodes(alone) == {"scaled", "shifted", "dense"}
+
+
+def test_the_first_step_of_a_recurrent_layer_is_not_clipped(tmp_path):
+    """The file has the forget gate of the later steps alone, whose range is another one."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((2, 4, 4, 3), name="x")
+    y = layers.ConvLSTM2D(3, 2, padding="same", name="recurrent")(
+        ops.concatenate([x[:, :1], 0.01 * x[:, 1:]], 1)
+    )
+    rl.export_model(
+        keras.Model(x, y),
+        tmp_path / "n",
+        formats=("tflite",),
+        precisions=("int8",),
+        calibration="random",
+    )
+    (result,) = rl.check_parity(tmp_path / "n", ("litert",)).results
+    (clipped,) = [f for f in result.findings if f.check == "clipped"]
+    assert clipped.passed, clipped.message

@@ -32,6 +32,8 @@ def _padded_windows(
     """Return one view of (M, *S, C) for each window offset; padding is filled with ``fill``."""
     size, framed = attributes["pool_size"], _framed(attributes)
     pads = paddings(x.shape[1:-1], size, framed)
+    if x.dtype.kind in "iu" and np.isinf(fill):
+        fill = int(np.iinfo(x.dtype).min)
     x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
     return windows(x, size, attributes["strides"], framed["dilation"])
 

@@ -307,3 +307,14 @@ def test_relations_are_exact_between_known_numbers():
     np.testing.assert_array_equal(bound, 0)
     near = node_error_bound(node, [x], output, [np.full_like(x, 0.3)], 2.0**-24)
     np.testing.assert_array_equal(near, [[0, 1, 0]])
+
+
+def test_the_greatest_of_integers_behind_padding():
+    """No integer is minus infinity, with which a pool of floats is padded."""
+    node = Node(
+        "pool", "max_pool", "pool", ("x",), (None, 2, 2, 1),
+        {"pool_size": [3, 3], "strides": [2, 2], "padding": "same", "data_format": "channels_last"},
+        {}, {}, {},
+    )  # fmt: skip
+    x = -np.arange(1, 17, dtype=np.int32).reshape(1, 4, 4, 1)
+    assert evaluate_node(node, [x]).reshape(-1).tolist() == [-1, -3, -9, -11]

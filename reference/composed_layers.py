@@ -102,7 +102,8 @@ def _in_front(
 
     The sequence ends at a linear node, whose bias counts as a shift. Affines that have other
     readers too stay as they are, and the merged node reads what they read. Reshapes may lie in
-    between if together they change nothing, as a transposition of axes of size one.
+    between if together they change nothing, as a transposition of axes of size one, or if they
+    keep the axis of the channels.
     """
     if node.attributes.get("data_format") == "channels_first":
         return []
@@ -115,8 +116,12 @@ def _in_front(
     while before is not None:
         shared = shared or len(readers[before.name]) > 1 or before.name in outputs
         affine = _affine(before, channels)
-        if reshaped and affine is not None and not (read and read.shape == before.shape != ()):
-            break
+        if reshaped and affine is not None and read is not None:
+            kept = read.shape == before.shape != ()
+            rows = read.shape[-1:] == before.shape[-1:] == (channels,)
+            rows = rows and (node.op == "dense" or not shared)
+            if not (kept or rows):
+                break
         if affine is not None:
             # s (a x + b) + t
             shift, size = scale * affine[1] + shift, np.abs(scale * affine[1]) + size

@@ -159,6 +159,30 @@ def test_affines_merged_into_one_of_several_readers_pass(tmp_path, other):
     assert report.passed, [result.reason for result in report.results]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_affines_merged_through_a_reshape_of_the_positions_pass(tmp_path, shared):
+    """A SpectralNormalization of a Dense layer reads all positions as rows."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4, 5, 3), name="x")
+    y = kl.Activation("squareplus")(kl.Conv2D(2, 2)(x)) * 0.3 + 0.1
+    z = kl.SpectralNormalization(kl.Dense(3))(y)
+    model = keras.Model(x, [z, kl.RMSNormalization()(y)] if shared else z, name="net")
+    export_model(model, tmp_path / "net")
+    report = check_parity(tmp_path / "net", TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_a_relu_after_a_relu6_passes(tmp_path):
+    """The op that both may stand for declares the relu6."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 4, 5), name="x")
+    y = keras.ops.relu(kl.Dense(1, activation="relu6")(x))
+    model = keras.Model(x, kl.Concatenate()([y, y]), name="net")
+    export_model(model, tmp_path / "net", precisions=("float32", "int8"), calibration="random")
+    report = check_parity(tmp_path / "net", TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
 def test_both_sides_of_a_selu_in_tensors_of_their_own_pass(tmp_path):
     """In int8 .tflite files the values before it are rounded twice: the negative ones, the rest."""
     x = keras.Input((8, 4), name="x")

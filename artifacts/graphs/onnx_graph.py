@@ -192,10 +192,12 @@ def _quantizations(
     """Return the quantization of tensors, from QuantizeLinear and DequantizeLinear.
 
     A tensor has the scale of the QuantizeLinear that makes it or of the DequantizeLinear that reads
-    it; the output of the latter is float and holds multiples of that scale. The weights of an
-    integer product have the constant scale that its result is multiplied by.
+    it; the output of the latter is float and holds multiples of that scale. The rows of a table may
+    be dequantized after they are gathered. The weights of an integer product have the constant
+    scale that its result is multiplied by.
     """
     found: dict[str, Quantization] = {}
+    tables = {op.outputs[0]: op.inputs[0] for op in ops if op.kind == "Gather"}
     for op in ops:
         if op.kind not in ("QuantizeLinear", "DequantizeLinear"):
             continue
@@ -214,6 +216,9 @@ def _quantizations(
             int(op.attributes.get("axis", 1)),
         )
         found[integers] = quantization
+        table = tables.get(integers, "")
+        if table in tensors and tensors[table].data is not None and quantization.scales.size == 1:
+            found[table] = quantization
         if op.kind == "DequantizeLinear" and tensors[op.inputs[0]].data is None:
             found[op.outputs[0]] = quantization
     found.update(_integer_products(ops, tensors))

@@ -172,6 +172,18 @@ def test_affines_merged_through_a_reshape_of_the_positions_pass(tmp_path, shared
     assert report.passed, [result.reason for result in report.results]
 
 
+def test_a_table_whose_rows_are_dequantized_is_found(tmp_path):
+    """The file also has as many zeros, which are zero points."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((5,), dtype="int32", name="x")
+    y = kl.GlobalAveragePooling1D()(kl.Embedding(4, 3, name="table")(x))
+    model = keras.Model(x, kl.Dense(12)(y))
+    export_model(model, tmp_path / "net", formats=("onnx",), precisions=("dynamic",))
+    states = {match.layer: match.state for match in contents_of(tmp_path / "net", 0).weights}
+    assert states["table"] == "equal"
+    assert check_parity(tmp_path / "net", ("onnxruntime", "openvino"), per_op=True).passed
+
+
 def test_a_relu_after_a_relu6_passes(tmp_path):
     """The op that both may stand for declares the relu6."""
     keras.utils.set_random_seed(0)

@@ -17,7 +17,9 @@ def constant_nodes(network: Network) -> set[str]:
         arrays = node.arrays
         role = {"affine": "scale", "multiply": "constant"}.get(node.op, "kernel")
         zero = (node.op in ("affine", "multiply") or node.op in LINEAR) and role in arrays
-        if all(name in found for name in node.inputs) or (zero and not arrays[role].any()):
+        zero = zero and not arrays[role].any()
+        # A "constant" reads a value for the number of samples alone.
+        if node.op == "constant" or zero or all(name in found for name in node.inputs):
             found.add(node.name)
     return found
 

@@ -60,13 +60,14 @@ def test_what_depends_on_the_inputs():
             node("shifted", "affine", "scaled", scale=zeros, shift=ones),
             node("dense", "dense", "shifted", kernel=np.eye(2, dtype=np.float32)),
             node("product", "multiply", "x", constant=zeros),
+            node("ones", "constant", "x", constant=ones),
             node("sum", "add", "scaled", "dense"),
         ),
     )
-    assert constant_nodes(network) == {"shifted", "dense", "product"}
-    assert needless_nodes(network) == {"shifted", "dense", "product"}
+    assert constant_nodes(network) == {"shifted", "dense", "product", "ones"}
+    assert needless_nodes(network) == {"shifted", "dense", "product", "ones"}
     ends = replace(network, outputs={"y": "dense"})
-    assert needless_nodes(ends) == {"shifted", "dense", "product"}
+    assert needless_nodes(ends) == {"shifted", "dense", "product", "ones"}
     alone = replace(ends, nodes=ends.nodes[:3])
     assert needless_nodes(alone) == {"scaled", "shifted", "dense"}
 

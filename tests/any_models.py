@@ -652,7 +652,7 @@ def input_that_does_not_fit() -> keras.Model:
     return keras.Model(x, head(Doubled()(x)))
 
 
-@case(note="norm 'multiply' leaves 1 operation")
+@case(note=r"norm 'multiply\w*' leaves 1 operation")
 def slopes_and_thresholds_of_channels() -> keras.Model:
     image = Input((6, 6, 4), name="image")
     x = layers.Conv2D(4, 3)(image)

@@ -27,6 +27,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
+def is_printable(text: str) -> bool:
+    """Return whether a text has no control characters."""
+    return _CONTROL.search(text) is None
+
+
 # A Python lambda as Keras writes it into a config, and its code alone: marshalled (type 0xe3, then
 # the number of arguments in 4 bytes), in base64.
 _LAMBDA = re.compile(r"\{'class_name': '__lambda__', 'config': .*?\)\}\}")

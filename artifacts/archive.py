@@ -242,9 +242,10 @@ def _array(data: bytes | memoryview, name: str) -> np.ndarray:
     usual = _USUAL.fullmatch(data[:_USUAL_LENGTH])
     if usual is not None and int.from_bytes(usual[1], "little") == _USUAL_LENGTH - 10:
         # NumPy's own parser takes ten times as long.
-        shape = tuple(int(size) for size in usual[3].split(b",") if size)
+        shape = tuple(map(int, filter(None, usual[3].split(b","))))
         fortran_order, dtype, start = False, np.dtype(usual[2].decode()), _USUAL_LENGTH
-        _require_possible(shape, dtype, name)
+        if 0 in shape:  # the data limit the others
+            _require_possible(shape, dtype, name)
     else:
         stream = io.BytesIO(data[: npy.MAGIC_LEN + 2 + (1 << 16)])
         shape, fortran_order, dtype = read_header(stream, name)

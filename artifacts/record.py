@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
-from ..errors import printable
+from ..errors import is_printable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -44,14 +44,14 @@ class Record:
             ValueError: One holds control characters.
         """
         for key in self._entries:
-            if printable(key) != key:
+            if not is_printable(key):
                 raise ValueError(f"{self.where or 'the file'} has the key {key!a}")
             yield key
 
     def text(self, key: str, default: Optional[str] = None) -> str:  # noqa: UP045
         """Return a text without control characters; required where there is no default."""
         value = self._get(key, default)
-        if not isinstance(value, str) or printable(value) != value:
+        if not isinstance(value, str) or not is_printable(value):
             raise self._wrong(key, "a text without control characters", value)
         return value
 
@@ -112,7 +112,7 @@ class Record:
         """Return a list of texts; empty if it is absent."""
         values = self.sequence(key, optional=True)
         for value in values:
-            if not isinstance(value, str) or printable(value) != value:
+            if not isinstance(value, str) or not is_printable(value):
                 raise self._wrong(key, "a list of texts without control characters", value)
         return tuple(values)
 
@@ -170,5 +170,5 @@ def is_number(value: Any) -> bool:
 
 def is_plain_name(name: str) -> bool:
     """Return whether a text names a file in a directory and cannot lead out of it."""
-    unsafe = name in ("", ".", "..") or printable(name) != name
+    unsafe = name in ("", ".", "..") or not is_printable(name)
     return not unsafe and not set(name) & set('/\\:*?"<>|') and len(name) <= 255

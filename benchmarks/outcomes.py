@@ -1,4 +1,4 @@
-"""What a failed check of a file that should be right means."""
+"""Categories of the failed checks of files that are right."""
 
 from __future__ import annotations
 

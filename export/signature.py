@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 
 from ..artifacts.manifest import TensorSpec
-from ..errors import UserError, printable
+from ..errors import UserError, is_printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def refuse_unprintable_names(model: keras.Model) -> None:
     if is_symbolic(model):
         signature = signature_of(model)
         names += [tensor.name for tensor in (*signature.inputs, *signature.outputs)]
-    wrong = next((name for name in names if printable(name) != name), None)
+    wrong = next((name for name in names if not is_printable(name)), None)
     if wrong is not None:
         raise UserError(
             f"Expected names of layers without control characters. Received: {wrong!r}. Rename it."

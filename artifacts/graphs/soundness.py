@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError, printable
+from ...errors import UserError, is_printable, printable
 from .base import ArtifactGraph, GraphOp, GraphTensor
 
 
@@ -85,7 +85,7 @@ def _demand_no_cycle(ops: Sequence[GraphOp]) -> None:
 
 def _demand_printable(what: str, texts: Iterator[str]) -> None:
     for text in texts:
-        if printable(text) != text:
+        if not is_printable(text):
             raise ValueError(f"the name of {what} holds control characters: {text!a}")
 
 

@@ -25,13 +25,13 @@ from TensorFlow's operation.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..equations import spelled_out
 from ..fold.traced_functions import bincount_size, run_eagerly, table_of
 from ..quantization.quantizer_choices import IN_FLOATS
 from .fourier import inverse_of_real, part_of_transform
@@ -215,19 +215,17 @@ def _einsum(op: tf.Operation, function: Any) -> tf.Tensor | None:
     import tensorflow as tf
 
     equation = op.get_attr("equation").decode()
-    inputs, _ = equation.split("->")
-    terms = inputs.split(",")
     if "..." not in equation:
         return None
+    terms, ranks = equation.split("->")[0].split(","), [len(tensor.shape) for tensor in op.inputs]
     free = {
-        len(tensor.shape) - len(term.replace("...", ""))
-        for term, tensor in zip(terms, op.inputs, strict=True)
+        rank - len(term.replace("...", ""))
+        for term, rank in zip(terms, ranks, strict=True)
         if "..." in term
     }
     if len(free) > 1:  # broadcast against each other
         return None
-    unused = [letter for letter in string.ascii_letters if letter not in equation]
-    return tf.einsum(equation.replace("...", "".join(unused[: free.pop()])), *op.inputs)
+    return tf.einsum(spelled_out(equation, ranks), *op.inputs)
 
 
 def _bucketize(op: tf.Operation, function: Any) -> tf.Tensor:

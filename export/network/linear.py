@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import layers as kl
 
+from ..equations import is_dense
 from ..fold.backend import bias_axis, view_of
 from ..fold.graph import Call
-from .graph_ops.linear import is_dense
 
 Attributes = dict[str, Any]
 Weights = dict[str, np.ndarray]

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ...equations import spelled_out
 from ..graph import Function, Shape
 from ..linear import Array, Kind, Linear
 from .base import along, kernel_of, read
@@ -17,12 +18,11 @@ class EinsumKind(Kind):
     """``EinsumDense``: the axes are the letters of its equation."""
 
     def letters(self, layer: Any) -> tuple[str, str, str]:
-        """Return the letters of input, kernel and output, with a leading ellipsis expanded."""
-        left, output = layer.equation.replace(" ", "").split("->")
-        data, kernel = left.split(",")
-        free = layer.input_spec.ndim - len(data.replace("...", ""))
-        dots = "".join(chr(ord("A") + i) for i in range(free))
-        return data.replace("...", dots), kernel, output.replace("...", dots)
+        """Return the letters of input, kernel and output, with letters for an ellipsis."""
+        equation = spelled_out(layer.equation, (layer.input_spec.ndim, len(layer.kernel.shape)))
+        operands, output = equation.split("->")
+        data, kernel = operands.split(",")
+        return data, kernel, output
 
     def inputs(self, layer: Any, rank: int) -> dict[int, int]:
         data, kernel, _ = self.letters(layer)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 from keras import layers as kl
 
 from ....errors import UserError
+from ...equations import spelled_out
 from ..declarations import is_misdeclared
 from ..graph import Graph, Kept, Source, Value
 
@@ -110,7 +108,7 @@ def require_declared_sizes(graph: Graph) -> None:
                 f"EinsumDense {layer.name!r} has the equation {layer.equation!r}, for which Keras "
                 "declares the axes of the output in another order than it computes, so that the "
                 "layers after it can get wrong sizes. Write a letter for each axis instead of "
-                f"'...': {_spelled_out(layer, call.inputs[0])}."
+                f"'...': {_with_letters(layer, call.inputs[0])}."
             )
         raise UserError(
             f"RandomCrop {layer.name!r} crops to {layer.height} x {layer.width} in training "
@@ -120,12 +118,12 @@ def require_declared_sizes(graph: Graph) -> None:
         )
 
 
-def _spelled_out(layer: kl.EinsumDense, given: Value) -> str:
+def _with_letters(layer: kl.EinsumDense, given: Value) -> str:
     """Return an EinsumDense with letters for its leading ellipsis."""
-    before, kernel, after = re.split(",|->", layer.equation)
-    free = (letter for letter in string.ascii_lowercase if letter not in layer.equation)
-    axes = "".join(itertools.islice(free, given.rank - len(before) + 3))
-    own = np.atleast_1d(layer.get_config()["output_shape"]).tolist()
-    own = own[len(own) - len(after) + 3 :]
-    sizes = ", ".join([*["None"] * (len(axes) - 1), *map(str, own)])
-    return f"EinsumDense('{axes}{before[3:]},{kernel}->{axes}{after[3:]}', ({sizes}), …)"
+    config = layer.get_config()
+    equation = spelled_out(config["equation"], (given.rank, 0))
+    named = len(config["equation"].replace(" ", "").partition("->...")[2])
+    hidden = len(equation.partition("->")[2]) - named - 1
+    own = np.atleast_1d(config["output_shape"])
+    sizes = ["None"] * hidden + [str(size) for size in own[len(own) - named :]]
+    return f"EinsumDense('{equation}', ({', '.join(sizes)}), …)"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 import string
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ...equations import is_dense, spelled_out
 from .moves import transposed
 from .running import run_op
 from .values import (
@@ -121,10 +120,10 @@ def _product(builder: Builder, op: Any, inputs: list[Value], turned: tuple[bool,
 
 
 def _einsum(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
-    equation = op.get_attr("equation").decode().replace(" ", "")
+    equation = op.get_attr("equation").decode()
     if len(inputs) != 2 or "->" not in equation:
         raise UntranslatableError(f"einsum {equation}")
-    equation = _spelled_out(equation, [len(tensor.shape) for tensor in op.inputs])
+    equation = spelled_out(equation, [len(tensor.shape) for tensor in op.inputs])
     if isinstance(inputs[1], Known) and is_dense(equation):
         name, shape, _ = builder.framed(inputs[0], op.inputs[0], len(op.inputs[0].shape) - 1)
         kernel = inputs[1].array
@@ -145,29 +144,6 @@ def _einsum(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     plain = f"{sample}{labels[0]},{sample}{labels[1]}->{sample}{result}"
     names = [name, builder.full(second, tensors[1])]
     return [builder.emit("contract", names, shape, {"equation": plain})]
-
-
-def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
-    """Return an equation with letters for the axes that `...` stands for."""
-    if "..." not in equation:
-        return equation
-    operands, result = equation.split("->")
-    parts = operands.split(",")
-    counts = [rank - len(part.replace("...", "")) for part, rank in zip(parts, ranks, strict=True)]
-    free = [letter for letter in string.ascii_letters if letter not in equation]
-    most = max(n for part, n in zip(parts, counts, strict=True) if "..." in part)
-    # Axes are aligned at the end, as in broadcasting.
-    names = [
-        part.replace("...", "".join(free[most - n : most]))
-        for part, n in zip(parts, counts, strict=True)
-    ]
-    return f"{','.join(names)}->{result.replace('...', ''.join(free[:most]))}"
-
-
-def is_dense(equation: str) -> bool:
-    """Return whether an equation multiplies the last axis by a matrix: `abc,cd->abd`."""
-    read, kernel, result = re.split(",|->", equation.replace(" ", ""))
-    return len(kernel) == 2 and read[-1:] == kernel[0] and result == read[:-1] + kernel[1]
 
 
 def _pool(operator: str, builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:

@@ -52,10 +52,15 @@ def representative(kind: np.ndarray) -> np.ndarray:
     return ~np.isin(kind, [SEARCH, NONFINITE])
 
 
-def pooled(ratios: np.ndarray, kind: np.ndarray) -> float:
-    """Return the root mean square of (N,) ratios over the representative samples."""
+def averaged(kind: np.ndarray) -> np.ndarray:
+    """Return (N,) whether a sample is averaged: the representative ones, or all if none is."""
     among = representative(kind)
-    return float(np.sqrt(np.mean(np.square(ratios[among if among.any() else slice(None)]))))
+    return among if among.any() else np.ones_like(among)
+
+
+def pooled(ratios: np.ndarray, kind: np.ndarray) -> float:
+    """Return the root mean square of (N,) ratios over the samples that are averaged."""
+    return float(np.sqrt(np.mean(np.square(ratios[averaged(kind)]))))
 
 
 def file_inputs(inputs: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:

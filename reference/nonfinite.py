@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -67,13 +68,14 @@ def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
 
     NumPy propagates NaN in arithmetic. The result of a comparison, a sort or an index depends on
     the runtime: there a sample with NaN becomes NaN everywhere. The product of infinity and a
-    weight is NaN in a file that rounds the weight to zero.
+    weight is NaN in a file that rounds the weight to zero, and so is a product with the zeros that
+    runtimes add to a kernel.
     """
     values = {name: array.astype(np.float32) for name, array in inputs.items()}
     with np.errstate(all="ignore"):
         for node in network.nodes:
             read = [values[name] for name in node.inputs]
-            value = evaluate_node(node, read)
+            value = evaluate_node(_with_zeros(node), read)
             if node.op in _DECIDING:
                 lost = [~np.isfinite(x.reshape(len(x), -1)).all(axis=1) for x in read]
                 value = np.array(value)
@@ -83,6 +85,25 @@ def _followed(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[str, n
                 value = _with_more_taps(node, value)
             values[node.name] = value
     return values
+
+
+def _with_zeros(node: Node) -> Node:
+    """Return a dilated convolution with a kernel that has zeros between its taps.
+
+    ONNX's reference evaluator computes it so, and multiplies NaN by these zeros.
+    """
+    steps = node.attributes.get("dilation")
+    if node.op not in ("conv", "depthwise_conv") or not steps or max(steps) == 1:
+        return node
+    kernel = node.arrays["kernel"]
+    spread = [(size - 1) * step + 1 for size, step in zip(kernel.shape, steps)]
+    filled = np.zeros((*spread, *kernel.shape[len(steps) :]), kernel.dtype)
+    filled[tuple(slice(None, None, step) for step in steps)] = kernel
+    return dataclasses.replace(
+        node,
+        attributes={**node.attributes, "dilation": [1] * len(steps)},
+        weights={**node.weights, "kernel": filled},
+    )
 
 
 def _with_more_taps(node: Node, value: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ from ...artifacts.precisions import (
     Arithmetic,
     precision_named,
 )
-from ...artifacts.sample_kinds import pooled, without_undefined
+from ...artifacts.sample_kinds import averaged, pooled, without_undefined
+from .chance import greatest_rms, independent_errors
 from .comparison import SampleErrors, sample_errors
 
 # A healthy runtime makes the same roundings in another order, so its error is about as large as the
@@ -67,10 +68,35 @@ class NoiseBound:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(error == 0, 0.0, error / self.noise)
 
-    def holds(self, error: np.ndarray, kind: np.ndarray) -> bool:
-        """Return whether errors are within the limits; ``kind`` holds the kinds of samples."""
+    def pooled_limit(self, actual: np.ndarray, kind: np.ndarray) -> float:
+        """Return the allowed multiple of the noise for all samples together.
+
+        The root mean square of few independent errors may be larger by chance than that of many: a
+        single one is beyond `pooled` in a seventh of all runs. Errors are few if one element
+        dominates an output, or if an element has the same value in many samples.
+
+        Args:
+            actual: (N, …) an output.
+            kind: (N,) kinds of the samples.
+
+        Returns:
+            What normal errors of their number exceed once in 10,000 times, from `pooled` to
+            `worst`.
+        """
+        count = independent_errors(actual, self.expected, self.noise, averaged(kind))
+        return min(max(self.pooled, greatest_rms(count)), self.worst)
+
+    def holds(self, error: np.ndarray, kind: np.ndarray, limit: float | None = None) -> bool:
+        """Return whether errors are within the limits.
+
+        Args:
+            error: (N,) errors against `expected`.
+            kind: (N,) kinds of the samples.
+            limit: Allowed multiple for all samples together; `pooled` by default.
+        """
         ratios = self.ratios(error)
-        return float(ratios.max()) <= self.worst and pooled(ratios, kind) <= self.pooled
+        together = self.pooled if limit is None else limit
+        return float(ratios.max()) <= self.worst and pooled(ratios, kind) <= together
 
 
 def end_to_end_bound(

@@ -57,6 +57,7 @@ class OutputVerdict:
         ratios: (N,) error of each sample over its expected noise.
         pooled_ratio: Root mean square of the ratios of all samples that were not selected by
             their error.
+        pooled_limit: The limit on it (`NoiseBound.pooled_limit`).
     """
 
     metrics: OutputMetrics
@@ -64,6 +65,7 @@ class OutputVerdict:
     rounding: NoiseBound
     ratios: np.ndarray
     pooled_ratio: float
+    pooled_limit: float
 
     @classmethod
     def of(
@@ -86,7 +88,10 @@ class OutputVerdict:
         known = bound.expected is golden.truth[metrics.output]
         errors = metrics if known else sample_errors(actual, bound.expected)
         ratios = bound.ratios(errors.rms_error)
-        return cls(metrics, bound, rounding, ratios, pooled(ratios, golden.kind))
+        together, limit = pooled(ratios, golden.kind), bound.pooled
+        if together > limit:
+            limit = bound.pooled_limit(actual, golden.kind)
+        return cls(metrics, bound, rounding, ratios, together, limit)
 
     @property
     def worst_sample(self) -> int:
@@ -101,8 +106,12 @@ class OutputVerdict:
     @property
     def sound(self) -> bool:
         """Whether the output is within its bound, and finite where the truth is."""
-        within = self.worst_ratio <= self.bound.worst and self.pooled_ratio <= self.bound.pooled
-        return within and self.metrics.nonfinite == 0
+        return self.within and self.metrics.nonfinite == 0
+
+    @property
+    def within(self) -> bool:
+        """Whether its finite elements are within the bound."""
+        return self.worst_ratio <= self.bound.worst and self.pooled_ratio <= self.pooled_limit
 
 
 @dataclass(frozen=True)
@@ -284,14 +293,17 @@ def judge_proven(result: TargetResult, golden: GoldenSet, proven: Sequence[int])
     verdicts, findings = [], {}
     for entry in result.outputs:
         whole = pooled(entry.ratios[rest], golden.kind[rest]) if rest.any() else 0.0
-        judged = replace(entry, ratios=np.where(rest, entry.ratios, 0.0), pooled_ratio=whole)
+        within = np.where(rest, entry.ratios, 0.0)
+        judged = replace(
+            entry, ratios=within, pooled_ratio=whole, pooled_limit=entry.bound.pooled
+        )
         explained = judged.sound and not entry.sound
         verdicts.append(judged if explained else entry)
         if explained:
             name, bound = entry.metrics.output, entry.bound
             says = (
                 f"output '{name}' differs from {bound.against} by {whole:.2f}x the noise of "
-                f"{bound.reason} (allowed {bound.pooled:g}x), and by up to "
+                f"{bound.reason} (allowed {entry.pooled_limit:.3g}x), and by up to "
                 f"{entry.worst_ratio:.3g}x in {len(proven)} samples for which every operator gives "
                 "the integers of a known rule"
             )
@@ -336,19 +348,19 @@ def _noise(verdict: OutputVerdict, golden: GoldenSet) -> Finding:
             f"output '{name}' has no finite element to compare: zero comparisons",
             name,
         )
-    if verdict.worst_ratio <= bound.worst and verdict.pooled_ratio <= bound.pooled:
+    if verdict.within:
         return Finding(
             "noise",
             True,
             f"output '{name}' differs from {bound.against} by {verdict.pooled_ratio:.2f}x the "
-            f"noise of {bound.reason} (allowed {bound.pooled:g}x; worst sample "
+            f"noise of {bound.reason} (allowed {verdict.pooled_limit:.3g}x; worst sample "
             f"{verdict.worst_ratio:.2f}x of {bound.worst:g}x)",
             name,
         )
     sample = verdict.worst_sample
     over = verdict.ratios > bound.worst
     index = [int(i) for i in metrics.max_abs_at]
-    least = max(verdict.worst_ratio, verdict.pooled_ratio * bound.worst / bound.pooled)
+    least = max(verdict.worst_ratio, verdict.pooled_ratio * bound.worst / verdict.pooled_limit)
     return Finding(
         "noise",
         False,
@@ -356,7 +368,7 @@ def _noise(verdict: OutputVerdict, golden: GoldenSet) -> Finding:
         f"{sample} ({golden.kind[sample]}) has the RMS error "
         f"{verdict.worst_ratio * bound.noise[sample]:.3g}, allowed "
         f"{bound.worst * bound.noise[sample]:.3g} ({bound.worst:g}x the noise of {bound.reason}); "
-        f"all samples together {verdict.pooled_ratio:.3g}x, allowed {bound.pooled:g}x; greatest "
+        f"all samples together {verdict.pooled_ratio:.3g}x, allowed {verdict.pooled_limit:.3g}x; greatest "
         f"absolute error against float64 truth {metrics.max_abs:.3g} at {index}; would pass only "
         f"with a tolerance of {least:.3g}x",
         name,

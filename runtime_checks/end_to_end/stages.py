@@ -182,7 +182,8 @@ def _causes(
 def _explained(actual: np.ndarray, truth: np.ndarray, bound: NoiseBound, kind: np.ndarray) -> bool:
     """Return whether an error is no more than float32 arithmetic explains."""
     errors = sample_errors(actual, truth)
-    return errors.nonfinite == 0 and bound.holds(errors.rms_error, kind)
+    limit = dataclasses.replace(bound, expected=truth).pooled_limit(actual, kind)
+    return errors.nonfinite == 0 and bound.holds(errors.rms_error, kind, limit)
 
 
 def _measure(

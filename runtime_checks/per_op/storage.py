@@ -48,15 +48,15 @@ class Wide(Storage):
 class Half(Storage):
     """float16 after accumulation in float32: one rounding, by the least step near zero.
 
-    Two roundings if the bias is added to the stored number.
+    Two roundings if a bias, or the shift of an affine, is added to the stored number.
     """
 
     def held(
         self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """See the base class."""
-        bias = node.weights.get("bias") if node else None
-        size = 0.0 if bias is None else float(np.abs(bias).max(initial=0.0))
+        added = [] if node is None else [node.weights.get(name) for name in ("bias", "shift")]
+        size = max((float(np.abs(a).max(initial=0.0)) for a in added if a is not None), default=0.0)
         stored = UNIT_ROUNDOFF["float16"] * (2 * np.abs(expected) + size) + 2.0**-24
         return expected, allowed + stored
 

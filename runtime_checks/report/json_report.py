@@ -119,7 +119,7 @@ def _output_record(entry: OutputVerdict) -> dict[str, Any]:
         **metrics,
         "noise": {
             "pooled_ratio": entry.pooled_ratio,
-            "pooled_limit": entry.bound.pooled,
+            "pooled_limit": entry.pooled_limit,
             "worst_ratio": entry.worst_ratio,
             "worst_limit": entry.bound.worst,
             "worst_sample": entry.worst_sample,

@@ -227,8 +227,7 @@ def _noise(entry: OutputVerdict | None) -> tuple[str, str]:
     """Return the noise of all samples and of the worst one, in red beyond the limit."""
     if entry is None:
         return "[red]nan[/]", "[red]nan[/]"
-    bound = entry.bound
-    pairs = ((entry.pooled_ratio, bound.pooled), (entry.worst_ratio, bound.worst))
+    pairs = ((entry.pooled_ratio, entry.pooled_limit), (entry.worst_ratio, entry.bound.worst))
     texts = [f"{short(v)}x" if v <= limit else f"[red]{short(v)}x[/]" for v, limit in pairs]
     return texts[0], texts[1]
 

@@ -12,10 +12,12 @@ from renormlite.artifacts.manifest import Artifact
 from renormlite.runtime_checks.end_to_end.bounds import (
     POOLED_LIMIT,
     WORST_SAMPLE_LIMIT,
+    NoiseBound,
     end_to_end_bound,
     float32_bound,
     float_noise,
 )
+from renormlite.runtime_checks.end_to_end.chance import greatest_rms
 from renormlite.runtime_checks.end_to_end.comparison import SampleErrors, sample_errors
 from renormlite.runtime_checks.end_to_end.findings import judge_outputs
 from renormlite.runtime_checks.parity import check_parity
@@ -173,3 +175,34 @@ def test_a_runtime_of_unknown_rounding_may_differ_as_the_known_rules_do():
         assert known.reason == "the difference between known rounding rules"
         floats = end_to_end_bound(golden, artifact, "y", rounding, follows_rules=False)
         np.testing.assert_allclose(floats.noise, step)
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile"),
+    # Of the chi-squared distribution with as many degrees of freedom, at one in 10,000.
+    [(1, 15.14), (2, 18.42), (5, 25.74), (10, 35.56), (30, 67.63), (100, 161.3)],
+)
+def test_few_independent_errors_may_be_larger_by_chance(count, quantile):
+    assert greatest_rms(count) == pytest.approx(np.sqrt(quantile / count), rel=0.04)
+
+
+def test_errors_of_equal_elements_are_one_error():
+    """An element with the same value in all samples has one rounding, not one for each sample."""
+    samples, elements = 16, 24
+    kind, noise = np.full(samples, "real"), np.full(samples, 0.01)
+    error = np.tile([0.02, -0.02], samples * elements // 2).reshape(samples, elements)
+    varied = np.arange(samples * elements).reshape(samples, elements).astype(float)
+    constant = np.tile(varied[:1], (samples, 1))
+    # As large as `error`, but in two elements.
+    few = np.where(np.arange(elements) < 2, np.sqrt(elements / 2) * error, 0.0)
+    for expected, errors, right in (
+        (varied, error, False),
+        (constant, error, False),  # 24 errors
+        (varied, few, False),
+        (constant, few, True),  # 2 errors
+        (constant, 1.6 * few, False),
+    ):
+        bound = NoiseBound(expected, noise, 5.0, 1.5, "rounding")
+        actual = expected + errors
+        limit = bound.pooled_limit(actual, kind)
+        assert bound.holds(sample_errors(actual, expected).rms_error, kind, limit) == right

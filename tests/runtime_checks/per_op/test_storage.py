@@ -1,0 +1,24 @@
+"""Protects the bounds on numbers that a file stores in half precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from renormlite.artifacts.network import Node
+from renormlite.runtime_checks.per_op.storage import Half
+
+
+@pytest.mark.parametrize("size", [1.0, 1000.0])
+def test_an_affine_of_two_operators_that_cancel(size):
+    """The product is stored before the shift is added: its rounding is larger than the sum's."""
+    x = np.linspace(0.9, 1.1, 41).astype(np.float16)[None]
+    scale, shift = np.full(41, size, np.float16), np.full(41, -size, np.float16)
+    stored = (x * scale) + shift
+    assert stored.dtype == np.float16
+    exact = x.astype(np.float64) * size - size
+    weights = {"scale": scale, "shift": shift}
+    node = Node("n", "affine", "norm", ("x",), (None, 41), {"axis": 1}, weights)
+    expected, limit = Half().held(node, exact, np.zeros_like(exact))
+    assert np.all(np.abs(stored - expected) <= limit)
+    # Two roundings by half a unit in the last place, of numbers up to 1.1 times the size.
+    assert np.all(limit <= 2**-11 * 4 * size)

@@ -368,9 +368,9 @@ def _noise(verdict: OutputVerdict, golden: GoldenSet) -> Finding:
         f"{sample} ({golden.kind[sample]}) has the RMS error "
         f"{verdict.worst_ratio * bound.noise[sample]:.3g}, allowed "
         f"{bound.worst * bound.noise[sample]:.3g} ({bound.worst:g}x the noise of {bound.reason}); "
-        f"all samples together {verdict.pooled_ratio:.3g}x, allowed {verdict.pooled_limit:.3g}x; greatest "
-        f"absolute error against float64 truth {metrics.max_abs:.3g} at {index}; would pass only "
-        f"with a tolerance of {least:.3g}x",
+        f"all samples together {verdict.pooled_ratio:.3g}x, allowed {verdict.pooled_limit:.3g}x; "
+        f"greatest absolute error against float64 truth {metrics.max_abs:.3g} at {index}; would "
+        f"pass only with a tolerance of {least:.3g}x",
         name,
     )
 

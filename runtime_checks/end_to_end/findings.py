@@ -294,9 +294,7 @@ def judge_proven(result: TargetResult, golden: GoldenSet, proven: Sequence[int])
     for entry in result.outputs:
         whole = pooled(entry.ratios[rest], golden.kind[rest]) if rest.any() else 0.0
         within = np.where(rest, entry.ratios, 0.0)
-        judged = replace(
-            entry, ratios=within, pooled_ratio=whole, pooled_limit=entry.bound.pooled
-        )
+        judged = replace(entry, ratios=within, pooled_ratio=whole, pooled_limit=entry.bound.pooled)
         explained = judged.sound and not entry.sound
         verdicts.append(judged if explained else entry)
         if explained:

@@ -7,6 +7,7 @@ The module needs only NumPy, since it is also used on devices.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class Precision:
         """Whether weights are integers, which benefit from equalization."""
         return self.arithmetic in (Arithmetic.HYBRID, Arithmetic.INTEGER)
 
-    @property
+    @functools.cached_property
     def takes_nonfinite(self) -> bool:
         """Whether a file accepts NaN and infinity, which integers cannot represent."""
         return not self.quantized

@@ -106,7 +106,9 @@ def without_undefined(
             continue
         column = (-1, *[1] * (array.ndim - 1))
         if precision_named(precision).takes_nonfinite:
-            free = np.isin(kind, (NONFINITE, DENORMAL)).reshape(column) & np.isnan(known)
+            free = np.isnan(known)
+            if free.any():
+                free &= np.isin(kind, (NONFINITE, DENORMAL)).reshape(column)
         else:
             free = (kind == NONFINITE).reshape(column) | ~np.isfinite(known)
         if not free.any():

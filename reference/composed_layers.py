@@ -8,6 +8,7 @@ may move the biases of two consecutive linear layers to the second one.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,21 +68,15 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
     arrays = node.arrays
     kernel = arrays["kernel"]
     channels = _channels(node, kernel)
+    affines = list(_affines_behind(node, channels, readers, outputs))
+    if not affines:
+        return []
     bias = arrays.get("bias", np.zeros(channels))
     scale, shift = np.ones(channels), np.zeros(channels)
     size = np.abs(bias).astype(np.float64)
     found: list[Composed] = []
     absorbed: list[Node] = []
-    current: Node = node
-    axes: tuple[int, ...] = (channels,)
-    while current.name not in outputs and len(readers.get(current.name, [])) == 1:
-        current = readers[current.name][0]
-        if _keeps_channels(current, axes) and (after := _channel_axes(current, channels)):
-            axes = after
-            continue
-        affine = _affine(current, channels, axes)
-        if affine is None:
-            break
+    for current, affine in affines:
         scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
         size = np.abs(affine[0]) * size + np.abs(affine[1])
         absorbed.append(current.as_identity())
@@ -93,6 +88,22 @@ def _compositions(node: Node, readers: dict[str, list[Node]], outputs: set[str])
         only_shifted = bool(np.all(scale == 1))
         found.append(Composed(composed, size, tuple(absorbed), shifted=only_shifted))
     return found[::-1]
+
+
+def _affines_behind(
+    node: Node, channels: int, readers: dict[str, list[Node]], outputs: set[str]
+) -> Iterator[tuple[Node, tuple[np.ndarray, np.ndarray]]]:
+    """Yield the affine nodes after a linear one, each with its scale and shift."""
+    axes: tuple[int, ...] = (channels,)
+    while node.name not in outputs and len(readers.get(node.name, [])) == 1:
+        node = readers[node.name][0]
+        if _keeps_channels(node, axes) and (after := _channel_axes(node, channels)):
+            axes = after
+            continue
+        affine = _affine(node, channels, axes)
+        if affine is None:
+            return
+        yield node, affine
 
 
 def _in_front(
@@ -314,15 +325,15 @@ def _affine(
     whole = len(axes) == 1
     if whole and node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
         return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
-    one, none = np.ones(channels), np.zeros(channels)
     if node.op == "negative":
-        return -one, none
+        return -np.ones(channels), np.zeros(channels)
     constant = arrays.get("constant")
     if constant is None or len(node.inputs) != 1 or constant.size not in (1, channels):
         return None
     if constant.size > 1 and constant.shape[-len(axes) :] != axes:
         return None
     vector = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+    one, none = np.ones(channels), np.zeros(channels)
     first = node.attributes.get("constant_first", False)
     with np.errstate(divide="ignore"):
         inverse = 1 / vector

@@ -158,7 +158,8 @@ def match_weights(
                 other = _nearest(node, role, weight + 3, features, rest, foreign)
                 match = replace(other, offset=3.0) if other.state == "equal" else match
             known[key] = match
-        found.append(replace(match, node=node.name, layer=node.layer))
+        own = (match.node, match.layer) == (node.name, node.layer)
+        found.append(match if own else replace(match, node=node.name, layer=node.layer))
     return _by_elimination(found, network, graph) if foreign else found
 
 

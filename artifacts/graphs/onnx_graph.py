@@ -81,8 +81,8 @@ def _nodes(graph: Any, tensors: dict[str, GraphTensor], folder: Path) -> list[Gr
         tensors.setdefault(value.name, _declared(value))
     for op in ops:
         for key in (*op.inputs, *op.outputs):
-            if key:
-                tensors.setdefault(key, GraphTensor(key, key, (), np.dtype(np.float32)))
+            if key and key not in tensors:
+                tensors[key] = GraphTensor(key, key, (), np.dtype(np.float32))
     return ops
 
 

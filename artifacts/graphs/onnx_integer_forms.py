@@ -66,6 +66,8 @@ def in_floats(
         The ops, of which the replacements of one op have its index, and the tensors. Ops of another
         form remain as they are.
     """
+    if not any(map(_form, ops)):
+        return list(ops), dict(tensors)
     writer = _Writer(dict(tensors))
     found = [new for op in ops for new in writer.replaced(op)]
     return found, writer.tensors

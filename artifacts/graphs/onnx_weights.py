@@ -22,6 +22,10 @@ from ..record import is_plain_name
 if TYPE_CHECKING:
     import onnx
 
+# Types of attributes (`onnx.AttributeProto`) that are read as numbers and texts whatever else they
+# hold: FLOAT, INT, STRING, and lists of these.
+_WITHOUT_TENSORS = frozenset((1, 2, 3, 6, 7, 8))
+
 
 def weights_file(path: Path, model: onnx.ModelProto) -> str | None:
     """Return the name of the separate file with a model's weights; None if there is none.
@@ -160,6 +164,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
+            if attribute.type in _WITHOUT_TENSORS:
+                continue
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors

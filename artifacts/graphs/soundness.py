@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -83,10 +83,11 @@ def _demand_no_cycle(ops: Sequence[GraphOp]) -> None:
         raise ValueError(f"op {op.index} ({op.kind}) reads what is computed from it") from error
 
 
-def _demand_printable(what: str, texts: Iterator[str]) -> None:
-    for text in texts:
-        if not is_printable(text):
-            raise ValueError(f"the name of {what} holds control characters: {text!a}")
+def _demand_printable(what: str, texts: Iterable[str]) -> None:
+    everything = list(texts)
+    if not is_printable("".join(everything)):
+        bad = next(text for text in everything if not is_printable(text))
+        raise ValueError(f"the name of {what} holds control characters: {bad!a}")
 
 
 def _demand_sound_quantization(tensor: GraphTensor) -> None:

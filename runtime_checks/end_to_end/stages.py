@@ -22,6 +22,7 @@ separately (`per_op/`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -194,13 +195,14 @@ def _measure(
     usable = np.isfinite(truth)
     signal = _rms(truth[usable])
     outputs = [rung.output[index] for rung in rungs]
-    final = _change(outputs[-1], truth, usable)
+    errors = [_change(output, truth, usable) for output in outputs]
+    # The first stage adds all of its error.
+    steps = [_change(after, before, usable) for before, after in itertools.pairwise(outputs)]
+    final = errors[-1]
     power = float(np.sum(np.square(final)))
     stages: list[Stage] = []
-    before = truth
-    for rung, cause, after in zip(rungs, causes, outputs):
-        added = _change(after, before, usable)
-        added_rms, error_rms = _rms(added), _rms(_change(after, truth, usable))
+    for rung, cause, added, error in zip(rungs, causes, [errors[0], *steps], errors):
+        added_rms, error_rms = _rms(added), _rms(error)
         if math.isfinite(power):
             share = float(np.sum(added * final)) / power if power else 0.0
         else:  # all of the error is the first stage's that is not finite
@@ -217,7 +219,6 @@ def _measure(
                 cause=cause,
             )
         )
-        before = after
     return tuple(stages)
 
 

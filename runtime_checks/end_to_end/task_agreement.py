@@ -263,8 +263,8 @@ def task_agreement(
     if scores.shape != truth.shape or (truth.ndim != 2 and not orders):
         return None
     kind, index = typical_samples(golden.kind)
-    both = np.stack([truth, scores], axis=1)
-    usable = np.asarray(np.isfinite(both).reshape(golden.samples, -1).all(axis=1))
+    finite = np.isfinite(truth) & np.isfinite(scores)
+    usable = np.asarray(finite.reshape(golden.samples, -1).all(axis=1))
     index = index[usable[index]]
     if not len(index):
         return None

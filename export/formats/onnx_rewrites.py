@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from .onnx_biases import put_bias_into_product, settle_third_operand
 from .onnx_external import Held
+from .onnx_pads import put_pads_into_convolutions
 from .onnx_prelu import write_prelu
 from .onnx_view import View, int_of, ints_of, replace_input, set_weight, with_constant
 
@@ -30,6 +31,7 @@ def simplify(model: onnx.ModelProto, held: Held) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
             _without_negative_pads(node)
+    put_pads_into_convolutions(model)
     shapes = _shapes(model)  # the rewrites remove values, but do not change the shapes of others
     _without_idle_transposes(model, shapes)
     static = {name: shape for name, shape in shapes.items() if -1 not in shape}

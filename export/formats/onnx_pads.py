@@ -8,8 +8,6 @@ fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -92,9 +90,10 @@ def _padded(conv: onnx.NodeProto, widths: Widths) -> bool:
     return True
 
 
-def _numbers(view: View, node: onnx.NodeProto, place: int) -> Sequence[float] | None:
-    """Return the numbers of a constant input; None if it is computed."""
+def _numbers(view: View, node: onnx.NodeProto, place: int) -> list[int] | None:
+    """Return the whole numbers of a constant input; None for another one."""
     tensor = view.weights.get(node.input[place])
     if tensor is None:
         return None
-    return [number.item() for number in np.ravel(numpy_helper.to_array(tensor))]
+    values = np.ravel(numpy_helper.to_array(tensor))
+    return [int(value) for value in values] if np.array_equal(values, np.rint(values)) else None

@@ -124,7 +124,9 @@ def end_to_end_bound(
             {output: exported}, golden.kind, golden.reference, artifact.precision
         )
         spread = _spread(golden, artifact, output, known[output]) if follows_rules else None
-        return _integer_bound(golden, output, known[output], model, spread)
+        return _integer_bound(
+            golden, output, known[output], model, spread, in_floats=not follows_rules
+        )
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
         noise = _without_luck(np.where(np.isfinite(model), model, 0.0), size, golden.kind)
@@ -164,13 +166,17 @@ def _integer_bound(
     exported: np.ndarray,
     model: np.ndarray | None,
     spread: np.ndarray | None,
+    *,
+    in_floats: bool,
 ) -> NoiseBound:
     """Return the bound of a file of integers, relative to its outputs on the exporting host.
 
     The noise model gives the effect of one step of difference in every operation on the output. A
     runtime of integers with an unknown rounding rule may differ from the known rules by as much as
     they differ from each other, plus the same again or a quarter of a step in every operation,
-    whichever is smaller. A runtime that computes in floats may differ by the whole step.
+    whichever is smaller. A runtime that computes in floats may differ by the whole step. It may
+    also compute the number that an integer stands for as the sum of a multiple of the step and the
+    end of its range, and round the sum relative to that end.
 
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
@@ -186,7 +192,11 @@ def _integer_bound(
     else:
         noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
         reason = "the file's own quantization"
-    least = np.maximum(UNIT_ROUNDOFF["float32"] * errors.rms_truth, SMALLEST_NORMAL)
+    size = errors.rms_truth
+    if in_floats:
+        finite = np.abs(exported, where=np.isfinite(exported), out=np.zeros(exported.shape))
+        size = np.maximum(size, finite.max(initial=0.0))
+    least = np.maximum(UNIT_ROUNDOFF["float32"] * size, SMALLEST_NORMAL)
     return NoiseBound(
         exported,
         np.maximum(noise, least),

@@ -755,6 +755,15 @@ def gated() -> keras.Model:
 
 
 @case()
+def expected_places() -> keras.Model:
+    """Heatmaps and the mean place in each, by an einsum that ends the model."""
+    x = Input((6, 6, 3), name="x")
+    heat = layers.Softmax(axis=1)(layers.Reshape((36, 4))(layers.Conv2D(4, 3, padding="same")(x)))
+    places = np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), -1).reshape(36, 2)
+    return keras.Model(x, [ops.einsum("bpk,pc->bkc", heat, places.astype(np.float32)), heat])
+
+
+@case()
 def space_and_depth() -> keras.Model:
     image = Input((8, 8, 3), name="image")
     x = layers.Conv2D(8, 3, padding="same")(ops.nn.space_to_depth(image, 2))

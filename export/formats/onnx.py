@@ -254,6 +254,11 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
             ) from error
     model: onnx.ModelProto = converted.make_model("")
     _refuse_unknown(model, graph, native)
+    for value, tensor in zip(model.graph.output, graph.signature.outputs, strict=True):
+        # The optimizer writes an einsum as other operators, after which it knows no sizes.
+        for size, known in zip(value.type.tensor_type.shape.dim, tensor.shape, strict=False):
+            if known is not None:
+                size.dim_value = known
     return model
 
 

@@ -6,6 +6,8 @@ inserts a Transpose. If a dense layer follows, the rows of its kernel are permut
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -32,12 +34,91 @@ def simplify(model: onnx.ModelProto, held: Held) -> onnx.ModelProto:
         if node.op_type == "ConvTranspose":
             _without_negative_pads(node)
     put_pads_into_convolutions(model)
+    _with_scalar_depths(model)
+    _with_constant_sizes(model)
     shapes = _shapes(model)  # the rewrites remove values, but do not change the shapes of others
     _without_idle_transposes(model, shapes)
     static = {name: shape for name, shape in shapes.items() if -1 not in shape}
     while any(rewrite(View.of(model, static, held)) for rewrite in _REWRITES):
         pass
     return model
+
+
+def _with_scalar_depths(model: onnx.ModelProto) -> None:
+    """Give each OneHot its depth as a scalar: ONNX's reference refuses a vector of one number."""
+    vectors = {t.name: t for t in model.graph.initializer if list(t.dims) == [1]}
+    scalars: dict[str, onnx.TensorProto] = {}
+    for node in model.graph.node:
+        depth = vectors.get(node.input[1]) if node.op_type == "OneHot" else None
+        if depth is not None:
+            name = f"{depth.name}/scalar"
+            number = numpy_helper.to_array(depth).reshape(())
+            scalars[name] = numpy_helper.from_array(number, name)
+            node.input[1] = name
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name not in vectors or t.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *scalars.values()])
+
+
+def _with_constant_sizes(model: onnx.ModelProto) -> None:
+    """Replace sizes that are computed from known shapes by constants.
+
+    tf2onnx writes an einsum as products between Reshapes, whose sizes it computes in the file.
+    """
+    if all(node.op_type != "Shape" for node in model.graph.node):
+        return
+    graph = model.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if _is_small(t)}
+    weights = {t.name: tuple(t.dims) for t in graph.initializer}
+    computed: dict[str, np.ndarray] = {}
+    shapes, count = _shapes(model) | weights, -1
+    while count != len(computed):
+        count, kept = len(computed), []
+        for node in graph.node:
+            known = {**constants, **computed}
+            found = _size(node, shapes, known)
+            if found is None:
+                kept.append(node)
+                continue
+            computed[node.output[0]] = found
+            graph.initializer.append(numpy_helper.from_array(found, node.output[0]))
+        del graph.node[:]
+        graph.node.extend(kept)
+        if count != len(computed):
+            shapes = _shapes(model) | weights  # behind a Reshape to a constant shape
+    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
+    unread = [t for t in graph.initializer if t.name in computed and t.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
+
+
+def _size(
+    node: onnx.NodeProto,
+    shapes: dict[str, tuple[int, ...]],
+    known: dict[str, np.ndarray],
+) -> np.ndarray | None:
+    """Return the sizes that a node computes from a known shape; None for other nodes."""
+    if node.op_type == "Shape" and not node.attribute:
+        shape = shapes.get(node.input[0], (-1,))
+        return None if -1 in shape else np.array(shape, np.int64)
+    if node.op_type not in ("Gather", "Concat", "Max") or not node.input:
+        return None
+    values = [known.get(name) for name in node.input]
+    if any(value is None or value.dtype != np.int64 for value in values):
+        return None
+    sizes = [value for value in values if value is not None]
+    if node.op_type == "Max":
+        return functools.reduce(np.maximum, sizes)
+    axis = int_of(node, "axis") or 0
+    if node.op_type == "Concat":
+        return np.concatenate(sizes, axis)
+    data, places = sizes
+    return np.asarray(np.take(data, places, axis))
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    return 0 < math.prod(tensor.dims) <= _SMALL
 
 
 def _without_negative_pads(node: onnx.NodeProto) -> None:

@@ -132,6 +132,7 @@ def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset
     arrays: dict[str, np.ndarray] = {}
     weights = set()
     held: dict[int, np.ndarray] = {}
+    used = _before(concrete.outputs)
     for outside, inside in zip(concrete.captured_inputs, concrete.inputs[count:], strict=True):
         if inside.dtype.name != "resource":
             arrays[inside.op.name] = outside.numpy()
@@ -139,15 +140,30 @@ def _arrays(concrete: Any, count: int) -> tuple[dict[str, np.ndarray], frozenset
         variable = next((v for v in concrete.variables if v.handle is outside), None)
         if variable is None:  # A table, which is expanded.
             continue
-        for reader in inside.consumers():
+        readers = inside.consumers()
+        if used.isdisjoint(reader.name for reader in readers):
+            continue  # Such as the seed of a dropout, whose mask only training uses.
+        for reader in readers:
             if reader.type != "ReadVariableOp":
-                raise NotTraceableError(f"{reader.type} of a variable")
+                raise NotTraceableError(f"it changes its variable {variable.name!r}")
             # One object per variable, so that all nodes that use it share it.
             if id(variable) not in held:
                 held[id(variable)] = variable.numpy()
             arrays[reader.name] = held[id(variable)]
             weights.add(reader.name)
     return arrays, frozenset(weights)
+
+
+def _before(outputs: Sequence[Any]) -> set[str]:
+    """Return the names of the ops that outputs depend on."""
+    found: set[str] = set()
+    waiting = [output.op for output in outputs]
+    while waiting:
+        op = waiting.pop()
+        if op.name not in found:
+            found.add(op.name)
+            waiting.extend(tensor.op for tensor in op.inputs)
+    return found
 
 
 def _without_loops(operation: Any) -> AbstractContextManager[Any]:

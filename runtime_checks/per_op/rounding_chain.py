@@ -217,13 +217,16 @@ class RoundingChain:
     def _cuts(self, op: GraphOp) -> bool:
         """Return whether an op's result may be clipped to the range of its type.
 
-        This holds for sums of products, and for a factor or a shift for each channel, whose range
-        the quantizer chose on other samples.
+        This holds for sums of products, for sums and products of activations, and for a factor or a
+        shift for each channel, whose ranges the quantizer chose on other samples. A function that
+        is fused into an op clips by itself.
         """
         if op.kind in _SUMS:
             return True
+        if op.kind not in _AFFINE or op.attributes.get("fusedActivationFunction"):
+            return False
         constants = [data for k in op.inputs if k and (data := self._constant(k)) is not None]
-        return op.kind in _AFFINE and any(data.size > 1 for data in constants)
+        return not constants or any(data.size > 1 for data in constants)
 
     def _cuts_part(self, op: GraphOp) -> bool:
         """Return whether an op rounds a part of unrounded floats, such as a slice.

@@ -67,6 +67,9 @@ LAYERS = {
     "gru": (LINE, lambda: kl.GRU(3, return_sequences=True)),
     "rnn": (LINE, lambda: kl.SimpleRNN(3, go_backwards=True)),
     "bidirectional": (LINE, lambda: kl.Bidirectional(kl.LSTM(2))),
+    # Keras draws the masks of these in inference too, where nothing reads them.
+    "lstm with dropout": (LINE, lambda: kl.LSTM(3, dropout=0.2, recurrent_dropout=0.1)),
+    "both directions with dropout": (LINE, lambda: kl.Bidirectional(kl.GRU(2, dropout=0.2))),
     "conv lstm": (CLIP, lambda: kl.ConvLSTM2D(2, 3, padding="same")),
     "time distributed": (CLIP, lambda: kl.TimeDistributed(kl.Conv2D(2, 3, strides=2))),
     "resizing": (IMAGE, lambda: kl.Resizing(4, 9)),

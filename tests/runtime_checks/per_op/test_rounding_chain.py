@@ -48,6 +48,32 @@ def test_a_factor_whose_results_end_at_the_limit_truncates_nothing():
     assert np.isinf(bound(11)).all()  # 1.1 · 12.7, beyond the range
 
 
+def sums_of_three(function: int) -> ArtifactGraph:
+    """A sum of three activations in two ops of integers; a function may be fused into the first."""
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    keys = ("a", "b", "c", "two", "three")
+    tensors = {k: GraphTensor(k, k, (1, 2), np.dtype(np.int8), steps) for k in keys}
+    fused = {"fusedActivationFunction": function}
+    ops = (
+        GraphOp(0, "ADD", "", ("a", "b"), ("two",), fused),
+        GraphOp(1, "ADD", "", ("two", "c"), ("three",), {"fusedActivationFunction": 0}),
+    )
+    return ArtifactGraph(tensors, ("a", "b", "c"), ("three",), lambda: ops)
+
+
+def test_a_truncated_sum_of_activations_gives_no_bound():
+    """An addition of three has a sum of two in between, with a range from other samples."""
+    a = np.array([[[60, 70]], [[60, 57]]], np.int8)
+    b = np.array([[[10, 70]], [[10, 70]]], np.int8)
+    two = np.array([[[70, 127]], [[70, 127]]], np.int8)  # 14.0 is cut to 12.7; 12.7 is not
+    shown = {"a": a, "b": b, "c": -a, "two": two}
+    sources = frozenset({"a", "b", "c"})
+    bounds = RoundingChain(sums_of_three(0), shown, 2).error("three", sources)
+    assert np.isfinite(bounds).tolist() == [False, True]
+    # A function such as relu6 ends at its own limit.
+    assert np.isfinite(RoundingChain(sums_of_three(3), shown, 2).error("three", sources)).all()
+
+
 def test_quantizing_a_float_input_is_not_an_error():
     """Nodes are evaluated on the numbers that the file reads, rounded to its input's steps."""
     steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))

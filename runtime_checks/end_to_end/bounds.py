@@ -86,17 +86,23 @@ class NoiseBound:
         count = independent_errors(actual, self.expected, self.noise, averaged(kind))
         return min(max(self.pooled, greatest_rms(count)), self.worst)
 
-    def holds(self, error: np.ndarray, kind: np.ndarray, limit: float | None = None) -> bool:
+    def holds(
+        self, error: np.ndarray, kind: np.ndarray, actual: np.ndarray | None = None
+    ) -> bool:
         """Return whether errors are within the limits.
 
         Args:
             error: (N,) errors against `expected`.
             kind: (N,) kinds of the samples.
-            limit: Allowed multiple for all samples together; `pooled` by default.
+            actual: (N, …) the output, for the limit on few independent errors (`pooled_limit`).
         """
         ratios = self.ratios(error)
-        together = self.pooled if limit is None else limit
-        return float(ratios.max()) <= self.worst and pooled(ratios, kind) <= together
+        if float(ratios.max()) > self.worst:
+            return False
+        together = pooled(ratios, kind)
+        if together <= self.pooled or actual is None:
+            return together <= self.pooled
+        return together <= self.pooled_limit(actual, kind)
 
 
 def end_to_end_bound(

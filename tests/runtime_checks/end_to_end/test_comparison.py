@@ -92,7 +92,8 @@ def test_values_that_are_not_finite_count_unless_both_sides_agree():
 def test_a_verdict_needs_both_limits_and_finite_values(nonfinite, worst, pooled, sound):
     metrics = dataclasses.replace(compare_output("y", ACTUAL, TRUTH), nonfinite=nonfinite)
     bound = NoiseBound(TRUTH, np.ones(6), worst=2.0, pooled=2.0, reason="")
-    assert OutputVerdict(metrics, bound, bound, np.array([0.1, worst]), pooled).sound is sound
+    ratios = np.array([0.1, worst])
+    assert OutputVerdict(metrics, bound, bound, ratios, pooled, pooled_limit=2.0).sound is sound
 
 
 def test_a_sample_that_only_one_side_has_as_zero_has_no_direction():

@@ -86,9 +86,7 @@ class NoiseBound:
         count = independent_errors(actual, self.expected, self.noise, averaged(kind))
         return min(max(self.pooled, greatest_rms(count)), self.worst)
 
-    def holds(
-        self, error: np.ndarray, kind: np.ndarray, actual: np.ndarray | None = None
-    ) -> bool:
+    def holds(self, error: np.ndarray, kind: np.ndarray, actual: np.ndarray | None = None) -> bool:
         """Return whether errors are within the limits.
 
         Args:

@@ -10,7 +10,7 @@ import numpy as np
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Node
 from .rounding_chain import REORDERING, RoundingChain
-from .storage import Steps, Storage, storage_of
+from .storage import Derived, Steps, Storage, storage_of
 
 # Elements of a tensor that are compared first: they distinguish most pairs of tensors.
 _PROBE = 64
@@ -96,6 +96,7 @@ class Tensors:
         self._storages: dict[str, Storage] = {}
         self._sources: frozenset[str] = frozenset()
         self._chain = RoundingChain(graph, tensors, samples, further)
+        self._rounds = any(graph.tensors[key].quantization is not None for key in self.arrays)
         self._by_size: dict[int, list[str]] = {}
         for key, array in self.arrays.items():
             self._by_size.setdefault(array.size, []).append(key)
@@ -171,14 +172,46 @@ class Tensors:
         """Return the tensors that hold a node's value within its bound, and their numbers.
 
         The nearest comes first, since a wide bound may also admit the tensor before a small bias is
-        added. A tensor may match two nodes (an identity), so those in ``taken`` come last.
+        added. A tensor may match two nodes (an identity), so those in ``taken`` come last. If there
+        is none, floats that were computed from rounded numbers are compared within their error.
         """
+        keys = self.of_size(expected.size)
+        found = self._found(keys, node, expected, allowed, taken)
+        if found or not self._rounds:
+            return found
+        for key in keys:
+            derived = self._derived(key)
+            if derived is None:
+                continue
+            before, self._storages[key] = self.storage(key), derived
+            more = self._found([key], node, expected, allowed, taken)
+            if not more:
+                self._storages[key] = before
+            found.extend(more)
+        return sorted(found, key=lambda entry: (entry[0] in taken, distance(entry[1], expected)))
+
+    def _derived(self, key: str) -> Derived | None:
+        """Return the storage of floats that were computed from rounded numbers; None for others."""
+        tensor = self.graph.tensors[key]
+        if tensor.quantization is not None or self.arrays[key].dtype != np.float32:
+            return None
+        rounding = self._chain.error(key, self._sources)
+        return Derived(rounding) if np.any(rounding > 0) and np.all(np.isfinite(rounding)) else None
+
+    def _found(
+        self,
+        keys: Sequence[str],
+        node: Node,
+        expected: np.ndarray,
+        allowed: np.ndarray,
+        taken: set[str],
+    ) -> list[tuple[str, np.ndarray]]:
         size = expected.size // len(expected)
         columns = np.linspace(0, size - 1, min(_PROBE // len(expected) + 1, size)).astype(int)
         places = size * np.arange(len(expected))[:, None] + columns
         probe = [side.reshape(-1)[places] for side in (expected, allowed)]
         found: list[tuple[bool, float, str, np.ndarray]] = []
-        for key in self.of_size(expected.size):
+        for key in keys:
             storage = self.storage(key)
             if isinstance(storage, Steps) and not np.isfinite(storage.rounding).any():
                 continue

@@ -58,7 +58,7 @@ _AFFINE = {
     "MUL": np.multiply, "ADD": np.add, "SUB": np.subtract,
     "Mul": np.multiply, "Add": np.add, "Sub": np.subtract,
 }  # fmt: skip
-_PRODUCTS = frozenset({"MUL", "Mul", "Div", "DIV"})
+_PRODUCTS = frozenset({"MUL", "Mul"})
 _NEAR = _SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
 
 # The greatest slope of unary functions; for other ops the errors of all inputs are added.
@@ -315,6 +315,8 @@ class RoundingChain:
                 (error * self._gain(op, keys, i) for i, error in enumerate(errors) if error.any()),
                 none,
             )
+        if op.kind in ("Div", "DIV"):
+            return self._of_quotient(keys, errors)
         if op.kind in MOVING or op.kind in MOVING_OPS:
             return np.max(errors, axis=0)
         if op.kind in _STEEP:
@@ -331,6 +333,18 @@ class RoundingChain:
             if op.kind in ("EXP", "Exp"):
                 return np.asarray(np.exp(x.max(initial=0.0)) * np.expm1(error))
             room = np.maximum(x.min(initial=np.inf) - error, 0.0)
+            return np.where(error > 0, error / room, 0.0)
+
+    def _of_quotient(self, keys: list[str], errors: list[np.ndarray]) -> np.ndarray:
+        """Return the propagated errors of a quotient.
+
+        |(a + e) / (b + f) - a / b| <= (|e| + |a / b| |f|) / (|b| - |f|).
+        """
+        a, b = (np.abs(self._numbers(key)) for key in keys)
+        least = b.min(initial=np.inf)
+        room = np.maximum(least - errors[1], 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = errors[0] + a.max(initial=0.0) / least * errors[1]
             return np.where(error > 0, error / room, 0.0)
 
     def _rounded(self, op: GraphOp, key: str) -> float:

@@ -61,6 +61,23 @@ class Half(Storage):
         return expected, allowed + stored
 
 
+class Derived(Storage):
+    """float32, computed from numbers that other ops of the same node have rounded.
+
+    Args:
+        rounding: (P, …) bound on the error that comes from these roundings.
+    """
+
+    def __init__(self, rounding: np.ndarray) -> None:
+        self._rounding = rounding.reshape(len(rounding), -1).max(axis=1)
+
+    def held(
+        self, node: Node | None, expected: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See the base class."""
+        return expected, allowed + self._rounding.reshape(-1, *[1] * (allowed.ndim - 1))
+
+
 class Steps(Storage):
     """Integers, or floats in steps: rounded and saturated.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from keras import layers as kl
@@ -514,3 +515,30 @@ def test_a_sign_merged_into_the_layer_before_it_passes(layer, tmp_path):
     export = exported(tmp_path / "net", (6, 3), [layer], ("int16x8",))
     report = check_parity(export, TARGETS[:2], per_op=True)
     assert report.passed, [result.reason for result in report.results]
+
+
+@pytest.mark.parametrize("function", ["hard_sigmoid", "hard_silu"])
+def test_floats_computed_from_a_rounded_part_of_a_function(tmp_path, function):
+    """An int8 .onnx file rounds relu6(x + 3) and divides it in floats at the end."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, kl.Dense(12, function, name="gate")(x), name="net")
+    export = tmp_path / "net"
+    options = {"formats": ("onnx",), "precisions": ("int8",), "calibration": "random"}
+    export_model(model, export, **options)
+    report = check_parity(export, ("onnxruntime",), per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+    if function == "hard_silu":
+        return
+    assert "gate" in {check.layer for check in report.results[0].ops}
+    file = onnx.load(export / "net.int8.onnx")
+    (number,) = [
+        entry
+        for entry in file.graph.initializer
+        if not entry.dims and onnx.numpy_helper.to_array(entry).item() == 6
+    ]
+    divisors = np.where(np.arange(12) == 3, 6.5, 6).astype(np.float32)
+    number.CopyFrom(onnx.numpy_helper.from_array(divisors, number.name))
+    rewrite(export, "net.int8.onnx", file.SerializeToString())
+    (result,) = check_parity(export, ("onnxruntime",), per_op=True).results
+    assert any(entry.check == "ops" and not entry.passed for entry in result.findings)

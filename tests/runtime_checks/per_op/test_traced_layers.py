@@ -522,7 +522,8 @@ def test_floats_computed_from_a_rounded_part_of_a_function(tmp_path, function):
     """An int8 .onnx file rounds relu6(x + 3) and divides it in floats at the end."""
     keras.utils.set_random_seed(0)
     x = keras.Input((6,), name="x")
-    model = keras.Model(x, kl.Dense(12, function, name="gate")(x), name="net")
+    gate = kl.Dense(12, function, bias_initializer="normal", name="gate")
+    model = keras.Model(x, gate(x), name="net")
     export = tmp_path / "net"
     options = {"formats": ("onnx",), "precisions": ("int8",), "calibration": "random"}
     export_model(model, export, **options)

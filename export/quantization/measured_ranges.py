@@ -29,6 +29,10 @@ _ENDS: Ends = {
 # Ranges of 16 bits are symmetric. The kernel interpolates between the results for the whole range.
 _WIDE_ENDS: Ends = {**_ENDS, "GELU": lambda low, high: (max(-low, high),)}
 
+# Kernels shift the operands of a 16-bit sum by 15 bits and abort if the result needs more: its
+# range is at least this part of an operand's. Such a sum is below the steps of the operand.
+LEAST_SUM = 1.001 * 2.0**-14
+
 
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-max(x, -700.0)))
@@ -61,6 +65,8 @@ def with_measured_ranges(
         if low <= high:  # otherwise, no value is finite
             set_range(graph.tensors[index], low, high)
     for operator in graph.operators:
+        if wide and operator_kind(model, operator) in ("ADD", "SUB"):
+            _extend_sum(model, operator)
         include = (_WIDE_ENDS if wide else _ENDS).get(operator_kind(model, operator))
         operand, result = (graph.tensors[i[0]] for i in (operator.inputs, operator.outputs))
         read, made = range_of(operand), range_of(result)
@@ -68,6 +74,26 @@ def with_measured_ranges(
             further = include(*read)
             set_range(result, min(*made, *further), max(*made, *further))
     return model
+
+
+def _extend_sum(model: Any, operator: Any) -> None:
+    """Extend the range of a sum that is much less than its operands to what 16 bits can hold."""
+    result = model.subgraphs[0].tensors[operator.outputs[0]]
+    made = range_of(result)
+    if made is not None:
+        least = LEAST_SUM * max(_greatest(model, int(index)) for index in operator.inputs)
+        set_range(result, min(made[0], -least), max(made[1], least))
+
+
+def _greatest(model: Any, index: int) -> float:
+    """Return the greatest magnitude that the integers of an operand will represent."""
+    tensor = model.subgraphs[0].tensors[index]
+    ends, data = range_of(tensor), model.buffers[tensor.buffer].data
+    if ends is None and data is not None:
+        values = np.frombuffer(bytes(bytearray(data)), np.float32)
+        ends = (float(values.min(initial=0.0)), float(values.max(initial=0.0)))
+    # The quantizer gives numbers that are all zero the range up to 1.
+    return max(map(abs, ends or (0.0,))) or 1.0
 
 
 def values_of(

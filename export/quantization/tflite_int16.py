@@ -20,6 +20,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ...artifacts.flatbuffer import operator_code, operator_kind, pack, text
 from ...errors import UserError
+from .measured_ranges import LEAST_SUM
 
 _FLOAT, _INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
 _INT16, _INT64 = schema.TensorType.INT16, schema.TensorType.INT64
@@ -136,6 +137,10 @@ class _Editor:
             steps = self.tensor(inputs[form.data[0]]).quantization
         elif form.result is not None:
             steps = _steps(np.array([form.result], np.float32), 0)
+        elif kind == "ADD":
+            read = max(self.tensor(i).quantization.scale[0] for i in inputs)
+            steps = _symmetric(*self._range(int(operator.outputs[0]), int(operator.outputs[0])))
+            steps.scale = np.maximum(steps.scale, np.float32(LEAST_SUM * read))
         results = [self._output(int(index), steps) for index in operator.outputs]
         operator.outputs = np.array(results, np.int32)
 
@@ -342,7 +347,7 @@ def _drop_unused(model: Any) -> None:
 
 def _symmetric(low: float, high: float) -> Any:
     most = max(abs(low), abs(high))
-    return _steps(np.array([most / _MOST if most else 1.0], np.float32), 0)
+    return _steps(np.array([(most or 1.0) / _MOST], np.float32), 0)
 
 
 def _steps(scales: np.ndarray, axis: int) -> Any:

@@ -297,3 +297,27 @@ def test_a_value_that_replaces_another_without_its_gradient_keeps_its_steps(tmp_
     manifest = rl.export_model(model, tmp_path, precisions=("int8",), calibration=samples(model))
     for artifact in manifest.artifacts:
         assert min(artifact.snr_db.values()) > 27, artifact.file
+
+
+@pytest.mark.parametrize("options", [{"precisions": ("int16x8",)}, {"keep_int16": ("norm*",)}])
+def test_a_sum_far_below_its_operands(options, tmp_path):
+    """TFLite's 16-bit kernels abort if a sum has less than 2^-14 of the range of an operand.
+
+    A normalization over one feature gives only its shift; its variance of zero gets a range up to
+    1, and 1e-6 is added to it.
+    """
+    x = keras.Input((8, 1), name="x")
+    norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+    model = keras.Model(x, norm(x))
+    norm.beta.assign([0.3])
+    samples = np.cumsum(np.random.default_rng(0).normal(0, 1, (16, 8, 1)), 1).astype(np.float32)
+    options = {"precisions": ("int8",), **options}
+    rl.export_model(model, tmp_path / "net", formats=("tflite",), calibration=samples, **options)
+    [file] = (tmp_path / "net").glob("*.tflite")
+    interpreter = Interpreter(str(file))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], samples[:1])
+    interpreter.invoke()
+    got = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    # The operands of the last sum are up to 1,000 times the samples, in steps of 2^-15 of that.
+    np.testing.assert_allclose(got, 0.3, atol=2 * 1000 * np.abs(samples).max() / 2**15)

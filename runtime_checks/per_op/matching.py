@@ -151,7 +151,13 @@ class Tensors:
 
     @sources.setter
     def sources(self, keys: frozenset[str]) -> None:
-        self._sources, self._storages = keys | self._integers_of(keys), {}
+        if keys >= self._sources:
+            keys |= self._integers_of(keys - self._sources)
+        else:
+            keys |= self._integers_of(keys)
+        self._sources = keys
+        for key in self._chain.use(keys):
+            self._storages.pop(key, None)
 
     def _integers_of(self, keys: frozenset[str]) -> frozenset[str]:
         """Return the integers of dequantized tensors, which other ops may read."""

@@ -8,7 +8,8 @@ propagation is bounded by the op's slope at the runtime's numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -102,12 +103,17 @@ class RoundingChain:
         self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
         self._inputs = frozenset(graph.inputs)
         self._sums: dict[tuple[str, ...], list[GraphOp]] = {}
-        for op in graph.ops:
+        self._readers: dict[str, list[int]] = {}  # places in the graph
+        for place, op in enumerate(graph.ops):
             if op.kind in _SUMS:
                 self._sums.setdefault((op.kind, *op.inputs), []).append(op)
+            for key in op.inputs:
+                self._readers.setdefault(key, []).append(place)
+        self._places = {key: place for place, op in enumerate(graph.ops) for key in op.outputs}
         self._sources: frozenset[str] = frozenset()
         self._known: dict[str, np.ndarray] = {}
         self._depth: dict[str, int] = {}
+        self._update(range(len(graph.ops)))
 
     def error(self, key: str, sources: frozenset[str]) -> np.ndarray:
         """Return the greatest error of a tensor against the exact result of its sources.
@@ -123,7 +129,7 @@ class RoundingChain:
             intermediate number was saturated.
         """
         if sources is not self._sources:
-            self._sources, self._known, self._depth = sources, {}, self._depths(sources)
+            self.use(sources)
         if self._depth.get(key, 0) > _MOST_OPS:
             return np.full(self._samples, np.inf)
         steps = self._graph.tensors[key].quantization
@@ -131,14 +137,49 @@ class RoundingChain:
         least = 0.0 if steps is None else nearest * float(steps.scales.max())
         return np.maximum(least, self._through_op(key))
 
-    def _depths(self, sources: frozenset[str]) -> dict[str, int]:
-        """Return how many ops lead from the sources to each tensor, on the longest path."""
-        depths = dict.fromkeys(sources, 0)
-        for op in self._graph.ops:
-            depth = 1 + max((depths.get(key, 0) for key in op.inputs), default=0)
+    def use(self, sources: frozenset[str]) -> set[str]:
+        """Take other tensors as exact; return those whose bounds may change."""
+        added = sources - self._sources
+        places = {place for key in added for place in self._readers.get(key, ())}
+        for key in added & self._places.keys():
+            op = self._graph.ops[self._places[key]]
+            twins = self._sums.get((op.kind, *op.inputs), [])
+            places |= {self._places[twin.outputs[0]] for twin in twins}
+        if not sources >= self._sources:
+            self._known, self._depth, added = {}, {}, frozenset(self._places)
+            places = set(range(len(self._graph.ops)))
+        self._sources = sources
+        self._depth |= dict.fromkeys(sources, 0)
+        return set(added) | self._update(places)
+
+    def _update(self, places: Iterable[int]) -> set[str]:
+        """Count how many ops lead from the sources to tensors, on the longest path.
+
+        Args:
+            places: The ops whose inputs have changed.
+
+        Returns:
+            The tensors whose bounds may change.
+        """
+        changed: set[str] = set()
+        waiting = sorted(places)
+        while waiting:
+            place = heapq.heappop(waiting)
+            if waiting[:1] == [place]:
+                continue
+            op = self._graph.ops[place]
+            depth = 1 + max((self._depth.get(key, 0) for key in op.inputs), default=0)
+            depth = min(depth, _MOST_OPS + 1)
             for key in op.outputs:
-                depths.setdefault(key, depth)
-        return depths
+                # Beyond that depth, there is no bound before or after.
+                if key in self._sources or self._depth.get(key) == depth == _MOST_OPS + 1:
+                    continue
+                self._depth[key] = depth
+                self._known.pop(key, None)
+                changed.add(key)
+                for reader in self._readers.get(key, ()):
+                    heapq.heappush(waiting, reader)
+        return changed
 
     def _error(self, key: str) -> np.ndarray:
         """Return the error bounds of a tensor that ops read; zero for a source."""

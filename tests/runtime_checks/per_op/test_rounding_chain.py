@@ -253,3 +253,25 @@ def test_a_product_of_two_values_is_rounded_twice():
     rounded = AwayFromZero().multiplied(products, a, b, y)
     error = np.abs(rounded * float(y) - products * float(a) * float(b)).max()
     assert 0.51 * y < error <= bound < 0.53 * y
+
+
+def test_bounds_do_not_depend_on_the_sources_before():
+    """As tensors are identified one by one, only the bounds behind them are computed again."""
+    generator = np.random.default_rng(0)
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    keys = ["x", *(f"t{i}" for i in range(120))]
+    tensors = {k: GraphTensor(k, k, (1, 2), np.dtype(np.int8), steps) for k in (*keys, "kernel")}
+    ops = []
+    for i in range(120):
+        before = [keys[max(0, i - int(generator.integers(0, 6)))] for _ in range(2)]
+        kind = ("ADD", "MUL", "TANH", "FULLY_CONNECTED")[int(generator.integers(4))]
+        read = (before[0], "kernel") if kind == "FULLY_CONNECTED" else tuple(before)
+        ops.append(GraphOp(i, kind, "", read[: 1 if kind == "TANH" else 2], (keys[i + 1],)))
+    graph = ArtifactGraph(tensors, ("x",), (keys[-1],), lambda: tuple(ops))
+    shown = {k: generator.integers(-128, 128, (3, 1, 2)).astype(np.int8) for k in keys}
+    chain, sources = RoundingChain(graph, shown, 3), frozenset[str]()
+    for source in [*generator.permutation(keys[1:])[:25], None]:
+        sources = frozenset() if source is None else sources | {str(source)}
+        for key in keys[1::3]:
+            fresh = RoundingChain(graph, shown, 3).error(key, sources)
+            np.testing.assert_array_equal(chain.error(key, sources), fresh)

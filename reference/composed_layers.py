@@ -139,7 +139,7 @@ def _in_front(
             scale = scale * affine[0]
             absorbed.append(before.as_identity())
             composed = _with_front(node, scale, shift, size, [] if shared else absorbed)
-            found.append(_reading(composed, before.inputs) if shared else composed)
+            found.append(_reading(composed, before, read) if shared else composed)
         elif before.op not in ("identity", "reshape"):
             break
         reshaped = reshaped or before.op == "reshape"
@@ -155,11 +155,26 @@ def _in_front(
     return [each for each in found[::-1] if each is not None]
 
 
-def _reading(composed: Composed | None, inputs: tuple[str, ...]) -> Composed | None:
-    """Return a composed node that reads other values."""
-    if composed is None or len(composed.node.inputs) != 1:
+def _reading(composed: Composed | None, affine: Node, read: Node | None) -> Composed | None:
+    """Return a composed node that reads what an affine reads, in the shape that it read before."""
+    if composed is None or read is None or len(composed.node.inputs) != 1:
         return None
-    return replace(composed, node=replace(composed.node, inputs=inputs))
+    if read.shape == affine.shape:
+        return replace(composed, node=replace(composed.node, inputs=affine.inputs))
+    if None in read.shape[1:]:
+        return None
+    name = composed.node.name
+    shaped = Node(
+        name=f"{name}/reshape",
+        layer=read.layer,
+        op="reshape",
+        inputs=affine.inputs,
+        shape=read.shape,
+        attributes={"target_shape": list(read.shape[1:])},
+        weights={},
+    )
+    node = replace(composed.node, inputs=(shaped.name,))
+    return replace(composed, node=node, inserted=((name, shaped),))
 
 
 def _with_shared_bias(node: Node, before: Node) -> Composed | None:

@@ -6,6 +6,7 @@ import numpy as np
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
 from renormlite.reference.merged_affines import with_merged_affines
+from renormlite.reference.network import evaluate_network
 
 FLOATS, BYTES = np.dtype(np.float32), np.dtype(np.int8)
 
@@ -61,3 +62,19 @@ def test_a_constant_may_be_a_sum_with_a_bias():
     found = with_merged_affines(network, graph(c=(total, None)))
     assert "bias" not in found.nodes[0].weights
     np.testing.assert_array_equal(found.nodes[1].weights["constant"], total)
+
+
+def test_a_layer_behind_a_reshape_that_is_an_output_keeps_its_shape():
+    scale, kernel = np.array([2, 3, 5], np.float32), np.arange(6, dtype=np.float32).reshape(3, 2)
+    nodes = (
+        Node("a", "multiply", "a", ("x",), (None, 3), {}, {}, {"constant": scale}),
+        Node("r", "reshape", "r", ("a",), (None, 1, 3), {"target_shape": [1, 3]}, {}),
+        Node("d", "dense", "d", ("r",), (None, 1, 2), {}, {"kernel": kernel}),
+    )
+    network = Network({"x": (None, 3)}, {"r": "r", "d": "d"}, nodes)
+    found = with_merged_affines(network, graph(k=(scale[:, None] * kernel, None)))
+    x = np.array([[1, -2, 4], [0, 3, 1]], np.float32)
+    got = evaluate_network(found, {"x": x})
+    np.testing.assert_array_equal(found.nodes[-1].weights["kernel"], scale[:, None] * kernel)
+    np.testing.assert_array_equal(got["r"], (x * scale)[:, None])
+    np.testing.assert_array_equal(got["d"], (x * scale @ kernel)[:, None])

@@ -78,6 +78,8 @@ def _swap_third_operand(view: View, node: onnx.NodeProto) -> bool:
     found = None if add is None else with_constant(view, add)
     if add is None or found is None or view.shapes.get(node.input[2]) != view.shapes.get(found[0]):
         return False
+    if any(a.name == "beta" and a.f != 1 for a in node.attribute):
+        return False
     summand = node.input[2]
     del node.input[2:]
     if not _take_bias(view, node, found[1]):
@@ -146,4 +148,7 @@ def _take_bias(view: View, product: onnx.NodeProto, constant: np.ndarray) -> boo
     name = f"{product.output[0]}/bias"
     view.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(bias), name))
     product.input.append(name)
+    factors = [a for a in product.attribute if a.name == "beta"]  # of a bias that it did not have
+    for factor in factors:
+        product.attribute.remove(factor)
     return True

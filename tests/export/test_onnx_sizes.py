@@ -47,3 +47,16 @@ def test_onnx_reference_runs_a_one_hot(tmp_path):
     depths = {node.input[1] for node in graph.node if node.op_type == "OneHot"}
     assert [list(t.dims) for t in graph.initializer if t.name in depths] == [[]]
     assert rl.check_parity(tmp_path / "net", targets=["onnx-reference"]).passed
+
+
+def test_a_bias_reaches_a_product_that_ignored_one(tmp_path):
+    """tf2onnx writes an einsum as a Gemm whose third operand has the factor 0."""
+    x = keras.Input((8, 4), name="x")
+    model = keras.Model(x, kl.EinsumDense("abc,bz->azc", (5, 4), bias_axes="z")(x))
+    model.layers[-1].bias.assign(np.arange(1, 6, dtype=np.float32)[:, None])
+    graph = _export(model, tmp_path).graph
+    (product,) = (node for node in graph.node if node.op_type == "Gemm")
+    (bias,) = (t for t in graph.initializer if t.name == product.input[2])
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(bias), np.arange(1, 6))
+    assert "beta" not in {attribute.name for attribute in product.attribute}
+    assert rl.check_parity(tmp_path / "net", targets=["onnxruntime"]).passed

@@ -85,8 +85,7 @@ class Component:
             try:
                 noted = {**build(folder), "recipe": dict(self.recipe), "bytes": folder_size(folder)}
                 (folder / _RECIPE).write_text(json.dumps(noted, indent=1), encoding="utf-8")
-                if self.path.exists():
-                    shutil.rmtree(self.path)
+                self._discard()
                 os.replace(folder, self.path)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -98,16 +97,21 @@ class Component:
         if not self.path.parent.exists():
             return 0
         with self._locked():
-            size = self._remove_partial()
-            if self.path.exists():
-                size += folder_size(self.path)
-                shutil.rmtree(self.path)
-        return size
+            size = folder_size(self.path) if self.path.exists() else 0
+            self._discard()
+            return size + self._remove_partial()
 
     @property
     def _partial(self) -> str:
         """Prefix of the names of unfinished folders."""
         return f".{self.name}.part-"
+
+    def _discard(self) -> None:
+        """Remove its folder, if there is one; a killed process leaves none that seems whole."""
+        if self.path.exists():
+            gone = tempfile.mkdtemp(prefix=self._partial, dir=self.path.parent)
+            os.replace(self.path, gone)
+            shutil.rmtree(gone)
 
     def _remove_partial(self) -> int:
         """Remove unfinished folders of killed processes and return the bytes freed."""

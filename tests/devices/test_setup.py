@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from renormlite.cli import device, targets
@@ -72,6 +76,42 @@ def test_a_component_appears_whole_or_not_at_all(empty_cache: Path) -> None:
     assert newer.remove() > 15
     assert not partial.exists()
     assert newer.remove() == 0
+
+
+MAKE_AND_REMOVE = """
+from renormlite.devices.setup.cache import Component
+component = Component("thing", {"version": 1}, needs_bytes=1000)
+
+def build(folder):
+    for number in range(300):
+        (folder / f"{number}").write_text("0123456789")
+    return {}
+
+print("ready", flush=True)
+while True:
+    component.make(build, lambda line: None)
+    component.remove()
+"""
+
+
+def test_a_component_is_whole_or_absent_after_a_kill(empty_cache: Path) -> None:
+    component = Component("thing", {"version": 1}, needs_bytes=1000)
+    found = set()
+    for moment in np.random.default_rng(0).uniform(0, 0.1, 25):
+        process = subprocess.Popen(
+            [sys.executable, "-c", MAKE_AND_REMOVE], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        whole = component.record() is not None
+        assert not whole or len(list(component.path.iterdir())) == 301
+        found.add(whole)
+    assert found == {True, False}
+    component.remove()
+    assert [path.name for path in component.path.parent.iterdir()] == [".thing.lock"]
 
 
 def test_a_cache_that_is_full_or_not_writable_is_an_error(

@@ -142,9 +142,7 @@ def match_weights(
             match = _nearest(node, role, weight, features, rest, foreign)
             if role == "alpha" and match.state != "equal":
                 # A PReLU as separate operators: relu(x) + (-alpha) · relu(-x).
-                products = (op for op in graph.ops if op.kind in ("MUL", "Mul"))
-                factors = {key for op in products for key in op.inputs}
-                beside = [c for c in rest if c.key in factors]
+                beside = [c for c in rest if c.key in _factors(graph)]
                 other = _nearest(node, role, -weight, features, beside, foreign)
                 match = replace(other, negated=True) if other.state == "equal" else match
             if match.state != "equal" and _is_uniform(role, weight):
@@ -161,6 +159,15 @@ def match_weights(
         own = (match.node, match.layer) == (node.name, node.layer)
         found.append(match if own else replace(match, node=node.name, layer=node.layer))
     return _by_elimination(found, network, graph) if foreign else found
+
+
+def _factors(graph: ArtifactGraph) -> set[str]:
+    """Return the tensors that products read, also after a conversion to floats."""
+    found = {key for op in graph.ops if op.kind in ("MUL", "Mul") for key in op.inputs}
+    for op in graph.ops:
+        if op.kind in ("DEQUANTIZE", "DequantizeLinear", "Cast") and found & set(op.outputs):
+            found.add(op.inputs[0])
+    return found
 
 
 def _is_uniform(role: str, weight: np.ndarray) -> bool:

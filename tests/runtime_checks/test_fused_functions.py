@@ -46,3 +46,14 @@ def test_numbers_merged_before_and_behind_layers_are_no_faults(tmp_path: Path) -
     )
     report = rl.check_parity(tmp_path / "net", targets=("litert",))
     assert not [f.message for result in report.results for f in result.findings if not f.passed]
+
+
+def test_a_prelu_of_rounded_slopes_is_no_fault(tmp_path: Path) -> None:
+    """For volumes, the file has relu(x) + (-alpha) * -min(x, 0), with rounded slopes."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((3, 4, 5, 2), name="image")
+    y = layers.PReLU(alpha_initializer="normal")(layers.Conv3DTranspose(2, 2)(image))
+    model = keras.Model(image, layers.Dense(2)(y))
+    rl.export_model(model, tmp_path / "net", formats=("tflite",), precisions=("float16",))
+    report = rl.check_parity(tmp_path / "net", targets=("litert",))
+    assert not [f.message for result in report.results for f in result.findings if not f.passed]

@@ -337,9 +337,17 @@ def _affine(
         axes: The sizes of the last axes, if they hold the channels together.
     """
     arrays, axes = node.arrays, axes or (channels,)
-    whole = len(axes) == 1
-    if whole and node.op == "affine" and node.attributes["axis"] in (-1, len(node.shape) - 1):
-        return arrays["scale"].astype(np.float64), arrays["shift"].astype(np.float64)
+    if node.op == "affine":
+        axis = node.attributes["axis"]
+        place = axis if axis < 0 else axis - len(node.shape)  # from the end
+        if not -len(axes) <= place < 0 or axes[place] != arrays["scale"].size:
+            return None
+        sizes = [size if i == place else 1 for i, size in enumerate(axes, -len(axes))]
+        scale, shift = (
+            np.broadcast_to(arrays[role].astype(np.float64).reshape(sizes), axes).reshape(-1)
+            for role in ("scale", "shift")
+        )
+        return scale, shift
     if node.op == "negative":
         return -np.ones(channels), np.zeros(channels)
     constant = arrays.get("constant")

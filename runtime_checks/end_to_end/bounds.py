@@ -129,7 +129,7 @@ def end_to_end_bound(
         )
         spread = _spread(golden, artifact, output, known[output]) if follows_rules else None
         return _integer_bound(
-            golden, output, known[output], model, spread, in_floats=not follows_rules
+            golden, plain, known[output], model, spread, in_floats=not follows_rules
         )
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
@@ -166,7 +166,7 @@ def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
 
 def _integer_bound(
     golden: GoldenSet,
-    output: str,
+    plain: NoiseBound,
     exported: np.ndarray,
     model: np.ndarray | None,
     spread: np.ndarray | None,
@@ -182,12 +182,18 @@ def _integer_bound(
     also compute the number that an integer stands for as the sum of a multiple of the step and the
     end of its range, and round the sum relative to that end.
 
+    Operators that the file computes in floats add the noise of float32 arithmetic; less in samples
+    that saturate, by as much as these are smaller.
+
     Where no model says what single steps become in the output, the error of quantization is the
     limit: it consists of roundings to the same steps, and of more of them.
     """
-    errors = sample_errors(exported, golden.truth[output])
+    errors = sample_errors(exported, plain.expected)
+    size = sample_errors(exported, exported).rms_truth
     if model is not None:
-        noise = np.where(np.isfinite(model), model, 0.0)
+        less = size < errors.rms_truth
+        share = np.divide(size, errors.rms_truth, where=less, out=np.ones(len(size)))
+        noise = np.hypot(np.where(np.isfinite(model), model, 0.0), share * plain.noise)
         reason = precision_named("int8").noise
         if spread is not None:
             unknown = np.where(spread > 0, np.minimum(spread, noise / 4), noise / 4)
@@ -196,7 +202,6 @@ def _integer_bound(
     else:
         noise = _without_luck(errors.rms_error, errors.rms_truth, golden.kind)
         reason = "the file's own quantization"
-    size = errors.rms_truth
     if in_floats:
         finite = np.abs(exported, where=np.isfinite(exported), out=np.zeros(exported.shape))
         size = np.maximum(size, finite.max(initial=0.0))

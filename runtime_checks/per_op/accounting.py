@@ -11,7 +11,8 @@ from ...artifacts.network import Node
 from ...reference.constant_values import needless_nodes
 from ...reference.operators.linear import LINEAR
 from .evaluation import Evaluation
-from .matching import LINEAR_KINDS, LOOPS, MEANINGFUL, distance, meaningful, within
+from .loops import LOOPS
+from .matching import LINEAR_KINDS, MEANINGFUL, distance, meaningful, within
 from .op_results import Culprit
 from .storage import Wide
 

@@ -17,6 +17,7 @@ from ...artifacts.network import Network, Node
 from ...artifacts.precisions import UNIT_ROUNDOFF
 from ...reference.network import can_evaluate
 from ...reference.rounded_weights import RoundedWeights
+from .loops import inside_loops
 from .matching import Tensors, distance, within
 from .op_results import OpCheck
 from .storage import expected_result
@@ -62,6 +63,7 @@ class Evaluation:
         self._whole, self.halved = whole, set[str]()
         self._in_pieces, self._results = in_pieces, _results(network)
         self._rounded, self._true = rounded, true
+        self._inside_loops = inside_loops(network) if tensors.of_loops else frozenset[str]()
         self.value: dict[str, np.ndarray] = dict(inputs)
         self.exact: dict[str, np.ndarray] = {}
         self.allowed: dict[str, np.ndarray] = {}
@@ -140,6 +142,8 @@ class Evaluation:
     ) -> list[tuple[str, np.ndarray]]:
         """Return the tensors that agree with a node's value, and their numbers."""
         found = self.tensors.find(node, expected, allowed, self._taken)
+        if node.name in self._inside_loops:
+            found = [entry for entry in found if entry[0] not in self.tensors.of_loops]
         if found and self.tensors.halves(found[0][0], expected, allowed):
             self.halved.add(node.name)
             found = [] if node.name in self._whole else found

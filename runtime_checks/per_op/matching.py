@@ -9,6 +9,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Node
+from .loops import LOOPS, results_of_loops
 from .rounding_chain import REORDERING, RoundingChain
 from .storage import Derived, Steps, Storage, storage_of
 
@@ -39,22 +40,6 @@ LINEAR_KINDS = {
 # Ops that read a shape, which depends on no number.
 _SIZES = {"RANK", "SHAPE", "Shape", "Size"}
 
-# Ops that contain a subgraph, and recurrent layers in one op. The former read values of the
-# surrounding graph that are not among their inputs.
-LOOPS = {
-    "WHILE",
-    "IF",
-    "UNIDIRECTIONAL_SEQUENCE_LSTM",
-    "BIDIRECTIONAL_SEQUENCE_LSTM",
-    "UNIDIRECTIONAL_SEQUENCE_RNN",
-    "RNN",
-    "Loop",
-    "Scan",
-    "If",
-    "LSTM",
-    "GRU",
-}
-
 
 class Tensors:
     """What a runtime computed, by the file's keys.
@@ -68,6 +53,7 @@ class Tensors:
     Attributes:
         arrays: Those that depend on the inputs' numbers; dequantized constants and shapes do not.
         looped: Keys of the results of loops and of all ops behind them.
+        of_loops: Keys of the results of loops, and of those in another order.
     """
 
     def __init__(
@@ -91,6 +77,7 @@ class Tensors:
             if op.kind in LOOPS or any(key in self.looped for key in op.inputs):
                 self.looped.update(op.outputs)
         self._dependent = dependent
+        self.of_loops = results_of_loops(graph)
         computed = dependent - set(graph.inputs)
         self.arrays = {k: a for k, a in tensors.items() if k in graph.tensors and k in computed}
         self._storages: dict[str, Storage] = {}
@@ -202,7 +189,7 @@ class Tensors:
         if tensor.quantization is not None or self.arrays[key].dtype != np.float32:
             return None
         rounding = self._chain.error(key, self._sources)
-        return Derived(rounding) if np.any(rounding > 0) and np.all(np.isfinite(rounding)) else None
+        return Derived(rounding) if np.any((rounding > 0) & np.isfinite(rounding)) else None
 
     def _found(
         self,

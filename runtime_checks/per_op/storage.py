@@ -65,7 +65,8 @@ class Derived(Storage):
     """float32, computed from numbers that other ops of the same node have rounded.
 
     Args:
-        rounding: (P, …) bound on the error that comes from these roundings.
+        rounding: (P, …) bound on the error that comes from these roundings; infinite in samples
+            that saturate.
     """
 
     def __init__(self, rounding: np.ndarray) -> None:

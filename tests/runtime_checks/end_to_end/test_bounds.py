@@ -205,3 +205,22 @@ def test_errors_of_equal_elements_are_one_error():
         bound = NoiseBound(expected, noise, 5.0, 1.5, "rounding")
         actual = expected + errors
         assert bound.holds(sample_errors(actual, expected).rms_error, kind, actual) == right
+
+
+def test_float_operators_of_an_integer_file_add_their_noise():
+    """Two samples, of which the second saturates at a tenth of its value."""
+    truth = np.array([[3.0, 4.0], [30.0, 40.0]])
+    exported = np.array([[3.0, 4.0], [3.0, 4.0]])
+    artifact = Artifact("n.int16x8.tflite", "tflite", "int16x8", "", 0, {}, (), ())
+    golden = GoldenSet(
+        kind=np.array(["real", "extreme"]),
+        inputs={},
+        truth={"y": truth},
+        folded64={},
+        reference={"y": truth.astype(np.float32)},
+        artifacts={artifact.file: {"y": exported}},
+        noise={"y": np.array([4e-3, 4e-2])},
+        file_noise={artifact.file: {"y": np.array([3e-3, 3e-3])}},
+    )
+    bound = end_to_end_bound(golden, artifact, "y", float32_bound(golden, "y"), follows_rules=True)
+    np.testing.assert_allclose(bound.noise, [5e-3, 5e-3])

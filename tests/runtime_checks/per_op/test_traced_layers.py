@@ -543,3 +543,27 @@ def test_floats_computed_from_a_rounded_part_of_a_function(tmp_path, function):
     rewrite(export, "net.int8.onnx", file.SerializeToString())
     (result,) = check_parity(export, ("onnxruntime",), per_op=True).results
     assert any(entry.check == "ops" and not entry.passed for entry in result.findings)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axis"), [((6, 1), 1), ((2, 3), 1), ((2, 3), 2), ((1, 6), 1), ((3, 2, 1), 2)]
+)
+def test_an_affine_along_one_of_the_axes_that_channels_were_split_into(tmp_path, sizes, axis):
+    """The converter may merge it into the kernel before the reshape."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((4,), name="x")
+    y = kl.Reshape(sizes)(kl.SpectralNormalization(kl.Dense(6))(x))
+    norm = kl.BatchNormalization(axis=axis)
+    y = norm(y)
+    for weight in norm.weights:
+        weight.assign(np.random.default_rng(0).uniform(1, 2, weight.shape))
+    model = keras.Model(x, kl.Reshape(sizes[::-1])(y), name="net")
+    precisions = ("float32", "int8")
+    export_model(
+        model, tmp_path / "net", formats=("tflite",), precisions=precisions, calibration="random"
+    )
+    report = check_parity(tmp_path / "net", ("litert",), per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+    if sizes == (6, 1):
+        states = [m.state for i in (0, 1) for m in contents_of(tmp_path / "net", i).weights]
+        assert set(states) == {"equal"}

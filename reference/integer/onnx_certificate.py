@@ -17,9 +17,10 @@ import dataclasses
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
-from ..rounding.arithmetic import Arithmetic, AwayFromZero, Finish, SingleRounding
+from ..rounding.arithmetic import Arithmetic, Finish
 from ..rounding.onnx_rules import OnnxRuntime, OnnxRuntimeApart
 from ..rounding.quantized import NotKnownError, Quantized, quantized, same_steps
+from ..rounding.tflite_rules import AwayFromZero, SingleRounding
 from .base import known
 from .certificate import (
     Certificate,

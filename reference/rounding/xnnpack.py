@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph
-from .arithmetic import Arithmetic, AwayFromZero, Micro, SingleRounding, Upward, nearest
+from .arithmetic import Arithmetic, nearest
 from .quantized import Ints, Scales
+from .tflite_rules import AwayFromZero, Micro, SingleRounding, Upward
 
 
 class Float32(Arithmetic):

@@ -22,8 +22,8 @@ from renormlite.reference.integer.onnx_certificate import RULES, certify_onnx
 from renormlite.reference.integer.onnx_ops import OnnxValues, fused, linear_sums
 from renormlite.reference.integer.tflite_certificate import certify_tflite
 from renormlite.reference.integer.tflite_ops import prepared
-from renormlite.reference.rounding.arithmetic import AwayFromZero
 from renormlite.reference.rounding.quantized import Output, Quantized
+from renormlite.reference.rounding.tflite_rules import AwayFromZero
 from renormlite.reference.rounding.thresholds import differing_sums, thresholds
 from renormlite.reference.rounding.xnnpack import TFLITE_RULES, tflite_rules
 from renormlite.runtimes import Target, make_runner

@@ -11,13 +11,9 @@ import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.artifacts.graphs.base import Quantization
-from renormlite.reference.rounding.arithmetic import (
-    AwayFromZero,
-    SingleRounding,
-    Upward,
-)
 from renormlite.reference.rounding.fixed_point import multiplier
 from renormlite.reference.rounding.quantized import Output, Quantized
+from renormlite.reference.rounding.tflite_rules import AwayFromZero, SingleRounding, Upward
 from renormlite.reference.rounding.xnnpack import Float32
 
 SCALES = (0.02173, 0.9999999, 1.0, 3.7, 0.5, 2.0**-9, 0.000173)

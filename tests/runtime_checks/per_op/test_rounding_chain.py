@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
-from renormlite.reference.rounding.arithmetic import AwayFromZero
 from renormlite.reference.rounding.tables import wide_softmax
+from renormlite.reference.rounding.tflite_rules import AwayFromZero
 from renormlite.runtime_checks.per_op.function_errors import carried_errors
 from renormlite.runtime_checks.per_op.rounding_chain import RoundingChain
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.network import Network, Node
-from ..artifacts.precisions import half_rounding
+from ..artifacts.precisions import UNIT_ROUNDOFF, half_rounding
 from ..artifacts.ranges import GREATEST_HALF
 from .file_weights import WeightMatch, file_weight, match_weights
+from .operators.activations import ULPS
 from .operators.base import constant_error
 
 # TFLite's option of operators with integer weights and float inputs.
@@ -96,12 +97,13 @@ def _with_kernels(
         return network, weights
     as_weights = {node.name: _as_weight(node) for node in constant}
     alone = replace(network, nodes=tuple(as_weights.values()))
-    rounded = {
-        match.node: match
+    found = (
+        _as_computed(match, as_weights[match.node].weights["kernel"])
         for match in match_weights(alone, graph)
-        if match.role == "kernel" and match.state == "equal"
+        if match.role == "kernel"
         if match.tensor is not None and match.tensor.dtype != np.float32
-    }
+    )
+    rounded = {match.node: match for match in found if match.state == "equal"}
     nodes = tuple(as_weights[n.name] if n.name in rounded else n for n in network.nodes)
     return replace(network, nodes=nodes), [*weights, *rounded.values()]
 
@@ -124,15 +126,40 @@ def _symmetric_nodes(weights: Sequence[WeightMatch], graph: ArtifactGraph) -> se
     }
 
 
-def _unaltered(match: WeightMatch, weight: np.ndarray) -> np.ndarray:
-    """Return the integers of a file, with the network's numbers where they are not near these."""
+def _as_computed(match: WeightMatch, kernel: np.ndarray) -> WeightMatch:
+    """Return the match of a constant kernel, which is equal if float32 explains the differences.
+
+    The file's kernel is computed in float32 before it is rounded; a number next to a tie may then
+    be rounded to the other side.
+    """
+    if match.state != "altered" or match.remark:
+        return match
+    assert match.tensor is not None
+    if match.tensor.dtype == np.float16:
+        held, rounding = file_weight(match, kernel.shape), half_rounding(np.abs(kernel))
+    elif match.tensor.quantization is not None:
+        held, steps = _with_steps(match, kernel.shape)
+        rounding = steps / 2
+    else:
+        return match
+    allowed = rounding + ULPS * UNIT_ROUNDOFF["float32"] * np.abs(kernel).max(initial=0.0)
+    return replace(match, state="equal") if np.all(np.abs(held - kernel) <= allowed) else match
+
+
+def _with_steps(match: WeightMatch, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers that a file's integers stand for, and the step of each."""
     assert match.tensor is not None
     assert match.tensor.data is not None
     assert match.tensor.quantization is not None
     steps = match.tensor.quantization.step(match.tensor.data.ndim)
     data = np.broadcast_to(steps, match.tensor.data.shape)
     sizes = replace(match, tensor=replace(match.tensor, data=data, quantization=None), offset=0.0)
-    held, step = file_weight(match, weight.shape), np.abs(file_weight(sizes, weight.shape))
+    return file_weight(match, shape), np.abs(file_weight(sizes, shape))
+
+
+def _unaltered(match: WeightMatch, weight: np.ndarray) -> np.ndarray:
+    """Return the integers of a file, with the network's numbers where they are not near these."""
+    held, step = _with_steps(match, weight.shape)
     return np.where(np.abs(held - weight) <= step, held, weight)
 
 

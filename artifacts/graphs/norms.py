@@ -58,15 +58,24 @@ def norms_of(ops: Sequence[GraphOp]) -> Iterator[Norm]:
             behind = list(readers.get(root.outputs[0], []))
             inverses = [op for op in behind if op.kind in _INVERSES]
             behind += [op for each in inverses for op in readers.get(each.outputs[0], [])]
-            divisions = tuple(op for op in behind if op.kind in _DIVISIONS)
-            yield Norm((*before, *inverses), divisions)
+            divisions = [op for op in behind if op.kind in _DIVISIONS]
+            for op in divisions:  # the reciprocal may be multiplied by a constant first
+                if op.kind in _PRODUCTS and sum(key in makers for key in op.inputs) == 1:
+                    after = (each for key in op.outputs for each in readers.get(key, ()))
+                    divisions += [
+                        each for each in after if each.kind in _DIVISIONS and each not in divisions
+                    ]
+            yield Norm((*before, *inverses), tuple(divisions))
 
 
 def _before(root: GraphOp, makers: Mapping[str, GraphOp]) -> Iterator[GraphOp]:
     """Yield a root and the operators before it, up to those that square."""
-    waiting = [root]
+    waiting, seen = [root], set[int]()
     while waiting:
         op = waiting.pop()
+        if id(op) in seen:
+            continue
+        seen.add(id(op))
         yield op
         if not _squares(op):
             before = (makers[key] for key in op.inputs if key in makers)

@@ -26,6 +26,7 @@ from ..quantization.measured_ranges import with_measured_ranges
 from ..quantization.quantizer_choices import IN_FLOATS, QuantizerChoices
 from ..quantization.shared_ranges import share_ranges
 from ..quantization.tflite_choices import quantized, wherever_possible
+from ..quantization.tflite_int16 import drop_unused
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -159,7 +160,64 @@ def _float16(converter: Any, request: Request) -> bytes:
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
-    return _float32(converter, request)
+    data = _float32(converter, request)
+    model = parse(data)
+    if not any(_is_tiny(model, tensor) for tensor in model.subgraphs[0].tensors):
+        return data
+    converter.optimizations = []
+    return _with_float_numbers(model, parse(_float32(converter, request)))
+
+
+def _is_tiny(model: Any, tensor: Any) -> bool:
+    """Return whether a tensor is one number in half precision, below the least normal one."""
+    data = model.buffers[tensor.buffer].data
+    if tensor.type != schema.TensorType.FLOAT16 or data is None or len(data) != 2:
+        return False
+    number = abs(float(np.frombuffer(bytes(bytearray(data)), np.float16)[0]))
+    return number < float(np.finfo(np.float16).smallest_normal)
+
+
+def _with_float_numbers(model: Any, plain: Any) -> bytes:
+    """Return a file in which small numbers such as epsilons keep their float32 values.
+
+    Half precision makes 1e-10 zero, and the logarithm of max(x, 1e-10) infinite.
+
+    Args:
+        model: The parsed float16 file; changed in place.
+        plain: The parsed float32 file of the same graph.
+    """
+    graph, source = model.subgraphs[0], plain.subgraphs[0]
+    originals = {text(source.tensors[op.outputs[0]].name): op for op in source.operators}
+    tiny = {
+        int(op.outputs[0])
+        for op in graph.operators
+        if operator_kind(model, op) == "DEQUANTIZE" and _is_tiny(model, graph.tensors[op.inputs[0]])
+    }
+    for op in graph.operators:
+        original = originals.get(text(graph.tensors[op.outputs[0]].name))
+        if original is None or len(original.inputs) != len(op.inputs):
+            continue
+        inputs = [int(index) for index in op.inputs]
+        for place in [place for place, index in enumerate(inputs) if index in tiny]:
+            number = source.tensors[original.inputs[place]]
+            inputs[place] = len(graph.tensors)
+            data = plain.buffers[number.buffer].data
+            graph.tensors.append(_constant(model, number, data))
+        op.inputs = np.array(inputs, np.int32)
+    unread = tiny - {int(index) for op in graph.operators for index in op.inputs}
+    graph.operators = [op for op in graph.operators if int(op.outputs[0]) not in unread]
+    drop_unused(model)
+    return pack(model)
+
+
+def _constant(model: Any, tensor: Any, data: Any) -> Any:
+    """Return a copy of a tensor with other data, which a file gets as a buffer."""
+    buffer = schema.BufferT()
+    buffer.data = data
+    model.buffers.append(buffer)
+    constant = copy.copy(tensor)
+    constant.buffer = len(model.buffers) - 1
+    return constant
 
 
 def _dynamic(converter: Any, request: Request) -> bytes:
@@ -202,12 +260,7 @@ def _with_float_products(model: Any, plain: Any) -> bytes:
         data = plain.buffers[weight.buffer].data
         if operator_kind(model, op) != operator_kind(plain, original) or data is None:
             continue
-        buffer = schema.BufferT()
-        buffer.data = data
-        model.buffers.append(buffer)
-        tensor = copy.copy(weight)
-        tensor.buffer = len(model.buffers) - 1
-        graph.tensors[op.inputs[1]] = tensor
+        graph.tensors[op.inputs[1]] = _constant(model, weight, data)
         code = plain.operatorCodes[original.opcodeIndex]
         op.opcodeIndex = operator_code(model, code.builtinCode, code.version)
         op.builtinOptions = original.builtinOptions

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ Batch = dict[str, np.ndarray]
 
 # Attributes of a Gemm that is no more than a product and a sum.
 _PLAIN_PRODUCT = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+# Operators whose results may be as small as a number that they read, or as its inverse is large.
+_KEEPING = {"Max", "Min", "Sqrt", "Reciprocal", "Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 _HALF_OF_LEAST = 2.0**-25  # half precision's smallest positive number is 2^-24
 
 
@@ -87,7 +90,7 @@ def _no_advice() -> Iterator[None]:
 
 def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
     model = onnx.load(path)
-    exact = [*exact, *_nodes_of_norms(model.graph)]
+    exact = [*exact, *_nodes_of_norms(model.graph), *_nodes_of_small_numbers(model.graph)]
     in_floats = _read_in_floats(model.graph, exact)
     for weight in model.graph.initializer:
         if weight.name not in in_floats:
@@ -105,6 +108,29 @@ def _nodes_of_norms(graph: onnx.GraphProto) -> list[str]:
     ]
     found = (op.name for norm in norms_of(ops) for op in (*norm.inside, *norm.divisions))
     return list(dict.fromkeys(found))
+
+
+def _nodes_of_small_numbers(graph: onnx.GraphProto) -> list[str]:
+    """Return the nodes that read a number such as 1e-10, up to those that need it.
+
+    Half precision makes it zero, and the logarithm of max(x, 1e-10) infinite.
+    """
+    constants = {tensor.name for tensor in graph.initializer if _is_small(tensor)}
+    computed, found = set[str](), []
+    for node in graph.node:  # in topological order
+        reads = not constants.isdisjoint(node.input)
+        if reads or not computed.isdisjoint(node.input):
+            found.append(node.name)
+            if node.op_type in _KEEPING or (reads and node.op_type == "Add"):
+                computed.update(node.output)
+    return found
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    """Return whether a tensor is one positive number that half precision rounds to zero."""
+    if math.prod(tensor.dims) != 1 or tensor.data_type != onnx.TensorProto.FLOAT:
+        return False
+    return bool(0 < onnx.numpy_helper.to_array(tensor).item() <= _HALF_OF_LEAST)
 
 
 def _read_in_floats(graph: onnx.GraphProto, exact: Sequence[str]) -> set[str]:

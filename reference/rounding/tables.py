@@ -17,7 +17,7 @@ from .fixed_point import away_from_zero, divided, high_product, multiplier
 from .quantized import Ints, Output, Quantized
 
 Function = Callable[[np.ndarray], np.ndarray]
-_ONE = np.float32(1)
+_ONE, _UNIT = np.float32(1), 2.0**-24
 
 
 def float32_sigmoid(x: np.ndarray) -> np.ndarray:
@@ -39,6 +39,9 @@ def float32_gelu_tanh(x: np.ndarray) -> np.ndarray:
 def tabled(function: Function, x: Quantized, output: Output) -> Finish:
     """Return a function of integers by a table of all results (8 bits) or `wide_table` (16 bits).
 
+    The function is one of the C library, which errs by some units in the last place: results next
+    to a tie depend on the library. The `turn` of a rule turns them.
+
     Source: TFLite, `internal/common.h`, `LUTPopulateInt8` and `LUTPopulateInt16`.
 
     Args:
@@ -48,20 +51,27 @@ def tabled(function: Function, x: Quantized, output: Output) -> Finish:
     """
     scale, y = x.scale[0], output.scale[0]
     if x.bits == 16:
-        found = looked_up(x.integers, wide_table(function, scale, x.point, y, np.float32))
-        return lambda rule: found
+
+        def interpolate(rule: Arithmetic) -> Ints:
+            table = wide_table(function, scale, x.point, y, np.float32, rule.turn)
+            return looked_up(x.integers, table)
+
+        return interpolate
     limits = np.iinfo(x.steps.dtype)
     inputs = np.arange(limits.min, limits.max + 1) - x.point
     results = function(scale * inputs.astype(np.float32)) * (_ONE / y)
 
     def finish(rule: Arithmetic) -> Ints:
-        table = output.saturated(rule.nearest(results))
+        turned = results + rule.turn * _UNIT * np.abs(results) if rule.turn else results
+        table = output.saturated(rule.nearest(turned))
         return np.asarray(table[x.integers - limits.min])
 
     return finish
 
 
-def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -> Ints:
+def wide_table(
+    function: Function, scale: Any, point: int, y: Any, dtype: Any, turn: float = 0.0
+) -> Ints:
     """Return TFLite's table of 513 points for a function of 16-bit integers.
 
     Each point is shifted by half the error of linear interpolation at the midpoint. Source: TFLite,
@@ -73,6 +83,8 @@ def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -
         point: The argument's zero point.
         y: Scale of the result, whose zero point is 0.
         dtype: The floating-point type that the kernel computes the table in.
+        turn: Units in the last place by which the function may err: a positive number gives the
+            greatest table, a negative one the least.
     """
     scale, y, one = dtype(scale), dtype(y), dtype(1)
     low, high = scale * dtype(-32768 - point), scale * dtype(32767 - point)
@@ -87,10 +99,14 @@ def wide_table(function: Function, scale: Any, point: int, y: Any, dtype: Any) -
             low + (index + one) * step,
         )
     )
+    last = function(np.asarray([high], dtype)).astype(dtype)
+    if turn:
+        value, middle, last = (x + turn * _UNIT * np.abs(x) for x in (value, middle, last))
+        following = following - turn * _UNIT * np.abs(following)
     sample = away_from_zero(value * inverse)
     line = away_from_zero((following * inverse + sample) / dtype(2))
     bias = away_from_zero((line - away_from_zero(middle * inverse)) / dtype(2))
-    last = away_from_zero(function(np.asarray([high], dtype)) * inverse)
+    last = away_from_zero(last * inverse)
     return np.clip(np.concatenate([sample - bias, last]), -32768, 32767).astype(np.int64)
 
 

@@ -171,13 +171,14 @@ class Evaluation:
         """Return the nearest tensors before a node, inputs of the file among them."""
         inputs = dict(zip(self.network.inputs, self.tensors.graph.inputs))
         nodes = {inner.name: inner for inner in self.network.nodes}
-        found: set[str] = set()
+        found, seen = set[str](), set[str]()
         waiting = list(node.inputs)
         while waiting:
             name = waiting.pop()
             if name in inputs or name in self.mapped:
                 found.add(inputs.get(name) or self.mapped[name])
-            else:
+            elif name not in seen:
+                seen.add(name)
                 waiting.extend(nodes[name].inputs)
         return frozenset(found)
 
@@ -238,7 +239,7 @@ class Evaluation:
         waiting = list(node.inputs)
         while waiting:
             name = waiting.pop()
-            if name in nodes and name not in self.mapped:
+            if name in nodes and name not in self.mapped and name not in found:
                 found.add(name)
                 waiting.extend(nodes[name].inputs)
         return [inner for inner in self.network.nodes if inner.name in found]

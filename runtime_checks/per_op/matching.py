@@ -373,9 +373,12 @@ class Tensors:
     def _shown_before(self, key: str) -> Sequence[str]:
         """Return the available tensors and inputs that a tensor is computed from."""
         found: list[str] = []
-        waiting = list(self._producers[key].inputs)
+        waiting, seen = list(self._producers[key].inputs), {key}
         while waiting:
             name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
             if name in self.arrays or name in self.graph.inputs:
                 found.append(name)
             elif name in self._dependent:

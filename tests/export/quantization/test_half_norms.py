@@ -7,7 +7,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import renormlite as rl
+from ai_edge_litert.interpreter import Interpreter
 from keras import layers as kl
+from onnx.reference import ReferenceEvaluator
 from renormlite.artifacts.graphs import read_graph
 from renormlite.artifacts.graphs.base import GraphOp
 from renormlite.artifacts.graphs.norms import norms_of
@@ -46,6 +48,32 @@ def test_the_check_passes_though_squares_exceed_half_precision(exported):
     _, folder, samples = exported
     assert np.square(samples).max() > 65504
     assert rl.check_parity(folder).passed
+
+
+def test_zero_samples_are_right_in_half_arithmetic(exported):
+    """Of zeros, the reciprocal of a root is up to 1e6; ONNX Runtime hides that half has none."""
+    model, folder, samples = exported
+    session = ReferenceEvaluator(str(folder / "net.float16.onnx"))
+    (found,) = session.run(None, {"x": np.zeros_like(samples[:1])})
+    assert np.abs(found - np.asarray(model(np.zeros_like(samples[:1])))).max() < 2.0**-8
+
+
+def test_logarithms_of_zero_are_bounded_as_in_the_model(tmp_path):
+    """1e-10 is zero in half precision, and the spectrum of silence has no logarithm."""
+    x = keras.Input((4,), name="x")
+    levels = keras.ops.log(keras.ops.maximum(kl.ReLU()(kl.Dense(3, use_bias=False)(x)), 1e-10))
+    model = keras.Model(x, kl.Dense(2, use_bias=False)(levels))
+    rl.export_model(model, tmp_path / "net", precisions=("float16",))
+    zeros = np.zeros((1, 4), np.float32)
+    expected = np.full((1, 3), np.log(1e-10)) @ np.asarray(model.layers[-1].kernel)
+    session = ReferenceEvaluator(str(tmp_path / "net" / "net.float16.onnx"))
+    interpreter = Interpreter(str(tmp_path / "net" / "net.float16.tflite"))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], zeros)
+    interpreter.invoke()
+    lite = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    for found in (*session.run(None, {"x": zeros}), lite):
+        assert np.abs(found - expected).max() < 2.0**-8 * np.log(1e10)
 
 
 def test_squares_to_divisions_are_in_float32(exported):

@@ -31,3 +31,15 @@ def test_exponentials_are_those_of_the_c_library():
     scale, step = np.float32(4.332368916948326e-05), np.float32(0.00012620666529983282)
     table = wide_table(rounded_once(np.exp), scale, 0, step, np.float32)
     assert looked_up(np.array([20584, 20659]), table).tolist() == [19329, 19392]
+
+
+def test_points_next_to_a_tie_depend_on_the_c_library():
+    """LiteRT with glibc 2.36 gave 14646 for 15109: erfcf errs by units in the last place."""
+    scale, x = np.float32(0.00012391238), np.array([15109, 15119, 15129])
+    least, exact, greatest = (
+        looked_up(x, wide_table(float32_gelu, scale, 0, scale, np.float32, turn))
+        for turn in (-16.0, 0.0, 16.0)
+    )
+    assert exact.tolist() == [14647, 14658, 14669]
+    assert least.tolist() == [14646, 14657, 14668]
+    assert greatest.tolist() == exact.tolist()

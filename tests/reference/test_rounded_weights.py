@@ -1,0 +1,33 @@
+"""Protects that constant kernels that a file rounded are read from the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor
+from renormlite.artifacts.network import Network, Node
+from renormlite.reference.rounded_weights import RoundedWeights
+
+BELOW, ABOVE = np.float16(0.1213), np.nextafter(np.float16(0.1213), np.float16(1))
+TIE = (float(BELOW) + float(ABOVE)) / 2
+
+
+@pytest.mark.parametrize(("distance", "found"), [(1e-9, True), (1e-4, False)])
+def test_a_number_next_to_a_tie_may_be_rounded_to_the_other_side(distance, found):
+    """The file's kernel is computed in float32 before it is rounded, the network's in float64."""
+    generator = np.random.default_rng(0)
+    held = generator.normal(size=(8, 4)).astype(np.float16)
+    kernel = held.astype(np.float64)
+    held[2, 1], kernel[2, 1] = ABOVE, TIE - distance
+    floats = np.dtype(np.float32)
+    node = Node("dense", "dense", "dense", ("x",), (4,), {}, {}, constants={"kernel": kernel})
+    network = Network({"x": (8,)}, {"y": "dense"}, (node,))
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 8), floats, None),
+        "half": GraphTensor("half", "half", (8, 4), held.dtype, None, held),
+        "y": GraphTensor("y", "y", (1, 4), floats, None),
+    }
+    ops = (GraphOp(0, "MatMul", "", ("x", "half"), ("y",)),)
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+    rounded = RoundedWeights.of(network, (), graph)
+    assert ("kernel" in rounded.nodes.get("dense", node).weights) is found

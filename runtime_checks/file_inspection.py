@@ -26,7 +26,8 @@ from ..runtimes.run import TargetRun, run_target
 from .end_to_end.findings import Finding, TargetResult, judge_proven, judge_unknown_rule
 from .end_to_end.integer_agreement import must_agree
 from .interface_suspects import interface_suspect
-from .per_op.inspection import FileContents, inspect, readable
+from .per_op.file_contents import FileContents
+from .per_op.inspection import inspect, readable
 from .per_op.op_results import OpCheck
 
 # Findings that are kept whichever layers are selected.

@@ -25,7 +25,7 @@ from renormlite.reference.network import evaluate_node
 from renormlite.runtime_checks.bundle.write import write_bundle
 from renormlite.runtime_checks.per_op.culprit import Fault
 from renormlite.runtime_checks.per_op.cut.tflite import cut
-from renormlite.runtime_checks.per_op.inspection import FileContents
+from renormlite.runtime_checks.per_op.file_contents import FileContents
 from renormlite.runtime_checks.per_op.op_results import Culprit
 from renormlite.runtime_checks.per_op.reproducer import write_reproducer
 from renormlite.runtime_checks.per_op.storage import Wide, storage_of

@@ -19,7 +19,7 @@ from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.reference.file_weights import match_weights
 from renormlite.reference.network import evaluate_network
-from renormlite.runtime_checks.per_op.inspection import FileContents
+from renormlite.runtime_checks.per_op.file_contents import FileContents
 
 TARGETS = ("litert", "litert+reference", "onnxruntime")
 

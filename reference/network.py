@@ -113,8 +113,15 @@ def node_gradient(
 
 
 def _weights(node: Node, dtype: np.dtype) -> dict[str, np.ndarray]:
-    """Return weights and constants in the type of the arithmetic."""
-    return {role: array.astype(dtype) for role, array in node.arrays.items()}
+    """Return weights and constants in the type of the arithmetic.
+
+    Floats stay floats for inputs of integers and truth values.
+    """
+    floats = dtype if dtype.kind == "f" else np.result_type(dtype, np.float32)
+    return {
+        role: array.astype(floats if array.dtype.kind == "f" else dtype)
+        for role, array in node.arrays.items()
+    }
 
 
 def _terms(node: Node, output: np.ndarray) -> int:

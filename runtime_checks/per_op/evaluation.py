@@ -74,6 +74,7 @@ class Evaluation:
         self._bound = {name: np.zeros_like(array) for name, array in inputs.items()}
         self._half_inputs: set[str] = set()
         self._others: dict[str, list[str]] = {}  # further tensors that agree with a node
+        self._equal: dict[str, frozenset[str]] = {}  # tensors with the same numbers
         # Values that some ops read as they are, where `value` has what others round them to.
         self._unrounded: dict[str, np.ndarray] = {}
         self._taken: set[str] = set()  # the tensors of nodes, and their rounded copies
@@ -119,7 +120,9 @@ class Evaluation:
             self.value[node.name], self._bound[node.name] = expected, allowed
             return
         key, got = found[0]
-        others = [other for other, numbers in found[1:] if not np.array_equal(numbers, got)]
+        equal = [other for other, numbers in found[1:] if np.array_equal(numbers, got)]
+        self._equal[node.name] = frozenset((key, *equal))
+        others = [other for other, _ in found[1:] if other not in equal]
         if others:
             self._others[node.name] = others
         self._record(node, key, expected, allowed, got)
@@ -177,6 +180,7 @@ class Evaluation:
             name = waiting.pop()
             if name in inputs or name in self.mapped:
                 found.add(inputs.get(name) or self.mapped[name])
+                found.update(self._equal.get(name, ()))
             elif name not in seen:
                 seen.add(name)
                 waiting.extend(nodes[name].inputs)
@@ -189,7 +193,7 @@ class Evaluation:
     def _take(self, node: Node, key: str, got: np.ndarray) -> None:
         """Use a tensor as the value that the following nodes read."""
         self.mapped[node.name] = key
-        self.tensors.sources |= {key}
+        self.tensors.sources |= {key, *self._equal.get(node.name, ())}
         self.value[node.name] = self.tensors.read_after(key, got)
         self._taken.add(key)
         self._note_copy(node.name, key, got)

@@ -165,8 +165,8 @@ class Tensors:
         """Return the tensors that hold a node's value within its bound, and their numbers.
 
         The nearest comes first, since a wide bound may also admit the tensor before a small bias is
-        added. A tensor may match two nodes (an identity), so those in ``taken`` come last. If there
-        is none, floats that were computed from rounded numbers are compared within their error.
+        added. A tensor may match two nodes (an identity), so those in ``taken`` come last, except
+        for tensors with samples that saturate, of which these say nothing. If there is none, floats that were computed from rounded numbers are compared within their error.
         """
         keys = self.of_size(expected.size)
         found = self._found(keys, node, expected, allowed, taken)
@@ -203,7 +203,7 @@ class Tensors:
         columns = np.linspace(0, size - 1, min(_PROBE // len(expected) + 1, size)).astype(int)
         places = size * np.arange(len(expected))[:, None] + columns
         probe = [side.reshape(-1)[places] for side in (expected, allowed)]
-        found: list[tuple[bool, float, str, np.ndarray]] = []
+        found: list[tuple[bool, bool, float, str, np.ndarray]] = []
         for key in keys:
             storage = self.storage(key)
             if isinstance(storage, Steps) and not np.isfinite(storage.rounding).any():
@@ -218,10 +218,12 @@ class Tensors:
                 if not within(seen, target, limit):
                     continue
                 view = self._real(key, layout.reshape(expected.shape))
-                if self._agrees(view, *self.held(key, node, expected, allowed)):
-                    found.append((key in taken, distance(view, expected), key, view))
+                whole, limits = self.held(key, node, expected, allowed)
+                if self._agrees(view, whole, limits):
+                    free = not np.isfinite(limits).all()
+                    found.append((free, key in taken, distance(view, expected), key, view))
                     break
-        return [entry[2:] for entry in sorted(found, key=lambda entry: entry[:3])]
+        return [entry[3:] for entry in sorted(found, key=lambda entry: entry[:4])]
 
     def _agrees(self, view: np.ndarray, target: np.ndarray, limit: np.ndarray) -> bool:
         """Return whether a tensor agrees with a value, and whether that is meaningful."""

@@ -210,3 +210,22 @@ def test_own_samples_are_clipped_behind_a_bias(tmp_path):
         assert "the samples reach 2.5" in finding.message
     for result in check_parity(tmp_path, ("litert", "onnxruntime"), data).results:
         assert result.passed, result.reason
+
+
+def test_half_precision_headroom_behind_an_embedding(tmp_path):
+    """Indices are integers, and the values looked up are not."""
+    import keras
+    from keras import layers
+
+    tokens = keras.Input((4,), dtype="int32", name="tokens")
+    x = layers.Dense(3, name="large")(layers.Embedding(5, 2, name="table")(tokens))
+    model = keras.Model(tokens, layers.Dense(2)(x))
+    model.get_layer("table").set_weights([np.full((5, 2), 5.0)])
+    model.get_layer("large").set_weights([np.full((2, 3), 2e4), np.zeros(3)])
+    samples = np.array([[0, 1, 2, 3], [4, 3, 2, 1]], np.int32)
+    rl.export_model(
+        model, tmp_path / "net", formats=("tflite",), precisions=("float16",), inputs=samples
+    )
+    (artifact,) = Manifest.load(tmp_path / "net").artifacts
+    found = {entry.layer: entry.size for entry in artifact.misfits.overflows}
+    assert found["large"] == pytest.approx(2 * 5.0 * 2e4)

@@ -318,3 +318,18 @@ def test_the_greatest_of_integers_behind_padding():
     )  # fmt: skip
     x = -np.arange(1, 17, dtype=np.int32).reshape(1, 4, 4, 1)
     assert evaluate_node(node, [x]).reshape(-1).tolist() == [-1, -3, -9, -11]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_])
+def test_weights_of_integers_and_truth_values_stay_floats(dtype):
+    kernel, shift = np.array([[0.5, -0.25], [1.75, 2.0]], np.float32), np.array([0.5, 1])
+    x = np.array([[1, 1], [0, 1]]).astype(dtype)
+    dense = Node("y", "dense", "y", ("x",), (None, 2), {}, {"kernel": kernel})
+    np.testing.assert_array_equal(evaluate_node(dense, [x]), [[2.25, 1.75], [1.75, 2.0]])
+    affine = Node(
+        "y", "affine", "y", ("x",), (None, 2), {"axis": 1}, {"scale": kernel[0], "shift": shift}
+    )
+    np.testing.assert_array_equal(evaluate_node(affine, [x]), [[1, 0.75], [0.5, 0.75]])
+    if dtype is np.int32:
+        table = Node("y", "gather", "y", ("x",), (None, 2, 2), {"axis": 0}, {"kernel": kernel})
+        np.testing.assert_array_equal(evaluate_node(table, [x])[1], kernel)

@@ -165,8 +165,9 @@ class Tensors:
         """Return the tensors that hold a node's value within its bound, and their numbers.
 
         The nearest comes first, since a wide bound may also admit the tensor before a small bias is
-        added. A tensor may match two nodes (an identity), so those in ``taken`` come last, except
-        for tensors with samples that saturate, of which these say nothing. If there is none, floats that were computed from rounded numbers are compared within their error.
+        added. A tensor may match two nodes (an identity), so those in ``taken`` come last. Even
+        later come tensors with samples that saturate, since these say nothing. If there is none,
+        floats that were computed from rounded numbers are compared within their error.
         """
         keys = self.of_size(expected.size)
         found = self._found(keys, node, expected, allowed, taken)

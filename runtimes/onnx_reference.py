@@ -29,7 +29,7 @@ class OnnxReferenceRunner(Runner):
             ) from error
         model = onnx.load(self.artifact)
         self._graph = model.graph
-        self._evaluator = ReferenceEvaluator(model)
+        self._evaluator = ReferenceEvaluator(model, new_ops=[_global_max_pool()])
 
     def _close(self) -> None:
         self._evaluator = self._graph = None
@@ -56,6 +56,19 @@ class OnnxReferenceRunner(Runner):
             "kernels": "NumPy, op by op, no optimization",
             "threads": self.threads,
         }
+
+
+def _global_max_pool() -> type:
+    """Return GlobalMaxPool by its definition; onnx 1.23 takes other axes unless there are two."""
+    from onnx.reference.op_run import OpRun
+
+    class GlobalMaxPool(OpRun):  # type: ignore[misc]
+        op_domain = ""
+
+        def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+            return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+    return GlobalMaxPool
 
 
 def _info(value: Any) -> TensorInfo:

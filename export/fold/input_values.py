@@ -11,6 +11,7 @@ unchanged, so that a network that begins with a convolution costs the trace of o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class InputValues:
         choices: The keys of a lookup, sorted; empty if none reads the input.
         others: Whether the lookup also takes integers outside its vocabulary; one such integer is
             among the choices.
+        unlimited: The elements that none of the readers limits; None if they limit all integers.
     """
 
     low: NDArray[np.float64]
@@ -64,6 +66,7 @@ class InputValues:
     readers: tuple[str, ...] = ()
     choices: tuple[int, ...] = ()
     others: bool = False
+    unlimited: NDArray[np.bool_] | None = None
 
     @classmethod
     def free(cls, shape: Sequence[int], dtype: str) -> InputValues:
@@ -107,10 +110,15 @@ class InputValues:
 
     def within(self, real: NDArray[Any]) -> InputValues:
         """Return the same, with integers that no layer limits restricted to the range of `real`."""
-        if self.readers or not self.whole.any():
+        free = np.ones_like(self.whole) if not self.readers else self.unlimited
+        if free is None or not (free & self.whole).any():
             return self
-        low, high = (np.full_like(self.low, limit) for limit in (real.min(), real.max()))
-        return InputValues(low, high, self.whole)
+        given = real[:, free]
+        low, high = (
+            np.where(free, limit, old)
+            for limit, old in ((given.min(), self.low), (given.max(), self.high))
+        )
+        return dataclasses.replace(self, low=low, high=high)
 
     def refusal(self, name: str, samples: NDArray[Any]) -> str | None:
         """Return an error message for samples with invalid values; None if they are valid."""
@@ -122,6 +130,8 @@ class InputValues:
             wrong = ~np.isin(samples, self.choices) & self.whole
         else:
             outside = (samples < self.low) | (samples > self.high)
+            if self.unlimited is not None:
+                outside &= ~self.unlimited
             wrong = (outside | (samples != np.rint(samples))) & self.whole
         if not wrong.any():
             return None
@@ -237,7 +247,11 @@ class _Tracker:
         )
         if choices:
             low, high = np.zeros_like(low), np.full_like(high, len(choices) - 1)
-        return InputValues(low, high, whole, tuple(readers), choices, others)
+        unlimited = ~np.isfinite(limits.low[numbers])
+        partly = bool(readers) and not choices and bool((unlimited & whole).any())
+        return InputValues(
+            low, high, whole, tuple(readers), choices, others, unlimited if partly else None
+        )
 
 
 class _Walk:

@@ -188,7 +188,38 @@ def static_faults(
                     "same",
                 )
             )
-    return faults
+    return faults + _slope_faults(checks, graph, nodes)
+
+
+def _slope_faults(
+    checks: Sequence[OpCheck], graph: ArtifactGraph, nodes: Sequence[Node]
+) -> list[Fault]:
+    """Compare the slopes of ops and nodes of which no tensor was found to hold the other's value.
+
+    Integers calibrated with one slope saturate with a greater one, and the bound on a later sum,
+    from the roundings of all ops between, may admit the difference.
+    """
+    found = {check.op.index for check in checks if check.op is not None}
+    named = {check.node for check in checks}
+    ops = [op for op in graph.ops if op.kind in _SLOPES and op.index not in found]
+    leaky = [node for node in nodes if node.op == "leaky_relu" and node.name not in named]
+    if len(ops) != len(leaky):  # written in other ops
+        return []
+    slopes = [float(op.attributes.get("alpha", _SLOPES[op.kind])) for op in ops]
+    expected = [float(node.attributes["negative_slope"]) for node in leaky]
+    if np.allclose(sorted(slopes), sorted(expected), rtol=_SAME_SLOPE, atol=0):
+        return []
+    return [
+        Fault(
+            node.layer,
+            "activation",
+            op,
+            f"layer '{node.layer}': op {op.index} ({op.kind}) has the slope {slope:.6g} where the "
+            f"network has {right:.6g}",
+        )
+        for op, node, slope, right in zip(ops, leaky, slopes, expected)
+        if not np.isclose(slope, right, rtol=_SAME_SLOPE, atol=0)
+    ]
 
 
 def _declared(op: GraphOp, graph: ArtifactGraph) -> str | None:
@@ -213,6 +244,11 @@ def _clipping(node: Node) -> str:
     if top is None:
         return "relu"
     return "relu6" if top == 6 else f"clip(0, {top:g})"
+
+
+# Ops with a slope for negative numbers, and their default.
+_SLOPES = {"LEAKY_RELU": 0.0, "LeakyRelu": 0.01}
+_SAME_SLOPE = 2.0**-11  # a file in half precision rounds it
 
 
 @dataclass(frozen=True)

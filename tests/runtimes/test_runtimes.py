@@ -282,3 +282,15 @@ def test_the_time_in_another_process_is_that_of_the_inference(runtime: str, expo
         load_ms = runner.measured()["load_ms"]
     assert 0 < np.median(inside) < np.median(outside) / 2
     assert load_ms > 0
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_onnx_reference_takes_the_maximum_over_positions_only(rank: int, tmp_path: Path) -> None:
+    """The GlobalMaxPool of onnx 1.23 takes channels as well, unless there are two spatial axes."""
+    x = keras.Input((4,) * rank + (3,), name="x")
+    pool = getattr(keras.layers, f"GlobalMaxPooling{rank}D")
+    convolution = getattr(keras.layers, f"Conv{rank}D")(5, 2)
+    rl.export_model(keras.Model(x, pool()(convolution(x))), tmp_path / "net", formats=("onnx",))
+    graph = onnx.load(tmp_path / "net/net.float32.onnx").graph
+    assert "GlobalMaxPool" in {node.op_type for node in graph.node}
+    assert rl.check_parity(tmp_path / "net", ("onnx-reference",)).passed

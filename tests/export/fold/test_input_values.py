@@ -101,3 +101,16 @@ def test_a_selection_by_an_input_moves_none_of_its_elements():
     x, mask = keras.Input((4,)), keras.Input((4,), dtype="bool")
     model = keras.Model([x, mask], kl.Softmax()(x, mask=mask))
     assert [found.whole.all() for found in values_of_inputs(model)] == [False, True]
+
+
+def test_columns_that_no_lookup_reads_may_have_any_integer():
+    """The sources of edges are indices of another input, only the targets are looked up."""
+    x = keras.Input((3, 2), dtype="int32", name="edges")
+    model = keras.Model(x, keras.ops.one_hot(x[:, :, 1], 10))
+    (found,) = values_of_inputs(model)
+    edges = np.array([[[30, 0], [40, 9], [50, 4]]])
+    assert found.refusal("edges", edges) is None
+    assert "from 0 to 9. Received: 10" in str(found.refusal("edges", edges + np.array([0, 1])))
+    drawn = found.within(edges).random(np.random.default_rng(0), 500)
+    assert (drawn[..., 0].min(), drawn[..., 0].max()) == (30, 50)
+    assert (drawn[..., 1].min(), drawn[..., 1].max()) == (0, 9)

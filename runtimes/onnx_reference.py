@@ -62,7 +62,7 @@ def _global_max_pool() -> type:
     """Return GlobalMaxPool by its definition; onnx 1.23 takes other axes unless there are two."""
     from onnx.reference.op_run import OpRun
 
-    class GlobalMaxPool(OpRun):  # type: ignore[misc]
+    class GlobalMaxPool(OpRun):
         op_domain = ""
 
         def _run(self, x: np.ndarray) -> tuple[np.ndarray]:

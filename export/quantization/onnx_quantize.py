@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -90,6 +91,8 @@ def _no_advice() -> Iterator[None]:
 
 def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
     model = onnx.load(path)
+    outputs = copy.deepcopy(list(model.graph.output))
+    constants = _take_constant_outputs(model.graph)
     exact = [*exact, *_nodes_of_norms(model.graph), *_nodes_of_small_numbers(model.graph)]
     in_floats = _read_in_floats(model.graph, exact)
     for weight in model.graph.initializer:
@@ -98,7 +101,24 @@ def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
     converted: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=list(exact)
     )
-    return _without_casts_between(converted, exact)
+    result = _without_casts_between(converted, exact)
+    written = {value.name: value for value in result.graph.output}
+    result.graph.initializer.extend(constants)
+    del result.graph.output[:]
+    result.graph.output.extend(written.get(value.name, value) for value in outputs)
+    return result
+
+
+def _take_constant_outputs(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Remove the outputs that are constants; the converter's casts of them are not sorted."""
+    read = {name for node in graph.node for name in node.input}
+    alone = {value.name for value in graph.output} - read
+    found = [copy.deepcopy(t) for t in graph.initializer if t.name in alone]
+    for parts, names in ((graph.initializer, alone), (graph.output, {t.name for t in found})):
+        kept = [copy.deepcopy(part) for part in parts if part.name not in names]
+        del parts[:]
+        parts.extend(kept)
+    return found
 
 
 def _nodes_of_norms(graph: onnx.GraphProto) -> list[str]:

@@ -76,6 +76,8 @@ def exposed_tensors(
     named = {spec.keras_name: keys[spec.name] for spec in artifact.outputs}
     found = {}
     for spec in copied.outputs:
+        if spec.keras_name not in outputs:  # a constant, which this runtime does not return
+            continue
         key = named.get(spec.keras_name, spec.keras_name)
         array, tensor = outputs[spec.keras_name], graph.tensors[key]
         if tensor.quantization is not None and array.dtype != tensor.dtype:

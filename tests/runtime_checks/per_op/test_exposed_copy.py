@@ -1,7 +1,10 @@
 """Protects the check of operators on a target that shows no tensors and follows no known rule."""
 
+import keras
 import numpy as np
 import pytest
+import renormlite as rl
+from keras import layers as kl
 from renormlite import check_parity
 from renormlite.artifacts.directory import open_export
 from renormlite.artifacts.flatbuffer import operator_kind, pack, parse
@@ -119,3 +122,18 @@ def test_tensors_without_an_axis_of_samples_are_left_out(coarse_export, tmp_path
     names = [spec.keras_name for spec in copied.outputs]
     assert first not in names
     assert len(names) > len(artifact.outputs)
+
+
+@pytest.mark.parametrize("kind", ["constant", "input"])
+def test_outputs_that_no_op_computes(kind, tmp_path):
+    x = keras.Input((6,), name="x")
+    outputs = [kl.Dense(3)(x), keras.ops.zeros_like(x) + 3.0] if kind == "constant" else [x]
+    samples = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+    rl.export_model(
+        keras.Model(x, outputs),
+        tmp_path / "net",
+        calibration=samples,
+        precisions=("float16", "dynamic", "int8"),
+    )
+    targets = ("litert", "litert+reference", "onnxruntime")
+    assert rl.check_parity(tmp_path / "net", targets, per_op=True).passed

@@ -249,11 +249,13 @@ def test_norms_that_cannot_be_observed_are_named_with_the_reason():
         rl.BatchRenormalization(virtual_batch_size=2, name="ghosts"),
         rl.BatchRenormalization(momentum=1.0, name="still"),
         layers.BatchNormalization(trainable=False, name="frozen"),
+        layers.BatchNormalization(momentum=1.0, name="plain"),
     )
     watch = rl.RenormDiagnostics()
     fit(model, batches(2), watch)
     assert {reading.layer for reading in watch.readings} == {"seen"}
-    assert watch.left_out.keys() == {"ghosts", "still", "frozen"}
+    assert watch.left_out.keys() == {"ghosts", "still", "frozen", "plain"}
+    assert watch.left_out["plain"] == "its momentum is 1, so its statistics do not move"
     assert "ghost batches" in watch.left_out["ghosts"]
     with pytest.raises(rl.UserError, match="has no norm that can be observed"):
         fit(model_of(), batches(2), rl.RenormDiagnostics())

@@ -98,8 +98,8 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
     """Find the file's op and tensor for a node at fault.
 
     Among the tensors without a node, one within the bound is preferred, then the earliest in the
-    file, then the nearest. If an activation is at fault and no op computes it, the op before it
-    lacks it.
+    file, then the nearest. A node that is an output alone has the tensor of that output. If an
+    activation is at fault and no op computes it, the op before it lacks it.
 
     A bound as wide as the values, such as the step of integers that are far larger than these, says
     nothing about a tensor. Then one is within it if it is computed from what the node reads.
@@ -112,7 +112,9 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
     depths = tensors.depths(mapped | tensors.copies(evaluation.numbers()))
     for place, node in enumerate(chain):
         expected, allowed = evaluation.exact[node.name], evaluation.allowed[node.name]
-        for key in tensors.of_size(expected.size):
+        output = evaluation.outputs.get(node.name) if len(chain) == 1 and not in_loop else None
+        keys = tensors.of_size(expected.size)
+        for key in [output] if output in keys and output in depths else keys:
             if key not in depths:
                 continue
             op = tensors.producer(key)
@@ -122,7 +124,7 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
             target, limit = tensors.held(key, node, expected, allowed)
             gap, depth = distance(view, expected), depths[key]
             off = not within(view, target, limit)
-            possible = key in tensors.looped if in_loop else linear or not behind
+            possible = key in tensors.looped if in_loop else linear or not behind or key == output
             if not meaningful(target.reshape(-1), limit.reshape(-1)):
                 read = not off and tensors.computed_from(key, evaluation.read_by(node), mapped)
                 off, depth = (False, 0) if read or gap <= MEANINGFUL else (True, depth)

@@ -43,6 +43,7 @@ class Evaluation:
         allowed: Node to the bound on its error.
         mapped: Node to its tensor.
         checks: Every node that has a tensor within its bound.
+        outputs: Node to the tensor of the file's output that it computes.
         halved: Nodes whose tensor holds only their positive or only their negative values. The file
             may compute the others in another tensor, as for the two sides of a selu.
         unchecked: Layers that could not be evaluated.
@@ -63,6 +64,8 @@ class Evaluation:
         self._whole, self.halved = whole, set[str]()
         self._in_pieces, self._results = in_pieces, _results(network)
         self._rounded, self._true = rounded, true
+        outputs = zip(network.outputs.values(), tensors.graph.outputs)
+        self.outputs = {name: key for name, key in outputs if key in tensors.arrays}
         self._inside_loops = inside_loops(network) if tensors.of_loops else frozenset[str]()
         self.value: dict[str, np.ndarray] = dict(inputs)
         self.exact: dict[str, np.ndarray] = {}
@@ -127,6 +130,8 @@ class Evaluation:
             self._others[node.name] = others
         self._record(node, key, expected, allowed, got)
         self._take(node, key, got)
+        # Ops may read the same numbers elsewhere, such as before a transposition.
+        self.tensors.sources |= {other for other, _ in found[1:]} - set(others)
 
     def _expected(
         self, node: Node, values: Mapping[str, np.ndarray]
@@ -145,12 +150,27 @@ class Evaluation:
     ) -> list[tuple[str, np.ndarray]]:
         """Return the tensors that agree with a node's value, and their numbers."""
         found = self.tensors.find(node, expected, allowed, self._taken)
+        found = found or self._as_output(node, expected, allowed)
         if node.name in self._inside_loops:
             found = [entry for entry in found if entry[0] not in self.tensors.of_loops]
         if found and self.tensors.halves(found[0][0], expected, allowed):
             self.halved.add(node.name)
             found = [] if node.name in self._whole else found
         return found
+
+    def _as_output(
+        self, node: Node, expected: np.ndarray, allowed: np.ndarray
+    ) -> list[tuple[str, np.ndarray]]:
+        """Return the output that a node computes, if its numbers agree, however wide the bound.
+
+        It is known by its place among the outputs, and need not be told from other tensors.
+        """
+        key = self.outputs.get(node.name, "")
+        if not key or self.tensors.arrays[key].size != expected.size:
+            return []
+        got = self.tensors.closest(key, expected)
+        target, limit = self.tensors.held(key, node, expected, allowed)
+        return [(key, got)] if np.isfinite(limit).all() and within(got, target, limit) else []
 
     def alternatives(self, node: Node) -> Iterator[tuple[str, str]]:
         """Yield the nodes that a node depends on, with another tensor that agrees with each.

@@ -14,7 +14,7 @@ BYTES = np.dtype(np.int8)
 
 
 def network() -> Network:
-    """y = factor x² + shift, for two channels."""
+    """Y = factor x² + shift, for two channels."""
     shape, affine = (None, 3, 2), {"scale": FACTOR, "shift": SHIFT}
     nodes = (
         Node("square", "multiply", "square", ("x", "x"), shape, {}, {}),

@@ -13,6 +13,8 @@ import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import Arithmetic, precision_named
+from ...artifacts.ranges import GREATEST_HALF
 from ...artifacts.sample_kinds import pooled
 from .bounds import NoiseBound, end_to_end_bound, float32_bound
 from .comparison import OutputMetrics, compare_output, sample_errors
@@ -167,6 +169,10 @@ class TargetResult:
         return failed[0] if failed else ""
 
 
+# Follows the sentence on NaN and infinity of a file of half precision.
+_IN_HALF = (
+    f"; a runtime that computes in half precision makes values beyond {GREATEST_HALF:.0f} infinite"
+)
 # Follows the sentence on integers that match no rule.
 _HELD = "; the outputs are compared within a limit instead"
 _WITHIN_A_STEP = "; each operator is within one step of a known rule, as an unknown rule is"
@@ -223,7 +229,8 @@ def judge_outputs(
                 )
             )
             continue
-        findings.append(_finite(name, actual, golden))
+        half = precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT16
+        findings.append(_finite(name, actual, golden, _IN_HALF if half else ""))
         rounding = float32_bound(golden, name)
         bound = end_to_end_bound(golden, artifact, name, rounding, follows_rules=follows_rules)
         if agreed is not None and agreed.kernels and name in agreed.expected:
@@ -316,8 +323,15 @@ def judge_proven(result: TargetResult, golden: GoldenSet, proven: Sequence[int])
     )
 
 
-def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
-    """Check that NaN and infinity occur exactly where the float32 reference has them."""
+def _finite(name: str, actual: np.ndarray, golden: GoldenSet, remark: str) -> Finding:
+    """Check that NaN and infinity occur exactly where the float32 reference has them.
+
+    Args:
+        name: Keras output name.
+        actual: (N, …) the output.
+        golden: The golden set that was run.
+        remark: Ends the sentence of a failure.
+    """
     expected = golden.reference[name].reshape(golden.samples, -1)
     found = np.asarray(actual).reshape(golden.samples, -1)
     wrong = (np.isnan(found) != np.isnan(expected)) | (np.isinf(found) != np.isinf(expected))
@@ -331,7 +345,7 @@ def _finite(name: str, actual: np.ndarray, golden: GoldenSet) -> Finding:
         False,
         f"output '{name}' is {found[sample, place]} where the trained model gives "
         f"{expected[sample, place]:.6g}: {_count(wrong)}, first in sample {sample} "
-        f"({golden.kind[sample]}), element {place}",
+        f"({golden.kind[sample]}), element {place}{remark}",
         name,
     )
 

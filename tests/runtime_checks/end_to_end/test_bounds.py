@@ -224,3 +224,15 @@ def test_float_operators_of_an_integer_file_add_their_noise():
     )
     bound = end_to_end_bound(golden, artifact, "y", float32_bound(golden, "y"), follows_rules=True)
     np.testing.assert_allclose(bound.noise, [5e-3, 5e-3])
+
+
+@pytest.mark.parametrize(("file", "told"), [("float16.tflite", True), ("float32.onnx", False)])
+def test_infinity_in_half_precision_is_explained(coarse, file, told):
+    export, golden = coarse
+    artifact = artifact_named(export, file)
+    given = golden.artifacts[artifact.file]["scores"].copy()
+    given[3, 0] = np.inf
+    findings, _ = judge_outputs({"scores": given}, golden, artifact)
+    (found,) = [entry for entry in findings if entry.check == "finite"]
+    assert not found.passed
+    assert ("beyond 65504" in found.message) == told

@@ -1,9 +1,7 @@
 """Zeros that a Pad adds become pads of the convolution that reads them.
 
 Keras pads the input of causal convolutions with an operator of its own, and users do so with
-`ZeroPadding1D`. Without it, a file has one operator less. OpenVINO can then load it in int8:
-version 2026.4 gives wrong numbers for a Pad of one axis between integers with a zero point, or
-fails.
+`ZeroPadding1D`. Without it, a file has one operator less.
 """
 
 from __future__ import annotations

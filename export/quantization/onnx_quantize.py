@@ -30,6 +30,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from ...artifacts.graphs.base import GraphOp
 from ...artifacts.graphs.norms import norms_of
 from .onnx_choices import arguments_for, prevent_requantizing
+from .onnx_pads import pad_integers
 from .onnx_products import keep_activations
 from .pixel_inputs import give_onnx_pixels, onnx_pixels
 from .quantizer_choices import IN_FLOATS, QuantizerChoices
@@ -250,6 +251,7 @@ def _int8(
     result = onnx.load(quantized)
     prevent_requantizing(result, arguments.excluded)
     keep_activations(result)
+    pad_integers(result)
     if pixels is not None:
         give_onnx_pixels(result, pixels)
     return result

@@ -101,3 +101,28 @@ def test_zeros_of_other_channels_stay():
     model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
     simplify(model, Held())
     assert "Pad" in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("pad", [layers.ZeroPadding1D((1, 2)), layers.Cropping1D((1, 2))])
+def test_integers_are_padded_as_integers(pad, tmp_path):
+    """OpenVINO pads dequantized integers on one axis wrongly if their zero point is not 0."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 3), name="x")
+    y = pad(layers.Conv1D(4, 3, activation="tanh")(x))
+    y = layers.Dense(3, activation="tanh")(layers.Average()([y, keras.ops.flip(y, 1)]))
+    rl.export_model(
+        keras.Model(x, y),
+        tmp_path,
+        formats=("onnx",),
+        precisions=("int8",),
+        calibration="random",
+    )
+    targets = ("onnxruntime", "onnxruntime+disabled", "openvino")
+    report = rl.check_parity(tmp_path, targets=targets, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+    (path,) = tmp_path.glob("*.onnx")
+    nodes = onnx.load(path).graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    padded = [makers[node.input[0]] for node in nodes if node.op_type == "Pad"]
+    if isinstance(pad, layers.ZeroPadding1D):
+        assert padded == ["QuantizeLinear"]

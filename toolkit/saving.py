@@ -76,8 +76,10 @@ def load_model(
                 named = Path(folder) / f"model.{kind}"
                 named.symlink_to(path.resolve())
             return keras.models.load_model(named, compile=False, safe_mode=not unsafe)
-    except UserError:
-        raise
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(printable(f"{path} cannot be loaded: {error}")) from error  # our layers'
     except Exception as error:  # a file, and the code it names, can raise anything
         raise UserError(printable(_reason(path, error))) from error
 

@@ -276,6 +276,15 @@ def test_a_layer_that_cannot_be_built_is_no_damage(layer, before, after, says, t
     assert "damaged" not in str(refusal.value)
 
 
+def test_damaged_metadata_is_not_taken_for_that_of_keras_2(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.keras"
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, b"[" if name == "metadata.json" else source.read(name))
+    x = np.ones((2, 4), np.float32)  # Keras reads the model without it
+    np.testing.assert_array_equal(rl.load_model(path)(x), rl.load_model(saved)(x))
+
+
 def test_code_in_the_file_runs_only_with_permission(tmp_path: Path) -> None:
     x = keras.Input((4,))
     model = keras.Model(x, keras.layers.Lambda(lambda t: t * 2 + 1)(x))

@@ -19,7 +19,7 @@ from ..artifacts.sample_kinds import REAL, file_inputs, typical_samples, without
 from ..errors import UserError
 from ..files import remove
 from ..reference.calibrated_inputs import miscalibrated_inputs
-from ..reference.file_noise import file_noise, shares_ranges
+from ..reference.file_noise import beyond_half, file_noise, shares_ranges
 from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
 from ..reference.noise import expected_noise
@@ -182,6 +182,13 @@ class ExportRun:
                         inputs,
                         truth,
                     )
+                    if artifact.precision == "float16":
+                        of_files[artifact.file] = beyond_half(
+                            of_files[artifact.file],
+                            made_from,
+                            inputs,
+                            np.array(self.samples.kind),
+                        )
         if refused and not judged:
             raise next(iter(refused.values()))
         for artifact in artifacts:

@@ -15,10 +15,12 @@ from ..artifacts.graphs import read_graph
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network
 from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.ranges import GREATEST_HALF
+from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, RANDOM, REAL
 from .file_weights import match_weights
 from .integer_noise import rounding_steps
 from .merged_affines import with_merged_affines
-from .network import opaque_layers
+from .network import node_values, opaque_layers
 from .noise import NoiseSource, expected_noise
 from .rounded_weights import RoundedWeights
 
@@ -83,3 +85,43 @@ def file_noise(
         arithmetic=NoiseSource(known.unit_roundoff, rounded.hybrid),
         truth=truth,
     )
+
+
+def beyond_half(
+    noise: Mapping[str, np.ndarray],
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    kind: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return the noise of a half-precision file, infinite for samples that it cannot compute.
+
+    Extreme samples may have values beyond 65504, of which runtimes make infinity or NaN. Values
+    that large on typical samples, such as those of masks, are judged by themselves.
+
+    Args:
+        noise: Output name to the expected (N,) noise.
+        network: The network it was made from.
+        inputs: Its input names to (N, …).
+        kind: (N,) kinds of the samples.
+    """
+    odd = np.isin(kind, (EXTREME, BORDER, DENORMAL))
+    lost = odd & _exceed_half(network, inputs, odd) if noise else np.zeros_like(odd)
+    typical = np.isin(kind, (REAL, RANDOM))
+    if not lost.any() or _exceed_half(network, inputs, typical).any():
+        return dict(noise)
+    return {name: np.where(lost, np.inf, array) for name, array in noise.items()}
+
+
+def _exceed_half(
+    network: Network, inputs: Mapping[str, np.ndarray], where: np.ndarray
+) -> np.ndarray:
+    """Return (N,) which of some samples have values beyond half precision."""
+    given = {name: np.asarray(array[where], np.float64) for name, array in inputs.items()}
+    greatest = np.zeros(int(where.sum()))
+    if len(greatest):
+        for _, value in node_values(network, given):
+            size = np.abs(value).reshape(len(greatest), -1)
+            greatest = np.maximum(greatest, size.max(axis=1, initial=0.0))
+    found = np.zeros(len(where), bool)
+    found[where] = greatest > GREATEST_HALF
+    return found

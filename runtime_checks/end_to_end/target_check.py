@@ -180,7 +180,13 @@ def _judged(
             are much further from the truth.
     """
     outputs, exported = (
-        without_undefined(arrays, golden.kind, golden.reference, artifact.precision)
+        without_undefined(
+            arrays,
+            golden.kind,
+            golden.reference,
+            artifact.precision,
+            golden.file_noise.get(artifact.file),
+        )
         for arrays in (run.outputs, golden.artifacts.get(artifact.file, {}))
     )
     for name, known in exported.items() if beyond.any() else ():

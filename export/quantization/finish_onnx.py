@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from .fake_quantized import Weights
 from .onnx_integers import compute_in_integers
+from .onnx_pads import pad_integers
 from .trained import IntegerModel
 
 # Axis of a kernel's output channels, for grouped and depthwise convolutions too.
@@ -94,6 +95,7 @@ def finish(
     del graph.node[:]
     graph.node.extend(nodes)
     _drop_unread(graph)
+    pad_integers(model)
     return model
 
 

@@ -1,8 +1,8 @@
 """Lets a Pad between integers move the integers themselves.
 
-ONNX Runtime's quantizer writes DequantizeLinear, Pad and QuantizeLinear, in equal steps. OpenVINO
-2026.4 gives wrong numbers for it if one axis is padded and the zero point is not 0, or cannot load
-the file. A Pad of the integers with the zero point computes the same, in one operator.
+OpenVINO 2026.4 gives wrong numbers for a Pad of one axis behind a DequantizeLinear if the zero
+point is not 0, or cannot load the file. A Pad of the integers with the zero point computes the
+same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _LEAST_OPSET = 13  # the first whose Pad takes integers of 8 bits
 
 
 def pad_integers(model: onnx.ModelProto) -> None:
-    """Replace every Pad with zeros between integers in equal steps.
+    """Move every Pad with zeros in front of the DequantizeLinear that it reads.
+
+    If a QuantizeLinear in the same steps follows, neither is needed.
 
     Args:
         model: A model with QuantizeLinear and DequantizeLinear; changed in place.
@@ -31,23 +33,29 @@ def pad_integers(model: onnx.ModelProto) -> None:
             readers.setdefault(name, []).append(node)
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     returned = {value.name for value in graph.output}
-    removed = []
-    for node in graph.node:
-        if node.op_type != "Pad" or not _with_zeros(node, constants):
-            continue
+    for node in [node for node in graph.node if node.op_type == "Pad"]:
         before, after = makers.get(node.input[0]), readers.get(node.output[0], [])
-        if before is None or before.op_type != "DequantizeLinear" or node.output[0] in returned:
+        if before is None or not _with_zeros(node, constants):
             continue
-        if len(after) != 1 or after[0].op_type != "QuantizeLinear" or len(before.input) < 3:
+        if before.op_type != "DequantizeLinear" or before.input[0] in constants:
             continue
-        steps = [[constants.get(name) for name in n.input[1:3]] for n in (before, after[0])]
-        if not all(_is_one_number(a) and np.array_equal(a, b) for a, b in zip(*steps, strict=True)):
+        steps = [constants.get(name) for name in before.input[1:3]]
+        if len(steps) < 2 or not all(map(_is_one_number, steps)):
             continue
+        integers, padded = f"{node.output[0]}/integers", node.output[0]
         node.input[:] = [before.input[0], node.input[1], before.input[2], *node.input[3:]]
-        node.output[:] = after[0].output
-        removed.append(after[0])
-    for node in removed:
-        graph.node.remove(node)
+        kinds = [reader.op_type for reader in after]
+        if kinds == ["QuantizeLinear"] and padded not in returned:
+            (last,) = after
+            if _equal(steps, [constants.get(name) for name in last.input[1:3]]):
+                node.output[0] = last.output[0]
+                graph.node.remove(last)
+                continue
+        node.output[0] = integers
+        names = [integers, *before.input[1:3]]
+        made = onnx.helper.make_node("DequantizeLinear", names, [padded], f"{node.name}/dequantize")
+        graph.node.insert(list(graph.node).index(node) + 1, made)
+        makers[padded] = made  # another Pad may follow
 
 
 def _with_zeros(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> bool:
@@ -55,6 +63,11 @@ def _with_zeros(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> bo
     mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     fill = node.input[2] if len(node.input) > 2 else ""
     return mode == b"constant" and (not fill or (fill in constants and not constants[fill].any()))
+
+
+def _equal(first: list[np.ndarray | None], second: list[np.ndarray | None]) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
 
 
 def _is_one_number(array: np.ndarray | None) -> bool:

@@ -126,3 +126,20 @@ def test_integers_are_padded_as_integers(pad, tmp_path):
     padded = [makers[node.input[0]] for node in nodes if node.op_type == "Pad"]
     if isinstance(pad, layers.ZeroPadding1D):
         assert padded == ["QuantizeLinear"]
+
+
+def test_integers_of_a_quantization_aware_model_are_padded_as_integers(tmp_path):
+    """A function follows, which reads floats."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 3), name="x")
+    y = layers.ZeroPadding1D(2)(layers.ZeroPadding1D(1)(layers.Conv1D(4, 3)(x)))
+    y = layers.Dense(3)(layers.ReLU()(y))
+    model = rl.quantize_aware(keras.Model(x, y))
+    model.compile("sgd", "mse")
+    samples = np.random.default_rng(0).normal(size=(32, 8, 3)).astype(np.float32)
+    model.fit(samples, np.zeros((32, 12, 3)), verbose=0)
+    rl.export_model(
+        model, tmp_path / "net", formats=("onnx",), precisions=("int8",), inputs=samples
+    )
+    report = rl.check_parity(tmp_path / "net", targets=("onnxruntime", "openvino"), per_op=True)
+    assert report.passed, [result.reason for result in report.results]

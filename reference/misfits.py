@@ -183,8 +183,11 @@ def _values(network: Network, inputs: Mapping[str, np.ndarray]) -> Iterator[tupl
     count = len(next(iter(inputs.values())))
     for start in range(0, count, _BATCH):
         part = {name: array[start : start + _BATCH] for name, array in inputs.items()}
+        # The nodes compute in floats what the model computes after a cast; int32 needs float64.
         floats = {
-            name: array.astype(np.float32) if array.dtype.kind == "f" else array
+            name: array.astype(
+                np.float32 if array.dtype.kind == "f" else np.result_type(array.dtype, np.float32)
+            )
             for name, array in part.items()
         }
         with np.errstate(all="ignore"):

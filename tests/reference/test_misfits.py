@@ -229,3 +229,34 @@ def test_half_precision_headroom_behind_an_embedding(tmp_path):
     (artifact,) = Manifest.load(tmp_path / "net").artifacts
     found = {entry.layer: entry.size for entry in artifact.misfits.overflows}
     assert found["large"] == pytest.approx(2 * 5.0 * 2e4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "size"),
+    [
+        ("bool", np.ones(12, bool), 12e4),  # twelve true values, not one
+        ("uint8", np.full(12, 200, np.uint8), 2400e4),  # not 2400 modulo 256
+        ("int32", np.full(12, 3, np.int32), 36e4),
+    ],
+)
+def test_sums_of_inputs_that_are_not_floats_are_those_of_their_numbers(
+    tmp_path, kind, sample, size
+):
+    """The model casts such an input before it sums, and the network has no casts."""
+    import keras
+    from keras import layers, ops
+
+    x = keras.Input((12,), dtype=kind, name="x")
+    count = ops.sum(ops.cast(x, "float32"), axis=1, keepdims=True)
+    model = keras.Model(x, layers.Dense(1)(layers.Dense(2, name="large")(count)))
+    model.get_layer("large").set_weights([np.full((1, 2), 1e4), np.zeros(2)])
+    rl.export_model(
+        model,
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=("float16",),
+        inputs=np.stack([sample, sample]),
+    )
+    (artifact,) = Manifest.load(tmp_path / "net").artifacts
+    found = {entry.layer: entry.size for entry in artifact.misfits.overflows}
+    assert found["large"] == pytest.approx(size)

@@ -30,6 +30,7 @@ from ..artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantiz
 from ..artifacts.network import Network, Node
 from .file_weights import WeightMatch
 from .network import node_values
+from .operators.whole_numbers import COUNTING
 
 # Operators between an input of a file and its first quantized value.
 _BEFORE_INTEGERS = (
@@ -96,6 +97,10 @@ _MOVES = [
 ]
 
 
+# Operators that read truth values or indices, and the place of that input.
+_DECIDED = {"gather": 0, "one_hot": 0, "pick": 1, "select": 0}
+
+
 @dataclass(frozen=True)
 class Step:
     """The steps of one value's integers.
@@ -131,13 +136,16 @@ def rounding_steps(
     found = steps_with_weights(graph, weights)
     bits = 8 * max((steps.itemsize for steps in _activation_types(graph)), default=1)
     nodes = {node.name: node for node in network.nodes}
+    whole = _whole(network)
     count = len(next(iter(inputs.values())))
     chosen = np.unique(np.linspace(0, count - 1, min(count, _FOR_RANGES)).astype(int))
     some = {name: array[chosen].astype(np.float32) for name, array in inputs.items()}
     with np.errstate(all="ignore"):
         for name, value in node_values(network, some):
             node = nodes.get(name)
-            if node and name not in found and value.dtype.kind == "f" and _rounds(node, nodes):
+            if node is None or name in found or name in whole or value.dtype.kind != "f":
+                continue
+            if _rounds(node, nodes):
                 step = _from_range(value, bits)
                 least = _softplus_step(graph) if node.op == "softplus" else 0.0
                 found[name] = replace(step, size=max(step.size, least))
@@ -181,6 +189,21 @@ def _rounds(node: Node, nodes: Mapping[str, Node]) -> bool:
     # Converters compute relu together with the operator before it.
     before = nodes.get(node.inputs[0])
     return before is None or before.op in _MOVES
+
+
+def _whole(network: Network) -> set[str]:
+    """Return the truth values and indices, which a file never rounds to steps."""
+    nodes = {node.name: node for node in network.nodes}
+    read = [n.inputs[_DECIDED[n.op]] for n in network.nodes if n.op in _DECIDED]
+    found: set[str] = set()
+    while read:
+        name = read.pop()
+        if name in nodes and name not in found:
+            found.add(name)
+            # A relation makes truth values, and a cast indices, of numbers that may be rounded.
+            if nodes[name].op not in COUNTING or nodes[name].op == "logical_not":
+                read += nodes[name].inputs
+    return found
 
 
 def input_steps(

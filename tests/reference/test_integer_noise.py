@@ -131,3 +131,26 @@ def test_steps_of_16_bits_cover_both_signs(bits, size):
     network = Network({"a": (None, 1)}, {"y": "y"}, (node,))
     values = np.full((2, 1), -0.5, np.float32)
     assert rounding_steps(network, file, [], {"a": values})["y"].size == pytest.approx(size)
+
+
+def test_truth_values_and_indices_have_no_steps():
+    """A file computes a mask in booleans and an index in int32; what they are made of it rounds."""
+    steps = Quantization(np.array([1e-3]), np.array([0]), np.dtype(np.int8))
+    file = graph(("ABS", "a", "s"), a=steps, s=steps)
+    three = {"constant": np.full((), 3.0, np.float32)}
+    shape, nodes = (None, 4), []
+    for name, op, reads, constants in (
+        ("double", "add", ("a", "a"), {}),
+        ("above", "greater", ("double",), three),
+        ("both", "minimum", ("above", "mask"), {}),
+        ("neither", "logical_not", ("both",), {}),
+        ("chosen", "select", ("neither", "double", "a"), {}),
+        ("shifted", "add", ("tokens",), three),
+        ("looked", "gather", ("shifted",), {"kernel": np.eye(9, 1, dtype=np.float32)}),
+        ("y", "minimum", ("chosen", "mask"), {}),
+    ):
+        nodes.append(Node(name, op, name, reads, shape, {}, {}, constants))
+    network = Network(dict.fromkeys(("a", "mask", "tokens"), shape), {"y": "y"}, tuple(nodes))
+    samples = np.arange(8).reshape(2, 4)
+    inputs = {"a": samples.astype(np.float32), "mask": samples > 2, "tokens": samples % 5}
+    assert set(rounding_steps(network, file, [], inputs)) == {"double", "y"}

@@ -340,21 +340,29 @@ class Tensors:
     def computed_from(self, key: str, sources: frozenset[str], others: Collection[str]) -> bool:
         """Return whether a tensor depends on the inputs only through some tensors.
 
+        No more than one linear op may lie in between, since no node is several layers.
+
         Args:
             key: The tensor.
             sources: Those tensors.
             others: Tensors that it must not depend on, unless through the sources.
         """
         sources = sources | self._integers_of(sources)
-        waiting, seen = [*self._producers[key].inputs], {key}
+        waiting, most = [(key, 0)], {key: 0}  # with the linear ops behind each
         while waiting:
-            name = waiting.pop()
-            if name in sources or name in seen or name not in self._dependent:
-                continue
-            if name in others or name in self.graph.inputs:
+            name, behind = waiting.pop()
+            op = self._producers[name]
+            behind += op.kind in LINEAR_KINDS
+            if behind > 1:
                 return False
-            seen.add(name)
-            waiting.extend(self._producers[name].inputs)
+            for read in op.inputs:
+                if read in sources or read not in self._dependent:
+                    continue
+                if read in others or read in self.graph.inputs:
+                    return False
+                if most.get(read, -1) < behind:
+                    most[read] = behind
+                    waiting.append((read, behind))
         return True
 
     def depths(self, taken: set[str]) -> dict[str, int]:

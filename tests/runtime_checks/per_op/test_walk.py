@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 import shutil
@@ -14,6 +16,7 @@ import pytest
 from onnx import numpy_helper
 from renormlite import check_parity, export_model
 from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.reference.file_weights import match_weights
 from renormlite.runtime_checks.per_op.reproducer import write_reproducer
@@ -360,3 +363,30 @@ def test_a_layer_behind_coarse_steps_is_still_checked(tmp_path):
     rehash(export, file)
     (result,) = check_parity(export, ("onnxruntime",), per_op=True).results
     assert [fault.layer for fault in result.faults] == ["read"]
+
+
+def test_of_several_alike_layers_of_integers_the_one_with_a_wrong_scale_is_named(tmp_path):
+    """Behind several layers the bounds are so wide that any tensor would be taken for its value."""
+    keras.utils.set_random_seed(0)
+    x = y = keras.Input((9, 7, 8), name="x")
+    for number in range(5):
+        kind = (
+            keras.layers.DepthwiseConv2D
+            if number % 2
+            else functools.partial(keras.layers.Conv2D, 8)
+        )
+        y = kind(3, padding="same", activation="relu", name=f"layer{number}")(y)
+    export = tmp_path / "net"
+    options = {"formats": ("tflite",), "precisions": ("int8",), "calibration": "random"}
+    export_model(keras.Model(x, y), export, **options)
+    path = export / "net.int8.tflite"
+    model = parse(path.read_bytes())
+    for number in (0, 1, 2, 3):
+        spoiled = copy.deepcopy(model)
+        (graph,) = spoiled.subgraphs
+        linear = [op for op in graph.operators if len(op.inputs) == 3]
+        steps = graph.tensors[linear[number].inputs[1]].quantization
+        steps.scale = np.roll(np.asarray(steps.scale, np.float32), 1)
+        path.write_bytes(pack(spoiled))
+        rehash(export, path.name)
+        assert faults_of(export, "litert")[0].layer == f"layer{number}"

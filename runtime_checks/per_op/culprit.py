@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...artifacts.graphs.base import ArtifactGraph, GraphOp
+from ...artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor
 from ...artifacts.network import Node
 from ...artifacts.precisions import UNIT_ROUNDOFF
 from ...reference.file_weights import WeightMatch
@@ -177,6 +177,9 @@ def static_faults(
         before = by_name.get(node.inputs[0])
         if expected == "relu" and before is not None and declared == _clipping(before):
             continue  # one op for a relu and the relu6 before it
+        top = node.attributes.get("max_value")
+        if declared == "relu" and top and _limited_next(check.op, top, graph):
+            continue  # a relu, and an op of its own for the limit
         if declared != expected:
             faults.append(
                 Fault(
@@ -244,6 +247,34 @@ def _clipping(node: Node) -> str:
     if top is None:
         return "relu"
     return "relu6" if top == 6 else f"clip(0, {top:g})"
+
+
+def _limited_next(op: GraphOp, top: float, graph: ArtifactGraph) -> bool:
+    """Return whether every op that reads a result limits it to a constant, in its own steps."""
+
+    def limits(reader: GraphOp) -> bool:
+        if reader.kind not in ("MINIMUM", "Min"):
+            return False
+        tensors = [graph.tensors[key] for key in reader.inputs if key not in op.outputs]
+        return len(tensors) == 1 and _holds(tensors[0], top)
+
+    result = op.outputs[0]
+    readers = graph.consumers(result)
+    returned = result in graph.outputs
+    return bool(readers) and not returned and all(limits(reader) for reader in readers)
+
+
+def _holds(tensor: GraphTensor, number: float) -> bool:
+    """Return whether all of a constant is a number, as nearly as its type represents that."""
+    if tensor.data is None:
+        return False
+    filed, steps = tensor.real(tensor.data), tensor.quantization
+    if steps is None:
+        return bool(np.all(filed == tensor.data.dtype.type(number)))
+    # The greatest integer stands for every number beyond it.
+    last = tensor.data == np.iinfo(tensor.data.dtype).max
+    near = np.abs(filed - number) <= steps.step(filed.ndim) / 2
+    return bool(np.all(near | (last & (filed < number))))
 
 
 # Ops with a slope for negative numbers, and their default.

@@ -176,6 +176,38 @@ def test_wrong_activation_that_changes_no_value_is_found(export):
     assert "applies relu6 where the network has relu" in fault.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "filed", "sound"),
+    [
+        ("MINIMUM", 32750, True),  # 254.998, within half a step of 255
+        ("MINIMUM", 32700, False),  # 254.61
+        ("MAXIMUM", 32750, False),
+    ],
+)
+def test_limit_of_a_relu_may_be_an_op_of_its_own(kind, filed, sound):
+    """TFLite's converter fuses the relu of clip(x, 0, 255) with a convolution, not the limit."""
+    from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+    from renormlite.artifacts.network import Node
+    from renormlite.runtime_checks.per_op.culprit import static_faults
+    from renormlite.runtime_checks.per_op.op_results import OpCheck
+
+    sixteen = np.dtype(np.int16)
+    steps = Quantization(np.array([255 / 32750.3]), np.array([0]), sixteen)
+    limit = np.array(filed, np.int16)
+    tensors = {
+        key: GraphTensor(key, key, (1, 2), sixteen, steps, data)
+        for key, data in (("x", None), ("conv", None), ("limit", limit), ("y", None))
+    }
+    conv = GraphOp(0, "CONV_2D", "", ("x",), ("conv",), {"fusedActivationFunction": 1})
+    ops = (conv, GraphOp(1, kind, "", ("conv", "limit"), ("y",), {}))
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+    clip = Node("clip", "relu", "clip", ("conv",), (None, 2), {"max_value": 255.0}, {})
+    check = OpCheck("clip", "clip", (), conv, 0.0, 0.0, 0.0, 0.0)
+    found = [fault.message for fault in static_faults([check], graph, [clip])]
+    said = "layer 'clip': op 0 (CONV_2D) applies relu where the network has clip(0, 255); on these"
+    assert found == ([] if sound else [f"{said} inputs both give the same"])
+
+
 @pytest.mark.parametrize("file", [FILE, "tiny.float32.tflite"])
 def test_every_weight_of_a_healthy_file_is_found_bit_for_bit(healthy_export, file):
     export = read_export(healthy_export)

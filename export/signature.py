@@ -9,6 +9,7 @@ import keras
 
 from ..artifacts.manifest import TensorSpec
 from ..errors import UserError, is_printable
+from .fold.keras_graph import input_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Signature:
 def signature_of(model: keras.Model) -> Signature:
     """Read the signature of a Functional or Sequential model.
 
-    Inputs have the name of their `keras.Input`. Outputs have the name of their key if the model
-    returns a dict, else of the layer that computes them. `_1`, `_2`, … is appended to repeated
-    names.
+    Inputs have the name of their `keras.Input`, or of its layer if it has none. Outputs have the
+    name of their key if the model returns a dict, else of the layer that computes them. `_1`, `_2`,
+    … is appended to repeated names.
 
     Args:
         model: A built model with symbolic inputs.
@@ -43,7 +44,7 @@ def signature_of(model: keras.Model) -> Signature:
             f"{type(model).__name__}, which has none. Call it once, or add a keras.Input."
         )
     model = as_functional(model)
-    input_names = _keys(model.input) or [tensor.name for tensor in model.inputs]
+    input_names = _keys(model.input) or [input_name(tensor) for tensor in model.inputs]
     return Signature(
         _describe(model.inputs, input_names),
         _describe(model.outputs, _keys(model.output) or list(model.output_names)),

@@ -81,6 +81,15 @@ def operation_of(tensor: keras.KerasTensor) -> Any:
     return tensor._keras_history.operation
 
 
+def input_name(tensor: keras.KerasTensor) -> str:
+    """Return the name of a model's symbolic input: that of its input layer.
+
+    Keras numbers inputs without a name (`keras_tensor_7`), and saves the name of the layer.
+    """
+    source = operation_of(tensor)
+    return str(source.name if isinstance(source, keras.layers.InputLayer) else tensor.name)
+
+
 def kind_of(operation: Any) -> str:
     """Return the class name of a Keras operation, such as ``Add`` of keras.ops.
 
@@ -116,7 +125,10 @@ def _structures(model: Any) -> tuple[Any, Any]:
 
 
 def _subclassed_inputs(model: keras.Model) -> Any:
-    """Create symbolic inputs with the shapes that a subclassed model was built with."""
+    """Create symbolic inputs with the shapes that a subclassed model was built with.
+
+    They have the name of the first parameter of `call`, with a number if it takes several.
+    """
     config = model.get_build_config() if model.built else None
     if not config:
         raise UserError(
@@ -125,16 +137,17 @@ def _subclassed_inputs(model: keras.Model) -> Any:
         )
     shapes = config.get("input_shape") or next(iter(config["shapes_dict"].values()))
 
-    def source(path: tuple[Any, ...], shape: Sequence[int | None]) -> keras.KerasTensor:
-        name = str(path[-1]) if path and isinstance(path[-1], str) else None
+    parameter = next(iter(inspect.signature(model.call).parameters), "inputs")
+
+    def source(name: str, shape: Sequence[int | None]) -> keras.KerasTensor:
         # The batch size of the first call is not a property of the model.
         return keras.Input(batch_shape=(None, *shape[1:]), name=name, dtype=model.input_dtype)
 
     if _is_shape(shapes):
-        return source((), shapes)
+        return source(parameter, shapes)
     if isinstance(shapes, dict):
-        return {key: source((key,), shape) for key, shape in shapes.items()}
-    return [source((), shape) for shape in shapes]
+        return {key: source(str(key), shape) for key, shape in shapes.items()}
+    return [source(f"{parameter}_{place}", shape) for place, shape in enumerate(shapes)]
 
 
 def _is_shape(value: Any) -> bool:
@@ -145,7 +158,7 @@ def _read_into(graph: Graph, inputs: Any, outputs: Any, reader: _Reader) -> None
     """Fill an empty graph from symbolic inputs and outputs."""
     env: Env = {}
     for tensor in tree.flatten(inputs):
-        name = graph.unique_name(tensor.name)
+        name = graph.unique_name(input_name(tensor))
         source = graph.add(Call(Source(tensor, name), []), [(tensor.shape, tensor.dtype)])
         env[id(tensor)] = source.output
         graph.inputs.append(source.output)

@@ -26,7 +26,6 @@ from ..quantization.measured_ranges import with_measured_ranges
 from ..quantization.quantizer_choices import IN_FLOATS, QuantizerChoices
 from ..quantization.shared_ranges import share_ranges
 from ..quantization.tflite_choices import quantized, wherever_possible
-from ..quantization.tflite_int16 import drop_unused
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,6 +37,8 @@ TRAINED = "trained"
 _CALIBRATE_ONLY = "_experimental_calibrate_only"
 _LAST_STEP = "_optimize_tflite_model"  # quantizes, which float32 files are not, and shares buffers
 _NOT = "no_quantize"  # ai-edge-quantizer's algorithm that leaves operators as they are
+_LEAST_HALF = float(np.finfo(np.float16).smallest_normal)
+_HALF_DEQUANTIZE = 3  # the first version of DEQUANTIZE that reads half precision
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -162,51 +163,61 @@ def _float16(converter: Any, request: Request) -> bytes:
     converter.target_spec.supported_types = [tf.float16]
     data = _float32(converter, request)
     model = parse(data)
-    if not any(_is_tiny(model, tensor) for tensor in model.subgraphs[0].tensors):
+    halves = (_number(model, tensor, np.float16) for tensor in model.subgraphs[0].tensors)
+    if not any(half is not None and abs(half) < _LEAST_HALF for half in halves):
         return data
     converter.optimizations = []
-    return _with_float_numbers(model, parse(_float32(converter, request)))
+    plain = parse(_float32(converter, request))
+    numbers = (_number(plain, t, np.float32) for graph in plain.subgraphs for t in graph.tensors)
+    if not any(number is not None and 0 < abs(number) < _LEAST_HALF for number in numbers):
+        return data
+    return _with_halves(plain)
 
 
-def _is_tiny(model: Any, tensor: Any) -> bool:
-    """Return whether a tensor is one number in half precision, below the least normal one."""
-    data = model.buffers[tensor.buffer].data
-    if tensor.type != schema.TensorType.FLOAT16 or data is None or len(data) != 2:
-        return False
-    number = abs(float(np.frombuffer(bytes(bytearray(data)), np.float16)[0]))
-    return number < float(np.finfo(np.float16).smallest_normal)
+def _number(model: Any, tensor: Any, dtype: type[np.floating[Any]]) -> float | None:
+    """Return a constant of one number of a type; None for other tensors."""
+    data, kind = model.buffers[tensor.buffer].data, np.dtype(dtype)
+    types = {"float16": schema.TensorType.FLOAT16, "float32": schema.TensorType.FLOAT32}
+    if tensor.type != types[kind.name] or data is None or len(data) != kind.itemsize:
+        return None
+    return float(np.frombuffer(bytes(bytearray(data)), kind)[0])
 
 
-def _with_float_numbers(model: Any, plain: Any) -> bytes:
-    """Return a file in which small numbers such as epsilons keep their float32 values.
+def _with_halves(model: Any) -> bytes:
+    """Return a float32 file with its constants in half precision, as the converter stores them.
 
-    Half precision makes 1e-10 zero, and the logarithm of max(x, 1e-10) infinite.
+    Small numbers such as epsilons keep their float32 values: half precision makes 1e-10 zero, and
+    the logarithm of max(x, 1e-10) infinite.
 
     Args:
-        model: The parsed float16 file; changed in place.
-        plain: The parsed float32 file of the same graph.
+        model: The parsed file; changed in place.
     """
-    graph, source = model.subgraphs[0], plain.subgraphs[0]
-    originals = {text(source.tensors[op.outputs[0]].name): op for op in source.operators}
-    tiny = {
-        int(op.outputs[0])
-        for op in graph.operators
-        if operator_kind(model, op) == "DEQUANTIZE" and _is_tiny(model, graph.tensors[op.inputs[0]])
-    }
-    for op in graph.operators:
-        original = originals.get(text(graph.tensors[op.outputs[0]].name))
-        if original is None or len(original.inputs) != len(op.inputs):
-            continue
-        inputs = [int(index) for index in op.inputs]
-        for place in [place for place, index in enumerate(inputs) if index in tiny]:
-            number = source.tensors[original.inputs[place]]
-            inputs[place] = len(graph.tensors)
-            data = plain.buffers[number.buffer].data
-            graph.tensors.append(_constant(model, number, data))
-        op.inputs = np.array(inputs, np.int32)
-    unread = tiny - {int(index) for op in graph.operators for index in op.inputs}
-    graph.operators = [op for op in graph.operators if int(op.outputs[0]) not in unread]
-    drop_unused(model)
+    for graph in model.subgraphs:
+        conversions = []
+        for index, tensor in enumerate(list(graph.tensors)):
+            data = model.buffers[tensor.buffer].data
+            number = _number(model, tensor, np.float32)
+            if tensor.type != schema.TensorType.FLOAT32 or data is None:
+                continue
+            if number is not None and 0 < abs(number) < _LEAST_HALF:
+                continue
+            halves = np.frombuffer(bytes(bytearray(data)), np.float32).astype(np.float16)
+            stored = copy.copy(tensor)
+            stored.name = f"{text(tensor.name)}/half".encode()
+            stored.type, stored.buffer = schema.TensorType.FLOAT16, len(model.buffers)
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(halves.tobytes(), np.uint8)
+            model.buffers.append(buffer)
+            conversion = schema.OperatorT()
+            conversion.opcodeIndex = operator_code(
+                model, schema.BuiltinOperator.DEQUANTIZE, _HALF_DEQUANTIZE
+            )
+            conversion.inputs = np.array([len(graph.tensors)], np.int32)
+            conversion.outputs = np.array([index], np.int32)
+            conversions.append(conversion)
+            graph.tensors.append(stored)
+            tensor.buffer = 0
+        graph.operators = [*conversions, *graph.operators]
     return pack(model)
 
 

@@ -317,10 +317,10 @@ class _Editor:
                 order.setdefault(id(operator), operator)
                 pending.pop()
         graph.operators = list(order.values())
-        drop_unused(model)
+        _drop_unused(model)
 
 
-def drop_unused(model: Any) -> None:
+def _drop_unused(model: Any) -> None:
     """Remove unused tensors, buffers and operator codes."""
     graph = model.subgraphs[0]
     used = {int(i) for op in graph.operators for i in (*op.inputs, *op.outputs) if i >= 0}

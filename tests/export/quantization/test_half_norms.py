@@ -76,6 +76,29 @@ def test_logarithms_of_zero_are_bounded_as_in_the_model(tmp_path):
         assert np.abs(found - expected).max() < 2.0**-8 * np.log(1e10)
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_zeros_of_functions_stay_zeros_in_half_precision(small, tmp_path):
+    """A selu compares with 0, which is no number such as 1e-10 that became zero."""
+    x = keras.Input((4,), name="x")
+    y = kl.Dense(8, activation="selu", name="y")(x)
+    outputs = [y, keras.ops.log(keras.ops.maximum(y, 1e-9))] if small else [y]
+    model = keras.Model(x, kl.Concatenate(name="all")([*outputs, kl.Dense(8)(y)]))
+    rl.export_model(model, tmp_path / "net", precisions=("float16",), formats=("tflite",))
+    path = tmp_path / "net" / "net.float16.tflite"
+    graph = read_graph(path, "tflite")
+    weights = [t for t in graph.tensors.values() if t.data is not None and t.data.size > 8]
+    assert {t.data.dtype.name for t in weights} == {"float16"}
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    samples = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    for sample in samples:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], sample[None])
+        interpreter.invoke()
+        found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        expected = np.asarray(model(sample[None]))
+        assert np.abs(found - expected).max() < 2.0**-8 * max(1, np.abs(expected).max())
+
+
 def test_squares_to_divisions_are_in_float32(exported):
     _, folder, _ = exported
     ops = read_graph(folder / "net.float16.onnx", "onnx").ops

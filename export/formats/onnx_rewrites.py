@@ -69,7 +69,7 @@ def _with_constant_sizes(model: onnx.ModelProto) -> None:
     if all(node.op_type != "Shape" for node in model.graph.node):
         return
     graph = model.graph
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if _is_small(t)}
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if _is_size(t)}
     weights = {t.name: tuple(t.dims) for t in graph.initializer}
     computed: dict[str, np.ndarray] = {}
     shapes, count = _shapes(model) | weights, -1
@@ -117,8 +117,9 @@ def _size(
     return np.asarray(np.take(data, places, axis))
 
 
-def _is_small(tensor: onnx.TensorProto) -> bool:
-    return 0 < math.prod(tensor.dims) <= _SMALL
+def _is_size(tensor: onnx.TensorProto) -> bool:
+    whole = tensor.data_type == onnx.TensorProto.INT64
+    return whole and 0 < math.prod(tensor.dims) <= _SMALL
 
 
 def _without_negative_pads(node: onnx.NodeProto) -> None:

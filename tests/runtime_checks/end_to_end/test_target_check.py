@@ -17,6 +17,7 @@ def judged(outputs: np.ndarray, beyond: list[bool], exported: np.ndarray = EXPOR
         reference={"y": TRUTH},
         truth={"y": TRUTH},
         artifacts={"net.int16x8.tflite": {"y": exported}},
+        file_noise={},
     )
     artifact = SimpleNamespace(file="net.int16x8.tflite", precision="int16x8")
     run = SimpleNamespace(outputs={"y": outputs})

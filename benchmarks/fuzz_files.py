@@ -86,7 +86,8 @@ def _run(name: str, healthy: Path, seed: int, count: int) -> dict:
         lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
         report = json.loads(lines[-1]) if lines else {"inputs": 0, "escapes": {}}
         reached = healthy.with_name(_REACHED)
-        died_at = int(reached.read_text()) if run.returncode and reached.exists() else None
+        place = reached.read_text() if run.returncode and reached.exists() else ""
+        died_at = int(place) if place else None  # empty if it died while it wrote
         reached.unlink(missing_ok=True)
         total["inputs"] = report["inputs"] + at - seed
         total["escapes"].update(report["escapes"])

@@ -1,6 +1,6 @@
-"""What may be wrong with the outputs of a file that computes the right numbers.
+"""Yields faults that may lie between the right numbers of a file and its wrong outputs.
 
-Each possible fault comes with the change that corrects it. `interface_suspects` tries them.
+Each fault comes with the change that corrects it. `interface_suspects` tries these changes.
 """
 
 from __future__ import annotations

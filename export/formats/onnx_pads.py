@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from .onnx_external import Held
-from .onnx_view import View, ints_of
+from .onnx_view import View, ints_of, text_of
 
 Widths = list[tuple[int, int]]
 
@@ -46,7 +46,7 @@ def _zeros(view: View, node: onnx.NodeProto) -> Widths | None:
     """Return the zeros that a Pad adds before and after each axis; None for other nodes."""
     if node.op_type != "Pad" or len(node.input) > 3:
         return None
-    if next((a.s for a in node.attribute if a.name == "mode"), b"constant") != b"constant":
+    if text_of(node, "mode") not in ("", "constant"):
         return None
     amounts = _numbers(view, node, 1)
     fill = _numbers(view, node, 2) if len(node.input) > 2 and node.input[2] else [0]
@@ -74,8 +74,8 @@ def _after(view: View, node: onnx.NodeProto, widths: Widths) -> Widths | None:
 
 def _padded(conv: onnx.NodeProto, widths: Widths) -> bool:
     """Add zeros to the pads of a convolution; return whether it can have them."""
-    automatic = next((a.s for a in conv.attribute if a.name == "auto_pad"), b"NOTSET")
-    if automatic not in (b"NOTSET", b"VALID") or any(any(side) for side in widths[:2]):
+    automatic = text_of(conv, "auto_pad") not in ("", "NOTSET", "VALID")
+    if automatic or any(any(side) for side in widths[:2]):
         return False
     spatial = widths[2:]
     known = ints_of(conv, "pads") or [0] * 2 * len(spatial)

@@ -93,6 +93,11 @@ def ints_of(node: onnx.NodeProto, name: str) -> list[int] | None:
     return next((list(a.ints) for a in node.attribute if a.name == name), None)
 
 
+def text_of(node: onnx.NodeProto, name: str) -> str:
+    """Return an attribute that is a text; empty if the node has none of that name."""
+    return next((a.s.decode() for a in node.attribute if a.name == name), "")
+
+
 def int_of(node: onnx.NodeProto, name: str) -> int:
     """Return an attribute that is an integer; 0 if the node has none of that name."""
     return next((a.i for a in node.attribute if a.name == name), 0)

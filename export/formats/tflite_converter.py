@@ -163,24 +163,28 @@ def _float16(converter: Any, request: Request) -> bytes:
     converter.target_spec.supported_types = [tf.float16]
     data = _float32(converter, request)
     model = parse(data)
-    halves = (_number(model, tensor, np.float16) for tensor in model.subgraphs[0].tensors)
-    if not any(half is not None and abs(half) < _LEAST_HALF for half in halves):
+    if not any(_is_tiny(model, t) for graph in model.subgraphs for t in graph.tensors):
         return data
     converter.optimizations = []
     plain = parse(_float32(converter, request))
-    numbers = (_number(plain, t, np.float32) for graph in plain.subgraphs for t in graph.tensors)
-    if not any(number is not None and 0 < abs(number) < _LEAST_HALF for number in numbers):
+    if not any(_is_tiny(plain, t) for graph in plain.subgraphs for t in graph.tensors):
         return data
     return _with_halves(plain)
 
 
-def _number(model: Any, tensor: Any, dtype: type[np.floating[Any]]) -> float | None:
-    """Return a constant of one number of a type; None for other tensors."""
-    data, kind = model.buffers[tensor.buffer].data, np.dtype(dtype)
-    types = {"float16": schema.TensorType.FLOAT16, "float32": schema.TensorType.FLOAT32}
-    if tensor.type != types[kind.name] or data is None or len(data) != kind.itemsize:
-        return None
-    return float(np.frombuffer(bytes(bytearray(data)), kind)[0])
+def _is_tiny(model: Any, tensor: Any) -> bool:
+    """Return whether a constant is one number below half precision's least normal one.
+
+    Zero counts in half precision alone, where it may have been another number.
+    """
+    data = model.buffers[tensor.buffer].data
+    kind = {schema.TensorType.FLOAT16: np.float16, schema.TensorType.FLOAT32: np.float32}.get(
+        tensor.type
+    )
+    if kind is None or data is None or len(data) != np.dtype(kind).itemsize:
+        return False
+    number = abs(float(np.frombuffer(bytes(bytearray(data)), kind)[0]))
+    return number < _LEAST_HALF and (number > 0 or kind is np.float16)
 
 
 def _with_halves(model: Any) -> bytes:
@@ -196,18 +200,12 @@ def _with_halves(model: Any) -> bytes:
         conversions = []
         for index, tensor in enumerate(list(graph.tensors)):
             data = model.buffers[tensor.buffer].data
-            number = _number(model, tensor, np.float32)
-            if tensor.type != schema.TensorType.FLOAT32 or data is None:
-                continue
-            if number is not None and 0 < abs(number) < _LEAST_HALF:
+            if tensor.type != schema.TensorType.FLOAT32 or data is None or _is_tiny(model, tensor):
                 continue
             halves = np.frombuffer(bytes(bytearray(data)), np.float32).astype(np.float16)
-            stored = copy.copy(tensor)
+            stored = _constant(model, tensor, np.frombuffer(halves.tobytes(), np.uint8))
             stored.name = f"{text(tensor.name)}/half".encode()
-            stored.type, stored.buffer = schema.TensorType.FLOAT16, len(model.buffers)
-            buffer = schema.BufferT()
-            buffer.data = np.frombuffer(halves.tobytes(), np.uint8)
-            model.buffers.append(buffer)
+            stored.type = schema.TensorType.FLOAT16
             conversion = schema.OperatorT()
             conversion.opcodeIndex = operator_code(
                 model, schema.BuiltinOperator.DEQUANTIZE, _HALF_DEQUANTIZE

@@ -16,8 +16,8 @@ import onnx
 from onnx import numpy_helper
 
 from .fake_quantized import Weights
+from .onnx_integer_pads import pad_integers
 from .onnx_integers import compute_in_integers
-from .onnx_pads import pad_integers
 from .trained import IntegerModel
 
 # Axis of a kernel's output channels, for grouped and depthwise convolutions too.

@@ -30,7 +30,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from ...artifacts.graphs.base import GraphOp
 from ...artifacts.graphs.norms import norms_of
 from .onnx_choices import arguments_for, prevent_requantizing
-from .onnx_pads import pad_integers
+from .onnx_integer_pads import pad_integers
 from .onnx_products import keep_activations
 from .pixel_inputs import give_onnx_pixels, onnx_pixels
 from .quantizer_choices import IN_FLOATS, QuantizerChoices

@@ -6,6 +6,7 @@ points are interpolated linearly.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,11 +53,12 @@ def tabled(function: Function, x: Quantized, output: Output) -> Finish:
     scale, y = x.scale[0], output.scale[0]
     if x.bits == 16:
 
-        def interpolate(rule: Arithmetic) -> Ints:
-            table = wide_table(function, scale, x.point, y, np.float32, rule.turn)
+        @functools.cache
+        def interpolated(turn: float) -> Ints:
+            table = wide_table(function, scale, x.point, y, np.float32, turn)
             return looked_up(x.integers, table)
 
-        return interpolate
+        return lambda rule: interpolated(rule.turn)
     limits = np.iinfo(x.steps.dtype)
     inputs = np.arange(limits.min, limits.max + 1) - x.point
     results = function(scale * inputs.astype(np.float32)) * (_ONE / y)

@@ -68,7 +68,7 @@ class NoiseBound:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(error == 0, 0.0, error / self.noise)
 
-    def pooled_limit(self, actual: np.ndarray, kind: np.ndarray) -> float:
+    def pooled_limit(self, together: float, actual: np.ndarray, kind: np.ndarray) -> float:
         """Return the allowed multiple of the noise for all samples together.
 
         The root mean square of few independent errors may be larger by chance than that of many: a
@@ -76,6 +76,7 @@ class NoiseBound:
         dominates an output, or if an element has the same value in many samples.
 
         Args:
+            together: The multiple that is to be judged; errors are counted only above `pooled`.
             actual: (N, …) an output.
             kind: (N,) kinds of the samples.
 
@@ -83,6 +84,8 @@ class NoiseBound:
             What normal errors of their number exceed once in 10,000 times, from `pooled` to
             `worst`.
         """
+        if together <= self.pooled:
+            return self.pooled
         count = independent_errors(actual, self.expected, self.noise, averaged(kind))
         return min(max(self.pooled, greatest_rms(count)), self.worst)
 
@@ -98,9 +101,8 @@ class NoiseBound:
         if float(ratios.max()) > self.worst:
             return False
         together = pooled(ratios, kind)
-        if together <= self.pooled or actual is None:
-            return together <= self.pooled
-        return together <= self.pooled_limit(actual, kind)
+        limit = self.pooled if actual is None else self.pooled_limit(together, actual, kind)
+        return together <= limit
 
 
 def end_to_end_bound(

@@ -90,9 +90,8 @@ class OutputVerdict:
         known = bound.expected is golden.truth[metrics.output]
         errors = metrics if known else sample_errors(actual, bound.expected)
         ratios = bound.ratios(errors.rms_error)
-        together, limit = pooled(ratios, golden.kind), bound.pooled
-        if together > limit:
-            limit = bound.pooled_limit(actual, golden.kind)
+        together = pooled(ratios, golden.kind)
+        limit = bound.pooled_limit(together, actual, golden.kind)
         return cls(metrics, bound, rounding, ratios, together, limit)
 
     @property

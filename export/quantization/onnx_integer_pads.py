@@ -7,9 +7,9 @@ same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-import numpy as np
 import onnx
 
 _LEAST_OPSET = 13  # the first whose Pad takes integers of 8 bits
@@ -31,7 +31,7 @@ def pad_integers(model: onnx.ModelProto) -> None:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     returned = {value.name for value in graph.output}
     for node in [node for node in graph.node if node.op_type == "Pad"]:
         before, after = makers.get(node.input[0]), readers.get(node.output[0], [])
@@ -39,15 +39,15 @@ def pad_integers(model: onnx.ModelProto) -> None:
             continue
         if before.op_type != "DequantizeLinear" or before.input[0] in constants:
             continue
-        steps = [constants.get(name) for name in before.input[1:3]]
-        if len(steps) < 2 or not all(map(_is_one_number, steps)):
+        steps = [_number(constants, name) for name in before.input[1:3]]
+        if len(steps) < 2 or None in steps:
             continue
         integers, padded = f"{node.output[0]}/integers", node.output[0]
         node.input[:] = [before.input[0], node.input[1], before.input[2], *node.input[3:]]
         kinds = [reader.op_type for reader in after]
         if kinds == ["QuantizeLinear"] and padded not in returned:
             (last,) = after
-            if _equal(steps, [constants.get(name) for name in last.input[1:3]]):
+            if steps == [_number(constants, name) for name in last.input[1:3]]:
                 node.output[0] = last.output[0]
                 graph.node.remove(last)
                 continue
@@ -58,17 +58,16 @@ def pad_integers(model: onnx.ModelProto) -> None:
         makers[padded] = made  # another Pad may follow
 
 
-def _with_zeros(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> bool:
+def _with_zeros(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Return whether a Pad adds zeros."""
     mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     fill = node.input[2] if len(node.input) > 2 else ""
-    return mode == b"constant" and (not fill or (fill in constants and not constants[fill].any()))
+    return mode == b"constant" and (not fill or _number(constants, fill) == 0)
 
 
-def _equal(first: list[np.ndarray | None], second: list[np.ndarray | None]) -> bool:
-    pairs = zip(first, second, strict=True)
-    return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
-
-
-def _is_one_number(array: np.ndarray | None) -> bool:
-    return array is not None and array.size == 1
+def _number(constants: Mapping[str, onnx.TensorProto], name: str) -> float | None:
+    """Return a constant of one number; None for other values."""
+    tensor = constants.get(name)
+    if tensor is None or math.prod(tensor.dims) != 1:
+        return None
+    return float(onnx.numpy_helper.to_array(tensor).item())

@@ -22,7 +22,6 @@ separately (`per_op/`).
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -197,7 +196,7 @@ def _measure(
     outputs = [rung.output[index] for rung in rungs]
     errors = [_change(output, truth, usable) for output in outputs]
     # The first stage adds all of its error.
-    steps = [_change(after, before, usable) for before, after in itertools.pairwise(outputs)]
+    steps = [_change(after, before, usable) for before, after in zip(outputs, outputs[1:])]
     final = errors[-1]
     power = float(np.sum(np.square(final)))
     stages: list[Stage] = []

@@ -342,3 +342,15 @@ def test_code_in_bundles_runs_on_python_3_9_without_heavy_imports(name):
         else:
             continue
         assert roots <= {"numpy", *sys.stdlib_module_names}, f"{name} imports {roots}"
+
+
+def test_code_that_travels_to_devices_uses_nothing_newer_than_python_3_9(tmp_path):
+    for name, code in travelling_code((*CODE, "devices/on_device")).items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(code)
+    vermin = Path(sys.executable).with_name("vermin")
+    found = subprocess.run(
+        [vermin, "-t=3.9-", "--no-tips", "--violations", tmp_path], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout

@@ -1,12 +1,14 @@
 """Mutation testing: plants one small fault at a time in the code, and counts those that tests find.
 
-    python benchmarks/mutants.py [--count 300] [--seed 0] [--only GROUP] [--json FILE]
+    python benchmarks/mutants.py [--count 300] [--seed 0] [--only GROUP] [--coverage FOLDER]
+                                 [--json FILE]
 
 The tests of each group run once to learn which test runs which lines. Then each mutant of a sample
 is loaded in place of its module, in a process forked after the imports of the large libraries, and
 the tests that run the mutated line are run, fastest first, until one fails. A mutant that no test
 finds is printed with its place and its change. Messages (f-strings, `raise`), strings, annotations
-and the modules that draw pictures are not mutated.
+and the modules that draw pictures are not mutated. `--coverage` keeps the record of the first run
+in a folder, for another sample of the same code and tests.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
 import importlib.abc
 import importlib.machinery
 import inspect
@@ -316,8 +319,17 @@ def _pytest(arguments: list[str], plugins: tuple[object, ...] = ()) -> int:
     return int(pytest.main([*quiet, *arguments], plugins=list(plugins)))
 
 
-def covered(modules: list[str], tests: list[str]) -> Coverage:
-    """Run the tests in another process and return which lines they run."""
+def covered(modules: list[str], tests: list[str], folder: Path | None) -> Coverage:
+    """Run the tests in another process and return which lines they run.
+
+    With a folder, the record of the same modules and tests is read from it, or else written to it.
+    """
+    record = None
+    if folder is not None:
+        text = b"".join(path.encode() + (ROOT / path).read_bytes() for path in [*modules, *tests])
+        record = folder / f"{hashlib.sha256(text).hexdigest()}.pickle"
+        if record.exists():
+            return Coverage(*pickle.loads(record.read_bytes()))
 
     def run(pipe: int) -> int:
         coverage = Coverage()
@@ -333,6 +345,9 @@ def covered(modules: list[str], tests: list[str]) -> Coverage:
 
     pipe = os.pipe()
     _, data = _forked(lambda: run(pipe[1]), 7200, pipe)
+    if record is not None:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_bytes(data)
     return Coverage(*pickle.loads(data))
 
 
@@ -370,14 +385,14 @@ def _forked(
     return status, data
 
 
-def examine(name: str, count: int, seed: int) -> dict[str, Any]:
+def examine(name: str, count: int, seed: int, folder: Path | None = None) -> dict[str, Any]:
     """Test a sample of the mutants of one group; return the counts and the survivors."""
     group = GROUPS[name]
     modules = [str(p.relative_to(ROOT)) for m in group.modules for p in sorted(ROOT.glob(m))]
     modules = [module for module in modules if Path(module).name not in _DRAWINGS]
     tests = [str(p.relative_to(ROOT)) for t in group.tests for p in sorted(ROOT.glob(t))]
     tests = [test for test in tests if not any(word in test for word in _LEFT_OUT)]
-    coverage = covered(modules, tests)
+    coverage = covered(modules, tests, folder)
     print(
         f"{name}: {len(coverage.seconds)} tests, {sum(coverage.seconds.values()):.0f} s", flush=True
     )
@@ -418,12 +433,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300, help="mutants of each group")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=GROUPS, help="group; repeatable")
+    parser.add_argument("--coverage", type=Path, help="folder that keeps the records of coverage")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    folder = options.coverage and options.coverage.resolve()
     os.chdir(ROOT)
     for library in _PRELOADED:
         importlib.import_module(library)
-    results = {name: examine(name, options.count, options.seed) for name in options.only or GROUPS}
+    groups = options.only or GROUPS
+    results = {name: examine(name, options.count, options.seed, folder) for name in groups}
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     return 0

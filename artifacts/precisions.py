@@ -23,6 +23,11 @@ SMALLEST_NORMAL = 2.0**-126
 # The least signal-to-noise ratio at which an output is usable, in decibels: an error of 32 %.
 LEAST_SNR = 10.0
 
+# A healthy runtime makes the same roundings in another order, so its error is about as large as the
+# noise, not a multiple of it. docs/checks.md lists the ratios measured on healthy files.
+WORST_SAMPLE_LIMIT = 5.0
+POOLED_LIMIT = 1.5
+
 
 def half_rounding(size: Any) -> Any:
     """Return a bound on the error of numbers up to a size that are rounded to half precision.

@@ -27,11 +27,11 @@ from check_networks import NAMES, export
 from renormlite.artifacts.directory import ExportDirectory, read_export
 from renormlite.artifacts.golden_set import GoldenSet, read_golden
 from renormlite.artifacts.network import Network
+from renormlite.artifacts.precisions import WORST_SAMPLE_LIMIT
 from renormlite.artifacts.sample_kinds import representative
 from renormlite.models import digits
 from renormlite.reference.gradients import evaluated
 from renormlite.reference.network import evaluate_network
-from renormlite.runtime_checks.end_to_end.bounds import WORST_SAMPLE_LIMIT
 from renormlite.runtime_checks.search.explorer import explore
 from renormlite.runtime_checks.search.probe import Objective, Run
 from renormlite.runtime_checks.search.search import usual_error

@@ -19,7 +19,13 @@ from ..artifacts.sample_kinds import REAL, file_inputs, typical_samples, without
 from ..errors import UserError
 from ..files import remove
 from ..reference.calibrated_inputs import miscalibrated_inputs
-from ..reference.file_noise import beyond_half, file_noise, shares_ranges
+from ..reference.file_noise import (
+    beyond_half,
+    file_noise,
+    finite_in_half,
+    noise_in_half,
+    shares_ranges,
+)
 from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
 from ..reference.noise import expected_noise
@@ -159,22 +165,12 @@ class ExportRun:
                 judged.append(artifact)
                 continue
             artifact = self._with_misfits(artifact, folder, network, unequal)
-            try:
-                judged.append(self._measured(artifact, given, truth, reference))
-            except UserError as refusal:
-                refused[artifact.file] = refusal
-                continue
-            outputs[artifact.file] = given
-            if _is_integer(artifact):
-                with step(artifact.file, "predict"):
-                    predictions[artifact.file] = predicted_outputs(
-                        folder / artifact.file, artifact, inputs
-                    )
+            made_from = self._network(artifact, folder, network)
             modelled = precision_named(artifact.precision).noise and artifact.format in READERS
+            noise_of_file: golden.Arrays = {}
             if modelled and not shares_ranges(artifact):
                 with step(artifact.file, "noise"):
-                    made_from = self._network(artifact, folder, network)
-                    of_files[artifact.file] = file_noise(
+                    noise_of_file = file_noise(
                         folder / artifact.file,
                         artifact.format,
                         artifact.precision,
@@ -182,13 +178,25 @@ class ExportRun:
                         inputs,
                         truth,
                     )
-                    if artifact.precision == "float16":
-                        of_files[artifact.file] = beyond_half(
-                            of_files[artifact.file],
-                            made_from,
-                            inputs,
-                            np.array(self.samples.kind),
-                        )
+            try:
+                judged.append(
+                    self._measured(artifact, given, truth, reference, made_from, noise_of_file)
+                )
+            except UserError as refusal:
+                refused[artifact.file] = refusal
+                continue
+            outputs[artifact.file] = given
+            if modelled and not shares_ranges(artifact):
+                of_files[artifact.file] = noise_of_file
+                if artifact.precision == "float16":
+                    of_files[artifact.file] = beyond_half(
+                        noise_of_file, made_from, inputs, np.array(self.samples.kind)
+                    )
+            if _is_integer(artifact):
+                with step(artifact.file, "predict"):
+                    predictions[artifact.file] = predicted_outputs(
+                        folder / artifact.file, artifact, inputs
+                    )
         if refused and not judged:
             raise next(iter(refused.values()))
         for artifact in artifacts:
@@ -294,11 +302,21 @@ class ExportRun:
         given: golden.Arrays,
         truth: golden.Arrays,
         reference: golden.Arrays,
+        network: Network,
+        noise: golden.Arrays,
     ) -> Artifact:
         """Return the artifact with its signal-to-noise ratios, and notes on outputs that are far.
 
+        Args:
+            artifact: The description of a file.
+            given: Output name to its (N, …) outputs.
+            truth: The same of the trained model in float64.
+            reference: The same in float32.
+            network: The network that it was made from.
+            noise: Output name to its (N,) noise; empty if that is not known.
+
         Raises:
-            UserError: The file computes in float32, and more than rounding is wrong.
+            UserError: The file computes in floats, and more than rounding is wrong.
         """
         artifact = dataclasses.replace(artifact, snr_db=golden.snr_db(self.samples, truth, given))
         if artifact.foreign:
@@ -310,8 +328,39 @@ class ExportRun:
             self._typical(reference),
             lambda: self._faulty_layer(artifact),
             self._denormal_layer,
+            self._explained_in_half(artifact, given, truth, reference, network, noise),
         )
         return dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
+
+    def _explained_in_half(
+        self,
+        artifact: Artifact,
+        given: golden.Arrays,
+        truth: golden.Arrays,
+        reference: golden.Arrays,
+        network: Network,
+        noise: golden.Arrays,
+    ) -> dict[str, np.ndarray] | None:
+        """Return the errors that half precision explains on the typical samples.
+
+        None for files of other precisions, and for those with numbers that half precision cannot
+        represent, which have their own notes.
+        """
+        if precision_named(artifact.precision).arithmetic is not Arithmetic.FLOAT16:
+            return None
+        if artifact.misfits.overflows:
+            return None
+        usual = self._typical(self.samples.inputs)
+        exact = self._typical(truth)
+        for name, values in self._typical(given).items():
+            lost = np.isfinite(exact[name]) & ~np.isfinite(values)
+            if lost.any():
+                finite = finite_in_half(network, usual)
+                if finite is None or (lost & ~finite[name]).any():
+                    return None
+        if noise:
+            return self._typical(noise)
+        return noise_in_half(network, usual, exact, self._typical(reference))
 
     def _denormal_layer(self) -> str | None:
         """Return a layer with a weight of which no number but 0 is a normal one in float32."""

@@ -14,6 +14,7 @@ from ..artifacts.manifest import Artifact
 from ..artifacts.precisions import (
     LEAST_SNR,
     SMALLEST_NORMAL,
+    WORST_SAMPLE_LIMIT,
     Arithmetic,
     precision_named,
 )
@@ -37,6 +38,7 @@ def notes_on_outputs(
     reference: Arrays,
     layer: Callable[[], str | None] = lambda: None,
     denormal: Callable[[], str | None] = lambda: None,
+    noise: Arrays | None = None,
 ) -> tuple[str, ...]:
     """Return notes on outputs of a file that are far from the trained model's.
 
@@ -47,20 +49,27 @@ def notes_on_outputs(
         reference: The same of the trained model in float32.
         layer: Finds the layer that the converter converts wrongly, for the message of an error.
         denormal: Finds a layer with denormal weights that matter, for the same.
+        noise: Output name to the (N,) root mean square errors that half precision explains, for a
+            file of float16; None if its outputs cannot be judged.
 
     Raises:
-        UserError: The file computes in float32, and more than rounding is wrong.
+        UserError: The file computes in floats, and more than rounding is wrong.
     """
     exact = precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT32
     notes = []
     for name in truth:
-        wrong = unlike(given[name], truth[name], reference[name])
+        in_half = noise is not None and given[name].dtype.kind == "f"
+        if noise is not None and in_half:
+            wrong = beyond_noise(given[name], truth[name], noise[name])
+            rounding = "half precision explains"
+        else:
+            wrong, rounding = unlike(given[name], truth[name], reference[name]), "rounding"
         ratio = artifact.snr_db.get(name)
-        if exact and wrong.mean() > MOST_DECIDED:
+        if (exact or in_half) and wrong.mean() > MOST_DECIDED:
             place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
             raise UserError(
                 f"{artifact.file} would be wrong: {100 * wrong.mean():.3g} % of output {name!r} "
-                f"differ from the trained model by more than rounding, such as {list(place)}: "
+                f"differ from the trained model by more than {rounding}, such as {list(place)}: "
                 f"{given[name][place]:.6g} instead of {truth[name][place]:.6g}. "
                 + (_denormal(denormal()) or _at_fault(layer()))
             )
@@ -103,6 +112,23 @@ def _at_fault(layer: str | None) -> str:
         "The converter of this format is at fault. Export another format, or leave out the layers "
         "that are unusual in the model to find the one that it converts wrongly."
     )
+
+
+def beyond_noise(given: np.ndarray, truth: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return where an output differs from the trained model by more than its noise explains.
+
+    An element may err as much as a whole sample in the checks. Where a tenth of the elements err
+    more, all together are beyond the limit of the checks on all samples, 1.5 < 5 √0.1.
+
+    Args:
+        given: (N, …) outputs of the file.
+        truth: (N, …) float64.
+        noise: (N,) root mean square errors that its arithmetic explains.
+    """
+    known = np.isfinite(truth)
+    limit = (WORST_SAMPLE_LIMIT * noise).reshape(-1, *[1] * (truth.ndim - 1))
+    with np.errstate(invalid="ignore"):
+        return known & ~(np.abs(given - np.where(known, truth, 0)) <= limit)
 
 
 def unlike(given: np.ndarray, truth: np.ndarray, reference: np.ndarray) -> np.ndarray:

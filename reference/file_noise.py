@@ -7,6 +7,7 @@ time; the noise follows from these (`noise`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,15 @@ import numpy as np
 from ..artifacts.graphs import read_graph
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network
-from ..artifacts.precisions import Arithmetic, precision_named
+from ..artifacts.precisions import UNIT_ROUNDOFF, Arithmetic, precision_named
 from ..artifacts.ranges import GREATEST_HALF
 from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, RANDOM, REAL
 from .file_weights import match_weights
 from .integer_noise import rounding_steps
 from .merged_affines import with_merged_affines
-from .network import node_values, opaque_layers
+from .network import evaluate_network, node_values, opaque_layers
 from .noise import NoiseSource, expected_noise
-from .rounded_weights import RoundedWeights
+from .rounded_weights import RoundedWeights, in_half
 
 
 def shares_ranges(artifact: Artifact) -> bool:
@@ -110,6 +111,69 @@ def beyond_half(
     if not lost.any() or _exceed_half(network, inputs, typical).any():
         return dict(noise)
     return {name: np.where(lost, np.inf, array) for name, array in noise.items()}
+
+
+def noise_in_half(
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return the expected error of half precision, of weights and arithmetic, without a file.
+
+    Args:
+        network: The network that files are made from.
+        inputs: Its input names to (N, …).
+        truth: Output name to (N, …) float64.
+        reference: Output name to (N, …) of the trained model in float32. For layers that only Keras
+            can evaluate, its errors are multiplied by the ratio of the unit roundoffs.
+
+    Returns:
+        Output name to (N,) root mean square errors.
+    """
+    half = UNIT_ROUNDOFF["float16"]
+    found = expected_noise(in_half(network), inputs, arithmetic=NoiseSource(half), truth=truth)
+    if found:
+        return found
+    for name, exact in truth.items():
+        flat, own = (
+            np.asarray(a, np.float64).reshape(len(a), -1) for a in (exact, reference[name])
+        )
+        error, size = (
+            np.sqrt(np.mean(np.square(np.where(np.isfinite(flat * own), a, 0.0)), axis=1))
+            for a in (own - flat, flat)
+        )
+        usual = np.sqrt(np.mean(np.square(error)))  # one sample may be exact by chance
+        found[name] = np.maximum(error, usual) * half / UNIT_ROUNDOFF["float32"] + half * size
+    return found
+
+
+def finite_in_half(
+    network: Network, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray] | None:
+    """Return where outputs stay finite if every weight and value is rounded to half precision.
+
+    Args:
+        network: The network that files are made from.
+        inputs: Its input names to (N, …).
+
+    Returns:
+        Output name to (N, …); None if only Keras can evaluate some layers.
+    """
+    if opaque_layers(network):
+        return None
+
+    def stored(value: np.ndarray) -> np.ndarray:
+        return value.astype(np.float16).astype(value.dtype) if value.dtype.kind == "f" else value
+
+    with np.errstate(all="ignore"):
+        nodes = tuple(
+            replace(node, constants={role: stored(array) for role, array in node.constants.items()})
+            for node in in_half(network).nodes
+        )
+        given = {name: stored(np.asarray(array)) for name, array in inputs.items()}
+        found = evaluate_network(replace(network, nodes=nodes), given, stored=stored)
+    return {name: np.isfinite(array) for name, array in found.items()}
 
 
 def _exceed_half(

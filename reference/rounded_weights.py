@@ -85,6 +85,24 @@ class RoundedWeights:
         return replace(network, nodes=nodes)
 
 
+def in_half(network: Network) -> Network:
+    """Return a network whose weights and constants are those of half precision, without a file."""
+    nodes = []
+    for node in network.nodes:
+        weights = {
+            role: np.clip(array, -GREATEST_HALF, GREATEST_HALF)
+            .astype(np.float16)
+            .astype(np.float32)
+            if array.dtype.kind == "f"
+            else array
+            for role, array in node.weights.items()
+        }
+        rounded = replace(node, weights=weights)
+        constant = node.constants or node.op in _FORMULAS
+        nodes.append(_with_half_constants(rounded) if constant else rounded)
+    return replace(network, nodes=tuple(nodes))
+
+
 def _with_kernels(
     network: Network, weights: Sequence[WeightMatch], graph: ArtifactGraph
 ) -> tuple[Network, Sequence[WeightMatch]]:

@@ -104,7 +104,7 @@ class Operator(abc.ABC):
 # Variance of a rounding error, assumed uniform between -u and u times the number that is rounded.
 ROUNDING = 1 / 3
 
-# Greatest error of one sample, in standard deviations: `bounds.WORST_SAMPLE_LIMIT`.
+# Greatest error of one sample, in standard deviations: `precisions.WORST_SAMPLE_LIMIT`.
 REACH = 5.0
 
 Function = Callable[[np.ndarray, Attributes], np.ndarray]

@@ -19,19 +19,16 @@ import numpy as np
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import (
+    POOLED_LIMIT,
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
+    WORST_SAMPLE_LIMIT,
     Arithmetic,
     precision_named,
 )
 from ...artifacts.sample_kinds import averaged, pooled, without_undefined
 from .chance import greatest_rms, independent_errors
 from .comparison import SampleErrors, sample_errors
-
-# A healthy runtime makes the same roundings in another order, so its error is about as large as the
-# noise, not a multiple of it. docs/checks.md lists the ratios measured on healthy files.
-WORST_SAMPLE_LIMIT = 5.0
-POOLED_LIMIT = 1.5
 
 
 @dataclass(frozen=True)

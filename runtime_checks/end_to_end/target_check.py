@@ -10,10 +10,11 @@ import numpy as np
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
 from ...artifacts.manifest import Artifact
+from ...artifacts.precisions import WORST_SAMPLE_LIMIT
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
-from .bounds import WORST_SAMPLE_LIMIT, float32_bound
+from .bounds import float32_bound
 from .comparison import sample_errors
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs

@@ -8,24 +8,120 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import renormlite as rl
 from keras import layers
+from onnx import numpy_helper
+from renormlite.artifacts.network import Network, Node
+from renormlite.export.formats import onnx as onnx_format
 from renormlite.export.formats import tflite
-from renormlite.export.wrong_files import notes_on_outputs
+from renormlite.export.formats.onnx_external import write_model
+from renormlite.export.wrong_files import beyond_noise, notes_on_outputs
+from renormlite.reference.file_noise import finite_in_half, noise_in_half
 
 TRUTH = np.linspace(-1, 1, 40).reshape(4, 10)
 
 
-def test_no_float32_file_of_a_faulty_converter_is_left(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("precision", "wrong"),
+    [("float32", "rounding, .* nan"), ("float16", "half precision explains")],
+)
+def test_no_file_of_a_faulty_converter_is_left(precision, wrong, tmp_path, monkeypatch) -> None:
     # Without this rewrite, TFLite's converter makes a bias of one element for three channels.
     monkeypatch.setattr(tflite, "with_vector_sums", lambda graph_def: graph_def)
     image = keras.Input((4, 4, 3))
     up = layers.Conv2DTranspose(3, 3, use_bias=False, name="up")(image) + 0.7
-    message = r"66\.7 % of output 'add[_0-9]*' differ .* nan instead .* layer 'add[_0-9]*' wrongly"
+    message = rf"net\.{precision}\.tflite would be wrong: 66\.7 % of output 'add[_0-9]*' differ "
+    message += rf".* {wrong}.* instead .* layer 'add[_0-9]*' wrongly"
     with pytest.raises(rl.UserError, match=message):
-        rl.export_model(keras.Model(image, up), tmp_path / "net", formats=("tflite",))
+        rl.export_model(
+            keras.Model(image, up),
+            tmp_path / "net",
+            formats=("tflite",),
+            precisions=(precision,),
+        )
     assert list((tmp_path / "net").iterdir()) == []
+
+
+def _perceptron() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    x = keras.Input((24,), name="x")
+    return keras.Model(x, layers.Dense(6, name="y")(layers.Dense(24, activation="relu")(x)))
+
+
+def _scaled(factor: float, kind: int):
+    """Return a writer of .onnx files that multiplies the greatest constant of a type."""
+
+    def write(model: onnx.ModelProto, path: Path, held: object) -> None:
+        alike = [t for t in model.graph.initializer if t.data_type == kind]
+        if alike:
+            largest = max(alike, key=lambda t: len(t.raw_data))
+            array = numpy_helper.to_array(largest)
+            changed = (array * factor).astype(array.dtype)
+            largest.CopyFrom(numpy_helper.from_array(changed, largest.name))
+        write_model(model, path, held)
+
+    return write
+
+
+@pytest.mark.parametrize(("factor", "is_left"), [(1.1, False), (1 + 2**-11, True)])
+def test_a_wrong_weight_in_half_precision_is_refused(factor, is_left, tmp_path, monkeypatch):
+    # Half a step of half precision is rounding; a tenth of a kernel is not.
+    writer = _scaled(factor, onnx.TensorProto.FLOAT16)
+    monkeypatch.setattr(onnx_format, "write_model", writer)
+
+    def export() -> rl.Manifest:
+        options = {"formats": ("onnx",), "precisions": ("float16",)}
+        return rl.export_model(_perceptron(), tmp_path / "net", **options)
+
+    if is_left:
+        assert export().artifacts[0].notes == ()
+    else:
+        with pytest.raises(rl.UserError, match=r"float16\.onnx would be wrong: .* half precision"):
+            export()
+
+
+@pytest.mark.parametrize("size", [6.0e4, 7.0e4])
+def test_values_near_the_end_of_half_precision_are_written(size, tmp_path) -> None:
+    model = _perceptron()
+    samples = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
+    greatest = np.abs(np.asarray(model(samples))).max()
+    last = model.get_layer("y")
+    last.set_weights([last.get_weights()[0] * size / greatest, np.zeros(6)])
+    manifest = rl.export_model(model, tmp_path / "net", precisions=("float16",), inputs=samples)
+    assert [a.format for a in manifest.artifacts] == ["tflite", "onnx"]
+    for artifact in manifest.artifacts:
+        assert any("exceed 65504" in note for note in artifact.notes) == (size > 65504)
+
+
+def test_numbers_that_half_precision_loses_explain_nan() -> None:
+    # 0 / 1e-12 is 0, and 0 / 0 in half precision NaN; 7e4 is infinite there.
+    def node(name: str, op: str, *inputs: str, **constants: np.ndarray) -> Node:
+        return Node(name, op, name, inputs, (None, 2), {}, {}, constants)
+
+    least = node("least", "constant", "x", constant=np.full(2, 1e-12, np.float32))
+    factor = node("y", "multiply", "x", constant=np.full(2, 7.0, np.float32))
+    quotient = Network({"x": (None, 2)}, {"y": "y"}, (least, node("y", "divide", "x", "least")))
+    product = Network({"x": (None, 2)}, {"y": "y"}, (factor,))
+    for network, x, finite in (
+        (quotient, [[0.0, 1.0]], [False, False]),
+        (quotient, [[0.0, 0.0]], [False, False]),
+        (product, [[1e4, 9e3]], [False, True]),
+    ):
+        assert finite_in_half(network, {"x": np.array(x)})["y"][0].tolist() == finite
+
+
+def test_layers_that_only_keras_evaluates_are_judged_by_their_own_errors(tmp_path) -> None:
+    truth = {"y": TRUTH}
+    single = {"y": TRUTH.astype(np.float32)}
+    opaque = Node("y", "opaque", "y", ("x",), (None, 10), {"why": "a test"}, {})
+    network = Network({"x": (None, 10)}, {"y": "y"}, (opaque,))
+    noise = noise_in_half(network, {"x": TRUTH}, truth, single)["y"]
+    assert not beyond_noise(TRUTH.astype(np.float16), TRUTH, noise).any()
+    # A few roundings of half precision, and a tenth of the values.
+    assert not beyond_noise(TRUTH * (1 + 2**-10), TRUTH, noise).any()
+    assert beyond_noise(TRUTH * 1.1, TRUTH, noise).mean() > 0.5
 
 
 def test_notes_say_what_is_far(tmp_path: Path) -> None:

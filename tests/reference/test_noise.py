@@ -10,17 +10,13 @@ from renormlite import check_parity
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.network import Network, Node
+from renormlite.artifacts.precisions import POOLED_LIMIT, UNIT_ROUNDOFF, WORST_SAMPLE_LIMIT
 from renormlite.artifacts.sample_kinds import file_inputs
 from renormlite.reference.file_noise import file_noise
 from renormlite.reference.network import evaluate_network, evaluate_node
 from renormlite.reference.noise import NoiseSource, expected_noise, input_step
 from renormlite.reference.operators import OPERATORS
 from renormlite.reference.operators.base import REACH, Evaluated
-from renormlite.runtime_checks.end_to_end.bounds import (
-    POOLED_LIMIT,
-    UNIT_ROUNDOFF,
-    WORST_SAMPLE_LIMIT,
-)
 
 HALF = UNIT_ROUNDOFF["float16"]
 FRAME = {"strides": [1, 1], "dilation": [1, 1], "padding": "same"}

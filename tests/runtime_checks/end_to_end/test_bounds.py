@@ -9,9 +9,8 @@ import pytest
 from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import GoldenSet, Predictions, read_golden
 from renormlite.artifacts.manifest import Artifact
+from renormlite.artifacts.precisions import POOLED_LIMIT, WORST_SAMPLE_LIMIT
 from renormlite.runtime_checks.end_to_end.bounds import (
-    POOLED_LIMIT,
-    WORST_SAMPLE_LIMIT,
     NoiseBound,
     end_to_end_bound,
     float32_bound,

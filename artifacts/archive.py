@@ -6,7 +6,6 @@ array, which takes longer than running a small network. `zipfile` and NumPy pars
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import math
@@ -158,19 +157,19 @@ def refuse_bomb(archive: zipfile.ZipFile, size: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def damage() -> Iterator[None]:
-    """Convert every exception that zipfile and NumPy raise for hostile bytes to one error.
+class damage:  # noqa: N801 (used like a function; a generator would take longer than most arrays)
+    """Converts every exception that zipfile and NumPy raise for hostile bytes to one error.
 
     Their parsers are not designed for hostile input and raise a dozen unrelated types, from
     NotImplementedError and RuntimeError to SystemError, RecursionError and TokenError.
     """
-    try:
-        yield
-    except DamageError:
-        raise
-    except Exception as error:
-        raise DamageError(str(error) or type(error).__name__) from error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, DamageError):
+            raise DamageError(str(error) or type(error).__name__) from error
 
 
 def read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -228,9 +227,9 @@ def _array_named(name: str) -> str:
     return f"'{name}'" if name else "the array"
 
 
-# The header of `.npy` files as NumPy writes it, for numbers and at most four axes.
+# The header of `.npy` files as NumPy writes it, for numbers or text and at most four axes.
 _USUAL = re.compile(
-    rb"\x93NUMPY\x01\x00(..){'descr': '([<|][bfiu]\d)', 'fortran_order': False, "
+    rb"\x93NUMPY\x01\x00(..){'descr': '([<|][bfiu]\d|<U\d{1,8})', 'fortran_order': False, "
     rb"'shape': \(((?:\d{1,9}, ){0,3}\d{1,9}|\d{1,9},|)\), } *\n",
     re.DOTALL,
 )

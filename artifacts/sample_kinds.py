@@ -49,7 +49,7 @@ def representative(kind: np.ndarray) -> np.ndarray:
 
     Samples that a search chose for their error, or that compare only a few elements, may not.
     """
-    return ~np.isin(kind, [SEARCH, NONFINITE])
+    return (kind != SEARCH) & (kind != NONFINITE)
 
 
 def averaged(kind: np.ndarray) -> np.ndarray:

@@ -293,7 +293,7 @@ def _scaled_in_front(node: Node, kernel: np.ndarray, scale: np.ndarray) -> np.nd
 
 def _channels(node: Node, kernel: np.ndarray) -> int:
     if node.op == "depthwise_conv":
-        return int(np.prod(kernel.shape[-2:]))
+        return math.prod(kernel.shape[-2:])
     return int(kernel.shape[-2 if node.op == "conv_transpose" else -1])
 
 

@@ -110,9 +110,10 @@ def overflows_harmlessly(network: Network, inputs: Arrays) -> bool:
 def _beyond(network: Network, limit: float) -> bool:
     """Return whether a constant is beyond a limit."""
     return any(
-        array.dtype.kind == "f" and array.size and max(array.max(), -array.min()) > limit
+        array.dtype.kind == "f" and np.abs(array).max() > limit
         for node in network.nodes
         for array in node.arrays.values()
+        if array.size
     )
 
 

@@ -105,10 +105,11 @@ def finite_pair(actual: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
 
 def rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Return the root mean square of each row over the elements in ``where``; 0 if none."""
-    peak = np.max(np.where(where, np.abs(values), 0.0), axis=1, initial=0.0)
+    values = np.where(where, values, 0.0)
+    peak = np.abs(values).max(axis=1, initial=0.0)
     # Scaled by the peak first, so that squares neither overflow nor vanish.
-    unit = np.where(peak > 0, peak, 1.0)[:, None]
-    total = np.sum(np.square(np.where(where, values / unit, 0.0)), axis=1)
+    values /= np.where(peak > 0, peak, 1.0)[:, None]
+    total = np.einsum("ij,ij->i", values, values)
     return peak * np.sqrt(total / np.maximum(where.sum(axis=1), 1))
 
 

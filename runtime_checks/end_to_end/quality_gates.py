@@ -9,10 +9,13 @@ samples. docs/checks.md derives the default limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...artifacts.golden_set import GoldenSet
+from ...artifacts.joined_outputs import Part
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import LEAST_SNR, Arithmetic, precision_named
 from ...artifacts.ranges import Clipped, Misfits
@@ -77,6 +80,7 @@ def quality_findings(
     qualities: Sequence[OutputQuality],
     tasks: Sequence[TaskAgreement],
     limits: QualityLimits,
+    joined: Mapping[str, Sequence[Part]] | None = None,
 ) -> list[Finding]:
     """Judge the quality of all outputs of a file.
 
@@ -84,11 +88,12 @@ def quality_findings(
         qualities: One for each output.
         tasks: One for each output that decides between classes.
         limits: How much quality the file may lose.
+        joined: Output name to the parts that it joins, for those that an export can split.
     """
     findings: list[Finding | None] = []
     for quality in qualities:
         findings.append(_snr(quality, limits))
-        findings.append(_slices(quality))
+        findings.append(_slices(quality, (joined or {}).get(quality.output, ())))
     for task in tasks:
         # Decisions on random numbers say nothing about a classifier's task.
         if task.kind == REAL:
@@ -164,8 +169,13 @@ def _snr(quality: OutputQuality, limits: QualityLimits) -> Finding | None:
     return Finding("snr", passed, f"{text}; {demand}", quality.output)
 
 
-def _slices(quality: OutputQuality) -> Finding | None:
-    """Judge whether parts of an output are smaller than its quantization steps."""
+def _slices(quality: OutputQuality, parts: Sequence[Part]) -> Finding | None:
+    """Judge whether slices of an output are smaller than its quantization steps.
+
+    Args:
+        quality: The quality of the output.
+        parts: The parts that it joins; empty if it joins none.
+    """
     if quality.slices is None:
         return None
     name, unresolved = quality.output, quality.unresolved
@@ -184,10 +194,32 @@ def _slices(quality: OutputQuality) -> Finding | None:
         False,
         f"slices {_ranges(quality.dead)} of the last axis of output '{name}' are "
         f"constant in the file; in the trained model they vary by up to {quality.dead_span:.3g}. "
-        f"The values of the output are {quality.step:.3g} apart: make these slices an output of "
-        f"their own (export --split-outputs {name}), or scale all slices to one range",
+        f"The values of the output are {quality.step:.3g} apart: {_apart(quality, parts)}, or "
+        "scale all slices to one range",
         name,
     )
+
+
+def _apart(quality: OutputQuality, parts: Sequence[Part]) -> str:
+    """Return how the slices that are constant get steps of their own.
+
+    The export can separate the parts of an output, which helps where these slices are then in a
+    part with smaller values.
+    """
+    assert quality.slices is not None
+    sizes = np.maximum(np.abs(quality.slices.least), np.abs(quality.slices.most))
+    ends = np.cumsum([0, *(part.size for part in parts)])
+    if ends[-1] == len(sizes) and quality.step > 0:
+        largest = {
+            place: sizes[start:end].max()
+            for start, end in zip(ends[:-1], ends[1:])
+            for place in range(start, end)
+        }
+        spans, whole = quality.slices.spans, sizes.max()
+        if any(quality.step * largest[n] <= spans[n] * whole for n in quality.dead):
+            split = f"export --split-outputs {quality.output}"
+            return f"make these slices an output of their own ({split})"
+    return "return these slices from a layer of their own, as another output of the model"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

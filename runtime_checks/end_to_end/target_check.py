@@ -9,6 +9,7 @@ import numpy as np
 
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
+from ...artifacts.joined_outputs import joined_outputs
 from ...artifacts.manifest import Artifact
 from ...artifacts.precisions import WORST_SAMPLE_LIMIT
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
@@ -125,7 +126,8 @@ def judge_run(
         steps = {} if predictions is None else predictions.steps
         tasks, qualities = _quality(outputs, verdicts, golden, decides, orders, steps)
         if "reproducer" not in export.manifest.metadata:
-            findings.extend(quality_findings(qualities, tasks, limits or QualityLimits()))
+            joined = joined_outputs(export.folded_network)
+            findings.extend(quality_findings(qualities, tasks, limits or QualityLimits(), joined))
             findings.extend(misfit_findings(artifact, golden, limits or QualityLimits()))
         for other in others:
             failures, compared = _other_threads(

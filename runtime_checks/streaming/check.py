@@ -15,6 +15,7 @@ from typing import Any
 
 from ...artifacts.directory import ExportDirectory
 from ...artifacts.golden_set import GoldenSet
+from ...artifacts.joined_outputs import joined_outputs
 from ...artifacts.manifest import FILE
 from ...artifacts.sample_stream import Part as StreamPart
 from ...artifacts.sample_stream import SampleStream, part_size
@@ -190,7 +191,9 @@ def streamed_findings(
         entry.task.agreement(entry.output) for entry in totals.outputs if entry.task is not None
     ]
     if "reproducer" not in export.manifest.metadata:
-        findings += quality_findings(qualities, tasks, limits)
+        findings += quality_findings(
+            qualities, tasks, limits, joined_outputs(export.folded_network)
+        )
         if totals.misfits:
             misfits = dataclasses.replace(golden, misfits={totals.artifact: totals.misfits})
             findings += misfit_findings(artifact, misfits, limits)

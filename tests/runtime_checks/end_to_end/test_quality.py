@@ -10,7 +10,9 @@ import pytest
 import renormlite as rl
 from click.testing import CliRunner
 from renormlite.artifacts.golden_set import GoldenSet
+from renormlite.artifacts.joined_outputs import Part, joined_outputs
 from renormlite.artifacts.manifest import Artifact, Manifest
+from renormlite.artifacts.network import Network, Node
 from renormlite.artifacts.ranges import Clipped, Misfits
 from renormlite.cli.check import command
 from renormlite.errors import UserError
@@ -105,6 +107,52 @@ def test_scores_lost_next_to_pixel_coordinates_fail(detector, target):
     assert quality.snr_db > 35  # the whole output looks fine
     assert max(quality.to_json()["slice_db"][4:]) < 10
     assert quality.step > 1
+    assert "(export --split-outputs detections)" in message
+
+
+@pytest.mark.parametrize(
+    ("parts", "helps"),
+    [
+        ((4, 6), True),  # boxes, scores
+        ((), False),  # one layer computes all
+        ((1, 9), False),  # the scores stay with a box
+        ((3, 7), False),
+        ((10,), False),
+    ],
+)
+def test_splitting_is_advised_only_where_it_separates_the_slices(parts, helps):
+    share = np.linspace(0.05, 0.95, 16)[:, None]
+    truth = np.c_[share * [640.0, 500.0, 320.0, 640.0], share + np.zeros(6)]
+    quality = output_quality("y", np.rint(truth / 2.5) * 2.5, golden_of(truth), step=2.5)
+    joined = {"y": [Part(f"part{n}", size) for n, size in enumerate(parts)]}
+    message = failed(quality_findings([quality], [], QualityLimits(), joined))["slices"]
+    assert ("--split-outputs y" in message) is helps
+    assert ("from a layer of their own" in message) is not helps
+
+
+def test_the_parts_of_joined_outputs():
+    """What `--split-outputs` accepts; a layer that was traced cannot be taken apart."""
+
+    def node(name, op, inputs, size, layer="", **attributes):
+        return Node(name, op, layer or name, inputs, (None, 5, size), attributes, {})
+
+    network = Network(
+        {"x": (None, 5, 2)},
+        {name: name for name in ("cat", "own", "rows", "uneven", "plain")},
+        (
+            node("plain", "dense", ("x",), 3),
+            node("cat", "concatenate", ("x", "plain"), 5, axis=-1),
+            node("twice", "multiply", ("x",), 2, "own"),
+            node("own", "concatenate", ("twice", "x"), 4, axis=2),
+            node("other", "concatenate", ("x", "plain"), 5, axis=2),
+            node("rows", "concatenate", ("cat", "other"), 5, axis=1),
+            node("turned", "concatenate", ("plain", "x"), 5, axis=-1),
+            node("uneven", "concatenate", ("cat", "turned"), 5, axis=1),
+        ),
+    )
+    two = (Part("x", 2), Part("plain", 3))
+    assert joined_outputs(network) == {"cat": two, "rows": two}
+    assert joined_outputs(None) == {}
 
 
 @pytest.mark.parametrize("weights", [1e-20, 1.0])
